@@ -1,0 +1,274 @@
+"""Compile every case of every op for GPUs that need not be here, and hold the result to a budget.
+
+    PYTHONPATH=kernels python -m benchmarks.compile_kernels [--op OP] [--target sm_90] [--csv FILE] [--jobs N]
+
+Each launch is specialised exactly as dispatch would launch it, by Triton's own ``warmup`` under a driver that only
+names the target. The table shows what the compiler made of it: registers, bytes spilled, shared memory and the
+instructions that matter. A launch fails its budget if it takes more shared memory than the target has, or if it
+spills on sm_90 or sm_100, or more than 64 bytes on sm_80. Rows of gfx942, and of cases that expect to spill and say
+why, are printed only; too much shared memory fails always. The exit status is 1 if any row fails.
+"""
+
+import argparse
+import contextlib
+import csv
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from simcast_kernels.dispatch import interpreter_is_on
+from simcast_kernels.launch import Launch
+from simcast_kernels.registry import DIRECTIONS, Direction, op_cases, op_names
+
+
+class Target(NamedTuple):
+    """A GPU to compile for: Triton's name of it, its shared memory, and how much may spill (None: any)."""
+
+    backend: str
+    arch: int | str
+    warp_size: int
+    shared_bytes: int
+    spill_bytes: int | None
+
+
+TARGETS = {
+    "sm_80": Target("cuda", 80, 32, 166_912, 64),
+    "sm_90": Target("cuda", 90, 32, 232_448, 0),
+    "sm_100": Target("cuda", 100, 32, 232_448, 0),
+    "gfx942": Target("hip", "gfx942", 64, 65_536, None),
+}
+# Counted in PTX or, for gfx942, in the assembly: matrix units, 16-byte loads and stores, other loads, barriers.
+MARKS = {
+    "mma": r"\bmma\.sync",
+    "wgmma": r"\bwgmma\.mma_async",
+    "tcgen05": r"\btcgen05\.mma",
+    "mfma": r"\bv_mfma",
+    "ld16": r"\bld\.global\S*\.v4\.(?:b32|f32|u32)|\bld\.global\S*\.v2\.(?:b64|f64)|(?:buffer|global)_load_dwordx4\b",
+    "ld": r"\bld\.global\S*|(?:buffer|global)_load_\w+",
+    "st16": r"\bst\.global\S*\.v4\.(?:b32|f32|u32)|\bst\.global\S*\.v2\.(?:b64|f64)|(?:buffer|global)_store_dwordx4\b",
+    "st": r"\bst\.global\S*|(?:buffer|global)_store_\w+",
+    "bar": r"\bbar\.sync|\bbarrier\.sync|\bs_barrier\b",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one launch became on one target. ``spill_bytes`` counts stores and loads, on gfx942 the stack's bytes."""
+
+    op: str
+    kernel: str
+    case: str
+    direction: str
+    target: str
+    options: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    marks: str
+    seconds: float
+    spills_expected: str
+
+
+class Job(NamedTuple):
+    """One launch of one case on one target, by names, so that it can be sent to another process."""
+
+    op: str
+    case: str
+    direction: Direction
+    target: str
+
+
+def over_budget(row: Row) -> str:
+    """Return why a row fails, or an empty string."""
+    target = TARGETS[row.target]
+    if row.shared_bytes > target.shared_bytes:
+        return f"{row.shared_bytes} bytes of shared memory, {row.target} has {target.shared_bytes}"
+    if target.spill_bytes is not None and row.spill_bytes > target.spill_bytes and not row.spills_expected:
+        return f"{row.spill_bytes} bytes spilled, {row.target} allows {target.spill_bytes}"
+    return ""
+
+
+def jobs(
+    ops: Sequence[str], targets: Sequence[str], *, directions: Sequence[Direction], first_only: bool = False
+) -> list[Job]:
+    """Return a job for every case, direction and target; with ``first_only``, for each op's first case alone."""
+    found = []
+    for op in ops:
+        cases = op_cases(op).CASES
+        for case in cases[:1] if first_only else cases:
+            found += [Job(op, case.name, d, t) for d in directions for t in targets]
+    return found
+
+
+def compile_job(job: Job) -> list[Row]:
+    """Compile the launches of one job.
+
+    Raises:
+        RuntimeError: this process runs kernels in the interpreter, which cannot compile them.
+    """
+    if interpreter_is_on():
+        raise RuntimeError("TRITON_INTERPRET=1 turns kernels into Python; unset it to compile them")
+    module = op_cases(job.op)
+    case = next(c for c in module.CASES if c.name == job.case)
+    rows = []
+    for launch in module.launches(case).get(job.direction, ()):
+        began = time.perf_counter()
+        compiled = _compile(launch, TARGETS[job.target])
+        seconds = time.perf_counter() - began
+        registers, spill_bytes = _resources(compiled.asm)
+        rows.append(
+            Row(
+                op=job.op,
+                kernel=launch.kernel.__name__.strip("_"),
+                case=job.case,
+                direction=job.direction,
+                target=job.target,
+                options=" ".join(f"{k}={v}" for k, v in launch.options.items()),
+                registers=registers,
+                spill_bytes=spill_bytes,
+                shared_bytes=compiled.metadata.shared,
+                marks=marks(compiled.asm.get("ptx") or compiled.asm["amdgcn"]),
+                seconds=round(seconds, 2),
+                spills_expected=case.spills_expected,
+            )
+        )
+    return rows
+
+
+def marks(assembly: str) -> str:
+    """Return how often the instructions of ``MARKS`` occur, as ``name:count`` for those that do."""
+    counts = {name: len(re.findall(pattern, assembly)) for name, pattern in MARKS.items()}
+    return " ".join(f"{name}:{count}" for name, count in counts.items() if count)
+
+
+def _compile(launch: Launch, target: Target) -> Any:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.backends.driver import DriverBase
+
+    class TargetOnly(DriverBase):
+        """A driver that knows what it would run on and can run nothing."""
+
+        @classmethod
+        def is_active(cls):
+            return True
+
+        def map_python_to_cpp_type(self, ty):
+            return ty
+
+        def get_current_target(self):
+            return GPUTarget(target.backend, target.arch, target.warp_size)
+
+        def get_active_torch_device(self):
+            return torch.device("meta")
+
+        def get_current_device(self):
+            return str(target.arch)  # the key of a kernel's cache of compiled forms: one for each target
+
+        def get_current_stream(self, device=None):
+            return 0
+
+        def get_benchmarker(self):
+            return lambda call, quantiles=None, **_: [0.0, 0.0, 0.0]
+
+    kernel = launch.kernel
+    while not isinstance(kernel, triton.JITFunction):  # under autotune or heuristics
+        kernel = kernel.fn
+    triton.runtime.driver.set_active(TargetOnly())
+    try:
+        return kernel.warmup(*launch.arguments, grid=launch.grid, **launch.options)
+    finally:
+        with contextlib.suppress(RuntimeError):  # without a GPU there is no driver to go back to
+            triton.runtime.driver.reset_active()
+
+
+def _resources(assembly: dict[str, Any]) -> tuple[int, int]:
+    """Return (registers a thread, bytes spilled) of a compiled kernel."""
+    if "amdgcn" in assembly:
+        noted = {name: int(count) for name, count in re.findall(r"\.(\w+):\s*(\d+)\s*$", assembly["amdgcn"], re.M)}
+        return noted["vgpr_count"], max(noted["private_segment_fixed_size"], 4 * noted["vgpr_spill_count"])
+    from triton.backends.nvidia.compiler import get_ptxas
+
+    arch = _one(r"\.target\s+(sm_\w+)", assembly["ptx"])[0]
+    ptxas = get_ptxas(int(_one(r"sm_(\d+)", arch)[0])).path
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(assembly["ptx"])
+        command = [ptxas, "-v", f"--gpu-name={arch}", str(source), "-o", str(Path(folder, "kernel.cubin"))]
+        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    stores, loads = _one(r"(\d+) bytes spill stores, (\d+) bytes spill loads", log)
+    return int(_one(r"Used (\d+) registers", log)[0]), int(stores) + int(loads)
+
+
+def _one(pattern: str, text: str) -> tuple[str, ...]:
+    found = re.search(pattern, text)
+    if found is None:
+        raise RuntimeError(f"the compiler's output has nothing like {pattern!r}:\n{text[-2000:]}")
+    return found.groups()
+
+
+def compile_all(work: Sequence[Job], *, workers: int) -> Iterable[Row]:
+    """Compile ``work`` in ``workers`` processes, each with a cache of its own, and yield rows in the order of work."""
+    with tempfile.TemporaryDirectory(prefix="simcast-compile-") as cache:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, initializer=_own_cache, initargs=(cache,)) as pool:
+            for rows in pool.map(compile_job, work):
+                yield from rows
+
+
+def _own_cache(folder: str) -> None:
+    os.environ["TRITON_CACHE_DIR"] = os.path.join(folder, str(os.getpid()))
+    torch.set_num_threads(1)
+
+
+def show(rows: Sequence[Row]) -> None:
+    """Print rows as a table, failures marked."""
+    names = [f.name for f in fields(Row) if f.name != "spills_expected"]
+    lines = [[*names, "verdict"]]
+    for row in rows:
+        verdict = over_budget(row) or (f"spills expected: {row.spills_expected}" if row.spills_expected else "ok")
+        lines.append([*(str(getattr(row, name)) for name in names), verdict])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compile, print the table, write the CSV; return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--op", action="append", choices=op_names(), help="this op alone (may be repeated)")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="this target alone (may be repeated)")
+    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/compile_kernels.csv"))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    options = parser.parse_args(arguments)
+    if interpreter_is_on():
+        parser.error("TRITON_INTERPRET=1 turns kernels into Python; unset it to compile them")
+    work = jobs(options.op or op_names(), options.target or list(TARGETS), directions=DIRECTIONS)
+    began = time.perf_counter()
+    rows = list(compile_all(work, workers=options.jobs))
+    show(rows)
+    options.csv.parent.mkdir(parents=True, exist_ok=True)
+    with options.csv.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=[f.name for f in fields(Row)])
+        writer.writeheader()
+        writer.writerows(map(asdict, rows))
+    failures = sum(bool(over_budget(row)) for row in rows)
+    print(
+        f"{len(rows)} launches compiled in {time.perf_counter() - began:.0f} s, {failures} over budget; {options.csv}"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Which body a call takes: the PyTorch twin or the Triton kernel.
+
+``SIMCAST_KERNELS`` is read at every call, so a test or a debugging session may change it in mid-program:
+
+============ ======================= =======================================================
+value        tensors on CUDA         tensors elsewhere
+============ ======================= =======================================================
+unset, empty kernel                  twin
+reference    twin                    twin
+triton       kernel                  kernel where ``TRITON_INTERPRET=1``, else an error
+============ ======================= =======================================================
+"""
+
+import os
+from typing import Literal
+
+import torch
+
+Body = Literal["reference", "triton"]
+VARIABLE = "SIMCAST_KERNELS"
+BODIES: tuple[Body, ...] = ("reference", "triton")
+
+
+def body_for(op: str, device: torch.device) -> Body:
+    """Return the body that a call of ``op`` with tensors on ``device`` takes.
+
+    Call it inside the custom operator, not around it: there it is no part of what ``torch.compile`` traces.
+
+    Args:
+        op: the op's name, for the error.
+        device: where the op's tensors are.
+
+    Raises:
+        ValueError: ``SIMCAST_KERNELS`` holds an unknown name.
+        RuntimeError: ``SIMCAST_KERNELS=triton`` where no Triton kernel can run.
+    """
+    wanted = os.environ.get(VARIABLE, "")
+    if wanted not in ("", *BODIES):
+        raise ValueError(f"{VARIABLE}={wanted!r} is unknown; set it to {' or '.join(BODIES)}, or unset it")
+    if wanted == "reference" or (not wanted and device.type != "cuda"):
+        return "reference"
+    if device.type != "cuda" and not interpreter_is_on():
+        raise RuntimeError(
+            f"{VARIABLE}=triton, but {op} got tensors on {device}: a kernel needs a CUDA device, or TRITON_INTERPRET=1 "
+            f"set before the program starts (slow, for tests); unset {VARIABLE} to take the reference"
+        )
+    return "triton"
+
+
+def interpreter_is_on() -> bool:
+    """Return whether this process runs Triton kernels in Triton's interpreter, on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"

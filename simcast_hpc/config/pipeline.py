@@ -1,0 +1,85 @@
+"""Several training runs in order, with verification after."""
+
+import json
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from .reading import StrictModel, from_mapping, merge
+from .run import DataConfig, SharedConfig, TrainConfig
+
+
+class SynthesisConfig(StrictModel):
+    """The synthetic archive that a pipeline makes for itself, in SEVIR's layout, under ``data.root``."""
+
+    seed: int = Field(default=0, ge=0)
+    size: PositiveInt = 48
+    frames_per_event: PositiveInt = 25
+    train_events: PositiveInt = 150
+    val_events: PositiveInt = 8
+    test_events: PositiveInt = 48
+
+
+class TestSetConfig(StrictModel):
+    """One more data set on which the trained models are verified."""
+
+    __test__ = False  # not a pytest class
+
+    name: str
+    data: DataConfig
+    split: Literal["train", "val", "test", "all"] = "test"
+
+
+class EvaluationConfig(StrictModel):
+    """What is verified after training: on which windows, under which protocols, beside which baselines."""
+
+    split: Literal["train", "val", "test"] = "test"
+    protocols: tuple[str, ...] = ("default-global", "default-lead-mean")
+    baselines: tuple[str, ...] = ("persistence",)
+    batch_size: PositiveInt = 8
+    min_observed_pixels: int = Field(default=1000, ge=0)
+    min_observed_events: int = Field(default=5, ge=0)
+    also: tuple[TestSetConfig, ...] = ()
+
+
+class LaunchConfig(StrictModel):
+    """How a pipeline starts its stages: on how many ranks of this machine."""
+
+    ranks: PositiveInt = 1
+
+
+class PipelineConfig(SharedConfig):
+    """Stages in order, each a training run of its own, then verification and a page.
+
+    ``stages`` maps a stage's name to the fields in which it differs from the shared ones; ``stage`` defaults to
+    the name. With ``time_budget_minutes`` the steps of all stages are scaled down together, once, before the
+    first starts, so that training fits (never up).
+    """
+
+    stages: dict[str, dict[str, Any]]
+    synthesis: SynthesisConfig | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
+    launch: LaunchConfig = LaunchConfig()
+    time_budget_minutes: PositiveFloat | None = None
+
+    @model_validator(mode="after")
+    def _stages_are_runs(self) -> Self:
+        for name in self.stages:
+            self.train_config(name)
+        return self
+
+    def train_config(self, name: str) -> TrainConfig:
+        """Return the training run that stage ``name`` is.
+
+        Raises:
+            ConfigError: a field of ``stages.<name>`` is unknown or does not fit.
+        """
+        shared = json.loads(self.model_dump_json(include=set(SharedConfig.model_fields)))
+        shared |= {"name": f"{self.name}-{name}", "run_dir": str(self.run_dir / name)}
+        own = dict(self.stages[name])
+        own.setdefault("stage", name)
+        if own["stage"] == "student":
+            student = dict(own.get("student", {}))
+            student.setdefault("teacher", str(self.run_dir / "teacher"))
+            own["student"] = student
+        return from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")

@@ -1,0 +1,251 @@
+"""One training run: which frames, which data, which model, which loss, how it is optimised and kept."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from .reading import ConfigError, StrictModel
+
+
+class SequenceConfig(StrictModel):
+    """Which frames go in and which come out; output k (from 1) is valid ``k * step_minutes`` after the last.
+
+    ``teacher_frames_out`` is the short horizon T's of the teacher (SimCast section 3: half of the long one).
+    """
+
+    frames_in: PositiveInt = 13
+    frames_out: PositiveInt = 12
+    teacher_frames_out: PositiveInt = 6
+
+    @model_validator(mode="after")
+    def _teacher_is_shorter(self) -> Self:
+        if self.teacher_frames_out > self.frames_out:
+            raise ValueError(
+                f"sequence.teacher_frames_out={self.teacher_frames_out} is longer than sequence.frames_out="
+                f"{self.frames_out}; the teacher's horizon is at most the student's, usually half of it"
+            )
+        return self
+
+
+class DataConfig(StrictModel):
+    """Which data set, where it stands and how windows are cut from its events.
+
+    ``dataset`` is a built-in description (``sevir``, ``synthetic``, ...) or the path of a YAML file of one.
+    ``frame_stride`` keeps every n-th frame; ``block_mean`` averages n x n pixels in physical units over valid
+    pixels; ``recode_as`` writes the result in another data set's code (both need a known encoding).
+    """
+
+    dataset: str = "sevir"
+    root: Path | None = None
+    frame_stride: PositiveInt = 1
+    window_stride: PositiveInt = 12
+    block_mean: PositiveInt = 1
+    recode_as: str | None = None
+    file_names: tuple[str, ...] | None = None
+    max_percent_missing: float | None = 0.0
+    workers: int = Field(default=0, ge=0)
+    augment: bool = False
+
+
+class SimVPConfig(StrictModel):
+    """SimVP with the Inception-UNet translator (Gao et al. 2022); by default the SEVIR size, 9.25 M parameters."""
+
+    kind: Literal["simvp"] = "simvp"
+    hidden_spatial: PositiveInt = 64
+    hidden_temporal: PositiveInt = 256
+    spatial_blocks: PositiveInt = 2
+    temporal_blocks: PositiveInt = 4
+    spatial_kernel: PositiveInt = 3
+    inception_kernels: tuple[PositiveInt, ...] = (3, 5, 7, 11)
+    groups: PositiveInt = 8
+    channels_last: bool = True
+
+
+ModelConfig = SimVPConfig
+
+
+class LossConfig(StrictModel):
+    """Weighted MSE (SimCast Eq. 1-2): weight ``weights[i]`` where i of the thresholds lie below the target.
+
+    Without ``thresholds`` one step stands at the data set's highest evaluation threshold. With them, ``unit``
+    must name the data set's own threshold unit (``code`` for SEVIR, ``mm/h`` for rain rates).
+    ``inclusive`` counts a target on a threshold as above it (HKO-7's balanced weights).
+    """
+
+    thresholds: tuple[float, ...] | None = None
+    unit: str | None = None
+    weights: tuple[PositiveFloat, ...] = (1.0, 10.0)
+    inclusive: bool = False
+
+    @model_validator(mode="after")
+    def _table_fits(self) -> Self:
+        if self.thresholds is None:
+            if len(self.weights) != 2:
+                raise ValueError(
+                    f"loss.weights has {len(self.weights)} values and no loss.thresholds; one step at the highest "
+                    "threshold wants 2 weights, an unweighted loss wants thresholds: [] and one weight"
+                )
+            return self
+        if len(self.weights) != len(self.thresholds) + 1:
+            raise ValueError(
+                f"loss.weights has {len(self.weights)} values for {len(self.thresholds)} thresholds; "
+                f"give {len(self.thresholds) + 1}"
+            )
+        if self.thresholds and self.unit is None:
+            raise ValueError("loss.thresholds needs loss.unit, the data set's threshold unit (code, mm/h, dBZ)")
+        if list(self.thresholds) != sorted(set(self.thresholds)):
+            raise ValueError(f"loss.thresholds must ascend, got {list(self.thresholds)}")
+        return self
+
+
+class BatchConfig(StrictModel):
+    """Global batch is what the science fixes; micro batch is what memory fixes; accumulation follows."""
+
+    global_size: PositiveInt = 8
+    micro_size: PositiveInt = 1
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Return micro batches per optimizer step on each of ``world_size`` ranks.
+
+        Raises:
+            ConfigError: the ranks cannot share the global batch evenly.
+        """
+        per_step = self.micro_size * world_size
+        if self.global_size % per_step:
+            near = max(per_step, round(self.global_size / per_step) * per_step)
+            raise ConfigError(
+                f"batch.global_size={self.global_size} is not a multiple of batch.micro_size x ranks = "
+                f"{self.micro_size} x {world_size}; try batch.global_size={near}, or another micro_size"
+            )
+        return self.global_size // per_step
+
+
+class OptimizerConfig(StrictModel):
+    """Adam and its learning rate as a function of the step (``train/optim.py``)."""
+
+    learning_rate: PositiveFloat = 5e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    warmup_fraction: float = Field(default=0.3, ge=0, lt=1)
+    gradient_clip: float = Field(default=1.0, ge=0)
+
+
+class EngineConfig(StrictModel):
+    """How DeepSpeed holds the model: memory and speed, never science beyond rounding."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["bf16", "fp32"] = "bf16"
+    timeout_minutes: PositiveFloat = 30.0
+
+    @model_validator(mode="after")
+    def _bf16_needs_a_stage(self) -> Self:
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError(
+                "engine.precision=bf16 with engine.zero_stage=0 drifts about 8 times more than stage 1; "
+                "set engine.zero_stage=1 (or engine.precision=fp32)"
+            )
+        return self
+
+
+class StudentConfig(StrictModel):
+    """The short-to-long distillation (SimCast section 3.3).
+
+    ``teacher`` is the teacher's run folder. ``rollouts`` is ``online``, or the folder that ``simcast rollout``
+    filled. Pseudo-frames are rounded to ``pseudo_dtype`` either way. ``extension`` ``oracle`` uses the event's
+    own later frames, ``none`` does not extend: the controls that the paper lacks.
+    """
+
+    teacher: Path | None = None
+    init: Literal["scratch", "teacher"] = "scratch"
+    extension: Literal["teacher", "oracle", "none"] = "teacher"
+    rollouts: str = "online"
+    pseudo_dtype: Literal["fp16", "uint8"] = "fp16"
+
+
+class CheckpointConfig(StrictModel):
+    """How often the state is saved and how many checkpoints are kept; 0 steps saves at the end alone."""
+
+    every_steps: int = Field(default=1000, ge=0)
+    keep: PositiveInt = 2
+
+
+class LogConfig(StrictModel):
+    """How often metrics are written, in optimizer steps."""
+
+    every_steps: PositiveInt = 20
+
+
+class SharedConfig(StrictModel):
+    """What a single training run and a pipeline have in common."""
+
+    name: str
+    run_dir: Path
+    seed: int = Field(default=0, ge=0)
+    data: DataConfig = DataConfig()
+    sequence: SequenceConfig = SequenceConfig()
+    model: ModelConfig = SimVPConfig()
+    loss: LossConfig = LossConfig()
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    engine: EngineConfig = EngineConfig()
+    student: StudentConfig = StudentConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+
+Stage = Literal["teacher", "direct", "student"]
+
+
+class TrainConfig(SharedConfig):
+    """One training run of one stage."""
+
+    stage: Stage
+    max_steps: PositiveInt = 100_000
+
+    @model_validator(mode="after")
+    def _student_has_a_teacher(self) -> Self:
+        wants = self.student.extension == "teacher" or self.student.init == "teacher"
+        if self.stage == "student" and wants and self.student.teacher is None:
+            raise ValueError("stage student needs student.teacher, the run folder of a trained teacher")
+        return self
+
+    @property
+    def frames_out(self) -> int:
+        """Frames the trained model puts out: the teacher's short horizon or the long one."""
+        return self.sequence.teacher_frames_out if self.stage == "teacher" else self.sequence.frames_out
+
+    def science(self) -> dict[str, Any]:
+        """Return what decides the result of this run, by dotted key: not where it runs, on what, or how it is logged.
+
+        A checkpoint continues under an equal science only. The data and the teacher count by their content, which
+        the run adds; ZeRO stage and micro batch may change at a resume.
+        """
+        data = self.model_dump(mode="json", exclude={"name", "run_dir", "checkpoint", "log"})
+        if self.stage != "student":
+            del data["student"]
+        flat = dict(_flatten(data))
+        return {key: value for key, value in flat.items() if key not in _NOT_SCIENCE}
+
+
+_NOT_SCIENCE = frozenset(
+    {
+        "batch.micro_size",
+        "data.root",
+        "data.workers",
+        "engine.timeout_minutes",
+        "engine.zero_stage",
+        "student.rollouts",
+        "student.teacher",
+    }
+)
+
+
+def _flatten(data: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{above}{key}.")
+        else:
+            yield above + key, value

@@ -1,0 +1,1 @@
+"""What a sample is: data set descriptions, radar codes, window sources, sample order, synthetic storms."""

@@ -1,0 +1,43 @@
+"""From a configuration to the windows it means."""
+
+from simcast_hpc.config import ConfigError, DataConfig
+
+from .archive import ArchiveSource
+from .resample import ResampledSource
+from .source import WindowSource
+from .spec import DatasetSpec, Split, read_spec
+
+
+def coded_as(config: DataConfig) -> DatasetSpec:
+    """Return the description whose code and thresholds the windows of ``config`` carry."""
+    return read_spec(config.recode_as or config.dataset)
+
+
+def step_minutes(config: DataConfig) -> float:
+    """Return the minutes between two frames that are kept."""
+    return read_spec(config.dataset).step_minutes * config.frame_stride
+
+
+def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSource:
+    """Return the windows of ``frames`` frames of one split.
+
+    Raises:
+        ConfigError: ``data.root`` is not given.
+        DataError: the data cannot be used (see :class:`ArchiveSource`).
+    """
+    if config.root is None:
+        raise ConfigError("data.root is not set: the folder that holds CATALOG.csv; for example --set data.root=DIR")
+    spec = read_spec(config.dataset)
+    source = ArchiveSource(
+        spec,
+        config.root,
+        split=split,
+        frames=frames,
+        window_stride=config.window_stride,
+        frame_stride=config.frame_stride,
+        max_percent_missing=config.max_percent_missing,
+        file_names=config.file_names,
+    )
+    if config.block_mean == 1 and config.recode_as is None:
+        return source
+    return ResampledSource(source, spec=spec, target=coded_as(config), factor=config.block_mean)

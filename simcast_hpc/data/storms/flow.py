@@ -1,0 +1,48 @@
+"""The wind that carries storms: one vector that turns, and three long, slow waves of a stream function."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+BOX = 48.0
+"""Side of an event's box in units of 8 km, SEVIR's 384 km."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Units per frame at any place and time: wind, and the rotated gradient of a stream function."""
+
+    speed: float
+    heading: float
+    turn: float
+    waves: np.ndarray
+    phases: np.ndarray
+    drifts: np.ndarray
+    amplitudes: np.ndarray
+
+    @classmethod
+    def draw(cls, random: np.random.Generator) -> "Flow":
+        angle = random.uniform(0, 2 * np.pi, 3)
+        number = 2 * np.pi / (BOX * random.uniform(0.6, 1.3, 3))
+        return cls(
+            speed=random.uniform(0.35, 1.5),
+            heading=random.uniform(0, 2 * np.pi),
+            turn=random.normal(0, 0.012),
+            waves=np.stack([number * np.cos(angle), number * np.sin(angle)], axis=1),
+            phases=random.uniform(0, 2 * np.pi, 3),
+            drifts=random.normal(0, 0.03, 3),
+            amplitudes=random.uniform(0.2, 0.6, 3),
+        )
+
+    def at(self, y: np.ndarray, x: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+        angle = self.heading + self.turn * time
+        v = np.full_like(y, self.speed * np.sin(angle))
+        u = np.full_like(x, self.speed * np.cos(angle))
+        phases = self.phases + self.drifts * time
+        # tolist: a numpy float64 would turn a float32 grid into float64
+        for ky, kx, phase, amplitude in np.column_stack([self.waves, phases, self.amplitudes]).tolist():
+            swing = amplitude / math.hypot(ky, kx) * np.sin(y * ky + x * kx + phase)
+            v += kx * swing
+            u -= ky * swing
+        return v, u

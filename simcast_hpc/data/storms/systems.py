@@ -1,0 +1,130 @@
+"""Storm systems: squall lines, clusters, scattered cells and rain shields that form, drift and decay."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .flow import BOX, Flow
+
+SPIN_UP = 18
+"""Frames before the first one kept, so that an event opens with storms of every age."""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How a kind of system looks; lengths in units, ranges are uniform draws."""
+
+    share: float
+    half_length: tuple[float, float]
+    half_width: float
+    active_cells: tuple[float, float]
+    peak: float
+    shield: tuple[float, float]
+    shield_radius: tuple[float, float]
+    lag: float
+
+
+KINDS = (
+    _Kind(0.34, (7, 16), 0.9, (9, 16), 10.5, (0.6, 1.6), (4.0, 7.0), 3.5),
+    _Kind(0.30, (2.5, 5), 2.6, (6, 12), 9.0, (0.5, 1.5), (4.5, 8.0), 0.8),
+    _Kind(0.18, (7, 13), 7.0, (6, 12), 6.5, (0.0, 0.15), (6.0, 9.0), 0.0),
+    _Kind(0.18, (6, 12), 4.0, (2, 5), 2.0, (0.7, 1.8), (8.0, 14.0), 0.0),
+)
+
+
+@dataclass(frozen=True)
+class Systems:
+    """Storm systems; the first axis of ``centres`` counts frames from ``-SPIN_UP``."""
+
+    kinds: np.ndarray
+    centres: np.ndarray
+    angles: np.ndarray
+    turns: np.ndarray
+    bends: np.ndarray
+    half_lengths: np.ndarray
+    strengths: np.ndarray
+    starts: np.ndarray
+    lives: np.ndarray
+    drifts: np.ndarray
+    shields_peak: np.ndarray
+    radii: np.ndarray
+    lags: np.ndarray
+
+    @classmethod
+    def draw(cls, random: np.random.Generator, flow: Flow, frames: int) -> "Systems":
+        count = int(random.integers(2, 6))
+        kinds = random.choice(len(KINDS), count, p=[kind.share for kind in KINDS])
+        chosen = [KINDS[kind] for kind in kinds]
+        anchor = random.uniform(-0.1 * BOX, 1.1 * BOX, (count, 2))
+        anchor[0] = random.uniform(0.25 * BOX, 0.75 * BOX, 2)
+        drifts = random.normal(0, 0.22, (count, 2))
+        lives = random.uniform(30, 80, count)
+        middle = frames / 2 + random.normal(0, 0.35 * frames, count)
+        half_lengths = np.array([random.uniform(*kind.half_length) for kind in chosen])
+        across = np.array([random.uniform(*kind.shield_radius) for kind in chosen])
+        # A squall line stands across the wind, within a spread; the others lie as they like.
+        angles = random.uniform(0, np.pi, count)
+        angles = np.where(kinds == 0, flow.heading + np.pi / 2 + random.normal(0, 0.5, count), angles)
+        return cls(
+            kinds=kinds,
+            centres=_paths(anchor, drifts, flow, frames),
+            angles=angles,
+            turns=random.normal(0, 0.012, count),
+            bends=random.normal(0, 0.018, count),
+            half_lengths=half_lengths,
+            strengths=random.lognormal(0, 0.4, count),
+            starts=middle - lives / 2,
+            lives=lives,
+            drifts=drifts,
+            shields_peak=np.array([random.uniform(*kind.shield) for kind in chosen]),
+            radii=np.stack([across, across + 0.75 * half_lengths * (kinds == 0)], axis=1),
+            lags=np.array([kind.lag for kind in chosen]),
+        )
+
+    def activity(self, time: np.ndarray | float) -> np.ndarray:
+        """Stage of each system's own growth and decay, 0 to 1, ``[systems]`` or ``[times, systems]``."""
+        age = np.clip((np.asarray(time)[..., None] - self.starts) / self.lives, 0, 1)
+        return np.sin(np.pi * age) ** 0.7
+
+    def place(self, which: np.ndarray, along: np.ndarray, across: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Turn coordinates of systems ``which`` into places ``[..., 2]`` at whole frames ``time``."""
+        angle = self.angles[which] + self.turns[which] * time
+        bent = across + self.bends[which] * along**2
+        y = along * np.sin(angle) + bent * np.cos(angle)
+        x = along * np.cos(angle) - bent * np.sin(angle)
+        return self.centres[time + SPIN_UP, which] + np.stack([y, x], axis=-1)
+
+    def shields(self, time: int, coarse: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Stratiform VIL in kg/m^2, ``[H, W]``; ``coarse`` texture makes the borders ragged."""
+        total = np.zeros_like(coarse)
+        activity = self.activity(max(0.0, time - 4.0))
+        for number, peak in enumerate(self.shields_peak * activity * self.strengths**0.4):
+            if peak < 0.02:
+                continue
+            angle = self.angles[number] + self.turns[number] * time
+            sin, cos = np.float32(np.sin(angle)), np.float32(np.cos(angle))
+            y, x = (self.centres[time + SPIN_UP, number] - self._trail(number)).astype(np.float32)
+            along = (rows - y) * sin + (columns - x) * cos
+            across = (rows - y) * cos - (columns - x) * sin - np.float32(self.bends[number]) * along**2
+            narrow, wide = self.radii[number].astype(np.float32)
+            ring = (along / wide) ** 2 + (across / narrow) ** 2
+            total += np.float32(peak) * np.exp(-np.float32(1.3) * (ring * np.exp(-0.9 * coarse)) ** 1.2)
+        return total
+
+    def _trail(self, number: int) -> np.ndarray:
+        step = self.centres[SPIN_UP + 1, number] - self.centres[SPIN_UP, number]
+        return self.lags[number] * step / max(float(np.hypot(*step)), 1e-6)
+
+
+def _paths(anchor: np.ndarray, drifts: np.ndarray, flow: Flow, frames: int) -> np.ndarray:
+    """Carry the systems from ``anchor`` in mid-event both ways: ``[SPIN_UP + frames + 1, systems, 2]``."""
+    steps = SPIN_UP + frames + 1
+    middle = SPIN_UP + frames // 2
+    centres = np.empty((steps, *anchor.shape))
+    centres[middle] = anchor
+    for sign, end in ((1, steps - 1), (-1, 0)):
+        for step in range(middle, end, sign):
+            y, x = centres[step].T
+            velocity = np.stack(flow.at(y, x, step - SPIN_UP), axis=1) + drifts
+            centres[step + sign] = centres[step] + sign * velocity
+    return centres

@@ -1,0 +1,102 @@
+"""Log-normal texture of rain: several wavelengths, renewed at their own pace, carried by the flow of each pixel."""
+
+import math
+
+import numpy as np
+
+from .flow import BOX, Flow
+
+_LATTICE = 128
+_POINTS_PER_WAVE = 8
+_WAVELENGTHS = (24.0, 12.0, 6.0, 3.0, 1.5, 0.75, 0.375)
+_AMPLITUDES = (0.42, 0.34, 0.25, 0.17, 0.12, 0.09, 0.07)
+_LIFETIMES = (30.0, 20.0, 12.0, 8.0, 5.0, 4.0, 3.0)
+
+
+class Texture:
+    """Gaussian texture of several wavelengths, each of two overlapping generations that the flow carries along.
+
+    A generation fades in and out as a sine of its age, its twin as the cosine, so the variance is steady. It starts
+    undeformed, which keeps the flow from winding the texture up.
+    """
+
+    def __init__(self, random: np.random.Generator, size: int, frames: int):
+        self.scale = size / BOX
+        kept = [number for number, wave in enumerate(_WAVELENGTHS) if number < 3 or wave * self.scale >= 3]
+        pixel = ((np.arange(size) + 0.5) / self.scale).astype(np.float32)
+        self.rows, self.columns = np.meshgrid(pixel, pixel, indexing="ij")
+        lattices, phases, origins = [], [], []
+        for number in kept:
+            lattices.append(_corners(_band_pass(random)))
+            phases.append(random.uniform(0, 1))
+            generations = int(frames / _LIFETIMES[number]) + 3
+            origins.append(random.uniform(0, _LATTICE, (2, generations, 2)).astype(np.float32))
+        self.lattices, self.origins = lattices, origins
+        self.phases, self.lives = np.array(phases), np.array(_LIFETIMES)[kept]
+        self.moved = np.zeros((size, size, len(kept), 2, 2), np.float32)
+
+    def _ages(self, time: int) -> np.ndarray:
+        """Age of both generations of each wavelength in lives, ``[wavelengths, 2]``, the whole part counting them."""
+        return (time / self.lives + self.phases)[:, None] + np.array([0.0, 0.5])
+
+    def advect(self, flow: Flow, time: int) -> None:
+        """Carry the texture from frame ``time - 1`` to ``time``, every pixel by its own flow."""
+        v, u = flow.at(self.rows, self.columns, time - 0.5)
+        v, u = flow.at(self.rows - v / 2, self.columns - u / 2, time - 0.5)
+        y, x = (self.rows - v) * self.scale - 0.5, (self.columns - u) * self.scale - 0.5
+        sources = _bilinear(self.moved.reshape(*v.shape, -1), y, x).reshape(self.moved.shape)
+        self.moved = sources - np.stack([v, u], axis=-1)[:, :, None, None]
+        self.moved[:, :, np.floor(self._ages(time)) > np.floor(self._ages(time - 1))] = 0
+
+    def at(self, time: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the sum of the two longest wavelengths and that of the rest, each ``[H, W]``."""
+        coarse, fine = np.zeros_like(self.rows), np.zeros_like(self.rows)
+        for number, ages in enumerate(self._ages(time).tolist()):
+            total = coarse if number < 2 else fine
+            for twin, age in enumerate(ages):
+                weight = _AMPLITUDES[number] * math.sin(math.pi * (age % 1))
+                if weight < 1e-3:
+                    continue
+                start, step = self.origins[number][twin, int(age)], _WAVELENGTHS[number] / _POINTS_PER_WAVE
+                moved = self.moved[:, :, number, twin]
+                y = (self.rows + moved[..., 0]) / step + start[0]
+                x = (self.columns + moved[..., 1]) / step + start[1]
+                total += weight * _periodic(self.lattices[number], y, x)
+        return coarse, fine
+
+
+def _band_pass(random: np.random.Generator) -> np.ndarray:
+    """Periodic Gaussian field of one wavelength and its surroundings, variance 1, any direction alike."""
+    wave = np.hypot(np.fft.fftfreq(_LATTICE)[:, None], np.fft.rfftfreq(_LATTICE)) * _POINTS_PER_WAVE
+    ring = np.exp(-(np.log(np.maximum(wave, 1e-6)) ** 2) / (2 * 0.35**2))
+    field = np.fft.irfft2(np.fft.rfft2(random.standard_normal((_LATTICE, _LATTICE))) * ring, s=(_LATTICE, _LATTICE))
+    return (field / field.std()).astype(np.float32)
+
+
+def _bilinear(fields: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Values of ``fields [H, W, N]`` at places in pixels, the border going on outside: ``[H, W, N]``."""
+    height, width, count = fields.shape
+    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
+    top, left = np.minimum(np.floor(y), height - 2), np.minimum(np.floor(x), width - 2)
+    down, right = (y - top)[..., None], (x - left)[..., None]
+    flat, corner = fields.reshape(-1, count), (top * width + left).astype(np.int32)
+    upper = flat[corner] * (1 - right) + flat[corner + 1] * right
+    lower = flat[corner + width] * (1 - right) + flat[corner + width + 1] * right
+    return upper + (lower - upper) * down
+
+
+def _corners(lattice: np.ndarray) -> np.ndarray:
+    """Pack every lattice point with its three neighbours, so that one look-up serves an interpolation."""
+    right = np.roll(lattice, -1, axis=1)
+    return np.stack([lattice, right, np.roll(lattice, -1, axis=0), np.roll(right, -1, axis=0)], axis=-1)
+
+
+def _periodic(corners: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Values of ``corners [L, L, 4]`` at places counted in lattice points, wrapping round."""
+    top, left = np.floor(y), np.floor(x)
+    down, right = y - top, x - left
+    place = top.astype(np.int32) % _LATTICE * _LATTICE + left.astype(np.int32) % _LATTICE
+    four = corners.reshape(-1, 4)[place]
+    upper = four[..., 0] + (four[..., 1] - four[..., 0]) * right
+    lower = four[..., 2] + (four[..., 3] - four[..., 2]) * right
+    return upper + (lower - upper) * down

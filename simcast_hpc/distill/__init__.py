@@ -1,0 +1,1 @@
+"""Short-to-long distillation: teacher -> extended sequences -> student (SimCast section 3)."""

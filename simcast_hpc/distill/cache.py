@@ -1,0 +1,96 @@
+"""Stored pseudo-frames: the teacher rolled out once over every training sequence, in blocks that ranks share.
+
+A block is one ``.npy`` of ``BLOCK`` windows, ``[n, T'l, H, W]``, fp16 with NaN or uint8 with 255. It appears by a
+rename, so a cut-short roll-out continues where it stopped, and what a reader sees is whole.
+"""
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from simcast_hpc.config import ConfigError
+
+BLOCK = 64
+_MANIFEST = "manifest.json"
+
+
+class RolloutCache:
+    """Pseudo-frames of every window of a source, readable by window index."""
+
+    def __init__(self, folder: Path, *, identity: dict[str, object]):
+        """Open a finished cache.
+
+        Args:
+            folder: what ``simcast rollout`` filled.
+            identity: what it must have been made of (see :func:`cache_identity`).
+
+        Raises:
+            ConfigError: there is none, it is unfinished, or it was made of something else.
+        """
+        self.folder = folder
+        found = read_manifest(folder)
+        if found is None:
+            raise ConfigError(f"student.rollouts={folder} holds no finished roll-out; run `simcast rollout` first")
+        differing = [key for key in identity if found.get(key) != identity[key]]
+        if differing:
+            key = differing[0]
+            raise ConfigError(
+                f"the roll-out in {folder} was made with {key}={found.get(key)!r}, this run has {identity[key]!r}; "
+                "roll out again into another folder"
+            )
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the pseudo-frames after window ``index``, ``[T'l, H, W]``."""
+        block, place = divmod(index, BLOCK)
+        return np.array(_open_block(self.folder, block)[place])
+
+
+@lru_cache(maxsize=64)
+def _open_block(folder: Path, block: int) -> np.ndarray:
+    return np.load(block_path(folder, block), mmap_mode="r")
+
+
+def cache_identity(
+    *, teacher: str, source: str, pseudo_dtype: str, frames_out: int, windows: int, precision: str
+) -> dict[str, object]:
+    """Return what a roll-out depends on: the teacher's weights, the windows and how frames are stored."""
+    return {
+        "teacher": teacher,
+        "source": source,
+        "pseudo_dtype": pseudo_dtype,
+        "frames_out": frames_out,
+        "windows": windows,
+        "precision": precision,
+    }
+
+
+def block_path(folder: Path, block: int) -> Path:
+    """Return where a block of windows stands."""
+    return folder / f"block-{block:06d}.npy"
+
+
+def write_block(folder: Path, block: int, frames: np.ndarray) -> None:
+    """Write a block whole or not at all."""
+    path = block_path(folder, block)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, frames)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_manifest(folder: Path) -> dict[str, object] | None:
+    """Return what a finished cache was made of; None where it is not finished."""
+    path = folder / _MANIFEST
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def write_manifest(folder: Path, identity: dict[str, object]) -> None:
+    """Declare the cache finished: the last thing that is written."""
+    partial = folder / (_MANIFEST + ".partial")
+    partial.write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    partial.replace(folder / _MANIFEST)

@@ -1,0 +1,1 @@
+"""The only owner of torch.distributed, DeepSpeed and MPI: place in the world, engine, collectives, launch."""

@@ -1,0 +1,56 @@
+"""This process's place in the world, read from whichever launcher started it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class PlaceError(RuntimeError):
+    """The launcher's variables do not say where this process stands."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Rank among ``world_size`` processes and among those of this node; ``launcher`` is where it was read."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    launcher: str
+
+    def __post_init__(self):
+        if not 0 <= self.rank < self.world_size:
+            raise PlaceError(f"{self.launcher} gives rank {self.rank} of {self.world_size}; a rank is 0 .. size - 1")
+
+
+# Launcher, the variable that shows its presence, then those of rank, world size and rank on the node. The order
+# matters: torchrun inside a Slurm or MPI job sets the first three, and they are the ones meant.
+_LAUNCHERS = (
+    ("torchrun or deepspeed", "RANK", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    ("mpiexec (MPICH)", "PMI_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("mpiexec (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+     "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("srun", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+)  # fmt: skip
+
+
+def find_place(environ: Mapping[str, str]) -> Place:
+    """Return the place that ``environ`` describes; alone in the world where no launcher shows.
+
+    Raises:
+        PlaceError: a launcher shows, but one of its variables is absent or not a number.
+    """
+    for launcher, shows, *names in _LAUNCHERS:
+        if shows not in environ:
+            continue
+        values = []
+        for name in names:
+            text = environ.get(name)
+            if text is None:
+                raise PlaceError(f"{shows} is set, so {launcher} started this process, but {name} is not set")
+            if not text.isdigit():
+                raise PlaceError(f"{name}={text!r} is not a number; {launcher} sets it")
+            values.append(int(text))
+        return Place(*values, launcher=launcher)
+    if "WORLD_SIZE" in environ:
+        raise PlaceError(f"WORLD_SIZE={environ['WORLD_SIZE']} is set but RANK is not; unset it, or start by torchrun")
+    return Place(rank=0, world_size=1, local_rank=0, launcher="none")

@@ -1,0 +1,78 @@
+"""A model's training state as whole named fp32 tensors, whatever the ZeRO stage and the number of ranks.
+
+Every function that takes an engine is a collective: each rank calls it with the same names in the same order.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+Tensors = dict[str, torch.Tensor]
+
+
+def parameter_names(engine: Any) -> list[str]:
+    """Return the names of all trainable parameters in the order of the module."""
+    return [name for name, parameter in engine.module.named_parameters() if parameter.requires_grad]
+
+
+def read_state(engine: Any) -> Iterator[tuple[str, Tensors]]:
+    """Yield each parameter's name, fp32 master value and Adam moments, gathered whole, one parameter at a time.
+
+    The tensors may alias live memory: clone what is kept.
+    """
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    for name, parameter in _parameters(engine):
+        if _is_plain(engine):
+            state = engine.optimizer.state[parameter]
+            yield name, {"param": parameter.data.float(), **{key: state[key] for key in MOMENTS}}
+        else:
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            yield name, {"param": safe_get_full_fp32_param(parameter), **moments}
+
+
+def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, warm_up: Callable[[], Any]) -> None:
+    """Put whole named tensors into an engine: masters, moments, Adam's step, and the weights that forward uses.
+
+    Args:
+        engine: a fresh engine whose learning rate is still 0.
+        lookup: name -> ``param``, ``exp_avg``, ``exp_avg_sq``, fp32, in the shape of the parameter.
+        step: optimizer steps that the state has seen.
+        warm_up: runs one forward pass and returns its loss: DeepSpeed makes optimizer state at the first step only.
+    """
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    from deepspeed.zero import GatheredParameters
+
+    for _ in range(engine.gradient_accumulation_steps()):
+        engine.backward(warm_up() * 0.0)
+        engine.step()
+    for name, parameter in _parameters(engine):
+        tensors = {key: value.to(parameter.device) for key, value in lookup(name).items()}
+        if _is_plain(engine):
+            parameter.data.copy_(tensors["param"])
+            for key in MOMENTS:
+                engine.optimizer.state[parameter][key].copy_(tensors[key])
+            continue
+        safe_set_full_fp32_param(parameter, tensors["param"])
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(parameter, tensors[key], key)
+        if hasattr(parameter, "ds_id"):  # ZeRO-3: forward reads a partitioned copy that the setter leaves alone
+            with GatheredParameters([parameter], modifier_rank=0):
+                parameter.data.copy_(tensors["param"])
+        else:
+            parameter.data.copy_(tensors["param"])
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    for state in inner.state.values():
+        if "step" in state:
+            state["step"].fill_(step)
+
+
+def _parameters(engine: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad)
+
+
+def _is_plain(engine: Any) -> bool:
+    """Return whether the optimizer is torch's own on whole tensors (ZeRO 0 in fp32)."""
+    return isinstance(engine.optimizer, torch.optim.Optimizer)

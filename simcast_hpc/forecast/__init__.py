@@ -1,0 +1,1 @@
+"""From a run folder, or files of radar, to forecasts."""

@@ -1,0 +1,57 @@
+"""What turns a finished run folder into a callable forecast; evaluation, report and prediction all begin here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from simcast_hpc.config import ConfigError, TrainConfig, read_config
+from simcast_hpc.distill.rollout import roll_out
+from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.models import build_model
+from simcast_hpc.observe.run_folder import RunFolder, file_hash
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network, the configuration that made it and the hash of its weights."""
+
+    network: torch.nn.Module
+    config: TrainConfig
+    weights_hash: str
+
+    @torch.no_grad()
+    def forecast(self, codes: torch.Tensor, *, frames_out: int) -> torch.Tensor:
+        """Return the forecast after uint8 codes ``[B, T, H, W]``: float32 ``[B, frames_out, H, W]`` in [0, 1].
+
+        One pass where the network's horizon reaches; beyond it the network is rolled out (the teacher).
+        Missing input pixels are 0 to the network, as in training.
+        """
+        frames_in = self.config.sequence.frames_in
+        if codes.shape[1] != frames_in:
+            raise ValueError(f"{codes.shape[1]} frames given to a model of {frames_in}; give the last {frames_in}")
+        device = next(self.network.parameters()).device
+        seen = to_frames(codes.to(device))
+        everywhere = seen._replace(valid=torch.ones_like(seen.valid))
+        return roll_out(self.network, everywhere, frames_out=frames_out).values
+
+
+def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
+    """Return the model that a run of ``simcast train`` left in ``run_dir``, in fp32 and evaluation mode.
+
+    Raises:
+        ConfigError: the folder holds no finished run, or its weights do not fit its configuration.
+    """
+    folder = RunFolder(run_dir)
+    if not folder.config.is_file() or not folder.weights.is_file():
+        missing = folder.weights if folder.config.is_file() else folder.config
+        raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
+    config = read_config(TrainConfig, folder.config)
+    network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    try:
+        network.load_state_dict(load_file(folder.weights))
+    except RuntimeError as error:
+        raise ConfigError(f"{folder.weights} does not fit {folder.config}: {error}") from error
+    network.eval().requires_grad_(False)
+    return TrainedModel(network.to(device or torch.device("cpu")), config, file_hash(folder.weights))

@@ -1,0 +1,94 @@
+"""The folder of a run: resolved configuration, versions, metrics, checkpoints, weights, and a marker at the end."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simcast_hpc.config import ConfigError, StrictModel, to_yaml
+
+_PACKAGES = ("torch", "deepspeed", "triton", "numpy", "h5py", "pydantic")
+
+
+class RunFolder:
+    """Where one run writes. Every file that others read appears by a rename, whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.config, self.versions, self.metrics = path / "config.yaml", path / "versions.json", path / "metrics.jsonl"
+        self.checkpoints, self.events, self.done = path / "checkpoints", path / "events", path / "DONE.json"
+        self.weights = path / "weights" / "model.safetensors"
+
+    def prepare(self, config: StrictModel) -> None:
+        """Make the folder and keep the resolved configuration and the versions of what runs it.
+
+        Raises:
+            ConfigError: it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_whole(self.config, to_yaml(config))
+            write_whole(self.versions, json.dumps(versions(), indent=1))
+        except OSError as error:
+            raise ConfigError(f"run_dir={self.path} cannot be written: {error.strerror or error}") from error
+
+    def finished(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the marker if this run is done and was done with equal ``inputs``, else None."""
+        if not self.done.is_file():
+            return None
+        marker = json.loads(self.done.read_text(encoding="utf-8"))
+        return marker if marker.get("inputs") == json.loads(json.dumps(inputs)) else None
+
+    def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
+        """Write the marker: with which inputs this run is done, and what came out."""
+        write_whole(self.done, json.dumps({"inputs": inputs, **results}, indent=1))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, never meets half of it."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the packages that decide numbers, the device and our own commit."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    found["commit"] = _commit()
+    return found
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return told.stdout.strip()

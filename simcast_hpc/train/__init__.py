@@ -1,0 +1,1 @@
+"""Training: the loop, its hooks, the learning rate, checkpoints, and one file a stage below ``stages/``."""

@@ -1,0 +1,204 @@
+"""Checkpoints: the whole training state by name, independent of ZeRO stage and number of ranks.
+
+A checkpoint is a folder: one safetensors file a rank with that rank's share of the names (fp32 master value and
+both Adam moments), and a manifest with hashes. It is written by a thread from cloned host copies into
+``step-N.partial`` and becomes visible by one rename at the end, so that it is whole or absent. The ranks must share
+the file system.
+"""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from simcast_hpc.distributed.tensors import Tensors, parameter_names, read_state
+from simcast_hpc.distributed.world import World
+from simcast_hpc.observe.run_folder import file_hash, write_whole
+
+_MANIFEST = "manifest.json"
+_POLL_SECONDS = 0.05
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, is damaged, or belongs to another run."""
+
+
+class CheckpointWriter:
+    """Writes checkpoints in the background; at most one is under way, at most ``keep`` stay."""
+
+    def __init__(self, folder: Path, *, keep: int, world: World, timeout_minutes: float):
+        self.folder, self.keep, self.world = folder, keep, world
+        self._timeout_seconds = timeout_minutes * 60
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+        if world.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob("*.partial"):
+                shutil.rmtree(left)
+
+    def save(self, engine: Any, *, step: int, samples_seen: int, identity: Mapping[str, Any]) -> None:
+        """Copy the state to the host and begin to write it. A collective.
+
+        Raises:
+            CheckpointError: the previous checkpoint could not be written; the one before it stands.
+        """
+        self.wait()
+        rank, ranks = self.world.place.rank, self.world.place.world_size
+        final = self.folder / f"step-{step:08d}"
+        partial = final.with_name(final.name + ".partial")
+        already = self.world.broadcast(final.exists())  # a resumed run that ends where it began
+        if already:
+            return
+        if self.world.is_first:
+            partial.mkdir(parents=True)
+        mine: Tensors = {}
+        for place, (name, tensors) in enumerate(read_state(engine)):
+            if place % ranks == rank:
+                # clone: on a CPU the gathered tensor may be the live one, and the next step would change it
+                mine |= {f"{key}/{name}": value.detach().cpu().clone() for key, value in tensors.items()}
+        self.world.barrier()
+        manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": ranks}
+        self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until what is under way is written. A collective.
+
+        Raises:
+            CheckpointError: on every rank, where it failed on any.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        failures = [message for message in self.world.gather(self._failure and str(self._failure)) if message]
+        self._failure = None
+        if failures:
+            raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {failures[0]}")
+
+    def _write(self, partial: Path, final: Path, mine: Tensors, manifest: dict[str, Any]) -> None:
+        rank = self.world.place.rank
+        try:
+            path = partial / f"rank-{rank:05d}.safetensors"
+            save_file(mine, path)
+            note = {"file": path.name, "sha256": file_hash(path), "tensors": sorted(mine)}
+            write_whole(partial / f"rank-{rank:05d}.json", json.dumps(note))
+            if rank == 0:
+                manifest["files"] = self._collect(partial, manifest["ranks"])
+                write_whole(partial / _MANIFEST, json.dumps(manifest, indent=1))
+                partial.rename(final)
+                for old in visible(self.folder)[: -self.keep]:
+                    shutil.rmtree(old)
+        except Exception as error:
+            self._failure = error
+            if partial.is_dir():
+                (partial / f"rank-{rank:05d}.failed").touch()
+
+    def _collect(self, partial: Path, ranks: int) -> list[dict[str, Any]]:
+        """Wait for the notes of all ranks and return them."""
+        deadline = time.monotonic() + self._timeout_seconds
+        while len(notes := sorted(partial.glob("rank-*.json"))) < ranks:
+            if any(partial.glob("rank-*.failed")):
+                raise CheckpointError("another rank could not write its share")
+            if time.monotonic() > deadline:
+                raise CheckpointError(f"{len(notes)} of {ranks} ranks wrote their share in {self._timeout_seconds} s")
+            time.sleep(_POLL_SECONDS)
+        return [json.loads(note.read_text(encoding="utf-8")) for note in notes]
+
+
+class Checkpoint:
+    """One visible checkpoint, read tensor by tensor."""
+
+    def __init__(self, path: Path):
+        """Read the manifest.
+
+        Raises:
+            CheckpointError: there is none, or it is not one of ours.
+        """
+        self.path = path
+        try:
+            self.manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+            self._file_of = {name: note["file"] for note in self.manifest["files"] for name in note["tensors"]}
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} is not a checkpoint: {error!r}") from error
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps that the state has seen."""
+        return int(self.manifest["step"])
+
+    def verify(self, *, rank: int = 0, ranks: int = 1) -> None:
+        """Compare the hashes of this rank's share of the files.
+
+        Raises:
+            CheckpointError: a file is absent or differs.
+        """
+        for note in self.manifest["files"][rank::ranks]:
+            path = self.path / note["file"]
+            if not path.is_file() or file_hash(path) != note["sha256"]:
+                raise CheckpointError(f"{path} is absent or damaged; remove {self.path} to go on from the one before")
+
+    def require(self, identity: Mapping[str, Any]) -> None:
+        """Refuse to continue a run of another configuration or other data.
+
+        Raises:
+            CheckpointError: names the first keys that differ, with both values.
+        """
+        saved = self.manifest["identity"]
+        now = json.loads(json.dumps(dict(identity)))
+        differing = [key for key in sorted(saved | now) if saved.get(key) != now.get(key)]
+        if differing:
+            said = "; ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
+            raise CheckpointError(
+                f"{self.path} belongs to another run: {said}. Set it back, or give this run another run_dir"
+            )
+
+    def tensors(self, name: str) -> Tensors:
+        """Return the fp32 ``param``, ``exp_avg`` and ``exp_avg_sq`` of one parameter.
+
+        Raises:
+            CheckpointError: the checkpoint holds no such parameter.
+        """
+        return {key: self._tensor(f"{key}/{name}") for key in ("param", "exp_avg", "exp_avg_sq")}
+
+    def parameters(self) -> dict[str, torch.Tensor]:
+        """Return all fp32 master values by name: what is exported."""
+        names = sorted(key.removeprefix("param/") for key in self._file_of if key.startswith("param/"))
+        return {name: self._tensor(f"param/{name}") for name in names}
+
+    def check_names(self, engine: Any) -> None:
+        """Refuse a checkpoint whose parameters are not the engine's.
+
+        Raises:
+            CheckpointError: names the first parameter that either side lacks.
+        """
+        wanted = set(parameter_names(engine))
+        held = {key.removeprefix("param/") for key in self._file_of if key.startswith("param/")}
+        if wanted != held:
+            raise CheckpointError(
+                f"{self.path} does not fit the model: it lacks {sorted(wanted - held)[:3]}, "
+                f"it holds unknown {sorted(held - wanted)[:3]}"
+            )
+
+    def _tensor(self, key: str) -> torch.Tensor:
+        if key not in self._file_of:
+            raise CheckpointError(f"{self.path} holds no {key}")
+        with safe_open(self.path / self._file_of[key], framework="pt") as file:
+            return file.get_tensor(key)
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return the whole checkpoints of a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial" and (path / _MANIFEST).is_file())
+
+
+def latest(folder: Path) -> Checkpoint | None:
+    """Return the newest whole checkpoint, or None."""
+    found = visible(folder)
+    return Checkpoint(found[-1]) if found else None

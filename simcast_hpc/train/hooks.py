@@ -1,0 +1,100 @@
+"""What happens between optimizer steps: metrics, progress, checkpoints."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from simcast_hpc.config import TrainConfig
+from simcast_hpc.distributed.world import World
+from simcast_hpc.observe.metrics import MetricsWriter
+
+from .checkpoint import CheckpointWriter
+from .optim import learning_rate
+
+
+class MetricsHook:
+    """Called after every step; writes the mean loss of an interval, the rate, and the speed, every so many.
+
+    The losses stay on the device in between, so the loop waits for it once an interval.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, writer: MetricsWriter | None, engine: Any):
+        self.config, self.world, self.writer, self.engine = config, world, writer, engine
+        self._sum: torch.Tensor | None = None
+        self._steps = 0
+        self._since = time.perf_counter()
+
+    def __call__(self, step: int, metrics: dict[str, torch.Tensor]) -> None:
+        """Take in the metrics of one step."""
+        self._sum = metrics["loss"].clone() if self._sum is None else self._sum + metrics["loss"]
+        self._steps += 1
+        if step % self.config.log.every_steps and step != self.config.max_steps:
+            return
+        loss = self.world.mean(self._sum / self._steps).item()
+        seconds = time.perf_counter() - self._since
+        rate = learning_rate(step - 1, max_steps=self.config.max_steps, config=self.config.optimizer)
+        numbers = {
+            "loss": loss,
+            "learning_rate": rate,
+            "throughput/samples_per_second": self._steps * self.config.batch.global_size / seconds,
+            "time/seconds_per_step": seconds / self._steps,
+        }
+        norm = self.engine.get_global_grad_norm()
+        if norm is not None:
+            numbers["gradient_norm"] = float(norm)
+        if torch.cuda.is_available():
+            numbers["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        if self.writer is not None:
+            self.writer.write(step, numbers)
+        self._sum, self._steps, self._since = None, 0, time.perf_counter()
+
+
+class ProgressHook:
+    """A progress bar on rank 0: live in a terminal, a line every tenth of the run in a log file."""
+
+    def __init__(self, config: TrainConfig, *, first_step: int):
+        self.config = config
+        self._live = sys.stderr.isatty()
+        self._tenth = max(1, config.max_steps // 10)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps  loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not self._live,
+        )
+        self._task = self._bar.add_task(config.stage, total=config.max_steps, completed=first_step, loss="-")
+        self._began, self._first = time.perf_counter(), first_step
+        self._bar.start()
+
+    def __call__(self, step: int, metrics: dict[str, torch.Tensor]) -> None:
+        """Move the bar."""
+        if step % self.config.log.every_steps == 0 or step == self.config.max_steps:
+            self._bar.update(self._task, completed=step, loss=f"{metrics['loss'].item():.5f}")
+        if not self._live and (step % self._tenth == 0 or step == self.config.max_steps):
+            each = (time.perf_counter() - self._began) / (step - self._first)
+            total = self.config.max_steps
+            loss = metrics["loss"].item()
+            print(f"{self.config.stage}: step {step} of {total}, loss {loss:.5f}, {each:.3f} s a step", flush=True)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+
+class CheckpointHook:
+    """Saves the state after its step."""
+
+    def __init__(self, writer: CheckpointWriter, engine: Any, *, global_size: int, identity: Mapping[str, Any]):
+        self.writer, self.engine, self.global_size, self.identity = writer, engine, global_size, identity
+
+    def __call__(self, step: int, _metrics: dict[str, torch.Tensor]) -> None:
+        """Begin to write the checkpoint of ``step``."""
+        self.writer.save(self.engine, step=step, samples_seen=step * self.global_size, identity=self.identity)

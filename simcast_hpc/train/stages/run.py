@@ -1,0 +1,198 @@
+"""One training run, from its configuration to its weights: checked, resumed where it stopped, marked at its end."""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from simcast_hpc.config import TrainConfig
+from simcast_hpc.data.loader import MicroBatch, micro_batches
+from simcast_hpc.data.open import coded_as, open_windows
+from simcast_hpc.data.source import WindowSource
+from simcast_hpc.distributed.engine import build_engine, set_learning_rate
+from simcast_hpc.distributed.place import find_place
+from simcast_hpc.distributed.tensors import write_state
+from simcast_hpc.distributed.world import World, join
+from simcast_hpc.losses import WeightedMSE
+from simcast_hpc.models import build_model
+from simcast_hpc.observe.log import set_up_logging
+from simcast_hpc.observe.metrics import MetricsWriter
+from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.train.checkpoint import CheckpointWriter, latest
+from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook
+from simcast_hpc.train.loop import Every, Prepared, train
+from simcast_hpc.train.optim import learning_rate
+
+from . import AnyStage, make_stage
+
+logger = logging.getLogger("simcast")
+_PREFIX = "model."
+
+
+class TrainingModule(torch.nn.Module):
+    """What the engine holds: the network and its loss, so that one forward pass gives the scalar to differentiate."""
+
+    def __init__(self, model: torch.nn.Module, loss: WeightedMSE):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a sample; the network computes in its own dtype and returns fp32."""
+        dtype = next(self.model.parameters()).dtype
+        return self.loss(self.model(inputs.to(dtype)), target, valid)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that has passed every check that needs no device."""
+
+    config: TrainConfig
+    stage: AnyStage
+    source: WindowSource
+    loss: WeightedMSE
+    folder: RunFolder
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the run's state belongs to: the science of its configuration, its data, its teacher."""
+        return {**self.config.science(), "data fingerprint": self.source.fingerprint, **self.stage.inputs}
+
+
+def plan(config: TrainConfig) -> Plan:
+    """Check a run as far as that goes without a device.
+
+    Raises:
+        ConfigError: the configuration cannot be run here.
+        DataError: the data cannot be used.
+    """
+    config.batch.accumulation_steps(find_place(os.environ).world_size)
+    stage = make_stage(config)
+    source = open_windows(config.data, split="train", frames=stage.sequence_frames)
+    loss = WeightedMSE(config.loss, coded_as(config.data))
+    with torch.device("meta"):
+        network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+        network(torch.empty(1, config.sequence.frames_in, 1, *source.grid))
+    return Plan(config, stage, source, loss, RunFolder(config.run_dir))
+
+
+def run(config: TrainConfig) -> None:
+    """Train one stage to its end, from its newest checkpoint where there is one.
+
+    Raises:
+        ConfigError, DataError: the run cannot begin.
+        CheckpointError: a checkpoint is damaged, of another run, or cannot be written.
+        NonFiniteLossError: the loss is no number any more; the last checkpoint stands.
+    """
+    set_up_logging(find_place(os.environ).rank)
+    ready = plan(config)
+    done = ready.folder.finished(ready.identity)
+    if done is not None:
+        logger.info("%s is done after %d steps: nothing to do", config.run_dir, done["steps"])
+        return
+    if find_place(os.environ).rank == 0:
+        ready.folder.prepare(config)
+    world = join(timeout_minutes=config.engine.timeout_minutes)
+    try:
+        _train(ready, world)
+    finally:
+        world.leave()
+
+
+def _train(ready: Plan, world: World) -> None:
+    config, folder = ready.config, ready.folder
+    ready.stage.open(ready.source, world.device)
+    torch.manual_seed(config.seed)
+    network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    ready.stage.initialise(network)
+    engine = build_engine(TrainingModule(network, ready.loss), config, world)
+    first_step = _resume(ready, engine, world)
+    writer = CheckpointWriter(
+        folder.checkpoints, keep=config.checkpoint.keep, world=world, timeout_minutes=config.engine.timeout_minutes
+    )
+    metrics = MetricsWriter(folder.metrics, folder.events, first_step=first_step) if world.is_first else None
+    progress = ProgressHook(config, first_step=first_step) if world.is_first else None
+    hooks = [Every(1, MetricsHook(config, world, metrics, engine))]
+    if progress is not None:
+        hooks.append(Every(1, progress))
+    save = CheckpointHook(writer, engine, global_size=config.batch.global_size, identity=ready.identity)
+    hooks.append(Every(config.checkpoint.every_steps, save))
+    try:
+        train(
+            engine,
+            _prepared(ready, world, first_step=first_step),
+            first_step=first_step,
+            max_steps=config.max_steps,
+            before=lambda step: set_learning_rate(
+                engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
+            ),
+            on_any_rank=world.any,
+            after=hooks,
+        )
+        writer.wait()
+    finally:
+        for closable in (metrics, progress):
+            if closable is not None:
+                closable.close()
+    if world.is_first:
+        _finish(ready)
+    world.barrier()
+
+
+def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepared]:
+    config, source = ready.config, ready.source
+    batches = micro_batches(
+        source,
+        seed=config.seed,
+        first_step=first_step,
+        global_size=config.batch.global_size,
+        micro_size=config.batch.micro_size,
+        rank=world.place.rank,
+        world_size=world.place.world_size,
+        workers=config.data.workers,
+        extension=ready.stage.extension,
+    )
+
+    def names(batch: MicroBatch) -> list[str]:
+        return [str(source.key(index)) for index in batch.indices]
+
+    for batch in batches:
+        yield Prepared(ready.stage.sample(batch, world.device), lambda batch=batch: names(batch))
+
+
+def _resume(ready: Plan, engine: Any, world: World) -> int:
+    """Put the newest checkpoint into the engine and return its step; 0 where there is none."""
+    checkpoint = latest(ready.folder.checkpoints)
+    if checkpoint is None:
+        return 0
+    checkpoint.require(ready.identity)
+    checkpoint.verify(rank=world.place.rank, ranks=world.place.world_size)
+    checkpoint.check_names(engine)
+    sequence, micro = ready.config.sequence, ready.config.batch.micro_size
+    height, width = ready.source.grid
+
+    def warm_up() -> torch.Tensor:
+        shape = (micro, sequence.frames_in, 1, height, width)
+        target = torch.zeros(micro, ready.config.frames_out, 1, height, width, dtype=torch.uint8, device=world.device)
+        return engine(torch.zeros(shape, device=world.device), target, torch.ones_like(target, dtype=torch.bool))
+
+    write_state(engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
+    logger.info("resumed from %s", checkpoint.path)
+    return checkpoint.step
+
+
+def _finish(ready: Plan) -> None:
+    """Export the weights from the last checkpoint and mark the run as done."""
+    checkpoint = latest(ready.folder.checkpoints)
+    assert checkpoint is not None, "the last step saves a checkpoint"
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in checkpoint.parameters().items()}
+    path = ready.folder.weights
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
+    shutil.move(partial, path)
+    ready.folder.finish(ready.identity, steps=checkpoint.step, weights=file_hash(path))

@@ -1,0 +1,105 @@
+"""Every op compiles within budget for every target, on a machine that has none of them."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks.compile_kernels import TARGETS, Job, Row, compile_job, jobs, main, marks, over_budget
+from simcast_kernels.dispatch import interpreter_is_on
+from simcast_kernels.registry import op_names
+
+needs_compiler = pytest.mark.skipif(interpreter_is_on(), reason="TRITON_INTERPRET=1 turns kernels into Python")
+ROW = Row(
+    op="op",
+    kernel="kernel",
+    case="case",
+    direction="forward",
+    target="sm_90",
+    options="",
+    registers=40,
+    spill_bytes=0,
+    shared_bytes=0,
+    marks="",
+    seconds=1.0,
+    spills_expected="",
+)
+ONE_EACH = jobs(op_names(), list(TARGETS), directions=("forward", "backward"), first_only=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize("job", ONE_EACH, ids="-".join)
+def test_dispatched_kernel_is_within_budget(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    rows = compile_job(job)
+    assert rows, "a forward and a backward launch something"
+    for row in rows:
+        assert not over_budget(row)
+        assert 0 < row.registers <= (512 if row.target == "gfx942" else 255)
+
+
+@needs_compiler
+def test_weighted_mse_moves_memory_in_16_byte_accesses(tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (row,) = compile_job(Job("weighted_mse", "sevir-student", "forward", "sm_90"))
+    counts = dict(mark.split(":") for mark in row.marks.split())
+    steps = dict(option.split("=") for option in row.options.split())["STEPS"]
+    assert counts["ld16"] == counts["st16"] == steps, (
+        "each step loads 4 fp32 predictions and stores 4 gradients at once"
+    )
+    assert counts["bar"] == "2", "the sum over the warps alone; more means exchanges through shared memory"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"shared_bytes": 232_449}, "232449 bytes of shared memory, sm_90 has 232448"),
+        ({"shared_bytes": 65_537, "target": "gfx942"}, "gfx942 has 65536"),
+        ({"shared_bytes": 232_449, "spills_expected": "a reason"}, "sm_90 has 232448"),
+        ({"spill_bytes": 4}, "4 bytes spilled, sm_90 allows 0"),
+        ({"spill_bytes": 4, "target": "sm_100"}, "sm_100 allows 0"),
+        ({"spill_bytes": 68, "target": "sm_80"}, "sm_80 allows 64"),
+    ],
+)
+def test_budget_refuses(change, says):
+    assert says in over_budget(dataclasses.replace(ROW, **change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shared_bytes": 232_448},
+        {"spill_bytes": 64, "target": "sm_80"},
+        {"spill_bytes": 5000, "target": "gfx942"},
+        {"spill_bytes": 5000, "spills_expected": "a flash backward would not"},
+    ],
+)
+def test_budget_lets_pass(change):
+    assert over_budget(dataclasses.replace(ROW, **change)) == ""
+
+
+def test_a_row_over_budget_is_the_exit_status(tmp_path, monkeypatch, capsys):
+    rows = [ROW, dataclasses.replace(ROW, spill_bytes=12)]
+    monkeypatch.setattr("benchmarks.compile_kernels.compile_all", lambda work, workers: rows)
+    monkeypatch.setattr("benchmarks.compile_kernels.interpreter_is_on", lambda: False)
+    assert main(["--csv", str(tmp_path / "out.csv")]) == 1
+    assert "12 bytes spilled" in capsys.readouterr().out
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 3
+    del rows[1]
+    assert main(["--csv", str(tmp_path / "out.csv")]) == 0
+
+
+def test_marks_count_instructions_by_width():
+    assembly = "@%p1 ld.global.v4.b32 { a, b, c, d }, [p]; ld.global.b32 { a }, [q]; st.global.v4.b32 [r], { a };"
+    assert marks(assembly) == "ld16:1 ld:2 st16:1 st:1"
+    assert marks("global_load_dwordx4 v[0:3]\n v_mfma_f32_32x32x8_bf16 a\n s_barrier") == "mfma:1 ld16:1 ld:1 bar:1"
+
+
+def test_every_case_direction_and_target_is_a_job():
+    every = jobs(["weighted_mse"], ["sm_90", "gfx942"], directions=("forward", "backward"))
+    assert len(every) == len(set(every)) >= 4 * 8
+
+
+def test_a_process_of_the_interpreter_compiles_nothing(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with pytest.raises(RuntimeError, match="unset it to compile"):
+        compile_job(ONE_EACH[0])

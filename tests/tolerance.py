@@ -1,0 +1,44 @@
+"""How near a kernel must be to its twin: a bound set by the twin's own rounding, both judged against float64."""
+
+import torch
+from torch import Tensor
+
+RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
+
+
+def assert_tensor_close(name: str, got: Tensor, *, twin: Tensor, exact: Tensor, truncates_bf16: bool = False) -> None:
+    """Assert that ``got`` is as good an approximation of ``exact`` as ``twin`` is, but for a factor of two.
+
+    The largest error may be twice the twin's, plus what adding and taking away 0.3 in the result's dtype costs (so
+    let results be of order 1); the root mean square of the error must be below 1e-6 (float32) or 5e-3 (bfloat16) of
+    the result's own.
+
+    Args:
+        name: what is compared, for the message.
+        got: the kernel's result.
+        twin: the twin's result in the same dtype.
+        exact: the twin's result in float64.
+        truncates_bf16: Triton's interpreter cuts bfloat16 where a GPU rounds: 2^-7 of each element comes on top.
+    """
+    assert got.dtype == twin.dtype, f"{name}: dtype {got.dtype}, the twin's is {twin.dtype}"
+    assert got.shape == exact.shape, f"{name}: shape {tuple(got.shape)}, should be {tuple(exact.shape)}"
+    assert exact.dtype == torch.float64, f"{name}: the exact result must be float64, not {exact.dtype}"
+    assert torch.isfinite(got).all(), f"{name}: {int((~torch.isfinite(got)).sum())} elements are not finite"
+    error = (got.double() - exact).abs()
+    rounded = exact.to(got.dtype)
+    floor = 2 * ((rounded + 0.3 - 0.3) - rounded).abs().max().item()
+    bound = 2 * (twin.double() - exact).abs().max() + floor
+    if truncates_bf16 and got.dtype == torch.bfloat16:
+        bound = bound + 2**-7 * exact.abs()
+    excess = (error - bound).max().item()
+    assert excess <= 0, f"{name}: error {error.max().item():.3g} passes its bound by {excess:.3g}"
+    ratio = (error.square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-300)).item()
+    assert ratio < RMS_RATIO[got.dtype], f"{name}: RMS error ratio {ratio:.3g}, bound {RMS_RATIO[got.dtype]:.3g}"
+
+
+def assert_sum_close(name: str, got: Tensor, *, exact: Tensor, terms: Tensor) -> None:
+    """Assert that a float32 sum is within 4 eps of the sum of its terms' magnitudes, ``terms``, of ``exact``."""
+    assert got.dtype == torch.float32, f"{name}: dtype {got.dtype}, a sum must be float32"
+    assert exact.dtype == torch.float64, f"{name}: the exact sum must be float64, not {exact.dtype}"
+    error, bound = abs(got.double().item() - exact.item()), 4 * torch.finfo(torch.float32).eps * terms.item()
+    assert error <= bound, f"{name}: {got.item():.9g} is {error:.3g} from {exact.item():.9g}, bound {bound:.3g}"

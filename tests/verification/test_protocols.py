@@ -1,0 +1,118 @@
+"""Protocols are data: hashed by what they compute, refused where they cannot mean what they say."""
+
+import dataclasses
+
+import pytest
+
+from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, protocol_for, resolve_protocol
+
+GLOBAL = PROTOCOLS["sevir-global"]
+
+
+def test_every_protocol_stands_under_its_name_and_hashes_differ():
+    assert {name: protocol.name for name, protocol in PROTOCOLS.items()} == {name: name for name in PROTOCOLS}
+    assert len({protocol.hash for protocol in PROTOCOLS.values()}) == len(PROTOCOLS)
+    assert all(protocol.source for protocol in PROTOCOLS.values())
+
+
+def test_hashes_are_those_of_published_results():
+    # A hash stands beside numbers on pages; a change here declares that numbers of the same name were made otherwise.
+    assert {name: protocol.hash for name, protocol in PROTOCOLS.items()} == {
+        "sevir-global": "34141d47e456",
+        "sevir-lead-mean": "a81b2d82da2d",
+        "sevir-global-released": "fd35a505ed98",
+        "sevir-lead-mean-released": "46f3ec1fec1e",
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thresholds": (16.0, 74.0, 133.0, 160.0, 181.0, 220.0)},
+        {"labels": ("a", "b", "c", "d", "e", "f")},
+        {"unit": "px"},
+        {"scale": 254.0},
+        {"comparison": "released"},
+        {"aggregation": "lead-mean"},
+        {"missing": None},
+        {"missing_rule": "non-event"},
+        {"epsilon": 1e-4},
+    ],
+)
+def test_everything_that_moves_a_number_moves_the_hash(change):
+    changed = dataclasses.replace(GLOBAL, **change)
+    assert changed.hash != GLOBAL.hash
+    same_counts = set(change) <= {"aggregation", "epsilon"}
+    assert (changed.counting_hash == GLOBAL.counting_hash) == same_counts
+
+
+def test_name_and_source_and_int_thresholds_do_not_move_the_hash():
+    other = protocol_for("mine", (16, 74, 133, 160, 181, 219), source="elsewhere")
+    assert other.hash == GLOBAL.hash
+    assert dataclasses.replace(GLOBAL, thresholds=(16, 74, 133, 160, 181, 219), scale=255).hash == GLOBAL.hash
+
+
+def test_json_comes_back():
+    for protocol in PROTOCOLS.values():
+        assert ScoreProtocol.from_json(protocol.to_json()) == protocol
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"name": "x"}'])
+def test_other_json_is_refused(text):
+    with pytest.raises(ValueError, match="JSON of a verification protocol"):
+        ScoreProtocol.from_json(text)
+
+
+def test_rain_rate_thresholds_are_named_in_their_unit_and_compared_as_codes():
+    codes = (47.6, 87.7, 114.2, 134.3, 166.1)
+    rain = protocol_for("mrms-global", codes, ("0.5", "2", "5", "10", "30"), unit="mm/h")
+    assert rain.labels == ("0.5", "2", "5", "10", "30")
+    assert rain.thresholds == codes
+
+
+def test_a_threshold_on_a_code_up_to_rounding_is_that_code():
+    assert protocol_for("x", (134.0000000001, 160.9999999)).thresholds == (134.0, 161.0)
+    assert protocol_for("x", (134.3333,)).thresholds == (134.3333,)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "options", "says"),
+    [
+        ((0.5, 2.0, 5.0, 10.0, 30.0), {"unit": "mm/h"}, "0.5 is no code.*mm/h into the data set's code"),
+        ((2.0, 5.0, 10.0), {"unit": "mm/h"}, "repeat the labels in mm/h; give the data set's codes of 2, 5, 10 mm/h"),
+        ((0.154, 0.775), {}, "0.154 is no code"),
+        ((74.0, 16.0), {}, r"must ascend; try \(16.0, 74.0\)"),
+        ((74.0, 74.0), {}, "must ascend"),
+        ((16.0, 300.0), {}, "300 is no code of the data set, whose echoes have codes 1 to 254"),
+        ((16.0, 255.0), {}, "255 is no code"),
+        ((0.0, 16.0), {}, "0 is no code"),
+        ((float("nan"),), {}, "nan is no code"),
+        ((), {}, "no thresholds"),
+        ((16.0, 74.0), {"labels": ("16",)}, "2 thresholds .* and 1 labels"),
+        ((16.0, 74.0), {"labels": ("16", "16")}, "repeat themselves"),
+        ((16.0,), {"labels": ("mean",)}, "cannot stand in a key"),
+        ((16.0,), {"labels": ("0.5 mm/h",)}, "cannot stand in a key"),
+        ((16.0,), {"aggregation": "per-frame"}, "aggregation='per-frame' is not one of"),
+        ((16.0,), {"missing": 300}, "missing=300 is no 8-bit code"),
+        ((16.0,), {"scale": 0.0}, "scale=0.0 must be positive"),
+    ],
+)
+def test_wrong_thresholds_are_refused_with_what_would_be_right(thresholds, options, says):
+    with pytest.raises(ValueError, match=says):
+        protocol_for("radar", thresholds, **options)
+
+
+def test_code_255_may_be_a_threshold_where_it_is_no_missing_code():
+    assert protocol_for("x", (255.0,), missing=None).thresholds == (255.0,)
+
+
+def test_a_negative_epsilon_is_refused():
+    with pytest.raises(ValueError, match="epsilon"):
+        dataclasses.replace(GLOBAL, epsilon=-1e-4)
+
+
+def test_names_are_resolved_and_unknown_ones_get_the_nearest():
+    assert resolve_protocol("sevir-global") is GLOBAL
+    assert resolve_protocol(GLOBAL) is GLOBAL
+    with pytest.raises(KeyError, match="did you mean 'sevir-lead-mean'"):
+        resolve_protocol("sevir-leadmean")

@@ -1,0 +1,77 @@
+"""Against what the released Earthformer evaluator answers on the same fields (golden/verification)."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from simcast_hpc.verification import PROTOCOLS, count, score, scores
+from tests.shared_data import shared
+
+LABELS = PROTOCOLS["sevir-global"].labels
+
+
+@pytest.fixture(scope="module")
+def golden():
+    answers = json.loads(shared("golden/verification/scores.json").read_text())["earthformer_sevir_skill_score"]
+    fields = load_file(shared("golden/verification/scores.safetensors"))
+    # The evaluator saw the two batches one after the other; its totals are those of all their windows.
+    return answers, fields["target"].flatten(0, 1), fields["prediction"].flatten(0, 1)
+
+
+def compare(ours, answers, *, suffix=""):
+    for label in LABELS:
+        expected = answers[label]
+        assert ours[f"csi/{label}{suffix}"] == pytest.approx(expected["csi"], abs=1e-6)
+        assert ours[f"pod/{label}{suffix}"] == pytest.approx(expected["pod"], abs=1e-6)
+        assert 1 - ours[f"far/{label}{suffix}"] == pytest.approx(expected["sucr"], abs=1e-6)
+    assert ours[f"csi/mean{suffix}"] == pytest.approx(answers["avg"]["csi"], abs=1e-6)
+    assert ours[f"pod/mean{suffix}"] == pytest.approx(answers["avg"]["pod"], abs=1e-6)
+    assert 1 - ours[f"far/mean{suffix}"] == pytest.approx(answers["avg"]["sucr"], abs=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "protocol"), [("0", "sevir-global-released"), ("2", "sevir-lead-mean-released")])
+def test_pooled_and_lead_averaged_modes(golden, mode, protocol):
+    answers, target, prediction = golden
+    compare(score(target, prediction, protocol=protocol), answers[mode])
+
+
+def test_the_mode_of_one_value_per_lead(golden):
+    answers, target, prediction = golden
+    ours = score(target, prediction, protocol="sevir-global-released", per_lead=True)
+    leads = len(answers["1"]["16"]["csi"])
+    assert leads == target.shape[1]
+    for lead in range(leads):
+        at_lead = {label: {name: values[lead] for name, values in row.items()} for label, row in answers["1"].items()}
+        compare(ours, at_lead, suffix=f"/lead/{lead + 1}")
+
+
+def test_streamed_batches_answer_the_same(golden):
+    answers, target, prediction = golden
+    protocol = PROTOCOLS["sevir-global-released"]
+    half = len(target) // 2
+    first = count(target[:half], prediction[:half], protocol=protocol, events=["a"] * half)
+    second = count(target[half:], prediction[half:], protocol=protocol, events=["b"] * (len(target) - half))
+    compare(scores(first.merge(second)), answers["0"])
+
+
+def test_an_honest_comparison_moves_csi_219_alone(golden):
+    answers, target, prediction = golden
+    honest = score(target, prediction, protocol="sevir-global")
+    assert honest["csi/219"] == pytest.approx(0.42243, abs=5e-6)
+    for label in LABELS[:-1]:
+        assert honest[f"csi/{label}"] == pytest.approx(answers["0"][label]["csi"], abs=2e-6)
+
+
+def test_codes_answer_as_the_floats_made_from_them(golden):
+    _, target, prediction = golden
+    target_codes = (target.double() * 255).round().to(torch.uint8)
+    for protocol in PROTOCOLS.values():
+        # 385 target pixels hold 1.0, which as a code would be the missing one.
+        every_code = dataclasses.replace(protocol, missing=None)
+        from_floats = count(target, prediction, protocol=every_code)
+        from_codes = count(target_codes, prediction, protocol=every_code)
+        for name in ("hits", "misses", "false_alarms", "correct_negatives", "squared_error", "absolute_error"):
+            assert torch.equal(getattr(from_floats, name), getattr(from_codes, name)), name
