@@ -5,10 +5,12 @@
 Each launch is specialised exactly as dispatch would launch it, by Triton's own ``warmup`` under a driver that only
 names the target. The table shows what the compiler made of it: registers, bytes spilled, shared memory and the
 instructions that matter. A launch fails its budget if it takes more shared memory than the target has, or if it
-spills on sm_90 or sm_100, or more than 64 bytes on sm_80. Rows of gfx942, and of cases that expect to spill and say
-why, are printed only; too much shared memory fails always. The exit status is 1 if any row fails.
+spills on sm_90 or sm_100, or more than 64 bytes on sm_80. Spills on gfx942, of candidates that dispatch does not pick,
+and of cases that expect them and say why, are printed only. The exit status is 1 if any row fails.
 """
 
+# Pyright takes the methods that Triton's driver class declares without a body to return None.
+# pyright: reportIncompatibleMethodOverride=false
 import argparse
 import contextlib
 import csv
@@ -72,6 +74,7 @@ class Row:
     direction: str
     target: str
     options: str
+    dispatched: bool
     registers: int
     spill_bytes: int
     shared_bytes: int
@@ -94,7 +97,8 @@ def over_budget(row: Row) -> str:
     target = TARGETS[row.target]
     if row.shared_bytes > target.shared_bytes:
         return f"{row.shared_bytes} bytes of shared memory, {row.target} has {target.shared_bytes}"
-    if target.spill_bytes is not None and row.spill_bytes > target.spill_bytes and not row.spills_expected:
+    may_spill = target.spill_bytes is None or not row.dispatched or row.spills_expected
+    if not may_spill and row.spill_bytes > (target.spill_bytes or 0):
         return f"{row.spill_bytes} bytes spilled, {row.target} allows {target.spill_bytes}"
     return ""
 
@@ -135,6 +139,7 @@ def compile_job(job: Job) -> list[Row]:
                 direction=job.direction,
                 target=job.target,
                 options=" ".join(f"{k}={v}" for k, v in launch.options.items()),
+                dispatched=launch.dispatched,
                 registers=registers,
                 spill_bytes=spill_bytes,
                 shared_bytes=compiled.metadata.shared,
@@ -262,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with options.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=[f.name for f in fields(Row)])
         writer.writeheader()
-        writer.writerows(map(asdict, rows))
+        writer.writerows(asdict(row) for row in rows)
     failures = sum(bool(over_budget(row)) for row in rows)
     print(
         f"{len(rows)} launches compiled in {time.perf_counter() - began:.0f} s, {failures} over budget; {options.csv}"

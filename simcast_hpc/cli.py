@@ -5,8 +5,7 @@ import sys
 import typer
 
 from simcast_hpc.commands import data, evaluate, pipeline, report, rollout, train
-from simcast_hpc.config import ConfigError
-from simcast_hpc.data.spec import DataError
+from simcast_hpc.config import SimcastError
 
 app = typer.Typer(
     name="simcast",
@@ -24,10 +23,10 @@ app.command("report")(report.report)
 
 
 def main() -> None:
-    """Run the command line; a refusal is a message and exit status 2, never a traceback."""
+    """Run the command line; a refusal is a message and status 2, a foreseen failure one and status 1."""
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
         app(arguments)
-    except (ConfigError, DataError) as refusal:
+    except SimcastError as refusal:
         print(f"simcast: {refusal}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(2 if isinstance(refusal, ValueError) else 1) from None

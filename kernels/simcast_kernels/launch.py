@@ -13,13 +13,15 @@ class Launch:
     """A jitted kernel with its grid, its run-time arguments and its options.
 
     ``arguments`` are passed by position; ``options`` hold the kernel's ``constexpr`` values and the launch options
-    (``num_warps``, ``num_stages``). Tensors may be on ``meta``: such a launch can be compiled, not run.
+    (``num_warps``, ``num_stages``). Tensors may be on ``meta``: such a launch can be compiled, not run. A launch that
+    is not ``dispatched`` is a candidate that is compiled and shown, but that no call takes.
     """
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
+    dispatched: bool = True
 
     def run(self) -> None:
         """Start the kernel on the device, and on the current stream there, of its first tensor argument."""

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from simcast_hpc.data.spec import MISSING_CODE
+from simcast_hpc.data.encoding import MISSING_CODE
 
 from .frames import as_codes, checked_frames
 
@@ -39,7 +39,7 @@ class PhysicalCode(Protocol):
         """Return values in ``unit``; NaN where a uint8 code is missing."""
         ...
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
+    def encode(self, physical: np.ndarray) -> np.ndarray:
         """Return uint8 codes of values in ``unit``, clipped to the codes that there are."""
         ...
 
@@ -91,7 +91,8 @@ class Extrapolation:
         """Return codes ``[frames_out, H, W]`` after the frames ``[T, H, W]``."""
         field = self._to_linear(codes[-1])
         velocity = self.motion(codes)
-        advected = self._advect(field, velocity, frames_out, outval=0.0)
+        # "constant" would blank the whole edge row at a hundredth of a pixel of inflow; this blends over one pixel.
+        advected = self._advect(field, velocity, frames_out, outval=0.0, map_coordinates_mode="grid-constant")
         return np.minimum(self._from_linear(np.maximum(advected, 0.0)), MISSING_CODE - 1)
 
     def motion(self, codes: np.ndarray) -> np.ndarray:

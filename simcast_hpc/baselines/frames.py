@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from simcast_hpc.data.spec import MISSING_CODE
-from simcast_hpc.verification.counting import code_to_unit
+from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import MISSING_CODE
 
 
 def checked_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, at_least: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simcast_hpc.config import SynthesisConfig, from_mapping
+from simcast_hpc.config import SynthesisConfig
 
 app = typer.Typer(help="Make and look at data.", no_args_is_help=True)
 _DEFAULTS = SynthesisConfig()
@@ -29,16 +29,12 @@ def synth(
     """Write a synthetic archive in SEVIR's layout; the same call gives the same bytes."""
     from simcast_hpc.data.synthetic import write_archive
 
-    asked = from_mapping(
-        SynthesisConfig,
-        {
-            "seed": seed,
-            "size": size,
-            "frames_per_event": frames,
-            "train_events": train,
-            "val_events": val,
-            "test_events": test,
-        },
+    made = write_archive(
+        root,
+        seed=seed,
+        size=size,
+        frames_per_event=frames,
+        events={"train": train, "val": val, "test": test},
     )
-    write_archive(root, asked)
-    print(f"{train} + {val} + {test} events of {frames} frames of {size} x {size} stand in {root}")
+    said = f"{train} + {val} + {test} events of {frames} frames of {size} x {size}"
+    print(f"{said} {'written to' if made else 'stand already in'} {root}")

@@ -10,3 +10,4 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Lay key=value over the configuration: --set batch.micro_size=2", show_default=False),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Do not print the resolved configuration.")]

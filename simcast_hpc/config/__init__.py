@@ -6,7 +6,7 @@ batch size is memory, accumulation follows from both and the number of ranks. Im
 """
 
 from .pipeline import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
-from .reading import ConfigError, StrictModel, from_mapping, read_config, to_yaml
+from .reading import ConfigError, SimcastError, StrictModel, from_mapping, read_config, to_yaml
 from .run import (
     BatchConfig,
     CheckpointConfig,
@@ -40,6 +40,7 @@ __all__ = [
     "SequenceConfig",
     "SharedConfig",
     "SimVPConfig",
+    "SimcastError",
     "Stage",
     "StrictModel",
     "StudentConfig",

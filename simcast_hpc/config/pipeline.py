@@ -34,7 +34,7 @@ class EvaluationConfig(StrictModel):
     """What is verified after training: on which windows, under which protocols, beside which baselines."""
 
     split: Literal["train", "val", "test"] = "test"
-    protocols: tuple[str, ...] = ("default-global", "default-lead-mean")
+    protocols: tuple[str, ...] = ("global", "lead-mean")
     baselines: tuple[str, ...] = ("persistence",)
     batch_size: PositiveInt = 8
     min_observed_pixels: int = Field(default=1000, ge=0)
@@ -53,7 +53,7 @@ class PipelineConfig(SharedConfig):
 
     ``stages`` maps a stage's name to the fields in which it differs from the shared ones; ``stage`` defaults to
     the name. With ``time_budget_minutes`` the steps of all stages are scaled down together, once, before the
-    first starts, so that training fits (never up).
+    first starts, so that training fits (never up); ``asked_steps`` then keeps what was asked for.
     """
 
     stages: dict[str, dict[str, Any]]
@@ -61,6 +61,7 @@ class PipelineConfig(SharedConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
     time_budget_minutes: PositiveFloat | None = None
+    asked_steps: dict[str, PositiveInt] | None = None
 
     @model_validator(mode="after")
     def _stages_are_runs(self) -> Self:

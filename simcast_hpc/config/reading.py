@@ -11,7 +11,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
-class ConfigError(ValueError):
+class SimcastError(Exception):
+    """An end that the program foresaw: its message is for the user, and no traceback is wanted."""
+
+
+class ConfigError(SimcastError, ValueError):
     """A configuration that cannot be used; the message names every key, its value and what would be right."""
 
 

@@ -153,8 +153,9 @@ class EngineConfig(StrictModel):
 class StudentConfig(StrictModel):
     """The short-to-long distillation (SimCast section 3.3).
 
-    ``teacher`` is the teacher's run folder. ``rollouts`` is ``online``, or the folder that ``simcast rollout``
-    filled. Pseudo-frames are rounded to ``pseudo_dtype`` either way. ``extension`` ``oracle`` uses the event's
+    ``teacher`` is the teacher's run folder. ``rollouts`` is ``online``, or ``cached`` for what ``simcast rollout``
+    stored in the run folder's own ``rollouts``, or another such folder. Pseudo-frames are rounded to
+    ``pseudo_dtype`` either way. ``extension`` ``oracle`` uses the event's
     own later frames, ``none`` does not extend: the controls that the paper lacks.
     """
 
@@ -216,6 +217,13 @@ class TrainConfig(SharedConfig):
     def frames_out(self) -> int:
         """Frames the trained model puts out: the teacher's short horizon or the long one."""
         return self.sequence.teacher_frames_out if self.stage == "teacher" else self.sequence.frames_out
+
+    @property
+    def rollout_dir(self) -> Path | None:
+        """The folder of stored pseudo-frames; None where the teacher makes them online."""
+        if self.student.rollouts == "online":
+            return None
+        return self.run_dir / "rollouts" if self.student.rollouts == "cached" else Path(self.student.rollouts)
 
     def science(self) -> dict[str, Any]:
         """Return what decides the result of this run, by dotted key: not where it runs, on what, or how it is logged.

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the LZ4 and Zstd filters with h5py
@@ -110,9 +111,18 @@ class ArchiveSource:
             raise DataError(f"{self._path(event.file_name)}: event {event.id} cannot be read: {error}") from error
         return np.ascontiguousarray(np.moveaxis(stored[..., : self.frames], -1, 0))
 
-    @cached_property
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """UTC dates of the events, each once, in order."""
+        return tuple(sorted({event.time.date().isoformat() for event in self.events}))
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the chosen windows and of the files' bytes (all of a small file, 256 blocks of a large one)."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(f"{self.frames} {self.window_stride} {self.frame_stride}".encode())
         for event in self.events:
             digest.update(f"{event.id} {event.file_name} {event.file_index} {event.time.isoformat()}\n".encode())
@@ -140,7 +150,7 @@ class ArchiveSource:
         assert isinstance(stored, h5py.Dataset)
         return stored
 
-    def __getstate__(self) -> dict[str, object]:
+    def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handles": (-1, {})}
 
     def _check_file(self, file_name: str, rows: list[Event]) -> tuple[int, int, int]:

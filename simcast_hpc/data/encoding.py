@@ -5,7 +5,7 @@ Every encoding is the same three functions. ``decode`` turns codes into float32 
 that share a value. ``code_of`` places a physical threshold on the code axis such that, for every code,
 ``code >= code_of(value)`` is ``decode(code) >= value``. A threshold that equals a code's value to float32 gives that
 code exactly, so the code on the threshold is an event; a threshold between two codes gives a fraction between them,
-so it can never tie with a code.
+so it can never tie with a code, and one between none and the lowest value stands half a code under that.
 """
 
 from functools import cached_property
@@ -60,8 +60,16 @@ class _Coding(BaseModel):
         """
         if np.isnan(value):
             raise ValueError("a threshold must be a number, got NaN")
-        tie = np.flatnonzero(self._values.astype(np.float32) == np.float32(value))
-        return float(tie[0]) if tie.size else self._place(value)
+        values = self._values.astype(np.float32)
+        first = int(np.searchsorted(values, np.float32(value)))
+        if first <= LAST_CODE and values[first] == np.float32(value):
+            return float(first)
+        place = self._place(value)
+        if first == 0:
+            return min(place, 0.0)
+        # Rounding may bring a value just past a code onto it; such a place stays between its two codes.
+        above_last = first > LAST_CODE
+        return max(place if above_last else min(place, first), float(np.nextafter(first - 1, first)))
 
     def _nearest(self, physical: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -96,6 +104,8 @@ class SevirVil(_Coding):
     def _place(self, value: float) -> float:
         if value <= 0:
             return 0.0
+        if value < self._values[6]:
+            return 5.5
         if value > self._values[-1]:
             return 83.9 + 38.9 * float(np.log(value))
         # The published formula jumps between 18 and 19, so its branches have no common inverse there.

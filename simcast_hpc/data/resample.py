@@ -36,6 +36,7 @@ class ResampledSource:
             )
         self.inner, self.factor = inner, factor
         self._from, self._into = spec.encoding, target.encoding
+        self.dates = inner.dates
         self.frames, self.grid = inner.frames, (height // factor, width // factor)
         recipe = f"{inner.fingerprint} {factor} {self._from!r} {self._into!r}"
         self.fingerprint = hashlib.sha256(recipe.encode()).hexdigest()[:16]

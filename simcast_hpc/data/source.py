@@ -37,6 +37,11 @@ class WindowSource(Protocol):
         """Short hex hash of the content: equal data gives an equal one wherever it stands."""
         ...
 
+    @property
+    def dates(self) -> tuple[str, ...]:
+        """UTC dates of the events, each once: independent weather is at most that many."""
+        ...
+
     def __len__(self) -> int:
         """Return the number of windows."""
         ...

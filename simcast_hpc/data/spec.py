@@ -12,16 +12,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from simcast_hpc.config import ConfigError, StrictModel, read_config
+from simcast_hpc.config import ConfigError, SimcastError, StrictModel, read_config
 
-from .encoding import Encoding
+from .encoding import MISSING_CODE, Encoding
 
 Split = Literal["train", "val", "test", "all"]
 SplitChooser = Callable[[str, datetime], str]
-MISSING_CODE = 255
 
 
-class DataError(ValueError):
+class DataError(SimcastError, ValueError):
     """Data that cannot be used; the message names the file, what is wrong with it and what would be right."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from simcast_hpc.data.spec import MISSING_CODE
+from simcast_hpc.data.encoding import MISSING_CODE
 
 from .windows import Frames
 

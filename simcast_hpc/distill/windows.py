@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.order import draw
-from simcast_hpc.data.spec import MISSING_CODE
 
 
 class Sample(NamedTuple):
@@ -32,13 +33,10 @@ class Frames(NamedTuple):
 
 
 def to_frames(stored: torch.Tensor) -> Frames:
-    """Return uint8 codes (255 missing) or fp16 / fp32 values (NaN missing) as floats in [0, 1] and a mask.
-
-    The division by 255 is correctly rounded, so a code and its threshold meet exactly (design of the loss).
-    """
+    """Return uint8 codes (255 missing) or fp16 / fp32 values (NaN missing) as floats in [0, 1] and a mask."""
     if stored.dtype == torch.uint8:
         valid = stored != MISSING_CODE
-        return Frames(torch.where(valid, stored.float() / 255.0, 0.0), valid)
+        return Frames(torch.where(valid, code_to_unit(stored), 0.0), valid)
     values = stored.float()
     valid = ~torch.isnan(values)
     return Frames(torch.where(valid, values, 0.0), valid)

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from simcast_hpc.config import SimcastError
 
-class PlaceError(RuntimeError):
+
+class PlaceError(SimcastError, RuntimeError):
     """The launcher's variables do not say where this process stands."""
 
 

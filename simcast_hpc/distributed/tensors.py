@@ -29,8 +29,8 @@ def read_state(engine: Any) -> Iterator[tuple[str, Tensors]]:
             state = engine.optimizer.state[parameter]
             yield name, {"param": parameter.data.float(), **{key: state[key] for key in MOMENTS}}
         else:
-            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
-            yield name, {"param": safe_get_full_fp32_param(parameter), **moments}
+            moments = {key: _present(safe_get_full_optimizer_state(parameter, key), name) for key in MOMENTS}
+            yield name, {"param": _present(safe_get_full_fp32_param(parameter), name), **moments}
 
 
 def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, warm_up: Callable[[], Any]) -> None:
@@ -42,8 +42,8 @@ def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, war
         step: optimizer steps that the state has seen.
         warm_up: runs one forward pass and returns its loss: DeepSpeed makes optimizer state at the first step only.
     """
+    from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-    from deepspeed.zero import GatheredParameters
 
     for _ in range(engine.gradient_accumulation_steps()):
         engine.backward(warm_up() * 0.0)
@@ -55,22 +55,48 @@ def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, war
             for key in MOMENTS:
                 engine.optimizer.state[parameter][key].copy_(tensors[key])
             continue
+        if hasattr(parameter, "ds_id"):
+            _write_partition(parameter, tensors)
+            with GatheredParameters([parameter], modifier_rank=0):  # what forward reads is another, partitioned copy
+                parameter.data.copy_(tensors["param"])
+            continue
         safe_set_full_fp32_param(parameter, tensors["param"])
         for key in MOMENTS:
             safe_set_full_optimizer_state(parameter, tensors[key], key)
-        if hasattr(parameter, "ds_id"):  # ZeRO-3: forward reads a partitioned copy that the setter leaves alone
-            with GatheredParameters([parameter], modifier_rank=0):
-                parameter.data.copy_(tensors["param"])
-        else:
-            parameter.data.copy_(tensors["param"])
+        parameter.data.copy_(tensors["param"])
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in inner.state.values():
         if "step" in state:
             state["step"].fill_(step)
 
 
+def _write_partition(parameter: Any, tensors: Tensors) -> None:
+    """Write this rank's part of one parameter's state under ZeRO-3.
+
+    DeepSpeed 0.19.8's setters of whole tensors overrun a tensor whose size the ranks do not divide, since the last
+    partition is padded; those of a local partition take the padded part as it is.
+    """
+    from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    partition = safe_get_local_fp32_param(parameter).numel()
+    first = partition * torch.distributed.get_rank(parameter.ds_process_group)
+
+    def part(tensor: torch.Tensor) -> torch.Tensor:
+        flat = tensor.flatten()[first : first + partition]
+        return torch.nn.functional.pad(flat, (0, partition - flat.numel()))
+
+    safe_set_local_fp32_param(parameter, part(tensors["param"]))
+    for key in MOMENTS:
+        safe_set_local_optimizer_state(parameter, part(tensors[key]), key)
+
+
 def _parameters(engine: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return ((name, parameter) for name, parameter in engine.module.named_parameters() if parameter.requires_grad)
+
+
+def _present(tensor: torch.Tensor | None, name: str) -> torch.Tensor:
+    assert tensor is not None, f"DeepSpeed holds no state of {name}: a checkpoint wants at least one optimizer step"
+    return tensor
 
 
 def _is_plain(engine: Any) -> bool:

@@ -18,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.tensors import Tensors, parameter_names, read_state
 from simcast_hpc.distributed.world import World
 from simcast_hpc.observe.run_folder import file_hash, write_whole
@@ -26,7 +27,7 @@ _MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.05
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(SimcastError, RuntimeError):
     """A checkpoint could not be written, is damaged, or belongs to another run."""
 
 

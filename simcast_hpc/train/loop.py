@@ -6,10 +6,11 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from simcast_hpc.config import SimcastError
 from simcast_hpc.distill.windows import Sample
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(SimcastError, RuntimeError):
     """A loss became infinite or NaN; no weight was changed by it."""
 
 

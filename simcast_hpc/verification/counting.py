@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simcast_hpc.data.codes import code_to_unit
+
 from .protocols import ScoreProtocol
 from .statistics import SUMS, Statistics, group_events, merge
 
@@ -41,14 +43,6 @@ class Accumulator:
         merged = merge(self._parts)
         self._parts = [merged]
         return merged
-
-
-def code_to_unit(codes: Tensor, scale: float = 255.0) -> Tensor:
-    """Turn uint8 codes into float32 ``codes / scale`` by correctly rounded division.
-
-    The divisor is a tensor because CUDA multiplies by the reciprocal of a scalar, which puts 219 / 255 below itself.
-    """
-    return codes.to(torch.float32) / torch.full((), scale, dtype=torch.float32, device=codes.device)
 
 
 def count(

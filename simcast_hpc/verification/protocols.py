@@ -23,7 +23,8 @@ _CHOICES = {
     "aggregation": ("global", "lead-mean"),
     "missing_rule": ("excluded", "non-event"),
 }
-_RATE_UNITS = ("mm/h", "mm h-1", "kg/m2", "kg m-2", "mm")
+# In these units a threshold may equal its code; in others (mm/h, kg/m^2) that is a forgotten conversion.
+_CODE_LIKE_UNITS = ("code", "dBZ")
 # A threshold computed from a logarithm lands beside its code by a few units in the last place; it means the code.
 _ON_A_CODE = 1e-6
 
@@ -89,8 +90,7 @@ class ScoreProtocol:
                     f"protocol {self.name!r}: label {label!r} cannot stand in a key such as csi/<label>; "
                     "use the bare number, such as 219 or 0.5"
                 )
-        same = self.unit in _RATE_UNITS and all(map(_names_value, self.labels, self.thresholds))
-        if same:
+        if self.unit not in _CODE_LIKE_UNITS and all(map(_names_value, self.labels, self.thresholds)):
             raise ValueError(
                 f"protocol {self.name!r}: thresholds {self.thresholds} repeat the labels in {self.unit}; give the "
                 f"data set's codes of {', '.join(self.labels)} {self.unit} as thresholds and keep the labels"
@@ -104,8 +104,9 @@ class ScoreProtocol:
                 f"protocol {self.name!r}: thresholds {self.thresholds} must ascend; "
                 f"try {tuple(sorted(set(self.thresholds)))}"
             )
+        lowest = 1 if self.unit == "code" else 0.5  # half a code is "any echo" for an encoding's place of a threshold
         highest = 254 if self.missing == 255 else 255
-        outside = [threshold for threshold in self.thresholds if not 1 <= threshold <= highest]
+        outside = [threshold for threshold in self.thresholds if not lowest <= threshold <= highest]
         if outside:
             raise ValueError(
                 f"protocol {self.name!r}: threshold {outside[0]:g} is no code of the data set, whose echoes have codes "

@@ -16,6 +16,7 @@ ROW = Row(
     direction="forward",
     target="sm_90",
     options="",
+    dispatched=True,
     registers=40,
     spill_bytes=0,
     shared_bytes=0,
@@ -70,6 +71,7 @@ def test_budget_refuses(change, says):
         {"shared_bytes": 232_448},
         {"spill_bytes": 64, "target": "sm_80"},
         {"spill_bytes": 5000, "target": "gfx942"},
+        {"spill_bytes": 5000, "dispatched": False},
         {"spill_bytes": 5000, "spills_expected": "a flash backward would not"},
     ],
 )

@@ -14,8 +14,6 @@ SMALL = [pytest.param(c, id=c.name) for c in CASES if c.numel <= 120_000]
 LARGE = [pytest.param(c, id=c.name) for c in CASES if c.numel > 120_000]
 STEP = {"thresholds": (219.0,), "weights": (1.0, 10.0)}
 PLAIN = {"thresholds": (), "weights": (1.0,)}
-forward_op = torch.ops.simcast_kernels.weighted_mse.default
-backward_op = torch.ops.simcast_kernels.weighted_mse_backward.default
 
 
 def loss_and_grad(function, prediction: Tensor, target: Tensor, *, grad_output: float = 1.0, **table):
@@ -87,13 +85,22 @@ def weights_of(target: Tensor, **table) -> list[float]:
     return (gradient * target.numel() / (-2 * level)).tolist()
 
 
+def assert_tie_is_literal(dtype: torch.dtype, device: str) -> None:
+    codes = torch.tensor([218, 219, 220], dtype=torch.uint8, device=device)
+    target = codes if dtype == torch.uint8 else codes / torch.full((), 255.0, device=device)
+    assert weights_of(target, **STEP) == pytest.approx([1, 1, 10], rel=1e-6)
+    assert weights_of(target, inclusive=True, **STEP) == pytest.approx([1, 10, 10], rel=1e-6)
+
+
 @pytest.mark.kernel
-@pytest.mark.parametrize(("inclusive", "expected"), [(False, [1, 1, 10]), (True, [1, 10, 10])])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
-def test_tie_at_the_threshold(inclusive, expected, dtype, kernel_device):
-    codes = torch.tensor([218, 219, 220], dtype=torch.uint8, device=kernel_device)
-    target = codes if dtype == torch.uint8 else codes / torch.full((), 255.0, device=kernel_device)
-    assert weights_of(target, inclusive=inclusive, **STEP) == pytest.approx(expected, rel=1e-6)
+def test_tie_at_the_threshold(dtype, kernel_device):
+    assert_tie_is_literal(dtype, kernel_device)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32], ids=str)
+def test_tie_at_the_threshold_in_the_reference(dtype, reference_device):
+    assert_tie_is_literal(dtype, reference_device)
 
 
 @pytest.mark.kernel
@@ -105,12 +112,12 @@ def test_float_targets_beside_the_threshold(kernel_device):
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize(("inclusive", "expected"), [(False, [1, 10]), (True, [1, 10])])
-def test_threshold_between_two_codes(inclusive, expected, kernel_device):
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_threshold_between_two_codes(inclusive, kernel_device):
     target = torch.tensor([73, 74], dtype=torch.uint8, device=kernel_device)
     # In float32 this threshold is 74: compared so, code 74 would not lie above it.
     table = {"thresholds": (74 - 1e-9,), "weights": (1.0, 10.0)}
-    assert weights_of(target, inclusive=inclusive, **table) == pytest.approx(expected, rel=1e-6)
+    assert weights_of(target, inclusive=inclusive, **table) == pytest.approx([1, 10], rel=1e-6)
 
 
 @pytest.mark.kernel

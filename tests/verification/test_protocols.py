@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from simcast_hpc.data.spec import read_spec
 from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, protocol_for, resolve_protocol
 
 GLOBAL = PROTOCOLS["sevir-global"]
@@ -30,7 +31,7 @@ def test_hashes_are_those_of_published_results():
     [
         {"thresholds": (16.0, 74.0, 133.0, 160.0, 181.0, 220.0)},
         {"labels": ("a", "b", "c", "d", "e", "f")},
-        {"unit": "px"},
+        {"unit": "dBZ"},
         {"scale": 254.0},
         {"comparison": "released"},
         {"aggregation": "lead-mean"},
@@ -70,6 +71,14 @@ def test_rain_rate_thresholds_are_named_in_their_unit_and_compared_as_codes():
     assert rain.thresholds == codes
 
 
+@pytest.mark.parametrize("name", ["sevir", "mrms-4km", "fmi"])
+def test_built_in_data_sets_make_protocols(name):
+    spec = read_spec(name)
+    protocol = protocol_for(name, spec.threshold_codes(), spec.threshold_labels(), unit=spec.thresholds.unit)
+    assert protocol.labels == spec.threshold_labels()
+    assert (protocol.hash == GLOBAL.hash) == (name == "sevir")
+
+
 def test_a_threshold_on_a_code_up_to_rounding_is_that_code():
     assert protocol_for("x", (134.0000000001, 160.9999999)).thresholds == (134.0, 161.0)
     assert protocol_for("x", (134.3333,)).thresholds == (134.3333,)
@@ -78,7 +87,8 @@ def test_a_threshold_on_a_code_up_to_rounding_is_that_code():
 @pytest.mark.parametrize(
     ("thresholds", "options", "says"),
     [
-        ((0.5, 2.0, 5.0, 10.0, 30.0), {"unit": "mm/h"}, "0.5 is no code.*mm/h into the data set's code"),
+        ((0.5, 2.0, 5.0, 10.0, 30.0), {"unit": "mm/h"}, "repeat the labels in mm/h"),
+        ((0.1, 2.0), {"unit": "mm/h"}, "0.1 is no code.*mm/h into the data set's code"),
         ((2.0, 5.0, 10.0), {"unit": "mm/h"}, "repeat the labels in mm/h; give the data set's codes of 2, 5, 10 mm/h"),
         ((0.154, 0.775), {}, "0.154 is no code"),
         ((74.0, 16.0), {}, r"must ascend; try \(16.0, 74.0\)"),
@@ -100,6 +110,14 @@ def test_a_threshold_on_a_code_up_to_rounding_is_that_code():
 def test_wrong_thresholds_are_refused_with_what_would_be_right(thresholds, options, says):
     with pytest.raises(ValueError, match=says):
         protocol_for("radar", thresholds, **options)
+
+
+def test_a_threshold_below_the_first_echo_means_any_echo():
+    assert protocol_for("rain", (0.5,), ("0.05",), unit="mm/h").thresholds == (0.5,)
+
+
+def test_dbz_may_be_its_own_code():
+    assert protocol_for("meteonet", (19, 28), unit="dBZ").labels == ("19", "28")
 
 
 def test_code_255_may_be_a_threshold_where_it_is_no_missing_code():

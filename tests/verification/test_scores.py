@@ -207,10 +207,12 @@ def test_mean_csi_by_lead_over_chosen_thresholds():
 def test_a_bootstrap_over_events_needs_the_sums_alone():
     counted = count(codes(0, (8, 3, 16, 16)), codes(1, (8, 3, 16, 16)), protocol=GLOBAL)
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([
-        mean_csi(counted.select(torch.randint(8, (8,), generator=generator)), thresholds=("16", "74"))
-        for _ in range(50)
-    ])
+    draws = torch.stack(
+        [
+            mean_csi(counted.select(torch.randint(8, (8,), generator=generator)), thresholds=("16", "74"))
+            for _ in range(50)
+        ]
+    )
     low, high = torch.quantile(draws, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
     centre = mean_csi(counted, thresholds=("16", "74"))
     assert (low < centre).all()

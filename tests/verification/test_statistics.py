@@ -73,7 +73,7 @@ def test_sums_past_2_to_the_24_and_to_the_31_are_exact():
 def test_merging_refuses_another_protocol_and_names_both():
     left = random_statistics(0, ["a"])
     right = dataclasses.replace(left, protocol=PROTOCOLS["sevir-global-released"])
-    with pytest.raises(ValueError, match="sevir-global.*with.*sevir-global-released") as caught:
+    with pytest.raises(ValueError, match=r"sevir-global.*with.*sevir-global-released") as caught:
         left.merge(right)
     assert GLOBAL.hash in str(caught.value)
     assert right.protocol.hash in str(caught.value)

@@ -1,9 +1,9 @@
 """Weighted MSE: loss and gradient in one pass over memory; the backward scales that gradient.
 
 Shapes: N elements, all tensors contiguous and read flat. With an fp32 prediction and uint8 codes the forward reads 5N
-bytes (6N with a mask) and writes 4N; without a gradient it writes one float a program. The backward reads and writes
-4N. Each program sums BLOCK * STEPS elements into a float32 partial of its own and PyTorch sums the partials: no atomics,
-so the same input gives the same bits. BLOCK and STEPS fix the order of that sum, which is why they are not autotuned.
+bytes (6N with a mask) and writes 4N; without a gradient it writes one float a program. The backward reads 4N and
+writes 4N. Each program sums BLOCK * STEPS elements into a float32 partial of its own and PyTorch sums the partials: no
+atomics, so the same input gives the same bits. BLOCK and STEPS fix the order of that sum, so they are not autotuned.
 """
 
 # Pyright misreads Triton constexpr arguments, and what a jitted function does with its tuples.

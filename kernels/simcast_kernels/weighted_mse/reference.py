@@ -1,7 +1,6 @@
 """Weighted mean squared error in plain PyTorch: the definition that the kernel must match, and the CPU path."""
 
 import math
-import struct
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +45,7 @@ def loss_and_gradient(
 
 
 def comparison_values(thresholds: Sequence[float], target: torch.dtype, *, inclusive: bool, code_scale: float):
-    """Return the thresholds as the float32 values that a target of this dtype is compared with.
+    """Return what a target of this dtype is compared with, in float32 (PyTorch and Triton round a number to that).
 
     A code is an integer, so ``code > 73.5`` is ``code > 73``, and ``code >= 73.5`` is ``code >= 74``: whole numbers
     are exact in float32, which a threshold beside a whole number need not be. Float targets are compared with
@@ -54,7 +53,7 @@ def comparison_values(thresholds: Sequence[float], target: torch.dtype, *, inclu
     """
     if target == torch.uint8:
         return tuple(float(math.ceil(t) if inclusive else math.floor(t)) for t in thresholds)
-    return tuple(struct.unpack("f", struct.pack("f", t / code_scale))[0] for t in thresholds)
+    return tuple(t / code_scale for t in thresholds)
 
 
 def _weight_and_difference(prediction, target, thresholds, weights, inclusive, code_scale, mask):

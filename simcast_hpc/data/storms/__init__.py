@@ -21,6 +21,9 @@ from .flow import Flow
 from .systems import Systems
 from .texture import Texture
 
+GENERATOR = 1
+"""Raised with every change after which an event has other pixels, so that no cache passes for its successor."""
+
 
 def storm_event(*, seed: int, index: int, size: int = 48, frames: int = 25) -> np.ndarray:
     """Return event ``index`` of ``seed`` as SEVIR VIL codes, uint8 ``[frames, size, size]``, none missing.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .flow import BOX, Flow
-from .systems import KINDS, SPIN_UP, Systems
+from .systems import SPIN_UP, Systems
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Cells:
 
     @classmethod
     def draw(cls, random: np.random.Generator, systems: Systems, frames: int) -> "Cells":
-        mean_life, span = 10.0, frames + SPIN_UP
-        active = np.array([random.uniform(*KINDS[kind].active_cells) for kind in systems.kinds])
+        """Draw all cells that live in an event; ``systems`` say how many, where and how heavy."""
+        mean_life, span = 12.0, frames + SPIN_UP
+        active = np.array([random.uniform(*kind.active_cells) for kind in systems.kinds])
         system = np.repeat(np.arange(len(active)), np.rint(active * span / mean_life).astype(int))
-        count, kind = len(system), systems.kinds[system]
+        count = len(system)
         birth = random.uniform(-SPIN_UP, frames - 1, count)
         stage = systems.activity(birth)[np.arange(count), system]
-        line = kind == 0
-        along = np.where(line, random.uniform(-1, 1, count), random.normal(0, 0.7, count))
-        width = np.array([one.half_width for one in KINDS])[kind]
-        base = np.array([one.peak for one in KINDS])[kind]
+        along = np.where(systems.lines[system], random.uniform(-1, 1, count), random.normal(0, 0.7, count))
+        width = np.array([kind.half_width for kind in systems.kinds])[system]
+        base = np.array([kind.peak for kind in systems.kinds])[system]
         peak = base * systems.strengths[system] * random.lognormal(0, 0.75, count) * stage
         return cls(
             system=system,
@@ -43,7 +43,7 @@ class Cells:
             along=along * systems.half_lengths[system],
             across=random.normal(0, 1, count) * width,
             peak=peak,
-            radius=random.uniform(0.7, 1.25, count) * np.clip(peak / 8, 0.4, 2.0) ** 0.2,
+            radius=random.uniform(0.85, 1.5, count) * np.clip(peak / 5, 0.4, 2.0) ** 0.2,
             aspect=random.uniform(1.0, 1.9, count),
             angle=systems.angles[system] + random.normal(0, 0.6, count),
             drift=random.normal(0, 0.16, (count, 2)),
@@ -67,7 +67,7 @@ class Cells:
 def draw_convection(cells: Cells, tracks: np.ndarray, size: int, frames: int) -> np.ndarray:
     """Sum of the cells' VIL in kg/m^2, float32 ``[frames, size, size]``. Work goes with their area, not the box's."""
     scale = size / BOX
-    reach = 5.0 * cells.radius * 1.3
+    reach = 5.2 * cells.radius
     margin = int(np.ceil(reach.max() * scale)) + 1
     canvas = np.zeros((frames, size + 2 * margin, size + 2 * margin), np.float32)
     for number in range(len(cells.birth)):
@@ -83,6 +83,7 @@ def draw_convection(cells: Cells, tracks: np.ndarray, size: int, frames: int) ->
         rows, columns = corner[:, :1] + box, corner[:, 1:] + box
         dy = ((rows + 0.5) / scale - tracks[times, number, :1]).astype(np.float32)[:, :, None]
         dx = ((columns + 0.5) / scale - tracks[times, number, 1:]).astype(np.float32)[:, None, :]
+        # What is clipped falls on the rim of the margin, which is cut off.
         rows = np.clip(rows + margin, 0, canvas.shape[1] - 1)
         columns = np.clip(columns + margin, 0, canvas.shape[2] - 1)
         canvas[times[:, None, None], rows[:, :, None], columns[:, None, :]] += _profile(
@@ -95,7 +96,7 @@ def _profile(
     cells: Cells, number: int, times: np.ndarray, dy: np.ndarray, dx: np.ndarray, reach: np.floating
 ) -> np.ndarray:
     age = (times - cells.birth[number]) / cells.life[number]
-    stage = (age**0.9 * (1 - age) ** 1.4 / 0.329).astype(np.float32)[:, None, None]
+    stage = (age**0.9 * (1 - age) ** 1.4 / 0.2145).astype(np.float32)[:, None, None]
     width = (cells.radius[number] * (0.8 + 0.5 * age)).astype(np.float32)[:, None, None]
     sin, cos = np.float32(np.sin(cells.angle[number])), np.float32(np.cos(cells.angle[number]))
     stretch = np.float32(np.sqrt(cells.aspect[number]))

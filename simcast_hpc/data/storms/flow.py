@@ -23,19 +23,21 @@ class Flow:
 
     @classmethod
     def draw(cls, random: np.random.Generator) -> "Flow":
+        """Draw the flow of one event."""
         angle = random.uniform(0, 2 * np.pi, 3)
         number = 2 * np.pi / (BOX * random.uniform(0.6, 1.3, 3))
         return cls(
-            speed=random.uniform(0.35, 1.5),
+            speed=random.uniform(0.25, 1.2),
             heading=random.uniform(0, 2 * np.pi),
             turn=random.normal(0, 0.012),
             waves=np.stack([number * np.cos(angle), number * np.sin(angle)], axis=1),
             phases=random.uniform(0, 2 * np.pi, 3),
             drifts=random.normal(0, 0.03, 3),
-            amplitudes=random.uniform(0.2, 0.6, 3),
+            amplitudes=random.uniform(0.15, 0.45, 3),
         )
 
     def at(self, y: np.ndarray, x: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return (v, u), southward and eastward, at places of one shape and dtype and a time in frames."""
         angle = self.heading + self.turn * time
         v = np.full_like(y, self.speed * np.sin(angle))
         u = np.full_like(x, self.speed * np.cos(angle))

@@ -6,15 +6,28 @@ import numpy as np
 
 from .flow import BOX, Flow
 
-SPIN_UP = 18
+SPIN_UP = 20
 """Frames before the first one kept, so that an event opens with storms of every age."""
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """How a kind of system looks; lengths in units, ranges are uniform draws."""
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """How a kind of storm system looks; pairs are the ends of uniform draws.
+
+    Attributes:
+        share: how often it is drawn.
+        line: cells evenly along a line across the wind, its shield behind it; else scattered about the centre.
+        half_length: extent of the cells along the system, units of 8 km.
+        half_width: their spread across it, units.
+        active_cells: cells that live at one time.
+        peak: median VIL of a cell at its height, kg/m^2.
+        shield: VIL of the stratiform shield, kg/m^2.
+        shield_radius: its radius across the system, units.
+        lag: how far it trails behind the centre, units.
+    """
 
     share: float
+    line: bool
     half_length: tuple[float, float]
     half_width: float
     active_cells: tuple[float, float]
@@ -24,19 +37,59 @@ class _Kind:
     lag: float
 
 
-KINDS = (
-    _Kind(0.34, (7, 16), 0.9, (9, 16), 10.5, (0.6, 1.6), (4.0, 7.0), 3.5),
-    _Kind(0.30, (2.5, 5), 2.6, (6, 12), 9.0, (0.5, 1.5), (4.5, 8.0), 0.8),
-    _Kind(0.18, (7, 13), 7.0, (6, 12), 6.5, (0.0, 0.15), (6.0, 9.0), 0.0),
-    _Kind(0.18, (6, 12), 4.0, (2, 5), 2.0, (0.7, 1.8), (8.0, 14.0), 0.0),
+SQUALL_LINE = Kind(
+    share=0.34,
+    line=True,
+    half_length=(7, 16),
+    half_width=0.9,
+    active_cells=(8, 14),
+    peak=10.2,
+    shield=(0.4, 1.3),
+    shield_radius=(5.0, 8.5),
+    lag=3.5,
 )
+CLUSTER = Kind(
+    share=0.3,
+    line=False,
+    half_length=(2.5, 5),
+    half_width=2.6,
+    active_cells=(5, 10),
+    peak=9.2,
+    shield=(0.2, 1.1),
+    shield_radius=(6.0, 11.0),
+    lag=0.8,
+)
+SCATTERED_CELLS = Kind(
+    share=0.18,
+    line=False,
+    half_length=(7, 13),
+    half_width=7.0,
+    active_cells=(6, 12),
+    peak=5.9,
+    shield=(0.0, 0.15),
+    shield_radius=(6.0, 9.0),
+    lag=0.0,
+)
+RAIN_SHIELD = Kind(
+    share=0.18,
+    line=False,
+    half_length=(6, 12),
+    half_width=4.0,
+    active_cells=(2, 5),
+    peak=1.7,
+    shield=(0.4, 1.3),
+    shield_radius=(10.0, 18.0),
+    lag=0.0,
+)
+KINDS = (SQUALL_LINE, CLUSTER, SCATTERED_CELLS, RAIN_SHIELD)
 
 
 @dataclass(frozen=True)
 class Systems:
     """Storm systems; the first axis of ``centres`` counts frames from ``-SPIN_UP``."""
 
-    kinds: np.ndarray
+    kinds: list[Kind]
+    lines: np.ndarray
     centres: np.ndarray
     angles: np.ndarray
     turns: np.ndarray
@@ -52,21 +105,23 @@ class Systems:
 
     @classmethod
     def draw(cls, random: np.random.Generator, flow: Flow, frames: int) -> "Systems":
+        """Draw the systems of one event, the first inside the box in mid-event, the others in it or near."""
         count = int(random.integers(2, 6))
-        kinds = random.choice(len(KINDS), count, p=[kind.share for kind in KINDS])
-        chosen = [KINDS[kind] for kind in kinds]
+        kinds = [KINDS[number] for number in random.choice(len(KINDS), count, p=[kind.share for kind in KINDS])]
+        lines = np.array([kind.line for kind in kinds])
         anchor = random.uniform(-0.1 * BOX, 1.1 * BOX, (count, 2))
         anchor[0] = random.uniform(0.25 * BOX, 0.75 * BOX, 2)
         drifts = random.normal(0, 0.22, (count, 2))
         lives = random.uniform(30, 80, count)
         middle = frames / 2 + random.normal(0, 0.35 * frames, count)
-        half_lengths = np.array([random.uniform(*kind.half_length) for kind in chosen])
-        across = np.array([random.uniform(*kind.shield_radius) for kind in chosen])
+        half_lengths = np.array([random.uniform(*kind.half_length) for kind in kinds])
+        across = np.array([random.uniform(*kind.shield_radius) for kind in kinds])
         # A squall line stands across the wind, within a spread; the others lie as they like.
         angles = random.uniform(0, np.pi, count)
-        angles = np.where(kinds == 0, flow.heading + np.pi / 2 + random.normal(0, 0.5, count), angles)
+        angles = np.where(lines, flow.heading + np.pi / 2 + random.normal(0, 0.5, count), angles)
         return cls(
             kinds=kinds,
+            lines=lines,
             centres=_paths(anchor, drifts, flow, frames),
             angles=angles,
             turns=random.normal(0, 0.012, count),
@@ -76,9 +131,9 @@ class Systems:
             starts=middle - lives / 2,
             lives=lives,
             drifts=drifts,
-            shields_peak=np.array([random.uniform(*kind.shield) for kind in chosen]),
-            radii=np.stack([across, across + 0.75 * half_lengths * (kinds == 0)], axis=1),
-            lags=np.array([kind.lag for kind in chosen]),
+            shields_peak=np.array([random.uniform(*kind.shield) for kind in kinds]),
+            radii=np.stack([across, across + 0.75 * half_lengths * lines], axis=1),
+            lags=np.array([kind.lag for kind in kinds]),
         )
 
     def activity(self, time: np.ndarray | float) -> np.ndarray:
@@ -97,7 +152,8 @@ class Systems:
     def shields(self, time: int, coarse: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """Stratiform VIL in kg/m^2, ``[H, W]``; ``coarse`` texture makes the borders ragged."""
         total = np.zeros_like(coarse)
-        activity = self.activity(max(0.0, time - 4.0))
+        ragged = np.exp(-0.7 * np.clip(coarse, -0.8, 0.8))
+        activity = self.activity(time - 4.0)  # rain from anvils follows the cells by some 20 minutes
         for number, peak in enumerate(self.shields_peak * activity * self.strengths**0.4):
             if peak < 0.02:
                 continue
@@ -108,7 +164,7 @@ class Systems:
             across = (rows - y) * cos - (columns - x) * sin - np.float32(self.bends[number]) * along**2
             narrow, wide = self.radii[number].astype(np.float32)
             ring = (along / wide) ** 2 + (across / narrow) ** 2
-            total += np.float32(peak) * np.exp(-np.float32(1.3) * (ring * np.exp(-0.9 * coarse)) ** 1.2)
+            total += np.float32(peak) * np.exp(-np.float32(1.3) * (ring * ragged) ** 0.85)
         return total
 
     def _trail(self, number: int) -> np.ndarray:

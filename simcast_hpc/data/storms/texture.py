@@ -1,7 +1,5 @@
 """Log-normal texture of rain: several wavelengths, renewed at their own pace, carried by the flow of each pixel."""
 
-import math
-
 import numpy as np
 
 from .flow import BOX, Flow
@@ -9,8 +7,8 @@ from .flow import BOX, Flow
 _LATTICE = 128
 _POINTS_PER_WAVE = 8
 _WAVELENGTHS = (24.0, 12.0, 6.0, 3.0, 1.5, 0.75, 0.375)
-_AMPLITUDES = (0.42, 0.34, 0.25, 0.17, 0.12, 0.09, 0.07)
-_LIFETIMES = (30.0, 20.0, 12.0, 8.0, 5.0, 4.0, 3.0)
+_AMPLITUDES = (0.42, 0.32, 0.21, 0.11, 0.09, 0.07, 0.06)
+_LIFETIMES = (36.0, 26.0, 16.0, 10.0, 7.0, 5.0, 4.0)
 
 
 class Texture:
@@ -51,17 +49,15 @@ class Texture:
     def at(self, time: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the sum of the two longest wavelengths and that of the rest, each ``[H, W]``."""
         coarse, fine = np.zeros_like(self.rows), np.zeros_like(self.rows)
-        for number, ages in enumerate(self._ages(time).tolist()):
+        for number, ages in enumerate(self._ages(time)):
+            weights = (_AMPLITUDES[number] * np.sin(np.pi * (ages % 1))).astype(np.float32)
+            start = self.origins[number][[0, 1], ages.astype(int)][:, :, None, None]
+            step = _WAVELENGTHS[number] / _POINTS_PER_WAVE
+            y = (self.rows + self.moved[..., number, :, 0].transpose(2, 0, 1)) / step + start[:, 0]
+            x = (self.columns + self.moved[..., number, :, 1].transpose(2, 0, 1)) / step + start[:, 1]
+            twins = _periodic(self.lattices[number], y, x) * weights[:, None, None]
             total = coarse if number < 2 else fine
-            for twin, age in enumerate(ages):
-                weight = _AMPLITUDES[number] * math.sin(math.pi * (age % 1))
-                if weight < 1e-3:
-                    continue
-                start, step = self.origins[number][twin, int(age)], _WAVELENGTHS[number] / _POINTS_PER_WAVE
-                moved = self.moved[:, :, number, twin]
-                y = (self.rows + moved[..., 0]) / step + start[0]
-                x = (self.columns + moved[..., 1]) / step + start[1]
-                total += weight * _periodic(self.lattices[number], y, x)
+            total += twins[0] + twins[1]
         return coarse, fine
 
 
@@ -80,8 +76,8 @@ def _bilinear(fields: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     top, left = np.minimum(np.floor(y), height - 2), np.minimum(np.floor(x), width - 2)
     down, right = (y - top)[..., None], (x - left)[..., None]
     flat, corner = fields.reshape(-1, count), (top * width + left).astype(np.int32)
-    upper = flat[corner] * (1 - right) + flat[corner + 1] * right
-    lower = flat[corner + width] * (1 - right) + flat[corner + width + 1] * right
+    upper = flat.take(corner, axis=0) * (1 - right) + flat.take(corner + 1, axis=0) * right
+    lower = flat.take(corner + width, axis=0) * (1 - right) + flat.take(corner + width + 1, axis=0) * right
     return upper + (lower - upper) * down
 
 
@@ -95,8 +91,8 @@ def _periodic(corners: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Values of ``corners [L, L, 4]`` at places counted in lattice points, wrapping round."""
     top, left = np.floor(y), np.floor(x)
     down, right = y - top, x - left
-    place = top.astype(np.int32) % _LATTICE * _LATTICE + left.astype(np.int32) % _LATTICE
-    four = corners.reshape(-1, 4)[place]
+    place = (top.astype(np.int32) & _LATTICE - 1) * _LATTICE + (left.astype(np.int32) & _LATTICE - 1)
+    four = corners.reshape(-1, 4).take(place, axis=0)
     upper = four[..., 0] + (four[..., 1] - four[..., 0]) * right
     lower = four[..., 2] + (four[..., 3] - four[..., 2]) * right
     return upper + (lower - upper) * down

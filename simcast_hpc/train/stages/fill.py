@@ -28,9 +28,9 @@ def fill_cache(config: TrainConfig) -> Path:
         ConfigError: ``student.rollouts`` is ``online``, or there is no finished teacher.
         DataError: the windows cannot be read.
     """
-    if config.student.rollouts == "online":
-        raise ConfigError("student.rollouts is 'online'; name the folder to fill, --set student.rollouts=DIR")
-    folder = Path(config.student.rollouts)
+    folder = config.rollout_dir
+    if folder is None:
+        raise ConfigError("student.rollouts is 'online'; say where to store them, --set student.rollouts=cached")
     frames = config.sequence.frames_in + config.sequence.frames_out
     source = open_windows(config.data, split="train", frames=frames)
     teacher = load_teacher(config)

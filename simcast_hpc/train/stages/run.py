@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from simcast_hpc.config import TrainConfig
+from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch, micro_batches
 from simcast_hpc.data.open import coded_as, open_windows
 from simcast_hpc.data.source import WindowSource
@@ -75,8 +75,11 @@ def plan(config: TrainConfig) -> Plan:
     source = open_windows(config.data, split="train", frames=stage.sequence_frames)
     loss = WeightedMSE(config.loss, coded_as(config.data))
     with torch.device("meta"):
-        network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
-        network(torch.empty(1, config.sequence.frames_in, 1, *source.grid))
+        try:
+            network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+            network(torch.empty(1, config.sequence.frames_in, 1, *source.grid))
+        except ValueError as error:
+            raise ConfigError(f"the model does not fit: {error}") from error
     return Plan(config, stage, source, loss, RunFolder(config.run_dir))
 
 

@@ -5,7 +5,6 @@ window of T + T'l begins at a random k in 0 .. T'l. Inputs are always real; the 
 """
 
 import logging
-from pathlib import Path
 
 import torch
 
@@ -51,8 +50,8 @@ class StudentStage:
         """
         if self.teacher is None:
             return
-        if self.config.student.extension == "teacher" and self.config.student.rollouts != "online":
-            folder = Path(self.config.student.rollouts)
+        folder = self.config.rollout_dir
+        if self.config.student.extension == "teacher" and folder is not None:
             self.extension = RolloutCache(folder, identity=rollout_identity(self.config, self.teacher, source))
         else:
             self.teacher.network.to(device, DTYPES[self.config.engine.precision])

@@ -1,0 +1,367 @@
+"""Time the providers of an op side by side: right results first, then microseconds, bytes and a share of the copy.
+
+An op's benchmark is a file of the op's own name that describes its providers in a :class:`Benchmark` and hands it to
+:func:`main`. A provider whose result is not that of the float64 twin is refused and not timed. Inputs rotate through
+several sets, so that a GPU's L2 cache does not stand in for its memory. On a GPU every mode is timed twice: call by
+call, launch overhead included, and, as ``<mode>/graph``, replayed from a CUDA graph without it. The bandwidth of a
+plain copy is measured in the same run; a provider's share of it says how near the floor it is.
+"""
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
+from simcast_kernels.registry import Case, op_cases
+
+MODES = ("forward", "backward", "full")
+RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
+INTERPRETER = "interpreter"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """One way to compute an op: ``function(*tensors)`` with the tensors of :class:`Benchmark`, differentiable.
+
+    ``body`` is what ``SIMCAST_KERNELS`` holds during its calls. A provider called ``interpreter`` is checked and
+    shown, but gets no bandwidth: its time says nothing about a GPU.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    body: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """An op to time.
+
+    Attributes:
+        op: its name; its cases come from the registry.
+        tensors: ``(case, device, seed)`` to a provider's arguments; the first is the tensor that gradients are for.
+        providers: ``(case, device)`` to the providers that can run there, the twin first.
+        exact: ``(case, *tensors)`` to the twin's result; called with the first tensor in float64.
+    """
+
+    op: str
+    tensors: Callable[[Any, str, int], tuple[Any, ...]]
+    providers: Callable[[Any, str], Sequence[Provider]]
+    exact: Callable[..., Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the CSV; p20, p50 and p80 are quantiles of the time of one call."""
+
+    op: str
+    provider: str
+    mode: str
+    case: str
+    shape: str
+    dtype: str
+    p20: float
+    p50: float
+    p80: float
+    unit: str
+    bytes: int
+    gb_per_s: float | None
+    fraction_of_copy: float | None
+    device: str
+    torch: str
+    triton: str
+    commit: str
+    python: str
+
+
+COLUMNS = [field.name for field in dataclasses.fields(Row)]
+
+
+class WrongResultError(Exception):
+    """A provider does not compute what the twin computes."""
+
+
+def run_case(benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[str], copy: float) -> Iterator[Row]:
+    """Check each provider of one case, time those that are right and yield their rows.
+
+    Raises:
+        WrongResultError: after the others were timed, if a provider's result was wrong.
+    """
+    sets = [benchmark.tensors(case, device, seed) for seed in range(_set_count(case, device))]
+    for tensors in sets:
+        tensors[0].requires_grad_()
+    wrong = []
+    for provider in benchmark.providers(case, device):
+        rows = []
+        with _body(provider.body):
+            try:
+                check(benchmark, case, provider, sets[0])
+            except WrongResultError as error:
+                wrong.append(str(error))
+                continue
+            for mode in modes:
+                for suffix, times in _times(provider, mode, sets, device=device):
+                    rows.append(_row(benchmark.op, provider, case, mode, suffix, times, device=device, copy=copy))
+        yield from rows
+    if wrong:
+        raise WrongResultError("; ".join(wrong))
+
+
+def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[Any, ...]) -> None:
+    """Compare a provider's result and gradient with the twin's in float64.
+
+    Raises:
+        WrongResultError: the root mean square of an error passes 1e-6 (float32) or 5e-3 (bfloat16) of the result's.
+    """
+    leaf = tensors[0].detach().double().requires_grad_()
+    exact = benchmark.exact(case, leaf, *tensors[1:])
+    factor = _grad_output(exact)
+    (exact_gradient,) = torch.autograd.grad(exact, leaf, factor)
+    result = provider.function(*tensors)
+    (gradient,) = torch.autograd.grad(result, tensors[0], factor.to(result.dtype))
+    for what, got, want in (("result", result, exact), ("gradient", gradient, exact_gradient)):
+        error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
+        limit = RMS_RATIO[got.dtype]
+        if not error.item() < limit:  # so that NaN is refused too
+            raise WrongResultError(
+                f"{benchmark.op}, {provider.name}, {case.name}: RMS error ratio of the {what} {error.item():.3g}, "
+                f"must be below {limit:.3g}; not timed"
+            )
+
+
+def copy_bandwidth(device: str) -> float:
+    """Return the bandwidth of a large copy in bytes a second, bytes read and bytes written both counted."""
+    size = 2**30 if device == "cuda" else 2**26
+    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = _time_calls(lambda _: target.copy_(source), 1, device=device)
+    return 2 * size / (_quantile(times, 0.5) * 1e-6)
+
+
+def _grad_output(result: Tensor) -> Tensor:
+    generator = torch.Generator(result.device).manual_seed(0)
+    if result.ndim == 0:
+        return torch.full_like(result, 0.5).detach()
+    return torch.randn(result.shape, dtype=result.dtype, device=result.device, generator=generator)
+
+
+def _set_count(case: Case, device: str) -> int:
+    size = case.bytes_moved("forward")
+    if device != "cuda":
+        return 4 if size < 2**26 else 2
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    free, _ = torch.cuda.mem_get_info()
+    # A set may come to hold its inputs, a graph of autograd and the intermediates of an eager twin.
+    return max(1, min(math.ceil(4 * cache / size) + 1, 256, int(free / 16 / size)))
+
+
+def _calls(provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]]) -> Callable[[int], Any]:
+    function = provider.function
+    factor = _grad_output(function(*sets[0]))
+    if mode == "forward":
+        return lambda i: function(*sets[i])
+    if mode == "full":
+        return lambda i: torch.autograd.grad(function(*sets[i]), sets[i][0], factor)
+    results = [function(*tensors) for tensors in sets]
+    return lambda i: torch.autograd.grad(results[i], sets[i][0], factor, retain_graph=True)
+
+
+def _times(
+    provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]], *, device: str
+) -> Iterator[tuple[str, list[float]]]:
+    if device != "cuda":
+        yield "", _time_calls(_calls(provider, mode, sets), len(sets), device=device)
+        return
+    # One stream for all: autograd runs a backward on its forward's stream, and a capture may not leave its own.
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call = _calls(provider, mode, sets)
+        yield "", _time_calls(call, len(sets), device=device)
+        try:
+            yield "/graph", _time_graph(call, len(sets), stream)
+        except RuntimeError as error:
+            print(f"{provider.name} {mode}: no CUDA graph: {str(error).splitlines()[0]}", file=sys.stderr)
+    torch.cuda.synchronize()
+
+
+def _time_calls(call: Callable[[int], Any], count: int, *, device: str, seconds: float = 0.3) -> list[float]:
+    """Return the microseconds of each of at least 10 calls, after a warm-up, in about ``seconds`` in all."""
+    call(0)
+    began = time.perf_counter()
+    call(count - 1)
+    _wait(device)
+    repeats = max(10, min(500, int(seconds / max(time.perf_counter() - began, 1e-6))))
+    if device != "cuda":
+        times = []
+        for i in range(repeats):
+            began = time.perf_counter()
+            call(i % count)
+            times.append(1e6 * (time.perf_counter() - began))
+        return times
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    for i, (start, end) in enumerate(events):
+        start.record()
+        call(i % count)
+        end.record()
+    torch.cuda.synchronize()
+    return [1e3 * start.elapsed_time(end) for start, end in events]
+
+
+def _time_graph(call: Callable[[int], Any], count: int, stream: torch.cuda.Stream) -> list[float]:
+    """Return the microseconds of a call, averaged over a graph that calls every set, for each of 20 replays."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        for i in range(count):
+            call(i)
+    times = _time_calls(lambda _: graph.replay(), 1, device="cuda", seconds=0.1)
+    return [t / count for t in times]
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def _body(name: str) -> Iterator[None]:
+    before = os.environ.pop(VARIABLE, None)
+    if name:
+        os.environ[VARIABLE] = name
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before
+
+
+def _row(op, provider, case, mode, suffix, times, *, device, copy) -> Row:
+    size = sum(case.bytes_moved(d) for d in (("forward", "backward") if mode == "full" else (mode,)))
+    p20, p50, p80 = (_quantile(times, q) for q in (0.2, 0.5, 0.8))
+    rate = None if provider.name == INTERPRETER else size / (p50 * 1e-6)
+    return Row(
+        op=op,
+        provider=provider.name,
+        mode=mode + suffix,
+        case=case.name,
+        shape="x".join(map(str, case.shape)),
+        dtype=str(case.dtype).removeprefix("torch."),
+        p20=round(p20, 2),
+        p50=round(p50, 2),
+        p80=round(p80, 2),
+        unit="us",
+        bytes=size,
+        gb_per_s=None if rate is None else round(rate / 1e9, 3),
+        fraction_of_copy=None if rate is None else round(rate / copy, 4),
+        **machine(device),
+    )
+
+
+def _quantile(times: Sequence[float], q: float) -> float:
+    ordered = sorted(times)
+    return ordered[round(q * (len(ordered) - 1))]
+
+
+def machine(device: str) -> dict[str, str]:
+    """Return what a number is worth nothing without: device, versions and commit."""
+    try:
+        from triton import __version__ as triton_version
+    except ImportError:
+        triton_version = ""
+    name = (
+        torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "triton": triton_version,
+        "commit": commit(),
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """Return the short hash of the checkout, ``+changes`` where files differ from it, or ``unknown``."""
+    try:
+        git = ["git", "-C", str(Path(__file__).parent)]
+        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def show(rows: Sequence[dict[str, str]]) -> None:
+    """Print CSV rows as a table; ``vs first`` is how many times faster than the case's first provider, the twin."""
+    first: dict[tuple[str, str, str], float] = {}
+    lines = [("op", "case", "mode", "provider", "p50 us", "p20..p80", "GB/s", "of copy", "vs first")]
+    for row in rows:
+        p50 = float(row["p50"])
+        base = first.setdefault((row["op"], row["case"], row["mode"]), p50)
+        timed = row["provider"] != INTERPRETER
+        share = f"{100 * float(row['fraction_of_copy']):.1f} %" if timed else "-"
+        ratio = f"{base / p50:.2f}x" if timed else "no speed"
+        rate, spread = row["gb_per_s"] if timed else "-", f"{row['p20']}..{row['p80']}"
+        lines.append((row["op"], row["case"], row["mode"], row["provider"], row["p50"], spread, rate, share, ratio))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV that :func:`main` wrote, all values as text."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark from the command line, smallest case first; return 1 if a provider was wrong."""
+    parser = argparse.ArgumentParser(description=f"Time the providers of {benchmark.op}.")
+    names = [case.name for case in op_cases(benchmark.op).CASES]
+    parser.add_argument("--case", action="append", choices=names, help="this case alone (may be repeated)")
+    parser.add_argument("--mode", action="append", choices=MODES, help="this mode alone (may be repeated)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further case after so long")
+    parser.add_argument("--csv", type=Path, default=Path(f"benchmarks/results/{benchmark.op}.csv"))
+    options = parser.parse_args(arguments)
+    began, failed = time.perf_counter(), False
+    copy = copy_bandwidth(options.device)
+    cases = sorted(op_cases(benchmark.op).CASES, key=lambda case: case.bytes_moved("forward"))
+    options.csv.parent.mkdir(parents=True, exist_ok=True)
+    with options.csv.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        writer.writeheader()
+        for case in cases:
+            if options.case and case.name not in options.case:
+                continue
+            if time.perf_counter() - began > options.seconds:
+                print(f"{benchmark.op}, {case.name}: not timed, {options.seconds:.0f} s are over")
+                continue
+            try:
+                for row in run_case(benchmark, case, device=options.device, modes=options.mode or MODES, copy=copy):
+                    writer.writerow(dataclasses.asdict(row))
+                    file.flush()  # a run that is cut short keeps what it measured
+            except WrongResultError as error:
+                print(f"refused: {error}", file=sys.stderr)
+                failed = True
+    show(read_rows(options.csv))
+    print(f"copy: {copy / 1e9:.1f} GB/s; {options.csv}")
+    if interpreter_is_on():
+        print("TRITON_INTERPRET=1: times of the interpreter are no speed of a kernel")
+    return int(failed)

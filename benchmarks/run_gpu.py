@@ -1,0 +1,125 @@
+"""On a CUDA machine: test every kernel, then time every op whose tests pass; one CSV, the table last, in 8 minutes.
+
+    PYTHONPATH=kernels python -m benchmarks.run_gpu
+
+Needs torch, triton and pytest, no installation of ours. An op is found by its folder in ``simcast_kernels``, its tests
+by ``tests/kernels/test_<op>*.py``, its benchmark by ``benchmarks/<op>.py``. Each benchmark is a process of its own, so
+that a kernel that breaks the device's context takes no other op with it. The CSV goes to the folder that ``RESULTS``
+names, by default ``benchmarks/results``.
+"""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.harness import COLUMNS, machine, read_rows, show
+from simcast_kernels.registry import op_cases, op_names
+
+ROOT = Path(__file__).resolve().parents[1]
+TOTAL_SECONDS = 465.0
+TEST_SECONDS = 240.0
+# A case that begins just before an op's time is over still has to end.
+CASE_SECONDS = 30.0
+
+
+def main() -> int:
+    """Run tests and benchmarks; return 1 if a test failed or a result was wrong, 2 without a CUDA device."""
+    if not torch.cuda.is_available():
+        print("no CUDA device here: torch.cuda.is_available() is False. Nothing was run.", file=sys.stderr)
+        return 2
+    began = time.perf_counter()
+    about = machine("cuda")
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
+    environment = child_environment()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "tests.xml")
+        tests_passed = _run(
+            ["pytest", "tests/kernels", "-m", "gpu", "-q", f"--junitxml={report}"], TEST_SECONDS, environment
+        )
+        red = failed_ops(report, op_names()) if not tests_passed else set()
+        ops = [op for op in by_size(op_names()) if (ROOT / "benchmarks" / f"{op}.py").is_file() and op not in red]
+        timed, rows = True, []
+        for i, op in enumerate(ops):
+            share = (TOTAL_SECONDS - (time.perf_counter() - began)) / (len(ops) - i)
+            result = Path(folder, f"{op}.csv")
+            seconds = max(0.0, share - CASE_SECONDS)
+            command = [f"benchmarks.{op}", "--device", "cuda", "--seconds", f"{seconds:.0f}", "--csv", str(result)]
+            timed &= _run(command, max(share, CASE_SECONDS), environment)
+            rows += read_rows(result) if result.is_file() else []
+    path = write(rows, about)
+    show(rows)
+    print(f"{len(rows)} rows in {path}; {time.perf_counter() - began:.0f} s")
+    if red:
+        print(f"not timed, since tests failed: {', '.join(sorted(red))}", file=sys.stderr)
+    return 0 if tests_passed and timed else 1
+
+
+def child_environment() -> dict[str, str]:
+    """Return this process's environment, with our packages on the path and no switch of a kernel's body."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "SIMCAST_KERNELS")}
+    paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
+
+
+def failed_ops(report: Path, ops: Iterable[str]) -> set[str]:
+    """Return the ops with a failed test in pytest's JUnit report; all of them if there is no whole report.
+
+    A test of no op in particular, such as one of dispatch, fails them all.
+    """
+    ops = set(ops)
+    try:
+        cases = list(ElementTree.parse(report).iter("testcase"))
+    except (OSError, ElementTree.ParseError):
+        return ops
+    bad = [
+        case.get("classname", "")
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    failed: set[str] = set()
+    for name in bad:
+        stem = name.rpartition("test_")[2]
+        owners = {op for op in ops if stem == op or stem.startswith(f"{op}_")}
+        failed |= owners or ops
+    return failed
+
+
+def by_size(ops: Sequence[str]) -> list[str]:
+    """Return the ops, that with the smallest largest case first."""
+    return sorted(ops, key=lambda op: max(case.bytes_moved("forward") for case in op_cases(op).CASES))
+
+
+def write(rows: Sequence[dict[str, str]], about: dict[str, str]) -> Path:
+    """Write all rows into one CSV named after commit and device, and return its path."""
+    folder = Path(os.environ.get("RESULTS") or ROOT / "benchmarks" / "results")
+    folder.mkdir(parents=True, exist_ok=True)
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", f"gpu {about['commit']} {about['device']}").strip("-")
+    path = folder / f"{name}.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def _run(module: Sequence[str], seconds: float, environment: dict[str, str]) -> bool:
+    """Run ``python -m module`` for at most ``seconds``; return whether it ended well."""
+    try:
+        done = subprocess.run([sys.executable, "-m", *module], cwd=ROOT, env=environment, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"{module[0]}: stopped after {seconds:.0f} s", file=sys.stderr)
+        return False
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Time weighted_mse: the twin, the twin under torch.compile, and the op itself, in one run.
+
+    PYTHONPATH=kernels python -m benchmarks.weighted_mse [--case NAME] [--mode full] [--device cpu]
+
+On a CUDA device the op is its kernel, ``triton``. On a CPU it is ``reference``, what training on a CPU runs; with
+``TRITON_INTERPRET=1`` small cases also go through the interpreter, for the check alone.
+"""
+
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
+from simcast_kernels.dispatch import interpreter_is_on
+from simcast_kernels.weighted_mse import weighted_mse
+from simcast_kernels.weighted_mse.cases import WeightedMseCase
+from simcast_kernels.weighted_mse.reference import weighted_mse_reference
+
+INTERPRETER_ELEMENTS = 120_000
+
+
+def tensors(case: WeightedMseCase, device: str, seed: int) -> tuple[Any, ...]:
+    """Return one set of arguments: prediction, target, mask."""
+    return case.tensors(device, seed=seed)
+
+
+def exact(case: WeightedMseCase, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the twin's loss."""
+    return weighted_mse_reference(prediction, target, mask=mask, **case.table)
+
+
+def providers(case: WeightedMseCase, device: str) -> Sequence[Provider]:
+    """Return the providers that can run a case on a device, the twin first."""
+
+    def expression(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        return weighted_mse_reference(prediction, target, mask=mask, **case.table)
+
+    def op(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+        return weighted_mse(prediction, target, mask=mask, **case.table)
+
+    found = [
+        Provider(name="twin", function=expression),
+        Provider(name="compiled", function=_compiled(expression)),
+    ]
+    if device == "cuda":
+        return [*found, Provider(name="triton", function=op, body="triton")]
+    found.append(Provider(name="reference", function=op, body="reference"))
+    if interpreter_is_on() and case.numel <= INTERPRETER_ELEMENTS:
+        found.append(Provider(name=INTERPRETER, function=op, body="triton"))
+    return found
+
+
+def _compiled(expression):
+    torch.compiler.reset()  # every case has a shape of its own, and the compiler gives up after eight
+    return functools.wraps(expression)(torch.compile(expression, dynamic=False, fullgraph=True))
+
+
+BENCHMARK = Benchmark(op="weighted_mse", tensors=tensors, providers=providers, exact=exact)
+
+if __name__ == "__main__":
+    sys.exit(main(BENCHMARK))

@@ -1,0 +1,257 @@
+"""Stages in order, each a child process of its own; what stands is skipped, what was cut short goes on.
+
+synthetic archive (if asked for) -> trained stages -> verification -> page. Markers decide, not memory: a stage is
+done when its ``DONE.json`` names equal inputs; the pipeline's own ``DONE.json`` comes last.
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from simcast_hpc.config import (
+    ConfigError,
+    DataConfig,
+    PipelineConfig,
+    SimcastError,
+    TestSetConfig,
+    TrainConfig,
+    read_config,
+    to_yaml,
+)
+from simcast_hpc.data.open import coded_as, open_windows
+from simcast_hpc.data.synthetic import write_archive
+from simcast_hpc.distributed.place import find_place
+from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.observe.log import set_up_logging
+from simcast_hpc.observe.metrics import read_metrics
+from simcast_hpc.observe.run_folder import RunFolder, write_whole
+from simcast_hpc.report.page import write_page
+from simcast_hpc.verification.evaluate import (
+    TestSet,
+    baseline_entry,
+    evaluate,
+    model_entry,
+    protocols_of,
+)
+
+logger = logging.getLogger("simcast")
+_TIMED_STEPS = 20
+_FEWEST_STEPS = 20
+
+
+class PipelineError(SimcastError, RuntimeError):
+    """A stage's process failed; what it printed says why, and a restart goes on from there."""
+
+
+def run_pipeline(asked: PipelineConfig) -> Path:
+    """Run what ``asked`` describes to its end and return the page.
+
+    Raises:
+        ConfigError, DataError: the pipeline cannot begin; nothing was trained.
+        PipelineError: a stage failed.
+    """
+    set_up_logging(0)
+    if find_place(os.environ).world_size > 1:
+        raise ConfigError("start the pipeline as one process and give the ranks of its stages by launch.ranks")
+    config = _with_steps_fixed_before(asked)
+    folder = RunFolder(config.run_dir)
+    durations = Durations(config.run_dir / "durations.json")
+    _check_names(config)
+    folder.prepare(config)
+    if config.synthesis is not None:
+        with durations.of("archive"):
+            _synthesise(config)
+    _check_data(config)
+    if config.time_budget_minutes is not None and config.asked_steps is None:
+        with durations.of("timing"):
+            config = _fix_steps(config)
+        folder.prepare(config)
+    for name in config.stages:
+        with durations.of(name):
+            _train(config, name)
+    with durations.of("verification"):
+        _verify(config)
+    page = write_page(config.run_dir)
+    weights = {name: RunFolder(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
+    folder.finish(
+        {"stages": {name: json.loads(text)["weights"] for name, text in weights.items()}}, page=str(page.name)
+    )
+    return page
+
+
+class Durations:
+    """Wall seconds of each part, added up over restarts."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._name = ""
+        self._since = 0.0
+
+    def of(self, name: str) -> "Durations":
+        """Name the part that a ``with`` block runs."""
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        logger.info("-- %s", self._name)
+        self._since = time.perf_counter()
+
+    def __exit__(self, *_error: object) -> None:
+        spent = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
+        spent[self._name] = round(spent.get(self._name, 0.0) + time.perf_counter() - self._since, 1)
+        write_whole(self._path, json.dumps(spent, indent=1))
+
+
+def _with_steps_fixed_before(asked: PipelineConfig) -> PipelineConfig:
+    """Return the configuration of an earlier start in the same folder, if only the time budget changed its steps."""
+    path = RunFolder(asked.run_dir).config
+    if asked.time_budget_minutes is None or not path.is_file():
+        return asked
+    try:
+        before = read_config(PipelineConfig, path)
+    except ConfigError:
+        return asked
+    if before.asked_steps is None or _with_steps(before, before.asked_steps, asked=None) != asked:
+        return asked
+    return before
+
+
+def _with_steps(config: PipelineConfig, steps: dict[str, int], *, asked: dict[str, int] | None) -> PipelineConfig:
+    stages = {name: {**fields, "max_steps": steps[name]} for name, fields in config.stages.items()}
+    return config.model_copy(update={"stages": stages, "asked_steps": asked})
+
+
+def _check_names(config: PipelineConfig) -> None:
+    """Refuse what names something that does not exist, before anything is made."""
+    spec = coded_as(config.data)
+    protocols_of(spec, config.evaluation.protocols)
+    for name in config.evaluation.baselines:
+        baseline_entry(name, config.data)
+    names = ["test", *(one.name for one in config.evaluation.also)]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"evaluation.also repeats a name, or uses 'test': {names[1:]}; give each its own")
+
+
+def _synthesise(config: PipelineConfig) -> None:
+    wanted = config.synthesis
+    assert wanted is not None
+    if config.data.root is None:
+        raise ConfigError("synthesis needs data.root, the folder that the archive is written to")
+    events = {"train": wanted.train_events, "val": wanted.val_events, "test": wanted.test_events}
+    made = write_archive(
+        config.data.root,
+        seed=wanted.seed,
+        events=events,
+        size=wanted.size,
+        frames_per_event=wanted.frames_per_event,
+    )
+    logger.info("%s in %s", "synthetic archive written" if made else "synthetic archive stands", config.data.root)
+
+
+def _check_data(config: PipelineConfig) -> None:
+    frames = config.sequence.frames_in + config.sequence.frames_out
+    for split in ("train", config.evaluation.split):
+        source = open_windows(config.data, split=split, frames=frames)
+        logger.info("%s: %d windows of %d frames on %d dates", split, len(source), frames, len(source.dates))
+    for one in config.evaluation.also:
+        open_windows(_beside(config, one), split=one.split, frames=frames)
+
+
+def _beside(config: PipelineConfig, one: TestSetConfig) -> DataConfig:
+    """Return the data of a further test set; it stands under the same root unless it names its own."""
+    return one.data if one.data.root is not None else one.data.model_copy(update={"root": config.data.root})
+
+
+def _fix_steps(config: PipelineConfig) -> PipelineConfig:
+    """Time some steps of the dearest stage once and scale the steps of all stages so that training fits the budget."""
+    assert config.time_budget_minutes is not None
+    asked = {name: config.train_config(name).max_steps for name in config.stages}
+    name = next((name for name in config.stages if config.train_config(name).stage == "direct"), None)
+    if name is None:
+        raise ConfigError("time_budget_minutes wants a stage of kind direct, whose steps are timed")
+    seconds = _seconds_per_step(config, name)
+    steps = scaled_steps(asked, seconds_per_step=seconds, budget_seconds=config.time_budget_minutes * 60)
+    said = ", ".join(f"{name} {count}" for name, count in steps.items())
+    logger.info("%.3f s a step; steps that fit %.1f minutes: %s", seconds, config.time_budget_minutes, said)
+    return _with_steps(config, steps, asked=asked)
+
+
+def scaled_steps(asked: dict[str, int], *, seconds_per_step: float, budget_seconds: float) -> dict[str, int]:
+    """Return the steps of each stage scaled by one factor, at most 1, so that all together fit the budget.
+
+    A stage that was asked to take as many steps as teacher and student together still does: equal optimizer steps
+    are what makes the comparison fair.
+    """
+    factor = min(1.0, budget_seconds / (seconds_per_step * sum(asked.values())))
+    steps = {name: max(_FEWEST_STEPS, math.floor(count * factor)) for name, count in asked.items()}
+    pair = ("teacher", "student")
+    if all(name in asked for name in pair):
+        total = sum(asked[name] for name in pair)
+        steps |= {name: sum(steps[one] for one in pair) for name, count in asked.items() if count == total}
+    return steps
+
+
+def _seconds_per_step(config: PipelineConfig, name: str) -> float:
+    folder = RunFolder(config.run_dir / "timing")
+    shutil.rmtree(folder.path, ignore_errors=True)
+    every = _TIMED_STEPS // 4
+    timed = config.train_config(name).model_copy(
+        update={
+            "run_dir": folder.path,
+            "max_steps": _TIMED_STEPS,
+            "log": config.log.model_copy(update={"every_steps": every}),
+        }
+    )
+    _start(timed, "train", ranks=config.launch.ranks)
+    lines = read_metrics(folder.metrics)[1:]  # the first interval pays for caches and allocations
+    shutil.rmtree(folder.path)
+    return sum(line["time/seconds_per_step"] for line in lines) / len(lines)
+
+
+def _train(config: PipelineConfig, name: str) -> None:
+    stage = config.train_config(name)
+    if stage.stage == "student" and stage.student.extension == "teacher" and stage.rollout_dir is not None:
+        _start(stage, "rollout", ranks=config.launch.ranks)
+    _start(stage, "train", ranks=config.launch.ranks)
+    if not RunFolder(stage.run_dir).done.is_file():
+        raise PipelineError(f"stage {name} ended without its marker {RunFolder(stage.run_dir).done}")
+
+
+def _start(stage: TrainConfig, command: str, *, ranks: int) -> None:
+    """Run ``simcast <command>`` on a stage's configuration, in a process of its own (several ranks by torchrun)."""
+    path = stage.run_dir / "asked.yaml"
+    try:
+        stage.run_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, to_yaml(stage))
+    except OSError as error:
+        raise ConfigError(f"run_dir={stage.run_dir} cannot be written: {error.strerror or error}") from error
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    line = [sys.executable, *launcher, "-m", "simcast_hpc", command, str(path), "--quiet"]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    code = subprocess.run(line, env=environment, check=False).returncode
+    if code != 0:
+        raise PipelineError(
+            f"`simcast {command} {path}` ended with status {code}; started again, it goes on from there"
+        )
+
+
+def _verify(config: PipelineConfig) -> None:
+    models = [model_entry(name, load_trained(config.run_dir / name)) for name in config.stages]
+    sets = [TestSet("test", config.data, config.evaluation.split)]
+    sets += [TestSet(one.name, _beside(config, one), one.split) for one in config.evaluation.also]
+    for test_set in sets:
+        baselines = [baseline_entry(name, test_set.data) for name in config.evaluation.baselines]
+        evaluate(
+            test_set,
+            [*baselines, *models],
+            sequence=config.sequence,
+            settings=config.evaluation,
+            folder=config.run_dir / "scores",
+        )
+        logger.info("verified on %s", test_set.name)

@@ -1,0 +1,12 @@
+"""Figures and pages from the results of a run; the only owner of matplotlib.
+
+``results`` reads a run folder, ``claims`` says in sentences what its numbers hold, ``tables`` arranges them,
+``figures`` and ``frames`` draw them, ``page`` and ``terminal`` put them before a reader. Nothing here computes a
+score: what is shown was measured by ``verification`` and stands in the run folder.
+"""
+
+from .page import write_page
+from .results import ResultsError
+from .terminal import print_tables
+
+__all__ = ["ResultsError", "print_tables", "write_page"]

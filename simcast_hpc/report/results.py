@@ -1,0 +1,296 @@
+"""The results of a pipeline run, read from its folder and checked before anything is drawn."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from simcast_hpc.config import PipelineConfig, TrainConfig, from_mapping, read_config
+from simcast_hpc.data.spec import DataError
+from simcast_hpc.observe.metrics import read_metrics
+
+METRICS_PER_THRESHOLD = ("csi", "pod", "far", "frequency_bias")
+_EXAMPLE = ".example.npz"
+
+
+class ResultsError(DataError):
+    """A run folder whose results cannot be shown; the message names the file and what would be right."""
+
+
+class _Read(BaseModel):
+    """Frozen and typed; keys that a later version may add are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+
+class ObservedCount(_Read):
+    """How much of the observation lies at or above one threshold, over all windows and leads."""
+
+    pixels: NonNegativeInt
+    events: NonNegativeInt
+
+
+class ProtocolUsed(_Read):
+    """One verification protocol, as far as a reader needs it."""
+
+    hash: str
+    labels: tuple[str, ...]
+    aggregation: str
+    source: str = ""
+
+
+class Entry(_Read):
+    """One forecast that was scored. ``kind`` is ``baseline`` or ``model``; a baseline has no steps."""
+
+    name: str
+    kind: str
+    steps: int | None = None
+    parameters: int | None = None
+    note: str = ""
+
+
+class ScoreFile(_Read):
+    """What ``scores/<test set>.json`` holds; a score that is undefined is None.
+
+    ``mean_csi_by_lead`` is the mean over ``supported_thresholds`` of CSI from counts pooled at that lead.
+    ``train_dates`` may name the dates of the training windows, so that the page can say which dates are shared.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    quantity: str
+    unit: str
+    license: str
+    citation: str
+    split: str
+    windows: NonNegativeInt
+    events: NonNegativeInt
+    dates: tuple[str, ...]
+    train_dates: tuple[str, ...] | None = None
+    step_minutes: PositiveFloat
+    frames_in: PositiveInt
+    frames_out: PositiveInt
+    fingerprint: str
+    observed: dict[str, ObservedCount]
+    supported_thresholds: tuple[str, ...]
+    min_observed_pixels: NonNegativeInt
+    min_observed_events: NonNegativeInt
+    protocols: dict[str, ProtocolUsed]
+    entries: tuple[Entry, ...]
+    scores: dict[str, dict[str, dict[str, float | None]]]
+    mean_csi_by_lead: dict[str, tuple[float | None, ...]]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if not self.entries or not self.protocols:
+            raise ValueError("entries and protocols must each name at least one")
+        if absent := [label for label in self.supported_thresholds if label not in self.observed]:
+            raise ValueError(f"supported_thresholds {absent} are not among those observed: {list(self.observed)}")
+        for entry in self.entries:
+            leads = self.mean_csi_by_lead.get(entry.name, ())
+            if len(leads) != self.frames_out:
+                raise ValueError(
+                    f"mean_csi_by_lead.{entry.name} has {len(leads)} values; frames_out={self.frames_out} wants as many"
+                )
+            for protocol, used in self.protocols.items():
+                given = self.scores.get(entry.name, {}).get(protocol, {})
+                if lacking := [key for key in self._needed(used) if key not in given]:
+                    raise ValueError(f"scores.{entry.name}.{protocol} lacks {lacking[0]} ({len(lacking)} keys in all)")
+        return self
+
+    def _needed(self, protocol: ProtocolUsed) -> list[str]:
+        whole = [f"{metric}/{label}" for metric in METRICS_PER_THRESHOLD for label in protocol.labels]
+        leads = range(1, self.frames_out + 1)
+        return whole + [f"csi/{label}/lead/{lead}" for label in protocol.labels for lead in leads]
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the observations are simulated storms, for which dates mean nothing."""
+        return self.dataset == "synthetic"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The entries' names, in the order of the file."""
+        return tuple(entry.name for entry in self.entries)
+
+    @property
+    def lead_minutes(self) -> tuple[float, ...]:
+        """Lead time of every forecast frame, in minutes after the last input frame."""
+        return tuple((k + 1) * self.step_minutes for k in range(self.frames_out))
+
+    @property
+    def pooled_protocol(self) -> str:
+        """The first protocol that pools counts over leads, else the first: the one that per-lead curves are drawn of."""
+        pooled = (name for name, used in self.protocols.items() if used.aggregation == "global")
+        return next(pooled, next(iter(self.protocols)))
+
+    @property
+    def compared_leads(self) -> tuple[int, ...]:
+        """Lead indices (from 0) at which the mean CSI of every entry is defined."""
+        return tuple(
+            k for k in range(self.frames_out) if all(self.mean_csi_by_lead[name][k] is not None for name in self.names)
+        )
+
+    def mean_csi(self, name: str) -> float | None:
+        """Return the mean of ``mean_csi_by_lead`` over the leads at which every entry has one; None without any."""
+        values = [value for k in self.compared_leads if (value := self.mean_csi_by_lead[name][k]) is not None]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class ExampleFrames:
+    """One window: ``inputs`` and ``observed`` uint8 ``[T, H, W]``, forecasts float32 ``[T', H, W]`` in [0, 1]."""
+
+    event: str
+    inputs: np.ndarray
+    observed: np.ndarray
+    forecasts: dict[str, np.ndarray]
+    thresholds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The scores of one test set, the stem of its files and its example, where one was kept."""
+
+    __test__ = False  # not a pytest class
+
+    stem: str
+    scores: ScoreFile
+    example: ExampleFrames | None
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """One finished training stage: its configuration, its marker and its metrics by step."""
+
+    name: str
+    config: TrainConfig
+    marker: dict[str, Any]
+    metrics: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that were taken."""
+        return int(self.marker["steps"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the steps, from the step times of ``metrics.jsonl``; start-up and pauses are not in it."""
+        before, total = 0, 0.0
+        for line in self.metrics:
+            total += (line["step"] - before) * line.get("time/seconds_per_step", 0.0)
+            before = line["step"]
+        return total
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """Everything a page shows of one pipeline run; the first test set is the run's own."""
+
+    run_dir: Path
+    config: PipelineConfig
+    versions: dict[str, str]
+    stages: tuple[StageResult, ...]
+    test_sets: tuple[TestSet, ...]
+
+    def stage(self, name: str) -> StageResult | None:
+        """Return the stage of that name, if the run has one."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def names_of(self, kind: str) -> tuple[str, ...]:
+        """Return the names of the stages of one kind (``teacher``, ``direct``, ``student``)."""
+        return tuple(stage.name for stage in self.stages if stage.config.stage == kind)
+
+
+def read_results(run_dir: Path) -> RunResults:
+    """Read a finished pipeline run.
+
+    Raises:
+        ResultsError: a file or a stage's folder is absent or damaged.
+        ConfigError: the configuration or a score file has a wrong or missing key.
+    """
+    if not run_dir.is_dir():
+        raise ResultsError(f"{run_dir} is not a folder; give the run folder of `simcast pipeline` (its run_dir)")
+    config = read_config(PipelineConfig, run_dir / "config.yaml")
+    return RunResults(
+        run_dir=run_dir,
+        config=config,
+        versions={key: str(value) for key, value in _read_json(run_dir / "versions.json").items()},
+        stages=tuple(_read_stage(run_dir / name, config.train_config(name)) for name in config.stages),
+        test_sets=_read_test_sets(run_dir / "scores", config),
+    )
+
+
+def _read_stage(folder: Path, config: TrainConfig) -> StageResult:
+    if not folder.is_dir():
+        raise ResultsError(
+            f"stage {folder.name} of the configuration has no folder {folder}; run `simcast pipeline` to its end first"
+        )
+    marker = _read_json(folder / "DONE.json", hint=f"stage {folder.name} is not finished")
+    if not isinstance(marker.get("steps"), int):
+        raise ResultsError(f"{folder / 'DONE.json'}: steps must be a whole number, got {marker.get('steps')!r}")
+    metrics = read_metrics(folder / "metrics.jsonl")
+    if not metrics:
+        raise ResultsError(f"{folder / 'metrics.jsonl'} is absent or empty; the stage's training writes it")
+    return StageResult(folder.name, config, marker, metrics)
+
+
+def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[TestSet, ...]:
+    """Read all score files: first those that the run's own data made, then ``evaluation.also`` in its order."""
+    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    if not found:
+        raise ResultsError(f"no score files at {folder}/*.json; verification writes one for every test set")
+    also = [test_set.name for test_set in config.evaluation.also]
+    stems = [stem for stem in found if stem not in also] + [name for name in also if name in found]
+    return tuple(
+        TestSet(
+            stem=stem,
+            scores=from_mapping(ScoreFile, _read_json(found[stem]), where=str(found[stem])),
+            example=_read_example(folder / (stem + _EXAMPLE)),
+        )
+        for stem in stems
+    )
+
+
+def _read_json(path: Path, *, hint: str = "the run is not finished or its folder is damaged") -> dict[str, Any]:
+    try:
+        # NaN is not JSON, but Python writes it; here it means the same as null, an undefined score.
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except OSError as error:
+        raise ResultsError(f"cannot read {path}: {error.strerror or error}; {hint}") from error
+    except json.JSONDecodeError as error:
+        raise ResultsError(f"{path} is not JSON ({error}); {hint}") from error
+    if not isinstance(data, dict):
+        raise ResultsError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
+    return data
+
+
+def _read_example(path: Path) -> ExampleFrames | None:
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            forecasts = {key.removeprefix("forecast/"): file[key] for key in file.files if key.startswith("forecast/")}
+            example = ExampleFrames(
+                event=str(file["event"]),
+                inputs=file["inputs"],
+                observed=file["observed"],
+                forecasts=forecasts,
+                thresholds=tuple(float(code) for code in file["thresholds"]),
+            )
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ResultsError(f"{path} holds no example frames: {error}") from error
+    for name, frames in (("inputs", example.inputs), ("observed", example.observed)):
+        if frames.dtype != np.uint8 or frames.ndim != 3:
+            raise ResultsError(f"{path}: {name} must be uint8 [T, H, W], got {frames.dtype} {frames.shape}")
+    for name, frames in example.forecasts.items():
+        if frames.shape != example.observed.shape:
+            raise ResultsError(
+                f"{path}: forecast/{name} has shape {frames.shape}; observed has {example.observed.shape}"
+            )
+    return example

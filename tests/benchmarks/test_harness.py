@@ -1,0 +1,139 @@
+"""The benchmark harness: it refuses wrong providers, counts bytes, and leaves the rest of the process as it was."""
+
+import csv
+import os
+
+import pytest
+import torch
+
+from benchmarks import harness, run_gpu, weighted_mse
+from benchmarks.harness import COLUMNS, Benchmark, Provider, WrongResultError, run_case
+from simcast_kernels.weighted_mse.cases import CASES
+
+ODD = next(case for case in CASES if case.name == "odd")
+
+
+def providers_with(*extra: Provider):
+    def providers(case, device):
+        def twin(prediction, target, mask):
+            return weighted_mse.exact(case, prediction, target, mask)
+
+        return [Provider(name="twin", function=twin), *extra]
+
+    return Benchmark(op="weighted_mse", tensors=weighted_mse.tensors, providers=providers, exact=weighted_mse.exact)
+
+
+def rows_until_refused(benchmark):
+    rows = []
+    with pytest.raises(WrongResultError) as refused:
+        for row in run_case(benchmark, ODD, device="cpu", modes=["forward"], copy=1e9):
+            rows.append(row)
+    return rows, str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "what"),
+    [
+        (lambda loss, prediction: loss * (1 + 1e-5), "result"),
+        (lambda loss, prediction: loss + 1e-5 * (prediction.sum() - prediction.detach().sum()), "gradient"),
+        (lambda loss, prediction: loss * float("nan"), "result nan"),
+    ],
+    ids=["result", "gradient", "nan"],
+)
+def test_a_wrong_provider_is_not_timed(wrong, what):
+    def function(prediction, target, mask):
+        return wrong(weighted_mse.exact(ODD, prediction, target, mask), prediction)
+
+    rows, message = rows_until_refused(providers_with(Provider(name="fast", function=function)))
+    assert [row.provider for row in rows] == ["twin"]
+    assert f"fast, odd: RMS error ratio of the {what}" in message and "not timed" in message
+
+
+def test_rows_carry_bytes_and_bandwidth():
+    rows = list(run_case(providers_with(), ODD, device="cpu", modes=harness.MODES, copy=2e9))
+    assert [row.mode for row in rows] == ["forward", "backward", "full"]
+    assert [row.bytes for row in rows] == [5187 * (4 + 4 + 1 + 4), 5187 * 8, 5187 * 21]
+    for row in rows:
+        assert row.gb_per_s is not None
+        assert 0 < row.p20 <= row.p50 <= row.p80
+        assert row.gb_per_s == pytest.approx(row.bytes / row.p50 / 1e3, rel=0.01, abs=1e-3)
+        assert row.fraction_of_copy == pytest.approx(row.gb_per_s / 2, rel=0.01, abs=1e-3)
+
+
+def test_the_interpreter_gets_no_bandwidth():
+    def twin(prediction, target, mask):
+        return weighted_mse.exact(ODD, prediction, target, mask)
+
+    benchmark = providers_with(Provider(name=harness.INTERPRETER, function=twin))
+    row = list(run_case(benchmark, ODD, device="cpu", modes=["forward"], copy=1e9))[-1]
+    assert row.provider == "interpreter" and row.gb_per_s is None and row.fraction_of_copy is None
+
+
+def test_the_switch_is_set_for_a_provider_alone(monkeypatch):
+    monkeypatch.setenv("SIMCAST_KERNELS", "triton")
+    seen = []
+
+    def function(prediction, target, mask):
+        seen.append(os.environ.get("SIMCAST_KERNELS"))
+        return weighted_mse.exact(ODD, prediction, target, mask)
+
+    benchmark = providers_with(Provider(name="op", function=function, body="reference"))
+    list(run_case(benchmark, ODD, device="cpu", modes=["forward"], copy=1e9))
+    assert set(seen) == {"reference"}
+    assert os.environ["SIMCAST_KERNELS"] == "triton"
+
+
+def test_main_writes_the_columns_and_prints_ratios(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "copy_bandwidth", lambda device: 1e9)
+    path = tmp_path / "out.csv"
+    arguments = ["--case", "odd", "--mode", "forward", "--device", "cpu", "--csv", str(path)]
+    assert harness.main(providers_with(), arguments) == 0
+    with path.open() as file:
+        (row,) = csv.DictReader(file)
+    assert list(row) == COLUMNS
+    assert row["case"] == "odd" and row["shape"] == "3x7x1x13x19" and row["dtype"] == "float32"
+    assert row["commit"] and row["torch"] == torch.__version__
+    assert "1.00x" in capsys.readouterr().out
+
+
+def test_main_stops_beginning_cases_when_time_is_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harness, "copy_bandwidth", lambda device: 1e9)
+    assert harness.main(providers_with(), ["--seconds", "0", "--device", "cpu", "--csv", str(tmp_path / "o.csv")]) == 0
+    assert capsys.readouterr().out.count("not timed, 0 s are over") == len(CASES)
+
+
+@pytest.mark.parametrize(
+    ("failed", "expected"),
+    [
+        ([], set()),
+        (["tests.kernels.test_ddim_step"], {"ddim"}),
+        (["tests.kernels.test_weighted_mse_operator"], {"weighted_mse"}),
+        (["tests.kernels.test_dispatch"], {"ddim", "weighted_mse"}),
+    ],
+)
+def test_ops_with_red_tests_are_not_timed(failed, expected, tmp_path):
+    report = tmp_path / "tests.xml"
+    cases = "".join(f'<testcase classname="{name}"><failure/></testcase>' for name in failed)
+    passed = '<testcase classname="tests.kernels.test_ddim"/>'
+    report.write_text(f"<testsuites><testsuite>{passed}{cases}</testsuite></testsuites>")
+    assert run_gpu.failed_ops(report, ["ddim", "weighted_mse"]) == expected
+
+
+def test_without_a_report_no_op_is_timed(tmp_path):
+    assert run_gpu.failed_ops(tmp_path / "none.xml", ["ddim"]) == {"ddim"}
+
+
+def test_run_gpu_needs_a_gpu_and_passes_no_switch_on(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run_gpu.main() == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("SIMCAST_KERNELS", "reference")
+    assert not {"TRITON_INTERPRET", "SIMCAST_KERNELS"} & set(run_gpu.child_environment())
+
+
+def test_results_go_to_the_folder_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS", str(tmp_path / "new"))
+    path = run_gpu.write([dict.fromkeys(COLUMNS, "1")], {"commit": "abc1234", "device": "NVIDIA H200"})
+    assert path == tmp_path / "new" / "gpu-abc1234-NVIDIA-H200.csv"
+    assert harness.read_rows(path)[0]["op"] == "1"
