@@ -31,7 +31,7 @@ from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import read_metrics
 from simcast_hpc.observe.run_folder import RunFolder, write_whole
-from simcast_hpc.report.page import write_page
+from simcast_hpc.report import write_page
 from simcast_hpc.verification.evaluate import (
     TestSet,
     baseline_entry,
@@ -243,6 +243,8 @@ def _start(stage: TrainConfig, command: str, *, ranks: int) -> None:
 
 def _verify(config: PipelineConfig) -> None:
     models = [model_entry(name, load_trained(config.run_dir / name)) for name in config.stages]
+    frames = config.sequence.frames_in + config.sequence.frames_out
+    train_dates = open_windows(config.data, split="train", frames=frames).dates
     sets = [TestSet("test", config.data, config.evaluation.split)]
     sets += [TestSet(one.name, _beside(config, one), one.split) for one in config.evaluation.also]
     for test_set in sets:
@@ -253,5 +255,6 @@ def _verify(config: PipelineConfig) -> None:
             sequence=config.sequence,
             settings=config.evaluation,
             folder=config.run_dir / "scores",
+            train_dates=train_dates,
         )
         logger.info("verified on %s", test_set.name)

@@ -10,7 +10,7 @@ def pipeline(config: ConfigFile, overrides: Overrides = None) -> None:
     resolved = read_config(PipelineConfig, config, overrides or ())
     print(to_yaml(resolved), flush=True)
     from simcast_hpc.pipeline import run_pipeline
-    from simcast_hpc.report.tables import print_tables
+    from simcast_hpc.report import print_tables
 
     page = run_pipeline(resolved)
     print_tables(resolved.run_dir)

@@ -80,7 +80,6 @@ class PipelineConfig(SharedConfig):
         own = dict(self.stages[name])
         own.setdefault("stage", name)
         if own["stage"] == "student":
-            student = dict(own.get("student", {}))
-            student.setdefault("teacher", str(self.run_dir / "teacher"))
-            own["student"] = student
+            if self.student.teacher is None:
+                shared["student"]["teacher"] = str(self.run_dir / "teacher")
         return from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")

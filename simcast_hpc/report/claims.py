@@ -7,6 +7,7 @@ higher in this run, and that this is no evidence.
 from .results import RunResults, ScoreFile
 
 _MANY_DATES = 6
+_PLACES = 4
 
 
 def general_claims(run: RunResults) -> list[str]:
@@ -17,11 +18,7 @@ def general_claims(run: RunResults) -> list[str]:
     ]
     students, directs = run.names_of("student"), run.names_of("direct")
     if students and directs:
-        said.append(
-            f"The training losses of {_listed(students)} and {_listed(directs)} must not be compared: the student's "
-            "targets contain frames that the teacher forecast. These are smoother than observations and easier to "
-            "match, so its loss may be lower without its forecasts being better."
-        )
+        said.append(_losses_differ(run, students, directs))
     for name in students:
         stage = run.stage(name)
         if stage is not None and stage.config.student.init == "teacher":
@@ -89,12 +86,14 @@ def student_or_direct(run: RunResults, scores: ScoreFile, *, student: str, direc
     if own is None or other is None:
         return f"The mean CSI of {student} and {direct} cannot be compared: it is undefined at every lead time."
     steps = _steps_compared(run, student=student, direct=direct)
+    own, other = round(own, _PLACES), round(other, _PLACES)  # so that the difference is that of the numbers shown
     if own == other:
-        return f"The {student} and {direct} have the same mean CSI over the lead times ({own:.4f}). {steps}"
+        return f"The {student} and {direct} have the same mean CSI over the lead times ({own:.{_PLACES}f}). {steps}"
     better, worse = (student, direct) if own > other else (direct, student)
     return (
-        f"The {better} model has a higher mean CSI over the lead times than the {worse} model: {max(own, other):.4f} "
-        f"against {min(own, other):.4f}, a difference of {abs(own - other):.4f}. One seed is no evidence, so this "
+        f"The {better} model has a higher mean CSI over the lead times than the {worse} model: "
+        f"{max(own, other):.{_PLACES}f} against {min(own, other):.{_PLACES}f}, a difference of "
+        f"{abs(own - other):.{_PLACES}f}. One seed is no evidence, so this "
         f"does not show whether distillation helps. {steps}"
     )
 
@@ -106,7 +105,7 @@ def highest(scores: ScoreFile) -> str:
         return "No mean CSI is defined at any lead time, so the forecasts are not ranked."
     best = max(means.values())
     names = [name for name, mean in means.items() if mean == best]
-    return f"Highest mean CSI over the lead times in this run: {_listed(names)} ({best:.4f})."
+    return f"Highest mean CSI over the lead times in this run: {_listed(names)} ({best:.{_PLACES}f})."
 
 
 def thresholds_in_the_mean(scores: ScoreFile) -> str:
@@ -147,6 +146,17 @@ def reach(scores: ScoreFile) -> str:
 def with_unit(label: str, unit: str) -> str:
     """Return a threshold as text: codes stand bare, all else with its unit."""
     return label if unit == "code" else f"{label} {unit}"
+
+
+def _losses_differ(run: RunResults, students: tuple[str, ...], directs: tuple[str, ...]) -> str:
+    said = f"The training losses of {_listed(students)} and {_listed(directs)} must not be compared: "
+    lengthened = [stage for name in students if (stage := run.stage(name)) is not None]
+    if any(stage.config.student.extension == "teacher" for stage in lengthened):
+        return said + (
+            "the student's targets contain frames that the teacher forecast. These are smoother than observations and "
+            "easier to match, so its loss may be lower without its forecasts being better."
+        )
+    return said + "they were trained on different sequences, so a lower loss does not mean a better forecast."
 
 
 def _not_above(mine: float | None, its: float | None) -> bool:

@@ -23,7 +23,7 @@ _VIL_COLOURS = (
     "#d62420",
     "#b45fe0",
 )
-_RAIN = LinearSegmentedColormap.from_list("rain", ["#a8d5f0", "#3d8fd1", "#1c3f94", "#2f9e57", "#f2c32e", "#c4241c"])
+_RAIN = LinearSegmentedColormap.from_list("rain", ["#a8d5f0", "#3f8fd2", "#1d3f8f", "#f2b52e", "#c4241c"])
 _NO_RAIN = "#f6f6f3"
 
 

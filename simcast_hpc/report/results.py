@@ -125,7 +125,7 @@ class ScoreFile(_Read):
 
     @property
     def pooled_protocol(self) -> str:
-        """The first protocol that pools counts over leads, else the first: the one that per-lead curves are drawn of."""
+        """The protocol of per-lead curves: the first that pools counts over leads, else the first."""
         pooled = (name for name, used in self.protocols.items() if used.aggregation == "global")
         return next(pooled, next(iter(self.protocols)))
 

@@ -127,6 +127,7 @@ def evaluate(
     sequence: SequenceConfig,
     settings: EvaluationConfig,
     folder: Path,
+    train_dates: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Count every entry's forecasts of a test set and write scores, statistics and an example.
 
@@ -135,7 +136,8 @@ def evaluate(
         entries: what is compared, all on the same windows.
         sequence: T and T'.
         settings: protocols, batch size, and from how much observed a threshold enters the mean.
-        folder: gets ``<name>.json``, ``<name>.example.npz`` and ``<name>.<entry>.npz`` a forecast.
+        folder: gets ``<name>.json``, ``<name>.example.npz`` and each entry's ``<name>.<entry>.<counting hash>.npz``.
+        train_dates: the dates that the models were trained on, so that a page can say which are shared.
 
     Returns:
         What the JSON holds.
@@ -153,6 +155,7 @@ def evaluate(
         for statistics in by_rule.values():
             statistics.save(folder / f"{test_set.name}.{name}.{statistics.protocol.counting_hash}.npz")
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
+    result["train_dates"] = list(train_dates)
     write_whole(folder / f"{test_set.name}.json", json.dumps(_without_nan(result), indent=1))
     _write_example(folder / f"{test_set.name}.example.npz", source, entries, spec=spec, sequence=sequence)
     return result

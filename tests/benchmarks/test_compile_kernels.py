@@ -47,7 +47,7 @@ def test_weighted_mse_moves_memory_in_16_byte_accesses(tmp_path, monkeypatch):
     assert counts["ld16"] == counts["st16"] == steps, (
         "each step loads 4 fp32 predictions and stores 4 gradients at once"
     )
-    assert counts["bar"] == "2", "the sum over the warps alone; more means exchanges through shared memory"
+    assert int(counts["bar"]) <= 2, "the sum over the warps alone; more means exchanges through shared memory"
 
 
 @pytest.mark.parametrize(

@@ -137,3 +137,37 @@ def test_results_go_to_the_folder_named(tmp_path, monkeypatch):
     path = run_gpu.write([dict.fromkeys(COLUMNS, "1")], {"commit": "abc1234", "device": "NVIDIA H200"})
     assert path == tmp_path / "new" / "gpu-abc1234-NVIDIA-H200.csv"
     assert harness.read_rows(path)[0]["op"] == "1"
+
+
+@pytest.mark.parametrize("red", [False, True])
+def test_run_gpu_tests_first_and_times_what_is_green(red, tmp_path, monkeypatch, capsys):
+    """Everything but the GPU: the children are replaced by what they would leave behind."""
+    began = []
+
+    def child(module, seconds, environment):
+        began.append(module[0])
+        if module[0] == "pytest":
+            report = module[-1].removeprefix("--junitxml=")
+            failure = '<testcase classname="tests.kernels.test_weighted_mse"><failure/></testcase>' if red else ""
+            with open(report, "w") as file:
+                file.write(f"<testsuite>{failure}</testsuite>")
+            return not red
+        with open(module[-1], "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=COLUMNS)
+            writer.writeheader()
+            writer.writerow(dict.fromkeys(COLUMNS, "1") | {"op": module[0], "provider": "triton"})
+        return True
+
+    about = {"device": "NVIDIA H200", "torch": "2", "triton": "3", "commit": "abc1234", "python": "3"}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(run_gpu, "machine", lambda device: about)
+    monkeypatch.setattr(run_gpu, "_run", child)
+    monkeypatch.setenv("RESULTS", str(tmp_path))
+    assert run_gpu.main() == int(red)
+    (path,) = tmp_path.glob("*.csv")
+    timed = [row["op"] for row in harness.read_rows(path)]
+    assert began[0] == "pytest" and began[1:] == timed
+    assert ("benchmarks.weighted_mse" in timed) is not red
+    out = capsys.readouterr()
+    assert out.out.splitlines()[-1].startswith(f"{len(timed)} rows in")
+    assert ("not timed, since tests failed: weighted_mse" in out.err) is red

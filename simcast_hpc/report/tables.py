@@ -1,0 +1,173 @@
+"""The tables of a run as plain data: the page and the terminal show the same cells."""
+
+from dataclasses import dataclass
+
+from .claims import with_unit
+from .results import METRICS_PER_THRESHOLD, Entry, RunResults, ScoreFile
+
+UNDEFINED = "–"
+METRIC_TITLES = {"csi": "CSI", "pod": "POD", "far": "FAR", "frequency_bias": "Frequency bias"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its heading, its cells, and which of the cells are best."""
+
+    heading: str
+    cells: tuple[str, ...]
+    best: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that belong together under one heading; the heading of a table's only group is empty."""
+
+    heading: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, the heading of every column (that of the row headings first) and the rows in groups.
+
+    The first ``text_cells`` cells of a row are words, the others numbers.
+    """
+
+    caption: str
+    columns: tuple[str, ...]
+    groups: tuple[Group, ...]
+    text_cells: int = 0
+
+
+def lead_table(scores: ScoreFile) -> Table:
+    """Return mean CSI by lead time, an entry a row; the best of a column is marked, at the precision that is shown."""
+    columns = [[scores.mean_csi_by_lead[name][k] for name in scores.names] for k in range(scores.frames_out)]
+    columns.append([scores.mean_csi(name) for name in scores.names])
+    shown = [[number(value) for value in column] for column in columns]
+    best = [{i for i, text in enumerate(column) if text == _highest(column)} for column in shown]
+    rows = tuple(
+        Row(name, tuple(column[i] for column in shown), frozenset(k for k, which in enumerate(best) if i in which))
+        for i, name in enumerate(scores.names)
+    )
+    note = ""
+    if len(scores.compared_leads) < scores.frames_out:
+        leads = ", ".join(f"{scores.lead_minutes[k]:g}" for k in scores.compared_leads) or "none"
+        note = f" The last column is over the leads at which every forecast has a score: {leads}."
+    return Table(
+        caption=f"Mean CSI by lead time (1 is perfect). The best of each column in bold.{note}",
+        columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "All leads"),
+        groups=(Group("", rows),),
+    )
+
+
+def threshold_table(scores: ScoreFile, protocol: str) -> Table:
+    """Return CSI, POD, FAR and frequency bias per threshold and entry under one protocol."""
+    used = scores.protocols[protocol]
+    groups = tuple(
+        Group(_threshold_heading(scores, label), _threshold_rows(scores, protocol, label)) for label in used.labels
+    )
+    rule = {
+        "global": "counts pooled over all lead times",
+        "lead-mean": "a score for every lead time, then their mean",
+    }.get(used.aggregation, used.aggregation)
+    source = f"; {used.source}" if used.source else ""
+    return Table(
+        caption=f"Scores per threshold under protocol {protocol}, hash {used.hash}: {rule}{source}.",
+        columns=("Forecast", *METRIC_TITLES.values()),
+        groups=groups,
+    )
+
+
+def entry_table(scores: ScoreFile) -> Table:
+    """Return what each forecast is, what it cost, and its squared and absolute error."""
+    protocol = scores.pooled_protocol
+    rows = tuple(
+        Row(
+            entry.name,
+            (
+                entry.note or UNDEFINED,
+                _whole(entry.steps),
+                _whole(entry.parameters),
+                *(number(scores.scores[entry.name][protocol].get(key), places=5) for key in ("mse", "mae")),
+            ),
+        )
+        for entry in scores.entries
+    )
+    return Table(
+        caption="The forecasts compared. MSE and MAE: mean squared and absolute error of the field in [0, 1].",
+        columns=("Forecast", "What it is", "Optimizer steps", "Parameters", "MSE", "MAE"),
+        groups=(Group("", rows),),
+        text_cells=1,
+    )
+
+
+def stage_table(run: RunResults) -> Table:
+    """Return how each stage was trained."""
+    rows = []
+    for stage in run.stages:
+        config = stage.config
+        weights = " / ".join(f"{weight:g}" for weight in config.loss.weights)
+        cells = (
+            config.stage,
+            f"{stage.steps}",
+            f"{stage.steps * config.batch.global_size}",
+            f"{config.sequence.frames_in} → {config.frames_out}",
+            weights if len(config.loss.weights) > 1 else "none",
+            duration(stage.seconds),
+            str(stage.marker.get("weights", UNDEFINED))[:12],
+        )
+        rows.append(Row(stage.name, cells))
+    return Table(
+        caption="How each model was trained. Loss weights: below / above the loss's thresholds.",
+        columns=(
+            "Model",
+            "Stage",
+            "Optimizer steps",
+            "Samples",
+            "Frames in → out",
+            "Loss weights",
+            "Time",
+            "Weights' hash",
+        ),
+        groups=(Group("", tuple(rows)),),
+        text_cells=1,
+    )
+
+
+def number(value: float | None, *, places: int = 3) -> str:
+    """Return a score as text; an undefined one is a dash."""
+    return UNDEFINED if value is None else f"{value:.{places}f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 48 s, 4 min 12 s, 3 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _threshold_heading(scores: ScoreFile, label: str) -> str:
+    count = scores.observed.get(label)
+    seen = f": {count.pixels} pixels, {count.events} events observed" if count is not None else ""
+    aside = "" if label in scores.supported_thresholds else " (too rare for the mean)"
+    return f"≥ {with_unit(label, scores.unit)}{seen}{aside}"
+
+
+def _threshold_rows(scores: ScoreFile, protocol: str, label: str) -> tuple[Row, ...]:
+    def row(entry: Entry) -> Row:
+        found = scores.scores[entry.name][protocol]
+        return Row(entry.name, tuple(number(found[f"{metric}/{label}"]) for metric in METRICS_PER_THRESHOLD))
+
+    return tuple(row(entry) for entry in scores.entries)
+
+
+def _highest(column: list[str]) -> str | None:
+    numbers = [text for text in column if text != UNDEFINED]
+    return max(numbers, key=float) if numbers else None
+
+
+def _whole(value: int | None) -> str:
+    return UNDEFINED if value is None else f"{value:,}"

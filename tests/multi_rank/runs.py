@@ -1,0 +1,74 @@
+"""Starting real training runs as processes of their own, by every launcher, and reading what they left."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+BIN = Path(sys.executable).parent
+_TIMEOUT_SECONDS = 240
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def command(launcher: str, ranks: int) -> list[str]:
+    """Return the beginning of a command line that ends in ``-m simcast_hpc ...`` by a launcher."""
+    if launcher == "python":
+        return [sys.executable, "-m", "simcast_hpc"]
+    if launcher == "torchrun":
+        return [str(BIN / "torchrun"), "--standalone", "--nproc-per-node", str(ranks), "-m", "simcast_hpc"]
+    if launcher == "deepspeed":
+        place = ["--num_accelerators", str(ranks), "--master_port", str(free_port())]
+        return [sys.executable, str(BIN / "deepspeed"), *place, "--module", "simcast_hpc"]
+    if launcher == "mpiexec":
+        return [str(BIN / "mpiexec"), "-n", str(ranks), sys.executable, "-m", "simcast_hpc"]
+    raise ValueError(f"no launcher {launcher!r}")
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment without what a launcher or the kernel tests put there."""
+    ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TRITON_INTERPRET")
+    kept = {key: value for key, value in os.environ.items() if key not in ours}
+    return kept | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+
+def simcast(
+    launcher: str, ranks: int, arguments: Sequence[str], *, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run ``simcast`` with a launcher to its end; a failure shows what it printed."""
+    done = subprocess.run(
+        [*command(launcher, ranks), *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert not check or done.returncode == 0, f"{done.args}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}"
+    return done
+
+
+def overrides(**values: object) -> list[str]:
+    """Return ``--set`` options; a double underscore stands for the dot."""
+    return [word for key, value in values.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+def losses(run_dir: Path) -> list[float]:
+    """Return the loss of every optimizer step that a run logged."""
+    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def weights(run_dir: Path) -> dict[str, Tensor]:
+    """Return the exported weights of a run."""
+    return load_file(run_dir / "weights" / "model.safetensors")

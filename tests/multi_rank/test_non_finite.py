@@ -1,0 +1,25 @@
+"""A loss that is no number stops every rank before the optimizer step, and the windows are named."""
+
+import pytest
+
+from simcast_hpc.train.checkpoint import visible
+from tests.multi_rank.runs import overrides, simcast
+
+pytestmark = pytest.mark.multi
+
+
+def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
+    """A learning rate beyond reason makes the loss overflow within a few steps."""
+    told = simcast(
+        "torchrun",
+        2,
+        ["train", str(teacher_config), *overrides(run_dir=tmp_path / "run", max_steps=50,
+                                                  optimizer__learning_rate="1e30", optimizer__schedule="constant",
+                                                  optimizer__gradient_clip=0)],
+        check=False,
+    )  # fmt: skip
+    assert told.returncode != 0
+    assert told.stderr.count("is not finite") >= 2, "both ranks say so"
+    assert "made from" in told.stderr and "@" in told.stderr, told.stderr[-3000:]
+    assert not (tmp_path / "run" / "DONE.json").exists()
+    assert all(path.name < "step-00000050" for path in visible(tmp_path / "run" / "checkpoints"))

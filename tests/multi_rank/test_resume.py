@@ -1,0 +1,129 @@
+"""Resuming equals not stopping: to the bit at the same ranks and stage, within 1e-5 at others."""
+
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from simcast_hpc.train.checkpoint import visible
+from tests.multi_rank.runs import command, environment, losses, overrides, simcast, weights
+
+pytestmark = pytest.mark.multi
+_STEPS = 40
+
+
+def _equal_to_the_bit(one: Path, other: Path) -> bool:
+    left, right = weights(one), weights(other)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def _kill_in_mid_training(launcher: str, ranks: int, arguments: list[str], run_dir: Path) -> None:
+    """Start a run and send SIGKILL to one of its ranks once a checkpoint stands."""
+    process = subprocess.Popen(
+        [*command(launcher, ranks), *arguments],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not visible(run_dir / "checkpoints"):
+            assert process.poll() is None, "the run ended before its first checkpoint"
+            assert time.monotonic() < deadline, "no checkpoint after two minutes"
+            time.sleep(0.005)
+        children = psutil.Process(process.pid).children() if ranks > 1 else []
+        psutil.Process(children[-1].pid if children else process.pid).send_signal(signal.SIGKILL)
+        process.wait(timeout=120)
+    finally:
+        if process.poll() is None:
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "ranks", "stage", "precision"),
+    [
+        ("python", 1, 1, "fp32"),
+        pytest.param("torchrun", 2, 1, "fp32", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 2, "bf16", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 3, "fp32", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 3, "bf16", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    launcher, ranks, stage, precision, teacher_config, tmp_path
+):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    same = {"max_steps": _STEPS, "engine__zero_stage": stage, "engine__precision": precision}
+    simcast(launcher, ranks, ["train", str(teacher_config), *overrides(run_dir=whole, **same)])
+    arguments = ["train", str(teacher_config), *overrides(run_dir=killed, **same)]
+    _kill_in_mid_training(launcher, ranks, arguments, killed)
+    assert not (killed / "DONE.json").exists(), "the run was over before it was killed; raise its steps"
+    simcast(launcher, ranks, arguments)
+    assert [line for line in losses(killed)] == losses(whole), "each step is logged once, as if nothing had happened"
+    assert _equal_to_the_bit(whole, killed)
+
+
+@pytest.mark.parametrize(
+    ("saved_by", "resumed_by"),
+    [
+        ((2, 3), (1, 0)),
+        pytest.param((1, 0), (2, 3), marks=pytest.mark.slow),
+        pytest.param((1, 1), (2, 2), marks=pytest.mark.slow),
+        pytest.param((2, 2), (2, 3), marks=pytest.mark.slow),
+    ],
+)
+def test_another_world_size_and_stage_go_on(saved_by, resumed_by, teacher_config, one_rank, tmp_path):
+    """The first half by one layout, the second by another; the losses are those of one rank."""
+    run_dir = tmp_path / "run"
+    for ranks, stage in (saved_by, resumed_by):
+        simcast(
+            "torchrun", ranks, ["train", str(teacher_config), *overrides(run_dir=run_dir, engine__zero_stage=stage)]
+        )
+        if (ranks, stage) == saved_by:
+            (run_dir / "DONE.json").unlink()
+            shutil.rmtree(run_dir / "checkpoints" / "step-00000006")
+    assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+
+
+def test_a_run_that_is_done_is_left_alone(teacher_config, one_rank):
+    before = (one_rank / "DONE.json").stat().st_mtime_ns
+    told = simcast("python", 1, ["train", str(teacher_config), *overrides(run_dir=one_rank, engine__zero_stage=0)])
+    assert "nothing to do" in told.stderr
+    assert (one_rank / "DONE.json").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(teacher_config, one_rank, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(one_rank, run_dir)
+    told = simcast(
+        "python",
+        1,
+        [
+            "train",
+            str(teacher_config),
+            *overrides(run_dir=run_dir, engine__zero_stage=0, optimizer__learning_rate=1e-3),
+        ],
+        check=False,
+    )
+    assert told.returncode == 1
+    assert "optimizer.learning_rate was 0.005, is 0.001" in told.stderr
+    assert (run_dir / "DONE.json").exists()
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(teacher_config, one_rank, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(one_rank, run_dir)
+    (run_dir / "DONE.json").unlink()
+    damaged = run_dir / "checkpoints" / "step-00000006" / "rank-00000.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    told = simcast("python", 1, ["train", str(teacher_config), *overrides(run_dir=run_dir)], check=False)
+    assert told.returncode == 1
+    assert f"{damaged} is absent or damaged" in told.stderr

@@ -1,0 +1,131 @@
+"""A cluster of one machine without Slurm: ``srun`` and ``scontrol`` that write down how they were called.
+
+It shows what a batch script asks for, in which order, and what it makes of the answers. What Slurm does with the
+requests is not shown.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPT = REPOSITORY / "slurm" / "distill_sevir.sh"
+
+# Written into the environment so that a stand-in for srun, started by the script, can be told what to do.
+_SRUN = """#!{python}
+import json, os, pathlib, signal, sys, time
+keep = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "HDF5_USE_FILE_LOCKING",
+        "TORCH_EXTENSIONS_DIR")
+with open(os.environ["FAKE_CALLS"], "a") as calls:
+    call = {{"program": "srun", "arguments": sys.argv[1:], "environment": {{k: os.environ.get(k) for k in keep}}}}
+    calls.write(json.dumps(call) + "\\n")
+if "FAKE_HANGS" in os.environ:
+    time.sleep(60)
+state = int(os.environ.get("FAKE_STATE", "0"))
+if state == 0 and "FAKE_NO_MARKER" not in os.environ:
+    (run_dir,) = [a.removeprefix("run_dir=") for a in sys.argv if a.startswith("run_dir=")]
+    pathlib.Path(run_dir).mkdir(parents=True, exist_ok=True)
+    pathlib.Path(run_dir, "DONE.json").write_text("{{}}")
+sys.exit(state)
+"""
+# What follows srun's own options is run, as the only task of the step.
+_SRUN_ONE_TASK = """#!{python}
+import os, sys
+command = sys.argv[1:]
+while command[0].startswith("-"):
+    del command[0]
+place = {{"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}}
+os.execvpe(command[0], command, os.environ | place)
+"""
+_SCONTROL = """#!{python}
+import json, os, sys
+with open(os.environ["FAKE_CALLS"], "a") as calls:
+    calls.write(json.dumps({{"program": "scontrol", "arguments": sys.argv[1:]}}) + "\\n")
+if sys.argv[1:3] == ["show", "hostnames"]:
+    print("{host}\\nnode02")
+"""
+
+
+@dataclass
+class FakeCluster:
+    """Executables in ``folder/bin``, a job's environment, and the calls that were made.
+
+    ``run_tasks`` makes ``srun`` run its command as one task instead of standing in for it.
+    """
+
+    folder: Path
+    host: str = "node01"
+    run_tasks: bool = False
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self):
+        programs, archive = self.folder / "bin", self.folder / "sevir"
+        programs.mkdir()
+        archive.mkdir(exist_ok=True)
+        (archive / "CATALOG.csv").touch()
+        for name, text in {"srun": _SRUN_ONE_TASK if self.run_tasks else _SRUN, "scontrol": _SCONTROL}.items():
+            path = programs / name
+            path.write_text(text.format(python=sys.executable, host=self.host))
+            path.chmod(0o755)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "FAKE_", "SRUN_"))}
+        for name in ("RUN_DIR", "MAX_RESTARTS", "MASTER_ADDR", "MASTER_PORT", "TORCH_EXTENSIONS_DIR"):
+            clean.pop(name, None)
+        self.environment = clean | {
+            "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+            "FAKE_CALLS": str(self.folder / "calls"),
+            "SLURM_JOB_ID": "20123",
+            "SLURM_JOB_NODELIST": "node[01-02]",
+            "SLURM_SUBMIT_DIR": str(REPOSITORY),
+            "SLURM_CPUS_PER_TASK": "8",
+            "SEVIR_ROOT": str(archive),
+            "RUN_DIR": str(self.run_dir),
+            "PYTHON": sys.executable,
+        }
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the script keeps its stages."""
+        return self.folder / "run"
+
+    def start(self, *arguments: str, changes: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
+        """Start the script as Slurm would start a batch shell; a variable changed to None is unset."""
+        merged = self.environment | dict(changes or {})
+        environment = {name: value for name, value in merged.items() if value is not None}
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(
+        self, *arguments: str, changes: Mapping[str, str | None] | None = None, seconds: float = 60
+    ) -> tuple[int, str]:
+        """Run the script to its end and return its exit status and output."""
+        job = self.start(*arguments, changes=changes)
+        output, _ = job.communicate(timeout=seconds)
+        return job.returncode, output
+
+    def calls(self, name: str) -> list[dict]:
+        """Return the calls of ``srun`` or ``scontrol`` so far."""
+        path = self.folder / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [call for call in map(json.loads, lines) if call["program"] == name]
+
+    def wait_for(self, happened: Callable[[], bool], *, seconds: float = 20.0) -> None:
+        """Wait until something has happened.
+
+        Raises:
+            TimeoutError: it has not, within ``seconds``.
+        """
+        end = time.monotonic() + seconds
+        while not happened():
+            if time.monotonic() > end:
+                raise TimeoutError(f"waited {seconds:.0f} s; calls so far: {self.calls('srun')}")
+            time.sleep(0.02)

@@ -1,0 +1,117 @@
+"""The whole walk on a tiny archive: every stage in a process of its own, then scores and a page; and starting again."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
+from simcast_hpc.pipeline import run_pipeline, scaled_steps
+
+pytestmark = pytest.mark.multi
+
+
+def _config(run_dir: Path, **changes: object) -> PipelineConfig:
+    asked = {
+        "name": "tiny",
+        "run_dir": str(run_dir),
+        "data": {"dataset": "synthetic", "root": str(run_dir / "archive"), "window_stride": 4, "augment": True},
+        "synthesis": {"seed": 2, "size": 16, "frames_per_event": 12, "train_events": 6, "test_events": 6},
+        "sequence": {"frames_in": 4, "frames_out": 4, "teacher_frames_out": 2},
+        "model": {"hidden_spatial": 4, "hidden_temporal": 16, "temporal_blocks": 2, "groups": 2},
+        "batch": {"global_size": 4, "micro_size": 4},
+        "engine": {"precision": "fp32"},
+        "log": {"every_steps": 5},
+        "student": {"init": "teacher", "rollouts": "cached", "pseudo_dtype": "uint8"},
+        "stages": {
+            "teacher": {"max_steps": 100},
+            "student": {"max_steps": 200},
+            "direct": {"max_steps": 300},
+        },
+        "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
+        "time_budget_minutes": 0.02,
+    }
+    return from_mapping(PipelineConfig, asked | changes)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("pipeline") / "run"
+    assert run_pipeline(_config(run_dir)) == run_dir / "index.html"
+    return run_dir
+
+
+def _marks(run_dir: Path) -> dict[str, int]:
+    return {str(path.relative_to(run_dir)): path.stat().st_mtime_ns for path in run_dir.glob("*/DONE.json")}
+
+
+def test_every_part_stands(finished):
+    assert sorted(_marks(finished)) == ["direct/DONE.json", "student/DONE.json", "teacher/DONE.json"]
+    scores = json.loads((finished / "scores" / "test.json").read_text(encoding="utf-8"))
+    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "direct"]
+    assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls"
+    assert "student" in (finished / "index.html").read_text(encoding="utf-8")
+    assert (finished / "DONE.json").is_file()
+    durations = json.loads((finished / "durations.json").read_text(encoding="utf-8"))
+    assert list(durations) == ["archive", "timing", "teacher", "student", "direct", "verification"]
+
+
+def test_the_time_budget_fixed_the_steps_before_the_teacher(finished):
+    resolved = read_config(PipelineConfig, finished / "config.yaml")
+    assert resolved.asked_steps == {"teacher": 100, "student": 200, "direct": 300}
+    steps = {name: resolved.train_config(name).max_steps for name in resolved.stages}
+    assert steps["direct"] == steps["teacher"] + steps["student"] < 300
+    done = {name: json.loads((finished / name / "DONE.json").read_text(encoding="utf-8"))["steps"] for name in steps}
+    assert done == steps
+
+
+def test_started_again_it_does_nothing_over(finished):
+    before = _marks(finished)
+    run_pipeline(_config(finished))
+    assert _marks(finished) == before
+
+
+def test_cut_short_it_goes_on(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    config = _config(run_dir)
+    text = (run_dir / "config.yaml").read_text(encoding="utf-8").replace(str(finished), str(run_dir))
+    (run_dir / "config.yaml").write_text(text, encoding="utf-8")
+    before = _marks(run_dir)
+    for gone in (run_dir / "student" / "DONE.json", run_dir / "DONE.json", run_dir / "index.html"):
+        gone.unlink()
+    run_pipeline(config)
+    after = _marks(run_dir)
+    assert after["teacher/DONE.json"] == before["teacher/DONE.json"]
+    assert after["student/DONE.json"] > before["student/DONE.json"]
+    assert (run_dir / "index.html").is_file() and (run_dir / "DONE.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "want"),
+    [
+        (0.001, {"teacher": 500, "student": 800, "direct": 1300}),
+        (0.4, {"teacher": 250, "student": 400, "direct": 650}),
+        (0.45, {"teacher": 222, "student": 355, "direct": 577}),
+        (1000.0, {"teacher": 20, "student": 20, "direct": 40}),
+    ],
+)
+def test_steps_are_scaled_by_one_factor_and_never_up(seconds, want):
+    asked = {"teacher": 500, "student": 800, "direct": 1300}
+    assert scaled_steps(asked, seconds_per_step=seconds, budget_seconds=520.0) == want
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"evaluation": {"baselines": ["persistance"]}}, "did you mean 'persistence'"),
+        ({"evaluation": {"protocols": ["globl"]}}, "unknown verification protocol 'globl'"),
+        ({"data": {"dataset": "sevvir"}}, "neither a built-in description"),
+        ({"synthesis": None, "data": {"dataset": "synthetic"}}, "data.root is not set"),
+    ],
+)
+def test_a_bad_name_is_refused_before_anything_is_trained(tmp_path, changes, says):
+    with pytest.raises(ConfigError, match=says):
+        run_pipeline(_config(tmp_path / "run", **changes))
+    assert not list(tmp_path.glob("run/*/DONE.json"))
