@@ -20,6 +20,9 @@ DATA ?=
 ifndef DEVICE
 DEVICE := $(shell cat $(VENV)/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
+ifeq ($(filter cpu cuda,$(DEVICE)),)
+$(error DEVICE is cpu or cuda, the build of torch to install; it is '$(DEVICE)')
+endif
 CONSTRAINTS := $(if $(filter cuda,$(DEVICE)),constraints-cuda.txt,constraints.txt)
 
 # Compiled operators and kernels stay in .venv: shared by all environments of a user, they would be built over one
@@ -43,8 +46,11 @@ run-full: $(VENV)/.runtime ## The same, with a direct model without the weighted
 	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): one model more than make run."
 	@$(BIN)/simcast pipeline configs/pipeline/quickstart-full.yaml
 
-radar: $(VENV)/.verify ## The same on real radar, DATA=FOLDER (that holds CATALOG.csv), with extrapolation as a baseline
+.PHONY: archive-of-radar
+archive-of-radar:
 	@[ -f "$(DATA)/CATALOG.csv" ] || { echo "make radar needs DATA=FOLDER, a folder with CATALOG.csv; DATA is '$(DATA)'." >&2; exit 2; }
+
+radar: archive-of-radar $(VENV)/.verify ## The same on real radar, DATA=FOLDER (that holds CATALOG.csv), with extrapolation as a baseline
 	@echo "Training and verifying on the radar archive in $(DATA) (configs/pipeline/radar.yaml): up to 20 minutes on 2 cores."
 	@$(BIN)/simcast pipeline configs/pipeline/radar.yaml --set "data.root=$(DATA)"
 

@@ -4,6 +4,7 @@ Imports are read from the syntax tree, so those inside functions count as well; 
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,8 @@ MOST_LINES = 400
 FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "misc.py", "helpers.py"}
 TOP_LEVEL = {
     ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "ENV.md", "LICENSE", "Makefile",
-    "README.md", "benchmarks", "configs", "constraints-cuda.txt", "constraints.txt", "docs", "kernels", "pyproject.toml",
-    "setup.py", "simcast_hpc", "slurm", "tests",
+    "README.md", "benchmarks", "configs", "constraints-cuda.txt", "constraints.txt", "docs", "kernels",
+    "pyproject.toml", "setup.py", "simcast_hpc", "slurm", "tests",
 }  # fmt: skip
 
 # From the bottom up. A module belongs to the longest name that it begins with; it may import its own layer and every
@@ -92,9 +93,10 @@ def imports(tree: ast.AST, module: str, *, package: bool) -> Iterator[str]:
                 above = above[: len(above) - node.level + package]
                 base = ".".join([*above, *filter(None, [node.module])])
             yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed":
+            yield "torch.distributed"  # `import torch` brings it along
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield str(node.args[0].value)
+            yield from (str(argument.value) for argument in node.args[:1] if isinstance(argument, ast.Constant))
 
 
 @cache
@@ -178,14 +180,14 @@ def test_kernels_need_torch_and_triton_alone(module):
     assert [name for name in imports_of(module) if name.split(".")[0] not in allowed] == []
 
 
-def tests_for_a_bare_machine() -> list[str]:
+def modules_of_a_bare_machine() -> list[str]:
     """Return the modules that ``pytest tests/kernels`` imports of ours: the tests, each conftest, what they share."""
     conftests = [name for name in MODULES if name in ("conftest", "tests.conftest")]
     shared = [name for name in KERNEL_TESTS_MAY if name in MODULES]
     return sorted([*(name for name in MODULES if begins(name, ["tests.kernels"])), *conftests, *shared, "tests"])
 
 
-@pytest.mark.parametrize("module", tests_for_a_bare_machine())
+@pytest.mark.parametrize("module", modules_of_a_bare_machine())
 def test_kernel_tests_run_on_a_bare_machine(module):
     foreign = [
         name for name in imports_of(module)
@@ -223,6 +225,17 @@ def test_names_of_test_files_are_unique():
     assert sorted({stem for stem in stems if stems.count(stem) > 1}) == []
 
 
+def test_every_environment_variable_that_is_read_is_described():
+    described = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "ENV.md").read_text(encoding="utf-8")))
+    read = r"""environ(?:\.get|\.pop|\.setdefault)?[(\[]\s*["']([A-Z_]+)["']"""
+    used = {
+        name: path.name for path in PYTHON if path.parts[len(ROOT.parts)] in ("simcast_hpc", "kernels", "benchmarks")
+        for name in re.findall(read, path.read_text(encoding="utf-8"))
+    }  # fmt: skip
+    assert "TRITON_INTERPRET" in used
+    assert {name: where for name, where in used.items() if name not in described | {"PYTHONPATH"}} == {}
+
+
 @pytest.mark.parametrize(
     ("module", "line", "found"),
     [
@@ -231,7 +244,7 @@ def test_names_of_test_files_are_unique():
         ("simcast_hpc.train.loop", "from .stages import run", "simcast_hpc.train.stages.run"),
         ("simcast_hpc.verification.scores", "from . import evaluate", "simcast_hpc.verification.evaluate"),
         ("simcast_hpc.config.run", "import simcast_hpc.data", "simcast_hpc.data"),
-        ("simcast_hpc.data.x", 'import importlib\nimportlib.import_module("simcast_hpc.pipeline")', "simcast_hpc.pipeline"),
+        ("simcast_hpc.data.x", 'importlib.import_module("simcast_hpc.pipeline")', "simcast_hpc.pipeline"),
     ],
 )  # fmt: skip
 def test_an_upward_import_is_seen(module, line, found):
@@ -252,6 +265,11 @@ def test_a_downward_import_passes(module, line):
 
 
 def test_a_stranger_in_an_owned_library_is_seen():
-    line = "from torch import distributed\nimport torch.distributed as dist\nimport torch\nimport deepspeed.ops"
-    found = owned_by_others("simcast_hpc.train.loop", imports(ast.parse(line), "simcast_hpc.train.loop", package=False))
-    assert found == ["torch.distributed", "torch.distributed", "deepspeed.ops"]
+    module = "simcast_hpc.train.loop"
+    for line in (
+        "from torch import distributed",
+        "import torch.distributed as d",
+        "x = torch.distributed.is_available()",
+    ):
+        assert owned_by_others(module, imports(ast.parse(line), module, package=False)) == ["torch.distributed"]
+    assert owned_by_others(module, ["torch", "torch.nn", "deepspeed.ops"]) == ["deepspeed.ops"]

@@ -79,7 +79,6 @@ class PipelineConfig(SharedConfig):
         shared |= {"name": f"{self.name}-{name}", "run_dir": str(self.run_dir / name)}
         own = dict(self.stages[name])
         own.setdefault("stage", name)
-        if own["stage"] == "student":
-            if self.student.teacher is None:
-                shared["student"]["teacher"] = str(self.run_dir / "teacher")
+        if own["stage"] == "student" and self.student.teacher is None:
+            shared["student"]["teacher"] = str(self.run_dir / "teacher")
         return from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")

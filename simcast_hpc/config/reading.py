@@ -108,18 +108,23 @@ def _explain(cls: type[BaseModel], item: dict[str, Any]) -> str:
 
 
 def _fields_at(cls: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    current: Any = cls
+    """Return the names of the fields that the model at ``loc`` has; a tagged union's tag is a part of ``loc``."""
+    models: list[type[BaseModel]] = [cls]
     for part in loc:
         if isinstance(part, int):
             continue
-        field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            return []
-        options = [field.annotation, *get_args(field.annotation)]
-        current = next(
-            (option for option in options if isinstance(option, type) and issubclass(option, BaseModel)), None
-        )
-    return list(getattr(current, "model_fields", {}))
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if fields:
+            models = [model for field in fields for model in _models_in(field.annotation)]
+        else:
+            models = [model for model in models if part in {field.default for field in model.model_fields.values()}]
+    return [name for model in models for name in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for option in get_args(annotation) for model in _models_in(option)]
 
 
 class _Loader(yaml.SafeLoader):

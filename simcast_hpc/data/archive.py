@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ class ArchiveSource:
             raise DataError(f"{path}: {kind!r} is {dtype} {shape}; it must be uint8 [events, H, W, frames]")
         if want is not None and shape[3] != want:
             raise DataError(f"{path}: {kind!r} has {shape[3]} frames an event; {self.spec.name} has {want}")
-        beyond = [row for row in rows if row.file_index >= shape[0]]
+        beyond = [row for row in rows if not 0 <= row.file_index < shape[0]]
         if beyond:
             raise DataError(
                 f"{self.root / CATALOG} places event {beyond[0].id} at index {beyond[0].file_index} of {path}, "
@@ -194,14 +194,18 @@ def _choose_events(
             rows = list(reader)
     except OSError as error:
         raise DataError(f"the catalog {catalog} cannot be read: {error.strerror}; is data.root right?") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the catalog {catalog} is no UTF-8 text: {error}; fetch it again") from error
     choose = spec.splits.chooser(root)
     chosen: list[Event] = []
     for number, row in enumerate(rows, start=2):
+        absent = [column for column in _COLUMNS if row[column] is None]
+        if absent:
+            raise DataError(f"{catalog}, line {number}, event {row['id']}: it ends before {absent[0]}; is it cut short?")
         if row["img_type"] != spec.image_type:
             continue
         try:
-            time = datetime.fromisoformat(row["time_utc"])
-            event = Event(row["id"], row["file_name"], int(row["file_index"]), time)
+            event = Event(row["id"], row["file_name"], int(row["file_index"]), _utc(row["time_utc"]))
             missing = float(row["pct_missing"] or 0.0)
         except ValueError as error:
             raise DataError(f"{catalog}, line {number}, event {row['id']}: {error}") from error
@@ -209,7 +213,7 @@ def _choose_events(
             continue
         if max_percent_missing is not None and missing > max_percent_missing:
             continue
-        if split in ("all", choose(event.id, time)):
+        if split in ("all", choose(event.id, event.time)):
             chosen.append(event)
     times_seen = Counter(event.id for event in chosen)  # SEVIR repeats some ids; the public loader drops them all
     events = sorted((event for event in chosen if times_seen[event.id] == 1), key=lambda event: event.id)
@@ -220,6 +224,12 @@ def _choose_events(
             + (f" in files {list(file_names)}" if file_names is not None else "")
         )
     return events
+
+
+def _utc(text: str) -> datetime:
+    """Return a time without a zone, as SEVIR writes UTC; one with a zone is turned to UTC first."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
 
 
 def _sample_bytes(path: Path) -> bytes:

@@ -23,6 +23,8 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
         "gradient_accumulation_steps": config.batch.accumulation_steps(world_size),
         "gradient_clipping": config.optimizer.gradient_clip,
         "bf16": {"enabled": config.engine.precision == "bf16"},
+        # Micro batches are summed in fp32, so that their number hardly moves a bf16 run.
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
             "stage": config.engine.zero_stage,
             # Small tensors are partitioned too, so a small model tests what a large one will do.

@@ -42,7 +42,7 @@ def find_place(environ: Mapping[str, str]) -> Place:
         PlaceError: a launcher shows, but one of its variables is absent or not a number.
     """
     for launcher, shows, *names in _LAUNCHERS:
-        if shows not in environ:
+        if shows not in environ or (shows == "PMI_RANK" and _is_slurms_pmi(environ)):
             continue
         values = []
         for name in names:
@@ -56,3 +56,8 @@ def find_place(environ: Mapping[str, str]) -> Place:
     if "WORLD_SIZE" in environ:
         raise PlaceError(f"WORLD_SIZE={environ['WORLD_SIZE']} is set but RANK is not; unset it, or start by torchrun")
     return Place(rank=0, world_size=1, local_rank=0, launcher="none")
+
+
+def _is_slurms_pmi(environ: Mapping[str, str]) -> bool:
+    """Whether ``srun --mpi=pmi2`` set PMI_RANK: unlike MPICH's mpiexec it leaves the rank on the node to Slurm."""
+    return "SLURM_STEP_ID" in environ and "MPI_LOCALRANKID" not in environ

@@ -61,19 +61,20 @@ def against_persistence(scores: ScoreFile, name: str) -> str:
     pairs = {lead: (mine, its) for lead, (mine, its) in enumerate(zip(own, other, strict=True), start=1)}
     undefined = [lead for lead, pair in pairs.items() if None in pair and lead > 1]
     behind = [lead for lead, (mine, its) in pairs.items() if lead > 1 and _not_above(mine, its)]
+    minutes = {lead: f"{time:g} minutes" for lead, time in enumerate(scores.lead_minutes, start=1)}
     said = []
     if len(pairs) > 1 and not behind and not undefined:
         last = len(pairs)
         where = f"leads 2 to {last}" if last > 2 else "lead 2"
         said.append(
             f"The {name}'s mean CSI is above persistence's at every lead time beyond the first ({where}; "
-            f"{_against(pairs[last])} at lead {last})."
+            f"{_against(pairs[last])} at {minutes[last]})."
         )
     elif len(pairs) > 1:
         said.append(f"The {name} does not beat persistence at every lead time beyond the first.")
         if behind:
-            places = "; ".join(f"lead {lead}, {_against(pairs[lead])}" for lead in behind)
-            said.append(f"Its mean CSI is not above persistence's at {places}.")
+            places = [f"lead {lead} ({minutes[lead]}: {_against(pairs[lead])})" for lead in behind]
+            said.append(f"Its mean CSI is not above persistence's at {_listed(places)}.")
         if undefined:
             said.append(f"At lead {_listed([str(lead) for lead in undefined])} there is no mean CSI to compare.")
     said.append(_at_the_first_lead(pairs[1]))

@@ -7,6 +7,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from .claims import with_unit
@@ -18,9 +19,10 @@ _INK = "#222222"
 _MAX_LEAD_TICKS = 6
 
 
-def new_figure(width_inches: float, height_inches: float) -> Figure:
+def new_figure(width_inches: float, height_inches: float, *, gap_inches: float = 0.06) -> Figure:
     """Return an empty white figure that draws by Agg, whatever backend an importer uses."""
-    figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, facecolor="white", layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=gap_inches, h_pad=gap_inches, wspace=0, hspace=0)
+    figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -44,7 +46,7 @@ def draw_mean_csi(scores: ScoreFile) -> Figure:
     _curves(axes, scores, {name: scores.mean_csi_by_lead[name] for name in scores.names})
     axes.set_xlabel("lead time, minutes", color=_INK)
     axes.set_ylabel("mean CSI", color=_INK)
-    _legend(figure, axes, columns=3)
+    _legend(figure, axes)
     return figure
 
 
@@ -52,21 +54,20 @@ def draw_csi_by_threshold(scores: ScoreFile) -> Figure:
     """Draw CSI against lead time, a panel for each threshold with an axis of its own."""
     protocol = scores.pooled_protocol
     labels = scores.protocols[protocol].labels
-    figure, panels = _panels(len(labels), height_inches=2.5, extra_inches=0.6)
+    figure, panels = _panels(len(labels), height_inches=2.6, across="lead time, minutes", up="CSI")
     for axes, label in zip(panels, labels, strict=True):
         keys = [f"csi/{label}/lead/{k}" for k in range(1, scores.frames_out + 1)]
         curves = {name: tuple(scores.scores[name][protocol][key] for key in keys) for name in scores.names}
         _curves(axes, scores, curves)
         rare = "" if label in scores.supported_thresholds else " (rare)"
         axes.set_title(plain(f"≥ {with_unit(label, scores.unit)}{rare}"), fontsize=10, color=_INK)
-    _name_axes(panels, across="lead time, minutes", up="CSI")
-    _legend(figure, panels[0], columns=4)
+    _legend(figure, panels[0])
     return figure
 
 
 def draw_losses(stages: Sequence[StageResult]) -> Figure:
     """Draw the training loss by optimizer step, a panel for each stage: their losses have different targets."""
-    figure, panels = _panels(len(stages), height_inches=2.7, extra_inches=0.2)
+    figure, panels = _panels(len(stages), height_inches=2.5, across="optimizer step", up="training loss, own scale")
     styles = line_styles(tuple(stage.name for stage in stages))
     for axes, stage in zip(panels, stages, strict=True):
         steps = [line["step"] for line in stage.metrics]
@@ -77,7 +78,6 @@ def draw_losses(stages: Sequence[StageResult]) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         _log_axis(axes, losses)
         _plain_look(axes)
-    _name_axes(panels, across="optimizer step", up="training loss, own scale")
     return figure
 
 
@@ -102,30 +102,28 @@ def _curves(axes: Axes, scores: ScoreFile, curves: dict[str, tuple[float | None,
     _plain_look(axes)
 
 
-def _panels(count: int, *, height_inches: float, extra_inches: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels, at most three in a row; what is left of the last row stays empty."""
+def _panels(count: int, *, height_inches: float, across: str, up: str) -> tuple[Figure, list[Axes]]:
+    """Return a figure with ``count`` panels, at most three in a row; what is left of the last row stays empty.
+
+    The horizontal axis is named where no panel stands below, the vertical one at the left edge.
+    """
     columns = 2 if count in (2, 4) else min(count, 3)
     rows = math.ceil(count / columns)
-    figure = new_figure(max(4.5, 2.9 * columns), height_inches * rows + extra_inches)
+    figure = new_figure(max(4.5, 2.9 * columns), height_inches * rows + 0.4)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for unused in panels[count:]:
         unused.remove()
+    for k, axes in enumerate(panels[:count]):
+        if k + columns >= count:
+            axes.set_xlabel(across, fontsize=9, color=_INK)
+        if k % columns == 0:
+            axes.set_ylabel(up, fontsize=9, color=_INK)
     return figure, panels[:count]
 
 
-def _name_axes(panels: list[Axes], *, across: str, up: str) -> None:
-    """Name the horizontal axis where no panel stands below, the vertical one at the left edge."""
-    below = {axes.get_subplotspec().colspan.start: axes for axes in panels}
-    for axes in below.values():
-        axes.set_xlabel(across, fontsize=9, color=_INK)
-    for axes in panels:
-        if axes.get_subplotspec().is_first_col():
-            axes.set_ylabel(up, fontsize=9, color=_INK)
-
-
-def _legend(figure: Figure, axes: Axes, *, columns: int) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = min(columns, len(labels))
+    columns = len(labels) if len(labels) <= 4 else math.ceil(len(labels) / 2)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3.5
     )

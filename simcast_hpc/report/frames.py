@@ -34,8 +34,7 @@ def draw_frames(scores: ScoreFile, example: ExampleFrames) -> Figure:
 
     columns = max(len(into), len(out))
     height_inches = _CELL_INCHES * len(rows) + _TITLES_INCHES + _BAR_INCHES
-    figure = new_figure(_LABEL_INCHES + _CELL_INCHES * columns, height_inches)
-    figure.get_layout_engine().set(w_pad=_GAP_INCHES, h_pad=_GAP_INCHES, wspace=0, hspace=0)
+    figure = new_figure(_LABEL_INCHES + _CELL_INCHES * columns, height_inches, gap_inches=_GAP_INCHES)
     panels = figure.subplots(len(rows), columns, squeeze=False)
     for row, (name, frames, times) in zip(panels, rows, strict=True):
         for axes in row[len(frames) :]:
@@ -62,8 +61,7 @@ def _chosen(count: int) -> np.ndarray:
 def _show(axes: Axes, frame: np.ndarray, steps: Steps) -> None:
     axes.set_facecolor(MISSING_FACE)
     axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
-    colours = ListedColormap(list(steps.colours))
-    colours.set_bad((0, 0, 0, 0))
+    colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))
     axes.imshow(
         steps.index(frame),
         cmap=colours,

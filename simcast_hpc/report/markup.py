@@ -28,22 +28,28 @@ def links(pairs: list[tuple[str, str]], *, label: str) -> str:
     return f'<nav aria-label="{escape(label)}">\n<ul>\n{items}\n</ul>\n</nav>'
 
 
-def picture(file_name: str, *, alt: str, caption: str) -> str:
-    """Return a figure whose picture opens at full size; wide ones scroll on a narrow screen."""
+def picture(file_name: str, *, alt: str, caption: str, wide: bool = False) -> str:
+    """Return a figure whose picture opens at full size; a wide one keeps its size and scrolls on a narrow screen."""
     source = escape(quote(file_name))
     image = f'<a href="{source}"><img src="{source}" alt="{escape(alt)}"></a>'
-    return f"<figure>\n{image}\n{text('figcaption', caption)}\n</figure>"
+    kind = ' class="wide"' if wide else ""
+    return f"<figure{kind}>\n{image}\n{text('figcaption', caption)}\n</figure>"
 
 
 def table(content: Table) -> str:
     """Return a table with caption and scoped headings, in a frame that scrolls on a narrow screen."""
-    heads = "".join(f'<th scope="col">{escape(column)}</th>' for column in content.columns)
+    heads = "".join(_head(column, words=k <= content.text_cells) for k, column in enumerate(content.columns))
     body = "\n".join(_group(group, content) for group in content.groups)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(content.caption)}">\n'
         f"<table>\n{text('caption', content.caption)}\n<thead><tr>{heads}</tr></thead>\n{body}\n"
         "</table>\n</div>"
     )
+
+
+def _head(column: str, *, words: bool) -> str:
+    kind = ' class="words"' if words else ""
+    return f'<th scope="col"{kind}>{escape(column)}</th>'
 
 
 def _group(group: Group, content: Table) -> str:

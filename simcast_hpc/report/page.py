@@ -109,8 +109,8 @@ def _cost(run: RunResults) -> str:
     device, machine = (run.versions.get(key, f"an unknown {key}") for key in ("device", "machine"))
     seconds = sum(stage.seconds for stage in run.stages)
     return (
-        f"Training took {duration(seconds)} in all on {device} ({machine}), {processes}, {engine.precision}, ZeRO stage "
-        f"{engine.zero_stage}."
+        f"Training took {duration(seconds)} in all on {device} ({machine}), {processes}, {engine.precision}, "
+        f"ZeRO stage {engine.zero_stage}."
     )
 
 
@@ -120,7 +120,7 @@ def _heading(title: str) -> str:
 
 def _and_also(run: RunResults) -> str:
     more = len(run.test_sets) - 1
-    return "" if not more else f" and on {more} more test {'set' if more == 1 else 'sets'}"
+    return "" if not more else f", besides {more} more test {'set' if more == 1 else 'sets'}"
 
 
 def _section(run: RunResults, test_set: TestSet, *, folder: Path) -> str:
@@ -174,6 +174,7 @@ def _curves(test_set: TestSet, folder: Path) -> str:
                 each,
                 alt=f"CSI against lead time for {', '.join(scores.names)}, one panel for each of "
                 f"{len(scores.protocols[protocol].labels)} thresholds, from frequent to rare.",
+                wide=True,
                 caption=f"CSI by lead time for each threshold, counts pooled at each lead (protocol {protocol}, hash "
                 f"{scores.protocols[protocol].hash}). Every panel has its own vertical scale.",
             ),
@@ -193,6 +194,7 @@ def _frames(test_set: TestSet, folder: Path) -> str:
         name,
         alt=f"Radar frames of one window: a row of inputs, a row of observations, and a row for each of: "
         f"{', '.join(shown)}.",
+        wide=True,
         caption=f"One window of event {example.event}, {height} × {width} pixels, chosen by its observations "
         "alone (most heavy pixels), not by how well it was forecast. Missing pixels are grey and hatched.",
     )
@@ -203,6 +205,7 @@ def _training(run: RunResults, *, folder: Path) -> str:
     losses = picture(
         "losses.png",
         alt=f"Training loss against optimizer step, one panel for each of {', '.join(s.name for s in run.stages)}.",
+        wide=True,
         caption="Training loss by optimizer step (weighted mean squared error, logarithmic). Each model has its own "
         "targets and its own scale: compare scores between models, never losses.",
     )

@@ -91,6 +91,13 @@ class ScoreFile(_Read):
             raise ValueError("entries and protocols must each name at least one")
         if absent := [label for label in self.supported_thresholds if label not in self.observed]:
             raise ValueError(f"supported_thresholds {absent} are not among those observed: {list(self.observed)}")
+        for label in self.supported_thresholds:
+            seen = self.observed[label]
+            if seen.pixels < self.min_observed_pixels or seen.events < self.min_observed_events:
+                raise ValueError(
+                    f"supported_thresholds has {label} with {seen.pixels} pixels from {seen.events} events; at least "
+                    f"{self.min_observed_pixels} from {self.min_observed_events} are asked for"
+                )
         for entry in self.entries:
             leads = self.mean_csi_by_lead.get(entry.name, ())
             if len(leads) != self.frames_out:

@@ -89,7 +89,10 @@ def score_file(
         "frames_in": 6,
         "frames_out": frames_out,
         "fingerprint": "0123456789abcdef",
-        "observed": {label: {"pixels": 90000 // 4**k, "events": 48 - 7 * k} for k, label in enumerate(labels)},
+        "observed": {
+            label: {"pixels": 87 if label == labels[-1] else 90000 // 3**k, "events": 48 - 7 * k}
+            for k, label in enumerate(labels)
+        },
         "supported_thresholds": labels[:-1],
         "min_observed_pixels": 1000,
         "min_observed_events": 5,

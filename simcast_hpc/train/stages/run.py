@@ -108,10 +108,10 @@ def run(config: TrainConfig) -> None:
 
 def _train(ready: Plan, world: World) -> None:
     config, folder = ready.config, ready.folder
-    ready.stage.open(ready.source, world.device)
     torch.manual_seed(config.seed)
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
     ready.stage.initialise(network)
+    ready.stage.open(ready.source, world.device)  # after it was copied from: a teacher at work may be bf16
     engine = build_engine(TrainingModule(network, ready.loss), config, world)
     first_step = _resume(ready, engine, world)
     writer = CheckpointWriter(

@@ -73,7 +73,9 @@ class StudentStage:
         sequence, seed = self.config.sequence, self.config.seed
         codes = batch.codes.to(device, non_blocking=True)
         stored = None if batch.extension is None else batch.extension.to(device, non_blocking=True)
-        if self.config.data.augment:
+        if stored is None and self.config.student.extension == "teacher":
+            stored = self._pseudo_frames(codes)
+        if self.config.data.augment:  # after the roll-out, as with stored frames: a teacher is not quite symmetric
             codes = turn_and_flip(codes, batch.positions, seed=seed)
             stored = None if stored is None else turn_and_flip(stored, batch.positions, seed=seed)
         extends = self.config.student.extension != "none"
@@ -84,23 +86,22 @@ class StudentStage:
             choices=sequence.frames_out + 1 if extends else 1,
             device=device,
         )
-        if self.config.student.extension != "teacher":
+        if stored is None:
             return window_of_codes(codes, first, frames_in=sequence.frames_in, frames_out=sequence.frames_out)
-        real = to_frames(codes)
-        pseudo = to_frames(self._pseudo_frames(real) if stored is None else stored)
-        extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(real, pseudo, strict=True)))
+        pairs = zip(to_frames(codes), to_frames(stored), strict=True)
+        extended = Frames(*(torch.cat(pair, dim=1) for pair in pairs))
         return window_of_frames(extended, first, frames_in=sequence.frames_in, frames_out=sequence.frames_out)
 
-    def _pseudo_frames(self, real: Frames) -> torch.Tensor:
+    def _pseudo_frames(self, codes: torch.Tensor) -> torch.Tensor:
         assert self.teacher is not None
-        return extend(self.teacher, real, self.config)
+        return extend(self.teacher, to_frames(codes), self.config)
 
 
 def load_teacher(config: TrainConfig) -> TrainedModel:
     """Return the finished teacher that ``student.teacher`` names.
 
     Raises:
-        ConfigError: no finished run there, or it has another context length or data set.
+        ConfigError: no finished run there, or it has another context length, data set, cadence, grid or code.
     """
     if config.student.teacher is None:
         raise ConfigError("student.teacher is not set: the run folder of a trained teacher")
@@ -109,6 +110,9 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
         ("stage", teacher.config.stage, "teacher"),
         ("sequence.frames_in", teacher.config.sequence.frames_in, config.sequence.frames_in),
         ("data.dataset", teacher.config.data.dataset, config.data.dataset),
+        ("data.frame_stride", teacher.config.data.frame_stride, config.data.frame_stride),
+        ("data.block_mean", teacher.config.data.block_mean, config.data.block_mean),
+        ("data.recode_as", teacher.config.data.recode_as, config.data.recode_as),
     ):
         if theirs != ours:
             raise ConfigError(

@@ -1,0 +1,323 @@
+"""The archive reader: the public loader's windows to the byte, strides, and a named refusal of everything broken."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from simcast_hpc.config import ConfigError, DataConfig
+from simcast_hpc.data.archive import ArchiveSource
+from simcast_hpc.data.open import coded_as, open_windows, step_minutes
+from simcast_hpc.data.source import WindowKey, WindowSource
+from simcast_hpc.data.spec import DataError, read_spec
+from tests.archives import COLUMNS, FILE, Row, make_archive, open_archive, random_codes, write_catalog, write_file
+from tests.shared_data import shared
+
+SEVIR_EVENTS = {  # which of the golden catalog's rows survive filters and fall into which split, by hand
+    "train": "R00765057003 R01074078792 R02813861435 R06457383650 S749283 S755728 S757888 S798113 S798752",
+    "val": "R01812765974 R07260939945 S705109 S751673 S772776",
+    "test": "R00307588731 R00737471171",
+}
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_windows_are_those_of_the_public_loader(split):
+    root = shared("golden/sevir_archive")
+    expected = json.loads((root / "expected_samples.json").read_text())[split]
+    source = open_windows(DataConfig(dataset="sevir", root=root), split=split, frames=25)
+    assert len(source) == len(expected)
+    for index, sample in enumerate(expected):
+        assert source.key(index) == (sample["event"], sample["start_frame"])
+        window = source.read(index)
+        assert window.dtype == np.uint8 and window.shape == (25, *source.grid) and window.flags.c_contiguous
+        assert hashlib.sha256(window.tobytes()).hexdigest() == sample["sha256"]
+    assert list(dict.fromkeys(source.key(index).event for index in range(len(source)))) == SEVIR_EVENTS[split].split()
+
+
+def test_splits_share_nothing_and_all_holds_each_event_once():
+    root = shared("golden/sevir_archive")
+    events = {
+        split: {event.id for event in ArchiveSource(read_spec("sevir"), root, split=split, frames=25).events}
+        for split in ("train", "val", "test", "all")
+    }
+    assert events["all"] == events["train"] | events["val"] | events["test"]
+    assert len(events["all"]) == sum(len(events[split]) for split in ("train", "val", "test")) == 16
+
+
+def test_mrms_tiles_split_by_region_every_second_frame():
+    root = shared("data/radar")
+    data = DataConfig(dataset="mrms-4km", root=root, frame_stride=2, window_stride=3, max_percent_missing=None)
+    assert step_minutes(data) == 4
+    assert coded_as(data).name == "mrms-4km"
+    for split, events in (("train", 24), ("val", 3), ("test", 10)):
+        source = open_windows(data, split=split, frames=12)
+        assert len(source) == 3 * events
+        assert [source.key(index).start for index in range(6)] == [0, 3, 6, 0, 3, 6]
+        assert source.grid == (96, 96)
+        assert source.dates == ("2019-06-10",)
+    every = open_windows(data.model_copy(update={"frame_stride": 1}), split="test", frames=36)
+    windows = open_windows(data, split="test", frames=12)
+    whole = every.read(1)
+    for index, start in ((3, 0), (4, 3), (5, 6)):
+        assert windows.key(index).event == every.key(1).event
+        np.testing.assert_array_equal(windows.read(index), whole[2 * start : 2 * start + 24 : 2])
+
+
+@pytest.fixture
+def codes() -> np.ndarray:
+    return random_codes(4, 11)
+
+
+@pytest.fixture
+def root(tmp_path, codes):
+    return make_archive(tmp_path / "archive", codes)
+
+
+@pytest.mark.parametrize(
+    ("frames", "window_stride", "frame_stride", "starts"),
+    [
+        (5, 2, 1, [0, 2, 4, 6]),
+        (5, 4, 1, [0, 4]),
+        (11, 1, 1, [0]),
+        (5, 1, 2, [0, 1]),
+        (6, 1, 2, [0]),
+        (3, 1, 3, [0, 1]),
+        (2, 1, 10, [0]),
+        (1, 1, 20, [0]),
+    ],
+)
+def test_strides(root, codes, frames, window_stride, frame_stride, starts):
+    source = open_archive(root, frames=frames, window_stride=window_stride, frame_stride=frame_stride)
+    assert [source.key(index) for index in range(len(source))] == [
+        (f"E{event:03d}", start) for event in range(4) for start in starts
+    ]
+    for index in range(len(source)):
+        event, start = divmod(index, len(starts))
+        kept = codes[event, ::frame_stride]
+        np.testing.assert_array_equal(source.read(index), kept[starts[start] : starts[start] + frames])
+    assert isinstance(source, WindowSource) and source.frames == frames
+
+
+def test_an_index_past_the_end_is_an_index_error(root):
+    source = open_archive(root)
+    for index in (len(source), -len(source) - 1):
+        with pytest.raises(IndexError):
+            source.read(index)
+        with pytest.raises(IndexError):
+            source.key(index)
+    assert source.key(-1) == source.key(len(source) - 1) == WindowKey("E003", 6)
+
+
+def test_events_are_sorted_by_id_and_read_from_their_own_place(tmp_path, codes):
+    rows = [Row("C", 0), Row("A", 2), Row("D", 3), Row("B", 1)]
+    source = open_archive(make_archive(tmp_path, codes, rows=rows), frames=11)
+    assert [source.key(index).event for index in range(4)] == ["A", "B", "C", "D"]
+    for index, place in enumerate((2, 1, 0, 3)):
+        np.testing.assert_array_equal(source.read(index), codes[place])
+
+
+def test_rows_that_are_left_out(tmp_path, codes):
+    rows = [
+        Row("good", 0),
+        Row("twice", 1),
+        Row("twice", 2),
+        Row("holes", 2, pct_missing="0.1"),
+        Row("infrared", 1, img_type="ir107"),
+        Row("late", 3, time_utc="2019-01-01 00:00:01"),
+        Row("last", 3, time_utc="2019-01-01 00:00:00"),
+    ]
+    make_archive(tmp_path, codes, rows=rows)
+    assert [event.id for event in open_archive(tmp_path).events] == ["good", "last"]
+    assert [event.id for event in open_archive(tmp_path, split="val").events] == ["late"]
+    assert [event.id for event in open_archive(tmp_path, max_percent_missing=None).events] == ["good", "holes", "last"]
+    assert [event.id for event in open_archive(tmp_path, max_percent_missing=0.1).events] == ["good", "holes", "last"]
+
+
+def test_an_id_counts_as_repeated_only_among_rows_that_are_used(tmp_path, codes):
+    rows = [Row("A", 0), Row("A", 1, img_type="ir107"), Row("A", 2, pct_missing="3.0")]
+    assert [event.file_index for event in open_archive(make_archive(tmp_path, codes, rows=rows)).events] == [0]
+
+
+def test_events_of_chosen_files_only(tmp_path, codes):
+    make_archive(tmp_path, codes, rows=[Row("A", 0), Row("B", 0, file_name="other.h5")])
+    write_file(tmp_path / "data" / "other.h5", np.moveaxis(codes[:1], 1, -1))
+    assert [event.id for event in open_archive(tmp_path, file_names=["other.h5"]).events] == ["B"]
+    with pytest.raises(DataError, match=r"split 'train' .* is empty .*in files \['absent\.h5'\]"):
+        open_archive(tmp_path, file_names=["absent.h5"])
+
+
+def test_times_with_a_zone_are_utc(tmp_path, codes):
+    rows = [Row("A", 0, time_utc="2019-01-01T00:30:00+01:00"), Row("B", 1, time_utc="2018-12-31T23:30:00-01:00")]
+    make_archive(tmp_path, codes, rows=rows)
+    assert [event.id for event in open_archive(tmp_path).events] == ["A"]
+    assert [event.id for event in open_archive(tmp_path, split="val").events] == ["B"]
+    assert open_archive(tmp_path).dates == ("2018-12-31",)
+
+
+def test_dates_are_each_once_in_order(tmp_path, codes):
+    times = ("2018-05-02 23:59:00", "2018-05-01 00:00:00", "2018-05-02 00:00:00", "2018-04-01 12:00:00")
+    make_archive(tmp_path, codes, rows=[Row(f"E{i}", i, time_utc=time) for i, time in enumerate(times)])
+    assert open_archive(tmp_path).dates == ("2018-04-01", "2018-05-01", "2018-05-02")
+
+
+def _truncate(root):
+    path = root / "data" / FILE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _replace(stored, *, name="vil"):
+    return lambda root: write_file(root / "data" / FILE, stored, name=name)
+
+
+def _catalog(*rows, columns=COLUMNS):
+    return lambda root: write_catalog(root, rows, columns=columns)
+
+
+def _grids_differ(root):
+    write_file(root / "data" / "coarse.h5", np.zeros((1, 8, 8, 11), np.uint8))
+    write_catalog(root, [Row("A"), Row("B", file_name="coarse.h5")])
+
+
+BROKEN = {
+    "truncated": (_truncate, r"storms\.h5 is truncated or not an HDF5 file: .*fetch it again"),
+    "not HDF5": (
+        lambda root: (root / "data" / FILE).write_text("<html>404</html>"),
+        r"storms\.h5 is truncated or not an HDF5 file",
+    ),
+    "empty file": (lambda root: (root / "data" / FILE).write_bytes(b""), r"storms\.h5 is truncated or not an HDF5"),
+    "no data set": (_replace(np.zeros(3), name="ir107"), r"storms\.h5 has no data set 'vil'; it holds \['ir107'\]"),
+    "dtype": (
+        _replace(np.zeros((4, 16, 16, 11), np.int16)),
+        r"storms\.h5: 'vil' is int16 \(4, 16, 16, 11\); it must be uint8 \[events, H, W, frames\]",
+    ),
+    "axes": (_replace(np.zeros((4, 16, 16), np.uint8)), r"'vil' is uint8 \(4, 16, 16\); it must be uint8 \[events"),
+    "no file": (
+        lambda root: (root / "data" / FILE).unlink(),
+        r"CATALOG\.csv lists event E000 in vil/2018/storms\.h5, but there is no file .*storms\.h5",
+    ),
+    "index beyond": (_catalog(Row("A", 4)), r"event A at index 4 of .*storms\.h5, which holds 4 events"),
+    "index below": (_catalog(Row("A", -1)), r"event A at index -1 of .*storms\.h5, which holds 4 events"),
+    "index no number": (_catalog(Row("A", "x")), r"CATALOG\.csv, line 2, event A: .*'x'"),
+    "time no time": (_catalog(Row("A"), Row("B", time_utc="noon")), r"CATALOG\.csv, line 3, event B: .*'noon'"),
+    "missing no number": (_catalog(Row("A", pct_missing="few")), r"CATALOG\.csv, line 2, event A: .*'few'"),
+    "column": (
+        _catalog(Row("A"), columns=[column for column in COLUMNS if column != "pct_missing"]),
+        r"CATALOG\.csv has no column pct_missing; it has \['id'",
+    ),
+    "no rows": (_catalog(), r"split 'train' of synthetic is empty in .*CATALOG\.csv: 0 rows"),
+    "other split": (
+        _catalog(Row("A", time_utc="2019-02-01")),
+        r"split 'train' of synthetic is empty in .*: 1 rows, none of type 'vil' .*at most 0\.0 % missing",
+    ),
+    "no catalog": (lambda root: (root / "CATALOG.csv").unlink(), r"CATALOG\.csv cannot be read: .*data\.root right"),
+    "cut catalog": (
+        lambda root: (root / "CATALOG.csv").write_text(",".join(COLUMNS) + f"\nA,{FILE},0,vil"),
+        r"CATALOG\.csv, line 2, event A: .*time_utc",
+    ),
+    "cut catalog, early": (
+        lambda root: (root / "CATALOG.csv").write_text(",".join(COLUMNS) + "\nA,vil/20"),
+        r"CATALOG\.csv, line 2, event A: it ends before file_index",
+    ),
+    "catalog no text": (lambda root: (root / "CATALOG.csv").write_bytes(b"\x89HDF\xff"), r"CATALOG\.csv .*UTF-8"),
+    "grids differ": (_grids_differ, r"disagree on \[H, W, frames\]: .*coarse\.h5.*\(8, 8, 11\)"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_data_is_refused_by_name_when_it_is_opened(root, case):
+    spoil, says = BROKEN[case]
+    spoil(root)
+    with pytest.raises(DataError, match=says):
+        open_archive(root)
+
+
+def test_a_wrong_number_of_frames_is_refused(root):
+    with pytest.raises(DataError, match=r"storms\.h5: 'vil' has 11 frames an event; sevir has 49"):
+        ArchiveSource(read_spec("sevir"), root, split="train", frames=5)
+
+
+def test_windows_longer_than_events_are_refused(root):
+    with pytest.raises(DataError, match=r"windows of 12 frames are asked of events of 11 frames.*sequence\.frames_in"):
+        open_archive(root, frames=12)
+    with pytest.raises(DataError, match=r"events of 6 frames \(11 in the file, data\.frame_stride=2\)"):
+        open_archive(root, frames=7, frame_stride=2)
+
+
+def test_a_file_that_breaks_after_it_was_opened_is_named(tmp_path, codes):
+    root = make_archive(tmp_path, codes)
+    source = open_archive(root)
+    _truncate(root)
+    with pytest.raises(DataError, match=r"storms\.h5: event E000 cannot be read"):
+        source.read(0)
+
+
+def test_no_root_is_refused():
+    with pytest.raises(ConfigError, match=r"data\.root is not set: .*--set data\.root=DIR"):
+        open_windows(DataConfig(), split="train", frames=25)
+
+
+def test_fingerprint_is_of_the_content_not_of_the_place(tmp_path, root):
+    moved = tmp_path / "deep" / "elsewhere"
+    shutil.copytree(root, moved)
+    assert open_archive(moved).fingerprint == open_archive(root).fingerprint
+    path = moved / "data" / FILE
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    assert open_archive(moved).fingerprint != open_archive(root).fingerprint
+
+
+def test_fingerprint_of_a_large_file_sees_its_ends_and_its_size(tmp_path):
+    codes = random_codes(1, 20, size=256)
+    root = make_archive(tmp_path / "a", codes)
+    path = root / "data" / FILE
+    assert path.stat().st_size > 2**20
+    before = open_archive(root).fingerprint
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert open_archive(root).fingerprint != before
+    content[-1] ^= 1
+    path.write_bytes(bytes(content) + b"\0")
+    assert open_archive(root).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "over",
+    [{"frames": 6}, {"window_stride": 1}, {"frame_stride": 2}, {"split": "all"}],
+    ids=str,
+)
+def test_fingerprint_moves_with_the_choice_of_windows(tmp_path, codes, over):
+    rows = [Row("A", 0), Row("B", 1, time_utc="2019-03-01")]
+    root = make_archive(tmp_path, codes, rows=rows)
+    assert open_archive(root, **over).fingerprint != open_archive(root).fingerprint
+
+
+def test_fingerprint_is_short_hex(root):
+    assert len(open_archive(root).fingerprint) == 16
+    int(open_archive(root).fingerprint, 16)
+
+
+def test_a_source_that_has_read_can_be_sent_to_another_process(root):
+    source = open_archive(root)
+    window, fingerprint = source.read(2), source.fingerprint
+    sent = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(sent.read(2), window)
+    assert sent.fingerprint == fingerprint and sent.key(2) == source.key(2)
+
+
+def test_a_forked_child_opens_files_of_its_own(root):
+    source = open_archive(root)
+    window = source.read(0)
+    opened = source._handles[1][FILE]
+    child = os.fork()
+    if child == 0:  # the child answers by its exit status alone
+        same = np.array_equal(source.read(0), window)
+        os._exit(0 if same and source._handles[1][FILE] is not opened else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(source.read(0), window)
+    assert source._handles[1][FILE] is opened

@@ -1,0 +1,55 @@
+"""The symmetries of the square: all occur, equally often, and the same for whatever belongs to one sample."""
+
+import pytest
+import torch
+
+from simcast_hpc.data.augment import turn_and_flip
+
+
+def _square() -> torch.Tensor:
+    return torch.arange(9, dtype=torch.uint8).reshape(1, 3, 3)
+
+
+def _symmetries() -> list[torch.Tensor]:
+    turned = [torch.rot90(_square(), turns, (-2, -1)) for turns in range(4)]
+    return turned + [frame.flip(-1) for frame in turned]
+
+
+def test_all_eight_symmetries_occur_equally_often():
+    positions = range(1600)
+    got = turn_and_flip(_square().expand(1600, 1, 3, 3), positions, seed=1)
+    counts = [int((got == wanted).flatten(1).all(dim=1).sum()) for wanted in _symmetries()]
+    assert sum(counts) == 1600
+    assert all(140 <= count <= 260 for count in counts), counts
+
+
+def test_codes_and_extension_of_a_sample_turn_alike():
+    positions = list(range(40, 80))
+    codes = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
+    together = turn_and_flip(codes, positions, seed=7)
+    for part in (slice(0, 2), slice(2, 3)):
+        alone = turn_and_flip(codes[:, part].half(), positions, seed=7)
+        torch.testing.assert_close(alone, together[:, part].half(), rtol=0, atol=0)
+
+
+def test_a_samples_symmetry_depends_on_seed_and_position_alone():
+    codes = torch.randint(0, 256, (6, 2, 4, 4), dtype=torch.uint8)
+    whole = turn_and_flip(codes, [3, 9, 27, 81, 5, 6], seed=7)
+    parts = [turn_and_flip(codes[i : i + 1], [place], seed=7) for i, place in enumerate([3, 9, 27, 81, 5, 6])]
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=0, atol=0)
+    many = codes[:1].expand(64, 2, 4, 4)
+    assert not torch.equal(turn_and_flip(many, range(64), seed=7), turn_and_flip(many, range(64), seed=8))
+
+
+def test_an_oblong_grid_is_flipped_and_never_turned():
+    frame = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3)
+    got = turn_and_flip(frame.expand(400, 1, 2, 3), range(400), seed=1)
+    assert got.shape == (400, 1, 2, 3)
+    wanted = [frame, frame.flip(-1), frame.flip(-2), frame.flip(-1, -2)]
+    counts = [int((got == each).flatten(1).all(dim=1).sum()) for each in wanted]
+    assert sum(counts) == 400 and min(counts) > 60
+
+
+def test_positions_must_be_as_many_as_samples():
+    with pytest.raises(ValueError, match="zip"):
+        turn_and_flip(torch.zeros(3, 1, 4, 4), [1, 2], seed=0)

@@ -1,0 +1,110 @@
+"""Micro batches: what is in them, and that neither workers nor ranks change it."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from simcast_hpc.data.loader import MicroBatch, micro_batches
+from simcast_hpc.data.order import sample_index
+from simcast_hpc.data.spec import DataError
+from tests.archives import FILE, make_archive, open_archive, random_codes
+
+
+class Later:
+    """An extension whose frames tell the window that they belong to."""
+
+    def read(self, index: int) -> np.ndarray:
+        return np.full((2, 16, 16), index / 64, np.float16)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_archive(tmp_path_factory.mktemp("loader"), random_codes(5, 11))
+
+
+def _take(source, count: int, **options) -> list[MicroBatch]:
+    layout = {"seed": 2, "first_step": 0, "global_size": 6, "micro_size": 3, "rank": 0, "world_size": 1}
+    return list(islice(micro_batches(source, **(layout | options)), count))
+
+
+def _assert_equal(left: list[MicroBatch], right: list[MicroBatch]) -> None:
+    assert len(left) == len(right)
+    for one, other in zip(left, right, strict=True):
+        assert one.positions == other.positions and one.indices == other.indices
+        torch.testing.assert_close(one.codes, other.codes, rtol=0, atol=0)
+        assert (one.extension is None) == (other.extension is None)
+        if one.extension is not None:
+            torch.testing.assert_close(one.extension, other.extension, rtol=0, atol=0)
+
+
+def test_a_batch_holds_the_windows_at_its_positions(root):
+    source = open_archive(root)
+    for number, batch in enumerate(_take(source, 9)):
+        assert batch.positions == list(range(3 * number, 3 * number + 3))
+        assert batch.indices == [sample_index(place, seed=2, size=len(source)) for place in batch.positions]
+        assert batch.codes.dtype == torch.uint8 and batch.codes.shape == (3, 5, 16, 16)
+        assert batch.extension is None
+        for codes, index in zip(batch.codes, batch.indices, strict=True):
+            np.testing.assert_array_equal(codes.numpy(), source.read(index))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("extension", [None, Later()], ids=["plain", "extended"])
+def test_workers_change_nothing(root, workers, extension):
+    source = open_archive(root)
+    source.read(0)  # the workers are forked from a process that has the file open
+    alone = _take(source, 8, extension=extension)
+    _assert_equal(_take(source, 8, workers=workers, extension=extension), alone)
+    _assert_equal(_take(source, 8, extension=extension), alone)
+
+
+def test_an_extension_goes_with_its_window(root):
+    for batch in _take(open_archive(root), 4, extension=Later()):
+        assert batch.extension is not None
+        assert batch.extension.dtype == torch.float16 and batch.extension.shape == (3, 2, 16, 16)
+        assert (batch.extension[:, 0, 0, 0] * 64).tolist() == batch.indices
+
+
+@pytest.mark.parametrize(("world_size", "micro_size"), [(1, 6), (2, 3), (3, 1), (6, 1)])
+def test_ranks_together_read_a_step_once(root, world_size, micro_size):
+    source = open_archive(root)
+    micro_steps = 6 // (world_size * micro_size)
+    seen: list[int] = []
+    for rank in range(world_size):
+        mine = _take(source, micro_steps, first_step=4, micro_size=micro_size, rank=rank, world_size=world_size)
+        seen += [index for batch in mine for index in batch.indices]
+    assert sorted(seen) == sorted(sample_index(24 + place, seed=2, size=len(source)) for place in range(6))
+
+
+def test_resuming_is_continuing(root):
+    source = open_archive(root)
+    _assert_equal(_take(source, 10)[6:], _take(source, 4, first_step=3))
+
+
+def test_an_epoch_reads_every_window_once_and_the_next_follows(root):
+    source = open_archive(root)
+    size = len(source)
+    assert size % 3, "an epoch that ends inside a micro batch"
+    indices = [index for batch in _take(source, size) for index in batch.indices]
+    for epoch in range(3):
+        assert sorted(indices[epoch * size : (epoch + 1) * size]) == list(range(size))
+
+
+def test_the_seed_alone_decides_the_order(root):
+    source = open_archive(root)
+    one, other = _take(source, 6), _take(source, 6, seed=3)
+    assert [batch.indices for batch in one] != [batch.indices for batch in other]
+    torch.manual_seed(99)
+    _assert_equal(_take(source, 6), one)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_is_named_wherever_it_is_read(tmp_path, workers):
+    root = make_archive(tmp_path, random_codes(3, 11))
+    source = open_archive(root)
+    path = root / "data" / FILE
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"storms\.h5: event E\d+ cannot be read"):
+        _take(source, 1, workers=workers)

@@ -1,0 +1,167 @@
+"""The page: well-formed, accessible, without anything from outside, and with every text from a file escaped."""
+
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from simcast_hpc.report import write_page
+from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\" $a_1$"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page as a tree; an end tag that closes another element than the innermost is an error."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.folder, self.text = path.parent, path.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None], tuple[str, ...]]] = []
+        self.words: dict[str, list[str]] = {}
+        self.feed(self.text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs), tuple(self.open)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-1:]} at {self.getpos()}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        self.words.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs, _ in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> Page:
+    config = {"synthesis": {"train_events": 150}, "student": {"init": "teacher"}, "time_budget_minutes": 9.0}
+    return Page(write_page(write_run(tmp_path_factory.mktemp("quick") / "run", config=config)))
+
+
+@pytest.fixture(scope="module")
+def radar(tmp_path_factory) -> Page:
+    """Two test sets out of alphabetical order, texts that HTML would take for markup, undefined scores."""
+    holed = {name: [*leads[:3], None, *leads[4:]] for name, leads in MEAN_CSI.items()} | {"<b>odd": [None] * 6}
+    sets = [
+        radar_file("also & <more>", title=f"MCH {HOSTILE}", citation=HOSTILE, mean_csi=holed),
+        radar_file("test", title="MRMS tiles", dataset="mrms-4km", dates=["2019-06-10"], step_minutes=4.0),
+    ]
+    also = {"also": [{"name": "also & <more>", "data": {"dataset": "mch"}}]}
+    run_dir = tmp_path_factory.mktemp("radar") / "run"
+    return Page(write_page(write_run(run_dir, name=HOSTILE, config={"evaluation": also}, test_sets=sets)))
+
+
+@pytest.fixture(params=["quick", "radar"])
+def page(request) -> Page:
+    return request.getfixturevalue(request.param)
+
+
+def test_every_picture_stands_beside_the_page_and_is_described(page):
+    pictures = page.attributes("img")
+    assert len(pictures) >= 4
+    for picture in pictures:
+        source = unquote(str(picture["src"]))
+        assert (page.folder / source).read_bytes().startswith(b"\x89PNG"), source
+        assert len(str(picture["alt"])) > 20
+
+
+def test_nothing_comes_from_outside_and_no_script_runs(page):
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _, _ in page.elements}
+    for _, attrs, _ in page.elements:
+        for name in ("src", "href"):
+            assert "//" not in (attrs.get(name) or "")
+        assert not any(name.startswith("on") for name in attrs)
+    assert "@import" not in page.text and "url(" not in page.text
+
+
+def test_tables_have_captions_and_scoped_headings(page):
+    tables = len(page.attributes("table"))
+    assert tables >= 5
+    assert len(page.attributes("caption")) == tables
+    assert all(head.get("scope") in {"col", "row", "rowgroup"} for head in page.attributes("th"))
+
+
+def test_links_on_the_page_lead_somewhere(page):
+    identifiers = [attrs["id"] for _, attrs, _ in page.elements if "id" in attrs]
+    assert len(identifiers) == len(set(identifiers))
+    targets = [str(link["href"])[1:] for link in page.attributes("a") if str(link["href"]).startswith("#")]
+    assert targets and set(targets) <= set(identifiers)
+
+
+def test_language_title_and_screen_width_are_given(page):
+    assert page.attributes("html") == [{"lang": "en"}]
+    assert page.words["title"]
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.attributes("meta")
+
+
+def test_text_from_files_is_shown_as_text(radar):
+    assert HOSTILE in unescape(radar.text)
+    assert "<script" not in radar.text and "<b>" not in radar.text
+    assert any(HOSTILE in words for words in radar.words["h1"])
+    assert any(HOSTILE in words for words in radar.words["h2"])
+    assert "<b>odd" in radar.words["th"]
+
+
+def test_the_runs_own_test_set_comes_first(radar):
+    titles = radar.words["h2"]
+    assert titles.index("MRMS tiles") < titles.index(f"MCH {HOSTILE}")
+
+
+def test_undefined_scores_are_dashes(radar):
+    assert "–" in radar.words["td"]
+    assert not {"nan", "NaN", "None"} & {cell.strip() for cell in radar.words["td"]}
+
+
+def test_the_best_of_each_lead_is_bold(quick):
+    assert quick.words["strong"] == ["0.318", "0.278", "0.438", "0.573", "0.461", "0.373", "0.318", "0.686"]
+
+
+def test_the_opening_says_what_on_what_how_large_and_how_long(quick):
+    opening = quick.words["p"][0]
+    for fact in (
+        "teacher (500 optimizer steps), student (800 optimizer steps), direct (1300 optimizer steps)",
+        "synthetic storms in SEVIR's layout",
+        "150 simulated events",
+        "144 windows of 48 held-out events",
+        "5 min 12 s in all on cpu (x86_64)",
+    ):
+        assert fact in opening, fact
+
+
+def test_every_protocol_is_named_with_its_hash(quick):
+    captions = " ".join(quick.words["caption"])
+    assert "test-global, hash 1a2b3c4d5e6f" in captions
+    assert "test-lead-mean, hash 6f5e4d3c2b1a" in captions
+
+
+def test_it_says_how_to_reproduce(quick):
+    code = "".join(quick.words["code"])
+    assert "simcast pipeline config.yaml --set run_dir=again --set time_budget_minutes=null" in code
+    assert "max_steps: 1300" in code
+    described = " ".join(quick.words["dd"])
+    for fact in ("2.13.0", "01c0580", "0123456789abcdef", "fedcba9876543210"):
+        assert fact in described
+
+
+def test_thresholds_carry_their_unit_and_what_was_observed(radar, quick):
+    assert any(words.startswith("≥ 0.5 mm/h: 90000 pixels, 48 events") for words in radar.words["th"])
+    assert any(words.startswith("≥ 219: 87 pixels") and "too rare" in words for words in quick.words["th"])
+
+
+def test_without_example_frames_the_page_says_so(tmp_path):
+    run_dir = write_run(tmp_path / "run", steps={"direct": STEPS["direct"]}, test_sets=[score_file(name="test")])
+    (run_dir / "scores" / "test.example.npz").unlink()
+    page = Page(write_page(run_dir))
+    assert "No example frames were kept for this test set." in page.words["p"]
+    assert page.words["p"][0].startswith("One model was trained")

@@ -1,0 +1,57 @@
+"""The terminal: the same numbers as the page, in whatever width there is; ``simcast report`` prints both."""
+
+from io import StringIO
+
+from rich.console import Console
+from typer.testing import CliRunner
+
+from simcast_hpc.cli import app
+from simcast_hpc.report import print_tables
+from tests.report.fake_run import MEAN_CSI, score_file, write_run
+
+
+def _printed(run_dir, *, width: int) -> str:
+    console = Console(file=StringIO(), width=width)
+    print_tables(run_dir, console=console)
+    return console.file.getvalue()
+
+
+def _rows(printed: str) -> dict[str, list[str]]:
+    lines = (line.replace("┃", "│").split("│") for line in printed.splitlines() if line[:1] in "│┃" and line)
+    return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines}
+
+
+def test_rows_are_forecasts_where_there_is_room(tmp_path):
+    rows = _rows(_printed(write_run(tmp_path / "run"), width=120))
+    assert rows["Forecast"] == ["5 min", "10 min", "15 min", "20 min", "25 min", "30 min", "All leads"]
+    assert rows["student"] == ["0.614", "0.573", "0.461", "0.373", "0.318", "0.269", "0.435"]
+    assert set(rows) == {"Forecast", *MEAN_CSI}
+
+
+def test_a_narrow_terminal_gets_the_table_on_its_side(tmp_path):
+    rows = _rows(_printed(write_run(tmp_path / "run"), width=60))
+    assert rows["Lead time"] == list(MEAN_CSI)
+    assert rows["10 min"] == ["0.468", "0.552", "0.573", "0.555"]
+    assert "All leads" in rows
+
+
+def test_names_are_not_taken_for_markup(tmp_path):
+    scores = score_file(mean_csi={**MEAN_CSI, "[red]mine": (0.1,) * 6}, title="[bold]storms[/bold]")
+    printed = _printed(write_run(tmp_path / "run", test_sets=[scores]), width=120)
+    assert "[red]mine" in printed and "[bold]storms[/bold]" in printed
+
+
+def test_the_claims_are_printed(tmp_path):
+    printed = " ".join(_printed(write_run(tmp_path / "run"), width=400).split())
+    assert "The student's mean CSI is above persistence's at every lead time beyond the first" in printed
+    assert "no evidence" in printed
+
+
+def test_the_command_writes_the_page_and_prints_its_path(tmp_path):
+    run_dir = write_run(tmp_path / "run", steps={"direct": 100})
+    (run_dir / "scores" / "test.example.npz").unlink()
+    result = CliRunner().invoke(app, ["report", str(run_dir)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1] == str(run_dir / "page" / "index.html")
+    assert (run_dir / "page" / "index.html").is_file()
+    assert "persistence" in result.stdout

@@ -1,0 +1,178 @@
+"""How the project installs and is checked: the Makefile, the pins, and what CI runs. Nothing is installed here."""
+
+import os
+import re
+import runpy
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import setuptools
+from packaging.requirements import Requirement
+
+from tests.system_programs import program
+
+ROOT = Path(__file__).resolve().parents[1]
+STAMPS = (".python", ".torch", ".runtime", ".verify", ".test", ".dev")
+INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "constraints-cuda.txt")
+# Writes down how it was called and answers as pytest would; it fails where FAILS names the tests it was given.
+PYTHON = """#!/bin/bash
+echo "${TRITON_INTERPRET:-}|${SIMCAST_KERNELS:-}|$*" >>calls
+echo "===== closing line of $*"
+case "$*" in *"${FAILS:-nothing}"*) exit 1 ;; esac
+"""
+
+
+def make(folder: Path, *arguments: str, **variables: str):
+    """Run make in a folder, told nothing by a make that may be running these tests."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA")}
+    return subprocess.run(
+        [program("make", package="make"), *arguments],
+        cwd=folder,
+        env={**clean, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A checkout with nothing but the Makefile and what it depends on."""
+    for name in (*INPUTS, "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def installed(bare):
+    """The same with an environment whose Python is a stand-in."""
+    python = bare / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    for name in STAMPS:
+        (bare / ".venv" / name).touch()
+    return bare
+
+
+def pins(name: str) -> dict[str, str]:
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines), "exact versions, plain names"
+    names = [line.split("==")[0] for line in lines]
+    assert names == sorted(set(names)), "in order, each once"
+    return dict(line.split("==") for line in lines)
+
+
+def requirements(monkeypatch) -> list[Requirement]:
+    """Return every direct requirement that setup.py states, extras included."""
+    stated = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: stated.update(options))
+    runpy.run_path(str(ROOT / "setup.py"))
+    groups = [stated["install_requires"], *stated["extras_require"].values()]
+    return [Requirement(text) for group in groups for text in group]
+
+
+def test_every_direct_requirement_is_pinned_within_its_range(monkeypatch):
+    pinned = pins("constraints.txt")
+    for requirement in requirements(monkeypatch):
+        name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+        assert name in pinned, f"{requirement} has no line in constraints.txt"
+        assert pinned[name] in requirement.specifier, f"constraints.txt pins {name}=={pinned[name]}, not {requirement}"
+
+
+def test_the_cuda_pins_differ_by_triton_alone():
+    cpu, cuda = pins("constraints.txt"), pins("constraints-cuda.txt")
+    assert cpu.pop("triton")
+    assert cpu == cuda
+
+
+def test_help_is_the_default_and_lists_every_target(bare):
+    told = make(bare)
+    assert told.returncode == 0, told.stderr
+    listed = re.findall(r"^  make (\S+) +\S.*$", told.stdout, flags=re.MULTILINE)
+    phony = " ".join(re.findall(r"^\.PHONY: (.*)$", (bare / "Makefile").read_text(), flags=re.MULTILINE)).split()
+    assert sorted(listed) == sorted(set(phony) - {"archive-of-radar"})
+    assert {"run", "run-full", "radar", "test", "kernels", "gpu", "system-packages"} <= set(listed)
+
+
+@pytest.mark.parametrize(("device", "constraints"), [("cpu", "constraints.txt"), ("cuda", "constraints-cuda.txt")])
+def test_an_installation_from_nothing_begins_with_torch_of_the_right_build(bare, device, constraints):
+    told = make(bare, "--dry-run", "run", f"DEVICE={device}")
+    assert told.returncode == 0, told.stderr
+    installs = re.findall(r"pip .*?install +(?!.*--dry-run)(.*?) >>", told.stdout)
+    assert installs == [f"-c {constraints} torch", f"-c {constraints} -e ."]
+    assert told.stdout.rstrip().endswith("simcast pipeline configs/pipeline/quickstart.yaml")
+
+
+def test_indices_are_passed_on(bare):
+    told = make(bare, "--dry-run", "run", "DEVICE=cpu", "TORCH_INDEX=https://t.example", "PIP_INDEX=https://p.example")
+    installs = re.findall(r"pip .*?install +(.*?) >>", told.stdout)
+    assert installs == [
+        "--index-url https://t.example --no-deps -c constraints.txt torch",
+        "--index-url https://p.example -c constraints.txt -e .",
+    ]
+
+
+def test_a_second_call_installs_nothing_and_a_changed_pin_does(installed):
+    assert " -e ." not in make(installed, "--dry-run", "run").stdout
+    after = (installed / ".venv" / ".runtime").stat().st_mtime + 10
+    os.utime(installed / "constraints.txt", (after, after))
+    assert " -e ." in make(installed, "--dry-run", "run").stdout
+
+
+def test_the_kind_of_an_installation_is_remembered(installed):
+    (installed / ".venv" / ".device").write_text("cuda\n")
+    (installed / ".venv" / ".dev").unlink()
+    assert "-c constraints-cuda.txt -e '.[dev]'" in make(installed, "--dry-run", "install-dev").stdout
+
+
+def test_radar_without_an_archive_is_refused_before_anything_is_installed(bare):
+    told = make(bare, "radar", "DATA=nowhere")
+    assert told.returncode != 0
+    assert "make radar needs DATA=FOLDER" in told.stderr and "'nowhere'" in told.stderr
+    assert not (bare / ".venv").exists()
+
+
+def calls(folder: Path) -> list[list[str]]:
+    return [line.split("|") for line in (folder / "calls").read_text().splitlines()]
+
+
+def test_the_three_processes_of_the_tests(installed):
+    told = make(installed, "test", TRITON_INTERPRET="1", SIMCAST_KERNELS="triton")
+    assert told.returncode == 0, told.stderr
+    kernels, compiled, rest = calls(installed)
+    assert kernels == ["1", "", "-m pytest tests/kernels -m not gpu and not slow"]
+    assert compiled == ["", "", "-m pytest tests/benchmarks -m not gpu and not slow"]
+    assert rest[:2] == ["", ""]
+    assert rest[2].startswith(
+        "-m pytest tests --ignore=tests/kernels --ignore=tests/benchmarks -m not gpu and not slow"
+    )
+
+
+@pytest.mark.parametrize("fails", ["tests/kernels -m", "tests/benchmarks -m", "--ignore=tests/kernels"])
+def test_one_failure_fails_all_and_stops_none(installed, fails):
+    told = make(installed, "test", FAILS=fails)
+    assert told.returncode != 0
+    assert len(calls(installed)) == 3
+    assert "Failed: " in told.stdout
+    assert [line.split(" of ")[0] for line in told.stdout.splitlines()[-3:]] == ["===== closing line"] * 3
+
+
+@pytest.mark.parametrize("state", [0, 2])
+def test_ci_runs_everything_and_ends_as_the_tests_do(tmp_path, state):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / ".venv" / "tests").mkdir(parents=True)
+    (tmp_path / ".venv" / "tests" / "1-kernels.log").write_text("===== 1 failed in 2.00s =====\n")
+    fake = tmp_path / "bin" / "make"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/bash\necho "$SIMCAST_REQUIRE_SYSTEM $*" >>calls\n[ "$1" != test ] || exit "$STATE"\n')
+    fake.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}", "STATE": str(state)}
+    told = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == state
+    assert (tmp_path / "calls").read_text().split("\n") == ["1 system-packages", "1 lint", "1 types", "1 test", ""]
+    assert ("1 failed in 2.00s" in told.stdout) == (state != 0)
