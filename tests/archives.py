@@ -65,7 +65,9 @@ def make_archive(root: Path, codes: np.ndarray, *, rows: Sequence[Row] | None = 
 
 def open_archive(root: Path, **options: Any) -> ArchiveSource:
     """Open the training windows of such an archive."""
-    return ArchiveSource(read_spec("synthetic"), root, **({"split": "train", "frames": 5, "window_stride": 2} | options))
+    return ArchiveSource(
+        read_spec("synthetic"), root, **({"split": "train", "frames": 5, "window_stride": 2} | options)
+    )
 
 
 def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:

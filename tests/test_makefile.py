@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,51 @@ def test_the_kind_of_an_installation_is_remembered(installed):
     (installed / ".venv" / ".device").write_text("cuda\n")
     (installed / ".venv" / ".dev").unlink()
     assert "-c constraints-cuda.txt -e '.[dev]'" in make(installed, "--dry-run", "install-dev").stdout
+
+
+# Answers a dry run of pip with the requirements in WHEEL_NEEDS, and installs nothing; the rest is Python.
+PIP = """#!/bin/bash
+case "$*" in
+  *--report*) printf '{"install": [{"metadata": {"requires_dist": [%s]}}]}' "$WHEEL_NEEDS" >.venv/torch.json ;;
+  *"pip "*) ;;
+  *) exec "$REAL_PYTHON" "$@" ;;
+esac
+"""
+CPU_WHEEL, CUDA_WHEEL = '"numpy"', '"numpy", "nvidia-cublas==13.1; platform_system == \'Linux\'"'
+
+
+@pytest.mark.parametrize(
+    ("device", "wheel", "says"),
+    [
+        ("cpu", CPU_WHEEL, None),
+        ("cuda", CUDA_WHEEL, None),
+        ("cpu", CUDA_WHEEL, "takes a CUDA build of torch"),
+        ("cuda", CPU_WHEEL, "takes a CPU build of torch"),
+    ],
+)
+def test_a_build_that_does_not_fit_the_machine_is_named(installed, device, wheel, says):
+    (installed / ".venv" / "bin" / "python").write_text(PIP)
+    (installed / ".venv" / ".torch").unlink()
+    told = make(installed, ".venv/.torch", f"DEVICE={device}", WHEEL_NEEDS=wheel, REAL_PYTHON=sys.executable)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert ("TORCH_INDEX=" in told.stdout) == (says is not None)
+    assert says is None or says in told.stdout
+    assert (installed / ".venv" / ".device").read_text() == f"{device}\n"
+
+
+@pytest.mark.parametrize("sees_a_gpu", [True, False])
+def test_gpu_takes_the_python_that_sees_one_and_installs_nothing(bare, sees_a_gpu):
+    python = bare / "python-of-the-machine"
+    answer = 0 if sees_a_gpu else 1
+    python.write_text(f'#!/bin/bash\n[ "$1" != -c ] || exit {answer}\necho "$PYTHONPATH|$*" >>calls\n')
+    python.chmod(0o755)
+    told = make(bare, "gpu", f"PYTHON={python}", "DEVICE=cpu")
+    assert (told.returncode == 0) == sees_a_gpu
+    if sees_a_gpu:
+        assert calls(bare) == [["kernels", "-m benchmarks.run_gpu"]]
+    else:
+        assert "No GPU here" in told.stderr
+    assert not (bare / ".venv").exists()
 
 
 def test_radar_without_an_archive_is_refused_before_anything_is_installed(bare):

@@ -19,7 +19,7 @@ def evaluate(
     """Score finished runs and baselines on the same windows under named protocols."""
     from simcast_hpc.forecast.load import load_trained
     from simcast_hpc.observe.log import set_up_logging
-    from simcast_hpc.report.tables import print_scores
+    from simcast_hpc.report import print_scores
     from simcast_hpc.verification.evaluate import TestSet, baseline_entry, model_entry
     from simcast_hpc.verification.evaluate import evaluate as score_all
 
@@ -39,5 +39,7 @@ def evaluate(
     entries = [baseline_entry(name, data) for name in settings.baselines]
     entries += [model_entry(name, model) for name, model in models.items()]
     test_set = TestSet(settings.split, data, settings.split)
-    print_scores(score_all(test_set, entries, sequence=first.sequence, settings=settings, folder=out))
-    print(f"scores: {out / (test_set.name + '.json')}")
+    score_all(test_set, entries, sequence=first.sequence, settings=settings, folder=out)
+    path = out / f"{test_set.name}.json"
+    print_scores(path)
+    print(f"scores: {path}")

@@ -201,7 +201,7 @@ def _choose_events(
     for number, row in enumerate(rows, start=2):
         absent = [column for column in _COLUMNS if row[column] is None]
         if absent:
-            raise DataError(f"{catalog}, line {number}, event {row['id']}: it ends before {absent[0]}; is it cut short?")
+            raise DataError(f"{catalog}, line {number}, event {row['id']}: it ends before {absent[0]}; was it cut?")
         if row["img_type"] != spec.image_type:
             continue
         try:

@@ -7,6 +7,6 @@ score: what is shown was measured by ``verification`` and stands in the run fold
 
 from .page import write_page
 from .results import ResultsError
-from .terminal import print_tables
+from .terminal import print_scores, print_tables
 
-__all__ = ["ResultsError", "print_tables", "write_page"]
+__all__ = ["ResultsError", "print_scores", "print_tables", "write_page"]

@@ -1,13 +1,16 @@
 """The score tables of a run in the terminal."""
 
+import json
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from simcast_hpc.config import from_mapping
+
 from .claims import claims, general_claims, headlines
-from .results import read_results
+from .results import ScoreFile, read_results
 from .tables import Table, lead_table
 
 _CELL_FRAME = 3  # a border and a space on either side
@@ -33,6 +36,18 @@ def print_tables(run_dir: Path, *, console: Console | None = None) -> None:
     console.print(Text("\nThe whole run", style="bold"))
     for sentence in general_claims(run):
         console.print(Text(f"- {sentence}"))
+
+
+def print_scores(path: Path, *, console: Console | None = None) -> None:
+    """Print mean CSI by lead time from one score file, as ``simcast evaluate`` writes it.
+
+    Raises:
+        ConfigError: the file has a wrong or missing key.
+    """
+    console = console or Console()
+    scores = from_mapping(ScoreFile, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    console.print(Text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
+    console.print(_rendered(lead_table(scores), width=console.width))
 
 
 def _rendered(content: Table, *, width: int) -> RichTable:

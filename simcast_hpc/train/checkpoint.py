@@ -126,7 +126,7 @@ class Checkpoint:
         try:
             self.manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
             self._file_of = {name: note["file"] for note in self.manifest["files"] for name in note["tensors"]}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a checkpoint: {error!r}") from error
 
     @property

@@ -54,7 +54,7 @@ def test_a_key_under_a_stage_names_the_stage():
 
 
 def test_an_unknown_key_far_from_all_gets_no_guess():
-    with pytest.raises(ConfigError, match="zzzzzz: unknown key$"):
+    with pytest.raises(ConfigError, match=r"zzzzzz: unknown key$"):
         from_mapping(TrainConfig, {**LEAST, "zzzzzz": 1})
 
 
@@ -103,7 +103,7 @@ def test_a_wrong_value_is_refused_by_its_dotted_key(key, value):
 
 
 def test_a_section_that_is_no_mapping_is_refused():
-    with pytest.raises(ConfigError, match="batch: .*got 8"):
+    with pytest.raises(ConfigError, match=r"batch: .*got 8"):
         from_mapping(TrainConfig, {**LEAST, "batch": 8})
     with pytest.raises(ConfigError, match="student"):
         from_mapping(PipelineConfig, {**PIPELINE, "stages": {"student": {"student": 3}}})

@@ -13,7 +13,7 @@ from simcast_hpc.config import ConfigError, DataConfig
 from simcast_hpc.data.archive import ArchiveSource
 from simcast_hpc.data.open import coded_as, open_windows, step_minutes
 from simcast_hpc.data.source import WindowKey, WindowSource
-from simcast_hpc.data.spec import DataError, read_spec
+from simcast_hpc.data.spec import DataError, Split, read_spec
 from tests.archives import COLUMNS, FILE, Row, make_archive, open_archive, random_codes, write_catalog, write_file
 from tests.shared_data import shared
 
@@ -25,7 +25,7 @@ SEVIR_EVENTS = {  # which of the golden catalog's rows survive filters and fall 
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_windows_are_those_of_the_public_loader(split):
+def test_windows_are_those_of_the_public_loader(split: Split):
     root = shared("golden/sevir_archive")
     expected = json.loads((root / "expected_samples.json").read_text())[split]
     source = open_windows(DataConfig(dataset="sevir", root=root), split=split, frames=25)

@@ -1,6 +1,7 @@
 """Micro batches: what is in them, and that neither workers nor ranks change it."""
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def root(tmp_path_factory):
 
 
 def _take(source, count: int, **options) -> list[MicroBatch]:
-    layout = {"seed": 2, "first_step": 0, "global_size": 6, "micro_size": 3, "rank": 0, "world_size": 1}
+    layout: dict[str, Any] = {"seed": 2, "first_step": 0, "global_size": 6, "micro_size": 3, "rank": 0, "world_size": 1}
     return list(islice(micro_batches(source, **(layout | options)), count))
 
 

@@ -25,7 +25,7 @@ def test_built_in_descriptions_hold(name):
     spec = read_spec(name)
     assert isinstance(spec, DatasetSpec) and spec.name == name
     codes = spec.threshold_codes()
-    assert list(codes) == sorted(codes) and 0 < codes[0] and codes[-1] < 255
+    assert list(codes) == sorted(codes) and codes[0] > 0 and codes[-1] < 255
     assert len(spec.threshold_labels()) == len(codes)
     for said in (spec.license, spec.citation, spec.source, spec.quantity, spec.title):
         assert said.strip()
@@ -111,7 +111,9 @@ def test_a_wrong_description_is_refused_by_file_and_key(tmp_path, old, new, says
 
 
 def test_an_unknown_data_set_is_refused_with_those_known(tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.dataset='sevri' is neither a built-in description \(fmi, knmi, .*sevir"):
+    with pytest.raises(
+        ConfigError, match=r"data\.dataset='sevri' is neither a built-in description \(fmi, knmi, .*sevir"
+    ):
         read_spec("sevri")
     with pytest.raises(ConfigError, match=r"absent\.yaml"):
         read_spec(str(tmp_path / "absent.yaml"))

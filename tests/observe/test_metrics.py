@@ -55,4 +55,9 @@ def test_tensorboard_gets_the_same_numbers_without_those_of_a_cut_short_run(tmp_
     _write(tmp_path, [15, 20], first_step=10, offset=0.5)
     events = EventAccumulator(str(tmp_path / "events"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(5, 5.0), (10, 10.0), (15, 15.5), (20, 20.5)]
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [
+        (5, 5.0),
+        (10, 10.0),
+        (15, 15.5),
+        (20, 20.5),
+    ]

@@ -113,7 +113,7 @@ def test_stored_frames_of_another_teacher_are_refused_and_rolled_out_again(tmp_p
     before = cache.block_path(fill.fill_cache(config), 0).read_bytes()
     torch.manual_seed(2)
     other = _config(tmp_path, root, write_trained(tiny_config(tmp_path / "other", stage="teacher")))
-    with pytest.raises(ConfigError, match="was made with teacher=.*roll out again into another folder"):
+    with pytest.raises(ConfigError, match=r"was made with teacher=.*roll out again into another folder"):
         _samples(other)
     folder = fill.fill_cache(other)
     assert cache.block_path(folder, 0).read_bytes() != before

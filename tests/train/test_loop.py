@@ -141,7 +141,7 @@ def test_another_ranks_flag_stops_this_rank_too():
         return len(asked) == 2
 
     engine = RecordingEngine(2)
-    with pytest.raises(NonFiniteLossError, match="step 2 .*on another rank, which names its windows; no weight"):
+    with pytest.raises(NonFiniteLossError, match=r"step 2 .*on another rank, which names its windows; no weight"):
         _train(engine, on_any_rank=other_rank_is_bad)
     assert asked == [False, False], "asked once an optimizer step, and this rank's own losses were fine"
     assert engine.calls.count(("step",)) == 2 + 1

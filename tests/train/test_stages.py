@@ -227,9 +227,10 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
     assert identity["teacher"] == load_trained(teacher).weights_hash
     assert json.loads(json.dumps(identity)) == json.loads(json.dumps(run.plan(config).identity))
     other = make_archive(tmp_path / "other", random_codes(5, 11, seed=9))
-    assert run.plan(_config(tmp_path, other, stage="direct")).identity != run.plan(
-        _config(tmp_path, root, stage="direct")
-    ).identity
+    assert (
+        run.plan(_config(tmp_path, other, stage="direct")).identity
+        != run.plan(_config(tmp_path, root, stage="direct")).identity
+    )
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,11 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
         ({"data": {"file_names": ["x"]}}, DataError, "split 'train' of synthetic is empty"),
         ({"data": {"frame_stride": 3}}, DataError, r"windows of 7 frames are asked of events of 4 frames"),
         ({"loss": {"thresholds": [30.0], "unit": "dBZ"}}, DataError, r"\[30\.0\] are in 'dBZ'"),
-        ({"model": {"hidden_spatial": 4, "hidden_temporal": 8, "groups": 3}}, ConfigError, "the model does not fit: .*6"),
+        (
+            {"model": {"hidden_spatial": 4, "hidden_temporal": 8, "groups": 3}},
+            ConfigError,
+            "the model does not fit: .*6",
+        ),
         ({"model": {"spatial_blocks": 12, "groups": 2}}, ConfigError, "the model does not fit: .*multiples of 64"),
     ],
     ids=["batch", "root", "dataset", "empty", "frames", "unit", "sizes", "grid"],
