@@ -136,10 +136,8 @@ def show(rows: Sequence[Row]) -> None:
     )
     lines = [("mode", "batch x T x H x W", "windows each", "p20", "p50", "p80", "unit", "MiB/s")]
     for row in rows:
-        quantiles = (f"{value:.1f}" for value in (row.p20, row.p50, row.p80))
-        lines.append(
-            (row.mode, row.shape, str(row.windows_per_repetition), *quantiles, row.unit, f"{row.mib_per_s:.1f}")
-        )
+        p20, p50, p80, rate = (f"{value:.1f}" for value in (row.p20, row.p50, row.p80, row.mib_per_s))
+        lines.append((row.mode, row.shape, str(row.windows_per_repetition), p20, p50, p80, row.unit, rate))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -53,7 +53,8 @@ def test_mrms_tiles_split_by_region_every_second_frame():
     data = DataConfig(dataset="mrms-4km", root=root, frame_stride=2, window_stride=3, max_percent_missing=None)
     assert step_minutes(data) == 4
     assert coded_as(data).name == "mrms-4km"
-    for split, events in (("train", 24), ("val", 3), ("test", 10)):
+    events_of: dict[Split, int] = {"train": 24, "val": 3, "test": 10}
+    for split, events in events_of.items():
         source = open_windows(data, split=split, frames=12)
         assert len(source) == 3 * events
         assert [source.key(index).start for index in range(6)] == [0, 3, 6, 0, 3, 6]
