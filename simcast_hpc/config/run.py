@@ -245,6 +245,7 @@ _NOT_SCIENCE = frozenset(
         "data.workers",
         "engine.timeout_minutes",
         "engine.zero_stage",
+        "model.channels_last",
         "student.rollouts",
         "student.teacher",
     }

@@ -207,12 +207,12 @@ def _choose_events(
             continue
         try:
             event = Event(row["id"], row["file_name"], int(row["file_index"]), _utc(row["time_utc"]))
-            missing = float(row["pct_missing"] or 0.0)
+            missing = float(row["pct_missing"] or "nan")  # unknown is not "none": the public loader drops it too
         except ValueError as error:
             raise DataError(f"{catalog}, line {number}, event {row['id']}: {error}") from error
         if file_names is not None and event.file_name not in file_names:
             continue
-        if max_percent_missing is not None and missing > max_percent_missing:
+        if max_percent_missing is not None and not missing <= max_percent_missing:
             continue
         if split in ("all", choose(event.id, event.time)):
             chosen.append(event)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.data.spec import DataError
 
 BLOCK = 64
 _MANIFEST = "manifest.json"
@@ -50,7 +51,13 @@ class RolloutCache:
 
 @lru_cache(maxsize=64)
 def _open_block(folder: Path, block: int) -> np.ndarray:
-    return np.load(block_path(folder, block), mmap_mode="r")
+    try:
+        return np.load(block_path(folder, block), mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{block_path(folder, block)} is absent or damaged though the roll-out was finished: {error}; "
+            f"remove {folder} and roll out again"
+        ) from error
 
 
 def cache_identity(

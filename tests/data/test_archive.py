@@ -322,3 +322,11 @@ def test_a_forked_child_opens_files_of_its_own(root):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     np.testing.assert_array_equal(source.read(0), window)
     assert source._handles[1][FILE] is opened
+
+
+def test_an_event_whose_missing_share_is_unknown_is_dropped_by_a_filter(tmp_path):
+    codes = random_codes(2, frames=4)
+    rows = [Row("A", 0), Row("B", 1, pct_missing="")]
+    make_archive(tmp_path, codes, rows=rows)
+    assert [event.id for event in open_archive(tmp_path, frames=4, max_percent_missing=0.0).events] == ["A"]
+    assert [event.id for event in open_archive(tmp_path, frames=4, max_percent_missing=None).events] == ["A", "B"]
