@@ -173,6 +173,13 @@ class CheckpointConfig(StrictModel):
     keep: PositiveInt = 2
 
 
+class EMAConfig(StrictModel):
+    """An exponential moving average of the weights, exported in their place; none without ``decay``."""
+
+    decay: float | None = Field(default=None, gt=0, lt=1)
+    every_steps: PositiveInt = 1
+
+
 class LogConfig(StrictModel):
     """How often metrics are written, in optimizer steps."""
 
@@ -193,6 +200,7 @@ class SharedConfig(StrictModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()
     student: StudentConfig = StudentConfig()
+    ema: EMAConfig = EMAConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 

@@ -33,6 +33,22 @@ def read_state(engine: Any) -> Iterator[tuple[str, Tensors]]:
             yield name, {"param": _present(safe_get_full_fp32_param(parameter), name), **moments}
 
 
+def read_parameters(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield each parameter's name and fp32 master value, gathered whole, one at a time; clone what is kept."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    for name, parameter in _parameters(engine):
+        if _is_plain(engine):
+            yield name, parameter.data.float()
+        else:
+            yield name, _present(safe_get_full_fp32_param(parameter), name)
+
+
+def is_owner(number: int, *, rank: int, ranks: int) -> bool:
+    """Return whether the parameter at place ``number`` of the module is in the share of ``rank``."""
+    return number % ranks == rank
+
+
 def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, warm_up: Callable[[], Any]) -> None:
     """Put whole named tensors into an engine: masters, moments, Adam's step, and the weights that forward uses.
 

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from simcast_hpc.config import SimcastError
-from simcast_hpc.distributed.tensors import Tensors, parameter_names, read_state
+from simcast_hpc.distributed.tensors import Tensors, is_owner, parameter_names, read_state
 from simcast_hpc.distributed.world import World
 from simcast_hpc.observe.run_folder import file_hash, write_whole
 
@@ -44,8 +44,10 @@ class CheckpointWriter:
             for left in folder.glob("*.partial"):
                 shutil.rmtree(left)
 
-    def save(self, engine: Any, *, step: int, samples_seen: int, identity: Mapping[str, Any]) -> None:
-        """Copy the state to the host and begin to write it. A collective.
+    def save(
+        self, engine: Any, *, step: int, samples_seen: int, identity: Mapping[str, Any], average: Tensors | None = None
+    ) -> None:
+        """Copy the state, and this rank's share of an average, to the host and begin to write it. A collective.
 
         Raises:
             CheckpointError: the previous checkpoint could not be written; the one before it stands.
@@ -54,17 +56,15 @@ class CheckpointWriter:
         rank, ranks = self.world.place.rank, self.world.place.world_size
         final = self.folder / f"step-{step:08d}"
         partial = final.with_name(final.name + ".partial")
-        already = self.world.broadcast(final.exists())  # a resumed run that ends where it began
-        if already:
+        if self.world.broadcast(final.exists()):  # a resumed run that ends where it began
             return
-        if self.world.is_first:
-            partial.mkdir(parents=True)
+        if refused := self.world.broadcast(_make_folder(partial) if self.world.is_first else None):
+            raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {refused}")
         mine: Tensors = {}
-        for place, (name, tensors) in enumerate(read_state(engine)):
-            if place % ranks == rank:
-                # clone: on a CPU the gathered tensor may be the live one, and the next step would change it
-                mine |= {f"{key}/{name}": value.detach().cpu().clone() for key, value in tensors.items()}
-        self.world.barrier()
+        for number, (name, tensors) in enumerate(read_state(engine)):
+            if is_owner(number, rank=rank, ranks=ranks):
+                mine |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
+        mine |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
         manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": ranks}
         self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
         self._thread.start()
@@ -168,10 +168,19 @@ class Checkpoint:
         """
         return {key: self._tensor(f"{key}/{name}") for key in ("param", "exp_avg", "exp_avg_sq")}
 
-    def parameters(self) -> dict[str, torch.Tensor]:
-        """Return all fp32 master values by name: what is exported."""
-        names = sorted(key.removeprefix("param/") for key in self._file_of if key.startswith("param/"))
-        return {name: self._tensor(f"param/{name}") for name in names}
+    def average(self, name: str) -> torch.Tensor:
+        """Return the fp32 moving average of one parameter.
+
+        Raises:
+            CheckpointError: the checkpoint holds none.
+        """
+        return self._tensor(f"ema/{name}")
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Return what is exported: all fp32 values by name, the moving averages where there are any."""
+        kind = "ema/" if any(key.startswith("ema/") for key in self._file_of) else "param/"
+        names = sorted(key.removeprefix(kind) for key in self._file_of if key.startswith(kind))
+        return {name: self._tensor(kind + name) for name in names}
 
     def check_names(self, engine: Any) -> None:
         """Refuse a checkpoint whose parameters are not the engine's.
@@ -192,6 +201,20 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} holds no {key}")
         with safe_open(self.path / self._file_of[key], framework="pt") as file:
             return file.get_tensor(key)
+
+
+def _to_host(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a copy on the host: there a gathered tensor may be the live one, which the next step would change."""
+    return tensor.detach().cpu().clone()
+
+
+def _make_folder(path: Path) -> str | None:
+    """Make a folder; return what was against it."""
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def visible(folder: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from simcast_hpc.distributed.world import World
 from simcast_hpc.observe.metrics import MetricsWriter
 
 from .checkpoint import CheckpointWriter
+from .ema import EMA
 from .optim import learning_rate
 
 
@@ -92,9 +93,23 @@ class ProgressHook:
 class CheckpointHook:
     """Saves the state after its step."""
 
-    def __init__(self, writer: CheckpointWriter, engine: Any, *, global_size: int, identity: Mapping[str, Any]):
-        self.writer, self.engine, self.global_size, self.identity = writer, engine, global_size, identity
+    def __init__(
+        self,
+        writer: CheckpointWriter,
+        engine: Any,
+        *,
+        global_size: int,
+        identity: Mapping[str, Any],
+        ema: EMA | None = None,
+    ):
+        self.writer, self.engine, self.global_size, self.identity, self.ema = writer, engine, global_size, identity, ema
 
     def __call__(self, step: int, _metrics: dict[str, torch.Tensor]) -> None:
         """Begin to write the checkpoint of ``step``."""
-        self.writer.save(self.engine, step=step, samples_seen=step * self.global_size, identity=self.identity)
+        self.writer.save(
+            self.engine,
+            step=step,
+            samples_seen=step * self.global_size,
+            identity=self.identity,
+            average=None if self.ema is None else self.ema.tensors,
+        )

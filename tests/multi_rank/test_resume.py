@@ -46,20 +46,21 @@ def _kill_in_mid_training(launcher: str, ranks: int, arguments: list[str], run_d
 
 
 @pytest.mark.parametrize(
-    ("launcher", "ranks", "stage", "precision"),
+    ("launcher", "ranks", "stage", "precision", "decay"),
     [
-        ("python", 1, 1, "fp32"),
-        pytest.param("torchrun", 2, 1, "fp32", marks=pytest.mark.slow),
-        pytest.param("torchrun", 2, 2, "bf16", marks=pytest.mark.slow),
-        pytest.param("torchrun", 2, 3, "fp32", marks=pytest.mark.slow),
-        pytest.param("torchrun", 2, 3, "bf16", marks=pytest.mark.slow),
+        ("python", 1, 1, "fp32", "null"),
+        pytest.param("python", 1, 0, "fp32", "0.9", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 1, "fp32", "null", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 2, "bf16", "0.9", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 3, "fp32", "0.9", marks=pytest.mark.slow),
+        pytest.param("torchrun", 2, 3, "bf16", "null", marks=pytest.mark.slow),
     ],
 )
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
-    launcher, ranks, stage, precision, teacher_config, tmp_path
+    launcher, ranks, stage, precision, decay, teacher_config, tmp_path
 ):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    same = {"max_steps": _STEPS, "engine__zero_stage": stage, "engine__precision": precision}
+    same = {"max_steps": _STEPS, "engine__zero_stage": stage, "engine__precision": precision, "ema__decay": decay}
     simcast(launcher, ranks, ["train", str(teacher_config), *overrides(run_dir=whole, **same)])
     arguments = ["train", str(teacher_config), *overrides(run_dir=killed, **same)]
     _kill_in_mid_training(launcher, ranks, arguments, killed)

@@ -65,7 +65,7 @@ def test_a_checkpoint_holds_the_state_at_its_step_by_name(tmp_path, engine):
     assert found.manifest["samples_seen"] == 24
     for name in NAMES:
         assert all(torch.equal(found.tensors(name)[key], tensor) for key, tensor in _state(3)[name].items())
-    assert list(found.parameters()) == sorted(NAMES)
+    assert list(found.weights()) == sorted(NAMES)
     found.require(IDENTITY)
     found.verify()
     found.check_names(engine)

@@ -24,6 +24,7 @@ from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.train.checkpoint import CheckpointWriter, latest
+from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook
 from simcast_hpc.train.loop import Every, Prepared, train
 from simcast_hpc.train.optim import learning_rate
@@ -113,16 +114,19 @@ def _train(ready: Plan, world: World) -> None:
     ready.stage.initialise(network)
     ready.stage.open(ready.source, world.device)  # after it was copied from: a teacher at work may be bf16
     engine = build_engine(TrainingModule(network, ready.loss), config, world)
-    first_step = _resume(ready, engine, world)
+    ema = EMA(config.ema, engine, world) if config.ema.decay is not None else None
+    first_step = _resume(ready, engine, world, ema)
     writer = CheckpointWriter(
         folder.checkpoints, keep=config.checkpoint.keep, world=world, timeout_minutes=config.engine.timeout_minutes
     )
     metrics = MetricsWriter(folder.metrics, folder.events, first_step=first_step) if world.is_first else None
     progress = ProgressHook(config, first_step=first_step) if world.is_first else None
     hooks = [Every(1, MetricsHook(config, world, metrics, engine))]
+    if ema is not None:
+        hooks.append(Every(1, ema))
     if progress is not None:
         hooks.append(Every(1, progress))
-    save = CheckpointHook(writer, engine, global_size=config.batch.global_size, identity=ready.identity)
+    save = CheckpointHook(writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema)
     hooks.append(Every(config.checkpoint.every_steps, save))
     try:
         train(
@@ -167,7 +171,7 @@ def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepare
         yield Prepared(ready.stage.sample(batch, world.device), lambda batch=batch: names(batch))
 
 
-def _resume(ready: Plan, engine: Any, world: World) -> int:
+def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None) -> int:
     """Put the newest checkpoint into the engine and return its step; 0 where there is none."""
     checkpoint = latest(ready.folder.checkpoints)
     if checkpoint is None:
@@ -184,6 +188,8 @@ def _resume(ready: Plan, engine: Any, world: World) -> int:
         return engine(torch.zeros(shape, device=world.device), target, torch.ones_like(target, dtype=torch.bool))
 
     write_state(engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
+    if ema is not None:
+        ema.restore(checkpoint.average)
     logger.info("resumed from %s", checkpoint.path)
     return checkpoint.step
 
@@ -192,7 +198,7 @@ def _finish(ready: Plan) -> None:
     """Export the weights from the last checkpoint and mark the run as done."""
     checkpoint = latest(ready.folder.checkpoints)
     assert checkpoint is not None, "the last step saves a checkpoint"
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in checkpoint.parameters().items()}
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in checkpoint.weights().items()}
     path = ready.folder.weights
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
