@@ -27,7 +27,7 @@ from simcast_hpc.config import (
 from simcast_hpc.data.open import coded_as, open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.place import find_place
-from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.forecast.load import forecast_device, load_trained
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import read_metrics
 from simcast_hpc.observe.run_folder import RunFolder, write_whole
@@ -242,7 +242,9 @@ def _start(stage: TrainConfig, command: str, *, ranks: int) -> None:
 
 
 def _verify(config: PipelineConfig) -> None:
-    models = [model_entry(name, load_trained(config.run_dir / name)) for name in config.stages]
+    models = [
+        model_entry(name, load_trained(config.run_dir / name, device=forecast_device())) for name in config.stages
+    ]
     frames = config.sequence.frames_in + config.sequence.frames_out
     train_dates = open_windows(config.data, split="train", frames=frames).dates
     sets = [TestSet("test", config.data, config.evaluation.split)]

@@ -17,14 +17,14 @@ def evaluate(
     baseline: Annotated[list[str] | None, typer.Option(help="persistence, extrapolation.")] = None,
 ) -> None:
     """Score finished runs and baselines on the same windows under named protocols."""
-    from simcast_hpc.forecast.load import load_trained
+    from simcast_hpc.forecast.load import forecast_device, load_trained
     from simcast_hpc.observe.log import set_up_logging
     from simcast_hpc.report import print_scores
     from simcast_hpc.verification.evaluate import TestSet, baseline_entry, model_entry
     from simcast_hpc.verification.evaluate import evaluate as score_all
 
     set_up_logging(0)
-    models = {run.name: load_trained(run) for run in runs}
+    models = {run.name: load_trained(run, device=forecast_device()) for run in runs}
     if len(models) != len(runs):
         raise ConfigError(f"two of the run folders have one name: {[run.name for run in runs]}")
     first = next(iter(models.values())).config

@@ -37,8 +37,13 @@ class TrainedModel:
         return roll_out(self.network, everywhere, frames_out=frames_out).values
 
 
+def forecast_device() -> torch.device:
+    """Return where forecasts are made: the first CUDA device where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
-    """Return the model that a run of ``simcast train`` left in ``run_dir``, in fp32 and evaluation mode.
+    """Return the model that a run of ``simcast train`` left in ``run_dir``, in fp32, evaluating, on ``device`` (CPU).
 
     Raises:
         ConfigError: the folder holds no finished run, or its weights do not fit its configuration.

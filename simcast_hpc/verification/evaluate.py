@@ -181,10 +181,10 @@ def _count(
         events = [source.key(index).event for index in indices]
         past, observed = windows[:, : sequence.frames_in], windows[:, sequence.frames_in :]
         for entry in entries:
-            forecast = entry.forecast.forecast(past, frames_out=sequence.frames_out).cpu()
+            forecast = entry.forecast.forecast(past, frames_out=sequence.frames_out)
             for accumulator in sums[entry.name].values():
-                accumulator.add(observed, forecast, events=events)
-    return {name: {key: one.statistics for key, one in by_rule.items()} for name, by_rule in sums.items()}
+                accumulator.add(observed.to(forecast.device), forecast, events=events)
+    return {name: {key: one.statistics.to("cpu") for key, one in by_rule.items()} for name, by_rule in sums.items()}
 
 
 def _result(
