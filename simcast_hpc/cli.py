@@ -30,3 +30,9 @@ def main() -> None:
     except SimcastError as refusal:
         print(f"simcast: {refusal}", file=sys.stderr)
         raise SystemExit(2 if isinstance(refusal, ValueError) else 1) from None
+    except OSError as error:
+        print(f"simcast: {error}", file=sys.stderr)  # names the file and what the system said of it
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("simcast: interrupted; started again, it goes on from the newest checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

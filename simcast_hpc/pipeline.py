@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -30,7 +31,7 @@ from simcast_hpc.distributed.place import find_place
 from simcast_hpc.forecast.load import forecast_device, load_trained
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import read_metrics
-from simcast_hpc.observe.run_folder import RunFolder, write_whole
+from simcast_hpc.observe.run_folder import RunFolder, refuse_another, write_whole
 from simcast_hpc.report import write_page
 from simcast_hpc.verification.evaluate import (
     TestSet,
@@ -43,6 +44,8 @@ from simcast_hpc.verification.evaluate import (
 logger = logging.getLogger("simcast")
 _TIMED_STEPS = 20
 _FEWEST_STEPS = 20
+_REFUSED = 2
+_OWN_FOLDERS = {"archive", "page", "scores", "timing"}
 
 
 class PipelineError(SimcastError, RuntimeError):
@@ -59,15 +62,17 @@ def run_pipeline(asked: PipelineConfig) -> Path:
     set_up_logging(0)
     if find_place(os.environ).world_size > 1:
         raise ConfigError("start the pipeline as one process and give the ranks of its stages by launch.ranks")
-    config = _with_steps_fixed_before(asked)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that a stage ends with its pipeline
+    config = _continue_or_refuse(asked)
     folder = RunFolder(config.run_dir)
     durations = Durations(config.run_dir / "durations.json")
     _check_names(config)
-    folder.prepare(config)
+    folder.make()
     if config.synthesis is not None:
         with durations.of("archive"):
             _synthesise(config)
     _check_data(config)
+    folder.prepare(config)
     if config.time_budget_minutes is not None and config.asked_steps is None:
         with durations.of("timing"):
             config = _fix_steps(config)
@@ -108,18 +113,34 @@ class Durations:
         write_whole(self._path, json.dumps(spent, indent=1))
 
 
-def _with_steps_fixed_before(asked: PipelineConfig) -> PipelineConfig:
-    """Return the configuration of an earlier start in the same folder, if only the time budget changed its steps."""
+def _continue_or_refuse(asked: PipelineConfig) -> PipelineConfig:
+    """Return ``asked`` with the steps that an earlier start in the same folder fixed.
+
+    Raises:
+        ConfigError: the folder holds stages of another configuration: they stay as they are.
+    """
     path = RunFolder(asked.run_dir).config
-    if asked.time_budget_minutes is None or not path.is_file():
+    begun = [name for name in asked.stages if (asked.run_dir / name / "checkpoints").is_dir()]
+    if not path.is_file() or not begun:
         return asked
-    try:
-        before = read_config(PipelineConfig, path)
-    except ConfigError:
+    before = read_config(PipelineConfig, path)
+    original = before if before.asked_steps is None else _with_steps(before, before.asked_steps, asked=None)
+    refuse_another(_science(original, begun), _science(asked, begun), where=asked.run_dir)
+    if before.asked_steps is None or asked.stages.keys() != before.stages.keys():
         return asked
-    if before.asked_steps is None or _with_steps(before, before.asked_steps, asked=None) != asked:
-        return asked
-    return before
+    fixed = {name: before.train_config(name).max_steps for name in before.stages}
+    return _with_steps(asked, fixed, asked=before.asked_steps)
+
+
+def _science(config: PipelineConfig, names: list[str]) -> dict[str, object]:
+    """Return what decides the results of some stages, by dotted key."""
+    made: dict[str, object] = {}
+    if config.synthesis is not None:
+        made |= {f"synthesis.{key}": value for key, value in config.synthesis.model_dump(mode="json").items()}
+    for name in names:
+        if name in config.stages:
+            made |= {f"{name}: {key}": value for key, value in config.train_config(name).science().items()}
+    return made
 
 
 def _with_steps(config: PipelineConfig, steps: dict[str, int], *, asked: dict[str, int] | None) -> PipelineConfig:
@@ -133,6 +154,12 @@ def _check_names(config: PipelineConfig) -> None:
     protocols_of(spec, config.evaluation.protocols)
     for name in config.evaluation.baselines:
         baseline_entry(name, config.data)
+    taken = sorted(_OWN_FOLDERS & config.stages.keys())
+    if taken:
+        raise ConfigError(f"stages.{taken[0]}: the run folder has a {taken[0]} of its own; give the stage another name")
+    kinds = {config.train_config(name).stage for name in config.stages}
+    if config.time_budget_minutes is not None and not kinds & {"direct", "teacher"}:
+        raise ConfigError("time_budget_minutes wants a stage of kind direct or teacher, whose steps can be timed")
     names = ["test", *(one.name for one in config.evaluation.also)]
     if len(set(names)) != len(names):
         raise ConfigError(f"evaluation.also repeats a name, or uses 'test': {names[1:]}; give each its own")
@@ -169,12 +196,15 @@ def _beside(config: PipelineConfig, one: TestSetConfig) -> DataConfig:
 
 
 def _fix_steps(config: PipelineConfig) -> PipelineConfig:
-    """Time some steps of the dearest stage once and scale the steps of all stages so that training fits the budget."""
+    """Time some steps of a stage that needs no other once, and scale all stages so that training fits the budget.
+
+    The direct model's steps are timed where there is one, since they have the long horizon; making roll-outs is not
+    part of the budget.
+    """
     assert config.time_budget_minutes is not None
     asked = {name: config.train_config(name).max_steps for name in config.stages}
-    name = next((name for name in config.stages if config.train_config(name).stage == "direct"), None)
-    if name is None:
-        raise ConfigError("time_budget_minutes wants a stage of kind direct, whose steps are timed")
+    kinds = {config.train_config(name).stage: name for name in config.stages}
+    name = kinds.get("direct") or kinds["teacher"]
     seconds = _seconds_per_step(config, name)
     steps = scaled_steps(asked, seconds_per_step=seconds, budget_seconds=config.time_budget_minutes * 60)
     said = ", ".join(f"{name} {count}" for name, count in steps.items())
@@ -189,7 +219,7 @@ def scaled_steps(asked: dict[str, int], *, seconds_per_step: float, budget_secon
     are what makes the comparison fair.
     """
     factor = min(1.0, budget_seconds / (seconds_per_step * sum(asked.values())))
-    steps = {name: max(_FEWEST_STEPS, math.floor(count * factor)) for name, count in asked.items()}
+    steps = {name: min(count, max(_FEWEST_STEPS, math.floor(count * factor))) for name, count in asked.items()}
     pair = ("teacher", "student")
     if all(name in asked for name in pair):
         total = sum(asked[name] for name in pair)
@@ -226,15 +256,20 @@ def _train(config: PipelineConfig, name: str) -> None:
 def _start(stage: TrainConfig, command: str, *, ranks: int) -> None:
     """Run ``simcast <command>`` on a stage's configuration, in a process of its own (several ranks by torchrun)."""
     path = stage.run_dir / "asked.yaml"
-    try:
-        stage.run_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, to_yaml(stage))
-    except OSError as error:
-        raise ConfigError(f"run_dir={stage.run_dir} cannot be written: {error.strerror or error}") from error
+    RunFolder(stage.run_dir).make()
+    write_whole(path, to_yaml(stage))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     line = [sys.executable, *launcher, "-m", "simcast_hpc", command, str(path), "--quiet"]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    code = subprocess.run(line, env=environment, check=False).returncode
+    process = subprocess.Popen(line, env=environment)
+    try:
+        code = process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+    if code == _REFUSED:
+        raise ConfigError(f"`simcast {command} {path}` was refused: the reason stands above")
     if code != 0:
         raise PipelineError(
             f"`simcast {command} {path}` ended with status {code}; started again, it goes on from there"

@@ -14,7 +14,7 @@ from simcast_hpc.config import TrainConfig, from_mapping, to_yaml
 from simcast_hpc.data.archive import ArchiveSource
 from simcast_hpc.data.spec import read_spec
 from simcast_hpc.models import build_model
-from simcast_hpc.observe.run_folder import RunFolder
+from simcast_hpc.observe.run_folder import RunFolder, file_hash
 
 FILE = "vil/2018/storms.h5"
 COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing")
@@ -100,4 +100,5 @@ def write_trained(config: TrainConfig) -> Path:
     folder.config.write_text(to_yaml(config), encoding="utf-8")
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
     save_file(network.state_dict(), folder.weights)
+    folder.finish(config.science(), steps=config.max_steps, weights=file_hash(folder.weights))
     return config.run_dir

@@ -2,12 +2,17 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
+from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config, to_yaml
 from simcast_hpc.pipeline import run_pipeline, scaled_steps
+from tests.multi_rank.runs import command, environment
 
 pytestmark = pytest.mark.multi
 
@@ -100,6 +105,47 @@ def test_cut_short_it_goes_on(finished, tmp_path):
 def test_steps_are_scaled_by_one_factor_and_never_up(seconds, want):
     asked = {"teacher": 500, "student": 800, "direct": 1300}
     assert scaled_steps(asked, seconds_per_step=seconds, budget_seconds=520.0) == want
+
+
+def test_few_steps_stay_few():
+    asked = {"teacher": 6, "student": 4, "direct": 10}
+    assert scaled_steps(asked, seconds_per_step=1000.0, budget_seconds=1.0) == asked
+
+
+def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_touched(finished):
+    kept = {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()}
+    with pytest.raises(ConfigError, match=r"belongs to another run: direct: seed was 0, is 1"):
+        run_pipeline(_config(finished, seed=1))
+    with pytest.raises(ConfigError, match=r"synthesis\.size was 16, is 24"):
+        run_pipeline(_config(finished, synthesis={"seed": 2, "size": 24, "frames_per_event": 12}))
+    assert {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()} == kept
+
+
+def test_what_a_stage_cannot_be_named_is_said(tmp_path):
+    stages = {"scores": {"stage": "direct", "max_steps": 5}}
+    with pytest.raises(ConfigError, match=r"stages\.scores: the run folder has a scores of its own"):
+        run_pipeline(_config(tmp_path / "run", stages=stages))
+
+
+def test_a_pipeline_that_is_told_to_end_takes_its_stage_along(tmp_path):
+    """A stage that went on alone would hold the machine, and the folder, for nobody."""
+    config = _config(tmp_path / "run", time_budget_minutes=None, stages={"direct": {"max_steps": 100_000}})
+    path = tmp_path / "long.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    process = subprocess.Popen(
+        [*command("python", 1), "pipeline", str(path)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "direct" / "metrics.jsonl").is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    stages = psutil.Process(process.pid).children()
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert stages and not any(stage.is_running() for stage in stages)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simcast_hpc.config import SynthesisConfig
+from simcast_hpc.config import SynthesisConfig, from_mapping
 
 app = typer.Typer(help="Make and look at data.", no_args_is_help=True)
 _DEFAULTS = SynthesisConfig()
@@ -29,11 +29,23 @@ def synth(
     """Write a synthetic archive in SEVIR's layout; the same call gives the same bytes."""
     from simcast_hpc.data.synthetic import write_archive
 
+    asked = from_mapping(
+        SynthesisConfig,
+        {
+            "seed": seed,
+            "size": size,
+            "frames_per_event": frames,
+            "train_events": train,
+            "val_events": val,
+            "test_events": test,
+        },
+        where="simcast data synth",
+    )
     made = write_archive(
         root,
-        seed=seed,
-        size=size,
-        frames_per_event=frames,
+        seed=asked.seed,
+        size=asked.size,
+        frames_per_event=asked.frames_per_event,
         events={"train": train, "val": val, "test": test},
     )
     said = f"{train} + {val} + {test} events of {frames} frames of {size} x {size}"

@@ -1,6 +1,9 @@
 """``simcast rollout``: the teacher's pseudo-frames, made once and stored."""
 
+import os
+
 from simcast_hpc.config import TrainConfig, read_config
+from simcast_hpc.distributed.place import find_place
 
 from .options import ConfigFile, Overrides, Quiet
 
@@ -11,7 +14,7 @@ def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = Fals
     from simcast_hpc.observe.log import set_up_logging
     from simcast_hpc.train.stages.fill import fill_cache
 
-    set_up_logging(0)
+    set_up_logging(find_place(os.environ).rank)
     folder = fill_cache(resolved)
     if not quiet:
         print(f"roll-outs stand in {folder}")

@@ -5,6 +5,7 @@ their fields, in order, with verification after (``simcast pipeline``). Global b
 batch size is memory, accumulation follows from both and the number of ranks. Imports nothing of ours.
 """
 
+from .model import ConvStem, EarthformerConfig, GlobalVectorConfig, ModelConfig, NoStem, SimVPConfig, StackConvStem
 from .pipeline import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
 from .reading import ConfigError, SimcastError, StrictModel, from_mapping, read_config, to_yaml
 from .run import (
@@ -15,11 +16,9 @@ from .run import (
     EngineConfig,
     LogConfig,
     LossConfig,
-    ModelConfig,
     OptimizerConfig,
     SequenceConfig,
     SharedConfig,
-    SimVPConfig,
     Stage,
     StudentConfig,
     TrainConfig,
@@ -29,20 +28,25 @@ __all__ = [
     "BatchConfig",
     "CheckpointConfig",
     "ConfigError",
+    "ConvStem",
     "DataConfig",
     "EMAConfig",
+    "EarthformerConfig",
     "EngineConfig",
     "EvaluationConfig",
+    "GlobalVectorConfig",
     "LaunchConfig",
     "LogConfig",
     "LossConfig",
     "ModelConfig",
+    "NoStem",
     "OptimizerConfig",
     "PipelineConfig",
     "SequenceConfig",
     "SharedConfig",
     "SimVPConfig",
     "SimcastError",
+    "StackConvStem",
     "Stage",
     "StrictModel",
     "StudentConfig",

@@ -1,6 +1,7 @@
 """Several training runs in order, with verification after."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -33,7 +34,7 @@ class TestSetConfig(StrictModel):
 class EvaluationConfig(StrictModel):
     """What is verified after training: on which windows, under which protocols, beside which baselines."""
 
-    split: Literal["train", "val", "test"] = "test"
+    split: Literal["train", "val", "test", "all"] = "test"
     protocols: tuple[str, ...] = ("global", "lead-mean")
     baselines: tuple[str, ...] = ("persistence",)
     batch_size: PositiveInt = 8
@@ -62,6 +63,13 @@ class PipelineConfig(SharedConfig):
     launch: LaunchConfig = LaunchConfig()
     time_budget_minutes: PositiveFloat | None = None
     asked_steps: dict[str, PositiveInt] | None = None
+
+    @classmethod
+    def of_another_kind(cls, data: Mapping[str, Any]) -> str | None:
+        """Say what ``data`` is where it is a training run's configuration."""
+        if "stage" in data and "stages" not in data:
+            return "this is the configuration of one training run: start it by `simcast train`"
+        return None
 
     @model_validator(mode="after")
     def _stages_are_runs(self) -> Self:

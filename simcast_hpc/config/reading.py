@@ -24,6 +24,11 @@ class StrictModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
+    @classmethod
+    def of_another_kind(cls, data: Mapping[str, Any]) -> str | None:
+        """Say what ``data`` is where it is plainly the configuration of something else."""
+        return None
+
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -57,6 +62,9 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
     Raises:
         ConfigError: as above.
     """
+    kind = cls.of_another_kind(data) if issubclass(cls, StrictModel) else None
+    if kind is not None:
+        raise ConfigError(f"{where or cls.__name__}: {kind}")
     try:
         return cls.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
@@ -103,6 +111,8 @@ def _explain(cls: type[BaseModel], item: dict[str, Any]) -> str:
         above = path.rpartition(".")[0]
         hint = f"; did you mean {above + '.' if above else ''}{near[0]}?" if near else ""
         return f"{path}: unknown key{hint}"
+    if item["type"] == "missing" and isinstance(item["input"], dict):
+        return f"{path}: required, but absent"
     message = item["msg"].removeprefix("Value error, ")
     return f"{path}: {message}, got {item['input']!r}" if path and item["type"] != "value_error" else message
 

@@ -1,11 +1,12 @@
 """One training run: which frames, which data, which model, which loss, how it is optimised and kept."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .model import ModelConfig, SimVPConfig
 from .reading import ConfigError, StrictModel
 
 
@@ -47,23 +48,6 @@ class DataConfig(StrictModel):
     max_percent_missing: float | None = 0.0
     workers: int = Field(default=0, ge=0)
     augment: bool = False
-
-
-class SimVPConfig(StrictModel):
-    """SimVP with the Inception-UNet translator (Gao et al. 2022); by default the SEVIR size, 9.25 M parameters."""
-
-    kind: Literal["simvp"] = "simvp"
-    hidden_spatial: PositiveInt = 64
-    hidden_temporal: PositiveInt = 256
-    spatial_blocks: PositiveInt = 2
-    temporal_blocks: PositiveInt = 4
-    spatial_kernel: PositiveInt = 3
-    inception_kernels: tuple[PositiveInt, ...] = (3, 5, 7, 11)
-    groups: PositiveInt = 8
-    channels_last: bool = True
-
-
-ModelConfig = SimVPConfig
 
 
 class LossConfig(StrictModel):
@@ -214,6 +198,13 @@ class TrainConfig(SharedConfig):
     stage: Stage
     max_steps: PositiveInt = 100_000
 
+    @classmethod
+    def of_another_kind(cls, data: Mapping[str, Any]) -> str | None:
+        """Say what ``data`` is where it is a pipeline's configuration."""
+        if "stages" in data and "stage" not in data:
+            return "this is the configuration of a pipeline: start it by `simcast pipeline`"
+        return None
+
     @model_validator(mode="after")
     def _student_has_a_teacher(self) -> Self:
         wants = self.student.extension == "teacher" or self.student.init == "teacher"
@@ -249,11 +240,14 @@ class TrainConfig(SharedConfig):
 _NOT_SCIENCE = frozenset(
     {
         "batch.micro_size",
+        "data.dataset",  # a name or a path: what it describes counts, which the run adds
+        "data.recode_as",
         "data.root",
         "data.workers",
         "engine.timeout_minutes",
         "engine.zero_stage",
         "model.channels_last",
+        "model.checkpoint_levels",
         "student.rollouts",
         "student.teacher",
     }

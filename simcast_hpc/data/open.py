@@ -1,5 +1,7 @@
 """From a configuration to the windows it means."""
 
+import hashlib
+
 from simcast_hpc.config import ConfigError, DataConfig
 
 from .archive import ArchiveSource
@@ -11,6 +13,16 @@ from .spec import DatasetSpec, Split, read_spec
 def coded_as(config: DataConfig) -> DatasetSpec:
     """Return the description whose code and thresholds the windows of ``config`` carry."""
     return read_spec(config.recode_as or config.dataset)
+
+
+def meaning(config: DataConfig) -> str:
+    """Return a hash of what the codes of ``config`` mean: encoding, thresholds, splits and cadence, not the names."""
+    words = {"name", "title", "quantity", "license", "citation", "source", "grid"}
+    described = [
+        read_spec(config.dataset).model_dump_json(exclude=words),
+        coded_as(config).model_dump_json(exclude=words),
+    ]
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
 
 def step_minutes(config: DataConfig) -> float:

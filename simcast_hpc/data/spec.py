@@ -52,6 +52,17 @@ class DateSplits(StrictModel):
     train_until: datetime
     val_until: datetime
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.train_until.tzinfo is not None or self.val_until.tzinfo is not None:
+            raise ValueError(
+                'splits: a date is UTC text without a time zone, such as "2019-01-01T00:00:00"; '
+                f"got {self.train_until} and {self.val_until}"
+            )
+        if self.val_until < self.train_until:
+            raise ValueError(f"splits.val_until={self.val_until} lies before splits.train_until={self.train_until}")
+        return self
+
     def chooser(self, root: Path) -> SplitChooser:
         """Return the function from (event id, time) to its split."""
 

@@ -2,10 +2,14 @@
 
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
+
+from simcast_hpc.config import SimcastError
 
 from .place import Place, PlaceError, find_place
 
@@ -49,6 +53,24 @@ class World:
         """Wait until every rank is here."""
         torch.distributed.barrier()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Run a block that holds no collective; if it fails on any rank it ends on all, and none waits for it.
+
+        Raises:
+            SimcastError: on the ranks whose own block went well, with what another rank said.
+        """
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        said = self.gather(None if failure is None else f"rank {self.place.rank}: {failure}")
+        if failure is not None:
+            raise failure
+        if any(said):
+            raise SimcastError(next(words for words in said if words))
+
     def leave(self) -> None:
         """End the process group; the last thing a rank does."""
         if torch.distributed.is_initialized():
@@ -64,8 +86,8 @@ def join(*, timeout_minutes: float) -> World:
     place = find_place(os.environ)
     if place.launcher.startswith("mpiexec"):
         _meet_by_mpi(place)
-    elif place.launcher == "none":
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    elif place.world_size == 1:
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
         os.environ["MASTER_PORT"] = "0"  # alone: the store may take any free port, since nobody else looks for it
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from simcast_hpc.config import ConfigError, TrainConfig, read_config
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import build_model
-from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,14 @@ def load_trained(run_dir: Path, *, device: torch.device | None = None) -> Traine
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
     config = read_config(TrainConfig, folder.config)
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    weights_hash = file_hash(folder.weights)
+    marker = folder.marker()
+    if marker is None or marker.get("weights") != weights_hash:
+        raise ConfigError(f"{folder.weights} is not what {folder.done} says; run `simcast train` again to finish it")
+    refuse_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
     try:
         network.load_state_dict(load_file(folder.weights))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder.weights} does not fit {folder.config}: {error}") from error
     network.eval().requires_grad_(False)
-    return TrainedModel(network.to(device or torch.device("cpu")), config, file_hash(folder.weights))
+    return TrainedModel(network.to(device or torch.device("cpu")), config, weights_hash)

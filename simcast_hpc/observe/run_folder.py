@@ -37,18 +37,67 @@ class RunFolder:
             write_whole(self.config, to_yaml(config))
             write_whole(self.versions, json.dumps(versions(), indent=1))
         except OSError as error:
-            raise ConfigError(f"run_dir={self.path} cannot be written: {error.strerror or error}") from error
+            raise _unwritable(self.path, error) from error
+
+    def make(self) -> None:
+        """Make the folder alone.
+
+        Raises:
+            ConfigError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def finished(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the marker if this run is done and was done with equal ``inputs``, else None."""
+        """Return the marker if this run is done, with its weights in place; None if it is not done.
+
+        Raises:
+            ConfigError: it was done with other ``inputs``, or the marker is damaged.
+        """
+        marker = self.marker()
+        if marker is None:
+            return None
+        refuse_another(marker["inputs"], inputs, where=self.path)
+        return marker if self.weights.is_file() else None
+
+    def marker(self) -> dict[str, Any] | None:
+        """Return what ``DONE.json`` holds, None where there is none.
+
+        Raises:
+            ConfigError: it is damaged.
+        """
         if not self.done.is_file():
             return None
-        marker = json.loads(self.done.read_text(encoding="utf-8"))
-        return marker if marker.get("inputs") == json.loads(json.dumps(inputs)) else None
+        try:
+            marker = json.loads(self.done.read_text(encoding="utf-8"))
+            return {"inputs": dict(marker["inputs"]), **marker}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.done} is damaged ({error!r}); remove it, and the run is finished again"
+            ) from error
 
     def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
         """Write the marker: with which inputs this run is done, and what came out."""
         write_whole(self.done, json.dumps({"inputs": inputs, **results}, indent=1))
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"run_dir={path} cannot be written: {error.strerror or error}")
+
+
+def refuse_another(saved: Mapping[str, Any], inputs: Mapping[str, Any], *, where: Path) -> None:
+    """Refuse to go on with what was made from other inputs.
+
+    Raises:
+        ConfigError: names the first keys that differ, with both values.
+    """
+    now = json.loads(json.dumps(dict(inputs)))
+    differing = [key for key in sorted({**saved, **now}) if saved.get(key) != now.get(key)]
+    if differing:
+        said = "; ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
+        raise ConfigError(f"{where} belongs to another run: {said}. Set it back, or give this run another run_dir")
 
 
 def write_whole(path: Path, text: str) -> None:

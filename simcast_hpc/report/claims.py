@@ -118,7 +118,7 @@ def thresholds_in_the_mean(scores: ScoreFile) -> str:
         if label not in scores.supported_thresholds
     ]
     if not scores.supported_thresholds:
-        return f"No threshold has {rule}, so there is no mean CSI: {_listed(left_out)}."
+        return f"No threshold has {rule}, so mean CSI is over all of them and says little: {_listed(left_out)}."
     kept = _listed([with_unit(label, scores.unit) for label in scores.supported_thresholds])
     said = f"Mean CSI is the mean over the thresholds with {rule}, the same ones at every lead time: {kept}."
     return said + (f" Left out: {_listed(left_out)}." if left_out else "")

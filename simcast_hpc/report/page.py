@@ -214,7 +214,8 @@ def _training(run: RunResults, *, folder: Path) -> str:
 
 def _reproduction(run: RunResults) -> str:
     budget = " --set time_budget_minutes=null" if run.config.time_budget_minutes is not None else ""
-    command = f"simcast pipeline config.yaml --set run_dir=again{budget}"
+    root = "" if run.config.data.root is None else f" --set data.root={run.config.data.root}"
+    command = f"simcast pipeline {run.config.run_dir / 'config.yaml'} --set run_dir=again{root}{budget}"
     prints = [
         (f"Test set {test_set.scores.name}", f"content fingerprint {test_set.scores.fingerprint}")
         for test_set in run.test_sets
@@ -229,9 +230,9 @@ def _reproduction(run: RunResults) -> str:
             text("h2", "How to reproduce", identifier="reproduce"),
             text(
                 "p",
-                "In this run's folder, with the versions below: config.yaml is the resolved configuration, with the "
-                "step counts that were used. Other versions, machines or numbers of processes change the rounding, and "
-                "so the last digits.",
+                "In the folder that this run was started from, with the versions below: config.yaml is the resolved "
+                "configuration, with the step counts that were used. Other versions, machines or numbers of "
+                "processes change the rounding, and so the last digits.",
             ),
             f"<pre>{text('code', command)}</pre>",
             text("h3", "Versions"),

@@ -53,8 +53,10 @@ def lead_table(scores: ScoreFile) -> Table:
     if len(scores.compared_leads) < scores.frames_out:
         leads = ", ".join(f"{scores.lead_minutes[k]:g}" for k in scores.compared_leads) or "none"
         note = f" The last column is over the leads at which every forecast has a score: {leads}."
+    protocol, used = next(iter(scores.protocols.items()))
     return Table(
-        caption=f"Mean CSI by lead time (1 is perfect). The best of each column in bold.{note}",
+        caption=f"Mean CSI by lead time (1 is perfect), counted under protocol {protocol} ({used.hash}), pooled "
+        f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}",
         columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "All leads"),
         groups=(Group("", rows),),
     )

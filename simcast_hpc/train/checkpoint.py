@@ -7,6 +7,7 @@ the file system.
 """
 
 import json
+import os
 import shutil
 import threading
 import time
@@ -21,7 +22,7 @@ from safetensors.torch import save_file
 from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.tensors import Tensors, is_owner, parameter_names, read_state
 from simcast_hpc.distributed.world import World
-from simcast_hpc.observe.run_folder import file_hash, write_whole
+from simcast_hpc.observe.run_folder import file_hash, refuse_another, write_whole
 
 _MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.05
@@ -88,6 +89,8 @@ class CheckpointWriter:
         try:
             path = partial / f"rank-{rank:05d}.safetensors"
             save_file(mine, path)
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
             note = {"file": path.name, "sha256": file_hash(path), "tensors": sorted(mine)}
             write_whole(partial / f"rank-{rank:05d}.json", json.dumps(note))
             if rank == 0:
@@ -149,16 +152,9 @@ class Checkpoint:
         """Refuse to continue a run of another configuration or other data.
 
         Raises:
-            CheckpointError: names the first keys that differ, with both values.
+            ConfigError: names the first keys that differ, with both values.
         """
-        saved = self.manifest["identity"]
-        now = json.loads(json.dumps(dict(identity)))
-        differing = [key for key in sorted(saved | now) if saved.get(key) != now.get(key)]
-        if differing:
-            said = "; ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
-            raise CheckpointError(
-                f"{self.path} belongs to another run: {said}. Set it back, or give this run another run_dir"
-            )
+        refuse_another(self.manifest["identity"], identity, where=self.path)
 
     def tensors(self, name: str) -> Tensors:
         """Return the fp32 ``param``, ``exp_avg`` and ``exp_avg_sq`` of one parameter.

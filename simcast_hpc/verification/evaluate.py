@@ -13,6 +13,7 @@ import torch
 
 from simcast_hpc.baselines import load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig
+from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open import coded_as, open_windows, step_minutes
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.data.spec import DatasetSpec, Split, read_spec
@@ -117,6 +118,11 @@ def protocols_of(spec: DatasetSpec, names: Sequence[str]) -> list[ScoreProtocol]
                 found.append(resolve_protocol(name))
             except KeyError as error:
                 raise ConfigError(f"evaluation.protocols: {error.args[0]}; or global, lead-mean") from error
+            if spec.encoding.kind != "sevir_vil":
+                raise ConfigError(
+                    f"evaluation.protocols: {name} compares SEVIR's VIL codes, but {spec.name} is coded in "
+                    f"{spec.encoding.unit}; its own thresholds are global and lead-mean"
+                )
     return found
 
 
@@ -150,14 +156,18 @@ def evaluate(
     frames = sequence.frames_in + sequence.frames_out
     source = open_windows(test_set.data, split=test_set.split, frames=frames)
     folder.mkdir(parents=True, exist_ok=True)
-    counted = _count(source, entries, protocols, sequence=sequence, batch_size=settings.batch_size)
+    heavy = spec.threshold_codes()[-2:][0]
+    counted, heaviest = _count(
+        source, entries, protocols, sequence=sequence, batch_size=settings.batch_size, heavy=heavy
+    )
     for name, by_rule in counted.items():
         for statistics in by_rule.values():
             statistics.save(folder / f"{test_set.name}.{name}.{statistics.protocol.counting_hash}.npz")
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
     result["train_dates"] = list(train_dates)
     write_whole(folder / f"{test_set.name}.json", json.dumps(_without_nan(result), indent=1))
-    _write_example(folder / f"{test_set.name}.example.npz", source, entries, spec=spec, sequence=sequence)
+    example = folder / f"{test_set.name}.example.npz"
+    _write_example(example, source, heaviest, entries=entries, spec=spec, sequence=sequence)
     return result
 
 
@@ -171,8 +181,13 @@ def _count(
     *,
     sequence: SequenceConfig,
     batch_size: int,
-) -> Counted:
-    """Return the statistics of each entry by counting hash: protocols that count alike share one pass."""
+    heavy: float,
+) -> tuple[Counted, int]:
+    """Return the statistics of each entry by counting hash, and the window with the most observed pixels of ``heavy``.
+
+    Protocols that count alike share one pass, and the windows are read once.
+    """
+    most, heaviest = -1, 0
     rules = {protocol.counting_hash: protocol for protocol in protocols}
     sums = {entry.name: {key: Accumulator(protocol) for key, protocol in rules.items()} for entry in entries}
     for begin in range(0, len(source), batch_size):
@@ -180,11 +195,15 @@ def _count(
         windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
         events = [source.key(index).event for index in indices]
         past, observed = windows[:, : sequence.frames_in], windows[:, sequence.frames_in :]
+        counts = ((observed >= heavy) & (observed != MISSING_CODE)).flatten(1).sum(1)
+        if int(counts.max()) > most:
+            most, heaviest = int(counts.max()), begin + int(counts.argmax())
         for entry in entries:
             forecast = entry.forecast.forecast(past, frames_out=sequence.frames_out)
             for accumulator in sums[entry.name].values():
                 accumulator.add(observed.to(forecast.device), forecast, events=events)
-    return {name: {key: one.statistics.to("cpu") for key, one in by_rule.items()} for name, by_rule in sums.items()}
+    counted = {name: {key: one.statistics.to("cpu") for key, one in rules.items()} for name, rules in sums.items()}
+    return counted, heaviest
 
 
 def _result(
@@ -252,16 +271,15 @@ def _named(protocol: ScoreProtocol) -> dict[str, Any]:
 
 
 def _write_example(
-    path: Path, source: WindowSource, entries: Sequence[Entry], *, spec: DatasetSpec, sequence: SequenceConfig
+    path: Path,
+    source: WindowSource,
+    chosen: int,
+    *,
+    entries: Sequence[Entry],
+    spec: DatasetSpec,
+    sequence: SequenceConfig,
 ) -> None:
     """Write the window with the most pixels over the second-highest threshold: chosen by weather, not by skill."""
-    heavy = spec.threshold_codes()[-2:][0]
-
-    def heavy_pixels(index: int) -> int:
-        later = source.read(index)[sequence.frames_in :]
-        return int(((later >= heavy) & (later <= 254)).sum())
-
-    chosen = max(range(len(source)), key=heavy_pixels)
     window = torch.from_numpy(source.read(chosen))[None]
     past = window[:, : sequence.frames_in]
     made = {

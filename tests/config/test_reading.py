@@ -110,7 +110,7 @@ def test_a_section_that_is_no_mapping_is_refused():
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(ConfigError, match="run_dir: Field required"):
+    with pytest.raises(ConfigError, match=r"run_dir: required, but absent$"):
         from_mapping(TrainConfig, {"name": "a", "stage": "direct"})
 
 

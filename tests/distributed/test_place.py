@@ -7,7 +7,7 @@ from simcast_hpc.distributed.place import Place, PlaceError, find_place
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}
 OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "5", "OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
-SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1"}
+SRUN = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1"}
 LAUNCHERS = [
     ("torchrun or deepspeed", TORCHRUN),
     ("mpiexec (MPICH)", MPICH),
@@ -26,7 +26,7 @@ def test_without_a_launcher_a_process_is_alone():
 
 
 def test_a_batch_script_that_starts_python_itself_is_alone():
-    environ = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}
+    environ = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "0"}
     assert find_place(environ).world_size == 1
 
 
@@ -38,7 +38,7 @@ def test_rank_wins_inside_another_launcher(outer):
 
 @pytest.mark.parametrize(("launcher", "environ"), LAUNCHERS[1:3], ids=["MPICH", "Open MPI"])
 def test_mpiexec_wins_inside_a_slurm_step(launcher, environ):
-    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
+    step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
     assert find_place({**step, **environ}) == Place(5, 8, 1, launcher)
 
 

@@ -102,6 +102,7 @@ def test_a_run_that_is_done_is_left_alone(teacher_config, one_rank):
 def test_a_checkpoint_of_another_configuration_is_refused(teacher_config, one_rank, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(one_rank, run_dir)
+    kept = (run_dir / "config.yaml").read_text(encoding="utf-8")
     told = simcast(
         "python",
         1,
@@ -112,8 +113,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(teacher_config, one_ra
         ],
         check=False,
     )
-    assert told.returncode == 1
+    assert told.returncode == 2
     assert "optimizer.learning_rate was 0.005, is 0.001" in told.stderr
+    assert (run_dir / "config.yaml").read_text(encoding="utf-8") == kept, "what stands keeps its configuration"
     assert (run_dir / "DONE.json").exists()
 
 

@@ -44,9 +44,21 @@ def test_a_marker_counts_for_equal_inputs_alone(tmp_path):
     inputs = {"seed": 1, "loss.weights": (1.0, 10.0)}
     assert folder.finished(inputs) is None
     folder.finish(inputs, steps=7, weights="abc")
+    assert folder.finished(inputs) is None, "a run whose weights are gone is not finished"
+    folder.weights.parent.mkdir()
+    folder.weights.touch()
     assert folder.finished(inputs) == {"inputs": {"seed": 1, "loss.weights": [1.0, 10.0]}, "steps": 7, "weights": "abc"}
-    assert folder.finished({**inputs, "seed": 2}) is None
-    assert folder.finished({"seed": 1}) is None
+    with pytest.raises(ConfigError, match="belongs to another run: seed was 1, is 2"):
+        folder.finished({**inputs, "seed": 2})
+    with pytest.raises(ConfigError, match=r"loss\.weights was \[1\.0, 10\.0\], is None"):
+        folder.finished({"seed": 1})
+
+
+def test_a_damaged_marker_is_refused_by_name(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.done.write_text('{"inputs": ', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"DONE\.json is damaged .*remove it"):
+        folder.finished({})
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
+from simcast_hpc.config import PipelineConfig, read_config
 from simcast_hpc.report import write_page
 from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
 
@@ -147,7 +148,12 @@ def test_every_protocol_is_named_with_its_hash(quick):
 
 def test_it_says_how_to_reproduce(quick):
     code = "".join(quick.words["code"])
-    assert "simcast pipeline config.yaml --set run_dir=again --set time_budget_minutes=null" in code
+    run_dir = quick.folder.parent
+    data_root = read_config(PipelineConfig, run_dir / "config.yaml").data.root
+    root = "" if data_root is None else f" --set data.root={data_root}"
+    assert (
+        f"simcast pipeline {run_dir / 'config.yaml'} --set run_dir=again{root} --set time_budget_minutes=null" in code
+    )
     assert "max_steps: 1300" in code
     described = " ".join(quick.words["dd"])
     for fact in ("2.13.0", "01c0580", "0123456789abcdef", "fedcba9876543210"):

@@ -39,7 +39,7 @@ import os, sys
 command = sys.argv[1:]
 while command[0].startswith("-"):
     del command[0]
-place = {{"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}}
+place = {{"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0"}}
 os.execvpe(command[0], command, os.environ | place)
 """
 _SCONTROL = """#!{python}

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from simcast_hpc.config import ConfigError
 from simcast_hpc.train import checkpoint
 from simcast_hpc.train.checkpoint import Checkpoint, CheckpointError, CheckpointWriter, latest, visible
 
@@ -158,11 +159,11 @@ def test_a_checkpoint_of_another_configuration_or_data_is_refused(tmp_path, engi
     _save(_writer(tmp_path), engine, 1)
     found = latest(tmp_path)
     assert found is not None
-    with pytest.raises(CheckpointError, match=rf"belongs to another run: {says}\. Set it back, or .*another run_dir"):
+    with pytest.raises(ConfigError, match=rf"belongs to another run: {says}\. Set it back, or .*another run_dir"):
         found.require({**IDENTITY, **over})
     gone = dict(IDENTITY)
     del gone["seed"]
-    with pytest.raises(CheckpointError, match="seed was 5, is None"):
+    with pytest.raises(ConfigError, match="seed was 5, is None"):
         found.require(gone)
 
 

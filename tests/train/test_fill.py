@@ -1,5 +1,6 @@
 """Stored roll-outs: the student learns from the same bits as online, and a cut-short roll-out goes on."""
 
+from contextlib import nullcontext
 from itertools import islice
 from types import SimpleNamespace
 
@@ -21,6 +22,9 @@ class Alone:
     """A world of one rank without a process group."""
 
     device, is_first, place = CPU, True, SimpleNamespace(rank=0, world_size=1)
+
+    def together(self):
+        return nullcontext()
 
     def barrier(self) -> None: ...
     def leave(self) -> None: ...

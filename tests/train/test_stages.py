@@ -12,7 +12,7 @@ from simcast_hpc.data.codes import code_to_unit
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open import open_windows
 from simcast_hpc.data.order import draw
-from simcast_hpc.data.spec import DataError
+from simcast_hpc.data.spec import DataError, built_in
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import to_frames, window_of_codes
 from simcast_hpc.distributed.place import Place
@@ -213,7 +213,13 @@ def test_an_absent_unfinished_or_damaged_teacher_is_refused(tmp_path, root, teac
     weights = other / "weights" / "model.safetensors"
     text = (other / "config.yaml").read_text(encoding="utf-8")
     (other / "config.yaml").write_text(text.replace("hidden_spatial: 4", "hidden_spatial: 8"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"model\.safetensors does not fit .*config\.yaml"):
+    with pytest.raises(ConfigError, match=r"other belongs to another run: model\.hidden_spatial was 4, is 8"):
+        _student(tmp_path, root, other)
+    (other / "config.yaml").write_text(text, encoding="utf-8")
+    marker = other / "DONE.json"
+    kept = marker.read_text(encoding="utf-8")
+    marker.write_text(kept.replace('"weights": "', '"weights": "0'), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"model\.safetensors is not what .*DONE\.json says"):
         _student(tmp_path, root, other)
     weights.unlink()
     with pytest.raises(ConfigError, match=r"not a finished training run: there is no .*model\.safetensors"):
@@ -275,11 +281,45 @@ def test_a_run_folder_that_cannot_be_written_stops_a_run_before_it_joins_the_oth
         run.run(config)
 
 
+def test_what_the_codes_mean_belongs_to_a_run_and_its_name_does_not(tmp_path, root):
+    """A description moved to another file is the same data; other thresholds in it are another loss."""
+    text = (built_in()["synthetic"]).read_text(encoding="utf-8")
+    files = {
+        "moved": text,
+        "renamed": text.replace("name: synthetic", "name: storms"),
+        "other": text.replace("181, 219]", "181, 200]"),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content, encoding="utf-8")
+    made = {
+        name: run.plan(
+            _config(tmp_path, root, stage="direct", data={"dataset": str(tmp_path / f"{name}.yaml")})
+        ).identity
+        for name in files
+    }
+    assert made["moved"] == made["renamed"] == run.plan(_config(tmp_path, root, stage="direct")).identity
+    assert made["other"] != made["moved"]
+
+
+def test_a_refused_run_leaves_what_stands_alone(tmp_path, root, monkeypatch):
+    config = _config(tmp_path, root, stage="direct")
+    ready = run.plan(config)
+    ready.folder.prepare(config)
+    ready.folder.finish(ready.identity, steps=4)
+    kept = ready.folder.config.read_text(encoding="utf-8")
+    monkeypatch.setattr(run, "find_place", lambda _: Place(0, 1, 0, "none"))
+    with pytest.raises(ConfigError, match="belongs to another run: seed was 5, is 6"):
+        run.run(_config(tmp_path, root, stage="direct", seed=6))
+    assert ready.folder.config.read_text(encoding="utf-8") == kept
+
+
 def test_a_run_that_is_done_is_not_begun_again(tmp_path, root, monkeypatch):
     config = _config(tmp_path, root, stage="direct")
     ready = run.plan(config)
     ready.folder.prepare(config)
     ready.folder.finish(ready.identity, steps=4)
+    ready.folder.weights.parent.mkdir()
+    ready.folder.weights.touch()
     monkeypatch.setattr(run, "join", lambda **_: pytest.fail("the run began"))
     monkeypatch.setattr(run, "find_place", lambda _: Place(0, 1, 0, "none"))
     run.run(config)

@@ -109,10 +109,12 @@ def test_the_example_is_chosen_by_weather_alone(result, data):
 
 def test_protocols_by_name():
     spec = read_spec("mrms-4km")
-    rain, released = protocols_of(spec, ("global", "sevir-lead-mean-released"))
+    (rain,) = protocols_of(spec, ("global",))
     assert rain.labels == ("0.5", "2", "5", "10", "30") and rain.unit == "mm/h"
+    with pytest.raises(ConfigError, match="sevir-global compares SEVIR's VIL codes, but mrms-4km is coded in mm/h"):
+        protocols_of(spec, ("sevir-global",))
+    sevir, named, released = protocols_of(read_spec("sevir"), ("global", "sevir-global", "sevir-lead-mean-released"))
     assert released.epsilon == 1e-4
-    sevir, named = protocols_of(read_spec("sevir"), ("global", "sevir-global"))
     assert sevir.hash == named.hash, "SEVIR's own thresholds are the protocol that bears its name"
     with pytest.raises(ConfigError, match=r"unknown verification protocol 'sevir-globl'.*sevir-global"):
         protocols_of(spec, ("sevir-globl",))

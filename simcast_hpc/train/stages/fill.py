@@ -40,9 +40,9 @@ def fill_cache(config: TrainConfig) -> Path:
         return folder
     world = join(timeout_minutes=config.engine.timeout_minutes)
     try:
-        if world.is_first:
-            _claim(folder, identity)
-        world.barrier()
+        with world.together():
+            if world.is_first:
+                _claim(folder, identity)
         teacher.network.to(world.device, DTYPES[config.engine.precision])
         blocks = range((len(source) + BLOCK - 1) // BLOCK)
         for block in blocks[world.place.rank :: world.place.world_size]:

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch, micro_batches
-from simcast_hpc.data.open import coded_as, open_windows
+from simcast_hpc.data.open import coded_as, meaning, open_windows
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.place import find_place
@@ -61,7 +61,12 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What the run's state belongs to: the science of its configuration, its data, its teacher."""
-        return {**self.config.science(), "data fingerprint": self.source.fingerprint, **self.stage.inputs}
+        return {
+            **self.config.science(),
+            "data description": meaning(self.config.data),
+            "data fingerprint": self.source.fingerprint,
+            **self.stage.inputs,
+        }
 
 
 def plan(config: TrainConfig) -> Plan:
@@ -98,8 +103,11 @@ def run(config: TrainConfig) -> None:
     if done is not None:
         logger.info("%s is done after %d steps: nothing to do", config.run_dir, done["steps"])
         return
+    checkpoint = latest(ready.folder.checkpoints)
+    if checkpoint is not None:
+        checkpoint.require(ready.identity)
     if find_place(os.environ).rank == 0:
-        ready.folder.prepare(config)
+        ready.folder.prepare(config)  # only now: a refused run must not touch the configuration of what stands
     world = join(timeout_minutes=config.engine.timeout_minutes)
     try:
         _train(ready, world)
@@ -145,9 +153,9 @@ def _train(ready: Plan, world: World) -> None:
         for closable in (metrics, progress):
             if closable is not None:
                 closable.close()
-    if world.is_first:
-        _finish(ready)
-    world.barrier()
+    with world.together():
+        if world.is_first:
+            _finish(ready)
 
 
 def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepared]:
@@ -176,9 +184,9 @@ def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None) -> int:
     checkpoint = latest(ready.folder.checkpoints)
     if checkpoint is None:
         return 0
-    checkpoint.require(ready.identity)
-    checkpoint.verify(rank=world.place.rank, ranks=world.place.world_size)
-    checkpoint.check_names(engine)
+    with world.together():
+        checkpoint.verify(rank=world.place.rank, ranks=world.place.world_size)
+        checkpoint.check_names(engine)
     sequence, micro = ready.config.sequence, ready.config.batch.micro_size
     height, width = ready.source.grid
 
