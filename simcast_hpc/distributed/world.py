@@ -86,7 +86,7 @@ def join(*, timeout_minutes: float) -> World:
     place = find_place(os.environ)
     if place.launcher.startswith("mpiexec"):
         _meet_by_mpi(place)
-    elif place.world_size == 1:
+    elif place.launcher == "none" or (place.world_size == 1 and "MASTER_PORT" not in os.environ):
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         os.environ["MASTER_PORT"] = "0"  # alone: the store may take any free port, since nobody else looks for it
     for name in ("MASTER_ADDR", "MASTER_PORT"):
