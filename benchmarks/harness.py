@@ -38,12 +38,13 @@ class Provider:
     """One way to compute an op: ``function(*tensors)`` with the tensors of :class:`Benchmark`, differentiable.
 
     ``body`` is what ``SIMCAST_KERNELS`` holds during its calls. A provider called ``interpreter`` is checked and
-    shown, but gets no bandwidth: its time says nothing about a GPU.
+    shown, but gets no bandwidth: its time says nothing about a GPU. ``slack`` widens what a baseline may be wrong by.
     """
 
     name: str
     function: Callable[..., Tensor]
     body: str = ""
+    slack: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,8 @@ def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[A
     """Compare a provider's result and gradient with the twin's in float64.
 
     Raises:
-        WrongResultError: the root mean square of an error passes 1e-6 (float32) or 5e-3 (bfloat16) of the result's.
+        WrongResultError: the root mean square of an error passes 1e-6 (float32) or 5e-3 (bfloat16) of the result's,
+            times the provider's ``slack``.
     """
     leaf = tensors[0].detach().double().requires_grad_()
     exact = benchmark.exact(case, leaf, *tensors[1:])
@@ -134,7 +136,7 @@ def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[A
     (gradient,) = torch.autograd.grad(result, tensors[0], factor.to(result.dtype))
     for what, got, want in (("result", result, exact), ("gradient", gradient, exact_gradient)):
         error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
-        limit = RMS_RATIO[got.dtype]
+        limit = provider.slack * RMS_RATIO[got.dtype]
         if not error.item() < limit:  # so that NaN is refused too
             raise WrongResultError(
                 f"{benchmark.op}, {provider.name}, {case.name}: RMS error ratio of the {what} {error.item():.3g}, "

@@ -6,7 +6,15 @@ from torch import Tensor
 RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
 
 
-def assert_tensor_close(name: str, got: Tensor, *, twin: Tensor, exact: Tensor, truncates_bf16: bool = False) -> None:
+def assert_tensor_close(
+    name: str,
+    got: Tensor,
+    *,
+    twin: Tensor,
+    exact: Tensor,
+    truncates_bf16: bool = False,
+    terms: Tensor | None = None,
+) -> None:
     """Assert that ``got`` is as good an approximation of ``exact`` as ``twin`` is, but for a factor of two.
 
     The largest error may be twice the twin's, plus what adding and taking away 0.3 in the result's dtype costs (so
@@ -19,6 +27,8 @@ def assert_tensor_close(name: str, got: Tensor, *, twin: Tensor, exact: Tensor, 
         twin: the twin's result in the same dtype.
         exact: the twin's result in float64.
         truncates_bf16: Triton's interpreter cuts bfloat16 where a GPU rounds: 2^-7 of each element comes on top.
+        terms: of elements that are sums, the sum of their terms' magnitudes: 4 float32 eps of it come on top, as in
+            :func:`assert_sum_close`.
     """
     assert got.dtype == twin.dtype, f"{name}: dtype {got.dtype}, the twin's is {twin.dtype}"
     assert got.shape == exact.shape, f"{name}: shape {tuple(got.shape)}, should be {tuple(exact.shape)}"
@@ -30,6 +40,8 @@ def assert_tensor_close(name: str, got: Tensor, *, twin: Tensor, exact: Tensor, 
     bound = 2 * (twin.double() - exact).abs().max() + floor
     if truncates_bf16 and got.dtype == torch.bfloat16:
         bound = bound + 2**-7 * exact.abs()
+    if terms is not None:
+        bound = bound + 4 * torch.finfo(torch.float32).eps * terms
     excess = (error - bound).max().item()
     assert excess <= 0, f"{name}: error {error.max().item():.3g} passes its bound by {excess:.3g}"
     ratio = (error.square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-300)).item()

@@ -105,7 +105,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
 
 
 def _explain(cls: type[BaseModel], item: dict[str, Any]) -> str:
-    path = ".".join(str(part) for part in item["loc"])
+    path = _path_of(cls, item["loc"])
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _fields_at(cls, item["loc"][:-1]), n=1, cutoff=0.5)
         above = path.rpartition(".")[0]
@@ -115,6 +115,16 @@ def _explain(cls: type[BaseModel], item: dict[str, Any]) -> str:
         return f"{path}: required, but absent"
     message = item["msg"].removeprefix("Value error, ")
     return f"{path}: {message}, got {item['input']!r}" if path and item["type"] != "value_error" else message
+
+
+def _path_of(cls: type[BaseModel], loc: tuple[Any, ...]) -> str:
+    """Return the dotted path as a file has it: without the tags of unions, which no key stands for."""
+    kept = []
+    for place, part in enumerate(loc):
+        fields = [] if isinstance(part, int) else _fields_at(cls, loc[:place])
+        if part in fields or not fields or place == len(loc) - 1:
+            kept.append(str(part))
+    return ".".join(kept)
 
 
 def _fields_at(cls: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:

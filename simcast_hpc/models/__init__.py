@@ -9,11 +9,13 @@ from torch import nn
 
 from simcast_hpc.config import ModelConfig
 
+from .earthformer import Earthformer
 from .simvp import SimVP
 
-__all__ = ["SimVP", "build_model"]
+__all__ = ["Earthformer", "SimVP", "build_model"]
 
 _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
+    "earthformer": Earthformer,
     "simvp": SimVP,
 }
 

@@ -221,5 +221,5 @@ def test_a_horizon_of_no_frames_is_refused():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"model\.kind='simvq' is unknown; known kinds are simvp"):
+    with pytest.raises(ValueError, match=r"model\.kind='simvq' is unknown; known kinds are earthformer, simvp"):
         build_model(SMALL.model_copy(update={"kind": "simvq"}), frames_in=4, frames_out=4)

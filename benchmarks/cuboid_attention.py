@@ -1,0 +1,178 @@
+"""Time cuboid_attention: the twin, eager PyTorch in the inputs' dtype, that under torch.compile, SDPA, and the op.
+
+    PYTHONPATH=kernels python -m benchmarks.cuboid_attention [--case NAME] [--mode full] [--device cpu]
+
+Every provider starts from the projection ``[B, T, H, W, 3 D]`` and ends with ``[B, T, H, W, D]``, so that those that
+move tokens into cuboids pay for it. ``eager`` does what public code does under autocast: products in the inputs'
+dtype, softmax in float32. ``sdpa`` materialises bias and mask; ``flex`` (FlexAttention, CUDA only) evaluates them per
+score. A separate local-to-global query costs these two a head twice as long. With dropout the twin alone is compared:
+nobody else drops the same weights.
+
+Timed is the gradient of the projection; the op's backward is one kernel and computes all others with it.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._functorch.config
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
+from simcast_kernels.cuboid_attention.cases import CuboidAttentionCase
+from simcast_kernels.cuboid_attention.problem import Inputs, Options, Problem, make_problem
+from simcast_kernels.cuboid_attention.reference import attended, from_cuboids, to_cuboids
+from simcast_kernels.dispatch import interpreter_is_on
+
+INTERPRETER_BYTES = 80_000
+CPU_BYTES = 30_000_000
+# Baselines round scores and weights to bfloat16 in memory; the op does not.
+SLACK = 4.0
+
+
+def tensors(case: CuboidAttentionCase, device: str, seed: int) -> tuple[Any, ...]:
+    """Return one set of arguments in the order of :class:`Inputs`."""
+    return tuple(Inputs(**case.tensors(device, seed=seed)))
+
+
+def exact(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
+    """Return the twin's result in float64."""
+    return case.attention({name: x.double() for name, x in _named(inputs).items()}, reference=True)
+
+
+def providers(case: CuboidAttentionCase, device: str) -> Sequence[Provider]:
+    """Return the providers that can run a case on a device, the twin first."""
+
+    def attention(*inputs: Tensor | None, reference: bool = False) -> Tensor:
+        return case.attention(_named(inputs), reference=reference)
+
+    if device == "cpu" and case.bytes_moved("forward") > CPU_BYTES:
+        return []
+    found = [Provider(name="twin", function=functools.partial(attention, reference=True))]
+    if case.dropout == 0:
+        eager = functools.partial(_eager, case)
+        baselines = {"eager": eager, "compiled": _compiled(eager), "sdpa": functools.partial(_sdpa, case)}
+        if device == "cuda":
+            baselines["flex"] = _compiled(functools.partial(_flex, case))
+        slack = SLACK if case.dtype == torch.bfloat16 else 1.0
+        found += [Provider(name=name, function=function, slack=slack) for name, function in baselines.items()]
+    if device == "cuda":
+        return [*found, Provider(name="triton", function=attention, body="triton")]
+    found.append(Provider(name="reference", function=attention, body="reference"))
+    if interpreter_is_on() and case.bytes_moved("forward") <= INTERPRETER_BYTES:
+        found.append(Provider(name=INTERPRETER, function=attention, body="triton"))
+    return found
+
+
+def _eager(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
+    found, problem = _problem(case, inputs)
+    q, k, v, gq, gk, gv = _cuboid_heads(found, problem)
+    scores = q @ k.mT * problem.scale
+    if found.bias is not None:
+        scores = scores + found.bias.to(q.dtype)
+    may = attended(problem, q.device)
+    if may is not None:
+        scores = scores.masked_fill(~may[:, None], torch.finfo(scores.dtype).min)
+    if gk is not None:
+        scores = torch.cat([scores, gq @ gk.mT * problem.scale], dim=-1)
+        v = torch.cat([v, gv.expand(-1, v.shape[1], -1, -1, -1)], dim=-2)
+    out = scores.softmax(-1, dtype=torch.float32).to(v.dtype) @ v
+    return from_cuboids(out.transpose(2, 3).flatten(3), problem.query)
+
+
+def _sdpa(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
+    found, problem = _problem(case, inputs)
+    q, k, v = _with_global(*_cuboid_heads(found, problem))
+    mask = _materialised(found, problem, k.shape[-2], q)
+    flat = (x.flatten(0, 1) for x in (q, k, v))
+    out = F.scaled_dot_product_attention(*flat, attn_mask=mask, scale=problem.scale).unflatten(0, q.shape[:2])
+    return from_cuboids(out.transpose(2, 3).flatten(3), problem.query)
+
+
+def _flex(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    found, problem = _problem(case, inputs)
+    q, k, v = _with_global(*_cuboid_heads(found, problem))
+    cuboids, tokens = problem.memory.cuboids, problem.memory.tokens
+    may, bias = attended(problem, q.device), found.bias
+
+    def score(value, batch, head, row, column):
+        local = column < tokens
+        inside = torch.where(local, column, 0)
+        if bias is not None:
+            value = torch.where(local, value + bias[head, row, inside], value)
+        if may is not None:
+            value = torch.where(~local | may[batch % cuboids, row, inside], value, -float("inf"))
+        return value
+
+    flat = (x.flatten(0, 1) for x in (q, k, v))
+    out = flex_attention(*flat, score_mod=score, scale=problem.scale)
+    assert isinstance(out, Tensor)
+    return from_cuboids(out.unflatten(0, q.shape[:2]).transpose(2, 3).flatten(3), problem.query)
+
+
+def _named(inputs: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    return {name: x for name, x in zip(Inputs._fields, inputs, strict=True) if x is not None}
+
+
+def _problem(case: CuboidAttentionCase, inputs: Sequence[Tensor | None]) -> tuple[Inputs, Problem]:
+    rest = _named(inputs)
+    found = Inputs(rest.pop("query"), **rest)
+    return found, make_problem(found, Options(**case.options))
+
+
+def _cuboid_heads(found: Inputs, problem: Problem) -> tuple:
+    """Return q, k, v and the global query, key, value or None, each ``[B, cuboids or 1, heads, tokens, head size]``."""
+
+    def heads(x: Tensor) -> Tensor:
+        return x.unflatten(-1, (problem.heads, -1)).transpose(2, 3)
+
+    query = to_cuboids(found.query, problem.query)
+    q, k, v = (
+        query.chunk(3, -1) if found.memory is None else (query, *to_cuboids(found.memory, problem.memory).chunk(2, -1))
+    )
+    q, k, v = heads(q), heads(k), heads(v)
+    if found.global_key is None or found.global_value is None:
+        return q, k, v, None, None, None
+    gq = q if found.global_query is None else heads(to_cuboids(found.global_query, problem.query))
+    return q, k, v, gq, heads(found.global_key[:, None]), heads(found.global_value[:, None])
+
+
+def _with_global(q, k, v, gq, gk, gv) -> tuple[Tensor, Tensor, Tensor]:
+    if gk is None:
+        return q, k, v
+    if gq is not q:
+        q, k, gk = torch.cat([q, gq], dim=-1), F.pad(k, (0, k.shape[-1])), F.pad(gk, (k.shape[-1], 0))
+    k, v = (torch.cat([x, g.expand(-1, x.shape[1], -1, -1, -1)], dim=-2) for x, g in ((k, gk), (v, gv)))
+    return q, k, v
+
+
+def _materialised(found: Inputs, problem: Problem, keys: int, q: Tensor) -> Tensor | None:
+    """Return bias and mask of every cuboid of a batch, ``[B x cuboids, heads, query tokens, keys]``, or None."""
+    may = attended(problem, q.device)
+    if found.bias is None and may is None:
+        return None
+    shape = (problem.query.cuboids, problem.heads, problem.query.tokens, problem.memory.tokens)
+    mask = torch.zeros(shape, dtype=q.dtype, device=q.device)
+    if found.bias is not None:
+        mask = mask + found.bias.to(q.dtype)
+    if may is not None:
+        mask = mask.masked_fill(~may[:, None], -float("inf")).masked_fill(~may.any(-1)[:, None, :, None], 0)
+    mask = F.pad(mask, (0, keys - mask.shape[-1]))
+    return mask.repeat(q.shape[0], 1, 1, 1)
+
+
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    torch.compiler.reset()  # every case has a shape of its own, and the compiler gives up after eight
+    torch._functorch.config.donated_buffer = False  # a backward alone is timed again and again on one forward
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+BENCHMARK = Benchmark(op="cuboid_attention", tensors=tensors, providers=providers, exact=exact)
+
+if __name__ == "__main__":
+    sys.exit(main(BENCHMARK))

@@ -1,0 +1,170 @@
+"""Cases of ``cuboid_attention``: Earthformer's layers at SEVIR size and larger, and small ones that break kernels."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from simcast_kernels.launch import Launch
+from simcast_kernels.registry import Direction
+
+from . import cuboid_attention, cuboid_cross_attention
+from .geometry import Triple
+from .problem import Inputs, Options, make_problem
+from .reference import cuboid_attention_reference, cuboid_cross_attention_reference
+
+LOCAL = ("l", "l", "l")
+SM_80 = "on sm_80 alone, where 64 x 64 scores beside global vectors leave too few registers"
+FP32 = "float32 products run on plain registers; training is bfloat16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CuboidAttentionCase:
+    """One input: ``shape`` is ``[B, T, H, W, D]`` of the result; ``memory_frames`` above 0 means cross-attention.
+
+    ``shared_query`` lets the query itself attend to the global vectors, as the public code does without
+    ``separate_global_qkv``.
+    """
+
+    name: str
+    shape: tuple[int, int, int, int, int]
+    heads: int
+    cuboid: Triple
+    strategy: tuple[str, str, str] = LOCAL
+    shift: Triple = (0, 0, 0)
+    padding: str = "ignore"
+    biased: bool = True
+    global_vectors: int = 0
+    shared_query: bool = False
+    memory_frames: int = 0
+    dropout: float = 0.0
+    dtype: torch.dtype = torch.bfloat16
+    spills_expected: str = ""
+
+    @property
+    def options(self) -> dict:
+        """The keyword arguments of the op that are no tensors."""
+        return {
+            "heads": self.heads,
+            "cuboid": self.cuboid,
+            "strategy": self.strategy,
+            "shift": self.shift,
+            "padding": self.padding,
+            "dropout": self.dropout,
+            "seed": 11,
+        }
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every tensor argument by its name in :class:`.problem.Inputs`, the first ones positional."""
+        batch, _, h, w, width = self.shape
+        cross = self.memory_frames > 0
+        found: dict[str, tuple[int, ...]] = {"query": (*self.shape[:4], width if cross else 3 * width)}
+        if cross:
+            found["memory"] = (batch, self.memory_frames, h, w, 2 * width)
+        if self.biased:
+            main = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+            problem = make_problem(Inputs(**main), Options(**self.options))
+            found["bias"] = (self.heads, problem.query.tokens, problem.memory.tokens)
+        if self.global_vectors:
+            if not self.shared_query:
+                found["global_query"] = self.shape
+            found["global_key"] = found["global_value"] = (batch, self.global_vectors, width)
+        return found
+
+    def bytes_moved(self, direction: Direction) -> int:
+        """Return the fewest bytes: forward reads all inputs and writes the result; backward does so and back again."""
+        item = self.dtype.itemsize
+        inputs = sum(prod(shape) * (4 if name == "bias" else item) for name, shape in self.shapes.items())
+        result = prod(self.shape) * item
+        return 2 * inputs + result if direction == "backward" else inputs + result
+
+    def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:
+        """Return random inputs by name, of order 1; the bias is float32, as a parameter is."""
+        generator = torch.Generator(device).manual_seed(seed)
+        return {
+            name: torch.randn(shape, device=device, generator=generator).to(
+                torch.float32 if name == "bias" else self.dtype
+            )
+            for name, shape in self.shapes.items()
+        }
+
+    def attention(self, tensors: dict[str, Tensor], *, reference: bool = False) -> Tensor:
+        """Return the op's result, or its twin's, of tensors named as :meth:`tensors` names them."""
+        rest = dict(tensors)
+        main = [rest.pop(name) for name in ("query", "memory") if name in rest]
+        if reference:
+            function = cuboid_cross_attention_reference if self.memory_frames else cuboid_attention_reference
+        else:
+            function = cuboid_cross_attention if self.memory_frames else cuboid_attention
+        return function(*main, **rest, **self.options)
+
+
+def _axial(name: str, shape: tuple[int, int, int, int, int], axis: int, **more) -> CuboidAttentionCase:
+    cuboid = [1, 1, 1]
+    cuboid[axis] = shape[1 + axis]
+    heads = shape[-1] // 32
+    t, h, w = cuboid
+    return CuboidAttentionCase(name=name, shape=shape, heads=heads, cuboid=(t, h, w), **more)
+
+
+SEVIR, TOP = (8, 13, 32, 32, 128), (8, 13, 16, 16, 256)
+CASES = (
+    _axial("sevir-axial-t", SEVIR, 0, global_vectors=8),
+    _axial("sevir-axial-h", SEVIR, 1, global_vectors=8),
+    _axial("sevir-axial-w", SEVIR, 2, global_vectors=8),
+    _axial("sevir-axial-t-plain", SEVIR, 0),
+    _axial("sevir-axial-h-plain", SEVIR, 1),
+    _axial("sevir-axial-t-dropout", SEVIR, 0, global_vectors=8, dropout=0.1),
+    _axial("sevir-top-t", TOP, 0, global_vectors=8),
+    _axial("sevir-top-h", TOP, 1, global_vectors=8),
+    _axial("sevir-axial-t-fp32", SEVIR, 0, global_vectors=8, dtype=torch.float32, spills_expected=FP32),
+    _axial("sevir-axial-h-fp32", SEVIR, 1, global_vectors=8, dtype=torch.float32, spills_expected=FP32),
+    CuboidAttentionCase(
+        name="sevir-cross-1x1", shape=(8, 12, 16, 16, 256), heads=8, cuboid=(13, 1, 1), memory_frames=13
+    ),
+    CuboidAttentionCase(
+        name="video-swin-2x4", shape=SEVIR, heads=4, cuboid=(2, 4, 4), shift=(1, 2, 2), global_vectors=8
+    ),
+    CuboidAttentionCase(
+        name="dilated-4x4", shape=SEVIR, heads=4, cuboid=(1, 4, 4), strategy=("l", "d", "d"), global_vectors=8
+    ),
+    CuboidAttentionCase(
+        name="spatial-8x8-shared", shape=SEVIR, heads=4, cuboid=(1, 8, 8), global_vectors=8, shared_query=True,
+        spills_expected=SM_80,
+    ),
+    _axial("large-axial-h", (8, 13, 64, 64, 128), 1, global_vectors=8, spills_expected=SM_80),
+    _axial("larger-axial-h", (8, 13, 96, 96, 128), 1, global_vectors=8),
+    _axial("wide-axial-t", (8, 12, 96, 96, 512), 0, global_vectors=8),
+    CuboidAttentionCase(
+        name="video-swin-2x8", shape=(8, 13, 32, 32, 128), heads=4, cuboid=(2, 8, 8), shift=(1, 4, 4),
+        global_vectors=8,
+    ),
+    CuboidAttentionCase(
+        name="cross-4x4", shape=(8, 12, 16, 16, 256), heads=8, cuboid=(13, 4, 4), shift=(0, 2, 2), memory_frames=13,
+    ),
+    CuboidAttentionCase(
+        name="tiny", shape=(2, 3, 5, 6, 16), heads=2, cuboid=(2, 3, 4), strategy=("l", "d", "l"), shift=(1, 0, 2),
+        padding="zeros", global_vectors=3, dtype=torch.float32,
+    ),
+    CuboidAttentionCase(
+        name="tiny-cross", shape=(1, 2, 4, 5, 24), heads=3, cuboid=(9, 2, 2), shift=(0, 1, 1), memory_frames=3,
+        dtype=torch.float32,
+    ),
+)  # fmt: skip
+
+
+def launches(case: CuboidAttentionCase) -> dict[Direction, list[Launch]]:
+    """Return the launches of a case on ``meta`` tensors."""
+    from . import kernel  # late: the shapes above are of use without Triton
+
+    tensors = {
+        name: torch.empty(shape, dtype=torch.float32 if name == "bias" else case.dtype, device="meta")
+        for name, shape in case.shapes.items()
+    }
+    inputs = Inputs(**tensors)
+    problem = make_problem(inputs, Options(**case.options))
+    out = torch.empty(case.shape, dtype=case.dtype, device="meta")
+    _, backward = kernel.backward_launches(inputs, problem, torch.empty_like(out))
+    return {"forward": [kernel.forward_launch(inputs, problem, out=out)], "backward": backward}

@@ -1,0 +1,278 @@
+"""Cuboid attention in plain PyTorch: the definition that the kernels must match, and the CPU path.
+
+Pad, roll, cut into cuboids, one softmax over a cuboid's tokens and the global vectors, and all the way back. Everything
+is computed in float32, or in float64 where the query is float64, and rounded once at the end.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .geometry import Grid, Triple
+from .problem import Inputs, Options, Problem, make_problem
+
+_ROUND_A, _ROUND_B, _KEY_A, _KEY_B = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
+_WORD = 0xFFFFFFFF
+
+
+def cuboid_attention_reference(
+    qkv: Tensor,
+    *,
+    bias: Tensor | None = None,
+    global_query: Tensor | None = None,
+    global_key: Tensor | None = None,
+    global_value: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Return cuboid self-attention as PyTorch's own operations compute it, differentiable by PyTorch's own autograd.
+
+    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`; besides, float64 is taken and returned.
+    """
+    return _differentiable(Inputs(qkv, None, bias, global_query, global_key, global_value), Options(**options))
+
+
+def cuboid_cross_attention_reference(
+    query: Tensor,
+    key_value: Tensor,
+    *,
+    bias: Tensor | None = None,
+    global_query: Tensor | None = None,
+    global_key: Tensor | None = None,
+    global_value: Tensor | None = None,
+    **options: Any,
+) -> Tensor:
+    """Return cuboid cross-attention likewise; see :func:`simcast_kernels.cuboid_attention.cuboid_cross_attention`."""
+    return _differentiable(Inputs(query, key_value, bias, global_query, global_key, global_value), Options(**options))
+
+
+def forward(inputs: Inputs, problem: Problem) -> Tensor:
+    """Return the attention ``[B, T, H, W, D]`` in the query's dtype; differentiable."""
+    query, memory = problem.query, problem.memory
+    q, k, v = projections(inputs, problem)
+    weights, _, keep = softmax_weights(inputs, problem, q, k)
+    dropped = weights if keep is None else weights * keep
+    tokens = memory.tokens
+    out = dropped[..., :tokens] @ v
+    if inputs.global_value is not None:
+        out = out + dropped[..., tokens:] @ _global_heads(inputs.global_value, problem, out.dtype)
+    return from_cuboids(out.transpose(2, 3).flatten(3), query).to(inputs.query.dtype)
+
+
+def backward(inputs: Inputs, problem: Problem, grad_output: Tensor) -> list[Tensor | None]:
+    """Return the gradient of each of ``inputs``, None for those that are None, recomputing the weights."""
+    query, memory, heads = problem.query, problem.memory, problem.heads
+    q, k, v = projections(inputs, problem)
+    weights, gq, keep = softmax_weights(inputs, problem, q, k)
+    grad = split_heads(to_cuboids(grad_output.to(q.dtype), query), heads)
+    dropped = weights if keep is None else weights * keep
+    d_weights = grad @ v.mT
+    gk = gv = None
+    tokens = memory.tokens
+    if inputs.global_key is not None and inputs.global_value is not None:
+        gk = _global_heads(inputs.global_key, problem, q.dtype)
+        gv = _global_heads(inputs.global_value, problem, q.dtype)
+        d_weights = torch.cat([d_weights, grad @ gv.mT], dim=-1)
+    if keep is not None:
+        d_weights = d_weights * keep
+    # Softmax, in place: these are the largest tensors here.
+    d_scores = d_weights.sub_((weights * d_weights).sum(-1, keepdim=True)).mul_(weights)
+    local = d_scores[..., :tokens]
+    d_q = (local @ k).mul_(problem.scale)
+    d_k = (local.mT @ q).mul_(problem.scale)
+    d_v = dropped[..., :tokens].mT @ grad
+    grads: list[Tensor | None] = [None] * 6
+    if gk is not None:
+        far = d_scores[..., tokens:]
+        d_gq = (far @ gk).mul_(problem.scale)
+        if inputs.global_query is None:
+            d_q = d_q.add_(d_gq)
+        else:
+            grads[3] = _merge([d_gq], query)
+        grads[4] = (far.mT @ gq).mul_(problem.scale).sum(1).transpose(1, 2).flatten(2)
+        grads[5] = (dropped[..., tokens:].mT @ grad).sum(1).transpose(1, 2).flatten(2)
+    if inputs.memory is None:
+        grads[0] = _merge([d_q, d_k, d_v], query)
+    else:
+        grads[0], grads[1] = _merge([d_q], query), _merge([d_k, d_v], memory)
+    grads[2] = None if inputs.bias is None else local.sum((0, 1))
+    return [None if g is None or x is None else g.to(x.dtype) for g, x in zip(grads, inputs, strict=True)]
+
+
+def to_cuboids(x: Tensor, grid: Grid) -> Tensor:
+    """Return ``[B, T, H, W, F]`` as ``[B, cuboids, tokens, F]``, padded with zeros and rolled."""
+    t, h, w = grid.padding
+    if t or h or w:
+        x = F.pad(x, (0, 0, 0, w, 0, h, 0, t))
+    if any(grid.shift):
+        x = x.roll([-s for s in grid.shift], (1, 2, 3))
+    return _cut(x, grid)
+
+
+def from_cuboids(x: Tensor, grid: Grid) -> Tensor:
+    """Return ``[B, cuboids, tokens, F]`` as ``[B, T, H, W, F]``: the inverse of :func:`to_cuboids`, padding dropped."""
+    batch, _, _, features = x.shape
+    x = x.view(batch, *grid.blocks, *grid.cuboid, features)
+    order = [0]
+    for axis, dilated in enumerate(grid.dilated):
+        order += [4 + axis, 1 + axis] if dilated else [1 + axis, 4 + axis]
+    x = x.permute(*order, 7).reshape(batch, *grid.padded, features)
+    if any(grid.shift):
+        x = x.roll(list(grid.shift), (1, 2, 3))
+    t, h, w = grid.size
+    return x[:, :t, :h, :w].contiguous()
+
+
+def attended(problem: Problem, device: torch.device) -> Tensor | None:
+    """Return which key a query may attend to, bool ``[cuboids, query tokens, key tokens]``, or None for all.
+
+    A shifted cuboid holds up to three stretches of each axis that are no neighbours; keys of another stretch are
+    masked. With padding ``ignore`` padded keys are masked too.
+    """
+    query, memory = problem.query, problem.memory
+    shifted, padded = any(query.shift), problem.padding == "ignore" and any(memory.padding)
+    if not (shifted or padded):
+        return None
+    may = _regions(query, device)[:, :, None] == _regions(memory, device)[:, None, :]
+    if padded:
+        inside = torch.ones(1, *memory.size, 1, dtype=torch.bool, device=device)
+        may = may & to_cuboids(inside, memory)[0, :, None, :, 0]
+    return may
+
+
+def philox(key: int, counters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the four 32-bit words of Philox4x32-10 for four int64 counters below 2^32, as int64.
+
+    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 3.3.
+    """
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
+    k0, k1 = key & _WORD, key >> 32
+    for _ in range(10):
+        # The product of two words passes 2^63 and wraps; its bits are right, and the mask drops the sign.
+        low, high = c0 * _ROUND_A, c2 * _ROUND_B
+        c0, c1, c2, c3 = (high >> 32 & _WORD) ^ c1 ^ k0, high & _WORD, (low >> 32 & _WORD) ^ c3 ^ k1, low & _WORD
+        k0, k1 = k0 + _KEY_A & _WORD, k1 + _KEY_B & _WORD
+    return c0, c1, c2, c3
+
+
+def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device: torch.device) -> Tensor:
+    """Return 0 or 1 / (1 - dropout) for each weight, float32 ``[B, cuboids, heads, query tokens, keys]``.
+
+    The counters are the query's position ``(t * H + h) * W + w``, the key's token number in the cuboid (global vectors
+    follow), the head divided by 4 and the sample; the head modulo 4 picks the word. A word below ``dropout * 2^32``
+    drops. So the mask depends on the seed and on places alone, and the backward finds it again.
+    """
+    query = problem.query
+    places = torch.arange(query.positions, device=device).view(1, *query.size, 1)
+    position = to_cuboids(places, query).view(1, -1, 1, query.tokens, 1)
+    column = torch.arange(problem.memory.tokens + global_vectors, device=device)
+    quads = torch.arange(-(-problem.heads // 4), device=device).view(1, 1, -1, 1, 1)
+    sample = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1)
+    words = philox(problem.seed, (position, column, quads, sample))
+    word = torch.stack(words, dim=3).flatten(2, 3)[:, :, : problem.heads]
+    return (word >= problem.drop_below).to(torch.float32) * problem.keep_scale
+
+
+def resampled(inputs: Inputs, problem: Problem) -> Inputs:
+    """Return the inputs of padding ``nearest``: those on a grid resampled to whole cuboids, which need no padding."""
+    query, memory = problem.query.padded, problem.memory.padded
+    return inputs._replace(
+        query=resample(inputs.query, query),
+        memory=None if inputs.memory is None else resample(inputs.memory, memory),
+        global_query=None if inputs.global_query is None else resample(inputs.global_query, query),
+    )
+
+
+def resample(x: Tensor, size: Triple) -> Tensor:
+    """Return ``[B, T, H, W, F]`` at another size by the nearest token, as ``F.interpolate`` chooses it.
+
+    By indexing, whose gradient is deterministic where that of ``F.interpolate`` is not.
+    """
+    for axis, length in enumerate(size, start=1):
+        if x.shape[axis] != length:
+            # In float32, as there: for 22 and 26 that is not the integer quotient everywhere.
+            ratio = torch.tensor(x.shape[axis] / length, dtype=torch.float32, device=x.device)
+            index = (torch.arange(length, device=x.device) * ratio).long().clamp_max(x.shape[axis] - 1)
+            x = x.movedim(axis, 0)[index].movedim(0, axis)
+    return x.contiguous()
+
+
+def _differentiable(inputs: Inputs, options: Options) -> Tensor:
+    problem = make_problem(inputs, options)
+    if problem.padding != "nearest":
+        return forward(inputs, problem)
+    inputs = resampled(inputs, problem)
+    return resample(forward(inputs, make_problem(inputs, options)), problem.query.size)
+
+
+def _cut(x: Tensor, grid: Grid) -> Tensor:
+    split: list[int] = []
+    blocks, tokens = [], []
+    for n, b, dilated in zip(grid.blocks, grid.cuboid, grid.dilated, strict=True):
+        first = 1 + len(split)
+        split += [b, n] if dilated else [n, b]
+        blocks.append(first + 1 if dilated else first)
+        tokens.append(first if dilated else first + 1)
+    x = x.reshape(x.shape[0], *split, x.shape[-1]).permute(0, *blocks, *tokens, 7)
+    return x.reshape(x.shape[0], grid.cuboids, grid.tokens, -1)
+
+
+def _regions(grid: Grid, device: torch.device) -> Tensor:
+    region = torch.zeros(grid.padded, dtype=torch.int64, device=device)
+    for axis, (length, tokens, shift) in enumerate(zip(grid.padded, grid.cuboid, grid.shift, strict=True)):
+        region = region * 3
+        if shift:
+            place = torch.arange(length, device=device)
+            stretch = (place >= length - tokens).long() + (place >= length - shift).long()
+            region = region + stretch.view([-1 if a == axis else 1 for a in range(3)])
+    return _cut(region[None, ..., None], grid)[0, ..., 0]
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return ``[B, cuboids, tokens, D]`` as ``[B, cuboids, heads, tokens, head size]``."""
+    return x.unflatten(-1, (heads, -1)).transpose(2, 3)
+
+
+def _global_heads(x: Tensor, problem: Problem, dtype: torch.dtype) -> Tensor:
+    """Return ``[B, G, D]`` as ``[B, 1, heads, G, head size]``."""
+    return x.to(dtype).unflatten(-1, (problem.heads, -1)).transpose(1, 2).unsqueeze(1)
+
+
+def projections(inputs: Inputs, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+    """Return q, k, v as ``[B, cuboids, heads, tokens, head size]``."""
+    dtype = torch.float64 if inputs.query.dtype == torch.float64 else torch.float32
+    if inputs.memory is None:
+        parts = to_cuboids(inputs.query.to(dtype), problem.query).chunk(3, dim=-1)
+    else:
+        key_value = to_cuboids(inputs.memory.to(dtype), problem.memory).chunk(2, dim=-1)
+        parts = (to_cuboids(inputs.query.to(dtype), problem.query), *key_value)
+    q, k, v = (split_heads(part, problem.heads) for part in parts)
+    return q, k, v
+
+
+def softmax_weights(inputs: Inputs, problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the softmax ``[B, cuboids, heads, query tokens, keys]``, the local-to-global query, dropout's factors."""
+    scores = (q @ k.mT) * problem.scale
+    if inputs.bias is not None:
+        scores = scores + inputs.bias.to(scores.dtype)
+    may = attended(problem, q.device)
+    if may is not None:
+        # Not -inf: the row of a padded query may have no key at all, and must not become NaN.
+        scores = scores.masked_fill(~may[:, None], torch.finfo(scores.dtype).min)
+    gq, count = q, 0
+    if inputs.global_key is not None:
+        count = inputs.global_key.shape[1]
+        if inputs.global_query is not None:
+            gq = split_heads(to_cuboids(inputs.global_query.to(q.dtype), problem.query), problem.heads)
+        far = (gq @ _global_heads(inputs.global_key, problem, q.dtype).mT) * problem.scale
+        scores = torch.cat([scores, far], dim=-1)
+    keep = None
+    if problem.dropout > 0:
+        keep = dropout_factors(problem, batch=q.shape[0], global_vectors=count, device=q.device)
+    return scores.softmax(-1), gq, keep
+
+
+def _merge(parts: Sequence[Tensor], grid: Grid) -> Tensor:
+    return from_cuboids(torch.cat([part.transpose(2, 3).flatten(3) for part in parts], dim=-1), grid)

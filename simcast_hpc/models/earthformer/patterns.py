@@ -1,0 +1,142 @@
+"""Named patterns: the cuboids of the attentions that follow one another in a block.
+
+Source: Gao et al. (arXiv 2207.05833), section 3.1 and table 2, with the sizes and shifts of the released code. A
+token attends to those of its own cuboid. Per axis a cuboid is local (``l``, neighbours) or dilated (``d``, every
+n-th); a shift moves the grid of cuboids.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Triple = tuple[int, int, int]
+Strategy = tuple[str, str, str]
+
+LOCAL: Strategy = ("l", "l", "l")
+DILATED: Strategy = ("d", "d", "d")
+
+
+@dataclass(frozen=True)
+class Cuboid:
+    """One attention: cuboid size, shift in tokens, and strategy, each over (T, H, W)."""
+
+    size: Triple
+    strategy: Strategy = LOCAL
+    shift: Triple = (0, 0, 0)
+
+    def clipped(self, tokens: Triple) -> Triple:
+        """Return the size on a grid of ``tokens``: a cuboid longer than its axis is the whole axis."""
+        t, h, w = (min(extent, size) for extent, size in zip(tokens, self.size, strict=True))
+        return t, h, w
+
+    def split_where_whole(self, tokens: Triple) -> "Cuboid":
+        """Return the cuboid of which a shift on an axis of H or W that fits into one cuboid splits that axis in two.
+
+        In cross-attention the released code rolls such an axis all the same, and the two stretches that the roll
+        brings together do not see each other. They are the cuboids of a smaller size: half the axis, or the larger
+        half with a shift. In self-attention such an axis has no shift.
+        """
+        size, shift = list(self.size), list(self.shift)
+        for axis in (1, 2):
+            if self.strategy[axis] == "l" and shift[axis] and size[axis] == tokens[axis]:
+                size[axis] -= shift[axis]
+                shift[axis] %= size[axis]
+        return Cuboid((size[0], size[1], size[2]), self.strategy, (shift[0], shift[1], shift[2]))
+
+
+def self_attention_pattern(name: str, tokens: Triple) -> tuple[Cuboid, ...]:
+    """Return the cuboids of ``name`` on a grid of ``tokens`` (T, H, W).
+
+    Known are ``full``, ``axial``, ``divided_st``, ``video_swin_PxM``, ``spatial_lg_M`` and ``axial_space_dilate_K``,
+    with numbers for P, M and K.
+
+    Raises:
+        ValueError: the name is unknown or its number does not fit the grid.
+    """
+    return _find(name, _SELF, tokens)
+
+
+def cross_attention_pattern(name: str, tokens: Triple) -> tuple[Cuboid, ...]:
+    """Return the cuboids of ``name`` on a memory of ``tokens`` (T, H, W); each spans the whole time axis.
+
+    Known are ``cross_KxK``, ``cross_KxK_lg`` and ``cross_KxK_heter``, with a number for K.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    return _find(name, _CROSS, tokens)
+
+
+def _full(tokens: Triple) -> tuple[Cuboid, ...]:
+    return (Cuboid(tokens),)
+
+
+def _axial(tokens: Triple) -> tuple[Cuboid, ...]:
+    t, h, w = tokens
+    return Cuboid((t, 1, 1)), Cuboid((1, h, 1)), Cuboid((1, 1, w))
+
+
+def _divided(tokens: Triple) -> tuple[Cuboid, ...]:
+    t, h, w = tokens
+    return Cuboid((t, 1, 1)), Cuboid((1, h, w))
+
+
+def _video_swin(tokens: Triple, p: int, m: int) -> tuple[Cuboid, ...]:
+    t, h, w = tokens
+    p, m = min(p, t), min(m, h, w)
+    size = (p, m, m)
+    return Cuboid(size), Cuboid(size, shift=(p // 2, m // 2, m // 2))
+
+
+def _spatial_local_global(tokens: Triple, m: int) -> tuple[Cuboid, ...]:
+    t, h, w = tokens
+    if h <= m and w <= m:
+        return _divided(tokens)
+    return Cuboid((t, 1, 1)), Cuboid((1, m, m)), Cuboid((1, m, m), DILATED)
+
+
+def _axial_space_dilate(tokens: Triple, k: int) -> tuple[Cuboid, ...]:
+    t, h, w = tokens
+    k = min(k, h, w)
+    row, column = (1, h // k, 1), (1, 1, w // k)
+    return Cuboid((t, 1, 1)), Cuboid(row, DILATED), Cuboid(row), Cuboid(column, DILATED), Cuboid(column)
+
+
+def _cross(tokens: Triple, k: int, *, dilated: bool = False, shifted: bool = False) -> tuple[Cuboid, ...]:
+    t, h, w = tokens
+    k = min(k, h, w)
+    size = (t, k, k)
+    cuboids = [Cuboid(size)]
+    if dilated:
+        cuboids.append(Cuboid(size, DILATED))
+    if shifted:
+        cuboids.append(Cuboid(size, shift=(0, k // 2, k // 2)))
+    return tuple(cuboids)
+
+
+_SELF: dict[str, Callable[..., tuple[Cuboid, ...]]] = {
+    "full": _full,
+    "axial": _axial,
+    "divided_st": _divided,
+    "video_swin_PxM": _video_swin,
+    "spatial_lg_M": _spatial_local_global,
+    "axial_space_dilate_K": _axial_space_dilate,
+}
+_CROSS: dict[str, Callable[..., tuple[Cuboid, ...]]] = {
+    "cross_KxK": lambda tokens, k, _: _cross(tokens, k),
+    "cross_KxK_lg": lambda tokens, k, _: _cross(tokens, k, dilated=True),
+    "cross_KxK_heter": lambda tokens, k, _: _cross(tokens, k, dilated=True, shifted=True),
+}
+
+
+def _find(name: str, known: dict[str, Callable[..., tuple[Cuboid, ...]]], tokens: Triple) -> tuple[Cuboid, ...]:
+    for template, make in known.items():
+        found = re.fullmatch(re.sub("[KMP]", "([1-9][0-9]*)", template), name)
+        if found:
+            numbers = [int(number) for number in found.groups()]
+            if template.startswith("cross") and numbers[0] != numbers[1]:
+                break
+            return make(tokens, *numbers)
+    raise ValueError(
+        f"unknown attention pattern {name!r}; known here are {', '.join(known)}, with numbers for capitals"
+    )

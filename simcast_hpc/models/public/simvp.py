@@ -1,0 +1,108 @@
+"""SimVP as OpenSTL publishes it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from simcast_hpc.config import SimVPConfig
+from simcast_hpc.models import build_model
+
+from .architecture import PublicArchitecture, Shape, pattern_of
+
+# OpenSTL's SimVP_Model with its IncepU translator. Its constructor fixes the inception kernels and the groups.
+_SIMVP_DEFAULTS: dict[str, Any] = {
+    "hid_S": 16,
+    "hid_T": 256,
+    "N_S": 4,
+    "N_T": 4,
+    "spatio_kernel_enc": 3,
+    "spatio_kernel_dec": 3,
+    "incep_ker": (3, 5, 7, 11),
+    "groups": 8,
+}
+
+
+def _simvp_stated(config: Mapping[str, Any]) -> dict[str, Any]:
+    in_shape = config.get("in_shape")
+    if in_shape is None or len(in_shape) != 4:
+        raise ValueError(f"in_shape={in_shape!r} of the public SimVP must be [T, C, H, W], such as [13, 1, 384, 384]")
+    stated = {field: config.get(field, default) for field, default in _SIMVP_DEFAULTS.items()}
+    stated["incep_ker"] = tuple(stated["incep_ker"])
+    return {"in_shape T": in_shape[0], "in_shape C": in_shape[1], **stated}
+
+
+def _simvp_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    def blocks(template: str) -> int:
+        pattern = pattern_of(template)
+        return sum(1 for key in shapes if pattern.fullmatch(key))
+
+    measured: dict[str, Any] = {
+        "N_S": blocks("enc.enc.{i}.conv.norm.weight"),
+        "N_T": blocks("hid.enc.{i}.conv1.weight"),
+    }
+    first = shapes.get("enc.enc.0.conv.conv.weight", ())
+    up = shapes.get("dec.dec.0.conv.conv.0.weight", ())
+    reduce = shapes.get("hid.enc.0.conv1.weight", ())
+    branches = [shapes.get(f"hid.enc.0.layers.{j}.conv.weight", ()) for j in range(len(shapes))]
+    branches = [shape for shape in branches if len(shape) == 4]
+    if len(first) == 4:
+        measured |= {"hid_S": first[0], "in_shape C": first[1], "spatio_kernel_enc": first[2]}
+    if len(up) == 4:
+        measured["spatio_kernel_dec"] = up[2]
+    if len(reduce) == 4 and len(first) == 4 and reduce[1] % first[0] == 0:
+        measured["in_shape T"] = reduce[1] // first[0]
+    if branches:
+        measured |= {"hid_T": branches[0][0], "incep_ker": tuple(shape[2] for shape in branches)}
+    if branches and len(reduce) == 4:
+        measured["groups"] = reduce[0] // branches[0][1]
+    return measured
+
+
+def _build_simvp(config: Mapping[str, Any]) -> nn.Module:
+    stated = _simvp_stated(config)
+    translator = config.get("model_type") or "gSTA"
+    if translator.lower() != "incepu":
+        raise ValueError(
+            f"model_type={translator!r} (the public default is 'gSTA') is another translator; ours is 'IncepU', "
+            "the one of SimCast"
+        )
+    if stated["spatio_kernel_enc"] != stated["spatio_kernel_dec"]:
+        raise ValueError(
+            f"spatio_kernel_enc={stated['spatio_kernel_enc']} and spatio_kernel_dec={stated['spatio_kernel_dec']} "
+            "must be equal: ours has one kernel size for encoder and decoder"
+        )
+    own = SimVPConfig(
+        hidden_spatial=stated["hid_S"],
+        hidden_temporal=stated["hid_T"],
+        spatial_blocks=stated["N_S"],
+        temporal_blocks=stated["N_T"],
+        spatial_kernel=stated["spatio_kernel_enc"],
+        inception_kernels=stated["incep_ker"],
+        groups=stated["groups"],
+    )
+    frames_in = stated["in_shape T"]
+    frames_out = config.get("aft_seq_length", frames_in)
+    return build_model(own, frames_in=frames_in, frames_out=frames_out, channels=stated["in_shape C"])
+
+
+SIMVP = PublicArchitecture(
+    source="SimVP_Model (IncepU) of chengtan9907/OpenSTL, commit c74deb5",
+    names=(
+        ("encoder.blocks.{i}.conv.{leaf}", "enc.enc.{i}.conv.conv.{leaf}"),
+        ("encoder.blocks.{i}.norm.{leaf}", "enc.enc.{i}.conv.norm.{leaf}"),
+        ("translator.encoder.{i}.reduce.{leaf}", "hid.enc.{i}.conv1.{leaf}"),
+        ("translator.encoder.{i}.branches.{j}.conv.{leaf}", "hid.enc.{i}.layers.{j}.conv.{leaf}"),
+        ("translator.encoder.{i}.branches.{j}.norm.{leaf}", "hid.enc.{i}.layers.{j}.norm.{leaf}"),
+        ("translator.decoder.{i}.reduce.{leaf}", "hid.dec.{i}.conv1.{leaf}"),
+        ("translator.decoder.{i}.branches.{j}.conv.{leaf}", "hid.dec.{i}.layers.{j}.conv.{leaf}"),
+        ("translator.decoder.{i}.branches.{j}.norm.{leaf}", "hid.dec.{i}.layers.{j}.norm.{leaf}"),
+        ("decoder.blocks.{i}.expand.{leaf}", "dec.dec.{i}.conv.conv.0.{leaf}"),
+        ("decoder.blocks.{i}.conv.{leaf}", "dec.dec.{i}.conv.conv.{leaf}"),
+        ("decoder.blocks.{i}.norm.{leaf}", "dec.dec.{i}.conv.norm.{leaf}"),
+        ("head.{leaf}", "dec.readout.{leaf}"),
+    ),
+    build=_build_simvp,
+    stated=_simvp_stated,
+    measured=_simvp_measured,
+)

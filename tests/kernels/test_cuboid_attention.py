@@ -1,0 +1,310 @@
+"""cuboid_attention: twin and kernels equal the definition in float64, result and every gradient, in every geometry."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from simcast_kernels.cuboid_attention import cuboid_attention, reference
+from simcast_kernels.cuboid_attention.cases import CASES, CuboidAttentionCase
+from simcast_kernels.cuboid_attention.problem import Inputs, Options, make_problem
+from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, philox, resample
+from simcast_kernels.dispatch import interpreter_is_on
+from tests.tolerance import assert_tensor_close
+
+# For L tokens of a cuboid: (cuboid, grid, shift) of self-attention, then of cross-attention, whose cuboids hold every
+# frame. No grid is a multiple of its cuboid, so every case is padded.
+GEOMETRY = {
+    5: (((5, 1, 1), (7, 2, 1), (2, 0, 0)), ((9, 5, 1), (1, 7, 2), (0, 2, 0))),
+    8: (((2, 2, 2), (3, 3, 2), (1, 1, 1)), ((9, 2, 2), (2, 3, 3), (0, 1, 1))),
+    10: (((1, 5, 2), (1, 6, 3), (0, 2, 1)), ((9, 5, 1), (2, 6, 2), (0, 3, 0))),
+    13: (((13, 1, 1), (15, 1, 2), (4, 0, 0)), ((9, 13, 1), (1, 15, 1), (0, 6, 0))),
+    16: (((1, 4, 4), (1, 6, 5), (0, 2, 2)), ((9, 4, 4), (1, 6, 5), (0, 2, 1))),
+    32: (((2, 4, 4), (3, 5, 4), (1, 2, 2)), ((9, 4, 4), (2, 5, 4), (0, 2, 2))),
+    49: (((1, 7, 7), (1, 8, 9), (0, 3, 3)), ((9, 7, 7), (1, 8, 7), (0, 3, 0))),
+    64: (((4, 4, 4), (5, 4, 6), (2, 0, 2)), ((9, 8, 4), (2, 9, 4), (0, 4, 0))),
+    128: (((2, 8, 8), (3, 8, 9), (1, 0, 4)), ((9, 8, 8), (2, 9, 8), (0, 4, 0))),
+}
+VALUES = {
+    "strategy": ("lll", "ddd", "ldl"),
+    "shifted": (False, True),
+    "padding": ("ignore", "zeros"),
+    "tokens": tuple(GEOMETRY),
+    "global_vectors": (0, 1, 8),
+    "dtype": (torch.float32, torch.bfloat16),
+    "cross": (False, True),
+}
+Choice = tuple
+
+
+def pairs_of(choice: Choice) -> set[tuple]:
+    return set(itertools.combinations(enumerate(choice), 2))
+
+
+def covering(product: Iterable[Choice]) -> list[Choice]:
+    """Return few of the choices, so that every pair of values that occurs in the product occurs in one of them."""
+    choices = list(product)
+    missing = set().union(*map(pairs_of, choices))
+    found = []
+    while missing:
+        best = max(choices, key=lambda choice: len(pairs_of(choice) & missing))
+        found.append(best)
+        missing -= pairs_of(best)
+    return found
+
+
+def case_of(choice: Choice) -> CuboidAttentionCase:
+    values = dict(zip(VALUES, choice, strict=True))
+    cuboid, grid, shift = GEOMETRY[values["tokens"]][values["cross"]]
+    kind = "cross" if values["cross"] else "self"
+    name = f"{kind}-{values['tokens']}-{values['strategy']}-{values['padding']}-g{values['global_vectors']}"
+    return CuboidAttentionCase(
+        name=f"{name}-{'shifted-' if values['shifted'] else ''}{str(values['dtype']).removeprefix('torch.')}",
+        shape=(1, *grid, 16),
+        heads=2,
+        cuboid=cuboid,
+        strategy=tuple(values["strategy"]),
+        shift=shift if values["shifted"] else (0, 0, 0),
+        padding=values["padding"],
+        global_vectors=values["global_vectors"],
+        shared_query=values["tokens"] % 2 == 1,
+        memory_frames=grid[0] + 1 if values["cross"] else 0,
+        dtype=values["dtype"],
+    )
+
+
+EVERY = [case_of(choice) for choice in itertools.product(*VALUES.values())]
+COVERING = [case_of(choice) for choice in covering(itertools.product(*VALUES.values()))]
+BASE = CuboidAttentionCase(
+    name="base", shape=(2, 3, 5, 6, 24), heads=2, cuboid=(2, 3, 4), shift=(1, 0, 2), global_vectors=3,
+    dtype=torch.float32,
+)  # fmt: skip
+SMALL = dataclasses.replace(BASE, shape=(2, 3, 3, 5, 24))  # fewer programs for the interpreter
+SPECIAL = [
+    dataclasses.replace(SMALL, name="head-size-12-in-16"),
+    dataclasses.replace(SMALL, name="no-bias", biased=False, shared_query=True),
+    dataclasses.replace(SMALL, name="one-token", cuboid=(1, 1, 1), shift=(0, 0, 0), global_vectors=0),
+    dataclasses.replace(SMALL, name="one-token-and-globals", cuboid=(1, 1, 1), shift=(0, 0, 0)),
+    dataclasses.replace(BASE, name="larger-than-the-grid", cuboid=(9, 9, 4)),
+    dataclasses.replace(BASE, name="dropout", shape=(1, 2, 3, 5, 48), heads=6, dropout=0.4, padding="zeros"),
+    dataclasses.replace(SMALL, name="dropout-cross", dropout=0.1, cuboid=(9, 3, 4), memory_frames=2),
+    dataclasses.replace(BASE, name="dropout-split", shape=(1, 2, 9, 5, 16), cuboid=(2, 9, 5), dropout=0.2),
+    dataclasses.replace(BASE, name="wide-heads", shape=(1, 3, 2, 4, 192), heads=4, cuboid=(3, 1, 2), shift=(0, 0, 1)),
+]
+
+
+def factor_of(case: CuboidAttentionCase, device: torch.device) -> Tensor:
+    generator = torch.Generator(device).manual_seed(99)
+    return torch.randn(case.shape, device=device, generator=generator).to(case.dtype)
+
+
+def result_and_gradients(case: CuboidAttentionCase, tensors: dict[str, Tensor], *, twin: bool = False) -> dict:
+    leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
+    result = case.attention(leaves, reference=twin)
+    factor = factor_of(case, result.device).to(result.dtype)
+    kept = factor.clone()
+    grads = torch.autograd.grad(result, list(leaves.values()), factor)
+    assert torch.equal(factor, kept), "the backward must not write into grad_output"
+    return {"result": result.detach()} | {f"gradient of {n}": g for n, g in zip(leaves, grads, strict=True)}
+
+
+def by_name(case: CuboidAttentionCase) -> str:
+    return case.name
+
+
+def terms_of_sums(case: CuboidAttentionCase, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The magnitudes of the terms of each gradient that is a sum over cuboids: of the bias and the global value.
+
+    With weights p and the gradient g of the result, that of the bias is the sum of ``p (g v - sum p g v)`` and that of
+    a global value the sum of ``p g``.
+    """
+    inputs = Inputs(**{name: x.double() for name, x in tensors.items()})
+    problem = make_problem(inputs, Options(**case.options))
+    q, k, v = reference.projections(inputs, problem)
+    weights, _, keep = reference.softmax_weights(inputs, problem, q, k)
+    kept = weights if keep is None else weights * keep
+    grad = reference.split_heads(
+        reference.to_cuboids(factor_of(case, q.device).double().abs(), problem.query), case.heads
+    )
+    tokens, found = problem.memory.tokens, {}
+    if inputs.global_value is not None:
+        far = (kept[..., tokens:].mT @ grad).sum(1)
+        found["gradient of global_value"] = far.transpose(1, 2).flatten(2)
+        v = torch.cat([v, inputs.global_value.unflatten(-1, (case.heads, -1)).transpose(1, 2)[:, None].expand(
+            -1, v.shape[1], -1, -1, -1)], dim=-2)  # fmt: skip
+    products = kept * (grad @ v.abs().mT)
+    found["gradient of bias"] = (products + weights * products.sum(-1, keepdim=True))[..., :tokens].sum((0, 1))
+    return found
+
+
+def assert_matches_definition(case: CuboidAttentionCase, device: str) -> None:
+    tensors = case.tensors(device, seed=1)
+    got = result_and_gradients(case, tensors)
+    twin = result_and_gradients(case, tensors, twin=True)
+    exact = result_and_gradients(case, {name: x.double() for name, x in tensors.items()}, twin=True)
+    terms = {} if case.padding == "nearest" else terms_of_sums(case, tensors)
+    for name, value in got.items():
+        assert value.is_contiguous() or case.padding == "nearest", name
+        assert_tensor_close(
+            name,
+            value,
+            twin=twin[name],
+            exact=exact[name],
+            truncates_bf16=interpreter_is_on(),
+            terms=terms.get(name),
+        )
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("case", COVERING, ids=by_name)
+def test_kernel_matches_definition(case, kernel_device):
+    assert_matches_definition(case, kernel_device)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("case", SPECIAL, ids=by_name)
+def test_kernel_matches_definition_in_special_cases(case, kernel_device):
+    assert_matches_definition(case, kernel_device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EVERY, ids=by_name)
+def test_kernel_matches_definition_in_every_case(case, kernel_device):
+    assert_matches_definition(case, kernel_device)
+
+
+@pytest.mark.parametrize("case", COVERING + SPECIAL, ids=by_name)
+def test_reference_body_matches_definition(case, reference_device):
+    assert_matches_definition(case, reference_device)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("case", [dataclasses.replace(c, shape=(2, *c.shape[1:])) for c in CASES], ids=by_name)
+def test_kernel_matches_definition_at_real_shapes(case, cuda):
+    assert_matches_definition(case, cuda)
+
+
+def test_few_cases_cover_every_pair():
+    assert len(COVERING) <= 36
+    every = set().union(*(pairs_of(choice) for choice in itertools.product(*VALUES.values())))
+    assert every == set().union(*(pairs_of(choice) for choice in covering(itertools.product(*VALUES.values()))))
+
+
+def keys_by_hand(case: CuboidAttentionCase, axis: int, place: int) -> list[tuple[int, int]]:
+    """The keys that a query at ``place`` sees along one axis, as (place or -1 for padding, token number)."""
+    size, tokens = case.shape[1 + axis], case.cuboid[axis]
+    if tokens >= size:
+        return [(x, x) for x in range(size)]
+    blocks = math.ceil(size / tokens)
+    length = blocks * tokens
+    if case.strategy[axis] == "d":
+        return [(x if x < size else -1, x // blocks) for x in range(place % blocks, length, blocks)]
+    shift = case.shift[axis]
+    rolled = (place - shift) % length
+    seen = []
+    for other in range(rolled // tokens * tokens, rolled // tokens * tokens + tokens):
+        x = (other + shift) % length
+        # In the last block, what the roll brought from the beginning is no neighbour of what was at the end.
+        if (rolled >= length - shift) == (other >= length - shift):
+            seen.append((x if x < size else -1, other % tokens))
+    return seen
+
+
+def token_by_hand(case: CuboidAttentionCase, axis: int, place: int) -> int:
+    return next(token for x, token in keys_by_hand(case, axis, place) if x == place)
+
+
+def attention_by_hand(case: CuboidAttentionCase, tensors: dict[str, Tensor], head: int, where: tuple) -> Tensor:
+    """One head of one query of the first sample, key by key."""
+    size = case.shape[-1] // case.heads
+    features = slice(head * size, (head + 1) * size)
+    q, k, v = (part[0, ..., features] for part in tensors["query"].chunk(3, dim=-1))
+    _, bh, bw = (min(b, n) for b, n in zip(case.cuboid, case.shape[1:4], strict=True))
+    number = lambda t, h, w: (t * bh + h) * bw + w  # noqa: E731
+    row = number(*(token_by_hand(case, axis, place) for axis, place in enumerate(where)))
+    scores, values = [], []
+    for (t, a), (h, b), (w, c) in itertools.product(*(keys_by_hand(case, i, x) for i, x in enumerate(where))):
+        padded = -1 in (t, h, w)
+        if padded and case.padding == "ignore":
+            continue
+        dot = torch.zeros(()).double() if padded else q[where] @ k[t, h, w]
+        scores.append(dot / size**0.5 + tensors["bias"][head, row, number(a, b, c)])
+        values.append(torch.zeros(size).double() if padded else v[t, h, w])
+    for g in range(case.global_vectors):
+        scores.append(tensors["global_query"][0][where][features] @ tensors["global_key"][0, g, features] / size**0.5)
+        values.append(tensors["global_value"][0, g, features])
+    return torch.stack(scores).softmax(0) @ torch.stack(values)
+
+
+@pytest.mark.parametrize("padding", ["ignore", "zeros"])
+@pytest.mark.parametrize("strategy", ["lll", "ldl", "ddd"])
+@pytest.mark.parametrize("shift", [(0, 0, 0), (1, 2, 2), (1, 1, 3)])
+def test_definition_by_hand(padding, strategy, shift):
+    case = dataclasses.replace(BASE, padding=padding, strategy=tuple(strategy), shift=shift)
+    tensors = {name: x.double() for name, x in case.tensors("cpu", seed=2).items()}
+    got = case.attention(tensors, reference=True)[0].unflatten(-1, (case.heads, -1))
+    for where in [(0, 0, 0), (2, 4, 5), (1, 2, 3), (0, 3, 4), (2, 0, 1)]:
+        for head in range(case.heads):
+            torch.testing.assert_close(got[where][head], attention_by_hand(case, tensors, head, where))
+
+
+def test_nearest_padding_is_attention_on_the_resampled_grid(reference_device):
+    case = dataclasses.replace(BASE, padding="nearest", shape=(2, 3, 4, 6, 24), cuboid=(2, 4, 4), shift=(1, 0, 1))
+    assert_matches_definition(case, reference_device)
+    tensors = case.tensors("cpu", seed=3)
+    larger = dict(tensors)
+    for name in ("query", "global_query"):
+        folded = tensors[name].movedim(-1, 1)
+        larger[name] = torch.nn.functional.interpolate(folded, size=(4, 4, 8)).movedim(1, -1)
+    whole = dataclasses.replace(case, padding="ignore", shape=(2, 4, 4, 8, 24)).attention(larger)
+    want = torch.nn.functional.interpolate(whole.movedim(-1, 1), size=(3, 4, 6)).movedim(1, -1)
+    assert torch.equal(case.attention(tensors), want)
+
+
+def test_resampling_takes_the_tokens_that_interpolate_takes():
+    for length, size in itertools.product((1, 2, 13, 22, 31), (1, 3, 14, 26, 40)):
+        x = torch.arange(float(length)).view(1, 1, length)
+        got = resample(x.view(1, 1, length, 1, 1), (1, size, 1)).flatten()
+        assert torch.equal(got, torch.nn.functional.interpolate(x, size=size).flatten())
+
+
+def test_philox_gives_the_published_words():
+    """Known answers of Random123's philox4x32-10: all zeros, and the digits of pi."""
+    zero = torch.zeros((), dtype=torch.int64)
+    words = [int(word) for word in philox(0, [zero] * 4)]
+    assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    counters = [torch.tensor(c) for c in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)]
+    words = [int(word) for word in philox(0x299F31D0A4093822, counters)]
+    assert words == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean(reference_device):
+    qkv = torch.zeros(1, 1, 64, 64, 3)
+    qkv[..., 2] = 1  # every value is 1, so a result is the sum of the weights that stay
+    table: dict[str, Any] = {
+        "heads": 1,
+        "cuboid": (1, 64, 1),
+        "strategy": ("l",) * 3,
+        "shift": (0, 0, 0),
+        "dropout": 0.25,
+    }
+    out = cuboid_attention(qkv, **table, seed=3)
+    count = 64 * 64 * 64
+    assert out.mean().item() == pytest.approx(1, abs=4 * (0.25 / 0.75 / count) ** 0.5)
+    assert torch.equal(out, cuboid_attention(qkv, **table, seed=3))
+    assert not torch.equal(out, cuboid_attention(qkv, **table, seed=3 + 2**40))
+    assert torch.equal(cuboid_attention(qkv, **{**table, "dropout": 0.0}, seed=4), torch.ones_like(out))
+
+
+def test_scale_replaces_the_default(reference_device):
+    tensors = dataclasses.replace(BASE, biased=False, global_vectors=0).tensors("cpu", seed=4)
+    options = {k: v for k, v in BASE.options.items() if k != "dropout"}
+    doubled = tensors["query"].clone()
+    doubled[..., :24] *= 2
+    want = cuboid_attention_reference(doubled, **options)
+    torch.testing.assert_close(cuboid_attention(tensors["query"], scale=2 * 12**-0.5, **options), want)

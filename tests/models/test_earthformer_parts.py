@@ -1,0 +1,156 @@
+"""The parts of Earthformer against their plain definitions: patterns, biases, global vectors, shifts."""
+
+import pytest
+import torch
+
+from simcast_hpc.models.earthformer.global_vectors import GlobalAttention, GlobalUpdate
+from simcast_hpc.models.earthformer.merge import PatchMerge, UpSample
+from simcast_hpc.models.earthformer.multiplicity import key_multiplicity
+from simcast_hpc.models.earthformer.patterns import DILATED, Cuboid, cross_attention_pattern, self_attention_pattern
+from simcast_hpc.models.earthformer.relative_bias import RelativeBias
+from simcast_kernels.cuboid_attention.reference import cuboid_cross_attention_reference
+
+
+def some(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    ("name", "cuboids"),
+    [
+        ("full", [Cuboid((5, 8, 6))]),
+        ("axial", [Cuboid((5, 1, 1)), Cuboid((1, 8, 1)), Cuboid((1, 1, 6))]),
+        ("divided_st", [Cuboid((5, 1, 1)), Cuboid((1, 8, 6))]),
+        ("video_swin_2x4", [Cuboid((2, 4, 4)), Cuboid((2, 4, 4), shift=(1, 2, 2))]),
+        ("video_swin_8x16", [Cuboid((5, 6, 6)), Cuboid((5, 6, 6), shift=(2, 3, 3))]),
+        ("spatial_lg_4", [Cuboid((5, 1, 1)), Cuboid((1, 4, 4)), Cuboid((1, 4, 4), DILATED)]),
+        ("spatial_lg_8", [Cuboid((5, 1, 1)), Cuboid((1, 8, 6))]),
+        (
+            "axial_space_dilate_2",
+            [
+                Cuboid((5, 1, 1)),
+                Cuboid((1, 4, 1), DILATED),
+                Cuboid((1, 4, 1)),
+                Cuboid((1, 1, 3), DILATED),
+                Cuboid((1, 1, 3)),
+            ],
+        ),
+    ],
+)
+def test_self_attention_patterns(name, cuboids):
+    assert list(self_attention_pattern(name, (5, 8, 6))) == cuboids
+
+
+def test_cross_attention_patterns():
+    tokens, whole = (5, 8, 6), Cuboid((5, 4, 4))
+    assert cross_attention_pattern("cross_1x1", tokens) == (Cuboid((5, 1, 1)),)
+    assert cross_attention_pattern("cross_4x4_lg", tokens) == (whole, Cuboid((5, 4, 4), DILATED))
+    heterogeneous = (whole, Cuboid((5, 4, 4), DILATED), Cuboid((5, 4, 4), shift=(0, 2, 2)))
+    assert cross_attention_pattern("cross_4x4_heter", tokens) == heterogeneous
+    assert cross_attention_pattern("cross_8x8", tokens) == (Cuboid((5, 6, 6)),)
+
+
+@pytest.mark.parametrize("name", ["swin", "video_swin_0x4", "spatial_lg", "axial_space_dilate_x", "cross_1x1"])
+def test_unknown_patterns_are_refused(name):
+    with pytest.raises(ValueError, match=f"unknown attention pattern '{name}'; known here are full, axial, divided_st"):
+        self_attention_pattern(name, (5, 8, 6))
+
+
+@pytest.mark.parametrize(
+    ("extents", "queries", "keys"),
+    [((3, 2, 4), (3, 2, 4), (3, 2, 4)), ((5, 2, 2), (3, 2, 2), (3, 2, 2)), ((7, 3, 2), (3, 3, 2), (4, 3, 2))],
+)
+def test_bias_is_the_table_read_by_offsets(extents, queries, keys):
+    torch.manual_seed(1)
+    bias = RelativeBias(2, extents=extents, queries=queries, keys=keys)
+    rows = bias.index()[: torch.Size(queries).numel(), : torch.Size(keys).numel()]
+    wanted = bias.table[rows].permute(2, 0, 1)
+    got = bias()
+    assert torch.equal(got, wanted)
+    weights = some(*got.shape)
+    (gradient,) = torch.autograd.grad((got * weights).sum(), bias.table)
+    plain = torch.zeros_like(bias.table).index_put_(
+        (rows.flatten(),), weights.permute(1, 2, 0).flatten(0, 1), accumulate=True
+    )
+    torch.testing.assert_close(gradient, plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("self_attention", [True, False])
+def test_global_vectors_are_renewed_by_one_softmax_over_repeated_keys(self_attention):
+    heads, width, tokens = 2, 8, 6
+    layer = GlobalAttention(
+        width, heads=heads, self_attention=self_attention, attention_dropout=0.0, projection_dropout=0.0
+    )
+    vectors = [some(2, 3, width, seed=seed) for seed in range(4)]
+    key, value = some(2, tokens, width, seed=7), some(2, tokens, width, seed=8)
+    update = GlobalUpdate(
+        query=vectors[0], key=key, value=value, self_query=vectors[1], self_key=vectors[2], self_value=vectors[3]
+    )
+    counts, zero_keys = torch.tensor([1, 0, 2, 1, 1, 3]), 4
+    order = torch.tensor([0, 2, 2, 3, 4, 5, 5, 5])
+    keys = torch.cat([key[:, order], torch.zeros(2, zero_keys, width)], dim=1)
+    values = torch.cat([value[:, order], torch.zeros(2, zero_keys, width)], dim=1)
+
+    def split(x):
+        return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+    scores = split(update.query) @ split(keys).mT
+    if self_attention:
+        scores = torch.cat([scores, split(update.self_query) @ split(update.self_key).mT], dim=-1)
+        values = torch.cat([values, update.self_value], dim=1)
+    weights = (scores * (width // heads) ** -0.5).softmax(-1)
+    wanted = layer.project((weights @ split(values)).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(update, key_counts=counts, zero_keys=zero_keys), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_keys_of_the_global_vectors_count_as_padding_says():
+    cuboid, tokens = Cuboid((2, 2, 2), shift=(1, 1, 1)), (3, 4, 5)
+    assert key_multiplicity(Cuboid((1, 2, 5)), tokens, padding="ignore") == (None, 0)
+    assert key_multiplicity(cuboid, tokens, padding="zeros") == (None, 4 * 4 * 6 - 3 * 4 * 5)
+    counts, zero_keys = key_multiplicity(cuboid, tokens, padding="nearest")
+    assert counts is not None
+    assert (int(counts.sum()), int(counts.min()), zero_keys) == (4 * 4 * 6, 1, 0)
+    counts, zero_keys = key_multiplicity(cuboid, tokens, padding="ignore")
+    assert counts is not None
+    assert int(counts.sum()) + zero_keys == 3 * 4 * 5
+    assert set(counts.tolist()) == {0, 1}
+    assert zero_keys == int((counts == 0).sum()) > 0
+
+
+@pytest.mark.parametrize(("size", "shift"), [(4, 2), (3, 1), (5, 2)])
+def test_a_shift_of_a_whole_axis_splits_it_in_cross_attention(size, shift):
+    cuboid = Cuboid((2, 1, size), shift=(0, 0, shift)).split_where_whole((1, 1, size))
+    key_value = torch.cat([torch.zeros(size, size), torch.eye(size)], dim=1).view(1, 1, 1, size, 2 * size)
+    weights = cuboid_cross_attention_reference(
+        torch.zeros(1, 1, 1, size, size),
+        key_value,
+        heads=1,
+        cuboid=cuboid.size,
+        strategy=cuboid.strategy,
+        shift=cuboid.shift,
+        padding="ignore",
+    )
+    beyond = torch.arange(size) >= shift
+    assert torch.equal(weights.view(size, size) > 0, beyond[:, None] == beyond[None, :])
+
+
+def test_a_patch_is_merged_row_by_row_and_padded_at_its_end():
+    merge = PatchMerge(1, 4, scale=2, padding="zeros")
+    seen = []
+    merge.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x = torch.arange(1.0, 7.0).view(1, 2, 3, 1)
+    assert merge(x).shape == (1, 1, 2, 4)
+    assert seen[0].tolist() == [[[[1, 2, 4, 5], [3, 0, 6, 0]]]]
+    stretched = PatchMerge(1, 4, scale=2, padding="nearest")
+    stretched.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    stretched(x)
+    assert seen[1].tolist() == [[[[1, 1, 4, 4], [2, 3, 5, 6]]]]
+
+
+def test_up_sampling_repeats_tokens_before_it_convolves():
+    up, seen = UpSample(2, 3, grid=(4, 3)), []
+    up.conv.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    x = some(1, 2, 2, 2, 2)
+    assert up(x).shape == (1, 2, 4, 3, 3)
+    repeated = x.flatten(0, 1).permute(0, 3, 1, 2)[:, :, [0, 0, 1, 1]][:, :, :, [0, 0, 1]]
+    assert torch.equal(seen[0], repeated)
