@@ -261,8 +261,10 @@ def _start(stage: TrainConfig, command: str, *, ranks: int) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     line = [sys.executable, *launcher, "-m", "simcast_hpc", command, str(path), "--quiet"]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    # Threads of a CPU that spin while they wait make a step many times slower as soon as anything else runs.
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in environment:
+        # By default a waiting CPU thread spins for milliseconds: steps get several times slower as soon as anything
+        # else runs. A short spin is as fast on an idle machine, which none at all is not.
+        environment.setdefault("GOMP_SPINCOUNT", "20000")
     process = subprocess.Popen(line, env=environment)
     try:
         code = process.wait()
