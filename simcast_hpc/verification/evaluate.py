@@ -219,7 +219,9 @@ def _result(
     spec, own = coded_as(test_set.data), protocols[0].counting_hash
     measured = read_spec(test_set.data.dataset)
     first = counted[entries[0].name][own]
-    floor = {"min_pixels": settings.min_observed_pixels, "min_events": settings.min_observed_events}
+    # A test set of fewer events than are asked for cannot meet that rule; all of its events then must.
+    min_events = min(settings.min_observed_events, len(set(first.events)))
+    floor = {"min_pixels": settings.min_observed_pixels, "min_events": min_events}
     supported = supported_thresholds(first, **floor)
     if not supported:
         logger.warning("%s: no threshold was observed on %s; the mean takes all", test_set.name, floor)
@@ -246,7 +248,7 @@ def _result(
         },
         "supported_thresholds": list(supported),
         "min_observed_pixels": settings.min_observed_pixels,
-        "min_observed_events": settings.min_observed_events,
+        "min_observed_events": min_events,
         "protocols": {protocol.name: {**_named(protocol), "hash": protocol.hash} for protocol in protocols},
         "entries": [{key: value for key, value in vars(entry).items() if key != "forecast"} for entry in entries],
         "scores": {

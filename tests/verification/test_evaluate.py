@@ -123,3 +123,18 @@ def test_protocols_by_name():
 def test_an_unknown_baseline_is_refused_by_name(data):
     with pytest.raises(ConfigError, match=r"evaluation.baselines: unknown baseline 'persistance'.*'persistence'"):
         baseline_entry("persistance", data)
+
+
+def test_a_test_set_of_few_events_asks_for_all_of_them(data, tmp_path):
+    """Otherwise no threshold could enter the mean, however much rain its one event holds."""
+    settings = EvaluationConfig(min_observed_pixels=50, min_observed_events=5)
+    made = evaluate(
+        TestSet("few", data, "train"),
+        [baseline_entry("persistence", data)],
+        sequence=SEQUENCE,
+        settings=settings,
+        folder=tmp_path,
+    )
+    assert made["events"] == made["min_observed_events"] == 2
+    assert "16" in made["supported_thresholds"]
+    assert all(seen["events"] == 2 for label, seen in made["observed"].items() if label in made["supported_thresholds"])
