@@ -29,6 +29,7 @@ from simcast_hpc.data.open import coded_as, open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.place import find_place
 from simcast_hpc.forecast.load import forecast_device, load_trained
+from simcast_hpc.models import fitted_to, grid_of
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import read_metrics
 from simcast_hpc.observe.run_folder import RunFolder, refuse_another, write_whole
@@ -182,12 +183,29 @@ def _synthesise(config: PipelineConfig) -> None:
 
 
 def _check_data(config: PipelineConfig) -> None:
+    """Open every data set once and hold its grid against the models, before anything is trained."""
     frames = config.sequence.frames_in + config.sequence.frames_out
+    grids = {}
     for split in ("train", config.evaluation.split):
         source = open_windows(config.data, split=split, frames=frames)
+        grids[f"the split {split}"] = source.grid
         logger.info("%s: %d windows of %d frames on %d dates", split, len(source), frames, len(source.dates))
     for one in config.evaluation.also:
-        open_windows(_beside(config, one), split=one.split, frames=frames)
+        grids[f"evaluation.also {one.name}"] = open_windows(_beside(config, one), split=one.split, frames=frames).grid
+    trained_on = grids["the split train"]
+    for name in config.stages:
+        model = config.train_config(name).model
+        try:
+            takes = grid_of(fitted_to(model, trained_on))
+        except ValueError as error:
+            raise ConfigError(f"stage {name}: the model does not fit: {error}") from error
+        for where, grid in grids.items():
+            if takes not in (None, grid):
+                raise ConfigError(
+                    f"stage {name}: model.kind={model.kind} is made for the grid that it is trained on, "
+                    f"{takes[0]} x {takes[1]} pixels, and {where} has {grid[0]} x {grid[1]}; leave that data out, or "
+                    "match it by block_mean"
+                )
 
 
 def _beside(config: PipelineConfig, one: TestSetConfig) -> DataConfig:

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
 from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config, to_yaml
+from simcast_hpc.data.synthetic import write_archive
+from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.models import grid_of
 from simcast_hpc.pipeline import run_pipeline, scaled_steps
 from tests.multi_rank.runs import command, environment
 
@@ -55,7 +59,7 @@ def test_every_part_stands(finished):
     assert sorted(_marks(finished)) == ["direct/DONE.json", "student/DONE.json", "teacher/DONE.json"]
     scores = json.loads((finished / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "direct"]
-    assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls"
+    assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls; SimVP"
     assert "student" in (finished / "page" / "index.html").read_text(encoding="utf-8")
     assert (finished / "DONE.json").is_file()
     durations = json.loads((finished / "durations.json").read_text(encoding="utf-8"))
@@ -91,6 +95,52 @@ def test_cut_short_it_goes_on(finished, tmp_path):
     assert after["teacher/DONE.json"] == before["teacher/DONE.json"]
     assert after["student/DONE.json"] > before["student/DONE.json"]
     assert (run_dir / "page" / "index.html").is_file() and (run_dir / "DONE.json").is_file()
+
+
+EARTHFORMER = {
+    "kind": "earthformer",
+    "width": 8,
+    "heads": 1,
+    "encoder_depth": [1],
+    "decoder_depth": [1],
+    "stem": {"widths": [4, 8], "scales": [2, 2], "convolutions": [1, 1]},
+}
+
+
+@pytest.fixture(scope="module")
+def earthformer(tmp_path_factory) -> Path:
+    """The walk with the other backbone and its dropout, without a grid in its configuration."""
+    run_dir = tmp_path_factory.mktemp("earthformer") / "run"
+    steps = {"teacher": {"max_steps": 4}, "student": {"max_steps": 4}}
+    run_pipeline(_config(run_dir, model=EARTHFORMER, stages=steps, time_budget_minutes=None))
+    return run_dir
+
+
+def test_the_pipeline_takes_the_other_backbone(earthformer):
+    scores = json.loads((earthformer / "scores" / "test.json").read_text(encoding="utf-8"))
+    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student"]
+    assert all("Earthformer" in entry["note"] for entry in scores["entries"][1:])
+    page = (earthformer / "page" / "index.html").read_text(encoding="utf-8")
+    assert "2 Earthformer models were trained" in page and "SimVP" not in page
+
+
+def test_the_run_folders_keep_the_grid_of_the_data(earthformer):
+    for stage in ("teacher", "student"):
+        trained = load_trained(earthformer / stage)
+        assert grid_of(trained.config.model) == (16, 16)
+        assert "model.grid" not in json.loads((earthformer / stage / "DONE.json").read_text(encoding="utf-8"))["inputs"]
+    with pytest.raises(ConfigError, match=r"made for frames of 16 x 16 pixels .* the data's are 24 x 24"):
+        trained.forecast(torch.zeros(1, 4, 24, 24, dtype=torch.uint8), frames_out=4)
+
+
+def test_a_test_set_of_another_grid_is_refused_before_anything_is_trained(tmp_path):
+    """A model that is made for one grid could never be verified there."""
+    root = tmp_path / "wide"
+    write_archive(root, seed=2, events={"train": 1, "val": 1, "test": 1}, size=24, frames_per_event=12)
+    also = {"also": [{"name": "wide", "data": {"dataset": "synthetic", "root": str(root), "window_stride": 4}}]}
+    with pytest.raises(ConfigError, match=r"trained on, 16 x 16 pixels, and evaluation\.also wide has 24 x 24"):
+        run_pipeline(_config(tmp_path / "run", model=EARTHFORMER, evaluation=also))
+    assert not list(tmp_path.glob("run/*/checkpoints"))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Which network, and its sizes; ``kind`` tells one from another, and a bare name stands for its defaults."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PlainValidator, PositiveInt, Tag, model_validator
 
@@ -13,6 +13,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 class SimVPConfig(StrictModel):
     """SimVP with the Inception-UNet translator (Gao et al. 2022); by default the SEVIR size, 9.25 M parameters."""
 
+    title: ClassVar[str] = "SimVP"
     kind: Literal["simvp"] = "simvp"
     hidden_spatial: PositiveInt = 64
     hidden_temporal: PositiveInt = 256
@@ -63,6 +64,17 @@ class NoStem(StrictModel):
     kind: Literal["none"] = "none"
 
 
+def _stem_kind(value: Any) -> Any:
+    return value.get("kind", "stack_conv") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+_STEMS = "kind is unknown; known kinds are conv, none, stack_conv"
+StemConfig = Annotated[
+    Annotated[StackConvStem, Tag("stack_conv")] | Annotated[ConvStem, Tag("conv")] | Annotated[NoStem, Tag("none")],
+    Discriminator(_stem_kind, custom_error_type="unknown_kind", custom_error_message=_STEMS),
+]
+
+
 class GlobalVectorConfig(StrictModel):
     """The vectors that all cuboids attend to; ``count`` 0 is none.
 
@@ -84,14 +96,16 @@ class GlobalVectorConfig(StrictModel):
 class EarthformerConfig(StrictModel):
     """Earthformer (Gao et al. 2022); by default the released SEVIR configuration, 8.66 M parameters.
 
-    ``grid`` is (H, W) in pixels: positions and cuboids are made for one grid. Level ``i`` has ``width *
-    downsampling**i`` features; depths count blocks per level, finest first. A pattern is one name for every level
-    or a tuple of one per level; ``models/earthformer/patterns.py`` lists them. ``checkpoint_levels`` are the levels
-    whose blocks are computed again in backward instead of kept.
+    ``grid`` is (H, W) in pixels: positions and cuboids are made for one grid. Where it is not given a run takes its
+    data's, and keeps it in its folder. Level ``i`` has ``width * downsampling**i`` features; depths count blocks per
+    level, finest first. A pattern is one name for every level or a tuple of one per level;
+    ``models/earthformer/patterns.py`` lists them. ``checkpoint_levels`` are the levels whose blocks are computed again
+    in backward instead of kept.
     """
 
+    title: ClassVar[str] = "Earthformer"
     kind: Literal["earthformer"] = "earthformer"
-    grid: tuple[PositiveInt, PositiveInt] = (384, 384)
+    grid: tuple[PositiveInt, PositiveInt] | None = None
     width: PositiveInt = 128
     heads: PositiveInt = 4
     encoder_depth: tuple[PositiveInt, ...] = (1, 1)
@@ -100,7 +114,7 @@ class EarthformerConfig(StrictModel):
     encoder_pattern: str | tuple[str, ...] = "axial"
     decoder_pattern: str | tuple[str, ...] = "axial"
     cross_pattern: str | tuple[str, ...] = "cross_1x1"
-    stem: StackConvStem | ConvStem | NoStem = Field(default=StackConvStem(), discriminator="kind")
+    stem: StemConfig = StackConvStem()
     global_vectors: GlobalVectorConfig = GlobalVectorConfig()
     encoder_feed_forward_between: bool = True
     decoder_feed_forward_between: bool = True

@@ -107,14 +107,31 @@ class BatchConfig(StrictModel):
 
 
 class OptimizerConfig(StrictModel):
-    """Adam and its learning rate as a function of the step (``train/optim.py``)."""
+    """Adam and its learning rate as a function of the step (``train/optim.py``).
+
+    ``weight_decay`` is decoupled (AdamW) and falls on all parameters, or with ``no_decay: norms_and_biases`` on all
+    but those. ``final_fraction`` is the share of the peak rate that the last step has; None is the schedule's own.
+    """
 
     learning_rate: PositiveFloat = 5e-3
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.0, ge=0)
+    no_decay: Literal["norms_and_biases"] | None = None
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     warmup_fraction: float = Field(default=0.3, ge=0, lt=1)
+    final_fraction: float | None = Field(default=None, gt=0, le=1)
     gradient_clip: float = Field(default=1.0, ge=0)
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Self:
+        if self.no_decay is not None and self.weight_decay == 0:
+            raise ValueError(
+                f"optimizer.no_decay={self.no_decay} changes nothing with optimizer.weight_decay=0; "
+                "set a weight_decay, or leave no_decay out"
+            )
+        if self.final_fraction is not None and self.schedule == "constant":
+            raise ValueError("optimizer.final_fraction changes nothing with optimizer.schedule=constant; leave it out")
+        return self
 
 
 class EngineConfig(StrictModel):
@@ -248,6 +265,7 @@ _NOT_SCIENCE = frozenset(
         "engine.zero_stage",
         "model.channels_last",
         "model.checkpoint_levels",
+        "model.grid",  # that of the data, whose content counts
         "student.rollouts",
         "student.teacher",
     }

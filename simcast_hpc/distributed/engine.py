@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, OptimizerConfig, TrainConfig
 
 from .world import World, import_deepspeed
 
@@ -47,7 +47,7 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, world: World) -> 
     if not parameters:
         raise ConfigError("the model has no trainable parameters")
     optimizer = torch.optim.AdamW(
-        parameters,
+        parameter_groups(module, config.optimizer),
         lr=0.0,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
@@ -56,6 +56,26 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, world: World) -> 
         model=module, optimizer=optimizer, model_parameters=parameters, config=derived
     )
     return engine
+
+
+def parameter_groups(module: torch.nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return the trainable parameters of ``module`` in groups of one weight decay each, in the module's order.
+
+    With ``no_decay: norms_and_biases`` the second group has none: layer and group norms, biases, and Earthformer's
+    tables of relative bias. A group without members is left out.
+    """
+    norms = (torch.nn.LayerNorm, torch.nn.GroupNorm)
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if config.no_decay is None:
+        return [{"params": trainable}]
+    of_norms = [parameter for owner in module.modules() if isinstance(owner, norms) for parameter in owner.parameters()]
+    biases = [parameter for name, parameter in module.named_parameters() if "bias" in name.split(".")]
+    exempt = {id(parameter) for parameter in (*of_norms, *biases)}
+    groups = [
+        {"params": [one for one in trainable if id(one) not in exempt]},
+        {"params": [one for one in trainable if id(one) in exempt], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def set_learning_rate(engine: Any, value: float) -> None:

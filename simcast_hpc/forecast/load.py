@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from simcast_hpc.config import ConfigError, TrainConfig, read_config
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
-from simcast_hpc.models import build_model
+from simcast_hpc.models import build_model, grid_of
 from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
 
 
@@ -28,14 +28,32 @@ class TrainedModel:
 
         One pass where the network's horizon reaches; beyond it the network is rolled out (the teacher).
         Missing input pixels are 0 to the network, as in training.
+
+        Raises:
+            ConfigError: the network is made for another grid.
+            ValueError: another number of frames than the network takes.
         """
         frames_in = self.config.sequence.frames_in
         if codes.shape[1] != frames_in:
             raise ValueError(f"{codes.shape[1]} frames given to a model of {frames_in}; give the last {frames_in}")
+        self.refuse_another_grid((codes.shape[2], codes.shape[3]))
         device = next(self.network.parameters()).device
         seen = to_frames(codes.to(device))
         everywhere = seen._replace(valid=torch.ones_like(seen.valid))
         return roll_out(self.network, everywhere, frames_out=frames_out).values
+
+    def refuse_another_grid(self, grid: tuple[int, int]) -> None:
+        """Refuse frames of another grid (H, W) than the network is made for.
+
+        Raises:
+            ConfigError: names both grids.
+        """
+        own = grid_of(self.config.model)
+        if own not in (None, grid):
+            raise ConfigError(
+                f"the {self.config.stage} {self.config.name} is made for frames of {own[0]} x {own[1]} pixels "
+                f"(model.kind={self.config.model.kind}), the data's are {grid[0]} x {grid[1]}"
+            )
 
 
 def forecast_device() -> torch.device:
@@ -54,7 +72,10 @@ def load_trained(run_dir: Path, *, device: torch.device | None = None) -> Traine
         missing = folder.weights if folder.config.is_file() else folder.config
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
     config = read_config(TrainConfig, folder.config)
-    network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    try:
+        network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    except ValueError as error:
+        raise ConfigError(f"{folder.config} describes no model: {error}") from error
     weights_hash = file_hash(folder.weights)
     marker = folder.marker()
     if marker is None or marker.get("weights") != weights_hash:

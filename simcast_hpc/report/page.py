@@ -84,7 +84,8 @@ def _summary(run: RunResults) -> str:
 def what_was_done(run: RunResults) -> str:
     """Return the paragraph that opens the page: what was trained and tested, on what, how long."""
     own = run.test_sets[0].scores
-    models = "One model was" if len(run.stages) == 1 else f"{len(run.stages)} models were"
+    backbones = " and ".join(dict.fromkeys(stage.config.model.title for stage in run.stages))
+    models = f"One {backbones} model was" if len(run.stages) == 1 else f"{len(run.stages)} {backbones} models were"
     stages = ", ".join(f"{stage.name} ({stage.steps} optimizer steps)" for stage in run.stages)
     held_out = "training" if own.split == "train" else "held-out"
     return (

@@ -13,20 +13,22 @@ def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> floa
 
     ``one_cycle``: cosine from peak / 25 up to the peak over the warm-up, cosine down to peak / 10^4 / 25 (Smith and
     Topin 2018; the shape of OpenSTL's SimVP recipe). ``cosine``: linear from 0, then cosine to peak / 10^3
-    (Earthformer's recipe). ``constant``: linear from 0, then the peak.
+    (Earthformer's recipe). ``constant``: linear from 0, then the peak. ``final_fraction`` of the peak replaces the
+    end of the first two.
     """
     peak = config.learning_rate
+    last = None if config.final_fraction is None else peak * config.final_fraction
     warm_up = config.warmup_fraction * max_steps
     if config.schedule == "one_cycle":
         bottom = peak / _START_DIVISOR
         if step < warm_up:
             return _cosine(bottom, peak, step / warm_up)
-        return _cosine(peak, bottom / _END_DIVISOR, _share(step, warm_up, max_steps))
+        return _cosine(peak, last or bottom / _END_DIVISOR, _share(step, warm_up, max_steps))
     if step < warm_up:
         return peak * (step + 1) / max(1.0, math.ceil(warm_up))
     if config.schedule == "constant":
         return peak
-    return _cosine(peak, peak * 1e-3, _share(step, warm_up, max_steps))
+    return _cosine(peak, last or peak * 1e-3, _share(step, warm_up, max_steps))
 
 
 def _share(step: int, warm_up: float, max_steps: int) -> float:

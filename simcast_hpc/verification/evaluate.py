@@ -67,7 +67,8 @@ def model_entry(name: str, model: TrainedModel) -> Entry:
     """Return the table row of a trained model."""
     sequence, made = model.config.sequence, model.config.frames_out
     calls = math.ceil(sequence.frames_out / made)
-    note = f"{model.config.stage}, " + ("one pass" if calls == 1 else f"rolled out in {calls} calls")
+    reach = "one pass" if calls == 1 else f"rolled out in {calls} calls"
+    note = f"{model.config.stage}, {reach}; {model.config.model.title}"
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return Entry(name, model, "model", note, steps=model.config.max_steps, parameters=parameters)
 

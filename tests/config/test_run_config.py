@@ -150,6 +150,29 @@ def test_science_of_a_student_moves_with_its_student_section_and_that_of_others_
     assert _config(student=other).science() == _config().science()
 
 
+def test_the_grid_of_a_model_is_no_science_since_it_is_that_of_the_data():
+    open_, stated = (_config(model={"kind": "earthformer", **over}) for over in ({}, {"grid": [384, 384]}))
+    assert open_.model != stated.model
+    assert open_.science() == stated.science()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "says"),
+    [
+        (
+            {"no_decay": "norms_and_biases"},
+            r"optimizer\.no_decay=norms_and_biases changes nothing with .*weight_decay=0",
+        ),
+        ({"no_decay": "norms", "weight_decay": 0.1}, r"optimizer\.no_decay: .*got 'norms'"),
+        ({"final_fraction": 0.1, "schedule": "constant"}, r"optimizer\.final_fraction changes nothing with .*constant"),
+        ({"final_fraction": 1.5}, r"optimizer\.final_fraction: .*got 1\.5"),
+    ],
+)
+def test_an_optimizers_option_that_would_change_nothing_is_refused(optimizer, says):
+    with pytest.raises(ConfigError, match=says):
+        _config(optimizer=optimizer)
+
+
 def test_science_is_plain_data():
     science = from_mapping(TrainConfig, STUDENT).science()
     assert json.loads(json.dumps(science)) == science

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from simcast_hpc.config import ConfigError
-from simcast_hpc.distributed.engine import build_engine, deepspeed_config, set_learning_rate
+from simcast_hpc.config import ConfigError, EarthformerConfig, OptimizerConfig, StackConvStem
+from simcast_hpc.distributed.engine import build_engine, deepspeed_config, parameter_groups, set_learning_rate
+from simcast_hpc.models import build_model
 from tests.archives import tiny_config
 
 
@@ -48,6 +49,35 @@ def test_a_model_without_trainable_parameters_is_refused(tmp_path):
     frozen = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable parameters"):
         build_engine(frozen, tiny_config(tmp_path), world)  # pyright: ignore[reportArgumentType]
+
+
+def test_without_a_choice_all_parameters_decay_in_one_group():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    (group,) = parameter_groups(module, OptimizerConfig(weight_decay=0.1))
+    assert [id(one) for one in group["params"]] == [id(one) for one in module.parameters()]
+
+
+def test_norms_biases_and_tables_of_bias_do_not_decay():
+    config = EarthformerConfig(
+        grid=(8, 8), width=8, heads=1, stem=StackConvStem(widths=(4, 8), scales=(2, 1), convolutions=(1, 1))
+    )
+    module = build_model(config, frames_in=3, frames_out=2)
+    module.query.requires_grad_(False)
+    groups = parameter_groups(module, OptimizerConfig(weight_decay=0.1, no_decay="norms_and_biases"))
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    decayed, spared = ([names[id(one)] for one in group["params"]] for group in groups)
+    assert "weight_decay" not in groups[0] and groups[1]["weight_decay"] == 0.0
+    assert sorted(decayed + spared) == sorted(name for name, p in module.named_parameters() if p.requires_grad)
+    assert decayed == [name for name in names.values() if name in decayed], "the order of the module"
+    assert {"head.weight", "positions.time", "global_vectors", "stem.stages.0.block.convs.0.weight"} <= set(decayed)
+    table = "encoder.levels.0.0.attentions.0.bias.table"
+    assert {"head.bias", table, "stem.stages.0.block.norms.0.weight", "encoder.merges.0.norm.weight"} <= set(spared)
+    assert all(module.get_parameter(name).ndim > 1 for name in decayed)
+
+
+def test_a_group_without_members_is_left_out():
+    (group,) = parameter_groups(torch.nn.LayerNorm(2), OptimizerConfig(weight_decay=0.1, no_decay="norms_and_biases"))
+    assert group["weight_decay"] == 0.0
 
 
 def test_the_learning_rate_goes_into_every_group():

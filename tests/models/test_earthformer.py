@@ -196,8 +196,15 @@ def test_frames_that_do_not_fit_are_refused(frames, error, says):
         ({"decoder_depth": (1,)}, r"model\.encoder_depth=\[1, 1\] and model\.decoder_depth=\[1\]"),
         ({"cross_pattern": ("cross_1x1",)}, r"model\.cross_pattern holds 1 names for 2 levels"),
         ({"checkpoint_levels": (2,)}, r"model\.checkpoint_levels holds 2; levels are 0 \(finest\) to 1"),
-        ({"encoder_pattern": "axiel"}, "unknown attention pattern 'axiel'; known here are full, axial"),
-        ({"cross_pattern": "cross_1x2"}, "unknown attention pattern 'cross_1x2'; known here are cross_KxK"),
+        (
+            {"encoder_pattern": "axiel"},
+            r"model\.encoder_pattern: unknown attention pattern 'axiel'; did you mean 'axial'\?; known here are full",
+        ),
+        ({"decoder_pattern": ("axial", "axail")}, r"model\.decoder_pattern: unknown .* did you mean 'axial'"),
+        (
+            {"cross_pattern": "cross_1x2"},
+            r"model\.cross_pattern: unknown attention pattern 'cross_1x2'.*known here are cross_KxK",
+        ),
         ({"stem": ConvStem(), "width": 8}, r"model\.width holds 8, which 16 groups"),
         (
             {"stem": StackConvStem(widths=(6, 16), scales=(2, 2), convolutions=(1, 1)), "width": 16, "heads": 3},

@@ -52,8 +52,30 @@ def test_cross_attention_patterns():
 
 @pytest.mark.parametrize("name", ["swin", "video_swin_0x4", "spatial_lg", "axial_space_dilate_x", "cross_1x1"])
 def test_unknown_patterns_are_refused(name):
-    with pytest.raises(ValueError, match=f"unknown attention pattern '{name}'; known here are full, axial, divided_st"):
+    with pytest.raises(
+        ValueError, match=f"unknown attention pattern '{name}'.*; known here are full, axial, divided_st"
+    ):
         self_attention_pattern(name, (5, 8, 6))
+
+
+@pytest.mark.parametrize(
+    ("name", "find", "near"),
+    [
+        ("axail", self_attention_pattern, "axial"),
+        ("video_swim_2x8", self_attention_pattern, "video_swin_PxM"),
+        ("spatial_lg", self_attention_pattern, "spatial_lg_M"),
+        ("cros_1x1", cross_attention_pattern, "cross_KxK"),
+        ("cross_2x2_hetero", cross_attention_pattern, "cross_KxK_heter"),
+    ],
+)
+def test_the_pattern_most_like_an_unknown_one_is_named(name, find, near):
+    with pytest.raises(ValueError, match=f"'{name}'; did you mean '{near}'\\?; known here"):
+        find(name, (5, 8, 6))
+
+
+def test_a_name_like_no_pattern_gets_no_guess():
+    with pytest.raises(ValueError, match="'zzzz'; known here"):
+        self_attention_pattern("zzzz", (5, 8, 6))
 
 
 @pytest.mark.parametrize(

@@ -170,4 +170,4 @@ def test_without_example_frames_the_page_says_so(tmp_path):
     (run_dir / "scores" / "test.example.npz").unlink()
     page = Page(write_page(run_dir))
     assert "No example frames were kept for this test set." in page.words["p"]
-    assert page.words["p"][0].startswith("One model was trained")
+    assert page.words["p"][0].startswith("One SimVP model was trained")

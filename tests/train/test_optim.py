@@ -45,6 +45,17 @@ def test_constant_rises_in_a_line_and_stays():
     assert rates[20:] == [PEAK] * 80
 
 
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_the_end_may_be_set_and_moves_nothing_before_the_peak(schedule):
+    plain = OptimizerConfig(learning_rate=PEAK, schedule=schedule)
+    ending = plain.model_copy(update={"final_fraction": 0.1})
+    rates, others = ([learning_rate(step, max_steps=100, config=one) for step in range(100)] for one in (plain, ending))
+    top = rates.index(max(rates))
+    assert others[: top + 1] == rates[: top + 1]
+    assert others[-1] == pytest.approx(PEAK / 10)
+    _assert_rises_then_falls(others[top:], 0)
+
+
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 def test_without_a_warm_up_a_run_begins_at_its_peak(schedule):
     rates = _rates(schedule, steps=50, warmup=0.0)

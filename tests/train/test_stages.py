@@ -16,8 +16,9 @@ from simcast_hpc.data.spec import DataError, built_in
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import to_frames, window_of_codes
 from simcast_hpc.distributed.place import Place
+from simcast_hpc.distributed.world import World
 from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.models import build_model
+from simcast_hpc.models import build_model, grid_of
 from simcast_hpc.train.stages import make_stage, run
 from simcast_hpc.train.stages.student import StudentStage
 from tests.archives import Row, make_archive, random_codes, tiny_config, write_trained
@@ -181,6 +182,55 @@ def test_a_student_may_begin_from_its_teacher(tmp_path, root, teacher):
         assert torch.equal(tensor, known[name] if name in copied else drawn[name])
 
 
+SMALL_EARTHFORMER = {
+    "kind": "earthformer",
+    "width": 8,
+    "heads": 1,
+    "stem": {"widths": [4, 8], "scales": [2, 2], "convolutions": [1, 1]},
+}
+
+
+def test_a_run_keeps_the_grid_of_its_data_and_its_identity_does_not_name_it(tmp_path, root):
+    open_ = run.plan(_config(tmp_path, root, stage="direct", model=SMALL_EARTHFORMER))
+    stated = run.plan(_config(tmp_path, root, stage="direct", model={**SMALL_EARTHFORMER, "grid": [16, 16]}))
+    assert grid_of(open_.config.model) == (16, 16)
+    assert open_.config == stated.config
+    assert open_.identity == stated.identity and "model.grid" not in open_.identity
+
+
+def test_a_teacher_of_another_grid_is_refused(tmp_path, root):
+    model = {**SMALL_EARTHFORMER, "grid": [8, 8]}
+    stranger = write_trained(tiny_config(tmp_path / "stranger", stage="teacher", model=model, data=_data(root)))
+    with pytest.raises(ConfigError, match=r"teacher tiny is made for frames of 8 x 8 pixels .* the data's are 16 x 16"):
+        _student(tmp_path, root, stranger)
+
+
+def test_a_finished_run_that_names_no_grid_is_refused(tmp_path, root):
+    model = {**SMALL_EARTHFORMER, "grid": [16, 16]}
+    folder = write_trained(tiny_config(tmp_path / "run", stage="teacher", model=model, data=_data(root)))
+    text = (folder / "config.yaml").read_text(encoding="utf-8")
+    (folder / "config.yaml").write_text(text.replace("grid:\n  - 16\n  - 16\n", "grid: null\n"), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"config\.yaml describes no model: model\.grid is not set"):
+        load_trained(folder)
+
+
+def test_each_micro_batch_begins_its_dropout_anew(tmp_path, root):
+    """A resumed run, or another number of ranks, meets the same masks for the same samples."""
+    world = World(Place(0, 1, 0, "none"), CPU)
+    config = _config(tmp_path, root, stage="direct")
+
+    def drawn(first_step: int) -> list[int]:
+        found = []
+        for _ in zip(range(4), run._prepared(run.plan(config), world, first_step=first_step), strict=False):
+            found.append(torch.initial_seed())
+            torch.rand(3)
+        return found
+
+    whole, resumed = drawn(0), drawn(1)
+    assert whole[2:] == resumed[:2]  # two micro batches a step
+    assert len(set(whole)) == 4
+
+
 def test_a_student_from_scratch_stays_as_drawn(tmp_path, root, teacher):
     _, stage = _student(tmp_path, root, teacher)
     model = torch.nn.Linear(2, 2)
@@ -248,6 +298,17 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
         ({"data": {"file_names": ["x"]}}, DataError, "split 'train' of synthetic is empty"),
         ({"data": {"frame_stride": 3}}, DataError, r"windows of 7 frames are asked of events of 4 frames"),
         ({"loss": {"thresholds": [30.0], "unit": "dBZ"}}, DataError, r"\[30\.0\] are in 'dBZ'"),
+        ({"model": {"kind": "earthformer", "grid": [8, 8]}}, ConfigError, r"model\.grid=\[8, 8\] but .* are 16 x 16"),
+        (
+            {"model": {"kind": "earthformer"}},
+            ConfigError,
+            r"the model does not fit: model\.stem\.scales=\[3, 2, 2\].*16 x 16 .*try model\.stem\.scales=\[2, 2, 2\]",
+        ),
+        (
+            {"model": {**SMALL_EARTHFORMER, "encoder_pattern": "axail"}},
+            ConfigError,
+            "the model does not fit: .*'axail'; did you mean 'axial'",
+        ),
         (
             {"model": {"hidden_spatial": 4, "hidden_temporal": 8, "groups": 3}},
             ConfigError,
@@ -255,7 +316,7 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
         ),
         ({"model": {"spatial_blocks": 12, "groups": 2}}, ConfigError, "the model does not fit: .*multiples of 64"),
     ],
-    ids=["batch", "root", "dataset", "empty", "frames", "unit", "sizes", "grid"],
+    ids=["batch", "root", "dataset", "empty", "frames", "unit", "grid", "stem", "pattern", "sizes", "halving"],
 )
 def test_a_run_that_cannot_begin_is_refused_before_any_device(tmp_path, root, monkeypatch, over, error, says):
     monkeypatch.setenv("RANK", "0")
@@ -269,7 +330,7 @@ def test_a_run_that_cannot_begin_is_refused_before_any_device(tmp_path, root, mo
 def _merged(config: TrainConfig, over: dict) -> dict:
     data = json.loads(config.model_dump_json())
     for section, held in over.items():
-        data[section] = {**data[section], **held}
+        data[section] = held if "kind" in held else {**data[section], **held}
     return data
 
 

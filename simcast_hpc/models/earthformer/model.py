@@ -13,9 +13,9 @@ from .attention import CuboidSelfAttention
 from .cross_attention import CuboidCrossAttention
 from .decoder import Decoder, InitialQuery
 from .encoder import Encoder
-from .levels import level_grids
+from .levels import check_patterns, level_grids
 from .positions import Positions
-from .stems import build_head_stages, build_stem, head_width
+from .stems import build_head_stages, build_stem, head_width, stem_grids
 
 # Attentions of one pass share a random draw and add their number, so draws stand this far apart.
 SEEDS_PER_PASS = 2**16
@@ -62,7 +62,9 @@ class Earthformer(nn.Module):
         for name, value in (("frames_in", frames_in), ("frames_out", frames_out), ("channels", channels)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        self.frames_in, self.frames_out, self.channels, self.grid = frames_in, frames_out, channels, config.grid
+        self.frames_in, self.frames_out, self.channels = frames_in, frames_out, channels
+        self.grid = stem_grids(config)[0]
+        check_patterns(config, frames_in=frames_in)
         vectors, finest = config.global_vectors, level_grids(config)[0]
         self.stem = build_stem(config, channels=channels)
         self.positions = Positions(config.positions, tokens=(frames_in, *finest), width=config.width)
@@ -102,6 +104,12 @@ class Earthformer(nn.Module):
         tokens = self.decoder(self.query(memories[-1]), memories, vector_memories, seed=seed)
         forecast = self.head(self.head_stages(tokens.flatten(0, 1)))
         return forecast.permute(0, 3, 1, 2).unflatten(0, (batch, self.frames_out))
+
+    def output_time_tables(self) -> list[str]:
+        """Return the names of the parameters that hold a row for each frame of the forecast: ``[T', D]``."""
+        places = {"query.positions": self.query.positions}
+        places |= {f"decoder.positions.{i}": one for i, one in enumerate(self.decoder.positions)}
+        return [f"{place}.time" for place in places]
 
     def _check_frames(self, frames: Tensor) -> None:
         wanted = (self.frames_in, self.channels, *self.grid)

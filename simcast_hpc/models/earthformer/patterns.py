@@ -5,8 +5,9 @@ token attends to those of its own cuboid. Per axis a cuboid is local (``l``, nei
 n-th); a shift moves the grid of cuboids.
 """
 
+import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 Triple = tuple[int, int, int]
@@ -138,5 +139,13 @@ def _find(name: str, known: dict[str, Callable[..., tuple[Cuboid, ...]]], tokens
                 break
             return make(tokens, *numbers)
     raise ValueError(
-        f"unknown attention pattern {name!r}; known here are {', '.join(known)}, with numbers for capitals"
+        f"unknown attention pattern {name!r}{_nearest(name, known)}; known here are {', '.join(known)}, with numbers "
+        "for capitals"
     )
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the known pattern most like ``name``, numbers aside; nothing where none is like."""
+    words = {re.sub("[KMP]", "", template): template for template in known}
+    near = difflib.get_close_matches(re.sub("[0-9]+", "", name), words, n=1)
+    return f"; did you mean {words[near[0]]!r}?" if near else ""

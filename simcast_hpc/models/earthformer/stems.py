@@ -121,12 +121,22 @@ def head_width(config: EarthformerConfig) -> int:
     return config.stem.widths[0] if isinstance(config.stem, StackConvStem) else config.width
 
 
-def stem_grids(config: EarthformerConfig) -> list[Grid]:
-    """Return the grids (H, W) of the pixels and after each merge of the stem."""
+def stem_scales(config: EarthformerConfig) -> tuple[int, ...]:
+    """Return by how much each merge of the stem makes the grid coarser."""
     stem = config.stem
-    scales = stem.scales if isinstance(stem, StackConvStem) else (stem.scale,) if isinstance(stem, ConvStem) else ()
-    grids = [config.grid]
-    for scale in scales:
+    return stem.scales if isinstance(stem, StackConvStem) else (stem.scale,) if isinstance(stem, ConvStem) else ()
+
+
+def stem_grids(config: EarthformerConfig) -> list[Grid]:
+    """Return the grids (H, W) of the pixels and after each merge of the stem.
+
+    Raises:
+        ValueError: the configuration leaves the grid open.
+    """
+    if config.grid is None:
+        raise ValueError("model.grid is not set: Earthformer is built for one grid, (H, W) in pixels")
+    grids: list[Grid] = [config.grid]
+    for scale in stem_scales(config):
         grids.append(merged(grids[-1], scale))
     return grids
 

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch, micro_batches
 from simcast_hpc.data.open import coded_as, meaning, open_windows
+from simcast_hpc.data.order import draw
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.place import find_place
 from simcast_hpc.distributed.tensors import write_state
 from simcast_hpc.distributed.world import World, join
 from simcast_hpc.losses import WeightedMSE
-from simcast_hpc.models import build_model
+from simcast_hpc.models import build_model, fitted_to
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
@@ -50,7 +51,7 @@ class TrainingModule(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that has passed every check that needs no device."""
+    """A run that has passed every check that needs no device; its configuration names the grid of its data."""
 
     config: TrainConfig
     stage: AnyStage
@@ -82,6 +83,7 @@ def plan(config: TrainConfig) -> Plan:
     loss = WeightedMSE(config.loss, coded_as(config.data))
     with torch.device("meta"):
         try:
+            config = config.model_copy(update={"model": fitted_to(config.model, source.grid)})
             network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
             network(torch.empty(1, config.sequence.frames_in, 1, *source.grid))
         except ValueError as error:
@@ -107,7 +109,7 @@ def run(config: TrainConfig) -> None:
     if checkpoint is not None:
         checkpoint.require(ready.identity)
     if find_place(os.environ).rank == 0:
-        ready.folder.prepare(config)  # only now: a refused run must not touch the configuration of what stands
+        ready.folder.prepare(ready.config)  # only now: a refused run must not touch the configuration of what stands
     world = join(timeout_minutes=config.engine.timeout_minutes)
     try:
         _train(ready, world)
@@ -176,6 +178,8 @@ def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepare
         return [str(source.key(index)) for index in batch.indices]
 
     for batch in batches:
+        # Dropout draws from torch's generator: begun anew for each micro batch, a resumed run meets the same masks.
+        torch.manual_seed(draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63))
         yield Prepared(ready.stage.sample(batch, world.device), lambda batch=batch: names(batch))
 
 

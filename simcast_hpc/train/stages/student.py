@@ -16,6 +16,7 @@ from simcast_hpc.distill.cache import RolloutCache, cache_identity
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import Frames, Sample, starts, to_frames, window_of_codes, window_of_frames
 from simcast_hpc.forecast.load import TrainedModel, load_trained
+from simcast_hpc.models import start_from
 
 logger = logging.getLogger("simcast")
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -46,10 +47,11 @@ class StudentStage:
         """Open the cached pseudo-frames, or put the teacher on the device to make them online.
 
         Raises:
-            ConfigError: the cache is unfinished or of another teacher or other data.
+            ConfigError: the cache is unfinished or of another teacher or other data, or the teacher of another grid.
         """
         if self.teacher is None:
             return
+        self.teacher.refuse_another_grid(source.grid)
         folder = self.config.rollout_dir
         if self.config.student.extension == "teacher" and folder is not None:
             self.extension = RolloutCache(folder, identity=rollout_identity(self.config, self.teacher, source))
@@ -57,16 +59,11 @@ class StudentStage:
             self.teacher.network.to(device, DTYPES[self.config.engine.precision])
 
     def initialise(self, model: torch.nn.Module) -> None:
-        """With ``student.init: teacher`` copy every tensor of equal name and shape; the rest stays as drawn."""
+        """With ``student.init: teacher`` begin from the teacher's weights, as far as they fit."""
         if self.config.student.init != "teacher" or self.teacher is None:
             return
-        known = self.teacher.network.state_dict()
-        own = model.state_dict()
-        fresh = [name for name, tensor in own.items() if name not in known or known[name].shape != tensor.shape]
-        model.load_state_dict({name: own[name] if name in fresh else known[name].float() for name in own})
-        logger.info(
-            "student begins from the teacher: %d tensors copied, %s", len(own) - len(fresh), f"{fresh} stay as drawn"
-        )
+        started = start_from(model, self.teacher.network.state_dict())
+        logger.info("student begins from the teacher: %s", started)
 
     def sample(self, batch: MicroBatch, device: torch.device) -> Sample:
         """Return the training sample of a micro batch."""
