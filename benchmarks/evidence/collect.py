@@ -1,0 +1,54 @@
+"""Pack finished units into one file a seed: ``python -m benchmarks.evidence.collect [--work DIR] [--results DIR]``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from simcast_hpc.config import ConfigError, SimcastError
+
+from .results import Result, is_finished, load_unit, pack, packed_path
+from .run import WORK, Workplace, units_of
+from .study import STUDY, Study, read_study
+
+RESULTS = Path(__file__).with_name("results")
+
+
+def collect(study: Study, work: Path, results: Path) -> int:
+    """Write the finished units under ``work`` to ``results`` and return their number.
+
+    Raises:
+        ConfigError: no unit is finished.
+    """
+    place = Workplace(study, work)
+    by_seed: dict[int | None, dict[str, Result]] = {}
+    for unit in units_of(study):
+        if is_finished(place.folder(unit.name)):
+            arm = unit.name if unit.arm is None else unit.arm.name
+            by_seed.setdefault(unit.seed, {})[arm] = load_unit(place.folder(unit.name))
+    if not by_seed:
+        raise ConfigError(f"{work} holds no finished unit; run benchmarks.evidence.run first")
+    for seed, found in by_seed.items():
+        pack(packed_path(results, seed), study, found)
+    return sum(map(len, by_seed.values()))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack what is finished."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.collect", description="Pack finished units.")
+    parser.add_argument("--study", type=Path, default=STUDY, help="the study's YAML file")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder that the workers shared")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the packed results")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the study")
+    options = parser.parse_args(arguments)
+    try:
+        number = collect(read_study(options.study, tuple(options.set)), options.work, options.results)
+    except SimcastError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{number} units packed in {options.results}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
