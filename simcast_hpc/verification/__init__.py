@@ -1,44 +1,51 @@
 """Verification: scores as sufficient statistics under named, hashed protocols.
 
 ``score(observation, forecast, protocol="sevir-global")`` answers for fields that fit into memory; ``Accumulator``
-streams batches, and ``merge`` joins ranks.
+streams batches, ``merge`` joins ranks, and ``bootstrap`` says how sure a score is.
 """
 
+from .bootstrap import Interval, bootstrap, paired_difference
+from .contingency import ContingencyTable, bias_ln2, contingency, csi, far, frequency_bias, hss, pod
 from .counting import Accumulator, count
-from .protocols import PROTOCOLS, ScoreProtocol, protocol_for, resolve_protocol
-from .scores import (
-    ContingencyTable,
-    contingency,
-    csi,
-    far,
-    frequency_bias,
-    hss,
-    mean_csi,
-    pod,
-    score,
-    scores,
-    supported_thresholds,
-)
+from .diagrams import heavy_rain_panel, power_spectra, rank_histogram, reliability, roc_area, roc_curve
+from .protocols import Pool, ScoreProtocol, protocol_for
+from .published import PROTOCOLS, resolve_protocol
+from .scores import mean_csi, score, scores, supported_thresholds
+from .similarity import ssim
+from .spectrum import radial_power
 from .statistics import Statistics, merge
 
 __all__ = [
     "PROTOCOLS",
     "Accumulator",
     "ContingencyTable",
+    "Interval",
+    "Pool",
     "ScoreProtocol",
     "Statistics",
+    "bias_ln2",
+    "bootstrap",
     "contingency",
     "count",
     "csi",
     "far",
     "frequency_bias",
+    "heavy_rain_panel",
     "hss",
     "mean_csi",
     "merge",
+    "paired_difference",
     "pod",
+    "power_spectra",
     "protocol_for",
+    "radial_power",
+    "rank_histogram",
+    "reliability",
     "resolve_protocol",
+    "roc_area",
+    "roc_curve",
     "score",
     "scores",
+    "ssim",
     "supported_thresholds",
 ]

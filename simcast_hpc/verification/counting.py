@@ -6,13 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simcast_hpc.data.codes import code_to_unit
-
+from .ensemble import ensemble_sums
+from .fields import Window, checked, windows_of
+from .frames import frame_scores
+from .levels import averaged_levels, joint_histogram, levels_of, missing_level, pooled_levels, tables
+from .neighbourhood import fraction_sums
 from .protocols import ScoreProtocol
-from .statistics import SUMS, Statistics, group_events, merge
-
-# A float forecast beyond this is no [0, 1] field: it holds codes, mm/h, or a diverged model.
-_LARGEST_FORECAST = 10.0
+from .similarity import ssim
+from .spectrum import spectrum_sums
+from .statistics import TABLE, Statistics, group_events, merge
 
 
 class Accumulator:
@@ -60,8 +62,9 @@ def count(
 
     Args:
         observation: ``[N, T, H, W]``, uint8 codes or floats in [0, 1] (NaN missing).
-        forecast: ``[N, T, H, W]``, uint8 codes or floats (NaN missing), neither clipped nor rounded here.
-        protocol: thresholds, comparison and mask rule.
+        forecast: ``[N, T, H, W]`` or members ``[N, M, T, H, W]``, uint8 codes or floats (NaN missing), clipped and
+            rounded as the protocol says: by default neither.
+        protocol: thresholds, comparison, pools, mask rule and what else is summed.
         events: the event of each window; windows of one event are summed. By default each window is an event.
         valid: boolean, broadcastable to ``[N, T, H, W]``; False pixels count as missing (a domain mask).
 
@@ -69,148 +72,128 @@ def count(
         ValueError: shapes differ, or floats are not [0, 1] fields.
         TypeError: a field is neither uint8 nor floating, or ``valid`` is not boolean.
     """
-    observation, forecast = _field(observation, "observation"), _field(forecast, "forecast")
-    if observation.shape != forecast.shape:
-        raise ValueError(
-            f"observation {tuple(observation.shape)} and forecast {tuple(forecast.shape)} must have one shape "
-            "[N, T, H, W]"
-        )
-    if observation.device != forecast.device:
-        raise ValueError(f"observation is on {observation.device}, forecast on {forecast.device}; move one of them")
-    keys = [f"{row:08d}" for row in range(len(observation))] if events is None else [str(key) for key in events]
-    if len(keys) != len(observation):
-        raise ValueError(f"{len(keys)} event keys for {len(observation)} windows; give one key a window")
-    _check_range(observation, forecast)
-    mask = None if valid is None else _mask(valid, observation)
-    windows = [
-        _count_window(observation[n], forecast[n], protocol=protocol, valid=None if mask is None else mask[n])
-        for n in range(len(observation))
-    ]
-    sums = {name: torch.stack([window[name] for window in windows]) for name in SUMS}
+    batch = checked(observation, forecast, protocol=protocol, valid=valid)
+    keys = [f"{row:08d}" for row in range(batch.windows)] if events is None else [str(key) for key in events]
+    if len(keys) != batch.windows:
+        raise ValueError(f"{len(keys)} event keys for {batch.windows} windows; give one key a window")
+    counted = [_count_window(window, protocol) for window in windows_of(batch, protocol, keys)]
+    sums = {name: torch.stack([window[name] for window in counted]) for name in counted[0]}
     return group_events(protocol, keys=keys, sums=sums)
 
 
-def _count_window(
-    observation: Tensor, forecast: Tensor, *, protocol: ScoreProtocol, valid: Tensor | None
-) -> dict[str, Tensor]:
-    """Count one window ``[T, H, W]``; returns the sums without their events axis."""
-    levels = len(protocol.thresholds) + 1
-    observed, predicted = _levels(observation, protocol), _levels(forecast, protocol)
-    if valid is not None:
-        observed.masked_fill_(~valid, levels)
-    sums = _tables(_joint_histogram(observed, predicted, bins=levels + 1), protocol)
-    both = (observed != levels) & (predicted != levels)
-    difference = _unit(forecast, protocol).sub_(_unit(observation, protocol)).masked_fill_(~both, 0.0)
-    sums["absolute_error"] = difference.abs().sum((1, 2))
-    sums["squared_error"] = difference.square_().sum((1, 2))
+def _count_window(window: Window, protocol: ScoreProtocol) -> dict[str, Tensor]:
+    """Count one window; returns the sums without their events axis."""
+    parts = [_count_fields(window, forecast, protocol) for forecast in window.forecasts]
+    sums = {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+    if window.members is not None:
+        said = torch.stack([levels_of(member, protocol) for member in window.members])
+        seen = _hide(levels_of(window.observation, protocol), window, protocol)
+        sums |= ensemble_sums(window.unit, window.members, levels=(seen, said), protocol=protocol, event=window.event)
     return sums
 
 
-def _levels(field: Tensor, protocol: ScoreProtocol) -> Tensor:
-    """Return how many thresholds each pixel reaches, uint8 ``[T, H, W]``; missing pixels get one more than all."""
-    missing = len(protocol.thresholds) + 1
-    if field.dtype == torch.uint8:
-        codes = torch.arange(256, device=field.device).to(torch.uint8)
-        table = (
-            _released_levels(codes, protocol) if protocol.comparison == "released" else _code_levels(codes, protocol)
-        )
-        if protocol.missing is not None:
-            table[protocol.missing] = missing
-        return table.index_select(0, field.flatten().int()).view(field.shape)
-    if protocol.comparison == "released":
-        levels = _released_levels(field, protocol)
-    else:
-        unit_thresholds = torch.tensor(protocol.thresholds, dtype=torch.float64).div(protocol.scale).float()
-        levels = _reached(field.float(), unit_thresholds)
-    return levels.masked_fill_(torch.isnan(field), missing)
+def _hide(levels: Tensor, window: Window, protocol: ScoreProtocol) -> Tensor:
+    return levels if window.valid is None else levels.masked_fill_(~window.valid, missing_level(protocol))
 
 
-def _code_levels(codes: Tensor, protocol: ScoreProtocol) -> Tensor:
-    return _reached(codes.to(torch.float64), torch.tensor(protocol.thresholds, dtype=torch.float64))
+def _count_fields(window: Window, forecast: Tensor, protocol: ScoreProtocol) -> dict[str, Tensor]:
+    """Count one forecast ``[T, H, W]`` against the observation, in chunks of frames that stay in a CPU's cache."""
+    leads = window.observation.shape[0]
+    chunk = 1 if window.observation.device.type == "cpu" else leads
+    histograms: dict[str, list[Tensor]] = {}
+    errors: dict[str, list[Tensor]] = {}
+    levels: list[tuple[Tensor, Tensor]] = []
+    for begin in range(0, leads, chunk):
+        part, predicted = window.frames(begin, begin + chunk), forecast[begin : begin + chunk]
+        seen = _hide(levels_of(part.observation, protocol, has_nan=window.observation_has_nan), part, protocol)
+        said = levels_of(predicted, protocol, has_nan=window.forecast_has_nan)
+        hidden = _hidden(seen, said, protocol)
+        for name, histogram in _histograms(part.unit, predicted, (seen, said), hidden, protocol).items():
+            histograms.setdefault(name, []).append(histogram)
+        for name, error in _errors(part.unit, predicted, seen, hidden, protocol).items():
+            errors.setdefault(name, []).append(error)
+        levels.append((seen, said))
+    joint = {name: torch.cat(parts) for name, parts in histograms.items()}
+    seen, said = (torch.cat([pair[side] for pair in levels]) for side in (0, 1))
+    sums = {name: torch.cat(parts) for name, parts in errors.items()} | _counts(joint, protocol)
+    if protocol.fss_km:
+        sums |= fraction_sums(seen, said, protocol)
+    return sums | _pictures(window, forecast, _hidden(seen, said, protocol), protocol)
 
 
-def _released_levels(field: Tensor, protocol: ScoreProtocol) -> Tensor:
-    """Compare as the released evaluators do: fp32 ``x / (1 / scale)``, a true division on every device."""
-    unit = code_to_unit(field, protocol.scale) if field.dtype == torch.uint8 else field.float()
-    step = torch.full((), 1.0 / protocol.scale, dtype=torch.float32, device=field.device)
-    return _reached(unit / step, torch.tensor(protocol.thresholds, dtype=torch.float32))
+def _hidden(seen: Tensor, said: Tensor, protocol: ScoreProtocol) -> Tensor | None:
+    """Return where a pixel is missing in either field; None where none is."""
+    missing = missing_level(protocol)
+    hidden = torch.maximum(seen, said) == missing
+    return hidden if bool(hidden.any()) else None
 
 
-def _reached(field: Tensor, thresholds: Tensor) -> Tensor:
-    # Comparing once a threshold is four times faster on a CPU than torch.bucketize.
-    reached = torch.zeros(field.shape, dtype=torch.uint8, device=field.device)
-    for threshold in thresholds.tolist():
-        reached += (field >= threshold).view(torch.uint8)
-    return reached
+def _histograms(
+    observed: Tensor,
+    predicted: Tensor,
+    levels: tuple[Tensor, Tensor],
+    hidden: Tensor | None,
+    protocol: ScoreProtocol,
+) -> dict[str, Tensor]:
+    """Return the joint histograms of pixels (key empty) and of each pool, by the pool's key."""
+    bins = missing_level(protocol) + 1
+    found = {"": joint_histogram(*levels, bins=bins)}
+    for pool in protocol.pools:
+        if pool.kind == "max":
+            blocks = pooled_levels(*levels, hidden, pool, protocol)
+        else:
+            blocks = (
+                averaged_levels(observed, hidden, pool, protocol),
+                averaged_levels(predicted, hidden, pool, protocol),
+            )
+        found[pool.key] = joint_histogram(*blocks, bins=bins)
+    return found
 
 
-def _joint_histogram(observed: Tensor, predicted: Tensor, *, bins: int) -> Tensor:
-    """Return how often each pair of levels meets, int64 ``[T, observed, predicted]``."""
-    frames = observed.shape[0]
-    offset = torch.arange(frames, device=observed.device, dtype=torch.int32) * (bins * bins)
-    pair = observed.int().mul_(bins).add_(predicted).add_(offset.view(-1, 1, 1))
-    return torch.bincount(pair.flatten(), minlength=frames * bins * bins).view(frames, bins, bins)
+def _counts(joint: dict[str, Tensor], protocol: ScoreProtocol) -> dict[str, Tensor]:
+    """Return tables and pixel counts of one window out of its joint histograms."""
+    pixels = joint[""]
+    by_pool = {name: tables(histogram, protocol) for name, histogram in joint.items()}
+    sums = dict(zip(TABLE, by_pool[""], strict=True))
+    sums |= {f"{name}/table": counts for name, counts in by_pool.items() if name}
+    sums |= {"valid_pixels": pixels[:, :-1, :-1].sum((1, 2)), "observed_pixels": pixels[:, :-1].sum((1, 2))}
+    return sums | (frame_scores(by_pool, protocol) if protocol.scores_frames else {})
 
 
-def _tables(histogram: Tensor, protocol: ScoreProtocol) -> dict[str, Tensor]:
-    """Read the tables ``[thresholds, T]`` and pixel counts ``[T]`` off a joint histogram ``[T, L + 1, L + 1]``."""
-    levels = histogram.shape[-1] - 1
-    valid = histogram[:, :levels, :levels]
-    at_least = valid.flip(1, 2).cumsum(1).cumsum(2).flip(1, 2)
-    hits = at_least.diagonal(dim1=1, dim2=2)[:, 1:]
-    observed_events, forecast_events = at_least[:, 1:, 0], at_least[:, 0, 1:]
-    pixels = valid.sum((1, 2))
-    counted = histogram.sum((1, 2)) if protocol.missing_rule == "non-event" else pixels
-    table = {
-        "hits": hits,
-        "misses": observed_events - hits,
-        "false_alarms": forecast_events - hits,
-        "correct_negatives": counted[:, None] - observed_events - forecast_events + hits,
-    }
-    sums = {name: counts.transpose(0, 1).contiguous() for name, counts in table.items()}
-    return sums | {"valid_pixels": pixels, "observed_pixels": histogram[:, :levels].sum((1, 2))}
+def _errors(
+    observed: Tensor, predicted: Tensor, seen: Tensor, hidden: Tensor | None, protocol: ScoreProtocol
+) -> dict[str, Tensor]:
+    """Return float64 sums of errors over the pixels valid in both, ``[T]`` each."""
+    difference = predicted.double() - observed
+    if hidden is not None:
+        difference.masked_fill_(hidden, 0.0)
+    flat = difference.flatten(1)
+    sums = {"absolute_error": flat.abs().sum(1), "squared_error": torch.linalg.vecdot(flat, flat)}
+    if protocol.balance:
+        weights = torch.tensor((*protocol.balance, 0.0), dtype=torch.float64, device=flat.device)
+        weighted = weights[seen.flatten(1).int()]
+        sums["balanced/absolute"] = torch.linalg.vecdot(weighted, flat.abs())
+        sums["balanced/squared"] = torch.linalg.vecdot(weighted, flat.square())
+        sums["balanced/frames"] = torch.ones_like(flat[:, 0], dtype=torch.int64)
+    return sums
 
 
-def _unit(field: Tensor, protocol: ScoreProtocol) -> Tensor:
-    """Return the field in [0, 1] as a new float64 tensor; a code has the float32 value that models see."""
-    if field.dtype == torch.uint8:
-        return code_to_unit(field, protocol.scale).double()
-    return field.to(torch.float64, copy=True)
+def _pictures(window: Window, forecast: Tensor, hidden: Tensor | None, protocol: ScoreProtocol) -> dict[str, Tensor]:
+    """Return the sums of scores that see frames as pictures."""
+    sums: dict[str, Tensor] = {}
+    if protocol.ssim:
+        sums |= _mean_of_frames("ssim", ssim(window.unit, forecast, hidden=hidden))
+    if "ssim_batch_range" in protocol.oddities:
+        # Theirs is on the 255 scale; its constants scale with the range, so [0, 1] fields serve.
+        values = ssim(window.unit, forecast, data_range=window.batch_range, reflect=True)
+        sums |= _mean_of_frames("ssim_batch_range", values)
+    if "crps_gaussian" in protocol.oddities and window.members is None:
+        sums["crps_gaussian"] = torch.nan_to_num(forecast.double() - window.unit).abs().sum((1, 2))
+    if protocol.spectrum:
+        sums |= spectrum_sums(window.unit, forecast, hidden)
+    return sums
 
 
-def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
-    if isinstance(field, np.ndarray):
-        field = torch.from_numpy(np.require(field, requirements=["C", "W"]))
-    if field.dim() != 4 or not field.numel():
-        raise ValueError(f"{name} must be [N, T, H, W] with at least one pixel, got shape {tuple(field.shape)}")
-    if field.dtype != torch.uint8 and not field.is_floating_point():
-        raise TypeError(f"{name} must be uint8 codes or floats in [0, 1], got {field.dtype}")
-    return field.detach()
-
-
-def _mask(valid: Tensor | np.ndarray, observation: Tensor) -> Tensor:
-    mask = torch.as_tensor(valid, device=observation.device)
-    if mask.dtype != torch.bool:
-        raise TypeError(f"valid must be boolean, True where a pixel counts, got {mask.dtype}")
-    try:
-        return mask.expand(observation.shape)
-    except RuntimeError as error:
-        raise ValueError(
-            f"valid {tuple(mask.shape)} does not broadcast to the fields' {tuple(observation.shape)}"
-        ) from error
-
-
-def _check_range(observation: Tensor, forecast: Tensor) -> None:
-    # NaN answers False to every comparison, so missing pixels pass.
-    if observation.is_floating_point() and bool(((observation < 0) | (observation > 1)).any()):
-        low, high = (float(edge) for edge in torch.aminmax(observation[~torch.isnan(observation)]))
-        raise ValueError(
-            f"float observations must be codes / 255 in [0, 1] with NaN for missing, got {low:g} to {high:g}; "
-            "pass codes as uint8"
-        )
-    if forecast.is_floating_point() and bool((forecast.abs() > _LARGEST_FORECAST).any()):
-        largest = float(forecast[~torch.isnan(forecast)].abs().max())
-        raise ValueError(
-            f"float forecasts must be codes / 255 near [0, 1], got a magnitude of {largest:g}; "
-            "pass codes as uint8, or look for a diverged model"
-        )
+def _mean_of_frames(name: str, values: Tensor) -> dict[str, Tensor]:
+    defined = ~torch.isnan(values)
+    return {f"{name}/sum": torch.nan_to_num(values), f"{name}/frames": defined.long()}

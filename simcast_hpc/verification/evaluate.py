@@ -21,7 +21,8 @@ from simcast_hpc.forecast.load import TrainedModel
 from simcast_hpc.observe.run_folder import write_whole
 
 from .counting import Accumulator
-from .protocols import ScoreProtocol, protocol_for, resolve_protocol
+from .protocols import ScoreProtocol, protocol_for
+from .published import resolve_protocol
 from .scores import mean_csi, scores, supported_thresholds
 from .statistics import Statistics
 
@@ -300,9 +301,9 @@ def _write_example(
 
 
 def _without_nan(thing: Any) -> Any:
-    """Return a copy in which NaN is None, since JSON has no NaN."""
+    """Return a copy in which NaN and infinity (the PSNR of a perfect forecast) are None, since JSON has neither."""
     if isinstance(thing, dict):
         return {key: _without_nan(value) for key, value in thing.items()}
     if isinstance(thing, list):
         return [_without_nan(value) for value in thing]
-    return None if isinstance(thing, float) and math.isnan(thing) else thing
+    return None if isinstance(thing, float) and not math.isfinite(thing) else thing

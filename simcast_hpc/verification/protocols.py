@@ -5,28 +5,69 @@ gains. A protocol names one of them, and its hash stands beside every number mad
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-SEVIR_THRESHOLDS = (16.0, 74.0, 133.0, 160.0, 181.0, 219.0)
-
-Comparison = Literal["codes", "released"]
-Aggregation = Literal["global", "lead-mean"]
+Comparison = Literal["codes", "released", "released-truncated"]
+Aggregation = Literal["global", "lead-mean", "frame-mean", "sample-mean"]
 MissingRule = Literal["excluded", "non-event"]
+MemberReduction = Literal["mean", "each"]
+Rounding = Literal["none", "nearest", "truncate"]
+Undefined = Literal["nan", "zero"]
+Oddity = Literal["bias_ln2", "crps_gaussian", "ssim_batch_range"]
 
-_COUNTING_FIELDS = ("thresholds", "labels", "unit", "scale", "comparison", "missing", "missing_rule")
-_SCORING_FIELDS = (*_COUNTING_FIELDS, "aggregation", "epsilon")
-_CHOICES = {
-    "comparison": ("codes", "released"),
-    "aggregation": ("global", "lead-mean"),
-    "missing_rule": ("excluded", "non-event"),
+# Every field of the first version stands in the hash; later ones only where they leave their default, so that a
+# protocol that does not use them keeps the hash under which its numbers were published. What only adds scores under
+# keys of their own (panel) moves no number, so it is part of what is counted but not of the hash.
+_FIRST_COUNTING = ("thresholds", "labels", "unit", "scale", "comparison", "missing", "missing_rule")
+_FIRST_SCORING = (*_FIRST_COUNTING, "aggregation", "epsilon")
+_RULES = ("strict", "partial_blocks", "members", "clip", "rounding", "grid_km", "balance")
+_LATER_SCORING = (*_RULES, "pool_aggregation", "epsilon_numerator", "undefined")
+_PANEL = ("pools", "fss_km", "ssim", "spectrum", "oddities")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "comparison": get_args(Comparison),
+    "aggregation": get_args(Aggregation),
+    "missing_rule": get_args(MissingRule),
+    "members": get_args(MemberReduction),
+    "rounding": get_args(Rounding),
+    "undefined": get_args(Undefined),
 }
 # In these units a threshold may equal its code; in others (mm/h, kg/m^2) that is a forgotten conversion.
 _CODE_LIKE_UNITS = ("code", "dBZ")
 # A threshold computed from a logarithm lands beside its code by a few units in the last place; it means the code.
 _ON_A_CODE = 1e-6
+# (window area)^2 times the 2.15e10 pixels of the SEVIR test split stays below 2**63.
+_WIDEST_FSS = 128
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Blocks over which both fields are reduced before the threshold is applied.
+
+    Attributes:
+        size: side of a block in pixels.
+        kind: ``max`` or ``avg``. An average is taken over codes, as the evaluators do that publish it.
+        overlapping: whether a block stands around every pixel, clipped at the edge (neighbourhood verification), in
+            place of blocks side by side.
+    """
+
+    size: int
+    kind: Literal["max", "avg"] = "max"
+    overlapping: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 2:
+            raise ValueError(f"a pool of size {self.size} pools nothing; give 2 pixels or more")
+        if self.kind not in ("max", "avg"):
+            raise ValueError(f"pool kind {self.kind!r} is not one of ('max', 'avg')")
+        if self.overlapping and self.kind == "avg":
+            raise ValueError(f"pool {self}: overlapping blocks are for maxima; an average of them is a smoothed field")
+
+    @property
+    def key(self) -> str:
+        """Return how score keys name the pool: ``pool4``, ``pool4_avg``, ``neighbourhood9``."""
+        return f"neighbourhood{self.size}" if self.overlapping else f"pool{self.size}" + ("_avg" * (self.kind == "avg"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +83,26 @@ class ScoreProtocol:
         comparison: ``codes`` compares uint8 codes with the threshold and floats with ``float32(threshold / scale)``,
             correctly rounded, so that a float made from code 219 is an event at 219. ``released`` turns every field
             into [0, 1], uint8 codes by ``code / scale``, and back by fp32 ``x / (1 / scale)``, by which code 219 falls
-            below 219.
-        aggregation: ``global`` pools the counts of all leads; ``lead-mean`` scores each lead and averages.
+            below 219. ``released-truncated`` goes back by fp32 ``x * scale`` and drops the fraction.
+        strict: whether an event is above its threshold (``>``) in place of at or above it (``>=``).
+        aggregation: ``global`` pools the counts of all windows and leads; ``lead-mean`` pools over windows, scores
+            each lead and averages; ``frame-mean`` scores each frame and ``sample-mean`` each window, both averaging
+            over those for which the score is defined.
+        pool_aggregation: the same for the pooled tables, where it differs.
+        pools: blocks over which tables are counted besides the pixels.
+        partial_blocks: whether blocks that the edge cuts short count; otherwise the remainder of a frame is dropped.
+        members: ``mean`` scores the mean of an ensemble's members, ``each`` scores every member as a forecast.
+        clip: whether forecasts are clipped to [0, 1] first.
+        rounding: whether forecasts are brought to whole codes first: ``nearest``, ``truncate`` or, as they are,
+            ``none``. A forecast that was packed into bytes has been rounded; its protocol says so.
+        undefined: what a table score without a denominator is, ``nan`` or ``zero``.
+        epsilon_numerator: added to the numerator of CSI, POD and frequency bias.
+        fss_km: window sides of the fractions skill score in km.
+        grid_km: spacing of the pixels in km.
+        ssim: whether SSIM is computed (Gaussian window of 11 pixels, data range 1 of the [0, 1] field).
+        spectrum: whether radial power spectra are summed.
+        balance: weights of the levels 0, 1, ... of the observed rain in balanced errors; empty for none.
+        oddities: quantities of released evaluators that are not what their name says.
         missing: the uint8 code that means "no observation"; None where every code is a value. In floats it is NaN.
         missing_rule: ``excluded`` leaves out pixels that are missing in either field; ``non-event`` counts them as
             correct negatives. Squared and absolute errors leave them out under both.
@@ -61,6 +120,21 @@ class ScoreProtocol:
     missing: int | None = 255
     missing_rule: MissingRule = "excluded"
     epsilon: float = 0.0
+    strict: bool = False
+    pools: tuple[Pool, ...] = ()
+    partial_blocks: bool = False
+    pool_aggregation: Aggregation | None = None
+    members: MemberReduction = "mean"
+    clip: bool = False
+    rounding: Rounding = "none"
+    undefined: Undefined = "nan"
+    epsilon_numerator: float = 0.0
+    fss_km: tuple[float, ...] = ()
+    grid_km: float = 1.0
+    ssim: bool = False
+    spectrum: bool = False
+    balance: tuple[float, ...] = ()
+    oddities: tuple[Oddity, ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -75,6 +149,7 @@ class ScoreProtocol:
             raise ValueError(f"protocol {self.name!r}: missing={self.missing} is no 8-bit code; give 0..255 or None")
         self._check_thresholds()
         self._check_labels()
+        self._check_fields()
 
     def _check_labels(self) -> None:
         if len(self.labels) != len(self.thresholds):
@@ -96,6 +171,32 @@ class ScoreProtocol:
                 f"data set's codes of {', '.join(self.labels)} {self.unit} as thresholds and keep the labels"
             )
 
+    def _check_fields(self) -> None:
+        if not self.grid_km > 0 or any(not km >= self.grid_km for km in self.fss_km):
+            raise ValueError(
+                f"protocol {self.name!r}: fss_km={self.fss_km} are sides of windows of pixels of {self.grid_km:g} km; "
+                "none may be smaller than a pixel"
+            )
+        if any(window > _WIDEST_FSS for window in self.fss_windows):
+            raise ValueError(
+                f"protocol {self.name!r}: fss_km={self.fss_km} reach {max(self.fss_windows)} pixels; beyond "
+                f"{_WIDEST_FSS} the integer sums of a large test set overflow"
+            )
+        if len(set(self.fss_windows)) != len(self.fss_windows) or len({p.key for p in self.pools}) != len(self.pools):
+            raise ValueError(f"protocol {self.name!r}: fss_km={self.fss_km} or pools={self.pools} repeat a window")
+        if self.partial_blocks and any(pool.kind == "avg" for pool in self.pools):
+            raise ValueError(
+                f"protocol {self.name!r}: partial blocks are for max pools; drop {self.pools} that average"
+            )
+        if self.balance and len(self.balance) != len(self.thresholds) + 1:
+            raise ValueError(
+                f"protocol {self.name!r}: balance={self.balance} wants {len(self.thresholds) + 1} weights, below the "
+                "first threshold and at each"
+            )
+        unknown = set(self.oddities) - set(get_args(Oddity))
+        if unknown:
+            raise ValueError(f"protocol {self.name!r}: oddities {sorted(unknown)} are not of {get_args(Oddity)}")
+
     def _check_thresholds(self) -> None:
         if not self.thresholds:
             raise ValueError(f"protocol {self.name!r} has no thresholds; give at least one code, such as 74")
@@ -116,13 +217,25 @@ class ScoreProtocol:
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits over everything that moves a score or its key: not over name and source."""
-        return _digest(self, _SCORING_FIELDS)
+        """Twelve hex digits over everything that moves a score: not over name, source and which scores are added."""
+        return _digest(self, _FIRST_SCORING, _LATER_SCORING)
 
     @property
     def counting_hash(self) -> str:
         """Twelve hex digits over what moves the counts: protocols that share it can share sufficient statistics."""
-        return _digest(self, _COUNTING_FIELDS)
+        if self.scores_frames:
+            return _digest(self, _FIRST_SCORING, (*_LATER_SCORING, *_PANEL))
+        return _digest(self, _FIRST_COUNTING, (*_RULES, *_PANEL))
+
+    @property
+    def scores_frames(self) -> bool:
+        """Whether scores are made frame by frame or window by window, so that they are part of the counts."""
+        return self.aggregation in ("frame-mean", "sample-mean")
+
+    @property
+    def fss_windows(self) -> tuple[int, ...]:
+        """The windows of the fractions skill score in whole pixels."""
+        return tuple(round(km / self.grid_km) for km in self.fss_km)
 
     def to_json(self) -> str:
         """Return the protocol as canonical JSON (sorted keys, no spaces)."""
@@ -143,7 +256,9 @@ class ScoreProtocol:
         if not isinstance(values, dict) or set(values) != names:
             got = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"the JSON of a verification protocol has the keys {sorted(names)}, got {got}")
-        return cls(**{**values, "thresholds": tuple(values["thresholds"]), "labels": tuple(values["labels"])})
+        for name in ("thresholds", "labels", "fss_km", "balance", "oddities"):
+            values[name] = tuple(values[name])
+        return cls(**{**values, "pools": tuple(Pool(**pool) for pool in values["pools"])})
 
 
 def protocol_for(
@@ -156,6 +271,7 @@ def protocol_for(
     missing: int | None = 255,
     scale: float = 255.0,
     source: str = "",
+    **rules: Any,
 ) -> ScoreProtocol:
     """Return the honest protocol for a data set's own thresholds.
 
@@ -169,6 +285,7 @@ def protocol_for(
         missing: uint8 code of a missing pixel, None where there is none.
         scale: divisor from code to [0, 1].
         source: where the thresholds come from.
+        rules: further fields of :class:`ScoreProtocol`, such as ``pools``, ``fss_km`` with ``grid_km``, ``ssim``.
 
     Raises:
         ValueError: thresholds are not ascending, out of the code's range, or in ``unit`` in place of codes.
@@ -183,22 +300,8 @@ def protocol_for(
         missing=missing,
         scale=scale,
         source=source,
+        **rules,
     )
-
-
-def resolve_protocol(protocol: str | ScoreProtocol) -> ScoreProtocol:
-    """Return a protocol by its name in ``PROTOCOLS``; a protocol passes through.
-
-    Raises:
-        KeyError: no protocol has this name; the message gives the nearest one and all others.
-    """
-    if isinstance(protocol, ScoreProtocol):
-        return protocol
-    if protocol not in PROTOCOLS:
-        near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise KeyError(f"unknown verification protocol {protocol!r}; {hint}known: {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[protocol]
 
 
 def _names_value(label: str, value: float) -> bool:
@@ -217,29 +320,16 @@ def _canonical(values: dict[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def _digest(protocol: ScoreProtocol, fields: tuple[str, ...]) -> str:
+def _digest(protocol: ScoreProtocol, first: tuple[str, ...], later: tuple[str, ...]) -> str:
     values = dataclasses.asdict(protocol)
     # An int and its float are one threshold and must hash as one.
-    for field in ("thresholds", "scale", "epsilon"):
-        values[field] = [float(v) for v in values[field]] if field == "thresholds" else float(values[field])
-    text = _canonical({field: values[field] for field in fields})
+    for field in ("scale", "epsilon", "epsilon_numerator", "grid_km"):
+        values[field] = float(values[field])
+    for field in ("thresholds", "fss_km", "balance"):
+        values[field] = [float(value) for value in values[field]]
+    changed = [field for field in later if getattr(protocol, field) != _DEFAULTS[field]]
+    text = _canonical({field: values[field] for field in (*first, *changed)})
     return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
 
 
-def _sevir(name: str, **rules: Any) -> ScoreProtocol:
-    labels = tuple(f"{threshold:g}" for threshold in SEVIR_THRESHOLDS)
-    return ScoreProtocol(name=name, thresholds=SEVIR_THRESHOLDS, labels=labels, **rules)
-
-
-_RELEASED: dict[str, Any] = {"comparison": "released", "missing_rule": "non-event", "epsilon": 1e-4}
-_EARTHFORMER = "earth-forecasting-transformer 7732b03, src/earthformer/metrics/sevir.py, "
-
-PROTOCOLS: dict[str, ScoreProtocol] = {
-    protocol.name: protocol
-    for protocol in (
-        _sevir("sevir-global", source="thresholds of SEVIR (Veillette et al. 2020); counts pooled over all leads"),
-        _sevir("sevir-lead-mean", aggregation="lead-mean", source="thresholds of SEVIR; mean over leads"),
-        _sevir("sevir-global-released", **_RELEASED, source=_EARTHFORMER + "metrics mode 0"),
-        _sevir("sevir-lead-mean-released", **_RELEASED, aggregation="lead-mean", source=_EARTHFORMER + "mode 2"),
-    )
-}
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(ScoreProtocol)}

@@ -1,100 +1,22 @@
-"""Scores from sufficient statistics: the 2 x 2 table, its scores, and the errors, by threshold and lead time.
+"""Scores from sufficient statistics, by the keys under which they are printed.
 
-A score is NaN where it is undefined (nothing observed, nothing forecast), never 0 or 1, unless the protocol's epsilon
-says otherwise; a mean over thresholds or leads with an undefined member is undefined too, because dropping the member
-would reward a forecast for never trying. Choose thresholds that are defined with :func:`supported_thresholds`.
+A score is NaN where it is undefined, unless the protocol says otherwise; a mean over thresholds or leads with an
+undefined member is undefined too, because dropping the member would reward a forecast for never trying. Choose
+thresholds that are defined with :func:`supported_thresholds`.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .contingency import ContingencyTable, contingency, csi, table_scores
 from .counting import count
-from .protocols import ScoreProtocol, resolve_protocol
-from .statistics import Statistics
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class ContingencyTable:
-    """Counts of the 2 x 2 table, float64 (exact to 2**53), any one shape, usually ``[thresholds, leads]``."""
-
-    hits: Tensor
-    misses: Tensor
-    false_alarms: Tensor
-    correct_negatives: Tensor
-
-    def over_leads(self) -> "ContingencyTable":
-        """Return the table ``[thresholds]`` pooled over the leads, its last axis."""
-        return ContingencyTable(
-            hits=self.hits.sum(-1),
-            misses=self.misses.sum(-1),
-            false_alarms=self.false_alarms.sum(-1),
-            correct_negatives=self.correct_negatives.sum(-1),
-        )
-
-
-def contingency(statistics: Statistics) -> ContingencyTable:
-    """Return the table ``[thresholds, leads]`` pooled over events; integers are summed before they become floats."""
-    return ContingencyTable(
-        hits=statistics.hits.sum(0).double(),
-        misses=statistics.misses.sum(0).double(),
-        false_alarms=statistics.false_alarms.sum(0).double(),
-        correct_negatives=statistics.correct_negatives.sum(0).double(),
-    )
-
-
-def csi(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
-    """Return the critical success index, hits / (hits + misses + false_alarms).
-
-    Args:
-        table: counts of any shape.
-        epsilon: added to the denominator, as the released SEVIR evaluators do with 1e-4.
-
-    Returns:
-        The table's shape, in [0, 1]; NaN where no event was seen or forecast and epsilon is 0.
-
-    Source: WWRP/WGNE, Forecast Verification methods; its 82/38/23/222 example gives 0.573426.
-    """
-    return table.hits / (table.hits + table.misses + table.false_alarms + epsilon)
-
-
-def pod(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
-    """Return the probability of detection, hits / (hits + misses); NaN where no event was seen (see :func:`csi`)."""
-    return table.hits / (table.hits + table.misses + epsilon)
-
-
-def far(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
-    """Return the false alarm ratio, false_alarms / (hits + false_alarms); NaN where no event was forecast.
-
-    With an epsilon it is 1 minus the released evaluators' success ratio, hits / (hits + false_alarms + epsilon).
-    """
-    return (table.false_alarms + epsilon) / (table.hits + table.false_alarms + epsilon)
-
-
-def hss(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
-    """Return the Heidke skill score, 2 (hc - mf) / ((h + m)(m + c) + (h + f)(f + c)); at most 1, 0 without skill."""
-    h, m, f, c = table.hits, table.misses, table.false_alarms, table.correct_negatives
-    return 2 * (h * c - m * f) / ((h + m) * (m + c) + (h + f) * (f + c) + epsilon)
-
-
-def frequency_bias(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
-    """Return the frequency bias, (hits + false_alarms) / (hits + misses); 1 is unbiased, more is over-forecast.
-
-    The released SEVIR evaluators return another quantity under the name ``bias``.
-    """
-    return (table.hits + table.false_alarms) / (table.hits + table.misses + epsilon)
-
-
-TABLE_SCORES: dict[str, Callable[..., Tensor]] = {
-    "csi": csi,
-    "pod": pod,
-    "far": far,
-    "hss": hss,
-    "frequency_bias": frequency_bias,
-}
+from .diagrams import brier, roc_area
+from .protocols import ScoreProtocol
+from .published import resolve_protocol
+from .statistics import TABLE, Statistics
 
 
 def score(
@@ -111,7 +33,8 @@ def score(
 
     Args:
         observation: ``[N, T, H, W]``, uint8 codes or floats in [0, 1]; missing is 255 (the protocol's code) or NaN.
-        forecast: of the same shape, uint8 codes or floats, scored as it is: neither clipped nor rounded.
+        forecast: of the same shape, or members ``[N, M, T, H, W]``, uint8 codes or floats; neither clipped nor rounded
+            unless the protocol says so.
         protocol: a name in ``PROTOCOLS`` or a protocol of :func:`~simcast_hpc.verification.protocols.protocol_for`.
         events: the event of each window; it moves no pooled score.
         valid: boolean, broadcastable; False pixels count as missing.
@@ -136,39 +59,138 @@ def scores(
     """Return every score by name, under the protocol of the statistics.
 
     Returns:
-        ``csi pod far hss frequency_bias``, each as ``<score>/<threshold label>`` and ``<score>/mean``; ``mse`` and
-        ``mae`` of the [0, 1] fields over valid pixels; ``coverage``, the fraction of observed pixels that the forecast
-        gives a value for (a forecast below 1 chose its pixels). With ``per_lead`` also ``<key>/lead/<k>``, k from 1.
+        ``csi pod far hss frequency_bias``, each as ``<score>/<threshold label>`` and ``<score>/mean``, and as
+        ``<score>_<pool>/...`` for the protocol's pools (``csi_pool4``, ``csi_pool16_avg``, ``csi_neighbourhood9``);
+        ``mse mae psnr`` of the [0, 1] fields over valid pixels; ``crps`` (fair) and ``crps_standard``, which are the
+        MAE where there is one forecast; ``fss/<km>/<label>`` and ``ssim`` where the protocol has them;
+        ``spread spread_skill brier/<label> roc_area/<label>`` of ensembles; ``coverage``, the fraction of observed
+        pixels that the forecast gives a value for (a forecast below 1 chose its pixels). With ``per_lead`` also
+        ``<key>/lead/<k>``, k from 1.
 
     Raises:
         KeyError: ``mean_over`` names a threshold that the protocol does not have.
     """
-    protocol = statistics.protocol
-    rows = _rows(protocol, mean_over)
-    lead_mean = protocol.aggregation == "lead-mean"
-    by_lead: dict[str, Tensor] = {}
-    whole: dict[str, Tensor] = {}
-    table = contingency(statistics)
-    for name, formula in TABLE_SCORES.items():
-        leads = formula(table, epsilon=protocol.epsilon)
-        pooled = leads.mean(-1) if lead_mean else formula(table.over_leads(), epsilon=protocol.epsilon)
-        for row, label in enumerate(protocol.labels):
-            by_lead[f"{name}/{label}"], whole[f"{name}/{label}"] = leads[row], pooled[row]
-        by_lead[f"{name}/mean"], whole[f"{name}/mean"] = leads[rows].mean(0), pooled[rows].mean()
-    valid, observed = statistics.valid_pixels.sum(0), statistics.observed_pixels.sum(0)
-    ratios = {
-        "mse": (statistics.squared_error.sum(0), valid),
-        "mae": (statistics.absolute_error.sum(0), valid),
-        "coverage": (valid, observed),
-    }
-    for name, (sums, pixels) in ratios.items():
-        by_lead[name] = sums.double() / pixels.double()
-        whole[name] = by_lead[name].mean() if lead_mean else sums.sum().double() / pixels.sum().double()
+    whole, by_lead = scores_of(
+        {name: sums.sum(0) for name, sums in statistics.sums.items()}, statistics.protocol, mean_over=mean_over
+    )
     result = {key: float(value) for key, value in whole.items()}
     if per_lead:
         for key, values in by_lead.items():
             result |= {f"{key}/lead/{lead}": value for lead, value in enumerate(values.tolist(), start=1)}
     return result
+
+
+def scores_of(
+    sums: Mapping[str, Tensor], protocol: ScoreProtocol, *, mean_over: Sequence[str] | None = None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return scores of sums whose events have been added up: by key ``[...]``, and by key and lead ``[..., T]``.
+
+    Args:
+        sums: the sums of :class:`Statistics` by name, with any axes (such as bootstrap draws) in the events' place.
+        protocol: how they are turned into scores.
+        mean_over: labels of the thresholds in ``<score>/mean``; all by default.
+    """
+    rows = _rows(protocol, mean_over)
+    whole: dict[str, Tensor] = {}
+    by_lead: dict[str, Tensor] = {}
+
+    def keep(name: str, leads: Tensor, over_leads: Tensor) -> None:
+        for row, label in enumerate(protocol.labels):
+            by_lead[f"{name}/{label}"], whole[f"{name}/{label}"] = leads[..., row, :], over_leads[..., row]
+        by_lead[f"{name}/mean"], whole[f"{name}/mean"] = leads[..., rows, :].mean(-2), over_leads[..., rows].mean(-1)
+
+    tables = {"": torch.stack([sums[name] for name in TABLE], dim=-3)}
+    tables |= {pool.key: sums[f"{pool.key}/table"] for pool in protocol.pools if f"{pool.key}/table" in sums}
+    for pool, counts in tables.items():
+        for name, (leads, over_leads) in _table_scores(pool, counts, sums, protocol).items():
+            keep(f"{name}_{pool}" if pool else name, leads, over_leads)
+    for km in (km for km in protocol.fss_km if f"fss/{km:g}" in sums):
+        parts = sums[f"fss/{km:g}"].double()
+        pooled = 1 - _ratio(parts.sum(-1)[..., 0, :], parts.sum(-1)[..., 1:, :].sum(-2))
+        leads = 1 - _ratio(parts[..., 0, :, :], parts[..., 1:, :, :].sum(-3))
+        keep(f"fss/{km:g}", leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+    if "ranks" in sums:
+        for name, formula in (("brier", brier), ("roc_area", roc_area)):
+            leads = formula(sums["probability/forecasts"], sums["probability/events"])
+            pooled = formula(sums["probability/forecasts"].sum(-2), sums["probability/events"].sum(-2))
+            keep(name, leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+    for name, (numerator, denominator) in _ratios(sums).items():
+        by_lead[name] = _ratio(numerator.double(), denominator.double())
+        pooled = _ratio(numerator.double().sum(-1), denominator.double().sum(-1))
+        whole[name] = by_lead[name].mean(-1) if protocol.aggregation == "lead-mean" else pooled
+    _derive(whole, members=_members(sums))
+    _derive(by_lead, members=_members(sums))
+    if protocol.aggregation == "lead-mean":
+        whole["psnr"] = by_lead["psnr"].mean(-1)
+    return whole, by_lead
+
+
+def _table_scores(
+    pool: str, counts: Tensor, sums: Mapping[str, Tensor], protocol: ScoreProtocol
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return each score of a table ``[..., 4, K, T]`` by lead ``[..., K, T]`` and over the leads ``[..., K]``."""
+    aggregation = protocol.pool_aggregation if pool and protocol.pool_aggregation else protocol.aggregation
+    table = ContingencyTable.of(counts)
+    leads = table_scores(table, protocol)
+    if aggregation == "global":
+        pooled = table_scores(table.over_leads(), protocol)
+    elif aggregation == "lead-mean":
+        pooled = {name: values.mean(-1) for name, values in leads.items()}
+    else:
+        frames = {name: sums[f"{pool}/frames/{name}"] for name in leads}
+        leads = {name: _ratio(part[..., 0, :, :], part[..., 1, :, :]) for name, part in frames.items()}
+        if aggregation == "sample-mean":
+            frames = {name: sums[f"{pool}/samples/{name}"][..., None] for name in leads}
+        pooled = {name: _ratio(*part.sum(-1).unbind(-2)) for name, part in frames.items()}
+    return {name: (leads[name], pooled[name]) for name in leads}
+
+
+def _ratios(sums: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return numerator and denominator of each score that is a mean over pixels or frames."""
+    valid = sums["valid_pixels"]
+    found = {
+        "mse": (sums["squared_error"], valid),
+        "mae": (sums["absolute_error"], valid),
+        "crps": (sums["absolute_error"], valid),
+        "crps_standard": (sums["absolute_error"], valid),
+        "coverage": (valid, sums["observed_pixels"]),
+    }
+    pixels = sums.get("crps/pixels", valid)
+    if "ranks" in sums:
+        found["crps"] = (sums["crps/fair"], pixels)
+        found["crps_standard"] = (sums["crps/standard"], pixels)
+        found["spread/variance"] = (sums["spread/variance"], pixels)
+        found["spread/error"] = (sums["spread/error"], pixels)
+    if "crps_gaussian" in sums:
+        found["crps_gaussian"] = (sums["crps_gaussian"], pixels)
+    for name in ("ssim", "ssim_batch_range"):
+        if f"{name}/sum" in sums:
+            found[name] = (sums[f"{name}/sum"], sums[f"{name}/frames"])
+    if "balanced/frames" in sums:
+        found["balanced_mse"] = (sums["balanced/squared"], sums["balanced/frames"])
+        found["balanced_mae"] = (sums["balanced/absolute"], sums["balanced/frames"])
+    return found
+
+
+def _derive(found: dict[str, Tensor], *, members: int) -> None:
+    """Add what follows from means: PSNR of a [0, 1] field, spread and its ratio to the error of the mean.
+
+    The factor sqrt((M + 1) / M) makes the ratio 1 for M members and an observation out of one law (Fortin et al.
+    2014, eq. 15).
+    """
+    found["psnr"] = -10 * torch.log10(found["mse"])
+    if "spread/variance" in found:
+        variance, error = found.pop("spread/variance"), found.pop("spread/error")
+        found["spread"] = variance.sqrt()
+        found["spread_skill"] = ((members + 1) / members) ** 0.5 * variance.sqrt() / error.sqrt()
+
+
+def _members(sums: Mapping[str, Tensor]) -> int:
+    return sums["ranks"].shape[-1] - 1 if "ranks" in sums else 1
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return numerator / denominator  # 0 / 0 is NaN: undefined
 
 
 def supported_thresholds(statistics: Statistics, *, min_pixels: int = 1000, min_events: int = 5) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Streaming, several ranks, bootstrap over events and pooling are all sums of thes
 import dataclasses
 import os
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,8 @@ class Statistics:
         valid_pixels: int64 ``[events, leads]``, pixels that are valid in observation and forecast.
         observed_pixels: int64 ``[events, leads]``, pixels that are valid in the observation.
         squared_error, absolute_error: float64 ``[events, leads]``, sums over valid pixels of [0, 1] fields.
+        extra: further sums by name, int64 or float64 with the events first: what pools, FSS, SSIM, ensembles and
+            spectra of the protocol need (:func:`~simcast_hpc.verification.counting.count` makes them).
     """
 
     protocol: ScoreProtocol
@@ -45,6 +47,7 @@ class Statistics:
     observed_pixels: Tensor
     squared_error: Tensor
     absolute_error: Tensor
+    extra: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows, leads = len(self.events), self.squared_error.shape[-1]
@@ -54,6 +57,22 @@ class Statistics:
             dtype = torch.float64 if name in ERRORS else torch.int64
             if tuple(tensor.shape) != shape or tensor.dtype != dtype:
                 raise ValueError(f"statistics.{name} must be {dtype} {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
+        for name, tensor in self.extra.items():
+            if tensor.shape[0] != rows or tensor.dtype not in (torch.int64, torch.float64):
+                raise ValueError(
+                    f"statistics.extra[{name!r}] must be int64 or float64 with {rows} events first, got "
+                    f"{tensor.dtype} {tuple(tensor.shape)}"
+                )
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """Return every sum by name, extra ones by theirs."""
+        return {name: getattr(self, name) for name in SUMS} | dict(self.extra)
+
+    @property
+    def members(self) -> int:
+        """Members of the ensemble that was counted; 1 for a single forecast."""
+        return self.extra["ranks"].shape[-1] - 1 if "ranks" in self.extra else 1
 
     @property
     def leads(self) -> int:
@@ -77,8 +96,8 @@ class Statistics:
                 f"give rows within 0 to {len(self.events) - 1}"
             )
         on_device = index.to(self.hits.device)
-        sums = {name: getattr(self, name).index_select(0, on_device) for name in SUMS}
-        return Statistics(protocol=self.protocol, events=tuple(self.events[i] for i in index.tolist()), **sums)
+        sums = {name: tensor.index_select(0, on_device) for name, tensor in self.sums.items()}
+        return _from_sums(self.protocol, tuple(self.events[i] for i in index.tolist()), sums)
 
     def under(self, protocol: ScoreProtocol) -> "Statistics":
         """Return the same counts to be scored by another protocol that counts pixels in the same way.
@@ -95,11 +114,11 @@ class Statistics:
 
     def to(self, device: torch.device | str) -> "Statistics":
         """Return the sums on another device."""
-        return dataclasses.replace(self, **{name: getattr(self, name).to(device) for name in SUMS})
+        return _from_sums(self.protocol, self.events, {name: sums.to(device) for name, sums in self.sums.items()})
 
     def save(self, path: Path) -> None:
         """Write the sums as ``.npz``; the file appears whole or not at all."""
-        arrays = {name: getattr(self, name).cpu().numpy() for name in SUMS}
+        arrays = {name: sums.cpu().numpy() for name, sums in self.sums.items()}
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         with partial.open("wb") as file:
             np.savez_compressed(
@@ -123,11 +142,11 @@ class Statistics:
                 missing = {"protocol", "events", *SUMS} - set(arrays.files)
                 if missing:
                     raise ValueError(f"it lacks {sorted(missing)}")
-                return cls(
-                    protocol=ScoreProtocol.from_json(str(arrays["protocol"])),
-                    events=tuple(arrays["events"].tolist()),
-                    **{name: torch.from_numpy(arrays[name]) for name in SUMS},
-                )
+                sums = {
+                    name: torch.from_numpy(arrays[name]) for name in arrays.files if name not in ("protocol", "events")
+                }
+                protocol = ScoreProtocol.from_json(str(arrays["protocol"]))
+                return _from_sums(protocol, tuple(arrays["events"].tolist()), sums)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{path} does not hold verification statistics written by Statistics.save: {error}"
@@ -151,9 +170,17 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
             raise ValueError(f"cannot merge statistics of {_named(first.protocol)} with {_named(part.protocol)}")
         if part.leads != first.leads:
             raise ValueError(f"cannot merge statistics of {first.leads} lead times with {part.leads} lead times")
+        if part.members != first.members:
+            raise ValueError(f"cannot merge statistics of {first.members} members with those of {part.members}")
+        if part.extra.keys() != first.extra.keys():
+            one_sided = sorted(part.extra.keys() ^ first.extra.keys())
+            raise ValueError(
+                f"cannot merge statistics of {_named(first.protocol)} with {_named(part.protocol)}: sums of "
+                f"{', '.join(one_sided)} are on one side only; count both with the same pools and scores"
+            )
     keys = [key for part in parts for key in part.events]
     device = first.hits.device
-    sums = {name: torch.cat([getattr(part, name).to(device) for part in parts]) for name in SUMS}
+    sums = {name: torch.cat([part.sums[name].to(device) for part in parts]) for name in first.sums}
     return group_events(first.protocol, keys=keys, sums=sums)
 
 
@@ -166,7 +193,12 @@ def group_events(protocol: ScoreProtocol, *, keys: Sequence[str], sums: dict[str
         name: tensor.new_zeros(len(events), *tensor.shape[1:]).index_add_(0, rows.to(tensor.device), tensor)
         for name, tensor in sums.items()
     }
-    return Statistics(protocol=protocol, events=events, **grouped)
+    return _from_sums(protocol, events, grouped)
+
+
+def _from_sums(protocol: ScoreProtocol, events: tuple[str, ...], sums: Mapping[str, Tensor]) -> Statistics:
+    extra = {name: tensor for name, tensor in sums.items() if name not in SUMS}
+    return Statistics(protocol=protocol, events=events, extra=extra, **{name: sums[name] for name in SUMS})
 
 
 def _named(protocol: ScoreProtocol) -> str:

@@ -5,15 +5,22 @@ import dataclasses
 import pytest
 
 from simcast_hpc.data.spec import read_spec
-from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, protocol_for, resolve_protocol
+from simcast_hpc.verification import PROTOCOLS, Pool, ScoreProtocol, protocol_for, resolve_protocol
 
 GLOBAL = PROTOCOLS["sevir-global"]
 
 
-def test_every_protocol_stands_under_its_name_and_hashes_differ():
+def test_every_protocol_stands_under_its_name_and_has_a_source():
     assert {name: protocol.name for name, protocol in PROTOCOLS.items()} == {name: name for name in PROTOCOLS}
-    assert len({protocol.hash for protocol in PROTOCOLS.values()}) == len(PROTOCOLS)
     assert all(protocol.source for protocol in PROTOCOLS.values())
+
+
+def test_equal_hashes_are_equal_calculations():
+    # CasCast's tables are counted as SEVIR's global ones, and FlowCast's comparison is that of pysteps.
+    assert PROTOCOLS["cascast"].hash == PROTOCOLS["sevir-global"].hash
+    assert PROTOCOLS["flowcast"].hash == PROTOCOLS["pysteps"].hash
+    others = {name: p.hash for name, p in PROTOCOLS.items() if name not in ("cascast", "cascast-released", "flowcast")}
+    assert len(set(others.values())) == len(others)
 
 
 def test_hashes_are_those_of_published_results():
@@ -21,8 +28,21 @@ def test_hashes_are_those_of_published_results():
     assert {name: protocol.hash for name, protocol in PROTOCOLS.items()} == {
         "sevir-global": "34141d47e456",
         "sevir-lead-mean": "a81b2d82da2d",
+        "sevir-frame-mean": "2917f621804a",
+        "sevir-sample-mean": "a4aaccca638f",
         "sevir-global-released": "fd35a505ed98",
         "sevir-lead-mean-released": "46f3ec1fec1e",
+        "sevir-challenge": "45720ca8a19b",
+        "sevir-challenge-released": "7152079f9f59",
+        "cascast": "34141d47e456",
+        "cascast-released": "fd35a505ed98",
+        "diffcast": "585eac41aa5f",
+        "diffcast-released": "ec87f1a34631",
+        "flowcast": "6d4eb2bee93b",
+        "hko7": "dbd66e014925",
+        "meteonet-cascast": "de7fe511ab11",
+        "meteonet-cascast-released": "dd39daee6c6b",
+        "pysteps": "6d4eb2bee93b",
     }
 
 
@@ -38,13 +58,63 @@ def test_hashes_are_those_of_published_results():
         {"missing": None},
         {"missing_rule": "non-event"},
         {"epsilon": 1e-4},
+        {"strict": True},
+        {"members": "each"},
+        {"clip": True},
+        {"rounding": "nearest"},
+        {"partial_blocks": True},
+        {"pool_aggregation": "lead-mean"},
+        {"epsilon_numerator": 1e-6},
+        {"undefined": "zero"},
+        {"grid_km": 0.5},
     ],
 )
 def test_everything_that_moves_a_number_moves_the_hash(change):
     changed = dataclasses.replace(GLOBAL, **change)
     assert changed.hash != GLOBAL.hash
-    same_counts = set(change) <= {"aggregation", "epsilon"}
+    same_counts = set(change) <= {"aggregation", "epsilon", "pool_aggregation", "epsilon_numerator", "undefined"}
     assert (changed.counting_hash == GLOBAL.counting_hash) == same_counts
+
+
+@pytest.mark.parametrize("added", [{"pools": (Pool(size=8),)}, {"fss_km": (2,)}, {"ssim": False}, {"spectrum": True}])
+def test_what_only_adds_scores_moves_what_is_counted_but_not_the_hash(added):
+    changed = dataclasses.replace(GLOBAL, **added)
+    assert changed.hash == GLOBAL.hash
+    assert changed.counting_hash != GLOBAL.counting_hash
+
+
+def test_a_mean_over_frames_is_part_of_what_is_counted():
+    frames = dataclasses.replace(GLOBAL, aggregation="frame-mean")
+    assert frames.counting_hash != GLOBAL.counting_hash
+    assert dataclasses.replace(frames, epsilon=1e-4).counting_hash != frames.counting_hash
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"fss_km": (0.5,)}, "none may be smaller than a pixel"),
+        ({"fss_km": (200.0,)}, "reach 200 pixels; beyond 128"),
+        ({"fss_km": (4.0, 4.2)}, "repeat a window"),
+        ({"pools": (Pool(size=4), Pool(size=4))}, "repeat a window"),
+        ({"balance": (1.0, 2.0)}, "wants 7 weights"),
+        ({"oddities": ("bias",)}, r"oddities \['bias'\] are not of"),
+        ({"rounding": "up"}, "rounding='up' is not one of"),
+        ({"partial_blocks": True, "pools": (Pool(size=4, kind="avg"),)}, "partial blocks are for max pools"),
+    ],
+)
+def test_fields_that_cannot_be_meant_are_refused(change, says):
+    with pytest.raises(ValueError, match=says):
+        dataclasses.replace(GLOBAL, **change)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [({"size": 1}, "pools nothing"), ({"size": 4, "kind": "median"}, "kind 'median'"),
+     ({"size": 3, "kind": "avg", "overlapping": True}, "overlapping blocks are for maxima")],
+)  # fmt: skip
+def test_pools_that_cannot_be_meant_are_refused(fields, says):
+    with pytest.raises(ValueError, match=says):
+        Pool(**fields)
 
 
 def test_name_and_source_and_int_thresholds_do_not_move_the_hash():

@@ -1,4 +1,4 @@
-"""Against what the released Earthformer evaluator answers on the same fields (golden/verification)."""
+"""Against what the released evaluators of Earthformer and CasCast answer on the same fields (golden/verification)."""
 
 import dataclasses
 import json
@@ -68,10 +68,56 @@ def test_an_honest_comparison_moves_csi_219_alone(golden):
 def test_codes_answer_as_the_floats_made_from_them(golden):
     _, target, prediction = golden
     target_codes = (target.double() * 255).round().to(torch.uint8)
-    for protocol in PROTOCOLS.values():
+    for protocol in (protocol for protocol in PROTOCOLS.values() if protocol.scale == 255.0):
         # 385 target pixels hold 1.0, which as a code would be the missing one.
         every_code = dataclasses.replace(protocol, missing=None)
         from_floats = count(target, prediction, protocol=every_code)
         from_codes = count(target_codes, prediction, protocol=every_code)
         for name in ("hits", "misses", "false_alarms", "correct_negatives", "squared_error", "absolute_error"):
             assert torch.equal(getattr(from_floats, name), getattr(from_codes, name)), name
+
+
+CASCAST_NAMES = {
+    "csi": "csi",
+    "csi-4-max": "csi_pool4",
+    "csi-16-max": "csi_pool16",
+    "csi-4-avg": "csi_pool4_avg",
+    "csi-16-avg": "csi_pool16_avg",
+    "pod": "pod",
+    "hss": "hss",
+    "bias": "bias_ln2",
+}
+
+
+@pytest.fixture(scope="module")
+def cascast():
+    answers = json.loads(shared("golden/verification/scores.json").read_text())
+    return answers, load_file(shared("golden/verification/scores.safetensors"))
+
+
+@pytest.mark.parametrize(("mode", "aggregation"), [("0", "global"), ("2", "lead-mean")])
+def test_cascast_tables_pools_and_its_bias(cascast, mode, aggregation):
+    answers, fields = cascast
+    protocol = dataclasses.replace(PROTOCOLS["cascast-released"], aggregation=aggregation)
+    ours = score(fields["target"].flatten(0, 1), fields["prediction"].flatten(0, 1), protocol=protocol)
+    for label, row in answers["cascast_sevir_skill_score"][mode].items():
+        row = dict(row)
+        label = "mean" if label == "avg" else label
+        assert 1 - ours[f"far/{label}"] == pytest.approx(row.pop("sucr"), abs=1e-6)
+        assert set(row) == set(CASCAST_NAMES)
+        for theirs, expected in row.items():
+            assert ours[f"{CASCAST_NAMES[theirs]}/{label}"] == pytest.approx(expected, abs=2e-6), (theirs, label)
+
+
+@pytest.mark.parametrize("batch", [0, 1])
+def test_cascast_gaussian_crps_and_ssim_of_the_batch_range(cascast, batch):
+    answers, fields = cascast
+    target, protocol = fields["target"][batch], PROTOCOLS["cascast-released"]
+    ensemble = score(target, fields["ensemble"][batch], protocol=protocol)
+    single = score(target, fields["prediction"][batch], protocol=protocol)
+    expected = answers["cascast_crps_per_batch"][str(batch)]["crps"]
+    assert ensemble["crps_gaussian"] == pytest.approx(expected, abs=2e-7)
+    assert abs(ensemble["crps_standard"] - expected) > 1e-4, "it is another quantity than the CRPS"
+    expected = answers["cascast_ssim_psnr_per_batch"][str(batch)]["ssim"]
+    assert single["ssim_batch_range"] == pytest.approx(expected, abs=1e-6)
+    assert single["crps_gaussian"] == pytest.approx(single["mae"], rel=1e-6), "one member has no spread"

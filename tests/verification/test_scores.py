@@ -53,7 +53,10 @@ def test_the_worked_example_of_the_verification_handbook():
 def test_a_perfect_forecast():
     result = score(codes(0), codes(0), per_lead=True)
     for key, value in result.items():
-        assert value == (0.0 if key.startswith(("far", "mse", "mae")) else 1.0), key
+        if key.startswith("psnr"):
+            assert value == math.inf
+        elif not math.isnan(value):  # a pool of which every block is an event has no HSS
+            assert value == pytest.approx(0.0 if key.startswith(("far", "mse", "mae", "crps")) else 1.0, abs=1e-12), key
 
 
 def test_a_forecast_without_events_misses_all():
@@ -98,7 +101,9 @@ def test_rarer_events_are_fewer_and_every_score_keeps_its_bounds(seed, noise):
     for key, value in scores(counted, per_lead=True).items():
         if math.isnan(value):
             continue
-        low, high = {"hss": (-1, 1), "frequency_bias": (0, math.inf)}.get(key.split("/")[0], (0, 1))
+        name = key.split("/")[0]
+        low, high = (0, math.inf) if name.startswith(("frequency_bias", "psnr")) else (0, 1)
+        low = -1 if name.startswith(("hss", "ssim")) else low
         assert low <= value <= high, key
 
 
@@ -109,7 +114,7 @@ def test_the_order_of_windows_moves_no_score(order):
     permuted = score(codes(0)[order], codes(1)[order], per_lead=True)
     assert result.keys() == permuted.keys()
     for key, value in result.items():
-        assert permuted[key] == pytest.approx(value, rel=1e-12), key
+        assert permuted[key] == pytest.approx(value, rel=1e-12, nan_ok=True), key
 
 
 def test_global_pools_counts_and_lead_mean_averages_scores():
@@ -150,8 +155,10 @@ def test_nothing_valid_scores_nan_not_zero():
 
 
 def test_the_keys_are_those_of_the_design():
-    names = ("csi", "pod", "far", "hss", "frequency_bias")
-    expected = {f"{name}/{label}" for name in names for label in (*GLOBAL.labels, "mean")} | {"mse", "mae", "coverage"}
+    tables = ("csi", "pod", "far", "hss", "frequency_bias")
+    names = {f"{name}{pool}" for name in tables for pool in ("", "_pool4", "_pool16")} | {"fss/4", "fss/16", "fss/64"}
+    expected = {f"{name}/{label}" for name in names for label in (*GLOBAL.labels, "mean")}
+    expected |= {"mse", "mae", "psnr", "crps", "crps_standard", "ssim", "coverage"}
     assert set(score(codes(0), codes(1))) == expected
     per_lead = score(codes(0), codes(1), per_lead=True)
     assert set(per_lead) == expected | {f"{key}/lead/{lead}" for key in expected for lead in (1, 2, 3)}

@@ -1,0 +1,205 @@
+"""Observation and forecast of a batch, checked and brought to one form before anything is counted."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simcast_hpc.data.codes import code_to_unit
+
+from .protocols import ScoreProtocol
+
+# A float forecast beyond this is no [0, 1] field: it holds codes, mm/h, or a diverged model.
+_LARGEST_FORECAST = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Fields of N windows: observation ``[N, T, H, W]``, forecast ``[N, M, T, H, W]``, mask like the observation."""
+
+    observation: Tensor
+    forecast: Tensor
+    valid: Tensor | None
+    is_ensemble: bool
+    observation_has_nan: bool
+    forecast_has_nan: bool
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return len(self.observation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """One window, as counting reads it.
+
+    Attributes:
+        observation: uint8 codes or floats ``[T, H, W]``.
+        unit: the observation as [0, 1] floats, NaN where missing.
+        forecasts: [0, 1] floats ``[T, H, W]``: the forecast, the members' mean, or each member.
+        members: ``[M, T, H, W]`` where the forecast is an ensemble.
+        valid: False where the domain mask hides a pixel; ``unit`` is NaN there as well.
+        event: the window's event.
+        batch_range: largest less smallest observed code of the whole batch in whole codes, over the scale.
+    """
+
+    observation: Tensor
+    unit: Tensor
+    forecasts: tuple[Tensor, ...]
+    members: Tensor | None
+    valid: Tensor | None
+    event: str
+    batch_range: float
+    observation_has_nan: bool
+    forecast_has_nan: bool
+
+    def frames(self, begin: int, end: int) -> "Window":
+        """Return the observed side of some frames."""
+        return dataclasses.replace(
+            self,
+            observation=self.observation[begin:end],
+            unit=self.unit[begin:end],
+            valid=None if self.valid is None else self.valid[begin:end],
+        )
+
+
+def checked(
+    observation: Tensor | np.ndarray,
+    forecast: Tensor | np.ndarray,
+    *,
+    protocol: ScoreProtocol,
+    valid: Tensor | np.ndarray | None,
+) -> Batch:
+    """Return the fields as tensors, or say what is wrong with them.
+
+    Raises:
+        ValueError: shapes or devices differ, or floats are not [0, 1] fields.
+        TypeError: a field is neither uint8 nor floating, or ``valid`` is not boolean.
+    """
+    observation, forecast = _field(observation, "observation"), _field(forecast, "forecast")
+    members = forecast.dim() == 5
+    if observation.dim() != 4 or observation.shape != (forecast[:, 0] if members else forecast).shape:
+        raise ValueError(
+            f"observation {tuple(observation.shape)} and forecast {tuple(forecast.shape)} must have one shape "
+            "[N, T, H, W], the forecast [N, M, T, H, W] where it has members"
+        )
+    if observation.device != forecast.device:
+        raise ValueError(f"observation is on {observation.device}, forecast on {forecast.device}; move one of them")
+    observation_has_nan, forecast_has_nan = _check_range(observation, forecast)
+    return Batch(
+        observation=observation,
+        forecast=forecast if members else forecast[:, None],
+        valid=None if valid is None else _mask(valid, observation),
+        is_ensemble=members and forecast.shape[1] > 1,
+        observation_has_nan=observation_has_nan,
+        forecast_has_nan=forecast_has_nan or (forecast.dtype == torch.uint8 and protocol.missing is not None),
+    )
+
+
+def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> Iterator[Window]:
+    """Yield the windows of a batch, their forecasts clipped, rounded and reduced as the protocol says."""
+    batch_range = _batch_range(batch.observation, protocol) if "ssim_batch_range" in protocol.oddities else 1.0
+    for row, event in enumerate(events):
+        observation = batch.observation[row]
+        members = _prepared(_unit(batch.forecast[row], protocol), protocol)
+        if protocol.members == "each":
+            forecasts = tuple(members)
+        else:
+            forecasts = (members.mean(0) if batch.is_ensemble else members[0],)
+        valid = None if batch.valid is None else batch.valid[row]
+        unit = _unit(observation, protocol)
+        yield Window(
+            observation=observation,
+            unit=unit if valid is None else unit.masked_fill(~valid, torch.nan),
+            forecasts=forecasts,
+            members=members if batch.is_ensemble else None,
+            valid=valid,
+            event=event,
+            batch_range=batch_range,
+            observation_has_nan=batch.observation_has_nan,
+            forecast_has_nan=batch.forecast_has_nan,
+        )
+
+
+def _unit(field: Tensor, protocol: ScoreProtocol) -> Tensor:
+    """Return a field in [0, 1] with NaN where missing; a code has the float32 value that models see."""
+    if field.dtype != torch.uint8:
+        return field.float() if field.dtype in (torch.float16, torch.bfloat16) else field
+    codes = torch.arange(256, device=field.device).to(torch.uint8)
+    table = code_to_unit(codes, protocol.scale)
+    if protocol.missing is not None:
+        table[protocol.missing] = torch.nan
+    return table.index_select(0, field.flatten().int()).view(field.shape)
+
+
+def _prepared(unit: Tensor, protocol: ScoreProtocol) -> Tensor:
+    if protocol.clip:
+        unit = unit.clamp(0.0, 1.0)
+    if protocol.rounding == "none":
+        return unit
+    codes = unit.double() * protocol.scale
+    # 2 ulp of float32 above, so that a code that became a float32 and came back is not truncated to the one below.
+    codes = codes.round() if protocol.rounding == "nearest" else (codes * (1 + 2.0**-22)).floor()
+    return codes.div_(protocol.scale).float()
+
+
+def _batch_range(observation: Tensor, protocol: ScoreProtocol) -> float:
+    unit = _unit(observation, protocol).float() * protocol.scale
+    return int(unit.max() - unit.min()) / protocol.scale
+
+
+def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
+    if isinstance(field, np.ndarray):
+        field = torch.from_numpy(np.require(field, requirements=["C", "W"]))
+    axes = "[N, T, H, W]" if name == "observation" else "[N, T, H, W] or [N, M, T, H, W]"
+    if field.dim() not in ((4,) if name == "observation" else (4, 5)) or not field.numel():
+        raise ValueError(f"{name} must be {axes} with at least one pixel, got shape {tuple(field.shape)}")
+    if field.dtype != torch.uint8 and not field.is_floating_point():
+        raise TypeError(f"{name} must be uint8 codes or floats in [0, 1], got {field.dtype}")
+    return field.detach()
+
+
+def _mask(valid: Tensor | np.ndarray, observation: Tensor) -> Tensor:
+    mask = torch.as_tensor(valid, device=observation.device)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"valid must be boolean, True where a pixel counts, got {mask.dtype}")
+    try:
+        return mask.expand(observation.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"valid {tuple(mask.shape)} does not broadcast to the fields' {tuple(observation.shape)}"
+        ) from error
+
+
+def _check_range(observation: Tensor, forecast: Tensor) -> tuple[bool, bool]:
+    """Refuse floats that are no [0, 1] fields; return whether each field holds a NaN."""
+    observation_has_nan, low, high = _extremes(observation)
+    if observation.is_floating_point() and not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"float observations must be codes / 255 in [0, 1] with NaN for missing, got {low:g} to {high:g}; "
+            "pass codes as uint8"
+        )
+    forecast_has_nan, low, high = _extremes(forecast)
+    if forecast.is_floating_point() and max(-low, high) > _LARGEST_FORECAST:
+        raise ValueError(
+            f"float forecasts must be codes / 255 near [0, 1], got a magnitude of {max(-low, high):g}; "
+            "pass codes as uint8, or look for a diverged model"
+        )
+    return observation_has_nan, forecast_has_nan
+
+
+def _extremes(field: Tensor) -> tuple[bool, float, float]:
+    """Return whether a field holds NaN, and its extremes; 0 and 0 where it holds nothing else or codes."""
+    if not field.is_floating_point():
+        return False, 0.0, 0.0
+    low, high = (edge.item() for edge in torch.aminmax(field))
+    if low == low:
+        return False, low, high
+    present = field[~torch.isnan(field)]
+    if not present.numel():
+        return True, 0.0, 0.0
+    low, high = (edge.item() for edge in torch.aminmax(present))
+    return True, low, high

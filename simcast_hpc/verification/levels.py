@@ -1,0 +1,191 @@
+"""Levels: how many thresholds a pixel reaches, once, as a byte. Tables of all thresholds and pools follow from them.
+
+A maximum over a block commutes with a threshold, so blocks are pooled as levels: a byte a pixel in place of a float,
+and one joint histogram of (observed, forecast) level holds the 2 x 2 tables of every threshold.
+"""
+
+import torch
+from torch import Tensor
+
+from simcast_hpc.data.codes import code_to_unit
+
+from .protocols import Pool, ScoreProtocol
+
+
+def missing_level(protocol: ScoreProtocol) -> int:
+    """Return the level of a missing pixel, one more than that of all thresholds."""
+    return len(protocol.thresholds) + 1
+
+
+def levels_of(field: Tensor, protocol: ScoreProtocol, *, has_nan: bool = True) -> Tensor:
+    """Return how many thresholds each pixel reaches, uint8 of the field's shape; :func:`missing_level` where missing.
+
+    Args:
+        field: uint8 codes or [0, 1] floats of any shape.
+        protocol: thresholds, comparison and missing code.
+        has_nan: whether a float field may hold NaN; False saves a pass where it is known not to.
+    """
+    if field.dtype == torch.uint8:
+        table = _levels_of_codes(protocol, field.device)
+        return table.index_select(0, field.flatten().int()).view(field.shape)
+    levels = _levels_of_floats(field, protocol)
+    return levels.masked_fill_(torch.isnan(field), missing_level(protocol)) if has_nan else levels
+
+
+def _levels_of_codes(protocol: ScoreProtocol, device: torch.device) -> Tensor:
+    codes = torch.arange(256, device=device).to(torch.uint8)
+    if protocol.comparison == "codes":
+        table = _reached(codes.double(), protocol.thresholds, strict=protocol.strict)
+    else:
+        table = _levels_of_floats(code_to_unit(codes, protocol.scale), protocol)
+    if protocol.missing is not None:
+        table[protocol.missing] = missing_level(protocol)
+    return table
+
+
+def _levels_of_floats(field: Tensor, protocol: ScoreProtocol) -> Tensor:
+    field = field.float()
+    if protocol.comparison == "codes":
+        return _reached(field, _unit_thresholds(protocol), strict=protocol.strict)
+    return _reached(_released_values(field, protocol), _float32(protocol.thresholds), strict=protocol.strict)
+
+
+def _released_values(field: Tensor, protocol: ScoreProtocol) -> Tensor:
+    """Return codes as the released evaluators make them of [0, 1] float32 fields, by true divisions on every device."""
+    if protocol.comparison == "released-truncated":
+        return (field * protocol.scale).trunc_()
+    return field / torch.full((), 1.0 / protocol.scale, dtype=torch.float32, device=field.device)
+
+
+def _unit_thresholds(protocol: ScoreProtocol) -> list[float]:
+    return torch.tensor(protocol.thresholds, dtype=torch.float64).div(protocol.scale).float().tolist()
+
+
+def _float32(thresholds: tuple[float, ...]) -> list[float]:
+    return torch.tensor(thresholds, dtype=torch.float32).tolist()
+
+
+def _reached(field: Tensor, thresholds: list[float] | tuple[float, ...], *, strict: bool) -> Tensor:
+    # One comparison a threshold into the same buffer: several times faster on a CPU than torch.bucketize.
+    compare = torch.gt if strict else torch.ge
+    reached = compare(field, thresholds[0]).view(torch.uint8)
+    event = torch.empty_like(reached, dtype=torch.bool)
+    for threshold in thresholds[1:]:
+        compare(field, threshold, out=event)
+        reached += event.view(torch.uint8)
+    return reached
+
+
+def joint_histogram(observed: Tensor, predicted: Tensor, *, bins: int) -> Tensor:
+    """Return how often each pair of levels meets, int64 ``[T, bins, bins]`` (observed, forecast), of ``[T, ...]``."""
+    frames = observed.shape[0]
+    if observed.device.type == "cpu" and bins * bins <= 256:
+        pair = observed * bins
+        pair += predicted
+        counts = [torch.bincount(frame.flatten(), minlength=bins * bins) for frame in pair]
+        return torch.stack(counts).view(frames, bins, bins)
+    offset = torch.arange(frames, device=observed.device, dtype=torch.int32) * (bins * bins)
+    pair = observed.int().mul_(bins).add_(predicted).add_(offset.view(-1, *[1] * (observed.dim() - 1)))
+    return torch.bincount(pair.flatten(), minlength=frames * bins * bins).view(frames, bins, bins)
+
+
+def tables(histogram: Tensor, protocol: ScoreProtocol) -> Tensor:
+    """Read the 2 x 2 tables off a joint histogram ``[T, L + 1, L + 1]``: int64 ``[4, thresholds, T]``.
+
+    The first axis is hits, misses, false alarms, correct negatives.
+    """
+    levels = histogram.shape[-1] - 1
+    valid = histogram[:, :levels, :levels]
+    at_least = valid.flip(1, 2).cumsum(1).cumsum(2).flip(1, 2)
+    hits = at_least.diagonal(dim1=1, dim2=2)[:, 1:]
+    observed_events, forecast_events = at_least[:, 1:, 0], at_least[:, 0, 1:]
+    counted = (histogram if protocol.missing_rule == "non-event" else valid).sum((1, 2))
+    misses, false_alarms = observed_events - hits, forecast_events - hits
+    correct_negatives = counted[:, None] - observed_events - false_alarms
+    return torch.stack([hits, misses, false_alarms, correct_negatives]).transpose(1, 2).contiguous()
+
+
+def pooled_levels(
+    observed: Tensor, predicted: Tensor, hidden: Tensor | None, pool: Pool, protocol: ScoreProtocol
+) -> tuple[Tensor, Tensor]:
+    """Return the levels of the blocks' maxima of both fields, ``[T, h, w]``.
+
+    Under ``excluded`` a block counts if any pixel of it is valid in both fields, over those that are; under
+    ``non-event`` one missing pixel makes the block missing, as NaN does in a maximum.
+
+    Args:
+        observed: levels ``[T, H, W]``.
+        predicted: levels of the forecast.
+        hidden: True where a pixel is missing in either; None where none is.
+        pool: a max pool.
+        protocol: thresholds and mask rule.
+    """
+    if hidden is None or protocol.missing_rule == "non-event":
+        first, second = (_block_maximum(field, pool, protocol) for field in (observed, predicted))
+        return first, second
+    # One level up, so that 0 stands for missing pixels and loses against every level.
+    blocks = [_block_maximum((field + 1).masked_fill_(hidden, 0), pool, protocol) for field in (observed, predicted)]
+    empty = blocks[0] == 0
+    first, second = ((block - 1).masked_fill_(empty, missing_level(protocol)) for block in blocks)
+    return first, second
+
+
+def _block_maximum(levels: Tensor, pool: Pool, protocol: ScoreProtocol) -> Tensor:
+    size = pool.size
+    if pool.overlapping:
+        before, after = size // 2, size - 1 - size // 2
+        padded = torch.nn.functional.pad(levels, (before, after, before, after))
+        return _running_maximum(_running_maximum(padded, size, dim=1), size, dim=2)
+    height, width = levels.shape[1:]
+    if protocol.partial_blocks:
+        levels = torch.nn.functional.pad(levels, (0, -width % size, 0, -height % size))
+        height, width = levels.shape[1:]
+    levels = levels[:, : height - height % size, : width - width % size]
+    rows = levels[:, ::size]
+    for shift in range(1, size):
+        rows = torch.maximum(rows, levels[:, shift::size])
+    blocks = rows[:, :, ::size]
+    for shift in range(1, size):
+        blocks = torch.maximum(blocks, rows[:, :, shift::size])
+    return blocks
+
+
+def _running_maximum(levels: Tensor, size: int, *, dim: int) -> Tensor:
+    length = levels.shape[dim] - size + 1
+    best = levels.narrow(dim, 0, length)
+    for shift in range(1, size):
+        best = torch.maximum(best, levels.narrow(dim, shift, length))
+    return best
+
+
+def averaged_levels(field: Tensor, hidden: Tensor | None, pool: Pool, protocol: ScoreProtocol) -> Tensor:
+    """Return the levels of blocks' averages of a [0, 1] float field ``[T, H, W]``, uint8 ``[T, h, w]``.
+
+    Args:
+        field: float32, NaN where missing.
+        hidden: pixels that are missing in either field, None where none is; left out of the average under
+            ``excluded``. Under ``non-event`` NaN spreads over its block.
+        pool: an average pool.
+        protocol: thresholds and comparison.
+    """
+    height, width = (length - length % pool.size for length in field.shape[1:])
+    field = field[:, :height, :width]
+    if protocol.comparison != "codes":
+        values = torch.nn.functional.avg_pool2d(_released_values(field, protocol)[:, None], pool.size)[:, 0]
+        levels = _reached(values, _float32(protocol.thresholds), strict=protocol.strict)
+        return levels.masked_fill_(torch.isnan(values), missing_level(protocol))
+    if hidden is None:
+        values = _block_sum(field, pool.size) / pool.size**2
+        return _reached(values, _unit_thresholds(protocol), strict=protocol.strict)
+    hidden = hidden[:, :height, :width]
+    pixels = _block_sum((~hidden).float(), pool.size)
+    values = _block_sum(field.masked_fill(hidden, 0.0), pool.size) / pixels
+    levels = _reached(values, _unit_thresholds(protocol), strict=protocol.strict)
+    return levels.masked_fill_(pixels == 0, missing_level(protocol))
+
+
+def _block_sum(field: Tensor, size: int) -> Tensor:
+    """Return sums of blocks side by side in float64, exact for 16 x 16 float32 values of one magnitude."""
+    frames, height, width = field.shape
+    rows = field.reshape(frames, height // size, size, width).sum(2, dtype=torch.float64)
+    return rows.view(frames, height // size, width // size, size).sum(-1)

@@ -1,0 +1,60 @@
+"""Sums of the fractions skill score: integers, because a fraction is a count of pixels over a fixed window."""
+
+import torch
+from torch import Tensor
+
+from .levels import missing_level
+from .protocols import ScoreProtocol
+
+
+def fraction_sums(observed: Tensor, predicted: Tensor, protocol: ScoreProtocol) -> dict[str, Tensor]:
+    """Return ``fss/<km>``: int64 ``[3, thresholds, T]`` for each window of the protocol.
+
+    The first axis holds sums over pixels of (n_o - n_f)^2, n_f^2 and n_o^2, where n counts the events in a square
+    window around the pixel. Windows reach past the edge into no events, as in pysteps; missing pixels are none.
+
+    Args:
+        observed: levels ``[T, H, W]``.
+        predicted: levels of the forecast.
+        protocol: thresholds and windows.
+    """
+    windows = protocol.fss_windows
+    frames, thresholds = observed.shape[0], len(protocol.thresholds)
+    hidden = torch.maximum(observed, predicted) == missing_level(protocol)
+    seen, said = observed.masked_fill(hidden, 0), predicted.masked_fill(hidden, 0)
+    sums = observed.new_zeros((len(windows), 3, thresholds, frames), dtype=torch.int64)
+    highest = torch.maximum(seen, said).flatten(1).amax(1).tolist()
+    for frame, level in enumerate(highest):
+        # Above the frame's highest level both counts are 0 everywhere, and so are the sums.
+        for row in range(level):
+            events = torch.stack([seen[frame], said[frame]]) > row
+            totals = _integral(events)
+            for place, window in enumerate(windows):
+                sums[place, :, row, frame] = _squares(_counts(totals, window))
+    return {f"fss/{km:g}": part for km, part in zip(protocol.fss_km, sums, strict=True)}
+
+
+def _integral(events: Tensor) -> Tensor:
+    """Return the summed-area table ``[2, H + 1, W + 1]`` of two event fields, int32."""
+    return torch.nn.functional.pad(events.int(), (1, 0, 1, 0)).cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
+
+
+def _counts(totals: Tensor, window: int) -> Tensor:
+    """Return the events in the window around each pixel, int32 ``[2, H, W]``; an even window reaches further back."""
+    height, width = totals.shape[1] - 1, totals.shape[2] - 1
+    top, bottom = _edges(height, window, totals.device)
+    left, right = _edges(width, window, totals.device)
+    rows = totals.index_select(1, bottom) - totals.index_select(1, top)
+    return rows.index_select(2, right) - rows.index_select(2, left)
+
+
+def _edges(length: int, window: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    begin = torch.arange(length, device=device) - window // 2
+    return begin.clamp(0, length), (begin + window).clamp(0, length)
+
+
+def _squares(counts: Tensor) -> Tensor:
+    # A count is at most 128^2, so its square fits into int32; the sums need 64 bits.
+    seen, said = counts
+    difference = seen - said
+    return torch.stack([(part * part).sum(dtype=torch.int64) for part in (difference, said, seen)])

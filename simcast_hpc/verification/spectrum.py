@@ -1,0 +1,41 @@
+"""Radially averaged power spectra: does a forecast keep the variance of small scales, or has it blurred them away?"""
+
+import torch
+from torch import Tensor
+
+
+def radial_power(field: Tensor) -> Tensor:
+    """Return the power by whole wavenumber, float64 ``[..., (max(H, W) + 1) // 2]`` for ``[..., H, W]``.
+
+    |FFT|^2 / (H W), averaged over the ring of frequencies whose radius, in cycles per domain of the longer side,
+    rounds to the wavenumber (Ruzanski and Chandrasekar 2011; on square fields pysteps ``rapsd``). The mean stays in.
+    """
+    height, width = field.shape[-2:]
+    power = torch.fft.fft2(field.double()).abs().square() / (height * width)
+    longest = max(height, width)
+    rows, columns = (torch.fft.fftfreq(side, d=1.0 / longest, device=field.device) for side in (height, width))
+    ring = torch.hypot(rows[:, None].double(), columns[None].double()).round().long().flatten()
+    counts = torch.bincount(ring)
+    totals = power.new_zeros(*power.shape[:-2], counts.numel())
+    totals.index_add_(-1, ring, power.flatten(-2))
+    return (totals / counts)[..., : (longest + 1) // 2]
+
+
+def spectrum_sums(observed: Tensor, predicted: Tensor, hidden: Tensor | None) -> dict[str, Tensor]:
+    """Return ``spectrum/observed`` and ``spectrum/forecast``, float64 ``[T, R]``, over ``spectrum/frames``, int64.
+
+    Frames with a missing pixel have no spectrum and are left out.
+
+    Args:
+        observed: [0, 1] floats ``[T, H, W]``.
+        predicted: the forecast.
+        hidden: True where either is missing; None where neither is.
+    """
+    whole = torch.ones(len(observed), dtype=torch.bool, device=observed.device)
+    if hidden is not None:
+        whole = ~hidden.flatten(1).any(1)
+    sums = {
+        f"spectrum/{name}": radial_power(torch.nan_to_num(field)) * whole[:, None]
+        for name, field in (("observed", observed), ("forecast", predicted))
+    }
+    return sums | {"spectrum/frames": whole.long()}
