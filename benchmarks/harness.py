@@ -56,12 +56,14 @@ class Benchmark:
         tensors: ``(case, device, seed)`` to a provider's arguments; the first is the tensor that gradients are for.
         providers: ``(case, device)`` to the providers that can run there, the twin first.
         exact: ``(case, *tensors)`` to the twin's result; called with the first tensor in float64.
+        differentiable: whether it has a backward to check and to time.
     """
 
     op: str
     tensors: Callable[[Any, str, int], tuple[Any, ...]]
     providers: Callable[[Any, str], Sequence[Provider]]
     exact: Callable[..., Tensor]
+    differentiable: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,8 @@ def run_case(benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[s
     """
     sets = [benchmark.tensors(case, device, seed) for seed in range(_set_count(case, device))]
     for tensors in sets:
-        tensors[0].requires_grad_()
+        tensors[0].requires_grad_(benchmark.differentiable)
+    modes = [mode for mode in modes if benchmark.differentiable or mode == "forward"]
     wrong = []
     for provider in benchmark.providers(case, device):
         rows = []
@@ -128,13 +131,16 @@ def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[A
         WrongResultError: the root mean square of an error passes 1e-6 (float32) or 5e-3 (bfloat16) of the result's,
             times the provider's ``slack``.
     """
-    leaf = tensors[0].detach().double().requires_grad_()
+    leaf = tensors[0].detach().double().requires_grad_(benchmark.differentiable)
     exact = benchmark.exact(case, leaf, *tensors[1:])
-    factor = _grad_output(exact)
-    (exact_gradient,) = torch.autograd.grad(exact, leaf, factor)
     result = provider.function(*tensors)
-    (gradient,) = torch.autograd.grad(result, tensors[0], factor.to(result.dtype))
-    for what, got, want in (("result", result, exact), ("gradient", gradient, exact_gradient)):
+    compared = [("result", result, exact)]
+    if benchmark.differentiable:
+        factor = _grad_output(exact)
+        (exact_gradient,) = torch.autograd.grad(exact, leaf, factor)
+        (gradient,) = torch.autograd.grad(result, tensors[0], factor.to(result.dtype))
+        compared.append(("gradient", gradient, exact_gradient))
+    for what, got, want in compared:
         error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
         limit = provider.slack * RMS_RATIO[got.dtype]
         if not error.item() < limit:  # so that NaN is refused too

@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simcast_kernels.philox import philox
+
 from .geometry import Grid, Triple
 from .problem import Inputs, Options, Problem, make_problem
-
-_ROUND_A, _ROUND_B, _KEY_A, _KEY_B = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
-_WORD = 0xFFFFFFFF
 
 
 def cuboid_attention_reference(
@@ -140,21 +139,6 @@ def attended(problem: Problem, device: torch.device) -> Tensor | None:
         inside = torch.ones(1, *memory.size, 1, dtype=torch.bool, device=device)
         may = may & to_cuboids(inside, memory)[0, :, None, :, 0]
     return may
-
-
-def philox(key: int, counters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the four 32-bit words of Philox4x32-10 for four int64 counters below 2^32, as int64.
-
-    Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 3.3.
-    """
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
-    k0, k1 = key & _WORD, key >> 32
-    for _ in range(10):
-        # The product of two words passes 2^63 and wraps; its bits are right, and the mask drops the sign.
-        low, high = c0 * _ROUND_A, c2 * _ROUND_B
-        c0, c1, c2, c3 = (high >> 32 & _WORD) ^ c1 ^ k0, high & _WORD, (low >> 32 & _WORD) ^ c3 ^ k1, low & _WORD
-        k0, k1 = k0 + _KEY_A & _WORD, k1 + _KEY_B & _WORD
-    return c0, c1, c2, c3
 
 
 def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device: torch.device) -> Tensor:

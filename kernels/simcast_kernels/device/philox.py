@@ -16,3 +16,34 @@ def keep_tile(seed, row, column, head, sample, DROP_BELOW: tl.constexpr):
     a, b, c, d = tl.philox(seed, zero + row[:, None], zero + column[None, :], zero + head // 4, zero + sample)
     word = tl.where(head % 4 == 0, a, tl.where(head % 4 == 1, b, tl.where(head % 4 == 2, c, d)))
     return word >= DROP_BELOW
+
+
+@triton.jit
+def uniform(word):
+    """Return ``(word + 1/2) / 2^32`` of 32-bit words, in float32, in (0, 1]."""
+    return word.to(tl.uint32, bitcast=True).to(tl.float32) * 2.3283064365386963e-10 + 1.1641532182693481e-10
+
+
+@triton.jit
+def normal_pair(first, second):
+    """Return two independent standard normal tensors of two tensors of words (Box-Muller)."""
+    radius = tl.sqrt(-2.0 * tl.log(uniform(first)))
+    angle = 6.283185307179586 * uniform(second)
+    return radius * tl.cos(angle), radius * tl.sin(angle)
+
+
+@triton.jit
+def normal_block(key, first, sample, member, step, BLOCK: tl.constexpr):
+    """Return the standard normal numbers of BLOCK elements from ``first`` on, float32; BLOCK and ``first`` by fours.
+
+    The counters are (element // 4, sample, member, step), as in the twin ``simcast_kernels.philox.normals``.
+    """
+    quad = (first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32)
+    zero = quad * 0
+    a, b, c, d = tl.philox(
+        key, quad, zero + sample.to(tl.uint32), zero + member.to(tl.uint32), zero + step.to(tl.uint32)
+    )
+    n0, n1 = normal_pair(a, b)
+    n2, n3 = normal_pair(c, d)
+    # The last axis is the one joined last, so that the four stand in order and a thread holds what it stores.
+    return tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (BLOCK,))

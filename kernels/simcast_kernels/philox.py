@@ -1,0 +1,55 @@
+"""Counted random numbers in plain PyTorch, the twin of ``device/philox.py``: the same words for the same counters.
+
+Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 3.3 (Philox4x32-10); Box and Muller,
+A note on the generation of random normal deviates (1958).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_ROUND_A, _ROUND_B, _KEY_A, _KEY_B = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
+_WORD = 0xFFFFFFFF
+WORDS = 4  # of one call, and so elements that share a counter
+
+
+def philox(key: int, counters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return the four 32-bit words of Philox4x32-10 for four int64 counters below 2^32, as int64."""
+    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
+    k0, k1 = key & _WORD, key >> 32
+    for _ in range(10):
+        # The product of two words passes 2^63 and wraps; its bits are right, and the mask drops the sign.
+        low, high = c0 * _ROUND_A, c2 * _ROUND_B
+        c0, c1, c2, c3 = (high >> 32 & _WORD) ^ c1 ^ k0, high & _WORD, (low >> 32 & _WORD) ^ c3 ^ k1, low & _WORD
+        k0, k1 = k0 + _KEY_A & _WORD, k1 + _KEY_B & _WORD
+    return c0, c1, c2, c3
+
+
+def normals(
+    key: int, sample: Tensor, member: Tensor, *, step: int, elements: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Return standard normal numbers ``[rows, elements]`` that depend on key, sample, member, step and element alone.
+
+    Element e takes its number from the counters (e // 4, sample, member, step): words 0 and 1 make the first two of
+    four elements, words 2 and 3 the last two, by Box-Muller with the uniform numbers ``(word + 1/2) / 2^32``.
+
+    Args:
+        key: the stream, 0 <= key < 2^63.
+        sample: what each row is a sample of, int64 ``[rows]``, 0 <= sample < 2^32.
+        member: which member of it each row is, int64 ``[rows]``, 0 <= member < 2^32.
+        step: 0 <= step < 2^32.
+        elements: numbers of a row.
+        dtype: float32 or float64; the words are the same.
+    """
+    quads = torch.arange(-(-elements // WORDS), device=sample.device)
+    step_ = torch.full((), step, dtype=torch.int64, device=sample.device)
+    words = philox(key, (quads[None], sample[:, None], member[:, None], step_))
+    # In float32 both roundings are to nearest, so that a kernel's uniform number is this one to the bit.
+    uniform = [word.to(dtype) * 2.0**-32 + 2.0**-33 for word in words]
+    pairs = []
+    for first, second in (uniform[:2], uniform[2:]):
+        radius, angle = torch.sqrt(-2.0 * torch.log(first)), 2.0 * math.pi * second
+        pairs += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return torch.stack(pairs, dim=-1).flatten(1)[:, :elements]

@@ -1,0 +1,109 @@
+"""Cases of ``sampler_step``: CasCast's latents, pixel-size tensors that show the bandwidth, and sizes that break."""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from simcast_kernels.launch import Launch
+from simcast_kernels.registry import Direction
+
+from .reference import Coefficients, Counters
+
+# A step of DDIM from timestep 500 to 450 of the linear schedule, of its stochastic form, and of DPM-Solver++(2M).
+DDIM = Coefficients(3.571, -3.428, 0.0, 0.9392, 0.3433)
+ANCESTRAL = Coefficients(3.571, -3.428, 0.0, 0.7211, 0.3433, noise=0.6017)
+DPM_SOLVER = Coefficients(3.571, -3.428, 0.9784, 0.0, 0.0844, from_history=-0.0152)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerStepCase:
+    """One input: ``shape`` is ``[rows, T, C, H, W]``; history is read and the clean latent written as ``forms`` ask."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    forms: Coefficients = DDIM
+    guided: bool = True
+    clip: float | None = 2.0
+    key: int = 0x1234_5678_9ABC
+    spills_expected: str = ""
+
+    @property
+    def numel(self) -> int:
+        """Elements of the latent."""
+        return prod(self.shape)
+
+    @property
+    def with_clean(self) -> bool:
+        """Whether the clean latent is written."""
+        return self.forms.from_history != 0
+
+    def bytes_moved(self, direction: Direction) -> int:
+        """Return the fewest bytes of a step: latent and predictions read, next latent written, and the history's."""
+        return self.numel * self.dtype.itemsize * (3 + self.guided + 2 * self.with_clean)
+
+    def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor | None]:
+        """Return random latents of order 1 by the names of the op's arguments."""
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def latent() -> Tensor:
+            return torch.randn(self.shape, device=device, generator=generator).to(self.dtype)
+
+        return {
+            "noisy": latent(),
+            "prediction": latent(),
+            "unconditional": latent() if self.guided else None,
+            "history": latent() if self.with_clean else None,
+        }
+
+    def counters(self, device: torch.device | str) -> Counters | None:
+        """Return the counters of rows that are members of two samples in turn; None without noise."""
+        if not self.forms.noise:
+            return None
+        row = torch.arange(self.shape[0], device=device)
+        return Counters(self.key, 2**31 + row % 2, row // 2, 17)
+
+    @property
+    def options(self) -> dict:
+        """The keyword arguments of the op that are no tensors."""
+        return {"coefficients": self.forms, "guidance": 1.5, "clip": self.clip}
+
+
+PIXELS, LATENTS = (8, 12, 1, 384, 384), (10, 12, 4, 48, 48)
+CASES = (
+    SamplerStepCase(name="pixels-ddim", shape=PIXELS),
+    SamplerStepCase(name="pixels-dpm-solver", shape=PIXELS, forms=DPM_SOLVER),
+    SamplerStepCase(name="pixels-ancestral", shape=PIXELS, forms=ANCESTRAL),
+    SamplerStepCase(name="pixels-ddim-bf16", shape=PIXELS, dtype=torch.bfloat16),
+    SamplerStepCase(name="many-pixels-ddim", shape=(64, 12, 1, 384, 384)),
+    SamplerStepCase(name="members-ddim", shape=LATENTS),
+    SamplerStepCase(name="members-dpm-solver", shape=LATENTS, forms=DPM_SOLVER),
+    SamplerStepCase(name="unguided", shape=LATENTS, guided=False, clip=None),
+    SamplerStepCase(name="one-element", shape=(1, 1), forms=ANCESTRAL),
+    SamplerStepCase(name="odd", shape=(3, 2, 1, 13, 19), forms=ANCESTRAL, key=2**62 + 5),
+    SamplerStepCase(name="odd-bf16", shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER, dtype=torch.bfloat16),
+    SamplerStepCase(name="one-past-a-program", shape=(2, 1, 1, 25, 41), forms=DPM_SOLVER, guided=False),
+)
+
+
+def launches(case: SamplerStepCase) -> dict[Direction, list[Launch]]:
+    """Return the launch of a case on ``meta`` tensors; a step has no backward."""
+    from . import kernel  # late: the shapes above are of use without Triton
+
+    def latent() -> Tensor:
+        return torch.empty(case.shape, dtype=case.dtype, device="meta")
+
+    launch = kernel.step_launch(
+        latent(),
+        latent(),
+        latent() if case.guided else None,
+        latent() if case.with_clean else None,
+        out=latent(),
+        clean=latent() if case.with_clean else None,
+        hits=None if case.clip is None else torch.empty((), dtype=torch.int64, device="meta"),
+        counters=case.counters("meta"),
+        **case.options,
+    )
+    return {"forward": [launch]}

@@ -1,0 +1,57 @@
+"""Counted noise: published words, the moments of a normal distribution, and places that decide alone."""
+
+import pytest
+import torch
+
+from simcast_kernels.philox import normals, philox
+
+
+def test_philox_gives_the_published_words():
+    """Known answers of Random123's philox4x32-10: all zeros, and the digits of pi."""
+    zero = torch.zeros((), dtype=torch.int64)
+    words = [int(word) for word in philox(0, [zero] * 4)]
+    assert words == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]
+    counters = [torch.tensor(c) for c in (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)]
+    words = [int(word) for word in philox(0x299F31D0A4093822, counters)]
+    assert words == [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1]
+
+
+def rows(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    row = torch.arange(count)
+    return row // 5, row % 5
+
+
+def test_numbers_are_standard_normal():
+    z = normals(7, *rows(20), step=0, elements=20_000, dtype=torch.float64)
+    count = z.numel()
+    assert z.mean().item() == pytest.approx(0, abs=4 * count**-0.5)
+    assert z.square().mean().item() == pytest.approx(1, abs=4 * (2 / count) ** 0.5)
+    assert z.pow(4).mean().item() == pytest.approx(3, abs=4 * (96 / count) ** 0.5)
+    cumulative = torch.special.ndtr(z.flatten()).sort().values
+    distance = (cumulative - (torch.arange(count) + 0.5) / count).abs().max().item()
+    assert distance < 1.95 * count**-0.5, "the Kolmogorov-Smirnov bound at 1 in 1000"
+    for shift in (1, 2, 3, 4):
+        assert (z[:, shift:] * z[:, :-shift]).mean().item() == pytest.approx(0, abs=4 * count**-0.5)
+    assert (z[1:] * z[:-1]).mean().item() == pytest.approx(0, abs=4 * count**-0.5), "rows are independent"
+
+
+def test_a_row_depends_on_its_own_counters_alone():
+    sample, member = rows(10)
+    together = normals(3, sample, member, step=4, elements=101)
+    order = torch.tensor([7, 2, 9])
+    assert torch.equal(normals(3, sample[order], member[order], step=4, elements=101), together[order])
+    assert torch.equal(normals(3, sample, member, step=4, elements=50), together[:, :50])
+
+
+def test_any_other_counter_gives_other_numbers():
+    sample, member = torch.tensor([1]), torch.tensor([2])
+    base = normals(3, sample, member, step=4, elements=8)
+    others = [
+        normals(4, sample, member, step=4, elements=8),
+        normals(3 + 2**40, sample, member, step=4, elements=8),
+        normals(3, sample + 1, member, step=4, elements=8),
+        normals(3, sample, member + 1, step=4, elements=8),
+        normals(3, member, sample, step=4, elements=8),
+        normals(3, sample, member, step=5, elements=8),
+    ]
+    assert all((other - base).abs().min() > 1e-6 for other in others)
