@@ -16,11 +16,15 @@ from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, the configuration that made it and the hash of its weights."""
+    """A trained network, the configuration that made it, the hash of its weights and how many steps it was trained.
+
+    Of published weights (``simcast convert``) the steps are unknown, None.
+    """
 
     network: torch.nn.Module
     config: TrainConfig
     weights_hash: str
+    steps: int | None = None
 
     @torch.no_grad()
     def forecast(self, codes: torch.Tensor, *, frames_out: int) -> torch.Tensor:
@@ -86,4 +90,4 @@ def load_trained(run_dir: Path, *, device: torch.device | None = None) -> Traine
     except (RuntimeError, SafetensorError) as error:
         raise ConfigError(f"{folder.weights} does not fit {folder.config}: {error}") from error
     network.eval().requires_grad_(False)
-    return TrainedModel(network.to(device or torch.device("cpu")), config, weights_hash)
+    return TrainedModel(network.to(device or torch.device("cpu")), config, weights_hash, marker.get("steps"))

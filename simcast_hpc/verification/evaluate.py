@@ -69,9 +69,10 @@ def model_entry(name: str, model: TrainedModel) -> Entry:
     sequence, made = model.config.sequence, model.config.frames_out
     calls = math.ceil(sequence.frames_out / made)
     reach = "one pass" if calls == 1 else f"rolled out in {calls} calls"
-    note = f"{model.config.stage}, {reach}; {model.config.model.title}"
+    origin = model.config.stage if model.steps is not None else "published weights"
+    note = f"{origin}, {reach}; {model.config.model.title}"
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
-    return Entry(name, model, "model", note, steps=model.config.max_steps, parameters=parameters)
+    return Entry(name, model, "model", note, steps=model.steps, parameters=parameters)
 
 
 def baseline_entry(name: str, data: DataConfig) -> Entry:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from simcast_hpc.config import EarthformerConfig
 from simcast_hpc.models import build_model
 from simcast_hpc.models.earthformer.stems import ConvBlock
-from simcast_hpc.models.public import from_public, load_public, public_keys, to_public
+from simcast_hpc.models.public import from_public, load_public, public_keys, released_config, to_public
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
 from tests.models.stem_slopes import FixedSlopes, GoldenBackward
 from tests.shared_data import shared
@@ -120,6 +120,14 @@ def test_the_released_keys_one_for_one():
     assert keys == {key: tuple(shape) for key, (shape, _) in published["state_dict"].items()}
     weights = [torch.Size(shape) for key, shape in keys.items() if not key.endswith("relative_position_index")]
     assert sum(shape.numel() for shape in weights) == published["parameters"] == 8_659_677
+
+
+def test_the_released_configuration_is_known():
+    published = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())
+    known = released_config("earthformer")
+    assert public_keys("earthformer", known) == public_keys("earthformer", published["config"])
+    fields = {**published["config"], **dict.fromkeys(("self_pattern", "cross_self_pattern"), "axial")}
+    assert {name: fields.get(name, "cross_1x1") for name in known} == known
 
 
 def test_the_default_configuration_is_the_released_one():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simcast_hpc.config import SimVPConfig
 from simcast_hpc.models import build_model
-from simcast_hpc.models.public import from_public, load_public, public_keys, to_public
+from simcast_hpc.models.public import from_public, load_public, our_form, public_keys, released_config, to_public
 from tests.shared_data import shared
 
 TOLERANCE = 1e-4
@@ -91,6 +91,21 @@ def test_sevir_size_keys_one_for_one():
     keys = public_keys("simvp", published["config"])
     assert keys == {key: tuple(shape) for key, shape in published["state_dict"].items()}
     assert sum(torch.Size(shape).numel() for shape in keys.values()) == published["parameters"] == 9_254_209
+
+
+def test_the_released_configuration_is_the_sevir_size():
+    assert public_keys("simvp", released_config("simvp")) == public_keys(
+        "simvp", {"in_shape": [13, 1, 384, 384], "hid_S": 64, "hid_T": 256, "N_S": 2, "N_T": 4, "model_type": "IncepU"}
+    )
+    assert our_form("simvp", released_config("simvp")).frames_out == 12
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
+def test_weights_that_are_no_floating_point_numbers_are_refused(dtype):
+    weights = public_weights(SMALL)
+    weights["dec.readout.weight"] = weights["dec.readout.weight"].to(dtype)
+    with pytest.raises(TypeError, match=rf"dec\.readout\.weight of the state dict is {dtype}; weights are floating"):
+        load_public("simvp", SMALL, weights)
 
 
 def test_the_default_configuration_is_the_sevir_size():

@@ -10,14 +10,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architecture import PublicArchitecture, Shape, translated
+from .architecture import OurForm, PublicArchitecture, Shape, translated
 from .earthformer import EARTHFORMER
-from .misfit import refuse_misfit, refuse_other_constants
+from .misfit import refuse_integers, refuse_misfit, refuse_other_constants
 from .simvp import SIMVP
 
-__all__ = ["from_public", "load_public", "public_keys", "to_public"]
+__all__ = [
+    "ARCHITECTURES",
+    "OurForm",
+    "from_public",
+    "load_public",
+    "our_form",
+    "public_keys",
+    "released_config",
+    "to_public",
+]
 
 _ARCHITECTURES: dict[str, PublicArchitecture] = {"earthformer": EARTHFORMER, "simvp": SIMVP}
+ARCHITECTURES = tuple(_ARCHITECTURES)
 
 
 def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -35,15 +45,17 @@ def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, T
 
     Raises:
         KeyError: the architecture is unknown.
+        TypeError: a tensor does not hold floating-point numbers.
         ValueError: the configuration is not one that we build, or the state dict does not fit it. The message names
             the first missing and unexpected keys, the shapes, and the field that would explain them.
     """
     architecture = _architecture(name)
     expected = public_keys(name, config)
     refuse_misfit(architecture, config, expected, state_dict)
-    model = architecture.build(config)
+    model = architecture.ours(config).build()
     constants = architecture.constants(model)
     refuse_other_constants(constants, state_dict)
+    refuse_integers(constants, state_dict)
     weights = {key: tensor for key, tensor in state_dict.items() if key not in constants}
     model.load_state_dict({from_public(name, key): tensor for key, tensor in weights.items()})
     return model
@@ -57,10 +69,28 @@ def public_keys(name: str, config: Mapping[str, Any]) -> dict[str, Shape]:
     """
     architecture = _architecture(name)
     with torch.device("meta"):
-        model = architecture.build(config)
+        model = architecture.ours(config).build()
         constants = architecture.constants(model)
     weights = {to_public(name, key): tensor for key, tensor in model.state_dict().items()}
     return {key: tuple(tensor.shape) for key, tensor in {**weights, **constants}.items()}
+
+
+def our_form(name: str, config: Mapping[str, Any]) -> OurForm:
+    """Return our form of a public configuration.
+
+    Raises:
+        KeyError, ValueError: as :func:`load_public`, for the architecture and the configuration.
+    """
+    return _architecture(name).ours(config)
+
+
+def released_config(name: str) -> dict[str, Any]:
+    """Return the public configuration of the weights that the project published for SEVIR.
+
+    Raises:
+        KeyError: the architecture is unknown.
+    """
+    return dict(_architecture(name).released)
 
 
 def to_public(name: str, key: str) -> str:

@@ -7,7 +7,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from simcast_hpc.config import ModelConfig
+from simcast_hpc.models import build_model
+
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurForm:
+    """A public configuration as ours: the model, T, T' and C."""
+
+    model: ModelConfig
+    frames_in: int
+    frames_out: int
+    channels: int
+
+    def build(self) -> nn.Module:
+        """Return the model, freshly initialised.
+
+        Raises:
+            ValueError: the sizes do not fit one another.
+        """
+        return build_model(self.model, frames_in=self.frames_in, frames_out=self.frames_out, channels=self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +39,8 @@ class PublicArchitecture:
         source: the public project, commit and class whose names these are.
         names: pairs (ours, theirs) of key templates. ``{i}`` and ``{j}`` stand for block numbers, ``{leaf}`` for the
             last part of a key (``weight``, ``bias``); every key matches exactly one template of its side.
-        build: from a public configuration to our model, freshly initialised.
+        ours: from a public configuration to our form of it.
+        released: the public configuration of the weights that the project published for SEVIR.
         stated: the fields of a public configuration that shapes depend on, defaults filled in.
         measured: the same fields as far as the shapes of a state dict show them.
         constants: tensors that the public project stores beside its weights though the configuration fixes them, by
@@ -27,7 +49,8 @@ class PublicArchitecture:
 
     source: str
     names: tuple[tuple[str, str], ...]
-    build: Callable[[Mapping[str, Any]], nn.Module]
+    ours: Callable[[Mapping[str, Any]], OurForm]
+    released: Mapping[str, Any]
     stated: Callable[[Mapping[str, Any]], dict[str, Any]]
     measured: Callable[[Mapping[str, Shape]], dict[str, Any]]
     constants: Callable[[nn.Module], dict[str, Tensor]] = lambda model: {}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from simcast_hpc.models.earthformer.relative_bias import RelativeBias
 
 from .architecture import PublicArchitecture, Shape, pattern_of
-from .earthformer_config import build_earthformer, earthformer_stated
+from .earthformer_config import RELEASED, earthformer_stated, our_earthformer
 
 # Convolutions and norms of a stem stand in one list with their activations: three places for each convolution.
 _PLACES_PER_CONVOLUTION = 3
@@ -161,7 +161,8 @@ def _stack(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
 EARTHFORMER = PublicArchitecture(
     source="CuboidTransformerModel of amazon-science/earth-forecasting-transformer, commit 7732b03",
     names=_NAMES,
-    build=build_earthformer,
+    ours=our_earthformer,
+    released=RELEASED,
     stated=earthformer_stated,
     measured=_measured,
     constants=_constants,

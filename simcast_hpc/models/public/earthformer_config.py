@@ -3,10 +3,50 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from simcast_hpc.config import ConvStem, EarthformerConfig, GlobalVectorConfig, StackConvStem
-from simcast_hpc.models import build_model
+
+from .architecture import OurForm
+
+# The released SEVIR configuration (earthformer_sevir_v1.yaml), 8,659,677 parameters.
+RELEASED: dict[str, Any] = {
+    "input_shape": [13, 384, 384, 1],
+    "target_shape": [12, 384, 384, 1],
+    "base_units": 128,
+    "num_heads": 4,
+    "enc_depth": [1, 1],
+    "dec_depth": [1, 1],
+    "enc_use_inter_ffn": True,
+    "dec_use_inter_ffn": True,
+    "dec_hierarchical_pos_embed": False,
+    "dec_use_first_self_attn": False,
+    "dec_cross_last_n_frames": None,
+    "downsample": 2,
+    "self_pattern": "axial",
+    "cross_self_pattern": "axial",
+    "cross_pattern": "cross_1x1",
+    "num_global_vectors": 8,
+    "use_global_self_attn": True,
+    "separate_global_qkv": True,
+    "use_global_vector_ffn": False,
+    "use_dec_self_global": False,
+    "dec_self_update_global": True,
+    "use_dec_cross_global": False,
+    "attn_drop": 0.1,
+    "proj_drop": 0.1,
+    "ffn_drop": 0.1,
+    "ffn_activation": "gelu",
+    "gated_ffn": False,
+    "padding_type": "zeros",
+    "pos_embed_type": "t+h+w",
+    "use_relative_pos": True,
+    "z_init_method": "zeros",
+    "initial_downsample_type": "stack_conv",
+    "initial_downsample_activation": "leaky",
+    "initial_downsample_stack_conv_num_layers": 3,
+    "initial_downsample_stack_conv_dim_list": [16, 64, 128],
+    "initial_downsample_stack_conv_downscale_list": [3, 2, 2],
+    "initial_downsample_stack_conv_num_conv_list": [2, 2, 2],
+}
 
 # What shapes the network and may vary; all of it must be stated, so that nothing rests on a default of theirs.
 _REQUIRED = (
@@ -78,15 +118,15 @@ def earthformer_stated(config: Mapping[str, Any]) -> dict[str, Any]:
     return stated
 
 
-def build_earthformer(config: Mapping[str, Any]) -> nn.Module:
-    """Return our model of a public configuration, freshly initialised.
+def our_earthformer(config: Mapping[str, Any]) -> OurForm:
+    """Return our form of a public configuration.
 
     Raises:
         ValueError: as :func:`earthformer_stated`, or the sizes do not fit one another.
     """
     stated = earthformer_stated(config)
-    return build_model(
-        _our_config(stated),
+    return OurForm(
+        model=_our_config(stated),
         frames_in=stated["input_shape T"],
         frames_out=stated["target_shape T"],
         channels=stated["input_shape C"],

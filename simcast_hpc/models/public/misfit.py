@@ -55,6 +55,17 @@ def refuse_other_constants(constants: Mapping[str, Tensor], state_dict: Mapping[
             )
 
 
+def refuse_integers(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are no floating-point numbers, as a quantised file holds them.
+
+    Raises:
+        TypeError: names the first such key and its dtype.
+    """
+    for key, tensor in state_dict.items():
+        if key not in constants and not tensor.is_floating_point():
+            raise TypeError(f"{key} of the state dict is {tensor.dtype}; weights are floating-point, such as float32")
+
+
 def _explanations(
     architecture: PublicArchitecture,
     config: Mapping[str, Any],

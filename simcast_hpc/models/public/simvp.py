@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from simcast_hpc.config import SimVPConfig
-from simcast_hpc.models import build_model
 
-from .architecture import PublicArchitecture, Shape, pattern_of
+from .architecture import OurForm, PublicArchitecture, Shape, pattern_of
 
 # OpenSTL's SimVP_Model with its IncepU translator. Its constructor fixes the inception kernels and the groups.
 _SIMVP_DEFAULTS: dict[str, Any] = {
@@ -59,7 +56,7 @@ def _simvp_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     return measured
 
 
-def _build_simvp(config: Mapping[str, Any]) -> nn.Module:
+def _our_simvp(config: Mapping[str, Any]) -> OurForm:
     stated = _simvp_stated(config)
     translator = config.get("model_type") or "gSTA"
     if translator.lower() != "incepu":
@@ -83,7 +80,7 @@ def _build_simvp(config: Mapping[str, Any]) -> nn.Module:
     )
     frames_in = stated["in_shape T"]
     frames_out = config.get("aft_seq_length", frames_in)
-    return build_model(own, frames_in=frames_in, frames_out=frames_out, channels=stated["in_shape C"])
+    return OurForm(model=own, frames_in=frames_in, frames_out=frames_out, channels=stated["in_shape C"])
 
 
 SIMVP = PublicArchitecture(
@@ -102,7 +99,16 @@ SIMVP = PublicArchitecture(
         ("decoder.blocks.{i}.norm.{leaf}", "dec.dec.{i}.conv.norm.{leaf}"),
         ("head.{leaf}", "dec.readout.{leaf}"),
     ),
-    build=_build_simvp,
+    ours=_our_simvp,
+    released={
+        "in_shape": [13, 1, 384, 384],
+        "aft_seq_length": 12,
+        "hid_S": 64,
+        "hid_T": 256,
+        "N_S": 2,
+        "N_T": 4,
+        "model_type": "IncepU",
+    },
     stated=_simvp_stated,
     measured=_simvp_measured,
 )
