@@ -128,9 +128,8 @@ def terms_of_sums(case: CuboidAttentionCase, tensors: dict[str, Tensor]) -> dict
     q, k, v = reference.projections(inputs, problem)
     weights, _, keep = reference.softmax_weights(inputs, problem, q, k)
     kept = weights if keep is None else weights * keep
-    grad = reference.split_heads(
-        reference.to_cuboids(factor_of(case, q.device).double().abs(), problem.query), case.heads
-    )
+    factor = factor_of(case, q.device).double().abs()
+    (grad,) = reference.to_cuboid_heads(factor, problem.query, parts=1, heads=case.heads)
     tokens, found = problem.memory.tokens, {}
     if inputs.global_value is not None:
         far = (kept[..., tokens:].mT @ grad).sum(1)

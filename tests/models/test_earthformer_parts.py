@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from simcast_hpc.models.earthformer.global_vectors import GlobalAttention, GlobalUpdate
-from simcast_hpc.models.earthformer.merge import PatchMerge, UpSample
+from simcast_hpc.models.earthformer.merge import PatchMerge
 from simcast_hpc.models.earthformer.multiplicity import key_multiplicity
 from simcast_hpc.models.earthformer.patterns import DILATED, Cuboid, cross_attention_pattern, self_attention_pattern
 from simcast_hpc.models.earthformer.relative_bias import RelativeBias
+from simcast_hpc.models.earthformer.upsample import UpSample
 from simcast_kernels.cuboid_attention.reference import cuboid_cross_attention_reference
 
 
@@ -169,10 +170,35 @@ def test_a_patch_is_merged_row_by_row_and_padded_at_its_end():
     assert seen[1].tolist() == [[[[1, 1, 4, 4], [2, 3, 5, 6]]]]
 
 
-def test_up_sampling_repeats_tokens_before_it_convolves():
-    up, seen = UpSample(2, 3, grid=(4, 3)), []
-    up.conv.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+@pytest.mark.parametrize("scales", [(2, 2), (3, 3), (4, 2)])
+def test_up_sampling_is_a_convolution_of_repeated_tokens(scales):
+    up = UpSample(2, 3, grid=(3 * scales[0], 4 * scales[1])).double()
+    leaves = [some(2, 1, 3, 4, 2).double().requires_grad_(), *up.parameters()]
+    repeated = leaves[0].flatten(0, 1).permute(0, 3, 1, 2)
+    for axis, scale in enumerate(scales, start=2):
+        repeated = repeated.repeat_interleave(scale, dim=axis)
+    want = torch.nn.functional.conv2d(repeated, up.conv.weight, up.conv.bias, padding=1)
+    got = up(leaves[0])
+    torch.testing.assert_close(got, want.permute(0, 2, 3, 1).unflatten(0, (2, 1)))
+    grad = some(*got.shape, seed=1).double()
+    wanted = torch.autograd.grad(want, leaves, grad.flatten(0, 1).permute(0, 3, 1, 2))
+    for found, expected in zip(torch.autograd.grad(got, leaves, grad), wanted, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_up_sampling_to_no_multiple_takes_the_nearest_token():
+    up = UpSample(2, 3, grid=(4, 3))
     x = some(1, 2, 2, 2, 2)
-    assert up(x).shape == (1, 2, 4, 3, 3)
     repeated = x.flatten(0, 1).permute(0, 3, 1, 2)[:, :, [0, 0, 1, 1]][:, :, :, [0, 0, 1]]
-    assert torch.equal(seen[0], repeated)
+    want = torch.nn.functional.conv2d(repeated, up.conv.weight, up.conv.bias, padding=1)
+    torch.testing.assert_close(up(x), want.permute(0, 2, 3, 1).unflatten(0, (1, 2)))
+
+
+def test_up_sampling_keeps_the_dtypes_of_autocast():
+    up = UpSample(2, 3, grid=(4, 4))
+    x = some(1, 2, 2, 2, 2).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = up(x)
+    result.float().square().sum().backward()
+    assert result.dtype == torch.bfloat16
+    assert {x.grad.dtype, up.conv.weight.grad.dtype, up.conv.bias.grad.dtype} == {torch.float32}

@@ -57,15 +57,15 @@ def forward(inputs: Inputs, problem: Problem) -> Tensor:
     out = dropped[..., :tokens] @ v
     if inputs.global_value is not None:
         out = out + dropped[..., tokens:] @ _global_heads(inputs.global_value, problem, out.dtype)
-    return from_cuboids(out.transpose(2, 3).flatten(3), query).to(inputs.query.dtype)
+    return from_cuboid_heads(out, query).to(inputs.query.dtype)
 
 
 def backward(inputs: Inputs, problem: Problem, grad_output: Tensor) -> list[Tensor | None]:
     """Return the gradient of each of ``inputs``, None for those that are None, recomputing the weights."""
-    query, memory, heads = problem.query, problem.memory, problem.heads
+    query, memory = problem.query, problem.memory
     q, k, v = projections(inputs, problem)
     weights, gq, keep = softmax_weights(inputs, problem, q, k)
-    grad = split_heads(to_cuboids(grad_output.to(q.dtype), query), heads)
+    (grad,) = to_cuboid_heads(grad_output.to(q.dtype), query, parts=1, heads=problem.heads)
     dropped = weights if keep is None else weights * keep
     d_weights = grad @ v.mT
     gk = gv = None
@@ -102,26 +102,35 @@ def backward(inputs: Inputs, problem: Problem, grad_output: Tensor) -> list[Tens
 
 def to_cuboids(x: Tensor, grid: Grid) -> Tensor:
     """Return ``[B, T, H, W, F]`` as ``[B, cuboids, tokens, F]``, padded with zeros and rolled."""
-    t, h, w = grid.padding
-    if t or h or w:
-        x = F.pad(x, (0, 0, 0, w, 0, h, 0, t))
-    if any(grid.shift):
-        x = x.roll([-s for s in grid.shift], (1, 2, 3))
-    return _cut(x, grid)
+    return _cut(_padded_and_rolled(x, grid), grid)
 
 
 def from_cuboids(x: Tensor, grid: Grid) -> Tensor:
     """Return ``[B, cuboids, tokens, F]`` as ``[B, T, H, W, F]``: the inverse of :func:`to_cuboids`, padding dropped."""
-    batch, _, _, features = x.shape
-    x = x.view(batch, *grid.blocks, *grid.cuboid, features)
+    return from_cuboid_heads(x.unsqueeze(2), grid)
+
+
+def to_cuboid_heads(x: Tensor, grid: Grid, *, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Return ``parts`` tensors ``[B, cuboids, heads, tokens, head size]`` of ``[B, T, H, W, parts * D]``.
+
+    As :func:`to_cuboids`, but the heads come before the tokens, as products want them: one copy does both.
+    """
+    x = _padded_and_rolled(x, grid)
+    split, blocks, tokens = _axes(grid)
+    x = x.reshape(x.shape[0], *split, parts, heads, -1)
+    x = x.permute(7, 0, *blocks, 8, *tokens, 9)
+    return x.reshape(parts, x.shape[1], grid.cuboids, heads, grid.tokens, -1).unbind(0)
+
+
+def from_cuboid_heads(x: Tensor, grid: Grid) -> Tensor:
+    """Return ``[B, cuboids, heads, tokens, head size]`` as ``[B, T, H, W, D]``, padding dropped."""
+    batch, _, heads, _, features = x.shape
+    x = x.view(batch, *grid.blocks, heads, *grid.cuboid, features)
     order = [0]
     for axis, dilated in enumerate(grid.dilated):
-        order += [4 + axis, 1 + axis] if dilated else [1 + axis, 4 + axis]
-    x = x.permute(*order, 7).reshape(batch, *grid.padded, features)
-    if any(grid.shift):
-        x = x.roll(list(grid.shift), (1, 2, 3))
-    t, h, w = grid.size
-    return x[:, :t, :h, :w].contiguous()
+        order += [5 + axis, 1 + axis] if dilated else [1 + axis, 5 + axis]
+    x = x.permute(*order, 4, 8).reshape(batch, *grid.padded, heads * features)
+    return _unrolled(x, grid)
 
 
 def attended(problem: Problem, device: torch.device) -> Tensor | None:
@@ -191,7 +200,22 @@ def _differentiable(inputs: Inputs, options: Options) -> Tensor:
     return resample(forward(inputs, make_problem(inputs, options)), problem.query.size)
 
 
-def _cut(x: Tensor, grid: Grid) -> Tensor:
+def _padded_and_rolled(x: Tensor, grid: Grid) -> Tensor:
+    t, h, w = grid.padding
+    if t or h or w:
+        x = F.pad(x, (0, 0, 0, w, 0, h, 0, t))
+    return x.roll([-s for s in grid.shift], (1, 2, 3)) if any(grid.shift) else x
+
+
+def _unrolled(x: Tensor, grid: Grid) -> Tensor:
+    if any(grid.shift):
+        x = x.roll(list(grid.shift), (1, 2, 3))
+    t, h, w = grid.size
+    return x[:, :t, :h, :w].contiguous()
+
+
+def _axes(grid: Grid) -> tuple[list[int], list[int], list[int]]:
+    """Return the axes T, H, W as six of blocks and tokens, and where blocks and tokens stand among them, from 1."""
     split: list[int] = []
     blocks, tokens = [], []
     for n, b, dilated in zip(grid.blocks, grid.cuboid, grid.dilated, strict=True):
@@ -199,6 +223,11 @@ def _cut(x: Tensor, grid: Grid) -> Tensor:
         split += [b, n] if dilated else [n, b]
         blocks.append(first + 1 if dilated else first)
         tokens.append(first if dilated else first + 1)
+    return split, blocks, tokens
+
+
+def _cut(x: Tensor, grid: Grid) -> Tensor:
+    split, blocks, tokens = _axes(grid)
     x = x.reshape(x.shape[0], *split, x.shape[-1]).permute(0, *blocks, *tokens, 7)
     return x.reshape(x.shape[0], grid.cuboids, grid.tokens, -1)
 
@@ -214,11 +243,6 @@ def _regions(grid: Grid, device: torch.device) -> Tensor:
     return _cut(region[None, ..., None], grid)[0, ..., 0]
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """Return ``[B, cuboids, tokens, D]`` as ``[B, cuboids, heads, tokens, head size]``."""
-    return x.unflatten(-1, (heads, -1)).transpose(2, 3)
-
-
 def _global_heads(x: Tensor, problem: Problem, dtype: torch.dtype) -> Tensor:
     """Return ``[B, G, D]`` as ``[B, 1, heads, G, head size]``."""
     return x.to(dtype).unflatten(-1, (problem.heads, -1)).transpose(1, 2).unsqueeze(1)
@@ -228,29 +252,29 @@ def projections(inputs: Inputs, problem: Problem) -> tuple[Tensor, Tensor, Tenso
     """Return q, k, v as ``[B, cuboids, heads, tokens, head size]``."""
     dtype = torch.float64 if inputs.query.dtype == torch.float64 else torch.float32
     if inputs.memory is None:
-        parts = to_cuboids(inputs.query.to(dtype), problem.query).chunk(3, dim=-1)
-    else:
-        key_value = to_cuboids(inputs.memory.to(dtype), problem.memory).chunk(2, dim=-1)
-        parts = (to_cuboids(inputs.query.to(dtype), problem.query), *key_value)
-    q, k, v = (split_heads(part, problem.heads) for part in parts)
+        q, k, v = to_cuboid_heads(inputs.query.to(dtype), problem.query, parts=3, heads=problem.heads)
+        return q, k, v
+    (q,) = to_cuboid_heads(inputs.query.to(dtype), problem.query, parts=1, heads=problem.heads)
+    k, v = to_cuboid_heads(inputs.memory.to(dtype), problem.memory, parts=2, heads=problem.heads)
     return q, k, v
 
 
 def softmax_weights(inputs: Inputs, problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the softmax ``[B, cuboids, heads, query tokens, keys]``, the local-to-global query, dropout's factors."""
-    scores = (q @ k.mT) * problem.scale
+    # In place on fresh results: for short cuboids the time goes into memory.
+    scores = (q @ k.mT).mul_(problem.scale)
     if inputs.bias is not None:
-        scores = scores + inputs.bias.to(scores.dtype)
+        scores = scores.add_(inputs.bias.to(scores.dtype))
     may = attended(problem, q.device)
     if may is not None:
         # Not -inf: the row of a padded query may have no key at all, and must not become NaN.
-        scores = scores.masked_fill(~may[:, None], torch.finfo(scores.dtype).min)
+        scores = scores.masked_fill_(~may[:, None], torch.finfo(scores.dtype).min)
     gq, count = q, 0
     if inputs.global_key is not None:
         count = inputs.global_key.shape[1]
         if inputs.global_query is not None:
-            gq = split_heads(to_cuboids(inputs.global_query.to(q.dtype), problem.query), problem.heads)
-        far = (gq @ _global_heads(inputs.global_key, problem, q.dtype).mT) * problem.scale
+            (gq,) = to_cuboid_heads(inputs.global_query.to(q.dtype), problem.query, parts=1, heads=problem.heads)
+        far = (gq @ _global_heads(inputs.global_key, problem, q.dtype).mT).mul_(problem.scale)
         scores = torch.cat([scores, far], dim=-1)
     keep = None
     if problem.dropout > 0:
@@ -259,4 +283,12 @@ def softmax_weights(inputs: Inputs, problem: Problem, q: Tensor, k: Tensor) -> t
 
 
 def _merge(parts: Sequence[Tensor], grid: Grid) -> Tensor:
-    return from_cuboids(torch.cat([part.transpose(2, 3).flatten(3) for part in parts], dim=-1), grid)
+    """Return gradients ``[B, cuboids, heads, tokens, head size]`` side by side as ``[B, T, H, W, parts * D]``."""
+    first = parts[0]
+    batch, _, heads, _, features = first.shape
+    split, blocks, tokens = _axes(grid)
+    merged = first.new_empty(batch, *split, len(parts), heads, features)
+    places = merged.permute(7, 0, *blocks, 8, *tokens, 9)
+    for place, part in zip(places, parts, strict=True):
+        place.copy_(part.view(place.shape))
+    return _unrolled(merged.view(batch, *grid.padded, -1), grid)

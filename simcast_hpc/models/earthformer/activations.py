@@ -1,4 +1,8 @@
-"""Activations by name."""
+"""Activations by name.
+
+They may overwrite their input, which is always the fresh result of a norm or a projection that needs it no more: so
+one tensor is kept for the backward where there were two.
+"""
 
 from collections.abc import Callable
 
@@ -9,7 +13,11 @@ LEAKY_SLOPE = 0.1
 
 
 def _leaky(x: Tensor) -> Tensor:
-    return F.leaky_relu(x, LEAKY_SLOPE)
+    return F.leaky_relu(x, LEAKY_SLOPE, inplace=True)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "leaky": _leaky, "relu": F.relu, "silu": F.silu}
+def _relu(x: Tensor) -> Tensor:
+    return F.relu(x, inplace=True)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "leaky": _leaky, "relu": _relu, "silu": F.silu}

@@ -7,8 +7,8 @@ from simcast_hpc.config import EarthformerConfig
 
 from .blocks import CrossAttentionBlock, SelfAttentionBlock
 from .levels import level_grids, pattern_at
-from .merge import UpSample
 from .positions import Positions
+from .upsample import UpSample
 
 
 class InitialQuery(nn.Module):

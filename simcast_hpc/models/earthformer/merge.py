@@ -1,4 +1,4 @@
-"""Coarser and finer grids: patches merged into one token, tokens repeated into patches."""
+"""Coarser grids: patches merged into one token."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,18 +39,3 @@ class PatchMerge(nn.Module):
         if self.padding == "nearest":
             return F.interpolate(x.permute(0, 3, 1, 2), size=wanted).permute(0, 2, 3, 1)
         return F.pad(x, (0, 0, 0, wanted[1] - width, 0, wanted[0] - height))
-
-
-class UpSample(nn.Module):
-    """Repeat tokens to a finer grid and convolve 3x3: ``[..., h, w, D] -> [..., H, W, E]``."""
-
-    def __init__(self, width_in: int, width_out: int, *, grid: Grid):
-        super().__init__()
-        self.grid = grid
-        self.conv = nn.Conv2d(width_in, width_out, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the tokens on the finer grid."""
-        leading = x.shape[:-3]
-        finer = F.interpolate(x.flatten(0, -4).permute(0, 3, 1, 2), size=self.grid)
-        return self.conv(finer).permute(0, 2, 3, 1).unflatten(0, leading)

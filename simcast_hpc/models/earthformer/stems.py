@@ -5,7 +5,8 @@ from torch import Tensor, nn
 from simcast_hpc.config import ConvStem, EarthformerConfig, StackConvStem
 
 from .activations import ACTIVATIONS
-from .merge import Grid, PatchMerge, UpSample, merged
+from .merge import Grid, PatchMerge, merged
+from .upsample import UpSample
 
 STACK_CHANNELS_PER_GROUP = 4
 CONV_GROUPS = 16
