@@ -27,7 +27,7 @@ import torch
 
 from simcast_hpc.baselines import Persistence
 from simcast_hpc.config import ConfigError, SimcastError
-from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.forecast.load import forecast_device, load_trained
 from simcast_hpc.observe.run_folder import versions, write_whole
 
 from .results import is_finished, save_unit
@@ -136,7 +136,7 @@ class Workplace:
         return record["cpu_seconds"]
 
     def _score(self, folder: Path) -> Sums:
-        model = load_trained(folder)
+        model = load_trained(folder, device=forecast_device())
         frames = self.study.sequence.frames_out
         return score_forecast(self.study, self.archive, lambda codes: model.forecast(codes, frames_out=frames))
 

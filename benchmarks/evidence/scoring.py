@@ -62,7 +62,7 @@ def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
     for first in range(0, len(source), per_block):
         codes = torch.from_numpy(np.stack([source.read(index) for index in range(first, first + per_block)]))
         inputs, observed = codes[:, :frames_in], codes[:, frames_in:]
-        made = torch.cat([forecast(part) for part in inputs.split(study.scoring.batch_size)])
+        made = torch.cat([forecast(part).cpu() for part in inputs.split(study.scoring.batch_size)])
         parts.append(sums_of(observed, to_codes(made), study.scoring))
     return Sums(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
@@ -78,18 +78,18 @@ def sums_of(observed: Tensor, forecast: Tensor, settings: ScoringSettings) -> Su
     hits, misses = table.hits[0], table.misses[0]
     difference = forecast.long() - observed.long()
     near_observed, near_forecast = (_counts_nearby(field, settings) for field in (observed, forecast))
-    sums = Sums(
-        hits=hits,
-        forecast=hits + table.false_alarms[0],
-        observed=hits + misses,
-        fss_difference=((near_forecast - near_observed) ** 2).sum((1, 3, 4)),
-        fss_forecast=(near_forecast**2).sum((1, 3, 4)),
-        fss_observed=(near_observed**2).sum((1, 3, 4)),
-        absolute_error=difference.abs().sum((0, 2, 3)),
-        squared_error=(difference**2).sum((0, 2, 3)),
-        pixels=table.valid_pixels[0],
-    )
-    return Sums(*(array.numpy().astype(np.int64) for array in sums))
+    sums = {
+        "hits": hits,
+        "forecast": hits + table.false_alarms[0],
+        "observed": hits + misses,
+        "fss_difference": ((near_forecast - near_observed) ** 2).sum((1, 3, 4)),
+        "fss_forecast": (near_forecast**2).sum((1, 3, 4)),
+        "fss_observed": (near_observed**2).sum((1, 3, 4)),
+        "absolute_error": difference.abs().sum((0, 2, 3)),
+        "squared_error": (difference**2).sum((0, 2, 3)),
+        "pixels": table.valid_pixels[0],
+    }
+    return Sums(**{name: array.numpy().astype(np.int64) for name, array in sums.items()})
 
 
 def _counts_nearby(codes: Tensor, settings: ScoringSettings) -> Tensor:

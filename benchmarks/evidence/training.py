@@ -26,6 +26,7 @@ from simcast_hpc.data.loader import micro_batches
 from simcast_hpc.data.spec import read_spec
 from simcast_hpc.distill.windows import Sample, to_frames, window_of_codes
 from simcast_hpc.distributed.engine import set_learning_rate
+from simcast_hpc.forecast.load import forecast_device
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
@@ -38,8 +39,8 @@ from simcast_hpc.train.stages.student import StudentStage, extend
 from .study import Arm, Study
 from .windows import Archive, EventWindows
 
-_VALIDATIONS = 5
-CPU = torch.device("cpu")
+_VALIDATIONS = 5  # a run; the page speaks of its last fifth
+DEVICE = forecast_device()
 
 
 class PlainEngine:
@@ -138,13 +139,14 @@ def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Arch
     torch.manual_seed(seed)
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
     stage.initialise(network)
-    stage.open(source, CPU)
+    network.to(DEVICE)
+    stage.open(source, DEVICE)
     if isinstance(stage, StudentStage) and config.student.extension == "teacher":
         stage.extension = _pseudo_frames(stage, source, batch_size=study.scoring.batch_size)
     loss = WeightedMSE(config.loss, read_spec(config.data.dataset))
     curves = _train(config, stage, source, network, loss, _validation(config, archive, network, loss))
     run.weights.parent.mkdir(exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, run.weights)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, run.weights)
     run.finish({**config.science(), "study": study.model_dump(mode="json")}, steps=arm.steps, weights=weights_of(run))
     return curves
 
@@ -165,7 +167,7 @@ def _pseudo_frames(stage: StudentStage, source: EventWindows, *, batch_size: int
     for first in range(0, len(source), batch_size):
         indices = range(first, min(first + batch_size, len(source)))
         codes = torch.from_numpy(np.stack([source.read(index) for index in indices]))
-        made.append(extend(stage.teacher, to_frames(codes), stage.config).numpy())
+        made.append(extend(stage.teacher, to_frames(codes.to(DEVICE)), stage.config).cpu().numpy())
     return PseudoFrames(np.concatenate(made))
 
 
@@ -217,7 +219,7 @@ def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Ite
     )
     for batch in batches:
         indices = batch.indices
-        yield Prepared(stage.sample(batch, CPU), lambda indices=indices: [str(source.key(i)) for i in indices])
+        yield Prepared(stage.sample(batch, DEVICE), lambda indices=indices: [str(source.key(i)) for i in indices])
 
 
 def _validation(
@@ -226,8 +228,8 @@ def _validation(
     frames_in, frames_out = config.sequence.frames_in, config.frames_out
     source = archive.windows("val", frames=frames_in + config.sequence.frames_out)
     codes = torch.from_numpy(np.stack([source.read(index) for index in range(len(source))]))
-    first = torch.zeros(len(codes), dtype=torch.int64)
-    sample: Sample = window_of_codes(codes, first, frames_in=frames_in, frames_out=frames_out)
+    first = torch.zeros(len(codes), dtype=torch.int64, device=DEVICE)
+    sample: Sample = window_of_codes(codes.to(DEVICE), first, frames_in=frames_in, frames_out=frames_out)
 
     @torch.no_grad()
     def validate() -> float:

@@ -13,6 +13,8 @@ from simcast_hpc.data.synthetic import write_archive
 
 from .study import Study, Windows
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
 
 class EventWindows:
     """A ``WindowSource`` over whole events: which first frames are used is a list, the same for every event."""
@@ -60,7 +62,7 @@ class Archive:
         write_archive(
             self.root,
             seed=settings.seed,
-            events=dict(settings.events),
+            events={str(split): count for split, count in settings.events.items()},
             size=settings.size,
             frames_per_event=settings.frames_per_event,
         )
@@ -84,7 +86,7 @@ class Archive:
     def _events(self) -> dict[str, tuple[np.ndarray, list[str], str]]:
         found = {}
         frames = self.study.archive.frames_per_event
-        for split in ("train", "val", "test"):
+        for split in SPLITS:
             config = DataConfig(dataset="synthetic", root=self.root, window_stride=frames)
             source = open_windows(config, split=split, frames=frames)
             numbers = range(len(source))

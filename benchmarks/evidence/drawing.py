@@ -1,0 +1,96 @@
+"""What the figures of the evidence page share: the arms' looks, names at the ends of lines, bars, axes."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from .intervals import Bootstrap, Interval
+
+INK, GREY = "#222222", "#8a8a8a"
+STEP_MINUTES = 5
+
+
+class Look(NamedTuple):
+    """How an arm is drawn; told apart by shape as well as by hue."""
+
+    name: str
+    colour: str
+    marker: str
+    dashes: str
+
+
+def looks(half: int) -> dict[str, Look]:
+    """Return the arms of the main figures; ``half`` is T's of the main teacher."""
+    return {
+        "persistence": Look("persistence", "#5f6368", "s", ":"),
+        "direct-w1": Look("direct, w 1", "#cc79a7", "P", "--"),
+        "direct": Look("direct", "#d55e00", "D", "-"),
+        f"teacher-{half}": Look("teacher, rolled out", "#009e73", "v", "-."),
+        f"student-{half}": Look("student", "#0072b2", "o", "-"),
+    }
+
+
+def level(axes: Axes, height: float, count: int, look: Look) -> tuple[float, float, Look]:
+    """Draw a horizontal line over ``count`` places and return where its name belongs."""
+    axes.plot([-0.2, count - 0.8], [height, height], color=look.colour, linewidth=1.5)
+    axes.set_xlim(-0.3, count - 0.8)
+    return count - 0.8, height, look
+
+
+def with_bars(axes: Axes, places: np.ndarray, points: Sequence[Interval], look: Look) -> None:
+    """Draw a line with an error bar at each point."""
+    reaches = [point.half_width if point.defined else 0.0 for point in points]
+    axes.errorbar(
+        places, [point.estimate for point in points], yerr=reaches, color=look.colour, marker=look.marker,
+        linestyle=look.dashes, linewidth=1.4, markersize=5, capsize=2.5,
+    )  # fmt: skip
+
+
+def minutes(leads: int) -> np.ndarray:
+    """Return the lead times, minutes."""
+    return STEP_MINUTES * np.arange(1.0, leads + 1)
+
+
+def names(axes: Axes, ends: Sequence[tuple[float, float, Look]]) -> None:
+    """Write each line's name beside its end, pushed apart where ends are close."""
+    if not ends:
+        return
+    axes.autoscale_view()
+    low, high = axes.get_ylim()
+    gap = 0.055 * (high - low)
+    heights: list[float] = []
+    for _, height, _ in sorted(ends, key=lambda end: end[1]):
+        heights.append(height if not heights else max(height, heights[-1] + gap))
+    shift = np.mean(heights) - np.mean([height for _, height, _ in ends])
+    for (x, _, look), height in zip(sorted(ends, key=lambda end: end[1]), heights, strict=True):
+        axes.annotate(look.name, (x, height - shift), xytext=(3, 0), textcoords="offset points", fontsize=8.5,
+                      color=look.colour, va="center", annotation_clip=False)  # fmt: skip
+
+
+def lead_axis(axes: Axes, bootstrap: Bootstrap) -> None:
+    """Give the horizontal axis a tick a lead time."""
+    axes.set_xticks(minutes(bootstrap.evidence.study.sequence.frames_out))
+    plain_look(axes)
+
+
+def legend(figure: Figure, styles: dict[str, Look]) -> None:
+    """Name the lines below the figure."""
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=look.name)
+        for look in styles.values()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+
+
+def plain_look(axes: Axes, *, grid: bool = True) -> None:
+    """Take away what is not data."""
+    if grid:
+        axes.grid(visible=True, color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8.5, colors=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

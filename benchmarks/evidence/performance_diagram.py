@@ -1,0 +1,83 @@
+"""The performance diagram of heavy rain (Roebber 2009): POD against success ratio, lines of CSI and bias behind."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from simcast_hpc.report.figures import new_figure, save
+
+from .drawing import GREY, INK, Look, looks, plain_look
+from .intervals import LABELS, Bootstrap, Interval
+from .study import FULL_WEIGHT
+
+
+def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
+    """Draw the two highest thresholds: the direct models by w_max, the teacher, the student."""
+    study, trained = bootstrap.evidence.study, bootstrap.evidence.by_arm
+    ladder = ["direct" if w == FULL_WEIGHT else f"direct-w{w:g}" for w in sorted(study.weights)]
+    ladder = [arm for arm in ladder if arm in trained]
+    others = [arm for arm in (f"teacher-{study.half_horizon}", f"student-{study.half_horizon}") if arm in trained]
+    styles = _styles(looks(study.half_horizon), ladder)
+    figure = new_figure(9.6, 4.6)
+    for axes, label in zip(figure.subplots(1, 2), LABELS[-2:], strict=True):
+        points = {
+            arm: (bootstrap.one(((arm, 1.0),), f"far/{label}"), bootstrap.one(((arm, 1.0),), f"pod/{label}"))
+            for arm in [*ladder, *others]
+        }
+        points = {arm: point for arm, point in points.items() if math.isfinite(point[0].estimate)}
+        _background(
+            axes, [1 - far.estimate for far, _ in points.values()], [pod.estimate for _, pod in points.values()]
+        )
+        line = [points[arm] for arm in ladder if arm in points]
+        axes.plot(
+            [1 - far.estimate for far, _ in line], [pod.estimate for _, pod in line], color=styles["direct"].colour,
+            linewidth=1.2,
+        )  # fmt: skip
+        for arm, (far, pod) in points.items():
+            _point(axes, far, pod, styles[arm])
+        axes.set_title(f"VIL code ≥ {label}", fontsize=10, color=INK)
+        axes.set_xlabel("success ratio, 1 - FAR", color=INK)
+        axes.set_ylabel("POD", color=INK)
+        plain_look(axes, grid=False)
+    save(figure, path)
+
+
+def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
+    """Return the looks of the arms: all direct models as one, named by their weight."""
+    direct = styles["direct"]
+    weights = {arm: f"{FULL_WEIGHT:g}" if arm == "direct" else arm.removeprefix("direct-w") for arm in ladder}
+    named = {arm: direct._replace(name=f"direct, w {weight}") for arm, weight in weights.items()}
+    return {**styles, **named}
+
+
+def _point(axes: Axes, far: Interval, pod: Interval, look: Look) -> None:
+    axes.errorbar(
+        1 - far.estimate, pod.estimate, color=look.colour, marker=look.marker, markersize=6, capsize=2,
+        xerr=_reach(far), yerr=_reach(pod), elinewidth=1,
+    )  # fmt: skip
+    axes.annotate(
+        look.name, (1 - far.estimate, pod.estimate), xytext=(7, 6), textcoords="offset points", fontsize=8.5,
+        color=look.colour,
+    )  # fmt: skip
+
+
+def _reach(interval: Interval) -> float:
+    return interval.half_width if interval.defined else 0.0
+
+
+def _background(axes: Axes, ratios: list[float], pods: list[float]) -> None:
+    right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.3 * max([*pods, 0.05]))
+    x, y = np.meshgrid(np.linspace(1e-3, right, 200), np.linspace(1e-3, top, 200))
+    csi = 1 / (1 / x + 1 / y - 1)
+    levels = MaxNLocator(6).tick_values(0, csi.max())
+    lines = axes.contour(x, y, csi, levels=levels, colors="#bbbbbb", linewidths=0.7)
+    axes.clabel(lines, fmt="CSI %.2g", fontsize=7)
+    for bias in (0.125, 0.25, 0.5, 1.0, 2.0):
+        end = min(right, top / bias)
+        axes.plot([0, end], [0, bias * end], color="#cccccc", linewidth=0.7, linestyle="--")
+        axes.annotate(f"bias {bias:g}", (end, bias * end), fontsize=7, color=GREY, ha="right", va="top")
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)

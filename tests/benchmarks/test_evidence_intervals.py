@@ -1,0 +1,114 @@
+"""Intervals of the evidence page: scores as verification computes them, coverage on studies whose truth is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.evidence.intervals import Bootstrap, student_t
+from benchmarks.evidence.results import Evidence, Result, load_evidence
+from benchmarks.evidence.scoring import PROTOCOL, Sums, sums_of, to_codes
+from benchmarks.evidence.study import STUDY, read_study
+from simcast_hpc.verification import count, scores
+from tests.benchmarks.fake_evidence import RECORD, write_results
+
+FEW_BLOCKS = ("archive.events={train: 8, val: 8, test: 48}",)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "table"), [(1, 12.706205), (2, 4.302653), (4, 2.776445), (9, 2.262157), (30, 2.042272)]
+)
+def test_quantiles_of_students_t_are_those_of_the_tables(degrees, table):
+    assert student_t(0.975, degrees) == pytest.approx(table, rel=1e-5)
+
+
+def _fields(seed, study, windows=8):
+    random = torch.Generator().manual_seed(seed)
+    shape = (windows, study.sequence.frames_out, 16, 16)
+    smooth = torch.nn.functional.avg_pool3d(torch.rand(shape, generator=random)[None], 3, 1, 1)[0]
+    return to_codes((smooth - 0.25) * 4), to_codes((smooth - 0.25) * 4 + 0.1 * torch.randn(shape, generator=random))
+
+
+def test_scores_are_those_of_verification():
+    study = read_study()
+    observed, forecast = _fields(0, study)
+    one = Sums(*(np.stack([array, array]) for array in sums_of(observed, forecast, study.scoring)))
+    evidence = Evidence(study, {"direct": {0: Result(one, RECORD)}})
+    bootstrap = Bootstrap(evidence, draws=4)
+    expected = scores(count(observed, forecast, protocol=PROTOCOL), per_lead=True)
+    for score in ("csi/mean", "csi/219", "pod/181", "far/16", "frequency_bias/133", "mae", "mse"):
+        assert bootstrap.one((("direct", 1.0),), score).estimate == pytest.approx(expected[score], rel=1e-6)
+        leads = bootstrap.score((("direct", 1.0),), score, by_lead=True)
+        assert [lead.estimate for lead in leads] == pytest.approx(
+            [expected[f"{score}/lead/{k}"] for k in range(1, len(leads) + 1)], rel=1e-6
+        )
+
+
+def test_fss_is_one_less_the_ratio_of_sums_over_neighbourhoods():
+    study = read_study()
+    observed, forecast = _fields(1, study, windows=2)
+    sums = sums_of(observed, forecast, study.scoring)
+    threshold, reach = study.scoring.fss_thresholds[1], study.scoring.fss_pixels // 2
+    top = bottom = 0
+    for seen, made in zip(observed[:, 2].numpy(), forecast[:, 2].numpy(), strict=True):
+        for row in range(16):
+            for column in range(16):
+                near = np.s_[max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1]
+                n_o, n_f = int((seen[near] >= threshold).sum()), int((made[near] >= threshold).sum())
+                top, bottom = top + (n_f - n_o) ** 2, bottom + n_f**2 + n_o**2
+    assert (int(sums.fss_difference[1, 2]), int(sums.fss_forecast[1, 2] + sums.fss_observed[1, 2])) == (top, bottom)
+    evidence = Evidence(study, {"direct": {0: Result(Sums(*(array[None] for array in sums)), RECORD)}})
+    lead = Bootstrap(evidence, draws=2).score((("direct", 1.0),), f"fss/{threshold}", by_lead=True)[2]
+    assert lead.estimate == pytest.approx(1 - top / bottom)
+
+
+def test_forecasts_are_rounded_and_never_become_missing():
+    made = to_codes(torch.tensor([-0.2, 0.0, 218.4 / 255, 218.6 / 255, 1.0, 7.0]))
+    assert made.tolist() == [0, 0, 218, 219, 254, 254]
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    """MAE is linear in the sums: seeds and blocks of known spread give a known truth."""
+    study = read_study()
+    random, covered, studies = np.random.default_rng(3), 0, 300
+    zeros = np.zeros((24, 6, 6), np.int64)
+    for _ in range(studies):
+        blocks = random.normal(0, 300, (24, 1))
+        found = {}
+        for seed in range(5):
+            error = 100_000 + random.normal(0, 400) + blocks + random.normal(0, 300, (24, 1))
+            sums = Sums(
+                zeros, zeros, zeros, zeros, zeros, zeros, error.astype(np.int64), zeros[:, 0], np.full((24, 1), 1000)
+            )
+            found[seed] = Result(sums, RECORD)
+        interval = Bootstrap(Evidence(study, {"direct": found}), draws=200).one((("direct", 1.0),), "mae")
+        covered += interval.low <= 100 / 255 <= interval.high
+    # 95 % of 300 is 285, standard error 3.8; too wide would be as wrong as too narrow
+    assert 274 <= covered <= 298
+
+
+def test_a_difference_is_paired_in_seeds_and_events(tmp_path):
+    study = read_study(STUDY, FEW_BLOCKS)
+    write_results(tmp_path, study, seeds=4)
+    evidence = load_evidence(tmp_path)
+    bootstrap = Bootstrap(evidence, draws=300)
+    alone = bootstrap.one((("direct", 1.0),), "csi/mean")
+    none = bootstrap.one((("direct", 1.0), ("direct", -1.0)), "csi/mean")
+    assert none.estimate == none.low == none.high == 0.0
+    twin = Evidence(study, {**evidence.by_arm, "crop": evidence.by_arm["direct"]})
+    between = Bootstrap(twin, draws=300).one((("crop", 1.0), ("direct", -1.0)), "csi/mean")
+    assert between.half_width == 0.0 < alone.half_width
+
+
+def test_one_seed_and_an_undefined_score_have_no_interval(tmp_path):
+    study = read_study(STUDY, FEW_BLOCKS)
+    write_results(tmp_path, study, seeds=1)
+    evidence = load_evidence(tmp_path)
+    assert not Bootstrap(evidence, draws=20).one((("direct", 1.0),), "csi/mean").defined
+    write_results(tmp_path, study, seeds=3)
+    evidence = load_evidence(tmp_path)
+    result = evidence.by_arm["direct"][1]
+    never = result.sums._replace(hits=result.sums.hits * 0, forecast=result.sums.forecast * 0)
+    evidence.by_arm["direct"][1] = Result(never, result.record)
+    bootstrap = Bootstrap(evidence, draws=20)
+    assert not bootstrap.one((("direct", 1.0),), "far/219").defined
+    assert bootstrap.one((("direct", 1.0),), "pod/219").defined

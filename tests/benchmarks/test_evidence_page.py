@@ -1,0 +1,134 @@
+"""The evidence page: verdicts follow from intervals, both ways; text and figures from packed results alone."""
+
+import re
+
+import pytest
+
+from benchmarks.evidence import page
+from benchmarks.evidence.claims import (
+    HOLDS,
+    IN_FULL,
+    PARTLY,
+    REVERSED,
+    UNDECIDED,
+    arms_in_claims,
+    claims_of,
+    decide,
+    verdict_of,
+    verdict_of_all,
+)  # fmt: skip
+from benchmarks.evidence.intervals import Bootstrap, Interval
+from benchmarks.evidence.results import load_evidence
+from benchmarks.evidence.study import STUDY, arms_of, read_study
+from tests.benchmarks.fake_evidence import write_results
+
+FEW_BLOCKS = ("archive.events={train: 8, val: 8, test: 48}",)
+LARGE_PNG = 250_000
+
+
+@pytest.fixture
+def study():
+    return read_study(STUDY, FEW_BLOCKS)
+
+
+def verdicts_of(folder, study, **results):
+    write_results(folder, study, **results)
+    found = decide(claims_of(study), Bootstrap(load_evidence(folder), draws=300))
+    return {verdict.claim.key: verdict for verdict in found}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "seeds", "sign", "verdict"),
+    [
+        (0.01, 0.03, 5, 1, HOLDS),
+        (0.01, 0.03, 5, -1, REVERSED),
+        (-0.03, -0.01, 5, 1, REVERSED),
+        (-0.03, -0.01, 5, -1, HOLDS),
+        (-0.01, 0.03, 5, 1, UNDECIDED),
+        (0.01, 0.03, 2, 1, UNDECIDED),
+        (float("nan"), float("nan"), 5, 1, UNDECIDED),
+    ],
+)
+def test_a_verdict_is_where_the_interval_lies(low, high, seeds, sign, verdict):
+    assert verdict_of(Interval((low + high) / 2, low, high, seeds), sign) == verdict
+
+
+@pytest.mark.parametrize(
+    ("parts", "whole"),
+    [
+        ([HOLDS, HOLDS], HOLDS),
+        ([HOLDS, UNDECIDED], PARTLY),
+        ([UNDECIDED, UNDECIDED], UNDECIDED),
+        ([HOLDS, REVERSED], IN_FULL),
+        ([UNDECIDED, REVERSED], IN_FULL),
+        ([REVERSED, REVERSED], REVERSED),
+    ],
+)
+def test_a_claim_holds_where_all_of_it_does(parts, whole):
+    assert verdict_of_all(parts) == whole
+
+
+def test_a_world_in_which_the_paper_is_right(tmp_path, study):
+    half, middle, short = sorted(study.horizons, reverse=True)
+    skill = {
+        "direct-w1": -0.06, "direct-w3": -0.03, "direct-w30": 0.03, f"teacher-{half}": 0.06, f"student-{half}": 0.1,
+        f"teacher-{middle}": 0.03, f"student-{middle}": 0.09, f"teacher-{short}": 0.0, f"student-{short}": 0.08,
+    }  # fmt: skip
+    found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
+    for key in ("weighting", "monotone", "autoregression", "horizon", "distillation", "robustness", "simcast"):
+        assert found[key].verdict == HOLDS, key
+
+
+def test_a_world_in_which_it_is_wrong(tmp_path, study):
+    half = study.half_horizon
+    skill = {"direct-w1": 0.06, f"teacher-{half}": -0.06, f"student-{half}": -0.1}
+    found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
+    for key in ("weighting", "autoregression", "distillation", "simcast", "compute", "crop"):
+        assert found[key].verdict == REVERSED, key
+
+
+def test_a_world_of_noise_decides_nothing_of_weight(tmp_path, study):
+    found = verdicts_of(tmp_path, study, seeds=5, noise=0.03)
+    assert found["distillation"].verdict == UNDECIDED
+    kinds = [finding.verdict for verdict in found.values() for finding in verdict.findings]
+    assert kinds.count(UNDECIDED) >= 0.8 * len(kinds)
+
+
+def test_two_seeds_decide_nothing(tmp_path, study):
+    found = verdicts_of(tmp_path, study, seeds=2, skill={"direct-w1": -0.2}, noise=0.001)
+    assert {verdict.verdict for verdict in found.values()} == {UNDECIDED}
+
+
+def test_the_page_is_made_from_results_alone(tmp_path, study, capsys):
+    half = study.half_horizon
+    write_results(
+        tmp_path / "results", study, seeds=3, skill={f"student-{half}": 0.1}, without=("teacher-4x", "student-of-4x")
+    )
+    made = tmp_path / "evidence.md"
+    assert page.main(["--results", str(tmp_path / "results"), "--page", str(made)]) == 0
+    assert f"simcast: {HOLDS}" in capsys.readouterr().out
+    text = made.read_text(encoding="utf-8")
+    assert "3 seeds an arm" in text and f"*{HOLDS}*" in text and "frames_out: 6" in text
+    assert "converged" not in [line.split("**")[1] for line in text.splitlines() if line.startswith("| **")]
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    assert len(pictures) == 8
+    for picture in pictures:
+        data = (tmp_path / picture).read_bytes()
+        assert data.startswith(b"\x89PNG") and len(data) < LARGE_PNG, picture
+    first = made.read_bytes()
+    page.main(["--results", str(tmp_path / "results"), "--page", str(made)])
+    assert made.read_bytes() == first
+
+
+def test_no_results_are_refused(tmp_path, capsys):
+    assert page.main(["--results", str(tmp_path)]) == 2
+    assert "holds no results" in capsys.readouterr().err
+    (tmp_path / "seed0.npz").write_bytes(b"no archive")
+    assert page.main(["--results", str(tmp_path)]) == 2
+    assert "seed0.npz is no packed result" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "study-96.yaml"])
+def test_no_arm_is_trained_for_nothing(name):
+    study = read_study(STUDY.with_name(name))
+    assert arms_in_claims(study) == {arm.name for arm in arms_of(study)}
