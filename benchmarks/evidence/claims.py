@@ -183,6 +183,16 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
         ),
     )
     yield Claim(
+        "saw-tooth",
+        "The rolled-out teacher's forecast of heavy rain jumps where a call begins; the student's does not so.",
+        (
+            Comparison(
+                f"bias-181 of the teacher, lead {half + 1} less lead {half}", ((teacher, 1.0),), f"jump/181/{half}"
+            ),
+            less("the same, student less teacher", student, teacher, f"jump/181/{half}", -1),
+        ),
+    )
+    yield Claim(
         "simcast",
         "SimCast's student beats the direct model at equal student steps.",
         (less("CSI-M, student less direct", student, "direct", "csi/mean", paper=0.4521 - 0.4354),),
@@ -233,6 +243,17 @@ def _controls(study: Study) -> Iterator[Claim]:
         "sum of both.",
         csi("student of the 4x teacher less direct", "student-of-4x", "direct"),
         csi("the same less direct of 5x steps", "student-of-4x", "direct-5x"),
+    )
+    yield control(
+        "long",
+        "With four times the steps for both, roll-out and student still beat a direct model (which has five times).",
+        csi("4x teacher, rolled out, less direct of 5x steps", "teacher-4x", "direct-5x"),
+        csi("4x student less direct of 5x steps", "student-4x", "direct-5x"),
+    )
+    yield control(
+        "long-distillation",
+        "With four times the steps for both, the student keeps the rolled-out teacher's CSI, or raises it.",
+        csi("4x student less 4x teacher, rolled out", "student-4x", "teacher-4x"),
     )
     yield control(
         "teacher-steps",

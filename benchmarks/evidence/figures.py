@@ -77,7 +77,7 @@ def _claims(verdicts: Sequence[Verdict], path: Path) -> None:
     first_control = next((row for row, (origin, _) in enumerate(rows) if origin == "control"), len(rows))
     if 0 < first_control < len(rows):
         axes.axhline(first_control - 0.5, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_xlabel("difference of CSI-M, 95 % interval over seeds and events", color=INK)
     for verdict, text in ((HOLDS, "as claimed"), (REVERSED, "the reverse"), ("", "undecided")):
         axes.plot([], [], markers.get(verdict, "s"), color=colours.get(verdict, GREY), linestyle="-", label=text)

@@ -70,7 +70,8 @@ class Bootstrap:
         Args:
             terms: arms and their weights; ``(("student-6", 1), ("direct", -1))`` is a paired difference.
             score: ``csi/219``, ``csi/mean``, likewise ``pod far frequency_bias``; ``fss/<threshold>``; ``mae``
-                (equal to the CRPS of a single forecast) and ``mse`` of fields in [0, 1].
+                (equal to the CRPS of a single forecast) and ``mse`` of fields in [0, 1]; ``jump/<threshold>/<k>``, the
+                frequency bias at lead k + 1 less that at lead k, leads counted from 1.
             by_lead: score every lead for itself; otherwise sums are pooled over the leads.
         """
         seeds = self.seeds([arm for arm, _ in terms])
@@ -106,6 +107,10 @@ class Bootstrap:
     def _of_seed(self, arm: str, seed: int, score: str, by_lead: bool) -> np.ndarray:
         sums = self.evidence.result(arm, seed).sums
         kind, _, label = score.partition("/")
+        if kind == "jump":
+            label, _, lead = label.partition("/")
+            bias = self._of_seed(arm, seed, f"frequency_bias/{label}", True)
+            return np.diff(bias)[:, int(lead) - 1, None]
 
         def pooled(array: np.ndarray) -> np.ndarray:
             array = array if by_lead else array.sum(-1, keepdims=True)

@@ -68,6 +68,10 @@ def _head(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     for origin, who in (("paper", "Of the paper's claims"), ("control", "Of the controls' statements")):
         own = [verdict for verdict in verdicts if verdict.claim.origin == origin]
         lines.append(f"- {who} ({len(own)}): {_tally(own)}.")
+    decided = {verdict.claim.key for verdict in verdicts}
+    waiting = [claim.key for claim in claims_of(evidence.study) if claim.key not in decided]
+    if waiting:
+        lines.append(f"- Without results yet: {', '.join(waiting)}.")
     return "\n".join(lines)
 
 
@@ -131,7 +135,9 @@ def _arms_table(evidence: Evidence, bootstrap: Bootstrap) -> str:
         seconds = [result.record.get("train_cpu_seconds", 0.0) for result in results.values()]
         seeds = "" if arm == PERSISTENCE else str(len(results))
         rows.append(f"| {arm} | {seeds} | {' | '.join(cells)} | {sum(seconds) / len(seconds):.0f} |")
-    explained = "\n".join(f"- `{arm.name}`: {_in_words(arm, evidence)}" for arm in arms_of(evidence.study))
+    explained = "\n".join(
+        f"- `{arm.name}`: {_in_words(arm, evidence)}" for arm in arms_of(evidence.study) if arm.name in evidence.by_arm
+    )
     return (
         f"Protocol `{PROTOCOL.name}` ({PROTOCOL.hash}): counts pooled over test windows and lead times, mean of the "
         "seeds, ± half the 95 % interval. Forecasts are clipped and rounded to code first. FAR is undefined (nan) "

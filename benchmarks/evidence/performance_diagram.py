@@ -37,7 +37,7 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
             linewidth=1.2,
         )  # fmt: skip
         for arm, (far, pod) in points.items():
-            _point(axes, far, pod, styles[arm])
+            _point(axes, far, pod, styles[arm], beside="right" if arm in ladder else "left")
         axes.set_title(f"VIL code ≥ {label}", fontsize=10, color=INK)
         axes.set_xlabel("success ratio, 1 - FAR", color=INK)
         axes.set_ylabel("POD", color=INK)
@@ -53,14 +53,14 @@ def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
     return {**styles, **named}
 
 
-def _point(axes: Axes, far: Interval, pod: Interval, look: Look) -> None:
+def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, beside: str) -> None:
     axes.errorbar(
         1 - far.estimate, pod.estimate, color=look.colour, marker=look.marker, markersize=6, capsize=2,
         xerr=_reach(far), yerr=_reach(pod), elinewidth=1,
     )  # fmt: skip
     axes.annotate(
-        look.name, (1 - far.estimate, pod.estimate), xytext=(7, 6), textcoords="offset points", fontsize=8.5,
-        color=look.colour,
+        look.name, (1 - far.estimate, pod.estimate), xytext=(7, 6) if beside == "right" else (-7, -12),
+        textcoords="offset points", fontsize=8.5, color=look.colour, ha="left" if beside == "right" else "right",
     )  # fmt: skip
 
 

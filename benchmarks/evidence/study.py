@@ -162,6 +162,7 @@ def arms_of(study: Study) -> tuple[Arm, ...]:
         teacher("teacher-4x", steps=4 * steps),
         student("student-of-4x", "teacher-4x"),
         direct("direct-5x", steps=5 * steps),
+        student("student-4x", "teacher-4x", steps=4 * steps),
     )
 
 

@@ -43,6 +43,15 @@ def test_scores_are_those_of_verification():
         )
 
 
+def test_a_jump_is_the_step_of_the_bias_from_lead_to_lead():
+    study = read_study()
+    observed, forecast = _fields(2, study)
+    sums = Sums(*(array[None] for array in sums_of(observed, forecast, study.scoring)))
+    bootstrap = Bootstrap(Evidence(study, {"direct": {0: Result(sums, RECORD)}}), draws=4)
+    bias = [lead.estimate for lead in bootstrap.score((("direct", 1.0),), "frequency_bias/133", by_lead=True)]
+    assert bootstrap.one((("direct", 1.0),), "jump/133/3").estimate == pytest.approx(bias[3] - bias[2])
+
+
 def test_fss_is_one_less_the_ratio_of_sums_over_neighbourhoods():
     study = read_study()
     observed, forecast = _fields(1, study, windows=2)
