@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from simcast_hpc.commands import convert, data, evaluate, pipeline, report, rollout, train
+from simcast_hpc.commands import convert, data, evaluate, model, pipeline, report, rollout, train
 from simcast_hpc.config import SimcastError
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(model.app, name="model")
 app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
 app.command("pipeline")(pipeline.pipeline)

@@ -30,6 +30,12 @@ def step_minutes(config: DataConfig) -> float:
     return read_spec(config.dataset).step_minutes * config.frame_stride
 
 
+def kept_grid(config: DataConfig) -> tuple[int, int]:
+    """Return the pixels (H, W) of a frame as the data set's description has them, after averaging."""
+    grid = read_spec(config.dataset).grid
+    return grid.height // config.block_mean, grid.width // config.block_mean
+
+
 def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSource:
     """Return the windows of ``frames`` frames of one split.
 

@@ -93,10 +93,12 @@ def test_a_default_stated_again_is_noticed():
     assert superfluous(TrainConfig, data) == ["seed", "data.workers"]
 
 
-def test_sevir_runs_compare_at_equal_steps():
+@pytest.mark.parametrize("name", ["sevir", "sevir-earthformer"])
+def test_sevir_runs_compare_at_equal_steps(name):
     teacher, student, direct = (
-        read_config(TrainConfig, CONFIGS / stage / "sevir.yaml") for stage in ("teacher", "student", "direct")
+        read_config(TrainConfig, CONFIGS / stage / f"{name}.yaml") for stage in ("teacher", "student", "direct")
     )
+    assert teacher.model == student.model == direct.model
     assert direct.max_steps == teacher.max_steps + student.max_steps
     assert student.student.teacher == teacher.run_dir
     assert (student.frames_out, teacher.frames_out, direct.frames_out) == (12, 6, 12)

@@ -1,0 +1,137 @@
+"""``simcast model``: what a configured model is and costs, without a GPU and without its memory."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, read_config
+
+from .options import ConfigFile, Overrides
+
+app = typer.Typer(help="Look at models.", no_args_is_help=True)
+_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+@app.callback()
+def model() -> None:
+    """Look at models."""
+
+
+@app.command("info")
+def info(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    stage: Annotated[str | None, typer.Option(help="Of a pipeline: which stage; by default its last.")] = None,
+    ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares the model out to.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Count the parameters, operations and bytes of a configured model, on one micro batch; nothing is trained."""
+    run, grid = _read(config, overrides or (), stage)
+    found = _found(run, grid, ranks)
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        _print(found)
+
+
+def _read(path: Path, overrides: list[str] | tuple[str, ...], stage: str | None) -> tuple[TrainConfig, tuple[int, int]]:
+    """Return one training run and the grid of its frames: stated by the model, or by the description of its data."""
+    from simcast_hpc.data.open import kept_grid
+    from simcast_hpc.models import grid_of
+
+    try:
+        run, size = read_config(TrainConfig, path, overrides), None
+    except ConfigError as error:
+        if "simcast pipeline" not in str(error):
+            raise
+        pipeline = read_config(PipelineConfig, path, overrides)
+        chosen = stage or list(pipeline.stages)[-1]
+        if chosen not in pipeline.stages:
+            raise ConfigError(f"--stage {chosen} is none of this pipeline: {', '.join(pipeline.stages)}") from None
+        run, size = pipeline.train_config(chosen), pipeline.synthesis and pipeline.synthesis.size
+    return run, grid_of(run.model) or ((size, size) if size else kept_grid(run.data))
+
+
+def _found(run: TrainConfig, grid: tuple[int, int], ranks: int) -> dict[str, Any]:
+    from simcast_hpc.distributed.memory import rank_bytes
+    from simcast_hpc.models import fitted_to
+    from simcast_hpc.models.account import account_of
+
+    try:
+        account = account_of(
+            fitted_to(run.model, grid),
+            frames_in=run.sequence.frames_in,
+            frames_out=run.frames_out,
+            grid=grid,
+            batch=run.batch.micro_size,
+            dtype=_DTYPES[run.engine.precision],
+        )
+    except ValueError as error:
+        raise ConfigError(f"the model does not fit: {error}") from error
+    parameters = sum(account.parameters.values())
+    return {
+        "model": run.model.title,
+        "stage": run.stage,
+        "frames_in": run.sequence.frames_in,
+        "frames_out": run.frames_out,
+        "grid": list(grid),
+        "micro_batch": run.batch.micro_size,
+        "precision": run.engine.precision,
+        "zero_stage": run.engine.zero_stage,
+        "ranks": ranks,
+        "parameters": {"all": parameters, "by_part": account.parameters},
+        "flops": {
+            "forward": sum(account.forward_flops.values()),
+            "forward_and_backward": account.training_flops,
+            "forward_by_part": account.forward_flops,
+        },
+        "bytes_on_a_rank": {
+            **asdict(rank_bytes(parameters, engine=run.engine, world_size=ranks)),
+            "activations": account.activation_bytes,
+            "activations_kept_all": account.activation_bytes_kept_all,
+            "activations_recomputed_all": account.activation_bytes_recomputed_all,
+        },
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    parameters, flops, held = found["parameters"], found["flops"], found["bytes_on_a_rank"]
+    height, width = found["grid"]
+    console = Console()
+    console.print(
+        f"{found['model']}, stage {found['stage']}: {found['frames_in']} -> {found['frames_out']} frames of "
+        f"{height} x {width} pixels, micro batch {found['micro_batch']}, {found['precision']}"
+    )
+    parts = Table("Part", "Parameters", "Forward GFLOP", title="By part")
+    for column in parts.columns[1:]:
+        column.justify = "right"
+    for name in dict.fromkeys([*parameters["by_part"], *flops["forward_by_part"]]):
+        count, work = parameters["by_part"].get(name, 0), flops["forward_by_part"].get(name, 0)
+        parts.add_row(name or "itself", f"{count:,}", f"{work / 1e9:,.2f}")
+    parts.add_section()
+    parts.add_row("all", f"{parameters['all']:,}", f"{flops['forward'] / 1e9:,.2f}")
+    parts.add_row("forward and backward", "", f"{flops['forward_and_backward'] / 1e9:,.2f}")
+    console.print(parts)
+    place = f"ZeRO stage {found['zero_stage']}, {found['ranks']} rank{'s' if found['ranks'] != 1 else ''}"
+    memory = Table("On each rank", "GiB", title=f"Bytes in training ({place})")
+    memory.columns[1].justify = "right"
+    for key, words in _HELD.items():
+        memory.add_row(words, f"{held[key] / 2**30:,.3f}")
+    console.print(memory)
+    console.print("FLOP: matrix products and convolutions, a multiplication and its addition as two.")
+
+
+_HELD = {
+    "weights": "weights",
+    "gradients": "gradients (fp32 sums)",
+    "optimizer": "optimizer (fp32 masters, two moments)",
+    "activations": "activations kept for backward, as configured",
+    "activations_kept_all": "  if no level were computed again",
+    "activations_recomputed_all": "  if every level were",
+}
