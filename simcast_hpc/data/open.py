@@ -6,6 +6,8 @@ from simcast_hpc.config import ConfigError, DataConfig
 
 from .archive import ArchiveSource
 from .resample import ResampledSource
+from .shards.layout import is_prepared
+from .shards.reader import ShardSource
 from .source import WindowSource
 from .spec import DatasetSpec, Split, read_spec
 
@@ -37,16 +39,24 @@ def kept_grid(config: DataConfig) -> tuple[int, int]:
 
 
 def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSource:
-    """Return the windows of ``frames`` frames of one split.
+    """Return the windows of ``frames`` frames of one split, from prepared shards or from an archive in place.
 
     Raises:
         ConfigError: ``data.root`` is not given.
-        DataError: the data cannot be used (see :class:`ArchiveSource`).
+        DataError: the data cannot be used (see :class:`ArchiveSource`, :class:`~.shards.reader.ShardSource`).
     """
     if config.root is None:
-        raise ConfigError("data.root is not set: the folder that holds CATALOG.csv; for example --set data.root=DIR")
+        raise ConfigError(
+            "data.root is not set: the folder of CATALOG.csv or of prepared shards; for example --set data.root=DIR"
+        )
     spec = read_spec(config.dataset)
-    source = ArchiveSource(
+    reader = ShardSource if is_prepared(config.root) else ArchiveSource
+    if reader is ArchiveSource and spec.layout.kind != "archive":
+        raise ConfigError(
+            f"data.root={config.root} holds no prepared shards, and {spec.name} cannot be read as it is published: "
+            f"simcast data prepare {config.root} SHARDS --dataset {config.dataset}, then --set data.root=SHARDS"
+        )
+    source = reader(
         spec,
         config.root,
         split=split,

@@ -4,6 +4,7 @@ The built-in descriptions stand in ``specs/``; a user's own radar is one more su
 """
 
 import csv
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib import resources
@@ -15,6 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from simcast_hpc.config import ConfigError, SimcastError, StrictModel, read_config
 
 from .encoding import MISSING_CODE, Encoding
+from .layouts import ArchiveLayout, Layout
 
 Split = Literal["train", "val", "test", "all"]
 SplitChooser = Callable[[str, datetime], str]
@@ -106,11 +108,53 @@ class SingleSplit(StrictModel):
         return lambda _event, _time: self.split
 
 
+class DayListSplits(StrictModel):
+    """Splits by lists of days below the data root, one ``YYYYMMDD`` a line, what follows a comma unread (HKO-7)."""
+
+    kind: Literal["day_lists"]
+    train: Path
+    val: Path
+    test: Path
+
+    def chooser(self, root: Path) -> SplitChooser:
+        """Return the function from (event id, time) to its split; days on no list belong to none.
+
+        Raises:
+            DataError: a list is absent, a line is no day, or a day stands on two lists.
+        """
+        days: dict[str, str] = {}
+        for split in ("train", "val", "test"):
+            path = root / getattr(self, split)
+            try:
+                lines = path.read_text(encoding="utf-8").split()
+            except OSError as error:
+                raise DataError(f"the list of {split} days {path} cannot be read: {error.strerror}") from error
+            for day in (word.rstrip(",") for word in lines if len(word.rstrip(",")) == 8):
+                if not day.isdigit():
+                    raise DataError(f"{path} holds {day!r}; a day is YYYYMMDD")
+                if days.setdefault(day, split) != split:
+                    raise DataError(f"{path}: day {day} stands on the list of {days[day]} too")
+        return lambda _event, time: days.get(f"{time:%Y%m%d}", "")
+
+
+class ZRRelation(StrictModel):
+    """Z = a R^b between linear reflectivity and rain rate R in mm/h."""
+
+    a: PositiveFloat
+    b: PositiveFloat
+
+    def reflectivity(self, rain_rate: float) -> float:
+        """Return the reflectivity in dBZ of a rain rate in mm/h, above 0."""
+        return 10 * math.log10(self.a) + 10 * self.b * math.log10(rain_rate)
+
+
 class DatasetSpec(StrictModel):
     """The description of a data set.
 
     ``folder`` stands between the data root and a catalog row's ``file_name`` (``data`` in SEVIR).
     ``frames_per_event`` empty takes the files' own number. ``step_minutes`` is the files' cadence.
+    ``z_r`` is the Z-R relation of a data set in dBZ: with it thresholds may be given in mm/h.
+    ``layout`` is how raw data stands before it is prepared; the description of an archive may leave it out.
     """
 
     name: str
@@ -123,7 +167,9 @@ class DatasetSpec(StrictModel):
     frames_per_event: PositiveInt | None
     grid: Grid
     thresholds: Thresholds
-    splits: Annotated[DateSplits | TableSplits | SingleSplit, Field(discriminator="kind")]
+    splits: Annotated[DateSplits | TableSplits | DayListSplits | SingleSplit, Field(discriminator="kind")]
+    z_r: ZRRelation | None = None
+    layout: Layout = ArchiveLayout()
     license: str
     citation: str
     source: str
@@ -137,12 +183,15 @@ class DatasetSpec(StrictModel):
         """Return thresholds given in ``unit`` on the 0..254 code axis.
 
         Raises:
-            DataError: ``unit`` is neither ``code`` nor the encoding's unit, or a value lies outside the code.
+            DataError: ``unit`` is neither ``code`` nor the encoding's unit, nor mm/h under a Z-R relation, or a value
+                lies outside the code.
         """
         if unit == "code":
             codes = tuple(float(value) for value in thresholds)
         elif unit == self.encoding.unit:
             codes = tuple(float(self.encoding.code_of(value)) for value in thresholds)
+        elif unit == "mm/h" and self.z_r is not None and min(thresholds, default=1) > 0:
+            codes = tuple(float(self.encoding.code_of(self.z_r.reflectivity(value))) for value in thresholds)
         else:
             raise DataError(
                 f"thresholds {list(thresholds)} are in {unit!r}, but {self.name} is coded in {self.encoding.unit!r}; "

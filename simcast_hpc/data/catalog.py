@@ -1,0 +1,179 @@
+"""``CATALOG.csv`` of an archive in SEVIR's layout: its rows, and those that a split uses.
+
+The choice is that of the public SEVIR loader (method.md 4.1; Earthformer's ``SEVIRDataLoader``): rows of one image
+type, inside a split's dates, with at most so much missing, ids that stand once, sorted by id.
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from sys import intern
+
+from .problems import Problem
+from .spec import DataError, DatasetSpec, Split
+
+CATALOG = "CATALOG.csv"
+_COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing")
+_OFFSETS = "minute_offsets"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One row of the catalog; ``offsets`` is its ``minute_offsets``, empty where the catalog has none."""
+
+    id: str
+    file_name: str
+    file_index: int
+    time: datetime
+    percent_missing: float
+    offsets: str = ""
+
+    @property
+    def seconds(self) -> int:
+        """``time`` in seconds since 1970 UTC."""
+        return int(self.time.replace(tzinfo=UTC).timestamp())
+
+    @property
+    def first_minute(self) -> float:
+        """Minutes from ``time`` to the first frame."""
+        return parse_offsets(self.offsets)[0] if self.offsets else 0.0
+
+
+def read_catalog(spec: DatasetSpec, root: Path, *, file_names: Collection[str] | None = None) -> list[Event]:
+    """Return the catalog's rows of the data set's image type, in the catalog's order.
+
+    Raises:
+        DataError: no catalog, a column of it missing, or a row that is cut or holds no number or time.
+    """
+    catalog = root / CATALOG
+    try:
+        with catalog.open(newline="", encoding="utf-8") as file:
+            return list(_rows(catalog, csv.reader(file), spec.image_type, file_names))
+    except OSError as error:
+        raise DataError(f"the catalog {catalog} cannot be read: {error.strerror}; is data.root right?") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the catalog {catalog} is no UTF-8 text: {error}; fetch it again") from error
+
+
+def _rows(
+    catalog: Path, reader: Iterator[list[str]], image_type: str, file_names: Collection[str] | None
+) -> Iterator[Event]:
+    header = next(reader, [])
+    absent = [column for column in _COLUMNS if column not in header]
+    if absent:
+        raise DataError(f"{catalog} has no column {', '.join(absent)}; it has {header}")
+    ids, names, indices, types, times, missing = (header.index(column) for column in _COLUMNS)
+    offsets = header.index(_OFFSETS) if _OFFSETS in header else None
+    needed = max(ids, names, indices, types, times, missing, offsets or 0)
+    for number, row in enumerate(reader, start=2):
+        if not row:
+            continue
+        if len(row) <= needed:
+            cut = [column for column in (*_COLUMNS, _OFFSETS) if column in header and header.index(column) >= len(row)]
+            raise DataError(f"{catalog}, line {number}, event {row[0]}: it ends before {cut[0]}; was it cut?")
+        if row[types] != image_type or (file_names is not None and row[names] not in file_names):
+            continue
+        try:
+            yield Event(
+                row[ids],
+                intern(row[names]),
+                int(row[indices]),
+                _utc(row[times]),
+                float(row[missing] or "nan"),
+                "" if offsets is None else intern(row[offsets]),
+            )
+        except ValueError as error:
+            raise DataError(f"{catalog}, line {number}, event {row[ids]}: {error}") from error
+
+
+def choose_events(
+    spec: DatasetSpec, root: Path, split: Split, max_percent_missing: float | None, file_names: Sequence[str] | None
+) -> list[Event]:
+    """Return the events of a split, sorted by id.
+
+    Raises:
+        DataError: as :func:`read_catalog`; an event's cadence is not the data set's; or no event is left.
+    """
+    rows = read_catalog(spec, root, file_names=file_names)
+    choose = spec.splits.chooser(root)
+    chosen = [
+        event for event in rows
+        # An unknown share is not "none": the public loader drops it too.
+        if (max_percent_missing is None or event.percent_missing <= max_percent_missing)
+        and split in ("all", choose(event.id, event.time))
+    ]  # fmt: skip
+    times_seen = Counter(event.id for event in chosen)  # SEVIR repeats some ids; the public loader drops them all
+    events = sorted((event for event in chosen if times_seen[event.id] == 1), key=lambda event: event.id)
+    if not events:
+        raise DataError(
+            f"split {split!r} of {spec.name} is empty in {root / CATALOG}: {len(rows)} rows, none of type "
+            f"{spec.image_type!r} inside the split with at most {max_percent_missing} % missing"
+            + (f" in files {list(file_names)}" if file_names is not None else "")
+        )
+    for event in events:
+        problem = cadence_problem(spec, event)
+        if problem is not None:
+            raise DataError(f"{root / CATALOG}, event {event.id}: {problem.says}")
+    return events
+
+
+def repeated_ids(events: Sequence[Event]) -> list[Problem]:
+    """Return a problem for every id that stands more than once."""
+    seen = Counter(event.id for event in events)
+    return [
+        Problem("repeated-id", CATALOG, name, f"stands {times} times; every reader leaves it out, as the public loader")
+        for name, times in seen.items()
+        if times > 1
+    ]
+
+
+def cadence_problem(spec: DatasetSpec, event: Event) -> Problem | None:
+    """Return what is wrong with the times of an event's frames, as the catalog gives them; None where nothing is."""
+    if not event.offsets:
+        return None
+    said = _wrong_offsets(event.offsets, spec.step_minutes, spec.frames_per_event)
+    return (
+        None if said is None else Problem("unsorted-times" if "ascend" in said else "cadence", CATALOG, event.id, said)
+    )
+
+
+@lru_cache(maxsize=1024)
+def _wrong_offsets(text: str, step_minutes: float, frames: int | None) -> str | None:
+    try:
+        offsets = parse_offsets(text)
+    except ValueError:
+        return f"minute_offsets {text[:40]!r} are no numbers"
+    steps = [later - earlier for earlier, later in pairwise(offsets)]
+    if any(step <= 0 for step in steps):
+        return f"minute_offsets {text[:40]!r}... do not ascend"
+    # SEVIR-LR keeps the catalog of SEVIR, whose every second frame it holds.
+    kept = 1 if frames is None or frames < 2 else max(1, (len(offsets) - 1) // (frames - 1))
+    if any(abs(step * kept - step_minutes) > step_minutes / 2 for step in steps):
+        worst = max(steps, key=lambda step: abs(step * kept - step_minutes))
+        return f"frames are {worst * kept:g} minutes apart in minute_offsets; the data set has {step_minutes:g}"
+    return None
+
+
+@lru_cache(maxsize=1024)
+def parse_offsets(text: str) -> tuple[float, ...]:
+    """Return ``minute_offsets`` as minutes.
+
+    Raises:
+        ValueError: a part of it is no finite number.
+    """
+    offsets = tuple(float(part) for part in text.split(":"))
+    if not all(map(math.isfinite, offsets)):
+        raise ValueError(f"{text!r} holds what is no number")
+    return offsets
+
+
+def _utc(text: str) -> datetime:
+    """Return a time without a zone, as SEVIR writes UTC; one with a zone is turned to UTC first."""
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)

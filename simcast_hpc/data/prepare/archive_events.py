@@ -1,0 +1,96 @@
+"""Events of an archive in SEVIR's layout, for preparation: every row of the image type whose file holds it."""
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..archive import look_into, rows_by_file
+from ..catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
+from ..open_files import OpenFiles
+from ..problems import Problem
+from ..spec import DataError, DatasetSpec
+from ..time_major import time_major
+from .events import RawEvent
+
+
+class ArchiveEvents:
+    """An :class:`~simcast_hpc.data.prepare.events.EventSource` over an archive."""
+
+    def __init__(self, spec: DatasetSpec, root: Path, *, file_names: Collection[str] | None = None):
+        """Read the catalog and look into every file that it names.
+
+        Raises:
+            DataError: the catalog cannot be read, or nothing in it can be used.
+        """
+        self.spec, self.root = spec, Path(root)
+        rows = read_catalog(spec, self.root, file_names=file_names)
+        self.notes = repeated_ids(rows)
+        self.problems: list[Problem] = []
+        shapes: dict[str, tuple[int, int, int]] = {}
+        digest = hashlib.sha256()
+        for name, of_file in sorted(rows_by_file(rows).items()):
+            path = self.root / spec.folder / name
+            shape, problems = look_into(path, spec, of_file)
+            self.problems += [Problem(p.kind, name, p.event, p.says) for p in problems]
+            if shape is not None:
+                shapes[name] = shape
+            digest.update(f"{name} {path.stat().st_size if path.is_file() else -1}\n".encode())
+        self._check_grids(shapes, [row.file_name for row in rows])
+        cadence = [problem for row in rows if (problem := cadence_problem(spec, row)) is not None]
+        self.problems += cadence
+        late = {problem.event for problem in cadence}
+        bad = {(problem.file, problem.event) for problem in self.problems}
+        bad |= {(row.file_name, row.id) for row in rows if row.id in late}
+        self._excuse_repeated(rows)
+        choose = spec.splits.chooser(self.root)
+        usable = [row.file_name in shapes and not {(row.file_name, row.id), (row.file_name, "")} & bad for row in rows]
+        kept = [row for row, good in zip(rows, usable, strict=True) if good]
+        if not kept:
+            said = str(self.problems[0]) if self.problems else f"{CATALOG} has no row of type {spec.image_type!r}"
+            raise DataError(f"nothing in {self.root} can be prepared as {spec.name}: {said}")
+        self.events = [_raw(row, choose(row.id, row.time)) for row in kept]
+        self.absent = [_raw(row, choose(row.id, row.time)) for row, good in zip(rows, usable, strict=True) if not good]
+        height, width, self.frames = shapes[kept[0].file_name]
+        self.grid = (height, width)
+        for row in rows:
+            digest.update(f"{row.id} {row.file_name} {row.file_index} {row.time} {row.percent_missing}\n".encode())
+        self.identity = digest.hexdigest()[:16]
+        self._open = OpenFiles()
+
+    def _excuse_repeated(self, rows: list[Event]) -> None:
+        """Turn what is wrong with a row of a repeated id into a note: no reader uses such a row."""
+        repeated = {note.event for note in repeated_ids(rows)}
+        self.notes += [problem for problem in self.problems if problem.event in repeated]
+        self.problems = [problem for problem in self.problems if problem.event not in repeated]
+
+    def _check_grids(self, shapes: dict[str, tuple[int, int, int]], files: list[str]) -> None:
+        """Make a problem of every file whose shape is not that of most events."""
+        found = [shapes[name] for name in files if name in shapes]
+        usual = max(dict.fromkeys(found), key=found.count, default=None)
+        for name in [name for name, shape in shapes.items() if shape != usual]:
+            says = f"holds [H, W, frames] {shapes[name]} where other files hold {usual}; shards have one grid"
+            self.problems.append(Problem("grid", name, "", says))
+            del shapes[name]
+
+    def read(self, number: int) -> np.ndarray:
+        """Return event ``number`` as uint8 ``[T, H, W]``.
+
+        Raises:
+            DataError: its file is damaged there.
+        """
+        event = self.events[number]
+        path = self.root / self.spec.folder / event.file
+        try:
+            stored = self._open.get(path)[self.spec.image_type]
+            assert isinstance(stored, h5py.Dataset)
+            return time_major(stored[event.file_index])
+        except OSError as error:
+            raise DataError(f"{path}: event {event.id} cannot be read: {error}") from error
+
+
+def _raw(row: Event, split: str) -> RawEvent:
+    begin = row.seconds + round(row.first_minute * 60)
+    return RawEvent(row.id, row.seconds, begin, split, row.percent_missing, row.file_name, row.file_index)

@@ -1,0 +1,180 @@
+"""Prepared shards: windows of the archive to the byte, the same fingerprint, and no damage that goes unseen."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+
+from simcast_hpc.config import ConfigError, DataConfig
+from simcast_hpc.data.archive import ArchiveSource
+from simcast_hpc.data.open import open_windows
+from simcast_hpc.data.open_files import MOST_OPEN, OpenFiles
+from simcast_hpc.data.shards.reader import ShardSource
+from simcast_hpc.data.source import WindowSource
+from simcast_hpc.data.spec import DataError, Split, read_spec
+from tests.archives import Row, make_archive, open_archive, random_codes
+from tests.data.shards import prepared
+from tests.shared_data import shared
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    rows = [Row(name, place) for place, name in enumerate(("C", "A", "F", "B", "G"))]
+    rows += [Row("late", 5, time_utc="2019-03-01"), Row("holes", 6, pct_missing="1.5"), Row("F", 0, pct_missing="9")]
+    return make_archive(tmp_path_factory.mktemp("archive"), random_codes(7, 11, missing=0.01), rows=rows)
+
+
+@pytest.fixture(scope="module")
+def shards(archive, tmp_path_factory) -> Path:
+    return prepared(archive, tmp_path_factory.mktemp("prepared") / "shards")
+
+
+def open_shards(root: Path, *, dataset: str = "synthetic", **options) -> ShardSource:
+    return ShardSource(
+        read_spec(dataset), root, **({"split": "train", "frames": 5, "window_stride": 2} | options)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"frames": 3, "window_stride": 1, "frame_stride": 3},
+        {"frames": 2, "window_stride": 1, "frame_stride": 2},
+        {"split": "val"},
+        {"split": "all", "max_percent_missing": None},
+        {"max_percent_missing": 2.0},
+        {"file_names": ["vil/2018/storms.h5"]},
+    ],
+    ids=str,
+)
+def test_shards_are_their_archive(archive, shards, options):
+    one, other = open_archive(archive, **options), open_shards(shards, **options)
+    assert isinstance(other, WindowSource)
+    assert len(one) == len(other) and one.grid == other.grid and one.dates == other.dates
+    for index in range(len(one)):
+        assert one.key(index) == other.key(index)
+        window = other.read(index)
+        assert window.dtype == np.uint8 and window.flags.c_contiguous
+        np.testing.assert_array_equal(window, one.read(index))
+    assert one.fingerprint == other.fingerprint
+
+
+def test_an_id_that_stands_twice_is_used_only_where_one_row_of_it_passes(shards):
+    def events(**options) -> set[str]:
+        source = open_shards(shards, **options)
+        return {source.key(index).event for index in range(len(source))}
+
+    assert "F" in events() and "F" not in events(max_percent_missing=None)
+
+
+def test_a_configuration_names_shards_as_it_names_an_archive(archive, shards):
+    data = DataConfig(dataset="synthetic", root=archive, window_stride=2)
+    one = open_windows(data, split="train", frames=5)
+    other = open_windows(data.model_copy(update={"root": shards}), split="train", frames=5)
+    assert isinstance(other, ShardSource) and one.fingerprint == other.fingerprint
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_shards_of_the_golden_archive_are_the_public_loaders(split: Split, golden_shards):
+    expected = json.loads((shared("golden/sevir_archive") / "expected_samples.json").read_text())[split]
+    source = open_shards(golden_shards, dataset="sevir", split=split, frames=25, window_stride=12)
+    assert len(source) == len(expected)
+    for index, sample in enumerate(expected):
+        assert source.key(index) == (sample["event"], sample["start_frame"])
+        assert hashlib.sha256(source.read(index).tobytes()).hexdigest() == sample["sha256"]
+    archive = ArchiveSource(read_spec("sevir"), shared("golden/sevir_archive"), split=split, frames=25)
+    assert source.fingerprint == archive.fingerprint
+
+
+@pytest.fixture(scope="module")
+def golden_shards(tmp_path_factory) -> Path:
+    into = tmp_path_factory.mktemp("golden") / "shards"
+    return prepared(shared("golden/sevir_archive"), into, dataset="sevir", codec="zstd")
+
+
+@pytest.fixture
+def damaged(shards, tmp_path) -> Path:
+    return Path(shutil.copytree(shards, tmp_path / "damaged"))
+
+
+def test_a_missing_shard_is_refused_where_a_split_needs_it(damaged):
+    (damaged / "shard-00000.h5").unlink()
+    with pytest.raises(DataError, match=r"shard .*shard-00000\.h5 is absent; manifest\.json counts 3 events"):
+        open_shards(damaged)
+    assert len(open_shards(damaged, split="val")) == 4
+
+
+def test_a_cut_shard_is_refused(damaged):
+    path = damaged / "shard-00001.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"shard-00001\.h5 has \d+ bytes, manifest\.json says"):
+        open_shards(damaged)
+
+
+def test_frames_that_were_never_written_are_no_zeros(damaged):
+    """HDF5 answers with its fill value for a piece that is not there; a sparse copy has such pieces."""
+    path = damaged / "shard-00000.h5"
+    size = path.stat().st_size
+    with h5py.File(path, "w") as file:
+        file.create_dataset("codes", (3, 11, 16, 16), np.uint8, chunks=(1, 11, 16, 16), **hdf5plugin.LZ4())
+    with path.open("r+b") as file:
+        file.truncate(size)
+    source = open_shards(damaged)
+    with pytest.raises(DataError, match=r"shard-00000\.h5: event A cannot be read: 0 of 3 pieces were written"):
+        source.read(0)
+
+
+def test_a_file_of_holes_is_no_shard(damaged):
+    path = damaged / "shard-00000.h5"
+    size = path.stat().st_size
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(size)
+    with pytest.raises(DataError, match=r"shard-00000\.h5: event A cannot be read"):
+        open_shards(damaged).read(0)
+
+
+def test_unfinished_shards_and_a_changed_index_are_refused(damaged):
+    index = damaged / "index.h5"
+    index.write_bytes(index.read_bytes() + b"\0")
+    with pytest.raises(DataError, match=r"index\.h5 is not that of its manifest"):
+        open_shards(damaged)
+    (damaged / "manifest.json").unlink()
+    with pytest.raises(DataError, match=r"its preparation did not end; start it again"):
+        open_windows(DataConfig(dataset="synthetic", root=damaged), split="train", frames=5)
+
+
+def test_another_description_is_refused(shards):
+    with pytest.raises(DataError, match=r"prepared as synthetic, by a description that is not that of mch"):
+        open_shards(shards, dataset="mch")
+
+
+def test_windows_longer_than_events_and_empty_splits_are_refused(shards):
+    with pytest.raises(DataError, match=r"windows of 12 frames are asked of events of 11 frames"):
+        open_shards(shards, frames=12)
+    with pytest.raises(DataError, match=r"split 'test' of synthetic is empty"):
+        open_shards(shards, split="test")
+
+
+def test_raw_data_of_another_layout_must_be_prepared_first(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be read as it is published: simcast data prepare"):
+        open_windows(DataConfig(dataset="hko7", root=tmp_path), split="train", frames=20)
+
+
+def test_few_files_stay_open_and_a_pickled_source_has_none(tmp_path):
+    import pickle
+
+    files = OpenFiles()
+    for number in range(MOST_OPEN + 5):
+        with h5py.File(tmp_path / f"{number}.h5", "w") as file:
+            file["x"] = [number]
+        files.get(tmp_path / f"{number}.h5")
+    assert len(files) == MOST_OPEN
+    assert tmp_path / "0.h5" not in files and tmp_path / f"{MOST_OPEN + 4}.h5" in files
+    assert len(pickle.loads(pickle.dumps(files))) == 0
