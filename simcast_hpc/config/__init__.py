@@ -5,6 +5,7 @@ their fields, in order, with verification after (``simcast pipeline``). Global b
 batch size is memory, accumulation follows from both and the number of ranks. Imports nothing of ours.
 """
 
+from .diffusion import AutoencoderConfig, CasFormerConfig
 from .model import ConvStem, EarthformerConfig, GlobalVectorConfig, ModelConfig, NoStem, SimVPConfig, StackConvStem
 from .pipeline import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
 from .reading import ConfigError, SimcastError, StrictModel, from_mapping, read_config, to_yaml
@@ -25,7 +26,9 @@ from .run import (
 )
 
 __all__ = [
+    "AutoencoderConfig",
     "BatchConfig",
+    "CasFormerConfig",
     "CheckpointConfig",
     "ConfigError",
     "ConvStem",

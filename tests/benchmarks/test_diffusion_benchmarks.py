@@ -2,8 +2,9 @@
 
 import pytest
 
-from benchmarks import sampler_step
+from benchmarks import adaln_norm, sampler_step
 from benchmarks.harness import check
+from simcast_kernels.adaln_norm.cases import CASES as NORMS
 from simcast_kernels.sampler_step.cases import CASES
 
 
@@ -15,3 +16,14 @@ def test_every_provider_of_a_step_is_right(name):
     assert {"twin", "reference"} <= {provider.name for provider in found}
     for provider in found:
         check(sampler_step.BENCHMARK, case, provider, tensors)
+
+
+@pytest.mark.parametrize("name", ["odd", "odd-first", "odd-bf16"])
+def test_every_provider_of_a_norm_is_right(name):
+    (case,) = (case for case in NORMS if case.name == name)
+    tensors = adaln_norm.tensors(case, "cpu", 0)
+    tensors[0].requires_grad_()
+    found = [p for p in adaln_norm.providers(case, "cpu") if p.name != "compiled"]
+    assert {"twin", "reference"} <= {provider.name for provider in found}
+    for provider in found:
+        check(adaln_norm.BENCHMARK, case, provider, tensors)

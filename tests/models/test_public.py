@@ -202,7 +202,7 @@ def test_a_public_configuration_that_we_do_not_build_is_refused(config, says):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(KeyError, match="no published architecture 'simvq'; known are earthformer, simvp"):
+    with pytest.raises(KeyError, match="'simvq'; known are autoencoder, casformer, earthformer, simvp"):
         load_public("simvq", SMALL, {})
     with pytest.raises(KeyError, match=r"'hid\.enc\.0\.block\.norm1\.weight' is not a key of the public simvp"):
         from_public("simvp", "hid.enc.0.block.norm1.weight")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import OurForm, PublicArchitecture, Shape, translated
+from .cascast import AUTOENCODER, CASFORMER
 from .earthformer import EARTHFORMER
 from .misfit import refuse_integers, refuse_misfit, refuse_other_constants
 from .simvp import SIMVP
@@ -26,15 +27,20 @@ __all__ = [
     "to_public",
 ]
 
-_ARCHITECTURES: dict[str, PublicArchitecture] = {"earthformer": EARTHFORMER, "simvp": SIMVP}
-ARCHITECTURES = tuple(_ARCHITECTURES)
+_ARCHITECTURES: dict[str, PublicArchitecture] = {
+    "autoencoder": AUTOENCODER,
+    "casformer": CASFORMER,
+    "earthformer": EARTHFORMER,
+    "simvp": SIMVP,
+}
+ARCHITECTURES = ("earthformer", "simvp")  # those that forecast, and so can be a run
 
 
 def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
     """Build our model of a public configuration and give it published weights.
 
     Args:
-        name: the architecture: ``earthformer`` or ``simvp``.
+        name: the architecture: ``autoencoder`` or ``casformer`` (both CasCast's), ``earthformer`` or ``simvp``.
         config: the public project's own configuration. Fields of SimVP that do not shape the network (learning rate,
             drop path where the translator has none) are ignored, as the public constructor ignores them; of
             Earthformer, every field is wanted, and one that we do not know is refused.
@@ -76,12 +82,16 @@ def public_keys(name: str, config: Mapping[str, Any]) -> dict[str, Shape]:
 
 
 def our_form(name: str, config: Mapping[str, Any]) -> OurForm:
-    """Return our form of a public configuration.
+    """Return our form of a public configuration of a model that forecasts.
 
     Raises:
         KeyError, ValueError: as :func:`load_public`, for the architecture and the configuration.
+        ValueError: the architecture is a part of a generative model and forecasts nothing alone.
     """
-    return _architecture(name).ours(config)
+    form = _architecture(name).ours(config)
+    if not isinstance(form, OurForm):
+        raise ValueError(f"{name} does not forecast alone; those that do are {', '.join(ARCHITECTURES)}")
+    return form
 
 
 def released_config(name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -31,6 +31,14 @@ class OurForm:
         return build_model(self.model, frames_in=self.frames_in, frames_out=self.frames_out, channels=self.channels)
 
 
+class Form(Protocol):
+    """A public configuration as ours, of any model."""
+
+    def build(self) -> nn.Module:
+        """Return the model, freshly initialised."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublicArchitecture:
     """How one published architecture becomes ours.
@@ -49,7 +57,7 @@ class PublicArchitecture:
 
     source: str
     names: tuple[tuple[str, str], ...]
-    ours: Callable[[Mapping[str, Any]], OurForm]
+    ours: Callable[[Mapping[str, Any]], Form]
     released: Mapping[str, Any]
     stated: Callable[[Mapping[str, Any]], dict[str, Any]]
     measured: Callable[[Mapping[str, Shape]], dict[str, Any]]

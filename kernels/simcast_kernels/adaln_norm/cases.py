@@ -1,0 +1,94 @@
+"""Cases of ``adaln_norm``: both stacks of CasFormer, a large one that shows the bandwidth, and sizes that break."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simcast_kernels.launch import Launch
+from simcast_kernels.registry import Direction
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdalnNormCase:
+    """One input: ``shape`` is ``[N, L, D]``; ``residual`` says whether there is a gated branch."""
+
+    name: str
+    shape: tuple[int, int, int]
+    dtype: torch.dtype = torch.bfloat16
+    residual: bool = True
+    spills_expected: str = ""
+
+    @property
+    def numel(self) -> int:
+        """Elements of the stream."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def bytes_moved(self, direction: Direction) -> int:
+        """Return the fewest bytes: stream and branch in, modulated and stream out, and each row's mean and deviation.
+
+        The backward reads the gradient of the modulated tokens, stream and branch, and writes two gradients; one of
+        the stream, where something uses it later, would be read besides.
+        """
+        tensors = (5 if self.residual else 3) if direction == "backward" else (4 if self.residual else 2)
+        rows = self.shape[0] * self.shape[1] * 8
+        return tensors * self.numel * self.dtype.itemsize + rows
+
+    def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:
+        """Return random inputs of order 1; shift, scale and gate are parts of one projection, as in the model."""
+        generator = torch.Generator(device).manual_seed(seed)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, device=device, generator=generator).to(self.dtype)
+
+        shift, scale, gate = random(self.shape[0], 3 * self.shape[2]).chunk(3, dim=-1)
+        made = {"x": random(*self.shape), "shift": shift, "scale": scale}
+        return made | {"branch": random(*self.shape), "gate": gate} if self.residual else made
+
+
+CASES = (
+    AdalnNormCase(name="decoder", shape=(8, 576, 1152)),
+    AdalnNormCase(name="decoder-fp32", shape=(8, 576, 1152), dtype=torch.float32),
+    AdalnNormCase(name="decoder-first", shape=(8, 576, 1152), residual=False),
+    AdalnNormCase(name="encoder", shape=(8, 6912, 256)),
+    AdalnNormCase(name="encoder-fp32", shape=(8, 6912, 256), dtype=torch.float32),
+    AdalnNormCase(name="pixel-size", shape=(8, 12288, 1152)),
+    AdalnNormCase(name="pixel-size-fp32", shape=(8, 12288, 1152), dtype=torch.float32),
+    AdalnNormCase(name="one-feature", shape=(1, 1, 2), dtype=torch.float32),
+    AdalnNormCase(name="odd", shape=(3, 19, 37), dtype=torch.float32),
+    AdalnNormCase(name="odd-first", shape=(2, 5, 96), dtype=torch.float32, residual=False),
+    AdalnNormCase(name="odd-bf16", shape=(2, 33, 100)),
+    AdalnNormCase(name="wide", shape=(1, 3, 2305), dtype=torch.float32),
+)
+
+
+def launches(case: AdalnNormCase) -> dict[Direction, list[Launch]]:
+    """Return the launches of a case on ``meta`` tensors."""
+    from . import kernel  # late: the shapes above are of use without Triton
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=case.dtype, device="meta")
+
+    x = empty(*case.shape)
+    shift, scale, last = empty(case.shape[0], 3 * case.shape[2]).chunk(3, dim=-1)
+    branch, gate = (empty(*case.shape), last) if case.residual else (None, None)
+    mean, rstd = (torch.empty(case.shape[:2], device="meta") for _ in range(2))
+    carried = None if branch is None else torch.empty_like(x)
+    forward = kernel.forward_launch(
+        x, shift, scale, branch, gate, eps=1e-6, modulated=torch.empty_like(x), carried=carried, mean=mean, rstd=rstd
+    )
+    sums = torch.empty(3, case.shape[0], kernel.part_count(case.shape[1]), case.shape[2], device="meta")
+    backward = kernel.backward_launch(
+        torch.empty_like(x),
+        carried,
+        x if carried is None else carried,
+        scale,
+        branch,
+        gate,
+        mean,
+        rstd,
+        grad_x=torch.empty_like(x),
+        grad_branch=carried,
+        partials=(sums[0], sums[1], None if branch is None else sums[2]),
+    )
+    return {"forward": [forward], "backward": [backward]}

@@ -1,0 +1,267 @@
+"""Adaptive layer norm with a gated residual: one pass forward, one pass backward.
+
+Shapes: N samples of L tokens of D features, R = N L rows, tensors contiguous; shift, scale and gate ``[N, D]`` with
+any stride between samples, so that the parts of one projection need no copy. With n = R D elements the forward reads
+2n and writes 2n (without a branch 1n each), and keeps mean and reciprocal deviation of each row in float32; the
+backward reads 4n and writes 2n (without a branch 2n to 3n and 1n). The gradients of shift, scale and gate are sums over
+L: each program sums ROWS rows into partials of its own, in registers, and PyTorch adds those, in the same order at
+every call. A row fits one tile; D is padded to a power of two by masked lanes, which move no memory.
+"""
+
+# Pyright misreads Triton constexpr arguments, and what a jitted function does with tensors that may be None.
+# pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from simcast_kernels.launch import Launch
+
+TILE = 2048  # elements of a tile: 8 a thread, two 16-byte accesses in float32 and one in bfloat16
+ROWS = 16  # rows whose gradients of shift, scale and gate one program sums
+MOST_FEATURES = 4096
+
+
+@triton.jit
+def _forward_kernel(
+    x,
+    branch,
+    gate,
+    shift,
+    scale,
+    modulated,
+    carried,
+    mean,
+    rstd,
+    gate_stride,
+    shift_stride,
+    scale_stride,
+    tokens,
+    tiles,
+    features,
+    eps,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    program = tl.program_id(0)
+    sample = (program // tiles).to(tl.int64)
+    token = (program % tiles) * BLOCK_R + tl.arange(0, BLOCK_R)
+    column = tl.arange(0, BLOCK_D)
+    alive, inside = token < tokens, column < features
+    valid = alive[:, None] & inside[None, :]
+    row = sample * tokens + token
+    offset = row[:, None] * features + column[None, :]
+    value = tl.load(x + offset, mask=valid, other=0.0).to(tl.float32)
+    if branch is not None:
+        factor = tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+        value += factor[None, :] * tl.load(branch + offset, mask=valid, other=0.0).to(tl.float32)
+        stored = value.to(carried.dtype.element_ty)
+        tl.store(carried + offset, stored, mask=valid)
+        value = stored.to(tl.float32)  # the backward reads what was stored, so the norm is of that
+    average = tl.sum(value, axis=1) / features
+    centred = tl.where(valid, value - average[:, None], 0.0)
+    scaled = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / features + eps)
+    tl.store(mean + row, average, mask=alive)
+    tl.store(rstd + row, scaled, mask=alive)
+    stretch = 1.0 + tl.load(scale + sample * scale_stride + column, mask=inside, other=0.0).to(tl.float32)
+    offset_by = tl.load(shift + sample * shift_stride + column, mask=inside, other=0.0).to(tl.float32)
+    result = centred * scaled[:, None] * stretch[None, :] + offset_by[None, :]
+    tl.store(modulated + offset, result.to(modulated.dtype.element_ty), mask=valid)
+
+
+@triton.jit
+def _backward_kernel(
+    grad_modulated,
+    grad_carried,
+    carried,
+    branch,
+    gate,
+    scale,
+    mean,
+    rstd,
+    grad_x,
+    grad_branch,
+    shift_partials,
+    scale_partials,
+    gate_partials,
+    gate_stride,
+    scale_stride,
+    tokens,
+    parts,
+    features,
+    STEPS: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    program = tl.program_id(0)
+    sample = (program // parts).to(tl.int64)
+    first = (program % parts) * (BLOCK_R * STEPS)
+    column = tl.arange(0, BLOCK_D)
+    inside = column < features
+    stretch = 1.0 + tl.load(scale + sample * scale_stride + column, mask=inside, other=0.0).to(tl.float32)
+    if branch is not None:
+        factor = tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+    to_shift = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+    to_scale = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+    to_gate = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
+    for step in range(STEPS):
+        token = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
+        alive = token < tokens
+        valid = alive[:, None] & inside[None, :]
+        row = sample * tokens + token
+        offset = row[:, None] * features + column[None, :]
+        grad = tl.load(grad_modulated + offset, mask=valid, other=0.0).to(tl.float32)
+        value = tl.load(carried + offset, mask=valid, other=0.0).to(tl.float32)
+        average = tl.load(mean + row, mask=alive, other=0.0)
+        scaled = tl.load(rstd + row, mask=alive, other=0.0)
+        normed = tl.where(valid, (value - average[:, None]) * scaled[:, None], 0.0)
+        inner = grad * stretch[None, :]
+        across = tl.sum(inner, axis=1) / features
+        along = tl.sum(inner * normed, axis=1) / features
+        back = scaled[:, None] * (inner - across[:, None] - normed * along[:, None])
+        if grad_carried is not None:
+            back += tl.load(grad_carried + offset, mask=valid, other=0.0).to(tl.float32)
+        tl.store(grad_x + offset, back.to(grad_x.dtype.element_ty), mask=valid)
+        to_shift += grad
+        to_scale += grad * normed
+        if branch is not None:
+            from_branch = tl.load(branch + offset, mask=valid, other=0.0).to(tl.float32)
+            to_gate += tl.where(valid, from_branch * back, 0.0)
+            tl.store(grad_branch + offset, (factor[None, :] * back).to(grad_branch.dtype.element_ty), mask=valid)
+    place = program.to(tl.int64) * features + column
+    tl.store(shift_partials + place, tl.sum(to_shift, axis=0), mask=inside)
+    tl.store(scale_partials + place, tl.sum(to_scale, axis=0), mask=inside)
+    if branch is not None:
+        tl.store(gate_partials + place, tl.sum(to_gate, axis=0), mask=inside)
+
+
+def refusal(x: Tensor) -> str:
+    """Return why the kernel does not take this input, or an empty string."""
+    if x.dtype == torch.float64:
+        return "float64 is computed by the twin"
+    if x.shape[-1] > MOST_FEATURES:
+        return f"{x.shape[-1]} features of a token do not fit a tile; at most {MOST_FEATURES} do"
+    return ""
+
+
+def _tile(features: int) -> dict[str, int]:
+    block = 1 << max(0, features - 1).bit_length()
+    rows = max(1, min(ROWS, TILE // block))
+    return {"BLOCK_R": rows, "BLOCK_D": block, "num_warps": max(1, min(8, rows * block // 256))}
+
+
+def forward_launch(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    *,
+    eps: float,
+    modulated: Tensor,
+    carried: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+) -> Launch:
+    """Return the launch that writes ``modulated``, ``carried``, ``mean`` and ``rstd``."""
+    samples, tokens, features = x.shape
+    options = _tile(features)
+    tiles = triton.cdiv(tokens, options["BLOCK_R"])
+    gate_stride = 0 if gate is None else gate.stride(0)
+    numbers = (gate_stride, shift.stride(0), scale.stride(0), tokens, tiles, features, eps)
+    return Launch(
+        kernel=_forward_kernel,
+        grid=(samples * tiles,),
+        arguments=(x, branch, gate, shift, scale, modulated, carried, mean, rstd, *numbers),
+        options=options,
+    )
+
+
+def part_count(tokens: int) -> int:
+    """Return how many programs share the sums over the tokens of a sample."""
+    return -(-tokens // ROWS)
+
+
+def backward_launch(
+    grad_modulated: Tensor,
+    grad_carried: Tensor | None,
+    carried: Tensor,
+    scale: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+    *,
+    grad_x: Tensor,
+    grad_branch: Tensor | None,
+    partials: tuple[Tensor, Tensor, Tensor | None],
+) -> Launch:
+    """Return the launch that writes the gradients of x and branch, and the partial sums of those of the rest."""
+    samples, tokens, features = carried.shape
+    options = _tile(features)
+    parts = part_count(tokens)
+    gate_stride = 0 if gate is None else gate.stride(0)
+    tensors = (grad_modulated, grad_carried, carried, branch, gate, scale, mean, rstd, grad_x, grad_branch, *partials)
+    return Launch(
+        kernel=_backward_kernel,
+        grid=(samples * parts,),
+        arguments=(*tensors, gate_stride, scale.stride(0), tokens, parts, features),
+        options={"STEPS": ROWS // options["BLOCK_R"], **options},
+    )
+
+
+def forward(
+    x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor | None, gate: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Compute :func:`.reference.forward` in one launch."""
+    x, branch = x.contiguous(), None if branch is None else branch.contiguous()
+    shift, scale, gate = _rows(shift), _rows(scale), None if gate is None else _rows(gate)
+    modulated = torch.empty_like(x)
+    carried = None if branch is None else torch.empty_like(x)
+    mean, rstd = (x.new_empty(x.shape[:2], dtype=torch.float32) for _ in range(2))
+    forward_launch(
+        x, shift, scale, branch, gate, eps=eps, modulated=modulated, carried=carried, mean=mean, rstd=rstd
+    ).run()
+    return modulated, carried, mean, rstd
+
+
+def backward(
+    grad_modulated: Tensor,
+    grad_carried: Tensor | None,
+    carried: Tensor,
+    scale: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Compute :func:`.reference.backward` in one launch and a sum of partials each."""
+    carried, grad_modulated = carried.contiguous(), grad_modulated.contiguous()
+    grad_carried = None if grad_carried is None else grad_carried.contiguous()
+    branch = None if branch is None else branch.contiguous()
+    scale, gate = _rows(scale), None if gate is None else _rows(gate)
+    samples, tokens, features = carried.shape
+    grad_x = torch.empty_like(carried)
+    grad_branch = None if branch is None else torch.empty_like(branch)
+    sums = carried.new_empty((2 + (branch is not None), samples, part_count(tokens), features), dtype=torch.float32)
+    backward_launch(
+        grad_modulated,
+        grad_carried,
+        carried,
+        scale,
+        branch,
+        gate,
+        mean,
+        rstd,
+        grad_x=grad_x,
+        grad_branch=grad_branch,
+        partials=(sums[0], sums[1], sums[2] if branch is not None else None),
+    ).run()
+    # Summed apart: an operator's results may not share memory.
+    shift_grad, scale_grad, *gate_grad = (part.sum(dim=1).to(scale.dtype) for part in sums)
+    return grad_x, shift_grad, scale_grad, grad_branch, gate_grad[0] if gate_grad else None
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Return ``[N, D]`` with its features side by side; the parts of one projection stay as they are."""
+    return x if x.stride(-1) == 1 else x.contiguous()

@@ -1,0 +1,69 @@
+"""Adaptive layer norm with a gated residual in plain PyTorch: the definition, and the path of a CPU."""
+
+import torch
+from torch import Tensor
+
+
+def adaln_norm_reference(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    branch: Tensor | None = None,
+    gate: Tensor | None = None,
+    eps: float = 1e-6,
+) -> tuple[Tensor, Tensor]:
+    """Return ``(modulated, carried)`` as PyTorch's own operations compute them, differentiable by its own autograd.
+
+    Arguments as :func:`simcast_kernels.adaln_norm.adaln_norm`; computed in float32, or in float64 for float64 input.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    carried = x
+    if branch is not None and gate is not None:
+        carried = (x.to(wide) + gate.to(wide)[:, None] * branch.to(wide)).to(x.dtype)
+    normed = torch.nn.functional.layer_norm(carried.to(wide), x.shape[-1:], eps=eps)
+    modulated = normed * (1.0 + scale.to(wide)[:, None]) + shift.to(wide)[:, None]
+    return modulated.to(x.dtype), carried
+
+
+def forward(
+    x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor | None, gate: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Return modulated, carried (None without a branch), and each row's mean and reciprocal deviation, ``[N, L]``."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    carried = x
+    if branch is not None and gate is not None:
+        carried = (x.to(wide) + gate.to(wide)[:, None] * branch.to(wide)).to(x.dtype)
+    value = carried.to(wide)
+    variance, mean = torch.var_mean(value, dim=-1, correction=0, keepdim=True)
+    rstd = (variance + eps).rsqrt()
+    normed = (value - mean) * rstd
+    modulated = normed * (1.0 + scale.to(wide)[:, None]) + shift.to(wide)[:, None]
+    return modulated.to(x.dtype), None if branch is None else carried, mean.squeeze(-1), rstd.squeeze(-1)
+
+
+def backward(
+    grad_modulated: Tensor,
+    grad_carried: Tensor | None,
+    carried: Tensor,
+    scale: Tensor,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    mean: Tensor,
+    rstd: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of x, shift, scale, branch and gate, each in its own input's dtype."""
+    wide = mean.dtype
+    normed = (carried.to(wide) - mean[..., None]) * rstd[..., None]
+    grad = grad_modulated.to(wide)
+    inner = grad * (1.0 + scale.to(wide)[:, None])
+    along = (inner * normed).mean(dim=-1, keepdim=True)
+    grad_x = rstd[..., None] * (inner - inner.mean(dim=-1, keepdim=True) - normed * along)
+    if grad_carried is not None:
+        grad_x = grad_x + grad_carried.to(wide)
+    shift_grad, scale_grad = grad.sum(dim=1), (grad * normed).sum(dim=1)
+    branch_grad = gate_grad = None
+    if branch is not None and gate is not None:
+        branch_grad = (gate.to(wide)[:, None] * grad_x).to(branch.dtype)
+        gate_grad = (branch.to(wide) * grad_x).sum(dim=1).to(gate.dtype)
+    return grad_x.to(carried.dtype), shift_grad.to(scale.dtype), scale_grad.to(scale.dtype), branch_grad, gate_grad

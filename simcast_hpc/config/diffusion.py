@@ -1,0 +1,68 @@
+"""The generative half: autoencoder, CasFormer, and how both are trained and sampled."""
+
+from typing import Self
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from .reading import StrictModel
+
+
+class AutoencoderConfig(StrictModel):
+    """The KL autoencoder of single frames (Rombach et al. 2022); by default CasCast's, 83.6 M parameters, 384 -> 48.
+
+    Each level has ``blocks`` residual blocks of ``widths[i]`` features (one more in the decoder) and all but the last
+    halve the grid. ``checkpoint`` computes the levels again in backward instead of keeping what they made.
+    """
+
+    widths: tuple[PositiveInt, ...] = (128, 256, 512, 512)
+    blocks: PositiveInt = 2
+    latent_channels: PositiveInt = 4
+    groups: PositiveInt = 32
+    checkpoint: bool = False
+
+    @property
+    def reduction(self) -> int:
+        """Pixels of a frame along an axis that one element of the latent stands for."""
+        return 2 ** (len(self.widths) - 1)
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        odd = [width for width in self.widths if width % self.groups]
+        if not self.widths or odd:
+            raise ValueError(
+                f"autoencoder.widths={list(self.widths)} must hold a width a level, each a multiple of "
+                f"autoencoder.groups={self.groups}"
+            )
+        return self
+
+
+class CasFormerConfig(StrictModel):
+    """CasFormer (Gong et al. 2024, section 3.3); by default CasCast's for SEVIR, 309 M parameters with 12 frames.
+
+    Frames go through ``frame_depth`` blocks of ``frame_width`` features apart, are joined, and go through ``depth``
+    blocks of ``width`` features together. ``observations`` adds the paper's cross-attention to the latents of the
+    observed frames, which the released code lacks. ``checkpoint`` computes blocks again in backward.
+    """
+
+    frame_width: PositiveInt = 256
+    frame_depth: PositiveInt = 12
+    frame_heads: PositiveInt = 4
+    width: PositiveInt = 1152
+    depth: PositiveInt = 12
+    heads: PositiveInt = 16
+    feed_forward_ratio: PositiveFloat = 4.0
+    patch: PositiveInt = 2
+    observations: bool = False
+    checkpoint: bool = False
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        for width, heads in (("frame_width", "frame_heads"), ("width", "heads")):
+            if getattr(self, width) % getattr(self, heads):
+                raise ValueError(
+                    f"casformer.{width}={getattr(self, width)} must be a multiple of casformer.{heads}="
+                    f"{getattr(self, heads)}"
+                )
+        if self.frame_width % 4:
+            raise ValueError(f"casformer.frame_width={self.frame_width} must be a multiple of 4, for its positions")
+        return self
