@@ -9,7 +9,7 @@ from torch import Tensor
 from .ensemble import ensemble_sums
 from .fields import Window, checked, windows_of
 from .frames import frame_scores
-from .levels import averaged_levels, joint_histogram, levels_of, missing_level, pooled_levels, tables
+from .levels import averaged_levels, joint_histogram, levels_of, missing_level, pooled_levels, released_levels, tables
 from .neighbourhood import fraction_sums
 from .protocols import ScoreProtocol
 from .similarity import ssim
@@ -97,55 +97,64 @@ def _hide(levels: Tensor, window: Window, protocol: ScoreProtocol) -> Tensor:
 
 
 def _count_fields(window: Window, forecast: Tensor, protocol: ScoreProtocol) -> dict[str, Tensor]:
-    """Count one forecast ``[T, H, W]`` against the observation, in chunks of frames that stay in a CPU's cache."""
+    """Count one forecast ``[T, H, W]`` against the observation."""
     leads = window.observation.shape[0]
+    # On a CPU frame by frame where floats are read, so that a frame is still in the cache at the next threshold.
     chunk = 1 if window.observation.device.type == "cpu" else leads
-    histograms: dict[str, list[Tensor]] = {}
-    errors: dict[str, list[Tensor]] = {}
-    levels: list[tuple[Tensor, Tensor]] = []
-    for begin in range(0, leads, chunk):
-        part, predicted = window.frames(begin, begin + chunk), forecast[begin : begin + chunk]
-        seen = _hide(levels_of(part.observation, protocol, has_nan=window.observation_has_nan), part, protocol)
-        said = levels_of(predicted, protocol, has_nan=window.forecast_has_nan)
-        hidden = _hidden(seen, said, protocol)
-        for name, histogram in _histograms(part.unit, predicted, (seen, said), hidden, protocol).items():
-            histograms.setdefault(name, []).append(histogram)
-        for name, error in _errors(part.unit, predicted, seen, hidden, protocol).items():
-            errors.setdefault(name, []).append(error)
-        levels.append((seen, said))
-    joint = {name: torch.cat(parts) for name, parts in histograms.items()}
-    seen, said = (torch.cat([pair[side] for pair in levels]) for side in (0, 1))
-    sums = {name: torch.cat(parts) for name, parts in errors.items()} | _counts(joint, protocol)
+    parts = [slice(begin, begin + chunk) for begin in range(0, leads, chunk)]
+    averaged = [pool for pool in protocol.pools if pool.kind == "avg"]
+    if averaged and protocol.comparison != "codes":
+        codes = window.observation.dtype == torch.uint8 or window.valid is not None
+        fields = ((window.unit, codes or window.observation_has_nan), (forecast, window.forecast_has_nan))
+        means = [
+            _together([released_levels(field[part], averaged, protocol, has_nan=nan) for part in parts])
+            for field, nan in fields
+        ]
+        seen, said = (levels.pop("") for levels in means)
+    else:
+        observation, has_nan = window.observation, window.observation_has_nan
+        seen = torch.cat([levels_of(observation[part], protocol, has_nan=has_nan) for part in parts])
+        said = torch.cat([levels_of(forecast[part], protocol, has_nan=window.forecast_has_nan) for part in parts])
+        means = []
+    seen = _hide(seen, window, protocol)
+    hidden = _hidden(seen, said, window, protocol)
+    if averaged and not means:
+        means = [averaged_levels(field, hidden, averaged, protocol) for field in (window.unit, forecast)]
+    joint = _histograms((seen, said), means, hidden, protocol)
+    errors = [
+        _errors(window.unit[part], forecast[part], seen[part], None if hidden is None else hidden[part], protocol)
+        for part in parts
+    ]
+    sums = _together(errors) | _counts(joint, protocol)
     if protocol.fss_km:
         sums |= fraction_sums(seen, said, protocol)
-    return sums | _pictures(window, forecast, _hidden(seen, said, protocol), protocol)
+    return sums | _pictures(window, forecast, hidden, protocol)
 
 
-def _hidden(seen: Tensor, said: Tensor, protocol: ScoreProtocol) -> Tensor | None:
+def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _hidden(seen: Tensor, said: Tensor, window: Window, protocol: ScoreProtocol) -> Tensor | None:
     """Return where a pixel is missing in either field; None where none is."""
-    missing = missing_level(protocol)
-    hidden = torch.maximum(seen, said) == missing
-    return hidden if bool(hidden.any()) else None
+    codes = window.observation.dtype == torch.uint8
+    if not (codes or window.valid is not None or window.observation_has_nan or window.forecast_has_nan):
+        return None
+    highest, missing = torch.maximum(seen, said), missing_level(protocol)
+    return highest == missing if int(highest.max()) == missing else None
 
 
 def _histograms(
-    observed: Tensor,
-    predicted: Tensor,
-    levels: tuple[Tensor, Tensor],
-    hidden: Tensor | None,
-    protocol: ScoreProtocol,
+    levels: tuple[Tensor, Tensor], means: list[dict[str, Tensor]], hidden: Tensor | None, protocol: ScoreProtocol
 ) -> dict[str, Tensor]:
-    """Return the joint histograms of pixels (key empty) and of each pool, by the pool's key."""
+    """Return the joint histograms of pixels (key empty) and of each pool; ``means`` has levels of averages by pool."""
     bins = missing_level(protocol) + 1
     found = {"": joint_histogram(*levels, bins=bins)}
     for pool in protocol.pools:
         if pool.kind == "max":
             blocks = pooled_levels(*levels, hidden, pool, protocol)
         else:
-            blocks = (
-                averaged_levels(observed, hidden, pool, protocol),
-                averaged_levels(predicted, hidden, pool, protocol),
-            )
+            blocks = (means[0][pool.key], means[1][pool.key])
         found[pool.key] = joint_histogram(*blocks, bins=bins)
     return found
 
@@ -164,15 +173,16 @@ def _errors(
     observed: Tensor, predicted: Tensor, seen: Tensor, hidden: Tensor | None, protocol: ScoreProtocol
 ) -> dict[str, Tensor]:
     """Return float64 sums of errors over the pixels valid in both, ``[T]`` each."""
-    difference = predicted.double() - observed
+    flat = predicted.to(torch.float64, copy=True).sub_(observed).flatten(1)
     if hidden is not None:
-        difference.masked_fill_(hidden, 0.0)
-    flat = difference.flatten(1)
-    sums = {"absolute_error": flat.abs().sum(1), "squared_error": torch.linalg.vecdot(flat, flat)}
+        flat.masked_fill_(hidden.flatten(1), 0.0)
+    squared = torch.linalg.vecdot(flat, flat)
+    flat.abs_()
+    sums = {"absolute_error": flat.sum(1), "squared_error": squared}
     if protocol.balance:
         weights = torch.tensor((*protocol.balance, 0.0), dtype=torch.float64, device=flat.device)
         weighted = weights[seen.flatten(1).int()]
-        sums["balanced/absolute"] = torch.linalg.vecdot(weighted, flat.abs())
+        sums["balanced/absolute"] = torch.linalg.vecdot(weighted, flat)
         sums["balanced/squared"] = torch.linalg.vecdot(weighted, flat.square())
         sums["balanced/frames"] = torch.ones_like(flat[:, 0], dtype=torch.int64)
     return sums

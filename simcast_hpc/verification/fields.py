@@ -56,15 +56,6 @@ class Window:
     observation_has_nan: bool
     forecast_has_nan: bool
 
-    def frames(self, begin: int, end: int) -> "Window":
-        """Return the observed side of some frames."""
-        return dataclasses.replace(
-            self,
-            observation=self.observation[begin:end],
-            unit=self.unit[begin:end],
-            valid=None if self.valid is None else self.valid[begin:end],
-        )
-
 
 def checked(
     observation: Tensor | np.ndarray,

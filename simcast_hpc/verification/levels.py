@@ -4,6 +4,8 @@ A maximum over a block commutes with a threshold, so blocks are pooled as levels
 and one joint histogram of (observed, forecast) level holds the 2 x 2 tables of every threshold.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -158,30 +160,55 @@ def _running_maximum(levels: Tensor, size: int, *, dim: int) -> Tensor:
     return best
 
 
-def averaged_levels(field: Tensor, hidden: Tensor | None, pool: Pool, protocol: ScoreProtocol) -> Tensor:
-    """Return the levels of blocks' averages of a [0, 1] float field ``[T, H, W]``, uint8 ``[T, h, w]``.
+def released_levels(
+    field: Tensor, pools: Sequence[Pool], protocol: ScoreProtocol, *, has_nan: bool = True
+) -> dict[str, Tensor]:
+    """Return levels of pixels (key empty) and of blocks' float32 averages by pool, as the released evaluators do it.
+
+    A missing pixel makes its block missing.
+
+    Args:
+        field: [0, 1] floats ``[T, H, W]``, NaN where missing.
+        pools: average pools.
+        protocol: thresholds and a released comparison.
+        has_nan: whether the field may hold NaN; False saves a pass where it is known not to.
+    """
+    values = _released_values(field.float(), protocol)
+    found = {"": values} | {
+        pool.key: torch.nn.functional.avg_pool2d(values[:, None], pool.size)[:, 0] for pool in pools
+    }
+    thresholds = _float32(protocol.thresholds)
+    levels = {name: _reached(block, thresholds, strict=protocol.strict) for name, block in found.items()}
+    if has_nan:
+        for name, block in found.items():
+            levels[name].masked_fill_(torch.isnan(block), missing_level(protocol))
+    return levels
+
+
+def averaged_levels(
+    field: Tensor, hidden: Tensor | None, pools: Sequence[Pool], protocol: ScoreProtocol
+) -> dict[str, Tensor]:
+    """Return the levels of blocks' averages of a [0, 1] float field ``[T, H, W]``, uint8 ``[T, h, w]`` by pool's key.
 
     Args:
         field: float32, NaN where missing.
-        hidden: pixels that are missing in either field, None where none is; left out of the average under
-            ``excluded``. Under ``non-event`` NaN spreads over its block.
-        pool: an average pool.
-        protocol: thresholds and comparison.
+        hidden: pixels that are missing in either field and left out of the average; None where none is.
+        pools: average pools.
+        protocol: thresholds.
     """
-    height, width = (length - length % pool.size for length in field.shape[1:])
-    field = field[:, :height, :width]
-    if protocol.comparison != "codes":
-        values = torch.nn.functional.avg_pool2d(_released_values(field, protocol)[:, None], pool.size)[:, 0]
-        levels = _reached(values, _float32(protocol.thresholds), strict=protocol.strict)
-        return levels.masked_fill_(torch.isnan(values), missing_level(protocol))
-    if hidden is None:
-        values = _block_sum(field, pool.size) / pool.size**2
-        return _reached(values, _unit_thresholds(protocol), strict=protocol.strict)
-    hidden = hidden[:, :height, :width]
-    pixels = _block_sum((~hidden).float(), pool.size)
-    values = _block_sum(field.masked_fill(hidden, 0.0), pool.size) / pixels
-    levels = _reached(values, _unit_thresholds(protocol), strict=protocol.strict)
-    return levels.masked_fill_(pixels == 0, missing_level(protocol))
+    found: dict[str, Tensor] = {}
+    for pool in pools:
+        height, width = (length - length % pool.size for length in field.shape[1:])
+        shown = field[:, :height, :width]
+        if hidden is None:
+            values, empty = _block_sum(shown, pool.size) / pool.size**2, None
+        else:
+            covered = hidden[:, :height, :width]
+            pixels = _block_sum((~covered).float(), pool.size)
+            values, empty = _block_sum(shown.masked_fill(covered, 0.0), pool.size) / pixels, pixels == 0
+        levels = _reached(values, _unit_thresholds(protocol), strict=protocol.strict)
+        found[pool.key] = levels if empty is None else levels.masked_fill_(empty, missing_level(protocol))
+    return found
 
 
 def _block_sum(field: Tensor, size: int) -> Tensor:
