@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from simcast_hpc.commands import convert, data, evaluate, model, pipeline, report, rollout, train
+from simcast_hpc.commands import convert, data, evaluate, leaderboard, model, pipeline, report, rollout, train
 from simcast_hpc.config import SimcastError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
 app.command("pipeline")(pipeline.pipeline)
 app.command("evaluate")(evaluate.evaluate)
+app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
 app.command("convert")(convert.convert)
 

@@ -1,16 +1,18 @@
 """Baselines: forecasts that learn nothing, in the form of a model's forecast, so that one table holds both."""
 
 import difflib
-from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from .extrapolation import Extrapolation, PhysicalCode
+from .extrapolation import Extrapolation
+from .intensity import PhysicalCode
+from .nowcasts import Nowcast
 from .persistence import Persistence
 
-__all__ = ["BASELINES", "Baseline", "Extrapolation", "Persistence", "PhysicalCode", "load_baseline"]
+__all__ = ["BASELINES", "NOTES", "Baseline", "Extrapolation", "Nowcast", "Persistence", "PhysicalCode", "load_baseline"]
 
 
 class Baseline(Protocol):
@@ -19,7 +21,7 @@ class Baseline(Protocol):
     name: str
 
     def forecast(self, frames: torch.Tensor | np.ndarray, frames_out: int) -> torch.Tensor:
-        """Return float32 ``[B, frames_out, H, W]`` in [0, 1], codes / 255, on the frames' device.
+        """Return float32 ``[B, frames_out, H, W]``, or members ``[B, M, ...]``, in [0, 1] on the frames' device.
 
         Args:
             frames: ``[B, T, H, W]``, uint8 codes (255 missing) or floats in [0, 1] (NaN missing).
@@ -28,14 +30,35 @@ class Baseline(Protocol):
         ...
 
 
-BASELINES: dict[str, Callable[[PhysicalCode], Baseline]] = {
-    "persistence": lambda _encoding: Persistence(),
-    "extrapolation": Extrapolation,
+# Name and what a table says of it.
+NOTES = {
+    "persistence": "the last frame, held",
+    "extrapolation": "pysteps: Lucas-Kanade motion, semi-Lagrangian advection",
+    "darts": "pysteps: DARTS motion, semi-Lagrangian advection",
+    "s-prog": "pysteps: S-PROG, scales fade as they lose predictability",
+    "steps": "pysteps: STEPS, 10 members",
+    "linda": "pysteps: LINDA, deterministic, one domain",
+    "anvil": "pysteps: ANVIL, growth and decay by scale",
 }
+BASELINES = tuple(NOTES)
 
 
-def load_baseline(name: str, encoding: PhysicalCode) -> Baseline:
+def load_baseline(
+    name: str,
+    encoding: PhysicalCode,
+    *,
+    step_minutes: float = 5.0,
+    spacing_km: float = 1.0,
+    cache: Path | None = None,
+) -> Baseline:
     """Return a baseline by its name, bound to a data set's encoding.
+
+    Args:
+        name: of ``BASELINES``.
+        encoding: between code and physical value.
+        step_minutes: minutes between frames; STEPS and LINDA ask for it.
+        spacing_km: spacing of the pixels, likewise.
+        cache: folder in which forecasts are kept between evaluations.
 
     Raises:
         KeyError: no baseline has this name; the message gives the nearest one and all others.
@@ -45,4 +68,8 @@ def load_baseline(name: str, encoding: PhysicalCode) -> Baseline:
         near = difflib.get_close_matches(name, BASELINES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise KeyError(f"unknown baseline {name!r}; {hint}known: {', '.join(BASELINES)}")
-    return BASELINES[name](encoding)
+    if name == "persistence":
+        return Persistence()
+    if name in ("extrapolation", "darts"):
+        return Extrapolation(encoding, method="darts" if name == "darts" else "lucas-kanade", cache=cache)
+    return Nowcast(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)

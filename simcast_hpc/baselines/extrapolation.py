@@ -1,21 +1,24 @@
 """Extrapolation: the last frame advected along the motion of the last frames, by pysteps.
 
-Motion: Lucas-Kanade feature tracking, made dense by inverse distances (Bouguet 2001; pysteps ``dense_lucaskanade``).
+Motion: Lucas-Kanade feature tracking, made dense by inverse distances (Bouguet 2001; pysteps ``dense_lucaskanade``), or
+DARTS, a least-squares fit of the advection equation in Fourier space (Ruzanski, Chandrasekar and Wang 2011).
 Advection: backward semi-Lagrangian (Germann and Zawadzki 2002; pysteps ``semilagrangian``), with the motion constant
 in time and nothing growing or decaying.
 """
 
 import contextlib
 import importlib
+import importlib.metadata
 import io
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from simcast_hpc.data.encoding import MISSING_CODE
 
-from .frames import as_codes, checked_frames
+from .intensity import PhysicalCode, identity
+from .windows import CodeBaseline
 
 _INSTALL = 'pip install "simcast-hpc[verify]"  (or: pip install pysteps opencv-python-headless)'
 # pysteps' defaults suit radar domains of several hundred pixels. On a small grid they average all vectors into one.
@@ -27,25 +30,8 @@ _SMALL_GRID_SETTINGS: dict[str, Any] = {
 }
 
 
-class PhysicalCode(Protocol):
-    """What extrapolation asks of a data set's encoding (``DatasetSpec.encoding``)."""
-
-    @property
-    def unit(self) -> str:
-        """Physical unit of the values, such as ``mm/h``, ``kg/m2`` or ``dBZ``."""
-        ...
-
-    def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Return values in ``unit``; NaN where a uint8 code is missing."""
-        ...
-
-    def encode(self, physical: np.ndarray) -> np.ndarray:
-        """Return uint8 codes of values in ``unit``, clipped to the codes that there are."""
-        ...
-
-
-class Extrapolation:
-    """Lucas-Kanade motion and semi-Lagrangian advection.
+class Extrapolation(CodeBaseline):
+    """Lucas-Kanade or DARTS motion and semi-Lagrangian advection.
 
     Motion is found on the codes, which rise with the logarithm of the rain as a tracker wants them. The field is
     advected in linear physical units (mm/h, kg/m2; dBZ as Z), because interpolation averages, and coded again: the
@@ -55,42 +41,46 @@ class Extrapolation:
 
     Args:
         encoding: between code and physical value, usually ``DatasetSpec.encoding``.
-        motion_frames: how many of the last frames give the motion, 2 or more.
+        motion_frames: how many of the last frames give the motion, 2 or more; DARTS takes all, 5 or more.
+        method: ``lucas-kanade`` or ``darts``.
+        cache: folder in which forecasts are kept.
 
     Raises:
         ImportError: pysteps or OpenCV is not installed; the message has the line that installs them.
         ValueError: ``motion_frames`` is below 2.
     """
 
-    name = "extrapolation"
+    at_least = 2
 
-    def __init__(self, encoding: PhysicalCode, *, motion_frames: int = 3):
+    def __init__(
+        self,
+        encoding: PhysicalCode,
+        *,
+        motion_frames: int = 3,
+        method: Literal["lucas-kanade", "darts"] = "lucas-kanade",
+        cache: Path | None = None,
+    ):
+        super().__init__(cache=cache)
         if motion_frames < 2:
             raise ValueError(f"motion_frames={motion_frames}: motion needs at least 2 frames, 3 is usual")
-        self.encoding, self.motion_frames = encoding, motion_frames
-        self._lucas_kanade, self._advect = _pysteps_methods()
+        self.name = "extrapolation" if method == "lucas-kanade" else method
+        self.at_least = 2 if method == "lucas-kanade" else 5
+        self.encoding, self.motion_frames, self.method = encoding, motion_frames, method
+        self._track, self._advect = _pysteps_methods("LK" if method == "lucas-kanade" else "DARTS")
 
-    def forecast(self, frames: torch.Tensor | np.ndarray, frames_out: int) -> torch.Tensor:
-        """Return float32 ``[B, frames_out, H, W]`` in [0, 1], whole codes / 255, on the frames' device.
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the forecast besides the frames."""
+        return {
+            "encoding": identity(self.encoding),
+            "motion_frames": self.motion_frames,
+            "pysteps": importlib.metadata.version("pysteps"),
+            "version": 1,
+        }
 
-        Args:
-            frames: ``[B, T, H, W]``, T of 2 or more, uint8 codes (255 missing) or floats in [0, 1] (NaN missing).
-            frames_out: lead times to forecast.
-
-        Raises:
-            ValueError: not ``[B, T, H, W]``, one frame only, or no frame to forecast.
-            TypeError: frames are neither uint8 nor floating.
-        """
-        frames = checked_frames(frames, frames_out, at_least=2)
-        codes = as_codes(frames[:, -self.motion_frames :])
-        forecast = np.stack([self._extrapolate(window, frames_out) for window in codes])
-        # Correctly rounded on the host, as code_to_unit does it, then moved.
-        return torch.from_numpy(forecast.astype(np.float32) / np.float32(255.0)).to(frames.device)
-
-    def _extrapolate(self, codes: np.ndarray, frames_out: int) -> np.ndarray:
+    def codes(self, window: np.ndarray, frames_out: int) -> np.ndarray:
         """Return codes ``[frames_out, H, W]`` after the frames ``[T, H, W]``."""
-        field = self._to_linear(codes[-1])
-        velocity = self.motion(codes)
+        field = self._to_linear(window[-1])
+        velocity = self.motion(window if self.method == "darts" else window[-self.motion_frames :])
         # "constant" would blank the whole edge row at a hundredth of a pixel of inflow; this blends over one pixel.
         advected = self._advect(field, velocity, frames_out, outval=0.0, map_coordinates_mode="grid-constant")
         return np.minimum(self._from_linear(np.maximum(advected, 0.0)), MISSING_CODE - 1)
@@ -102,8 +92,14 @@ class Extrapolation:
         echoes = np.nan_to_num(image).reshape(len(codes), -1).max(axis=1)
         if not echoes.all():
             return still
-        settings = _SMALL_GRID_SETTINGS if max(codes.shape[1:]) <= _SMALL_GRID else {}
-        velocity = self._lucas_kanade(image, **settings)
+        if self.method == "darts":
+            # It takes fewer waves than half the pixels and half the frames, and no missing ones.
+            most = (min(codes.shape[1:]) - 1) // 2 - 2
+            waves = {"N_x": min(50, most), "N_y": min(50, most), "N_t": min(4, (len(codes) - 1) // 2)}
+            velocity = self._track(np.nan_to_num(image), verbose=False, **waves)
+        else:
+            settings = _SMALL_GRID_SETTINGS if max(codes.shape[1:]) <= _SMALL_GRID else {}
+            velocity = self._track(image, **settings)
         return velocity if np.isfinite(velocity).all() else still
 
     def _to_linear(self, codes: np.ndarray) -> np.ndarray:
@@ -118,7 +114,7 @@ class Extrapolation:
         return self.encoding.encode(linear)
 
 
-def _pysteps_methods() -> tuple[Any, Any]:
+def _pysteps_methods(motion_method: str) -> tuple[Any, Any]:
     try:
         # pysteps prints the place of its configuration file on import.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -127,4 +123,4 @@ def _pysteps_methods() -> tuple[Any, Any]:
             extrapolation = importlib.import_module("pysteps.extrapolation")
     except ImportError as error:
         raise ImportError(f"the extrapolation baseline needs pysteps and OpenCV ({error}); {_INSTALL}") from error
-    return motion.get_method("LK"), extrapolation.get_method("semilagrangian")
+    return motion.get_method(motion_method), extrapolation.get_method("semilagrangian")

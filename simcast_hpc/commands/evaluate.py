@@ -1,65 +1,159 @@
-"""``simcast evaluate``: trained runs and baselines held against one data set, side by side."""
+"""``simcast evaluate``: runs, forecasts in files and baselines held against one data set, side by side."""
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, TrainConfig, from_mapping
+from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig, TrainConfig, from_mapping
 from simcast_hpc.data.open import meaning, step_minutes
 from simcast_hpc.observe.run_folder import refuse_another
 
+_FILES = (".npz", ".h5", ".hdf5")
+# What a data set is checked by when nothing else is asked for: see verification/evaluate/reference.py.
+_SEVIR_CHECK = ("sevir-lead-mean", "sevir-lead-mean-released")
+
 
 def evaluate(
-    runs: Annotated[
-        list[str], typer.Argument(help="Finished training runs: a folder, or NAME=FOLDER.", show_default=False)
+    forecasts: Annotated[
+        list[str],
+        typer.Argument(
+            help="Finished training runs (a folder), forecasts in files (.npz or .h5 with forecast, event, start) or "
+            "baselines (persistence, extrapolation, darts, s-prog, steps, linda, anvil); NAME=... names a row.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for scores, statistics and an example.")] = Path("scores"),
+    out: Annotated[Path, typer.Option(help="Folder for scores (JSON, CSV), statistics and an example.")] = Path(
+        "scores"
+    ),
+    dataset: Annotated[
+        str | None, typer.Option(help="A data set's name or description, where no run says which.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Data root; by default that of the first run.")] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
-    protocol: Annotated[list[str] | None, typer.Option(help="global, lead-mean, or a protocol's name.")] = None,
-    baseline: Annotated[
-        list[str] | None, typer.Option(help="persistence (the default), extrapolation, or none.")
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="global, lead-mean, frame-mean, sample-mean, or a name in docs/verification.md."),
     ] = None,
+    baseline: Annotated[
+        list[str] | None, typer.Option(help="Baselines beside runs and files: persistence (the default), ..., or none.")
+    ] = None,
+    frames_in: Annotated[int, typer.Option(help="Frames in, where no run says how many.")] = 13,
+    frames_out: Annotated[int, typer.Option(help="Frames out, likewise.")] = 12,
+    window_stride: Annotated[int, typer.Option(help="Frames between the starts of windows, likewise.")] = 12,
+    frame_stride: Annotated[int, typer.Option(help="Keep every n-th frame, likewise.")] = 1,
+    draws: Annotated[int, typer.Option(help="Resamples of events for the intervals; 0 for none.")] = 1000,
+    tables_only: Annotated[bool, typer.Option(help="Leave out SSIM and FSS, most of the time on a CPU.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="Folder in which baselines' forecasts are kept.")] = None,
 ) -> None:
-    """Score finished runs and baselines on the same windows under named protocols."""
+    """Score forecasts on the same windows under named protocols, on as many ranks as the launcher starts."""
+    from simcast_hpc.distributed.place import find_place
+    from simcast_hpc.distributed.world import join
     from simcast_hpc.forecast.load import forecast_device, load_trained
     from simcast_hpc.observe.log import set_up_logging
     from simcast_hpc.report import print_scores
-    from simcast_hpc.verification.evaluate import TestSet, baseline_entry, model_entry
+    from simcast_hpc.verification.evaluate import TestSet, baseline_entry, file_entry, model_entry
     from simcast_hpc.verification.evaluate import evaluate as score_all
+    from simcast_hpc.verification.evaluate.reference import sevir_reference
 
-    set_up_logging(0)
-    named = [_named(run) for run in runs]
-    models = {name: load_trained(path, device=forecast_device()) for name, path in named}
-    if len(models) != len(runs):
-        raise ConfigError(
-            f"two rows have one name: {[name for name, _ in named]}; name them, as in seed1=runs/a/teacher"
-        )
-    first = next(iter(models.values())).config
-    for name, model in models.items():
-        refuse_another(_comparable(first), _comparable(model.config), where=Path(name))
-    settings = from_mapping(
-        EvaluationConfig,
-        {"split": split}
-        | ({"protocols": protocol} if protocol else {})
-        | ({"baselines": [name for name in baseline if name != "none"]} if baseline else {}),
-        where="evaluate",
+    named = _named(forecasts)
+    world = join(timeout_minutes=240) if find_place(os.environ).world_size > 1 else None
+    set_up_logging(world.place.rank if world else 0)
+    device = world.device if world else forecast_device()
+    models = {name: load_trained(Path(what), device=device) for name, what, kind in named if kind == "run"}
+    given = DataConfig(dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride)
+    data, sequence = _windows(
+        {name: model.config for name, model in models.items()}, dataset, given, frames_in, frames_out
     )
-    data: DataConfig = first.data.model_copy(update={"root": root}) if root else first.data
-    entries = [baseline_entry(name, data) for name in settings.baselines]
-    entries += [model_entry(name, model) for name, model in models.items()]
+    settings = _settings(split, protocol, baseline, draws, tables_only, kinds={kind for *_, kind in named}, data=data)
+    entries = [baseline_entry(name, data, cache=cache) for name in settings.baselines]
+    for name, what, kind in named:
+        if kind == "run":
+            entries.append(model_entry(name, models[name]))
+        elif kind == "file":
+            entries.append(file_entry(name, Path(what)))
+        else:
+            entries.append(baseline_entry(what, data, cache=cache, row=name))
     test_set = TestSet(settings.split, data, settings.split)
-    score_all(test_set, entries, sequence=first.sequence, settings=settings, folder=out)
-    path = out / f"{test_set.name}.json"
-    print_scores(path)
-    print(f"scores: {path}")
+    result = score_all(test_set, entries, sequence=sequence, settings=settings, folder=out, world=world)
+    if result:
+        path = out / f"{test_set.name}.json"
+        print_scores(path)
+        for line in sevir_reference(result):
+            print(line)
+        print(f"scores: {path} and {path.with_suffix('.csv').name}")
+    if world:
+        world.leave()
 
 
-def _named(run: str) -> tuple[str, Path]:
-    """Return the row's name and the folder of ``FOLDER`` or ``NAME=FOLDER``."""
-    name, found, folder = run.partition("=")
-    return (name, Path(folder)) if found else (Path(run).resolve().name, Path(run))
+def _named(forecasts: list[str]) -> list[tuple[str, str, str]]:
+    """Return name, what, and kind (``baseline``, ``file`` or ``run``) of each row.
+
+    Raises:
+        ConfigError: two rows have one name.
+    """
+    from simcast_hpc.baselines import BASELINES
+
+    rows = []
+    for word in forecasts:
+        name, found, what = word.partition("=")
+        what = what if found else word
+        kind = "baseline" if what in BASELINES else "file" if Path(what).suffix in _FILES else "run"
+        own = what if kind == "baseline" else Path(what).stem if kind == "file" else Path(what).resolve().name
+        rows.append((name if found else own, what, kind))
+    names = [name for name, *_ in rows]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two rows have one name: {names}; name them, as in seed1=runs/a/teacher")
+    return rows
+
+
+def _windows(
+    configs: dict[str, TrainConfig], dataset: str | None, given: DataConfig, frames_in: int, frames_out: int
+) -> tuple[DataConfig, SequenceConfig]:
+    """Return the data and the frames that all rows are scored on: of the runs, or as given.
+
+    Raises:
+        ConfigError: the runs do not belong into one table, or the data are said twice or not at all.
+    """
+    if not configs:
+        if dataset is None or given.root is None:
+            raise ConfigError(
+                f"without a training run, --dataset and --root say what to score on; got --dataset {dataset} "
+                f"--root {given.root}"
+            )
+        short = min(frames_out, SequenceConfig().teacher_frames_out)
+        values = {"frames_in": frames_in, "frames_out": frames_out, "teacher_frames_out": short}
+        return given, from_mapping(SequenceConfig, values, where="evaluate")
+    first = next(iter(configs.values()))
+    for name, config in configs.items():
+        refuse_another(_comparable(first), _comparable(config), where=Path(name))
+    if dataset is not None:
+        raise ConfigError(f"--dataset {dataset} says what the runs say themselves ({first.data.dataset}); leave it out")
+    data: DataConfig = first.data.model_copy(update={"root": given.root}) if given.root else first.data
+    return data, first.sequence
+
+
+def _settings(
+    split: str,
+    protocol: list[str] | None,
+    baseline: list[str] | None,
+    draws: int,
+    tables_only: bool,
+    *,
+    kinds: set[str],
+    data: DataConfig,
+) -> EvaluationConfig:
+    values: dict[str, Any] = {"split": split, "draws": draws, "tables_only": tables_only}
+    if protocol:
+        values["protocols"] = protocol
+    elif kinds == {"baseline"} and data.dataset == "sevir":
+        values |= {"protocols": _SEVIR_CHECK, "tables_only": True}
+    if baseline:
+        values["baselines"] = [name for name in baseline if name != "none"]
+    elif "baseline" in kinds:
+        values["baselines"] = []
+    return from_mapping(EvaluationConfig, values, where="evaluate")
 
 
 def _comparable(config: TrainConfig) -> dict[str, object]:

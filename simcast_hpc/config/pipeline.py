@@ -32,7 +32,11 @@ class TestSetConfig(StrictModel):
 
 
 class EvaluationConfig(StrictModel):
-    """What is verified after training: on which windows, under which protocols, beside which baselines."""
+    """What is verified after training: on which windows, under which protocols, beside which baselines.
+
+    ``draws`` resamples of the events give every score an interval, none without draws. ``tables_only`` leaves out
+    SSIM and FSS, which take most of the time on a CPU.
+    """
 
     split: Literal["train", "val", "test", "all"] = "test"
     protocols: tuple[str, ...] = ("global", "lead-mean")
@@ -40,6 +44,8 @@ class EvaluationConfig(StrictModel):
     batch_size: PositiveInt = 8
     min_observed_pixels: int = Field(default=1000, ge=0)
     min_observed_events: int = Field(default=5, ge=0)
+    draws: int = Field(default=1000, ge=0)
+    tables_only: bool = False
     also: tuple[TestSetConfig, ...] = ()
 
 

@@ -5,8 +5,9 @@
 score: what is shown was measured by ``verification`` and stands in the run folder.
 """
 
+from .board import print_leaderboard, read_boards
 from .page import write_page
 from .results import ResultsError
 from .terminal import print_scores, print_tables
 
-__all__ = ["ResultsError", "print_scores", "print_tables", "write_page"]
+__all__ = ["ResultsError", "print_leaderboard", "print_scores", "print_tables", "read_boards", "write_page"]

@@ -84,6 +84,7 @@ class ScoreFile(_Read):
     entries: tuple[Entry, ...]
     scores: dict[str, dict[str, dict[str, float | None]]]
     mean_csi_by_lead: dict[str, tuple[float | None, ...]]
+    intervals: dict[str, dict[str, dict[str, tuple[float | None, float | None]]]] = {}
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

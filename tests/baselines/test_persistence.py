@@ -68,7 +68,7 @@ def test_bad_input_is_refused(frames, frames_out, error, says):
 
 def test_baselines_are_found_by_name():
     encoding = read_spec("sevir").encoding
-    assert set(BASELINES) == {"persistence", "extrapolation"}
+    assert {"persistence", "extrapolation"} <= set(BASELINES)
     assert load_baseline("persistence", encoding).name == "persistence"
     with pytest.raises(KeyError, match="did you mean 'persistence'"):
         load_baseline("persistance", encoding)

@@ -1,0 +1,196 @@
+"""Evaluation of one test set: every entry on the same windows, under every protocol, written once."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from simcast_hpc.config import EvaluationConfig, SequenceConfig
+from simcast_hpc.data.open import coded_as, open_windows, step_minutes
+from simcast_hpc.data.source import WindowSource
+from simcast_hpc.data.spec import DatasetSpec, read_spec
+from simcast_hpc.distributed.world import World
+from simcast_hpc.observe.run_folder import write_whole
+from simcast_hpc.verification.diagrams import heavy_rain_panel
+from simcast_hpc.verification.protocols import ScoreProtocol
+from simcast_hpc.verification.scores import mean_csi, scores, supported_thresholds
+
+from .chosen import protocols_of
+from .entries import Entry, TestSet
+from .passes import Counted, count_entries
+from .written import LEVEL, as_csv, intervals, without_nan
+
+logger = logging.getLogger("simcast")
+
+
+def evaluate(
+    test_set: TestSet,
+    entries: Sequence[Entry],
+    *,
+    sequence: SequenceConfig,
+    settings: EvaluationConfig,
+    folder: Path,
+    train_dates: Sequence[str] = (),
+    world: World | None = None,
+) -> dict[str, Any]:
+    """Count every entry's forecasts of a test set and write scores, statistics and an example.
+
+    Args:
+        test_set: which windows.
+        entries: what is compared, all on the same windows.
+        sequence: T and T'.
+        settings: protocols, batch size, draws, and from how much observed a threshold enters the mean.
+        folder: gets ``<name>.json``, ``<name>.csv``, ``<name>.example.npz`` and each entry's
+            ``<name>.<entry>.<counting hash>.npz``, written by rank 0.
+        train_dates: the dates that the models were trained on, so that a page can say which are shared.
+        world: the ranks that share the windows; None for one process.
+
+    Returns:
+        What the JSON holds; on other ranks than 0 nothing.
+
+    Raises:
+        ConfigError, DataError: an unknown protocol, or data that cannot be used.
+    """
+    spec = coded_as(test_set.data)
+    protocols = protocols_of(
+        spec,
+        settings.protocols,
+        spacing_km=spec.grid.spacing_km * test_set.data.block_mean,
+        packed=any(entry.packed for entry in entries),
+        tables_only=settings.tables_only,
+    )
+    frames = sequence.frames_in + sequence.frames_out
+    source = open_windows(test_set.data, split=test_set.split, frames=frames)
+    folder.mkdir(parents=True, exist_ok=True)
+    counted, heaviest = count_entries(
+        source,
+        entries,
+        protocols,
+        frames_in=sequence.frames_in,
+        batch_size=settings.batch_size,
+        heavy=spec.threshold_codes()[-2:][0],
+        world=world,
+    )
+    if world is not None and not world.is_first:
+        return {}
+    for name, by_rule in counted.items():
+        for statistics in by_rule.values():
+            statistics.save(folder / f"{test_set.name}.{name}.{statistics.protocol.counting_hash}.npz")
+    result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
+    result["train_dates"] = list(train_dates)
+    write_whole(folder / f"{test_set.name}.csv", as_csv(result))
+    write_whole(folder / f"{test_set.name}.json", json.dumps(without_nan(result), indent=1))
+    example = folder / f"{test_set.name}.example.npz"
+    _write_example(example, source, heaviest, entries=entries, spec=spec, sequence=sequence)
+    return result
+
+
+def _result(
+    test_set: TestSet,
+    source: WindowSource,
+    entries: Sequence[Entry],
+    protocols: Sequence[ScoreProtocol],
+    counted: Counted,
+    *,
+    sequence: SequenceConfig,
+    settings: EvaluationConfig,
+) -> dict[str, Any]:
+    spec, own = coded_as(test_set.data), protocols[0].counting_hash
+    measured = read_spec(test_set.data.dataset)
+    first = counted[entries[0].name][own]
+    # A test set of fewer events than are asked for cannot meet that rule; all of its events then must.
+    min_events = min(settings.min_observed_events, len(set(first.events)))
+    floor = {"min_pixels": settings.min_observed_pixels, "min_events": min_events}
+    supported = supported_thresholds(first, **floor)
+    if not supported:
+        logger.warning("%s: no threshold was observed on %s; the mean takes all", test_set.name, floor)
+    observed = (first.hits + first.misses).sum(-1)
+    bounds, differences = intervals(counted, protocols, supported=supported, draws=settings.draws)
+    found = {
+        entry.name: {
+            protocol.name: scores(
+                counted[entry.name][protocol.counting_hash].under(protocol),
+                per_lead=True,
+                mean_over=[label for label in supported if label in protocol.labels] or None,
+            )
+            for protocol in protocols
+        }
+        for entry in entries
+    }
+    return {
+        "name": test_set.name,
+        "title": measured.title,
+        "dataset": measured.name,
+        "quantity": spec.quantity,
+        "unit": spec.thresholds.unit,
+        "license": measured.license,
+        "citation": measured.citation,
+        "split": test_set.split,
+        "windows": len(source),
+        "events": len(set(first.events)),
+        "dates": list(source.dates),
+        "step_minutes": step_minutes(test_set.data),
+        "frames_in": sequence.frames_in,
+        "frames_out": sequence.frames_out,
+        "fingerprint": source.fingerprint,
+        "observed": {
+            label: {"pixels": int(observed[:, row].sum()), "events": int((observed[:, row] > 0).sum())}
+            for row, label in enumerate(first.protocol.labels)
+        },
+        "supported_thresholds": list(supported),
+        "min_observed_pixels": settings.min_observed_pixels,
+        "min_observed_events": min_events,
+        "protocols": {protocol.name: {**_named(protocol), "hash": protocol.hash} for protocol in protocols},
+        "entries": [{key: value for key, value in vars(entry).items() if key != "forecast"} for entry in entries],
+        "scores": found,
+        "intervals": bounds,
+        "differences": differences,
+        "bootstrap": {"draws": settings.draws, "level": LEVEL, "over": "events"},
+        "heavy_rain": {
+            name: {protocol.name: heavy_rain_panel(row[protocol.name], protocol.labels) for protocol in protocols}
+            for name, row in found.items()
+        },
+        "mean_csi_by_lead": {
+            entry.name: mean_csi(counted[entry.name][own], thresholds=supported or None).tolist() for entry in entries
+        },
+    }
+
+
+def _named(protocol: ScoreProtocol) -> dict[str, Any]:
+    return {"labels": list(protocol.labels), "aggregation": protocol.aggregation, "source": protocol.source}
+
+
+def _write_example(
+    path: Path,
+    source: WindowSource,
+    chosen: int,
+    *,
+    entries: Sequence[Entry],
+    spec: DatasetSpec,
+    sequence: SequenceConfig,
+) -> None:
+    """Write the window with the most pixels over the second-highest threshold: chosen by weather, not by skill."""
+    window = torch.from_numpy(source.read(chosen))[None]
+    past = window[:, : sequence.frames_in]
+    keys = [source.key(chosen)]
+    made = {
+        f"forecast/{entry.name}": _picture(entry.of(keys, past, frames_out=sequence.frames_out)[0]) for entry in entries
+    }
+    arrays: dict[str, Any] = {
+        "event": np.array(str(source.key(chosen))),
+        "inputs": past[0].numpy(),
+        "observed": window[0, sequence.frames_in :].numpy(),
+        "thresholds": np.array(spec.threshold_codes()),
+        **made,
+    }
+    np.savez_compressed(path, **arrays)
+
+
+def _picture(forecast: torch.Tensor) -> np.ndarray:
+    """Return the frames ``[T, H, W]`` that a page shows: of an ensemble the first member, which is no average."""
+    shown = forecast[0] if forecast.dim() == 4 else forecast
+    return (shown if shown.is_floating_point() else shown.float() / 255.0).cpu().numpy()
