@@ -1,6 +1,8 @@
-"""The weighted MSE of SimCast (Eq. 1-2), bound to a data set's code."""
+"""The losses: SimCast's weighted MSE (Eq. 1-2), bound to a data set's code, and those of the autoencoder."""
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from simcast_hpc.config import LossConfig
 from simcast_hpc.data.spec import DatasetSpec
@@ -43,3 +45,23 @@ class WeightedMSE(torch.nn.Module):
             inclusive=self.inclusive,
             mask=valid,
         )
+
+
+def reconstruction_loss(frames: Tensor, reconstruction: Tensor, valid: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the negative log-likelihood of a Laplace-like error with one learned variance, summed over valid pixels.
+
+    ``sum (|x - r| / exp(s) + s) / N`` (as in Rombach et al.'s code; s is ``log_variance``).
+
+    Args:
+        frames: x, fp32 ``[N, C, H, W]``.
+        reconstruction: r, same shape.
+        valid: bool, same shape, False where x is missing.
+        log_variance: s, fp32 ``[1]``.
+    """
+    error = torch.where(valid, (frames - reconstruction).abs(), 0.0).sum()
+    return (error * torch.exp(-log_variance) + log_variance * valid.sum()).squeeze() / len(frames)
+
+
+def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
+    """Return the discriminator's hinge loss of its logits (Lim and Ye 2017, Eq. 4 and 5, halved)."""
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean())

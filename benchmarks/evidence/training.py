@@ -33,8 +33,8 @@ from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.train.loop import Every, Prepared, train
 from simcast_hpc.train.optim import learning_rate
 from simcast_hpc.train.stages import AnyStage, make_stage
-from simcast_hpc.train.stages.run import TrainingModule
 from simcast_hpc.train.stages.student import StudentStage, extend
+from simcast_hpc.train.stages.task import TrainingModule
 
 from .study import Arm, Study
 from .windows import Archive, EventWindows

@@ -5,11 +5,12 @@ their fields, in order, with verification after (``simcast pipeline``). Global b
 batch size is memory, accumulation follows from both and the number of ranks. Imports nothing of ours.
 """
 
-from .diffusion import AutoencoderConfig, CasFormerConfig
+from .diffusion import AutoencoderConfig, AutoencoderTrainingConfig, CasFormerConfig, DiscriminatorConfig
 from .model import ConvStem, EarthformerConfig, GlobalVectorConfig, ModelConfig, NoStem, SimVPConfig, StackConvStem
 from .pipeline import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
 from .reading import ConfigError, SimcastError, StrictModel, from_mapping, read_config, to_yaml
 from .run import (
+    FORECASTING,
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -26,13 +27,16 @@ from .run import (
 )
 
 __all__ = [
+    "FORECASTING",
     "AutoencoderConfig",
+    "AutoencoderTrainingConfig",
     "BatchConfig",
     "CasFormerConfig",
     "CheckpointConfig",
     "ConfigError",
     "ConvStem",
     "DataConfig",
+    "DiscriminatorConfig",
     "EMAConfig",
     "EarthformerConfig",
     "EngineConfig",

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .reading import StrictModel
 
@@ -66,3 +66,35 @@ class CasFormerConfig(StrictModel):
         if self.frame_width % 4:
             raise ValueError(f"casformer.frame_width={self.frame_width} must be a multiple of 4, for its positions")
         return self
+
+
+class DiscriminatorConfig(StrictModel):
+    """The patch discriminator (Isola et al. 2017): ``layers`` halvings, ``width`` features after the first."""
+
+    layers: PositiveInt = 3
+    width: PositiveInt = 64
+    groups: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _groups_divide(self) -> Self:
+        if self.width % self.groups:
+            raise ValueError(
+                f"autoencoder.discriminator.width={self.width} must be a multiple of autoencoder.discriminator.groups="
+                f"{self.groups}"
+            )
+        return self
+
+
+class AutoencoderTrainingConfig(StrictModel):
+    """Stage ``autoencoder``: the network and its losses (Rombach et al. 2022, section 3.1; CasCast's values).
+
+    The loss is L1 over a learned variance, summed over pixels, plus ``divergence_weight`` times the Kullback-Leibler
+    divergence; after ``adversarial_start`` optimizer steps a discriminator joins, weighted by ``adversarial_weight``
+    times the ratio of both losses' gradients at the last layer (Esser et al. 2021, Eq. 7).
+    """
+
+    model: AutoencoderConfig = AutoencoderConfig()
+    divergence_weight: float = Field(default=1e-6, ge=0)
+    adversarial_start: int = Field(default=25_000, ge=0)
+    adversarial_weight: float = Field(default=0.5, ge=0)
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .diffusion import AutoencoderTrainingConfig
 from .model import ModelConfig, SimVPConfig
 from .reading import ConfigError, StrictModel
 
@@ -201,12 +202,21 @@ class SharedConfig(StrictModel):
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()
     student: StudentConfig = StudentConfig()
+    autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
     ema: EMAConfig = EMAConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
 
-Stage = Literal["teacher", "direct", "student"]
+Stage = Literal["teacher", "direct", "student", "autoencoder"]
+FORECASTING: tuple[Stage, ...] = ("teacher", "direct", "student")
+# Sections that decide nothing in stages that do not read them.
+_READ_BY: dict[str, tuple[Stage, ...]] = {
+    "autoencoder": ("autoencoder",),
+    "loss": FORECASTING,
+    "model": FORECASTING,
+    "student": ("student",),
+}
 
 
 class TrainConfig(SharedConfig):
@@ -248,14 +258,14 @@ class TrainConfig(SharedConfig):
         the run adds; ZeRO stage and micro batch may change at a resume.
         """
         data = self.model_dump(mode="json", exclude={"name", "run_dir", "checkpoint", "log"})
-        if self.stage != "student":
-            del data["student"]
+        data = {key: value for key, value in data.items() if self.stage in _READ_BY.get(key, (self.stage,))}
         flat = dict(_flatten(data))
         return {key: value for key, value in flat.items() if key not in _NOT_SCIENCE}
 
 
 _NOT_SCIENCE = frozenset(
     {
+        "autoencoder.model.checkpoint",
         "batch.micro_size",
         "data.dataset",  # a name or a path: what it describes counts, which the run adds
         "data.recode_as",

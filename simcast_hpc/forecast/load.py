@@ -7,11 +7,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from simcast_hpc.config import ConfigError, TrainConfig, read_config
+from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import build_model, grid_of
 from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
+
+_OR = " or ".join(FORECASTING)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def load_trained(run_dir: Path, *, device: torch.device | None = None) -> Traine
         missing = folder.weights if folder.config.is_file() else folder.config
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
     config = read_config(TrainConfig, folder.config)
+    if config.stage not in FORECASTING:
+        raise ConfigError(f"{run_dir} holds the stage {config.stage}, which does not forecast; name a {_OR}")
     try:
         network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
     except ValueError as error:

@@ -46,9 +46,18 @@ class CheckpointWriter:
                 shutil.rmtree(left)
 
     def save(
-        self, engine: Any, *, step: int, samples_seen: int, identity: Mapping[str, Any], average: Tensors | None = None
+        self,
+        engine: Any,
+        *,
+        step: int,
+        samples_seen: int,
+        identity: Mapping[str, Any],
+        average: Tensors | None = None,
+        beside: Tensors | None = None,
     ) -> None:
-        """Copy the state, and this rank's share of an average, to the host and begin to write it. A collective.
+        """Copy the state to the host and begin to write it. A collective.
+
+        With it go this rank's share of an average, and what every rank holds whole beside the engine.
 
         Raises:
             CheckpointError: the previous checkpoint could not be written; the one before it stands.
@@ -66,6 +75,8 @@ class CheckpointWriter:
             if is_owner(number, rank=rank, ranks=ranks):
                 mine |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
         mine |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
+        if rank == 0:
+            mine |= {f"beside/{name}": _to_host(value) for name, value in (beside or {}).items()}
         manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": ranks}
         self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
         self._thread.start()
@@ -171,6 +182,11 @@ class Checkpoint:
             CheckpointError: the checkpoint holds none.
         """
         return self._tensor(f"ema/{name}")
+
+    def beside(self) -> dict[str, torch.Tensor]:
+        """Return what was held beside the engine, by name."""
+        names = [key.removeprefix("beside/") for key in self._file_of if key.startswith("beside/")]
+        return {name: self._tensor(f"beside/{name}") for name in names}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return what is exported: all fp32 values by name, the moving averages where there are any."""

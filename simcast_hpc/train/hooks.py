@@ -101,8 +101,10 @@ class CheckpointHook:
         global_size: int,
         identity: Mapping[str, Any],
         ema: EMA | None = None,
+        beside: Any = None,
     ):
         self.writer, self.engine, self.global_size, self.identity, self.ema = writer, engine, global_size, identity, ema
+        self.beside = beside
 
     def __call__(self, step: int, _metrics: dict[str, torch.Tensor]) -> None:
         """Begin to write the checkpoint of ``step``."""
@@ -112,4 +114,5 @@ class CheckpointHook:
             samples_seen=step * self.global_size,
             identity=self.identity,
             average=None if self.ema is None else self.ema.tensors,
+            beside=None if self.beside is None else self.beside.state(),
         )

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from simcast_hpc.config import SimcastError
-from simcast_hpc.distill.windows import Sample
 
 
 class NonFiniteLossError(SimcastError, RuntimeError):
@@ -17,7 +16,7 @@ class NonFiniteLossError(SimcastError, RuntimeError):
 class Prepared(NamedTuple):
     """A sample on the device, and the names of the windows that it was made from."""
 
-    sample: Sample
+    sample: tuple[torch.Tensor, ...]
     names: Callable[[], list[str]]
 
 
@@ -27,7 +26,7 @@ Hook = Callable[[int, dict[str, torch.Tensor]], None]
 class Engine(Protocol):
     """The part of a DeepSpeed engine that the loop may use."""
 
-    def __call__(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *sample: Any, **more: Any) -> torch.Tensor:
         """Return the loss of a sample."""
         ...
 

@@ -1,13 +1,21 @@
 """One file a stage: which frames it trains on, and what else it needs. ``run.py`` puts a run together."""
 
 from simcast_hpc.config import TrainConfig
+from simcast_hpc.data.source import WindowSource
 
+from .autoencoder import AutoencoderStage, AutoencoderTask
 from .direct import DirectStage
 from .student import StudentStage
+from .task import ForecastTask, Task
 from .teacher import TeacherStage
 
-AnyStage = TeacherStage | DirectStage | StudentStage
-STAGES = {"teacher": TeacherStage, "direct": DirectStage, "student": StudentStage}
+AnyStage = TeacherStage | DirectStage | StudentStage | AutoencoderStage
+STAGES = {
+    "teacher": TeacherStage,
+    "direct": DirectStage,
+    "student": StudentStage,
+    "autoencoder": AutoencoderStage,
+}
 
 
 def make_stage(config: TrainConfig) -> AnyStage:
@@ -17,3 +25,14 @@ def make_stage(config: TrainConfig) -> AnyStage:
         ConfigError: it needs something that is not there.
     """
     return STAGES[config.stage](config)
+
+
+def make_task(config: TrainConfig, stage: AnyStage, source: WindowSource) -> Task:
+    """Return what a stage trains on ``source``, tried on shapes alone.
+
+    Raises:
+        ConfigError: the network does not fit the data.
+    """
+    if isinstance(stage, AutoencoderStage):
+        return AutoencoderTask(config, source)
+    return ForecastTask(config, source)

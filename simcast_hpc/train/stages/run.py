@@ -3,50 +3,36 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.loader import MicroBatch, micro_batches
-from simcast_hpc.data.open import coded_as, meaning, open_windows
+from simcast_hpc.data.open import meaning, open_windows
 from simcast_hpc.data.order import draw
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.place import find_place
 from simcast_hpc.distributed.tensors import write_state
 from simcast_hpc.distributed.world import World, join
-from simcast_hpc.losses import WeightedMSE
-from simcast_hpc.models import build_model, fitted_to
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
-from simcast_hpc.train.checkpoint import CheckpointWriter, latest
+from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook
 from simcast_hpc.train.loop import Every, Prepared, train
 from simcast_hpc.train.optim import learning_rate
 
-from . import AnyStage, make_stage
+from . import AnyStage, make_stage, make_task
+from .task import Learner, Task
 
 logger = logging.getLogger("simcast")
 _PREFIX = "model."
-
-
-class TrainingModule(torch.nn.Module):
-    """What the engine holds: the network and its loss, so that one forward pass gives the scalar to differentiate."""
-
-    def __init__(self, model: torch.nn.Module, loss: WeightedMSE):
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a sample; the network computes in its own dtype and returns fp32."""
-        dtype = next(self.model.parameters()).dtype
-        return self.loss(self.model(inputs.to(dtype)), target, valid)
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,7 @@ class Plan:
     config: TrainConfig
     stage: AnyStage
     source: WindowSource
-    loss: WeightedMSE
+    task: Task
     folder: RunFolder
 
     @property
@@ -80,15 +66,8 @@ def plan(config: TrainConfig) -> Plan:
     config.batch.accumulation_steps(find_place(os.environ).world_size)
     stage = make_stage(config)
     source = open_windows(config.data, split="train", frames=stage.sequence_frames)
-    loss = WeightedMSE(config.loss, coded_as(config.data))
-    with torch.device("meta"):
-        try:
-            config = config.model_copy(update={"model": fitted_to(config.model, source.grid)})
-            network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
-            network(torch.empty(1, config.sequence.frames_in, 1, *source.grid))
-        except ValueError as error:
-            raise ConfigError(f"the model does not fit: {error}") from error
-    return Plan(config, stage, source, loss, RunFolder(config.run_dir))
+    task = make_task(config, stage, source)
+    return Plan(task.config, stage, source, task, RunFolder(config.run_dir))
 
 
 def run(config: TrainConfig) -> None:
@@ -120,12 +99,14 @@ def run(config: TrainConfig) -> None:
 def _train(ready: Plan, world: World) -> None:
     config, folder = ready.config, ready.folder
     torch.manual_seed(config.seed)
-    network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
-    ready.stage.initialise(network)
+    module = ready.task.module()
+    ready.stage.initialise(module.get_submodule("model"))
     ready.stage.open(ready.source, world.device)  # after it was copied from: a teacher at work may be bf16
-    engine = build_engine(TrainingModule(network, ready.loss), config, world)
+    engine = build_engine(module, config, world)
+    learner = ready.task.learner(engine, world)
+    beside = None if learner is engine else learner
     ema = EMA(config.ema, engine, world) if config.ema.decay is not None else None
-    first_step = _resume(ready, engine, world, ema)
+    first_step = _resume(ready, engine, world, ema, beside)
     writer = CheckpointWriter(
         folder.checkpoints, keep=config.checkpoint.keep, world=world, timeout_minutes=config.engine.timeout_minutes
     )
@@ -136,11 +117,13 @@ def _train(ready: Plan, world: World) -> None:
         hooks.append(Every(1, ema))
     if progress is not None:
         hooks.append(Every(1, progress))
-    save = CheckpointHook(writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema)
+    save = CheckpointHook(
+        writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema, beside=beside
+    )
     hooks.append(Every(config.checkpoint.every_steps, save))
     try:
         train(
-            engine,
+            learner,
             _prepared(ready, world, first_step=first_step),
             first_step=first_step,
             max_steps=config.max_steps,
@@ -155,9 +138,12 @@ def _train(ready: Plan, world: World) -> None:
         for closable in (metrics, progress):
             if closable is not None:
                 closable.close()
+    checkpoint = latest(folder.checkpoints)
+    assert checkpoint is not None, "the last step saves a checkpoint"
+    beside_weights = ready.task.exported(checkpoint, world)
     with world.together():
         if world.is_first:
-            _finish(ready)
+            _finish(ready, checkpoint, beside_weights)
 
 
 def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepared]:
@@ -183,7 +169,7 @@ def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepare
         yield Prepared(ready.stage.sample(batch, world.device), lambda batch=batch: names(batch))
 
 
-def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None) -> int:
+def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None, beside: Learner | None) -> int:
     """Put the newest checkpoint into the engine and return its step; 0 where there is none."""
     checkpoint = latest(ready.folder.checkpoints)
     if checkpoint is None:
@@ -191,29 +177,26 @@ def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None) -> int:
     with world.together():
         checkpoint.verify(rank=world.place.rank, ranks=world.place.world_size)
         checkpoint.check_names(engine)
-    sequence, micro = ready.config.sequence, ready.config.batch.micro_size
-    height, width = ready.source.grid
 
     def warm_up() -> torch.Tensor:
-        shape = (micro, sequence.frames_in, 1, height, width)
-        target = torch.zeros(micro, ready.config.frames_out, 1, height, width, dtype=torch.uint8, device=world.device)
-        return engine(torch.zeros(shape, device=world.device), target, torch.ones_like(target, dtype=torch.bool))
+        return ready.task.warm_up(engine, world.device)
 
     write_state(engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
+    if beside is not None:
+        beside.restore(checkpoint.beside(), step=checkpoint.step)
     if ema is not None:
         ema.restore(checkpoint.average)
     logger.info("resumed from %s", checkpoint.path)
     return checkpoint.step
 
 
-def _finish(ready: Plan) -> None:
-    """Export the weights from the last checkpoint and mark the run as done."""
-    checkpoint = latest(ready.folder.checkpoints)
-    assert checkpoint is not None, "the last step saves a checkpoint"
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in checkpoint.weights().items()}
+def _finish(ready: Plan, checkpoint: Checkpoint, beside: Mapping[str, str]) -> None:
+    """Export the weights from the last checkpoint, with what stands ``beside`` them, and mark the run as done."""
+    found = checkpoint.weights().items()
+    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in found if name.startswith(_PREFIX)}
     path = ready.folder.weights
     path.parent.mkdir(exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, metadata=dict(beside))
     shutil.move(partial, path)
-    ready.folder.finish(ready.identity, steps=checkpoint.step, weights=file_hash(path))
+    ready.folder.finish(ready.identity, steps=checkpoint.step, weights=file_hash(path), **beside)
