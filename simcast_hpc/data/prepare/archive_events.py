@@ -7,6 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from simcast_hpc.distributed.ranks import Ranks
+
 from ..archive import look_into, rows_by_file
 from ..catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
 from ..open_files import OpenFiles
@@ -74,6 +76,9 @@ class ArchiveEvents:
             says = f"holds [H, W, frames] {shapes[name]} where other files hold {usual}; shards have one grid"
             self.problems.append(Problem("grid", name, "", says))
             del shapes[name]
+
+    def complete(self, ranks: Ranks) -> None:
+        """Nothing is left to look at."""
 
     def read(self, number: int) -> np.ndarray:
         """Return event ``number`` as uint8 ``[T, H, W]``.

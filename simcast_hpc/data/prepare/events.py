@@ -5,6 +5,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from simcast_hpc.distributed.ranks import Ranks
+
 from ..problems import Problem
 from ..spec import DatasetSpec
 
@@ -66,6 +68,10 @@ class EventSource(Protocol):
     @property
     def identity(self) -> str:
         """Hash that changes when the raw data does, as far as that shows without reading it."""
+        ...
+
+    def complete(self, ranks: Ranks) -> None:
+        """Look into what ranks share the look at; ``events`` stand after it. A collective, which does not fail."""
         ...
 
     def read(self, number: int) -> np.ndarray:

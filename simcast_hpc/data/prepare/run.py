@@ -60,8 +60,12 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
     """
     with ranks.together():
         source = open_source()
+    source.complete(ranks)
+    with ranks.together():
         made_of = _made_of(source, recipe)
         left_out = refuse(source.problems, skip=recipe.skip)
+        if not source.events:
+            raise DataError(f"nothing of {source.spec.name} can be prepared: no event among {len(source.notes)} files")
         compression(recipe.codec)
     with ranks.together():
         if ranks.is_first:

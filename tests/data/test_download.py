@@ -1,0 +1,253 @@
+"""The download against a real S3 server over HTTP, behind a proxy that cuts and stalls."""
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import h5py
+import numpy as np
+import pytest
+
+pytest.importorskip("moto", reason="the S3 server of these tests is moto's: pip install -e '.[test]'")
+
+from simcast_hpc.commands.data_download import download as command
+from simcast_hpc.config import ConfigError
+from simcast_hpc.data.download import sevir, transfer
+from simcast_hpc.data.download.checksum import matches
+from simcast_hpc.data.download.sevir import Store, download
+from simcast_hpc.data.download.transfer import DownloadError, Patience, RemoteObject, part_of
+from tests.data.s3_server import BUCKET, Proxy, s3_server
+
+FILES = {
+    2018: "data/vil/2018/SEVIR_VIL_STORMEVENTS_2018_0101_0630.h5",
+    2019: "data/vil/2019/SEVIR_VIL_STORMEVENTS_2019_0101_0630.h5",
+}
+QUICK = Patience(tries=4, pause=0.01)
+
+
+def hdf5(seed: int, size: int = 1_500_000) -> bytes:
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["vil"] = np.random.default_rng(seed).integers(0, 255, size, dtype=np.uint8)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple]:
+    with s3_server() as (client, port):
+        yield client, port
+
+
+@pytest.fixture
+def objects(server) -> dict[str, bytes]:
+    client, _ = server
+    held = {"CATALOG.csv": b"id,file_name\n" * 50, FILES[2018]: hdf5(1), FILES[2019]: hdf5(2)}
+    for key, content in held.items():
+        client.put_object(Bucket=BUCKET, Key=key, Body=content)
+    client.put_object(Bucket=BUCKET, Key="data/ir107/2018/other.h5", Body=b"not asked for")
+    return held
+
+
+@pytest.fixture
+def proxy(server) -> Iterator[Proxy]:
+    made = Proxy(server[1])
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(transfer, "LARGEST_BLOCK", 400_000)
+    monkeypatch.setattr(transfer, "SMALLEST_BLOCK", 50_000)
+    monkeypatch.setattr(sevir, "_SPARE_BYTES", 0)
+
+
+def store(proxy: Proxy, **over) -> Store:
+    return Store(endpoint=proxy.url, **({"stall_seconds": 5.0} | over))
+
+
+def files_of(root: Path) -> dict[str, bytes]:
+    paths = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def test_everything_of_the_kind_is_fetched_and_told(proxy, objects, tmp_path):
+    told = []
+
+    def started(missing: int):
+        told.append(missing)
+        return told.append
+
+    fetched = download(store(proxy), tmp_path / "sevir", patience=QUICK, started=started)
+    assert files_of(tmp_path / "sevir") == objects
+    assert [remote.key for remote in fetched] == [f"{BUCKET}/{key}" for key in objects]
+    assert told[0] == sum(told[1:]) == sum(map(len, objects.values()))
+    before = len(proxy.requests)
+    download(store(proxy), tmp_path / "sevir", patience=QUICK)
+    assert not any("/data/vil/2018/" in line for line in proxy.requests[before:]), "what stands is not fetched again"
+
+
+def test_chosen_years_alone(proxy, objects, tmp_path):
+    download(store(proxy), tmp_path, years=[2019], patience=QUICK)
+    assert files_of(tmp_path) == {key: objects[key] for key in ("CATALOG.csv", FILES[2019])}
+    with pytest.raises(DownloadError, match=r"has no year 2031; it has the years \[2018, 2019\]"):
+        download(store(proxy), tmp_path, years=[2031], patience=QUICK)
+    with pytest.raises(DownloadError, match="has no files"):
+        download(store(proxy), tmp_path, image_type="vis", patience=QUICK)
+
+
+def test_broken_connections_are_made_anew(proxy, objects, tmp_path):
+    proxy.cut_after, proxy.cuts = 60_000, 6
+    download(store(proxy), tmp_path, patience=QUICK)
+    assert proxy.cuts == 0 and files_of(tmp_path) == objects
+
+
+def test_stalled_connections_are_made_anew(proxy, objects, tmp_path):
+    proxy.cut_after, proxy.stalls = 60_000, 2
+    download(store(proxy, stall_seconds=1.0), tmp_path, patience=QUICK)
+    assert proxy.stalls == 0 and files_of(tmp_path) == objects
+
+
+def test_what_was_fetched_is_kept_and_the_next_call_goes_on_from_there(proxy, objects, tmp_path):
+    def break_it() -> None:
+        proxy.cut_after, proxy.cuts = 2_000, 10**6
+
+    proxy.on_bytes = (1_000_000, break_it)
+    with pytest.raises(DownloadError, match=r"no progress in 4 tries, \d+ of \d+ bytes are there: .*goes on from"):
+        download(store(proxy), tmp_path, patience=QUICK)
+    part = part_of(tmp_path / FILES[2018])
+    stood = part.stat().st_size
+    assert stood >= 400_000 and not (tmp_path / FILES[2018]).exists()
+    assert part.read_bytes() == objects[FILES[2018]][:stood]
+    proxy.cuts, passed = 0, proxy.passed
+    download(store(proxy), tmp_path, patience=QUICK)
+    assert files_of(tmp_path) == objects
+    total = sum(map(len, objects.values()))
+    assert proxy.passed - passed < total - stood + 100_000, "only the rest was fetched"
+
+
+def test_an_object_that_changes_meanwhile_is_fetched_whole_and_new(server, proxy, objects, tmp_path):
+    newer = hdf5(7)
+    proxy.on_bytes = (700_000, lambda: server[0].put_object(Bucket=BUCKET, Key=FILES[2018], Body=newer))
+    download(store(proxy), tmp_path, patience=QUICK)
+    assert files_of(tmp_path) == objects | {FILES[2018]: newer}
+
+
+def test_a_part_of_an_older_version_is_thrown_away(server, proxy, objects, tmp_path):
+    def break_it() -> None:
+        proxy.cut_after, proxy.cuts = 2_000, 10**6
+
+    proxy.on_bytes = (700_000, break_it)
+    with pytest.raises(DownloadError):
+        download(store(proxy), tmp_path, patience=QUICK)
+    newer = hdf5(8)
+    server[0].put_object(Bucket=BUCKET, Key=FILES[2018], Body=newer)
+    proxy.cuts = 0
+    download(store(proxy), tmp_path, patience=QUICK)
+    assert files_of(tmp_path)[FILES[2018]] == newer
+
+
+def test_an_object_truncated_on_the_server_is_refused(server, proxy, objects, tmp_path):
+    server[0].put_object(Bucket=BUCKET, Key=FILES[2019], Body=objects[FILES[2019]][:-5000])
+    with pytest.raises(DownloadError, match=r"2019_0101_0630\.h5 is no whole HDF5 file on the server"):
+        download(store(proxy), tmp_path, patience=QUICK)
+    assert FILES[2019] not in files_of(tmp_path) and FILES[2018] in files_of(tmp_path)
+
+
+def test_an_object_shorter_than_its_listing_is_refused(proxy, objects, tmp_path, monkeypatch):
+    class Short:
+        details: ClassVar = {"ETag": '"abc"'}
+        size = 1000
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def seek(self, _place):
+            return None
+
+        def read(self, count):
+            return bytes(count - 1)
+
+    filesystem = type("FS", (), {"open": lambda *_args, **_options: Short()})()
+    with pytest.raises(DownloadError, match=r"truncated on the server: 999 of the 1000 bytes from 0 on"):
+        transfer.fetch(
+            filesystem, RemoteObject("b/k", 1000, "abc"), tmp_path / "k", patience=QUICK, progress=lambda _count: None
+        )
+
+
+def test_damaged_bytes_are_refused(server, proxy, objects, tmp_path):
+    def break_it() -> None:
+        proxy.cut_after, proxy.cuts = 2_000, 10**6
+
+    proxy.on_bytes = (700_000, break_it)
+    with pytest.raises(DownloadError):
+        download(store(proxy), tmp_path, patience=QUICK)
+    with part_of(tmp_path / FILES[2018]).open("r+b") as file:
+        file.write(b"\0\1\2\3")
+    proxy.cuts = 0
+    with pytest.raises(DownloadError, match="the bytes fetched are not those of its ETag"):
+        download(store(proxy), tmp_path, patience=QUICK)
+    download(store(proxy), tmp_path, patience=QUICK)
+    assert files_of(tmp_path) == objects
+
+
+def test_no_space_is_said_before_anything_is_fetched(proxy, objects, tmp_path, monkeypatch):
+    monkeypatch.setattr(sevir.shutil, "disk_usage", lambda _path: SimpleNamespace(free=10**6))
+    with pytest.raises(DownloadError, match=r"0\.0 GB are to come .*0\.0 GB free; choose years"):
+        download(store(proxy), tmp_path, patience=QUICK)
+    assert files_of(tmp_path) == {}
+
+
+def test_a_server_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(DownloadError, match=r"s3://sevir/data/vil cannot be listed"):
+        download(Store(endpoint="http://127.0.0.1:9", stall_seconds=1.0), tmp_path, patience=QUICK)
+
+
+@pytest.mark.parametrize("size", [100, 20 * 2**20])
+def test_etags_of_one_and_of_several_parts(server, tmp_path, size):
+    client, _ = server
+    content = np.random.default_rng(size).bytes(size)
+    if size > 2**20:
+        upload = client.create_multipart_upload(Bucket=BUCKET, Key="parts")["UploadId"]
+        about = {"Bucket": BUCKET, "Key": "parts", "UploadId": upload}
+        parts = []
+        for number, begin in enumerate(range(0, size, 2**23), start=1):
+            sent = client.upload_part(**about, PartNumber=number, Body=content[begin : begin + 2**23])
+            parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+        etag = client.complete_multipart_upload(**about, MultipartUpload={"Parts": parts})["ETag"]
+        assert etag.strip('"').endswith("-3")
+    else:
+        etag = client.put_object(Bucket=BUCKET, Key="parts", Body=content)["ETag"]
+    (tmp_path / "file").write_bytes(content)
+    assert matches(tmp_path / "file", etag) is True
+    (tmp_path / "file").write_bytes(content[:-1] + b"x" if content[-1:] != b"x" else content[:-1] + b"y")
+    assert matches(tmp_path / "file", etag) in (False, None)
+    assert matches(tmp_path / "file", "no-md5") is None
+
+
+def test_the_command_fetches_and_says_where_the_rest_is(proxy, objects, tmp_path):
+    simcast = [sys.executable, "-m", "simcast_hpc", "data", "download"]
+    done = subprocess.run(
+        [*simcast, "sevir", str(tmp_path), "--year", "2018", "--endpoint", proxy.url],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 files stand" in done.stdout and files_of(tmp_path)[FILES[2018]] == objects[FILES[2018]]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"), [("hko7", "undertaking"), ("meteonet", "Kaggle"), ("era5", "'era5' cannot be fetched")]
+)
+def test_what_cannot_be_fetched_is_said(dataset, says, tmp_path):
+    with pytest.raises(ConfigError, match=says):
+        command(dataset, tmp_path)
