@@ -219,6 +219,11 @@ def test_sizes_and_names_that_do_not_fit_are_refused(change, says):
         small_model(change)
 
 
+def test_a_dtype_that_the_attention_does_not_take_is_refused():
+    with pytest.raises(TypeError, match=r"qkv is torch\.float16; it must be float32 or bfloat16"):
+        small_model().half()(some_frames())
+
+
 def test_a_horizon_of_no_frames_is_refused():
     with pytest.raises(ValueError, match="frames_out=0 must be at least 1"):
         small_model(frames_out=0)
