@@ -17,6 +17,7 @@ PIP_INDEX ?=
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 DATA ?=
+MODEL ?= simvp
 ifndef DEVICE
 DEVICE := $(shell cat $(VENV)/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
@@ -37,10 +38,11 @@ INSTALL := $(PIP) install $(if $(PIP_INDEX),--index-url $(PIP_INDEX)) -c $(CONST
 TO_LOG = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "The installation failed; all of it is in $(LOG)."; exit 1; }
 
 ##@ Run
+BACKBONE := $(filter-out -simvp,-$(MODEL))
 .PHONY: run run-full radar
 run: $(VENV)/.runtime ## Train teacher, student and direct model on a synthetic archive, verify them, make a page
-	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart.yaml): up to 15 minutes on 2 cores."
-	@$(BIN)/simcast pipeline configs/pipeline/quickstart.yaml
+	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart$(BACKBONE).yaml): up to 15 minutes on 2 cores."
+	@$(BIN)/simcast pipeline configs/pipeline/quickstart$(BACKBONE).yaml
 
 run-full: $(VENV)/.runtime ## The same, with a direct model without the weighted loss beside the others
 	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): one model more than make run."
@@ -51,8 +53,8 @@ archive-of-radar:
 	@[ -f "$(DATA)/CATALOG.csv" ] || { echo "make radar needs DATA=FOLDER, a folder with CATALOG.csv; DATA is '$(DATA)'." >&2; exit 2; }
 
 radar: archive-of-radar $(VENV)/.verify ## The same on real radar, DATA=FOLDER (that holds CATALOG.csv), with extrapolation as a baseline
-	@echo "Training and verifying on the radar archive in $(DATA) (configs/pipeline/radar.yaml): up to 20 minutes on 2 cores."
-	@$(BIN)/simcast pipeline configs/pipeline/radar.yaml --set "data.root=$(DATA)"
+	@echo "Training and verifying on the radar archive in $(DATA) (configs/pipeline/radar$(BACKBONE).yaml): up to 20 minutes on 2 cores."
+	@$(BIN)/simcast pipeline configs/pipeline/radar$(BACKBONE).yaml --set "data.root=$(DATA)"
 
 ##@ Check
 # Three processes, because a kernel's module looks at TRITON_INTERPRET when it is imported: kernels in the interpreter,
@@ -196,4 +198,4 @@ help: ## List what make can do
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '%s\n' "" "Variables: PYTHON (python3), DEVICE (cpu or cuda; by nvidia-smi), TORCH_INDEX and PIP_INDEX (where pip" \
-	  "looks for torch and for the rest), PYTEST_ARGS."
+	  "looks for torch and for the rest), MODEL (simvp or earthformer, of run and radar), PYTEST_ARGS."

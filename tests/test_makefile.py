@@ -27,7 +27,7 @@ case "$*" in *"${FAILS:-nothing}"*) exit 1 ;; esac
 
 def make(folder: Path, *arguments: str, **variables: str):
     """Run make in a folder, told nothing by a make that may be running these tests."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA")}
+    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL")}
     return subprocess.run(
         [program("make", package="make"), *arguments],
         cwd=folder,
@@ -106,6 +106,16 @@ def test_an_installation_from_nothing_begins_with_torch_of_the_right_build(bare,
     installs = re.findall(r"pip .*?install +(?!.*--dry-run)(.*?) >>", told.stdout)
     assert installs == [f"-c {constraints} torch", f"-c {constraints} -e ."]
     assert told.stdout.rstrip().endswith("simcast pipeline configs/pipeline/quickstart.yaml")
+
+
+@pytest.mark.parametrize("target", ["run", "radar"])
+def test_either_backbone_has_its_pipeline(installed, target):
+    (installed / "CATALOG.csv").touch()
+    for words, name in (([], target), (["MODEL=simvp"], target), (["MODEL=earthformer"], f"{target}-earthformer")):
+        told = make(installed, "--dry-run", target, "DEVICE=cpu", "DATA=.", *words)
+        file = f"configs/pipeline/{name.replace('run', 'quickstart')}.yaml"
+        assert f"simcast pipeline {file}" in told.stdout
+        assert (ROOT / file).is_file()
 
 
 def test_indices_are_passed_on(bare):
