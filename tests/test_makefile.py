@@ -27,7 +27,8 @@ case "$*" in *"${FAILS:-nothing}"*) exit 1 ;; esac
 
 def make(folder: Path, *arguments: str, **variables: str):
     """Run make in a folder, told nothing by a make that may be running these tests."""
-    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL")}
+    told = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL")
+    clean = {name: value for name, value in os.environ.items() if name not in told}
     return subprocess.run(
         [program("make", package="make"), *arguments],
         cwd=folder,
