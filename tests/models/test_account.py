@@ -106,8 +106,9 @@ def test_what_is_kept_on_the_meta_device_is_kept_on_a_real_one(over, dtype):
         kept_bytes(small(device, **quiet, **over).to(dtype), frames(device, dtype))
         for device in (META, torch.device("cpu"))
     ]
-    # In bf16 a CPU keeps the statistics of norms in bf16, the meta device, as CUDA does, in fp32.
-    assert sizes[1] <= sizes[0] <= sizes[1] * (1.02 if dtype == torch.bfloat16 else 1)
+    # A CPU's norms keep features last, which spares a copy of the last stage, and in bf16 their statistics are bf16; on
+    # the meta device, as on CUDA, neither is so.
+    assert sizes[1] <= sizes[0] <= 1.05 * sizes[1]
 
 
 def test_each_level_that_is_computed_again_keeps_less_and_works_more():
