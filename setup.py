@@ -10,7 +10,8 @@ for line in (here / "simcast_hpc" / "__init__.py").read_text(encoding="utf-8").s
 
 extras = {
     "data": ["s3fs>=2024.6"],
-    "verify": ["pysteps>=1.21", "opencv-python-headless>=4.9"],
+    "verify": ["pysteps>=1.21", "opencv-python-headless>=4.9", "scores>=2.5"],
+    "perceptual": ["lpips>=0.1.4", "torchvision>=0.26"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",

@@ -13,6 +13,9 @@ from simcast_hpc.data.codes import code_to_unit
 
 from .protocols import Pool, ScoreProtocol
 
+# A code that became float32 is off by up to 255 * 2**-25 = 7.6e-6 codes, and so is an average of them.
+_AVERAGE_SLACK = 1e-5
+
 
 def missing_level(protocol: ScoreProtocol) -> int:
     """Return the level of a missing pixel, one more than that of all thresholds."""
@@ -61,6 +64,12 @@ def _released_values(field: Tensor, protocol: ScoreProtocol) -> Tensor:
 
 def _unit_thresholds(protocol: ScoreProtocol) -> list[float]:
     return torch.tensor(protocol.thresholds, dtype=torch.float64).div(protocol.scale).float().tolist()
+
+
+def _average_thresholds(protocol: ScoreProtocol) -> list[float]:
+    """Return thresholds for averages of codes that became float32: one that is on a threshold must not miss it."""
+    slack = _AVERAGE_SLACK if protocol.strict else -_AVERAGE_SLACK
+    return [(threshold + slack) / protocol.scale for threshold in protocol.thresholds]
 
 
 def _float32(thresholds: tuple[float, ...]) -> list[float]:
@@ -206,7 +215,7 @@ def averaged_levels(
             covered = hidden[:, :height, :width]
             pixels = _block_sum((~covered).float(), pool.size)
             values, empty = _block_sum(shown.masked_fill(covered, 0.0), pool.size) / pixels, pixels == 0
-        levels = _reached(values, _unit_thresholds(protocol), strict=protocol.strict)
+        levels = _reached(values, _average_thresholds(protocol), strict=protocol.strict)
         found[pool.key] = levels if empty is None else levels.masked_fill_(empty, missing_level(protocol))
     return found
 

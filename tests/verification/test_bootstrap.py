@@ -1,0 +1,94 @@
+"""Intervals: seeded, exact in the centre, narrower with more events, and paired."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simcast_hpc.verification import PROTOCOLS, bootstrap, count, paired_difference, protocol_for, scores
+
+PROTOCOL = protocol_for("own", (74, 133), fss_km=(4.0,))
+
+
+def statistics(events, *, noise=60, seed=0, protocol=PROTOCOL):
+    generator = np.random.default_rng(seed)
+    observed = generator.integers(0, 250, (events, 2, 16, 16), dtype=np.uint8)
+    moved = observed + generator.integers(-noise, noise + 1, observed.shape)
+    forecast = np.clip(moved, 0, 254).astype(np.uint8)
+    return count(observed, forecast, protocol=protocol, events=[f"e{k:03d}" for k in range(events)])
+
+
+def test_the_centre_is_the_score_and_a_seed_is_a_result():
+    counted = statistics(12)
+    found = bootstrap(counted, draws=200, per_lead=True)
+    for key, value in scores(counted, per_lead=True).items():
+        assert found[key].value == pytest.approx(value, rel=1e-12, nan_ok=True)
+        assert math.isnan(found[key].low) or found[key].low <= value <= found[key].high
+    assert bootstrap(counted, draws=200) == bootstrap(counted, draws=200)
+    assert bootstrap(counted, draws=200)["csi/mean"] != bootstrap(counted, draws=200, seed=1)["csi/mean"]
+
+
+def test_draws_equal_selected_events():
+    """One draw by weights is one draw by rows: the scores of the selected events."""
+    import torch
+
+    counted = statistics(5)
+    chosen = torch.randint(5, (1, 5), generator=torch.Generator().manual_seed(7))
+    single = bootstrap(counted, draws=1, seed=7)
+    expected = scores(counted.select(chosen[0]))
+    for key, one in single.items():
+        assert one.low == one.high == pytest.approx(expected[key], rel=1e-12, nan_ok=True), key
+
+
+def test_more_events_say_more():
+    few, many = (bootstrap(statistics(n), draws=300)["csi/mean"] for n in (8, 128))
+    assert many.high - many.low < 0.5 * (few.high - few.low)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    truth = scores(statistics(400, seed=99))["csi/mean"]
+    covered = 0
+    for seed in range(40):
+        one = bootstrap(statistics(30, seed=seed), draws=200)["csi/mean"]
+        covered += one.low <= truth <= one.high
+    # 38 are expected of 40; 32 or fewer has a chance below 0.2 %.
+    assert covered >= 33
+
+
+def test_a_paired_difference_is_surer_than_two_intervals():
+    better, worse = statistics(40, noise=50), statistics(40, noise=60)
+    pair = paired_difference(better, worse, draws=300)["csi/mean"]
+    assert pair.value > 0 and pair.low > 0 and pair.above_zero == 1.0
+    apart = [bootstrap(side, draws=300)["csi/mean"] for side in (better, worse)]
+    assert pair.high - pair.low < max(one.high - one.low for one in apart)
+    zero = paired_difference(better, better, draws=100)["csi/mean"]
+    assert zero.value == zero.low == zero.high == 0.0
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 1000))
+def test_a_difference_changes_sign_with_its_sides(seed):
+    one, two = statistics(6, seed=seed), statistics(6, noise=90, seed=seed)
+    forward, back = (paired_difference(a, b, draws=50)["mae"] for a, b in ((one, two), (two, one)))
+    assert forward.value == -back.value and forward.low == pytest.approx(-back.high)
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ValueError, match="over 1 event"):
+        bootstrap(statistics(1))
+    with pytest.raises(ValueError, match="draws=0"):
+        bootstrap(statistics(3), draws=0)
+    with pytest.raises(ValueError, match="same events"):
+        paired_difference(statistics(3), statistics(4))
+    strict = dataclasses.replace(PROTOCOL, strict=True)
+    with pytest.raises(ValueError, match="one protocol"):
+        paired_difference(statistics(3), statistics(3, protocol=strict))
+
+
+def test_scores_of_frames_are_resampled_too():
+    counted = statistics(6, protocol=PROTOCOLS["sevir-frame-mean"])
+    found = bootstrap(counted, draws=50)["csi/74"]
+    assert found.low < found.value < found.high

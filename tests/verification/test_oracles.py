@@ -1,0 +1,244 @@
+"""Against pysteps and scores, to 1e-9: two libraries of other hands, on drawn fields and on real radar."""
+
+import contextlib
+import importlib
+import io
+import operator
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from simcast_hpc.verification import (
+    Pool,
+    count,
+    power_spectra,
+    protocol_for,
+    radial_power,
+    rank_histogram,
+    reliability,
+    roc_area,
+    score,
+    scores,
+    ssim,
+)
+from tests.shared_data import shared
+
+THRESHOLDS = (40.0, 90.5, 140.0)
+EXACT = 1e-9
+
+
+def library(name):
+    with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the place of its configuration file
+        return pytest.importorskip(name, reason=f"{name} is not installed: pip install 'simcast-hpc[verify]'")
+
+
+def drawn(seed, shape):
+    """Return smooth codes with structure at several scales, as rain has."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.random((*shape[:-2], 8, 8))
+    field = np.kron(coarse, np.ones((shape[-2] // 8, shape[-1] // 8))) * 0.7 + generator.random(shape) * 0.3
+    return (field * 254).astype(np.uint8)
+
+
+def real():
+    """Return two instants of the same ten radar tiles, 20 minutes apart: what is seen, and persistence."""
+    with h5py.File(shared("data/radar/rr/2019/RR_MRMS4KM_20190610.h5")) as file:
+        frames = np.asarray(file["rr"])[:3].transpose(0, 3, 1, 2)
+    frames = np.where(frames == 255, 0, frames).astype(np.uint8)
+    return frames[:, 12:15], frames[:, 2:5]
+
+
+@pytest.fixture(params=["drawn", "radar"])
+def fields(request):
+    """Observation and forecast, uint8 [N, T, H, W] without missing pixels."""
+    if request.param == "radar":
+        return real()
+    return drawn(0, (2, 3, 64, 64)), drawn(1, (2, 3, 64, 64))
+
+
+@pytest.fixture(params=["drawn", "radar"])
+def ensembles(request):
+    """Observation [N, T, H, W] and five members [N, M, T, H, W] with ties, floats that are whole codes / 255."""
+    observed = drawn(0, (2, 2, 32, 32)) if request.param == "drawn" else real()[0][:2, :2, :64, :64]
+    generator = np.random.default_rng(3)
+    noise = generator.integers(-30, 31, (len(observed), 5, *observed.shape[1:]))
+    members = np.clip(observed[:, None].astype(int) + noise, 0, 254)
+    return observed, members.astype(np.uint8)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_tables_and_their_scores(fields, strict):
+    observed, forecast = fields
+    ours = score(observed, forecast, protocol=protocol_for("own", THRESHOLDS, strict=strict))
+    for threshold in THRESHOLDS:
+        if strict:
+            det = library("pysteps.verification.detcatscores").det_cat_fct
+            theirs = det(
+                forecast.astype(float), observed.astype(float), threshold, ["CSI", "POD", "FAR", "HSS", "BIAS"]
+            )
+            expected = [theirs[name] for name in ("CSI", "POD", "FAR", "HSS", "BIAS")]
+        else:
+            xarray, manager = library("xarray"), library("scores.categorical").ThresholdEventOperator
+            events = manager(default_event_threshold=threshold, default_op_fn=operator.ge)
+            axes = ("n", "t", "y", "x")
+            table = events.make_contingency_manager(
+                xarray.DataArray(forecast.astype(float), dims=axes), xarray.DataArray(observed.astype(float), dims=axes)
+            ).transform()
+            expected = [
+                float(getattr(table, name)())
+                for name in (
+                    "critical_success_index",
+                    "probability_of_detection",
+                    "false_alarm_ratio",
+                    "heidke_skill_score",
+                    "frequency_bias",
+                )
+            ]
+        for name, value in zip(("csi", "pod", "far", "hss", "frequency_bias"), expected, strict=True):
+            assert ours[f"{name}/{threshold:g}"] == pytest.approx(value, abs=EXACT), (name, threshold)
+
+
+@pytest.mark.parametrize("window", [1, 4, 5, 16])
+def test_fss(fields, window):
+    observed, forecast = fields
+    protocol = protocol_for("own", THRESHOLDS, fss_km=(float(window),))
+    statistics = count(observed[:1, :1], forecast[:1, :1], protocol=protocol)
+    ours = scores(statistics)
+    fss = library("pysteps.verification.spatialscores").fss
+    single = library("scores.spatial").fss_2d_single_field
+    seen, said = observed[0, 0].astype(float), forecast[0, 0].astype(float)
+    for threshold in THRESHOLDS:
+        # pysteps takes values at or above the threshold here, unlike in its tables.
+        expected = fss(said.copy(), seen.copy(), threshold, window)
+        assert ours[f"fss/{window}/{threshold:g}"] == pytest.approx(expected, abs=EXACT, nan_ok=True)
+    if window % 2:
+        # scores' own padding adds a row and a column of windows; within a margin of no events its windows are ours.
+        said, seen = (np.pad(field, window // 2) for field in (said, seen))
+        options = {"event_threshold": 90.5, "window_size": (window, window), "threshold_operator": np.greater_equal}
+        assert ours[f"fss/{window}/90.5"] == pytest.approx(float(single(said, seen, **options)), abs=EXACT)
+
+
+def test_crps_fair_and_standard(ensembles):
+    observed, members = ensembles
+    ours = score(observed, members, protocol=protocol_for("own", THRESHOLDS))
+    xarray, crps = library("xarray"), library("scores.probability").crps_for_ensemble
+    unit = {"obs": observed.astype(np.float32) / np.float32(255), "fcst": members.astype(np.float32) / np.float32(255)}
+    seen = xarray.DataArray(unit["obs"].astype(float), dims=("n", "t", "y", "x"))
+    said = xarray.DataArray(unit["fcst"].astype(float), dims=("n", "m", "t", "y", "x"))
+    for key, method in (("crps", "fair"), ("crps_standard", "ecdf")):
+        assert ours[key] == pytest.approx(float(crps(said, seen, "m", method=method)), abs=EXACT)
+    pysteps = library("pysteps.verification.probscores")
+    expected = pysteps.CRPS(said.values.swapaxes(0, 1), seen.values)
+    # pysteps' sum over intervals leaves out those in which the observation equals a member, so ties are moved apart.
+    nudged = pysteps.CRPS(said.values.swapaxes(0, 1), seen.values + 1e-13)
+    assert ours["crps_standard"] == pytest.approx(nudged, abs=EXACT)
+    assert abs(expected - nudged) < 0.05
+
+
+def test_ranks_reliability_and_roc(ensembles):
+    observed, members = ensembles
+    threshold = 90.5
+    statistics = count(observed, members, protocol=protocol_for("own", (threshold,)))
+    probability = (members >= threshold).mean(1)
+    library("pysteps")
+    theirs = importlib.import_module("pysteps.verification.probscores")
+    roc = theirs.ROC_curve_init(threshold, 6)
+    # A probability of 3/5 is a rounding below the 0.6 of their bins.
+    theirs.ROC_curve_accum(roc, probability + 1e-9, observed.astype(float))
+    _, _, area = theirs.ROC_curve_compute(roc, compute_area=True)
+    assert scores(statistics)[f"roc_area/{threshold:g}"] == pytest.approx(area, abs=EXACT)
+    diagram = reliability(statistics)
+    for row, value in enumerate(diagram["probability"].tolist()):
+        here = np.isclose(probability, value)
+        assert int(diagram["forecasts"][0, row]) == here.sum()
+        assert diagram["observed_frequency"][0, row] == pytest.approx((observed[here] >= threshold).mean(), nan_ok=True)
+    brier = ((probability - (observed >= threshold)) ** 2).mean()
+    assert scores(statistics)[f"brier/{threshold:g}"] == pytest.approx(brier, abs=EXACT)
+    ranks = rank_histogram(statistics).sum(0).numpy()
+    assert ranks.sum() == observed.size
+    # Ties fall by chance within the ranks they span: no cell can leave the bounds of all-low and all-high.
+    below, upto = (members < observed[:, None]).sum(1), (members <= observed[:, None]).sum(1)
+    lowest = np.bincount(below.ravel(), minlength=6).cumsum()
+    highest = np.bincount(upto.ravel(), minlength=6).cumsum()
+    assert (highest <= ranks.cumsum()).all() and (ranks.cumsum() <= lowest).all()
+
+
+def test_ranks_without_ties_equal_pysteps():
+    generator = np.random.default_rng(0)
+    observed, members = generator.random((1, 2, 20, 20)), generator.random((1, 7, 2, 20, 20))
+    rankhist = library("pysteps.verification.ensscores").rankhist
+    statistics = count(observed, members, protocol=protocol_for("own", THRESHOLDS))
+    expected = rankhist(members[0].reshape(7, -1), observed.reshape(-1), normalize=False)
+    assert np.array_equal(rank_histogram(statistics).sum(0).numpy(), expected)
+
+
+def test_power_spectra(fields):
+    observed, forecast = fields
+    library("pysteps")
+    rapsd = importlib.import_module("pysteps.utils.spectral").rapsd
+    field = observed[0, 0].astype(float) / 255
+    np.testing.assert_allclose(
+        radial_power(torch.from_numpy(field)).numpy(), rapsd(field, fft_method=np.fft), rtol=EXACT
+    )
+    statistics = count(observed, forecast, protocol=protocol_for("own", THRESHOLDS, spectrum=True))
+    mean = np.mean([rapsd(one[0] / np.float32(255), fft_method=np.fft) for one in forecast], axis=0)
+    np.testing.assert_allclose(power_spectra(statistics)["forecast"][0].numpy(), mean, rtol=1e-6)
+
+
+def test_spread_and_skill(ensembles):
+    observed, members = ensembles
+    found = score(observed, members, protocol=protocol_for("own", THRESHOLDS))
+    x, y = members / 255.0, observed / 255.0
+    spread = np.sqrt(x.var(axis=1, ddof=1).mean())
+    error = np.sqrt(((x.mean(axis=1) - y) ** 2).mean())
+    assert found["spread"] == pytest.approx(spread, rel=1e-6)
+    assert found["spread_skill"] == pytest.approx(np.sqrt(6 / 5) * spread / error, rel=1e-6)
+
+
+@pytest.mark.parametrize("pool", [Pool(size=4), Pool(size=4, kind="avg"), Pool(size=5, overlapping=True)])
+def test_pools_against_scipy(fields, pool):
+    ndimage = library("scipy.ndimage")
+    observed, forecast = (field[..., :62, :61] for field in fields)  # a remainder in both directions
+    protocol = protocol_for("own", THRESHOLDS, pools=(pool,))
+    ours = score(observed, forecast, protocol=protocol)
+    blocks = []
+    for field in (observed, forecast):
+        if pool.overlapping:
+            blocks.append(ndimage.maximum_filter(field, size=(1, 1, 5, 5), mode="constant", cval=0).astype(float))
+        else:
+            cut = field[..., :60, :60].reshape(*field.shape[:2], 15, 4, 15, 4)
+            blocks.append(cut.max(axis=(3, 5)) if pool.kind == "max" else cut.mean(axis=(3, 5)))
+    plain = score(*(block[None, 0] / 255.0 if pool.kind == "avg" else block.astype(np.uint8) for block in blocks),
+                  protocol=protocol_for("own", THRESHOLDS)) if pool.kind == "max" else None  # fmt: skip
+    for threshold in THRESHOLDS:
+        seen, said = (block >= threshold for block in blocks)
+        union = (seen | said).sum()
+        expected = (seen & said).sum() / union if union else float("nan")
+        assert ours[f"csi_{pool.key}/{threshold:g}"] == pytest.approx(expected, abs=EXACT, nan_ok=True)
+        if plain is not None:
+            assert ours[f"hss_{pool.key}/{threshold:g}"] == pytest.approx(
+                plain[f"hss/{threshold:g}"], abs=EXACT, nan_ok=True
+            )
+
+
+def test_ssim_is_the_published_formula():
+    """A direct sum over one window: the weights, constants and means of Wang et al. 2004, equations 13 to 17."""
+    generator = np.random.default_rng(0)
+    x, y = generator.random((11, 11)), generator.random((11, 11))
+    offsets = np.arange(11) - 5
+    weights = np.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
+    var_x, var_y = (weights * (x - mean_x) ** 2).sum(), (weights * (y - mean_y) ** 2).sum()
+    covariance = (weights * (x - mean_x) * (y - mean_y)).sum()
+    c1, c2 = 0.01**2, 0.03**2
+    expected = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    expected /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
+    assert ssim(torch.from_numpy(x)[None], torch.from_numpy(y)[None]).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_roc_area_of_an_ensemble_that_knows_is_one():
+    events = torch.tensor([0, 0, 10])
+    assert roc_area(events + torch.tensor([90, 0, 0]), events).item() == 1.0
