@@ -14,6 +14,7 @@ process: what was killed is free at once and is trained again; what is finished 
 
 import argparse
 import fcntl
+import json
 import os
 import resource
 import sys
@@ -85,12 +86,16 @@ class Workplace:
         (self.root / "locks").mkdir(parents=True, exist_ok=True)
         with self._lock("archive", wait=True):
             path = self.root / "study.json"
-            text = self.study.model_dump_json(indent=1)
-            if path.is_file() and path.read_text(encoding="utf-8") != text:
-                raise ConfigError(
-                    f"{self.root} belongs to another study, see {path}; give another --work, or remove it"
-                )
-            write_whole(path, text)
+            wanted = self.study.model_dump(mode="json", exclude={"seeds"})  # more seeds are the same study
+            if path.is_file():
+                found = json.loads(path.read_text(encoding="utf-8"))
+                differing = [key for key in wanted if found.get(key) != wanted[key]]
+                if differing:
+                    raise ConfigError(
+                        f"{self.root} belongs to another study: {differing[0]} is {found.get(differing[0])} there and "
+                        f"{wanted[differing[0]]} here; give another --work, or remove it"
+                    )
+            write_whole(path, json.dumps(wanted, indent=1))
             self.archive.make()
 
     def work(self, *, until: float, say: Any = print) -> int:

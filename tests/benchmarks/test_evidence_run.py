@@ -112,10 +112,11 @@ def test_a_claim_goes_with_the_process_that_held_it(tmp_path, study):
         assert mine
 
 
-def test_a_folder_of_another_study_is_refused(tmp_path, study, capsys):
+def test_a_folder_of_another_study_is_refused_and_more_seeds_are_no_other(tmp_path, study, capsys):
     Workplace(study, tmp_path).open()
     assert run.main([*options(tmp_path), "--set", "steps=3"]) == 2
-    assert "belongs to another study" in capsys.readouterr().err
+    assert "belongs to another study: steps is 2 there and 3 here" in capsys.readouterr().err
+    assert run.main([*options(tmp_path), "--set", "seeds=[0, 1, 2]", "--stop-after", "0"]) == 0
 
 
 def test_seeds_come_one_after_another_and_teachers_before_their_students(study):
