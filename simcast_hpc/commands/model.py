@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, read_config
+from simcast_hpc.config import FORECASTING, ConfigError, PipelineConfig, TrainConfig, read_config
 
 from .options import ConfigFile, Overrides
 
@@ -63,6 +63,10 @@ def _found(run: TrainConfig, grid: tuple[int, int], ranks: int) -> dict[str, Any
     from simcast_hpc.models import fitted_to
     from simcast_hpc.models.account import account_of
 
+    if run.stage not in FORECASTING:
+        raise ConfigError(
+            f"stage {run.stage} trains no forecast; what is counted are models of {', '.join(FORECASTING)}"
+        )
     try:
         account = account_of(
             fitted_to(run.model, grid),

@@ -68,6 +68,7 @@ def test_the_table_names_parts_and_bytes(capsys):
             ["direct/sevir-earthformer.yaml", "--set", "data.block_mean=5"],
             r"76 x 76 .*; try model\.stem\.scales",
         ),
+        (["autoencoder/sevir.yaml"], r"stage autoencoder trains no forecast; what is counted are models of teacher"),
         (["absent.yaml"], r"cannot read the configuration"),
         (["direct/sevir.yaml", "--set", "model=earthfromer"], r"known kinds are earthformer, simvp"),
     ],
