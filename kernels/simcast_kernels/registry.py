@@ -34,8 +34,8 @@ class Case(Protocol):
         ...
 
     @property
-    def spills_expected(self) -> str:
-        """Why registers may spill to memory here; empty where they must not."""
+    def spills_expected(self) -> Mapping[str, str]:
+        """Why registers may spill to memory, by the targets on which they may; on all others they must not."""
         ...
 
     def bytes_moved(self, direction: Direction) -> int:

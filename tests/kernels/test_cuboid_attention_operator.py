@@ -189,13 +189,22 @@ def test_what_the_kernel_does_not_take_goes_to_the_twin_and_is_said_once(change,
     assert torch.equal(got, case.attention(tensors, reference=True))
 
 
+def assert_untouched_by_autocast(device: str) -> None:
+    tensors = TINY.tensors(device, seed=9)
+    want = result_and_gradients(TINY, tensors)
+    with torch.autocast(device, torch.bfloat16):
+        found = result_and_gradients(TINY, tensors)
+    for got, expected in zip(found, want, strict=True):
+        assert got.dtype == torch.float32 and torch.equal(got, expected)
+
+
 @pytest.mark.kernel
 def test_autocast_leaves_the_op_alone(kernel_device):
-    tensors = TINY.tensors(kernel_device, seed=9)
-    want = TINY.attention(tensors)
-    with torch.autocast(kernel_device, torch.bfloat16):
-        got = TINY.attention(tensors)
-    assert got.dtype == torch.float32 and torch.equal(got, want)
+    assert_untouched_by_autocast(kernel_device)
+
+
+def test_autocast_leaves_the_reference_alone(reference_device):
+    assert_untouched_by_autocast(reference_device)
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from simcast_hpc.models.earthformer.activations import ACTIVATIONS, LEAKY_SLOPE
+from simcast_hpc.models.earthformer.activations import LEAKY_SLOPE, OVERWRITING
 from simcast_hpc.models.earthformer.stems import ConvBlock
 
 # Relative to the largest input of the layer: a few times what fp32 loses on the way there.
@@ -51,7 +51,7 @@ class Slopes:
         """Take the place of the activation in every block of convolutions."""
         for module in model.modules():
             if isinstance(module, ConvBlock):
-                assert module.activation is ACTIVATIONS["leaky"]
+                assert module.activation is OVERWRITING["leaky"]
                 module.activation = self
 
     def forget(self) -> None:

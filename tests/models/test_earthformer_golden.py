@@ -13,6 +13,7 @@ from simcast_hpc.models import build_model
 from simcast_hpc.models.earthformer.stems import ConvBlock
 from simcast_hpc.models.public import from_public, load_public, public_keys, released_config, to_public
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
+from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_reference
 from tests.models.stem_slopes import FixedSlopes, GoldenBackward
 from tests.shared_data import shared
 
@@ -71,6 +72,7 @@ def in_float64(case: str, choices: list[Tensor], monkeypatch) -> dict[str, Tenso
     package = "simcast_hpc.models.earthformer"
     monkeypatch.setattr(f"{package}.attention.cuboid_attention", cuboid_attention_reference)
     monkeypatch.setattr(f"{package}.cross_attention.cuboid_cross_attention", cuboid_cross_attention_reference)
+    monkeypatch.setattr(f"{package}.normed.layer_norm_linear", layer_norm_linear_reference)
     config, golden, _ = read_golden(case)
     model = load_public("earthformer", config, part(golden, "state/")).eval().double()
     FixedSlopes(model, choices)

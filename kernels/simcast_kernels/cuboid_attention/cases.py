@@ -1,6 +1,7 @@
 """Cases of ``cuboid_attention``: Earthformer's layers at SEVIR size and larger, and small ones that break kernels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -15,8 +16,8 @@ from .problem import Inputs, Options, make_problem
 from .reference import cuboid_attention_reference, cuboid_cross_attention_reference
 
 LOCAL = ("l", "l", "l")
-SM_80 = "on sm_80 alone, where 64 x 64 scores beside global vectors leave too few registers"
-FP32 = "float32 products run on plain registers; training is bfloat16"
+SM_80 = {"sm_80": "64 x 64 scores beside global vectors leave too few registers"}
+FP32 = dict.fromkeys(("sm_80", "sm_90", "sm_100"), "float32 products run on plain registers; training is bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class CuboidAttentionCase:
     memory_frames: int = 0
     dropout: float = 0.0
     dtype: torch.dtype = torch.bfloat16
-    spills_expected: str = ""
+    spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def options(self) -> dict:

@@ -43,7 +43,8 @@ def _forward(
 ) -> Tensor:
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
     problem = make_problem(inputs, _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
-    return _body(inputs, problem).forward(inputs, problem)
+    with torch.autocast(query.device.type, enabled=False):
+        return _body(inputs, problem).forward(inputs, problem)
 
 
 @_forward.register_fake
@@ -71,7 +72,8 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
     problem = make_problem(inputs, _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
-    grads = _body(inputs, problem).backward(inputs, problem, grad_output)
+    with torch.autocast(query.device.type, enabled=False):
+        grads = _body(inputs, problem).backward(inputs, problem, grad_output)
     # An operator cannot return None: an empty tensor stands for the gradient of an input that is not there.
     query_, memory_, bias_, *rest = (query.new_empty(0) if g is None else g.contiguous() for g in grads)
     return query_, memory_, bias_, rest[0], rest[1], rest[2]

@@ -1,6 +1,7 @@
 """Cases of ``sampler_step``: CasCast's latents, pixel-size tensors that show the bandwidth, and sizes that break."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -28,7 +29,7 @@ class SamplerStepCase:
     guided: bool = True
     clip: float | None = 2.0
     key: int = 0x1234_5678_9ABC
-    spills_expected: str = ""
+    spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def numel(self) -> int:

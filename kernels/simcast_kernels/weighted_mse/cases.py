@@ -1,6 +1,7 @@
 """Cases of ``weighted_mse``: what the models train on, the published variants, and the sizes that break kernels."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
 
 import torch
@@ -27,7 +28,7 @@ class WeightedMseCase:
     weights: tuple[float, ...] = (1.0, 10.0)
     inclusive: bool = False
     code_scale: float = 255.0
-    spills_expected: str = ""
+    spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def numel(self) -> int:

@@ -1,7 +1,7 @@
-"""Activations by name.
+"""Activations by name, and those that overwrite their input.
 
-They may overwrite their input, which is always the fresh result of a norm or a projection that needs it no more: so
-one tensor is kept for the backward where there were two.
+An overwriting one is for the fresh result of a norm, which its backward does not need: one tensor is kept where there
+were two.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,16 @@ LEAKY_SLOPE = 0.1
 
 
 def _leaky(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, LEAKY_SLOPE)
+
+
+def _overwriting_leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, LEAKY_SLOPE, inplace=True)
 
 
-def _relu(x: Tensor) -> Tensor:
+def _overwriting_relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "leaky": _leaky, "relu": _relu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "leaky": _leaky, "relu": F.relu, "silu": F.silu}
+OVERWRITING = ACTIVATIONS | {"leaky": _overwriting_leaky, "relu": _overwriting_relu}

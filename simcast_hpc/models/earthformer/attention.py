@@ -7,6 +7,7 @@ from simcast_kernels.cuboid_attention import cuboid_attention
 
 from .global_vectors import GlobalAttention, SeparateProjections, SharedProjections
 from .multiplicity import key_multiplicity
+from .normed import normed_linear
 from .patterns import Cuboid, Triple
 from .relative_bias import RelativeBias
 
@@ -73,13 +74,14 @@ class CuboidSelfAttention(nn.Module):
         Returns:
             ``[B, T, H, W, D]`` and ``[B, G, D]``; None for the latter without global vectors or ``renews``.
         """
-        tokens = self.norm(x)
-        qkv = self.qkv(tokens)
+        layers = [self.qkv]
+        if self.global_projections is not None:
+            layers += self.global_projections.of_tokens(update=self.renews)
+        projections = normed_linear(x, self.norm, layers)
+        qkv = projections[0]
         seen = update = None
         if self.global_projections is not None and self.global_norm is not None:
-            seen, update = self.global_projections(
-                self.global_norm(vectors), tokens=tokens, qkv=qkv, update=self.renews
-            )
+            seen, update = self.global_projections(self.global_norm(vectors), tokens=projections, update=self.renews)
         learnt = cuboid_attention(
             qkv,
             heads=self.heads,

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from simcast_hpc.config import EarthformerConfig
 from simcast_kernels.cuboid_attention import cuboid_cross_attention
 
+from .normed import normed_linear
 from .patterns import Cuboid, Triple
 from .relative_bias import RelativeBias
 
@@ -67,8 +68,9 @@ class CuboidCrossAttention(nn.Module):
         key = value = None
         if self.shows_vectors and vectors is not None:
             key, value = self.key_value(vectors).chunk(2, dim=-1)
+        (query,) = normed_linear(x, self.norm, [self.query])
         learnt = cuboid_cross_attention(
-            self.query(self.norm(x)),
+            query,
             self.key_value(memory),
             heads=self.heads,
             cuboid=self.cuboid.size,

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from simcast_hpc.config import EarthformerConfig
 
 from .activations import ACTIVATIONS
+from .normed import normed_linear
 
 EXPANSION = 4
 
@@ -26,9 +27,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` with what the network makes of it added."""
-        normed = self.norm(x)
         if self.gate is None:
-            hidden = self.activation(self.widen(normed))
+            (wide,) = normed_linear(x, self.norm, [self.widen])
+            hidden = self.activation(wide)
         else:
-            hidden = self.activation(self.gate(normed)) * self.widen(normed)
+            gate, wide = normed_linear(x, self.norm, [self.gate, self.widen])
+            hidden = self.activation(gate) * wide
         return x + self.dropout(self.narrow(self.dropout(hidden)))

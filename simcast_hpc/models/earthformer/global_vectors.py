@@ -7,6 +7,7 @@ the tokens' own.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,15 +48,22 @@ class SharedProjections(nn.Module):
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width, bias=False)
 
+    def of_tokens(self, *, update: bool) -> list[nn.Linear]:
+        """Return the layers of the normed tokens that are wanted besides their query, key and value: none."""
+        return []
+
     def forward(
-        self, vectors: Tensor, *, tokens: Tensor, qkv: Tensor, update: bool
+        self, vectors: Tensor, *, tokens: Sequence[Tensor], update: bool
     ) -> tuple[GlobalKeys, GlobalUpdate | None]:
-        """Return what tokens see of ``vectors [B, G, D]``, and with ``update`` what renews them."""
+        """Return what tokens see of ``vectors [B, G, D]``, and with ``update`` what renews them.
+
+        ``tokens`` holds the tokens' own query, key and value as one, and the results of :meth:`of_tokens`.
+        """
         query, key, value = self.qkv(vectors).chunk(3, dim=-1)
         seen = GlobalKeys(key=key, value=value, query=None)
         if not update:
             return seen, None
-        _, token_key, token_value = qkv.flatten(1, 3).chunk(3, dim=-1)
+        _, token_key, token_value = tokens[0].flatten(1, 3).chunk(3, dim=-1)
         return seen, GlobalUpdate(
             query=query, key=token_key, value=token_value, self_query=query, self_key=key, self_value=value
         )
@@ -73,21 +81,27 @@ class SeparateProjections(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
         self.self_qkv = nn.Linear(width, 3 * width, bias=False) if self_attention else None
 
+    def of_tokens(self, *, update: bool) -> list[nn.Linear]:
+        """Return the layers of the normed tokens that are wanted besides their query, key and value."""
+        return [self.seen_query, self.key, self.value] if update else [self.seen_query]
+
     def forward(
-        self, vectors: Tensor, *, tokens: Tensor, qkv: Tensor, update: bool
+        self, vectors: Tensor, *, tokens: Sequence[Tensor], update: bool
     ) -> tuple[GlobalKeys, GlobalUpdate | None]:
-        """Return what tokens see of ``vectors [B, G, D]``, and with ``update`` what renews them."""
+        """Return what tokens see of ``vectors [B, G, D]``, and with ``update`` what renews them.
+
+        ``tokens`` holds the tokens' own query, key and value as one, and the results of :meth:`of_tokens`.
+        """
         key, value = self.seen_key_value(vectors).chunk(2, dim=-1)
-        seen = GlobalKeys(key=key, value=value, query=self.seen_query(tokens))
+        seen = GlobalKeys(key=key, value=value, query=tokens[1])
         if not update:
             return seen, None
         query = self.query(vectors)
         own = (query, query, query) if self.self_qkv is None else self.self_qkv(vectors).chunk(3, dim=-1)
-        flat = tokens.flatten(1, 3)
         return seen, GlobalUpdate(
             query=query,
-            key=self.key(flat),
-            value=self.value(flat),
+            key=tokens[2].flatten(1, 3),
+            value=tokens[3].flatten(1, 3),
             self_query=own[0],
             self_key=own[1],
             self_value=own[2],

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import ConvStem, EarthformerConfig, StackConvStem
 
-from .activations import ACTIVATIONS
+from .activations import OVERWRITING
 from .merge import Grid, PatchMerge, merged
 from .upsample import UpSample
 
@@ -20,7 +20,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, *, convolutions: int, groups: int, activation: str):
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
+        self.activation = OVERWRITING[activation]
         self.convs = nn.ModuleList(
             nn.Conv2d(width_out if i else width_in, width_out, 3, padding=1) for i in range(convolutions)
         )

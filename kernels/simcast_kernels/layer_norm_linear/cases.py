@@ -1,0 +1,85 @@
+"""Cases of ``layer_norm_linear``: the layers of Earthformer at SEVIR size, and sizes that break kernels."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from simcast_kernels.launch import Launch
+from simcast_kernels.registry import Direction
+
+from .reference import Inputs
+
+EPS = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerNormLinearCase:
+    """One input: ``shape`` is ``[..., D]`` of x, ``features`` the width of each layer's result."""
+
+    name: str
+    shape: tuple[int, ...]
+    features: tuple[int, ...]
+    biased: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    spills_expected: Mapping[str, str] = field(default_factory=dict)
+
+    def bytes_moved(self, direction: Direction) -> int:
+        """Return the fewest bytes: forward reads inputs and writes results; backward does so and back again."""
+        width, item = self.shape[-1], self.dtype.itemsize
+        layers = (width + self.biased) * sum(self.features)
+        x, norm, results = prod(self.shape), 2 * width, prod(self.shape[:-1]) * sum(self.features)
+        return item * ((2 if direction == "backward" else 1) * (x + norm + layers) + results)
+
+    def tensors(self, device: torch.device | str, *, seed: int) -> Inputs:
+        """Return random inputs whose results are of order 1; x has a mean and a spread of its own in each row."""
+        generator = torch.Generator(device).manual_seed(seed)
+        width = self.shape[-1]
+
+        def drawn(*shape: int, spread: float, mean: float = 0.0) -> Tensor:
+            return (torch.randn(shape, device=device, generator=generator) * spread + mean).to(self.dtype)
+
+        x = drawn(*self.shape, spread=2.0, mean=0.5)
+        weights = [drawn(f, width, spread=width**-0.5) for f in self.features]
+        biases = [drawn(f, spread=0.5) for f in self.features] if self.biased else []
+        return Inputs(x, drawn(width, spread=0.2, mean=1.0), drawn(width, spread=0.2), weights, biases)
+
+
+CASES = (
+    LayerNormLinearCase(name="sevir-attention", shape=(8, 13, 32, 32, 128), features=(384, 128, 128, 128)),
+    LayerNormLinearCase(name="sevir-feed-forward", shape=(8, 13, 32, 32, 128), features=(512,), biased=True),
+    LayerNormLinearCase(name="sevir-attention-no-vectors", shape=(8, 12, 32, 32, 128), features=(384,)),
+    LayerNormLinearCase(name="sevir-cross-query", shape=(8, 12, 32, 32, 128), features=(128,)),
+    LayerNormLinearCase(name="sevir-top-attention", shape=(8, 13, 16, 16, 256), features=(768, 256, 256, 256)),
+    LayerNormLinearCase(name="sevir-top-feed-forward", shape=(8, 13, 16, 16, 256), features=(1024,), biased=True),
+    LayerNormLinearCase(name="gated-feed-forward", shape=(8, 13, 32, 32, 128), features=(512, 512), biased=True),
+    LayerNormLinearCase(name="wide-feed-forward", shape=(2, 12, 48, 48, 512), features=(2048,), biased=True),
+    LayerNormLinearCase(name="widest-attention", shape=(2, 12, 24, 24, 1024), features=(3072,)),
+    LayerNormLinearCase(
+        name="sevir-attention-fp32", shape=(8, 13, 32, 32, 128), features=(384, 128, 128, 128), dtype=torch.float32
+    ),
+    LayerNormLinearCase(name="tiny", shape=(2, 3, 5, 24), features=(40, 7), biased=True, dtype=torch.float32),
+    LayerNormLinearCase(name="one-row", shape=(1, 16), features=(16,), dtype=torch.float32),
+    LayerNormLinearCase(name="odd", shape=(67, 130), features=(33, 65, 1)),
+)  # fmt: skip
+
+
+def launches(case: LayerNormLinearCase) -> dict[Direction, list[Launch]]:
+    """Return the launches of a case on ``meta`` tensors."""
+    from . import kernel  # late: the shapes above are of use without Triton
+
+    def empty(*shape: int) -> Tensor:
+        return torch.empty(shape, dtype=case.dtype, device="meta")
+
+    width, rows = case.shape[-1], prod(case.shape[:-1])
+    weights = [empty(f, width) for f in case.features]
+    biases = [empty(f) for f in case.features] if case.biased else []
+    inputs = Inputs(empty(*case.shape), empty(width), empty(width), weights, biases)
+    results = [empty(rows, f) for f in case.features]
+    d_x, normed, partials = kernel.buffers(inputs)
+    return {
+        "forward": [kernel.forward_launch(inputs, EPS, outs=results)],
+        "backward": [kernel.backward_launch(inputs, results, EPS, d_x=d_x, normed=normed, partials=partials)],
+    }

@@ -1,0 +1,23 @@
+"""Every provider of the layer norm benchmark computes what the twin computes."""
+
+import pytest
+
+from benchmarks import layer_norm_linear
+from benchmarks.harness import check
+from simcast_kernels.layer_norm_linear.cases import CASES
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name in ("tiny", "one-row", "odd")], ids=lambda c: c.name
+)
+def test_every_provider_is_right(case):
+    tensors = layer_norm_linear.tensors(case, "cpu", 0)
+    tensors[0].requires_grad_()
+    found = [p for p in layer_norm_linear.providers(case, "cpu") if p.name != "compiled"]
+    assert {"twin", "reference"} <= {provider.name for provider in found}
+    for provider in found:
+        check(layer_norm_linear.BENCHMARK, case, provider, tensors)
+
+
+def test_what_a_cpu_has_no_time_for_is_left_out():
+    assert layer_norm_linear.providers(CASES[0], "cpu") == []
