@@ -12,19 +12,39 @@ from torch import Tensor
 
 _ROUND_A, _ROUND_B, _KEY_A, _KEY_B = 0xD2511F53, 0xCD9E8D57, 0x9E3779B9, 0xBB67AE85
 _WORD = 0xFFFFFFFF
+_PIECE = 2**14
 WORDS = 4  # of one call, and so elements that share a counter
 
 
 def philox(key: int, counters: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Return the four 32-bit words of Philox4x32-10 for four int64 counters below 2^32, as int64."""
-    c0, c1, c2, c3 = torch.broadcast_tensors(*counters)
+    counters = torch.broadcast_tensors(*counters)
+    shape, device = counters[0].shape, counters[0].device
+    words = torch.stack([counter.flatten() for counter in counters])
+    # On a CPU in pieces that stay in its cache, where ten rounds of ten passes over memory would take their time.
+    for piece in words.split(_PIECE if device.type == "cpu" else max(1, words.shape[1]), dim=1):
+        _rounds(key, piece)
+    c0, c1, c2, c3 = words.view(4, *shape)
+    return c0, c1, c2, c3
+
+
+def _rounds(key: int, words: Tensor) -> None:
+    """Turn counters into words, both int64 ``[4, n]``, in place."""
+    c0, c1, c2, c3 = (word.clone() for word in words)
+    low, high = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = key & _WORD, key >> 32
     for _ in range(10):
-        # The product of two words passes 2^63 and wraps; its bits are right, and the mask drops the sign.
-        low, high = c0 * _ROUND_A, c2 * _ROUND_B
-        c0, c1, c2, c3 = (high >> 32 & _WORD) ^ c1 ^ k0, high & _WORD, (low >> 32 & _WORD) ^ c3 ^ k1, low & _WORD
+        # The product of two words passes 2^63 and wraps; its bits are right. What lies above a word, and the sign,
+        # is dropped before the next product.
+        torch.mul(c0, _ROUND_A, out=low)
+        torch.mul(c2, _ROUND_B, out=high)
+        torch.bitwise_right_shift(high, 32, out=c0).bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        torch.bitwise_right_shift(low, 32, out=c2).bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD)
+        c1, high, c3, low = high, c1, low, c3
         k0, k1 = k0 + _KEY_A & _WORD, k1 + _KEY_B & _WORD
-    return c0, c1, c2, c3
+    words[0], words[2] = c0, c2
+    torch.bitwise_and(c1, _WORD, out=words[1])
+    torch.bitwise_and(c3, _WORD, out=words[3])
 
 
 def normals(

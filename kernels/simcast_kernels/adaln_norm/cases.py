@@ -1,6 +1,7 @@
 """Cases of ``adaln_norm``: both stacks of CasFormer, a large one that shows the bandwidth, and sizes that break."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ class AdalnNormCase:
     shape: tuple[int, int, int]
     dtype: torch.dtype = torch.bfloat16
     residual: bool = True
-    spills_expected: str = ""
+    spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def numel(self) -> int:

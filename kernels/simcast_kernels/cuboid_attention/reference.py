@@ -164,8 +164,8 @@ def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device
     quads = torch.arange(-(-problem.heads // 4), device=device).view(1, 1, -1, 1, 1)
     sample = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1)
     words = philox(problem.seed, (position, column, quads, sample))
-    word = torch.stack(words, dim=3).flatten(2, 3)[:, :, : problem.heads]
-    return (word >= problem.drop_below).to(torch.float32) * problem.keep_scale
+    stays = torch.stack([word >= problem.drop_below for word in words], dim=3).flatten(2, 3)[:, :, : problem.heads]
+    return stays.to(torch.float32).mul_(problem.keep_scale)
 
 
 def resampled(inputs: Inputs, problem: Problem) -> Inputs:

@@ -48,7 +48,7 @@ def layer_norm_linear(
         RuntimeError: ``SIMCAST_KERNELS=triton`` where no kernel can run.
     """
     weights, biases = list(weights), list(biases)
-    if torch.is_autocast_enabled(x.device.type):
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # the meta device knows no autocast
         dtype = torch.get_autocast_dtype(x.device.type)
         weights, biases = [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
     inputs = Inputs(x, norm_weight, norm_bias, weights, biases)

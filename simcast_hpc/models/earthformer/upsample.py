@@ -60,7 +60,8 @@ class _UpConv(torch.autograd.Function):
         rows, columns = scales
         padded = F.pad(weight.flip(2, 3), (columns - 1, columns - 1, rows - 1, rows - 1))
         kernel = F.avg_pool2d(padded, scales, stride=1, divisor_override=1).transpose(0, 1)
-        return F.conv_transpose2d(x, kernel, bias, stride=scales, padding=1)
+        finer = F.conv_transpose2d(x, kernel, bias, stride=scales, padding=1)
+        return finer.contiguous(memory_format=torch.channels_last)  # as it is but on the meta device
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
