@@ -37,6 +37,8 @@ class DataConfig(StrictModel):
     ``dataset`` is a built-in description (``sevir``, ``synthetic``, ...) or the path of a YAML file of one.
     ``frame_stride`` keeps every n-th frame; ``block_mean`` averages n x n pixels in physical units over valid
     pixels; ``recode_as`` writes the result in another data set's code (both need a known encoding).
+    ``augment`` flips and turns each training sample, ``crop`` cuts ``crop`` x ``crop`` pixels out of it, both by
+    counters. ``stage_to`` is a folder on the node's own disk, such as ``$SLURM_TMPDIR``, to copy prepared shards to.
     """
 
     dataset: str = "sevir"
@@ -49,6 +51,8 @@ class DataConfig(StrictModel):
     max_percent_missing: float | None = 0.0
     workers: int = Field(default=0, ge=0)
     augment: bool = False
+    crop: PositiveInt | None = None
+    stage_to: str | None = None
 
 
 class LossConfig(StrictModel):
@@ -270,6 +274,7 @@ _NOT_SCIENCE = frozenset(
         "data.dataset",  # a name or a path: what it describes counts, which the run adds
         "data.recode_as",
         "data.root",
+        "data.stage_to",
         "data.workers",
         "engine.timeout_minutes",
         "engine.zero_stage",

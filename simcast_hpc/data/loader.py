@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 from .order import rank_positions, sample_index
 from .source import WindowSource
 
+_AHEAD = 4  # micro batches that each worker reads before they are asked for
+
 
 class Extension(Protocol):
     """Stored pseudo-frames that continue each window of a source."""
@@ -72,5 +74,32 @@ def micro_batches(
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
+            prefetch_factor=_AHEAD if workers else None,
         )
     )
+
+
+def copied_ahead(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
+    """Yield micro batches with their tensors on ``device``, the next one on its way while this one is used.
+
+    On a GPU the copies, from pinned memory, run on a stream of their own; on a CPU nothing is copied or read ahead.
+    """
+    if device.type != "cuda":
+        yield from batches
+        return
+    stream = torch.cuda.Stream(device)
+
+    def start(batch: MicroBatch) -> MicroBatch:
+        with torch.cuda.stream(stream):
+            extension = None if batch.extension is None else batch.extension.to(device, non_blocking=True)
+            return batch._replace(codes=batch.codes.to(device, non_blocking=True), extension=extension)
+
+    coming = start(next(batches))
+    while True:
+        torch.cuda.current_stream(device).wait_stream(stream)
+        batch = coming
+        for tensor in (batch.codes, batch.extension):
+            if tensor is not None:  # its memory is not to be given away before this stream has used it
+                tensor.record_stream(torch.cuda.current_stream(device))
+        coming = start(next(batches))
+        yield batch

@@ -1,6 +1,8 @@
 """From a configuration to the windows it means."""
 
 import hashlib
+import os
+from pathlib import Path
 
 from simcast_hpc.config import ConfigError, DataConfig
 
@@ -66,6 +68,10 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
         max_percent_missing=config.max_percent_missing,
         file_names=config.file_names,
     )
+    if config.stage_to is not None:
+        if not isinstance(source, ShardSource):
+            raise ConfigError(f"data.stage_to copies prepared shards, and data.root={config.root} holds none")
+        source.stage(Path(os.path.expandvars(config.stage_to)))
     if config.block_mean == 1 and config.recode_as is None:
         return source
     return ResampledSource(source, spec=spec, target=coded_as(config), factor=config.block_mean)

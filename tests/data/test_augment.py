@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from simcast_hpc.data.augment import turn_and_flip
+from simcast_hpc.config import ConfigError, DataConfig
+from simcast_hpc.data.augment import augmented, crop, trained_grid, turn_and_flip
 
 
 def _square() -> torch.Tensor:
@@ -53,3 +54,31 @@ def test_an_oblong_grid_is_flipped_and_never_turned():
 def test_positions_must_be_as_many_as_samples():
     with pytest.raises(ValueError, match="zip"):
         turn_and_flip(torch.zeros(3, 1, 4, 4), [1, 2], seed=0)
+
+
+def test_crops_are_functions_of_the_position_and_reach_every_place():
+    codes = torch.arange(36, dtype=torch.uint8).reshape(1, 1, 6, 6)
+    cut = crop(codes.expand(800, 1, 6, 6), range(800), size=4, seed=3)
+    assert cut.shape == (800, 1, 4, 4)
+    corners = cut[:, 0, 0, 0].tolist()
+    assert set(corners) == {top * 6 + left for top in range(3) for left in range(3)}
+    assert all(50 <= corners.count(corner) <= 130 for corner in set(corners))
+    for place in (0, 17, 799):
+        alone = crop(codes, [place], size=4, seed=3)
+        assert torch.equal(alone[0], cut[place])
+        assert torch.equal(alone[0, 0], codes[0, 0, corners[place] // 6 :, corners[place] % 6 :][:4, :4])
+
+
+def test_codes_and_extension_are_cut_and_turned_alike():
+    codes = torch.randint(0, 256, (6, 4, 9, 9), dtype=torch.uint8)
+    config = DataConfig(augment=True, crop=5)
+    whole = augmented(codes, range(6), config, seed=1)
+    parts = [augmented(part, range(6), config, seed=1) for part in codes.split(2, dim=1)]
+    assert whole.shape == (6, 4, 5, 5) and torch.equal(whole, torch.cat(parts, dim=1))
+    assert torch.equal(augmented(codes, range(6), DataConfig(), seed=1), codes), "off by default"
+
+
+def test_a_crop_larger_than_the_grid_is_refused():
+    assert trained_grid(DataConfig(), (9, 5)) == (9, 5) and trained_grid(DataConfig(crop=5), (9, 5)) == (5, 5)
+    with pytest.raises(ConfigError, match=r"data\.crop=6 is larger than the data's grid of 9 x 5 pixels"):
+        trained_grid(DataConfig(crop=6), (9, 5))

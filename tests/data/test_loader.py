@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from simcast_hpc.data.loader import MicroBatch, micro_batches
+from simcast_hpc.data.loader import MicroBatch, copied_ahead, micro_batches
 from simcast_hpc.data.order import sample_index
-from simcast_hpc.data.spec import DataError
+from simcast_hpc.data.shards.reader import ShardSource
+from simcast_hpc.data.spec import DataError, read_spec
 from tests.archives import FILE, make_archive, open_archive, random_codes
+from tests.data.shards import prepared
 
 
 class Later:
@@ -109,3 +111,27 @@ def test_a_file_that_breaks_is_named_wherever_it_is_read(tmp_path, workers):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"storms\.h5: event E\d+ cannot be read"):
         _take(source, 1, workers=workers)
+
+
+def test_shards_and_archive_give_the_same_batches(root, tmp_path):
+    source = ShardSource(
+        read_spec("synthetic"), prepared(root, tmp_path / "shards"), split="train", frames=5, window_stride=2
+    )
+    _assert_equal(_take(source, 8, workers=2), _take(open_archive(root), 8))
+    _assert_equal(_take(source, 4, first_step=3, workers=1), _take(open_archive(root), 10)[6:])
+
+
+def test_on_a_cpu_nothing_is_copied_or_read_ahead(root):
+    batches = micro_batches(open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1)
+    _assert_equal(list(islice(copied_ahead(batches, torch.device("cpu")), 3)), _take(open_archive(root), 3))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_batches_arrive_whole_and_in_order(root):
+    batches = micro_batches(
+        open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1, extension=Later()
+    )
+    wanted = _take(open_archive(root), 20, extension=Later())
+    for copied, read in zip(copied_ahead(batches, torch.device("cuda")), wanted, strict=False):
+        assert copied.codes.is_cuda and torch.equal(copied.codes.cpu(), read.codes)
+        assert copied.extension is not None and torch.equal(copied.extension.cpu(), read.extension)

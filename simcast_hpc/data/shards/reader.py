@@ -13,6 +13,7 @@ from ..open_files import OpenFiles
 from ..source import WindowKey
 from ..spec import DataError, DatasetSpec, Split
 from .layout import MANIFEST, SPLITS, Index, Manifest, check_present, read_index, read_manifest, told
+from .staging import stage
 
 
 class ShardSource:
@@ -76,6 +77,11 @@ class ShardSource:
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def stage(self, into: Path) -> None:
+        """Read from a copy below ``into``, a folder on the node's own disk (see ``staging.py``)."""
+        used = np.unique(self._index.shard[np.unique(self._events)])
+        self.root = stage(self.root, self.manifest, used.tolist(), into)
 
     def key(self, index: int) -> WindowKey:
         """Return the event and first frame of window ``index``."""

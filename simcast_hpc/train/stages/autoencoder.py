@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import turn_and_flip
+from simcast_hpc.data.augment import augmented, trained_grid
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.order import draw
 from simcast_hpc.data.source import WindowSource
@@ -54,8 +54,7 @@ class AutoencoderStage:
         """Return the training sample of a micro batch."""
         seed, model = self.config.seed, self.config.autoencoder.model
         codes = batch.codes.to(device, non_blocking=True)
-        if self.config.data.augment:
-            codes = turn_and_flip(codes, batch.positions, seed=seed)
+        codes = augmented(codes, batch.positions, self.config.data, seed=seed)
         which = starts(
             batch.positions, seed=seed, purpose="autoencoder-frame", choices=codes.shape[1], device=codes.device
         )
@@ -75,15 +74,16 @@ class AutoencoderTask:
             ConfigError: the grid does not fall into latents, or leaves the discriminator no patch.
         """
         self.config, self.source = config, source
+        self.grid = trained_grid(config.data, source.grid)
         with torch.device("meta"):
             discriminator = Discriminator(config.autoencoder.discriminator)
             try:
-                self._network()(torch.empty(1, 1, *source.grid))
+                self._network()(torch.empty(1, 1, *self.grid))
             except ValueError as error:
                 raise ConfigError(f"the autoencoder does not fit: {error}") from error
-        if min(source.grid) < discriminator.smallest_frame:
+        if min(self.grid) < discriminator.smallest_frame:
             raise ConfigError(
-                f"frames of {source.grid[0]} x {source.grid[1]} leave no patch to a discriminator of "
+                f"frames of {self.grid[0]} x {self.grid[1]} leave no patch to a discriminator of "
                 f"autoencoder.discriminator.layers={config.autoencoder.discriminator.layers}, which needs "
                 f"{discriminator.smallest_frame}; take fewer layers"
             )
@@ -102,9 +102,9 @@ class AutoencoderTask:
     def warm_up(self, engine: Any, device: torch.device) -> Tensor:
         """Return the sum of what the module makes of empty frames."""
         model, micro = self.config.autoencoder.model, self.config.batch.micro_size
-        height, width = (size // model.reduction for size in self.source.grid)
+        height, width = (size // model.reduction for size in self.grid)
         noise = torch.zeros(micro, model.latent_channels, height, width, device=device)
-        made = engine(torch.zeros(micro, 1, *self.source.grid, device=device), noise)
+        made = engine(torch.zeros(micro, 1, *self.grid, device=device), noise)
         return torch.stack([part.sum() for part in made]).sum()
 
     def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:

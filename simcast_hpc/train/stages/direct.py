@@ -3,7 +3,7 @@
 import torch
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.augment import turn_and_flip
+from simcast_hpc.data.augment import augmented
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distill.windows import Sample, window_of_codes
@@ -29,7 +29,6 @@ class DirectStage:
         """Return the training sample of a micro batch."""
         sequence = self.config.sequence
         codes = batch.codes.to(device, non_blocking=True)
-        if self.config.data.augment:
-            codes = turn_and_flip(codes, batch.positions, seed=self.config.seed)
+        codes = augmented(codes, batch.positions, self.config.data, seed=self.config.seed)
         first = torch.zeros(len(codes), dtype=torch.int64, device=device)
         return window_of_codes(codes, first, frames_in=sequence.frames_in, frames_out=sequence.frames_out)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.loader import MicroBatch, micro_batches
+from simcast_hpc.data.loader import MicroBatch, copied_ahead, micro_batches
 from simcast_hpc.data.open import meaning, open_windows
 from simcast_hpc.data.order import draw
 from simcast_hpc.data.source import WindowSource
@@ -163,7 +163,7 @@ def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepare
     def names(batch: MicroBatch) -> list[str]:
         return [str(source.key(index)) for index in batch.indices]
 
-    for batch in batches:
+    for batch in copied_ahead(batches, world.device):
         # Dropout draws from torch's generator: begun anew for each micro batch, a resumed run meets the same masks.
         torch.manual_seed(draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63))
         yield Prepared(ready.stage.sample(batch, world.device), lambda batch=batch: names(batch))

@@ -9,7 +9,7 @@ import logging
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import turn_and_flip
+from simcast_hpc.data.augment import augmented
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distill.cache import RolloutCache, cache_identity
@@ -72,9 +72,9 @@ class StudentStage:
         stored = None if batch.extension is None else batch.extension.to(device, non_blocking=True)
         if stored is None and self.config.student.extension == "teacher":
             stored = self._pseudo_frames(codes)
-        if self.config.data.augment:  # after the roll-out, as with stored frames: a teacher is not quite symmetric
-            codes = turn_and_flip(codes, batch.positions, seed=seed)
-            stored = None if stored is None else turn_and_flip(stored, batch.positions, seed=seed)
+        # After the roll-out, as with stored frames: a teacher is not quite symmetric, and sees the whole grid.
+        codes = augmented(codes, batch.positions, self.config.data, seed=seed)
+        stored = None if stored is None else augmented(stored, batch.positions, self.config.data, seed=seed)
         extends = self.config.student.extension != "none"
         first = starts(
             batch.positions,

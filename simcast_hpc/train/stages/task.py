@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.data.augment import trained_grid
 from simcast_hpc.data.open import coded_as
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distributed.tensors import Tensors
@@ -73,11 +74,11 @@ class ForecastTask:
             DataError: the loss does not speak of this data set.
         """
         self.loss = WeightedMSE(config.loss, coded_as(config.data))
-        self.grid = source.grid
+        self.grid = trained_grid(config.data, source.grid)
         with torch.device("meta"):
             try:
-                self.config = config.model_copy(update={"model": fitted_to(config.model, source.grid)})
-                self._network()(torch.empty(1, config.sequence.frames_in, 1, *source.grid))
+                self.config = config.model_copy(update={"model": fitted_to(config.model, self.grid)})
+                self._network()(torch.empty(1, config.sequence.frames_in, 1, *self.grid))
             except ValueError as error:
                 raise ConfigError(f"the model does not fit: {error}") from error
 

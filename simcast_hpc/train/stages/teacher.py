@@ -3,7 +3,7 @@
 import torch
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.augment import turn_and_flip
+from simcast_hpc.data.augment import augmented
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distill.windows import Sample, starts, window_of_codes
@@ -29,8 +29,7 @@ class TeacherStage:
         """Return the training sample of a micro batch."""
         sequence, seed = self.config.sequence, self.config.seed
         codes = batch.codes.to(device, non_blocking=True)
-        if self.config.data.augment:
-            codes = turn_and_flip(codes, batch.positions, seed=seed)
+        codes = augmented(codes, batch.positions, self.config.data, seed=seed)
         choices = sequence.frames_out - sequence.teacher_frames_out + 1
         first = starts(batch.positions, seed=seed, purpose="teacher-start", choices=choices, device=device)
         return window_of_codes(codes, first, frames_in=sequence.frames_in, frames_out=sequence.teacher_frames_out)
