@@ -57,6 +57,7 @@ class ArchiveSource:
         self.window_stride, self.frame_stride = window_stride, frame_stride
         self.events = choose_events(spec, self.root, split, max_percent_missing, file_names)
         self._open = OpenFiles()
+        self._last: tuple[Event, np.ndarray] | None = None
         shapes = {name: self._check_file(name, rows) for name, rows in rows_by_file(self.events).items()}
         if len(set(shapes.values())) > 1:
             raise DataError(f"files of {self.root} disagree on [H, W, frames]: {shapes}; one archive holds one grid")
@@ -111,12 +112,22 @@ class ArchiveSource:
         )
 
     def _stored(self, event: Event, first: int = 0, last: int | None = None) -> np.ndarray:
+        """Return frames of an event, ``[H, W, frames]``; an event compressed as one is kept until the next is asked."""
+        if self._last is not None and self._last[0] == event:
+            return self._last[1][..., first:last]
         try:
             stored = self._open.get(self._path(event.file_name))[self.spec.image_type]
             assert isinstance(stored, h5py.Dataset)
-            return stored[event.file_index, :, :, first:last]
+            if stored.chunks is None or stored.chunks[3] < stored.shape[3]:
+                return stored[event.file_index, :, :, first:last]
+            self._last = None
+            self._last = (event, stored[event.file_index])
+            return self._last[1][..., first:last]
         except OSError as error:
             raise DataError(f"{self._path(event.file_name)}: event {event.id} cannot be read: {error}") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
 
     def _path(self, file_name: str) -> Path:
         return self.root / self.spec.folder / file_name

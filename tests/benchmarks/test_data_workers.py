@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from benchmarks import data
+from benchmarks import data_workers as data
 from tests.archives import make_archive, open_archive, random_codes
 
 FEW = ["--workers", "0", "1", "--batch", "2", "3", "--repetitions", "3", "--windows", "6", "--frames", "5"]
