@@ -56,10 +56,23 @@ def lead_table(scores: ScoreFile) -> Table:
     protocol, used = next(iter(scores.protocols.items()))
     return Table(
         caption=f"Mean CSI by lead time (1 is perfect), counted under protocol {protocol} ({used.hash}), pooled "
-        f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}",
+        f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}{_intervals(scores, protocol)}",
         columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "All leads"),
         groups=(Group("", rows),),
     )
+
+
+def _intervals(scores: ScoreFile, protocol: str) -> str:
+    """Return a sentence with each forecast's mean CSI and its interval; empty where nothing was resampled."""
+    said = []
+    for name in scores.names:
+        low, high = scores.intervals.get(name, {}).get(protocol, {}).get("csi/mean", (None, None))
+        if low is not None and high is not None:
+            value = scores.scores[name][protocol].get("csi/mean")
+            said.append(f"{name} {number(value)} [{number(low)}, {number(high)}]")
+    if not said:
+        return ""
+    return f" Mean CSI of {protocol}, with 95 % of the resamples of events in brackets: {'; '.join(said)}."
 
 
 def threshold_table(scores: ScoreFile, protocol: str) -> Table:
