@@ -56,7 +56,8 @@ def lead_table(scores: ScoreFile) -> Table:
     protocol, used = next(iter(scores.protocols.items()))
     return Table(
         caption=f"Mean CSI by lead time (1 is perfect), counted under protocol {protocol} ({used.hash}), pooled "
-        f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}{_intervals(scores, protocol)}",
+        f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}"
+        f"{_intervals(scores, protocol)}",
         columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "All leads"),
         groups=(Group("", rows),),
     )
