@@ -3,9 +3,7 @@
 from simcast_hpc.config import to_yaml
 
 from .results import Evidence
-from .study import PERSISTENCE
-
-_BOX_KM = 384
+from .study import BOX_KM, PERSISTENCE
 
 
 def seeds_in_words(evidence: Evidence) -> str:
@@ -90,7 +88,7 @@ def missing(evidence: Evidence) -> str:
     share = 100 * float(sums.observed[:, -1].sum() / sums.pixels.sum())
     return f"""- **Synthetic storms.** They move, grow and decay by a recipe; radar has errors, orography, surprises.
   The highest threshold is {share:.3f} % of the test pixels.
-- **Small nets.** {size} x {size} pixels of {_BOX_KM / size:g} km, hid_S {model.hidden_spatial}, hid_T \
+- **Small nets.** {size} x {size} pixels of {BOX_KM / size:g} km, hid_S {model.hidden_spatial}, hid_T \
 {model.hidden_temporal}, N_T {model.temporal_blocks}; SimCast has 384 x 384, N_T 4 and, as far as is known,
   64 and 256. What is seen here may not scale.
 - **A short horizon.** {long} frames, where the paper has 12: the teacher of {min(study.horizons)} frame is called \

@@ -20,8 +20,7 @@ from simcast_hpc.verification import PROTOCOLS
 
 from .results import Evidence
 
-PROTOCOL = PROTOCOLS["sevir-global"]
-LABELS = PROTOCOL.labels
+LABELS = PROTOCOLS["sevir-global"].labels
 TABLE_SCORES = ("csi", "pod", "far", "frequency_bias")
 _SCALE = 255.0
 _DRAW_SEED = 20251

@@ -15,8 +15,9 @@ from .about import convergence, making, missing, seeds_in_words
 from .claims import FEWEST_SEEDS, HOLDS, IN_FULL, PARTLY, REVERSED, UNDECIDED, Verdict, claims_of, decide, in_words
 from .collect import RESULTS
 from .figures import CAPTIONS, draw_all
-from .intervals import LABELS, PROTOCOL, Bootstrap, Interval
+from .intervals import LABELS, Bootstrap, Interval
 from .results import Evidence, load_evidence
+from .scoring import protocol_of
 from .study import PERSISTENCE, Arm, arms_of
 
 PAGE = Path("docs/evidence.md")
@@ -138,10 +139,14 @@ def _arms_table(evidence: Evidence, bootstrap: Bootstrap) -> str:
     explained = "\n".join(
         f"- `{arm.name}`: {_in_words(arm, evidence)}" for arm in arms_of(evidence.study) if arm.name in evidence.by_arm
     )
+    protocol = protocol_of(evidence.study)
     return (
-        f"Protocol `{PROTOCOL.name}` ({PROTOCOL.hash}): counts pooled over test windows and lead times, mean of the "
-        "seeds, ± half the 95 % interval. Forecasts are clipped and rounded to code first. FAR is undefined (nan) "
-        "where a seed never forecasts the threshold.\n\n" + "\n".join(rows) + "\n\n" + explained
+        f"Protocol `{protocol.name}` ({protocol.hash}), thresholds of `sevir-global`: counts pooled over test "
+        "windows and leads, mean of seeds, ± half the 95 % interval. Forecasts are clipped and rounded to code "
+        "first. FAR is undefined (nan) where a seed never forecasts the threshold.\n\n"
+        + "\n".join(rows)
+        + "\n\n"
+        + explained
     )
 
 

@@ -1,24 +1,23 @@
 """From forecasts of the test windows to integer sums per block of events, lead and threshold.
 
 Forecasts are clipped to [0, 1] and rounded to radar code before anything is counted, so that every sum is an integer
-and adding sums loses nothing. Scores follow from the sums (``statistics.py``); they can be computed again, otherwise,
+and adding sums loses nothing. Scores follow from the sums (``intervals.py``); they can be computed again, otherwise,
 without a model.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from simcast_hpc.verification import PROTOCOLS, count
+from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, count
 
-from .study import ScoringSettings, Study
+from .study import BOX_KM, Study
 from .windows import Archive
 
-PROTOCOL = PROTOCOLS["sevir-global"]
 Forecast = Callable[[Tensor], Tensor]
 
 
@@ -63,7 +62,7 @@ def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
         codes = torch.from_numpy(np.stack([source.read(index) for index in range(first, first + per_block)]))
         inputs, observed = codes[:, :frames_in], codes[:, frames_in:]
         made = torch.cat([forecast(part).cpu() for part in inputs.split(study.scoring.batch_size)])
-        parts.append(sums_of(observed, to_codes(made), study.scoring))
+        parts.append(sums_of(observed, to_codes(made), study))
     return Sums(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -72,32 +71,36 @@ def to_codes(forecast: Tensor) -> Tensor:
     return (forecast.clamp(0, 1) * 255).round().clamp(max=254).to(torch.uint8)
 
 
-def sums_of(observed: Tensor, forecast: Tensor, settings: ScoringSettings) -> Sums:
+def protocol_of(study: Study) -> ScoreProtocol:
+    """Return SEVIR's thresholds with the study's FSS window and nothing that the page does not show."""
+    pixel_km = BOX_KM / study.archive.size
+    return dataclasses.replace(
+        PROTOCOLS["sevir-global"],
+        name=f"evidence-{study.name}",
+        pools=(),
+        ssim=False,
+        fss_km=(study.scoring.fss_pixels * pixel_km,),
+        grid_km=pixel_km,
+    )
+
+
+def sums_of(observed: Tensor, forecast: Tensor, study: Study) -> Sums:
     """Return the sums of one block, without their first axis, of codes ``[N, T'l, H, W]``; none may be missing."""
-    table = count(observed, forecast, protocol=PROTOCOL, events=["block"] * len(observed))
+    protocol = protocol_of(study)
+    table = count(observed, forecast, protocol=protocol, events=["block"] * len(observed))
     hits, misses = table.hits[0], table.misses[0]
+    rows = [protocol.thresholds.index(threshold) for threshold in study.scoring.fss_thresholds]
+    fractions = table.extra[f"fss/{protocol.fss_km[0]:g}"][0][:, rows]
     difference = forecast.long() - observed.long()
-    near_observed, near_forecast = (_counts_nearby(field, settings) for field in (observed, forecast))
     sums = {
         "hits": hits,
         "forecast": hits + table.false_alarms[0],
         "observed": hits + misses,
-        "fss_difference": ((near_forecast - near_observed) ** 2).sum((1, 3, 4)),
-        "fss_forecast": (near_forecast**2).sum((1, 3, 4)),
-        "fss_observed": (near_observed**2).sum((1, 3, 4)),
+        "fss_difference": fractions[0],
+        "fss_forecast": fractions[1],
+        "fss_observed": fractions[2],
         "absolute_error": difference.abs().sum((0, 2, 3)),
         "squared_error": (difference**2).sum((0, 2, 3)),
         "pixels": table.valid_pixels[0],
     }
     return Sums(**{name: array.numpy().astype(np.int64) for name, array in sums.items()})
-
-
-def _counts_nearby(codes: Tensor, settings: ScoringSettings) -> Tensor:
-    """Return how many pixels of each neighbourhood reach each FSS threshold, int64 ``[thresholds, N, T, H, W]``.
-
-    Nothing is found outside the grid, as in pysteps and in Roberts and Lean (2008).
-    """
-    size = settings.fss_pixels
-    events = torch.stack([codes >= threshold for threshold in settings.fss_thresholds])
-    means = F.avg_pool2d(events.flatten(0, 1).float(), size, stride=1, padding=size // 2, count_include_pad=True)
-    return (means * size**2).round().long().view(events.shape)

@@ -10,8 +10,11 @@ from typing import Literal, NamedTuple
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from simcast_hpc.config import ConfigError, OptimizerConfig, SimVPConfig, StrictModel, read_config
+from simcast_hpc.verification import PROTOCOLS
 
 STUDY = Path(__file__).with_name("study.yaml")
+BOX_KM = 384
+"""Side of an event's box, SEVIR's, whatever the number of pixels."""
 FULL_WEIGHT = 10.0
 """w_max of the paper (SimCast Eq. 2): the weight of an arm that does not name another."""
 
@@ -79,6 +82,10 @@ class Study(StrictModel):
             raise ValueError(f"horizons={self.horizons} must name lengths of at most {self.sequence.frames_out} frames")
         if FULL_WEIGHT not in self.weights or 1.0 not in self.weights:
             raise ValueError(f"weights={self.weights} must hold 1 and {FULL_WEIGHT:g}, the two that are compared")
+        known = PROTOCOLS["sevir-global"].thresholds
+        unknown = [value for value in self.scoring.fss_thresholds if value not in known]
+        if unknown:
+            raise ValueError(f"scoring.fss_thresholds holds {unknown[0]}; the protocol has {known}")
         if self.scoring.fss_pixels % 2 == 0:
             raise ValueError(f"scoring.fss_pixels={self.scoring.fss_pixels} must be odd: a pixel and its neighbours")
         if self.archive.events["test"] % self.scoring.events_per_block:
