@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from simcast_hpc.commands import convert, data, evaluate, leaderboard, model, pipeline, report, rollout, train
+from simcast_hpc.commands import convert, data, evaluate, leaderboard, model, pipeline, report, rollout, sample, train
 from simcast_hpc.config import SimcastError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
 app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
+app.command("sample")(sample.sample)
 app.command("pipeline")(pipeline.pipeline)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from simcast_hpc.config import (
+    FORECASTING,
     ConfigError,
     DataConfig,
     PipelineConfig,
@@ -28,7 +29,8 @@ from simcast_hpc.config import (
 from simcast_hpc.data.open import coded_as, open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.place import find_place
-from simcast_hpc.forecast.load import forecast_device, load_trained
+from simcast_hpc.forecast.ensemble import load_run
+from simcast_hpc.forecast.load import forecast_device
 from simcast_hpc.models import fitted_to, grid_of
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import read_metrics
@@ -38,8 +40,8 @@ from simcast_hpc.verification.evaluate import (
     TestSet,
     baseline_entry,
     evaluate,
-    model_entry,
     protocols_of,
+    run_entry,
 )
 
 logger = logging.getLogger("simcast")
@@ -194,6 +196,8 @@ def _check_data(config: PipelineConfig) -> None:
         grids[f"evaluation.also {one.name}"] = open_windows(_beside(config, one), split=one.split, frames=frames).grid
     trained_on = grids["the split train"]
     for name in config.stages:
+        if config.train_config(name).stage not in FORECASTING:
+            continue  # they are held against the data when they begin
         model = config.train_config(name).model
         try:
             takes = grid_of(fitted_to(model, trained_on))
@@ -299,9 +303,9 @@ def _start(stage: TrainConfig, command: str, *, ranks: int) -> None:
 
 
 def _verify(config: PipelineConfig) -> None:
-    models = [
-        model_entry(name, load_trained(config.run_dir / name, device=forecast_device())) for name in config.stages
-    ]
+    # An autoencoder forecasts nothing; the ensemble that stands on it does.
+    names = [name for name in config.stages if config.train_config(name).stage != "autoencoder"]
+    models = [run_entry(name, load_run(config.run_dir / name, device=forecast_device())) for name in names]
     frames = config.sequence.frames_in + config.sequence.frames_out
     train_dates = open_windows(config.data, split="train", frames=frames).dates
     sets = [TestSet("test", config.data, config.evaluation.split)]

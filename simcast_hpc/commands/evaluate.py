@@ -50,10 +50,11 @@ def evaluate(
     """Score forecasts on the same windows under named protocols, on as many ranks as the launcher starts."""
     from simcast_hpc.distributed.place import find_place
     from simcast_hpc.distributed.world import join
-    from simcast_hpc.forecast.load import forecast_device, load_trained
+    from simcast_hpc.forecast.ensemble import load_run
+    from simcast_hpc.forecast.load import forecast_device
     from simcast_hpc.observe.log import set_up_logging
     from simcast_hpc.report import print_scores
-    from simcast_hpc.verification.evaluate import TestSet, baseline_entry, file_entry, model_entry
+    from simcast_hpc.verification.evaluate import TestSet, baseline_entry, file_entry, run_entry
     from simcast_hpc.verification.evaluate import evaluate as score_all
     from simcast_hpc.verification.evaluate.reference import sevir_reference
 
@@ -61,7 +62,7 @@ def evaluate(
     world = join(timeout_minutes=240) if find_place(os.environ).world_size > 1 else None
     set_up_logging(world.place.rank if world else 0)
     device = world.device if world else forecast_device()
-    models = {name: load_trained(Path(what), device=device) for name, what, kind in named if kind == "run"}
+    models = {name: load_run(Path(what), device=device) for name, what, kind in named if kind == "run"}
     given = DataConfig(dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride)
     data, sequence = _windows(
         {name: model.config for name, model in models.items()}, dataset, given, frames_in, frames_out
@@ -70,7 +71,7 @@ def evaluate(
     entries = [baseline_entry(name, data, cache=cache) for name in settings.baselines]
     for name, what, kind in named:
         if kind == "run":
-            entries.append(model_entry(name, models[name]))
+            entries.append(run_entry(name, models[name]))
         elif kind == "file":
             entries.append(file_entry(name, Path(what)))
         else:

@@ -5,7 +5,14 @@ their fields, in order, with verification after (``simcast pipeline``). Global b
 batch size is memory, accumulation follows from both and the number of ranks. Imports nothing of ours.
 """
 
-from .diffusion import AutoencoderConfig, AutoencoderTrainingConfig, CasFormerConfig, DiscriminatorConfig
+from .diffusion import (
+    AutoencoderConfig,
+    AutoencoderTrainingConfig,
+    CasFormerConfig,
+    DiffusionConfig,
+    DiscriminatorConfig,
+    SamplingConfig,
+)
 from .model import ConvStem, EarthformerConfig, GlobalVectorConfig, ModelConfig, NoStem, SimVPConfig, StackConvStem
 from .pipeline import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
 from .reading import ConfigError, SimcastError, StrictModel, from_mapping, read_config, to_yaml
@@ -36,6 +43,7 @@ __all__ = [
     "ConfigError",
     "ConvStem",
     "DataConfig",
+    "DiffusionConfig",
     "DiscriminatorConfig",
     "EMAConfig",
     "EarthformerConfig",
@@ -49,6 +57,7 @@ __all__ = [
     "NoStem",
     "OptimizerConfig",
     "PipelineConfig",
+    "SamplingConfig",
     "SequenceConfig",
     "SharedConfig",
     "SimVPConfig",

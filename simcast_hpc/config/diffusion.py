@@ -1,6 +1,7 @@
 """The generative half: autoencoder, CasFormer, and how both are trained and sampled."""
 
-from typing import Self
+from pathlib import Path
+from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -98,3 +99,41 @@ class AutoencoderTrainingConfig(StrictModel):
     adversarial_start: int = Field(default=25_000, ge=0)
     adversarial_weight: float = Field(default=0.5, ge=0)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+
+
+class SamplingConfig(StrictModel):
+    """How an ensemble is drawn; nothing of it is trained.
+
+    ``clip`` bounds the clean latent of every step, in scaled latents (CasCast: 13; null does not clip). ``guidance`` 1
+    is the conditional prediction alone. ``chunk`` is how many members of all samples together are drawn at a time: it
+    decides memory, never the result.
+    """
+
+    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
+    steps: PositiveInt = 20
+    spacing: Literal["leading", "trailing"] = "leading"
+    eta: float = Field(default=0.0, ge=0, le=1)
+    guidance: float = Field(default=2.0, ge=0)
+    clip: PositiveFloat | None = 13.0
+    members: PositiveInt = 10
+    chunk: PositiveInt = 10
+    seed: int = Field(default=0, ge=0)
+
+
+class DiffusionConfig(StrictModel):
+    """Stage ``diffusion``: the denoiser, its noise, and the finished runs that it stands on (CasCast, section 4.1).
+
+    ``autoencoder`` and ``student`` are run folders; the student may be any stage that forecasts the long horizon.
+    ``latents`` is ``cached`` for the run folder's own ``latents``, or another folder for several runs to share.
+    """
+
+    autoencoder: Path | None = None
+    student: Path | None = None
+    latents: str = "cached"
+    casformer: CasFormerConfig = CasFormerConfig()
+    schedule: Literal["linear", "cosine"] = "linear"
+    timesteps: PositiveInt = 1000
+    beta_start: PositiveFloat = 1e-4
+    beta_end: PositiveFloat = 0.02
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    condition_dropout: float = Field(default=0.1, ge=0, lt=1)

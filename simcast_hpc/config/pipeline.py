@@ -95,4 +95,8 @@ class PipelineConfig(SharedConfig):
         own.setdefault("stage", name)
         if own["stage"] == "student" and self.student.teacher is None:
             shared["student"]["teacher"] = str(self.run_dir / "teacher")
+        if own["stage"] == "diffusion":
+            for part in ("autoencoder", "student"):
+                if shared["diffusion"][part] is None and part in self.stages:
+                    shared["diffusion"][part] = str(self.run_dir / part)
         return from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")

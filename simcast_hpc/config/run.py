@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from .diffusion import AutoencoderTrainingConfig
+from .diffusion import AutoencoderTrainingConfig, DiffusionConfig, SamplingConfig
 from .model import ModelConfig, SimVPConfig
 from .reading import ConfigError, StrictModel
 
@@ -207,18 +207,22 @@ class SharedConfig(StrictModel):
     engine: EngineConfig = EngineConfig()
     student: StudentConfig = StudentConfig()
     autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    sampling: SamplingConfig = SamplingConfig()
     ema: EMAConfig = EMAConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
 
 
-Stage = Literal["teacher", "direct", "student", "autoencoder"]
+Stage = Literal["teacher", "direct", "student", "autoencoder", "diffusion"]
 FORECASTING: tuple[Stage, ...] = ("teacher", "direct", "student")
 # Sections that decide nothing in stages that do not read them.
 _READ_BY: dict[str, tuple[Stage, ...]] = {
     "autoencoder": ("autoencoder",),
+    "diffusion": ("diffusion",),
     "loss": FORECASTING,
     "model": FORECASTING,
+    "sampling": (),
     "student": ("student",),
 }
 
@@ -276,6 +280,10 @@ _NOT_SCIENCE = frozenset(
         "data.root",
         "data.stage_to",
         "data.workers",
+        "diffusion.autoencoder",
+        "diffusion.casformer.checkpoint",
+        "diffusion.latents",
+        "diffusion.student",
         "engine.timeout_minutes",
         "engine.zero_stage",
         "model.channels_last",

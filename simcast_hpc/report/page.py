@@ -3,7 +3,7 @@
 from importlib import resources
 from pathlib import Path
 
-from simcast_hpc.config import to_yaml
+from simcast_hpc.config import FORECASTING, to_yaml
 from simcast_hpc.observe.run_folder import write_whole
 
 from .claims import claims, general_claims, headlines
@@ -84,8 +84,11 @@ def _summary(run: RunResults) -> str:
 def what_was_done(run: RunResults) -> str:
     """Return the paragraph that opens the page: what was trained and tested, on what, how long."""
     own = run.test_sets[0].scores
-    backbones = " and ".join(dict.fromkeys(stage.config.model.title for stage in run.stages))
-    models = f"One {backbones} model was" if len(run.stages) == 1 else f"{len(run.stages)} {backbones} models were"
+    forecasting = [stage for stage in run.stages if stage.config.stage in FORECASTING]
+    backbones = " and ".join(dict.fromkeys(stage.config.model.title for stage in forecasting))
+    models = f"One {backbones} model was" if len(forecasting) == 1 else f"{len(forecasting)} {backbones} models were"
+    if any(stage.config.stage == "diffusion" for stage in run.stages):
+        models = f"{models.rsplit(' ', 1)[0]}, and a latent diffusion that turns a forecast into an ensemble, were"
     stages = ", ".join(f"{stage.name} ({stage.steps} optimizer steps)" for stage in run.stages)
     held_out = "training" if own.split == "train" else "held-out"
     return (

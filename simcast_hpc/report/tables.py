@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from simcast_hpc.config import FORECASTING
+
 from .claims import with_unit
 from .results import METRICS_PER_THRESHOLD, Entry, RunResults, ScoreFile
 
@@ -96,7 +98,15 @@ def threshold_table(scores: ScoreFile, protocol: str) -> Table:
 
 def entry_table(scores: ScoreFile) -> Table:
     """Return what each forecast is, what it cost, and its squared and absolute error."""
-    protocol = scores.pooled_protocol
+    found = {entry.name: scores.scores[entry.name][scores.pooled_protocol] for entry in scores.entries}
+    measured = {"mse": "MSE", "mae": "MAE"}
+    caption = "The forecasts compared. MSE and MAE: mean squared and absolute error of the field in [0, 1]."
+    if any("spread_skill" in values for values in found.values()):
+        measured |= {"crps": "CRPS", "spread_skill": "Spread / error"}
+        caption += (
+            " Of an ensemble they are its mean's. CRPS: the fair score of members, of a single forecast its MAE; lower "
+            "is better. Spread / error: members' standard deviation over the error of their mean; 1 is right."
+        )
     rows = tuple(
         Row(
             entry.name,
@@ -104,14 +114,14 @@ def entry_table(scores: ScoreFile) -> Table:
                 entry.note or UNDEFINED,
                 _whole(entry.steps),
                 _whole(entry.parameters),
-                *(number(scores.scores[entry.name][protocol].get(key), places=5) for key in ("mse", "mae")),
+                *(number(found[entry.name].get(key), places=5) for key in measured),
             ),
         )
         for entry in scores.entries
     )
     return Table(
-        caption="The forecasts compared. MSE and MAE: mean squared and absolute error of the field in [0, 1].",
-        columns=("Forecast", "What it is", "Optimizer steps", "Parameters", "MSE", "MAE"),
+        caption=caption,
+        columns=("Forecast", "What it is", "Optimizer steps", "Parameters", *measured.values()),
         groups=(Group("", rows),),
         text_cells=1,
     )
@@ -123,12 +133,13 @@ def stage_table(run: RunResults) -> Table:
     for stage in run.stages:
         config = stage.config
         weights = " / ".join(f"{weight:g}" for weight in config.loss.weights)
+        weighted = config.stage in FORECASTING and len(config.loss.weights) > 1
         cells = (
             config.stage,
             f"{stage.steps}",
             f"{stage.steps * config.batch.global_size}",
-            f"{config.sequence.frames_in} → {config.frames_out}",
-            weights if len(config.loss.weights) > 1 else "none",
+            "1 → 1" if config.stage == "autoencoder" else f"{config.sequence.frames_in} → {config.frames_out}",
+            weights if weighted else "none",
             duration(stage.seconds),
             str(stage.marker.get("weights", UNDEFINED))[:12],
         )

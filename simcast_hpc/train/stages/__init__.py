@@ -4,17 +4,19 @@ from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.source import WindowSource
 
 from .autoencoder import AutoencoderStage, AutoencoderTask
+from .diffusion import DiffusionStage, DiffusionTask
 from .direct import DirectStage
 from .student import StudentStage
 from .task import ForecastTask, Task
 from .teacher import TeacherStage
 
-AnyStage = TeacherStage | DirectStage | StudentStage | AutoencoderStage
+AnyStage = TeacherStage | DirectStage | StudentStage | AutoencoderStage | DiffusionStage
 STAGES = {
     "teacher": TeacherStage,
     "direct": DirectStage,
     "student": StudentStage,
     "autoencoder": AutoencoderStage,
+    "diffusion": DiffusionStage,
 }
 
 
@@ -35,4 +37,6 @@ def make_task(config: TrainConfig, stage: AnyStage, source: WindowSource) -> Tas
     """
     if isinstance(stage, AutoencoderStage):
         return AutoencoderTask(config, source)
+    if isinstance(stage, DiffusionStage):
+        return DiffusionTask(config, stage, source)
     return ForecastTask(config, source)

@@ -88,6 +88,10 @@ class AutoencoderTask:
                 f"{discriminator.smallest_frame}; take fewer layers"
             )
 
+    def prepare(self, world: World) -> WindowSource:
+        """Return the data's own windows."""
+        return self.source
+
     def module(self) -> torch.nn.Module:
         """Return the autoencoder and its learned variance."""
         return AutoencoderModule(self._network())

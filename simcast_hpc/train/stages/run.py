@@ -147,7 +147,7 @@ def _train(ready: Plan, world: World) -> None:
 
 
 def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepared]:
-    config, source = ready.config, ready.source
+    config, source = ready.config, ready.task.prepare(world)
     batches = micro_batches(
         source,
         seed=config.seed,

@@ -33,6 +33,10 @@ class Task(Protocol):
 
     config: TrainConfig
 
+    def prepare(self, world: World) -> WindowSource:
+        """Return the windows that training reads, made where they are not the data's own. A collective."""
+        ...
+
     def module(self) -> torch.nn.Module:
         """Return what the engine holds; the network that is exported is its part ``model``."""
         ...
@@ -75,12 +79,17 @@ class ForecastTask:
         """
         self.loss = WeightedMSE(config.loss, coded_as(config.data))
         self.grid = trained_grid(config.data, source.grid)
+        self.source = source
         with torch.device("meta"):
             try:
                 self.config = config.model_copy(update={"model": fitted_to(config.model, self.grid)})
                 self._network()(torch.empty(1, config.sequence.frames_in, 1, *self.grid))
             except ValueError as error:
                 raise ConfigError(f"the model does not fit: {error}") from error
+
+    def prepare(self, world: World) -> WindowSource:
+        """Return the data's own windows."""
+        return self.source
 
     def module(self) -> torch.nn.Module:
         """Return network and loss."""

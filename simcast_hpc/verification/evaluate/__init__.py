@@ -1,7 +1,7 @@
 """Forecasts of one test set counted under its protocols, side by side, and what a page or a paper needs of them."""
 
 from .chosen import protocols_of
-from .entries import Entry, Forecast, TestSet, baseline_entry, file_entry, model_entry
+from .entries import Entry, Forecast, TestSet, baseline_entry, ensemble_entry, file_entry, model_entry, run_entry
 from .run import evaluate
 
 __all__ = [
@@ -9,8 +9,10 @@ __all__ = [
     "Forecast",
     "TestSet",
     "baseline_entry",
+    "ensemble_entry",
     "evaluate",
     "file_entry",
     "model_entry",
     "protocols_of",
+    "run_entry",
 ]

@@ -15,6 +15,7 @@ from simcast_hpc.config import ConfigError, DataConfig
 from simcast_hpc.data.open import coded_as, step_minutes
 from simcast_hpc.data.source import WindowKey
 from simcast_hpc.data.spec import DataError, Split
+from simcast_hpc.forecast.ensemble import TrainedEnsemble
 from simcast_hpc.forecast.load import TrainedModel
 
 
@@ -60,6 +61,11 @@ class TestSet:
     split: Split
 
 
+def run_entry(name: str, run: TrainedModel | TrainedEnsemble) -> Entry:
+    """Return the table row of a finished run, whether it forecasts once or in members."""
+    return ensemble_entry(name, run) if isinstance(run, TrainedEnsemble) else model_entry(name, run)
+
+
 def model_entry(name: str, model: TrainedModel) -> Entry:
     """Return the table row of a trained model."""
     sequence, made = model.config.sequence, model.config.frames_out
@@ -69,6 +75,15 @@ def model_entry(name: str, model: TrainedModel) -> Entry:
     note = f"{origin}, {reach}; {model.config.model.title}"
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return Entry(name, model, "model", note, steps=model.steps, parameters=parameters)
+
+
+def ensemble_entry(name: str, ensemble: TrainedEnsemble) -> Entry:
+    """Return the table row of a trained ensemble: its members are scored by the rule of each protocol."""
+    chosen = ensemble.sampling
+    guidance = f", guidance {chosen.guidance:g}" if chosen.guidance != 1 else ""
+    note = f"{chosen.members} members of {ensemble.config.stage}, {chosen.sampler} in {chosen.steps} steps{guidance}"
+    parameters = sum(parameter.numel() for parameter in ensemble.network.parameters())
+    return Entry(name, ensemble, "model", note, steps=ensemble.steps, parameters=parameters)
 
 
 def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, row: str | None = None) -> Entry:

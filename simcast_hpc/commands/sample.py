@@ -1,0 +1,74 @@
+"""``simcast sample``: ensembles of a data set's windows, drawn by a finished run of the stage ``diffusion``."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
+
+from .options import Overrides
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="A finished run folder of the stage diffusion.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")] = Path("ensemble.h5"),
+    root: Annotated[Path | None, typer.Option(help="Data root; by default that of the run.")] = None,
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    windows: Annotated[int | None, typer.Option(help="The first windows of the split alone.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="Windows whose forecasts are made together.", min=1)] = 1,
+    single: Annotated[bool, typer.Option("--single", help="Write float32 in place of float16.")] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Draw members, their mean, probabilities of exceeding each threshold and the probability-matched mean.
+
+    --set changes how it is drawn, without the section's name: --set steps=6 --set sampler=dpm_solver --set members=20.
+    Started by a launcher, the ranks share the members.
+    """
+    from simcast_hpc.data.open import coded_as, open_windows
+    from simcast_hpc.distributed.place import find_place
+    from simcast_hpc.distributed.world import join
+    from simcast_hpc.forecast.ensemble import load_ensemble
+    from simcast_hpc.forecast.load import forecast_device
+    from simcast_hpc.forecast.sampled import draw_ensembles
+    from simcast_hpc.observe.log import set_up_logging
+
+    set_up_logging(find_place(os.environ).rank)
+    if split not in ("train", "val", "test", "all"):
+        raise ConfigError(f"--split {split!r} is unknown; it is train, val, test or all")
+    ensemble = load_ensemble(run)
+    given = dict(_changed(word) for word in overrides or ())
+    sampling = from_mapping(SamplingConfig, {**ensemble.sampling.model_dump(mode="json"), **given}, where="--set")
+    ensemble = ensemble.sampled_by(sampling)
+    data = ensemble.config.data if root is None else ensemble.config.data.model_copy(update={"root": root})
+    frames = ensemble.config.sequence.frames_in + ensemble.config.sequence.frames_out
+    source = open_windows(data, split=split, frames=frames)
+    world = (
+        join(timeout_minutes=ensemble.config.engine.timeout_minutes) if find_place(os.environ).world_size > 1 else None
+    )
+    try:
+        draw_ensembles(
+            ensemble.on(world.device if world else forecast_device()),
+            source,
+            out,
+            spec=coded_as(data),
+            windows=windows or len(source),
+            batch=batch,
+            single=single,
+            world=world,
+        )
+    finally:
+        if world is not None:
+            world.leave()
+    if world is None or world.is_first:
+        print(f"ensembles stand in {out}")
+
+
+def _changed(word: str) -> tuple[str, object]:
+    import yaml
+
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {word!r} must be key=value, such as steps=6")
+    return key.removeprefix("sampling."), yaml.safe_load(value)

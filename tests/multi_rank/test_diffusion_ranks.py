@@ -1,0 +1,66 @@
+"""The stage diffusion and its ensembles on one and on two ranks: the same losses, the same members, within 1e-5."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from simcast_hpc.config import to_yaml
+from tests.archives import make_archive, random_codes
+from tests.generative_runs import diffusion_config, make_runs
+from tests.multi_rank.runs import losses, overrides, simcast, weights
+
+pytestmark = pytest.mark.multi
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_archive(tmp_path_factory.mktemp("radar"), random_codes(5, 11, missing=0.002))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
+    return make_runs(tmp_path_factory.mktemp("runs"), root)
+
+
+def train(launcher: str, ranks: int, run_dir: Path, runs: Path, root: Path, **changes: object) -> list[float]:
+    path = run_dir.parent / f"{run_dir.name}.yaml"
+    path.write_text(to_yaml(diffusion_config(run_dir, runs, root)), encoding="utf-8")
+    changed = {"log__every_steps": 1, "batch__micro_size": 1, "ema__decay": 0.9, **changes}
+    simcast(launcher, ranks, ["train", str(path), *overrides(**changed)])
+    return losses(run_dir)
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory, runs: Path, root: Path) -> tuple[Path, list[float]]:
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    return run_dir, train("python", 1, run_dir, runs, root, engine__zero_stage=0)
+
+
+@pytest.mark.parametrize("stage", [2, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 1, 3))])
+def test_two_ranks_agree_with_one(stage, one_rank, tmp_path, runs, root):
+    alone, wanted = one_rank
+    assert train("torchrun", 2, tmp_path / "run", runs, root, engine__zero_stage=stage) == pytest.approx(
+        wanted, abs=1e-5
+    )
+    first, second = weights(alone), weights(tmp_path / "run")
+    # Keys' biases shift all scores alike, which a softmax does not see: their gradients are rounding.
+    assert max((first[name] - second[name]).abs().max().item() for name in first if "project.bias" not in name) < 1e-5
+    blocks = [np.load(path / "latents" / "block-000000.npy") for path in (alone, tmp_path / "run")]
+    assert np.array_equal(*blocks), "the latents that two ranks made are those of one"
+
+
+def test_members_are_the_same_on_one_and_two_ranks(runs, tmp_path):
+    drawn = []
+    for launcher, ranks, chunk in (("python", 1, 5), ("torchrun", 2, 1)):
+        out = tmp_path / f"{ranks}.h5"
+        arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "2", "--out", str(out)]
+        simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5)])
+        with h5py.File(out) as file:
+            drawn.append(torch.from_numpy(np.asarray(file["forecast"])).float())
+    assert drawn[0].shape == (2, 5, 4, 16, 16)
+    # Stored as float16: a difference of 1e-5 may fall on the two sides of a rounding, 2^-11 at most.
+    assert (drawn[0] - drawn[1]).abs().max() <= 2**-11
+    assert (drawn[0] != drawn[1]).float().mean() < 0.05
