@@ -186,7 +186,8 @@ def test_what_cannot_be_trained_is_refused(tmp_path, root, runs, over, says):
 def test_turned_frames_and_other_data_are_refused(tmp_path, root, runs):
     config = diffusion_config(tmp_path / "run", runs, root)
     for change, says in (
-        ({"augment": True}, r"data\.augment=true"),
+        ({"augment": True}, r"data\.augment=True: latents are stored once"),
+        ({"crop": 8}, r"data\.crop=8"),
         ({"block_mean": 2}, r"data\.block_mean=1, the diffusion needs 2"),
     ):
         other = config.model_copy(update={"data": config.data.model_copy(update=change)})

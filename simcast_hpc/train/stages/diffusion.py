@@ -38,8 +38,11 @@ class DiffusionStage:
         if chosen.autoencoder is None or chosen.student is None:
             lacking = "autoencoder" if chosen.autoencoder is None else "student"
             raise ConfigError(f"diffusion.{lacking} is not set: the run folder of a finished {lacking}")
-        if config.data.augment:
-            raise ConfigError("data.augment=true: latents are stored once, so the stage diffusion cannot turn frames")
+        for key, value in (("augment", config.data.augment), ("crop", config.data.crop)):
+            if value:
+                raise ConfigError(
+                    f"data.{key}={value}: latents are stored once, so the stage diffusion sees whole frames"
+                )
         self.sequence_frames = sequence.frames_in + sequence.frames_out
         self.autoencoder: TrainedAutoencoder = load_autoencoder(chosen.autoencoder)
         self.student: TrainedModel = load_trained(chosen.student)
