@@ -1,17 +1,20 @@
 """What the figures of the evidence page share: the arms' looks, names at the ends of lines, bars, axes."""
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from PIL import Image
 
 from .intervals import Bootstrap, Interval
 
 INK, GREY = "#222222", "#8a8a8a"
-STEP_MINUTES = 5
+STEP_MINUTES, DPI = 5, 150
 
 
 class Look(NamedTuple):
@@ -34,11 +37,13 @@ def looks(half: int) -> dict[str, Look]:
     }
 
 
-def level(axes: Axes, height: float, count: int, look: Look) -> tuple[float, float, Look]:
-    """Draw a horizontal line over ``count`` places and return where its name belongs."""
-    axes.plot([-0.2, count - 0.8], [height, height], color=look.colour, linewidth=1.5)
-    axes.set_xlim(-0.3, count - 0.8)
-    return count - 0.8, height, look
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG of at most 256 colours: bands that overlap would make it three times as large."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
+    partial = path.with_name(path.name + ".partial")
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(partial, format="png", optimize=True)
+    partial.replace(path)
 
 
 def with_bars(axes: Axes, places: np.ndarray, points: Sequence[Interval], look: Look) -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from simcast_hpc.report.figures import new_figure, save
+from simcast_hpc.report.figures import new_figure
 
 from .claims import HOLDS, REVERSED, Comparison, Finding, Verdict
-from .drawing import GREY, INK, Look, lead_axis, legend, level, looks, minutes, names, plain_look, with_bars
+from .drawing import GREY, INK, Look, lead_axis, legend, looks, minutes, names, plain_look, save, with_bars
 from .intervals import LABELS, Bootstrap
 from .performance_diagram import draw_heavy_rain
 
@@ -22,7 +22,10 @@ CAPTIONS = {
     "claims": "Every difference of CSI-M that a claim rests on, with its 95 % interval; above the dotted line what the "
     "paper claims, below it the controls.",
     "csi-by-lead": "CSI-M by lead time, and the paired difference from the direct model.",
-    "horizons": "The paper's ablation of the teacher's horizon, here and there; the level line is the direct model.",
+    "horizons": "The paper's ablation of the teacher's horizon, here and there, as paired differences from the direct "
+    "model.",
+    "csi-long": "CSI-M by lead time of teacher and student after four times the steps, and of the direct model after "
+    "five.",
     "heavy-rain": "The two highest thresholds: POD against the share of what is forecast that is right. The line "
     "joins the direct models by w_max.",
     "csi-bias": "CSI and frequency bias by threshold and lead time.",
@@ -38,7 +41,7 @@ def draw_all(bootstrap: Bootstrap, verdicts: Sequence[Verdict], folder: Path) ->
     folder.mkdir(parents=True, exist_ok=True)
     makers = {
         "claims": lambda path: _claims(verdicts, path),
-        "csi-by-lead": lambda path: _csi_by_lead(bootstrap, path),
+        "csi-by-lead": lambda path: _csi_by_lead(bootstrap, _present(bootstrap), "direct", path),
         "horizons": lambda path: _horizons(bootstrap, path),
         "heavy-rain": lambda path: draw_heavy_rain(bootstrap, path),
         "csi-bias": lambda path: _by_threshold(bootstrap, (MAIN_SCORES[0], MAIN_SCORES[3]), path),
@@ -46,6 +49,9 @@ def draw_all(bootstrap: Bootstrap, verdicts: Sequence[Verdict], folder: Path) ->
         "fss-crps": lambda path: _fss_and_crps(bootstrap, path),
         "loss": lambda path: _losses(bootstrap, path),
     }
+    long = _long_styles(bootstrap)
+    if long:
+        makers["csi-long"] = lambda path: _csi_by_lead(bootstrap, long, "direct-5x", path)
     made = {}
     for name, make in makers.items():
         path = folder / f"{name}.png"
@@ -95,61 +101,71 @@ def _row_label(comparison: Comparison) -> str:
     return comparison.label.removeprefix("CSI-M, ")
 
 
-def _csi_by_lead(bootstrap: Bootstrap, path: Path) -> None:
-    styles = _present(bootstrap)
+def _csi_by_lead(bootstrap: Bootstrap, styles: dict[str, Look], reference: str, path: Path) -> None:
+    """Draw CSI-M of arms by lead time, and the paired difference of the models from ``reference``."""
     figure = new_figure(9.6, 4.2)
     left, right = figure.subplots(1, 2)
     ends = _curves(left, bootstrap, "csi/mean", styles)
     left.set_ylabel("CSI-M", color=INK)
     left.set_ylim(bottom=0)
     names(left, ends)
-    others = {arm: look for arm, look in styles.items() if arm not in ("direct", "persistence")}
+    others = {arm: look for arm, look in styles.items() if arm not in (reference, "persistence")}
     ends = []
     for place, (arm, look) in enumerate(others.items()):
-        leads = bootstrap.score(((arm, 1.0), ("direct", -1.0)), "csi/mean", by_lead=True)
+        leads = bootstrap.score(((arm, 1.0), (reference, -1.0)), "csi/mean", by_lead=True)
         places = minutes(len(leads)) + 0.5 * (place - (len(others) - 1) / 2)
         with_bars(right, places, leads, look)
         ends.append((minutes(len(leads))[-1] + 0.9, leads[-1].estimate, look))
     names(right, ends)
     right.axhline(0, color=INK, linewidth=0.9)
-    right.set_ylabel("CSI-M less that of direct, paired", color=INK)
+    right.set_ylabel(f"CSI-M less that of {styles[reference].name}, paired", color=INK)
     for axes in (left, right):
         axes.set_xlabel("lead time, minutes", color=INK)
         lead_axis(axes, bootstrap)
     save(figure, path)
 
 
+def _long_styles(bootstrap: Bootstrap) -> dict[str, Look]:
+    """Return the looks of the arms that trained long; none of them if one is missing."""
+    half = bootstrap.evidence.study.half_horizon
+    styles = looks(half)
+    arms = {"direct-5x": "direct", "teacher-4x": f"teacher-{half}", "student-4x": f"student-{half}"}
+    if not set(arms) <= set(bootstrap.evidence.by_arm):
+        return {}
+    found = {arm: styles[of]._replace(name=f"{styles[of].name}, {arm[-2:]} steps") for arm, of in arms.items()}
+    return {"persistence": styles["persistence"], **found}
+
+
 def _horizons(bootstrap: Bootstrap, path: Path) -> None:
-    """Draw CSI-M of teachers and students by T's, and the same of the paper."""
+    """Draw CSI-M of teachers and students less the direct model's by T's, and the same of the paper."""
     study, trained = bootstrap.evidence.study, bootstrap.evidence.by_arm
     horizons = [h for h in sorted(study.horizons) if f"teacher-{h}" in trained and f"student-{h}" in trained]
     styles = looks(study.half_horizon)
-    teacher, student = styles[f"teacher-{study.half_horizon}"], styles[f"student-{study.half_horizon}"]
     figure = new_figure(9.6, 4.0)
     here, paper = figure.subplots(1, 2)
-    direct = bootstrap.one((("direct", 1.0),), "csi/mean")
-    places = np.arange(len(horizons))
-    ends = [level(here, direct.estimate, len(horizons), styles["direct"])]
-    here.fill_between([-0.2, len(horizons) - 0.8], direct.low, direct.high, color=ends[0][2].colour, alpha=0.13, lw=0)
-    for kind, look, shift in (("teacher", teacher, -0.03), ("student", student, 0.03)):
-        points = [bootstrap.one(((f"{kind}-{h}", 1.0),), "csi/mean") for h in horizons]
-        with_bars(here, places + shift, points, look)
-        ends.append((len(horizons) - 0.8, points[-1].estimate, look))
-    here.set_xticks(places, [f"{h} of {study.sequence.frames_out}" for h in horizons])
+    ends, ends_paper = [], []
+    for kind, column, shift in (("teacher", 1, -0.03), ("student", 2, 0.03)):
+        look = styles[f"{kind}-{study.half_horizon}"]
+        points = [bootstrap.one(((f"{kind}-{h}", 1.0), ("direct", -1.0)), "csi/mean") for h in horizons]
+        with_bars(here, np.arange(len(points)) + shift, points, look)
+        ends.append((len(points) - 0.9, points[-1].estimate, look))
+        values = [row[column] - PAPER_DIRECT for row in PAPER_BY_HORIZON]
+        paper.plot(
+            range(len(values)), values, color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=6
+        )
+        ends_paper.append((len(values) - 0.9, values[-1], look))
+    here.set_xticks(range(len(horizons)), [f"{h} of {study.sequence.frames_out}" for h in horizons])
+    paper.set_xticks(range(len(PAPER_BY_HORIZON)), [f"{row[0]} of 12" for row in PAPER_BY_HORIZON])
     here.set_title("here: synthetic storms", fontsize=10, color=INK)
-    here.set_ylabel("CSI-M", color=INK)
-    names(here, ends)
-    count = len(PAPER_BY_HORIZON)
-    ends = [level(paper, PAPER_DIRECT, count, styles["direct"])]
-    for column, look in ((1, teacher), (2, student)):
-        values = [row[column] for row in PAPER_BY_HORIZON]
-        paper.plot(range(count), values, color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=6)
-        ends.append((count - 0.8, values[-1], look))
-    paper.set_xticks(range(count), [f"{row[0]} of 12" for row in PAPER_BY_HORIZON])
     paper.set_title("the paper: SEVIR, one run each, no interval", fontsize=10, color=INK)
-    names(paper, ends)
-    for axes in (here, paper):
+    here.set_ylabel("CSI-M less that of the direct model", color=INK)
+    for axes, labels in ((here, ends), (paper, ends_paper)):
+        axes.axhline(0, color=styles["direct"].colour, linewidth=1.5)
+        axes.annotate("direct", (0.25, 0), xytext=(0, 3), textcoords="offset points", fontsize=8.5,
+                      color=styles["direct"].colour)  # fmt: skip
+        names(axes, labels)
         axes.set_xlabel("horizon of the teacher, T's", color=INK)
+        axes.set_xlim(-0.2, len(labels) + 0.15)
         plain_look(axes)
     save(figure, path)
 
@@ -166,6 +182,8 @@ def _by_threshold(bootstrap: Bootstrap, scores: Sequence[tuple[str, str]], path:
             axes.set_ylim(bottom=0)
             if score == "frequency_bias":
                 axes.axhline(1, color=INK, linewidth=0.7)
+            elif axes.get_ylim()[1] > 1:
+                axes.set_ylim(top=1)
         row[0].set_ylabel(title, color=INK)
     for axes, label in zip(grid[0], LABELS, strict=True):
         axes.set_title(f"≥ {label}", fontsize=10, color=INK)
@@ -222,8 +240,8 @@ def _loss_curves(axes: Axes, bootstrap: Bootstrap, arms: dict[str, str], look: L
         axes.plot(steps, losses.mean(0), color=look.colour, marker=look.marker, markersize=4, linestyle=dashes)
         ends.append((steps[-1], losses.mean(0)[-1], look._replace(name=f"{name} steps")))
     for x, y, named in ends:
-        axes.annotate(named.name, (x, y), xytext=(5, -2), textcoords="offset points", fontsize=8.5, color=look.colour)
-    axes.margins(x=0.12)
+        axes.annotate(named.name, (x, y), xytext=(4, -11), textcoords="offset points", fontsize=8.5, color=look.colour)
+    axes.set_xlim(0, 1.14 * axes.dataLim.x1)
 
 
 def _present(bootstrap: Bootstrap) -> dict[str, Look]:

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from simcast_hpc.report.figures import new_figure, save
+from simcast_hpc.report.figures import new_figure
 
-from .drawing import GREY, INK, Look, looks, plain_look
+from .drawing import GREY, INK, Look, looks, plain_look, save
 from .intervals import LABELS, Bootstrap, Interval
 from .study import FULL_WEIGHT
 
@@ -69,7 +69,7 @@ def _reach(interval: Interval) -> float:
 
 
 def _background(axes: Axes, ratios: list[float], pods: list[float]) -> None:
-    right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.3 * max([*pods, 0.05]))
+    right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.05 * max([*pods, 0.05]))
     x, y = np.meshgrid(np.linspace(1e-3, right, 200), np.linspace(1e-3, top, 200))
     csi = 1 / (1 / x + 1 / y - 1)
     levels = MaxNLocator(6).tick_values(0, csi.max())

@@ -75,7 +75,16 @@ def test_a_world_in_which_the_paper_is_right(tmp_path, study):
         f"teacher-{middle}": 0.03, f"student-{middle}": 0.09, f"teacher-{short}": 0.0, f"student-{short}": 0.08,
     }  # fmt: skip
     found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
-    for key in ("weighting", "monotone", "autoregression", "horizon", "distillation", "robustness", "simcast"):
+    for key in (
+        "weighting",
+        "monotone",
+        "autoregression",
+        "horizon",
+        "distillation",
+        "short-horizon",
+        "robustness",
+        "simcast",
+    ):
         assert found[key].verdict == HOLDS, key
 
 
