@@ -15,7 +15,12 @@ def seeds_in_words(evidence: Evidence) -> str:
 def convergence(evidence: Evidence) -> str:
     """Return what longer training brought in validation loss."""
     teacher = f"teacher-{evidence.study.half_horizon}"
-    pairs = ((teacher, "teacher-4x", 4), ("direct", "direct-2x", 2), ("direct", "direct-5x", 5))
+    pairs = (
+        (teacher, "teacher-4x", 4),
+        ("teacher-4x", "teacher-16x", 4),
+        ("direct", "direct-2x", 2),
+        ("direct", "direct-5x", 5),
+    )
     lines = [_longer(evidence, short, long, factor) for short, long, factor in pairs if evidence.seeds(short, long)]
     return "\n".join(lines) or "The long runs are not there yet."
 

@@ -269,8 +269,20 @@ def _controls(study: Study) -> Iterator[Claim]:
     )
     yield control(
         "teacher-steps",
-        "A teacher trained four times as long makes a better student.",
+        "A teacher trained longer makes a better student.",
         csi("student of the 4x teacher less student", "student-of-4x", student),
+        csi("student of the 16x teacher less student", "student-of-16x", student),
+        csi("4x student of the 16x teacher less that of the 4x teacher", "student-4x-of-16x", "student-4x"),
+    )
+    yield control(
+        "best-case",
+        "From a teacher of sixteen times the steps, a student of four times beats the direct model of five.",
+        csi("4x student of the 16x teacher less direct of 5x steps", "student-4x-of-16x", "direct-5x"),
+    )
+    yield control(
+        "longer-teacher",
+        "Four times the steps have not exhausted the teacher: sixteen times roll out better still.",
+        csi("16x teacher less 4x teacher, rolled out", "teacher-16x", "teacher-4x"),
     )
     yield control(
         "crop",

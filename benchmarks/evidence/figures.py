@@ -217,7 +217,12 @@ def _losses(bootstrap: Bootstrap, path: Path) -> None:
     styles = looks(half)
     figure = new_figure(9.6, 3.6)
     teacher, direct = figure.subplots(1, 2)
-    _loss_curves(teacher, bootstrap, {f"teacher-{half}": "1x", "teacher-4x": "4x"}, styles[f"teacher-{half}"])
+    _loss_curves(
+        teacher,
+        bootstrap,
+        {f"teacher-{half}": "1x", "teacher-4x": "4x", "teacher-16x": "16x"},
+        styles[f"teacher-{half}"],
+    )
     _loss_curves(direct, bootstrap, {"direct": "1x", "direct-2x": "2x", "direct-5x": "5x"}, styles["direct"])
     teacher.set_title(f"teacher of T's {half}, its own leads", fontsize=10, color=INK)
     direct.set_title("direct model, all leads", fontsize=10, color=INK)

@@ -170,6 +170,9 @@ def arms_of(study: Study) -> tuple[Arm, ...]:
         student("student-of-4x", "teacher-4x"),
         direct("direct-5x", steps=5 * steps),
         student("student-4x", "teacher-4x", steps=4 * steps),
+        teacher("teacher-16x", steps=16 * steps),
+        student("student-of-16x", "teacher-16x"),
+        student("student-4x-of-16x", "teacher-16x", steps=4 * steps),
     )
 
 
