@@ -44,8 +44,8 @@ run: $(VENV)/.runtime ## Train teacher, student and direct model on a synthetic 
 	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart$(BACKBONE).yaml): up to 15 minutes on 2 cores."
 	@$(BIN)/simcast pipeline configs/pipeline/quickstart$(BACKBONE).yaml
 
-run-full: $(VENV)/.runtime ## The same, with a direct model without the weighted loss beside the others
-	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): one model more than make run."
+run-full: $(VENV)/.runtime ## The same with all stages: a direct model without the weighted loss besides, autoencoder and diffusion
+	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): all stages, up to half an hour on 2 cores."
 	@$(BIN)/simcast pipeline configs/pipeline/quickstart-full.yaml
 
 .PHONY: archive-of-radar

@@ -58,6 +58,11 @@ class DiffusionStage:
         self.autoencoder.network.to(device)
         self.student.network.to(device)
 
+    def release(self) -> None:
+        """Give the device back what autoencoder and student held: from here on latents are read."""
+        self.autoencoder.network.cpu()
+        self.student.network.cpu()
+
     def initialise(self, model: torch.nn.Module) -> None:
         """The model starts as it was drawn: the identity."""
 
@@ -150,6 +155,7 @@ class DiffusionTask:
         """Return the latents in place of the windows, made where they are missing. A collective."""
         batch = self.config.batch.micro_size
         fill_latents(self.folder, self.identity, self.source, self.stage.encode, world, batch=batch)
+        self.stage.release()
         return LatentSource(self.folder, self.source)
 
     def module(self) -> DiffusionModule:

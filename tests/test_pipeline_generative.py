@@ -1,0 +1,67 @@
+"""The walk with all five stages on a tiny archive: an ensemble stands beside the student in scores and page."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping
+from simcast_hpc.forecast.ensemble import load_ensemble
+from simcast_hpc.pipeline import run_pipeline
+
+pytestmark = pytest.mark.multi
+
+
+def five_stages(run_dir: Path, **changes: object) -> PipelineConfig:
+    asked = {
+        "name": "tiny",
+        "run_dir": str(run_dir),
+        "data": {"dataset": "synthetic", "root": str(run_dir / "archive"), "window_stride": 4},
+        "synthesis": {"seed": 2, "size": 16, "frames_per_event": 12, "train_events": 6, "test_events": 3},
+        "sequence": {"frames_in": 4, "frames_out": 4, "teacher_frames_out": 2},
+        "model": {"hidden_spatial": 4, "hidden_temporal": 16, "temporal_blocks": 2, "groups": 2},
+        "batch": {"global_size": 4, "micro_size": 4},
+        "engine": {"precision": "fp32"},
+        "log": {"every_steps": 2},
+        "autoencoder": {
+            "model": {"widths": [4, 8], "blocks": 1, "latent_channels": 2, "groups": 2},
+            "adversarial_start": 2,
+            "discriminator": {"layers": 2, "width": 4, "groups": 2},
+        },
+        "diffusion": {
+            "casformer": {
+                "frame_width": 8, "frame_depth": 1, "frame_heads": 2, "width": 12, "depth": 1, "heads": 2,
+            },
+        },
+        "sampling": {"steps": 3, "members": 3, "guidance": 1.5},
+        "stages": {name: {"max_steps": 4} for name in ("teacher", "student", "autoencoder", "diffusion")},
+        "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
+    }  # fmt: skip
+    return from_mapping(PipelineConfig, asked | changes)
+
+
+def test_the_diffusion_stands_on_the_pipelines_own_runs(tmp_path):
+    config = five_stages(tmp_path)
+    chosen = config.train_config("diffusion").diffusion
+    assert (chosen.autoencoder, chosen.student) == (tmp_path / "autoencoder", tmp_path / "student")
+    other = five_stages(tmp_path, diffusion={"student": "elsewhere"})
+    assert other.train_config("diffusion").diffusion.student == Path("elsewhere")
+
+
+@pytest.mark.slow
+def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
+    run_dir = tmp_path / "run"
+    run_pipeline(five_stages(run_dir))
+    scores = json.loads((run_dir / "scores" / "test.json").read_text(encoding="utf-8"))
+    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "diffusion"]
+    found = next(iter(scores["scores"]["diffusion"].values()))
+    assert found["crps"] <= found["crps_standard"] and "spread_skill" in found
+    ensemble = load_ensemble(run_dir / "diffusion")
+    assert ensemble.sampling.members == 3 and ensemble.autoencoder.scale > 0
+    page = (run_dir / "page" / "index.html").read_text(encoding="utf-8")
+    assert "a latent diffusion that turns a forecast into an ensemble" in page and "Spread / error" in page
+    run_pipeline(five_stages(run_dir))
+    with pytest.raises(ConfigError, match=r"autoencoder: autoencoder\.divergence_weight"):
+        changed = five_stages(run_dir).model_dump(mode="json")
+        changed["autoencoder"]["divergence_weight"] = 0.5
+        run_pipeline(from_mapping(PipelineConfig, changed))
