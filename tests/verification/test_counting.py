@@ -201,3 +201,13 @@ def test_bad_input_is_refused_with_what_would_be_right(observation, forecast, op
 def test_a_forecast_may_leave_the_unit_interval_and_is_not_clipped():
     counted = count(FIELD, FIELD - 0.5, protocol=GLOBAL)
     assert counted.absolute_error.sum().item() == 0.5 * FIELD.numel()
+
+
+def test_many_thresholds_are_counted_as_few_are():
+    """Sixteen thresholds: pairs of levels no longer fit a byte."""
+    thresholds = tuple(range(10, 250, 15))
+    observation, forecast = random_codes(11), random_codes(12)
+    valid = (observation != 255) & (forecast != 255)
+    counted = count(observation, forecast, protocol=protocol_for("many", thresholds))
+    for name, expected in plain_counts(observation, forecast, thresholds, valid).items():
+        np.testing.assert_array_equal(getattr(counted, name).numpy(), expected)

@@ -14,7 +14,7 @@ from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig
 from simcast_hpc.data.open import coded_as, step_minutes
 from simcast_hpc.data.source import WindowKey
-from simcast_hpc.data.spec import DataError, Split
+from simcast_hpc.data.spec import DataError, Split, read_spec
 from simcast_hpc.forecast.ensemble import TrainedEnsemble
 from simcast_hpc.forecast.load import TrainedModel
 
@@ -99,7 +99,7 @@ def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, ro
         ConfigError: no such baseline, or it needs an extra that is not installed.
     """
     spec = coded_as(data)
-    spacing = spec.grid.spacing_km * data.block_mean
+    spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
     try:
         baseline = load_baseline(name, spec.encoding, step_minutes=step_minutes(data), spacing_km=spacing, cache=cache)
     except (KeyError, ImportError) as error:

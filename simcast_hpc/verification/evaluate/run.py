@@ -55,14 +55,7 @@ def evaluate(
     Raises:
         ConfigError, DataError: an unknown protocol, or data that cannot be used.
     """
-    spec = coded_as(test_set.data)
-    protocols = protocols_of(
-        spec,
-        settings.protocols,
-        spacing_km=spec.grid.spacing_km * test_set.data.block_mean,
-        packed=any(entry.packed for entry in entries),
-        tables_only=settings.tables_only,
-    )
+    spec, protocols = coded_as(test_set.data), _protocols(test_set, entries, settings)
     frames = sequence.frames_in + sequence.frames_out
     source = open_windows(test_set.data, split=test_set.split, frames=frames)
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,16 +70,32 @@ def evaluate(
     )
     if world is not None and not world.is_first:
         return {}
-    for name, by_rule in counted.items():
-        for statistics in by_rule.values():
-            statistics.save(folder / f"{test_set.name}.{name}.{statistics.protocol.counting_hash}.npz")
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
     result["train_dates"] = list(train_dates)
-    write_whole(folder / f"{test_set.name}.csv", as_csv(result))
-    write_whole(folder / f"{test_set.name}.json", json.dumps(without_nan(result), indent=1))
+    _write(result, counted, folder)
     example = folder / f"{test_set.name}.example.npz"
     _write_example(example, source, heaviest, entries=entries, spec=spec, sequence=sequence)
     return result
+
+
+def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: EvaluationConfig) -> list[ScoreProtocol]:
+    measured = read_spec(test_set.data.dataset)
+    return protocols_of(
+        coded_as(test_set.data),
+        settings.protocols,
+        spacing_km=measured.grid.spacing_km * test_set.data.block_mean,
+        packed=any(entry.packed for entry in entries),
+        tables_only=settings.tables_only,
+    )
+
+
+def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:
+    name = result["name"]
+    for entry, by_rule in counted.items():
+        for statistics in by_rule.values():
+            statistics.save(folder / f"{name}.{entry}.{statistics.protocol.counting_hash}.npz")
+    write_whole(folder / f"{name}.csv", as_csv(result))
+    write_whole(folder / f"{name}.json", json.dumps(without_nan(result), indent=1))
 
 
 def _result(
@@ -99,8 +108,7 @@ def _result(
     sequence: SequenceConfig,
     settings: EvaluationConfig,
 ) -> dict[str, Any]:
-    spec, own = coded_as(test_set.data), protocols[0].counting_hash
-    measured = read_spec(test_set.data.dataset)
+    own = protocols[0].counting_hash
     first = counted[entries[0].name][own]
     # A test set of fewer events than are asked for cannot meet that rule; all of its events then must.
     min_events = min(settings.min_observed_events, len(set(first.events)))
@@ -121,22 +129,8 @@ def _result(
         }
         for entry in entries
     }
-    return {
-        "name": test_set.name,
-        "title": measured.title,
-        "dataset": measured.name,
-        "quantity": spec.quantity,
-        "unit": spec.thresholds.unit,
-        "license": measured.license,
-        "citation": measured.citation,
-        "split": test_set.split,
-        "windows": len(source),
+    return _described(test_set, source, sequence) | {
         "events": len(set(first.events)),
-        "dates": list(source.dates),
-        "step_minutes": step_minutes(test_set.data),
-        "frames_in": sequence.frames_in,
-        "frames_out": sequence.frames_out,
-        "fingerprint": source.fingerprint,
         "observed": {
             label: {"pixels": int(observed[:, row].sum()), "events": int((observed[:, row] > 0).sum())}
             for row, label in enumerate(first.protocol.labels)
@@ -157,6 +151,27 @@ def _result(
         "mean_csi_by_lead": {
             entry.name: mean_csi(counted[entry.name][own], thresholds=supported or None).tolist() for entry in entries
         },
+    }
+
+
+def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig) -> dict[str, Any]:
+    """Return what the windows are, for a reader of the file."""
+    spec, measured = coded_as(test_set.data), read_spec(test_set.data.dataset)
+    return {
+        "name": test_set.name,
+        "title": measured.title,
+        "dataset": measured.name,
+        "quantity": spec.quantity,
+        "unit": spec.thresholds.unit,
+        "license": measured.license,
+        "citation": measured.citation,
+        "split": test_set.split,
+        "windows": len(source),
+        "dates": list(source.dates),
+        "step_minutes": step_minutes(test_set.data),
+        "frames_in": sequence.frames_in,
+        "frames_out": sequence.frames_out,
+        "fingerprint": source.fingerprint,
     }
 
 
