@@ -106,7 +106,8 @@ class SamplingConfig(StrictModel):
 
     ``clip`` bounds the clean latent of every step, in scaled latents (CasCast: 13; null does not clip). ``guidance`` 1
     is the conditional prediction alone. ``chunk`` is how many members of all samples together are drawn at a time: it
-    decides memory, never the result.
+    decides memory, never the result. ``precision`` is that of denoiser and decoder; latents and the sampler's steps are
+    fp32 in either.
     """
 
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
@@ -118,6 +119,7 @@ class SamplingConfig(StrictModel):
     members: PositiveInt = 10
     chunk: PositiveInt = 10
     seed: int = Field(default=0, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class DiffusionConfig(StrictModel):

@@ -47,7 +47,7 @@ class TrainedAutoencoder:
 
 @dataclass(frozen=True)
 class TrainedEnsemble:
-    """What draws members: everything in fp32, evaluating, on one device.
+    """What draws members: three networks, evaluating, on one device.
 
     The noise of a member is a function of the sampling seed, of the observed frames and of the member's number: the
     same whatever else is in the batch, however it is chunked, and on whichever rank.
@@ -76,9 +76,11 @@ class TrainedEnsemble:
         return found
 
     def on(self, device: torch.device) -> "TrainedEnsemble":
-        """Return the ensemble with all three networks on ``device``."""
-        for network in (self.network, self.autoencoder.network, self.student.network):
-            network.to(device)
+        """Return the ensemble with its networks on ``device``, denoiser and autoencoder in the asked precision."""
+        dtype = torch.bfloat16 if self.sampling.precision == "bf16" else torch.float32
+        self.network.to(device, dtype)
+        self.autoencoder.network.to(device, dtype)
+        self.student.network.to(device)
         return self
 
     def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
@@ -177,9 +179,8 @@ def load_ensemble(run_dir: Path, *, device: torch.device | None = None) -> Train
             )
     network = denoiser(config, channels=autoencoder.config.autoencoder.model.latent_channels)
     _fill(network, weights, run_dir)
-    network.to(device or torch.device("cpu"))
     made = TrainedEnsemble(network, config, autoencoder, student, config.sampling, weights_hash, marker.get("steps"))
-    return made.sampled_by(config.sampling)
+    return made.sampled_by(config.sampling).on(device or torch.device("cpu"))
 
 
 def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel | TrainedEnsemble:

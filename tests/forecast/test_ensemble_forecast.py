@@ -63,6 +63,15 @@ def test_another_seed_or_another_past_gives_other_members(ensemble, past):
     assert torch.equal(sample_identity(past[1:]), sample_identity(past)[1:])
 
 
+def test_bf16_networks_draw_nearly_the_same_members(runs, past):
+    made = load_ensemble(runs / "diffusion")
+    exact = made.members(past[:1], [0, 1])
+    rounded = changed(made, precision="bf16").on(torch.device("cpu")).members(past[:1], [0, 1])
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.02
+    assert torch.equal(made.on(torch.device("cpu")).members(past[:1], [0]).isfinite(), torch.ones(1, 1, 4, 16, 16) > 0)
+
+
 def test_latents_are_scaled_there_and_back(ensemble, past):
     frames = to_frames(past).values
     mean, _ = ensemble.autoencoder.moments(frames)

@@ -1,0 +1,34 @@
+"""The benchmark of sampling times every part in both ways, and both ways draw the same members."""
+
+import csv
+
+import torch
+
+from benchmarks import sampling
+from simcast_hpc.diffusion import make_schedule, plan_steps, spaced_timesteps
+from simcast_hpc.models.casformer import CasFormer
+
+
+def test_every_part_is_timed_in_both_ways(tmp_path, capsys):
+    out = tmp_path / "sampling.csv"
+    assert sampling.main(["--small", "--members", "2", "--repeats", "1", "--device", "cpu", "--csv", str(out)]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    parts = {"ddim-20", "dpm-solver-6", "decode"}
+    assert {(row["part"], row["way"]) for row in rows} == {
+        (part, way) for part in parts for way in ("batched", "member by member")
+    }
+    assert all(float(row["p50_s"]) > 0 and row["commit"] for row in rows)
+    assert "member by member" in capsys.readouterr().out
+
+
+@torch.inference_mode()
+def test_one_by_one_gives_the_members_of_the_batch():
+    torch.manual_seed(0)
+    network = CasFormer(sampling.SMALL_CASFORMER, frames=12, channels=4).eval()
+    schedule = make_schedule()
+    steps = plan_steps("dpm_solver", schedule, spaced_timesteps(schedule, 3, "trailing"))
+    condition = torch.randn(1, 12, 4, 4, 4)
+    together = sampling.draw(network, steps, condition, range(3))
+    apart = torch.cat([sampling.draw(network, steps, condition, range(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
