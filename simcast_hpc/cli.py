@@ -33,7 +33,7 @@ def main() -> None:
         app(arguments)
     except SimcastError as refusal:
         print(f"simcast: {refusal}", file=sys.stderr)
-        raise SystemExit(2 if isinstance(refusal, ValueError) else 1) from None
+        raise SystemExit(2 if isinstance(refusal, ValueError) else refusal.exit_status) from None
     except OSError as error:
         print(f"simcast: {error}", file=sys.stderr)  # names the file and what the system said of it
         raise SystemExit(1) from None

@@ -15,7 +15,9 @@ from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_c
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.models import grid_of
-from simcast_hpc.pipeline import run_pipeline, scaled_steps
+from simcast_hpc.pipeline import part_names, run_part, run_pipeline
+from simcast_hpc.pipeline.budget import scaled_steps
+from simcast_hpc.train.checkpoint import visible
 from tests.multi_rank.runs import command, environment
 
 pytestmark = pytest.mark.multi
@@ -177,9 +179,18 @@ def test_what_a_stage_cannot_be_named_is_said(tmp_path):
         run_pipeline(_config(tmp_path / "run", stages=stages))
 
 
-def test_a_pipeline_that_is_told_to_end_takes_its_stage_along(tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "number"), [(1, signal.SIGTERM), pytest.param(2, signal.SIGUSR2, marks=pytest.mark.slow)]
+)
+def test_a_pipeline_that_is_told_to_leave_has_its_stage_save_and_passes_85_on(ranks, number, tmp_path):
     """A stage that went on alone would hold the machine, and the folder, for nobody."""
-    config = _config(tmp_path / "run", time_budget_minutes=None, stages={"direct": {"max_steps": 100_000}})
+    config = _config(
+        tmp_path / "run",
+        time_budget_minutes=None,
+        stages={"direct": {"max_steps": 100_000}},
+        batch={"global_size": 4, "micro_size": 2},
+        launch={"ranks": ranks},
+    )
     path = tmp_path / "long.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     process = subprocess.Popen(
@@ -193,9 +204,37 @@ def test_a_pipeline_that_is_told_to_end_takes_its_stage_along(tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     stages = psutil.Process(process.pid).children()
-    process.terminate()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
-    assert stages and not any(stage.is_running() for stage in stages)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 85
+    assert len(stages) == ranks and not any(stage.is_running() for stage in stages)
+    assert len(visible(tmp_path / "run" / "direct" / "checkpoints")) == 1
+
+
+def test_parts_are_named_in_their_order(tmp_path):
+    config = _config(tmp_path / "run")
+    assert part_names(config) == ["prepare", "teacher", "student:rollouts", "student", "direct", "verify"]
+
+
+@pytest.mark.parametrize(
+    ("part", "ranks", "says"),
+    [
+        ("studnet", "1", "the parts are prepare, teacher, student:rollouts"),
+        ("prepare", "2", "wants one process"),
+        ("teacher", "1", "run the part `prepare` first"),
+    ],
+)
+def test_a_part_that_cannot_run_is_refused(part, ranks, says, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": ranks, "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=says):
+        run_part(_config(tmp_path / "run"), part)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_part_keeps_to_the_steps_that_were_fixed_and_refuses_another_configuration(finished):
+    run_part(_config(finished), "teacher")
+    with pytest.raises(ConfigError, match="belongs to another run: direct: seed was 0, is 1"):
+        run_part(_config(finished, seed=1), "teacher")
 
 
 @pytest.mark.parametrize(

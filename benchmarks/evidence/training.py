@@ -30,7 +30,7 @@ from simcast_hpc.forecast.load import forecast_device
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
-from simcast_hpc.train.loop import Every, Prepared, train
+from simcast_hpc.train.loop import Every, Prepared, StepReport, train
 from simcast_hpc.train.optim import learning_rate
 from simcast_hpc.train.stages import AnyStage, make_stage
 from simcast_hpc.train.stages.student import StudentStage, extend
@@ -183,7 +183,7 @@ def _train(
     recent: list[torch.Tensor] = []
     curves: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
 
-    def note(step: int, metrics: dict[str, torch.Tensor]) -> None:
+    def note(step: int, _report: StepReport) -> None:
         curves["train_loss"].append((step, float(torch.stack(recent).mean())))
         recent.clear()
         curves["val_loss"].append((step, validate()))
@@ -196,9 +196,8 @@ def _train(
         before=lambda step: set_learning_rate(
             engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
         ),
-        on_any_rank=bool,
         after=[
-            Every(1, lambda step, metrics: recent.append(metrics["loss"])),
+            Every(1, lambda _step, report: recent.append(report.loss)),
             Every(max(1, config.max_steps // _VALIDATIONS), note),
         ],
     )

@@ -31,6 +31,7 @@ from .run import (
     Stage,
     StudentConfig,
     TrainConfig,
+    WatchConfig,
 )
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "SynthesisConfig",
     "TestSetConfig",
     "TrainConfig",
+    "WatchConfig",
     "from_mapping",
     "read_config",
     "to_yaml",

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 class SimcastError(Exception):
     """An end that the program foresaw: its message is for the user, and no traceback is wanted."""
 
+    exit_status = 1
+
 
 class ConfigError(SimcastError, ValueError):
     """A configuration that cannot be used; the message names every key, its value and what would be right."""

@@ -192,6 +192,25 @@ class LogConfig(StrictModel):
     every_steps: PositiveInt = 20
 
 
+class WatchConfig(StrictModel):
+    """What is watched while a run trains, and what is done about it.
+
+    ``non_finite``: a loss or gradient that is no number ends the run, or its optimizer step is left out, with a
+    warning that names the windows; after ``most_skipped`` such steps in a row the run ends all the same.
+    ``spike_factor``: a loss this many times the median of the ``spike_window`` steps before is logged with its
+    windows. ``hang_minutes``: a rank that takes no step for so long says where it stands, and ends the run; it must
+    be longer than the slowest step, which is the first, or one that waits for a checkpoint to be written.
+    ``straggler_factor``: a rank that reads and computes this many times slower than the median is named.
+    """
+
+    non_finite: Literal["stop", "skip"] = "stop"
+    most_skipped: PositiveInt = 10
+    spike_factor: PositiveFloat | None = 10.0
+    spike_window: PositiveInt = 100
+    hang_minutes: PositiveFloat | None = 20.0
+    straggler_factor: PositiveFloat | None = 2.0
+
+
 class SharedConfig(StrictModel):
     """What a single training run and a pipeline have in common."""
 
@@ -212,6 +231,7 @@ class SharedConfig(StrictModel):
     ema: EMAConfig = EMAConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+    watch: WatchConfig = WatchConfig()
 
 
 Stage = Literal["teacher", "direct", "student", "autoencoder", "diffusion"]
@@ -265,7 +285,7 @@ class TrainConfig(SharedConfig):
         A checkpoint continues under an equal science only. The data and the teacher count by their content, which
         the run adds; ZeRO stage and micro batch may change at a resume.
         """
-        data = self.model_dump(mode="json", exclude={"name", "run_dir", "checkpoint", "log"})
+        data = self.model_dump(mode="json", exclude={"name", "run_dir", "checkpoint", "log", "watch"})
         data = {key: value for key, value in data.items() if self.stage in _READ_BY.get(key, (self.stage,))}
         flat = dict(_flatten(data))
         return {key: value for key, value in flat.items() if key not in _NOT_SCIENCE}

@@ -1,5 +1,6 @@
 """Micro batches of one rank, in the order that ``order.py`` fixes, read by worker processes ahead of their use."""
 
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -51,6 +52,12 @@ def _collate(samples: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> M
     )
 
 
+def _leave_signals_to_the_rank(_worker: int) -> None:
+    """Outlive what a batch system sends to all processes of a job: the rank still needs samples up to its save."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def micro_batches(
     source: WindowSource,
     *,
@@ -72,6 +79,7 @@ def micro_batches(
             _Windows(source, extension, seed),
             batch_sampler=positions,  # pyright: ignore[reportArgumentType]  an iterator of index lists is all it needs
             num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_rank,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=_AHEAD if workers else None,

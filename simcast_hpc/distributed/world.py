@@ -25,11 +25,11 @@ class World:
         """Whether this is rank 0, the one that writes logs and markers."""
         return self.place.rank == 0
 
-    def any(self, flag: torch.Tensor | bool) -> bool:
-        """Return whether ``flag`` holds on any rank. Waits for the device."""
-        value = torch.as_tensor(flag, device=self.device).to(torch.int32).reshape(1)
-        torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX)
-        return bool(value.item())
+    def maximum(self, values: torch.Tensor) -> list[float]:
+        """Return the element-wise maximum over the ranks of float32 ``[n]``. Waits for the device."""
+        values = values.to(self.device)
+        torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
+        return values.tolist()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """Return the mean of a tensor over the ranks, in float32, on the device."""

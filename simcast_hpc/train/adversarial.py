@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from simcast_hpc.config import AutoencoderTrainingConfig, OptimizerConfig
+from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.tensors import Tensors
 from simcast_hpc.distributed.world import World
 from simcast_hpc.losses import hinge_loss, reconstruction_loss
@@ -130,6 +131,18 @@ class AdversarialEngine:
             self._optimizer.param_groups[0]["lr"] = rate
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
+        self.step_number += 1
+
+    def gradients_are_finite(self) -> Tensor:
+        """Return whether this rank's gradients are, of both networks."""
+        own = [parameter.grad for parameter in self.discriminator.parameters() if parameter.grad is not None]
+        finite = torch.isfinite(torch.nn.utils.get_total_norm(own, float("inf")))
+        return finite & gradients_are_finite(self.engine).to(finite.device)
+
+    def leave_out_step(self) -> None:
+        """Count the optimizer step that is due without changing either network. A collective."""
+        leave_out_step(self.engine)
+        self._optimizer.zero_grad(set_to_none=True)
         self.step_number += 1
 
     def state(self) -> Tensors:

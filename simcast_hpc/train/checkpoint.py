@@ -45,6 +45,10 @@ class CheckpointWriter:
             for left in folder.glob("*.partial"):
                 shutil.rmtree(left)
 
+    def failed(self) -> bool:
+        """Return whether this rank could not write its part of what is under way; not a collective."""
+        return self._failure is not None
+
     def save(
         self,
         engine: Any,

@@ -27,7 +27,7 @@ class EMA:
         self._decay, self._every, self._engine, self._world = config.decay, config.every_steps, engine, world
         self.tensors: Tensors = {name: tensor.clone() for name, tensor in self._mine()}
 
-    def __call__(self, step: int, _metrics: dict[str, torch.Tensor]) -> None:
+    def __call__(self, step: int, _report: object) -> None:
         """Take in the weights after optimizer step ``step``. A collective."""
         if step % self._every:
             return

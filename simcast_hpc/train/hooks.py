@@ -15,6 +15,7 @@ from simcast_hpc.observe.metrics import MetricsWriter
 
 from .checkpoint import CheckpointWriter
 from .ema import EMA
+from .loop import StepReport
 from .optim import learning_rate
 
 
@@ -30,9 +31,9 @@ class MetricsHook:
         self._steps = 0
         self._since = time.perf_counter()
 
-    def __call__(self, step: int, metrics: dict[str, torch.Tensor]) -> None:
-        """Take in the metrics of one step."""
-        self._sum = metrics["loss"].clone() if self._sum is None else self._sum + metrics["loss"]
+    def __call__(self, step: int, report: StepReport) -> None:
+        """Take in one step."""
+        self._sum = report.loss if self._sum is None else self._sum + report.loss
         self._steps += 1
         if step % self.config.log.every_steps and step != self.config.max_steps:
             return
@@ -75,14 +76,14 @@ class ProgressHook:
         self._began, self._first = time.perf_counter(), first_step
         self._bar.start()
 
-    def __call__(self, step: int, metrics: dict[str, torch.Tensor]) -> None:
+    def __call__(self, step: int, report: StepReport) -> None:
         """Move the bar."""
         if step % self.config.log.every_steps == 0 or step == self.config.max_steps:
-            self._bar.update(self._task, completed=step, loss=f"{metrics['loss'].item():.5f}")
+            self._bar.update(self._task, completed=step, loss=f"{report.loss.item():.5f}")
         if not self._live and (step % self._tenth == 0 or step == self.config.max_steps):
             each = (time.perf_counter() - self._began) / (step - self._first)
             total = self.config.max_steps
-            loss = metrics["loss"].item()
+            loss = report.loss.item()
             print(f"{self.config.stage}: step {step} of {total}, loss {loss:.5f}, {each:.3f} s a step", flush=True)
 
     def close(self) -> None:
@@ -106,7 +107,7 @@ class CheckpointHook:
         self.writer, self.engine, self.global_size, self.identity, self.ema = writer, engine, global_size, identity, ema
         self.beside = beside
 
-    def __call__(self, step: int, _metrics: dict[str, torch.Tensor]) -> None:
+    def __call__(self, step: int, _report: StepReport) -> None:
         """Begin to write the checkpoint of ``step``."""
         self.writer.save(
             self.engine,
@@ -116,3 +117,19 @@ class CheckpointHook:
             average=None if self.ema is None else self.ema.tensors,
             beside=None if self.beside is None else self.beside.state(),
         )
+
+
+class WriteFailureHook:
+    """Ends the run one step after a checkpoint could not be written, rather than when the next is due."""
+
+    def __init__(self, writer: CheckpointWriter):
+        self.writer = writer
+
+    def __call__(self, _step: int, report: StepReport) -> None:
+        """Look at what the ranks agreed on.
+
+        Raises:
+            CheckpointError: on every rank; the checkpoint before stands.
+        """
+        if report.verdict.write_failed:
+            self.writer.wait()

@@ -1,9 +1,14 @@
 """A loss that is no number stops every rank before the optimizer step, and the windows are named."""
 
+import json
+import subprocess
+import sys
+
 import pytest
 
 from simcast_hpc.train.checkpoint import visible
-from tests.multi_rank.runs import overrides, simcast
+from tests.multi_rank.left_out import CASES
+from tests.multi_rank.runs import BIN, environment, overrides, simcast
 
 pytestmark = pytest.mark.multi
 
@@ -23,3 +28,20 @@ def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
     assert "made from" in told.stderr and "@" in told.stderr, told.stderr[-3000:]
     assert not (tmp_path / "run" / "DONE.json").exists()
     assert all(path.name < "step-00000050" for path in visible(tmp_path / "run" / "checkpoints"))
+
+
+def test_a_left_out_step_leaves_no_trace_on_any_stage(tmp_path):
+    """Only rank 1's gradient is spoilt; both ranks see it, no weight, moment or count changes, and training goes on."""
+    told = subprocess.run(
+        [str(BIN / "mpiexec"), "-n", "2", sys.executable, "-m", "tests.multi_rank.left_out", str(tmp_path)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-4000:]
+    cases = [json.loads(line) for line in told.stdout.splitlines() if line.startswith("{")]
+    assert [(case["stage"], case["precision"]) for case in cases] == CASES
+    assert all(case["finite"] == [True, True, True, False, True] for case in cases), cases
+    assert all(case["untouched"] and case["same after"] for case in cases), cases

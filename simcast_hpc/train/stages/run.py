@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_file
@@ -16,17 +16,21 @@ from simcast_hpc.data.open import meaning, open_windows
 from simcast_hpc.data.order import draw
 from simcast_hpc.data.source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
+from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.place import find_place
 from simcast_hpc.distributed.tensors import write_state
 from simcast_hpc.distributed.world import World, join
 from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.train.agreement import Agreement
 from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest
 from simcast_hpc.train.ema import EMA
-from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook
-from simcast_hpc.train.loop import Every, Prepared, train
+from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook, WriteFailureHook
+from simcast_hpc.train.loop import Every, Gradients, Prepared, train
 from simcast_hpc.train.optim import learning_rate
+from simcast_hpc.train.stop import Ask, PausedError, StoppedError, StopRequest, refuse_to_start
+from simcast_hpc.train.timing import StepTimer
 
 from . import AnyStage, make_stage, make_task
 from .task import Learner, Task
@@ -75,10 +79,19 @@ def run(config: TrainConfig) -> None:
 
     Raises:
         ConfigError, DataError: the run cannot begin.
-        CheckpointError: a checkpoint is damaged, of another run, or cannot be written.
+        CheckpointError: a checkpoint is of another run, or cannot be written; or none of them is whole.
         NonFiniteLossError: the loss is no number any more; the last checkpoint stands.
+        PausedError: a signal asked the run to leave; its state is saved.
+        StoppedError: a STOP file keeps it from starting or from going on.
     """
-    set_up_logging(find_place(os.environ).rank)
+    place = find_place(os.environ)
+    set_up_logging(place.rank)
+    request = StopRequest((config.run_dir, config.run_dir.parent), looks=place.rank == 0)
+    with request.listening():
+        _run(config, request)
+
+
+def _run(config: TrainConfig, request: StopRequest) -> None:
     ready = plan(config)
     done = ready.folder.finished(ready.identity)
     if done is not None:
@@ -87,16 +100,17 @@ def run(config: TrainConfig) -> None:
     checkpoint = latest(ready.folder.checkpoints)
     if checkpoint is not None:
         checkpoint.require(ready.identity)
+    refuse_to_start((config.run_dir, config.run_dir.parent))
     if find_place(os.environ).rank == 0:
         ready.folder.prepare(ready.config)  # only now: a refused run must not touch the configuration of what stands
     world = join(timeout_minutes=config.engine.timeout_minutes)
     try:
-        _train(ready, world)
+        _train(ready, world, request)
     finally:
         world.leave()
 
 
-def _train(ready: Plan, world: World) -> None:
+def _train(ready: Plan, world: World, request: StopRequest) -> None:
     config, folder = ready.config, ready.folder
     torch.manual_seed(config.seed)
     module = ready.task.module()
@@ -112,17 +126,19 @@ def _train(ready: Plan, world: World) -> None:
     )
     metrics = MetricsWriter(folder.metrics, folder.events, first_step=first_step) if world.is_first else None
     progress = ProgressHook(config, first_step=first_step) if world.is_first else None
+    timer = StepTimer(world.device)
     hooks = [Every(1, MetricsHook(config, world, metrics, engine))]
     if ema is not None:
         hooks.append(Every(1, ema))
     if progress is not None:
         hooks.append(Every(1, progress))
+    hooks.append(Every(1, WriteFailureHook(writer)))
     save = CheckpointHook(
         writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema, beside=beside
     )
-    hooks.append(Every(config.checkpoint.every_steps, save))
+    hooks.append(Every(config.checkpoint.every_steps, save, on_leaving=True))
     try:
-        train(
+        step, ask = train(
             learner,
             _prepared(ready, world, first_step=first_step),
             first_step=first_step,
@@ -130,7 +146,13 @@ def _train(ready: Plan, world: World) -> None:
             before=lambda step: set_learning_rate(
                 engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
             ),
-            on_any_rank=world.any,
+            agree=Agreement(world.maximum, ask=request, write_failed=writer.failed),
+            gradients=Gradients(
+                gradients_are_finite if beside is None else lambda _: beside.gradients_are_finite(),
+                leave_out_step if beside is None else lambda _: beside.leave_out_step(),
+                most_skipped=config.watch.most_skipped if config.watch.non_finite == "skip" else 0,
+            ),
+            timer=timer,
             after=hooks,
         )
         writer.wait()
@@ -138,12 +160,21 @@ def _train(ready: Plan, world: World) -> None:
         for closable in (metrics, progress):
             if closable is not None:
                 closable.close()
+    if ask != Ask.NOTHING:
+        _leave(ask, step, world.gather(request.why))
     checkpoint = latest(folder.checkpoints)
     assert checkpoint is not None, "the last step saves a checkpoint"
     beside_weights = ready.task.exported(checkpoint, world)
     with world.together():
         if world.is_first:
             _finish(ready, checkpoint, beside_weights)
+
+
+def _leave(ask: Ask, step: int, reasons: list[str]) -> NoReturn:
+    why = next(filter(None, reasons))
+    if ask == Ask.STOP:
+        raise StoppedError(f"{why}: saved at step {step}. Remove it to go on")
+    raise PausedError(f"{why}: saved at step {step}; started again, the run goes on from there")
 
 
 def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepared]:

@@ -27,6 +27,14 @@ class Learner(Protocol):
         """Take it up where ``step`` optimizer steps left it."""
         ...
 
+    def gradients_are_finite(self) -> torch.Tensor:
+        """Return whether this rank's gradients are, of the engine and of what it holds besides."""
+        ...
+
+    def leave_out_step(self) -> None:
+        """Count the optimizer step that is due without changing anything. A collective."""
+        ...
+
 
 class Task(Protocol):
     """One kind of network to train. ``config`` is the run's, its model fitted to the grid of the data."""
