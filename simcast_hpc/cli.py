@@ -4,7 +4,19 @@ import sys
 
 import typer
 
-from simcast_hpc.commands import convert, data, evaluate, leaderboard, model, pipeline, report, rollout, sample, train
+from simcast_hpc.commands import (
+    convert,
+    data,
+    doctor,
+    evaluate,
+    leaderboard,
+    model,
+    pipeline,
+    report,
+    rollout,
+    sample,
+    train,
+)
 from simcast_hpc.config import SimcastError
 
 app = typer.Typer(
@@ -23,6 +35,7 @@ app.command("pipeline")(pipeline.pipeline)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
 
 

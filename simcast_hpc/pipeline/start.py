@@ -5,9 +5,10 @@ import sys
 from simcast_hpc.config import ConfigError, SimcastError, TrainConfig, to_yaml
 from simcast_hpc.distributed.launch import child_environment, run_ranks
 from simcast_hpc.observe.run_folder import RunFolder, write_whole
-from simcast_hpc.train.stop import START_AGAIN, STOPPED, PausedError, StoppedError
+from simcast_hpc.train.stop import SIGNALS, START_AGAIN, STOPPED, PausedError, StoppedError
 
 _REFUSED = 2
+_TOLD_BEFORE_IT_LISTENED = tuple(128 + number for number in SIGNALS)
 
 
 class PipelineError(SimcastError, RuntimeError):
@@ -30,7 +31,7 @@ def start(stage: TrainConfig, command: str, *, ranks: int) -> None:
     said = f"`simcast {command} {path}`"
     if code == _REFUSED:
         raise ConfigError(f"{said} was refused: the reason stands above")
-    if code == START_AGAIN:
+    if code == START_AGAIN or code in _TOLD_BEFORE_IT_LISTENED:
         raise PausedError(f"{said} was asked to leave; started again, the pipeline goes on from there")
     if code == STOPPED:
         raise StoppedError(f"{said} was stopped by a file; the pipeline goes on where it is removed")

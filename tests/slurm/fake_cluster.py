@@ -15,22 +15,36 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "slurm" / "distill_sevir.sh"
+TRAIN = REPOSITORY / "slurm" / "train.sh"
 
 # Written into the environment so that a stand-in for srun, started by the script, can be told what to do.
 _SRUN = """#!{python}
 import json, os, pathlib, signal, sys, time
+heard = []
+if "FAKE_HANGS" in os.environ:
+    signal.signal(signal.SIGUSR2, lambda *_: heard.append("USR2"))
 keep = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "HDF5_USE_FILE_LOCKING",
         "TORCH_EXTENSIONS_DIR")
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     call = {{"program": "srun", "arguments": sys.argv[1:], "environment": {{k: os.environ.get(k) for k in keep}}}}
     calls.write(json.dumps(call) + "\\n")
-if "FAKE_HANGS" in os.environ:
-    time.sleep(60)
+if "--parts" in sys.argv:
+    time.sleep(float(os.environ.get("FAKE_PARTS_SECONDS", "0")))
+    print(*"prepare teacher student verify".split())
+    sys.exit(int(os.environ.get("FAKE_PARTS_STATE", "0")))
 state = int(os.environ.get("FAKE_STATE", "0"))
-if state == 0 and "FAKE_NO_MARKER" not in os.environ:
-    (run_dir,) = [a.removeprefix("run_dir=") for a in sys.argv if a.startswith("run_dir=")]
-    pathlib.Path(run_dir).mkdir(parents=True, exist_ok=True)
-    pathlib.Path(run_dir, "DONE.json").write_text("{{}}")
+if "FAKE_HANGS" in os.environ:
+    end = time.monotonic() + 60
+    while not heard and time.monotonic() < end:
+        time.sleep(0.02)
+    state = 85
+part = sys.argv[sys.argv.index("--part") + 1] if "--part" in sys.argv else None
+run_dirs = [a.removeprefix("run_dir=") for a in sys.argv if a.startswith("run_dir=")]
+if state == 0 and "FAKE_NO_MARKER" not in os.environ and run_dirs:
+    (run_dir,) = run_dirs
+    folder = pathlib.Path(run_dir, "" if part in (None, "verify") else part)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "DONE.json").write_text("{{}}")
 sys.exit(state)
 """
 # What follows srun's own options is run, as the only task of the step.
@@ -73,7 +87,16 @@ class FakeCluster:
             path.write_text(text.format(python=sys.executable, host=self.host))
             path.chmod(0o755)
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "FAKE_", "SRUN_"))}
-        for name in ("RUN_DIR", "MAX_RESTARTS", "MASTER_ADDR", "MASTER_PORT", "TORCH_EXTENSIONS_DIR"):
+        for name in (
+            "RUN_DIR",
+            "CONFIG",
+            "LOCAL_DATA",
+            "CONTAINER",
+            "MAX_RESTARTS",
+            "MASTER_ADDR",
+            "MASTER_PORT",
+            "TORCH_EXTENSIONS_DIR",
+        ):
             clean.pop(name, None)
         self.environment = clean | {
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
@@ -85,6 +108,7 @@ class FakeCluster:
             "SEVIR_ROOT": str(archive),
             "RUN_DIR": str(self.run_dir),
             "PYTHON": sys.executable,
+            "CHECK_NODES": "0",
         }
 
     @property
@@ -92,12 +116,14 @@ class FakeCluster:
         """Where the script keeps its stages."""
         return self.folder / "run"
 
-    def start(self, *arguments: str, changes: Mapping[str, str | None] | None = None) -> subprocess.Popen[str]:
-        """Start the script as Slurm would start a batch shell; a variable changed to None is unset."""
+    def start(
+        self, *arguments: str, changes: Mapping[str, str | None] | None = None, script: Path = SCRIPT
+    ) -> subprocess.Popen[str]:
+        """Start a script as Slurm would start a batch shell; a variable changed to None is unset."""
         merged = self.environment | dict(changes or {})
         environment = {name: value for name, value in merged.items() if value is not None}
         return subprocess.Popen(
-            ["bash", str(SCRIPT), *arguments],
+            ["bash", str(script), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -105,10 +131,14 @@ class FakeCluster:
         )
 
     def run(
-        self, *arguments: str, changes: Mapping[str, str | None] | None = None, seconds: float = 60
+        self,
+        *arguments: str,
+        changes: Mapping[str, str | None] | None = None,
+        seconds: float = 60,
+        script: Path = SCRIPT,
     ) -> tuple[int, str]:
-        """Run the script to its end and return its exit status and output."""
-        job = self.start(*arguments, changes=changes)
+        """Run a script to its end and return its exit status and output."""
+        job = self.start(*arguments, changes=changes, script=script)
         output, _ = job.communicate(timeout=seconds)
         return job.returncode, output
 

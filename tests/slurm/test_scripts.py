@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.config import TrainConfig, read_config
-from tests.slurm.fake_cluster import REPOSITORY, FakeCluster
+from simcast_hpc.config import PipelineConfig, read_config
+from tests.slurm.fake_cluster import REPOSITORY, TRAIN, FakeCluster
 from tests.system_programs import program
 
-SCRIPTS = sorted((REPOSITORY / "slurm").glob("*.sh"))
-SHELL = [*SCRIPTS, REPOSITORY / ".ci" / "run"]
+SHELL = [*sorted((REPOSITORY / "slurm").glob("*.sh")), REPOSITORY / ".ci" / "run"]
+SCRIPTS = [path for path in SHELL if "#SBATCH" in path.read_text()]
 
 
 def names(paths):
@@ -27,13 +27,13 @@ def cluster(tmp_path):
 
 
 def stages(cluster):
-    """Return the stage of every step that was started, by its configuration file."""
-    return [Path(argument).parent.name for call in cluster.calls("srun") for argument in call["arguments"] if
-            argument.endswith(".yaml")]  # fmt: skip
+    """Return the part of every step that was started."""
+    asked = [call["arguments"] for call in cluster.calls("srun")]
+    return [arguments[arguments.index("--part") + 1] for arguments in asked if "--part" in arguments]
 
 
 def test_there_are_scripts():
-    assert "distill_sevir.sh" in names(SCRIPTS)
+    assert names(SCRIPTS) == ["chain.sh", "distill_sevir.sh", "evaluate.sh", "train.sh"]
 
 
 @pytest.mark.parametrize("script", SHELL, ids=names(SHELL))
@@ -61,33 +61,87 @@ def test_nothing_of_one_site_stands_in_it(script):
     assert re.findall(r"(?<![\w.}\])/$])/\w[\w/.-]*", body.replace("/dev/null", "")) == [], "absolute paths"
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=names(SCRIPTS))
+@pytest.mark.parametrize("script", SHELL[:-1], ids=names(SHELL[:-1]))
 def test_every_command_that_it_calls_exists(script):
     called = re.findall(r"(?:-m simcast_hpc|\bsimcast)\s+([a-z]+)", script.read_text())
-    assert called
     for command in called:
         told = CliRunner().invoke(app, [command, "--help"])
         assert told.exit_code == 0, f"{script.name} calls simcast {command}: {told.output}"
 
 
-def test_teacher_then_student_each_with_a_configuration_that_holds(cluster):
-    state, output = cluster.run("--set", "batch.micro_size=2")
+def test_every_part_in_its_order_with_a_configuration_that_holds(cluster):
+    state, output = cluster.run("--set", "batch.micro_size=2", changes={"CHECK_NODES": "1"})
     assert state == 0, output
-    assert stages(cluster) == ["teacher", "student"]
+    assert stages(cluster) == ["prepare", "teacher", "student", "verify"]
+    assert "doctor" in cluster.calls("srun")[0]["arguments"], "the nodes are checked before anything else"
     for call in cluster.calls("srun"):
         arguments = call["arguments"]
-        assert "--kill-on-bad-exit=1" in arguments
         start = arguments.index("-m")
-        assert arguments[start : start + 3] == ["-m", "simcast_hpc", "train"]
-        path, *rest = arguments[start + 3 :]
+        if arguments[start + 2] == "doctor" or "--parts" in arguments:
+            continue
+        part = arguments[arguments.index("--part") + 1]
+        assert "--kill-on-bad-exit=0" in arguments[:start] and "--wait=60" in arguments[:start]
+        assert ("--ntasks=1" in arguments[:start]) == (part in ("prepare", "verify"))
+        assert arguments[start : start + 3] == ["-m", "simcast_hpc", "pipeline"]
+        path, _, _, *rest = arguments[start + 3 :]
         assert rest[::2] == ["--set"] * (len(rest) // 2)
-        config = read_config(TrainConfig, REPOSITORY / path, rest[1::2])
-        assert config.run_dir == cluster.run_dir / config.stage
+        config = read_config(PipelineConfig, REPOSITORY / path, rest[1::2])
+        assert config.run_dir == cluster.run_dir
         assert config.data.root == Path(cluster.environment["SEVIR_ROOT"])
         assert config.batch.micro_size == 2
-        if config.stage == "student":
-            assert config.student.teacher == cluster.run_dir / "teacher"
-            assert config.student.rollouts == "online"
+
+
+def test_the_nodes_are_checked_first_and_a_bad_one_ends_the_job(cluster):
+    state, output = cluster.run(changes={"CHECK_NODES": None, "FAKE_STATE": "1", "MIN_FREE_GIB": "77"})
+    (call,) = cluster.calls("srun")
+    assert call["arguments"][-6:] == ["doctor", "--ranks", "--run-dir", str(cluster.run_dir), "--min-free-gib", "77"]
+    assert state == 1 and "check of the nodes ended with 1" in output
+
+
+def test_a_container_and_options_of_srun_stand_before_the_program(cluster):
+    changes = {"CONTAINER": "apptainer exec --nv image.sif", "SRUN_OPTIONS": "--cpu-bind=cores --exclusive"}
+    cluster.run(changes=changes)
+    for call in cluster.calls("srun"):
+        arguments = call["arguments"]
+        first = arguments.index("--cpu-bind=cores")
+        assert arguments[first : first + 6] == [
+            "--cpu-bind=cores",
+            "--exclusive",
+            "apptainer",
+            "exec",
+            "--nv",
+            "image.sif",
+        ]
+        assert arguments[first + 6] == cluster.environment["PYTHON"]
+
+
+def test_data_are_copied_to_every_node_and_read_there(cluster, tmp_path):
+    local = tmp_path / "local"
+    cluster.run(changes={"LOCAL_DATA": str(local), "SLURM_JOB_NUM_NODES": "2"})
+    copies = [call["arguments"] for call in cluster.calls("srun") if "slurm/copy_data.sh" in call["arguments"]]
+    assert [call[-2:] for call in copies] == [[cluster.environment["SEVIR_ROOT"], str(local)]]
+    assert "--ntasks-per-node=1" in copies[0] and "--ntasks=2" in copies[0]
+    read = [word for call in cluster.calls("srun") if "--part" in call["arguments"] for word in call["arguments"]]
+    assert f"data.root={local}" in read and f"data.root={cluster.environment['SEVIR_ROOT']}" not in read
+    assert stages(cluster)[-1] == "verify"
+
+
+def test_a_copy_is_whole_or_made_again(tmp_path):
+    source, copy = tmp_path / "from", tmp_path / "to"
+    (source / "data").mkdir(parents=True)
+    (source / "data" / "a.h5").write_bytes(b"storm" * 1000)
+
+    def run():
+        line = ["bash", REPOSITORY / "slurm" / "copy_data.sh", source, copy]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout
+
+    assert "copied" in run()
+    assert (copy / "data" / "a.h5").read_bytes() == b"storm" * 1000
+    assert "holds the copy" in run()
+    (copy / "data" / "a.h5").write_bytes(b"half")
+    (copy / ".copied").unlink()
+    assert "copied" in run()
+    assert (copy / "data" / "a.h5").read_bytes() == b"storm" * 1000
 
 
 def test_environment_of_a_step(cluster):
@@ -111,15 +165,15 @@ def test_two_jobs_have_two_ports(cluster):
 def test_a_failed_stage_ends_the_job_with_its_status(cluster):
     state, output = cluster.run(changes={"FAKE_STATE": "9"})
     assert state == 9
-    assert stages(cluster) == ["teacher"]
-    assert "teacher ended with 9" in output
+    assert stages(cluster) == ["prepare"]
+    assert "prepare ended with 9" in output
 
 
 def test_success_without_a_marker_is_not_believed(cluster):
     state, output = cluster.run(changes={"FAKE_NO_MARKER": "1"})
     assert state == 70
-    assert stages(cluster) == ["teacher"]
-    assert "DONE.json is not there" in output
+    assert stages(cluster) == ["prepare", "teacher"]
+    assert "teacher/DONE.json is not there" in output
 
 
 def test_stop_file_keeps_stages_from_starting(cluster):
@@ -128,7 +182,7 @@ def test_stop_file_keeps_stages_from_starting(cluster):
     state, output = cluster.run()
     assert state == 75
     assert stages(cluster) == []
-    assert "teacher is not started" in output
+    assert "the first part is not started" in output
 
 
 @pytest.mark.parametrize(
@@ -150,7 +204,7 @@ def test_refusals_name_what_is_missing(cluster, changes, says):
 def started(cluster, **changes):
     """Start a job whose first step does not end by itself, and wait for that step."""
     job = cluster.start(changes={"FAKE_HANGS": "1", **changes})
-    cluster.wait_for(lambda: bool(cluster.calls("srun")))
+    cluster.wait_for(lambda: bool(stages(cluster)))
     return job
 
 
@@ -158,15 +212,34 @@ def requeues(cluster):
     return [call["arguments"] for call in cluster.calls("scontrol") if call["arguments"][0] == "requeue"]
 
 
-def test_near_the_limit_the_job_queues_itself_again_and_trains_on(cluster):
+def test_near_the_limit_the_tasks_save_and_the_job_queues_itself_again(cluster):
     job = started(cluster)
     job.send_signal(signal.SIGUSR2)
     cluster.wait_for(lambda: bool(requeues(cluster)))
     assert requeues(cluster) == [["requeue", "20123"]]
     assert job.poll() is None, "Slurm ends the job, not the script"
-    job.send_signal(signal.SIGTERM)
+    job.kill()
     output, _ = job.communicate(timeout=20)
-    assert job.returncode == 143, output
+    assert "prepare is saved: the job is queued again" in output
+
+
+def test_asked_between_two_steps_the_job_comes_back_as_well(cluster):
+    job = cluster.start(changes={"FAKE_PARTS_SECONDS": "2"})
+    cluster.wait_for(lambda: bool(cluster.calls("srun")))
+    job.send_signal(signal.SIGUSR2)
+    cluster.wait_for(lambda: bool(requeues(cluster)))
+    job.kill()
+    output, _ = job.communicate(timeout=20)
+    assert "everything before prepare is saved: the job is queued again" in output and stages(cluster) == []
+
+
+@pytest.mark.parametrize("status", ["85", "140", "143"])
+def test_a_preempted_step_comes_back_whether_it_listened_already_or_not(cluster, status):
+    """A preemption tells the tasks alone, with TERM; before they listen they die of it."""
+    job = cluster.start(changes={"FAKE_STATE": status})
+    cluster.wait_for(lambda: bool(requeues(cluster)))
+    job.kill()
+    job.communicate(timeout=20)
 
 
 def test_a_cancelled_job_does_not_come_back(cluster):
@@ -174,22 +247,31 @@ def test_a_cancelled_job_does_not_come_back(cluster):
     job.send_signal(signal.SIGTERM)
     output, _ = job.communicate(timeout=20)
     assert job.returncode == 143
-    assert "cancelled in teacher" in output
+    assert "cancelled in prepare" in output
     assert requeues(cluster) == []
 
 
-@pytest.mark.parametrize("reason", ["STOP", "MAX_RESTARTS"])
-def test_near_the_limit_of_the_last_restart_nothing_is_queued(cluster, reason):
+@pytest.mark.parametrize(("reason", "status"), [("STOP", 75), ("MAX_RESTARTS", 85)])
+def test_near_the_limit_of_the_last_restart_nothing_is_queued(cluster, reason, status):
     job = started(cluster, SLURM_RESTART_COUNT="2", MAX_RESTARTS="2" if reason == "MAX_RESTARTS" else "20")
     if reason == "STOP":
         (cluster.run_dir / "STOP").touch()
     job.send_signal(signal.SIGUSR2)
-    assert job.stdout is not None
-    line = next(text for text in job.stdout if "USR2" in text)
-    assert reason in line and "not queued again" in line
-    job.send_signal(signal.SIGTERM)
-    job.communicate(timeout=20)
+    output, _ = job.communicate(timeout=20)
+    assert job.returncode == status
+    assert reason in output and "not queued again" in output
     assert requeues(cluster) == []
+
+
+def test_one_stage_as_a_job_of_its_own(cluster):
+    state, output = cluster.run("configs/teacher/sevir.yaml", "--set", "max_steps=5", script=TRAIN)
+    assert state == 0, output
+    (call,) = cluster.calls("srun")
+    arguments = call["arguments"]
+    assert arguments[arguments.index("train") + 1] == "configs/teacher/sevir.yaml"
+    assert f"run_dir={cluster.run_dir}" in arguments and arguments[-1] == "max_steps=5"
+    state, output = cluster.run("no-such.yaml", script=TRAIN)
+    assert state == 2 and "the first argument is the configuration of a stage" in output
 
 
 @pytest.mark.slow
@@ -197,6 +279,8 @@ def test_the_trainer_skips_the_stages_that_are_done(tmp_path):
     from simcast_hpc.data.synthetic import write_archive
 
     cluster = FakeCluster(tmp_path, host="127.0.0.1", run_tasks=True)
+    config = tmp_path / "pipeline.yaml"
+    config.write_text("name: t\nrun_dir: t\nstages: {teacher: {}, student: {}}\nevaluation: {min_observed_events: 1}\n")
     archive = tmp_path / "storms"
     write_archive(archive, seed=1, events={"train": 2})
     small = {
@@ -210,8 +294,10 @@ def test_the_trainer_skips_the_stages_that_are_done(tmp_path):
         "batch.global_size": "2",
         "max_steps": "2",
     }
+    small |= {f"stages.{stage}.max_steps": "2" for stage in ("teacher", "student")}
+    del small["max_steps"]
     arguments = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
-    changes = {"SEVIR_ROOT": str(archive), "SLURM_CPUS_PER_TASK": "1"}
+    changes = {"SEVIR_ROOT": str(archive), "SLURM_CPUS_PER_TASK": "1", "CONFIG": str(config)}
     state, output = cluster.run(*arguments, changes=changes, seconds=300)
     assert state == 0, output
     markers = [cluster.run_dir / stage / "DONE.json" for stage in ("teacher", "student")]

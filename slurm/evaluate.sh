@@ -1,0 +1,23 @@
+#!/bin/bash
+# Finished runs scored side by side, as a job of its own.
+#
+#     RUN_DIR=runs/sevir/again sbatch --account=... slurm/evaluate.sh runs/sevir/teacher runs/sevir/student [option ...]
+#
+# from the root of the repository; options are those of `simcast evaluate`. Scores go to $RUN_DIR.
+#SBATCH --job-name=simcast-evaluate
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=04:00:00
+#SBATCH --signal=B:USR2@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+set -euo pipefail
+source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
+
+begin_job evaluate.sh
+[ $# -ge 1 ] || leave $REFUSED "the arguments are the folders of finished runs, or NAME=FOLDER"
+run_step "evaluation" "${on_one_task[@]}" -- "$PYTHON" -m simcast_hpc evaluate "$@" --out "$RUN_DIR"
+say "scores: $RUN_DIR"

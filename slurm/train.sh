@@ -1,0 +1,28 @@
+#!/bin/bash
+# One stage of training as a job of its own, which goes on where it stopped.
+#
+#     RUN_DIR=runs/sevir/teacher sbatch --account=... slurm/train.sh configs/teacher/sevir.yaml [--set key=value ...]
+#
+# from the root of the repository. slurm/README.md has the variables, the exit statuses and how to stop a job.
+#SBATCH --job-name=simcast-train
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=4
+#SBATCH --gpus-per-node=4
+#SBATCH --cpus-per-task=2
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR2@300
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+set -euo pipefail
+source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
+
+begin_job train.sh
+[ $# -ge 1 ] && [ -f "$1" ] || leave $REFUSED "the first argument is the configuration of a stage, such as configs/teacher/sevir.yaml"
+require_archive
+refuse_if_stopped "$1"
+check_nodes
+stage_data
+run_step "$1" -- "$PYTHON" -m simcast_hpc train "$1" --set "run_dir=$RUN_DIR" --set "data.root=$data_root" "${@:2}"
+believe "$RUN_DIR/DONE.json"
+say "$1 is done: $RUN_DIR"

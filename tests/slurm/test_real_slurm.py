@@ -1,0 +1,230 @@
+"""The batch scripts under a real Slurm of two nodes: what each does at its end, at a signal, when a node is lost."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from simcast_hpc.config import PipelineConfig, TrainConfig, from_mapping, to_yaml
+from simcast_hpc.data.synthetic import write_archive
+from simcast_hpc.train.checkpoint import visible
+from tests.multi_rank.runs import losses, weights
+from tests.slurm.real_cluster import REPOSITORY, RealCluster, missing
+
+pytestmark = pytest.mark.slurm
+SCRIPTS = ["distill_sevir.sh", "train.sh", "chain.sh", "evaluate.sh"]
+TINY = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--gpus-per-node=1", "--time=20"]
+_SHARED = {
+    "name": "tiny",
+    "run_dir": "unset",
+    "data": {"dataset": "synthetic", "window_stride": 4},
+    "sequence": {"frames_in": 4, "frames_out": 4, "teacher_frames_out": 2},
+    "model": {"hidden_spatial": 4, "hidden_temporal": 16, "temporal_blocks": 2, "groups": 2},
+    "batch": {"global_size": 4, "micro_size": 2},
+    "engine": {"precision": "fp32", "timeout_minutes": 3.0},
+    "log": {"every_steps": 1},
+}
+_STEPS = 600
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    if reason := missing():
+        if os.environ.get("SIMCAST_REQUIRE_SYSTEM") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with RealCluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("archive") / "storms"
+    write_archive(root, seed=5, events={"train": 6, "val": 1, "test": 3}, size=16, frames_per_event=12)
+    return root
+
+
+@pytest.fixture(scope="module")
+def teacher_yaml(tmp_path_factory) -> Path:
+    config = from_mapping(
+        TrainConfig, _SHARED | {"stage": "teacher", "max_steps": _STEPS, "checkpoint": {"every_steps": 25}}
+    )
+    path = tmp_path_factory.mktemp("config") / "teacher.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipeline_yaml(tmp_path_factory) -> Path:
+    stages = {"teacher": {"max_steps": 20}, "student": {"max_steps": 20}}
+    config = from_mapping(
+        PipelineConfig,
+        _SHARED
+        | {
+            "stages": stages,
+            "student": {"init": "teacher", "rollouts": "cached", "pseudo_dtype": "uint8"},
+            "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
+        },
+    )
+    path = tmp_path_factory.mktemp("config") / "pipeline.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    return path
+
+
+class Job:
+    """A submitted script, its run folder and its log."""
+
+    def __init__(self, cluster: RealCluster, archive: Path, run_dir: Path, script: str, *arguments: str, **variables):
+        self.cluster, self.run_dir, self.log = cluster, run_dir, run_dir.with_name(f"{run_dir.name}.log")
+        defaults = {
+            "PYTHON": sys.executable,
+            "SEVIR_ROOT": str(archive),
+            "RUN_DIR": str(run_dir),
+            "CHECK_NODES": "0",
+            "MIN_FREE_GIB": "0.1",
+        }
+        script = str(REPOSITORY / "slurm" / script)
+        self.number = cluster.submit(*TINY, f"--output={self.log}", script, *arguments, **(defaults | variables))
+
+    def end(self, seconds: float = 300) -> tuple[str, int]:
+        """Return state and status at the end; what it said is printed for the reader of a failure."""
+        ended = self.cluster.end(self.number, seconds=seconds)
+        print(self.said()[-6000:])
+        return ended
+
+    def said(self) -> str:
+        """Return the log so far."""
+        return self.log.read_text(encoding="utf-8") if self.log.is_file() else ""
+
+    def wait_for_step(self, step: int, *, restarts: int = 0) -> None:
+        """Wait until the run, in its n-th start, has logged a step."""
+
+        def reached() -> bool:
+            path = self.run_dir / "metrics.jsonl"
+            told = self.cluster.job(self.number)
+            assert told["JobState"] not in ("FAILED", "COMPLETED", "CANCELLED"), self.said()[-4000:]
+            return int(told["Restarts"]) == restarts and path.is_file() and len(losses(self.run_dir)) >= step
+
+        self.cluster.wait(reached, what=f"step {step} after {restarts} restarts", seconds=240)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cluster, archive, teacher_yaml, tmp_path_factory) -> Path:
+    """Return the run folder of a job that nothing disturbs."""
+    job = Job(cluster, archive, tmp_path_factory.mktemp("whole") / "run", "train.sh", str(teacher_yaml))
+    assert job.end() == ("COMPLETED", 0)
+    assert (job.run_dir / "DONE.json").is_file() and len(losses(job.run_dir)) == _STEPS
+    return job.run_dir
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_slurm_accepts_the_resources_of_every_script(cluster, script):
+    """The requests in the scripts' own heads, unchanged."""
+    cluster.tell("sbatch", "--test-only", str(REPOSITORY / "slurm" / script))
+
+
+def test_the_whole_distillation_ends_with_its_marker_and_its_page(cluster, archive, pipeline_yaml, tmp_path):
+    job = Job(cluster, archive, tmp_path / "run", "distill_sevir.sh", CONFIG=str(pipeline_yaml), CHECK_NODES="1")
+    assert job.end(600) == ("COMPLETED", 0)
+    assert (job.run_dir / "DONE.json").is_file()
+    assert "student" in (job.run_dir / "page" / "index.html").read_text(encoding="utf-8")
+    said = job.said()
+    assert "rank 0 on n1: cpu" in said and "rank 1 on n2: cpu" in said
+    for stage in ("teacher", "student"):
+        assert json.loads((job.run_dir / stage / "DONE.json").read_text(encoding="utf-8"))["steps"] == 20
+    again = Job(cluster, archive, job.run_dir, "distill_sevir.sh", CONFIG=str(pipeline_yaml))
+    assert again.end(300) == ("COMPLETED", 0)
+    assert again.said().count("nothing to do") >= 2, "what stands is passed over"
+
+
+def test_a_signal_a_preemption_and_a_lost_node_change_nothing_in_the_result(
+    cluster, archive, teacher_yaml, uninterrupted, tmp_path
+):
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
+    job.wait_for_step(40)
+    cluster.tell("scancel", "--signal=USR2", "--batch", job.number)
+    job.wait_for_step(140, restarts=1)
+    urgent = cluster.submit(
+        "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2", "--time=1"
+    )
+    assert cluster.end(urgent) == ("COMPLETED", 0)
+    job.wait_for_step(240, restarts=2)
+    cluster.tell("scontrol", "update", "nodename=n2", "state=down", "reason=drill")
+    cluster.wait(lambda: job.cluster.job(job.number)["Restarts"] == "3", what="Slurm takes the job back", seconds=90)
+    cluster.tell("scontrol", "update", "nodename=n2", "state=resume")
+    assert job.end() == ("COMPLETED", 0)
+    assert "USR2: the tasks are asked to save and leave" in job.said()
+    assert job.said().count("is saved: the job is queued again") >= 2
+    assert "signal SIGUSR2: saved at step" in job.said() and "signal SIGTERM: saved at step" in job.said()
+    assert losses(job.run_dir) == losses(uninterrupted)
+    assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(job.run_dir).items())
+
+
+def test_a_cancelled_job_saves_and_stays_cancelled(cluster, archive, teacher_yaml, tmp_path):
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
+    job.wait_for_step(10)
+    cluster.tell("scancel", job.number)
+    assert job.end()[0] == "CANCELLED"
+    time.sleep(2)
+    assert cluster.state(job.number) == "CANCELLED" and "queued again" not in job.said()
+    assert visible(job.run_dir / "checkpoints") and not (job.run_dir / "DONE.json").exists()
+
+
+def test_a_crash_fails_the_job_and_does_not_queue_it_again(cluster, archive, teacher_yaml, tmp_path):
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
+    job.wait_for_step(10)
+    ranks = [
+        one for one in psutil.process_iter(["cmdline"])
+        if "simcast_hpc" in (one.info["cmdline"] or []) and f"run_dir={job.run_dir}" in one.info["cmdline"]
+        and one.info["cmdline"][0] == sys.executable
+    ]  # fmt: skip
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGKILL)
+    state, status = job.end()
+    assert state == "FAILED" and status not in (0, 85)
+    assert cluster.job(job.number)["Restarts"] == "0"
+    assert f"{teacher_yaml} ended with {status}" in job.said()
+
+
+def test_a_job_comes_back_only_so_often(cluster, archive, teacher_yaml, tmp_path):
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), MAX_RESTARTS="0")
+    job.wait_for_step(10)
+    cluster.tell("scancel", "--signal=USR2", "--batch", job.number)
+    assert job.end() == ("FAILED", 85)
+    assert "MAX_RESTARTS=0 is reached" in job.said()
+
+
+def _chain(cluster, archive, run_dir: Path, pipeline_yaml: Path) -> dict[str, str]:
+    """Submit a chain and return its jobs by part."""
+    variables = {
+        "PYTHON": sys.executable, "SEVIR_ROOT": str(archive), "RUN_DIR": str(run_dir), "CONFIG": str(pipeline_yaml),
+        "CHECK_NODES": "0", "ROLLOUT_JOBS": "2", "SBATCH_OUTPUT": str(run_dir.with_name("chain-%j.log")),
+        "SBATCH_OPTIONS": "--nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --gpus-per-node=1 --time=20 --output="
+        + str(run_dir.with_name("chain-%x-%j.log")),
+    }  # fmt: skip
+    told = cluster.tell("bash", "slurm/chain.sh", **variables)
+    return {part: number for number, part in (line.split() for line in told.splitlines())}
+
+
+def test_a_chain_of_jobs_ends_with_the_page(cluster, archive, pipeline_yaml, tmp_path):
+    jobs = _chain(cluster, archive, tmp_path / "run", pipeline_yaml)
+    assert list(jobs) == ["prepare", "teacher", "student:rollouts", "student", "verify"]
+    ended = cluster.end(jobs["verify"], seconds=600)
+    print("".join(path.read_text(encoding="utf-8")[-1500:] for path in sorted(tmp_path.glob("chain-*.log"))))
+    assert ended == ("COMPLETED", 0)
+    assert (tmp_path / "run" / "DONE.json").is_file() and (tmp_path / "run" / "page" / "index.html").is_file()
+
+
+def test_a_failed_parent_ends_the_chain(cluster, archive, pipeline_yaml, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "STOP").touch()
+    jobs = _chain(cluster, archive, tmp_path / "run", pipeline_yaml)
+    assert cluster.end(jobs["prepare"], seconds=120) == ("FAILED", 75)
+    for part in ("teacher", "student", "verify"):
+        assert cluster.end(jobs[part], seconds=60)[0] == "CANCELLED", part
