@@ -86,7 +86,7 @@ test-slow: $(VENV)/.test ## Pass the tests that take long: launchers times ZeRO 
 	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels -m "slow and not gpu and not slurm" || failed=1; \
 	[ -z "$$failed" ]
 
-test-slurm: $(VENV)/.test ## Pass the tests that need a Slurm installation (none yet)
+test-slurm: $(VENV)/.test ## Pass the tests on a real two-node Slurm of their own (as root)
 	@$(PLAIN) $(PYTEST) tests -m slurm || [ $$? -eq 5 ]
 
 lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
@@ -174,9 +174,10 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@$(INSTALL) -e '.[dev]' $(TO_LOG)
 	@touch $@
 
-# g++ compiles pysteps at its installation; shellcheck reads the batch scripts in tests; git names the commit of a run.
+# g++ compiles pysteps at its installation; shellcheck reads the batch scripts in tests; git names the commit of a run;
+# `make test-slurm` starts a cluster of its own from the packages of Slurm, and two nodes by those of iproute2.
 # Debian's own Python comes without venv and headers.
-PACKAGES := g++ git make shellcheck $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
+PACKAGES := g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
 system-packages: ## Install the Debian packages that installation and tests want (as root or by sudo)
 	@command -v apt-get >/dev/null || \
 	  { echo "There is no apt-get here. By this system's own means, please install: $(PACKAGES)" >&2; exit 1; }

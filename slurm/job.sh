@@ -98,7 +98,12 @@ come_back() { # queue this job again, as far as that is allowed; never returns
     leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not queued again; sbatch goes on from there"
   say "$1 is saved: the job is queued again"
   scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol cannot queue the job again; sbatch goes on from there"
-  sleep 600 # Slurm ends this shell; leaving by itself the job would count as failed
+  # Slurm ends this shell; leaving by itself the job would count as failed.
+  local waited=0
+  while [ "$cancelled" = 0 ] && [ $waited -lt 600 ]; do
+    sleep 1
+    waited=$((waited + 1))
+  done
   leave $AGAIN "Slurm did not take the job back"
 }
 

@@ -218,7 +218,7 @@ def test_near_the_limit_the_tasks_save_and_the_job_queues_itself_again(cluster):
     cluster.wait_for(lambda: bool(requeues(cluster)))
     assert requeues(cluster) == [["requeue", "20123"]]
     assert job.poll() is None, "Slurm ends the job, not the script"
-    job.kill()
+    job.terminate()
     output, _ = job.communicate(timeout=20)
     assert "prepare is saved: the job is queued again" in output
 
@@ -228,7 +228,7 @@ def test_asked_between_two_steps_the_job_comes_back_as_well(cluster):
     cluster.wait_for(lambda: bool(cluster.calls("srun")))
     job.send_signal(signal.SIGUSR2)
     cluster.wait_for(lambda: bool(requeues(cluster)))
-    job.kill()
+    job.terminate()
     output, _ = job.communicate(timeout=20)
     assert "everything before prepare is saved: the job is queued again" in output and stages(cluster) == []
 
@@ -238,7 +238,7 @@ def test_a_preempted_step_comes_back_whether_it_listened_already_or_not(cluster,
     """A preemption tells the tasks alone, with TERM; before they listen they die of it."""
     job = cluster.start(changes={"FAKE_STATE": status})
     cluster.wait_for(lambda: bool(requeues(cluster)))
-    job.kill()
+    job.terminate()
     job.communicate(timeout=20)
 
 
