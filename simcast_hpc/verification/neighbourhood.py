@@ -28,10 +28,20 @@ def fraction_sums(observed: Tensor, predicted: Tensor, protocol: ScoreProtocol) 
         # Above the frame's highest level both counts are 0 everywhere, and so are the sums.
         for row in range(level):
             events = torch.stack([seen[frame], said[frame]]) > row
-            totals = _integral(events)
+            totals = _integral(_cropped(events, margin=max(windows)))
             for place, window in enumerate(windows):
                 sums[place, :, row, frame] = _squares(_counts(totals, window))
     return {f"fss/{km:g}": part for km, part in zip(protocol.fss_km, sums, strict=True)}
+
+
+def _cropped(events: Tensor, *, margin: int) -> Tensor:
+    """Return the part of two event fields ``[2, H, W]`` within ``margin`` of an event: elsewhere all counts are 0."""
+    either = events.any(0)
+    edges = []
+    for side in (1, 0):
+        found = either.any(side).nonzero()
+        edges.append(slice(max(0, int(found[0]) - margin), int(found[-1]) + margin + 1))
+    return events[:, edges[0], edges[1]]
 
 
 def _integral(events: Tensor) -> Tensor:

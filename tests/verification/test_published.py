@@ -168,3 +168,14 @@ def test_pools_and_windows_forgive_more_the_wider_they_are(seed):
     found = score(observed, shifted, protocol=protocol_for("x", (74,), pools=pools, fss_km=(1.0, 3.0, 9.0)))
     assert found["csi/74"] <= found["csi_neighbourhood3/74"] <= found["csi_neighbourhood5/74"]
     assert found["fss/1/74"] <= found["fss/3/74"] + 0.05 and found["fss/3/74"] <= found["fss/9/74"] + 0.05
+
+
+@pytest.mark.parametrize("place", [(0, 0), (31, 31), (5, 20), (16, 0)])
+def test_a_lone_event_has_the_windows_that_reach_it(place):
+    """Wherever one pixel lies, n is 1 in those of the 8 x 8 windows around pixels of the frame that hold it."""
+    observed = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    observed[0, 0, *place] = 200
+    protocol = protocol_for("x", (74,), fss_km=(8.0, 2.0))
+    sums = count(observed, torch.zeros_like(observed), protocol=protocol).extra["fss/8"].flatten().tolist()
+    rows, columns = (min(32, at + 5) - max(0, at - 3) for at in place)
+    assert sums == [rows * columns, 0, rows * columns]
