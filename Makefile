@@ -114,7 +114,7 @@ gpu: ## On a CUDA machine: test every kernel, then time it; needs only a Python 
 	else echo "No GPU here: nvidia-smi does not answer, and the torch of $(PYTHON), if any, sees no device." >&2; exit 2; fi
 
 bench: $(VENV)/.runtime ## Time reading windows and the weighted loss on this machine's CPU
-	@$(PLAIN) $(BIN)/python -m benchmarks.data
+	@$(PLAIN) $(BIN)/python -m benchmarks.data_workers
 	@$(PLAIN) $(BIN)/python -m benchmarks.weighted_mse --device cpu
 
 ##@ Install

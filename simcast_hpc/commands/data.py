@@ -8,10 +8,12 @@ import typer
 from simcast_hpc.config import SynthesisConfig, from_mapping
 
 from .data_download import download
+from .data_inspect import inspect
 from .data_prepare import PREPARE_HELP, prepare
 
 app = typer.Typer(help="Make and look at data.", no_args_is_help=True)
 app.command("download")(download)
+app.command("inspect")(inspect)
 app.command("prepare", help=PREPARE_HELP)(prepare)
 _DEFAULTS = SynthesisConfig()
 

@@ -124,8 +124,13 @@ def choose_events(
 
 
 def repeated_ids(events: Sequence[Event]) -> list[Problem]:
+    """Return a problem for every event's id that stands more than once."""
+    return repeated_ids_of([event.id for event in events])
+
+
+def repeated_ids_of(ids: Sequence[str]) -> list[Problem]:
     """Return a problem for every id that stands more than once."""
-    seen = Counter(event.id for event in events)
+    seen = Counter(ids)
     return [
         Problem("repeated-id", CATALOG, name, f"stands {times} times; every reader leaves it out, as the public loader")
         for name, times in seen.items()

@@ -40,7 +40,7 @@ def draw_frames(scores: ScoreFile, example: ExampleFrames) -> Figure:
         for axes in row[len(frames) :]:
             axes.set_axis_off()
         for k, (axes, frame) in enumerate(zip(row, frames, strict=False)):
-            _show(axes, frame, steps)
+            show_frame(axes, frame, steps)
             if times:
                 axes.set_title(times[k].replace("+0 min", "0 min").replace("-", "−"), fontsize=9, pad=3)
         row[0].set_ylabel(plain(name), rotation=0, ha="right", va="center", fontsize=10, labelpad=6)
@@ -58,7 +58,8 @@ def _chosen(count: int) -> np.ndarray:
     return np.unique(np.linspace(0, count - 1, min(count, _MOST_COLUMNS)).round().astype(int))
 
 
-def _show(axes: Axes, frame: np.ndarray, steps: Steps) -> None:
+def show_frame(axes: Axes, frame: np.ndarray, steps: Steps) -> None:
+    """Show one frame ``[H, W]``, codes or [0, 1], in stepped colours; missing pixels are grey and hatched."""
     axes.set_facecolor(MISSING_FACE)
     axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
     colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))
