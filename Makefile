@@ -69,11 +69,11 @@ AND_NOTE = 2>&1 | tee $(RESULTS_OF_TESTS)
 test: $(VENV)/.test ## Pass the tests: minutes, without GPU and without root
 	@rm -rf $(RESULTS_OF_TESTS); mkdir -p $(RESULTS_OF_TESTS); failed=; \
 	echo "Tests 1 of 3: kernels against their twins, in the interpreter"; \
-	$(INTERPRETED) $(PYTEST) tests/kernels -m "not gpu and not slow" $(AND_NOTE)/1-kernels.log || failed="$$failed kernels"; \
+	$(INTERPRETED) $(PYTEST) tests/kernels tests/models_on_kernels -m "not gpu and not slow" $(AND_NOTE)/1-kernels.log || failed="$$failed kernels"; \
 	echo "Tests 2 of 3: kernels compiled ahead of time, and the benchmarks' own code"; \
 	$(PLAIN) $(PYTEST) tests/benchmarks -m "not gpu and not slow" $(AND_NOTE)/2-compiled.log || failed="$$failed compiled"; \
 	echo "Tests 3 of 3: everything else"; \
-	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/benchmarks -m "not gpu and not slow and not slurm" \
+	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels --ignore=tests/benchmarks -m "not gpu and not slow and not slurm" \
 	  $(AND_NOTE)/3-rest.log || failed="$$failed rest"; \
 	[ -z "$$failed" ] || echo "Failed:$$failed. The logs stand in $(RESULTS_OF_TESTS)."; \
 	tail -qn 1 $(RESULTS_OF_TESTS)/*.log; \
@@ -82,8 +82,8 @@ test: $(VENV)/.test ## Pass the tests: minutes, without GPU and without root
 # pytest's status 5 says that no test has the mark, which is no failure here.
 test-slow: $(VENV)/.test ## Pass the tests that take long: launchers times ZeRO stages, convergence
 	@failed=; \
-	$(INTERPRETED) $(PYTEST) tests/kernels -m "slow and not gpu" || [ $$? -eq 5 ] || failed=1; \
-	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels -m "slow and not gpu and not slurm" || failed=1; \
+	$(INTERPRETED) $(PYTEST) tests/kernels tests/models_on_kernels -m "slow and not gpu" || [ $$? -eq 5 ] || failed=1; \
+	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels -m "slow and not gpu and not slurm" || failed=1; \
 	[ -z "$$failed" ]
 
 test-slurm: $(VENV)/.test ## Pass the tests on a real two-node Slurm of their own (as root)

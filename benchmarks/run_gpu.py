@@ -43,7 +43,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "tests.xml")
         tests_passed = _run(
-            ["pytest", "tests/kernels", "-m", "gpu", "-q", f"--junitxml={report}"], TEST_SECONDS, environment
+            ["pytest", "tests/kernels", "-m", "gpu and not slow", "-q", f"--junitxml={report}"],
+            TEST_SECONDS,
+            environment,
         )
         red = failed_ops(report, op_names()) if not tests_passed else set()
         ops = [op for op in by_size(op_names()) if (ROOT / "benchmarks" / f"{op}.py").is_file() and op not in red]

@@ -201,15 +201,16 @@ def test_the_three_processes_of_the_tests(installed):
     told = make(installed, "test", TRITON_INTERPRET="1", SIMCAST_KERNELS="triton")
     assert told.returncode == 0, told.stderr
     kernels, compiled, rest = calls(installed)
-    assert kernels == ["1", "", "-m pytest tests/kernels -m not gpu and not slow"]
+    assert kernels == ["1", "", "-m pytest tests/kernels tests/models_on_kernels -m not gpu and not slow"]
     assert compiled == ["", "", "-m pytest tests/benchmarks -m not gpu and not slow"]
     assert rest[:2] == ["", ""]
     assert rest[2].startswith(
-        "-m pytest tests --ignore=tests/kernels --ignore=tests/benchmarks -m not gpu and not slow"
+        "-m pytest tests --ignore=tests/kernels --ignore=tests/models_on_kernels --ignore=tests/benchmarks "
+        "-m not gpu and not slow"
     )
 
 
-@pytest.mark.parametrize("fails", ["tests/kernels -m", "tests/benchmarks -m", "--ignore=tests/kernels"])
+@pytest.mark.parametrize("fails", ["tests/models_on_kernels -m", "tests/benchmarks -m", "--ignore=tests/kernels"])
 def test_one_failure_fails_all_and_stops_none(installed, fails):
     told = make(installed, "test", FAILS=fails)
     assert told.returncode != 0
