@@ -1,4 +1,4 @@
-"""Earthformer with our kernels: the golden outputs, and single blocks."""
+"""Earthformer with our kernels: the golden outputs, single blocks, and ten steps of training."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,8 @@ pytest.importorskip("simcast_hpc")
 import torch
 from torch import Tensor, nn
 
+from simcast_hpc.config import EarthformerConfig, GlobalVectorConfig, NoStem
+from simcast_hpc.models import build_model
 from simcast_hpc.models.earthformer.blocks import CrossAttentionBlock, SelfAttentionBlock
 from simcast_hpc.models.public import load_public
 from simcast_kernels.cuboid_attention import kernel as attention_kernel
@@ -16,6 +18,9 @@ from simcast_kernels.dispatch import VARIABLE
 from simcast_kernels.layer_norm_linear import kernel as projection_kernel
 from tests.models.stem_slopes import GoldenBackward
 from tests.models.test_earthformer_golden import CASES, TOLERANCE, channels_second, error, part, read_golden
+
+# Kernels off and on add in another order, as other numbers of ranks do: the same bound as there (relative).
+SAME_LOSSES = 1e-5
 
 
 @pytest.fixture
@@ -103,3 +108,39 @@ def test_a_block_of_a_golden_model_equals_its_twin(case, kind, kernel_device, la
     assert got.keys() == want.keys()
     unequal = {name: error(got[name], want[name]) for name in want if error(got[name], want[name]) >= TOLERANCE}
     assert not unequal
+
+
+@pytest.mark.kernel
+def test_ten_steps_have_the_same_losses_with_kernels_and_without(kernel_device, launched, monkeypatch):
+    config = EarthformerConfig(
+        grid=(2, 2),
+        width=16,
+        heads=1,
+        stem=NoStem(),
+        encoder_depth=(1,),
+        decoder_depth=(1,),
+        decoder_first_self_attention=True,
+        global_vectors=GlobalVectorConfig(count=2),
+        attention_dropout=0.0,
+        projection_dropout=0.0,
+        feed_forward_dropout=0.0,
+    )
+    generator = torch.Generator().manual_seed(5)
+    frames = torch.rand(10, 1, 4, 1, 2, 2, generator=generator).to(kernel_device)
+    losses: dict[str, list[float]] = {}
+    for body in ("reference", "triton"):
+        monkeypatch.setenv(VARIABLE, body)
+        torch.manual_seed(6)
+        model = build_model(config, frames_in=2, frames_out=2).to(kernel_device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses[body] = []
+        for step in frames:
+            past, future = step.split(2, dim=1)
+            loss = (model(past) - future).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[body].append(loss.item())
+    assert launched["attention"] and launched["projection"]
+    assert losses["triton"] == pytest.approx(losses["reference"], rel=SAME_LOSSES)
+    assert losses["triton"] != pytest.approx([losses["triton"][0]] * 10, rel=1e-2), "the steps must change something"
