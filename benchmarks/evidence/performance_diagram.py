@@ -28,9 +28,8 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
             for arm in [*ladder, *others]
         }
         points = {arm: point for arm, point in points.items() if math.isfinite(point[0].estimate)}
-        _background(
-            axes, [1 - far.estimate for far, _ in points.values()], [pod.estimate for _, pod in points.values()]
-        )
+        ratios = [1 - far.estimate for far, _ in points.values()]
+        _background(axes, ratios, [pod.estimate + _reach(pod) for _, pod in points.values()])
         line = [points[arm] for arm in ladder if arm in points]
         axes.plot(
             [1 - far.estimate for far, _ in line], [pod.estimate for _, pod in line], color=styles["direct"].colour,

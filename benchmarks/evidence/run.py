@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 
 from simcast_hpc.baselines import Persistence
-from simcast_hpc.config import ConfigError, SimcastError
+from simcast_hpc.config import ConfigError, SimcastError, from_mapping
 from simcast_hpc.forecast.load import forecast_device, load_trained
 from simcast_hpc.observe.run_folder import versions, write_whole
 
@@ -86,17 +86,22 @@ class Workplace:
         (self.root / "locks").mkdir(parents=True, exist_ok=True)
         with self._lock("archive", wait=True):
             path = self.root / "study.json"
-            wanted = self.study.model_dump(mode="json", exclude={"seeds"})  # more seeds are the same study
             if path.is_file():
-                found = json.loads(path.read_text(encoding="utf-8"))
-                differing = [key for key in wanted if found.get(key) != wanted[key]]
-                if differing:
-                    raise ConfigError(
-                        f"{self.root} belongs to another study: {differing[0]} is {found.get(differing[0])} there and "
-                        f"{wanted[differing[0]]} here; give another --work, or remove it"
-                    )
-            write_whole(path, json.dumps(wanted, indent=1))
+                self._require_same(path)
+            write_whole(path, self.study.model_dump_json(indent=1))
             self.archive.make()
+
+    def _require_same(self, path: Path) -> None:
+        # More seeds are the same study, and a setting that has come since had its default.
+        found = json.loads(path.read_text(encoding="utf-8")) | {"seeds": list(self.study.seeds)}
+        known = from_mapping(Study, found, where=str(path)).model_dump(mode="json")
+        wanted = self.study.model_dump(mode="json")
+        differing = [key for key in wanted if known[key] != wanted[key]]
+        if differing:
+            raise ConfigError(
+                f"{self.root} belongs to another study: {differing[0]} is {known[differing[0]]} there and "
+                f"{wanted[differing[0]]} here; give another --work, or remove it"
+            )
 
     def work(self, *, until: float, say: Any = print) -> int:
         """Do units until none is left, or no new one after ``until`` (``time.monotonic``); return how many."""
