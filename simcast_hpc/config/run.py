@@ -198,8 +198,8 @@ class WatchConfig(StrictModel):
     ``non_finite``: a loss or gradient that is no number ends the run, or its optimizer step is left out, with a
     warning that names the windows; after ``most_skipped`` such steps in a row the run ends all the same.
     ``spike_factor``: a loss this many times the median of the ``spike_window`` steps before is logged with its
-    windows. ``hang_minutes``: a rank that takes no step for so long says where it stands, and ends the run; it must
-    be longer than the slowest step, which is the first, or one that waits for a checkpoint to be written.
+    windows. ``hang_minutes``: a rank that takes no step for so long, after its first, says where it stands and ends
+    the run; it must be longer than a step that waits for a checkpoint to be written.
     ``straggler_factor``: a rank that reads and computes this many times slower than the median is named.
     """
 

@@ -7,11 +7,13 @@ the file system.
 """
 
 import json
+import logging
 import os
 import shutil
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from simcast_hpc.distributed.tensors import Tensors, is_owner, parameter_names, 
 from simcast_hpc.distributed.world import World
 from simcast_hpc.observe.run_folder import file_hash, refuse_another, write_whole
 
+logger = logging.getLogger("simcast")
 _MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.05
 
@@ -116,7 +119,8 @@ class CheckpointWriter:
                     shutil.rmtree(old)
         except Exception as error:
             self._failure = error
-            if partial.is_dir():
+            with suppress(OSError):  # a full disk has no room for the mark either, before the part is gone
+                (partial / f"rank-{rank:05d}.safetensors").unlink(missing_ok=True)
                 (partial / f"rank-{rank:05d}.failed").touch()
 
     def _collect(self, partial: Path, ranks: int) -> list[dict[str, Any]]:
@@ -161,7 +165,7 @@ class Checkpoint:
         for note in self.manifest["files"][rank::ranks]:
             path = self.path / note["file"]
             if not path.is_file() or file_hash(path) != note["sha256"]:
-                raise CheckpointError(f"{path} is absent or damaged; remove {self.path} to go on from the one before")
+                raise CheckpointError(f"{path} is absent or damaged")
 
     def require(self, identity: Mapping[str, Any]) -> None:
         """Refuse to continue a run of another configuration or other data.
@@ -235,10 +239,55 @@ def _make_folder(path: Path) -> str | None:
 
 def visible(folder: Path) -> list[Path]:
     """Return the whole checkpoints of a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial" and (path / _MANIFEST).is_file())
+    return sorted(path for path in folder.glob("step-*") if not path.suffix and (path / _MANIFEST).is_file())
 
 
 def latest(folder: Path) -> Checkpoint | None:
     """Return the newest whole checkpoint, or None."""
     found = visible(folder)
     return Checkpoint(found[-1]) if found else None
+
+
+def refuse_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Hold the newest checkpoint that can be read against what the run is.
+
+    Raises:
+        ConfigError: it belongs to another configuration or other data.
+    """
+    for path in reversed(visible(folder)):
+        try:
+            newest = Checkpoint(path)
+        except CheckpointError:
+            continue
+        newest.require(identity)
+        return
+
+
+def newest_whole(folder: Path, world: World) -> Checkpoint | None:
+    """Return the newest checkpoint whose hashes hold, or None where there is none at all. A collective.
+
+    A damaged one is named in a warning, set aside as ``step-N.damaged``, and the one before takes its place.
+
+    Raises:
+        CheckpointError: there are checkpoints, and none is whole: training is not begun anew in silence.
+    """
+    rank, ranks = world.place.rank, world.place.world_size
+    paths: list[Path] = world.broadcast(visible(folder))
+    said = ""
+    for path in reversed(paths):
+        found, problem = None, None
+        try:
+            found = Checkpoint(path)
+            found.verify(rank=rank, ranks=ranks)
+        except CheckpointError as error:
+            problem = str(error)
+        problems = [one for one in world.gather(problem) if one]
+        if not problems:
+            return found
+        said = problems[0]
+        if world.is_first:
+            logger.warning("%s: it is set aside, and the checkpoint before takes its place", said)
+            path.rename(path.with_name(path.name + ".damaged"))
+    if paths:
+        raise CheckpointError(f"no checkpoint in {folder} is whole; the last that was tried: {said}")
+    return None

@@ -1,6 +1,7 @@
 """Checkpoints on disk: whole or absent, at most K, verified, and refused where they belong to another run."""
 
 import json
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,15 @@ import torch
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.train import checkpoint
-from simcast_hpc.train.checkpoint import Checkpoint, CheckpointError, CheckpointWriter, latest, visible
+from simcast_hpc.train.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    CheckpointWriter,
+    latest,
+    newest_whole,
+    refuse_another_run,
+    visible,
+)
 
 IDENTITY = {"seed": 5, "loss.weights": (1.0, 10.0), "data fingerprint": "abcd"}
 NAMES = ("model.head.weight", "model.head.bias")
@@ -135,7 +144,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, engine, spoil):
         path.unlink()
     found = latest(tmp_path)
     assert found is not None
-    with pytest.raises(CheckpointError, match=r"rank-00000\.safetensors is absent or damaged; remove .*step-00000001"):
+    with pytest.raises(CheckpointError, match=r"step-00000001/rank-00000\.safetensors is absent or damaged"):
         found.verify()
 
 
@@ -187,3 +196,43 @@ def test_a_rank_that_never_wrote_its_share_is_missed(tmp_path, engine):
     (tmp_path / "p" / "rank-00001.failed").touch()
     with pytest.raises(CheckpointError, match="another rank could not write its share"):
         writer._collect(tmp_path / "p", 2)
+
+
+@pytest.mark.parametrize("spoil", ["weights", "manifest"])
+def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_serves(tmp_path, engine, caplog, spoil):
+    _save(_writer(tmp_path), engine, 1, 2)
+    name = "rank-00000.safetensors" if spoil == "weights" else "manifest.json"
+    path = tmp_path / "step-00000002" / name
+    path.write_bytes(path.read_bytes()[:-1])
+    refuse_another_run(tmp_path, IDENTITY)
+    with caplog.at_level("WARNING", logger="simcast"):
+        logging.getLogger("simcast").propagate = True
+        found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
+    assert found is not None and found.step == 1
+    assert "step-00000002" in caplog.text
+    assert [path.name for path in visible(tmp_path)] == ["step-00000001"]
+    assert (tmp_path / "step-00000002.damaged").is_dir(), "what is left of it is not thrown away"
+
+
+def test_where_none_is_whole_the_run_does_not_begin_anew(tmp_path, engine):
+    assert newest_whole(tmp_path, Alone()) is None  # pyright: ignore[reportArgumentType]
+    _save(_writer(tmp_path), engine, 1)
+    (tmp_path / "step-00000001" / "rank-00000.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole; .*step-00000001"):
+        newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
+
+
+def test_a_full_disk_is_told_and_frees_what_it_had_taken(tmp_path, engine, monkeypatch):
+    writer = _writer(tmp_path)
+    _save(writer, engine, 1)
+
+    def half(_tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        _save(writer, engine, 2)
+    assert not list(tmp_path.glob("step-00000002.partial/*.safetensors"))
+    found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
+    assert found is not None and found.step == 1

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -24,13 +25,15 @@ from simcast_hpc.observe.log import set_up_logging
 from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.train.agreement import Agreement
-from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest
+from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, refuse_another_run
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook, WriteFailureHook
 from simcast_hpc.train.loop import Every, Gradients, Prepared, train
 from simcast_hpc.train.optim import learning_rate
 from simcast_hpc.train.stop import Ask, PausedError, StoppedError, StopRequest, refuse_to_start
+from simcast_hpc.train.symptoms import SpikeHook, StragglerHook
 from simcast_hpc.train.timing import StepTimer
+from simcast_hpc.train.watchdog import Watchdog
 
 from . import AnyStage, make_stage, make_task
 from .task import Learner, Task
@@ -97,9 +100,7 @@ def _run(config: TrainConfig, request: StopRequest) -> None:
     if done is not None:
         logger.info("%s is done after %d steps: nothing to do", config.run_dir, done["steps"])
         return
-    checkpoint = latest(ready.folder.checkpoints)
-    if checkpoint is not None:
-        checkpoint.require(ready.identity)
+    refuse_another_run(ready.folder.checkpoints, ready.identity)
     refuse_to_start((config.run_dir, config.run_dir.parent))
     if find_place(os.environ).rank == 0:
         ready.folder.prepare(ready.config)  # only now: a refused run must not touch the configuration of what stands
@@ -124,20 +125,18 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
     writer = CheckpointWriter(
         folder.checkpoints, keep=config.checkpoint.keep, world=world, timeout_minutes=config.engine.timeout_minutes
     )
-    metrics = MetricsWriter(folder.metrics, folder.events, first_step=first_step) if world.is_first else None
-    progress = ProgressHook(config, first_step=first_step) if world.is_first else None
     timer = StepTimer(world.device)
-    hooks = [Every(1, MetricsHook(config, world, metrics, engine))]
-    if ema is not None:
-        hooks.append(Every(1, ema))
-    if progress is not None:
-        hooks.append(Every(1, progress))
-    hooks.append(Every(1, WriteFailureHook(writer)))
+    watchdog = Watchdog(
+        folder.path / "stacks", limit_minutes=config.watch.hang_minutes,
+        rank=world.place.rank, ranks=world.place.world_size,
+    )  # fmt: skip
     save = CheckpointHook(
         writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema, beside=beside
     )
-    hooks.append(Every(config.checkpoint.every_steps, save, on_leaving=True))
-    try:
+    with watchdog, ExitStack() as closing:
+        shown = _shown(ready, world, engine, timer, first_step=first_step, closing=closing)
+        averaged = [] if ema is None else [Every(1, ema)]
+        saving = [Every(1, WriteFailureHook(writer)), Every(config.checkpoint.every_steps, save, on_leaving=True)]
         step, ask = train(
             learner,
             _prepared(ready, world, first_step=first_step),
@@ -153,13 +152,9 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
                 most_skipped=config.watch.most_skipped if config.watch.non_finite == "skip" else 0,
             ),
             timer=timer,
-            after=hooks,
+            after=[*shown, *averaged, Every(1, watchdog), *saving],
         )
-        writer.wait()
-    finally:
-        for closable in (metrics, progress):
-            if closable is not None:
-                closable.close()
+    writer.wait()
     if ask != Ask.NOTHING:
         _leave(ask, step, world.gather(request.why))
     checkpoint = latest(folder.checkpoints)
@@ -168,6 +163,25 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
     with world.together():
         if world.is_first:
             _finish(ready, checkpoint, beside_weights)
+
+
+def _shown(
+    ready: Plan, world: World, engine: Any, timer: StepTimer, *, first_step: int, closing: ExitStack
+) -> list[Every]:
+    """Return the hooks that tell how training goes; what they hold open is closed with ``closing``."""
+    config, folder = ready.config, ready.folder
+    writer = None
+    hooks = [
+        Every(1, SpikeHook(config.watch, folder.path / "spikes.jsonl")),
+        Every(config.log.every_steps, StragglerHook(config.watch, world, timer)),
+    ]
+    if world.is_first:
+        writer = MetricsWriter(folder.metrics, folder.events, first_step=first_step)
+        progress = ProgressHook(config, first_step=first_step)
+        closing.callback(writer.close)
+        closing.callback(progress.close)
+        hooks.append(Every(1, progress))
+    return [Every(1, MetricsHook(config, world, writer, engine)), *hooks]
 
 
 def _leave(ask: Ask, step: int, reasons: list[str]) -> NoReturn:
@@ -202,11 +216,11 @@ def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepare
 
 def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None, beside: Learner | None) -> int:
     """Put the newest checkpoint into the engine and return its step; 0 where there is none."""
-    checkpoint = latest(ready.folder.checkpoints)
+    checkpoint = newest_whole(ready.folder.checkpoints, world)
     if checkpoint is None:
         return 0
     with world.together():
-        checkpoint.verify(rank=world.place.rank, ranks=world.place.world_size)
+        checkpoint.require(ready.identity)
         checkpoint.check_names(engine)
 
     def warm_up() -> torch.Tensor:
