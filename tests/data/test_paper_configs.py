@@ -53,7 +53,10 @@ def test_a_network_of_the_paper_stands_at_full_size(run):
         assert {size // token for size in grid} == {40}
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(
+    "run",
+    [run if run.startswith(("teacher", "student")) else pytest.param(run, marks=pytest.mark.slow) for run in RUNS],
+)
 def test_a_network_of_the_paper_learns_at_a_small_size(run):
     config = read(run)
     side = {"hko7": 24, "meteonet": 20}[run.split("/")[1].split("-")[0]]
