@@ -1,5 +1,7 @@
 """What the evidence page says about the study itself: convergence, how it was made, what is missing."""
 
+import statistics
+
 from simcast_hpc.config import to_yaml
 
 from .results import Evidence
@@ -7,9 +9,11 @@ from .study import BOX_KM, PERSISTENCE
 
 
 def seeds_in_words(evidence: Evidence) -> str:
-    """Return how many seeds an arm has."""
-    counts = [len(results) for arm, results in evidence.by_arm.items() if arm != PERSISTENCE] or [0]
-    return f"{counts[0]} seeds an arm" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)} seeds an arm"
+    """Return how many seeds an arm has, and which arms have another number."""
+    counts = {arm: len(results) for arm, results in evidence.by_arm.items() if arm != PERSISTENCE}
+    usual = statistics.mode(counts.values()) if counts else 0
+    others = [f"{arm} {count}" for arm, count in counts.items() if count != usual]
+    return f"{usual} seeds an arm" + (f" (but {', '.join(others)})" if others else "")
 
 
 def convergence(evidence: Evidence) -> str:
@@ -33,7 +37,7 @@ def _longer(evidence: Evidence, short: str, long: str, factor: int) -> str:
         last.append(100 * (1 - lengthy[-1][1] / lengthy[-2][1]))
     return (
         f"- `{long}`, {factor} times the steps of `{short}`, ends {_mean(gains):.1f} % below it in validation loss "
-        f"({min(gains):.1f} to {max(gains):.1f} over {len(gains)} seeds); its last fifth of steps brought "
+        f"({min(gains):.1f} to {max(gains):.1f} over {len(gains)} seed(s)); its last fifth of steps brought "
         f"{_mean(last):.1f} %."
     )
 

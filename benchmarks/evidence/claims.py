@@ -269,10 +269,8 @@ def _controls(study: Study) -> Iterator[Claim]:
     )
     yield control(
         "teacher-steps",
-        "A teacher trained longer makes a better student.",
+        "A teacher trained four times as long makes a better student.",
         csi("student of the 4x teacher less student", "student-of-4x", student),
-        csi("student of the 16x teacher less student", "student-of-16x", student),
-        csi("4x student of the 16x teacher less that of the 4x teacher", "student-4x-of-16x", "student-4x"),
     )
     yield control(
         "best-case",
@@ -281,8 +279,10 @@ def _controls(study: Study) -> Iterator[Claim]:
     )
     yield control(
         "longer-teacher",
-        "Four times the steps have not exhausted the teacher: sixteen times roll out better still.",
+        "Four times the steps have not exhausted the teacher: sixteen times roll out better, and make better students.",
         csi("16x teacher less 4x teacher, rolled out", "teacher-16x", "teacher-4x"),
+        csi("student of the 16x teacher less that of the 4x teacher", "student-of-16x", "student-of-4x"),
+        csi("4x student of the 16x teacher less that of the 4x teacher", "student-4x-of-16x", "student-4x"),
     )
     yield control(
         "crop",

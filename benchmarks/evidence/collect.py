@@ -14,15 +14,15 @@ from .study import STUDY, Study, read_study
 RESULTS = Path(__file__).with_name("results")
 
 
-def collect(study: Study, work: Path, results: Path) -> int:
-    """Write the finished units under ``work`` to ``results`` and return their number.
+def collect(study: Study, work: Path, results: Path, *, arms: Sequence[str] = ()) -> int:
+    """Write the finished units under ``work`` to ``results`` and return their number; with ``arms`` those alone.
 
     Raises:
         ConfigError: no unit is finished.
     """
     place = Workplace(study, work)
     by_seed: dict[int | None, dict[str, Result]] = {}
-    for unit in units_of(study):
+    for unit in units_of(study, arms):
         if is_finished(place.folder(unit.name)):
             arm = unit.name if unit.arm is None else unit.arm.name
             by_seed.setdefault(unit.seed, {})[arm] = load_unit(place.folder(unit.name))
@@ -38,11 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.collect", description="Pack finished units.")
     parser.add_argument("--study", type=Path, default=STUDY, help="the study's YAML file")
     parser.add_argument("--work", type=Path, default=WORK, help="folder that the workers shared")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="these and their teachers alone")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the packed results")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the study")
     options = parser.parse_args(arguments)
     try:
-        number = collect(read_study(options.study, tuple(options.set)), options.work, options.results)
+        number = collect(
+            read_study(options.study, tuple(options.set)), options.work, options.results, arms=options.arms
+        )
     except SimcastError as error:
         print(error, file=sys.stderr)
         return 2
