@@ -97,10 +97,10 @@ def _decide(claim: Claim, bootstrap: Bootstrap) -> Verdict:
 def in_words(finding: Finding) -> str:
     """Return what a comparison shows, in numbers: how it stands to zero and to the paper's value."""
     comparison, interval = finding.comparison, finding.interval
-    if not interval.defined:
-        return f"no interval: {interval.seeds} seed(s), or the score is undefined in some of them"
     if interval.seeds < FEWEST_SEEDS:
-        return f"{interval.seeds} seeds are too few for a verdict"
+        return f"{interval.seeds} seed(s): too few for a verdict"
+    if not interval.defined:
+        return "no interval: the score is undefined for some seeds or events"
     parts = []
     if finding.verdict == UNDECIDED:
         parts.append(f"a difference under {interval.half_width:.4f} cannot be told from none here")

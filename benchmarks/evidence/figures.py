@@ -245,7 +245,9 @@ def _loss_curves(axes: Axes, bootstrap: Bootstrap, arms: dict[str, str], look: L
         axes.plot(steps, losses.mean(0), color=look.colour, marker=look.marker, markersize=4, linestyle=dashes)
         ends.append((steps[-1], losses.mean(0)[-1], look._replace(name=f"{name} steps")))
     for x, y, named in ends:
-        axes.annotate(named.name, (x, y), xytext=(4, -11), textcoords="offset points", fontsize=8.5, color=look.colour)
+        axes.annotate(named.name, (x, y), xytext=(0, -17), textcoords="offset points", fontsize=8.5,
+                      color=look.colour, ha="center")  # fmt: skip
+    axes.set_ylim(bottom=0)
     axes.set_xlim(0, 1.14 * axes.dataLim.x1)
 
 
