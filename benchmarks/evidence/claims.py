@@ -10,6 +10,9 @@ from .study import FULL_WEIGHT, Study, arms_of
 FEWEST_SEEDS = 3
 """With fewer seeds no verdict is given, whatever the interval."""
 
+STATED_LATER = ("short-horizon", "robustness", "saw-tooth", "long", "long-distillation", "best-case", "longer-teacher")
+"""Claims that were put, or put in this form, after the first results of ``study.yaml`` had been seen."""
+
 HOLDS, REVERSED, UNDECIDED = "holds here", "does not hold here: the reverse does", "undecided"
 PARTLY, IN_FULL = "holds in part, the rest undecided", "does not hold here in full"
 

@@ -12,7 +12,19 @@ from simcast_hpc.config import SimcastError
 from simcast_hpc.observe.run_folder import write_whole
 
 from .about import convergence, making, missing, seeds_in_words
-from .claims import FEWEST_SEEDS, HOLDS, IN_FULL, PARTLY, REVERSED, UNDECIDED, Verdict, claims_of, decide, in_words
+from .claims import (
+    FEWEST_SEEDS,
+    HOLDS,
+    IN_FULL,
+    PARTLY,
+    REVERSED,
+    STATED_LATER,
+    UNDECIDED,
+    Verdict,
+    claims_of,
+    decide,
+    in_words,
+)
 from .collect import RESULTS
 from .figures import CAPTIONS, draw_all
 from .intervals import LABELS, Bootstrap, Interval
@@ -101,7 +113,8 @@ def _claims_table(verdicts: Sequence[Verdict]) -> str:
         f"A difference is *{HOLDS}* if its interval lies wholly on the claimed side of zero, *{REVERSED}* if wholly on "
         f"the other, else *{UNDECIDED}*; a claim holds if all of its differences do. Fewer than {FEWEST_SEEDS} seeds "
         "give no verdict. Each interval stands for itself: of twenty true zeros, one would be seen as a difference. "
-        "The paper's values are differences within its own tables on SEVIR, from one run each.",
+        "The paper's values are differences within its own tables on SEVIR, from one run each. Put, or put in this "
+        f"form, after the first results had been seen, hence weaker evidence: {', '.join(STATED_LATER)}.",
     ]
     return "\n".join(rows)
 

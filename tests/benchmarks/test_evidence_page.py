@@ -10,6 +10,7 @@ from benchmarks.evidence.claims import (
     IN_FULL,
     PARTLY,
     REVERSED,
+    STATED_LATER,
     UNDECIDED,
     arms_in_claims,
     claims_of,
@@ -141,3 +142,4 @@ def test_no_results_are_refused(tmp_path, capsys):
 def test_no_arm_is_trained_for_nothing(name):
     study = read_study(STUDY.with_name(name))
     assert arms_in_claims(study) == {arm.name for arm in arms_of(study)}
+    assert set(STATED_LATER) <= {claim.key for claim in claims_of(study)}
