@@ -3,16 +3,19 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from simcast_hpc.config import FORECASTING, ConfigError, PipelineConfig, TrainConfig, read_config
+from simcast_hpc.config import FORECASTING, AutoencoderConfig, ConfigError, PipelineConfig, TrainConfig, read_config
 
 from .options import ConfigFile, Overrides
+
+if TYPE_CHECKING:
+    from simcast_hpc.models.account import Account
 
 app = typer.Typer(help="Look at models.", no_args_is_help=True)
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -32,21 +35,27 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Count the parameters, operations and bytes of a configured model, on one micro batch; nothing is trained."""
-    run, grid = _read(config, overrides or (), stage)
-    found = _found(run, grid, ranks)
+    run, grid, autoencoder = _read(config, overrides or (), stage)
+    found = _found(run, grid, autoencoder, ranks)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
         _print(found)
 
 
-def _read(path: Path, overrides: list[str] | tuple[str, ...], stage: str | None) -> tuple[TrainConfig, tuple[int, int]]:
-    """Return one training run and the grid of its frames: stated by the model, or by the description of its data."""
+def _read(
+    path: Path, overrides: list[str] | tuple[str, ...], stage: str | None
+) -> tuple[TrainConfig, tuple[int, int], AutoencoderConfig]:
+    """Return one training run, the grid of its frames, and the autoencoder that a diffusion would stand on.
+
+    The grid is that of the model or of its data's description.
+    """
     from simcast_hpc.data.open import kept_grid
     from simcast_hpc.models import grid_of
 
     try:
         run, size = read_config(TrainConfig, path, overrides), None
+        autoencoder = _autoencoder_under(run)
     except ConfigError as error:
         if "simcast pipeline" not in str(error):
             raise
@@ -55,32 +64,56 @@ def _read(path: Path, overrides: list[str] | tuple[str, ...], stage: str | None)
         if chosen not in pipeline.stages:
             raise ConfigError(f"--stage {chosen} is none of this pipeline: {', '.join(pipeline.stages)}") from None
         run, size = pipeline.train_config(chosen), pipeline.synthesis and pipeline.synthesis.size
-    return run, grid_of(run.model) or ((size, size) if size else kept_grid(run.data))
+        within = "autoencoder" in pipeline.stages and run.stage == "diffusion"
+        beside = pipeline.train_config("autoencoder") if within else run
+        autoencoder = beside.autoencoder.model if within else _autoencoder_under(run)
+    stated = grid_of(run.model) if run.stage in FORECASTING else None
+    return run, stated or ((size, size) if size else kept_grid(run.data)), autoencoder
 
 
-def _found(run: TrainConfig, grid: tuple[int, int], ranks: int) -> dict[str, Any]:
+def _autoencoder_under(run: TrainConfig) -> AutoencoderConfig:
+    """Return the sizes of ``diffusion.autoencoder``'s network, or the default's where that run does not stand yet."""
+    from simcast_hpc.observe.run_folder import RunFolder
+
+    if run.stage == "autoencoder":
+        return run.autoencoder.model
+    if run.diffusion.autoencoder is None or not (found := RunFolder(run.diffusion.autoencoder).config).is_file():
+        return AutoencoderConfig()
+    return read_config(TrainConfig, found).autoencoder.model
+
+
+def _account(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "Account":
+    from simcast_hpc.models import account, fitted_to
+
+    sizes: dict[str, Any] = {"batch": run.batch.micro_size, "dtype": _DTYPES[run.engine.precision]}
+    if run.stage == "autoencoder":
+        return account.autoencoder_account(autoencoder, grid=grid, **sizes)
+    sizes |= {"frames_in": run.sequence.frames_in, "frames_out": run.frames_out}
+    if run.stage in FORECASTING:
+        return account.account_of(fitted_to(run.model, grid), grid=grid, **sizes)
+    reduction = autoencoder.reduction
+    if grid[0] % reduction or grid[1] % reduction:
+        raise ValueError(f"frames of {grid[0]} x {grid[1]} do not fall into latents {reduction} times smaller")
+    latent = (grid[0] // reduction, grid[1] // reduction)
+    return account.denoiser_account(run.diffusion.casformer, channels=autoencoder.latent_channels, grid=latent, **sizes)
+
+
+def _found(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig, ranks: int) -> dict[str, Any]:
     from simcast_hpc.distributed.memory import rank_bytes
-    from simcast_hpc.models import fitted_to
-    from simcast_hpc.models.account import account_of
 
-    if run.stage not in FORECASTING:
-        raise ConfigError(
-            f"stage {run.stage} trains no forecast; what is counted are models of {', '.join(FORECASTING)}"
-        )
     try:
-        account = account_of(
-            fitted_to(run.model, grid),
-            frames_in=run.sequence.frames_in,
-            frames_out=run.frames_out,
-            grid=grid,
-            batch=run.batch.micro_size,
-            dtype=_DTYPES[run.engine.precision],
-        )
+        account = _account(run, grid, autoencoder)
     except ValueError as error:
         raise ConfigError(f"the model does not fit: {error}") from error
     parameters = sum(account.parameters.values())
+    by_stage = {
+        str(number): asdict(
+            rank_bytes(parameters, engine=run.engine.model_copy(update={"zero_stage": number}), world_size=ranks)
+        )
+        for number in range(4)
+    }
     return {
-        "model": run.model.title,
+        "model": _TITLES.get(run.stage) or run.model.title,
         "stage": run.stage,
         "frames_in": run.sequence.frames_in,
         "frames_out": run.frames_out,
@@ -96,11 +129,12 @@ def _found(run: TrainConfig, grid: tuple[int, int], ranks: int) -> dict[str, Any
             "forward_by_part": account.forward_flops,
         },
         "bytes_on_a_rank": {
-            **asdict(rank_bytes(parameters, engine=run.engine, world_size=ranks)),
+            **by_stage[str(run.engine.zero_stage)],
             "activations": account.activation_bytes,
             "activations_kept_all": account.activation_bytes_kept_all,
             "activations_recomputed_all": account.activation_bytes_recomputed_all,
         },
+        "bytes_on_a_rank_by_zero_stage": by_stage,
     }
 
 
@@ -128,9 +162,27 @@ def _print(found: dict[str, Any]) -> None:
     for key, words in _HELD.items():
         memory.add_row(words, f"{held[key] / 2**30:,.3f}")
     console.print(memory)
+    console.print(_by_zero_stage(found))
+    if found["stage"] == "autoencoder":
+        console.print("The discriminator is not counted: each rank holds it whole, in fp32.")
     console.print("FLOP: matrix products and convolutions, a multiplication and its addition as two.")
 
 
+def _by_zero_stage(found: dict[str, Any]) -> Table:
+    """Return the same bytes for each stage of ZeRO, and their sums with the activations either way."""
+    ranks, activations = found["ranks"], found["bytes_on_a_rank"]
+    table = Table("ZeRO", title=f"GiB on each of {ranks} ranks" if ranks > 1 else "GiB on one rank")
+    for column in ("weights", "gradients", "optimizer", "sum, all kept", "sum, recomputed"):
+        table.add_column(column, justify="right")
+    for stage, held in found["bytes_on_a_rank_by_zero_stage"].items():
+        states = sum(held.values())
+        sums = [states + activations[f"activations_{how}_all"] for how in ("kept", "recomputed")]
+        numbers = [held["weights"], held["gradients"], held["optimizer"], *sums]
+        table.add_row(stage, *(f"{number / 2**30:,.3f}" for number in numbers))
+    return table
+
+
+_TITLES = {"autoencoder": "Autoencoder", "diffusion": "CasFormer"}
 _HELD = {
     "weights": "weights",
     "gradients": "gradients (fp32 sums)",

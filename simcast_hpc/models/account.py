@@ -1,23 +1,29 @@
 """What a model costs: parameters, matrix products and bytes kept for backward, by part; no memory is allocated.
 
-The model is built and run on the meta device, which knows shapes and no values.
+The model is built and run on the meta device, which knows shapes and no values. Attention of torch's own is counted as
+the fused one that GPUs run, which keeps no weights of token pairs.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from simcast_hpc.config import EarthformerConfig, ModelConfig
+from simcast_hpc.config import AutoencoderConfig, CasFormerConfig, EarthformerConfig, ModelConfig
 from simcast_kernels.cuboid_attention.geometry import make_grid
 
 from . import build_model
+from .autoencoder import Autoencoder
+from .casformer import CasFormer
 
 _SPLIT = ("encoder", "decoder")
 
@@ -61,34 +67,103 @@ def account_of(
         ValueError: the sizes do not fit one another.
     """
 
-    def on_meta(one: ModelConfig) -> nn.Module:
-        with torch.device("meta"):
-            return build_model(one, frames_in=frames_in, frames_out=frames_out).to(dtype).train()
+    def made(levels: tuple[int, ...] | None) -> nn.Module:
+        one = config
+        if levels is not None and isinstance(config, EarthformerConfig):
+            one = config.model_copy(update={"checkpoint_levels": levels})
+        return build_model(one, frames_in=frames_in, frames_out=frames_out)
 
+    levels = range(config.levels if isinstance(config, EarthformerConfig) else 0)
     frames = torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=dtype)
-    model = on_meta(config)
-    measured = kept_bytes(model, frames)
+    return _account(lambda: made(None), lambda: made(()), lambda: made(tuple(levels)), (frames,), dtype)
 
-    def kept_with(levels: tuple[int, ...]) -> int:
-        if not isinstance(config, EarthformerConfig) or set(config.checkpoint_levels) == set(levels):
-            return measured
-        return kept_bytes(on_meta(config.model_copy(update={"checkpoint_levels": levels})), frames)
 
-    levels = config.levels if isinstance(config, EarthformerConfig) else 0
+def autoencoder_account(config: AutoencoderConfig, *, grid: tuple[int, int], batch: int, dtype: torch.dtype) -> Account:
+    """Return what an autoencoder costs on a micro batch of single frames; the discriminator is not in it.
+
+    Args:
+        config: the network's sizes.
+        grid: H and W, in pixels.
+        batch: frames of a micro batch.
+        dtype: of weights and activations.
+
+    Raises:
+        ValueError: the grid does not fall into latents.
+    """
+
+    def made(again: bool) -> nn.Module:
+        return Autoencoder(config.model_copy(update={"checkpoint": again}))
+
+    frames = torch.empty(batch, 1, *grid, device="meta")
+    latent = (config.latent_channels, *(size // config.reduction for size in grid))
+    inputs = (frames, torch.empty(batch, *latent, device="meta"))
+    return _account(lambda: made(config.checkpoint), lambda: made(False), lambda: made(True), inputs, dtype)
+
+
+def denoiser_account(
+    config: CasFormerConfig,
+    *,
+    frames_in: int,
+    frames_out: int,
+    channels: int,
+    grid: tuple[int, int],
+    batch: int,
+    dtype: torch.dtype,
+) -> Account:
+    """Return what a CasFormer costs on a micro batch of latent sequences, which are fp32 as in training.
+
+    Args:
+        config: the network's sizes.
+        frames_in: frames of the observations, of use where ``config.observations`` is set.
+        frames_out: T', frames of a latent sequence.
+        channels: C, of a latent.
+        grid: h and w, of a latent.
+        batch: sequences of a micro batch.
+        dtype: of weights and activations.
+
+    Raises:
+        ValueError: the latents do not fall into patches.
+    """
+
+    def made(again: bool) -> nn.Module:
+        one = config.model_copy(update={"checkpoint": again})
+        return CasFormer(one, frames=frames_out, channels=channels, frames_in=frames_in)
+
+    def latents(frames: int) -> Tensor:
+        return torch.empty(batch, frames, channels, *grid, device="meta")
+
+    timesteps = torch.empty(batch, dtype=torch.int64, device="meta")
+    seen = (latents(frames_in),) if config.observations else ()
+    inputs = (latents(frames_out), timesteps, latents(frames_out), *seen)
+    return _account(lambda: made(config.checkpoint), lambda: made(False), lambda: made(True), inputs, dtype)
+
+
+def _account(
+    as_configured: Callable[[], nn.Module],
+    kept_all: Callable[[], nn.Module],
+    recomputed_all: Callable[[], nn.Module],
+    inputs: tuple[Tensor, ...],
+    dtype: torch.dtype,
+) -> Account:
+    def on_meta(made: Callable[[], nn.Module]) -> nn.Module:
+        with torch.device("meta"):
+            return made().to(dtype).train()
+
+    model = on_meta(as_configured)
     return Account(
         parameters=dict(_by_part({name: p.numel() for name, p in model.named_parameters()})),
-        forward_flops=forward_flops(model, frames),
-        training_flops=training_flops(model, frames),
-        activation_bytes=measured,
-        activation_bytes_kept_all=kept_with(()),
-        activation_bytes_recomputed_all=kept_with(tuple(range(levels))),
+        forward_flops=forward_flops(model, *inputs),
+        training_flops=training_flops(model, *inputs),
+        activation_bytes=kept_bytes(model, *inputs),
+        activation_bytes_kept_all=kept_bytes(on_meta(kept_all), *inputs),
+        activation_bytes_recomputed_all=kept_bytes(on_meta(recomputed_all), *inputs),
     )
 
 
-def forward_flops(model: nn.Module, frames: Tensor) -> dict[str, int]:
+def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Return the operations of a forward pass of each part; see :class:`Account`."""
-    with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-        model(frames)
+    with _fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+        model(*inputs)
     whole = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     own = Counter(whole)
     for name in whole:
@@ -100,15 +175,15 @@ def forward_flops(model: nn.Module, frames: Tensor) -> dict[str, int]:
     return dict(_by_part({name.removeprefix(root).removeprefix("."): count for name, count in own.items() if count}))
 
 
-def training_flops(model: nn.Module, frames: Tensor) -> int:
+def training_flops(model: nn.Module, *inputs: Tensor) -> int:
     """Return the operations of a forward and a backward pass; see :class:`Account`."""
-    with FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-        model(frames).sum().backward()
+    with _fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+        torch.stack([part.sum() for part in _tensors(model(*inputs))]).sum().backward()
     model.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
 
-def kept_bytes(model: nn.Module, frames: Tensor) -> int:
+def kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
     """Return the bytes of the tensors that a forward pass keeps for backward, each storage once, weights left out."""
     weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
     seen: dict[int, Tensor] = {}
@@ -118,11 +193,32 @@ def kept_bytes(model: nn.Module, frames: Tensor) -> int:
             seen[_storage(tensor)] = tensor  # held, so that no other storage takes its place
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        output = model(frames)
+    with _fused_attention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(*inputs)
     kept = sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
     del output
     return kept
+
+
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """On the meta device torch spells its attention out, and would count weights of pairs that no GPU keeps.
+
+    The function itself is replaced: a mode of torch would not reach what backward computes again.
+    """
+    spelt_out = F.scaled_dot_product_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if query.device.type != "meta":
+            return spelt_out(query, key, value)
+        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
+
+    with patch.object(F, "scaled_dot_product_attention", attention):
+        yield
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else [tensor for part in output for tensor in _tensors(part)]
 
 
 def _storage(tensor: Tensor) -> int:

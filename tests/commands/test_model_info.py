@@ -50,6 +50,35 @@ def test_a_billion_parameters_are_counted_without_their_memory():
     assert int(told.stderr.split()[-1]) < 1_500_000  # KiB
 
 
+@pytest.mark.parametrize(
+    ("stage", "count"), [("autoencoder", 83_649_253), ("diffusion", 309_246_016)], ids=["autoencoder", "diffusion"]
+)
+def test_generative_stages_by_zero_stage(stage, count, capsys):
+    words = ["--set", "batch.micro_size=1", "--ranks", "8"]
+    assert simcast("model", "info", CONFIGS / stage / "sevir.yaml", *words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"]["all"] == count == sum(found["parameters"]["by_part"].values())
+    own = -(-count // 8)
+    by_stage = found["bytes_on_a_rank_by_zero_stage"]
+    assert by_stage["1"] == {"weights": 2 * count, "gradients": 4 * count, "optimizer": 12 * own}
+    assert by_stage["3"] == {"weights": 2 * own, "gradients": 4 * own, "optimizer": 12 * own}
+    held = found["bytes_on_a_rank"]
+    assert held["activations_recomputed_all"] < held["activations_kept_all"] / 3
+
+
+def test_a_diffusion_stands_on_the_autoencoder_of_its_pipeline(capsys):
+    words = ["--stage", "diffusion", "--ranks", "2"]
+    assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["model"] == "CasFormer"
+    # Latents of 48 / 4 pixels and 4 channels, in pieces of 2: (2 * 4) * 2 * 2 * 32 weights and 32 biases.
+    assert found["parameters"]["by_part"]["embed"] == 8 * 4 * 32 + 32
+    assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words) == 0
+    told = capsys.readouterr().out
+    for word in ("CasFormer, stage diffusion", "GiB on each of 2 ranks", "sum, recomputed"):
+        assert word in told
+
+
 def test_the_table_names_parts_and_bytes(capsys):
     words = ["--set", "model={hidden_spatial: 8, hidden_temporal: 64}", "--ranks", "2"]
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart.yaml", *words, "--stage", "teacher") == 0
@@ -68,7 +97,7 @@ def test_the_table_names_parts_and_bytes(capsys):
             ["direct/sevir-earthformer.yaml", "--set", "data.block_mean=5"],
             r"76 x 76 .*; try model\.stem\.scales",
         ),
-        (["autoencoder/sevir.yaml"], r"stage autoencoder trains no forecast; what is counted are models of teacher"),
+        (["diffusion/sevir.yaml", "--set", "data.block_mean=5"], r"76 x 76 do not fall into latents 8 times smaller"),
         (["absent.yaml"], r"cannot read the configuration"),
         (["direct/sevir.yaml", "--set", "model=earthfromer"], r"known kinds are earthformer, simvp"),
     ],

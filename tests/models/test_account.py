@@ -5,11 +5,21 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from simcast_hpc.config import EarthformerConfig, SimVPConfig, StackConvStem
+from simcast_hpc.config import AutoencoderConfig, CasFormerConfig, EarthformerConfig, SimVPConfig, StackConvStem
 from simcast_hpc.models import build_model
-from simcast_hpc.models.account import account_of, forward_flops, kept_bytes, training_flops
+from simcast_hpc.models.account import (
+    account_of,
+    autoencoder_account,
+    denoiser_account,
+    forward_flops,
+    kept_bytes,
+    training_flops,
+)
+from simcast_hpc.models.autoencoder import Autoencoder
+from simcast_hpc.models.casformer import CasFormer
 from simcast_kernels.cuboid_attention import cuboid_attention, cuboid_cross_attention
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
 
@@ -132,3 +142,69 @@ def test_each_level_that_is_computed_again_keeps_less_and_works_more():
 def test_weights_are_not_among_what_is_kept():
     layer = nn.Linear(1000, 10, device="meta")
     assert kept_bytes(layer, torch.zeros(3, 1000, device="meta")) == 3 * 1000 * 4
+
+
+CASFORMER = CasFormerConfig(frame_width=32, frame_depth=2, frame_heads=2, width=48, depth=2, heads=4)
+
+
+def denoiser(device: torch.device, **over: Any) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
+    config = CASFORMER.model_copy(update=over)
+    with device:
+        model = CasFormer(config, frames=3, channels=4, frames_in=2).train()
+        latents = torch.zeros(2, 3, 4, 8, 16)
+        seen = (torch.zeros(2, 2, 4, 8, 16),) if config.observations else ()
+        return model, (latents, torch.zeros(2, dtype=torch.int64), latents.clone(), *seen)
+
+
+@pytest.mark.parametrize("over", [{}, {"checkpoint": True}, {"observations": True}], ids=str)
+def test_a_denoiser_counts_on_the_meta_device_as_on_a_real_one(over):
+    account = denoiser_account(
+        CASFORMER.model_copy(update=over),
+        frames_in=2,
+        frames_out=3,
+        channels=4,
+        grid=(8, 16),
+        batch=2,
+        dtype=torch.float32,
+    )
+    model, inputs = denoiser(torch.device("cpu"), **over)
+    assert sum(account.parameters.values()) == sum(p.numel() for p in model.parameters())
+    # Attention within frames, among all places, and to the observations; fused, it makes its scores again in backward.
+    attention = 2 * (2 * 3 * 4 * 32**2 * 32 + 2 * 4 * 32**2 * 48 * (2 if over.get("observations") else 1))
+    with sdpa_kernel(SDPBackend.MATH):
+        assert sum(account.forward_flops.values()) == sum(forward_flops(model, *inputs).values())
+        assert account.training_flops == training_flops(model, *inputs) + attention // 2
+    # Fused attention keeps a number a token and head, in rows of 32 on a GPU.
+    kept = kept_bytes(model, *inputs)
+    assert kept <= account.activation_bytes <= 1.05 * kept
+    plain, again = account.activation_bytes_kept_all, account.activation_bytes_recomputed_all
+    assert again < plain / 2
+    assert account.activation_bytes == (again if over.get("checkpoint") else plain)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_an_autoencoder_counts_on_the_meta_device_as_on_a_real_one(checkpoint):
+    config = AutoencoderConfig(widths=(8, 16), groups=4, blocks=1, checkpoint=checkpoint)
+    account = autoencoder_account(config, grid=(16, 8), batch=2, dtype=torch.float32)
+    model = Autoencoder(config).train()
+    inputs = torch.zeros(2, 1, 16, 8), torch.zeros(2, 4, 8, 4)
+    assert sum(account.parameters.values()) == sum(p.numel() for p in model.parameters())
+    attention = 2 * 2 * 4 * 32**2 * 16
+    with sdpa_kernel(SDPBackend.MATH):
+        assert account.forward_flops == forward_flops(model, *inputs)
+        assert account.training_flops == training_flops(model, *inputs) + attention // 2
+    kept = kept_bytes(model, *inputs)
+    assert kept <= account.activation_bytes <= 1.05 * kept
+    assert account.activation_bytes_recomputed_all < account.activation_bytes_kept_all
+
+
+def test_attention_keeps_no_weights_of_pairs():
+    """Four times the tokens of a frame: four times what is kept, where spelt out attention keeps sixteen of it."""
+    small_, large = (
+        denoiser_account(
+            CASFORMER, frames_in=2, frames_out=1, channels=4, grid=(size, size), batch=1, dtype=torch.bfloat16
+        )
+        for size in (64, 128)
+    )
+    assert large.activation_bytes < 4.1 * small_.activation_bytes
+    assert large.training_flops > 6 * small_.training_flops
