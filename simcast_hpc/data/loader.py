@@ -1,7 +1,10 @@
 """Micro batches of one rank, in the order that ``order.py`` fixes, read by worker processes ahead of their use."""
 
+import atexit
 import signal
 from collections.abc import Iterator
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -74,7 +77,8 @@ def micro_batches(
     positions = rank_positions(
         first_step=first_step, global_size=global_size, micro_size=micro_size, rank=rank, world_size=world_size
     )
-    return iter(
+    others = set(active_children())
+    batches = iter(
         DataLoader(
             _Windows(source, extension, seed),
             batch_sampler=positions,  # pyright: ignore[reportArgumentType]  an iterator of index lists is all it needs
@@ -85,6 +89,15 @@ def micro_batches(
             prefetch_factor=_AHEAD if workers else None,
         )
     )
+    atexit.register(_end, [process for process in active_children() if process not in others])
+    return batches
+
+
+def _end(workers: list[BaseProcess]) -> None:
+    """Kill workers that are left when the program ends: Python asks by SIGTERM, which they ignore, and would wait."""
+    for process in workers:
+        if process.is_alive():
+            process.kill()
 
 
 def copied_ahead(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:

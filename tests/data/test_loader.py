@@ -1,6 +1,10 @@
 """Micro batches: what is in them, and that neither workers nor ranks change it."""
 
+import os
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,3 +139,23 @@ def test_on_a_gpu_batches_arrive_whole_and_in_order(root):
     for copied, read in zip(copied_ahead(batches, torch.device("cuda")), wanted, strict=False):
         assert copied.codes.is_cuda and torch.equal(copied.codes.cpu(), read.codes)
         assert copied.extension is not None and torch.equal(copied.extension.cpu(), read.extension)
+
+
+def test_a_program_that_fails_does_not_wait_for_its_workers(root):
+    """Workers outlive SIGTERM, by which Python ends what is left of them; so they are killed."""
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from simcast_hpc.data.loader import micro_batches\n"
+        "from tests.archives import open_archive\n"
+        "batches = micro_batches(open_archive(Path(sys.argv[1])), seed=0, first_step=0, global_size=4, micro_size=2,\n"
+        "                        rank=0, world_size=1, workers=2)\n"
+        "next(batches)\n"
+        "raise SystemExit(3)\n"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    path = os.pathsep.join([str(repository), str(repository / "kernels")])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(root)], env=os.environ | {"PYTHONPATH": path}, timeout=60, check=False
+    )
+    assert done.returncode == 3
