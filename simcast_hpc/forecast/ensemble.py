@@ -4,13 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig, read_config
-from simcast_hpc.diffusion import Rows, make_schedule, plan_steps, sample, spaced_timesteps, stream_key
+from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, sample, spaced_timesteps, stream_key
 from simcast_hpc.diffusion.guidance import refuse_untrained_guidance
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
@@ -43,6 +44,13 @@ class TrainedAutoencoder:
         """Return the frames of scaled latents ``[B, T, C, h, w]``: fp32 ``[B, T, H, W]`` in [0, 1]."""
         frames = self.network.decode((latents / self.scale).flatten(0, 1))[:, 0]
         return frames.clamp(0.0, 1.0).unflatten(0, latents.shape[:2])
+
+
+class Members(NamedTuple):
+    """``frames`` fp32 ``[B, M, T', H, W]`` in [0, 1], and ``clip_rate``, fp32 scalar: as :class:`diffusion.Drawn`'s."""
+
+    frames: Tensor
+    clip_rate: Tensor
 
 
 @dataclass(frozen=True)
@@ -89,9 +97,17 @@ class TrainedEnsemble:
             raise ValueError(f"the ensemble forecasts {self.config.sequence.frames_out} frames, not {frames_out}")
         return self.members(codes, range(self.sampling.members))
 
-    @torch.no_grad()
     def members(self, codes: Tensor, numbers: Sequence[int]) -> Tensor:
         """Return the members of these numbers: fp32 ``[B, len(numbers), T', H, W]`` in [0, 1].
+
+        Raises:
+            NonFiniteLatentError: sampling broke down.
+        """
+        return self.drawn(codes, numbers).frames
+
+    @torch.no_grad()
+    def drawn(self, codes: Tensor, numbers: Sequence[int]) -> Members:
+        """Return the members of these numbers, and how much of their latents was clipped.
 
         The student runs and its forecast is encoded once for each sample, not for each member.
 
@@ -104,15 +120,17 @@ class TrainedEnsemble:
         observed = self._encoded(to_frames(codes).values) if self.config.diffusion.casformer.observations else None
         identity, wanted = sample_identity(codes), torch.tensor(list(numbers), dtype=torch.int64, device=device)
         row = torch.arange(len(codes) * len(wanted), device=device)
-        drawn = []
+        frames, rates = [], []
         for part in row.split(self.sampling.chunk):
             which = part // len(wanted)
             rows = Rows(stream_key(self.sampling.seed, "member"), identity[which], wanted[part % len(wanted)])
-            latents = self._drawn(rows, condition[which], None if observed is None else observed[which])
-            drawn.append(self.autoencoder.decode(latents))
-        return torch.cat(drawn).unflatten(0, (len(codes), len(wanted)))
+            drawn = self._drawn(rows, condition[which], None if observed is None else observed[which])
+            frames.append(self.autoencoder.decode(drawn.latents))
+            rates.append(drawn.clip_rate * len(part) / len(row))
+        whole = torch.cat(frames).unflatten(0, (len(codes), len(wanted)))
+        return Members(whole, torch.stack(rates).sum())
 
-    def _drawn(self, rows: Rows, condition: Tensor, observed: Tensor | None) -> Tensor:
+    def _drawn(self, rows: Rows, condition: Tensor, observed: Tensor | None) -> Drawn:
         more = () if observed is None else (observed,)
         nothing = (torch.zeros_like(condition), *(torch.zeros_like(one) for one in more))
         guided = self.sampling.guidance != 1.0
@@ -124,7 +142,7 @@ class TrainedEnsemble:
             guidance=self.sampling.guidance,
             clip=self.sampling.clip,
             rows=rows,
-        ).latents
+        )
 
     def _encoded(self, frames: Tensor) -> Tensor:
         return self.autoencoder.moments(frames)[0] * self.autoencoder.scale

@@ -62,7 +62,8 @@ def draw_ensembles(
 
     Ranks share the members of each window. The file appears whole, by a rename; ``forecast``, ``event`` and ``start``
     are what ``simcast evaluate`` reads. Fields are float16 in [0, 1], whose step is an eighth of a code or less, or
-    with ``single`` float32.
+    with ``single`` float32. The attribute ``clip_rate`` is the share of the clean latents' elements, of all steps, that
+    ``sampling.clip`` bounded; it is logged too.
 
     Raises:
         NonFiniteLatentError: sampling broke down; nothing is left behind under the name ``out``.
@@ -76,7 +77,7 @@ def draw_ensembles(
     frames_in = ensemble.config.sequence.frames_in
     partial = out.with_name(out.name + ".partial")
     thresholds = spec.threshold_codes()
-    file = None
+    file, rates = None, []
     try:
         with world.together() if world else nullcontext():
             if first:
@@ -85,18 +86,21 @@ def draw_ensembles(
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
         for begin in range(0, count, batch):
             indices = range(begin, min(begin + batch, count))
-            mine = torch.empty(0)
+            mine, clipped = torch.empty(0), 0.0
             with world.together() if world else nullcontext():
                 codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
                 if len(numbers):
-                    mine = ensemble.members(codes, numbers).cpu()
-            gathered = world.gather(mine) if world else [mine]
+                    drawn = ensemble.drawn(codes, numbers)
+                    mine, clipped = drawn.frames.cpu(), float(drawn.clip_rate) * len(numbers) * len(indices)
+            shares = world.gather((mine, clipped)) if world else [(mine, clipped)]
+            rates.append(sum(clipped for _, clipped in shares))
             with world.together() if world else nullcontext():
                 if file is not None:
-                    _write(file, indices, products_of(_interleaved(gathered), thresholds))
+                    _write(file, indices, products_of(_interleaved([mine for mine, _ in shares]), thresholds))
                     logger.info("%d of %d windows", indices[-1] + 1, count)
         with world.together() if world else nullcontext():
             if file is not None:
+                _tell_clipped(file, ensemble, sum(rates) / (count * ensemble.sampling.members))
                 file.close()
                 partial.replace(out)
     finally:
@@ -147,6 +151,13 @@ def _describe(
             "data": source.fingerprint,
         }
     )
+
+
+def _tell_clipped(file: Any, ensemble: TrainedEnsemble, rate: float) -> None:
+    file.attrs["clip_rate"] = rate
+    if ensemble.sampling.clip is not None:
+        bound = ensemble.sampling.clip
+        logger.info("%.3g %% of the clean latents' elements were clipped at sampling.clip=%g", 100 * rate, bound)
 
 
 def _write(file: Any, indices: range, products: Products) -> None:

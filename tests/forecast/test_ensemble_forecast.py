@@ -153,13 +153,38 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["ensemble.h5"]
 
 
+def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    spec = coded_as(ensemble.config.data)
+    draw_ensembles(changed(ensemble, **sampling), source, out, spec=spec, windows=3, batch=batch)
+    with h5py.File(out) as file:
+        return float(file.attrs["clip_rate"])  # pyright: ignore
+
+
+def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
+    caplog.set_level("INFO", logger="simcast")
+    assert written_rate(ensemble, tmp_path / "none.h5", batch=2, clip=None) == 0
+    assert "clipped" not in caplog.text
+    assert written_rate(ensemble, tmp_path / "all.h5", batch=2, clip=1e-12) == 1
+    assert "100 % of the clean latents' elements were clipped at sampling.clip=1e-12" in caplog.text
+    some = [
+        written_rate(ensemble, tmp_path / "some.h5", batch=batch, clip=0.5, chunk=chunk)
+        for batch, chunk in ((1, 2), (2, 4), (3, 50))
+    ]
+    assert 0.01 < some[0] < 0.99
+    assert some == pytest.approx([some[0]] * 3, rel=1e-3)
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
+    assert float(changed(ensemble, clip=0.5).drawn(codes, range(5)).clip_rate) == pytest.approx(some[0], rel=1e-3)
+
+
 def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
     source = open_windows(ensemble.config.data, split="train", frames=7)
 
     def broken(*_arguments):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(type(ensemble), "members", broken)
+    monkeypatch.setattr(type(ensemble), "drawn", broken)
     with pytest.raises(RuntimeError, match="no memory"):
         draw_ensembles(ensemble, source, tmp_path / "e.h5", spec=coded_as(ensemble.config.data), windows=1, batch=1)
     assert list(tmp_path.iterdir()) == []

@@ -53,14 +53,17 @@ def test_two_ranks_agree_with_one(stage, one_rank, tmp_path, runs, root):
 
 
 def test_members_are_the_same_on_one_and_two_ranks(runs, tmp_path):
-    drawn = []
+    drawn, rates = [], []
     for launcher, ranks, chunk in (("python", 1, 5), ("torchrun", 2, 1)):
         out = tmp_path / f"{ranks}.h5"
         arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "2", "--out", str(out)]
-        simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5)])
+        simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5, clip=0.5)])
         with h5py.File(out) as file:
             drawn.append(torch.from_numpy(np.asarray(file["forecast"])).float())
+            rates.append(float(np.asarray(file.attrs["clip_rate"])))
     assert drawn[0].shape == (2, 5, 4, 16, 16)
     # Stored as float16: a difference of 1e-5 may fall on the two sides of a rounding, 2^-11 at most.
     assert (drawn[0] - drawn[1]).abs().max() <= 2**-11
     assert (drawn[0] != drawn[1]).float().mean() < 0.05
+    assert rates[0] > 0.01
+    assert rates[1] == pytest.approx(rates[0], rel=1e-3)
