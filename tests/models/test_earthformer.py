@@ -219,8 +219,8 @@ def test_sizes_and_names_that_do_not_fit_are_refused(change, says):
         small_model(change)
 
 
-def test_a_dtype_that_the_attention_does_not_take_is_refused():
-    with pytest.raises(TypeError, match=r"qkv is torch\.float16; it must be float32 or bfloat16"):
+def test_a_dtype_that_the_operators_do_not_take_is_refused():
+    with pytest.raises(TypeError, match=r"x is torch\.float16; it must be float32 or bfloat16"):
         small_model().half()(some_frames())
 
 
