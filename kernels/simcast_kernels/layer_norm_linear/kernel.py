@@ -224,8 +224,8 @@ def _options(inputs: Inputs, *, warps: int = 4) -> dict:
 def _forward_options(inputs: Inputs) -> dict:
     """Return constants and tiles of the forward, which holds one tile of rows.
 
-    At 256 wide, 32 rows a program spill a few bytes on sm_100 however warps and stages are chosen; 64 rows of 8 warps do
-    not, on any target, and read each layer half as often.
+    At 256 wide, 32 rows a program spill a few bytes on one target or another, however warps and stages are chosen;
+    64 rows of 8 warps do not on any, and read each layer half as often.
     """
     options = _options(inputs)
     return options | {"BLOCK_M": 64, "num_warps": 8} if options["BLOCK_D"] == 256 else options
