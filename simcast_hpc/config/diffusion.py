@@ -122,6 +122,18 @@ class SamplingConfig(StrictModel):
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+class ValidationConfig(StrictModel):
+    """Ensembles drawn while the denoiser trains, every so many optimizer steps (0: never), with the averaged weights.
+
+    ``windows`` of the split ``val`` are spread evenly over it and stay the same; ``members`` are drawn of each, as the
+    section ``sampling`` says, in fp32. They change nothing that is trained.
+    """
+
+    every_steps: int = Field(default=0, ge=0)
+    windows: PositiveInt = 8
+    members: int = Field(default=4, ge=2)
+
+
 class DiffusionConfig(StrictModel):
     """Stage ``diffusion``: the denoiser, its noise, and the finished runs that it stands on (CasCast, section 4.1).
 
@@ -139,3 +151,4 @@ class DiffusionConfig(StrictModel):
     beta_end: PositiveFloat = 0.02
     prediction: Literal["epsilon", "v"] = "epsilon"
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
+    validation: ValidationConfig = ValidationConfig()

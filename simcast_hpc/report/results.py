@@ -242,7 +242,7 @@ def _read_stage(folder: Path, config: TrainConfig) -> StageResult:
     marker = _read_json(folder / "DONE.json", hint=f"stage {folder.name} is not finished")
     if not isinstance(marker.get("steps"), int):
         raise ResultsError(f"{folder / 'DONE.json'}: steps must be a whole number, got {marker.get('steps')!r}")
-    metrics = read_metrics(folder / "metrics.jsonl")
+    metrics = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]  # others are of validation
     if not metrics:
         raise ResultsError(f"{folder / 'metrics.jsonl'} is absent or empty; the stage's training writes it")
     return StageResult(folder.name, config, marker, metrics)

@@ -66,7 +66,12 @@ def overrides(**values: object) -> list[str]:
 
 def losses(run_dir: Path) -> list[float]:
     """Return the loss of every optimizer step that a run logged."""
-    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line["loss"] for line in metrics(run_dir) if "loss" in line]
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    """Return the numbers that a run logged, a mapping a line."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def weights(run_dir: Path) -> dict[str, Tensor]:

@@ -8,16 +8,22 @@ import pytest
 import torch
 
 from simcast_hpc.config import to_yaml
-from tests.archives import make_archive, random_codes
+from simcast_hpc.forecast.ensemble import load_autoencoder
+from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.train.stages.validation import EnsembleValidation
+from tests.archives import Row, make_archive, random_codes
 from tests.generative_runs import diffusion_config, make_runs
-from tests.multi_rank.runs import losses, overrides, simcast, weights
+from tests.multi_rank.runs import losses, metrics, overrides, simcast, weights
+from tests.train.test_validation import OneRank
 
 pytestmark = pytest.mark.multi
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_archive(tmp_path_factory.mktemp("radar"), random_codes(5, 11, missing=0.002))
+    """Five training events and one of the split val."""
+    rows = [Row(f"E{n}", n, time_utc="2019-02-01 12:00:00" if n == 5 else "2018-06-01 12:00:00") for n in range(6)]
+    return make_archive(tmp_path_factory.mktemp("radar"), random_codes(6, 11, missing=0.002), rows=rows)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +45,23 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory, runs: Path, root: Path) -
     return run_dir, train("python", 1, run_dir, runs, root, engine__zero_stage=0)
 
 
+def validated_alone(run_dir: Path, runs: Path, root: Path) -> dict[str, float]:
+    """Return the validation of a run's exported average, on one rank that is joined to nobody."""
+    config = diffusion_config(run_dir, runs, root, validation={"every_steps": 3, "windows": 3})
+    parts = load_autoencoder(runs / "autoencoder"), load_trained(runs / "student")
+    return EnsembleValidation(config, *parts).scores(weights(run_dir), OneRank())  # pyright: ignore
+
+
 @pytest.mark.parametrize("stage", [2, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 1, 3))])
 def test_two_ranks_agree_with_one(stage, one_rank, tmp_path, runs, root):
     alone, wanted = one_rank
-    assert train("torchrun", 2, tmp_path / "run", runs, root, engine__zero_stage=stage) == pytest.approx(
-        wanted, abs=1e-5
+    checked = {"diffusion__validation__every_steps": 3, "diffusion__validation__windows": 3}
+    found = train("torchrun", 2, tmp_path / "run", runs, root, engine__zero_stage=stage, **checked)
+    assert found == pytest.approx(wanted, abs=1e-5), "neither ranks nor validation change what is learned"
+    validated = {line["step"]: line for line in metrics(tmp_path / "run") if "validation/crps" in line}
+    assert list(validated) == [3, 4]
+    assert validated_alone(alone, runs, root) == pytest.approx(
+        {name.removeprefix("validation/"): value for name, value in validated[4].items() if name != "step"}, abs=1e-4
     )
     first, second = weights(alone), weights(tmp_path / "run")
     # Keys' biases shift all scores alike, which a softmax does not see: their gradients are rounding.

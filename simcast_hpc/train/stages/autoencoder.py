@@ -18,8 +18,11 @@ from simcast_hpc.distill.windows import cut, starts, to_frames
 from simcast_hpc.distributed.world import World
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.discriminator import Discriminator
+from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.train.adversarial import AdversarialEngine, AutoencoderModule
 from simcast_hpc.train.checkpoint import Checkpoint
+from simcast_hpc.train.ema import EMA
+from simcast_hpc.train.loop import Every
 
 logger = logging.getLogger("simcast")
 SCALE = "scale_factor"
@@ -110,6 +113,10 @@ class AutoencoderTask:
         noise = torch.zeros(micro, model.latent_channels, height, width, device=device)
         made = engine(torch.zeros(micro, 1, *self.grid, device=device), noise)
         return torch.stack([part.sum() for part in made]).sum()
+
+    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+        """Nothing else happens between steps."""
+        return []
 
     def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
         """Return the scale factor: 1 over the latents' standard deviation, of one frame of each training window.

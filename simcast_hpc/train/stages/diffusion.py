@@ -19,8 +19,13 @@ from simcast_hpc.forecast.ensemble import TrainedAutoencoder, denoiser, load_aut
 from simcast_hpc.forecast.load import TrainedModel, load_trained
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.train.checkpoint import Checkpoint
+from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.latents import LatentSource, fill_latents, refuse_other_latents
+from simcast_hpc.train.loop import Every
+
+from .validation import EnsembleValidation, ValidationHook
 
 
 class DiffusionStage:
@@ -131,6 +136,8 @@ class DiffusionTask:
         if any(size % model.reduction for size in source.grid):
             raise ConfigError(f"frames of {source.grid[0]} x {source.grid[1]} do not fall into latents")
         refuse_other_latents(self.folder, self.identity)
+        wanted = config.diffusion.validation.every_steps > 0
+        self.validation = EnsembleValidation(config, stage.autoencoder, stage.student) if wanted else None
 
     @property
     def folder(self) -> Path:
@@ -169,6 +176,13 @@ class DiffusionTask:
     def warm_up(self, engine: Any, device: torch.device) -> Tensor:
         """Return the loss of empty latents."""
         return engine(*self._empty(self.config.batch.micro_size, device))
+
+    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+        """Return the validation, where there is one."""
+        if self.validation is None:
+            return []
+        hook = ValidationHook(self.validation, engine, world, ema, writer)
+        return [Every(self.config.diffusion.validation.every_steps, hook)]
 
     def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
         """Nothing stands beside the weights."""

@@ -134,7 +134,7 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
         writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema, beside=beside
     )
     with watchdog, ExitStack() as closing:
-        shown = _shown(ready, world, engine, timer, first_step=first_step, closing=closing)
+        shown = _shown(ready, world, engine, timer, ema, first_step=first_step, closing=closing)
         averaged = [] if ema is None else [Every(1, ema)]
         saving = [Every(1, WriteFailureHook(writer)), Every(config.checkpoint.every_steps, save, on_leaving=True)]
         step, ask = train(
@@ -152,7 +152,7 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
                 most_skipped=config.watch.most_skipped if config.watch.non_finite == "skip" else 0,
             ),
             timer=timer,
-            after=[*shown, *averaged, Every(1, watchdog), *saving],
+            after=[*averaged, *shown, Every(1, watchdog), *saving],
         )
     writer.wait()
     if ask != Ask.NOTHING:
@@ -166,7 +166,14 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
 
 
 def _shown(
-    ready: Plan, world: World, engine: Any, timer: StepTimer, *, first_step: int, closing: ExitStack
+    ready: Plan,
+    world: World,
+    engine: Any,
+    timer: StepTimer,
+    ema: EMA | None,
+    *,
+    first_step: int,
+    closing: ExitStack,
 ) -> list[Every]:
     """Return the hooks that tell how training goes; what they hold open is closed with ``closing``."""
     config, folder = ready.config, ready.folder
@@ -181,7 +188,8 @@ def _shown(
         closing.callback(writer.close)
         closing.callback(progress.close)
         hooks.append(Every(1, progress))
-    return [Every(1, MetricsHook(config, world, writer, engine)), *hooks]
+    validating = ready.task.hooks(engine, world, ema, writer)
+    return [Every(1, MetricsHook(config, world, writer, engine)), *hooks, *validating]
 
 
 def _leave(ask: Ask, step: int, reasons: list[str]) -> NoReturn:

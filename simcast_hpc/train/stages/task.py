@@ -13,7 +13,10 @@ from simcast_hpc.distributed.tensors import Tensors
 from simcast_hpc.distributed.world import World
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, fitted_to
+from simcast_hpc.observe.metrics import MetricsWriter
 from simcast_hpc.train.checkpoint import Checkpoint
+from simcast_hpc.train.ema import EMA
+from simcast_hpc.train.loop import Every
 
 
 class Learner(Protocol):
@@ -55,6 +58,10 @@ class Task(Protocol):
 
     def warm_up(self, engine: Any, device: torch.device) -> torch.Tensor:
         """Return a loss of the bare engine on empty samples of a micro batch, whose value means nothing."""
+        ...
+
+    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+        """Return what else happens between steps, after the average took them in; ``writer`` on the first rank."""
         ...
 
     def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
@@ -113,6 +120,10 @@ class ForecastTask:
         shape = (micro, self.config.sequence.frames_in, 1, *self.grid)
         target = torch.zeros(micro, self.config.frames_out, 1, *self.grid, dtype=torch.uint8, device=device)
         return engine(torch.zeros(shape, device=device), target, torch.ones_like(target, dtype=torch.bool))
+
+    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+        """Nothing else happens between steps."""
+        return []
 
     def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
         """Nothing stands beside the weights."""
