@@ -126,3 +126,11 @@ def test_a_damaged_example(run_dir, changes, says):
     np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
     with pytest.raises(ResultsError, match=says):
         read_results(run_dir)
+
+
+def test_lines_of_validation_are_not_among_the_losses(run_dir):
+    path = run_dir / "student" / "metrics.jsonl"
+    before = read_results(run_dir).stages[1].metrics
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": 800, "validation/crps": 0.1}) + "\n")
+    assert read_results(run_dir).stages[1].metrics == before
