@@ -110,7 +110,7 @@ def _found(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConf
         str(number): asdict(
             rank_bytes(parameters, engine=run.engine.model_copy(update={"zero_stage": number}), world_size=ranks)
         )
-        for number in range(4)
+        for number in range(1 if run.engine.precision == "bf16" else 0, 4)  # bf16 without ZeRO is refused
     }
     return {
         "model": _TITLES.get(run.stage) or run.model.title,

@@ -59,6 +59,7 @@ def test_generative_stages_by_zero_stage(stage, count, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["parameters"]["all"] == count == sum(found["parameters"]["by_part"].values())
     own = -(-count // 8)
+    assert list(found["bytes_on_a_rank_by_zero_stage"]) == ["1", "2", "3"], "bf16 without ZeRO is refused"
     by_stage = found["bytes_on_a_rank_by_zero_stage"]
     assert by_stage["1"] == {"weights": 2 * count, "gradients": 4 * count, "optimizer": 12 * own}
     assert by_stage["3"] == {"weights": 2 * own, "gradients": 4 * own, "optimizer": 12 * own}
@@ -71,6 +72,9 @@ def test_a_diffusion_stands_on_the_autoencoder_of_its_pipeline(capsys):
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["model"] == "CasFormer"
+    count = found["parameters"]["all"]
+    whole = {"weights": 4 * count, "gradients": 4 * count, "optimizer": 8 * count}
+    assert found["bytes_on_a_rank_by_zero_stage"]["0"] == whole, "fp32: its own masters"
     # Latents of 48 / 4 pixels and 4 channels, in pieces of 2: (2 * 4) * 2 * 2 * 32 weights and 32 biases.
     assert found["parameters"]["by_part"]["embed"] == 8 * 4 * 32 + 32
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words) == 0
