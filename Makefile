@@ -96,7 +96,7 @@ lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
 	@$(BIN)/shellcheck --external-sources .ci/run slurm/*.sh
 	@echo "lint: nothing to say"
 
-types: $(VENV)/.dev ## Check types
+types: $(VENV)/.dev $(VENV)/.test ## Check types, those of optional packages too
 	@$(BIN)/pyright
 
 ##@ Kernels and speed
