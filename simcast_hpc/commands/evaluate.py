@@ -1,5 +1,6 @@
 """``simcast evaluate``: runs, forecasts in files and baselines held against one data set, side by side."""
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,7 +93,7 @@ def _named(forecasts: list[str]) -> list[tuple[str, str, str]]:
     """Return name, what, and kind (``baseline``, ``file`` or ``run``) of each row.
 
     Raises:
-        ConfigError: two rows have one name.
+        ConfigError: a word names nothing, or two rows have one name.
     """
     from simcast_hpc.baselines import BASELINES
 
@@ -101,6 +102,10 @@ def _named(forecasts: list[str]) -> list[tuple[str, str, str]]:
         name, found, what = word.partition("=")
         what = what if found else word
         kind = "baseline" if what in BASELINES else "file" if Path(what).suffix in _FILES else "run"
+        if kind == "run" and not Path(what).exists():
+            near = difflib.get_close_matches(what, BASELINES, n=1)
+            meant = f"; did you mean {near[0]}?" if near else f"; baselines are {', '.join(BASELINES)}"
+            raise ConfigError(f"{what} is neither the folder of a run, a file of forecasts nor a baseline{meant}")
         own = what if kind == "baseline" else Path(what).stem if kind == "file" else Path(what).resolve().name
         rows.append((name if found else own, what, kind))
     names = [name for name, *_ in rows]

@@ -8,7 +8,10 @@ import typer
 
 from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
 
-from .options import Overrides
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Lay key=value over the run's section sampling: --set steps=6", show_default=False),
+]
 
 
 def sample(
@@ -19,7 +22,7 @@ def sample(
     windows: Annotated[int | None, typer.Option(help="The first windows of the split alone.", min=1)] = None,
     batch: Annotated[int, typer.Option(help="Windows whose forecasts are made together.", min=1)] = 1,
     single: Annotated[bool, typer.Option("--single", help="Write float32 in place of float16.")] = False,
-    overrides: Overrides = None,
+    changes: Changes = None,
 ) -> None:
     """Draw members, their mean, probabilities of exceeding each threshold and the probability-matched mean.
 
@@ -38,7 +41,7 @@ def sample(
     if split not in ("train", "val", "test", "all"):
         raise ConfigError(f"--split {split!r} is unknown; it is train, val, test or all")
     ensemble = load_ensemble(run)
-    given = dict(_changed(word) for word in overrides or ())
+    given = dict(_changed(word) for word in changes or ())
     sampling = from_mapping(SamplingConfig, {**ensemble.sampling.model_dump(mode="json"), **given}, where="--set")
     ensemble = ensemble.sampled_by(sampling)
     data = ensemble.config.data if root is None else ensemble.config.data.model_copy(update={"root": root})

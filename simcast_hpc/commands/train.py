@@ -9,7 +9,11 @@ from .options import ConfigFile, Overrides, Quiet
 
 
 def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
-    """Train one stage (teacher, direct or student); started again, it goes on from its newest checkpoint."""
+    """Train one stage (the configuration's); started again, it goes on from its newest checkpoint.
+
+    Under torchrun, deepspeed, mpiexec or srun all ranks train one model. What is left stands in run_dir. Status 85:
+    saved because a signal asked for it; 75: because of a file STOP in the run folder or the one above; 2: refused.
+    """
     resolved = read_config(TrainConfig, config, overrides or ())
     if not quiet and find_place(os.environ).rank == 0:
         print(to_yaml(resolved), flush=True)
