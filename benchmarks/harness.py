@@ -110,7 +110,7 @@ def run_case(benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[s
     wrong = []
     for provider in benchmark.providers(case, device):
         rows = []
-        with _body(provider.body):
+        with chosen_body(provider.body):
             try:
                 check(benchmark, case, provider, sets[0])
             except WrongResultError as error:
@@ -245,7 +245,8 @@ def _wait(device: str) -> None:
 
 
 @contextlib.contextmanager
-def _body(name: str) -> Iterator[None]:
+def chosen_body(name: str) -> Iterator[None]:
+    """Let every op called inside take the body ``name`` (``reference``, ``triton``), or with "" its own choice."""
     before = os.environ.pop(VARIABLE, None)
     if name:
         os.environ[VARIABLE] = name

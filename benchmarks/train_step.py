@@ -34,11 +34,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import machine
+from benchmarks.harness import chosen_body, machine
 from simcast_hpc.config import EarthformerConfig, SimVPConfig
 from simcast_hpc.models import build_model
 from simcast_hpc.models.public import load_public, released_config
-from simcast_kernels.dispatch import VARIABLE
 
 RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 # How far outputs of equal weights may lie apart, relative to the largest.
@@ -254,7 +253,7 @@ def measure(
 def one_step(contender: Contender, device: str) -> tuple[Seconds, Seconds, float]:
     """Return the time of a forward and of a backward pass, and the peak memory of both in gigabytes."""
     contender.network.zero_grad(set_to_none=True)
-    with _peak(device) as peak, _body(contender.body), warnings.catch_warnings():
+    with _peak(device) as peak, chosen_body(contender.body), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         began = _now(device)
         loss = contender.loss()
@@ -306,24 +305,11 @@ def _forecast(contender: Contender) -> Tensor:
     """Return the forecast ``[B, T', C, H, W]`` of a contender's batch, caught on its way into the loss."""
     caught: list[Tensor] = []
     hook = contender.network.register_forward_hook(lambda module, inputs, output: caught.append(output))
-    with torch.no_grad(), _body(contender.body):
+    with torch.no_grad(), chosen_body(contender.body):
         contender.loss()
     hook.remove()
     (forecast,) = caught
     return (forecast.movedim(-1, 2) if contender.name == "public" else forecast).float()
-
-
-@contextlib.contextmanager
-def _body(name: str) -> Iterator[None]:
-    before = os.environ.pop(VARIABLE, None)
-    if name:
-        os.environ[VARIABLE] = name
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE, None)
-        if before is not None:
-            os.environ[VARIABLE] = before
 
 
 @contextlib.contextmanager

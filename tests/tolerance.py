@@ -48,6 +48,21 @@ def assert_tensor_close(
     assert ratio < RMS_RATIO[got.dtype], f"{name}: RMS error ratio {ratio:.3g}, bound {RMS_RATIO[got.dtype]:.3g}"
 
 
+def assert_all_close(
+    got: dict[str, Tensor],
+    *,
+    twin: dict[str, Tensor],
+    exact: dict[str, Tensor],
+    terms: dict[str, Tensor],
+    truncates_bf16: bool,
+) -> None:
+    """Assert :func:`assert_tensor_close` of every result and gradient by name."""
+    for name, value in got.items():
+        assert_tensor_close(
+            name, value, twin=twin[name], exact=exact[name], truncates_bf16=truncates_bf16, terms=terms.get(name)
+        )
+
+
 def assert_sum_close(name: str, got: Tensor, *, exact: Tensor, terms: Tensor) -> None:
     """Assert that a float32 sum is within 4 eps of the sum of its terms' magnitudes, ``terms``, of ``exact``."""
     assert got.dtype == torch.float32, f"{name}: dtype {got.dtype}, a sum must be float32"

@@ -8,6 +8,7 @@ code exactly, so the code on the threshold is an event; a threshold between two 
 so it can never tie with a code, and one between none and the lowest value stands half a code under that.
 """
 
+from abc import abstractmethod
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -26,9 +27,9 @@ class _Coding(BaseModel):
     missing_code: ClassVar[int] = MISSING_CODE
 
     @cached_property
+    @abstractmethod
     def _values(self) -> np.ndarray:
         """Physical values of codes 0..254 in float64."""
-        raise NotImplementedError
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Return the physical values of uint8 ``codes`` of any shape, float32, NaN where missing.
@@ -71,11 +72,13 @@ class _Coding(BaseModel):
         above_last = first > LAST_CODE
         return max(place if above_last else min(place, first), float(np.nextafter(first - 1, first)))
 
+    @abstractmethod
     def _nearest(self, physical: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Return the codes nearest to physical values, as whole numbers 0..254 of any dtype."""
 
+    @abstractmethod
     def _place(self, value: float) -> float:
-        raise NotImplementedError
+        """Return where ``value`` falls on the code axis by the formula, rounding included."""
 
 
 class SevirVil(_Coding):

@@ -46,17 +46,22 @@ class RolloutCache:
     def read(self, index: int) -> np.ndarray:
         """Return the pseudo-frames after window ``index``, ``[T'l, H, W]``."""
         block, place = divmod(index, BLOCK)
-        return np.array(_open_block(self.folder, block)[place])
+        return np.array(open_block(self.folder, block)[place])
 
 
 @lru_cache(maxsize=64)
-def _open_block(folder: Path, block: int) -> np.ndarray:
+def open_block(folder: Path, block: int) -> np.ndarray:
+    """Return a stored block of a finished folder, mapped into memory; the files last used stay open.
+
+    Raises:
+        DataError: the file is absent or damaged.
+    """
+    path = block_path(folder, block)
     try:
-        return np.load(block_path(folder, block), mmap_mode="r")
+        return np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{block_path(folder, block)} is absent or damaged though the roll-out was finished: {error}; "
-            f"remove {folder} and roll out again"
+            f"{path} is absent or damaged though {folder} was finished: {error}; remove the folder and make it again"
         ) from error
 
 

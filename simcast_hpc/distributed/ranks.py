@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from simcast_hpc.config import SimcastError
-
+from .failure import fail_together
 from .place import PlaceError, find_place
 
 
@@ -32,16 +31,8 @@ class Ranks:
         Raises:
             SimcastError: on the ranks whose own block went well, with what another rank said.
         """
-        failure: Exception | None = None
-        try:
+        with fail_together(self.rank, self.gather):
             yield
-        except Exception as error:
-            failure = error
-        said = self.gather(None if failure is None else f"rank {self.rank}: {failure}")
-        if failure is not None:
-            raise failure
-        if any(said):
-            raise SimcastError(next(words for words in said if words))
 
 
 def join_ranks() -> Ranks:

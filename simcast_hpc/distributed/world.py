@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from simcast_hpc.config import SimcastError
-
+from .failure import fail_together
 from .place import Place, PlaceError, find_place
 
 
@@ -60,16 +59,8 @@ class World:
         Raises:
             SimcastError: on the ranks whose own block went well, with what another rank said.
         """
-        failure: Exception | None = None
-        try:
+        with fail_together(self.place.rank, self.gather):
             yield
-        except Exception as error:
-            failure = error
-        said = self.gather(None if failure is None else f"rank {self.place.rank}: {failure}")
-        if failure is not None:
-            raise failure
-        if any(said):
-            raise SimcastError(next(words for words in said if words))
 
     def leave(self) -> None:
         """End the process group; the last thing a rank does."""

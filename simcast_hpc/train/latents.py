@@ -9,7 +9,6 @@ whole.
 import logging
 import shutil
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.source import WindowKey, WindowSource
 from simcast_hpc.data.spec import DataError
-from simcast_hpc.distill.cache import BLOCK, block_path, read_manifest, write_block, write_manifest
+from simcast_hpc.distill.cache import BLOCK, block_path, open_block, read_manifest, write_block, write_manifest
 from simcast_hpc.distributed.world import World
 
 logger = logging.getLogger("simcast")
@@ -49,24 +48,13 @@ class LatentSource:
             DataError: they are absent or damaged, or not finite.
         """
         block, place = divmod(index, BLOCK)
-        latents = np.array(_open_block(self._folder, block)[place])
+        latents = np.array(open_block(self._folder, block)[place])
         if not np.isfinite(latents).all():
             raise DataError(
                 f"the latents of window {self.key(index)} in {self._folder} are not finite: look at the autoencoder, "
                 "remove the folder and start again"
             )
         return latents
-
-
-@lru_cache(maxsize=64)
-def _open_block(folder: Path, block: int) -> np.ndarray:
-    try:
-        return np.load(block_path(folder, block), mmap_mode="r")
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{block_path(folder, block)} is absent or damaged though the latents were finished: {error}; remove "
-            f"{folder} and start again"
-        ) from error
 
 
 def refuse_other_latents(folder: Path, identity: dict[str, object]) -> bool:

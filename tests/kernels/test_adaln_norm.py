@@ -10,7 +10,7 @@ from torch import Tensor
 from simcast_kernels.adaln_norm import adaln_norm
 from simcast_kernels.adaln_norm.cases import CASES, AdalnNormCase
 from simcast_kernels.adaln_norm.reference import adaln_norm_reference
-from tests.tolerance import assert_tensor_close
+from tests.tolerance import assert_all_close
 
 SMALL = [case for case in CASES if case.numel < 10_000]
 REAL = [case for case in CASES if case.numel >= 10_000]
@@ -57,10 +57,7 @@ def assert_case_is_right(case: AdalnNormCase, device: str, *, interpreted: bool)
     twin = results(adaln_norm_reference, tensors, grads, case.dtype)
     exact = results(adaln_norm_reference, tensors, grads, torch.float64)
     terms = terms_of(case, tensors, grads, exact)
-    for name, value in got.items():
-        assert_tensor_close(
-            name, value, twin=twin[name], exact=exact[name], truncates_bf16=interpreted, terms=terms.get(name)
-        )
+    assert_all_close(got, twin=twin, exact=exact, terms=terms, truncates_bf16=interpreted)
     assert all(torch.equal(a, b) for a, b in zip(kept, (*tensors.values(), *grads), strict=True))
 
 

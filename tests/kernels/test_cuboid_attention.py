@@ -15,7 +15,7 @@ from simcast_kernels.cuboid_attention.cases import CASES, CuboidAttentionCase
 from simcast_kernels.cuboid_attention.problem import Inputs, Options, make_problem
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, resample
 from simcast_kernels.dispatch import interpreter_is_on
-from tests.tolerance import assert_tensor_close
+from tests.tolerance import assert_all_close
 
 # For L tokens of a cuboid: (cuboid, grid, shift) of self-attention, then of cross-attention, whose cuboids hold every
 # frame. No grid is a multiple of its cuboid, so every case is padded.
@@ -164,14 +164,7 @@ def assert_matches_definition(case: CuboidAttentionCase, device: str) -> None:
     terms = {} if case.padding == "nearest" else terms_of_sums(case, tensors)
     for name, value in got.items():
         assert value.is_contiguous() or case.padding == "nearest", name
-        assert_tensor_close(
-            name,
-            value,
-            twin=twin[name],
-            exact=exact[name],
-            truncates_bf16=interpreter_is_on(),
-            terms=terms.get(name),
-        )
+    assert_all_close(got, twin=twin, exact=exact, terms=terms, truncates_bf16=interpreter_is_on())
 
 
 @pytest.mark.kernel

@@ -12,7 +12,7 @@ from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 from simcast_kernels.layer_norm_linear import layer_norm_linear, operators
 from simcast_kernels.layer_norm_linear.cases import CASES, LayerNormLinearCase
 from simcast_kernels.layer_norm_linear.reference import Inputs, layer_norm_linear_reference
-from tests.tolerance import assert_tensor_close
+from tests.tolerance import assert_all_close
 
 TINY = next(case for case in CASES if case.name == "tiny")
 SMALL = [
@@ -86,14 +86,7 @@ def assert_matches_definition(case: LayerNormLinearCase, device: str) -> None:
     terms = terms_of_sums(inputs)
     for name, value in got.items():
         assert value.is_contiguous(), name
-        assert_tensor_close(
-            name,
-            value,
-            twin=twin[name],
-            exact=exact[name],
-            truncates_bf16=interpreter_is_on(),
-            terms=terms.get(name),
-        )
+    assert_all_close(got, twin=twin, exact=exact, terms=terms, truncates_bf16=interpreter_is_on())
 
 
 @pytest.mark.kernel

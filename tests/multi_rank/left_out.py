@@ -1,6 +1,7 @@
 """Run on two ranks: a step whose gradient is no number, on each ZeRO stage, and what stood before and after it.
 
-Prints one JSON line a case on rank 0; ``test_non_finite.py`` judges them.
+Rank 0 writes one JSON line a case into ``cases.jsonl`` of the folder; ``test_non_finite.py`` judges them. Not printed:
+a launcher may mix the lines of two ranks.
 """
 
 import json
@@ -76,8 +77,9 @@ def main(folder: Path) -> None:
                     untouched = _equal(before, _state(engine))
             states.append(_state(engine))
         if world.is_first:
-            print(json.dumps({"stage": stage, "precision": precision, "finite": seen, "untouched": untouched,
-                              "same after": _equal(*states)}), flush=True)  # fmt: skip
+            case = {"stage": stage, "precision": precision, "finite": seen, "untouched": untouched}
+            with (folder / "cases.jsonl").open("a") as file:
+                file.write(json.dumps({**case, "same after": _equal(*states)}) + "\n")
     world.leave()
 
 

@@ -13,7 +13,7 @@ from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open import open_windows
 from simcast_hpc.data.spec import DataError
 from simcast_hpc.diffusion import clean_from_prediction
-from simcast_hpc.distill.cache import block_path
+from simcast_hpc.distill.cache import block_path, open_block
 from simcast_hpc.train import latents as latents_module
 from simcast_hpc.train.stages import make_stage, make_task
 from simcast_hpc.train.stages.diffusion import DiffusionModule, DiffusionStage, DiffusionTask
@@ -105,7 +105,7 @@ def test_conditions_are_dropped_whole(tmp_path, root, runs):
 
 def test_latents_are_made_once_and_a_cut_short_making_goes_on(tmp_path, root, runs, monkeypatch):
     monkeypatch.setattr(latents_module, "BLOCK", 4)
-    latents_module._open_block.cache_clear()
+    open_block.cache_clear()
     config = diffusion_config(tmp_path / "run", runs, root)
     stage, task = begun(config)
     made = []
@@ -118,7 +118,7 @@ def test_latents_are_made_once_and_a_cut_short_making_goes_on(tmp_path, root, ru
     assert sum(made) == len(task.source), "what stands is not made again"
     (task.folder / "manifest.json").unlink()
     block_path(task.folder, 1).unlink()
-    latents_module._open_block.cache_clear()
+    open_block.cache_clear()
     again = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
     assert sum(made) == len(task.source) + 4, "one block of four was missing"
     assert all(np.array_equal(again.read(index), kept[index]) for index in range(len(again)))
@@ -141,14 +141,14 @@ def test_latents_of_another_making_are_refused(tmp_path, root, runs):
 
 
 def test_latents_that_are_not_finite_are_refused(tmp_path, root, runs):
-    latents_module._open_block.cache_clear()
+    open_block.cache_clear()
     _, task = begun(diffusion_config(tmp_path / "run", runs, root))
     latents = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
     path = block_path(task.folder, 0)
     stored = np.load(path)
     stored[1, 0, 0, 0, 0] = np.nan
     np.save(path, stored)
-    latents_module._open_block.cache_clear()
+    open_block.cache_clear()
     latents.read(0)
     with pytest.raises(DataError, match=r"latents of window .* are not finite"):
         latents.read(1)

@@ -81,3 +81,9 @@ def pattern_of(template: str) -> re.Pattern[str]:
     """Return what a key template matches, a group for each of its variables."""
     escaped = re.escape(template).replace(r"\{leaf\}", r"(?P<leaf>[a-z_]+)")
     return re.compile(re.sub(r"\\\{([a-z])\\\}", r"(?P<\1>[0-9]+)", escaped))
+
+
+def count_of(template: str, shapes: Mapping[str, Shape]) -> int:
+    """Return how many keys of a state dict stand for ``template``, such as the blocks of a network."""
+    pattern = pattern_of(template)
+    return sum(1 for key in shapes if pattern.fullmatch(key))

@@ -10,7 +10,7 @@ from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer, position_table
 
-from .architecture import PublicArchitecture, Shape, pattern_of
+from .architecture import PublicArchitecture, Shape, count_of
 
 _SOURCE = "OpenEarthLab/CasCast, commit 487a68b"
 _AUTOENCODER_DEFAULTS: dict[str, Any] = {
@@ -129,12 +129,10 @@ def _autoencoder_stated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _autoencoder_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    def count(template: str) -> int:
-        pattern = pattern_of(template)
-        return sum(1 for key in shapes if pattern.fullmatch(key))
-
     widths = [shapes.get(f"net.encoder.down_blocks.{i}.resnets.0.conv1.weight", ()) for i in range(32)]
-    measured: dict[str, Any] = {"layers_per_block": count("net.encoder.down_blocks.0.resnets.{j}.conv1.weight")}
+    measured: dict[str, Any] = {
+        "layers_per_block": count_of("net.encoder.down_blocks.0.resnets.{j}.conv1.weight", shapes)
+    }
     stem, head = shapes.get("net.encoder.conv_in.weight", ()), shapes.get("net.decoder.conv_out.weight", ())
     latent = shapes.get("net.post_quant_conv.weight", ())
     if any(widths):
@@ -175,13 +173,9 @@ def _casformer_stated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _casformer_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    def count(template: str) -> int:
-        pattern = pattern_of(template)
-        return sum(1 for key in shapes if pattern.fullmatch(key))
-
     measured: dict[str, Any] = {
-        "enc_depth": count("model.encoder_blocks.{i}.attn.qkv.weight"),
-        "latent_depth": count("model.blocks.{i}.attn.qkv.weight"),
+        "enc_depth": count_of("model.encoder_blocks.{i}.attn.qkv.weight", shapes),
+        "latent_depth": count_of("model.blocks.{i}.attn.qkv.weight", shapes),
     }
     embed = shapes.get("model.x_embedder.proj.weight", ())
     joined = shapes.get("model.enc2hidden_linear.weight", ())

@@ -5,7 +5,7 @@ from typing import Any
 
 from simcast_hpc.config import SimVPConfig
 
-from .architecture import OurForm, PublicArchitecture, Shape, pattern_of
+from .architecture import OurForm, PublicArchitecture, Shape, count_of
 
 # OpenSTL's SimVP_Model with its IncepU translator. Its constructor fixes the inception kernels and the groups.
 _SIMVP_DEFAULTS: dict[str, Any] = {
@@ -30,13 +30,9 @@ def _simvp_stated(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _simvp_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    def blocks(template: str) -> int:
-        pattern = pattern_of(template)
-        return sum(1 for key in shapes if pattern.fullmatch(key))
-
     measured: dict[str, Any] = {
-        "N_S": blocks("enc.enc.{i}.conv.norm.weight"),
-        "N_T": blocks("hid.enc.{i}.conv1.weight"),
+        "N_S": count_of("enc.enc.{i}.conv.norm.weight", shapes),
+        "N_T": count_of("hid.enc.{i}.conv1.weight", shapes),
     }
     first = shapes.get("enc.enc.0.conv.conv.weight", ())
     up = shapes.get("dec.dec.0.conv.conv.0.weight", ())
