@@ -26,7 +26,8 @@ def inspect(
         raise ConfigError(f"--allow {unknown[0]}: the kinds of problems are {', '.join(KINDS)}")
     spec = read_spec(dataset)
     found = inspect(spec, root)
-    print(json.dumps(found.facts, indent=1))
+    for name, fact in found.facts.items():
+        print(f"{name}: {json.dumps(fact)}")
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         for picture in found.pictures:

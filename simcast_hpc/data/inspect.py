@@ -30,6 +30,7 @@ from .shards.layout import (
     is_prepared,
     read_index,
     read_manifest,
+    require_description,
 )
 from .spec import DataError, DatasetSpec
 
@@ -57,7 +58,7 @@ def inspect(spec: DatasetSpec, root: Path) -> Inspection:
     """Look at prepared shards or raw data.
 
     Raises:
-        DataError: there is nothing that can be looked at.
+        DataError: there is nothing that can be looked at, or shards were prepared by another description.
     """
     return _of_shards(spec, root) if is_prepared(root) else _of_raw(spec, root)
 
@@ -88,6 +89,7 @@ def _facts(source: EventSource) -> dict[str, Any]:
 
 def _of_shards(spec: DatasetSpec, root: Path) -> Inspection:
     manifest = read_manifest(root)
+    require_description(spec, root, manifest)
     index = read_index(root, manifest)
     problems = list(_of_files(root, manifest))
     damaged = {problem.file for problem in problems}

@@ -13,7 +13,7 @@ from simcast_hpc.commands.data_inspect import inspect as command
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.inspect import inspect, leaks
 from simcast_hpc.data.prepare import RawEvent
-from simcast_hpc.data.spec import read_spec
+from simcast_hpc.data.spec import DataError, read_spec
 from tests.archives import FILE, Row, make_archive, random_codes
 from tests.data.shards import prepared
 from tests.shared_data import shared
@@ -107,3 +107,8 @@ def test_the_command_draws_and_its_status_tells(archive, shards, tmp_path, capsy
     assert "allowed [catalog]" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--allow typo: the kinds of problems are absent-file"):
         command(archive, dataset="synthetic", allow=["typo"])
+
+
+def test_shards_of_another_description_are_refused(shards):
+    with pytest.raises(DataError, match="by a description that is not that of sevir"):
+        inspect(read_spec("sevir"), shards)

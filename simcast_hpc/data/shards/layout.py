@@ -94,6 +94,19 @@ def told(spec: DatasetSpec) -> str:
     return hashlib.sha256(spec.model_dump_json(exclude=words).encode()).hexdigest()[:16]
 
 
+def require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> None:
+    """Refuse a description by which this data was not prepared.
+
+    Raises:
+        DataError: names both.
+    """
+    if manifest.description != told(spec):
+        raise DataError(
+            f"{root / MANIFEST}: prepared as {manifest.dataset}, by a description that is not that of {spec.name} now "
+            "(encoding, cadence, splits or layout differ); name the right data.dataset (--dataset), or prepare again"
+        )
+
+
 def shard_name(number: int) -> str:
     """Return the file name of a shard."""
     return f"shard-{number:05d}.h5"

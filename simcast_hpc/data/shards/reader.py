@@ -12,7 +12,7 @@ from ..content import fingerprint
 from ..open_files import OpenFiles
 from ..source import WindowKey
 from ..spec import DataError, DatasetSpec, Split
-from .layout import MANIFEST, SPLITS, Index, Manifest, check_present, read_index, read_manifest, told
+from .layout import SPLITS, Index, Manifest, check_present, read_index, read_manifest, require_description
 from .staging import stage
 
 
@@ -43,7 +43,7 @@ class ShardSource:
         self.spec, self.root, self.frames = spec, Path(root), frames
         self.window_stride, self.frame_stride = window_stride, frame_stride
         self.manifest = read_manifest(self.root)
-        _require_description(spec, self.root, self.manifest)
+        require_description(spec, self.root, self.manifest)
         self.grid: tuple[int, int] = self.manifest.grid
         kept = (self.manifest.frames_per_event + frame_stride - 1) // frame_stride
         if frames > kept:
@@ -141,14 +141,6 @@ class ShardSource:
             self._index.time[events],
             windows,
             lambda number: self._index.sha256[events[number]].tobytes(),
-        )
-
-
-def _require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> None:
-    if manifest.description != told(spec):
-        raise DataError(
-            f"{root / MANIFEST}: prepared as {manifest.dataset}, by a description that is not that of {spec.name} now "
-            "(encoding, cadence, splits or layout differ); name the right data.dataset, or prepare again"
         )
 
 
