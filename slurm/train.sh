@@ -18,7 +18,7 @@ set -euo pipefail
 source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 begin_job train.sh
-[ $# -ge 1 ] && [ -f "$1" ] || leave $REFUSED "the first argument is the configuration of a stage, such as configs/teacher/sevir.yaml"
+[ -f "${1:-}" ] || leave $REFUSED "the first argument is the configuration of a stage, such as configs/teacher/sevir.yaml"
 require_archive
 refuse_if_stopped "$1"
 check_nodes

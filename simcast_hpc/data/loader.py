@@ -95,6 +95,8 @@ def micro_batches(
 
 def _end(workers: list[BaseProcess]) -> None:
     """Kill workers that are left when the program ends: Python asks by SIGTERM, which they ignore, and would wait."""
+    # torch raises in its handler of SIGCHLD when a worker dies, and the workers after the first would be left.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in workers:
         if process.is_alive():
             process.kill()
