@@ -9,7 +9,7 @@ from rich.text import Text
 
 from simcast_hpc.config import from_mapping
 
-from .claims import claims, general_claims, headlines
+from .claims import claims, general_claims, headlines, thresholds_in_the_mean
 from .results import ScoreFile, read_results
 from .tables import Table, lead_table
 
@@ -48,6 +48,7 @@ def print_scores(path: Path, *, console: Console | None = None) -> None:
     scores = from_mapping(ScoreFile, json.loads(path.read_text(encoding="utf-8")), where=str(path))
     console.print(Text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
     console.print(_rendered(lead_table(scores), width=console.width))
+    console.print(Text(f"- {thresholds_in_the_mean(scores)}"))
 
 
 def _rendered(content: Table, *, width: int) -> RichTable:

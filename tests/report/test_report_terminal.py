@@ -6,8 +6,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.report import print_tables
-from tests.report.fake_run import MEAN_CSI, score_file, write_run
+from simcast_hpc.report import print_scores, print_tables
+from tests.report.fake_run import MEAN_CSI, score_file, write_json, write_run
 
 
 def _printed(run_dir, *, width: int) -> str:
@@ -45,6 +45,14 @@ def test_the_claims_are_printed(tmp_path):
     printed = " ".join(_printed(write_run(tmp_path / "run"), width=400).split())
     assert "The student's mean CSI is above persistence's at every lead time beyond the first" in printed
     assert "no evidence" in printed
+
+
+def test_an_evaluation_names_the_thresholds_of_its_mean(tmp_path):
+    write_json(tmp_path / "test.json", score_file())
+    console = Console(file=StringIO(), width=400)
+    print_scores(tmp_path / "test.json", console=console)
+    said = " ".join(console.file.getvalue().split())
+    assert "Mean CSI is the mean over the thresholds with at least" in said and "16, 74, 133" in said
 
 
 def test_the_command_writes_the_page_and_prints_its_path(tmp_path):
