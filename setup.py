@@ -49,6 +49,7 @@ setup(
         "pillow>=10.3",
         "hdf5plugin>=5.0",
         "mpi4py>=4.0",
+        "packaging>=23.2",
         "pydantic>=2.8,<3",
         "pyyaml>=6.0",
         "typer>=0.15",

@@ -35,7 +35,7 @@ app.command("pipeline")(pipeline.pipeline)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
-app.command("doctor")(doctor.doctor)
+app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 app.command("convert")(convert.convert)
 
 
