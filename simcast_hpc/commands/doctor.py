@@ -68,7 +68,7 @@ def _lines(found: "Examined", run_dir: Path, *, every_rank: bool) -> list[str]:
             if one.do:
                 lines.append(f"           what to do: {one.do}")
     verdict = "fit for a run" if found.fit else "not fit for a run"
-    return [*lines, f"{verdict}: {counts['error']} errors, {counts['warning']} warnings"]
+    return [*lines, f"{verdict}: errors {counts['error']}, warnings {counts['warning']}"]
 
 
 def _measured(report: "RankReport", run_dir: Path) -> str:

@@ -79,7 +79,7 @@ def test_a_wrong_mpi_world_and_a_stale_lock_are_errors_and_no_rank_waits(tmp_pat
     ((_, node),) = said["nodes"].items()
     errors = {one["check"]: one for one in node["findings"] if one["severity"] == "error"}
     assert status == 1 and not said["fit"] and set(errors) == {"MPI", "build locks"}
-    assert "mpiexec (Open MPI) started 2 ranks, mpi4py sees 1" in errors["MPI"]["found"]
+    assert "mpiexec (Open MPI) started 2 ranks, and mpi4py belongs to MPICH" in errors["MPI"]["found"]
     assert errors["build locks"]["do"] == f"rm {lock}"
     assert node["ranks"][0]["matmul_seconds"] is None and time.monotonic() - since < 100, "it did not wait to meet"
 

@@ -20,7 +20,8 @@ from .finding import Finding
 _FEW_OPEN_FILES = 4096
 # Launchers whose variables this program does not read: their ranks would each be a run of its own.
 _UNREAD = ("PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "FLUX_TASK_RANK", "JSM_NAMESPACE_RANK")
-_ASK_MPI = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0], sep='|')"
+_ASK_SIZE = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0], sep='|')"
+_ASK_LIBRARY = f"import mpi4py; mpi4py.rc.initialize = False; {_ASK_SIZE}".replace("MPI.COMM_WORLD.size", "0")
 
 
 def check_surroundings(environ: Mapping[str, str], place: Place) -> list[Finding]:
@@ -37,30 +38,31 @@ def check_surroundings(environ: Mapping[str, str], place: Place) -> list[Finding
 def check_mpi(place: Place) -> Finding:
     """Return whether MPI sees as many ranks as the launcher started; several worlds of size 1 are the usual mistake.
 
-    Under ``mpiexec`` MPI is started in this process, as a run would. Alone it is asked in a process of its own, since
-    some libraries abort where no launcher is.
+    Which library mpi4py belongs to is asked first, without starting it: one that does not know its launcher may end
+    the whole job. Under ``mpiexec`` of the same family MPI is then started in this process, as a run would.
     """
     if place.launcher == "srun":
         return Finding("MPI", "ok", "not asked under srun, which needs none; data prepare checks its own world")
-    if place.launcher.startswith("mpiexec"):
-        try:
-            from mpi4py import MPI
-        except (ImportError, RuntimeError) as error:
-            return Finding("MPI", "error", f"mpi4py cannot be imported: {error}", "pip install mpi4py, and an MPI")
-        size, library = MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0].strip()
-        if size == place.world_size:
-            return Finding("MPI", "ok", f"{size} ranks, as {place.launcher} started ({library})")
-        said = f"{place.launcher} started {place.world_size} ranks, mpi4py sees {size}: it belongs to {library}"
-        do = "start by the mpiexec of that library, or build mpi4py with the other (pip install --no-binary mpi4py)"
-        return Finding("MPI", "error", said, do)
-    words = [sys.executable, "-c", _ASK_MPI]
+    alone = not place.launcher.startswith("mpiexec")
+    words = [sys.executable, "-c", _ASK_SIZE if alone else _ASK_LIBRARY]
     try:
         told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
-        size, library = told.strip().split("|")
+        size, library = " ".join(told.split()).split("|")
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        said = f"mpi4py does not start alone ({type(error).__name__}); torchrun and deepspeed do without it"
-        return Finding("MPI", "warning", said, f'see what it says: {sys.executable} -c "from mpi4py import MPI"')
-    return Finding("MPI", "ok", f"a world of {size} ({library.strip()})")
+        said = f"mpi4py does not start ({type(error).__name__}); torchrun and deepspeed do without it"
+        do = f'see what it says: {sys.executable} -c "from mpi4py import MPI"'
+        return Finding("MPI", "warning" if alone else "error", said, do)
+    if alone:
+        return Finding("MPI", "ok", f"a world of {size} ({library})")
+    said = f"{place.launcher} started {place.world_size} ranks, and mpi4py belongs to {library}"
+    do = "start by the mpiexec of that library, or build mpi4py with the other (pip install --no-binary mpi4py)"
+    if ("Open MPI" in library) != ("Open MPI" in place.launcher):
+        return Finding("MPI", "error", f"{said}: each would be a world of its own, or end the job", do)
+    from mpi4py import MPI
+
+    if (size := MPI.COMM_WORLD.size) != place.world_size:
+        return Finding("MPI", "error", f"{said}, which sees {size}", do)
+    return Finding("MPI", "ok", f"{size} ranks, as {place.launcher} started ({library})")
 
 
 def check_limits() -> list[Finding]:
