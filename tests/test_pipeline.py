@@ -70,7 +70,8 @@ def test_every_part_stands(finished):
 
 def test_the_time_budget_fixed_the_steps_before_the_teacher(finished):
     resolved = read_config(PipelineConfig, finished / "config.yaml")
-    assert resolved.asked_steps == {"teacher": 100, "student": 200, "direct": 300}
+    asked = resolved.model_copy(update={"fitted_steps": None})
+    assert [asked.train_config(name).max_steps for name in asked.stages] == [100, 200, 300]
     steps = {name: resolved.train_config(name).max_steps for name in resolved.stages}
     assert steps["direct"] == steps["teacher"] + steps["student"] < 300
     done = {name: json.loads((finished / name / "DONE.json").read_text(encoding="utf-8"))["steps"] for name in steps}
@@ -156,12 +157,14 @@ def test_a_test_set_of_another_grid_is_refused_before_anything_is_trained(tmp_pa
 )
 def test_steps_are_scaled_by_one_factor_and_never_up(seconds, want):
     asked = {"teacher": 500, "student": 800, "direct": 1300}
-    assert scaled_steps(asked, seconds_per_step=seconds, budget_seconds=520.0) == want
+    each = dict.fromkeys(asked, seconds)
+    assert scaled_steps(asked, seconds_per_step=each, budget_seconds=520.0, forecasting=list(asked)) == want
 
 
 def test_few_steps_stay_few():
     asked = {"teacher": 6, "student": 4, "direct": 10}
-    assert scaled_steps(asked, seconds_per_step=1000.0, budget_seconds=1.0) == asked
+    each = dict.fromkeys(asked, 1000.0)
+    assert scaled_steps(asked, seconds_per_step=each, budget_seconds=1.0, forecasting=list(asked)) == asked
 
 
 def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_touched(finished):

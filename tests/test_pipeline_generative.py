@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping
+from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
 from simcast_hpc.forecast.ensemble import load_ensemble
 from simcast_hpc.pipeline import run_pipeline
 
@@ -51,7 +51,12 @@ def test_the_diffusion_stands_on_the_pipelines_own_runs(tmp_path):
 @pytest.mark.slow
 def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     run_dir = tmp_path / "run"
-    run_pipeline(five_stages(run_dir))
+    stages: dict[str, dict] = {name: {"max_steps": 30} for name in ("teacher", "student", "autoencoder", "diffusion")}
+    stages["autoencoder"]["autoencoder"] = {"adversarial_start": 15}
+    budget = {"stages": stages, "time_budget_minutes": 0.001}
+    run_pipeline(five_stages(run_dir, **budget))
+    fitted = read_config(PipelineConfig, run_dir / "config.yaml").train_config("autoencoder")
+    assert (fitted.max_steps, fitted.autoencoder.adversarial_start) == (20, 10)
     scores = json.loads((run_dir / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "diffusion"]
     found = next(iter(scores["scores"]["diffusion"].values()))
@@ -60,8 +65,8 @@ def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     assert ensemble.sampling.members == 3 and ensemble.autoencoder.scale > 0
     page = (run_dir / "page" / "index.html").read_text(encoding="utf-8")
     assert "a latent diffusion that turns a forecast into an ensemble" in page and "Spread / error" in page
-    run_pipeline(five_stages(run_dir))
+    run_pipeline(five_stages(run_dir, **budget))
     with pytest.raises(ConfigError, match=r"autoencoder: autoencoder\.divergence_weight"):
-        changed = five_stages(run_dir).model_dump(mode="json")
+        changed = five_stages(run_dir, **budget).model_dump(mode="json")
         changed["autoencoder"]["divergence_weight"] = 0.5
         run_pipeline(from_mapping(PipelineConfig, changed))

@@ -60,7 +60,8 @@ class PipelineConfig(SharedConfig):
 
     ``stages`` maps a stage's name to the fields in which it differs from the shared ones; ``stage`` defaults to
     the name. With ``time_budget_minutes`` the steps of all stages are scaled down together, once, before the
-    first starts, so that training fits (never up); ``asked_steps`` then keeps what was asked for.
+    first starts, so that training fits (never up); ``fitted_steps`` then holds them, and ``stages`` still says what was
+    asked for.
     """
 
     stages: dict[str, dict[str, Any]]
@@ -68,7 +69,7 @@ class PipelineConfig(SharedConfig):
     evaluation: EvaluationConfig = EvaluationConfig()
     launch: LaunchConfig = LaunchConfig()
     time_budget_minutes: PositiveFloat | None = None
-    asked_steps: dict[str, PositiveInt] | None = None
+    fitted_steps: dict[str, PositiveInt] | None = None
 
     @classmethod
     def of_another_kind(cls, data: Mapping[str, Any]) -> str | None:
@@ -99,4 +100,16 @@ class PipelineConfig(SharedConfig):
             for part in ("autoencoder", "student"):
                 if shared["diffusion"][part] is None and part in self.stages:
                     shared["diffusion"][part] = str(self.run_dir / part)
-        return from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")
+        asked = from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")
+        steps = None if self.fitted_steps is None else self.fitted_steps.get(name)
+        return asked if steps is None else _shortened(asked, steps)
+
+
+def _shortened(asked: TrainConfig, steps: int) -> TrainConfig:
+    """Return a run of so many steps; what an autoencoder begins after a share of its steps keeps that share."""
+    fitted = asked.model_copy(update={"max_steps": steps})
+    begins = asked.autoencoder.adversarial_start
+    if asked.stage != "autoencoder" or begins >= asked.max_steps:
+        return fitted
+    begins = round(begins * steps / asked.max_steps)
+    return fitted.model_copy(update={"autoencoder": asked.autoencoder.model_copy(update={"adversarial_start": begins})})

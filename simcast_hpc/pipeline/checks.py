@@ -39,12 +39,11 @@ def prepared_or_refuse(asked: PipelineConfig) -> PipelineConfig:
 
 
 def _continued(before: PipelineConfig, asked: PipelineConfig, names: list[str]) -> PipelineConfig:
-    original = before if before.asked_steps is None else with_steps(before, before.asked_steps, asked=None)
-    refuse_another(_science(original, names), _science(asked, names), where=asked.run_dir)
-    if before.asked_steps is None or asked.stages.keys() != before.stages.keys():
+    unfitted = (config.model_copy(update={"fitted_steps": None}) for config in (before, asked))
+    refuse_another(*(_science(config, names) for config in unfitted), where=asked.run_dir)
+    if before.fitted_steps is None or asked.stages.keys() != before.stages.keys():
         return asked
-    fixed = {name: before.train_config(name).max_steps for name in before.stages}
-    return with_steps(asked, fixed, asked=before.asked_steps)
+    return asked.model_copy(update={"fitted_steps": before.fitted_steps})
 
 
 def _science(config: PipelineConfig, names: list[str]) -> dict[str, object]:
@@ -56,12 +55,6 @@ def _science(config: PipelineConfig, names: list[str]) -> dict[str, object]:
         if name in config.stages:
             made |= {f"{name}: {key}": value for key, value in config.train_config(name).science().items()}
     return made
-
-
-def with_steps(config: PipelineConfig, steps: dict[str, int], *, asked: dict[str, int] | None) -> PipelineConfig:
-    """Return ``config`` with these steps of its stages, and with what was asked for kept beside them."""
-    stages = {name: {**fields, "max_steps": steps[name]} for name, fields in config.stages.items()}
-    return config.model_copy(update={"stages": stages, "asked_steps": asked})
 
 
 def check_names(config: PipelineConfig) -> None:
@@ -76,9 +69,6 @@ def check_names(config: PipelineConfig) -> None:
     taken = sorted(name for name in config.stages if name in _OWN_PARTS or ":" in name)
     if taken:
         raise ConfigError(f"stages.{taken[0]}: parts of every pipeline are called so; give the stage another name")
-    kinds = {config.train_config(name).stage for name in config.stages}
-    if config.time_budget_minutes is not None and not kinds & {"direct", "teacher"}:
-        raise ConfigError("time_budget_minutes wants a stage of kind direct or teacher, whose steps can be timed")
     names = ["test", *(one.name for one in config.evaluation.also)]
     if len(set(names)) != len(names):
         raise ConfigError(f"evaluation.also repeats a name, or uses 'test': {names[1:]}; give each its own")

@@ -89,7 +89,7 @@ def prepare(asked: PipelineConfig) -> PipelineConfig:
             _synthesise(config)
     check_data(config)
     folder.prepare(config)
-    if config.time_budget_minutes is not None and config.asked_steps is None:
+    if config.time_budget_minutes is not None and config.fitted_steps is None:
         with durations.of("timing"):
             config = fix_steps(config)
         folder.prepare(config)

@@ -226,7 +226,7 @@ def test_a_wrong_set_is_refused(tmp_path, override, says):
                 "synthesis": {},
                 "stages": {"teacher": {"max_steps": 3}, "student": {"optimizer": {"learning_rate": 2e-3}}},
                 "evaluation": {"also": [{"name": "x", "data": {"dataset": "mch"}}]},
-                "asked_steps": {"teacher": 3},
+                "fitted_steps": {"teacher": 3},
             },
         ),
     ],
