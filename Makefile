@@ -166,7 +166,7 @@ $(VENV)/.verify: $(VENV)/.runtime
 
 $(VENV)/.test: $(VENV)/.verify
 	@echo "Installing what the tests need"
-	@$(INSTALL) -e '.[test]' $(TO_LOG)
+	@$(INSTALL) -e '.[io,test]' $(TO_LOG)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -11,11 +11,21 @@ for line in (here / "simcast_hpc" / "__init__.py").read_text(encoding="utf-8").s
 extras = {
     "data": ["s3fs>=2024.6"],
     "verify": ["pysteps>=1.21", "opencv-python-headless>=4.9", "scores>=2.5"],
+    "io": [
+        "xarray>=2024.7",
+        "h5netcdf>=1.4",
+        "zarr>=3.0",
+        "pyproj>=3.6",
+        "pysteps>=1.21",
+        "pygrib>=2.1.6",
+        "xradar>=0.8",
+    ],
     "perceptual": ["lpips>=0.1.4", "torchvision>=0.26"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",
         "mpich>=4.2",
+        "compliance-checker>=5.1",
         "diffusers>=0.30",
         "s3fs>=2024.6",
         "moto[s3]>=5.1",

@@ -6,6 +6,7 @@ that share a value. ``code_of`` places a physical threshold on the code axis suc
 ``code >= code_of(value)`` is ``decode(code) >= value``. A threshold that equals a code's value to float32 gives that
 code exactly, so the code on the threshold is an event; a threshold between two codes gives a fraction between them,
 so it can never tie with a code, and one between none and the lowest value stands half a code under that.
+``value_of`` goes the other way, for forecasts, which fall between codes.
 """
 
 from abc import abstractmethod
@@ -71,6 +72,14 @@ class _Coding(BaseModel):
         # Rounding may bring a value just past a code onto it; such a place stays between its two codes.
         above_last = first > LAST_CODE
         return max(place if above_last else min(place, first), float(np.nextafter(first - 1, first)))
+
+    def value_of(self, places: np.ndarray) -> np.ndarray:
+        """Return the physical values, float64, of places on the code axis of any shape, whole or between two codes.
+
+        A whole place has its code's value, between two codes the value is interpolated; it never falls as the place
+        rises. Places outside 0..254 take the nearer end; NaN stays.
+        """
+        return np.interp(places, np.arange(LAST_CODE + 1), self._values)
 
     @abstractmethod
     def _nearest(self, physical: np.ndarray) -> np.ndarray:
@@ -186,6 +195,11 @@ class Linear(_Coding):
         if self.zero_is_no_echo:
             values[0] = -np.inf
         return values
+
+    def value_of(self, places: np.ndarray) -> np.ndarray:
+        """As of every encoding; where code 0 is no echo, so is a place nearer to it than to code 1."""
+        values = self.gain * np.clip(places, 0, LAST_CODE).astype(np.float64) + self.offset
+        return np.where(np.asarray(places) < 0.5, -np.inf, values) if self.zero_is_no_echo else values
 
     def _nearest(self, physical: np.ndarray) -> np.ndarray:
         code = np.rint((physical.astype(np.float64) - self.offset) / self.gain)

@@ -144,3 +144,16 @@ def test_block_mean_of_blocks_and_leading_axes():
     np.testing.assert_array_equal(block_mean(field, 1), field)
     with pytest.raises(ValueError, match=r"3 x 3 .* 4 x 6"):
         block_mean(field, 3)
+
+
+@pytest.mark.parametrize("encoding", ALL)
+def test_values_between_codes_meet_the_codes_and_never_fall(encoding):
+    whole = encoding.value_of(CODES[:255])
+    np.testing.assert_array_equal(whole.astype(np.float32), encoding.decode(CODES[:255]))
+    between = encoding.value_of(np.linspace(0, 254, 2541))
+    assert (between[1:] >= between[:-1]).all()
+    assert encoding.value_of(np.array(300.0)) == whole[254] and np.isnan(encoding.value_of(np.array(np.nan)))
+
+
+def test_a_place_nearer_to_no_echo_than_to_code_1_is_no_echo():
+    np.testing.assert_array_equal(NO_ECHO.value_of(np.array([0.49, 0.5, 1.5])), [-np.inf, -31.75, -31.25])

@@ -1,0 +1,96 @@
+"""Radar files as services write them, made by tests: ODIM composites, CF netCDF; and models to forecast from them."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyproj
+import xarray as xr
+
+LAEA = "+proj=laea +lat_0=55.0 +lon_0=10.0 +x_0=1950000.0 +y_0=-2100000.0 +units=m +ellps=WGS84"
+NODATA, UNDETECT = -9999000.0, -8888000.0
+START = datetime(2024, 11, 26, 1, 0, tzinfo=UTC)
+
+
+def moment(number: int, *, minutes: float = 5.0) -> datetime:
+    return START + timedelta(minutes=minutes * number)
+
+
+def write_odim(
+    path: Path,
+    values: np.ndarray,
+    time: datetime,
+    *,
+    quantity: str = "DBZH",
+    projection: str = LAEA,
+    left: float = 2_640_000.0,
+    top: float = -944_000.0,
+    spacing: float = 1000.0,
+    object_: str = "COMP",
+    minutes: int = 5,
+) -> Path:
+    """Write an ODIM composite of ``values`` ``[H, W]``: NaN as nodata, minus infinity as undetect."""
+    height, width = values.shape
+    stored = np.where(np.isnan(values), NODATA, np.where(np.isneginf(values), UNDETECT, values))
+    to_degrees = pyproj.Proj(projection)
+    with h5py.File(path, "w") as file:
+        file.attrs["Conventions"] = np.bytes_("ODIM_H5/V2_4")
+        date, clock = np.bytes_(f"{time:%Y%m%d}"), np.bytes_(f"{time:%H%M%S}")
+        begin = time - timedelta(minutes=minutes)
+        file.create_group("what").attrs.update(
+            {"object": np.bytes_(object_), "date": date, "time": clock, "source": np.bytes_("ORG:247")}
+        )
+        where = file.create_group("where").attrs
+        where["projdef"] = np.bytes_(projection)
+        where.update({"xsize": width, "ysize": height, "xscale": spacing, "yscale": spacing})
+        for name, x, y in (("UL", 0, 0), ("UR", width, 0), ("LL", 0, height), ("LR", width, height)):
+            where[f"{name}_lon"], where[f"{name}_lat"] = to_degrees(left + x * spacing, top - y * spacing, inverse=True)
+        file.create_group("dataset1/what").attrs.update(
+            {
+                "startdate": np.bytes_(f"{begin:%Y%m%d}"),
+                "starttime": np.bytes_(f"{begin:%H%M%S}"),
+                "enddate": date,
+                "endtime": clock,
+                "product": np.bytes_("MAX"),
+            }
+        )
+        data = file.create_group("dataset1/data1")
+        data.create_dataset("data", data=stored, compression="gzip", compression_opts=1)
+        data.create_group("what").attrs.update(
+            {
+                "gain": 1.0, "offset": 0.0, "nodata": NODATA, "undetect": UNDETECT,
+                "quantity": np.bytes_(quantity),
+            }
+        )  # fmt: skip
+    return path
+
+
+def write_cf(
+    path: Path,
+    values: np.ndarray,
+    times: list[datetime],
+    *,
+    name: str = "rainfall_rate",
+    units: str = "mm h-1",
+    northward: bool = False,
+    **attributes: Any,
+) -> Path:
+    """Write netCDF of ``values`` ``[T, H, W]`` in 1 km pixels of a polar stereographic map; rows may run northward."""
+    _, height, width = values.shape
+    crs = pyproj.CRS.from_user_input("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=25 +ellps=WGS84")
+    y = -2_000_500.0 - 1000.0 * np.arange(height)
+    x = 500_500.0 + 1000.0 * np.arange(width)
+    rows = slice(None, None, -1) if northward else slice(None)
+    said = {"units": units, "standard_name": name, "grid_mapping": "crs", **attributes}
+    dataset = xr.Dataset(
+        {"field": (("time", "y", "x"), values[:, rows], said), "crs": ((), 0, crs.to_cf())},
+        {
+            "time": ("time", [np.datetime64(time.replace(tzinfo=None), "s") for time in times]),
+            "y": ("y", y[rows], {"standard_name": "projection_y_coordinate", "units": "m"}),
+            "x": ("x", x, {"standard_name": "projection_x_coordinate", "units": "m"}),
+        },
+    )
+    dataset.to_netcdf(path, engine="h5netcdf")
+    return path
