@@ -101,7 +101,7 @@ types: $(VENV)/.dev $(VENV)/.test ## Check types, those of optional packages too
 
 ##@ Kernels and speed
 .PHONY: kernels gpu bench
-kernels: $(VENV)/.runtime ## Compile every kernel for every GPU that we name, without one; table of registers and spills
+kernels: $(VENV)/.runtime ## Compile every kernel for every GPU that we name, without one; hold registers, spills and the rest against the committed table
 	@$(PLAIN) $(BIN)/python -m benchmarks.compile_kernels
 
 # A machine that is lent for minutes has torch already; installing anything there would eat its time.

@@ -1,12 +1,17 @@
 """Compile every case of every op for GPUs that need not be here, and hold the result to a budget.
 
     PYTHONPATH=kernels python -m benchmarks.compile_kernels [--op OP] [--target sm_90] [--csv FILE] [--jobs N]
+                                                            [--update]
 
 Each launch is specialised exactly as dispatch would launch it, by Triton's own ``warmup`` under a driver that only
 names the target. The table shows what the compiler made of it: registers, bytes spilled, shared memory and the
 instructions that matter. A launch fails its budget if it takes more shared memory than the target has, or if it
 spills on sm_90 or sm_100, or more than 64 bytes on sm_80. Spills on gfx942, of candidates that dispatch does not pick,
-and of cases that expect them on a target and say why, are printed only. The exit status is 1 if any row fails.
+and of cases that expect them on a target and say why, are printed only.
+
+The table is then held against the committed one, ``benchmarks/compiled.csv`` (see ``compile_baseline``), and every row
+and column that got worse is named. ``--update`` writes what was compiled into it instead. The exit status is 1 if any
+row fails its budget, or got worse.
 """
 
 # Pyright takes the methods that Triton's driver class declares without a body to return None.
@@ -29,6 +34,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from benchmarks import compile_baseline
 from simcast_kernels.dispatch import interpreter_is_on
 from simcast_kernels.launch import Launch
 from simcast_kernels.registry import DIRECTIONS, Direction, op_cases, op_names
@@ -249,13 +255,37 @@ def show(rows: Sequence[Row]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def against_committed(rows: Sequence[Row], *, update: bool) -> int:
+    """Print what got worse than in the committed table, or renew that; return how many things got worse."""
+    from triton import __version__ as triton
+
+    compiled = [compile_baseline.entry_of(row, triton=triton) for row in rows]
+    path = compile_baseline.COMMITTED
+    committed = compile_baseline.read(path) if path.is_file() else []
+    if update:
+        compile_baseline.write(compile_baseline.merged(committed, compiled), path)
+        print(f"{path}: {len(compiled)} rows renewed")
+        return 0
+    if {entry.triton for entry in committed} != {triton}:
+        print(f"{path} was not compiled by triton {triton}: not compared")
+        return 0
+    comparison = compile_baseline.compare(committed, compiled)
+    for text in comparison.said:
+        print(text)
+    for text in comparison.worse:
+        print(f"worse: {text}", file=sys.stderr)
+    print(f"{len(compiled)} rows compared with {path}, {len(comparison.worse)} got worse")
+    return len(comparison.worse)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile, print the table, write the CSV; return the exit status."""
+    """Compile, print the table, write the CSV, compare with the committed table; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--op", action="append", choices=op_names(), help="this op alone (may be repeated)")
     parser.add_argument("--target", action="append", choices=list(TARGETS), help="this target alone (may be repeated)")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/compile_kernels.csv"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--update", action="store_true", help="renew the committed table instead of comparing with it")
     options = parser.parse_args(arguments)
     if interpreter_is_on():
         parser.error("TRITON_INTERPRET=1 turns kernels into Python; unset it to compile them")
@@ -272,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{len(rows)} launches compiled in {time.perf_counter() - began:.0f} s, {failures} over budget; {options.csv}"
     )
-    return 1 if failures else 0
+    return 1 if against_committed(rows, update=options.update) or failures else 0
 
 
 if __name__ == "__main__":

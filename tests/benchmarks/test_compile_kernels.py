@@ -3,7 +3,9 @@
 import dataclasses
 
 import pytest
+import triton
 
+from benchmarks import compile_baseline
 from benchmarks.compile_kernels import TARGETS, Job, Row, compile_job, jobs, main, marks, over_budget
 from simcast_kernels.dispatch import interpreter_is_on
 from simcast_kernels.registry import op_cases, op_names
@@ -39,6 +41,13 @@ def test_dispatched_kernel_is_within_budget(job, tmp_path, monkeypatch):
     for row in rows:
         assert not over_budget(row)
         assert 0 < row.registers <= (512 if row.target == "gfx942" else 255)
+    committed = {entry.key: entry for entry in compile_baseline.read()}
+    compiled = [compile_baseline.entry_of(row, triton=triton.__version__) for row in rows]
+    before = [committed[entry.key] for entry in compiled if entry.key in committed]
+    assert len(before) == len(compiled), "a launch that benchmarks/compiled.csv lacks: compile_kernels --update"
+    if {entry.triton for entry in before} != {triton.__version__}:
+        pytest.skip(f"within budget; benchmarks/compiled.csv holds rows of triton {before[0].triton} to compare with")
+    assert compile_baseline.compare(before, compiled).worse == []
 
 
 def test_every_op_has_a_forward_that_is_compiled():
@@ -90,6 +99,7 @@ def test_a_row_over_budget_is_the_exit_status(tmp_path, monkeypatch, capsys):
     rows = [ROW, dataclasses.replace(ROW, spill_bytes=12)]
     monkeypatch.setattr("benchmarks.compile_kernels.compile_all", lambda work, workers: rows)
     monkeypatch.setattr("benchmarks.compile_kernels.interpreter_is_on", lambda: False)
+    monkeypatch.setattr("benchmarks.compile_kernels.against_committed", lambda rows, update: 0)
     assert main(["--csv", str(tmp_path / "out.csv")]) == 1
     assert "12 bytes spilled" in capsys.readouterr().out
     assert len((tmp_path / "out.csv").read_text().splitlines()) == 3

@@ -1,0 +1,135 @@
+"""The committed compile table: what counts as worse, what is said, and that the table is whole."""
+
+import dataclasses
+
+import pytest
+
+from benchmarks import compile_baseline, compile_kernels
+from benchmarks.compile_baseline import Entry, compare, entry_of, merged, read, standing_warps, worse, write
+from benchmarks.compile_kernels import TARGETS, Row
+from simcast_kernels.registry import op_cases, op_names
+
+ENTRY = Entry(
+    op="op", kernel="kernel", case="case", direction="forward", target="sm_90", dispatched=True,
+    options="BLOCK=64 num_warps=4", registers=128, warps=16, spill_bytes=0, shared_bytes=1024, unit="wgmma", products=8,
+    wide=6, accesses=8, triton="3.6.0",
+)  # fmt: skip
+
+
+def changed(**change) -> Entry:
+    return dataclasses.replace(ENTRY, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"spill_bytes": 4}, "spill_bytes 0 -> 4"),
+        ({"shared_bytes": 1040}, "shared_bytes 1024 -> 1040"),
+        ({"registers": 136, "warps": 12}, "registers 128 -> 136, warps 16 -> 12"),
+        ({"unit": "mma", "products": 64}, "unit wgmma -> mma"),
+        ({"unit": ""}, "unit wgmma -> none"),
+        ({"wide": 5}, "16-byte accesses 6 of 8 -> 5 of 8"),
+        ({"accesses": 10}, "16-byte accesses 6 of 8 -> 6 of 10"),
+    ],
+)
+def test_a_column_that_got_worse_is_named_with_its_row(change, says):
+    found = compare([ENTRY], [changed(**change)])
+    assert found.worse == [f"op kernel case forward sm_90: {says}"]
+    assert compare([changed(**change)], [ENTRY]).worse == [], "the other way round it is better"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"registers": 130},
+        {"registers": 96, "warps": 12},
+        {"products": 4},
+        {"wide": 12, "accesses": 16},
+        {"options": "BLOCK=128 num_warps=4"},
+    ],
+)
+def test_what_costs_nothing_is_no_worse(change):
+    assert worse(ENTRY, changed(**change)) == []
+
+
+def test_rows_that_are_gone_are_worse_and_new_ones_are_said():
+    found = compare([ENTRY, changed(case="other")], [ENTRY, changed(case="third")])
+    assert found.worse == ["op kernel other forward sm_90: gone"]
+    assert found.said == ["op kernel third forward sm_90: new"]
+
+
+def test_operators_and_targets_that_were_not_compiled_are_not_asked_for():
+    others = [changed(op="another"), changed(target="sm_80")]
+    assert compare([ENTRY, *others], [ENTRY]) == ([], [])
+    renewed = changed(registers=64)
+    assert sorted(map(str, merged([ENTRY, *others], [renewed]))) == sorted(map(str, [renewed, *others]))
+    assert ENTRY not in merged([ENTRY, *others], [renewed])
+
+
+@pytest.mark.parametrize(
+    ("target", "registers", "shared", "warps", "standing"),
+    [
+        ("sm_90", 32, 0, 4, 64),
+        ("sm_90", 128, 0, 4, 16),
+        ("sm_90", 129, 0, 4, 12),
+        ("sm_90", 255, 0, 8, 8),
+        ("sm_90", 32, 100_000, 8, 16),
+        ("sm_80", 16, 0, 1, 32),
+        ("gfx942", 128, 0, 4, 16),
+        ("gfx942", 32, 40_000, 4, 4),
+    ],
+)
+def test_standing_warps_are_those_of_the_vendors_tables(target, registers, shared, warps, standing):
+    assert standing_warps(target, registers, shared, warps=warps) == standing
+
+
+def test_a_row_becomes_an_entry_and_comes_back_from_the_file(tmp_path):
+    row = Row(
+        op="op", kernel="kernel", case="case", direction="forward", target="sm_90",
+        options="THRESHOLDS=(1.0, 2.0) num_warps=8", dispatched=False, registers=64, spill_bytes=0, shared_bytes=32,
+        marks="mma:3 wgmma:2 ld16:4 ld:5 st:1 bar:2", seconds=1.0, spills_expected="",
+    )  # fmt: skip
+    entry = entry_of(row, triton="3.6.0")
+    assert (entry.unit, entry.products, entry.wide, entry.accesses, entry.warps) == ("wgmma", 2, 4, 6, 32)
+    assert "THRESHOLDS" in str(entry), "candidates are told apart by their options"
+    write([entry, ENTRY], tmp_path / "table.csv")
+    assert set(read(tmp_path / "table.csv")) == {entry, ENTRY}
+
+
+def test_the_committed_table_is_whole():
+    committed = read()
+    keys = [entry.key for entry in committed]
+    assert len(keys) == len(set(keys))
+    assert keys == sorted(keys), "written by --update, so that a change of it reads as a change of rows"
+    launched = {
+        (op, case.name, direction)
+        for op in op_names()
+        for case in op_cases(op).CASES
+        for direction, launches in op_cases(op).launches(case).items()
+        if launches
+    }
+    wanted = {(*launch, target) for launch in launched for target in TARGETS}
+    assert {(e.op, e.case, e.direction, e.target) for e in committed} == wanted, "compile_kernels --update"
+
+
+def test_the_command_compares_and_renews(tmp_path, monkeypatch, capsys):
+    row = Row(
+        op="weighted_mse", kernel="kernel", case="case", direction="forward", target="sm_90", options="",
+        dispatched=True, registers=40, spill_bytes=0, shared_bytes=0, marks="", seconds=1.0, spills_expected="",
+    )  # fmt: skip
+    monkeypatch.setattr(compile_baseline, "COMMITTED", tmp_path / "compiled.csv")
+    monkeypatch.setattr(compile_kernels, "interpreter_is_on", lambda: False)
+    rows = [row]
+    monkeypatch.setattr(compile_kernels, "compile_all", lambda work, workers: rows)
+    words = ["--csv", str(tmp_path / "out.csv")]
+    assert compile_kernels.main([*words, "--update"]) == 0
+    assert compile_kernels.main(words) == 0
+    rows[0] = dataclasses.replace(row, shared_bytes=512)
+    capsys.readouterr()
+    assert compile_kernels.main(words) == 1
+    told = capsys.readouterr()
+    assert "worse: weighted_mse kernel case forward sm_90: shared_bytes 0 -> 512" in told.err
+    table = (tmp_path / "compiled.csv").read_text()
+    (tmp_path / "compiled.csv").write_text(table.replace(read(tmp_path / "compiled.csv")[0].triton, "1.0"))
+    assert compile_kernels.main(words) == 0
+    assert "was not compiled by triton" in capsys.readouterr().out
