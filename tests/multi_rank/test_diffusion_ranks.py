@@ -70,18 +70,30 @@ def test_two_ranks_agree_with_one(stage, one_rank, tmp_path, runs, root):
     assert np.array_equal(*blocks), "the latents that two ranks made are those of one"
 
 
-def test_members_are_the_same_on_one_and_two_ranks(runs, tmp_path):
-    drawn, rates = [], []
-    for launcher, ranks, chunk in (("python", 1, 5), ("torchrun", 2, 1)):
-        out = tmp_path / f"{ranks}.h5"
-        arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "2", "--out", str(out)]
-        simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5, clip=0.5)])
-        with h5py.File(out) as file:
-            drawn.append(torch.from_numpy(np.asarray(file["forecast"])).float())
-            rates.append(float(np.asarray(file.attrs["clip_rate"])))
-    assert drawn[0].shape == (2, 5, 4, 16, 16)
-    # Stored as float16: a difference of 1e-5 may fall on the two sides of a rounding, 2^-11 at most.
-    assert (drawn[0] - drawn[1]).abs().max() <= 2**-11
-    assert (drawn[0] != drawn[1]).float().mean() < 0.05
-    assert rates[0] > 0.01
-    assert rates[1] == pytest.approx(rates[0], rel=1e-3)
+def draw(runs: Path, out: Path, *, ranks: int, chunk: int) -> tuple[torch.Tensor, float]:
+    """Return the members that so many ranks write in float32, and the share of latents that was clipped."""
+    arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "2", "--out", str(out), "--single"]
+    launcher = "python" if ranks == 1 else "torchrun"
+    simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5, clip=0.5)])
+    with h5py.File(out) as file:
+        return torch.from_numpy(np.asarray(file["forecast"])), float(np.asarray(file.attrs["clip_rate"]))
+
+
+@pytest.fixture(scope="module")
+def drawn_alone(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.Tensor, float]:
+    return draw(runs, tmp_path_factory.mktemp("drawn") / "alone.h5", ranks=1, chunk=5)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "chunk"), [(2, 1), pytest.param(2, 5, marks=pytest.mark.slow), pytest.param(1, 1, marks=pytest.mark.slow)]
+)
+def test_members_are_the_same_on_one_and_two_ranks_in_chunks_of_one_and_of_five(
+    ranks, chunk, drawn_alone, runs, tmp_path
+):
+    wanted, wanted_rate = drawn_alone
+    members, rate = draw(runs, tmp_path / "members.h5", ranks=ranks, chunk=chunk)
+    assert members.shape == (2, 5, 4, 16, 16) and members.dtype == torch.float32
+    assert (members - wanted).abs().max() <= 1e-5
+    apart = (wanted[:, :, None] - wanted[:, None]).abs().flatten(3).amax(-1) + torch.eye(5)
+    assert apart.min() > 1e-3, "members that repeat one another would agree too"
+    assert wanted_rate > 0.01 and rate == pytest.approx(wanted_rate, rel=1e-3)
