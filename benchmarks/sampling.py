@@ -3,9 +3,10 @@
     python -m benchmarks.sampling [--members 10] [--repeats 5] [--device cuda] [--small]
 
 Networks of CasCast's SEVIR size with random weights, 12 frames of 384 x 384, guidance on. ``batched`` draws all members
-together, in bfloat16 on CUDA; ``member by member`` draws one after the other in float32, as the released evaluation
-does. Each line is one part, so that nothing hides in a sum. ``--small`` takes networks that a CPU can run, to try the
-script; its numbers say nothing of the full size.
+together, in bfloat16 on CUDA, ``graph`` the same with the loop replayed as a CUDA graph, on CUDA alone; ``member by
+member`` draws one after the other in float32, as the released evaluation does. Each line is one part, so that nothing
+hides in a sum. ``--small`` takes networks that a CPU can run, to try the script; its numbers say nothing of the full
+size.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.harness import machine
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
-from simcast_hpc.diffusion import Rows, Step, make_schedule, plan_steps, sample, spaced_timesteps
+from simcast_hpc.diffusion import Drawn, LoopGraphs, Rows, Step, make_schedule, plan_steps, spaced_timesteps, walk
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/sampling.csv"))
     options = parser.parse_args(arguments)
     chosen = {"members": options.members, "repeats": options.repeats, "device": options.device, "small": options.small}
-    rows = [row for way in ("batched", "member by member") for row in timed(way, **chosen)]
+    ways = ["batched", *(["graph"] if options.device == "cuda" else []), "member by member"]
+    rows = [row for way in ways for row in timed(way, **chosen)]
     options.csv.parent.mkdir(parents=True, exist_ok=True)
     with options.csv.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=COLUMNS)
@@ -68,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 @torch.inference_mode()
 def timed(way: str, *, members: int, repeats: int, device: str, small: bool) -> list[dict[str, object]]:
     """Return a row for each part of drawing an ensemble in one way."""
-    batched = way == "batched"
+    batched = way != "member by member"
     dtype = torch.bfloat16 if batched and device == "cuda" else torch.float32
     torch.manual_seed(0)
     coder = Autoencoder(SMALL_AUTOENCODER if small else AutoencoderConfig()).to(device, dtype).eval()
@@ -82,9 +84,10 @@ def timed(way: str, *, members: int, repeats: int, device: str, small: bool) -> 
         "ddim-20": plan_steps("ddim", schedule, spaced_timesteps(schedule, 20)),
         "dpm-solver-6": plan_steps("dpm_solver", schedule, spaced_timesteps(schedule, 6, "trailing")),
     }
+    graphs = {name: LoopGraphs() if way == "graph" else None for name in plans}
     parts: dict[str, Callable[[], object]] = {
-        name: lambda plan=plan: [draw(network, plan, condition, numbers) for numbers in groups]
-        for name, plan in plans.items()
+        name: lambda name=name: [draw(network, plans[name], condition, each, graphs[name]) for each in groups]
+        for name in plans
     }
     latents = [torch.randn(len(numbers) * FRAMES, channels, size, size, device=device) for numbers in groups]
     parts["decode"] = lambda: [coder.decode(part) for part in latents]
@@ -98,34 +101,40 @@ def timed(way: str, *, members: int, repeats: int, device: str, small: bool) -> 
     return found
 
 
-def draw(network: CasFormer, steps: Sequence[Step], condition: Tensor, numbers: range) -> Tensor:
+def draw(
+    network: CasFormer, steps: Sequence[Step], condition: Tensor, numbers: range, graphs: LoopGraphs | None = None
+) -> Tensor:
     """Return the latents of some members of one window, with guidance."""
-    rows = Rows(7, torch.zeros(len(numbers), dtype=torch.int64, device=condition.device),
-                torch.tensor(list(numbers), device=condition.device))  # fmt: skip
+    member = torch.tensor(list(numbers), device=condition.device)
+    rows = Rows(7, torch.zeros_like(member), member)
+
+    def loop(start: Tensor, sample: Tensor, member: Tensor, under: Tensor) -> Drawn:
+        return walk(
+            steps,
+            lambda x, t: network(x, t, under),
+            start,
+            unconditional=lambda x, t: network(x, t, torch.zeros_like(under)),
+            guidance=GUIDANCE,
+            clip=CLIP,
+            rows=Rows(rows.key, sample, member),
+        )
+
     under = condition.expand(len(numbers), -1, -1, -1, -1)
-    nothing = torch.zeros_like(under)
-    return sample(
-        steps,
-        lambda x, t: network(x, t, under),
-        rows.start(tuple(condition.shape[1:])),
-        unconditional=lambda x, t: network(x, t, nothing),
-        guidance=GUIDANCE,
-        clip=CLIP,
-        rows=rows,
-    ).latents
+    tensors = (rows.start(tuple(condition.shape[1:])), rows.sample, member, under)
+    return (loop(*tensors) if graphs is None else graphs.run(loop, *tensors)).latents
 
 
 def seconds(call: Callable[[], object], *, repeats: int, device: str) -> list[float]:
-    """Return the wall seconds of each of ``repeats`` calls, after one that is not counted."""
+    """Return the wall seconds of each of ``repeats`` calls, after two that are not counted: the second records."""
     found = []
-    for number in range(repeats + 1):
+    for number in range(repeats + 2):
         if device == "cuda":
             torch.cuda.synchronize()
         began = time.perf_counter()
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        if number:
+        if number > 1:
             found.append(time.perf_counter() - began)
     return found
 

@@ -107,7 +107,7 @@ class SamplingConfig(StrictModel):
     ``clip`` bounds the clean latent of every step, in scaled latents (CasCast: 13; null does not clip). ``guidance`` 1
     is the conditional prediction alone. ``chunk`` is how many members of all samples together are drawn at a time: it
     decides memory, never the result. ``precision`` is that of denoiser and decoder; latents and the sampler's steps are
-    fp32 in either.
+    fp32 in either. ``cuda_graph`` replays the loop of a chunk's size from its second chunk on, on a GPU.
     """
 
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
@@ -120,6 +120,7 @@ class SamplingConfig(StrictModel):
     chunk: PositiveInt = 10
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    cuda_graph: bool = True
 
 
 class ValidationConfig(StrictModel):

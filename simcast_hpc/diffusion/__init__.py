@@ -6,15 +6,17 @@ buffers that an engine could cast. Random numbers are functions of counters (``n
 """
 
 from .ensemble import exceedance_probability, probability_matched_mean
+from .graphs import LoopGraphs
 from .noise import Rows, stream_key
 from .process import add_noise, clean_from_prediction, training_target
 from .samplers import SAMPLERS, Step, plan_steps
-from .sampling import Drawn, sample
+from .sampling import Drawn, refuse_broken, sample, walk
 from .schedule import NoiseSchedule, make_schedule, spaced_timesteps
 
 __all__ = [
     "SAMPLERS",
     "Drawn",
+    "LoopGraphs",
     "NoiseSchedule",
     "Rows",
     "Step",
@@ -24,8 +26,10 @@ __all__ = [
     "make_schedule",
     "plan_steps",
     "probability_matched_mean",
+    "refuse_broken",
     "sample",
     "spaced_timesteps",
     "stream_key",
     "training_target",
+    "walk",
 ]

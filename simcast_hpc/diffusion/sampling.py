@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,16 +22,46 @@ class NonFiniteLatentError(SimcastError, RuntimeError):
 
 @dataclass(frozen=True)
 class Drawn:
-    """What sampling gave: clean ``latents`` ``[rows, ...]`` and ``clip_rate``, the share of elements that were clipped.
+    """What sampling gave, all of it on the device, so that nothing waits for it.
 
-    The rate counts the clean latents of all steps. It stays a tensor on the device, so that nothing waits for it.
+    Attributes:
+        latents: clean latents ``[rows, ...]``.
+        clip_rate: the share of elements that were clipped, of the clean latents of all steps; float scalar.
+        broken: how many rows are not finite, int64 scalar.
     """
 
     latents: Tensor
     clip_rate: Tensor
+    broken: Tensor
 
 
-def sample(
+def refuse_broken(broken: Tensor, rows: int) -> None:
+    """Refuse latents of ``rows`` rows of which ``broken`` are not finite. Waits for the device.
+
+    Raises:
+        NonFiniteLatentError: says how many.
+    """
+    count = int(broken)
+    if count:
+        raise NonFiniteLatentError(
+            f"{count} of {rows} sampled latents are not finite: look at the condition and at the weights, or "
+            "sample in fp32"
+        )
+
+
+def sample(steps: Sequence[Step], conditional: Denoiser, start: Tensor, **options: Any) -> Drawn:
+    """Return the clean latents that ``steps`` lead to from ``start``; as :func:`walk`, but refused if not finite.
+
+    Raises:
+        ValueError: as :func:`walk`.
+        NonFiniteLatentError: what came out is not finite. Waits for the device.
+    """
+    drawn = walk(steps, conditional, start, **options)
+    refuse_broken(drawn.broken, len(start))
+    return drawn
+
+
+def walk(
     steps: Sequence[Step],
     conditional: Denoiser,
     start: Tensor,
@@ -42,7 +73,9 @@ def sample(
     noise: Callable[[int], Tensor] | None = None,
     after_step: Callable[[int, Tensor], None] | None = None,
 ) -> Drawn:
-    """Return the clean latents that ``steps`` lead to from ``start``.
+    """Return the clean latents that ``steps`` lead to from ``start``, finite or not.
+
+    Nothing in it waits for the device or has a shape that depends on values, so that a CUDA graph can hold it.
 
     Args:
         steps: the sampler's steps, from ``samplers.plan_steps``.
@@ -57,7 +90,6 @@ def sample(
 
     Raises:
         ValueError: guidance without an unconditional network, or a stochastic sampler without a source of noise.
-        NonFiniteLatentError: what came out is not finite. Waits for the device.
     """
     if guidance != 1.0 and unconditional is None:
         raise ValueError(f"guidance={guidance} needs the network without a condition as well")
@@ -86,13 +118,8 @@ def sample(
             latent = latent + step.coefficients.noise * given(number)
         if after_step is not None:
             after_step(number, latent)
-    bad = int((~torch.isfinite(latent.flatten(1)).all(dim=1)).sum())
-    if bad:
-        raise NonFiniteLatentError(
-            f"{bad} of {len(latent)} sampled latents are not finite: look at the condition and at the weights, or "
-            "sample in fp32"
-        )
-    return Drawn(latent, hits / (len(steps) * latent.numel()))
+    broken = (~torch.isfinite(latent.flatten(1)).all(dim=1)).sum()
+    return Drawn(latent, hits / (len(steps) * latent.numel()), broken)
 
 
 def _without_noise(coefficients: Coefficients) -> Coefficients:

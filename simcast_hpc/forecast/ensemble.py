@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +11,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig, read_config
-from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, sample, spaced_timesteps, stream_key
+from simcast_hpc.diffusion import (
+    Drawn,
+    LoopGraphs,
+    Rows,
+    make_schedule,
+    plan_steps,
+    refuse_broken,
+    spaced_timesteps,
+    stream_key,
+    walk,
+)
 from simcast_hpc.diffusion.guidance import refuse_untrained_guidance
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
@@ -68,6 +78,7 @@ class TrainedEnsemble:
     sampling: SamplingConfig
     weights_hash: str
     steps: int | None = None
+    graphs: LoopGraphs = field(default_factory=LoopGraphs, compare=False, repr=False)
 
     def sampled_by(self, sampling: SamplingConfig) -> "TrainedEnsemble":
         """Return the same networks sampled in another way.
@@ -75,7 +86,7 @@ class TrainedEnsemble:
         Raises:
             ConfigError: guidance of a network that never saw a dropped condition, or more steps than timesteps.
         """
-        found = replace(self, sampling=sampling)
+        found = replace(self, sampling=sampling, graphs=LoopGraphs())
         try:
             refuse_untrained_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
             found._steps()
@@ -89,6 +100,7 @@ class TrainedEnsemble:
         self.network.to(device, dtype)
         self.autoencoder.network.to(device, dtype)
         self.student.network.to(device)
+        self.graphs.clear()  # they hold addresses of weights
         return self
 
     def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
@@ -120,29 +132,35 @@ class TrainedEnsemble:
         observed = self._encoded(to_frames(codes).values) if self.config.diffusion.casformer.observations else None
         identity, wanted = sample_identity(codes), torch.tensor(list(numbers), dtype=torch.int64, device=device)
         row = torch.arange(len(codes) * len(wanted), device=device)
-        frames, rates = [], []
+        frames, rates, broken = [], [], []
         for part in row.split(self.sampling.chunk):
             which = part // len(wanted)
             rows = Rows(stream_key(self.sampling.seed, "member"), identity[which], wanted[part % len(wanted)])
             drawn = self._drawn(rows, condition[which], None if observed is None else observed[which])
             frames.append(self.autoencoder.decode(drawn.latents))
             rates.append(drawn.clip_rate * len(part) / len(row))
+            broken.append(drawn.broken)
+        refuse_broken(torch.stack(broken).sum(), len(row))
         whole = torch.cat(frames).unflatten(0, (len(codes), len(wanted)))
         return Members(whole, torch.stack(rates).sum())
 
     def _drawn(self, rows: Rows, condition: Tensor, observed: Tensor | None) -> Drawn:
-        more = () if observed is None else (observed,)
-        nothing = (torch.zeros_like(condition), *(torch.zeros_like(one) for one in more))
-        guided = self.sampling.guidance != 1.0
-        return sample(
-            self._steps(),
-            lambda x, t: self.network(x, t, condition, *more),
-            rows.start(tuple(condition.shape[1:])),
-            unconditional=(lambda x, t: self.network(x, t, *nothing)) if guided else None,
-            guidance=self.sampling.guidance,
-            clip=self.sampling.clip,
-            rows=rows,
-        )
+        guided, steps, seen = self.sampling.guidance != 1.0, self._steps(), () if observed is None else (observed,)
+
+        def loop(start: Tensor, sample: Tensor, member: Tensor, condition: Tensor, *more: Tensor) -> Drawn:
+            nothing = (torch.zeros_like(condition), *(torch.zeros_like(one) for one in more))
+            return walk(
+                steps,
+                lambda x, t: self.network(x, t, condition, *more),
+                start,
+                unconditional=(lambda x, t: self.network(x, t, *nothing)) if guided else None,
+                guidance=self.sampling.guidance,
+                clip=self.sampling.clip,
+                rows=Rows(rows.key, sample, member),
+            )
+
+        tensors = (rows.start(tuple(condition.shape[1:])), rows.sample, rows.member, condition, *seen)
+        return self.graphs.run(loop, *tensors) if self.sampling.cuda_graph else loop(*tensors)
 
     def _encoded(self, frames: Tensor) -> Tensor:
         return self.autoencoder.moments(frames)[0] * self.autoencoder.scale

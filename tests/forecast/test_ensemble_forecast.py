@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -11,12 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from simcast_hpc.config import ConfigError, SamplingConfig
 from simcast_hpc.data.open import coded_as, open_windows
+from simcast_hpc.diffusion import LoopGraphs
+from simcast_hpc.diffusion.sampling import NonFiniteLatentError
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.forecast.ensemble import load_autoencoder, load_ensemble, sample_identity
 from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.forecast.sampled import draw_ensembles, products_of
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.verification.evaluate.entries import WrittenForecast
+from tests.diffusion.test_graphs import Replayed
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,26 @@ def test_a_member_is_itself_alone_or_beside_others(ensemble, past):
     torch.testing.assert_close(apart[0], together[1, [4, 0]], atol=1e-5, rtol=0)
     more = changed(ensemble, members=7).forecast(past, frames_out=4)
     torch.testing.assert_close(more[:, :5], together, atol=1e-5, rtol=0)
+
+
+def test_members_by_way_of_graphs_are_the_same(ensemble, past):
+    chunked = changed(ensemble, chunk=4)
+    want = chunked.forecast(past, frames_out=4)
+    graphs = LoopGraphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+    graphed = replace(chunked, graphs=graphs)
+    before = Replayed.made
+    assert torch.equal(graphed.forecast(past, frames_out=4), want)
+    assert Replayed.made == before + 1, "the second of three full chunks was recorded; the rest came once"
+    assert torch.equal(replace(changed(graphed, cuda_graph=False), graphs=graphs).forecast(past, frames_out=4), want)
+    assert Replayed.made == before + 1
+    assert changed(graphed, seed=1).graphs is not graphs, "a graph holds the numbers of its sampling"
+
+
+def test_latents_that_broke_down_are_refused_after_all_chunks(ensemble, past, monkeypatch):
+    whole = ensemble.network.forward
+    monkeypatch.setattr(ensemble.network, "forward", lambda x, *rest: whole(x, *rest) * float("nan"))
+    with pytest.raises(NonFiniteLatentError, match="15 of 15 sampled latents are not finite"):
+        changed(ensemble, chunk=4).forecast(past, frames_out=4)
 
 
 def test_another_seed_or_another_past_gives_other_members(ensemble, past):
@@ -95,8 +119,6 @@ def test_what_cannot_be_sampled_is_refused(ensemble, sampling, says):
 
 
 def test_guidance_of_a_network_without_dropped_conditions_is_refused(ensemble):
-    from dataclasses import replace
-
     diffusion = ensemble.config.diffusion.model_copy(update={"condition_dropout": 0.0})
     untrained = replace(ensemble, config=ensemble.config.model_copy(update={"diffusion": diffusion}))
     with pytest.raises(ConfigError, match="never learned what to say without a condition"):

@@ -48,7 +48,9 @@ class EnsembleValidation:
             )
         wanted = min(chosen.windows, len(self.source))
         self.indices = [number * len(self.source) // wanted for number in range(wanted)]
-        sampling = config.sampling.model_copy(update={"members": chosen.members, "precision": "fp32"})
+        sampling = config.sampling.model_copy(
+            update={"members": chosen.members, "precision": "fp32", "cuda_graph": False}
+        )
         network = denoiser(config, channels=autoencoder.config.autoencoder.model.latent_channels)
         plain = TrainedEnsemble(network.eval().requires_grad_(False), config, autoencoder, student, sampling, "")
         self.ensemble = plain.sampled_by(sampling)
