@@ -4,7 +4,8 @@ An op's benchmark is a file of the op's own name that describes its providers in
 :func:`main`. A provider whose result is not that of the float64 twin is refused and not timed. Inputs rotate through
 several sets, so that a GPU's L2 cache does not stand in for its memory. On a GPU every mode is timed twice: call by
 call, launch overhead included, and, as ``<mode>/graph``, replayed from a CUDA graph without it. The bandwidth of a
-plain copy is measured in the same run; a provider's share of it says how near the floor it is.
+plain copy and the rate of a large matrix product are measured in the same run. They make a roofline; a provider's share
+of its lower limit, by bytes or by operations of matrix products, says how near the floor it is.
 """
 
 import argparse
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.timing import Roofline, measured_roofline, quantile, set_count, time_calls, time_graph
 from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 from simcast_kernels.registry import Case, op_cases
 
@@ -68,7 +70,11 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the CSV; p20, p50 and p80 are quantiles of the time of one call."""
+    """One line of the CSV; p20, p50 and p80 are quantiles of the time of one call.
+
+    ``limit`` is the ceiling that says the fewest microseconds, ``memory`` or ``product``, and ``fraction_of_limit`` the
+    share that those are of p50. The ceilings themselves stand beside them.
+    """
 
     op: str
     provider: str
@@ -81,8 +87,14 @@ class Row:
     p80: float
     unit: str
     bytes: int
+    operations: int
     gb_per_s: float | None
+    tflop_per_s: float | None
     fraction_of_copy: float | None
+    limit: str
+    fraction_of_limit: float | None
+    copy_gb_per_s: float
+    product_tflop_per_s: float | None
     device: str
     torch: str
     triton: str
@@ -97,13 +109,15 @@ class WrongResultError(Exception):
     """A provider does not compute what the twin computes."""
 
 
-def run_case(benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[str], copy: float) -> Iterator[Row]:
+def run_case(
+    benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[str], roofline: Roofline
+) -> Iterator[Row]:
     """Check each provider of one case, time those that are right and yield their rows.
 
     Raises:
         WrongResultError: after the others were timed, if a provider's result was wrong.
     """
-    sets = [benchmark.tensors(case, device, seed) for seed in range(_set_count(case, device))]
+    sets = [benchmark.tensors(case, device, seed) for seed in range(set_count(case.bytes_moved("forward"), device))]
     for tensors in sets:
         tensors[0].requires_grad_(benchmark.differentiable)
     modes = [mode for mode in modes if benchmark.differentiable or mode == "forward"]
@@ -118,7 +132,9 @@ def run_case(benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[s
                 continue
             for mode in modes:
                 for suffix, times in _times(provider, mode, sets, device=device):
-                    rows.append(_row(benchmark.op, provider, case, mode, suffix, times, device=device, copy=copy))
+                    rows.append(
+                        _row(benchmark.op, provider, case, mode, suffix, times, device=device, roofline=roofline)
+                    )
         yield from rows
     if wrong:
         raise WrongResultError("; ".join(wrong))
@@ -150,30 +166,11 @@ def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[A
             )
 
 
-def copy_bandwidth(device: str) -> float:
-    """Return the bandwidth of a large copy in bytes a second, bytes read and bytes written both counted."""
-    size = 2**30 if device == "cuda" else 2**26
-    source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    times = _time_calls(lambda _: target.copy_(source), 1, device=device)
-    return 2 * size / (_quantile(times, 0.5) * 1e-6)
-
-
 def _grad_output(result: Tensor) -> Tensor:
     generator = torch.Generator(result.device).manual_seed(0)
     if result.ndim == 0:
         return torch.full_like(result, 0.5).detach()
     return torch.randn(result.shape, dtype=result.dtype, device=result.device, generator=generator)
-
-
-def _set_count(case: Case, device: str) -> int:
-    size = case.bytes_moved("forward")
-    if device != "cuda":
-        return 4 if size < 2**26 else 2
-    cache = torch.cuda.get_device_properties(0).L2_cache_size
-    free, _ = torch.cuda.mem_get_info()
-    # A set may come to hold its inputs, a graph of autograd and the intermediates of an eager twin.
-    return max(1, min(math.ceil(4 * cache / size) + 1, 256, int(free / 16 / size)))
 
 
 def _calls(provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]]) -> Callable[[int], Any]:
@@ -191,57 +188,19 @@ def _times(
     provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]], *, device: str
 ) -> Iterator[tuple[str, list[float]]]:
     if device != "cuda":
-        yield "", _time_calls(_calls(provider, mode, sets), len(sets), device=device)
+        yield "", time_calls(_calls(provider, mode, sets), len(sets), device=device)
         return
     # One stream for all: autograd runs a backward on its forward's stream, and a capture may not leave its own.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call = _calls(provider, mode, sets)
-        yield "", _time_calls(call, len(sets), device=device)
+        yield "", time_calls(call, len(sets), device=device)
         try:
-            yield "/graph", _time_graph(call, len(sets), stream)
+            yield "/graph", time_graph(call, len(sets), stream)
         except RuntimeError as error:
             print(f"{provider.name} {mode}: no CUDA graph: {str(error).splitlines()[0]}", file=sys.stderr)
     torch.cuda.synchronize()
-
-
-def _time_calls(call: Callable[[int], Any], count: int, *, device: str, seconds: float = 0.3) -> list[float]:
-    """Return the microseconds of each of at least 10 calls, after a warm-up, in about ``seconds`` in all."""
-    call(0)
-    began = time.perf_counter()
-    call(count - 1)
-    _wait(device)
-    repeats = max(10, min(500, int(seconds / max(time.perf_counter() - began, 1e-6))))
-    if device != "cuda":
-        times = []
-        for i in range(repeats):
-            began = time.perf_counter()
-            call(i % count)
-            times.append(1e6 * (time.perf_counter() - began))
-        return times
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
-    for i, (start, end) in enumerate(events):
-        start.record()
-        call(i % count)
-        end.record()
-    torch.cuda.synchronize()
-    return [1e3 * start.elapsed_time(end) for start, end in events]
-
-
-def _time_graph(call: Callable[[int], Any], count: int, stream: torch.cuda.Stream) -> list[float]:
-    """Return the microseconds of a call, averaged over a graph that calls every set, for each of 20 replays."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, stream=stream):
-        for i in range(count):
-            call(i)
-    times = _time_calls(lambda _: graph.replay(), 1, device="cuda", seconds=0.1)
-    return [t / count for t in times]
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 @contextlib.contextmanager
@@ -258,10 +217,12 @@ def chosen_body(name: str) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def _row(op, provider, case, mode, suffix, times, *, device, copy) -> Row:
-    size = sum(case.bytes_moved(d) for d in (("forward", "backward") if mode == "full" else (mode,)))
-    p20, p50, p80 = (_quantile(times, q) for q in (0.2, 0.5, 0.8))
-    rate = None if provider.name == INTERPRETER else size / (p50 * 1e-6)
+def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> Row:
+    directions = ("forward", "backward") if mode == "full" else (mode,)
+    size, operations = (sum(count(d) for d in directions) for count in (case.bytes_moved, case.operations))
+    floor, limit = roofline.floor(size, operations, case.dtype)
+    p20, p50, p80 = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+    timed = provider.name != INTERPRETER
     return Row(
         op=op,
         provider=provider.name,
@@ -274,15 +235,16 @@ def _row(op, provider, case, mode, suffix, times, *, device, copy) -> Row:
         p80=round(p80, 2),
         unit="us",
         bytes=size,
-        gb_per_s=None if rate is None else round(rate / 1e9, 3),
-        fraction_of_copy=None if rate is None else round(rate / copy, 4),
+        operations=operations,
+        gb_per_s=round(size / p50 / 1e3, 3) if timed else None,
+        tflop_per_s=round(operations / p50 / 1e6, 4) if timed else None,
+        fraction_of_copy=round(size / p50 * 1e6 / roofline.copy, 4) if timed else None,
+        limit=limit,
+        fraction_of_limit=round(floor / (p50 * 1e-6), 4) if timed else None,
+        copy_gb_per_s=round(roofline.copy / 1e9, 1),
+        product_tflop_per_s=round(roofline.products[case.dtype] / 1e12, 3) if operations else None,
         **machine(device),
     )
-
-
-def _quantile(times: Sequence[float], q: float) -> float:
-    ordered = sorted(times)
-    return ordered[round(q * (len(ordered) - 1))]
 
 
 def machine(device: str) -> dict[str, str]:
@@ -319,15 +281,20 @@ def commit() -> str:
 def show(rows: Sequence[dict[str, str]]) -> None:
     """Print CSV rows as a table; ``vs first`` is how many times faster than the case's first provider, the twin."""
     first: dict[tuple[str, str, str], float] = {}
-    lines = [("op", "case", "mode", "provider", "p50 us", "p20..p80", "GB/s", "of copy", "vs first")]
+    lines = [("op", "case", "mode", "provider", "p50 us", "p20..p80", "GB/s", "of copy", "of limit", "vs first")]
     for row in rows:
         p50 = float(row["p50"])
         base = first.setdefault((row["op"], row["case"], row["mode"]), p50)
         timed = row["provider"] != INTERPRETER
-        share = f"{100 * float(row['fraction_of_copy']):.1f} %" if timed else "-"
+        share, near = (
+            f"{100 * float(row[name]):.1f} %" if timed else "-" for name in ("fraction_of_copy", "fraction_of_limit")
+        )
+        near = f"{near} ({row['limit']})" if timed else near
         ratio = f"{base / p50:.2f}x" if timed else "no speed"
         rate, spread = row["gb_per_s"] if timed else "-", f"{row['p20']}..{row['p80']}"
-        lines.append((row["op"], row["case"], row["mode"], row["provider"], row["p50"], spread, rate, share, ratio))
+        lines.append(
+            (row["op"], row["case"], row["mode"], row["provider"], row["p50"], spread, rate, share, near, ratio)
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -350,7 +317,8 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--csv", type=Path, default=Path(f"benchmarks/results/{benchmark.op}.csv"))
     options = parser.parse_args(arguments)
     began, failed = time.perf_counter(), False
-    copy = copy_bandwidth(options.device)
+    dtypes = {case.dtype for case in op_cases(benchmark.op).CASES if case.operations("forward")}
+    roofline = measured_roofline(options.device, sorted(dtypes, key=str))
     cases = sorted(op_cases(benchmark.op).CASES, key=lambda case: case.bytes_moved("forward"))
     options.csv.parent.mkdir(parents=True, exist_ok=True)
     with options.csv.open("w", newline="") as file:
@@ -363,14 +331,19 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
                 print(f"{benchmark.op}, {case.name}: not timed, {options.seconds:.0f} s are over")
                 continue
             try:
-                for row in run_case(benchmark, case, device=options.device, modes=options.mode or MODES, copy=copy):
+                for row in run_case(
+                    benchmark, case, device=options.device, modes=options.mode or MODES, roofline=roofline
+                ):
                     writer.writerow(dataclasses.asdict(row))
                     file.flush()  # a run that is cut short keeps what it measured
             except WrongResultError as error:
                 print(f"refused: {error}", file=sys.stderr)
                 failed = True
     show(read_rows(options.csv))
-    print(f"copy: {copy / 1e9:.1f} GB/s; {options.csv}")
+    ceilings = [
+        f"product in {str(t).removeprefix('torch.')} {r / 1e12:.2f} TFLOP/s" for t, r in roofline.products.items()
+    ]
+    print(f"{', '.join([f'copy {roofline.copy / 1e9:.1f} GB/s', *ceilings])}; {options.csv}")
     if interpreter_is_on():
         print("TRITON_INTERPRET=1: times of the interpreter are no speed of a kernel")
     return int(failed)

@@ -42,6 +42,13 @@ class Case(Protocol):
         """Return the fewest bytes that this direction moves: every input read once, every output written once."""
         ...
 
+    def operations(self, direction: Direction) -> int:
+        """Return the operations of matrix products, a multiplication and its addition as two; 0 where there are none.
+
+        Of a backward those that it cannot do without: what a kernel computes again to save bytes is its own affair.
+        """
+        ...
+
 
 class OpCases(Protocol):
     """What ``<op>/cases.py`` offers: its cases, the first of which stands for the op, and their launches."""

@@ -8,8 +8,12 @@ import torch
 
 from benchmarks import harness, run_gpu, weighted_mse
 from benchmarks.harness import COLUMNS, Benchmark, Provider, WrongResultError, run_case
+from benchmarks.timing import Roofline, cache_bytes, measured_roofline, quantile, set_count
+from simcast_kernels.cuboid_attention.cases import CASES as ATTENTIONS
+from simcast_kernels.layer_norm_linear.cases import CASES as LAYERS
 from simcast_kernels.weighted_mse.cases import CASES
 
+SLOW = Roofline(copy=1e9, products={torch.float32: 1e10})
 ODD = next(case for case in CASES if case.name == "odd")
 
 
@@ -26,7 +30,7 @@ def providers_with(*extra: Provider):
 def rows_until_refused(benchmark):
     rows = []
     with pytest.raises(WrongResultError) as refused:
-        for row in run_case(benchmark, ODD, device="cpu", modes=["forward"], copy=1e9):
+        for row in run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW):
             rows.append(row)
     return rows, str(refused.value)
 
@@ -50,7 +54,7 @@ def test_a_wrong_provider_is_not_timed(wrong, what):
 
 
 def test_rows_carry_bytes_and_bandwidth():
-    rows = list(run_case(providers_with(), ODD, device="cpu", modes=harness.MODES, copy=2e9))
+    rows = list(run_case(providers_with(), ODD, device="cpu", modes=harness.MODES, roofline=Roofline(copy=2e9)))
     assert [row.mode for row in rows] == ["forward", "backward", "full"]
     assert [row.bytes for row in rows] == [5187 * (4 + 4 + 1 + 4), 5187 * 8, 5187 * 21]
     for row in rows:
@@ -58,6 +62,41 @@ def test_rows_carry_bytes_and_bandwidth():
         assert 0 < row.p20 <= row.p50 <= row.p80
         assert row.gb_per_s == pytest.approx(row.bytes / row.p50 / 1e3, rel=0.01, abs=1e-3)
         assert row.fraction_of_copy == pytest.approx(row.gb_per_s / 2, rel=0.01, abs=1e-3)
+        assert (row.operations, row.limit, row.fraction_of_limit) == (0, "memory", row.fraction_of_copy)
+
+
+def test_the_lower_ceiling_binds():
+    roofline = Roofline(copy=1e9, products={torch.float32: 1e10})
+    assert roofline.floor(10**9, 0, torch.bfloat16) == (1.0, "memory")
+    assert roofline.floor(10**9, 10**10 - 10, torch.float32) == (1.0, "memory")
+    assert roofline.floor(10**9, 3 * 10**10, torch.float32) == (3.0, "product")
+
+
+def test_operations_are_those_of_the_products():
+    layers = next(case for case in LAYERS if case.name == "tiny")
+    assert layers.operations("forward") == layers.operations("backward") == 2 * 30 * 24 * 47
+    attention = next(case for case in ATTENTIONS if case.name == "sevir-axial-h")
+    # 8 x 13 x 32 x 32 queries of 128 features meet 32 keys and 8 vectors, twice
+    assert attention.operations("forward") == 2 * 2 * 8 * 13 * 32 * 32 * 40 * 128
+    assert attention.operations("backward") == attention.operations("forward") * 5 // 2
+    cross = next(case for case in ATTENTIONS if case.name == "tiny-cross")
+    assert cross.operations("forward") == 2 * 2 * (2 * 4 * 5) * (3 * 2 * 2) * 24, "the cuboid is cut to 3 frames"
+
+
+def test_both_ceilings_of_this_machine_are_measured():
+    roofline = measured_roofline("cpu", [torch.float32])
+    assert roofline.copy > 1e8 and roofline.products[torch.float32] > 1e8
+
+
+def test_inputs_rotate_through_more_than_the_cache_holds():
+    assert cache_bytes("cpu") >= 2**20
+    assert set_count(cache_bytes("cpu"), "cpu") >= 2
+    assert set_count(2**12, "cpu") == 16, "tiny sets are bounded by number, large ones by memory"
+    assert set_count(2**30, "cpu") == 2
+
+
+def test_quantiles_are_times_that_were_measured():
+    assert [quantile([3.0, 1.0, 2.0, 5.0, 4.0], q) for q in (0.0, 0.2, 0.5, 0.8, 1.0)] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
 def test_the_interpreter_gets_no_bandwidth():
@@ -65,7 +104,7 @@ def test_the_interpreter_gets_no_bandwidth():
         return weighted_mse.exact(ODD, prediction, target, mask)
 
     benchmark = providers_with(Provider(name=harness.INTERPRETER, function=twin))
-    row = list(run_case(benchmark, ODD, device="cpu", modes=["forward"], copy=1e9))[-1]
+    row = list(run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW))[-1]
     assert row.provider == "interpreter" and row.gb_per_s is None and row.fraction_of_copy is None
 
 
@@ -78,13 +117,13 @@ def test_the_switch_is_set_for_a_provider_alone(monkeypatch):
         return weighted_mse.exact(ODD, prediction, target, mask)
 
     benchmark = providers_with(Provider(name="op", function=function, body="reference"))
-    list(run_case(benchmark, ODD, device="cpu", modes=["forward"], copy=1e9))
+    list(run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW))
     assert set(seen) == {"reference"}
     assert os.environ["SIMCAST_KERNELS"] == "triton"
 
 
 def test_main_writes_the_columns_and_prints_ratios(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "copy_bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(harness, "measured_roofline", lambda device, dtypes: SLOW)
     path = tmp_path / "out.csv"
     arguments = ["--case", "odd", "--mode", "forward", "--device", "cpu", "--csv", str(path)]
     assert harness.main(providers_with(), arguments) == 0
@@ -97,7 +136,7 @@ def test_main_writes_the_columns_and_prints_ratios(tmp_path, monkeypatch, capsys
 
 
 def test_main_stops_beginning_cases_when_time_is_over(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "copy_bandwidth", lambda device: 1e9)
+    monkeypatch.setattr(harness, "measured_roofline", lambda device, dtypes: SLOW)
     assert harness.main(providers_with(), ["--seconds", "0", "--device", "cpu", "--csv", str(tmp_path / "o.csv")]) == 0
     assert capsys.readouterr().out.count("not timed, 0 s are over") == len(CASES)
 

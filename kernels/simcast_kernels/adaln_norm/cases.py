@@ -35,6 +35,10 @@ class AdalnNormCase:
         rows = self.shape[0] * self.shape[1] * 8
         return tensors * self.numel * self.dtype.itemsize + rows
 
+    def operations(self, direction: Direction) -> int:
+        """Return 0: there is no matrix product."""
+        return 0
+
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:
         """Return random inputs of order 1; shift, scale and gate are parts of one projection, as in the model."""
         generator = torch.Generator(device).manual_seed(seed)

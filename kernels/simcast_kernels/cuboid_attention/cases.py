@@ -11,7 +11,7 @@ from simcast_kernels.launch import Launch
 from simcast_kernels.registry import Direction
 
 from . import cuboid_attention, cuboid_cross_attention
-from .geometry import Triple
+from .geometry import Triple, make_grid
 from .problem import Inputs, Options, make_problem
 from .reference import cuboid_attention_reference, cuboid_cross_attention_reference
 
@@ -80,6 +80,17 @@ class CuboidAttentionCase:
         inputs = sum(prod(shape) * (4 if name == "bias" else item) for name, shape in self.shapes.items())
         result = prod(self.shape) * item
         return 2 * inputs + result if direction == "backward" else inputs + result
+
+    def operations(self, direction: Direction) -> int:
+        """Return those of two products, of each token with its cuboid and the global vectors; backward of five.
+
+        Backward the weights of pairs are computed again, since nobody keeps them, and four gradients come of them.
+        """
+        _, t, h, w, width = self.shape
+        tokens = (self.memory_frames or t, h, w)
+        grid = make_grid(tokens, cuboid=self.cuboid, strategy=self.strategy, shift=self.shift)
+        forward = 4 * prod(self.shape[:4]) * (grid.tokens + self.global_vectors) * width
+        return forward * 5 // 2 if direction == "backward" else forward
 
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:
         """Return random inputs by name, of order 1; the bias is float32, as a parameter is."""

@@ -33,6 +33,10 @@ class LayerNormLinearCase:
         x, norm, results = prod(self.shape), 2 * width, prod(self.shape[:-1]) * sum(self.features)
         return item * ((2 if direction == "backward" else 1) * (x + norm + layers) + results)
 
+    def operations(self, direction: Direction) -> int:
+        """Return those of the layers, forward, or of the gradient of x; those of the weights are PyTorch's products."""
+        return 2 * prod(self.shape) * sum(self.features)
+
     def tensors(self, device: torch.device | str, *, seed: int) -> Inputs:
         """Return random inputs whose results are of order 1; x has a mean and a spread of its own in each row."""
         generator = torch.Generator(device).manual_seed(seed)

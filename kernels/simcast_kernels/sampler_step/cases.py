@@ -45,6 +45,10 @@ class SamplerStepCase:
         """Return the fewest bytes of a step: latent and predictions read, next latent written, and the history's."""
         return self.numel * self.dtype.itemsize * (3 + self.guided + 2 * self.with_clean)
 
+    def operations(self, direction: Direction) -> int:
+        """Return 0: there is no matrix product."""
+        return 0
+
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor | None]:
         """Return random latents of order 1 by the names of the op's arguments."""
         generator = torch.Generator(device).manual_seed(seed)

@@ -52,6 +52,10 @@ class WeightedMseCase:
         read = self.dtype.itemsize + self.target.itemsize + self.masked
         return self.numel * (read + (self.dtype.itemsize if direction == "forward" else 0))
 
+    def operations(self, direction: Direction) -> int:
+        """Return 0: there is no matrix product."""
+        return 0
+
     def tensors(self, device: torch.device | str, *, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return random ``(prediction, target, mask)``: every code occurs in large cases, about 7 % is masked."""
         generator = torch.Generator(device).manual_seed(seed)
