@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 CPU_CACHE_BYTES = 2**25  # where the kernel does not tell
+MOST_CPU_CACHE_BYTES = 2**27  # a virtual machine is told of its whole socket's, of which it has a share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ def cache_bytes(device: str) -> int:
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
         sizes.append(int(text[:-1]) * 2**10 if text.endswith("K") else int(text.rstrip("M")) * 2**20)
-    return max(sizes)
+    return min(max(sizes), MOST_CPU_CACHE_BYTES)
 
 
 def set_count(size: int, device: str) -> int:

@@ -19,9 +19,7 @@ import csv
 import ctypes
 import dataclasses
 import gc
-import importlib
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -34,10 +32,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks import public_code
 from benchmarks.harness import chosen_body, machine
 from simcast_hpc.config import EarthformerConfig, SimVPConfig
 from simcast_hpc.models import build_model
-from simcast_hpc.models.public import load_public, released_config
+from simcast_hpc.models.public import load_public
 
 RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 # How far outputs of equal weights may lie apart, relative to the largest.
@@ -132,8 +131,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--earthformer", type=Path, metavar="CHECKOUT", help="time this public checkout as well")
     parser.add_argument("--csv", type=Path, default=RESULTS / "train_step.csv")
     options = parser.parse_args(arguments)
-    if options.earthformer and not (options.earthformer / "src" / "earthformer").is_dir():
-        parser.error(f"--earthformer {options.earthformer} holds no src/earthformer; name a checkout's root")
+    if options.earthformer:
+        try:
+            public_code.check_checkout("earthformer", options.earthformer)
+        except FileNotFoundError as error:
+            parser.error(str(error))
     if min(options.rounds, options.size, *options.batch, *options.frames) < 1:
         parser.error("--rounds, --size, --batch and --frames are at least 1")
     return options
@@ -168,30 +170,11 @@ def contenders(model: str, batch: int, precision: str, options: argparse.Namespa
 
 
 def public_network(options: argparse.Namespace) -> tuple[nn.Module, dict]:
-    """Return the checkout's model for the released configuration at the asked frames and size, and that configuration.
-
-    Its constructor takes one pattern a level, where the released file names one for all.
-    """
-    config = dict(released_config("earthformer"))
-    levels = len(config["enc_depth"])
-    patterns = {"self_pattern": "enc_attn", "cross_self_pattern": "dec_self_attn", "cross_pattern": "dec_cross_attn"}
-    for name, argument in patterns.items():
-        config[f"{argument}_patterns"] = [config.pop(name)] * levels
-    config["checkpoint_level"] = 0  # as the released training file has it; the constructor's default recomputes
-    for name, frames in zip(("input_shape", "target_shape"), options.frames, strict=True):
-        config[name] = [frames, options.size, options.size, 1]
-    source = str(options.earthformer / "src")
-    sys.path.insert(0, source)
-    try:
-        module = importlib.import_module("earthformer.cuboid_transformer.cuboid_transformer")
-    finally:
-        sys.path.remove(source)
-    git = ["git", "-C", str(options.earthformer), "rev-parse", "--short", "HEAD"]
-    told = subprocess.run(git, capture_output=True, text=True, check=False)
-    print(f"public Earthformer: {module.__file__}, commit {told.stdout.strip() or 'unknown'}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return module.CuboidTransformerModel(**config).to(options.device), config
+    """Return the checkout's model at the asked frames and size, and its configuration."""
+    root = options.earthformer
+    network, config = public_code.earthformer(root, frames=options.frames, size=options.size)
+    print(f"public Earthformer: {root}, commit {public_code.commit_of(root)}")
+    return network.to(options.device), config
 
 
 def compare(found: Sequence[Contender], precision: str) -> None:
@@ -253,13 +236,13 @@ def measure(
 def one_step(contender: Contender, device: str) -> tuple[Seconds, Seconds, float]:
     """Return the time of a forward and of a backward pass, and the peak memory of both in gigabytes."""
     contender.network.zero_grad(set_to_none=True)
-    with _peak(device) as peak, chosen_body(contender.body), warnings.catch_warnings():
+    with peak_memory(device) as peak, chosen_body(contender.body), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        began = _now(device)
+        began = seconds_now(device)
         loss = contender.loss()
-        between = _now(device)
+        between = seconds_now(device)
         loss.backward()
-        ended = _now(device)
+        ended = seconds_now(device)
     contender.network.zero_grad(set_to_none=True)
     forward, backward = (
         Seconds(*(b - a for a, b in zip(*ends, strict=True))) for ends in ((began, between), (between, ended))
@@ -313,7 +296,7 @@ def _forecast(contender: Contender) -> Tensor:
 
 
 @contextlib.contextmanager
-def _peak(device: str) -> Iterator[list[float]]:
+def peak_memory(device: str) -> Iterator[list[float]]:
     """Yield a list whose one number is, afterwards, the peak memory of what ran in between."""
     gc.collect()
     peak = [0.0]
@@ -346,7 +329,8 @@ def _resident_gb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
-def _now(device: str) -> Seconds:
+def seconds_now(device: str) -> Seconds:
+    """Return the time, after what the device was given to do."""
     if device == "cuda":
         torch.cuda.synchronize()
     return Seconds(time.perf_counter(), time.process_time())
