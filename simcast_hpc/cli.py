@@ -9,6 +9,7 @@ from simcast_hpc.commands import (
     data,
     doctor,
     evaluate,
+    export,
     leaderboard,
     model,
     pipeline,
@@ -37,6 +38,7 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
 app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
 app.command("convert")(convert.convert)
+app.command("export", help=export.EXPORT_HELP)(export.export)
 
 
 def main() -> None:

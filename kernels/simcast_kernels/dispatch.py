@@ -9,9 +9,14 @@ unset, empty kernel                  twin
 reference    twin                    twin
 triton       kernel                  kernel where ``TRITON_INTERPRET=1``, else an error
 ============ ======================= =======================================================
+
+Within :func:`twins_inlined` there is no choice: a call is the operations of its twin, and no custom operator.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -19,6 +24,7 @@ import torch
 Body = Literal["reference", "triton"]
 VARIABLE = "SIMCAST_KERNELS"
 BODIES: tuple[Body, ...] = ("reference", "triton")
+_inlined: ContextVar[bool] = ContextVar("simcast_kernels_inlined", default=False)
 
 
 def body_for(op: str, device: torch.device) -> Body:
@@ -50,3 +56,22 @@ def body_for(op: str, device: torch.device) -> Body:
 def interpreter_is_on() -> bool:
     """Return whether this process runs Triton kernels in Triton's interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@contextmanager
+def twins_inlined() -> Iterator[None]:
+    """Within, the ops of a forward are PyTorch's own operations, those of their twins.
+
+    A program that is captured so runs where this package is not installed. Not for training: the twins' operations
+    keep for the backward what the custom operators compute again.
+    """
+    before = _inlined.set(True)
+    try:
+        yield
+    finally:
+        _inlined.reset(before)
+
+
+def are_twins_inlined() -> bool:
+    """Return whether this is within :func:`twins_inlined`."""
+    return _inlined.get()

@@ -7,7 +7,7 @@ CasFormer (Gong et al. 2024, section 3.3).
 import torch
 from torch import Tensor
 
-from simcast_kernels.dispatch import body_for
+from simcast_kernels.dispatch import are_twins_inlined, body_for
 
 from . import reference
 
@@ -47,6 +47,9 @@ def adaln_norm(
         RuntimeError: ``SIMCAST_KERNELS=triton`` where no kernel can run.
     """  # noqa: D205
     _check(x, shift, scale, branch, gate)
+    if are_twins_inlined():
+        modulated, carried, *_ = reference.forward(x, shift, scale, branch, gate, eps)
+        return modulated, x if carried is None else carried
     modulated, carried, _, _ = torch.ops.simcast_kernels.adaln_norm(x, shift, scale, branch, gate, eps)
     return modulated, x if branch is None else carried
 

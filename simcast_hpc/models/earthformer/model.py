@@ -96,7 +96,7 @@ class Earthformer(nn.Module):
         """
         self._check_frames(frames)
         seed = _draw_seed() if self.training and self.draws_seeds else 0
-        batch = len(frames)
+        batch = frames.shape[0]  # len() would fix the size in an exported program
         pixels = frames.to(self.head.weight.dtype).flatten(0, 1).permute(0, 2, 3, 1)
         x = self.positions(self.stem(pixels).unflatten(0, (batch, self.frames_in)))
         vectors = None if self.global_vectors is None else self.global_vectors.expand(batch, -1, -1)
