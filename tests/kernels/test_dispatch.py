@@ -6,7 +6,10 @@ import sys
 import pytest
 import torch
 
-from simcast_kernels.dispatch import VARIABLE, body_for
+from simcast_kernels.adaln_norm import adaln_norm
+from simcast_kernels.cuboid_attention import cuboid_attention
+from simcast_kernels.dispatch import VARIABLE, body_for, twins_inlined
+from simcast_kernels.layer_norm_linear import layer_norm_linear
 from simcast_kernels.registry import op_cases, op_names
 from simcast_kernels.weighted_mse import weighted_mse
 from simcast_kernels.weighted_mse.cases import CASES
@@ -59,6 +62,30 @@ def test_each_call_reads_the_variable(kernel_device, monkeypatch):
         )
         counts.append(len(calls))
     assert counts == [0, 1, 1]
+
+
+def test_inlined_twins_are_the_ops_without_a_custom_operator():
+    torch.manual_seed(0)
+    x, qkv = torch.randn(2, 5, 8), torch.randn(2, 3, 4, 4, 24)
+    shift, scale, gate, branch = torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 5, 8)
+    weights = [torch.randn(4, 8), torch.randn(6, 8)]
+    options = {"heads": 2, "cuboid": (3, 2, 2), "strategy": ("l", "d", "l"), "shift": (0, 0, 1)}
+
+    def call():
+        return [
+            cuboid_attention(qkv, **options),
+            *layer_norm_linear(x, shift[0], scale[0], weights=weights),
+            *adaln_norm(x, shift, scale, branch=branch, gate=gate),
+            *adaln_norm(x, shift, scale),
+        ]
+
+    with torch.profiler.profile() as apart:
+        wanted = call()
+    with twins_inlined(), torch.profiler.profile() as inlined:
+        got = call()
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
+    ours = [{event.name for event in seen.events() if "simcast_kernels::" in event.name} for seen in (apart, inlined)]
+    assert len(ours[0]) == 3 and ours[1] == set()
 
 
 def test_importing_an_op_loads_no_triton():

@@ -223,6 +223,6 @@ def _versions(facts: Facts) -> str:
             f"- Trained by: {told(facts.trained_by)}",
             f"- Exported by: {told(facts.versions)}",
             "",
-            "The code is under the Apache License 2.0; the weights are their maker's; the licence of the data bears on them.",
+            "The code is under the Apache License 2.0; on the weights bears the licence of the data.",
         ]
     )
