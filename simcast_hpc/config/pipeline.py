@@ -35,7 +35,7 @@ class EvaluationConfig(StrictModel):
     """What is verified after training: on which windows, under which protocols, beside which baselines.
 
     ``draws`` resamples of the events give every score an interval, none without draws. ``tables_only`` leaves out
-    SSIM and FSS, which take most of the time on a CPU.
+    SSIM, FSS and spectra, which take most of the time on a CPU.
     """
 
     split: Literal["train", "val", "test", "all"] = "test"

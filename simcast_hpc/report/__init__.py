@@ -6,8 +6,16 @@ score: what is shown was measured by ``verification`` and stands in the run fold
 """
 
 from .board import print_leaderboard, read_boards
-from .page import write_page
-from .results import ResultsError
+from .examples import ResultsError
+from .page import write_comparison, write_page
 from .terminal import print_scores, print_tables
 
-__all__ = ["ResultsError", "print_leaderboard", "print_scores", "print_tables", "read_boards", "write_page"]
+__all__ = [
+    "ResultsError",
+    "print_leaderboard",
+    "print_scores",
+    "print_tables",
+    "read_boards",
+    "write_comparison",
+    "write_page",
+]

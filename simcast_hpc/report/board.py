@@ -14,7 +14,8 @@ from rich.text import Text
 from simcast_hpc.config import ConfigError
 from simcast_hpc.observe.run_folder import write_whole
 
-from .results import ResultsError, ScoreFile
+from .examples import ResultsError
+from .results import ScoreFile
 
 _COLUMNS = ("csi/mean", "csi_pool4/mean", "csi_pool16/mean", "hss/mean", "mse", "mae", "crps", "ssim")
 _LOWER_IS_BETTER = ("mse", "mae", "crps", "far", "brier", "balanced")

@@ -55,6 +55,14 @@ def claims(run: RunResults, scores: ScoreFile) -> list[str]:
     return said
 
 
+def claims_of_scores(scores: ScoreFile) -> list[str]:
+    """Return what is said about a test set from its scores alone, whatever was trained and how."""
+    said = ["Persistence was not scored here, so nothing is said about skill beyond it."]
+    if "persistence" in scores.names:
+        said = [against_persistence(scores, one.name) for one in scores.entries if one.kind != "baseline"]
+    return [*said, highest(scores), thresholds_in_the_mean(scores), reach(scores)]
+
+
 def against_persistence(scores: ScoreFile, name: str) -> str:
     """Return whether ``name`` beats persistence at every lead beyond the first, and where it does not."""
     own, other = scores.mean_csi_by_lead[name], scores.mean_csi_by_lead["persistence"]

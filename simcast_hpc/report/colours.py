@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib import colormaps
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 
 from simcast_hpc.data.spec import MISSING_CODE
 
@@ -11,20 +12,14 @@ MISSING_FACE, MISSING_HATCH = "#c9c9c9", "#8a8a8a"
 
 # The steps in which SEVIR's VIL is usually shown contain its six evaluation thresholds.
 _VIL_LEVELS = (16.0, 31.0, 59.0, 74.0, 100.0, 133.0, 160.0, 181.0, 219.0)
-_VIL_COLOURS = (
-    "#101010",
-    "#4b4b4b",
-    "#1d5a2b",
-    "#2c8d3b",
-    "#62bf55",
-    "#d4da3d",
-    "#f1b82d",
-    "#ec7c23",
-    "#d62420",
-    "#b45fe0",
-)
-_RAIN = LinearSegmentedColormap.from_list("rain", ["#a8d5f0", "#3f8fd2", "#1d3f8f", "#f2b52e", "#c4241c"])
-_NO_RAIN = "#f6f6f3"
+# Lightness rises (VIL, on black) or falls (rain and reflectivity, on white) at every step, so that the order of the
+# steps survives red-green and blue-yellow blindness and a grey print; a test measures it.
+_VIL = colormaps["inferno"]
+_REFLECTIVITY = colormaps["viridis_r"]
+_RAIN = LinearSegmentedColormap.from_list("rain", ["#b9dcf2", "#62aadb", "#2f72b8", "#5b3796", "#6b1458", "#240617"])
+_PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#d9e6ef", "#8fb7d3", "#4a7fb0", "#2c4f86", "#17203f"])
+_NO_LIQUID, _NOTHING = "#050508", "#f6f6f3"
+_PROBABILITY_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,7 @@ class Steps:
     """
 
     levels: tuple[float, ...]
-    colours: tuple[str | tuple[float, ...], ...]
+    colours: tuple[str, ...]
     labels: tuple[str, ...]
 
     def index(self, frame: np.ndarray) -> np.ma.MaskedArray:
@@ -59,12 +54,28 @@ def steps_for(thresholds: tuple[float, ...], *, labels: tuple[str, ...], unit: s
     Args:
         thresholds: evaluation thresholds as codes, ascending.
         labels: the same thresholds in ``unit``.
-        unit: ``code`` gives VIL's steps where the thresholds are among them; all else is stepped at the thresholds.
+        unit: ``code`` gives VIL's steps where the thresholds are among them; all else is stepped at the thresholds,
+            reflectivity (``dBZ``) in colours of its own.
     """
     if unit == "code" and set(thresholds) <= set(_VIL_LEVELS):
-        return Steps(_VIL_LEVELS, _VIL_COLOURS, tuple(f"{level:g}" for level in _VIL_LEVELS))
-    places = np.linspace(0, 1, len(thresholds)) if len(thresholds) > 1 else [0.5]
-    return Steps(tuple(thresholds), (_NO_RAIN, *(_RAIN(place) for place in places)), tuple(labels))
+        colours = (_NO_LIQUID, *_spread_over(_VIL, len(_VIL_LEVELS), first=0.16, last=0.99))
+        return Steps(_VIL_LEVELS, colours, tuple(f"{level:g}" for level in _VIL_LEVELS))
+    scale, first = (_REFLECTIVITY, 0.08) if unit == "dBZ" else (_RAIN, 0.0)
+    return Steps(
+        tuple(thresholds), (_NOTHING, *_spread_over(scale, len(thresholds), first=first, last=1.0)), tuple(labels)
+    )
+
+
+def probability_steps() -> Steps:
+    """Return the colour scale of probabilities, held as fields in [0, 1]; its levels are codes as everywhere."""
+    colours = _spread_over(_PROBABILITY, len(_PROBABILITY_LEVELS), first=0.0, last=1.0)
+    labels = tuple(f"{100 * level:g} %" for level in _PROBABILITY_LEVELS)
+    return Steps(tuple(255 * level for level in _PROBABILITY_LEVELS), (_NOTHING, *colours), labels)
+
+
+def _spread_over(scale: Colormap, count: int, *, first: float, last: float) -> tuple[str, ...]:
+    places = np.linspace(first, last, count) if count > 1 else [(first + last) / 2]
+    return tuple(to_hex(scale(place)) for place in places)
 
 
 @dataclass(frozen=True)
@@ -83,11 +94,13 @@ _KNOWN = {
     "student": LineStyle("#0072b2", "o", "-"),
     "direct": LineStyle("#d55e00", "D", "-"),
     "direct-unweighted": LineStyle("#cc79a7", "P", "--"),
+    "autoencoder": LineStyle("#946b00", ">", "-"),
+    "diffusion": LineStyle("#5b3a8c", "X", "-"),
 }
 _OTHERS = tuple(
     LineStyle(colour, marker, dashes)
     for dashes in ("-", "--", ":")
-    for colour, marker in (("#5b3a8c", "X"), ("#56b4e9", "<"), ("#b8860b", ">"), ("#111111", "*"))
+    for colour, marker in (("#a01858", "<"), ("#2f8fbf", "p"), ("#6b7a1e", "h"), ("#111111", "*"))
 )
 
 

@@ -1,22 +1,48 @@
-"""Curves: CSI by lead time, loss by step. Figures are objects of their own; pyplot and its state are not touched."""
+"""How a chart of the page looks, and curves over lead time; pyplot and its state are not touched.
+
+Charts are small and of one size: the page sets them side by side on a wide screen and one below the other on a phone,
+where their letters are as large as those of the text.
+"""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
 from .claims import with_unit
 from .colours import LineStyle, line_styles
-from .results import ScoreFile, StageResult
+from .field_images import as_png
+from .results import ScoreFile
 
 _DPI = 150
-_INK = "#222222"
+INK, FAINT = "#222222", "#5f6368"
+_CHART_INCHES = (3.7, 2.75)
+_CHART_DPI = 170
+_PALETTE_COLOURS = 96
 _MAX_LEAD_TICKS = 6
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One small figure, its title, and what it shows in words."""
+
+    title: str
+    alt: str
+    figure: Figure
+
+    @property
+    def png(self) -> bytes:
+        """The figure as a palette PNG, a third of the size of one in full colour."""
+        canvas = FigureCanvasAgg(self.figure)
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        return as_png(drawn.quantize(_PALETTE_COLOURS, dither=Image.Dither.NONE))
 
 
 def new_figure(width_inches: float, height_inches: float, *, gap_inches: float = 0.06) -> Figure:
@@ -27,124 +53,100 @@ def new_figure(width_inches: float, height_inches: float, *, gap_inches: float =
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG; a reader never meets half of it."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png", dpi=_DPI, metadata={"Software": None})
-    partial.replace(path)
-
-
 def plain(text: str) -> str:
     """Return text from a file so that matplotlib draws it as it stands, a dollar sign included."""
     return text.replace("$", r"\$")
 
 
-def draw_mean_csi(scores: ScoreFile) -> Figure:
-    """Draw mean CSI against lead time, a line for each entry."""
-    figure = new_figure(7.0, 4.4)
+def new_chart() -> tuple[Figure, Axes]:
+    """Return an empty chart of the page's size and its axes, with a light grid."""
+    figure = Figure(figsize=_CHART_INCHES, dpi=_CHART_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
     axes = figure.subplots()
-    _curves(axes, scores, {name: scores.mean_csi_by_lead[name] for name in scores.names})
-    axes.set_xlabel("lead time, minutes", color=_INK)
-    axes.set_ylabel("mean CSI", color=_INK)
-    _legend(figure, axes)
-    return figure
+    # Margins of its own, and alike in all charts: a layout engine draws everything twice.
+    figure.subplots_adjust(left=0.17, right=0.97, bottom=0.18, top=0.96)
+    axes.grid(visible=True, color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors=INK)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
 
 
-def draw_csi_by_threshold(scores: ScoreFile) -> Figure:
-    """Draw CSI against lead time, a panel for each threshold with an axis of its own."""
-    protocol = scores.pooled_protocol
-    labels = scores.protocols[protocol].labels
-    figure, panels = _panels(len(labels), height_inches=2.6, across="lead time, minutes", up="CSI")
-    for axes, label in zip(panels, labels, strict=True):
-        keys = [f"csi/{label}/lead/{k}" for k in range(1, scores.frames_out + 1)]
-        curves = {name: tuple(scores.scores[name][protocol][key] for key in keys) for name in scores.names}
-        _curves(axes, scores, curves)
-        rare = "" if label in scores.supported_thresholds else " (rare)"
-        axes.set_title(plain(f"≥ {with_unit(label, scores.unit)}{rare}"), fontsize=10, color=_INK)
-    _legend(figure, panels[0])
-    return figure
+def name_axes(axes: Axes, across: str, up: str) -> None:
+    """Name both axes of a chart."""
+    axes.set_xlabel(across, color=INK, fontsize=9.5)
+    axes.set_ylabel(up, color=INK, fontsize=9.5)
 
 
-def draw_losses(stages: Sequence[StageResult]) -> Figure:
-    """Draw the training loss by optimizer step, a panel for each stage: their losses have different targets."""
-    figure, panels = _panels(len(stages), height_inches=2.5, across="optimizer step", up="training loss, own scale")
-    styles = line_styles(tuple(stage.name for stage in stages))
-    for axes, stage in zip(panels, stages, strict=True):
-        steps = [line["step"] for line in stage.metrics]
-        losses = [_positive(line.get("loss")) for line in stage.metrics]
-        axes.plot(steps, losses, color=styles[stage.name].colour, linewidth=1.6, marker=".", markersize=4)
-        axes.set_title(plain(stage.name), fontsize=10, color=_INK)
-        axes.set_xlim(0, max(*steps, stage.steps, 1))
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        _log_axis(axes, losses)
-        _plain_look(axes)
-    return figure
+def start_at_zero(axes: Axes, values: Sequence[float | None]) -> None:
+    """Begin the vertical axis at 0 and end it above the highest of these values."""
+    highest = max((value for value in values if value is not None and math.isfinite(value)), default=0.0)
+    axes.set_ylim(0, 1.06 * highest if highest > 0 else 1.0)
 
 
-def _curves(axes: Axes, scores: ScoreFile, curves: dict[str, tuple[float | None, ...]]) -> None:
-    styles = line_styles(scores.names)
+def lead_curves(
+    scores: ScoreFile,
+    curves: Mapping[str, Sequence[float | None]],
+    *,
+    up: str,
+    title: str,
+    styles: Mapping[str, LineStyle] | None = None,
+) -> Chart:
+    """Return curves over lead time; a value that is undefined leaves a gap.
+
+    Args:
+        scores: what the leads are of.
+        curves: by name, a value for each lead.
+        up: name of the vertical axis.
+        title: of the chart.
+        styles: of the curves; those of the entries by default.
+    """
+    figure, axes = new_chart()
+    styles = styles or line_styles(scores.names)
     for name, values in curves.items():
-        style: LineStyle = styles[name]
-        axes.plot(
-            scores.lead_minutes,
-            [math.nan if value is None else value for value in values],
-            color=style.colour,
-            linestyle=style.dashes,
-            linewidth=1.8,
-            marker=style.marker,
-            markersize=5,
-            label=plain(name),
-        )
-    axes.set_ylim(bottom=0)
+        draw_line(axes, scores.lead_minutes, values, styles[name], name=name)
+    start_at_zero(axes, [value for values in curves.values() for value in values])
     every = math.ceil(scores.frames_out / _MAX_LEAD_TICKS)
     ticks = scores.lead_minutes[every - 1 :: every]
     axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
-    _plain_look(axes)
+    name_axes(axes, "lead time, minutes", up)
+    return Chart(title, f"{title}: {up} against lead time. {_ends(scores, curves)}", figure)
 
 
-def _panels(count: int, *, height_inches: float, across: str, up: str) -> tuple[Figure, list[Axes]]:
-    """Return a figure with ``count`` panels, at most three in a row; what is left of the last row stays empty.
-
-    The horizontal axis is named where no panel stands below, the vertical one at the left edge.
-    """
-    columns = 2 if count in (2, 4) else min(count, 3)
-    rows = math.ceil(count / columns)
-    figure = new_figure(max(4.5, 2.9 * columns), height_inches * rows + 0.4)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for unused in panels[count:]:
-        unused.remove()
-    for k, axes in enumerate(panels[:count]):
-        if k + columns >= count:
-            axes.set_xlabel(across, fontsize=9, color=_INK)
-        if k % columns == 0:
-            axes.set_ylabel(up, fontsize=9, color=_INK)
-    return figure, panels[:count]
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = len(labels) if len(labels) <= 4 else math.ceil(len(labels) / 2)
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=3.5
+def draw_line(
+    axes: Axes, across: Sequence[float], up: Sequence[float | None], style: LineStyle, *, name: str, every: int = 1
+) -> None:
+    """Draw one curve in the style of its name, a marker on every ``every``-th point."""
+    axes.plot(
+        across,
+        [math.nan if value is None else value for value in up],
+        color=style.colour,
+        linestyle=style.dashes,
+        linewidth=1.8,
+        marker=style.marker or None,
+        markevery=every,
+        markersize=5.5,
+        label=plain(name),
     )
 
 
-def _log_axis(axes: Axes, losses: list[float]) -> None:
-    if all(math.isnan(loss) for loss in losses):
-        return
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+def mean_csi_chart(scores: ScoreFile) -> Chart:
+    """Return mean CSI against lead time, a line for each entry."""
+    return lead_curves(scores, scores.mean_csi_by_lead, up="mean CSI", title="Mean CSI")
 
 
-def _positive(loss: float | None) -> float:
-    return loss if loss is not None and loss > 0 else math.nan
+def csi_charts(scores: ScoreFile) -> list[Chart]:
+    """Return CSI against lead time, a chart for each threshold with an axis of its own."""
+    charts = []
+    for label in scores.protocols[scores.pooled_protocol].labels:
+        rare = "" if label in scores.supported_thresholds else " (rare)"
+        curves = {name: scores.by_lead(name, f"csi/{label}") for name in scores.names}
+        charts.append(lead_curves(scores, curves, up="CSI", title=f"≥ {with_unit(label, scores.unit)}{rare}"))
+    return charts
 
 
-def _plain_look(axes: Axes) -> None:
-    axes.grid(visible=True, color="#dddddd", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=_INK)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+def _ends(scores: ScoreFile, curves: Mapping[str, Sequence[float | None]]) -> str:
+    """Return in words where each curve ends."""
+    ends = [f"{name} {'undefined' if values[-1] is None else f'{values[-1]:.3g}'}" for name, values in curves.items()]
+    return f"At {scores.lead_minutes[-1]:g} minutes: {', '.join(ends)}."

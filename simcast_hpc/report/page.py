@@ -1,19 +1,20 @@
-"""The page of a pipeline run: one static HTML file and its pictures, in a folder that can be copied whole."""
+"""The page of a pipeline run, and that of several runs or evaluations side by side: one static HTML file each."""
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from simcast_hpc.config import FORECASTING, to_yaml
 from simcast_hpc.observe.run_folder import write_whole
 
-from .claims import claims, general_claims, headlines
-from .figures import draw_csi_by_threshold, draw_losses, draw_mean_csi, save
-from .frames import draw_frames
-from .markup import bullets, definitions, links, picture, table, text
-from .results import ResultsError, RunResults, ScoreFile, TestSet, read_results
-from .tables import duration, entry_table, lead_table, stage_table, threshold_table
+from .claims import claims, claims_of_scores, general_claims, headlines
+from .compared import Source, joined, read_sources
+from .examples import ResultsError
+from .markup import bullets, definitions, links, text
+from .results import RunResults, TestSet, read_results
+from .run_parts import reproduction_parts, training_parts, what_was_done
+from .section import parts_of, provenance
 
-_FOLDER = "page"
+_FOLDER, _FILE = "page", "index.html"
 _TERMS = [
     (
         "CSI",
@@ -26,50 +27,99 @@ _TERMS = [
         "Frequency bias",
         "pixels forecast at or above the threshold / pixels observed. 1 is right on average, above 1 is too much.",
     ),
+    ("HSS", "Heidke skill score: how many more pixels are right than by chance. 1 is perfect, 0 is chance."),
     ("Lead time", "how long after the last input frame a forecast frame is valid."),
     ("Persistence", "the last input frame, held: what any forecast should beat."),
     ("Teacher", "a model trained for a short horizon; it reaches the long one by taking its own output as input."),
     ("Student", "a model trained for the long horizon in one pass, on sequences that the teacher has lengthened."),
     ("Direct", "a model trained for the long horizon in one pass, on observations alone."),
+    (
+        "CRPS",
+        "continuous ranked probability score: of members, how far their distribution lies from what was observed; of a "
+        "single forecast its mean absolute error. Fair: as of infinitely many members.",
+    ),
+    ("Member", "one of the forecasts of an ensemble, each as likely as any other."),
+    ("Protocol", "one way to count and to average, named, with a hash: equal hashes are equal calculations."),
     ("–", "a score that is undefined, for example because nothing was observed or forecast."),
 ]
 
 
 def write_page(run_dir: Path) -> Path:
-    """Write ``page/index.html`` and its pictures into the run folder of a finished pipeline; return the HTML's path.
+    """Write ``page/index.html`` into the run folder of a finished pipeline; return its path.
 
     Raises:
         ResultsError: a result is absent, damaged, or the page cannot be written.
         ConfigError: the configuration or a score file has a wrong or missing key.
     """
     run = read_results(run_dir)
-    folder = run_dir / _FOLDER
+    sections = [
+        # What is said of the first stands at the top of the page.
+        _section(test_set, claims(run, test_set.scores) if place > 1 else [], place)
+        for place, test_set in enumerate(run.test_sets, start=1)
+    ]
+    training = [text("h2", "Training", identifier="training"), *training_parts(run)]
+    reproduction = [text("h2", "How to reproduce", identifier="reproduce"), *reproduction_parts(run)]
+    body = [_summary(run), *sections, *training, *reproduction, *_terms()]
+    return _written(run_dir / _FOLDER, run.config.name, body)
+
+
+def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
+    """Write ``index.html`` into ``folder``: runs and evaluations in one table where their numbers are comparable.
+
+    Args:
+        paths: run folders of finished pipelines, folders that ``simcast evaluate`` wrote, or score files.
+        folder: is made.
+
+    Raises:
+        ResultsError, ConfigError: as :func:`write_page`.
+    """
+    sources = read_sources(paths)
+    test_sets = joined(sources)
+    names = [source.label for source in sources]
+    title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    body = [_opening(title, sources, test_sets)]
+    body += [_section(one, claims_of_scores(one.scores), place) for place, one in enumerate(test_sets, start=1)]
+    for place, source in enumerate(sources, start=1):
+        if source.run is not None:
+            body += [
+                text("h2", f"Training: {source.label}", identifier=f"training-{place}"),
+                text("p", what_was_done(source.run)),
+                bullets(general_claims(source.run)),
+                *training_parts(source.run),
+                text("h2", f"How to reproduce {source.label}"),
+                *reproduction_parts(source.run),
+            ]
+    return _written(folder, title, [*body, *_terms()])
+
+
+def _written(folder: Path, title: str, body: Sequence[str]) -> Path:
     try:
-        folder.mkdir(exist_ok=True)
-        sections = [_section(run, test_set, folder=folder) for test_set in run.test_sets]
-        parts = [_summary(run), *sections, _training(run, folder=folder), _reproduction(run)]
-        write_whole(folder / "index.html", _document(run.config.name, "\n".join(parts)))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / _FILE, _document(title, "\n".join(body)))
     except OSError as error:
         raise ResultsError(f"the page {folder} cannot be written: {error.strerror or error}") from error
-    return folder / "index.html"
+    return folder / _FILE
 
 
 def _document(title: str, body: str) -> str:
-    style = (resources.files("simcast_hpc.report") / "page.css").read_text(encoding="utf-8")
+    style, script = (
+        (resources.files("simcast_hpc.report") / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+    )
+    # Without an icon named, a browser asks the page's server for one.
     head = (
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"{text('title', f'{title}: SimCast-HPC')}\n<style>\n{style}</style>"
+        f'<link rel="icon" href="data:,">\n{text("title", f"{title}: SimCast-HPC")}\n<style>\n{style}</style>'
     )
-    content = f"<body>\n<main>\n{body}\n</main>\n</body>"
+    content = f"<body>\n<main>\n{body}\n</main>\n<script>\n{script}</script>\n</body>"
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n{content}\n</html>\n'
 
 
 def _summary(run: RunResults) -> str:
-    places = [(f"set-{k}", _heading(test_set.scores.title)) for k, test_set in enumerate(run.test_sets, start=1)]
+    places = [(f"set-{k}", _heading(test_set)) for k, test_set in enumerate(run.test_sets, start=1)]
     places += [("training", "Training"), ("reproduce", "How to reproduce"), ("terms", "What the words mean")]
     said = claims(run, run.test_sets[0].scores)
     for test_set in run.test_sets[1:]:
-        said += [f"{_heading(test_set.scores.title)}: {sentence}" for sentence in headlines(run, test_set.scores)]
+        said += [f"{_heading(test_set)}: {sentence}" for sentence in headlines(run, test_set.scores)]
     return "\n".join(
         [
             text("h1", f"Radar nowcasting: {run.config.name}"),
@@ -81,170 +131,39 @@ def _summary(run: RunResults) -> str:
     )
 
 
-def what_was_done(run: RunResults) -> str:
-    """Return the paragraph that opens the page: what was trained and tested, on what, how long."""
-    own = run.test_sets[0].scores
-    forecasting = [stage for stage in run.stages if stage.config.stage in FORECASTING]
-    backbones = " and ".join(dict.fromkeys(stage.config.model.title for stage in forecasting))
-    models = f"One {backbones} model was" if len(forecasting) == 1 else f"{len(forecasting)} {backbones} models were"
-    if any(stage.config.stage == "diffusion" for stage in run.stages):
-        models = f"{models.rsplit(' ', 1)[0]}, and a latent diffusion that turns a forecast into an ensemble, were"
-    stages = ", ".join(f"{stage.name} ({stage.steps} optimizer steps)" for stage in run.stages)
-    held_out = "training" if own.split == "train" else "held-out"
-    return (
-        f"{models} trained for forecasts of {own.frames_out} radar frames from {own.frames_in}, "
-        f"{own.step_minutes:g} minutes apart, with {run.config.batch.global_size} samples a step: {stages}. "
-        f"The data is {own.title}, {own.quantity}: {_trained_on(run)}{own.windows} windows of {own.events} {held_out} "
-        f"events for verification{_and_also(run)}. {_cost(run)}"
+def _opening(title: str, sources: Sequence[Source], test_sets: Sequence[TestSet]) -> str:
+    places = [(f"set-{k}", _heading(test_set)) for k, test_set in enumerate(test_sets, start=1)]
+    places += [(f"training-{k}", f"Training: {one.label}") for k, one in enumerate(sources, start=1) if one.run]
+    count = "1 table" if len(test_sets) == 1 else f"{len(test_sets)} tables"
+    said = (
+        f"{len(sources)} {'source' if len(sources) == 1 else 'sources'} of scores in {count}. Forecasts share a table "
+        "where they were scored on the same windows, with the same thresholds in the means, under a protocol of equal "
+        "hash; what was scored otherwise stands in a table of its own and is not to be compared across tables."
+    )
+    read = [(source.label, str(source.path)) for source in sources]
+    return "\n".join(
+        [
+            text("h1", f"Radar nowcasting: {title}"),
+            text("p", said),
+            definitions(read),
+            links([*places, ("terms", "What the words mean")], label="On this page"),
+        ]
     )
 
 
-def _trained_on(run: RunResults) -> str:
-    made = run.config.synthesis
-    if made is None:
-        return ""
-    size = f"{made.size} × {made.size} pixels"
-    return f"{made.train_events} simulated events of {made.frames_per_event} frames of {size} for training, "
+def _section(test_set: TestSet, said: Sequence[str], place: int) -> str:
+    opening = [
+        text("h2", _heading(test_set), identifier=f"set-{place}"),
+        text("p", provenance(test_set.scores)),
+        *([bullets(said)] if said else []),
+    ]
+    return "\n".join([*opening, *parts_of(test_set)])
 
 
-def _cost(run: RunResults) -> str:
-    engine, ranks = run.config.engine, run.config.launch.ranks
-    processes = "1 process" if ranks == 1 else f"{ranks} processes"
-    device, machine = (run.versions.get(key, f"an unknown {key}") for key in ("device", "machine"))
-    seconds = sum(stage.seconds for stage in run.stages)
-    return (
-        f"Training took {duration(seconds)} in all on {device} ({machine}), {processes}, {engine.precision}, "
-        f"ZeRO stage {engine.zero_stage}."
-    )
-
-
-def _heading(title: str) -> str:
+def _heading(test_set: TestSet) -> str:
+    title = test_set.scores.title
     return title[:1].upper() + title[1:]
 
 
-def _and_also(run: RunResults) -> str:
-    more = len(run.test_sets) - 1
-    return "" if not more else f", besides {more} more test {'set' if more == 1 else 'sets'}"
-
-
-def _section(run: RunResults, test_set: TestSet, *, folder: Path) -> str:
-    scores = test_set.scores
-    place = run.test_sets.index(test_set) + 1
-    said = [bullets(claims(run, scores))] if place > 1 else []  # those of the first stand at the top of the page
-    return "\n".join(
-        [
-            text("h2", _heading(scores.title), identifier=f"set-{place}"),
-            text("p", _provenance(scores)),
-            *said,
-            table(lead_table(scores)),
-            _curves(test_set, folder),
-            _frames(test_set, folder),
-            text("h3", "The forecasts"),
-            table(entry_table(scores)),
-            text("h3", "Scores per threshold"),
-            text(
-                "p",
-                "The rarer a threshold, the fewer pixels its scores rest on and the more they move from run to run.",
-            ),
-            '<div class="pair">',
-            *(table(threshold_table(scores, protocol)) for protocol in scores.protocols),
-            "</div>",
-        ]
-    )
-
-
-def _provenance(scores: ScoreFile) -> str:
-    return (
-        f"Split “{scores.split}” of {scores.dataset}: {scores.windows} windows of {scores.events} events, "
-        f"{scores.frames_in} frames in, {scores.frames_out} out, {scores.step_minutes:g} minutes apart. "
-        f"Source: {scores.citation}. Licence: {scores.license}."
-    )
-
-
-def _curves(test_set: TestSet, folder: Path) -> str:
-    scores = test_set.scores
-    mean, each = f"{test_set.stem}-mean-csi.png", f"{test_set.stem}-csi-by-threshold.png"
-    save(draw_mean_csi(scores), folder / mean)
-    save(draw_csi_by_threshold(scores), folder / each)
-    protocol = scores.pooled_protocol
-    return "\n".join(
-        [
-            picture(
-                mean,
-                alt=f"Mean CSI against lead time for {', '.join(scores.names)}. The numbers stand in the table above.",
-                caption="Mean CSI by lead time, higher is better.",
-            ),
-            picture(
-                each,
-                alt=f"CSI against lead time for {', '.join(scores.names)}, one panel for each of "
-                f"{len(scores.protocols[protocol].labels)} thresholds, from frequent to rare.",
-                wide=True,
-                caption=f"CSI by lead time for each threshold, counts pooled at each lead (protocol {protocol}, hash "
-                f"{scores.protocols[protocol].hash}). Every panel has its own vertical scale.",
-            ),
-        ]
-    )
-
-
-def _frames(test_set: TestSet, folder: Path) -> str:
-    scores, example = test_set.scores, test_set.example
-    if example is None:
-        return text("p", "No example frames were kept for this test set.")
-    name = f"{test_set.stem}-frames.png"
-    save(draw_frames(scores, example), folder / name)
-    height, width = example.observed.shape[1:]
-    shown = [entry for entry in scores.names if entry in example.forecasts]
-    return picture(
-        name,
-        alt=f"Radar frames of one window: a row of inputs, a row of observations, and a row for each of: "
-        f"{', '.join(shown)}.",
-        wide=True,
-        caption=f"One window of event {example.event}, {height} × {width} pixels, chosen by its observations "
-        "alone (most heavy pixels), not by how well it was forecast. Missing pixels are grey and hatched.",
-    )
-
-
-def _training(run: RunResults, *, folder: Path) -> str:
-    save(draw_losses(run.stages), folder / "losses.png")
-    losses = picture(
-        "losses.png",
-        alt=f"Training loss against optimizer step, one panel for each of {', '.join(s.name for s in run.stages)}.",
-        wide=True,
-        caption="Training loss by optimizer step (weighted mean squared error, logarithmic). Each model has its own "
-        "targets and its own scale: compare scores between models, never losses.",
-    )
-    return "\n".join([text("h2", "Training", identifier="training"), table(stage_table(run)), losses])
-
-
-def _reproduction(run: RunResults) -> str:
-    budget = " --set time_budget_minutes=null" if run.config.time_budget_minutes is not None else ""
-    root = "" if run.config.data.root is None else f" --set data.root={run.config.data.root}"
-    command = f"simcast pipeline {run.config.run_dir / 'config.yaml'} --set run_dir=again{root}{budget}"
-    prints = [
-        (f"Test set {test_set.scores.name}", f"content fingerprint {test_set.scores.fingerprint}")
-        for test_set in run.test_sets
-    ]
-    prints += [
-        (f"Training data of {stage.name}", f"content fingerprint {stage.marker['inputs']['data fingerprint']}")
-        for stage in run.stages
-        if "data fingerprint" in (stage.marker.get("inputs") or {})
-    ]
-    return "\n".join(
-        [
-            text("h2", "How to reproduce", identifier="reproduce"),
-            text(
-                "p",
-                "In the folder that this run was started from, with the versions below: config.yaml is the resolved "
-                "configuration, with the step counts that were used. Other versions, machines or numbers of "
-                "processes change the rounding, and so the last digits.",
-            ),
-            f"<pre>{text('code', command)}</pre>",
-            text("h3", "Versions"),
-            definitions(list(run.versions.items())),
-            text("h3", "Data"),
-            definitions(prints),
-            f"<details>\n<summary>Configuration</summary>\n<pre>{text('code', to_yaml(run.config))}</pre>\n</details>",
-            text("h2", "What the words mean", identifier="terms"),
-            definitions(_TERMS),
-        ]
-    )
+def _terms() -> list[str]:
+    return [text("h2", "What the words mean", identifier="terms"), definitions(_TERMS)]

@@ -1,24 +1,18 @@
 """The results of a pipeline run, read from its folder and checked before anything is drawn."""
 
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from simcast_hpc.config import PipelineConfig, TrainConfig, from_mapping, read_config
-from simcast_hpc.data.spec import DataError
 from simcast_hpc.observe.metrics import read_metrics
 
+from .examples import SUFFIX, ExampleFrames, ResultsError, read_example
+
 METRICS_PER_THRESHOLD = ("csi", "pod", "far", "frequency_bias")
-_EXAMPLE = ".example.npz"
-
-
-class ResultsError(DataError):
-    """A run folder whose results cannot be shown; the message names the file and what would be right."""
 
 
 class _Read(BaseModel):
@@ -53,11 +47,51 @@ class Entry(_Read):
     note: str = ""
 
 
+class Spectra(_Read):
+    """Mean radial power of the [0, 1] field by lead, at each wavelength, over the frames that miss no pixel."""
+
+    wavelength_km: tuple[float, ...]
+    frames: tuple[int, ...]
+    observed: tuple[tuple[float | None, ...], ...]
+    forecast: tuple[tuple[float | None, ...], ...]
+    members: tuple[tuple[float | None, ...], ...] | None = None
+
+
+class Reliability(_Read):
+    """How often an event was observed where so many members forecast it."""
+
+    probability: tuple[float, ...]
+    observed_frequency: tuple[float | None, ...]
+    forecasts: tuple[int, ...]
+
+
+class Diagrams(_Read):
+    """What the figures of one entry are drawn from; of a single forecast the spectra alone."""
+
+    spectra: Spectra | None = None
+    members: int = 1
+    ranks: tuple[tuple[int, ...], ...] = ()
+    reliability: dict[str, Reliability] = {}
+
+
+class Difference(_Read):
+    """The first entry's score less the second's, with its interval over the same resamples of events."""
+
+    first: str
+    second: str
+    protocol: str
+    key: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
 class ScoreFile(_Read):
     """What ``scores/<test set>.json`` holds; a score that is undefined is None.
 
     ``mean_csi_by_lead`` is the mean over ``supported_thresholds`` of CSI from counts pooled at that lead.
     ``train_dates`` may name the dates of the training windows, so that the page can say which dates are shared.
+    ``grid`` (height, width), ``spacing_km``, ``differences`` and ``diagrams`` are absent from files of older versions.
     """
 
     name: str
@@ -85,6 +119,10 @@ class ScoreFile(_Read):
     scores: dict[str, dict[str, dict[str, float | None]]]
     mean_csi_by_lead: dict[str, tuple[float | None, ...]]
     intervals: dict[str, dict[str, dict[str, tuple[float | None, float | None]]]] = {}
+    differences: tuple[Difference, ...] = ()
+    diagrams: dict[str, Diagrams] = {}
+    grid: tuple[int, int] | None = None
+    spacing_km: float | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -132,6 +170,21 @@ class ScoreFile(_Read):
         return tuple((k + 1) * self.step_minutes for k in range(self.frames_out))
 
     @property
+    def ensembles(self) -> tuple[str, ...]:
+        """The entries that are ensembles and whose diagrams were kept."""
+        return tuple(name for name in self.names if name in self.diagrams and self.diagrams[name].members > 1)
+
+    def by_lead(self, name: str, key: str) -> tuple[float | None, ...]:
+        """Return one score of an entry at every lead, under the protocol of curves; None where it has none."""
+        found = self.scores[name][self.pooled_protocol]
+        return tuple(found.get(f"{key}/lead/{lead}") for lead in range(1, self.frames_out + 1))
+
+    def interval(self, name: str, protocol: str, key: str) -> tuple[float, float] | None:
+        """Return the bounds of one score over resamples of events; None where there are none."""
+        low, high = self.intervals.get(name, {}).get(protocol, {}).get(key, (None, None))
+        return None if low is None or high is None else (low, high)
+
+    @property
     def pooled_protocol(self) -> str:
         """The protocol of per-lead curves: the first that pools counts over leads, else the first."""
         pooled = (name for name, used in self.protocols.items() if used.aggregation == "global")
@@ -151,17 +204,6 @@ class ScoreFile(_Read):
 
 
 @dataclass(frozen=True)
-class ExampleFrames:
-    """One window: ``inputs`` and ``observed`` uint8 ``[T, H, W]``, forecasts float32 ``[T', H, W]`` in [0, 1]."""
-
-    event: str
-    inputs: np.ndarray
-    observed: np.ndarray
-    forecasts: dict[str, np.ndarray]
-    thresholds: tuple[float, ...]
-
-
-@dataclass(frozen=True)
 class TestSet:
     """The scores of one test set, the stem of its files and its example, where one was kept."""
 
@@ -174,12 +216,13 @@ class TestSet:
 
 @dataclass(frozen=True)
 class StageResult:
-    """One finished training stage: its configuration, its marker and its metrics by step."""
+    """One finished training stage: its configuration, its marker, its metrics by step and those of validation."""
 
     name: str
     config: TrainConfig
     marker: dict[str, Any]
     metrics: list[dict[str, Any]]
+    validated: list[dict[str, Any]]
 
     @property
     def steps(self) -> int:
@@ -228,7 +271,7 @@ def read_results(run_dir: Path) -> RunResults:
     return RunResults(
         run_dir=run_dir,
         config=config,
-        versions={key: str(value) for key, value in _read_json(run_dir / "versions.json").items()},
+        versions={key: str(value) for key, value in read_json(run_dir / "versions.json").items()},
         stages=tuple(_read_stage(run_dir / name, config.train_config(name)) for name in config.stages),
         test_sets=_read_test_sets(run_dir / "scores", config),
     )
@@ -239,13 +282,14 @@ def _read_stage(folder: Path, config: TrainConfig) -> StageResult:
         raise ResultsError(
             f"stage {folder.name} of the configuration has no folder {folder}; run `simcast pipeline` to its end first"
         )
-    marker = _read_json(folder / "DONE.json", hint=f"stage {folder.name} is not finished")
+    marker = read_json(folder / "DONE.json", hint=f"stage {folder.name} is not finished")
     if not isinstance(marker.get("steps"), int):
         raise ResultsError(f"{folder / 'DONE.json'}: steps must be a whole number, got {marker.get('steps')!r}")
-    metrics = [line for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]  # others are of validation
+    lines = read_metrics(folder / "metrics.jsonl")
+    metrics = [line for line in lines if "loss" in line]
     if not metrics:
         raise ResultsError(f"{folder / 'metrics.jsonl'} is absent or empty; the stage's training writes it")
-    return StageResult(folder.name, config, marker, metrics)
+    return StageResult(folder.name, config, marker, metrics, [line for line in lines if "loss" not in line])
 
 
 def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[TestSet, ...]:
@@ -258,47 +302,26 @@ def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[TestSet, ...]
     return tuple(
         TestSet(
             stem=stem,
-            scores=from_mapping(ScoreFile, _read_json(found[stem]), where=str(found[stem])),
-            example=_read_example(folder / (stem + _EXAMPLE)),
+            scores=from_mapping(ScoreFile, read_json(found[stem]), where=str(found[stem])),
+            example=read_example(folder / (stem + SUFFIX)),
         )
         for stem in stems
     )
 
 
-def _read_json(path: Path, *, hint: str = "the run is not finished or its folder is damaged") -> dict[str, Any]:
+def read_json(path: Path, *, hint: str = "the run is not finished or its folder is damaged") -> dict[str, Any]:
+    """Return the mapping in a JSON file; NaN in it means null.
+
+    Raises:
+        ResultsError: it cannot be read, or holds something else.
+    """
     try:
         # NaN is not JSON, but Python writes it; here it means the same as null, an undefined score.
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror or error}; {hint}") from error
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is not JSON ({error}); {hint}") from error
     if not isinstance(data, dict):
         raise ResultsError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
     return data
-
-
-def _read_example(path: Path) -> ExampleFrames | None:
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            forecasts = {key.removeprefix("forecast/"): file[key] for key in file.files if key.startswith("forecast/")}
-            example = ExampleFrames(
-                event=str(file["event"]),
-                inputs=file["inputs"],
-                observed=file["observed"],
-                forecasts=forecasts,
-                thresholds=tuple(float(code) for code in file["thresholds"]),
-            )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ResultsError(f"{path} holds no example frames: {error}") from error
-    for name, frames in (("inputs", example.inputs), ("observed", example.observed)):
-        if frames.dtype != np.uint8 or frames.ndim != 3:
-            raise ResultsError(f"{path}: {name} must be uint8 [T, H, W], got {frames.dtype} {frames.shape}")
-    for name, frames in example.forecasts.items():
-        if frames.shape != example.observed.shape:
-            raise ResultsError(
-                f"{path}: forecast/{name} has shape {frames.shape}; observed has {example.observed.shape}"
-            )
-    return example

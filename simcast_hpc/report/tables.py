@@ -9,6 +9,15 @@ from .results import METRICS_PER_THRESHOLD, Entry, RunResults, ScoreFile
 
 UNDEFINED = "–"
 METRIC_TITLES = {"csi": "CSI", "pod": "POD", "far": "FAR", "frequency_bias": "Frequency bias"}
+SCORE_TITLES = {
+    "csi/mean": "Mean CSI",
+    "csi_pool4/mean": "Mean CSI, 4-pixel maxima",
+    "csi_pool16/mean": "Mean CSI, 16-pixel maxima",
+    "hss/mean": "Mean HSS",
+    "mse": "MSE",
+    "mae": "MAE",
+    "ssim": "SSIM",
+}
 
 
 @dataclass(frozen=True)
@@ -41,8 +50,13 @@ class Table:
     text_cells: int = 0
 
 
-def lead_table(scores: ScoreFile) -> Table:
-    """Return mean CSI by lead time, an entry a row; the best of a column is marked, at the precision that is shown."""
+def lead_table(scores: ScoreFile, *, bounds: bool = True) -> Table:
+    """Return mean CSI by lead time, an entry a row; the best of a column is marked, at the precision that is shown.
+
+    Args:
+        scores: the file.
+        bounds: whether the caption tells the intervals, for a reader who has no table of them.
+    """
     columns = [[scores.mean_csi_by_lead[name][k] for name in scores.names] for k in range(scores.frames_out)]
     columns.append([scores.mean_csi(name) for name in scores.names])
     shown = [[number(value) for value in column] for column in columns]
@@ -59,7 +73,7 @@ def lead_table(scores: ScoreFile) -> Table:
     return Table(
         caption=f"Mean CSI by lead time (1 is perfect), counted under protocol {protocol} ({used.hash}), pooled "
         f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}"
-        f"{_intervals(scores, protocol)}",
+        f"{_intervals(scores, protocol) if bounds else ''}",
         columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "All leads"),
         groups=(Group("", rows),),
     )
@@ -78,11 +92,40 @@ def _intervals(scores: ScoreFile, protocol: str) -> str:
     return f" Mean CSI of {protocol}, with 95 % of the resamples of events in brackets: {'; '.join(said)}."
 
 
+def score_table(scores: ScoreFile, protocol: str) -> Table:
+    """Return the scores that are means over thresholds or of the whole field, with their intervals, an entry a row."""
+    used = scores.protocols[protocol]
+    held = [scores.scores[name][protocol] for name in scores.names]
+    keys = [key for key in SCORE_TITLES if any(found.get(key) is not None for found in held)]
+    rows = tuple(
+        Row(name, tuple(bounded(scores, name, protocol, key, places=_places(key)) for key in keys))
+        for name in scores.names
+    )
+    over = ", ".join(scores.supported_thresholds) or "all thresholds"
+    return Table(
+        caption=f"Scores under protocol {protocol}, hash {used.hash}. Means are over the thresholds {over}"
+        f"{'' if scores.unit == 'code' else ' ' + scores.unit}; errors are of the field in [0, 1]. In brackets the "
+        "bounds of 95 % of resamples of whole events.",
+        columns=("Forecast", *(SCORE_TITLES[key] for key in keys)),
+        groups=(Group("", rows),),
+    )
+
+
+def bounded(scores: ScoreFile, name: str, protocol: str, key: str, *, places: int = 3) -> str:
+    """Return a score with the bounds of its interval, where it has one."""
+    value, bounds = number(scores.scores[name][protocol].get(key), places=places), scores.interval(name, protocol, key)
+    return value if bounds is None else f"{value} [{', '.join(number(bound, places=places) for bound in bounds)}]"
+
+
+def _places(key: str) -> int:
+    return 4 if key in ("mse", "mae", "crps") else 3
+
+
 def threshold_table(scores: ScoreFile, protocol: str) -> Table:
     """Return CSI, POD, FAR and frequency bias per threshold and entry under one protocol."""
     used = scores.protocols[protocol]
     groups = tuple(
-        Group(_threshold_heading(scores, label), _threshold_rows(scores, protocol, label)) for label in used.labels
+        Group(observed_heading(scores, label), _threshold_rows(scores, protocol, label)) for label in used.labels
     )
     rule = {
         "global": "counts pooled over all lead times",
@@ -176,7 +219,8 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _threshold_heading(scores: ScoreFile, label: str) -> str:
+def observed_heading(scores: ScoreFile, label: str) -> str:
+    """Return a threshold and how much of it was observed."""
     count = scores.observed.get(label)
     seen = f": {count.pixels} pixels, {count.events} events observed" if count is not None else ""
     aside = "" if label in scores.supported_thresholds else " (too rare for the mean)"
@@ -185,8 +229,8 @@ def _threshold_heading(scores: ScoreFile, label: str) -> str:
 
 def _threshold_rows(scores: ScoreFile, protocol: str, label: str) -> tuple[Row, ...]:
     def row(entry: Entry) -> Row:
-        found = scores.scores[entry.name][protocol]
-        return Row(entry.name, tuple(number(found[f"{metric}/{label}"]) for metric in METRICS_PER_THRESHOLD))
+        keys = [f"{metric}/{label}" for metric in METRICS_PER_THRESHOLD]
+        return Row(entry.name, tuple(bounded(scores, entry.name, protocol, key) for key in keys))
 
     return tuple(row(entry) for entry in scores.entries)
 

@@ -200,7 +200,8 @@ def _pictures(window: Window, forecast: Tensor, hidden: Tensor | None, protocol:
     if "crps_gaussian" in protocol.oddities and window.members is None:
         sums["crps_gaussian"] = torch.nan_to_num(forecast.double() - window.unit).abs().sum((1, 2))
     if protocol.spectrum:
-        sums |= spectrum_sums(window.unit, forecast, hidden)
+        averaged = window.members if protocol.members == "mean" else None
+        sums |= spectrum_sums(window.unit, forecast, hidden, members=averaged)
     return sums
 
 

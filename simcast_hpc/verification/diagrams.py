@@ -68,13 +68,17 @@ def rank_histogram(statistics: Statistics) -> Tensor:
 def power_spectra(statistics: Statistics) -> dict[str, Tensor]:
     """Return mean radial power of ``observed`` and ``forecast``, float64 ``[leads, wavenumbers]``.
 
+    Of an ensemble that is scored by its mean also ``members``, the power that its members have on average. NaN where
+    no frame was without a missing pixel.
+
     Raises:
         ValueError: the protocol sums no spectra.
     """
     if "spectrum/frames" not in statistics.extra:
         raise ValueError(f"protocol {statistics.protocol.name!r} sums no spectra; count under one with spectrum=True")
     frames = statistics.extra["spectrum/frames"].sum(0)[:, None]
-    return {name: statistics.extra[f"spectrum/{name}"].sum(0) / frames for name in ("observed", "forecast")}
+    found = [name for name in ("observed", "forecast", "members") if f"spectrum/{name}" in statistics.extra]
+    return {name: statistics.extra[f"spectrum/{name}"].sum(0) / frames for name in found}
 
 
 def heavy_rain_panel(found: dict[str, float], labels: tuple[str, ...], *, top: int = 2) -> dict[str, dict[str, float]]:

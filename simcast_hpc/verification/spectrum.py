@@ -21,15 +21,30 @@ def radial_power(field: Tensor) -> Tensor:
     return (totals / counts)[..., : (longest + 1) // 2]
 
 
-def spectrum_sums(observed: Tensor, predicted: Tensor, hidden: Tensor | None) -> dict[str, Tensor]:
+def wavelengths_km(grid: tuple[int, int], spacing_km: float) -> Tensor:
+    """Return the wavelength in km of each wavenumber of :func:`radial_power` but the mean's, float64, falling.
+
+    Args:
+        grid: height and width in pixels.
+        spacing_km: spacing of the pixels.
+    """
+    longest = max(grid)
+    return longest * spacing_km / torch.arange(1, (longest + 1) // 2, dtype=torch.float64)
+
+
+def spectrum_sums(
+    observed: Tensor, predicted: Tensor, hidden: Tensor | None, *, members: Tensor | None = None
+) -> dict[str, Tensor]:
     """Return ``spectrum/observed`` and ``spectrum/forecast``, float64 ``[T, R]``, over ``spectrum/frames``, int64.
 
-    Frames with a missing pixel have no spectrum and are left out.
+    With members also ``spectrum/members``, the mean of the members' power: the power of a single member, which their
+    average has lost. Frames with a missing pixel have no spectrum and are left out.
 
     Args:
         observed: [0, 1] floats ``[T, H, W]``.
         predicted: the forecast.
         hidden: True where either is missing; None where neither is.
+        members: ``[M, T, H, W]``, of which ``predicted`` is the mean.
     """
     whole = torch.ones(len(observed), dtype=torch.bool, device=observed.device)
     if hidden is not None:
@@ -38,4 +53,7 @@ def spectrum_sums(observed: Tensor, predicted: Tensor, hidden: Tensor | None) ->
         f"spectrum/{name}": radial_power(torch.nan_to_num(field)) * whole[:, None]
         for name, field in (("observed", observed), ("forecast", predicted))
     }
+    if members is not None:
+        power = torch.stack([radial_power(torch.nan_to_num(member)) for member in members])
+        sums["spectrum/members"] = power.mean(0) * whole[:, None]
     return sums | {"spectrum/frames": whole.long()}

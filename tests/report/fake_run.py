@@ -1,5 +1,6 @@
 """A pipeline's run folder with made-up results: small enough to read, complete enough for a page."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from simcast_hpc.config import PipelineConfig, from_mapping, to_yaml
+from tests.report import fake_diagrams
 
 CODES = {"16": 16.0, "74": 74.0, "133": 133.0, "160": 160.0, "181": 181.0, "219": 219.0}
 RATES = {"0.5": 46.0, "2": 87.0, "5": 113.0, "10": 134.0, "30": 165.0}
@@ -18,6 +20,8 @@ MEAN_CSI = {
     "student": (0.614, 0.573, 0.461, 0.373, 0.318, 0.269),
     "direct": (0.686, 0.555, 0.448, 0.370, 0.306, 0.256),
 }
+ENSEMBLE = "diffusion"
+WITH_ENSEMBLE = {**MEAN_CSI, ENSEMBLE: (0.601, 0.55, 0.45, 0.36, 0.31, 0.26)}
 _NOTES = {"persistence": "the last frame, held", "teacher": "rolled out 2 times"}
 
 
@@ -64,6 +68,14 @@ def score_file(
     mean_csi = MEAN_CSI if mean_csi is None else mean_csi
     labels = list(CODES if thresholds is None else thresholds)
     frames_out = len(next(iter(mean_csi.values())))
+    found = {entry: _scores(leads, labels) for entry, leads in mean_csi.items()}
+    if ENSEMBLE in found:
+        found[ENSEMBLE] |= fake_diagrams.SCORES
+        found[ENSEMBLE] |= {
+            f"{key}/lead/{lead}": value * (1 + lead / 10)
+            for key, value in fake_diagrams.SCORES.items()
+            for lead in range(1, frames_out + 1)
+        }
     protocols = {
         f"{name}-{kind}": {
             "hash": digest,
@@ -98,7 +110,22 @@ def score_file(
         "min_observed_events": 5,
         "protocols": protocols,
         "entries": [_entry(entry) for entry in mean_csi],
-        "scores": {entry: {key: _scores(leads, labels) for key in protocols} for entry, leads in mean_csi.items()},
+        "grid": [48, 48],
+        "spacing_km": 8.0,
+        "scores": {entry: dict.fromkeys(protocols, scores) for entry, scores in found.items()},
+        "intervals": {
+            entry: dict.fromkeys(protocols, fake_diagrams.intervals(scores)) for entry, scores in found.items()
+        },
+        "differences": [
+            {"first": second, "second": first, "protocol": protocol, "key": "crps", "value": -0.01, "low": -0.012}
+            | {"high": -0.008, "above_zero": 0.0}
+            for protocol in protocols
+            for first, second in itertools.combinations(mean_csi, 2)
+        ],
+        "diagrams": {
+            entry: fake_diagrams.diagrams(labels, frames_out=frames_out, windows=144, ensemble=entry == ENSEMBLE)
+            for entry in mean_csi
+        },
         "mean_csi_by_lead": {entry: list(leads) for entry, leads in mean_csi.items()},
         **changes,
     }
@@ -144,12 +171,15 @@ def write_example(path: Path, scores: dict[str, Any]) -> None:
     }
     known = {**CODES, **RATES}
     labels = next(iter(scores["protocols"].values()))["labels"]
+    thresholds = [known[label] for label in labels]
+    more = fake_diagrams.products(ENSEMBLE, observed, thresholds) if ENSEMBLE in forecasts else {}
     np.savez(
         path,
         event=np.array("S0001"),
         inputs=inputs,
         observed=observed,
-        thresholds=np.array([known[label] for label in labels]),
+        thresholds=np.array(thresholds),
+        **more,
         **{f"forecast/{name}": (frames / 255).astype(np.float32) for name, frames in forecasts.items()},
     )
 
@@ -172,13 +202,15 @@ def _entry(name: str) -> dict[str, Any]:
 
 def _scores(mean_csi: Sequence[float | None], labels: Sequence[str]) -> dict[str, float | None]:
     """Return scores that fall with the threshold and follow ``mean_csi`` over the leads; undefined where it is."""
-    found: dict[str, float | None] = {"mse": 0.00638, "mae": 0.0321, "csi/mean": 0.41}
+    found: dict[str, float | None] = {"mse": 0.00638, "mae": 0.0321, "crps": 0.0321, "csi/mean": 0.41}
+    found |= {f"crps/lead/{lead}": 0.01 + 0.006 * lead for lead in range(1, len(mean_csi) + 1)}
     for k, label in enumerate(labels):
         share = 1.6 - 0.24 * k
         leads = [None if value is None else round(min(0.99, value * share), 4) for value in mean_csi]
         known = [value for value in leads if value is not None]
         csi = sum(known) / len(known) if known else None
         found |= {f"csi/{label}/lead/{lead}": value for lead, value in enumerate(leads, start=1)}
+        found |= {f"frequency_bias/{label}/lead/{lead}": 1 - 0.08 * lead for lead in range(1, len(leads) + 1)}
         found |= {f"csi/{label}": csi, f"pod/{label}": csi and csi + 0.005, f"far/{label}": csi and 0.9 - 0.8 * csi}
         found[f"frequency_bias/{label}"] = 0.97
     return found

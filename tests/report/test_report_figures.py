@@ -5,13 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from simcast_hpc.report.colours import line_styles, steps_for
-from simcast_hpc.report.figures import draw_csi_by_threshold, draw_losses, draw_mean_csi, plain
-from simcast_hpc.report.frames import draw_frames
+from simcast_hpc.report.figures import csi_charts, mean_csi_chart, plain
 from simcast_hpc.report.results import read_results
-from tests.report.fake_run import CODES, MEAN_CSI, RATES, radar_file, score_file, write_run
+from simcast_hpc.report.training import loss_charts, speed_charts, validation_charts
+from tests.report.fake_run import CODES, MEAN_CSI, RATES, score_file, write_run
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")
 RAIN = steps_for(tuple(RATES.values()), labels=tuple(RATES), unit="mm/h")
@@ -48,50 +47,52 @@ def test_undefined_scores_leave_gaps(tmp_path):
     student = (0.614, None, 0.461, 0.373, 0.318, 0.269)
     run = read_results(write_run(tmp_path / "run", test_sets=[score_file(mean_csi={**MEAN_CSI, "student": student})]))
     scores = run.test_sets[0].scores
-    (axes,) = draw_mean_csi(scores).axes
+    chart = mean_csi_chart(scores)
+    (axes,) = chart.figure.axes
     lines = {line.get_label(): line for line in axes.lines}
     assert set(lines) == set(MEAN_CSI)
     assert lines["student"].get_xdata().tolist() == [5, 10, 15, 20, 25, 30]
     assert np.isnan(lines["student"].get_ydata()).tolist() == [False, True, False, False, False, False]
-    panels = draw_csi_by_threshold(scores).axes
-    assert [panel.get_title() for panel in panels] == [*(f"≥ {label}" for label in list(CODES)[:-1]), "≥ 219 (rare)"]
-    assert np.isnan(panels[0].lines[2].get_ydata()[1])
+    assert "student 0.269" in chart.alt and chart.png.startswith(b"\x89PNG")
+    charts = csi_charts(scores)
+    assert [one.title for one in charts] == [*(f"≥ {label}" for label in list(CODES)[:-1]), "≥ 219 (rare)"]
+    assert np.isnan(charts[0].figure.axes[0].lines[2].get_ydata()[1])
 
 
 def test_losses_have_a_panel_and_a_scale_of_their_own(tmp_path):
     run = read_results(write_run(tmp_path / "run"))
-    panels = draw_losses(run.stages).axes
-    assert [panel.get_title() for panel in panels] == ["teacher", "student", "direct"]
-    assert [panel.get_xlim()[1] for panel in panels] == [500, 800, 1300]
+    charts = loss_charts(run.stages)
+    assert [chart.title for chart in charts] == ["teacher", "student", "direct"]
+    panels = [chart.figure.axes[0] for chart in charts]
+    assert [round(panel.get_xlim()[1] / 1.02) for panel in panels] == [500, 800, 1300]
     assert len({panel.get_ylim() for panel in panels}) == 3
     assert panels[0].lines[0].get_xdata()[-1] == 500
+    assert [panel.get_yscale() for panel in panels] == ["log"] * 3
+    speeds = speed_charts(run.stages)
+    assert [chart.title for chart in speeds] == ["teacher", "student", "direct"]
+    assert set(speeds[0].figure.axes[0].lines[0].get_ydata()) == {66.7}
 
 
-def test_a_loss_that_no_logarithm_takes_is_left_out(tmp_path):
+def test_a_loss_that_no_logarithm_takes_is_shown_as_it_is(tmp_path):
+    """The autoencoder's loss is a log-likelihood, which falls below 0."""
     run_dir = write_run(tmp_path / "run", steps={"direct": 100})
-    (run_dir / "direct" / "metrics.jsonl").write_text('{"step": 20, "loss": 0.0}\n{"step": 40}\n', encoding="utf-8")
-    figure = draw_losses(read_results(run_dir).stages)
-    figure.canvas.draw()
-    assert np.isnan(figure.axes[0].lines[0].get_ydata()).all()
+    lines = '{"step": 20, "loss": 3.0}\n{"step": 40, "loss": -7.0}\n{"step": 60, "loss": null}\n'
+    (run_dir / "direct" / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    stages = read_results(run_dir).stages
+    (axes,) = loss_charts(stages)[0].figure.axes
+    assert axes.get_yscale() == "linear" and axes.lines[0].get_ydata()[:2].tolist() == [3.0, -7.0]
+    assert np.isnan(axes.lines[0].get_ydata()[2])
+    assert speed_charts(stages) == [], "nothing was logged"
 
 
-@pytest.mark.parametrize("leads", [1, 6, 12])
-def test_frames_show_the_last_lead_and_at_most_six(tmp_path, leads):
-    mean_csi = {name: (values * 2)[:leads] for name, values in MEAN_CSI.items()}
-    run = read_results(write_run(tmp_path / "run", test_sets=[radar_file("test", mean_csi=mean_csi)]))
-    scores, example = run.test_sets[0].scores, run.test_sets[0].example
-    assert example is not None
-    figure = draw_frames(scores, example)
-    rows = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
-    assert rows == ["inputs", "observed", *MEAN_CSI]
-    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles[:6] == ["−25 min", "−20 min", "−15 min", "−10 min", "−5 min", "0 min"]
-    assert len(titles[6:]) == min(leads, 6) and titles[-1] == f"+{leads * 5} min"
-    assert isinstance(figure.canvas, FigureCanvasAgg)
-    observed = figure.axes[6 + min(leads, 6) - 1] if leads > 1 else figure.axes[6]
-    shown = observed.images[0].get_array()
-    assert shown.mask[-1, -1] and not shown.mask[0, 0]
-    assert shown.compressed().tolist() == RAIN.index(example.observed[-1]).compressed().tolist()
+def test_validation_is_drawn_where_a_stage_made_any(tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    assert validation_charts(read_results(run_dir).stages) == []
+    with (run_dir / "student" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 400, "validation/crps": 0.07}\n{"step": 800, "validation/crps": 0.05}\n')
+    (chart,) = validation_charts(read_results(run_dir).stages)
+    assert chart.title == "student: fair CRPS" and "0.05 at the end" in chart.alt
+    assert chart.figure.axes[0].lines[0].get_xdata().tolist() == [400, 800]
 
 
 def test_dollar_signs_are_no_mathematics():

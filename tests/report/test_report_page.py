@@ -1,18 +1,21 @@
 """The page: well-formed, accessible, without anything from outside, and with every text from a file escaped."""
 
+import base64
+import io
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote
 
 import pytest
+from PIL import Image
 
 from simcast_hpc.config import PipelineConfig, read_config
 from simcast_hpc.report import write_page
-from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
+from tests.report.fake_run import MEAN_CSI, STEPS, WITH_ENSEMBLE, radar_file, score_file, write_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" $a_1$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
+MOST_BYTES = 1_200_000
 
 
 class Page(HTMLParser):
@@ -63,27 +66,88 @@ def radar(tmp_path_factory) -> Page:
     return Page(write_page(write_run(run_dir, name=HOSTILE, config={"evaluation": also}, test_sets=sets)))
 
 
-@pytest.fixture(params=["quick", "radar"])
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory) -> Page:
+    sets = [score_file(mean_csi=WITH_ENSEMBLE)]
+    return Page(write_page(write_run(tmp_path_factory.mktemp("ensemble") / "run", test_sets=sets)))
+
+
+@pytest.fixture(params=["quick", "radar", "ensemble"])
 def page(request) -> Page:
     return request.getfixturevalue(request.param)
 
 
-def test_every_picture_stands_beside_the_page_and_is_described(page):
+def test_every_picture_is_in_the_page_whole_and_described(page):
     pictures = page.attributes("img")
-    assert len(pictures) >= 4
+    assert len(pictures) >= 40
     for picture in pictures:
-        source = unquote(str(picture["src"]))
-        assert (page.folder / source).read_bytes().startswith(b"\x89PNG"), source
+        kind, _, data = str(picture["src"]).partition(";base64,")
+        assert kind in ("data:image/png", "data:image/gif")
+        Image.open(io.BytesIO(base64.b64decode(data))).load()
         assert len(str(picture["alt"])) > 20
 
 
-def test_nothing_comes_from_outside_and_no_script_runs(page):
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _, _ in page.elements}
+def test_the_page_is_one_small_file_and_nothing_comes_from_outside(page):
+    assert [path.name for path in page.folder.iterdir()] == ["index.html"]
+    assert len(page.text.encode()) < MOST_BYTES
+    assert not {"iframe", "object"} & {tag for tag, _, _ in page.elements}
+    assert page.attributes("link") == [{"rel": "icon", "href": "data:,"}]
+    assert page.attributes("script") == [{}], "one script, in the page"
     for _, attrs, _ in page.elements:
         for name in ("src", "href"):
-            assert "//" not in (attrs.get(name) or "")
+            assert (attrs.get(name) or "data:").startswith(("data:", "#"))
         assert not any(name.startswith("on") for name in attrs)
-    assert "@import" not in page.text and "url(" not in page.text
+    assert "@import" not in page.text and "url(" not in page.text and "http" not in "".join(page.words["script"])
+
+
+def test_every_lead_can_be_reached_without_the_script(page):
+    """The strips stand open in the page; the script alone hides all but one lead, and shows the controls."""
+    strips = [k for k, (_, attrs, _) in enumerate(page.elements) if attrs.get("class") == "strip"]
+    assert strips
+    assert not any("hidden" in attrs for tag, attrs, _ in page.elements if tag == "figure")
+    assert all("hidden" in attrs for _, attrs, _ in page.elements if attrs.get("class") == "controls")
+    captions = [words for words in page.words["figcaption"] if words.endswith("min")]
+    assert {f"+{minutes} min" for minutes in (5, 10, 15, 20, 25, 30)} <= set(captions) or "+4 min" in captions
+
+
+def test_the_ensemble_stands_beside_single_forecasts(ensemble):
+    cells = ensemble.words["td"] + ensemble.words["small"]
+    assert "5 members" in cells and "−0.0100 " in cells and "[−0.0120, −0.0080]" in cells
+    titles = ensemble.words["p"]
+    for title in ("CRPS by lead", "Spread and error", "Rank histogram", "Reliability", "+30 min, power"):
+        assert title in titles
+    panels = ensemble.words["h4"]
+    assert {"member 4", "mean of all members", "probability-matched mean", "probability of ≥ 181"} <= set(panels)
+    assert "diffusion, member 1" in panels and "diffusion, its members" in ensemble.words["li"]
+
+
+def test_a_page_without_ensembles_says_nothing_of_members(quick):
+    assert not [words for words in quick.words["h3"] if "ensemble" in words]
+    assert "Rank histogram" not in quick.words["p"]
+
+
+def test_an_older_score_file_still_has_its_page(tmp_path):
+    """Before spectra, diagrams and intervals were written."""
+    older = {
+        key: value
+        for key, value in score_file().items()
+        if key not in ("diagrams", "differences", "intervals", "grid", "spacing_km")
+    }
+    page = Page(write_page(write_run(tmp_path / "run", test_sets=[older])))
+    assert any("No spectra were summed" in words for words in page.words["p"])
+    assert "mean-csi" not in page.text and "Mean CSI" in page.words["p"]
+
+
+def test_intervals_stand_under_their_scores(quick):
+    assert "[0.369, 0.451]" in quick.words["small"], "of the mean CSI of 0.41"
+
+
+def test_units_spacing_and_time_are_told_with_the_frames(radar, quick):
+    assert any("48 × 48 pixels of 8 km, frames 5 minutes apart" in words for words in quick.words["p"])
+    assert "≥ 30" in radar.words["li"] and "missing" in radar.words["li"]
+    assert any(words == "rain rate, mm/h" for words in radar.words["span"])
+    alts = [str(picture["alt"]) for picture in radar.attributes("img")]
+    assert any(alt.startswith("observed at +5 min: up to at least") and "mm/h, on" in alt for alt in alts)
 
 
 def test_tables_have_captions_and_scoped_headings(page):
@@ -108,7 +172,7 @@ def test_language_title_and_screen_width_are_given(page):
 
 def test_text_from_files_is_shown_as_text(radar):
     assert HOSTILE in unescape(radar.text)
-    assert "<script" not in radar.text and "<b>" not in radar.text
+    assert radar.text.count("<script") == 1 and "<b>" not in radar.text
     assert any(HOSTILE in words for words in radar.words["h1"])
     assert any(HOSTILE in words for words in radar.words["h2"])
     assert "<b>odd" in radar.words["th"]

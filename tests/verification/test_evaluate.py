@@ -11,11 +11,20 @@ from simcast_hpc.data.codes import code_to_unit
 from simcast_hpc.data.open import open_windows
 from simcast_hpc.data.spec import read_spec
 from simcast_hpc.data.synthetic import write_archive
+from simcast_hpc.report.examples import read_example
 from simcast_hpc.report.results import ScoreFile
 from simcast_hpc.verification import Statistics
 from simcast_hpc.verification.evaluate import Entry, TestSet, baseline_entry, evaluate, protocols_of
 
 SEQUENCE = SequenceConfig(frames_in=4, frames_out=4, teacher_frames_out=2)
+
+
+class _Guesses:
+    """Four members: the last frame, moved by as many pixels as the member's number."""
+
+    def forecast(self, frames, /, *, frames_out):
+        held = code_to_unit(frames[:, -1:]).expand(-1, frames_out, -1, -1)
+        return torch.stack([held.roll(shift, dims=-1) for shift in range(4)], dim=1)
 
 
 class _Oracle:
@@ -105,6 +114,53 @@ def test_the_example_is_chosen_by_weather_alone(result, data):
         assert str(example["event"]) == str(source.key(int(np.argmax(heavy))))
         assert example["inputs"].shape == (4, 24, 24) and example["inputs"].dtype == np.uint8
         assert example["forecast/persistence"].shape == (4, 24, 24)
+
+
+@pytest.fixture(scope="module")
+def ensemble(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("members")
+    settings = EvaluationConfig(min_observed_pixels=50, min_observed_events=2, draws=20)
+    entries = [baseline_entry("persistence", data), Entry("guesses", _Guesses(), "model", "four guesses")]
+    made = evaluate(TestSet("test", data, "test"), entries, sequence=SEQUENCE, settings=settings, folder=folder)
+    return folder, made
+
+
+def test_what_figures_are_drawn_from_is_written(ensemble):
+    folder, made = ensemble
+    held = ScoreFile.model_validate_json((folder / "test.json").read_text(encoding="utf-8"))
+    assert (held.grid, held.spacing_km, held.ensembles) == ((24, 24), 8.0, ("guesses",))
+    for name, kinds in (("persistence", {"observed", "forecast"}), ("guesses", {"observed", "forecast", "members"})):
+        spectra = made["diagrams"][name]["spectra"]
+        assert set(spectra) - {"wavelength_km", "frames"} == kinds
+        assert spectra["wavelength_km"][0] == 24 * 8.0 and spectra["wavelength_km"][-1] == pytest.approx(
+            24 * 8 / 11, rel=1e-5
+        )
+        assert all(np.shape(spectra[kind]) == (4, 11) for kind in kinds)
+        assert spectra["frames"] == [made["windows"]] * 4
+    guesses = made["diagrams"]["guesses"]
+    assert guesses["members"] == 4 and np.shape(guesses["ranks"]) == (4, 5)
+    assert np.sum(guesses["ranks"]) == made["windows"] * 4 * 24 * 24
+    curve = guesses["reliability"]["16"]
+    assert curve["probability"] == [0.0, 0.25, 0.5, 0.75, 1.0] and curve["observed_frequency"][-1] > 0.5
+    assert {one["key"] for one in made["differences"]} >= {"crps"}
+
+
+def test_the_example_holds_the_products_of_an_ensemble(ensemble):
+    folder, _ = ensemble
+    example = read_example(folder / "test.example.npz")
+    assert example is not None and set(example.ensembles) == {"guesses"}
+    held, last = example.ensembles["guesses"], example.inputs[-1] / 255
+    np.testing.assert_allclose(held.members[2, 0], np.roll(last, 2, axis=-1), atol=1e-3)
+    np.testing.assert_allclose(held.mean[0], np.mean([np.roll(last, k, axis=-1) for k in range(4)], axis=0), atol=1e-3)
+    assert held.probability.shape == (6, 4, 24, 24) and set(np.unique(held.probability)) <= {0, 0.25, 0.5, 0.75, 1}
+    np.testing.assert_allclose(example.forecasts["guesses"], held.members[0], atol=1e-3)
+
+
+def test_tables_only_sums_no_spectra(data, tmp_path):
+    settings = EvaluationConfig(tables_only=True, draws=0, min_observed_pixels=50)
+    entries = [baseline_entry("persistence", data)]
+    made = evaluate(TestSet("test", data, "test"), entries, sequence=SEQUENCE, settings=settings, folder=tmp_path)
+    assert made["diagrams"] == {"persistence": {}}
 
 
 def test_protocols_by_name():

@@ -187,6 +187,24 @@ def test_power_spectra(fields):
     np.testing.assert_allclose(power_spectra(statistics)["forecast"][0].numpy(), mean, rtol=1e-6)
 
 
+def test_power_of_members_is_that_of_single_ones(ensembles):
+    """The mean of members has lost power that each of them has: both are kept, each against pysteps."""
+    observed, members = ensembles
+    library("pysteps")
+    rapsd = importlib.import_module("pysteps.utils.spectral").rapsd
+    unit = members[:, :, 0].astype(float) / 255
+    statistics = count(observed, members, protocol=protocol_for("own", THRESHOLDS, spectrum=True))
+    found = power_spectra(statistics)
+    single = np.mean([rapsd(member, fft_method=np.fft) for window in unit for member in window], axis=0)
+    averaged = np.mean([rapsd(window.mean(0), fft_method=np.fft) for window in unit], axis=0)
+    np.testing.assert_allclose(found["members"][0].numpy(), single, rtol=1e-5)
+    np.testing.assert_allclose(found["forecast"][0].numpy(), averaged, rtol=1e-5)
+    assert (found["members"][0, 5:] > found["forecast"][0, 5:]).all()
+    each = count(observed, members, protocol=protocol_for("own", THRESHOLDS, spectrum=True, members="each"))
+    assert set(power_spectra(each)) == {"observed", "forecast"}
+    np.testing.assert_allclose(power_spectra(each)["forecast"][0].numpy(), single, rtol=1e-5)
+
+
 def test_spread_and_skill(ensembles):
     observed, members = ensembles
     found = score(observed, members, protocol=protocol_for("own", THRESHOLDS))

@@ -23,7 +23,7 @@ def protocols_of(
     packed: bool = False,
     tables_only: bool = False,
 ) -> list[ScoreProtocol]:
-    """Return protocols by name, with thresholds on the data set's code axis.
+    """Return protocols by name, with thresholds on the data set's code axis; those that count as the first sum spectra.
 
     ``global``, ``lead-mean``, ``frame-mean``, ``sample-mean`` and ``pysteps`` take the data set's own thresholds. The
     published SEVIR protocols need SEVIR's code, ``hko7`` and ``meteonet-cascast`` data in dBZ.
@@ -34,7 +34,7 @@ def protocols_of(
         spacing_km: spacing of the windows' pixels; by default the data set's own.
         packed: whether a forecast among those compared is packed into bytes: then all are rounded to whole codes, and
             the protocols' names say so.
-        tables_only: whether SSIM and FSS are left out, which take most of the time on a CPU.
+        tables_only: whether SSIM, FSS and spectra are left out, which take most of the time on a CPU.
 
     Raises:
         ConfigError: no such protocol, or it does not fit the data set.
@@ -44,8 +44,11 @@ def protocols_of(
     if packed:
         found = [dataclasses.replace(one, name=f"{one.name}-packed", rounding="nearest") for one in found]
     if tables_only:
-        found = [dataclasses.replace(one, ssim=False, fss_km=(), spectrum=False) for one in found]
-    return found
+        return [dataclasses.replace(one, ssim=False, fss_km=(), spectrum=False) for one in found]
+    # Once is enough for a figure; those that share the first's counts must go on sharing them.
+    return [
+        dataclasses.replace(one, spectrum=one.spectrum or one.counting_hash == found[0].counting_hash) for one in found
+    ]
 
 
 def _by_name(spec: DatasetSpec, name: str, spacing: float) -> ScoreProtocol:

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from simcast_hpc.config import EvaluationConfig, SequenceConfig
 from simcast_hpc.data.open import coded_as, open_windows, step_minutes
 from simcast_hpc.data.source import WindowSource
-from simcast_hpc.data.spec import DatasetSpec, read_spec
+from simcast_hpc.data.spec import read_spec
 from simcast_hpc.distributed.world import World
 from simcast_hpc.observe.run_folder import write_whole
 from simcast_hpc.verification.diagrams import heavy_rain_panel
@@ -20,7 +17,9 @@ from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.scores import mean_csi, scores, supported_thresholds
 
 from .chosen import protocols_of
+from .drawn import drawn_from
 from .entries import Entry, TestSet
+from .example import write_example
 from .passes import Counted, count_entries
 from .written import LEVEL, as_csv, intervals, without_nan
 
@@ -73,20 +72,29 @@ def evaluate(
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
     result["train_dates"] = list(train_dates)
     _write(result, counted, folder)
-    example = folder / f"{test_set.name}.example.npz"
-    _write_example(example, source, heaviest, entries=entries, spec=spec, sequence=sequence)
+    write_example(
+        folder / f"{test_set.name}.example.npz",
+        source,
+        heaviest,
+        entries=entries,
+        thresholds=spec.threshold_codes(),
+        frames_in=sequence.frames_in,
+    )
     return result
 
 
 def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: EvaluationConfig) -> list[ScoreProtocol]:
-    measured = read_spec(test_set.data.dataset)
     return protocols_of(
         coded_as(test_set.data),
         settings.protocols,
-        spacing_km=measured.grid.spacing_km * test_set.data.block_mean,
+        spacing_km=_spacing_km(test_set),
         packed=any(entry.packed for entry in entries),
         tables_only=settings.tables_only,
     )
+
+
+def _spacing_km(test_set: TestSet) -> float:
+    return read_spec(test_set.data.dataset).grid.spacing_km * test_set.data.block_mean
 
 
 def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:
@@ -148,6 +156,10 @@ def _result(
             name: {protocol.name: heavy_rain_panel(row[protocol.name], protocol.labels) for protocol in protocols}
             for name, row in found.items()
         },
+        "diagrams": {
+            entry.name: drawn_from(counted[entry.name][own], grid=source.grid, spacing_km=_spacing_km(test_set))
+            for entry in entries
+        },
         "mean_csi_by_lead": {
             entry.name: mean_csi(counted[entry.name][own], thresholds=supported or None).tolist() for entry in entries
         },
@@ -169,6 +181,8 @@ def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig
         "windows": len(source),
         "dates": list(source.dates),
         "step_minutes": step_minutes(test_set.data),
+        "grid": list(source.grid),
+        "spacing_km": _spacing_km(test_set),
         "frames_in": sequence.frames_in,
         "frames_out": sequence.frames_out,
         "fingerprint": source.fingerprint,
@@ -177,35 +191,3 @@ def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig
 
 def _named(protocol: ScoreProtocol) -> dict[str, Any]:
     return {"labels": list(protocol.labels), "aggregation": protocol.aggregation, "source": protocol.source}
-
-
-def _write_example(
-    path: Path,
-    source: WindowSource,
-    chosen: int,
-    *,
-    entries: Sequence[Entry],
-    spec: DatasetSpec,
-    sequence: SequenceConfig,
-) -> None:
-    """Write the window with the most pixels over the second-highest threshold: chosen by weather, not by skill."""
-    window = torch.from_numpy(source.read(chosen))[None]
-    past = window[:, : sequence.frames_in]
-    keys = [source.key(chosen)]
-    made = {
-        f"forecast/{entry.name}": _picture(entry.of(keys, past, frames_out=sequence.frames_out)[0]) for entry in entries
-    }
-    arrays: dict[str, Any] = {
-        "event": np.array(str(source.key(chosen))),
-        "inputs": past[0].numpy(),
-        "observed": window[0, sequence.frames_in :].numpy(),
-        "thresholds": np.array(spec.threshold_codes()),
-        **made,
-    }
-    np.savez_compressed(path, **arrays)
-
-
-def _picture(forecast: torch.Tensor) -> np.ndarray:
-    """Return the frames ``[T, H, W]`` that a page shows: of an ensemble the first member, which is no average."""
-    shown = forecast[0] if forecast.dim() == 4 else forecast
-    return (shown if shown.is_floating_point() else shown.float() / 255.0).cpu().numpy()

@@ -1,0 +1,71 @@
+"""Observation and forecasts side by side in motion: a GIF in the colours of the page."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .colours import Steps
+from .field_images import field_image, palette
+from .lettering import letters
+from .viewer import Panel, in_minutes
+
+_COLUMNS = 3
+_MARGIN, _TITLE, _HEADER = 8, 20, 26
+_FRAME_MS, _LAST_MS = 500, 1500
+_INK, _PAPER = (28, 36, 48), (255, 255, 255)
+_GREYS = 8
+
+
+def animation(panels: Sequence[Panel], *, lead_minutes: Sequence[float], start: np.ndarray) -> bytes:
+    """Return a GIF that begins with the last input ``[H, W]`` in every panel and ends with the last lead.
+
+    The panels share one colour scale.
+    """
+    steps = panels[0].steps
+    scenes = [_scene([start] * len(panels), panels, steps, "0 min, the last input")]
+    for lead, minutes in enumerate(lead_minutes):
+        scenes.append(_scene([panel.fields[lead] for panel in panels], panels, steps, in_minutes(minutes)))
+    colours = _palette_image(steps)
+    still = [scene.quantize(palette=colours, dither=Image.Dither.NONE) for scene in scenes]
+    target = io.BytesIO()
+    durations = [_FRAME_MS] * (len(still) - 1) + [_LAST_MS]
+    still[0].save(
+        target, format="GIF", save_all=True, append_images=still[1:], duration=durations, loop=0, optimize=False
+    )
+    return target.getvalue()
+
+
+def _scene(fields: Sequence[np.ndarray], panels: Sequence[Panel], steps: Steps, header: str) -> Image.Image:
+    images = [field_image(field, steps).convert("RGB") for field in fields]
+    width, height = images[0].size
+    columns = min(_COLUMNS, len(images))
+    rows = -(-len(images) // columns)
+    cell = (width + _MARGIN, height + _TITLE + _MARGIN)
+    scene = Image.new("RGB", (columns * cell[0] + _MARGIN, rows * cell[1] + _HEADER), _PAPER)
+    pen = ImageDraw.Draw(scene)
+    pen.text((_MARGIN, 5), header, fill=_INK, font=letters(14))
+    for place, (drawn, panel) in enumerate(zip(images, panels, strict=True)):
+        left = _MARGIN + place % columns * cell[0]
+        top = _HEADER + place // columns * cell[1]
+        pen.text((left, top + 2), _shortened(panel.title, pen, width), fill=_INK, font=letters(12))
+        scene.paste(drawn, (left, top + _TITLE))
+    return scene
+
+
+def _shortened(title: str, pen: ImageDraw.ImageDraw, width: int) -> str:
+    while len(title) > 1 and pen.textlength(title, font=letters(12)) > width:
+        title = title.rstrip("…")[:-1] + "…"
+    return title
+
+
+def _palette_image(steps: Steps) -> Image.Image:
+    greys = [level for k in range(_GREYS) for level in _between(k / (_GREYS - 1))]
+    holder = Image.new("P", (1, 1))
+    holder.putpalette([*palette(steps), *greys])
+    return holder
+
+
+def _between(share: float) -> list[int]:
+    return [round(ink + share * (paper - ink)) for ink, paper in zip(_INK, _PAPER, strict=True)]

@@ -1,0 +1,84 @@
+"""All rows of one window in a single picture, for slides and READMEs: inputs, observation, every forecast."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .colours import MISSING_FACE, Steps
+from .field_images import field_image
+from .lettering import letters
+from .viewer import Panel, in_minutes
+
+MOST_COLUMNS = 6
+_SIDE, _GAP = 150, 6
+_LABEL, _TIMES, _FOOT = 150, 24, 60
+_COLOURS = 64
+_INK, _PAPER, _EDGE = "#222222", "white", "#6b7785"
+
+
+def overview(
+    inputs: Panel, forecasts: Sequence[Panel], *, minutes_in: Sequence[float], minutes_out: Sequence[float], title: str
+) -> Image.Image:
+    """Return a row of inputs and one for each panel, at most six frames a row, evenly spaced, the last among them.
+
+    Args:
+        inputs: what went in.
+        forecasts: the observation first, then each forecast; all in the colours of ``inputs``.
+        minutes_in: of each input, after the last of them.
+        minutes_out: of each forecast, likewise.
+        title: of the colour scale: quantity and unit.
+    """
+    into, out = chosen(len(minutes_in)), chosen(len(minutes_out))
+    columns = max(len(into), len(out))
+    bands = 2 * _TIMES + (len(forecasts) + 1) * (_SIDE + _GAP)
+    picture = Image.new("RGB", (_LABEL + columns * (_SIDE + _GAP), bands + _FOOT), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    _times(pen, [minutes_in[k] for k in into], top=0)
+    _row(picture, pen, inputs, into, top=_TIMES)
+    top = _TIMES + _SIDE + _GAP
+    _times(pen, [minutes_out[k] for k in out], top=top)
+    for place, panel in enumerate(forecasts):
+        _row(picture, pen, panel, out, top=top + _TIMES + place * (_SIDE + _GAP))
+    _scale(pen, inputs.steps, title, top=bands + 6, width=picture.width)
+    return picture.quantize(_COLOURS, dither=Image.Dither.NONE)
+
+
+def chosen(count: int) -> list[int]:
+    """Return which of so many frames are shown."""
+    return [int(k) for k in np.unique(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round())]
+
+
+def _times(pen: ImageDraw.ImageDraw, minutes: Sequence[float], *, top: int) -> None:
+    for column, time in enumerate(minutes):
+        middle = _LABEL + column * (_SIDE + _GAP) + _SIDE // 2
+        pen.text((middle, top + _TIMES // 2), in_minutes(time), fill=_INK, anchor="mm", font=letters(13))
+
+
+def _row(picture: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, frames: Sequence[int], *, top: int) -> None:
+    pen.text((_LABEL - 10, top + _SIDE // 2), panel.title, fill=_INK, anchor="rm", font=letters(13))
+    for column, frame in enumerate(frames):
+        drawn = field_image(panel.fields[frame], panel.steps, side=_SIDE).convert("RGB")
+        fitted = drawn.resize(_fitting(drawn.size), Image.Resampling.NEAREST)
+        left = _LABEL + column * (_SIDE + _GAP)
+        picture.paste(fitted, (left, top))
+        pen.rectangle((left, top, left + fitted.width - 1, top + fitted.height - 1), outline=_EDGE)
+
+
+def _fitting(size: tuple[int, int]) -> tuple[int, int]:
+    longest = max(size)
+    return round(size[0] * _SIDE / longest), round(size[1] * _SIDE / longest)
+
+
+def _scale(pen: ImageDraw.ImageDraw, steps: Steps, title: str, *, top: int, width: int) -> None:
+    """Draw a patch for each step with the value from which on it holds at its left edge, and one for missing."""
+    colours = [*steps.colours, MISSING_FACE]
+    patch = min(90, (width - 20) // len(colours))
+    left = (width - patch * len(colours)) // 2
+    for k, colour in enumerate(colours):
+        edge = left + k * patch
+        pen.rectangle((edge, top, edge + patch, top + 14), fill=colour, outline=_EDGE)
+        if 0 < k < len(colours) - 1:
+            pen.text((edge, top + 18), steps.labels[k - 1], fill=_INK, anchor="mt", font=letters(11))
+    pen.text((left + patch * (len(colours) - 0.5), top + 18), "missing", fill=_INK, anchor="mt", font=letters(11))
+    pen.text((width // 2, top + 36), title, fill=_INK, anchor="mt", font=letters(12))

@@ -1,0 +1,101 @@
+"""Several runs and evaluations on one page: what is comparable shares a table, what is not does not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from simcast_hpc.cli import app
+from simcast_hpc.report import ResultsError, write_comparison
+from simcast_hpc.report.compared import joined, labels_of, read_sources
+from tests.report.fake_run import MEAN_CSI, score_file, write_example, write_json, write_run
+from tests.report.test_report_page import Page
+
+BETTER = {**MEAN_CSI, "student": tuple(value + 0.02 for value in MEAN_CSI["student"])}
+
+
+def evaluation(folder: Path, **changes) -> Path:
+    """Write what ``simcast evaluate --out`` leaves."""
+    folder.mkdir(parents=True)
+    scores = score_file(**changes)
+    write_json(folder / "test.json", scores)
+    write_example(folder / "test.example.npz", scores)
+    return folder
+
+
+@pytest.fixture
+def two(tmp_path) -> list[Path]:
+    other = evaluation(tmp_path / "b" / "scores", mean_csi={name: BETTER[name] for name in ("persistence", "student")})
+    return [write_run(tmp_path / "a"), other]
+
+
+def test_equal_rows_stand_once_and_rows_of_one_name_bear_their_source(two):
+    (test_set,) = joined(read_sources(two))
+    assert test_set.scores.names == ("persistence", "teacher", "a/student", "direct", "b/student")
+    a, b = (test_set.scores.mean_csi(name) for name in ("a/student", "b/student"))
+    assert a is not None and b == pytest.approx(a + 0.02)
+    assert test_set.example is not None
+    assert set(test_set.example.forecasts) == {"persistence", "teacher", "a/student", "direct", "b/student"}
+    assert {one.first for one in test_set.scores.differences} <= set(test_set.scores.names)
+    assert set(test_set.scores.diagrams) == set(test_set.scores.names)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fingerprint": "fedcba9876543210"},
+        {"split": "val"},
+        {"supported_thresholds": ["16", "74"]},
+        {"windows": 143},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_other_windows_or_means_have_a_table_of_their_own(tmp_path, change):
+    paths = [evaluation(tmp_path / "a"), evaluation(tmp_path / "b", mean_csi=BETTER, **change)]
+    first, second = joined(read_sources(paths))
+    assert first.scores.names == second.scores.names == tuple(MEAN_CSI)
+
+
+def test_only_protocols_of_equal_hash_are_kept(tmp_path):
+    protocols = score_file()["protocols"]
+    protocols["test-lead-mean"] = {**protocols["test-lead-mean"], "hash": "another"}
+    paths = [evaluation(tmp_path / "a"), evaluation(tmp_path / "b", mean_csi=BETTER, protocols=protocols)]
+    (test_set,) = joined(read_sources(paths))
+    assert list(test_set.scores.protocols) == ["test-global"]
+    protocols["test-global"] = {**protocols["test-global"], "hash": "yet another"}
+    paths[1] = evaluation(tmp_path / "c", mean_csi=BETTER, protocols=protocols)
+    assert len(joined(read_sources(paths))) == 2
+
+
+def test_labels_are_as_short_as_they_may_be():
+    paths = [Path("/runs/one/scores"), Path("/runs/two"), Path("/old/two"), Path("/runs/three/val.json")]
+    assert labels_of(paths) == ["one", "runs/two", "old/two", "val"]
+
+
+def test_the_page_shows_all_sources_and_each_runs_training(two, tmp_path):
+    page = Page(write_comparison(two, tmp_path / "page"))
+    assert page.words["h1"] == ["Radar nowcasting: a and b"]
+    assert "b/student" in page.words["th"] and "a/student" in page.words["li"]
+    assert "Training: a" in page.words["h2"] and "Training: b" not in page.words["h2"]
+    assert any("2 sources of scores in 1 table" in words for words in page.words["p"])
+    targets = [str(link["href"])[1:] for link in page.attributes("a")]
+    assert set(targets) <= {attrs.get("id") for _, attrs, _ in page.elements}
+
+
+def test_the_command_takes_runs_folders_and_files(two, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = CliRunner().invoke(app, ["report", str(two[1] / "test.json"), "--out", "here"])
+    assert call.exit_code == 0, call.output
+    assert Path("here/index.html").is_file() and "here/index.html" in call.output
+
+
+def test_what_holds_no_scores_is_refused_by_name(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(ResultsError, match=r"empty holds no scores; give the run folder of `simcast pipeline`"):
+        read_sources([empty])
+    broken = evaluation(tmp_path / "broken")
+    shutil.copy(broken / "test.example.npz", broken / "test.json")
+    with pytest.raises(ResultsError, match=r"test\.json is not JSON"):
+        read_sources([broken])
