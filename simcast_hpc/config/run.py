@@ -173,9 +173,15 @@ class StudentConfig(StrictModel):
 
 
 class CheckpointConfig(StrictModel):
-    """How often the state is saved and how many checkpoints are kept; 0 steps saves at the end alone."""
+    """How often the state is saved and how many checkpoints are kept; 0 steps saves at the end alone.
+
+    Training goes on while a checkpoint is written, for at most ``ahead_steps`` optimizer steps; then it waits until
+    the checkpoint stands whole. So a kill at any moment costs at most ``every_steps + ahead_steps`` steps; with
+    ``ahead_steps`` 0, which writes nothing in the background, one interval of ``every_steps``.
+    """
 
     every_steps: int = Field(default=1000, ge=0)
+    ahead_steps: int = Field(default=20, ge=0)
     keep: PositiveInt = 2
 
 

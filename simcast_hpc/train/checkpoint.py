@@ -2,8 +2,8 @@
 
 A checkpoint is a folder: one safetensors file a rank with that rank's share of the names (fp32 master value and
 both Adam moments), and a manifest with hashes. It is written by a thread from cloned host copies into
-``step-N.partial`` and becomes visible by one rename at the end, so that it is whole or absent. The ranks must share
-the file system.
+``step-N.partial`` and becomes visible by one rename at the end, so that it is whole or absent; what is removed is
+hidden by a rename first. The ranks must share the file system.
 """
 
 import json
@@ -43,9 +43,10 @@ class CheckpointWriter:
         self._timeout_seconds = timeout_minutes * 60
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self.under_way: int | None = None  # the step whose checkpoint is being written; on every rank the same
         if world.is_first:
             folder.mkdir(parents=True, exist_ok=True)
-            for left in folder.glob("*.partial"):
+            for left in (*folder.glob("*.partial"), *folder.glob("*.pruned")):
                 shutil.rmtree(left)
 
     def failed(self) -> bool:
@@ -87,6 +88,7 @@ class CheckpointWriter:
         manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": ranks}
         self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
         self._thread.start()
+        self.under_way = step
 
     def wait(self) -> None:
         """Wait until what is under way is written. A collective.
@@ -97,6 +99,7 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self.under_way = None
         failures = [message for message in self.world.gather(self._failure and str(self._failure)) if message]
         self._failure = None
         if failures:
@@ -116,7 +119,7 @@ class CheckpointWriter:
                 write_whole(partial / _MANIFEST, json.dumps(manifest, indent=1))
                 partial.rename(final)
                 for old in visible(self.folder)[: -self.keep]:
-                    shutil.rmtree(old)
+                    _remove(old)
         except Exception as error:
             self._failure = error
             with suppress(OSError):  # a full disk has no room for the mark either, before the part is gone
@@ -235,6 +238,13 @@ def _make_folder(path: Path) -> str | None:
     except OSError as error:
         return str(error)
     return None
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, hidden first: a kill in the middle must leave none that is visible and not whole."""
+    hidden = checkpoint.with_name(checkpoint.name + ".pruned")
+    checkpoint.rename(hidden)
+    shutil.rmtree(hidden)
 
 
 def visible(folder: Path) -> list[Path]:

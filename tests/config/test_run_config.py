@@ -103,7 +103,7 @@ def test_where_rollouts_stand(rollouts, folder):
         {"data": {"workers": 3}},
         {"engine": {"zero_stage": 3}},
         {"engine": {"timeout_minutes": 1.0}},
-        {"checkpoint": {"every_steps": 7, "keep": 9}},
+        {"checkpoint": {"every_steps": 7, "ahead_steps": 0, "keep": 9}},
         {"log": {"every_steps": 1}},
         {"student": {"teacher": "another/folder"}},
         {"student": {"teacher": "runs/teacher", "rollouts": "cached"}},

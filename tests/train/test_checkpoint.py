@@ -18,6 +18,7 @@ from simcast_hpc.train.checkpoint import (
     refuse_another_run,
     visible,
 )
+from simcast_hpc.train.hooks import WaitForWriterHook
 
 IDENTITY = {"seed": 5, "loss.weights": (1.0, 10.0), "data fingerprint": "abcd"}
 NAMES = ("model.head.weight", "model.head.bias")
@@ -87,6 +88,43 @@ def test_at_most_k_are_kept_and_the_newest_is_the_latest(tmp_path, engine):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000010"]
     found = latest(tmp_path)
     assert found is not None and found.step == 10
+
+
+def test_a_kill_while_one_is_removed_leaves_none_that_is_visible_and_not_whole(tmp_path, engine, monkeypatch):
+    """The first file to go may be any: here it is the weights, the manifest stays, and then the power is cut."""
+    writer = _writer(tmp_path, keep=1)
+    _save(writer, engine, 1)
+
+    def cut_short(path):
+        (path / "rank-00000.safetensors").unlink()
+        raise OSError("no further")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", cut_short)
+    with pytest.raises(CheckpointError, match="no further"):
+        _save(writer, engine, 2)
+    for path in visible(tmp_path):
+        Checkpoint(path).verify()
+    assert [path.name for path in visible(tmp_path)] == ["step-00000002"]
+    monkeypatch.undo()
+    _writer(tmp_path, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"], "the next start clears what is left"
+
+
+@pytest.mark.parametrize(("ahead", "waits_after"), [(0, [4]), (3, [7]), (10, [])])
+def test_training_waits_for_the_writer_once_it_is_so_far_ahead(tmp_path, engine, ahead, waits_after):
+    """A checkpoint is begun at step 4; steps up to 9 are trained."""
+    writer, waited = _writer(tmp_path), []
+    hook = WaitForWriterHook(writer, ahead_steps=ahead)
+    for step in range(1, 10):
+        if step == 4:
+            writer.save(engine, step=step, samples_seen=0, identity=IDENTITY)
+        before = writer.under_way
+        hook(step, None)  # pyright: ignore[reportArgumentType]
+        if before is not None and writer.under_way is None:
+            waited.append(step)
+            assert latest(tmp_path).step == 4, "it stands whole"  # pyright: ignore[reportOptionalMemberAccess]
+    writer.wait()
+    assert waited == waits_after
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -27,7 +27,7 @@ from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.train.agreement import Agreement
 from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, refuse_another_run
 from simcast_hpc.train.ema import EMA
-from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook, WriteFailureHook
+from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
 from simcast_hpc.train.loop import Every, Gradients, Prepared, train
 from simcast_hpc.train.optim import learning_rate
 from simcast_hpc.train.stop import Ask, PausedError, StoppedError, StopRequest, refuse_to_start
@@ -136,7 +136,11 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
     with watchdog, ExitStack() as closing:
         shown = _shown(ready, world, engine, timer, ema, first_step=first_step, closing=closing)
         averaged = [] if ema is None else [Every(1, ema)]
-        saving = [Every(1, WriteFailureHook(writer)), Every(config.checkpoint.every_steps, save, on_leaving=True)]
+        saving = [
+            Every(1, WriteFailureHook(writer)),
+            Every(config.checkpoint.every_steps, save, on_leaving=True),
+            Every(1, WaitForWriterHook(writer, ahead_steps=config.checkpoint.ahead_steps)),
+        ]
         step, ask = train(
             learner,
             _prepared(ready, world, first_step=first_step),
