@@ -13,6 +13,7 @@ from simcast_hpc.commands import (
     leaderboard,
     model,
     pipeline,
+    predict,
     report,
     rollout,
     sample,
@@ -33,6 +34,7 @@ app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
 app.command("sample")(sample.sample)
 app.command("pipeline")(pipeline.pipeline)
+app.command("predict", help=predict.PREDICT_HELP)(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)

@@ -5,9 +5,25 @@ from typing import Annotated
 
 import typer
 
+from simcast_hpc.config import ConfigError
+
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Lay key=value over the configuration: --set batch.micro_size=2", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not print the resolved configuration.")]
+
+
+def sampling_change(word: str) -> tuple[str, object]:
+    """Return key and value of ``--set key=value``, the section's name left out or not.
+
+    Raises:
+        ConfigError: there is no equals sign.
+    """
+    import yaml
+
+    key, equals, value = word.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {word!r} must be key=value, such as steps=6")
+    return key.removeprefix("sampling."), yaml.safe_load(value)

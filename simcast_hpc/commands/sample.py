@@ -8,6 +8,8 @@ import typer
 
 from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
 
+from .options import sampling_change
+
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", help="Lay key=value over the run's section sampling: --set steps=6", show_default=False),
@@ -41,7 +43,7 @@ def sample(
     if split not in ("train", "val", "test", "all"):
         raise ConfigError(f"--split {split!r} is unknown; it is train, val, test or all")
     ensemble = load_ensemble(run)
-    given = dict(_changed(word) for word in changes or ())
+    given = dict(sampling_change(word) for word in changes or ())
     sampling = from_mapping(SamplingConfig, {**ensemble.sampling.model_dump(mode="json"), **given}, where="--set")
     ensemble = ensemble.sampled_by(sampling)
     data = ensemble.config.data if root is None else ensemble.config.data.model_copy(update={"root": root})
@@ -66,12 +68,3 @@ def sample(
             world.leave()
     if world is None or world.is_first:
         print(f"ensembles stand in {out}")
-
-
-def _changed(word: str) -> tuple[str, object]:
-    import yaml
-
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {word!r} must be key=value, such as steps=6")
-    return key.removeprefix("sampling."), yaml.safe_load(value)

@@ -118,10 +118,12 @@ class TrainedEnsemble:
         return self.drawn(codes, numbers).frames
 
     @torch.no_grad()
-    def drawn(self, codes: Tensor, numbers: Sequence[int]) -> Members:
+    def drawn(self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None) -> Members:
         """Return the members of these numbers, and how much of their latents was clipped.
 
-        The student runs and its forecast is encoded once for each sample, not for each member.
+        The student runs and its forecast is encoded once for each sample, not for each member. ``start`` is the noise
+        that sampling begins from, fp32 ``[B, len(numbers), T', C, h, w]``, in place of each sample's own: tiles of one
+        domain share theirs where they overlap.
 
         Raises:
             NonFiniteLatentError: sampling broke down.
@@ -136,7 +138,8 @@ class TrainedEnsemble:
         for part in row.split(self.sampling.chunk):
             which = part // len(wanted)
             rows = Rows(stream_key(self.sampling.seed, "member"), identity[which], wanted[part % len(wanted)])
-            drawn = self._drawn(rows, condition[which], None if observed is None else observed[which])
+            first = rows.start(tuple(condition.shape[1:])) if start is None else start.to(device).flatten(0, 1)[part]
+            drawn = self._drawn(rows, first, condition[which], None if observed is None else observed[which])
             frames.append(self.autoencoder.decode(drawn.latents))
             rates.append(drawn.clip_rate * len(part) / len(row))
             broken.append(drawn.broken)
@@ -144,7 +147,19 @@ class TrainedEnsemble:
         whole = torch.cat(frames).unflatten(0, (len(codes), len(wanted)))
         return Members(whole, torch.stack(rates).sum())
 
-    def _drawn(self, rows: Rows, condition: Tensor, observed: Tensor | None) -> Drawn:
+    def noise_of_domain(self, codes: Tensor, numbers: Sequence[int], *, grid: tuple[int, int]) -> Tensor:
+        """Return noise for the latents of ``grid`` (H, W) around uint8 codes ``[T, ...]``, fp32 ``[M, T', C, h, w]``.
+
+        A function of the sampling seed, the codes and each member's number: of a single sample that sample's own.
+        """
+        model = self.autoencoder.config.autoencoder.model
+        height, width = (-(-size // model.reduction) for size in grid)
+        wanted = torch.tensor(list(numbers), dtype=torch.int64)
+        identity = sample_identity(codes[None]).cpu().expand(len(wanted))
+        rows = Rows(stream_key(self.sampling.seed, "member"), identity, wanted)
+        return rows.start((self.config.sequence.frames_out, model.latent_channels, height, width))
+
+    def _drawn(self, rows: Rows, first: Tensor, condition: Tensor, observed: Tensor | None) -> Drawn:
         guided, steps, seen = self.sampling.guidance != 1.0, self._steps(), () if observed is None else (observed,)
 
         def loop(start: Tensor, sample: Tensor, member: Tensor, condition: Tensor, *more: Tensor) -> Drawn:
@@ -159,7 +174,7 @@ class TrainedEnsemble:
                 rows=Rows(rows.key, sample, member),
             )
 
-        tensors = (rows.start(tuple(condition.shape[1:])), rows.sample, rows.member, condition, *seen)
+        tensors = (first, rows.sample, rows.member, condition, *seen)
         return self.graphs.run(loop, *tensors) if self.sampling.cuda_graph else loop(*tensors)
 
     def _encoded(self, frames: Tensor) -> Tensor:

@@ -7,7 +7,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pyproj
+import torch
 import xarray as xr
+from typer.testing import CliRunner
+
+from simcast_hpc.cli import app
+from tests.archives import tiny_config, write_trained
 
 LAEA = "+proj=laea +lat_0=55.0 +lon_0=10.0 +x_0=1950000.0 +y_0=-2100000.0 +units=m +ellps=WGS84"
 NODATA, UNDETECT = -9999000.0, -8888000.0
@@ -94,3 +99,40 @@ def write_cf(
     )
     dataset.to_netcdf(path, engine="h5netcdf")
     return path
+
+
+def small_model(run_dir: Path, **over: Any) -> Path:
+    """Leave a finished run of a small SimVP, 3 frames in and 4 out, that was trained on radar in dBZ, 1 km pixels."""
+    torch.manual_seed(4)
+    sections = {"data": {"dataset": "fmi", "crop": 32}} | over
+    return write_trained(tiny_config(run_dir, **sections))
+
+
+def storm(number: int, *, shape: tuple[int, int] = (40, 52)) -> np.ndarray:
+    """Return a reflectivity field ``[H, W]``: a cell that moves east, no echo around it, a missing corner."""
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    distance = np.hypot(row - shape[0] / 2, column - 10.0 - 1.5 * number)
+    field = np.where(distance < 12, 50.0 - 3 * distance, -np.inf)
+    field[:3, -4:] = np.nan
+    return field.round(1)
+
+
+def predict(*words: object) -> list[Path]:
+    """Run `simcast predict` and return the files that it printed."""
+    result = CliRunner().invoke(app, ["predict", *map(str, words)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return [Path(line) for line in result.stdout.splitlines() if line]
+
+
+def complains(path: Path, standard: str = "cf:1.8") -> str:
+    """Return what the CF checker has against a file; nothing where it passes."""
+    from compliance_checker.runner import CheckSuite, ComplianceChecker
+
+    CheckSuite.load_all_available_checkers()
+    report = path.with_suffix(".report.txt")
+    passed, errors = ComplianceChecker.run_checker(
+        str(path), [standard], 0, "strict", output_filename=str(report), output_format="text"
+    )
+    return "" if passed and not errors else report.read_text(encoding="utf-8")

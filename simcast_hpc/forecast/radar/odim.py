@@ -19,7 +19,7 @@ from .frame import RadarFrame, RadarGrid, Unit
 _QUANTITIES: dict[Unit, tuple[str, ...]] = {
     "mm/h": ("RATE", "ACRR", "DBZH"),
     "dBZ": ("DBZH", "RATE", "ACRR"),
-    "kg/m^2": (),
+    "kg/m^2": ("RATE", "ACRR", "DBZH"),  # neither is; what turns frames into codes says so
 }
 _UNIT: dict[str, Unit] = {"RATE": "mm/h", "ACRR": "mm/h", "DBZH": "dBZ"}
 
@@ -49,8 +49,7 @@ def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
         fields = _fields(file)
         quantity = next((name for name in _QUANTITIES[prefer] if name in fields), None)
         if quantity is None:
-            needed = "RATE, ACRR or DBZH; a model of vertically integrated liquid takes CF netCDF in kg m-2 alone"
-            raise DataError(f"{path} holds the quantities {sorted(fields)}; it must hold {needed}")
+            raise DataError(f"{path} holds the quantities {sorted(fields)}; it must hold RATE, ACRR or DBZH")
         data, what = fields[quantity]
         undetected = data["data"][...] == what.get("undetect", np.nan)
         minutes = _accumulation_minutes(file, path) if quantity == "ACRR" else None

@@ -1,0 +1,220 @@
+"""`simcast predict` from files: CF netCDF and Zarr that others open, pictures, provenance; what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyproj
+import pytest
+import xarray as xr
+from PIL import Image
+
+from simcast_hpc.config import SimcastError
+from simcast_hpc.forecast.cf_dataset import as_dataset
+from simcast_hpc.forecast.ensemble import load_ensemble
+from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.forecast.predict import Predictor
+from simcast_hpc.forecast.radar import CodedFrame, RadarGrid, Wanted, code_of_run
+from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from tests.forecast.radar_files import LAEA, complains, moment, predict, small_model, storm, write_odim
+
+
+def refusal(*words: object) -> str:
+    with pytest.raises(SimcastError) as refused:
+        predict(*words)
+    return str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return small_model(tmp_path_factory.mktemp("model") / "student")
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("frames")
+    for number in range(4):
+        write_odim(folder / f"{number}.h5", storm(number), moment(number))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(model, frames, tmp_path_factory) -> dict[str, Path]:
+    """The forecast of the model from the folder of frames, in every form."""
+    out = tmp_path_factory.mktemp("forecasts")
+    kinds = [word for kind in ("nc", "zarr", "png", "gif") for word in ("--write", kind)]
+    return {path.suffix[1:]: path for path in predict(model, frames, "--out", out, "--institution", "Us", *kinds)}
+
+
+def test_the_checker_of_cf_has_nothing_to_say(written):
+    assert complains(written["nc"]) == ""
+
+
+def test_the_checker_of_cf_does_complain(written, tmp_path):
+    with xr.open_dataset(written["nc"], decode_timedelta=False) as found:
+        broken = found.load()
+    broken.reflectivity.attrs["units"] = "furlongs"
+    broken.to_netcdf(tmp_path / "broken.nc", engine="h5netcdf")
+    assert "furlongs" in complains(tmp_path / "broken.nc")
+
+
+def test_xarray_opens_times_and_projection(written):
+    with xr.open_dataset(written["nc"], decode_timedelta=False) as found:
+        issue = np.datetime64("2024-11-26T01:15:00")
+        assert found.forecast_reference_time.values == issue
+        np.testing.assert_array_equal(found.time.values, issue + np.arange(5, 25, 5) * np.timedelta64(60, "s"))
+        np.testing.assert_array_equal(found.forecast_period.values, [5, 10, 15, 20])
+        assert found.reflectivity.dims == ("time", "y", "x") and found.reflectivity.shape == (4, 40, 52)
+        assert found.reflectivity.attrs["units"] == "dBZ"
+        assert found.reflectivity.attrs["standard_name"] == "equivalent_reflectivity_factor"
+        crs = pyproj.CRS.from_cf(found.crs.attrs)
+        assert crs == pyproj.CRS.from_user_input(LAEA)
+        east, north = pyproj.Proj(LAEA)(found.longitude.values, found.latitude.values)
+        np.testing.assert_allclose(east, np.broadcast_to(found.x.values, (40, 52)), atol=1.0)
+        np.testing.assert_allclose(north, np.broadcast_to(found.y.values[:, None], (40, 52)), atol=1.0)
+
+
+def test_what_is_missing_in_an_input_is_missing_in_the_forecast(written):
+    with xr.open_dataset(written["nc"]) as found:
+        missing = np.isnan(found.reflectivity.values)
+    assert (missing == np.isnan(storm(0))).all()
+
+
+def test_zarr_holds_the_same(written):
+    with (
+        xr.open_dataset(written["nc"], decode_timedelta=False) as netcdf,
+        xr.open_zarr(written["zarr"], decode_timedelta=False) as zarr,
+    ):
+        xr.testing.assert_identical(netcdf.load(), zarr.load())
+
+
+def test_a_file_says_where_it_came_from(written, model):
+    with xr.open_dataset(written["nc"]) as found:
+        said = found.attrs
+    assert said["simcast_weights_sha256"] == file_hash(RunFolder(model).weights)
+    assert [one["file"] for one in json.loads(said["simcast_inputs"])] == ["1.h5", "2.h5", "3.h5"]
+    assert said["institution"] == "Us" and said["simcast_bridged"] == "none" and said["simcast_commit"]
+    assert said["simcast_run"] == "tiny" and said["simcast_stage"] == "direct"
+
+
+def test_pictures_show_every_lead(written):
+    with Image.open(written["gif"]) as animation:
+        assert animation.n_frames == 5
+    with Image.open(written["png"]) as picture:
+        assert picture.width > picture.height and len(picture.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_path):
+    paths = [write_odim(tmp_path / f"{k}.h5", storm(k, shape=(32, 32)), moment(k)) for k in range(3)]
+    (path,) = predict(model, *paths, "--out", tmp_path / "out", "--write", "nc")
+    trained = load_trained(model)
+    code = code_of_run(trained.config.data)
+    codes = np.stack([code.spec.encoding.encode(storm(k, shape=(32, 32)).astype(np.float32)) for k in range(3)])
+    import torch
+
+    units = trained.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
+    want = code.spec.encoding.value_of(np.clip(units * 255, 0, 254))
+    with xr.open_dataset(path) as found:
+        got = found.reflectivity.values
+    seen = ~np.isnan(got) & np.isfinite(want)
+    np.testing.assert_allclose(got[seen], want[seen], atol=2e-3)
+    assert (got[~np.isnan(got) & ~np.isfinite(want)] == code.silent()).all()
+
+
+def test_our_own_netcdf_is_read_again(written):
+    from simcast_hpc.forecast.radar import read_frames
+
+    found = read_frames(written["nc"], prefer="dBZ")
+    assert len(found) == 4 and found[0].unit == "dBZ" and found[0].grid.shape == (40, 52)
+    assert found[0].grid.left == pytest.approx(2_640_000.0, abs=0.01)
+
+
+def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
+    ensemble = load_ensemble(runs / "diffusion")
+    code = code_of_run(ensemble.config.data, any_spacing=True)
+    generator = np.random.default_rng(1)
+    grid = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 20, 30)
+    coded = {
+        moment(k): CodedFrame(
+            generator.integers(0, 255, grid.shape, dtype=np.uint8), grid, "kg/m^2", moment(k), tmp_path / f"{k}"
+        )
+        for k in range(3)
+    }
+    predictor = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4, batch=3)
+    forecast = predictor.predict(coded, moment(2))
+    members = forecast.values
+    assert members.shape == (5, 4, 20, 30) and np.isfinite(members).all()
+    np.testing.assert_allclose(forecast.mean, members.mean(axis=0), rtol=1e-5)
+    for level, probability in zip(forecast.thresholds, forecast.probability, strict=True):
+        np.testing.assert_allclose(probability, (members >= np.float32(level)).mean(axis=0), atol=1e-6)
+    assert members.std(axis=0).mean() > 0.01
+
+    lean = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4, batch=3, keep_members=False)
+    again = lean.predict(coded, moment(2))
+    assert again.values is None
+    np.testing.assert_array_equal(again.mean, forecast.mean)
+    np.testing.assert_array_equal(again.probability, forecast.probability)
+
+    path = tmp_path / "ensemble.nc"
+    from simcast_hpc.forecast.written import write_netcdf
+
+    write_netcdf(as_dataset(forecast), path)
+    assert complains(path) == ""
+    with xr.open_dataset(path) as found:
+        assert found.vertically_integrated_liquid.dims == ("realization", "time", "y", "x")
+        assert found.probability_of_exceedance.dims == ("threshold", "time", "y", "x")
+        np.testing.assert_allclose(found.threshold.values, forecast.thresholds)
+
+
+def test_members_of_one_tile_are_those_of_the_ensemble(runs, tmp_path):
+    import torch
+
+    ensemble = load_ensemble(runs / "diffusion")
+    code = code_of_run(ensemble.config.data, any_spacing=True)
+    codes = np.random.default_rng(2).integers(0, 255, (3, 16, 16), dtype=np.uint8)
+    grid = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 16, 16)
+    coded = {moment(k): CodedFrame(codes[k], grid, "kg/m^2", moment(k), tmp_path / f"{k}") for k in range(3)}
+    found = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4).predict(coded, moment(2)).values
+    drawn = ensemble.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
+    np.testing.assert_allclose(found, code.linear_of_forecast(drawn), rtol=1e-5, atol=1e-6)
+
+
+def test_bridged_frames_are_named(model, frames, tmp_path):
+    paths = [frames / f"{number}.h5" for number in (1, 3)]
+    assert "1 lack: 01:10" in refusal(model, *paths, "--out", tmp_path)
+    (path,) = predict(model, *paths, "--out", tmp_path, "--write", "nc", "--bridge", 1)
+    with xr.open_dataset(path) as found:
+        assert found.attrs["simcast_bridged"] == "2024-11-26T01:10Z"
+
+
+def test_an_earlier_issue_time_is_asked_for(model, frames, tmp_path):
+    (path,) = predict(model, frames, "--out", tmp_path, "--write", "nc", "--at", "2024-11-26T01:10")
+    assert path.name == "forecast_20241126T0110Z.nc"
+
+
+def test_refusals(model, frames, tmp_path, runs):
+    (tmp_path / "bad.h5").write_bytes(b"nothing")
+    assert "name radar files or folders, or --watch" in refusal(model)
+    assert "bad.h5 begins with" in refusal(model, tmp_path / "bad.h5")
+    assert "neither a file nor a folder" in refusal(model, tmp_path / "none")
+    assert "--pattern '*.gif'" in refusal(model, frames, "--pattern", "*.gif")
+    assert "--at 'noon' is no time" in refusal(model, frames, "--at", "noon")
+    assert "--write png: nc or zarr" in refusal(model, frames, "--write", "png")
+    assert "--overlap 20 with tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
+    assert "is one model; name a run of diffusion" in refusal(model, frames, "--set", "members=2")
+    assert "is not a finished training run" in refusal(tmp_path, frames)
+    assert "no rule from one to the other" in refusal(runs / "student", frames, "--any-spacing")
+    far = [write_odim(tmp_path / f"{k}.h5", storm(k), moment(k), spacing=2700.0) for k in range(3)]
+    assert "pixels of 2.7 km and the model was trained on 1 km" in refusal(model, *far)
+
+
+def test_a_disk_that_is_full_leaves_nothing_behind(model, frames, tmp_path, monkeypatch):
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", _full)
+    with pytest.raises(OSError, match="No space"):
+        predict(model, frames, "--out", tmp_path / "out", "--write", "nc")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def _full(_self, path, **_options):
+    Path(path).write_bytes(b"half")
+    raise OSError(28, "No space left on device")
