@@ -220,7 +220,9 @@ def test_a_frame_from_the_future_is_not_the_newest(model, frames, folders):
     for path in frames[:3]:
         arrive(path, folder)
     values = np.zeros((1, 40, 52), np.float32)
-    write_cf(folder / "wrong_clock.nc", values, [moment(20_000_000)], name="equivalent_reflectivity_factor", units="dBZ")
+    write_cf(
+        folder / "wrong_clock.nc", values, [moment(20_000_000)], name="equivalent_reflectivity_factor", units="dBZ"
+    )
     assert watching(model, folder, out).look() == 1
     assert "in the future" in health(out)["problems"][0]["problem"]
 
