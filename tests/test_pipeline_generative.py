@@ -7,6 +7,7 @@ import pytest
 
 from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
 from simcast_hpc.forecast.ensemble import load_ensemble
+from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.pipeline import run_pipeline
 
 pytestmark = pytest.mark.multi
@@ -53,6 +54,10 @@ def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     run_dir = tmp_path / "run"
     stages: dict[str, dict] = {name: {"max_steps": 30} for name in ("teacher", "student", "autoencoder", "diffusion")}
     stages["autoencoder"]["autoencoder"] = {"adversarial_start": 15}
+    for fold in range(2):
+        apart = {"data": {"hold_out": {"folds": 2, "fold": fold}}}
+        stages |= {f"student-fold-{fold}": {"stage": "direct", "max_steps": 20, **apart}}
+    stages["diffusion"] = stages.pop("diffusion")  # the last
     budget = {"stages": stages, "time_budget_minutes": 0.001}
     run_pipeline(five_stages(run_dir, **budget))
     fitted = read_config(PipelineConfig, run_dir / "config.yaml").train_config("autoencoder")
@@ -61,6 +66,9 @@ def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "diffusion"]
     found = next(iter(scores["scores"]["diffusion"].values()))
     assert found["crps"] <= found["crps_standard"] and "spread_skill" in found
+    inputs = json.loads((run_dir / "diffusion" / "DONE.json").read_text(encoding="utf-8"))["inputs"]
+    folds = [load_trained(run_dir / f"student-fold-{fold}").weights_hash for fold in range(2)]
+    assert [inputs[f"student without fold {fold}"] for fold in range(2)] == folds
     ensemble = load_ensemble(run_dir / "diffusion")
     assert ensemble.sampling.members == 3 and ensemble.autoencoder.scale > 0
     page = (run_dir / "page" / "index.html").read_text(encoding="utf-8")

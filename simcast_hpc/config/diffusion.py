@@ -139,11 +139,14 @@ class DiffusionConfig(StrictModel):
     """Stage ``diffusion``: the denoiser, its noise, and the finished runs that it stands on (CasCast, section 4.1).
 
     ``autoencoder`` and ``student`` are run folders; the student may be any stage that forecasts the long horizon.
+    ``fold_students`` are such runs that each held out another fold of the events (``data.hold_out``): the condition of
+    a training window is then forecast by the one that never saw its event. Members are drawn under the student's own.
     ``latents`` is ``cached`` for the run folder's own ``latents``, or another folder for several runs to share.
     """
 
     autoencoder: Path | None = None
     student: Path | None = None
+    fold_students: tuple[Path, ...] | None = None
     latents: str = "cached"
     casformer: CasFormerConfig = CasFormerConfig()
     schedule: Literal["linear", "cosine"] = "linear"

@@ -59,9 +59,9 @@ class PipelineConfig(SharedConfig):
     """Stages in order, each a training run of its own, then verification and a page.
 
     ``stages`` maps a stage's name to the fields in which it differs from the shared ones; ``stage`` defaults to
-    the name. With ``time_budget_minutes`` the steps of all stages are scaled down together, once, before the
-    first starts, so that training fits (never up); ``fitted_steps`` then holds them, and ``stages`` still says what was
-    asked for.
+    the name. Students that hold out a fold of the events serve the diffusion's conditions alone and are not verified.
+    With ``time_budget_minutes`` the steps of all stages are scaled down together, once, before the first starts, so
+    that training fits (never up); ``fitted_steps`` then holds them, and ``stages`` still says what was asked for.
     """
 
     stages: dict[str, dict[str, Any]]
@@ -95,14 +95,27 @@ class PipelineConfig(SharedConfig):
         own = dict(self.stages[name])
         own.setdefault("stage", name)
         if own["stage"] == "student" and self.student.teacher is None:
-            shared["student"]["teacher"] = str(self.run_dir / "teacher")
+            held_out = self._held_out(name)
+            alike = [one for one in self._stages_of("teacher") if held_out and self._held_out(one) == held_out]
+            shared["student"]["teacher"] = str(self.run_dir / (alike[0] if alike else "teacher"))
         if own["stage"] == "diffusion":
             for part in ("autoencoder", "student"):
                 if shared["diffusion"][part] is None and part in self.stages:
                     shared["diffusion"][part] = str(self.run_dir / part)
+            if shared["diffusion"]["fold_students"] is None:
+                apart = [one for one in self._stages_of("student", "direct") if self._held_out(one)]
+                shared["diffusion"]["fold_students"] = [str(self.run_dir / one) for one in apart] or None
         asked = from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")
         steps = None if self.fitted_steps is None else self.fitted_steps.get(name)
         return asked if steps is None else _shortened(asked, steps)
+
+    def _stages_of(self, *kinds: str) -> list[str]:
+        return [name for name, fields in self.stages.items() if fields.get("stage", name) in kinds]
+
+    def _held_out(self, name: str) -> Any:
+        """Return ``data.hold_out`` of a stage as it stands in its own fields, None where it has none."""
+        data = self.stages[name].get("data")
+        return data.get("hold_out") if isinstance(data, Mapping) else None
 
 
 def _shortened(asked: TrainConfig, steps: int) -> TrainConfig:

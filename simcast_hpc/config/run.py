@@ -31,6 +31,21 @@ class SequenceConfig(StrictModel):
         return self
 
 
+class HoldOutConfig(StrictModel):
+    """Training without one fold of the events: fold ``fold``, from 0, of ``folds``, by a hash of their identifiers."""
+
+    folds: int = Field(ge=2)
+    fold: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> Self:
+        if self.fold >= self.folds:
+            raise ValueError(
+                f"data.hold_out.fold={self.fold} is none of data.hold_out.folds={self.folds}; they count from 0"
+            )
+        return self
+
+
 class DataConfig(StrictModel):
     """Which data set, where it stands and how windows are cut from its events.
 
@@ -39,6 +54,7 @@ class DataConfig(StrictModel):
     pixels; ``recode_as`` writes the result in another data set's code (both need a known encoding).
     ``augment`` flips and turns each training sample, ``crop`` cuts ``crop`` x ``crop`` pixels out of it, both by
     counters. ``stage_to`` is a folder on the node's own disk, such as ``$SLURM_TMPDIR``, to copy prepared shards to.
+    ``hold_out`` leaves a fold of the events out of the split ``train``.
     """
 
     dataset: str = "sevir"
@@ -53,6 +69,7 @@ class DataConfig(StrictModel):
     augment: bool = False
     crop: PositiveInt | None = None
     stage_to: str | None = None
+    hold_out: HoldOutConfig | None = None
 
 
 class LossConfig(StrictModel):
@@ -308,6 +325,7 @@ _NOT_SCIENCE = frozenset(
         "data.workers",
         "diffusion.autoencoder",
         "diffusion.casformer.checkpoint",
+        "diffusion.fold_students",
         "diffusion.latents",
         "diffusion.student",
         "diffusion.validation.every_steps",

@@ -7,6 +7,7 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, DataConfig
 
 from .archive import ArchiveSource
+from .folds import WithoutFold
 from .resample import ResampledSource
 from .shards.layout import is_prepared
 from .shards.reader import ShardSource
@@ -72,6 +73,9 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
         if not isinstance(source, ShardSource):
             raise ConfigError(f"data.stage_to copies prepared shards, and data.root={config.root} holds none")
         source.stage(Path(os.path.expandvars(config.stage_to)))
+    chosen: WindowSource = source
+    if split == "train" and config.hold_out is not None:
+        chosen = WithoutFold(source, config.hold_out)
     if config.block_mean == 1 and config.recode_as is None:
-        return source
-    return ResampledSource(source, spec=spec, target=coded_as(config), factor=config.block_mean)
+        return chosen
+    return ResampledSource(chosen, spec=spec, target=coded_as(config), factor=config.block_mean)

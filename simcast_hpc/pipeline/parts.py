@@ -129,8 +129,9 @@ def _synthesise(config: PipelineConfig) -> None:
 
 
 def _score(config: PipelineConfig) -> None:
-    # An autoencoder forecasts nothing; the ensemble that stands on it does.
-    names = [name for name in config.stages if config.train_config(name).stage != "autoencoder"]
+    # An autoencoder forecasts nothing, and what holds out a fold serves others: the ensemble on top of them counts.
+    stages = {name: config.train_config(name) for name in config.stages}
+    names = [name for name, one in stages.items() if one.stage != "autoencoder" and one.data.hold_out is None]
     models = [run_entry(name, load_run(config.run_dir / name, device=forecast_device())) for name in names]
     frames = config.sequence.frames_in + config.sequence.frames_out
     train_dates = open_windows(config.data, split="train", frames=frames).dates

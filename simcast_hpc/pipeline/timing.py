@@ -85,7 +85,8 @@ def mean_seconds(stage: TrainConfig, seconds: StepSeconds) -> float:
 
 def _cost(stage: TrainConfig) -> str:
     """Return what decides how long a step of a forecasting stage takes, but for its horizon."""
-    return stage.model_dump_json(include={"batch", "data", "engine", "ema", "model", "sequence"})
+    whole = stage.model_copy(update={"data": stage.data.model_copy(update={"hold_out": None})})
+    return whole.model_dump_json(include={"batch", "data", "engine", "ema", "model", "sequence"})
 
 
 def _short(stage: TrainConfig, run_dir: Path, /, **changes: Any) -> TrainConfig:
@@ -108,6 +109,7 @@ def _short_diffusion(stage: TrainConfig, run_dir: Path, place_of: Mapping[Path, 
     own = {"autoencoder": below.autoencoder, "student": below.student}
     parts = {part: place_of.get(path, path) for part, path in own.items() if path is not None}
     without = below.validation.model_copy(update={"every_steps": 0})
-    chosen = below.model_copy(update={**parts, "latents": "cached", "validation": without})
+    fields = {**parts, "fold_students": None, "latents": "cached", "validation": without}
+    chosen = below.model_copy(update=fields)
     data = stage.data.model_copy(update={"window_stride": _WHOLE_EVENT})
     return _short(stage, run_dir, diffusion=chosen, data=data)

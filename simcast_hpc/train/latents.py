@@ -22,7 +22,7 @@ from simcast_hpc.distill.cache import BLOCK, block_path, open_block, read_manife
 from simcast_hpc.distributed.world import World
 
 logger = logging.getLogger("simcast")
-Encode = Callable[[Tensor], Tensor]
+Encode = Callable[[Tensor, list[str]], Tensor]
 
 
 class LatentSource:
@@ -66,12 +66,12 @@ def refuse_other_latents(folder: Path, identity: dict[str, object]) -> bool:
     found = read_manifest(folder)
     if found is None:
         return False
-    differing = [key for key in identity if found.get(key) != identity[key]]
+    differing = [key for key in {**identity, **found} if found.get(key) != identity.get(key)]
     if differing:
         key = differing[0]
         raise ConfigError(
-            f"the latents in {folder} were made with {key}={found.get(key)!r}, this run has {identity[key]!r}; give "
-            "diffusion.latents another folder"
+            f"the latents in {folder} were made with {key}={found.get(key)!r}, this run has {identity.get(key)!r}; "
+            "give diffusion.latents another folder"
         )
     return True
 
@@ -85,7 +85,7 @@ def fill_latents(
         folder: where they are stored.
         identity: what they are made of, for :func:`refuse_other_latents`.
         windows: the training windows.
-        encode: codes uint8 ``[B, T, H, W]`` on the device to latents ``[B, F, C, h, w]``.
+        encode: codes uint8 ``[B, T, H, W]`` on the device, and their events, to latents ``[B, F, C, h, w]``.
         world: the ranks, which take blocks in turn.
         batch: windows encoded at a time.
     """
@@ -102,8 +102,9 @@ def fill_latents(
                 continue
             made, last = [], min((block + 1) * BLOCK, len(windows))
             for begin in range(block * BLOCK, last, batch):
-                read = [windows.read(index) for index in range(begin, min(begin + batch, last))]
-                latents = encode(torch.from_numpy(np.stack(read)).to(world.device))
+                indices = range(begin, min(begin + batch, last))
+                codes = torch.from_numpy(np.stack([windows.read(index) for index in indices]))
+                latents = encode(codes.to(world.device), [windows.key(index).event for index in indices])
                 made.append(latents.half().cpu().numpy())
             write_block(folder, block, np.concatenate(made))
             logger.info("latents: %d of %d blocks", block + 1, len(blocks))

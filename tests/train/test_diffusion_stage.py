@@ -74,7 +74,7 @@ def test_a_sample_is_the_forward_process_of_the_windows_own_latents(tmp_path, ro
     assert len(more) == observations
 
     windows = torch.stack([torch.from_numpy(task.source.read(index)) for index in batch.indices])
-    forecast = stage.student.forecast(windows[:, :3], frames_out=4)
+    forecast = stage.conditions.student.forecast(windows[:, :3], frames_out=4)
     scale = stage.autoencoder.scale
     torch.testing.assert_close(condition, stage.autoencoder.moments(forecast)[0] * scale, atol=3e-3, rtol=2e-3)
     clean = clean_from_prediction(stage.schedule, prediction, noisy.double(), target.double(), timesteps)
@@ -110,7 +110,7 @@ def test_latents_are_made_once_and_a_cut_short_making_goes_on(tmp_path, root, ru
     stage, task = begun(config)
     made = []
     encode = stage.encode
-    monkeypatch.setattr(stage, "encode", lambda codes: made.append(len(codes)) or encode(codes))
+    monkeypatch.setattr(stage, "encode", lambda codes, events: made.append(len(codes)) or encode(codes, events))
     whole = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
     kept = [whole.read(index) for index in range(len(whole))]
     assert sum(made) == len(task.source) > 8

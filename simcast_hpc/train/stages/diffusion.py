@@ -1,6 +1,6 @@
 """Stage ``diffusion``: a denoiser of latent sequences under the student's forecast (CasCast, section 3)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from simcast_hpc.diffusion.noise import draw_timesteps, rows_of
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.distributed.world import World
 from simcast_hpc.forecast.ensemble import TrainedAutoencoder, denoiser, load_autoencoder
-from simcast_hpc.forecast.load import TrainedModel, load_trained
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.observe.metrics import MetricsWriter
@@ -25,6 +24,7 @@ from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.latents import LatentSource, fill_latents, refuse_other_latents
 from simcast_hpc.train.loop import Every
 
+from .conditions import Conditions, refuse_other_frames
 from .validation import EnsembleValidation, ValidationHook
 
 
@@ -50,32 +50,31 @@ class DiffusionStage:
                 )
         self.sequence_frames = sequence.frames_in + sequence.frames_out
         self.autoencoder: TrainedAutoencoder = load_autoencoder(chosen.autoencoder)
-        self.student: TrainedModel = load_trained(chosen.student)
-        _refuse_other_frames(config, chosen.student, self.student.config, horizon=True)
-        _refuse_other_frames(config, chosen.autoencoder, self.autoencoder.config, horizon=False)
-        self.inputs = {"autoencoder": self.autoencoder.weights_hash, "student": self.student.weights_hash}
+        refuse_other_frames(config, chosen.autoencoder, self.autoencoder.config, horizon=False)
+        self.conditions = Conditions(config, chosen.student)
+        self.inputs = {"autoencoder": self.autoencoder.weights_hash, **self.conditions.inputs}
         self.schedule = make_schedule(
             chosen.schedule, timesteps=chosen.timesteps, beta_start=chosen.beta_start, beta_end=chosen.beta_end
         )
 
     def open(self, source: WindowSource, device: torch.device) -> None:
-        """Put autoencoder and student on the device, for what is not in the cache yet."""
+        """Put autoencoder and students on the device, for what is not in the cache yet."""
         self.autoencoder.network.to(device)
-        self.student.network.to(device)
+        self.conditions.to(device)
 
     def release(self) -> None:
-        """Give the device back what autoencoder and student held: from here on latents are read."""
+        """Give the device back what autoencoder and students held: from here on latents are read."""
         self.autoencoder.network.cpu()
-        self.student.network.cpu()
+        self.conditions.to(torch.device("cpu"))
 
     def initialise(self, model: torch.nn.Module) -> None:
         """The model starts as it was drawn: the identity."""
 
-    def encode(self, codes: Tensor) -> Tensor:
-        """Return what is stored of windows of uint8 codes ``[B, T + T', H, W]``: ``[B, F, C, h, w]``."""
-        frames_in, frames_out = self.config.sequence.frames_in, self.config.sequence.frames_out
+    def encode(self, codes: Tensor, events: Sequence[str]) -> Tensor:
+        """Return what is stored of windows of these events, uint8 codes ``[B, T + T', H, W]``: ``[B, F, C, h, w]``."""
+        frames_in = self.config.sequence.frames_in
         past, coming = codes[:, :frames_in], codes[:, frames_in:]
-        forecast = self.student.forecast(past, frames_out=frames_out)
+        forecast = self.conditions.forecast(past, events)
         parts = [*self.autoencoder.moments(to_frames(coming).values), self.autoencoder.moments(forecast)[0]]
         if self.config.diffusion.casformer.observations:
             parts.append(self.autoencoder.moments(to_frames(past).values)[0])
@@ -137,7 +136,7 @@ class DiffusionTask:
             raise ConfigError(f"frames of {source.grid[0]} x {source.grid[1]} do not fall into latents")
         refuse_other_latents(self.folder, self.identity)
         wanted = config.diffusion.validation.every_steps > 0
-        self.validation = EnsembleValidation(config, stage.autoencoder, stage.student) if wanted else None
+        self.validation = EnsembleValidation(config, stage.autoencoder, stage.conditions.student) if wanted else None
 
     @property
     def folder(self) -> Path:
@@ -197,20 +196,3 @@ class DiffusionTask:
         noisy, condition, target = (latents(sequence.frames_out) for _ in range(3))
         more = (latents(sequence.frames_in),) if self.config.diffusion.casformer.observations else ()
         return noisy, torch.zeros(batch, dtype=torch.int64, device=device), condition, target, *more
-
-
-def _refuse_other_frames(config: TrainConfig, where: Path, theirs: TrainConfig, *, horizon: bool) -> None:
-    pairs = [
-        ("data.dataset", theirs.data.dataset, config.data.dataset),
-        ("data.block_mean", theirs.data.block_mean, config.data.block_mean),
-        ("data.recode_as", theirs.data.recode_as, config.data.recode_as),
-    ]
-    if horizon:
-        pairs += [
-            ("data.frame_stride", theirs.data.frame_stride, config.data.frame_stride),
-            ("sequence.frames_in", theirs.sequence.frames_in, config.sequence.frames_in),
-            ("frames of a forecast", theirs.frames_out, config.sequence.frames_out),
-        ]
-    for key, its, ours in pairs:
-        if its != ours:
-            raise ConfigError(f"the {theirs.stage} in {where} has {key}={its!r}, the diffusion needs {ours!r}")
