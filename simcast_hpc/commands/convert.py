@@ -8,6 +8,8 @@ import yaml
 
 from simcast_hpc.config import ConfigError
 
+from .options import DATASETS
+
 
 def convert(
     architecture: Annotated[str, typer.Argument(help="earthformer or simvp.", show_default=False)],
@@ -17,10 +19,13 @@ def convert(
         Path | None,
         typer.Option(help="The project's own YAML of these weights; without it, its released SEVIR configuration."),
     ] = None,
-    dataset: Annotated[str, typer.Option(help="What the weights forecast, as data.dataset names it.")] = "sevir",
+    dataset: Annotated[str, typer.Option(help=f"What the weights forecast: {DATASETS}.")] = "sevir",
     prefix: Annotated[str, typer.Option(help="Take the keys that begin so, without it: model.")] = "",
 ) -> None:
-    """Write published weights as our safetensors, their configuration beside them; what does not fit is refused."""
+    """Write published weights as our safetensors, their configuration beside them; what does not fit is refused.
+
+    Example: simcast convert earthformer earthformer_sevir.pt runs/public/earthformer
+    """
     from simcast_hpc.data.spec import read_spec
     from simcast_hpc.forecast.published import convert as write
     from simcast_hpc.models.public import ARCHITECTURES, released_config

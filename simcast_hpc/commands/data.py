@@ -33,7 +33,12 @@ def synth(
     val: Annotated[int, typer.Option(help="Validation events.")] = _DEFAULTS.val_events,
     test: Annotated[int, typer.Option(help="Test events.")] = _DEFAULTS.test_events,
 ) -> None:
-    """Write a synthetic archive in SEVIR's layout; the same call gives the same bytes."""
+    """Write a synthetic archive in SEVIR's layout; the same call gives the same bytes.
+
+    Commands take it with --dataset synthetic, configurations with data.dataset: synthetic.
+
+    Example: simcast data synth storms --train 6 --val 2 --test 3
+    """
     from simcast_hpc.data.synthetic import write_archive
 
     asked = from_mapping(

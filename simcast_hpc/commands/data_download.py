@@ -24,7 +24,10 @@ def download(
     stall_seconds: Annotated[float, typer.Option(help="A connection silent for so long is made anew.")] = 30.0,
     tries: Annotated[int, typer.Option(min=1, help="Failures in a row before giving up.")] = 8,
 ) -> None:
-    """Fetch a public data set; started again, it goes on where it stopped."""
+    """Fetch a public data set; started again, it goes on where it stopped.
+
+    Example: simcast data download sevir /raw/sevir --year 2018 --year 2019
+    """
     import logging
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -34,7 +37,8 @@ def download(
     from simcast_hpc.observe.log import set_up_logging
 
     if dataset != "sevir":
-        raise ConfigError(_ELSEWHERE.get(dataset, f"{dataset!r} cannot be fetched; sevir can"))
+        known = f"{dataset!r} cannot be fetched; sevir can, and it is said where {' and '.join(_ELSEWHERE)} are"
+        raise ConfigError(_ELSEWHERE.get(dataset, known))
     set_up_logging(0)
     bar = Progress(BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with bar:

@@ -6,17 +6,26 @@ from typing import Annotated
 
 import typer
 
+from simcast_hpc.data.problems import KINDS
+
+from .options import Dataset
+
 
 def inspect(
     root: Annotated[Path, typer.Argument(help="Folder of prepared shards or of raw data.", show_default=False)],
-    dataset: Annotated[str, typer.Option(help="A built-in description or the path of a YAML file.")] = "sevir",
-    allow: Annotated[list[str] | None, typer.Option(help="A kind of problem that is known; may be repeated.")] = None,
+    dataset: Dataset = "sevir",
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A kind of problem that is known; may be repeated: {', '.join(KINDS)}.", show_default=False),
+    ] = None,
     pictures: Annotated[Path | None, typer.Option(help="Folder for PNG pictures of a few events.")] = None,
 ) -> None:
-    """Look at data as a whole; the exit status is 1 where there is a problem that is not allowed."""
+    """Look at data as a whole; the exit status is 1 where there is a problem that is not allowed.
+
+    Example: simcast data inspect /data/sevir --allow repeated-id --pictures look
+    """
     from simcast_hpc.config import ConfigError
     from simcast_hpc.data.inspect import inspect
-    from simcast_hpc.data.problems import KINDS
     from simcast_hpc.data.spec import read_spec
     from simcast_hpc.report.events import draw_event
 

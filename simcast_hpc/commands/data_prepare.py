@@ -5,21 +5,30 @@ from typing import Annotated
 
 import typer
 
+from simcast_hpc.data.problems import KINDS
+
+from .options import Dataset
+
 PREPARE_HELP = """Turn raw data into shards that loaders read fast; SHARDS becomes data.root.
 
 Several processes share the work, mpiexec -n 8 simcast data prepare ... or srun, and write the same bytes as one.
 Stopped or killed, the same call goes on. What is wrong with the data is refused; --skip KIND leaves it out and
 lists it.
+
+Example: simcast data prepare /raw/hko7 /data/hko7 --dataset hko7-cascast
 """
 
 
 def prepare(
     raw: Annotated[Path, typer.Argument(help="Folder of the raw data.", show_default=False)],
     shards: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    dataset: Annotated[str, typer.Option(help="A built-in description or the path of a YAML file.")] = "sevir",
+    dataset: Dataset = "sevir",
     codec: Annotated[str, typer.Option(help="lz4, which reads twice as fast, or zstd, which is smaller.")] = "lz4",
     events_per_shard: Annotated[int, typer.Option(min=1, help="Events in a shard.")] = 64,
-    skip: Annotated[list[str] | None, typer.Option(help="A kind of problem to leave out; may be repeated.")] = None,
+    skip: Annotated[
+        list[str] | None,
+        typer.Option(help=f"A kind of problem to leave out; may be repeated: {', '.join(KINDS)}.", show_default=False),
+    ] = None,
 ) -> None:
     """Turn raw data into shards."""
     import os

@@ -11,6 +11,8 @@ from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, Sequen
 from simcast_hpc.data.open import meaning, step_minutes
 from simcast_hpc.observe.run_folder import refuse_another
 
+from .options import DATASETS
+
 _FILES = (".npz", ".h5", ".hdf5")
 # What a data set is checked by when nothing else is asked for: see verification/evaluate/reference.py.
 _SEVIR_CHECK = ("sevir-lead-mean", "sevir-lead-mean-released")
@@ -29,7 +31,7 @@ def evaluate(
         "scores"
     ),
     dataset: Annotated[
-        str | None, typer.Option(help="A data set's name or description, where no run says which.")
+        str | None, typer.Option(help=f"Where no run says what the data are: {DATASETS}.", show_default=False)
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Data root; by default that of the first run.")] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
@@ -50,7 +52,10 @@ def evaluate(
     ] = False,
     cache: Annotated[Path | None, typer.Option(help="Folder in which baselines' forecasts are kept.")] = None,
 ) -> None:
-    """Score forecasts on the same windows under named protocols, on as many ranks as the launcher starts."""
+    """Score forecasts on the same windows under named protocols, on as many ranks as the launcher starts.
+
+    Example: simcast evaluate runs/sevir/student forecasts.h5 --protocol sevir-global --baseline extrapolation
+    """
     from simcast_hpc.distributed.place import find_place
     from simcast_hpc.distributed.world import join
     from simcast_hpc.forecast.ensemble import load_run
@@ -127,8 +132,8 @@ def _windows(
     if not configs:
         if dataset is None or given.root is None:
             raise ConfigError(
-                f"without a training run, --dataset and --root say what to score on; got --dataset {dataset} "
-                f"--root {given.root}"
+                "no training run says what to score on, so give both, for example --dataset sevir --root /data/sevir; "
+                f"{'--dataset' if dataset is None else '--root'} is missing"
             )
         short = min(frames_out, SequenceConfig().teacher_frames_out)
         values = {"frames_in": frames_in, "frames_out": frames_out, "teacher_frames_out": short}

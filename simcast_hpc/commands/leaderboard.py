@@ -17,7 +17,10 @@ def leaderboard(
     by: Annotated[str, typer.Option(help="The score that orders the rows.")] = "csi/mean",
     csv: Annotated[Path | None, typer.Option(help="Write all rows and scores there as well.")] = None,
 ) -> None:
-    """Set forecasts side by side: one table for each data set, set of windows and protocol."""
+    """Set forecasts side by side: one table for each data set, set of windows and protocol.
+
+    Example: simcast leaderboard scores-a scores-b runs/sevir --by csi_pool16/mean --csv board.csv
+    """
     from simcast_hpc.report import print_leaderboard
 
     print_leaderboard(results, by=by, csv_path=csv)

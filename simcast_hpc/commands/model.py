@@ -34,7 +34,10 @@ def info(
     ranks: Annotated[int, typer.Option(min=1, help="Ranks that ZeRO shares the model out to.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Count the parameters, operations and bytes of a configured model, on one micro batch; nothing is trained."""
+    """Count the parameters, operations and bytes of a configured model, on one micro batch; nothing is trained.
+
+    Example: simcast model info configs/student/sevir-earthformer.yaml --ranks 8 --set batch.micro_size=1
+    """
     run, grid, autoencoder = _read(config, overrides or (), stage)
     found = _found(run, grid, autoencoder, ranks)
     if as_json:

@@ -1,12 +1,10 @@
 """``simcast pipeline``: teacher, student, baselines, verification and a page, from one configuration."""
 
-import os
 from typing import Annotated
 
 import typer
 
 from simcast_hpc.config import PipelineConfig, read_config, to_yaml
-from simcast_hpc.distributed.place import find_place
 
 from .options import ConfigFile, Overrides
 
@@ -19,23 +17,28 @@ def pipeline(
     part: Annotated[str | None, typer.Option(help=_PART, show_default=False)] = None,
     parts: Annotated[bool, typer.Option("--parts", help="List the parts in their order, one a line.")] = False,
 ) -> None:
-    """Run all stages in order, verify them and write a page; started again, it goes on where it stopped."""
+    """Run all stages in order, verify them and write a page; started again, it goes on where it stopped.
+
+    Example: simcast pipeline configs/pipeline/sevir.yaml --set data.root=/data/sevir --set launch.ranks=8
+    """
     resolved = read_config(PipelineConfig, config, overrides or ())
     if parts:
         from simcast_hpc.pipeline import part_names
 
         print("\n".join(part_names(resolved)))
         return
-    if find_place(os.environ).rank == 0:
-        print(to_yaml(resolved), flush=True)
+
+    def announce(checked: PipelineConfig) -> None:
+        print(to_yaml(checked), flush=True)
+
     if part is not None:
         from simcast_hpc.pipeline import run_part
 
-        run_part(resolved, part)
+        run_part(resolved, part, announce=announce)
         return
     from simcast_hpc.pipeline import run_pipeline
     from simcast_hpc.report import print_tables
 
-    page = run_pipeline(resolved)
+    page = run_pipeline(resolved, announce=announce)
     print_tables(resolved.run_dir)
     print(f"page: {page.resolve()}")

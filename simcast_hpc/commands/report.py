@@ -24,7 +24,7 @@ def report(
 
     The page is one file without anything from outside: copy it, mail it, open it in any browser.
 
-    Examples: `simcast report runs/quickstart`, `simcast report runs/a runs/b scores --out comparison`.
+    Example: simcast report runs/a runs/b scores --out comparison
     """
     from simcast_hpc.report import print_tables, write_comparison, write_page
 

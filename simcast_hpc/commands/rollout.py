@@ -9,7 +9,12 @@ from .options import ConfigFile, Overrides, Quiet
 
 
 def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
-    """Roll the teacher of a student's CONFIG out over its training data, into the folder student.rollouts."""
+    """Roll the teacher of a student's CONFIG out over its training data, into the folder student.rollouts.
+
+    The student reads them then in place of its teacher. Started by a launcher, the ranks share the windows.
+
+    Example: simcast rollout configs/student/sevir.yaml --set data.root=/data/sevir --set student.rollouts=cached
+    """
     resolved = read_config(TrainConfig, config, overrides or ())
     from simcast_hpc.observe.log import set_up_logging
     from simcast_hpc.train.stages.fill import fill_cache

@@ -30,6 +30,8 @@ def sample(
 
     --set changes how it is drawn, without the section's name: --set steps=6 --set sampler=dpm_solver --set members=20.
     Started by a launcher, the ranks share the members.
+
+    Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
     from simcast_hpc.data.open import coded_as, open_windows
     from simcast_hpc.distributed.place import find_place

@@ -13,10 +13,11 @@ def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False)
 
     Under torchrun, deepspeed, mpiexec or srun all ranks train one model. What is left stands in run_dir. Status 85:
     saved because a signal asked for it; 75: because of a file STOP in the run folder or the one above; 2: refused.
+
+    Example: simcast train configs/teacher/sevir.yaml --set data.root=/data/sevir --set batch.micro_size=2
     """
     resolved = read_config(TrainConfig, config, overrides or ())
-    if not quiet and find_place(os.environ).rank == 0:
-        print(to_yaml(resolved), flush=True)
     from simcast_hpc.train.stages.run import run
 
-    run(resolved)
+    shows = not quiet and find_place(os.environ).rank == 0
+    run(resolved, announce=(lambda checked: print(to_yaml(checked), flush=True)) if shows else None)

@@ -56,9 +56,18 @@ def read_catalog(spec: DatasetSpec, root: Path, *, file_names: Collection[str] |
         with catalog.open(newline="", encoding="utf-8") as file:
             return list(_rows(catalog, csv.reader(file), spec.image_type, file_names))
     except OSError as error:
-        raise DataError(f"the catalog {catalog} cannot be read: {error.strerror}; is data.root right?") from error
+        raise DataError(_no_catalog(root, error)) from error
     except UnicodeDecodeError as error:
         raise DataError(f"the catalog {catalog} is no UTF-8 text: {error}; fetch it again") from error
+
+
+def _no_catalog(root: Path, error: OSError) -> str:
+    if root.is_dir() and isinstance(error, FileNotFoundError):
+        return (
+            f"{root} holds neither {CATALOG} nor prepared shards (manifest.json). Name the folder that holds one of "
+            "them; `simcast data synth FOLDER` makes an archive to try things with, docs/data.md says how to get others"
+        )
+    return f"{root / CATALOG} cannot be read: {error.strerror}. Name a folder that holds an archive or prepared shards"
 
 
 def _rows(

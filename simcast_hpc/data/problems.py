@@ -41,9 +41,9 @@ def refuse(problems: Sequence[Problem], *, skip: Collection[str] = ()) -> list[P
     if others:
         shown = "\n  ".join(str(problem) for problem in others[:10])
         more = f"\n  and {len(others) - 10} more" if len(others) > 10 else ""
-        kinds = ", ".join(sorted({problem.kind for problem in others}))
+        kinds = " ".join(f"--skip {kind}" for kind in sorted({problem.kind for problem in others}))
         raise DataError(
             f"{len(others)} problem{'s' if len(others) > 1 else ''} in the data:\n  {shown}{more}\n"
-            f"mend them, or leave what they touch out by naming their kind: {kinds}"
+            f"mend them, or leave out what they touch: simcast data prepare ... {kinds}"
         )
     return list(problems)

@@ -4,6 +4,7 @@ The built-in descriptions stand in ``specs/``; a user's own radar is one more su
 """
 
 import csv
+import difflib
 import math
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -236,7 +237,8 @@ def read_spec(name_or_path: str) -> DatasetSpec:
         return read_config(DatasetSpec, known[name_or_path])
     if Path(name_or_path).suffix in {".yaml", ".yml"}:
         return read_config(DatasetSpec, Path(name_or_path))
+    near = difflib.get_close_matches(name_or_path, known, n=1)
     raise ConfigError(
-        f"data.dataset={name_or_path!r} is neither a built-in description ({', '.join(known)}) "
-        "nor the path of a YAML file"
+        f"the data set {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "
+        f"({', '.join(known)}) nor the path of a YAML file" + (f"; did you mean {near[0]}?" if near else "")
     )

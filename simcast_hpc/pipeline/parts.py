@@ -7,6 +7,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig
@@ -28,6 +29,7 @@ from .checks import beside, check_data, check_names, continue_or_refuse, prepare
 from .durations import Durations
 
 logger = logging.getLogger("simcast")
+Announce = Callable[[PipelineConfig], None] | None
 _ROLLOUTS = ":rollouts"
 
 
@@ -45,8 +47,10 @@ def needs_rollouts(stage: TrainConfig) -> bool:
     return stage.stage == "student" and stage.student.extension == "teacher" and stage.rollout_dir is not None
 
 
-def run_part(asked: PipelineConfig, part: str) -> None:
+def run_part(asked: PipelineConfig, part: str, *, announce: Announce = None) -> None:
     """Run one part on the ranks that the launcher started; one that stands is passed over.
+
+    ``announce`` is as :func:`prepare`'s; the other parts have its configuration in the run folder.
 
     Raises:
         ConfigError: no part is called so, parts before it are missing, or it wants a single process.
@@ -62,7 +66,7 @@ def run_part(asked: PipelineConfig, part: str) -> None:
             raise ConfigError(f"--part {part} wants one process, {place.launcher} started {place.world_size}")
         with leaving_at_once():
             if part == "prepare":
-                prepare(asked)
+                prepare(asked, announce=announce)
             else:
                 verify(prepared_or_refuse(asked))
         return
@@ -73,8 +77,12 @@ def run_part(asked: PipelineConfig, part: str) -> None:
         run(stage)
 
 
-def prepare(asked: PipelineConfig) -> PipelineConfig:
+def prepare(asked: PipelineConfig, *, announce: Announce = None) -> PipelineConfig:
     """Make what the stages need, and return the configuration that they share.
+
+    Args:
+        asked: the pipeline.
+        announce: is given the configuration when everything that is not trained yet was found in order.
 
     Raises:
         ConfigError, DataError: the pipeline cannot begin; nothing was trained.
@@ -88,6 +96,8 @@ def prepare(asked: PipelineConfig) -> PipelineConfig:
         with durations.of("archive"):
             _synthesise(config)
     check_data(config)
+    if announce is not None:
+        announce(config)
     folder.prepare(config)
     if config.time_budget_minutes is not None and config.fitted_steps is None:
         with durations.of("timing"):

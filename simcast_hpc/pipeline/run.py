@@ -14,12 +14,12 @@ from simcast_hpc.observe.run_folder import RunFolder
 from simcast_hpc.train.stop import leaving_at_once, refuse_to_start
 
 from .durations import Durations
-from .parts import needs_rollouts, prepare, verify
+from .parts import Announce, needs_rollouts, prepare, verify
 from .start import PipelineError, start
 
 
-def run_pipeline(asked: PipelineConfig) -> Path:
-    """Run what ``asked`` describes to its end and return the page.
+def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
+    """Run what ``asked`` describes to its end and return the page; ``announce`` is as :func:`.parts.prepare`'s.
 
     Raises:
         ConfigError, DataError: the pipeline cannot begin; nothing was trained.
@@ -34,7 +34,7 @@ def run_pipeline(asked: PipelineConfig) -> Path:
         )
     refuse_to_start([asked.run_dir])
     with leaving_at_once():
-        config = prepare(asked)
+        config = prepare(asked, announce=announce)
         durations = Durations(config.run_dir / "durations.json")
         for name in config.stages:
             refuse_to_start([config.run_dir])

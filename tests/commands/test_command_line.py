@@ -77,6 +77,19 @@ def test_a_mistake_is_one_message(trained, monkeypatch, capsys, arguments, says)
     assert re.search(says, err, re.DOTALL), err
 
 
+def test_a_refusal_does_not_stand_under_a_configuration(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(f"name: a\nrun_dir: {tmp_path / 'run'}\nstage: teacher\ndata: {{dataset: synthetic}}\n")
+    code, out, err = _run(monkeypatch, capsys, "train", str(config))
+    assert (code, out) == (2, "") and err.startswith("simcast: data.root is not set")
+    config.write_text(
+        f"name: a\nrun_dir: {tmp_path / 'run'}\ndata: {{dataset: synthetic, root: {tmp_path}}}\n"
+        "stages: {teacher: {max_steps: 1}}\n"
+    )
+    code, out, err = _run(monkeypatch, capsys, "pipeline", str(config))
+    assert (code, out) == (2, "") and "holds neither CATALOG.csv nor prepared shards" in err
+
+
 def test_a_file_that_cannot_be_written_is_one_message(trained, monkeypatch, capsys):
     (trained / "in-the-way").write_text("a file")
     code, _, err = _run(

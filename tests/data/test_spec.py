@@ -112,7 +112,7 @@ def test_a_wrong_description_is_refused_by_file_and_key(tmp_path, old, new, says
 
 def test_an_unknown_data_set_is_refused_with_those_known(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"data\.dataset='sevri' is neither a built-in description \(fmi, .*knmi, .*sevir"
+        ConfigError, match=r"the data set 'sevri' .* is neither a built-in description \(fmi, .*knmi, .*sevir"
     ):
         read_spec("sevri")
     with pytest.raises(ConfigError, match=r"absent\.yaml"):

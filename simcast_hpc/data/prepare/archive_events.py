@@ -52,7 +52,10 @@ class ArchiveEvents:
         kept = [row for row, good in zip(rows, usable, strict=True) if good]
         if not kept:
             said = str(self.problems[0]) if self.problems else f"{CATALOG} has no row of type {spec.image_type!r}"
-            raise DataError(f"nothing in {self.root} can be prepared as {spec.name}: {said}")
+            raise DataError(
+                f"nothing in {self.root} can be prepared as {spec.name}: {said}. Is it another data set? --dataset "
+                "names it; an archive of `simcast data synth` is --dataset synthetic"
+            )
         self.events = [_raw(row, choose(row.id, row.time)) for row in kept]
         self.absent = [_raw(row, choose(row.id, row.time)) for row, good in zip(rows, usable, strict=True) if not good]
         height, width, self.frames = shapes[kept[0].file_name]

@@ -3,7 +3,7 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -77,8 +77,12 @@ def plan(config: TrainConfig) -> Plan:
     return Plan(task.config, stage, source, task, RunFolder(config.run_dir))
 
 
-def run(config: TrainConfig) -> None:
+def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None = None) -> None:
     """Train one stage to its end, from its newest checkpoint where there is one.
+
+    Args:
+        config: of the run.
+        announce: is given the configuration when every check is passed and training is about to begin.
 
     Raises:
         ConfigError, DataError: the run cannot begin.
@@ -91,10 +95,10 @@ def run(config: TrainConfig) -> None:
     set_up_logging(place.rank)
     request = StopRequest((config.run_dir, config.run_dir.parent), looks=place.rank == 0)
     with request.listening():
-        _run(config, request)
+        _run(config, request, announce)
 
 
-def _run(config: TrainConfig, request: StopRequest) -> None:
+def _run(config: TrainConfig, request: StopRequest, announce: Callable[[TrainConfig], None] | None) -> None:
     ready = plan(config)
     done = ready.folder.finished(ready.identity)
     if done is not None:
@@ -102,6 +106,8 @@ def _run(config: TrainConfig, request: StopRequest) -> None:
         return
     refuse_another_run(ready.folder.checkpoints, ready.identity)
     refuse_to_start((config.run_dir, config.run_dir.parent))
+    if announce is not None:
+        announce(ready.config)  # not before: a refusal under a hundred lines of configuration is not read
     if find_place(os.environ).rank == 0:
         ready.folder.prepare(ready.config)  # only now: a refused run must not touch the configuration of what stands
     world = join(timeout_minutes=config.engine.timeout_minutes)
