@@ -8,6 +8,7 @@ from .results import RunResults, ScoreFile
 
 _MANY_DATES = 6
 _PLACES = 4
+_NEAR = 0.05  # a ratio of spread and error this near to 1 is called right
 
 
 def general_claims(run: RunResults) -> list[str]:
@@ -45,6 +46,7 @@ def claims(run: RunResults, scores: ScoreFile) -> list[str]:
         for direct in run.names_of("direct"):
             if student in scores.names and direct in scores.names:
                 said.append(student_or_direct(run, scores, student=student, direct=direct))
+    said += [*(beyond_single_forecasts(scores, name) for name in scores.ensembles)]
     said += [highest(scores), thresholds_in_the_mean(scores), reach(scores)]
     own = run.test_sets[0].scores
     if scores.step_minutes != own.step_minutes:
@@ -60,7 +62,8 @@ def claims_of_scores(scores: ScoreFile) -> list[str]:
     said = ["Persistence was not scored here, so nothing is said about skill beyond it."]
     if "persistence" in scores.names:
         said = [against_persistence(scores, one.name) for one in scores.entries if one.kind != "baseline"]
-    return [*said, highest(scores), thresholds_in_the_mean(scores), reach(scores)]
+    said += [beyond_single_forecasts(scores, name) for name in scores.ensembles]
+    return [*said, highest(scores, where=""), thresholds_in_the_mean(scores), reach(scores)]
 
 
 def against_persistence(scores: ScoreFile, name: str) -> str:
@@ -107,14 +110,43 @@ def student_or_direct(run: RunResults, scores: ScoreFile, *, student: str, direc
     )
 
 
-def highest(scores: ScoreFile) -> str:
+def beyond_single_forecasts(scores: ScoreFile, ensemble: str) -> str:
+    """Return whether an ensemble's fair CRPS is below the error of the best single forecast, and what its spread is."""
+    protocol = scores.pooled_protocol
+    found = {name: scores.scores[name][protocol].get("crps") for name in scores.names if name not in scores.ensembles}
+    single = {name: value for name, value in found.items() if value is not None}
+    own, ratio = (scores.scores[ensemble][protocol].get(key) for key in ("crps", "spread_skill"))
+    said = []
+    if own is not None and single:
+        best = min(single, key=lambda name: single[name])
+        place = "below" if own < single[best] else "not below"
+        said.append(
+            f"The fair CRPS of {ensemble} ({own:.{_PLACES}f}) is {place} the mean absolute error of the best single "
+            f"forecast, {best} ({single[best]:.{_PLACES}f}){_surely(scores, ensemble, best)}."
+        )
+    if ratio is not None:
+        alike = "about right" if abs(ratio - 1) <= _NEAR else "too alike" if ratio < 1 else "too far apart"
+        said.append(f"The spread of its members is {ratio:.2f} of the error of their mean, where 1 is right: {alike}.")
+    return " ".join(said) or f"The CRPS of {ensemble} is undefined."
+
+
+def _surely(scores: ScoreFile, first: str, second: str) -> str:
+    found = scores.difference(first, second, "crps")
+    if found is None:
+        return "; how sure that is was not resampled"
+    value, low, high = (f"{number:.{_PLACES}f}".replace("-", "−") for number in found)
+    sure = "" if found[1] > 0 or found[2] < 0 else ", which includes 0"
+    return f": a difference of {value} [{low}, {high}] over 95 % of resamples of events{sure}"
+
+
+def highest(scores: ScoreFile, *, where: str = " in this run") -> str:
     """Return which entries have the highest mean CSI over the lead times."""
     means = {name: mean for name in scores.names if (mean := scores.mean_csi(name)) is not None}
     if not means:
         return "No mean CSI is defined at any lead time, so the forecasts are not ranked."
     best = max(means.values())
     names = [name for name, mean in means.items() if mean == best]
-    return f"Highest mean CSI over the lead times in this run: {_listed(names)} ({best:.{_PLACES}f})."
+    return f"Highest mean CSI over the lead times{where}: {_listed(names)} ({best:.{_PLACES}f})."
 
 
 def thresholds_in_the_mean(scores: ScoreFile) -> str:

@@ -46,18 +46,11 @@ def ensemble_table(scores: ScoreFile) -> Table:
 
 
 def _difference(scores: ScoreFile, ensemble: str, other: str) -> str:
-    for one in scores.differences:
-        if (
-            one.key == "crps"
-            and one.protocol == scores.pooled_protocol
-            and {one.first, one.second} == {ensemble, other}
-        ):
-            sign = 1 if one.first == ensemble else -1
-            numbers = [None if value is None else sign * value for value in (one.value, one.low, one.high)]
-            value, *bounds = (number(value, places=4).replace("-", "−") for value in numbers)
-            low, high = bounds if sign > 0 else reversed(bounds)
-            return value if UNDEFINED in (low, high) else f"{value} [{low}, {high}]"
-    return UNDEFINED
+    found = scores.difference(ensemble, other, "crps")
+    if found is None:
+        return UNDEFINED
+    value, low, high = (number(part, places=4).replace("-", "−") for part in found)
+    return f"{value} [{low}, {high}]"
 
 
 def crps_chart(scores: ScoreFile) -> Chart:

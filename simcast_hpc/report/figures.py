@@ -92,6 +92,7 @@ def lead_curves(
     up: str,
     title: str,
     styles: Mapping[str, LineStyle] | None = None,
+    reference: float | None = None,
 ) -> Chart:
     """Return curves over lead time; a value that is undefined leaves a gap.
 
@@ -101,12 +102,15 @@ def lead_curves(
         up: name of the vertical axis.
         title: of the chart.
         styles: of the curves; those of the entries by default.
+        reference: a value that is right or perfect, drawn as a level line.
     """
     figure, axes = new_chart()
     styles = styles or line_styles(scores.names)
     for name, values in curves.items():
         draw_line(axes, scores.lead_minutes, values, styles[name], name=name)
-    start_at_zero(axes, [value for values in curves.values() for value in values])
+    start_at_zero(axes, [reference, *(value for values in curves.values() for value in values)])
+    if reference is not None:
+        axes.axhline(reference, color=FAINT, linewidth=1.0)
     every = math.ceil(scores.frames_out / _MAX_LEAD_TICKS)
     ticks = scores.lead_minutes[every - 1 :: every]
     axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])

@@ -27,9 +27,8 @@ def heavy_rain_charts(scores: ScoreFile) -> list[Chart]:
         bias = {name: scores.by_lead(name, f"frequency_bias/{label}") for name in scores.names}
         charts += [
             _performance_diagram(scores, label, title=f"{title}: performance diagram"),
-            lead_curves(scores, bias, up="frequency bias", title=f"{title}: bias by lead"),
+            lead_curves(scores, bias, up="frequency bias", title=f"{title}: bias by lead", reference=1.0),
         ]
-        charts[-1].figure.axes[0].axhline(1.0, color=FAINT, linewidth=1.0)
     return charts
 
 

@@ -54,8 +54,8 @@ def write_page(run_dir: Path) -> Path:
     run = read_results(run_dir)
     sections = [
         # What is said of the first stands at the top of the page.
-        _section(test_set, claims(run, test_set.scores) if place > 1 else [], place)
-        for place, test_set in enumerate(run.test_sets, start=1)
+        _section(test_set, heading, claims(run, test_set.scores) if place > 1 else [], place)
+        for place, (test_set, heading) in enumerate(_headed(run.test_sets), start=1)
     ]
     training = [text("h2", "Training", identifier="training"), *training_parts(run)]
     reproduction = [text("h2", "How to reproduce", identifier="reproduce"), *reproduction_parts(run)]
@@ -78,7 +78,8 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
     names = [source.label for source in sources]
     title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     body = [_opening(title, sources, test_sets)]
-    body += [_section(one, claims_of_scores(one.scores), place) for place, one in enumerate(test_sets, start=1)]
+    for place, (test_set, heading) in enumerate(_headed(test_sets), start=1):
+        body.append(_section(test_set, heading, claims_of_scores(test_set.scores), place))
     for place, source in enumerate(sources, start=1):
         if source.run is not None:
             body += [
@@ -115,11 +116,12 @@ def _document(title: str, body: str) -> str:
 
 
 def _summary(run: RunResults) -> str:
-    places = [(f"set-{k}", _heading(test_set)) for k, test_set in enumerate(run.test_sets, start=1)]
+    headed = _headed(run.test_sets)
+    places = [(f"set-{k}", heading) for k, (_, heading) in enumerate(headed, start=1)]
     places += [("training", "Training"), ("reproduce", "How to reproduce"), ("terms", "What the words mean")]
     said = claims(run, run.test_sets[0].scores)
-    for test_set in run.test_sets[1:]:
-        said += [f"{_heading(test_set)}: {sentence}" for sentence in headlines(run, test_set.scores)]
+    for test_set, heading in headed[1:]:
+        said += [f"{heading}: {sentence}" for sentence in headlines(run, test_set.scores)]
     return "\n".join(
         [
             text("h1", f"Radar nowcasting: {run.config.name}"),
@@ -132,7 +134,7 @@ def _summary(run: RunResults) -> str:
 
 
 def _opening(title: str, sources: Sequence[Source], test_sets: Sequence[TestSet]) -> str:
-    places = [(f"set-{k}", _heading(test_set)) for k, test_set in enumerate(test_sets, start=1)]
+    places = [(f"set-{k}", heading) for k, (_, heading) in enumerate(_headed(test_sets), start=1)]
     places += [(f"training-{k}", f"Training: {one.label}") for k, one in enumerate(sources, start=1) if one.run]
     count = "1 table" if len(test_sets) == 1 else f"{len(test_sets)} tables"
     said = (
@@ -151,18 +153,23 @@ def _opening(title: str, sources: Sequence[Source], test_sets: Sequence[TestSet]
     )
 
 
-def _section(test_set: TestSet, said: Sequence[str], place: int) -> str:
+def _section(test_set: TestSet, heading: str, said: Sequence[str], place: int) -> str:
     opening = [
-        text("h2", _heading(test_set), identifier=f"set-{place}"),
+        text("h2", heading, identifier=f"set-{place}"),
         text("p", provenance(test_set.scores)),
         *([bullets(said)] if said else []),
     ]
     return "\n".join([*opening, *parts_of(test_set)])
 
 
-def _heading(test_set: TestSet) -> str:
-    title = test_set.scores.title
-    return title[:1].upper() + title[1:]
+def _headed(test_sets: Sequence[TestSet]) -> list[tuple[TestSet, str]]:
+    """Return each test set with the heading of its section: its title, numbered where another has the same."""
+    titles = [test_set.scores.title[:1].upper() + test_set.scores.title[1:] for test_set in test_sets]
+    numbered = [
+        f"{title}, table {titles[:k].count(title) + 1}" if titles.count(title) > 1 else title
+        for k, title in enumerate(titles)
+    ]
+    return list(zip(test_sets, numbered, strict=True))
 
 
 def _terms() -> list[str]:

@@ -184,6 +184,18 @@ class ScoreFile(_Read):
         low, high = self.intervals.get(name, {}).get(protocol, {}).get(key, (None, None))
         return None if low is None or high is None else (low, high)
 
+    def difference(self, first: str, second: str, key: str) -> tuple[float, float, float] | None:
+        """Return the first entry's score less the second's and its bounds, under the protocol of curves.
+
+        None where it was not resampled, as between entries of different files.
+        """
+        for one in self.differences:
+            if one.protocol == self.pooled_protocol and one.key == key and {one.first, one.second} == {first, second}:
+                if one.value is None or one.low is None or one.high is None:
+                    return None
+                return (one.value, one.low, one.high) if one.first == first else (-one.value, -one.high, -one.low)
+        return None
+
     @property
     def pooled_protocol(self) -> str:
         """The protocol of per-lead curves: the first that pools counts over leads, else the first."""

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from simcast_hpc.report.claims import against_persistence, claims, general_claims, headlines
+from simcast_hpc.report.claims import against_persistence, claims, claims_of_scores, general_claims, headlines
 from simcast_hpc.report.results import RunResults, read_results
-from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
+from tests.report.fake_run import MEAN_CSI, STEPS, WITH_ENSEMBLE, radar_file, score_file, write_run
 
 
 def _read(tmp_path: Path, scores: dict | None = None, **options) -> RunResults:
@@ -172,3 +172,35 @@ def test_another_cadence_is_said(tmp_path):
     said = claims(run, run.test_sets[1].scores)
     assert said[-1].startswith("Frames are 5 minutes apart here and 4 in MRMS tiles")
     assert "minutes apart" not in " ".join(claims(run, run.test_sets[0].scores))
+
+
+def test_an_ensemble_is_held_against_the_best_single_forecast(tmp_path):
+    scores = score_file(mean_csi=WITH_ENSEMBLE)
+    said = _said(_read(tmp_path, scores))
+    assert (
+        "The fair CRPS of diffusion (0.0210) is below the mean absolute error of the best single forecast, "
+        "persistence (0.0321): a difference of −0.0100 [−0.0120, −0.0080] over 95 % of resamples of events. The "
+        "spread of its members is 0.90 of the error of their mean, where 1 is right: too alike."
+    ) in said
+
+
+def test_an_ensemble_that_is_no_better_or_not_surely_so_is_told(tmp_path):
+    scores = score_file(mean_csi=WITH_ENSEMBLE)
+    for one in scores["differences"]:
+        one |= {"value": 0.001, "low": -0.002, "high": 0.004}
+    for protocol in scores["scores"]["diffusion"].values():
+        protocol |= {"crps": 0.04, "spread_skill": 1.3}
+    said = _said(_read(tmp_path, scores))
+    assert (
+        "(0.0400) is not below" in said
+        and "[−0.0020, 0.0040] over 95 % of resamples of events, which includes 0" in said
+    )
+    assert "1.30 of the error of their mean, where 1 is right: too far apart" in said
+    run = _read(tmp_path / "unsure", {**scores, "differences": []})
+    assert "how sure that is was not resampled" in _said(run)
+
+
+def test_what_is_said_of_scores_alone_names_no_run(tmp_path):
+    said = " ".join(claims_of_scores(_read(tmp_path).test_sets[0].scores))
+    assert "Highest mean CSI over the lead times: teacher (0.4380)" in said and "in this run" not in said
+    assert "The direct's mean CSI is above persistence's at every lead time beyond the first" in said
