@@ -65,7 +65,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 RESULTS_OF_TESTS := $(VENV)/tests
 AND_NOTE = 2>&1 | tee $(RESULTS_OF_TESTS)
 
-.PHONY: test test-slow test-slurm lint types
+.PHONY: test test-slow test-slurm lint types docs
 test: $(VENV)/.test ## Pass the tests: minutes, without GPU and without root
 	@rm -rf $(RESULTS_OF_TESTS); mkdir -p $(RESULTS_OF_TESTS); failed=; \
 	echo "Tests 1 of 3: kernels against their twins, in the interpreter"; \
@@ -98,6 +98,10 @@ lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
 
 types: $(VENV)/.dev $(VENV)/.test ## Check types, those of optional packages too
 	@$(BIN)/pyright
+
+docs: $(VENV)/.docs ## Build the documentation as a site, build/docs; a broken link fails
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+	@echo "docs: build/docs/index.html"
 
 ##@ Kernels and speed
 .PHONY: kernels gpu bench
@@ -172,6 +176,11 @@ $(VENV)/.test: $(VENV)/.verify
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Installing what the checks need"
 	@$(INSTALL) -e '.[dev]' $(TO_LOG)
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	@echo "Installing what the documentation is built with"
+	@$(INSTALL) -e '.[docs]' $(TO_LOG)
 	@touch $@
 
 # g++ compiles pysteps at its installation; shellcheck reads the batch scripts in tests; git names the commit of a run;

@@ -232,5 +232,12 @@ def test_ci_runs_everything_and_ends_as_the_tests_do(tmp_path, state):
     environment = {**os.environ, "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}", "STATE": str(state)}
     told = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
     assert told.returncode == state
-    assert (tmp_path / "calls").read_text().split("\n") == ["1 system-packages", "1 lint", "1 types", "1 test", ""]
+    assert (tmp_path / "calls").read_text().split("\n") == [
+        "1 system-packages",
+        "1 lint",
+        "1 types",
+        "1 docs",
+        "1 test",
+        "",
+    ]
     assert ("1 failed in 2.00s" in told.stdout) == (state != 0)

@@ -2,8 +2,8 @@
 
 import shlex
 from collections.abc import Iterator
+from typing import Any
 
-import click
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -12,10 +12,10 @@ from simcast_hpc import cli
 from simcast_hpc.data.problems import KINDS
 from simcast_hpc.data.spec import built_in
 
-PROGRAM = typer.main.get_command(cli.app)
+PROGRAM: Any = typer.main.get_command(cli.app)
 
 
-def commands(group: click.Command, *above: str) -> Iterator[tuple[str, ...]]:
+def commands(group: Any, *above: str) -> Iterator[tuple[str, ...]]:
     """Yield the words of every command below ``group`` that is no group itself."""
     for name, command in getattr(group, "commands", {}).items():
         words = (*above, name)

@@ -1,0 +1,51 @@
+"""For the site: pages that stand elsewhere in the repository, shown without a copy, and links that fit both places.
+
+On disk a page links to a file by its relative path, such as ``../ENV.md``. The site has that file as a page of its own,
+so links to it are turned; links to code, which the site has not, become the path in words.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+_ROOT = Path(__file__).resolve().parents[1]
+_ELSEWHERE = {
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "ENV.md": "environment.md",
+    "kernels/README.md": "kernels.md",
+    "slurm/README.md": "slurm.md",
+}
+_LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^):#\s]+)(?P<anchor>#[^)\s]*)?\)")
+
+
+def on_files(files, config):
+    """Add the pages that stand elsewhere."""
+    for source, page in _ELSEWHERE.items():
+        text = (_ROOT / source).read_text(encoding="utf-8")
+        files.append(File.generated(config, page, content=_relinked(text, source=source, page=page)))
+    return files
+
+
+def on_page_markdown(markdown, page, **_):
+    """Turn the links of a page that stands in docs/."""
+    own = page.file.src_uri
+    return markdown if own in _ELSEWHERE.values() else _relinked(markdown, source=f"docs/{own}", page=own)
+
+
+def _relinked(text: str, *, source: str, page: str) -> str:
+    def turned(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["target"]))
+        if target in _ELSEWHERE:
+            shown = _ELSEWHERE[target]
+        elif target.startswith("docs/"):
+            shown = target.removeprefix("docs/")
+        elif (_ROOT / target).exists():
+            return link["text"] if target in link["text"] else f"{link['text']} (`{target}`)"
+        else:
+            return link[0]  # broken on disk too, which the strict build says
+        return f"[{link['text']}]({posixpath.relpath(shown, posixpath.dirname(page) or '.')}{link['anchor'] or ''})"
+
+    return _LINK.sub(turned, text)
