@@ -6,6 +6,7 @@ percentile interval). Two forecasts of the same events are compared draw by draw
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,22 +32,63 @@ class Interval:
     defined: float
 
 
-def bootstrap(
+@dataclasses.dataclass(frozen=True)
+class Resampled:
+    """Every score of some statistics as it is, and in each draw of their events: what intervals are read from.
+
+    Scoring the draws is what takes the time; a forecast that is compared with several others needs it once.
+    """
+
+    statistics: Statistics
+    whole: dict[str, Tensor]
+    drawn: dict[str, Tensor]
+    how: tuple[object, ...]
+
+    def intervals(self, *, level: float = 0.95) -> dict[str, Interval]:
+        """Return every score with its interval; ``level`` is the share of draws within."""
+        return {key: _interval(self.whole[key], values, level) for key, values in self.drawn.items()}
+
+    def minus(self, other: "Resampled", *, level: float = 0.95) -> dict[str, Interval]:
+        """Return the difference of every score that both have, draw by draw.
+
+        Raises:
+            ValueError: the two are of different events or protocols, or were drawn in another way.
+        """
+        first, second = self.statistics, other.statistics
+        if first.protocol.hash != second.protocol.hash:
+            raise ValueError(
+                f"a difference wants one protocol, got {first.protocol.name!r} ({first.protocol.hash}) and "
+                f"{second.protocol.name!r} ({second.protocol.hash})"
+            )
+        if first.events != second.events:
+            apart = sorted(set(first.events) ^ set(second.events))
+            raise ValueError(
+                f"a paired difference wants the same events on both sides, in one order; {len(apart)} are on one side "
+                f"only, such as {apart[:3]}; merge() orders them"
+            )
+        if self.how != other.how:
+            raise ValueError(f"a paired difference wants the same draws on both sides, got {self.how} and {other.how}")
+        return {
+            key: _interval(self.whole[key] - other.whole[key], values - other.drawn[key], level)
+            for key, values in self.drawn.items()
+            if key in other.drawn
+        }
+
+
+def resampled(
     statistics: Statistics,
     *,
     draws: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
     mean_over: Sequence[str] | None = None,
     per_lead: bool = False,
-) -> dict[str, Interval]:
-    """Return every score with an interval over draws of events.
+) -> Resampled:
+    """Return every score over draws of events.
 
     Args:
         statistics: per event.
         draws: resamples.
         seed: the draws depend on it and on the events alone.
-        level: share of draws within the interval.
         mean_over: labels of the thresholds in ``<score>/mean``.
         per_lead: whether ``<key>/lead/<k>`` is given too.
 
@@ -56,44 +98,28 @@ def bootstrap(
     weights = _weights(statistics.events, draws=draws, seed=seed)
     drawn = _scored(statistics, weights, mean_over=mean_over, per_lead=per_lead)
     whole = _scored(statistics, torch.ones_like(weights[:1]), mean_over=mean_over, per_lead=per_lead)
-    return {key: _interval(whole[key], values, level) for key, values in drawn.items()}
+    labels = None if mean_over is None else tuple(mean_over)
+    return Resampled(statistics, whole, drawn, (draws, seed, labels, per_lead))
+
+
+def bootstrap(statistics: Statistics, *, level: float = 0.95, **options: Any) -> dict[str, Interval]:
+    """Return every score with an interval over draws of events; ``options`` as of :func:`resampled`.
+
+    Raises:
+        ValueError: fewer than two events.
+    """
+    return resampled(statistics, **options).intervals(level=level)
 
 
 def paired_difference(
-    first: Statistics,
-    second: Statistics,
-    *,
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    mean_over: Sequence[str] | None = None,
-    per_lead: bool = False,
+    first: Statistics, second: Statistics, *, level: float = 0.95, **options: Any
 ) -> dict[str, Interval]:
     """Return ``first - second`` of every score that both have, with intervals over the same draws of events for both.
 
     Raises:
         ValueError: the two are of different events or protocols, or of fewer than two events.
     """
-    if first.protocol.hash != second.protocol.hash:
-        raise ValueError(
-            f"a difference wants one protocol, got {first.protocol.name!r} ({first.protocol.hash}) and "
-            f"{second.protocol.name!r} ({second.protocol.hash})"
-        )
-    if first.events != second.events:
-        other = sorted(set(first.events) ^ set(second.events))
-        raise ValueError(
-            f"a paired difference wants the same events on both sides, in one order; {len(other)} are on one side "
-            f"only, such as {other[:3]}; merge() orders them"
-        )
-    weights = _weights(first.events, draws=draws, seed=seed)
-    once = torch.ones_like(weights[:1])
-    drawn = [_scored(side, weights, mean_over=mean_over, per_lead=per_lead) for side in (first, second)]
-    whole = [_scored(side, once, mean_over=mean_over, per_lead=per_lead) for side in (first, second)]
-    return {
-        key: _interval(whole[0][key] - whole[1][key], values - drawn[1][key], level)
-        for key, values in drawn[0].items()
-        if key in drawn[1]
-    }
+    return resampled(first, **options).minus(resampled(second, **options), level=level)
 
 
 def _weights(events: Sequence[str], *, draws: int, seed: int) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simcast_hpc.verification.bootstrap import Interval, bootstrap, paired_difference
+from simcast_hpc.verification.bootstrap import Interval, resampled
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.statistics import Statistics
 
@@ -36,16 +36,18 @@ def intervals(
     found: dict[str, Any] = {name: {} for name in names}
     differences: list[dict[str, Any]] = []
     for protocol in protocols:
-        options = {"draws": draws, "level": LEVEL}
         mean_over = [label for label in supported if label in protocol.labels] or None
-        under = {name: rules[protocol.counting_hash].under(protocol) for name, rules in counted.items()}
-        for name, statistics in under.items():
-            drawn = bootstrap(statistics, **options, mean_over=mean_over)
-            found[name][protocol.name] = {key: [one.low, one.high] for key, one in drawn.items()}
+        drawn = {
+            name: resampled(rules[protocol.counting_hash].under(protocol), draws=draws, mean_over=mean_over)
+            for name, rules in counted.items()
+        }
+        for name, one in drawn.items():
+            bounds = one.intervals(level=LEVEL)
+            found[name][protocol.name] = {key: [bound.low, bound.high] for key, bound in bounds.items()}
         for place, first in enumerate(names):
             for second in names[place + 1 :]:
                 # The later row is usually the model and the earlier the baseline, so the later comes first.
-                pairs = paired_difference(under[second], under[first], **options, mean_over=mean_over)
+                pairs = drawn[second].minus(drawn[first], level=LEVEL)
                 differences += [
                     {"first": second, "second": first, "protocol": protocol.name, "key": key, **_fields(one)}
                     for key, one in pairs.items()
