@@ -94,9 +94,7 @@ def test_files_targets_and_modules_of_a_page_exist(page):
 
 def test_a_page_with_a_mistake_would_be_seen(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(
-        "```\ntorchrun -m simcast_hpc train a.yaml \\\n  --sett x=1   # no\nsimcast fly a.yaml\nls\n```\n"
-    )
+    page.write_text("```\ntorchrun -m simcast_hpc train a.yaml \\\n  --sett x=1   # no\nsimcast fly a.yaml\nls\n```\n")
     first, second = commands(page)
     with pytest.raises(Refused, match="--sett"):
         parse(first)

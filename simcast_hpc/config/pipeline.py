@@ -124,5 +124,5 @@ def _shortened(asked: TrainConfig, steps: int) -> TrainConfig:
     begins = asked.autoencoder.adversarial_start
     if asked.stage != "autoencoder" or begins >= asked.max_steps:
         return fitted
-    begins = round(begins * steps / asked.max_steps)
-    return fitted.model_copy(update={"autoencoder": asked.autoencoder.model_copy(update={"adversarial_start": begins})})
+    share = {"adversarial_start": begins * steps // asked.max_steps}
+    return fitted.model_copy(update={"autoencoder": asked.autoencoder.model_copy(update=share)})

@@ -46,13 +46,13 @@ class LoopGraphs:
                 del self._held[next(iter(self._held))]
             self._held[key] = None
             return loop(*inputs)
-        recorded = self._held[key]
+        recorded = self._held.pop(key)
         if recorded is None:
             try:
                 recorded = self._record(loop, [tensor.clone() for tensor in inputs])
             except RuntimeError as error:
                 return self._without(loop, inputs, error)
-            self._held[key] = recorded
+        self._held[key] = recorded  # behind the others: the one used longest ago is the first to go
         return recorded.replay(inputs)
 
     def _without(self, loop: Loop, inputs: tuple[Tensor, ...], error: RuntimeError) -> Drawn:

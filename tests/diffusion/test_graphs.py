@@ -147,8 +147,10 @@ def test_the_rest_of_an_ensemble_has_a_graph_of_its_own_and_no_third_is_kept(net
     graphs.run(loop, *inputs(2))
     assert Replayed.made == 2
     graphs.run(loop, *inputs(3))
+    graphs.run(loop, *inputs(2))
+    assert Replayed.made == 2, "3 made room for 1, and 1 for 3: each was used longest ago"
     graphs.run(loop, *inputs(3))
-    assert Replayed.made == 3, "the one used longest ago made room"
+    assert Replayed.made == 3
 
 
 def test_what_has_moved_is_recorded_anew(network, graphs):
