@@ -1,5 +1,6 @@
 """The program ``simcast``: built out of ``commands/``, without logic of its own."""
 
+import os
 import sys
 
 import typer
@@ -20,6 +21,7 @@ from simcast_hpc.commands import (
     train,
 )
 from simcast_hpc.config import SimcastError
+from simcast_hpc.distributed.launch import tell_torchrun
 
 app = typer.Typer(
     name="simcast",
@@ -49,11 +51,16 @@ def main() -> None:
     try:
         app(arguments)
     except SimcastError as refusal:
-        print(f"simcast: {refusal}", file=sys.stderr)
+        _say(refusal)
         raise SystemExit(2 if isinstance(refusal, ValueError) else refusal.exit_status) from None
     except OSError as error:
-        print(f"simcast: {error}", file=sys.stderr)  # names the file and what the system said of it
+        _say(error)  # names the file and what the system said of it
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print("simcast: interrupted; started again, it goes on from the newest checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _say(error: Exception) -> None:
+    print(f"simcast: {error}", file=sys.stderr)
+    tell_torchrun(f"simcast: {error}", os.environ)

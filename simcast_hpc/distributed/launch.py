@@ -4,12 +4,15 @@
 again" would be lost.
 """
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 
 _POLL_SECONDS = 0.05
@@ -85,3 +88,11 @@ def child_environment() -> dict[str, str]:
         # else runs. A short spin is as fast on an idle machine, which none at all is not.
         environment.setdefault("GOMP_SPINCOUNT", "20000")
     return environment
+
+
+def tell_torchrun(message: str, environ: Mapping[str, str]) -> None:
+    """Leave what ended this rank where torchrun looks for it, so that it stands at the end of its long account."""
+    file = environ.get("TORCHELASTIC_ERROR_FILE")
+    if file:
+        with suppress(OSError):  # the message itself stands on the terminal already
+            Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
