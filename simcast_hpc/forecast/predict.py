@@ -172,7 +172,7 @@ class Predictor:
         reduction = model.autoencoder.config.autoencoder.model.reduction
 
         def draw(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
-            start = torch.stack([_at(noise, corner, self.tile, reduction) for corner in corners])
+            start = torch.stack([noise_of_tile(noise, corner, self.tile, reduction) for corner in corners])
             drawn = model.drawn(torch.from_numpy(cut), numbers, start=start)
             return self.code.linear_of_forecast(drawn.frames.cpu().numpy())
 
@@ -221,8 +221,11 @@ class Predictor:
         return {**self._fixed, "simcast_inputs": json.dumps(inputs), "simcast_bridged": bridged_times or "none"}
 
 
-def _at(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: int) -> torch.Tensor:
-    """Return the noise of a tile's latents; a corner between two latents takes the nearer."""
+def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: int) -> torch.Tensor:
+    """Return the part of a domain's noise ``[..., h, w]`` that a tile begins from.
+
+    ``corner`` is the tile's upper left pixel; between two latents it takes the nearer.
+    """
     part = tuple(-(-size // reduction) for size in tile)
     whole = (noise.shape[-2], noise.shape[-1])
     row, column = (min(round(at / reduction), w - p) for at, w, p in zip(corner, whole, part, strict=True))

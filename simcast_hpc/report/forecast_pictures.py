@@ -12,7 +12,7 @@ from PIL import Image
 
 from simcast_hpc.forecast.predict import Forecast
 
-from .colours import MISSING_FACE, MISSING_HATCH, Steps, steps_for
+from .colours import MISSING_FACE, MISSING_HATCH, Steps, probability_steps, steps_for
 from .figures import new_figure, plain
 
 _MOST_PANELS = 6
@@ -78,18 +78,14 @@ def _show(axes: Axes, field: np.ndarray, steps: Steps, *, title: str) -> None:
 
 
 def _probabilities(figure: Figure, panels: np.ndarray, forecast: Forecast, leads: list[int]) -> None:
-    middle = len(forecast.thresholds) // 2
+    assert forecast.probability is not None
+    middle, scale = len(forecast.thresholds) // 2, probability_steps()
+    steps = Steps(tuple(level / 255 for level in scale.levels), scale.colours, scale.labels)
     panels[0].set_axis_off()
-    shown = None
     for axes, k in zip(panels[1:], leads, strict=True):
-        _face(axes, "")
-        assert forecast.probability is not None
-        field = np.ma.masked_invalid(_coarse(forecast.probability[middle, k]))
-        shown = axes.imshow(field, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    assert shown is not None
-    bar = figure.colorbar(shown, ax=list(panels), location="bottom", shrink=0.5, aspect=45, pad=0.03)
-    bar.set_label(plain(f"probability of {forecast.thresholds[middle]:g} {forecast.unit} or more"), fontsize=8)
-    bar.ax.tick_params(labelsize=8)
+        _show(axes, forecast.probability[middle, k], steps, title="")
+    threshold = f"{forecast.thresholds[middle]:.3g} {forecast.unit}"
+    _bar(figure, panels, steps, plain(f"probability of {threshold} or more"))
 
 
 def _face(axes: Axes, title: str) -> None:

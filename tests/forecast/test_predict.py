@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyproj
 import pytest
+import torch
 import xarray as xr
 from PIL import Image
 
@@ -13,7 +14,7 @@ from simcast_hpc.config import SimcastError
 from simcast_hpc.forecast.cf_dataset import as_dataset
 from simcast_hpc.forecast.ensemble import load_ensemble
 from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.forecast.predict import Predictor
+from simcast_hpc.forecast.predict import Predictor, noise_of_tile
 from simcast_hpc.forecast.radar import CodedFrame, RadarGrid, Wanted, code_of_run
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from tests.forecast.radar_files import LAEA, complains, moment, predict, small_model, storm, write_odim
@@ -110,8 +111,6 @@ def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_
     trained = load_trained(model)
     code = code_of_run(trained.config.data)
     codes = np.stack([code.spec.encoding.encode(storm(k, shape=(32, 32)).astype(np.float32)) for k in range(3)])
-    import torch
-
     units = trained.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
     want = code.spec.encoding.value_of(np.clip(units * 255, 0, 254))
     with xr.open_dataset(path) as found:
@@ -167,8 +166,6 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
 
 
 def test_members_of_one_tile_are_those_of_the_ensemble(runs, tmp_path):
-    import torch
-
     ensemble = load_ensemble(runs / "diffusion")
     code = code_of_run(ensemble.config.data, any_spacing=True)
     codes = np.random.default_rng(2).integers(0, 255, (3, 16, 16), dtype=np.uint8)
@@ -177,6 +174,29 @@ def test_members_of_one_tile_are_those_of_the_ensemble(runs, tmp_path):
     found = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4).predict(coded, moment(2)).values
     drawn = ensemble.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
     np.testing.assert_allclose(found, code.linear_of_forecast(drawn), rtol=1e-5, atol=1e-6)
+
+
+def test_tiles_that_overlap_begin_from_one_noise(runs):
+    ensemble = load_ensemble(runs / "diffusion")
+    noise = ensemble.noise_of_domain(torch.zeros(3, 4, 4, dtype=torch.uint8), [0, 1], grid=(32, 48))
+    left, right = noise_of_tile(noise, (0, 0), (16, 16), 2), noise_of_tile(noise, (8, 10), (16, 16), 2)
+    assert left.shape == right.shape == (2, 4, 2, 8, 8)
+    assert torch.equal(left[..., 4:, 5:], right[..., :4, :3])
+    assert (left[0] - left[1]).abs().max() > 1
+
+
+def test_an_earthformer_forecasts_its_own_grid_in_tiles(frames, tmp_path):
+    attention = {
+        "kind": "earthformer", "grid": [32, 32], "width": 8, "heads": 1,
+        "stem": {"widths": [4, 8], "scales": [2, 2], "convolutions": [1, 1]},
+    }  # fmt: skip
+    model = small_model(tmp_path / "run", model=attention, data={"dataset": "fmi"})
+    (path,) = predict(model, frames, "--out", tmp_path, "--write", "nc")
+    with xr.open_dataset(path) as found:
+        assert found.reflectivity.shape == (4, 40, 52)
+        assert np.isfinite(found.reflectivity.values[:, 5:]).all()
+        assert found.attrs["simcast_tile"] == "32 x 32 pixels, overlap 8"
+    assert "is made for frames of 32 x 32 pixels" in refusal(model, frames, "--tile", 16, 16)
 
 
 def test_bridged_frames_are_named(model, frames, tmp_path):

@@ -44,7 +44,9 @@ def crops_of(service: str, time: datetime):
                 yield codes[..., k], np.s_[top : top + codes.shape[0], left : left + codes.shape[1]]
 
 
-@pytest.mark.parametrize("service", sorted(SERVICES))
+@pytest.mark.parametrize(
+    "service", [pytest.param(name, marks=pytest.mark.slow) if name == "mrms" else name for name in sorted(SERVICES)]
+)
 def test_a_real_frame_coded_by_us_is_the_archives(service):
     code = code_of_run(DataConfig(dataset=SERVICES[service][3]), any_spacing=True)
     compared = 0

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from simcast_hpc.forecast.predict import Forecast, Predictor
 from simcast_hpc.forecast.publish import Publisher
 from simcast_hpc.forecast.radar import Wanted, code_of_run
 from simcast_hpc.forecast.watch import HEALTH, Watch, WatchSettings
-from tests.forecast.radar_files import moment, small_model, storm, write_cf
+from simcast_hpc.train.stop import PausedError
+from tests.forecast.radar_files import moment, predict, small_model, storm, write_cf
 
 FRAMES, FRAMES_IN = 30, 3
 CORRUPT, LATE, MISSING = 9, 14, 20
@@ -233,6 +235,29 @@ def test_what_a_killed_watcher_left_is_removed(model, folders):
     (out / ".forecast_20241126T0120Z.partial.nc").write_bytes(b"half")
     watching(model, folder, out)
     assert list(out.iterdir()) == []
+
+
+def test_the_batch_systems_notice_asks_to_be_started_again(model, frames, folders):
+    folder, out = folders
+    for path in frames[:3]:
+        arrive(path, folder)
+    notice = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR2))
+
+    def then_notify(_folder: Path) -> None:
+        notice.start()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simcast_hpc.forecast.watch.sweep", then_notify)  # called once, as the watch begins
+        with pytest.raises(PausedError, match="SIGUSR2; started again, it goes on"):
+            predict(model, "--watch", folder, "--out", out, "--write", "nc", "--every", "0.1")
+    assert health(out)["state"] == "stopped"
+
+
+def test_the_folder_of_forecasts_is_not_watched(model, tmp_path):
+    with pytest.raises(ConfigError, match="is --out as well"):
+        predict(model, "--watch", tmp_path, "--out", tmp_path)
+    with pytest.raises(ConfigError, match="is no folder"):
+        predict(model, "--watch", tmp_path / "none", "--out", tmp_path)
 
 
 def test_unknown_kinds_and_pictures_alone_are_refused(tmp_path):
