@@ -12,6 +12,7 @@ from .lettering import letters
 from .viewer import Panel, in_minutes
 
 _COLUMNS = 3
+_MOST_PIXELS = 256
 _MARGIN, _TITLE, _HEADER = 8, 20, 26
 _FRAME_MS, _LAST_MS = 500, 1500
 _INK, _PAPER = (28, 36, 48), (255, 255, 255)
@@ -38,7 +39,7 @@ def animation(panels: Sequence[Panel], *, lead_minutes: Sequence[float], start: 
 
 
 def _scene(fields: Sequence[np.ndarray], panels: Sequence[Panel], steps: Steps, header: str) -> Image.Image:
-    images = [field_image(field, steps).convert("RGB") for field in fields]
+    images = [_bounded(field_image(field, steps).convert("RGB")) for field in fields]
     width, height = images[0].size
     columns = min(_COLUMNS, len(images))
     rows = -(-len(images) // columns)
@@ -52,6 +53,14 @@ def _scene(fields: Sequence[np.ndarray], panels: Sequence[Panel], steps: Steps, 
         pen.text((left, top + 2), _shortened(panel.title, pen, width), fill=_INK, font=letters(12))
         scene.paste(drawn, (left, top + _TITLE))
     return scene
+
+
+def _bounded(drawn: Image.Image) -> Image.Image:
+    """Return the picture, a large one with every n-th pixel alone: a GIF of all would be as large as all the rest."""
+    every = -(-max(drawn.size) // _MOST_PIXELS)
+    return (
+        drawn if every == 1 else drawn.resize((drawn.width // every, drawn.height // every), Image.Resampling.NEAREST)
+    )
 
 
 def _shortened(title: str, pen: ImageDraw.ImageDraw, width: int) -> str:

@@ -64,10 +64,10 @@ def new_chart() -> tuple[Figure, Axes]:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     # Margins of its own, and alike in all charts: a layout engine draws everything twice.
-    figure.subplots_adjust(left=0.17, right=0.97, bottom=0.18, top=0.96)
+    figure.subplots_adjust(left=0.18, right=0.97, bottom=0.19, top=0.96)
     axes.grid(visible=True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9, colors=INK)
+    axes.tick_params(labelsize=9.5, colors=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
@@ -75,8 +75,8 @@ def new_chart() -> tuple[Figure, Axes]:
 
 def name_axes(axes: Axes, across: str, up: str) -> None:
     """Name both axes of a chart."""
-    axes.set_xlabel(across, color=INK, fontsize=9.5)
-    axes.set_ylabel(up, color=INK, fontsize=9.5)
+    axes.set_xlabel(across, color=INK, fontsize=10)
+    axes.set_ylabel(up, color=INK, fontsize=10)
 
 
 def start_at_zero(axes: Axes, values: Sequence[float | None]) -> None:

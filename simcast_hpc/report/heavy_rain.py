@@ -10,7 +10,7 @@ from .results import ScoreFile
 from .tables import METRIC_TITLES, Group, Row, Table, bounded, observed_heading
 
 _TOP = 2
-_CSI_LINES = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
+_CSI_LINES = (0.1, 0.2, 0.4, 0.6, 0.8)
 _BIAS_LINES = (0.3, 0.5, 1.0, 2.0, 4.0)
 
 
@@ -79,15 +79,15 @@ def _background(axes: Axes) -> None:
         pod = 1 / (1 / csi + 1 - 1 / line)
         inside = (pod > 0) & (pod <= 1)
         axes.plot(line[inside], pod[inside], color="#b9c2cc", linewidth=0.8)
-        axes.text(1.0, csi, f"{csi:g}", fontsize=7.5, color=FAINT, ha="right", va="bottom")
+        axes.text(1.0, csi, f"{csi:g}", fontsize=8.5, color=FAINT, ha="right", va="bottom")
     for bias in _BIAS_LINES:
         axes.plot([0, min(1, 1 / bias)], [0, min(1, bias)], color="#b9c2cc", linewidth=0.8, linestyle="--")
         across, up = _end_of(bias)
         axes.text(
-            across, up, f"×{bias:g}", fontsize=7.5, color=FAINT, ha="center", va="center", backgroundcolor="white"
+            across, up, f"×{bias:g}", fontsize=8.5, color=FAINT, ha="center", va="center", backgroundcolor="white"
         )
 
 
 def _end_of(bias: float) -> tuple[float, float]:
     """Return where the line of a bias is named: near its end, within the frame."""
-    return (0.88, 0.88 * bias) if bias <= 1 else (0.9 / bias, 0.9)
+    return (0.76, 0.76 * bias) if bias <= 1 else (0.9 / bias, 0.9)

@@ -45,10 +45,11 @@ def folded(summary: str, content: str, *, is_open: bool = False) -> str:
     return f"<details{' open' if is_open else ''}>\n{text('summary', summary)}\n{content}\n</details>"
 
 
-def image(data: bytes, *, alt: str, size: tuple[int, int] | None = None) -> str:
+def image(data: bytes, *, alt: str, size: tuple[int, int] | None = None, kind: str = "") -> str:
     """Return a PNG or GIF as an element; ``size`` is its width and height, so that nothing moves as it is decoded."""
     measures = f' width="{size[0]}" height="{size[1]}"' if size else ""
-    return f'<img src="{data_uri(data)}" alt="{escape(alt)}"{measures}>'
+    what = f' class="{escape(kind)}"' if kind else ""
+    return f'<img src="{data_uri(data)}" alt="{escape(alt)}"{measures}{what}>'
 
 
 def data_uri(data: bytes) -> str:

@@ -183,7 +183,8 @@ def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
     labels = scores.protocols[scores.pooled_protocol].labels
     if len(labels) != len(example.thresholds):
         labels = tuple(f"{code:g}" for code in example.thresholds)
-    steps = steps_for(example.thresholds, labels=labels, unit=scores.unit)
+    is_reflectivity = "reflectivity" in scores.quantity.lower()  # whose thresholds may be given as codes
+    steps = steps_for(example.thresholds, labels=labels, unit="dBZ" if is_reflectivity else scores.unit)
     return steps, "" if scores.unit == "code" else scores.unit
 
 

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 
 from .colours import Steps
-from .field_images import as_png, field_image
+from .field_images import SIDE, as_png, field_image
 from .markup import image, text
 
 
@@ -41,7 +41,8 @@ def viewer(panels: Sequence[Panel], *, lead_minutes: Sequence[float], label: str
         f'max="{last}" step="1" value="0" data-times="{escape(times)}"></label> '
         f"<output>{in_minutes(lead_minutes[0])}</output></div>"
     )
-    return f'<div class="viewer">\n{controls}\n<div class="panels">\n{rows}\n</div>\n</div>'
+    kind = "panels large" if max(panels[0].fields.shape[1:]) > SIDE else "panels"
+    return f'<div class="viewer">\n{controls}\n<div class="{kind}">\n{rows}\n</div>\n</div>'
 
 
 def strip(panel: Panel, minutes: Sequence[float]) -> str:
@@ -61,7 +62,8 @@ def _panel(panel: Panel, minutes: Sequence[float]) -> str:
 def _cell(panel: Panel, lead: int, minutes: float) -> str:
     drawn = field_image(panel.fields[lead], panel.steps)
     alt = f"{panel.title} at {in_minutes(minutes)}: {_highest(panel.fields[lead], panel.steps, panel.unit)}"
-    shown = image(as_png(drawn), alt=alt, size=drawn.size)
+    enlarged = drawn.size != panel.fields[lead].shape[::-1]
+    shown = image(as_png(drawn), alt=alt, size=drawn.size, kind="enlarged" if enlarged else "")
     return f"<figure>{shown}{text('figcaption', in_minutes(minutes))}</figure>"
 
 

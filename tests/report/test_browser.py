@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from simcast_hpc.report import write_page
-from tests.report.fake_run import WITH_ENSEMBLE, radar_file, score_file, write_run
 from tests.system_programs import program
 
 DESKTOP, PHONE = (1280, 900), (390, 844)
@@ -74,15 +72,8 @@ def requested(chrome: Any) -> set[str]:
     return {url for url in urls if not url.startswith("data:")}
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    sets = [score_file(mean_csi=WITH_ENSEMBLE), radar_file()]
-    also = {"also": [{"name": "mch", "data": {"dataset": "mch"}}]}
-    run_dir = tmp_path_factory.mktemp("browser") / "run"
-    return write_page(write_run(run_dir, test_sets=sets, config={"evaluation": also}))
-
-
-def test_the_slider_moves_the_frames_and_nothing_is_asked_of_a_network(page, tmp_path):
+def test_the_slider_moves_the_frames_and_nothing_is_asked_of_a_network(ensemble_page, tmp_path):
+    page = ensemble_page
     with browser() as chrome:
         for screen in (DESKTOP, PHONE):
             opened(chrome, page, screen)
@@ -133,9 +124,9 @@ def _keep_screenshot(chrome: Any, path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
-def test_without_scripts_every_lead_is_there(page):
+def test_without_scripts_every_lead_is_there(ensemble_page):
     with browser(script=False) as chrome:
-        opened(chrome, page, PHONE)
+        opened(chrome, ensemble_page, PHONE)
         strips = chrome.find_elements("css selector", ".viewer .strip")
         figures = strips[0].find_elements("css selector", "figure")
         assert len(figures) == 6 and all(figure.is_displayed() for figure in figures)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from simcast_hpc.config import PipelineConfig, read_config
 from simcast_hpc.report import write_page
-from tests.report.fake_run import MEAN_CSI, STEPS, WITH_ENSEMBLE, radar_file, score_file, write_run
+from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" $a_1$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -67,9 +67,8 @@ def radar(tmp_path_factory) -> Page:
 
 
 @pytest.fixture(scope="module")
-def ensemble(tmp_path_factory) -> Page:
-    sets = [score_file(mean_csi=WITH_ENSEMBLE)]
-    return Page(write_page(write_run(tmp_path_factory.mktemp("ensemble") / "run", test_sets=sets)))
+def ensemble(ensemble_page) -> Page:
+    return Page(ensemble_page)
 
 
 @pytest.fixture(params=["quick", "radar", "ensemble"])
@@ -126,14 +125,18 @@ def test_a_page_without_ensembles_says_nothing_of_members(quick):
     assert "Rank histogram" not in quick.words["p"]
 
 
-def test_an_older_score_file_still_has_its_page(tmp_path):
+def test_an_older_score_file_without_example_frames_still_has_its_page(tmp_path):
     """Before spectra, diagrams and intervals were written."""
     older = {
         key: value
         for key, value in score_file().items()
         if key not in ("diagrams", "differences", "intervals", "grid", "spacing_km")
     }
-    page = Page(write_page(write_run(tmp_path / "run", test_sets=[older])))
+    run_dir = write_run(tmp_path / "run", steps={"direct": STEPS["direct"]}, test_sets=[older])
+    (run_dir / "scores" / "test.example.npz").unlink()
+    page = Page(write_page(run_dir))
+    assert "No example frames were kept for this test set." in page.words["p"]
+    assert page.words["p"][0].startswith("One SimVP model was trained")
     assert any("No spectra were summed" in words for words in page.words["p"])
     assert "mean-csi" not in page.text and "Mean CSI" in page.words["p"]
 
@@ -227,11 +230,3 @@ def test_it_says_how_to_reproduce(quick):
 def test_thresholds_carry_their_unit_and_what_was_observed(radar, quick):
     assert any(words.startswith("≥ 0.5 mm/h: 90000 pixels, 48 events") for words in radar.words["th"])
     assert any(words.startswith("≥ 219: 87 pixels") and "too rare" in words for words in quick.words["th"])
-
-
-def test_without_example_frames_the_page_says_so(tmp_path):
-    run_dir = write_run(tmp_path / "run", steps={"direct": STEPS["direct"]}, test_sets=[score_file(name="test")])
-    (run_dir / "scores" / "test.example.npz").unlink()
-    page = Page(write_page(run_dir))
-    assert "No example frames were kept for this test set." in page.words["p"]
-    assert page.words["p"][0].startswith("One SimVP model was trained")

@@ -1,0 +1,16 @@
+"""A page with an ensemble on one test set and rain rates on another, written once for all who read or open it."""
+
+from pathlib import Path
+
+import pytest
+
+from simcast_hpc.report import write_page
+from tests.report.fake_run import WITH_ENSEMBLE, radar_file, score_file, write_run
+
+
+@pytest.fixture(scope="session")
+def ensemble_page(tmp_path_factory) -> Path:
+    sets = [score_file(mean_csi=WITH_ENSEMBLE), radar_file()]
+    also = {"also": [{"name": "mch", "data": {"dataset": "mch"}}]}
+    run_dir = tmp_path_factory.mktemp("ensemble") / "run"
+    return write_page(write_run(run_dir, test_sets=sets, config={"evaluation": also}))
