@@ -21,6 +21,15 @@ _ELSEWHERE = {
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^):#\s]+)(?P<anchor>#[^)\s]*)?\)")
 
 
+def on_config(config):
+    """Show pages that the navigation does not name, so that a new page is seen before somebody finds its place."""
+    named = re.findall(r"[\w/]+\.md", str(config.nav))
+    pages = [path.relative_to(config.docs_dir).as_posix() for path in sorted(Path(config.docs_dir).rglob("*.md"))]
+    if unnamed := [page for page in pages if page not in named]:
+        config.nav.append({"More": unnamed})
+    return config
+
+
 def on_files(files, config):
     """Add the pages that stand elsewhere."""
     for source, page in _ELSEWHERE.items():

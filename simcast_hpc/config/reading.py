@@ -44,7 +44,8 @@ def read_config(cls: type[T], path: Path, overrides: Iterable[str] = ()) -> T:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
+        hint = "; those that come with the project stand in configs/" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}{hint}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"the configuration {path} is no UTF-8 text: {error}") from error
     try:

@@ -132,7 +132,7 @@ def _meet_by_mpi(place: Place) -> None:
     if world.size != place.world_size:
         raise PlaceError(
             f"mpi4py sees {world.size} ranks where {place.launcher} started {place.world_size}: "
-            "mpi4py and the launcher belong to different MPI libraries"
+            "mpi4py and the launcher belong to different MPI libraries; `simcast doctor` under this launcher says which"
         )
     hosts = world.allgather(socket.gethostname())
     port = None

@@ -63,7 +63,10 @@ def run_part(asked: PipelineConfig, part: str, *, announce: Announce = None) -> 
     refuse_to_start([asked.run_dir])
     if part in ("prepare", "verify"):
         if place.world_size > 1:
-            raise ConfigError(f"--part {part} wants one process, {place.launcher} started {place.world_size}")
+            raise ConfigError(
+                f"--part {part} wants one process, {place.launcher} started {place.world_size}; start it without a "
+                "launcher, or as one task"
+            )
         with leaving_at_once():
             if part == "prepare":
                 prepare(asked, announce=announce)

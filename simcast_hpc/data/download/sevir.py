@@ -36,7 +36,7 @@ class Store:
         try:
             import s3fs
         except ImportError as error:
-            raise ConfigError("downloads need s3fs: pip install 'simcast-hpc[data]'") from error
+            raise ConfigError("downloads need s3fs: pip install -c constraints.txt -e '.[data]'") from error
         filesystem = s3fs.S3FileSystem(
             anon=True,
             endpoint_url=self.endpoint,
