@@ -106,7 +106,8 @@ class Predictor:
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
         missing = (codes == MISSING_CODE).any(axis=0)
         values, mean, probability = self._drawn(codes, domain, missing)
-        observed = self._physical(self.code.to_linear(self.code.spec.encoding.decode(codes[-1])))
+        observed = self.code.to_linear(self.code.spec.encoding.decode(codes[-1]))
+        self._make_physical(observed[None])
         return Forecast(
             issue,
             self.wanted.step_minutes,
@@ -137,24 +138,28 @@ class Predictor:
         count = self.model.sampling.members if isinstance(self.model, TrainedEnsemble) else 1
         frame = (frames_out, *domain.domain)
         levels = self.code.to_linear(np.array(self.code.thresholds()))
-        kept = np.empty((count, *frame), np.float32) if self.keep_members or not several else None
+        kept = np.zeros((count, *frame), np.float32) if self.keep_members or not several else None
         total = np.zeros(frame, np.float32) if several else None
         reached = np.zeros((len(levels), *frame), np.uint16) if several else None
         for numbers in self._groups(count, frame):
-            linear = np.zeros((len(numbers), *frame), np.float32)
+            linear = (
+                np.zeros((len(numbers), *frame), np.float32) if kept is None else kept[numbers[0] : numbers[-1] + 1]
+            )
             forecast_in_tiles(self._of_tiles(codes, numbers), codes, domain, out=linear, batch=self.batch)
-            for number, member in zip(numbers, linear, strict=True):
+            for member in linear:
                 if total is not None and reached is not None:
                     total += member
                     for level, above in zip(levels, reached, strict=True):
                         above += member >= level
                 if kept is not None:
-                    kept[number] = self._physical(member, missing)
+                    self._make_physical(member, missing)
         if total is None or reached is None:
             return kept, None, None
         probability = (reached / np.float32(count)).astype(np.float32)
         probability[..., missing] = np.nan
-        return kept, self._physical(total / np.float32(count), missing), probability
+        total /= np.float32(count)
+        self._make_physical(total, missing)
+        return kept, total, probability
 
     def _groups(self, count: int, frame: tuple[int, ...]) -> list[range]:
         size = max(1, _GROUP_BYTES // (4 * int(np.prod(frame))))
@@ -178,13 +183,16 @@ class Predictor:
 
         return draw
 
-    def _physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> np.ndarray:
-        """Return a linear field in the model's unit, no echo as a number, NaN where missing."""
-        values = self.code.from_linear(linear)
-        values = np.where(np.isneginf(values), np.float32(self.code.silent()), values)
-        if missing is not None:
-            values[..., missing] = np.nan
-        return values
+    def _make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
+        """Turn linear fields ``[T, H, W]`` into the model's unit, no echo a number, NaN where ``missing``.
+
+        In place and one by one, for they may be most of the memory there is.
+        """
+        for one in linear:
+            values = self.code.from_linear(one)
+            one[...] = np.where(np.isneginf(values), np.float32(self.code.silent()), values)
+            if missing is not None:
+                one[missing] = np.nan
 
     @cached_property
     def _fixed(self) -> dict[str, str]:

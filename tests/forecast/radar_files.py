@@ -72,6 +72,33 @@ def write_odim(
     return path
 
 
+def write_volume(path: Path, sweeps: dict[float, np.ndarray], *, quantity: str = "DBZH") -> Path:
+    """Write an ODIM polar volume at 55 N 10 E, gates of 1 km: by elevation dBZ ``[rays, gates]``, -32 undetected."""
+    date, clock = np.bytes_(f"{START:%Y%m%d}"), np.bytes_(f"{START:%H%M%S}")
+    with h5py.File(path, "w") as file:
+        file.attrs["Conventions"] = np.bytes_("ODIM_H5/V2_3")
+        file.create_group("what").attrs.update(
+            {"object": np.bytes_("PVOL"), "date": date, "time": clock, "source": np.bytes_("NOD:deess")}
+        )
+        file.create_group("where").attrs.update({"lon": 10.0, "lat": 55.0, "height": 100.0})
+        file.create_group("how")
+        for number, (elevation, values) in enumerate(sweeps.items(), 1):
+            rays, gates = values.shape
+            span = {"startdate": date, "starttime": clock, "enddate": date, "endtime": np.bytes_("010030")}
+            sweep = file.create_group(f"dataset{number}")
+            sweep.create_group("what").attrs.update({"product": np.bytes_("SCAN"), **span})
+            sweep.create_group("where").attrs.update(
+                {"elangle": elevation, "nrays": rays, "nbins": gates, "rscale": 1000.0, "rstart": 0.0, "a1gate": 0}
+            )
+            sweep.create_group("how")
+            stored = np.where(np.isnan(values), 255, np.nan_to_num(2 * (values + 32))).astype(np.uint8)
+            sweep.create_dataset("data1/data", data=stored)
+            sweep.create_group("data1/what").attrs.update(
+                {"quantity": np.bytes_(quantity), "gain": 0.5, "offset": -32.0, "nodata": 255.0, "undetect": 0.0}
+            )
+    return path
+
+
 def write_cf(
     path: Path,
     values: np.ndarray,

@@ -11,7 +11,7 @@ import pytest
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.spec import DataError
 from simcast_hpc.forecast.radar import RadarFrame, RadarGrid, frame_times, read_frames
-from tests.forecast.radar_files import LAEA, START, moment, write_cf, write_odim
+from tests.forecast.radar_files import LAEA, START, moment, write_cf, write_odim, write_volume
 
 FIELD = np.array([[np.nan, -np.inf, -30.0, -12.5], [7.0, 31.5, 60.0, 0.0], [-np.inf, np.nan, 1.5, 2.0]])
 
@@ -161,9 +161,25 @@ def test_a_refusal_names_the_file_and_what_is_wrong(tmp_path, harm, says):
         read_frames(path)
 
 
-def test_a_polar_volume_is_refused_by_its_name(tmp_path):
-    path = write_odim(tmp_path / "volume.h5", FIELD, START, object_="PVOL")
-    with pytest.raises(DataError, match=r"volume\.h5 is a polar file of one radar \(ORG:247, 1 sweeps\).*composite"):
+def test_the_lowest_sweep_of_a_polar_volume_lies_around_its_radar(tmp_path):
+    gates = np.full((360, 100), -32.0)
+    gates[90, 40], gates[0, 50], gates[225:235, 60:70] = 28.0, 33.0, 40.0
+    gates[100:110] = np.nan
+    frame = only(read_frames(write_volume(tmp_path / "volume.h5", {2.0: gates * 0, 0.5: gates})))
+    grid, values = frame.grid, frame.values
+    assert frame.unit == "dBZ" and frame.time == START and frame.about["elevation_degrees"] == 0.5
+    assert grid.shape == (200, 200) and "+lat_0=55 +lon_0=10" in grid.projection
+    # Row 99 is the first north of the radar, column 100 the first east of it; gate 40 reaches from 40 to 41 km.
+    assert values[100, 140] == 28.0 and values[49, 100] == 33.0
+    down, west = 65 * np.cos(np.deg2rad(230)), 65 * np.sin(np.deg2rad(230))
+    assert values[int(100 - down), int(100 + west)] == 40.0
+    assert np.isnan(values[0, 0]) and np.isnan(values[int(100 + 50 * np.sin(np.deg2rad(15))), 148])
+    assert np.isneginf(values[50, 50]) and not np.isin(values, [-32.0, 0.0]).any()
+
+
+def test_a_volume_without_reflectivity_is_refused(tmp_path):
+    path = write_volume(tmp_path / "volume.h5", {0.5: np.zeros((360, 10))}, quantity="VRADH")
+    with pytest.raises(DataError, match=r"volume\.h5 is a polar volume of \['VRADH'\]; DBZH .* is needed"):
         read_frames(path)
 
 

@@ -32,7 +32,7 @@ def object_of(file: Any) -> str:
 def times(path: Path) -> list[datetime]:
     """Return the nominal time of the composite."""
     with h5py.File(path, "r") as file:
-        return [_nominal_time(file, path)]
+        return [nominal_time(file, path)]
 
 
 def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
@@ -40,7 +40,7 @@ def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
     from pysteps.io.importers import import_odim_hdf5
 
     with h5py.File(path, "r") as file:
-        time = _nominal_time(file, path)
+        time = nominal_time(file, path)
         found = object_of(file)
         if found not in ("COMP", "IMAGE"):
             raise DataError(
@@ -106,7 +106,12 @@ def _fields(file: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     return found
 
 
-def _nominal_time(file: Any, path: Path) -> datetime:
+def nominal_time(file: Any, path: Path) -> datetime:
+    """Return the time that an ODIM file as a whole is of.
+
+    Raises:
+        DataError: it says none.
+    """
     return _time(file["what"].attrs, "date", "time", path)
 
 

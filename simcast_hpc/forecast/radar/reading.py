@@ -19,7 +19,7 @@ from simcast_hpc.data.spec import DataError
 from . import cf, fmi, knmi, mch, mrms, odim, polar
 from .frame import RadarFrame, Unit
 
-KNOWN = "ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF"
+KNOWN = "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -40,7 +40,7 @@ _FORMATS = {
     "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pysteps", "pyproj")),
     "mch": Format("MeteoSwiss GIF", mch.times, mch.frames, ("pysteps",)),
     "cf": Format("CF netCDF", cf.times, cf.frames, ("xarray", "h5netcdf", "pyproj")),
-    "polar": Format("polar volume", polar.times, polar.frames, ()),
+    "polar": Format("polar volume", polar.times, polar.frames, ("xradar",)),
 }
 
 
