@@ -1,5 +1,7 @@
 """Radially averaged power spectra: does a forecast keep the variance of small scales, or has it blurred them away?"""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -12,13 +14,22 @@ def radial_power(field: Tensor) -> Tensor:
     """
     height, width = field.shape[-2:]
     power = torch.fft.fft2(field.double()).abs().square() / (height * width)
+    places, counts = _rings(height, width, field.device)
+    # One gather and one sum, in one order on every device: adding into rings by index is in no order on a GPU.
+    return torch.nn.functional.pad(power.flatten(-2), (0, 1))[..., places].sum(-1) / counts
+
+
+@cache
+def _rings(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the flat places of each ring's frequencies, int64 ``[R, most]``, padded by H W, and how many, ``[R]``."""
     longest = max(height, width)
-    rows, columns = (torch.fft.fftfreq(side, d=1.0 / longest, device=field.device) for side in (height, width))
+    rows, columns = (torch.fft.fftfreq(side, d=1.0 / longest) for side in (height, width))
     ring = torch.hypot(rows[:, None].double(), columns[None].double()).round().long().flatten()
-    counts = torch.bincount(ring)
-    totals = power.new_zeros(*power.shape[:-2], counts.numel())
-    totals.index_add_(-1, ring, power.flatten(-2))
-    return (totals / counts)[..., : (longest + 1) // 2]
+    counts = torch.bincount(ring)[: (longest + 1) // 2]
+    order, slots = ring.argsort(stable=True), torch.arange(int(counts.max()))
+    places = (counts.cumsum(0) - counts)[:, None] + slots
+    places = order[places.clamp(max=len(order) - 1)].masked_fill(slots >= counts[:, None], height * width)
+    return places.to(device), counts.to(device)
 
 
 def wavelengths_km(grid: tuple[int, int], spacing_km: float) -> Tensor:

@@ -187,6 +187,21 @@ def test_power_spectra(fields):
     np.testing.assert_allclose(power_spectra(statistics)["forecast"][0].numpy(), mean, rtol=1e-6)
 
 
+@pytest.mark.parametrize("grid", [(48, 33), (7, 40), (5, 5)], ids=str)
+def test_power_of_a_field_that_is_no_square(grid):
+    """A direct sum over the rings, frequency by frequency."""
+    field = np.random.default_rng(0).random(grid)
+    power, longest = np.abs(np.fft.fft2(field)) ** 2 / field.size, max(grid)
+    sums, counts = np.zeros(longest), np.zeros(longest)
+    for row, up in enumerate(np.fft.fftfreq(grid[0], d=1 / longest)):
+        for column, across in enumerate(np.fft.fftfreq(grid[1], d=1 / longest)):
+            ring = round(float(np.hypot(up, across)))
+            sums[ring] += power[row, column]
+            counts[ring] += 1
+    half = (longest + 1) // 2
+    np.testing.assert_allclose(radial_power(torch.from_numpy(field)).numpy(), sums[:half] / counts[:half], rtol=EXACT)
+
+
 def test_power_of_members_is_that_of_single_ones(ensembles):
     """The mean of members has lost power that each of them has: both are kept, each against pysteps."""
     observed, members = ensembles
