@@ -4,7 +4,7 @@
 
 The fields are those of :class:`Task`; the answer is one line of JSON. Both sides draw the public network's weights and
 the inputs from the same seeds, ours takes the weights through ``load_public`` and forgets the public network before
-anything is measured. The forecast without gradients goes to a file, where ``peers`` compares the two.
+anything is measured. The forecast without gradients goes to the file that is named, where ``peers`` compares the two.
 """
 
 import dataclasses
@@ -88,8 +88,9 @@ def run(task: Task) -> dict[str, object]:
             found = forecast(network, *sides.inputs)
         return (found.float() - sides.target).square().mean()
 
-    with torch.no_grad(), _precision(task):
-        torch.save(forecast(network.eval(), *sides.inputs).float(), task.forecast)
+    if task.forecast:
+        with torch.no_grad(), _precision(task):
+            torch.save(forecast(network.eval(), *sides.inputs).float(), task.forecast)
     contender = Contender(name=task.side, network=network.train(), loss=loss, body="reference")
     found = [one_step(contender, "cpu") for _ in range(task.rounds + 1)][1:]
     times = {"forward": [f for f, _, _ in found], "backward": [b for _, b, _ in found]}
@@ -106,7 +107,7 @@ def _draw(task: Task, network: nn.Module, draw: Callable[..., Tensor], sides: Si
                 members = draw(network, *sides.inputs)
                 times.append(Seconds(*(b - a for a, b in zip(began, seconds_now("cpu"), strict=True))))
             peaks.append(peak[0])
-            if number == 0:
+            if number == 0 and task.forecast:
                 torch.save(members.float(), task.forecast)
     return {"times": {"ensemble": times}, "peak_gb": max(peaks)}
 

@@ -151,7 +151,8 @@ def measured(case: str, precision: str, options: argparse.Namespace, about: dict
         forecasts = {side: Path(folder, f"{side}.pt") for side in SIDES}
         for turn in range(options.turns):
             for side in SIDES if turn % 2 == 0 else SIDES[::-1]:
-                answers[side].append(_answer(task_of(case, side, precision, options, forecasts[side])))
+                forecast = forecasts[side] if turn == 0 else None
+                answers[side].append(_answer(task_of(case, side, precision, options, forecast)))
             if turn == 0:
                 apart = _apart(*forecasts.values(), case=case, precision=precision)
     root = getattr(options, CHECKOUTS[case])
@@ -184,7 +185,7 @@ def measured(case: str, precision: str, options: argparse.Namespace, about: dict
             )
 
 
-def task_of(case: str, side: str, precision: str, options: argparse.Namespace, forecast: Path) -> Task:
+def task_of(case: str, side: str, precision: str, options: argparse.Namespace, forecast: Path | None) -> Task:
     """Return what one process is asked for."""
     in_latents = case in ("casformer", "sampling")
     return Task(
@@ -198,7 +199,7 @@ def task_of(case: str, side: str, precision: str, options: argparse.Namespace, f
         rounds=options.rounds,
         threads=options.threads,
         steps=options.steps,
-        forecast=str(forecast),
+        forecast=str(forecast or ""),
     )
 
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import SimVPConfig
 
+from .normed_silu import normed_silu
+
 SPATIAL_NORM_GROUPS = 2
 LEAKY_SLOPE = 0.2
 
@@ -28,7 +30,7 @@ class SpatialBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features."""
-        return F.silu(self.norm(self.conv(_laid_out(x, self.channels_last))))
+        return normed_silu(self.conv(_laid_out(x, self.channels_last)), self.norm)
 
 
 class UpsamplingBlock(nn.Module):
@@ -42,7 +44,7 @@ class UpsamplingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features on the finer grid."""
-        return F.silu(self.norm(F.pixel_shuffle(self.expand(_laid_out(x, self.channels_last)), 2)))
+        return normed_silu(F.pixel_shuffle(self.expand(_laid_out(x, self.channels_last)), 2), self.norm)
 
 
 class SpatialEncoder(nn.Module):

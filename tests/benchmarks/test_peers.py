@@ -26,7 +26,8 @@ def answering(monkeypatch, *, ours: float, difference: float = 0.0):
     def answer(task):
         order.append(task.side)
         forecast = torch.linspace(0, 1, 8) + (difference if task.side == "ours" else 0)
-        torch.save(forecast, task.forecast)
+        if task.forecast:
+            torch.save(forecast, task.forecast)
         factor = ours if task.side == "ours" else 1.0
         seconds = [[2 * factor, 1 * factor], [4 * factor, 3 * factor]]
         return {"times": {"step": seconds}, "peak_gb": 9.9 * factor}
