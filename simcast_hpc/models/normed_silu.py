@@ -33,7 +33,8 @@ class _NormedSiLU(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, bias, mean, rstd = ctx.saved_tensors
         normed, *_ = _norm(x, weight, bias, ctx.groups, ctx.eps)
-        d_normed = _dense(torch.ops.aten.silu_backward(grads[0], normed), like=x)
+        torch.ops.aten.silu_backward.grad_input(grads[0], normed, grad_input=normed)  # in its place: it is ours alone
+        d_normed = _dense(normed, like=x)
         batch, channels, *grid = x.shape
         wanted = list(ctx.needs_input_grad[:3])
         found = torch.ops.aten.native_group_norm_backward(
