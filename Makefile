@@ -104,7 +104,7 @@ docs: $(VENV)/.docs ## Build the documentation as a site, build/docs; a broken l
 	@echo "docs: build/docs/index.html"
 
 ##@ Kernels and speed
-.PHONY: kernels gpu bench
+.PHONY: kernels gpu bench bench-check performance
 kernels: $(VENV)/.runtime ## Compile every kernel for every GPU that we name, without one; hold registers, spills and the rest against the committed table
 	@$(PLAIN) $(BIN)/python -m benchmarks.compile_kernels
 
@@ -120,6 +120,12 @@ gpu: ## On a CUDA machine: test every kernel, then time it; needs only a Python 
 bench: $(VENV)/.runtime ## Time reading windows and the weighted loss on this machine's CPU
 	@$(PLAIN) $(BIN)/python -m benchmarks.data_workers
 	@$(PLAIN) $(BIN)/python -m benchmarks.weighted_mse --device cpu
+
+bench-check: $(VENV)/.runtime ## Hold this run's ratios of ours to what does the same plainly against the committed ones: a minute
+	@$(PLAIN) $(BIN)/python -W ignore -m benchmarks.bench_check
+
+performance: $(VENV)/.runtime ## Draw docs/performance.md anew from the results in the repository
+	@$(PLAIN) $(BIN)/python -m benchmarks.report
 
 ##@ Install
 .PHONY: install install-dev system-packages clean help

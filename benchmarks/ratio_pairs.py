@@ -121,7 +121,8 @@ def _up_sampling(device: str) -> Pair:
 
 
 def _backward(forward: Callable[[], Tensor], x: Tensor) -> Callable[[], Any]:
-    grad = torch.randn_like(forward().detach())
+    shape = forward().shape
+    grad = torch.randn(shape, device=x.device, generator=torch.Generator(x.device).manual_seed(0))
     return lambda: torch.autograd.grad(forward(), x, grad)
 
 

@@ -8,6 +8,16 @@ from torch import nn
 
 from benchmarks import end_to_end
 from benchmarks.work_kinds import KINDS, kind_of, shares_by_kind
+from simcast_hpc.models.account import Account
+
+SMALL = Account(
+    parameters={"all": 10},
+    forward_flops={"all": 10**8},
+    training_flops=3 * 10**8,
+    activation_bytes=100,
+    activation_bytes_kept_all=100,
+    activation_bytes_recomputed_all=100,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,9 +54,11 @@ def test_shares_are_of_the_whole():
     assert shares["convolution"] == shares["attention"] == 0
 
 
-def test_a_small_step_is_measured_with_and_without_input(tmp_path, capsys):
+def test_a_small_step_is_measured_with_and_without_input(tmp_path, monkeypatch, capsys):
     path = tmp_path / "rows.csv"
     words = ["--case", "earthformer-teacher", "--size", "24", "--rounds", "1", "--threads", "1", "--csv", str(path)]
+    monkeypatch.setattr(end_to_end, "counted", lambda run, size, dtype: SMALL)
+    monkeypatch.setattr(end_to_end, "product_rate", lambda device, dtype: 1e11)
     assert end_to_end.main(words) == 0
     rows = list(csv.DictReader(path.open()))
     assert [row["input"] for row in rows] == ["none", "archive"]
