@@ -54,6 +54,7 @@ def test_shares_are_of_the_whole():
     assert shares["convolution"] == shares["attention"] == 0
 
 
+@pytest.mark.slow
 def test_a_small_step_is_measured_with_and_without_input(tmp_path, monkeypatch, capsys):
     path = tmp_path / "rows.csv"
     words = ["--case", "earthformer-teacher", "--size", "24", "--rounds", "1", "--threads", "1", "--csv", str(path)]

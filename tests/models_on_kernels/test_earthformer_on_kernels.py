@@ -1,4 +1,4 @@
-"""Earthformer with our kernels: the golden outputs, single blocks, and ten steps of training."""
+"""Earthformer with our kernels: the golden outputs, single blocks, and steps of training."""
 
 from collections.abc import Callable
 
@@ -21,6 +21,9 @@ from tests.models.test_earthformer_golden import CASES, TOLERANCE, channels_seco
 
 # Kernels off and on add in another order, as other numbers of ranks do: the same bound as there (relative).
 SAME_LOSSES = 1e-5
+# Over 200 steps the weights themselves part: each step of Adam may turn a rounding of a gradient near 0 into one of
+# the learning rate's size. A wrong kernel is off by far more at once.
+AFTER_MANY = 1e-3
 
 
 @pytest.fixture
@@ -111,7 +114,8 @@ def test_a_block_of_a_golden_model_equals_its_twin(case, kind, kernel_device, la
 
 
 @pytest.mark.kernel
-def test_ten_steps_have_the_same_losses_with_kernels_and_without(kernel_device, launched, monkeypatch):
+@pytest.mark.parametrize("steps", [10, pytest.param(200, marks=pytest.mark.slow)])
+def test_steps_have_the_same_losses_with_kernels_and_without(steps, kernel_device, launched, monkeypatch):
     config = EarthformerConfig(
         grid=(2, 2),
         width=16,
@@ -126,7 +130,7 @@ def test_ten_steps_have_the_same_losses_with_kernels_and_without(kernel_device, 
         feed_forward_dropout=0.0,
     )
     generator = torch.Generator().manual_seed(5)
-    frames = torch.rand(10, 1, 4, 1, 2, 2, generator=generator).to(kernel_device)
+    frames = torch.rand(steps, 1, 4, 1, 2, 2, generator=generator).to(kernel_device)
     losses: dict[str, list[float]] = {}
     for body in ("reference", "triton"):
         monkeypatch.setenv(VARIABLE, body)
@@ -142,5 +146,5 @@ def test_ten_steps_have_the_same_losses_with_kernels_and_without(kernel_device, 
             optimizer.step()
             losses[body].append(loss.item())
     assert launched["attention"] and launched["projection"]
-    assert losses["triton"] == pytest.approx(losses["reference"], rel=SAME_LOSSES)
-    assert losses["triton"] != pytest.approx([losses["triton"][0]] * 10, rel=1e-2), "the steps must change something"
+    assert losses["triton"] == pytest.approx(losses["reference"], rel=SAME_LOSSES if steps == 10 else AFTER_MANY)
+    assert losses["triton"] != pytest.approx([losses["triton"][0]] * steps, rel=1e-2), "the steps must change something"
