@@ -14,9 +14,6 @@ from tests.shared_data import shared
 
 NATIVE = "data/radar/native"
 SEQUENCE = {"frames_out": 2, "teacher_frames_out": 2}
-TINY = {
-    "hidden_spatial": 2, "hidden_temporal": 4, "temporal_blocks": 2, "inception_kernels": [3], "groups": 2,
-}  # fmt: skip
 # Folder, description, issue time, a place (longitude, latitude, degrees) that lies in the domain.
 SERVICES = {
     "fmi": ("fmi_pgm", "fmi", datetime(2016, 9, 28, 15, 0), (24.94, 60.17)),
@@ -40,7 +37,7 @@ def checked(path: Path, issue: datetime) -> xr.Dataset:
 def test_four_native_frames_give_a_forecast_on_their_map(service, tmp_path):
     folder, dataset, issue, (east, north) = SERVICES[service]
     data = {"dataset": dataset, "crop": 384}
-    model = small_model(tmp_path / "run", data=data, sequence={"frames_in": 4, **SEQUENCE}, model=TINY)
+    model = small_model(tmp_path / "run", data=data, sequence={"frames_in": 4, **SEQUENCE})
     (path,) = predict(model, shared(f"{NATIVE}/{folder}"), "--out", tmp_path / "out", "--write", "nc")
     with checked(path, issue) as found:
         name = "reflectivity" if service == "fmi" else "rainfall_rate"
@@ -65,7 +62,7 @@ def test_thirteen_odim_frames_of_opera_give_a_forecast(tmp_path):
             left=1000.0 * left, top=-1000.0 * top,
         )  # fmt: skip
     sequence = {"frames_in": 13, **SEQUENCE}
-    model = small_model(tmp_path / "run", data={"dataset": "fmi", "crop": 384}, sequence=sequence, model=TINY)
+    model = small_model(tmp_path / "run", data={"dataset": "fmi", "crop": 384}, sequence=sequence)
     (path,) = predict(model, tmp_path, "--pattern", "*.hdf", "--out", tmp_path / "out", "--write", "nc")
     with checked(path, datetime(2024, 11, 26, 2, 0)) as found:
         assert found.reflectivity.shape == (2, 384, 384)
