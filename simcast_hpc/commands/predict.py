@@ -121,7 +121,7 @@ def _predictor(
     from simcast_hpc.data.spec import ZRRelation
     from simcast_hpc.forecast.ensemble import TrainedEnsemble, load_run
     from simcast_hpc.forecast.load import forecast_device
-    from simcast_hpc.forecast.predict import Predictor, training_grid
+    from simcast_hpc.forecast.predict import Predictor, refuse_unfit_tile, training_grid
     from simcast_hpc.forecast.radar import Wanted, code_of_run
 
     if z_r is not None and min(z_r) <= 0:
@@ -133,9 +133,9 @@ def _predictor(
         raise ConfigError(f"--set changes how members are sampled, and {run} is one model; name a run of diffusion")
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
     code = code_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
+    if tile is not None:
+        refuse_unfit_tile(model, tile)
     tile = tile or training_grid(model)
-    one = model.student if isinstance(model, TrainedEnsemble) else model
-    one.refuse_another_grid(tile)
     wanted = Wanted(model.config.sequence.frames_in, code.step_minutes, bridge)
     shared = min(tile) // 4 if overlap is None else overlap
     return Predictor(model, code, wanted, tile, shared, batch=batch, keep_members=keep_members)
@@ -154,6 +154,7 @@ def _once(
 ) -> list[Path]:
     from simcast_hpc.forecast.radar.files import list_files, read_coded, times_of
 
+    publisher.folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the forecast
     held = times_of(list_files(places, pattern), tolerate=any(place.is_dir() for place in places))
     if not held:
         raise ConfigError(f"none of {', '.join(map(str, places))} holds a radar frame that can be read")

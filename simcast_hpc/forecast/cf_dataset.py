@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simcast_hpc.config import ConfigError
-
 from .predict import Forecast
 
 if TYPE_CHECKING:
@@ -31,13 +29,9 @@ def as_dataset(forecast: Forecast, *, institution: str = "", comment: str = "") 
     Dimensions: ``time`` (valid), ``y`` and ``x`` or ``latitude`` and ``longitude``, and of ensembles ``realization``
     and ``threshold``. ``forecast_reference_time`` is the issue time, ``forecast_period`` the lead in minutes.
 
-    Raises:
-        ConfigError: xarray or pyproj is not installed.
     """
-    try:
-        import xarray as xr
-    except ImportError as error:
-        raise ConfigError(f"forecasts are written by xarray ({error}): pip install 'simcast-hpc[io]'") from error
+    import xarray as xr
+
     space, coords, mapping = _map(forecast)
     coords |= _times(forecast)
     variables: dict[str, Any] = {"crs": ((), np.int32(0), mapping)}

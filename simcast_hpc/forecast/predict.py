@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from simcast_hpc import __version__
-from simcast_hpc.config import TrainConfig
+from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open import kept_grid
 from simcast_hpc.models import grid_of
@@ -238,6 +238,27 @@ def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: in
     whole = (noise.shape[-2], noise.shape[-1])
     row, column = (min(round(at / reduction), w - p) for at, w, p in zip(corner, whole, part, strict=True))
     return noise[..., row : row + part[0], column : column + part[1]]
+
+
+def refuse_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> None:
+    """Refuse a size of tiles that a model cannot take, by letting it forecast one of nothing.
+
+    Raises:
+        ConfigError: says why, and what it was trained on.
+    """
+    own = training_grid(model)
+    try:
+        if min(tile) < 1:
+            raise ValueError("a tile has at least a pixel")
+        nothing = torch.zeros(1, model.config.sequence.frames_in, *tile, dtype=torch.uint8)
+        if isinstance(model, TrainedEnsemble):
+            model.members(nothing, [0])
+        else:
+            model.forecast(nothing, frames_out=1)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--tile {tile[0]} {tile[1]} does not suit the model: {error}; it was trained on {own[0]} x {own[1]}"
+        ) from error
 
 
 def training_grid(model: TrainedModel | TrainedEnsemble) -> Shape:

@@ -1,5 +1,6 @@
 """A forecast as the files of one issue time: data, and pictures beside them; the data come last and mark the rest."""
 
+import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from .written import is_whole, remove, stem_of, write_by, write_netcdf, write_za
 
 DATA = ("nc", "zarr")
 PICTURES = ("png", "gif")
+_NEEDS = {"nc": "h5netcdf", "zarr": "zarr"}
 SIGNATURE = "simcast_signature"
 Draw = Callable[[Forecast, Path], None]
 
@@ -34,13 +36,16 @@ class Publisher:
         """Refuse what cannot be written.
 
         Raises:
-            ConfigError: an unknown kind, or pictures alone.
+            ConfigError: an unknown kind, pictures alone, or a package that writes them is not installed.
         """
         unknown = [kind for kind in self.kinds if kind not in DATA + PICTURES]
         if unknown or not set(self.kinds) & set(DATA):
             raise ConfigError(
                 f"--write {' '.join(self.kinds) or '(nothing)'}: nc or zarr, and if wanted png and gif, are written"
             )
+        for package in ("xarray", "pyproj", *(_NEEDS[kind] for kind in self.kinds if kind in _NEEDS)):
+            if importlib.util.find_spec(package) is None:
+                raise ConfigError(f"forecasts are written by {package}, which is absent: pip install 'simcast-hpc[io]'")
 
     def paths(self, issue: datetime) -> dict[str, Path]:
         """Return the files of an issue time by kind, in the order in which they are written."""

@@ -196,7 +196,7 @@ def test_an_earthformer_forecasts_its_own_grid_in_tiles(frames, tmp_path):
         assert found.reflectivity.shape == (4, 40, 52)
         assert np.isfinite(found.reflectivity.values[:, 5:]).all()
         assert found.attrs["simcast_tile"] == "32 x 32 pixels, overlap 8"
-    assert "is made for frames of 32 x 32 pixels" in refusal(model, frames, "--tile", 16, 16)
+    assert "it was trained on 32 x 32" in refusal(model, frames, "--tile", 16, 16)
 
 
 def test_bridged_frames_are_named(model, frames, tmp_path):
@@ -221,6 +221,8 @@ def test_refusals(model, frames, tmp_path, runs):
     assert "--at 'noon' is no time" in refusal(model, frames, "--at", "noon")
     assert "--write png: nc or zarr" in refusal(model, frames, "--write", "png")
     assert "--overlap 20 with tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
+    assert "--tile 31 33 does not suit the model: SimVP halves" in refusal(model, frames, "--tile", 31, 33)
+    assert "a tile has at least a pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
     assert "is one model; name a run of diffusion" in refusal(model, frames, "--set", "members=2")
     assert "is not a finished training run" in refusal(tmp_path, frames)
     assert "no rule from one to the other" in refusal(runs / "student", frames, "--any-spacing")
@@ -238,3 +240,9 @@ def test_a_disk_that_is_full_leaves_nothing_behind(model, frames, tmp_path, monk
 def _full(_self, path, **_options):
     Path(path).write_bytes(b"half")
     raise OSError(28, "No space left on device")
+
+
+def test_a_package_that_writes_is_asked_for_before_the_forecast(model, frames, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "zarr" else name)
+    said = refusal(model, frames, "--out", tmp_path / "out", "--write", "zarr")
+    assert "written by zarr, which is absent: pip install 'simcast-hpc[io]'" in said
