@@ -73,6 +73,8 @@ def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     assert ensemble.sampling.members == 3 and ensemble.autoencoder.scale > 0
     page = (run_dir / "page" / "index.html").read_text(encoding="utf-8")
     assert "a latent diffusion that turns a forecast into an ensemble" in page and "Spread / error" in page
+    for shown in ("diffusion, its members", "Rank histogram", "Reliability", "probability-matched mean", "member 3"):
+        assert shown in page, shown
     run_pipeline(five_stages(run_dir, **budget))
     with pytest.raises(ConfigError, match=r"autoencoder: autoencoder\.divergence_weight"):
         changed = five_stages(run_dir, **budget).model_dump(mode="json")

@@ -64,14 +64,23 @@ def spread_styles() -> dict[str, LineStyle]:
     return {"spread": LineStyle("#0072b2", "o", "-"), "error of the mean": LineStyle("#d55e00", "s", "--")}
 
 
-def threshold_styles(scores: ScoreFile) -> dict[str, LineStyle]:
-    """Return a line for each threshold in the mean, from light to dark as they rise."""
-    labels = _supported(scores)
+def threshold_styles(scores: ScoreFile, name: str) -> dict[str, LineStyle]:
+    """Return a line for each threshold of an ensemble's reliability, from light to dark as they rise."""
+    labels = _reliable_labels(scores, name)
     shades = np.linspace(0.75, 0.0, len(labels)) if len(labels) > 1 else [0.4]
     return {
         f"≥ {with_unit(label, scores.unit)}": LineStyle(to_hex(colormaps["viridis"](shade)), _MARKERS[k % 7], "-")
         for k, (label, shade) in enumerate(zip(labels, shades, strict=True))
     }
+
+
+def _reliable_labels(scores: ScoreFile, name: str) -> tuple[str, ...]:
+    """Return the thresholds in the mean whose reliability was counted; all that were where none is in the mean.
+
+    It is counted once, under the first protocol, which may have other thresholds than that of the curves.
+    """
+    counted = tuple(scores.diagrams[name].reliability)
+    return tuple(label for label in counted if label in scores.supported_thresholds) or counted
 
 
 def _supported(scores: ScoreFile) -> tuple[str, ...]:
@@ -111,7 +120,8 @@ def reliability_chart(scores: ScoreFile, name: str) -> Chart:
     figure, axes = new_chart()
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.0)
     said = []
-    for label, (title, style) in zip(_supported(scores), threshold_styles(scores).items(), strict=True):
+    styles = threshold_styles(scores, name)
+    for label, (title, style) in zip(_reliable_labels(scores, name), styles.items(), strict=True):
         held = scores.diagrams[name].reliability[label]
         draw_line(axes, held.probability, held.observed_frequency, style, name=title)
         top = held.observed_frequency[-1]
@@ -124,7 +134,8 @@ def reliability_chart(scores: ScoreFile, name: str) -> Chart:
 def sharpness_chart(scores: ScoreFile, name: str) -> Chart:
     """Return how often each probability was forecast, a curve for each threshold in the mean."""
     figure, axes = new_chart()
-    for label, (title, style) in zip(_supported(scores), threshold_styles(scores).items(), strict=True):
+    styles = threshold_styles(scores, name)
+    for label, (title, style) in zip(_reliable_labels(scores, name), styles.items(), strict=True):
         held = scores.diagrams[name].reliability[label]
         share = [count / max(1, sum(held.forecasts)) for count in held.forecasts]
         draw_line(axes, held.probability, [value or None for value in share], style, name=title)

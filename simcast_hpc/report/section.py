@@ -147,7 +147,7 @@ def _ensembles(test_set: TestSet, styles: dict[str, LineStyle]) -> list[str]:
             ),
             chart_grid(
                 [reliability_chart(scores, name), sharpness_chart(scores, name)],
-                legend=line_legend(threshold_styles(scores)),
+                legend=line_legend(threshold_styles(scores, name)),
                 caption="Reliability: where an event is forecast by so many members, it should be observed as often; "
                 "on the diagonal it is. Beside it the share of pixels for which each probability was forecast. "
                 f"{scores.diagrams[name].members} members, all windows, pixels and leads.",

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 from simcast_hpc.report.colours import line_styles, steps_for
+from simcast_hpc.report.ensembles import rank_chart, reliability_chart, spread_chart, threshold_styles
 from simcast_hpc.report.figures import csi_charts, mean_csi_chart, plain
 from simcast_hpc.report.results import read_results
+from simcast_hpc.report.spectra import spectra_charts
 from simcast_hpc.report.training import loss_charts, speed_charts, validation_charts
-from tests.report.fake_run import CODES, MEAN_CSI, RATES, score_file, write_run
+from tests.report.fake_run import CODES, ENSEMBLE, MEAN_CSI, RATES, WITH_ENSEMBLE, score_file, write_run
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")
 RAIN = steps_for(tuple(RATES.values()), labels=tuple(RATES), unit="mm/h")
@@ -116,3 +118,45 @@ def test_importing_and_drawing_leave_the_importers_matplotlib_alone(tmp_path):
         [sys.executable, "-c", script, str(tmp_path / "run")], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_reliability_has_the_thresholds_that_were_counted(tmp_path):
+    """It is counted under the first protocol alone, which may have fewer of them than that of the curves."""
+    made = score_file(mean_csi=WITH_ENSEMBLE)
+    held = made["diagrams"][ENSEMBLE]["reliability"]
+    made["diagrams"][ENSEMBLE]["reliability"] = {label: held[label] for label in ("16", "74", "219")}
+    scores = read_results(write_run(tmp_path / "run", test_sets=[made])).test_sets[0].scores
+    chart = reliability_chart(scores, ENSEMBLE)
+    assert (
+        [line.get_label() for line in chart.figure.axes[0].lines[1:]]
+        == ["≥ 16", "≥ 74"]
+        == list(threshold_styles(scores, ENSEMBLE))
+    )
+    assert "≥ 16 observed in 85 %" in chart.alt
+
+
+def test_spread_is_enlarged_for_the_number_of_members(tmp_path):
+    made = score_file(mean_csi=WITH_ENSEMBLE)
+    scores = read_results(write_run(tmp_path / "run", test_sets=[made])).test_sets[0].scores
+    spread, error = (line.get_ydata() for line in spread_chart(scores, ENSEMBLE).figure.axes[0].lines)
+    assert spread[0] == pytest.approx(0.05 * 1.1 * np.sqrt(6 / 5))
+    assert error[0] == pytest.approx(spread[0] / (0.9 * 1.1))
+    (bars,) = rank_chart(scores, ENSEMBLE).figure.axes[0].containers
+    assert [bar.get_height() for bar in bars] == pytest.approx(np.array([300, 200, 150, 150, 200, 320]) / 220)
+
+
+def test_spectra_tell_members_from_their_mean(tmp_path):
+    made = score_file(mean_csi=WITH_ENSEMBLE)
+    scores = read_results(write_run(tmp_path / "run", test_sets=[made])).test_sets[0].scores
+    first, last, relative = spectra_charts(scores)
+    assert (first.title, last.title, relative.title) == (
+        "+5 min, power",
+        "+30 min, power",
+        "+30 min, relative to the observed",
+    )
+    lines = {line.get_label(): line for line in relative.figure.axes[0].lines}
+    assert lines["observed"].get_ydata() == pytest.approx(np.ones(23))
+    members, mean = (lines[f"diffusion, {kind}"].get_ydata()[-1] for kind in ("its members", "their mean"))
+    assert members == pytest.approx(np.exp(-0.1 * 5 * 22 / 23)) and mean == pytest.approx(np.exp(-0.6 * 5 * 22 / 23))
+    left, right = relative.figure.axes[0].get_xlim()
+    assert left > 8 * 48 > 8 * 48 / 23 > right, "kilometres, the long waves first"
