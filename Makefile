@@ -65,7 +65,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 RESULTS_OF_TESTS := $(VENV)/tests
 AND_NOTE = 2>&1 | tee $(RESULTS_OF_TESTS)
 
-.PHONY: test test-slow test-slurm lint types docs
+.PHONY: test test-slow test-slurm drill lint types docs
 test: $(VENV)/.test ## Pass the tests: minutes, without GPU and without root
 	@rm -rf $(RESULTS_OF_TESTS); mkdir -p $(RESULTS_OF_TESTS); failed=; \
 	echo "Tests 1 of 3: kernels against their twins, in the interpreter"; \
@@ -88,6 +88,9 @@ test-slow: $(VENV)/.test ## Pass the tests that take long: launchers times ZeRO 
 
 test-slurm: $(VENV)/.test ## Pass the tests on a real two-node Slurm of their own (as root)
 	@$(PLAIN) $(PYTEST) tests -m slurm || [ $$? -eq 5 ]
+
+drill: $(VENV)/.test ## Kill ranks at 20 random moments, twice: checkpoints whole, no more lost than promised, the same weights
+	@$(PLAIN) $(PYTEST) -s tests/multi_rank/test_drill.py
 
 lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
 	@$(BIN)/ruff format --check .
