@@ -54,7 +54,8 @@ def _most_apart(precision: str, loss: float) -> float:
 
     fp32: what is promised. bf16: masters and moments are fp32 and equal at the resume, but gradients are reduced in
     another order and rounding, and weights that lie near the middle between two bf16 numbers round apart after a
-    step. Every factor in an output is known to a unit roundoff, 2^-8 of itself; more is not asked of the loss.
+    step. Every factor in an output is known to a unit roundoff, 2^-8 of itself; more is not asked of the loss. A
+    resume that forgets the moments, or Adam's step, lies 2 to 30 % off.
     """
     return 1e-5 if precision == "fp32" else 2**-8 * loss
 
