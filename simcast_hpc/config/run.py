@@ -157,10 +157,18 @@ class OptimizerConfig(StrictModel):
 
 
 class EngineConfig(StrictModel):
-    """How DeepSpeed holds the model: memory and speed, never science beyond rounding."""
+    """How DeepSpeed holds the model: memory and speed, never science beyond rounding.
+
+    ``offload`` keeps on the host what Adam keeps, and steps it there (``optimizer``), or the shared-out weights as
+    well (``parameters``). ``zero_hpz_partition_size`` is ZeRO++'s hierarchical partitioning (arXiv 2306.10209,
+    section 3.2): so many neighbouring ranks, usually a node's, hold a second whole copy of the weights among them,
+    and the gather of the backward pass stays inside; 1 has no such copy.
+    """
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["bf16", "fp32"] = "bf16"
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    zero_hpz_partition_size: PositiveInt = 1
     timeout_minutes: PositiveFloat = 30.0
 
     @model_validator(mode="after")
@@ -172,6 +180,41 @@ class EngineConfig(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _stage_shares_out_what_is_moved(self) -> Self:
+        stage = self.zero_stage
+        if self.offload == "optimizer" and stage == 0:
+            raise ValueError(
+                "engine.offload=optimizer moves what ZeRO shares out, and engine.zero_stage=0 shares out nothing; "
+                "set engine.zero_stage=1, 2 or 3"
+            )
+        if self.offload == "parameters" and stage != 3:
+            raise ValueError(
+                f"engine.offload=parameters wants weights that are shared out, and engine.zero_stage={stage} holds "
+                "them whole; set engine.zero_stage=3, or engine.offload=optimizer with stage 1 or 2"
+            )
+        if self.zero_hpz_partition_size > 1 and stage != 3:
+            raise ValueError(
+                f"engine.zero_hpz_partition_size={self.zero_hpz_partition_size} is a second partition of weights, and "
+                f"engine.zero_stage={stage} has no first; set engine.zero_stage=3, or leave it out"
+            )
+        return self
+
+    def refuse_ranks(self, world_size: int) -> None:
+        """Refuse a number of ranks that hierarchical partitioning cannot be laid out on.
+
+        Raises:
+            ConfigError: the size does not divide the ranks.
+        """
+        size = self.zero_hpz_partition_size
+        if world_size % size:
+            fits = [divisor for divisor in range(2, world_size + 1) if world_size % divisor == 0]
+            right = f"it may be {', '.join(map(str, fits))}" if fits else "one rank has nothing to share out"
+            raise ConfigError(
+                f"engine.zero_hpz_partition_size={size} does not divide the {world_size} rank"
+                f"{'s' if world_size > 1 else ''}: {right}; as many as a node has is usual, and 1 leaves it out"
+            )
+
 
 class StudentConfig(StrictModel):
     """The short-to-long distillation (SimCast section 3.3).
@@ -179,7 +222,8 @@ class StudentConfig(StrictModel):
     ``teacher`` is the teacher's run folder. ``rollouts`` is ``online``, or ``cached`` for what ``simcast rollout``
     stored in the run folder's own ``rollouts``, or another such folder. Pseudo-frames are rounded to
     ``pseudo_dtype`` either way. ``extension`` ``oracle`` uses the event's
-    own later frames, ``none`` does not extend: the controls that the paper lacks.
+    own later frames, ``none`` does not extend: the controls that the paper lacks. A process of ``simcast rollout``
+    that is silent for ``lease_seconds`` loses the block that it works on to the others.
     """
 
     teacher: Path | None = None
@@ -187,6 +231,7 @@ class StudentConfig(StrictModel):
     extension: Literal["teacher", "oracle", "none"] = "teacher"
     rollouts: str = "online"
     pseudo_dtype: Literal["fp16", "uint8"] = "fp16"
+    lease_seconds: PositiveFloat = 300.0
 
 
 class CheckpointConfig(StrictModel):
@@ -331,11 +376,14 @@ _NOT_SCIENCE = frozenset(
         "diffusion.validation.every_steps",
         "diffusion.validation.members",
         "diffusion.validation.windows",
+        "engine.offload",
         "engine.timeout_minutes",
+        "engine.zero_hpz_partition_size",
         "engine.zero_stage",
         "model.channels_last",
         "model.checkpoint_levels",
         "model.grid",  # that of the data, whose content counts
+        "student.lease_seconds",
         "student.rollouts",
         "student.teacher",
     }

@@ -1,11 +1,13 @@
-"""Stored pseudo-frames: the teacher rolled out once over every training sequence, in blocks that ranks share.
+"""Stored pseudo-frames: the teacher rolled out once over every training sequence, in blocks that processes share.
 
 A block is one ``.npy`` of ``BLOCK`` windows, ``[n, T'l, H, W]``, fp16 with NaN or uint8 with 255. It appears by a
-rename, so a cut-short roll-out continues where it stopped, and what a reader sees is whole.
+rename, so a cut-short roll-out continues where it stopped, and what a reader sees is whole. Every writer has a partial
+file of its own: two that write the same block write the same bytes, and the later rename changes nothing.
 """
 
 import json
 import os
+import socket
 from functools import lru_cache
 from pathlib import Path
 
@@ -87,12 +89,23 @@ def block_path(folder: Path, block: int) -> Path:
 def write_block(folder: Path, block: int, frames: np.ndarray) -> None:
     """Write a block whole or not at all."""
     path = block_path(folder, block)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.save(file, frames)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = _partial(path)
+    try:
+        with partial.open("wb") as file:
+            np.save(file, frames)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except FileNotFoundError:
+        if not path.is_file():  # another wrote the same block meanwhile, and swept up
+            raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def standing_blocks(folder: Path) -> set[int]:
+    """Return the numbers of the blocks that stand."""
+    return {int(path.stem.removeprefix("block-")) for path in folder.glob("block-*.npy")}
 
 
 def read_manifest(folder: Path) -> dict[str, object] | None:
@@ -103,6 +116,16 @@ def read_manifest(folder: Path) -> dict[str, object] | None:
 
 def write_manifest(folder: Path, identity: dict[str, object]) -> None:
     """Declare the cache finished: the last thing that is written."""
-    partial = folder / (_MANIFEST + ".partial")
+    partial = _partial(folder / _MANIFEST)
     partial.write_text(json.dumps(identity, indent=1), encoding="utf-8")
     partial.replace(folder / _MANIFEST)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a finished folder: leases, and blocks half written."""
+    for path in (*folder.glob("block-*.partial"), *folder.glob("block-*.lease")):
+        path.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")

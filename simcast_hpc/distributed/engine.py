@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from simcast_hpc.config import ConfigError, OptimizerConfig, TrainConfig
+from simcast_hpc.config import ConfigError, EngineConfig, OptimizerConfig, TrainConfig
 
 from .world import World, import_deepspeed
 
@@ -15,8 +15,9 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
     The learning rate is not in it: it is written into the optimizer's groups as a function of the step.
 
     Raises:
-        ConfigError: the ranks cannot share the global batch.
+        ConfigError: the ranks cannot share the global batch, or hierarchical partitioning does not fit them.
     """
+    config.engine.refuse_ranks(world_size)
     return {
         "train_batch_size": config.batch.global_size,
         "train_micro_batch_size_per_gpu": config.batch.micro_size,
@@ -25,22 +26,35 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
         "bf16": {"enabled": config.engine.precision == "bf16"},
         # Micro batches are summed in fp32, so that their number hardly moves a bf16 run.
         "data_types": {"grad_accum_dtype": "fp32"},
-        "zero_optimization": {
-            "stage": config.engine.zero_stage,
-            # Small tensors are partitioned too, so a small model tests what a large one will do.
-            "stage3_param_persistence_threshold": 0,
-        },
+        "zero_optimization": _zero(config.engine),
         "zero_allow_untested_optimizer": True,
+        # With offload DeepSpeed would have its own CPU Adam, which wants a compiler and a minute at the first start.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+
+
+def _zero(engine: EngineConfig) -> dict[str, Any]:
+    zero: dict[str, Any] = {
+        "stage": engine.zero_stage,
+        # Small tensors are partitioned too, so a small model tests what a large one will do.
+        "stage3_param_persistence_threshold": 0,
+    }
+    if engine.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if engine.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    if engine.zero_hpz_partition_size > 1:
+        zero["zero_hpz_partition_size"] = engine.zero_hpz_partition_size
+    return zero
 
 
 def build_engine(module: torch.nn.Module, config: TrainConfig, world: World) -> Any:
     """Return the DeepSpeed engine around ``module``, with Adam (decoupled weight decay where there is any).
 
     Raises:
-        ConfigError: the ranks cannot share the global batch.
+        ConfigError: the ranks cannot share the global batch, or hierarchical partitioning does not fit them.
     """
     derived = deepspeed_config(config, world_size=world.place.world_size)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -51,6 +65,8 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, world: World) -> 
         lr=0.0,
         betas=config.optimizer.betas,
         weight_decay=config.optimizer.weight_decay,
+        # On the host one pass over memory counts: torch's fused step makes one where the plain one makes a dozen.
+        fused=config.engine.offload != "none",
     )
     engine, *_ = import_deepspeed().initialize(
         model=module, optimizer=optimizer, model_parameters=parameters, config=derived

@@ -51,6 +51,10 @@ def leave_out_step(engine: Any) -> None:
         optimizer.check_grad_overflow = asked
         for gradient in spoilt:  # ZeRO 3 never writes into the padding of a last partition, but does read it
             gradient.zero_()
+        if getattr(
+            optimizer, "cpu_offload", False
+        ):  # the device's fp32 sums, which only the path without offload drops
+            optimizer.averaged_gradients = dict.fromkeys(optimizer.averaged_gradients)
     assert optimizer.overflow, "DeepSpeed applied a step that was to be left out"
 
 

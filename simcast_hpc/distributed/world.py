@@ -85,7 +85,7 @@ def join(*, timeout_minutes: float) -> World:
             raise PlaceError(f"{place.launcher} started {place.world_size} ranks but {name} is not set; export it")
     names = {"RANK": place.rank, "WORLD_SIZE": place.world_size, "LOCAL_RANK": place.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})
-    device = _device(place)
+    device = own_device(place)
     deepspeed = import_deepspeed()
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",
@@ -115,7 +115,8 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def _device(place: Place) -> torch.device:
+def own_device(place: Place) -> torch.device:
+    """Return this process's device, made the current one where it is a GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # A launcher may show each rank one device only; then every local rank takes device 0.

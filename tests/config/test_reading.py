@@ -240,7 +240,13 @@ def test_the_resolved_yaml_reads_back_equal(tmp_path, config):
 
 def test_the_resolved_yaml_is_plain_and_names_every_default():
     data = yaml.safe_load(to_yaml(from_mapping(TrainConfig, LEAST)))
-    assert data["engine"] == {"zero_stage": 1, "precision": "bf16", "timeout_minutes": 30.0}
+    assert data["engine"] == {
+        "zero_stage": 1,
+        "precision": "bf16",
+        "offload": "none",
+        "zero_hpz_partition_size": 1,
+        "timeout_minutes": 30.0,
+    }
     assert data["data"]["root"] is None
     assert set(data) == set(TrainConfig.model_fields)
 

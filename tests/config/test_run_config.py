@@ -61,6 +61,42 @@ def test_bf16_without_a_zero_stage_is_refused_with_a_pointer_to_stage_1():
     assert _config(engine={"zero_stage": 0, "precision": "fp32"}).engine.zero_stage == 0
 
 
+@pytest.mark.parametrize(
+    ("engine", "says"),
+    [
+        (
+            {"zero_stage": 0, "precision": "fp32", "offload": "optimizer"},
+            r"engine\.offload=optimizer .*zero_stage=1, 2 or",
+        ),
+        ({"zero_stage": 2, "offload": "parameters"}, r"engine\.offload=parameters .*zero_stage=2 .*set .*zero_stage=3"),
+        ({"zero_stage": 1, "zero_hpz_partition_size": 4}, r"zero_hpz_partition_size=4 .*zero_stage=1 .*zero_stage=3"),
+        ({"offload": "disk"}, r"engine\.offload.*'none', 'optimizer' or 'parameters'"),
+        ({"zero_stage": 3, "zero_hpz_partition_size": 0}, "engine.zero_hpz_partition_size"),
+    ],
+)
+def test_memory_options_that_do_nothing_together_are_refused(engine, says):
+    with pytest.raises(ConfigError, match=says):
+        _config(engine=engine)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_each_stage_that_shares_out_can_keep_its_optimizer_on_the_host(stage):
+    assert _config(engine={"zero_stage": stage, "offload": "optimizer"}).engine.offload == "optimizer"
+
+
+@pytest.mark.parametrize(
+    ("size", "ranks", "right"),
+    [(3, 8, "it may be 2, 4, 8;"), (16, 8, "it may be 2, 4, 8;"), (2, 1, "one rank has nothing")],
+)
+def test_a_hierarchical_partition_the_ranks_do_not_divide_into_is_refused(size, ranks, right):
+    engine = _config(engine={"zero_stage": 3, "zero_hpz_partition_size": size}).engine
+    with pytest.raises(
+        ConfigError, match=f"engine.zero_hpz_partition_size={size} does not divide the {ranks} .*{right}"
+    ):
+        engine.refuse_ranks(ranks)
+    engine.refuse_ranks(size * 2)
+
+
 def test_a_teacher_longer_than_the_student_is_refused():
     with pytest.raises(ConfigError, match=r"sequence\.teacher_frames_out=13 is longer than sequence\.frames_out=12"):
         _config(sequence={"teacher_frames_out": 13})
@@ -102,6 +138,7 @@ def test_where_rollouts_stand(rollouts, folder):
         {"data": {"root": "elsewhere"}},
         {"data": {"workers": 3}},
         {"engine": {"zero_stage": 3}},
+        {"engine": {"zero_stage": 3, "offload": "parameters", "zero_hpz_partition_size": 4}},
         {"engine": {"timeout_minutes": 1.0}},
         {"checkpoint": {"every_steps": 7, "ahead_steps": 0, "keep": 9}},
         {"log": {"every_steps": 1}},

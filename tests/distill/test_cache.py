@@ -12,6 +12,8 @@ from simcast_hpc.distill.cache import (
     block_path,
     cache_identity,
     read_manifest,
+    standing_blocks,
+    sweep,
     write_block,
     write_manifest,
 )
@@ -84,6 +86,23 @@ def test_a_block_that_fails_midway_leaves_the_one_before(folder, frames, monkeyp
     np.testing.assert_array_equal(np.load(block_path(folder, 1)), frames[BLOCK:])
     with pytest.raises(FileNotFoundError):
         np.load(block_path(folder, 2))
+
+
+def test_two_writers_of_a_block_do_not_disturb_each_other(folder, frames, monkeypatch):
+    """The slower one of a lease that was taken over finds the block standing and its own partial file swept up."""
+    save = np.save
+
+    def save_slowly(file, array):
+        save(file, array)
+        (folder / "block-000001.lease").touch()
+        sweep(folder)
+
+    monkeypatch.setattr(np, "save", save_slowly)
+    write_block(folder, 1, frames[BLOCK:])
+    assert sorted(path.name for path in folder.iterdir()) == ["block-000000.npy", "block-000001.npy", "manifest.json"]
+    assert standing_blocks(folder) == {0, 1}
+    with pytest.raises(FileNotFoundError):
+        write_block(folder, 2, frames[:1])
 
 
 def test_the_manifest_says_what_it_was_given(folder):

@@ -40,6 +40,35 @@ def test_stage_precision_and_clipping_go_through(tmp_path, stage, precision):
     assert json.loads(json.dumps(derived)) == derived
 
 
+@pytest.mark.parametrize(
+    ("engine", "wanted"),
+    [
+        ({}, set()),
+        ({"zero_stage": 2, "offload": "optimizer"}, {"offload_optimizer"}),
+        ({"zero_stage": 3, "offload": "parameters"}, {"offload_optimizer", "offload_param"}),
+        ({"zero_stage": 3, "zero_hpz_partition_size": 2}, {"zero_hpz_partition_size"}),
+    ],
+)
+def test_memory_options_reach_deepspeed_alone(tmp_path, engine, wanted):
+    derived = deepspeed_config(tiny_config(tmp_path, engine={"precision": "fp32", **engine}), world_size=2)
+    zero = derived["zero_optimization"]
+    assert zero.keys() - {"stage", "stage3_param_persistence_threshold"} == wanted
+    assert all(zero[key]["device"] == "cpu" for key in wanted if key.startswith("offload"))
+    assert derived["zero_force_ds_cpu_optimizer"] is False, "or a compiler would be wanted at the first start"
+
+
+def test_hierarchical_partitions_that_do_not_divide_the_ranks_are_refused(tmp_path):
+    config = tiny_config(
+        tmp_path,
+        engine={"zero_stage": 3, "zero_hpz_partition_size": 2, "precision": "fp32"},
+        batch={"global_size": 6, "micro_size": 2},
+    )
+    with pytest.raises(
+        ConfigError, match=r"engine\.zero_hpz_partition_size=2 does not divide the 3 ranks: it may be 3;"
+    ):
+        deepspeed_config(config, world_size=3)
+
+
 def test_neither_optimizer_nor_schedule_is_left_to_deepspeed(tmp_path):
     assert not {"optimizer", "scheduler"} & deepspeed_config(tiny_config(tmp_path), world_size=1).keys()
 

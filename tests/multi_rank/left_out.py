@@ -1,4 +1,4 @@
-"""Run on two ranks: a step whose gradient is no number, on each ZeRO stage, and what stood before and after it.
+"""Run on two ranks: a step whose gradient is no number, wherever ZeRO holds it, and what stood before and after it.
 
 Rank 0 writes one JSON line a case into ``cases.jsonl`` of the folder; ``test_non_finite.py`` judges them. Not printed:
 a launcher may mix the lines of two ranks.
@@ -16,7 +16,14 @@ from simcast_hpc.distributed.tensors import read_state
 from simcast_hpc.distributed.world import World, join
 from tests.archives import tiny_config
 
-CASES = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
+PLAIN = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
+CASES = [
+    *[{"zero_stage": stage, "precision": precision} for stage, precision in PLAIN],
+    {"zero_stage": 1, "precision": "fp32", "offload": "optimizer"},
+    {"zero_stage": 2, "precision": "bf16", "offload": "optimizer"},
+    {"zero_stage": 3, "precision": "fp32", "offload": "parameters"},
+    {"zero_stage": 3, "precision": "bf16", "offload": "optimizer", "zero_hpz_partition_size": 2},
+]
 
 
 class _Line(torch.nn.Module):
@@ -59,12 +66,8 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 def main(folder: Path) -> None:
     """Go through all cases."""
     world = join(timeout_minutes=2)
-    for stage, precision in CASES:
-        config = tiny_config(
-            folder,
-            engine={"zero_stage": stage, "precision": precision},
-            batch={"global_size": 16, "micro_size": 4},
-        )
+    for held in CASES:
+        config = tiny_config(folder, engine=held, batch={"global_size": 16, "micro_size": 4})
         states, seen = [], []
         for steps in ([False, False], [False, True, False]):
             torch.manual_seed(0)
@@ -77,7 +80,7 @@ def main(folder: Path) -> None:
                     untouched = _equal(before, _state(engine))
             states.append(_state(engine))
         if world.is_first:
-            case = {"stage": stage, "precision": precision, "finite": seen, "untouched": untouched}
+            case = {"engine": held, "finite": seen, "untouched": untouched}
             with (folder / "cases.jsonl").open("a") as file:
                 file.write(json.dumps({**case, "same after": _equal(*states)}) + "\n")
     world.leave()

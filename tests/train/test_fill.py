@@ -1,8 +1,8 @@
 """Stored roll-outs: the student learns from the same bits as online, and a cut-short roll-out goes on."""
 
-from contextlib import nullcontext
+import os
+import signal
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,28 +11,17 @@ from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import micro_batches
 from simcast_hpc.data.open import open_windows
 from simcast_hpc.distill import cache
+from simcast_hpc.distill.leases import Leases
 from simcast_hpc.train.stages import fill
-from simcast_hpc.train.stages.student import StudentStage
+from simcast_hpc.train.stages.student import StudentStage, extend
+from simcast_hpc.train.stop import PausedError, StoppedError
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 
 CPU = torch.device("cpu")
 
 
-class Alone:
-    """A world of one rank without a process group."""
-
-    device, is_first, place = CPU, True, SimpleNamespace(rank=0, world_size=1)
-
-    def together(self):
-        return nullcontext()
-
-    def barrier(self) -> None: ...
-    def leave(self) -> None: ...
-
-
 @pytest.fixture(autouse=True)
-def _small_blocks_alone(monkeypatch):
-    monkeypatch.setattr(fill, "join", lambda **_: Alone())
+def _small_blocks(monkeypatch):
     monkeypatch.setattr(fill, "BLOCK", 4)
     monkeypatch.setattr(cache, "BLOCK", 4)
 
@@ -145,3 +134,63 @@ def test_a_folder_of_something_else_is_not_cleared(tmp_path, root, teacher):
 def test_nothing_is_stored_for_an_online_student(tmp_path, root, teacher):
     with pytest.raises(ConfigError, match=r"student\.rollouts is 'online'; .*--set student\.rollouts=cached"):
         fill.fill_cache(_config(tmp_path, root, teacher, rollouts="online"))
+
+
+def _at_work(folder, name: str = "block-000000") -> Leases:
+    """Leave a fresh lease of another process in a folder."""
+    folder.mkdir(exist_ok=True)
+    leases = Leases(folder, rank=7, stale_seconds=60.0)
+    assert leases._take(name) is not None
+    return leases
+
+
+def test_a_folder_that_others_fill_with_something_else_is_not_cleared(tmp_path, root, teacher):
+    config = _config(tmp_path, root, teacher)
+    other = _at_work(tmp_path / "rollouts")
+    with pytest.raises(ConfigError, match=r"rollouts is being filled from another teacher .* by rank 7, process"):
+        fill.fill_cache(config)
+    assert other.holders() == [other.holder], "its lease stands, and ours on the claim is given back"
+
+
+def test_a_folder_claimed_for_something_else_meanwhile_gets_no_block(tmp_path, root, teacher, monkeypatch):
+    config = _config(tmp_path, root, teacher)
+    claim = tmp_path / "rollouts" / "claim.json"
+    monkeypatch.setattr(fill, "extend", lambda *told: claim.write_text("{}") and extend(*told))
+    with pytest.raises(ConfigError, match="claimed for another teacher or other data meanwhile"):
+        fill.fill_cache(config)
+    assert cache.standing_blocks(tmp_path / "rollouts") == set()
+
+
+def test_a_block_that_was_taken_over_is_left_to_the_other(tmp_path, root, teacher, monkeypatch):
+    """A process that was stopped for long finds its block in other hands; it goes on with the next."""
+    config = _config(tmp_path, root, teacher, lease_seconds=1.0)
+    beats = iter([True, False])
+    monkeypatch.setattr(fill.Lease, "beat", lambda _: next(beats, True))
+    written: list[int] = []
+    monkeypatch.setattr(fill, "write_block", lambda *told: written.append(told[1]) or cache.write_block(*told))
+    fill.fill_cache(config)
+    assert sorted(written) == [0, 1, 2, 3] and written[-1] == 0, "block 0 was given up, and made at the end"
+
+
+def test_a_signal_frees_what_a_roll_out_holds(tmp_path, root, teacher, monkeypatch):
+    config = _config(tmp_path, root, teacher)
+    folder = tmp_path / "rollouts"
+
+    def interrupted(*told):
+        if cache.standing_blocks(folder):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return extend(*told)
+
+    monkeypatch.setattr(fill, "extend", interrupted)
+    with pytest.raises(PausedError, match="SIGUSR2: the blocks that stand are kept") as caught:
+        fill.fill_cache(config)
+    assert caught.value.exit_status == 85
+    assert cache.standing_blocks(folder) == {0} and not list(folder.glob("*.lease"))
+    monkeypatch.undo()
+
+
+def test_a_stop_file_keeps_a_roll_out_from_starting(tmp_path, root, teacher):
+    (tmp_path / "STOP").touch()
+    with pytest.raises(StoppedError, match="STOP is there"):
+        fill.fill_cache(_config(tmp_path, root, teacher))
+    assert not (tmp_path / "rollouts").exists()

@@ -70,7 +70,9 @@ def plan(config: TrainConfig) -> Plan:
         ConfigError: the configuration cannot be run here.
         DataError: the data cannot be used.
     """
-    config.batch.accumulation_steps(find_place(os.environ).world_size)
+    ranks = find_place(os.environ).world_size
+    config.batch.accumulation_steps(ranks)
+    config.engine.refuse_ranks(ranks)
     stage = make_stage(config)
     source = open_windows(config.data, split="train", frames=stage.sequence_frames)
     task = make_task(config, stage, source)

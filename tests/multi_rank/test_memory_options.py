@@ -1,0 +1,90 @@
+"""Offload and hierarchical partitioning move what a run holds, never what it computes: fp32 losses within 1e-5."""
+
+import shutil
+
+import pytest
+
+from tests.multi_rank.runs import losses, overrides, simcast
+
+pytestmark = pytest.mark.multi
+_HOST = {"engine__zero_stage": 3, "engine__offload": "parameters"}
+_HIERARCHICAL = {"engine__zero_stage": 3, "engine__zero_hpz_partition_size": 2}
+
+
+def _train(config, run_dir, ranks, options) -> None:
+    simcast("torchrun", ranks, ["train", str(config), *overrides(run_dir=run_dir, **options)])
+
+
+def _forget_the_end(run_dir) -> None:
+    """Take away the last two steps, as if the run had been lost after its checkpoint of step 4."""
+    (run_dir / "DONE.json").unlink()
+    shutil.rmtree(run_dir / "checkpoints" / "step-00000006")
+
+
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [
+        pytest.param(2, {"engine__zero_stage": 1, "engine__offload": "optimizer"}, marks=pytest.mark.slow),
+        pytest.param(2, {"engine__zero_stage": 2, "engine__offload": "optimizer"}, marks=pytest.mark.slow),
+        pytest.param(2, {"engine__zero_stage": 3, "engine__offload": "optimizer"}, marks=pytest.mark.slow),
+        pytest.param(2, _HIERARCHICAL | _HOST, marks=pytest.mark.slow),
+        pytest.param(4, _HIERARCHICAL, marks=pytest.mark.slow),
+    ],
+)
+def test_the_losses_are_those_of_one_rank_and_so_they_are_after_a_resume(
+    ranks, options, teacher_config, one_rank, tmp_path
+):
+    run_dir = tmp_path / "run"
+    _train(teacher_config, run_dir, ranks, options)
+    assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+    whole = losses(run_dir)
+    _forget_the_end(run_dir)
+    _train(teacher_config, run_dir, ranks, options)
+    assert losses(run_dir) == whole, "at the same layout the resumed steps are equal to the bit"
+
+
+def test_saved_from_the_host_and_resumed_hierarchically(teacher_config, one_rank, tmp_path):
+    """Weights and moments leave the hosts' memory by name, and enter a layout with a second copy of the weights."""
+    run_dir = tmp_path / "run"
+    _train(teacher_config, run_dir, 2, _HOST)
+    assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+    _forget_the_end(run_dir)
+    _train(teacher_config, run_dir, 2, _HIERARCHICAL)
+    assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_bf16_on_the_host_equals_bf16_on_the_device(teacher_config, tmp_path):
+    """Stage 1 sums and reduces in fp32 either way, so that offload moves a bf16 run by Adam's own rounding alone."""
+    on = {"engine__precision": "bf16", "engine__zero_stage": 1, "ema__decay": 0.9}
+    _train(teacher_config, tmp_path / "device", 2, on)
+    _train(teacher_config, tmp_path / "host", 2, on | {"engine__offload": "optimizer"})
+    assert losses(tmp_path / "host") == pytest.approx(losses(tmp_path / "device"), abs=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("saved_by", "resumed_by"),
+    [
+        ((1, {"engine__zero_stage": 0}), (2, {"engine__zero_stage": 2, "engine__offload": "optimizer"})),
+        ((2, {"engine__zero_stage": 1, "engine__offload": "optimizer"}), (1, {"engine__zero_stage": 3})),
+        ((4, _HIERARCHICAL), (2, _HOST)),
+    ],
+    ids=["device to host", "host to device", "hierarchical to host"],
+)
+def test_a_checkpoint_crosses_every_place(saved_by, resumed_by, teacher_config, one_rank, tmp_path):
+    run_dir = tmp_path / "run"
+    for ranks, options in (saved_by, resumed_by):
+        if (run_dir / "DONE.json").exists():
+            _forget_the_end(run_dir)
+        _train(teacher_config, run_dir, ranks, options)
+    assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+
+
+def test_a_partition_of_more_ranks_than_there_are_is_refused_before_anything_starts(teacher_config, tmp_path):
+    told = simcast(
+        "python", 1, ["train", str(teacher_config), *overrides(run_dir=tmp_path / "run", **_HIERARCHICAL)], check=False
+    )
+    assert told.returncode == 2
+    assert "engine.zero_hpz_partition_size=2 does not divide the 1 rank" in told.stderr
+    assert not (tmp_path / "run").exists()
