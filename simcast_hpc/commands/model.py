@@ -2,28 +2,30 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from simcast_hpc.config import FORECASTING, AutoencoderConfig, ConfigError, PipelineConfig, TrainConfig, read_config
+from simcast_hpc.config import AutoencoderConfig, ConfigError, TrainConfig
 
+from . import model_plan
+from .model_read import DTYPES, read_run, subject_of
 from .options import ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from simcast_hpc.models.account import Account
 
 app = typer.Typer(help="Look at models.", no_args_is_help=True)
-_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @app.callback()
 def model() -> None:
     """Look at models."""
+
+
+app.command("plan")(model_plan.plan)
 
 
 @app.command("info")
@@ -38,67 +40,19 @@ def info(
 
     Example: simcast model info configs/student/sevir-earthformer.yaml --ranks 8 --set batch.micro_size=1
     """
-    run, grid, autoencoder = _read(config, overrides or (), stage)
-    found = _found(run, grid, autoencoder, ranks)
+    asked = read_run(config, overrides or (), stage)
+    found = _found(asked.run, asked.grid, asked.autoencoder, ranks)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
         _print(found)
 
 
-def _read(
-    path: Path, overrides: list[str] | tuple[str, ...], stage: str | None
-) -> tuple[TrainConfig, tuple[int, int], AutoencoderConfig]:
-    """Return one training run, the grid of its frames, and the autoencoder that a diffusion would stand on.
-
-    The grid is that of the model or of its data's description.
-    """
-    from simcast_hpc.data.open import kept_grid
-    from simcast_hpc.models import grid_of
-
-    try:
-        run, size = read_config(TrainConfig, path, overrides), None
-        autoencoder = _autoencoder_under(run)
-    except ConfigError as error:
-        if "simcast pipeline" not in str(error):
-            raise
-        pipeline = read_config(PipelineConfig, path, overrides)
-        chosen = stage or list(pipeline.stages)[-1]
-        if chosen not in pipeline.stages:
-            raise ConfigError(f"--stage {chosen} is none of this pipeline: {', '.join(pipeline.stages)}") from None
-        run, size = pipeline.train_config(chosen), pipeline.synthesis and pipeline.synthesis.size
-        within = "autoencoder" in pipeline.stages and run.stage == "diffusion"
-        beside = pipeline.train_config("autoencoder") if within else run
-        autoencoder = beside.autoencoder.model if within else _autoencoder_under(run)
-    stated = grid_of(run.model) if run.stage in FORECASTING else None
-    return run, stated or ((size, size) if size else kept_grid(run.data)), autoencoder
-
-
-def _autoencoder_under(run: TrainConfig) -> AutoencoderConfig:
-    """Return the sizes of ``diffusion.autoencoder``'s network, or the default's where that run does not stand yet."""
-    from simcast_hpc.observe.run_folder import RunFolder
-
-    if run.stage == "autoencoder":
-        return run.autoencoder.model
-    if run.diffusion.autoencoder is None or not (found := RunFolder(run.diffusion.autoencoder).config).is_file():
-        return AutoencoderConfig()
-    return read_config(TrainConfig, found).autoencoder.model
-
-
 def _account(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "Account":
-    from simcast_hpc.models import account, fitted_to
+    from simcast_hpc.models import account
 
-    sizes: dict[str, Any] = {"batch": run.batch.micro_size, "dtype": _DTYPES[run.engine.precision]}
-    if run.stage == "autoencoder":
-        return account.autoencoder_account(autoencoder, grid=grid, **sizes)
-    sizes |= {"frames_in": run.sequence.frames_in, "frames_out": run.frames_out}
-    if run.stage in FORECASTING:
-        return account.account_of(fitted_to(run.model, grid), grid=grid, **sizes)
-    reduction = autoencoder.reduction
-    if grid[0] % reduction or grid[1] % reduction:
-        raise ValueError(f"frames of {grid[0]} x {grid[1]} do not fall into latents {reduction} times smaller")
-    latent = (grid[0] // reduction, grid[1] // reduction)
-    return account.denoiser_account(run.diffusion.casformer, channels=autoencoder.latent_channels, grid=latent, **sizes)
+    dtype = DTYPES[run.engine.precision]
+    return account.account(subject_of(run, grid, autoencoder), run.batch.micro_size, dtype)
 
 
 def _found(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig, ranks: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 
 from simcast_hpc.config import ConfigError, EngineConfig, OptimizerConfig, TrainConfig
 
+from .memory import MOST_IN_BUCKET
 from .world import World, import_deepspeed
 
 
@@ -68,6 +69,9 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, world: World) -> 
         # On the host one pass over memory counts: torch's fused step makes one where the plain one makes a dozen.
         fused=config.engine.offload != "none",
     )
+    # DeepSpeed's bucket is this many elements whatever the model has: gigabytes beside a small one.
+    trainable = sum(parameter.numel() for parameter in parameters)
+    derived["zero_optimization"]["reduce_bucket_size"] = min(trainable, MOST_IN_BUCKET)
     engine, *_ = import_deepspeed().initialize(
         model=module, optimizer=optimizer, model_parameters=parameters, config=derived
     )

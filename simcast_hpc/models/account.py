@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -50,6 +50,73 @@ class Account:
     activation_bytes_recomputed_all: int
 
 
+class Subject(NamedTuple):
+    """A network to be looked at.
+
+    ``made(again)`` builds it, as configured (None) or with all or nothing computed again in backward, as far as it
+    ``recomputes``; ``inputs(batch)`` are those of a micro batch, on the meta device.
+    """
+
+    made: Callable[[bool | None], nn.Module]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    recomputes: bool
+
+    def on_meta(self, again: bool | None, dtype: torch.dtype) -> nn.Module:
+        """Return the network without its memory, ready to train."""
+        with torch.device("meta"):
+            return self.made(again).to(dtype).train()
+
+
+def forecaster(
+    config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], dtype: torch.dtype
+) -> Subject:
+    """Return a forecasting network; see :func:`account_of`."""
+
+    def made(again: bool | None) -> nn.Module:
+        one = config
+        if again is not None and isinstance(config, EarthformerConfig):
+            one = config.model_copy(update={"checkpoint_levels": tuple(range(config.levels)) if again else ()})
+        return build_model(one, frames_in=frames_in, frames_out=frames_out)
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        return (torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=dtype),)
+
+    return Subject(made, inputs, isinstance(config, EarthformerConfig))
+
+
+def autoencoder(config: AutoencoderConfig, *, grid: tuple[int, int]) -> Subject:
+    """Return an autoencoder; see :func:`autoencoder_account`."""
+
+    def made(again: bool | None) -> nn.Module:
+        return Autoencoder(config if again is None else config.model_copy(update={"checkpoint": again}))
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        latent = (config.latent_channels, *(size // config.reduction for size in grid))
+        return torch.empty(batch, 1, *grid, device="meta"), torch.empty(batch, *latent, device="meta")
+
+    return Subject(made, inputs, True)
+
+
+def denoiser(
+    config: CasFormerConfig, *, frames_in: int, frames_out: int, channels: int, grid: tuple[int, int]
+) -> Subject:
+    """Return a CasFormer; see :func:`denoiser_account`."""
+
+    def made(again: bool | None) -> nn.Module:
+        one = config if again is None else config.model_copy(update={"checkpoint": again})
+        return CasFormer(one, frames=frames_out, channels=channels, frames_in=frames_in)
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        def latents(frames: int) -> Tensor:
+            return torch.empty(batch, frames, channels, *grid, device="meta")
+
+        timesteps = torch.empty(batch, dtype=torch.int64, device="meta")
+        seen = (latents(frames_in),) if config.observations else ()
+        return latents(frames_out), timesteps, latents(frames_out), *seen
+
+    return Subject(made, inputs, True)
+
+
 def account_of(
     config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], batch: int, dtype: torch.dtype
 ) -> Account:
@@ -66,16 +133,8 @@ def account_of(
     Raises:
         ValueError: the sizes do not fit one another.
     """
-
-    def made(levels: tuple[int, ...] | None) -> nn.Module:
-        one = config
-        if levels is not None and isinstance(config, EarthformerConfig):
-            one = config.model_copy(update={"checkpoint_levels": levels})
-        return build_model(one, frames_in=frames_in, frames_out=frames_out)
-
-    levels = range(config.levels if isinstance(config, EarthformerConfig) else 0)
-    frames = torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=dtype)
-    return _account(lambda: made(None), lambda: made(()), lambda: made(tuple(levels)), (frames,), dtype)
+    subject = forecaster(config, frames_in=frames_in, frames_out=frames_out, grid=grid, dtype=dtype)
+    return account(subject, batch, dtype)
 
 
 def autoencoder_account(config: AutoencoderConfig, *, grid: tuple[int, int], batch: int, dtype: torch.dtype) -> Account:
@@ -90,14 +149,7 @@ def autoencoder_account(config: AutoencoderConfig, *, grid: tuple[int, int], bat
     Raises:
         ValueError: the grid does not fall into latents.
     """
-
-    def made(again: bool) -> nn.Module:
-        return Autoencoder(config.model_copy(update={"checkpoint": again}))
-
-    frames = torch.empty(batch, 1, *grid, device="meta")
-    latent = (config.latent_channels, *(size // config.reduction for size in grid))
-    inputs = (frames, torch.empty(batch, *latent, device="meta"))
-    return _account(lambda: made(config.checkpoint), lambda: made(False), lambda: made(True), inputs, dtype)
+    return account(autoencoder(config, grid=grid), batch, dtype)
 
 
 def denoiser_account(
@@ -124,45 +176,26 @@ def denoiser_account(
     Raises:
         ValueError: the latents do not fall into patches.
     """
-
-    def made(again: bool) -> nn.Module:
-        one = config.model_copy(update={"checkpoint": again})
-        return CasFormer(one, frames=frames_out, channels=channels, frames_in=frames_in)
-
-    def latents(frames: int) -> Tensor:
-        return torch.empty(batch, frames, channels, *grid, device="meta")
-
-    timesteps = torch.empty(batch, dtype=torch.int64, device="meta")
-    seen = (latents(frames_in),) if config.observations else ()
-    inputs = (latents(frames_out), timesteps, latents(frames_out), *seen)
-    return _account(lambda: made(config.checkpoint), lambda: made(False), lambda: made(True), inputs, dtype)
+    subject = denoiser(config, frames_in=frames_in, frames_out=frames_out, channels=channels, grid=grid)
+    return account(subject, batch, dtype)
 
 
-def _account(
-    as_configured: Callable[[], nn.Module],
-    kept_all: Callable[[], nn.Module],
-    recomputed_all: Callable[[], nn.Module],
-    inputs: tuple[Tensor, ...],
-    dtype: torch.dtype,
-) -> Account:
-    def on_meta(made: Callable[[], nn.Module]) -> nn.Module:
-        with torch.device("meta"):
-            return made().to(dtype).train()
-
-    model = on_meta(as_configured)
+def account(subject: Subject, batch: int, dtype: torch.dtype) -> Account:
+    """Return what a network costs on a micro batch of ``batch``, in ``dtype``."""
+    model, inputs = subject.on_meta(None, dtype), subject.inputs(batch)
     return Account(
         parameters=dict(_by_part({name: p.numel() for name, p in model.named_parameters()})),
         forward_flops=forward_flops(model, *inputs),
         training_flops=training_flops(model, *inputs),
         activation_bytes=kept_bytes(model, *inputs),
-        activation_bytes_kept_all=kept_bytes(on_meta(kept_all), *inputs),
-        activation_bytes_recomputed_all=kept_bytes(on_meta(recomputed_all), *inputs),
+        activation_bytes_kept_all=kept_bytes(subject.on_meta(False, dtype), *inputs),
+        activation_bytes_recomputed_all=kept_bytes(subject.on_meta(True, dtype), *inputs),
     )
 
 
 def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Return the operations of a forward pass of each part; see :class:`Account`."""
-    with _fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+    with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         model(*inputs)
     whole = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     own = Counter(whole)
@@ -177,8 +210,8 @@ def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
 
 def training_flops(model: nn.Module, *inputs: Tensor) -> int:
     """Return the operations of a forward and a backward pass; see :class:`Account`."""
-    with _fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-        torch.stack([part.sum() for part in _tensors(model(*inputs))]).sum().backward()
+    with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+        torch.stack([part.sum() for part in output_tensors(model(*inputs))]).sum().backward()
     model.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
@@ -193,7 +226,7 @@ def kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
             seen[_storage(tensor)] = tensor  # held, so that no other storage takes its place
         return tensor
 
-    with _fused_attention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with fused_attention(), saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(*inputs)
     kept = sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
     del output
@@ -201,8 +234,10 @@ def kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
 
 
 @contextmanager
-def _fused_attention() -> Iterator[None]:
-    """On the meta device torch spells its attention out, and would count weights of pairs that no GPU keeps.
+def fused_attention() -> Iterator[None]:
+    """Take torch's attention on the meta device for the fused one.
+
+    There torch spells it out, and would count weights of pairs that no GPU keeps.
 
     The function itself is replaced: a mode of torch would not reach what backward computes again.
     """
@@ -217,8 +252,9 @@ def _fused_attention() -> Iterator[None]:
         yield
 
 
-def _tensors(output: Any) -> list[Tensor]:
-    return [output] if isinstance(output, Tensor) else [tensor for part in output for tensor in _tensors(part)]
+def output_tensors(output: Any) -> list[Tensor]:
+    """Return the tensors of a network's output, however they are nested."""
+    return [output] if isinstance(output, Tensor) else [tensor for part in output for tensor in output_tensors(part)]
 
 
 def _storage(tensor: Tensor) -> int:
