@@ -1,0 +1,81 @@
+"""The arithmetic of the scaling model: bytes of each ZeRO stage by hand, the paper's, and times in limits.
+
+``COUNTED`` are bytes a parameter and rank that links of two ranks counted, with two micro batches a step.
+"""
+
+import csv
+
+import pytest
+
+from benchmarks import scaling
+from benchmarks.scaling_model import (
+    HEADERS,
+    Cluster,
+    Prediction,
+    over_a_slowed_link,
+    predict,
+    seconds_of,
+    sent_by_a_rank,
+    traffic,
+)
+from simcast_hpc.config import EngineConfig
+
+N = 1_000_000
+COUNTED = [("fp32", 0, 4.01), ("fp32", 1, 6.01), ("fp32", 2, 10.02), ("fp32", 3, 12.03), ("bf16", 1, 3.01),
+           ("bf16", 2, 5.01), ("bf16", 3, 6.02)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "stage", "counted"), COUNTED)
+def test_bytes_are_those_counted_on_the_wire(precision, stage, counted):
+    said = traffic(N, engine=EngineConfig(precision=precision, zero_stage=stage), accumulation=2)
+    assert sent_by_a_rank(said, ranks=2, gloo=True) / N == pytest.approx(counted, rel=0.01)
+
+
+@pytest.mark.parametrize(("stage", "times"), [(0, 2), (1, 2), (2, 2), (3, 3)])
+def test_the_papers_volumes(stage, times):
+    """Rajbhandari et al., section 7: 2 psi for stages 0 to 2, 3 psi for stage 3, of many ranks and one micro batch."""
+    engine = EngineConfig(precision="fp32", zero_stage=stage)
+    said = traffic(N, engine=engine, accumulation=1, paper=True)
+    assert sent_by_a_rank(said, ranks=10**6) / (4 * N) == pytest.approx(times, rel=1e-4)
+
+
+def test_a_large_model_is_gathered_twice_and_once_of_it_inside_a_partition():
+    many, of = 2 * 10**9, {"precision": "bf16", "zero_stage": 3}
+    plain = traffic(many, engine=EngineConfig(**of), accumulation=3)
+    assert (plain.gathered, plain.scattered) == (3 * 2 * 2 * many, 3 * 2 * many)
+    inside = traffic(many, engine=EngineConfig(zero_hpz_partition_size=8, **of), accumulation=3)
+    assert (inside.gathered, inside.gathered_inside) == (3 * 2 * many, 3 * 2 * many)
+    by_hand = 63 / 64 * (2 + 2) * 3 * many + 7 / 8 * 2 * 3 * many
+    assert sent_by_a_rank(inside, ranks=64, partition=8) == pytest.approx(by_hand)
+    small = traffic(N, engine=EngineConfig(zero_hpz_partition_size=8, **of), accumulation=1)
+    assert small.gathered_inside == 0, "kept from forward to backward: nothing is gathered again"
+
+
+def test_time_in_two_levels_by_hand():
+    cluster = Cluster(gpus_of_a_node=4, inside=100.0, outside=10.0, latency=0.0, operations=1.0)
+    said = traffic(1000, engine=EngineConfig(precision="fp32", zero_stage=0), accumulation=1)
+    assert seconds_of(said, gpus=4, cluster=cluster) == pytest.approx(2 * 4000 * 3 / 4 / 100)
+    assert seconds_of(said, gpus=8, cluster=cluster) == pytest.approx(2 * (3000 / 100 + 4000 / 4 / 2 / 10))
+    late = Cluster(gpus_of_a_node=4, inside=1e99, outside=1e99, latency=2.0, operations=1.0)
+    assert seconds_of(said, gpus=8, cluster=late) == pytest.approx(2.0 * 3)
+
+
+def test_overlap_bounds_a_step_and_one_gpu_says_nothing():
+    assert Prediction(compute=3.0, talk=1.0).efficiency == (0.75, 1.0)
+    assert (Prediction(compute=1.0, talk=3.0).least, Prediction(compute=1.0, talk=3.0).most) == (3.0, 4.0)
+    alone = predict(N, 10**12, engine=EngineConfig(), accumulation=2, gpus=1, cluster=Cluster(), tensors=5)
+    assert alone.talk == 0.0 and alone.compute == pytest.approx(2e12 / Cluster().operations)
+
+
+def test_a_slowed_link_adds_its_bytes():
+    assert over_a_slowed_link(1.0, 12_500_000, megabits=100) == pytest.approx(1.0 + HEADERS)
+
+
+def test_predictions_are_written_and_called_a_model(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(scaling, "costs", lambda _: (976_274_441, 44_729 * 10**9, 200))
+    assert scaling.main(["--predict", "--csv", str(tmp_path / "scaling.csv")]) == 0
+    assert "A model, not a measurement" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "scaling.csv").open(encoding="utf-8")))
+    assert {row["kind"] for row in rows} == {"model"} and {row["ranks"] for row in rows} >= {"8", "1024"}
+    assert all(float(row["model_seconds_overlapped"]) <= float(row["model_seconds"]) for row in rows)
+    assert all(row["commit"] and not row["seconds"] for row in rows)
