@@ -111,7 +111,9 @@ class Watch:
             again = False
             held = self._held()
             gaps: dict[datetime, str] = {}
-            for issue in self._served(held):
+            served = self._served(held)
+            self._failed = {issue: said for issue, said in self._failed.items() if issue in served}
+            for issue in served:
                 if asked and asked():
                     break
                 try:
