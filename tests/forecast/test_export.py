@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.forecast.export import export_run, folder
+from simcast_hpc.forecast.export import export_run, folder, onnx
 from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.models import build_model
 from simcast_hpc.models.capture import capture, foreign_operators, largest_difference
-from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.observe.run_folder import file_hash
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import make_runs
 
@@ -131,14 +131,22 @@ def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_onnx_gives_the_networks_numbers_or_is_not_written(tmp_path):
+def test_onnx_gives_the_networks_numbers(tmp_path):
     pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
-    run = write_trained(tiny_config(tmp_path / "direct", data={"dataset": "synthetic"}))
-    made = export_run(run, tmp_path / "simvp", grid=(16, 16), onnx=True)
-    assert made.differences["model.onnx"] <= 1e-4 and (tmp_path / "simvp" / "model.onnx").is_file()
-    config = tiny_config(tmp_path / "earthformer", data={"dataset": "synthetic"}, model=_EARTHFORMER)
-    made = export_run(write_trained(config), tmp_path / "ef", onnx=True)
-    assert (tmp_path / "ef" / "model.onnx").is_file() == ("model.onnx" in made.differences) != bool(made.not_carried)
-    assert made.differences.get("model.onnx", 0.0) <= 1e-4
-    assert RunFolder(run).done.is_file()
+    two_levels = {**_EARTHFORMER, "encoder_depth": [1, 1], "decoder_depth": [1, 1]}
+    for name, over in (("simvp", {}), ("earthformer", {"model": two_levels})):
+        run = write_trained(tiny_config(tmp_path / name, data={"dataset": "synthetic"}, **over))
+        made = export_run(run, tmp_path / "out" / name, grid=(16, 16), onnx=True)
+        assert made.not_carried == [] and made.differences["model.onnx"] <= 1e-4
+        assert (tmp_path / "out" / name / "model.onnx").is_file()
+
+
+def test_onnx_that_gives_other_numbers_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    monkeypatch.setattr(onnx, "ONNX_TOLERANCE", -1.0)
+    shift = torch.nn.Linear(2, 2)
+    with pytest.raises(onnx.OnnxError, match="ONNX does not carry shift: its numbers differ by"):
+        onnx.write_onnx(capture(shift, torch.rand(3, 2)), shift, [torch.rand(3, 2)], tmp_path / "shift.onnx")
+    assert list(tmp_path.iterdir()) == []
