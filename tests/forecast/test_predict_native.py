@@ -49,6 +49,23 @@ def test_four_native_frames_give_a_forecast_on_their_map(service, tmp_path):
     assert np.nanmax(values) > np.nanmin(values)
 
 
+def test_the_real_odim_file_gives_a_forecast_of_all_europe(tmp_path):
+    """One frame of 4400 x 3800 pixels of 1 km, to a model that sees one frame in pixels of 8 km."""
+    (file,) = shared(f"{NATIVE}/opera_odim").iterdir()
+    data = {"dataset": "fmi", "block_mean": 8, "crop": 48}
+    model = small_model(tmp_path / "run", data=data, sequence={"frames_in": 1, **SEQUENCE})
+    (path,) = predict(model, file.parent, "--out", tmp_path / "out", "--write", "nc")
+    with checked(path, datetime(2024, 11, 26, 1, 0)) as found, h5py.File(file) as native:
+        where = native["where"].attrs
+        assert found.reflectivity.shape == (2, int(where["ysize"]) // 8, int(where["xsize"]) // 8)
+        assert pyproj.CRS.from_cf(found.crs.attrs) == pyproj.CRS.from_user_input(where["projdef"].decode())
+        # The map's upper left corner is half a coarse pixel from the first centre.
+        corner = pyproj.Proj(where["projdef"].decode())(where["UL_lon"], where["UL_lat"])
+        np.testing.assert_allclose([found.x.values[0], found.y.values[0]], np.add(corner, [4000, -4000]), atol=1.0)
+        missing = np.isnan(found.reflectivity.values)
+    assert 0.05 < missing.mean() < 0.95
+
+
 def test_thirteen_odim_frames_of_opera_give_a_forecast(tmp_path):
     with h5py.File(shared("data/radar/dbz/2024/DBZ_OPERA_20241126.h5"), "r") as file:
         codes, times, (top, left) = file["dbz"][0], file["time"][0], file["crop_yx"][0]
