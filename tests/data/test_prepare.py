@@ -185,7 +185,7 @@ def test_bad_input_is_refused_or_skipped_and_listed(tmp_path, case):
     spoil, kind, says, left = BAD[case]
     raw = make_archive(tmp_path / "raw", random_codes(4, 6))
     spoil(raw)
-    with pytest.raises(DataError, match=rf"1 problem in the data:\n  \[{kind}\] (?s:.*){says}(?s:.*)kind: {kind}"):
+    with pytest.raises(DataError, match=rf"1 problem in the data:\n  \[{kind}\] (?s:.*){says}(?s:.*)--skip {kind}"):
         prepared(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     manifest = read_manifest(prepared(raw, tmp_path / "out", skip=(kind,)))
