@@ -7,7 +7,7 @@ A case is a configuration of ``configs/`` at one window a step: forward pass, we
 error of the noise), backward pass, AdamW. Each runs in a process of its own. ``input`` is ``none`` (one sample again
 and again) or ``archive`` (windows of a synthetic archive in SEVIR's layout, read and decoded by one worker). The
 model's operations are counted, not timed (``simcast_hpc.models.account``); its share of the peak is those a second
-over a large matrix product of the same dtype, measured just before and after. A model whose fp32 weights, gradients,
+over a large matrix product of the same dtype, measured just before and after. One more step without input is profiled. A model whose fp32 weights, gradients,
 moments and kept activations pass ``--most-gb`` is counted only. bf16 is autocast over fp32 weights.
 """
 
@@ -156,7 +156,7 @@ def measured(case: str, precision: str, options: argparse.Namespace) -> Iterator
     for kind in INPUTS if run.stage != "diffusion" else INPUTS[:1]:
         with samples(kind) as source:
             found = _timed(step, source, precision, options.rounds)
-            shares = shares_by_kind(lambda: step(next(source)))
+            shares = shares_by_kind(lambda: step(next(source))) if kind == "none" else {}
         rate = account.training_flops / found["p50_s"]
         yield Row(
             input=kind,
