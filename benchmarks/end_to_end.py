@@ -7,8 +7,9 @@ A case is a configuration of ``configs/`` at one window a step: forward pass, we
 error of the noise), backward pass, AdamW. Each runs in a process of its own. ``input`` is ``none`` (one sample again
 and again) or ``archive`` (windows of a synthetic archive in SEVIR's layout, read and decoded by one worker). The
 model's operations are counted, not timed (``simcast_hpc.models.account``); its share of the peak is those a second
-over a large matrix product of the same dtype, measured just before and after. One more step without input is profiled. A model whose fp32 weights, gradients,
-moments and kept activations pass ``--most-gb`` is counted only. bf16 is autocast over fp32 weights.
+over a large matrix product of the same dtype, measured just before and after. One more step without input is profiled.
+A model whose fp32 weights, gradients, moments and kept activations pass ``--most-gb`` is counted only. bf16 is autocast
+over fp32 weights.
 """
 
 import argparse
