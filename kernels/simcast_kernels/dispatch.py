@@ -16,7 +16,6 @@ Within :func:`twins_inlined` there is no choice: a call is the operations of its
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -24,7 +23,9 @@ import torch
 Body = Literal["reference", "triton"]
 VARIABLE = "SIMCAST_KERNELS"
 BODIES: tuple[Body, ...] = ("reference", "triton")
-_inlined: ContextVar[bool] = ContextVar("simcast_kernels_inlined", default=False)
+_inlined = (
+    False  # a plain name of the module: `torch.compile` reads and guards it, which it does with no context variable
+)
 
 
 def body_for(op: str, device: torch.device) -> Body:
@@ -63,15 +64,16 @@ def twins_inlined() -> Iterator[None]:
     """Within, the ops of a forward are PyTorch's own operations, those of their twins.
 
     A program that is captured so runs where this package is not installed. Not for training: the twins' operations
-    keep for the backward what the custom operators compute again.
+    keep for the backward what the custom operators compute again. It holds for the whole process, all threads.
     """
-    before = _inlined.set(True)
+    global _inlined
+    before, _inlined = _inlined, True
     try:
         yield
     finally:
-        _inlined.reset(before)
+        _inlined = before
 
 
 def are_twins_inlined() -> bool:
     """Return whether this is within :func:`twins_inlined`."""
-    return _inlined.get()
+    return _inlined
