@@ -103,7 +103,7 @@ types: $(VENV)/.dev $(VENV)/.test ## Check types, those of optional packages too
 	@$(BIN)/pyright
 
 docs: $(VENV)/.docs ## Build the documentation as a site, build/docs; a broken link fails
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean --config-file .mkdocs.yml
 	@echo "docs: build/docs/index.html"
 
 ##@ Kernels and speed

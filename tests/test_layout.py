@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 400
 FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "misc.py", "helpers.py"}
 TOP_LEVEL = {
-    ".ci", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "ENV.md", "LICENSE", "Makefile",
-    "README.md", "benchmarks", "configs", "constraints-cuda.txt", "constraints.txt", "docs", "kernels",
-    "mkdocs.yml", "pyproject.toml", "setup.py", "simcast_hpc", "slurm", "tests",
+    ".ci", ".gitignore", ".mkdocs.yml", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "ENV.md",
+    "LICENSE", "Makefile", "README.md", "benchmarks", "configs", "constraints-cuda.txt", "constraints.txt", "docs",
+    "kernels", "pyproject.toml", "setup.py", "simcast_hpc", "slurm", "tests",
 }  # fmt: skip
 
 # From the bottom up. A module belongs to the longest name that it begins with; it may import its own layer and every

@@ -23,9 +23,8 @@ import torch
 Body = Literal["reference", "triton"]
 VARIABLE = "SIMCAST_KERNELS"
 BODIES: tuple[Body, ...] = ("reference", "triton")
-_inlined = (
-    False  # a plain name of the module: `torch.compile` reads and guards it, which it does with no context variable
-)
+# A plain name of the module: `torch.compile` reads and guards it, which it cannot do with a context variable.
+_inlined = False
 
 
 def body_for(op: str, device: torch.device) -> Body:

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,24 @@ def refuse_another(saved: Mapping[str, Any], inputs: Mapping[str, Any], *, where
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, never meets half of it."""
+    """Write a text file so that a reader, a kill or a power cut never meets half of it."""
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    settle(path.parent)
+
+
+def settle(folder: Path) -> None:
+    """Have the names in a folder on disk: a rename outlives a power cut only then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no such call
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_hash(path: Path) -> str:

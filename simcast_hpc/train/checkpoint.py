@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.tensors import Tensors, is_owner, parameter_names, read_state
 from simcast_hpc.distributed.world import World
-from simcast_hpc.observe.run_folder import file_hash, refuse_another, write_whole
+from simcast_hpc.observe.run_folder import file_hash, refuse_another, settle, write_whole
 
 logger = logging.getLogger("simcast")
 _MANIFEST = "manifest.json"
@@ -118,6 +118,7 @@ class CheckpointWriter:
                 manifest["files"] = self._collect(partial, manifest["ranks"])
                 write_whole(partial / _MANIFEST, json.dumps(manifest, indent=1))
                 partial.rename(final)
+                settle(self.folder)
                 for old in visible(self.folder)[: -self.keep]:
                     _remove(old)
         except Exception as error:
