@@ -131,12 +131,12 @@ def peers_part(rows: Rows) -> list[str]:
 def end_to_end_part(rows: Rows) -> list[str]:
     """Return a table of whole steps and one of their kinds of work."""
     head = (
-        "case", "input", "precision", "parameters", "GFLOP", "needs GB", "processor s", "clock s", "samples/s",
+        "case", "input", "precision", "shape", "parameters", "GFLOP", "needs GB", "processor s", "clock s", "samples/s",
         "peak GB", "TFLOP/s of a product", "of it", "load", "commit",
     )  # fmt: skip
     lines = [
         (
-            row["case"], row["input"], row["precision"], f"{int(row['parameters']) / 1e6:.1f} M",
+            row["case"], row["input"], row["precision"], row["shape"], f"{int(row['parameters']) / 1e6:.1f} M",
             number(row["training_gflop"]), number(row["needs_gb"]), number(row["cpu_p50_s"]), number(row["p50_s"]),
             number(row["samples_per_s"]), number(row["peak_gb"]), number(row["product_tflop_per_s"]),
             f"{100 * float(row['model_flop_utilisation']):.0f} %" if row["model_flop_utilisation"] else "-",

@@ -24,16 +24,16 @@ def draw(machines: Mapping[str, Mapping[str, Rows]], folder: Path) -> list[str]:
 
 
 def shares(rows: Rows) -> dict[str, tuple[float, float]]:
-    """Return ours over public, processor seconds and peak memory, by case and precision."""
+    """Return ours over public, processor seconds and peak memory, by case, precision and shape."""
     whole = [row for row in rows if row["part"] in ("step", "ensemble")]
-    public = {(row["case"], row["precision"]): row for row in whole if row["provider"] == "public"}
+    named = {(f"{row['case']} {row['precision']}, {row['shape']}", row["provider"]): row for row in whole}
     return {
-        f"{row['case']} {row['precision']}": (
-            float(row["cpu_p50_s"]) / float(public[row["case"], row["precision"]]["cpu_p50_s"]),
-            float(row["peak_gb"]) / float(public[row["case"], row["precision"]]["peak_gb"]),
+        name: (
+            float(row["cpu_p50_s"]) / float(named[name, "public"]["cpu_p50_s"]),
+            float(row["peak_gb"]) / float(named[name, "public"]["peak_gb"]),
         )
-        for row in whole
-        if row["provider"] == "ours"
+        for (name, provider), row in named.items()
+        if provider == "ours"
     }
 
 

@@ -38,9 +38,9 @@ def test_steps_and_their_kinds():
     text = "\n\n".join(end_to_end_part(read(STEPS)))
     whole, shares = text.split("Shares of the calling")
     assert cells(whole, "net") == [
-        "net", "none", "fp32", "2.5 M", "1,234", "0.5", "2", "1", "1", "0.7", "0.1", "25 %", "2.0", "def",
+        "net", "none", "fp32", "1x2", "2.5 M", "1,234", "0.5", "2", "1", "1", "0.7", "0.1", "25 %", "2.0", "def",
     ]  # fmt: skip
-    assert cells(whole, "big")[6:13] == ["-"] * 7, "counted only"
+    assert cells(whole, "big")[7:14] == ["-"] * 7, "counted only"
     assert cells(shares, "net") == ["net", "none", "fp32", "75 %", "25 %"]
 
 
