@@ -20,7 +20,7 @@ def draw(machines: Mapping[str, Mapping[str, Rows]], folder: Path) -> list[str]:
         for name, figure in (("peers", _peers), ("end_to_end", _kinds)):
             if name in tables and figure(tables[name], folder / f"{machine}-{name}.png"):
                 drawn.append(f"{machine}-{name}.png")
-    return drawn
+    return sorted(drawn)
 
 
 def shares(rows: Rows) -> dict[str, tuple[float, float]]:
