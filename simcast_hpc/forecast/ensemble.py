@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig, read_config
+from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig
 from simcast_hpc.diffusion import (
     Drawn,
     LoopGraphs,
@@ -28,7 +28,7 @@ from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
 
-from .load import TrainedModel, load_trained
+from .load import TrainedModel, config_of_run, load_trained, refuse_a_pipeline
 
 _SCALE = "scale_factor"
 
@@ -241,7 +241,7 @@ def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedMod
         ConfigError: as :func:`load_trained` and :func:`load_ensemble`.
     """
     path = RunFolder(run_dir).config
-    if path.is_file() and read_config(TrainConfig, path).stage == "diffusion":
+    if path.is_file() and config_of_run(run_dir).stage == "diffusion":
         return load_ensemble(run_dir, device=device)
     return load_trained(run_dir, device=device)
 
@@ -255,11 +255,12 @@ def denoiser(config: TrainConfig, *, channels: int) -> CasFormer:
 
 
 def _finished(run_dir: Path, stage: str):
+    refuse_a_pipeline(run_dir)
     folder = RunFolder(run_dir)
     if not folder.config.is_file() or not folder.weights.is_file():
         missing = folder.weights if folder.config.is_file() else folder.config
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
-    config = read_config(TrainConfig, folder.config)
+    config = config_of_run(run_dir)
     if config.stage != stage:
         raise ConfigError(f"{run_dir} holds the stage {config.stage}; a finished {stage} is needed")
     weights_hash, marker = file_hash(folder.weights), folder.marker()

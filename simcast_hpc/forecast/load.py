@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
+from simcast_hpc.config import FORECASTING, ConfigError, PipelineConfig, TrainConfig, read_config
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import build_model, grid_of
@@ -67,17 +67,55 @@ def forecast_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def config_of_run(run_dir: Path) -> TrainConfig:
+    """Return the configuration of the training run in ``run_dir``.
+
+    Raises:
+        ConfigError: it is absent or damaged, or the folder is that of a pipeline; names the stages that may be meant.
+    """
+    refuse_a_pipeline(run_dir)
+    return read_config(TrainConfig, RunFolder(run_dir).config)
+
+
+def refuse_a_pipeline(run_dir: Path) -> None:
+    """Refuse the folder of a pipeline, whose stages are the runs; what is wrong otherwise is left to the reader.
+
+    Raises:
+        ConfigError: names the finished stages that forecast.
+    """
+    try:
+        pipeline = read_config(PipelineConfig, RunFolder(run_dir).config)
+    except ConfigError:
+        return
+    # Students that hold out a fold of the events serve the diffusion's conditions alone.
+    runs = {run_dir / name: pipeline.train_config(name) for name in pipeline.stages}
+    finished = [
+        str(path)
+        for path, run in runs.items()
+        if run.stage in (*FORECASTING, "diffusion") and run.data.hold_out is None and RunFolder(path).weights.is_file()
+    ]
+    raise ConfigError(
+        f"{run_dir} is a pipeline's folder; "
+        + (
+            f"name one of its forecasting stages: {', '.join(finished)}"
+            if finished
+            else "none of its forecasting stages is finished: run `simcast pipeline` to its end first"
+        )
+    )
+
+
 def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
     """Return the model that a run of ``simcast train`` left in ``run_dir``, in fp32, evaluating, on ``device`` (CPU).
 
     Raises:
         ConfigError: the folder holds no finished run, or its weights do not fit its configuration.
     """
+    refuse_a_pipeline(run_dir)
     folder = RunFolder(run_dir)
     if not folder.config.is_file() or not folder.weights.is_file():
         missing = folder.weights if folder.config.is_file() else folder.config
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
-    config = read_config(TrainConfig, folder.config)
+    config = config_of_run(run_dir)
     if config.stage not in FORECASTING:
         raise ConfigError(f"{run_dir} holds the stage {config.stage}, which does not forecast; name a {_OR}")
     try:

@@ -1,6 +1,7 @@
 """`simcast predict` from files: CF netCDF and Zarr that others open, pictures, provenance; what it refuses."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 
 from simcast_hpc.config import SimcastError
 from simcast_hpc.forecast.cf_dataset import as_dataset
-from simcast_hpc.forecast.ensemble import load_ensemble
+from simcast_hpc.forecast.ensemble import load_ensemble, load_run
+from simcast_hpc.forecast.export import export_run
 from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.forecast.predict import Predictor, noise_of_tile
 from simcast_hpc.forecast.radar import CodedFrame, RadarGrid, Wanted, code_of_run
@@ -228,6 +230,23 @@ def test_refusals(model, frames, tmp_path, runs):
     assert "no rule from one to the other" in refusal(runs / "student", frames, "--any-spacing")
     far = [write_odim(tmp_path / f"{k}.h5", storm(k), moment(k), spacing=2700.0) for k in range(3)]
     assert "pixels of 2.7 km and the model was trained on 1 km" in refusal(model, *far)
+
+
+def test_a_pipelines_folder_is_refused_with_its_finished_stages(model, frames, tmp_path):
+    folder = tmp_path / "pipeline"
+    folder.mkdir()
+    stages = "{teacher: {}, student: {}, direct: {}, autoencoder: {}}"
+    (folder / "config.yaml").write_text(f"name: p\nrun_dir: {folder}\nstages: {stages}\n")
+    said = refusal(folder, frames)
+    assert "is a pipeline's folder; none of its forecasting stages is finished: run `simcast pipeline`" in said
+    for name in ("student", "direct", "autoencoder"):
+        shutil.copytree(model, folder / name)
+    said = f"{folder} is a pipeline's folder; name one of its forecasting stages: {folder}/student, {folder}/direct"
+    assert refusal(folder, frames) == said
+    for load in (load_trained, load_run, lambda path: export_run(path, tmp_path / "out")):
+        with pytest.raises(SimcastError) as refused:
+            load(folder)
+        assert str(refused.value) == said
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(model, frames, tmp_path, monkeypatch):

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, TrainConfig, read_config, to_yaml
+from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
 from simcast_hpc.data.open import kept_grid
 from simcast_hpc.forecast.ensemble import TrainedAutoencoder, load_autoencoder
-from simcast_hpc.forecast.load import TrainedModel, load_trained
+from simcast_hpc.forecast.load import TrainedModel, config_of_run, load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.models.capture import capture, largest_difference, save_program
 from simcast_hpc.observe.run_folder import RunFolder, file_hash, versions, write_whole
@@ -90,7 +90,7 @@ def export_run(
 def _load(run_dir: Path) -> TrainedModel | TrainedAutoencoder:
     path = RunFolder(run_dir).config
     if path.is_file():
-        config = read_config(TrainConfig, path)
+        config = config_of_run(run_dir)
         if config.stage == "autoencoder":
             return load_autoencoder(run_dir)
         if config.stage == "diffusion":
