@@ -107,3 +107,8 @@ def test_started_again_it_keeps_what_was_fitted_and_knows_what_was_asked(fitted,
     stages = {**asked(tmp_path).stages, "autoencoder": {"max_steps": 300, "autoencoder": {"adversarial_start": 250}}}
     with pytest.raises(ConfigError, match=r"autoencoder\.adversarial_start was 200, is 250"):
         continue_or_refuse(asked(tmp_path, stages=stages))
+
+
+def test_another_budget_for_steps_that_were_fitted_is_refused(fitted, tmp_path):
+    with pytest.raises(ConfigError, match=r"time_budget_minutes is 2\.0, .* were fitted to 1\.0 .* another run_dir"):
+        continue_or_refuse(asked(tmp_path, time_budget_minutes=2.0))

@@ -27,8 +27,15 @@ def fix_steps(config: PipelineConfig) -> PipelineConfig:
         budget_seconds=config.time_budget_minutes * 60,
         forecasting=[name for name, stage in stages.items() if stage.stage in FORECASTING],
     )
-    said = ", ".join(f"{name} {count} of {seconds[name]:.3f} s" for name, count in steps.items())
+    said = ", ".join(f"{name} {count} of {asked[name]} ({seconds[name]:.3f} s each)" for name, count in steps.items())
     logger.info("steps that fit %.1f minutes: %s", config.time_budget_minutes, said)
+    share = sum(steps.values()) / sum(asked.values())
+    if share < 1:
+        logger.warning(
+            "training is cut to %.0f %% of the steps asked for, since this machine is slow or busy, and scores will be "
+            "lower for it; for all of them: --set time_budget_minutes=null and another run_dir",
+            100 * share,
+        )
     return config.model_copy(update={"fitted_steps": steps})
 
 

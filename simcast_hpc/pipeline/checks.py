@@ -43,6 +43,11 @@ def _continued(before: PipelineConfig, asked: PipelineConfig, names: list[str]) 
     refuse_another(*(_science(config, names) for config in unfitted), where=asked.run_dir)
     if before.fitted_steps is None or asked.stages.keys() != before.stages.keys():
         return asked
+    if asked.time_budget_minutes != before.time_budget_minutes:
+        raise ConfigError(
+            f"time_budget_minutes is {asked.time_budget_minutes}, and the steps of {asked.run_dir} were fitted to "
+            f"{before.time_budget_minutes} when it began, once for all; give the other budget another run_dir"
+        )
     return asked.model_copy(update={"fitted_steps": before.fitted_steps})
 
 

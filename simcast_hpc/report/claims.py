@@ -4,6 +4,8 @@ One run has one seed. Nothing here says that one way of training is better than 
 higher in this run, and that this is no evidence.
 """
 
+from simcast_hpc.config import PipelineConfig
+
 from .results import RunResults, ScoreFile
 
 _MANY_DATES = 6
@@ -17,6 +19,12 @@ def general_claims(run: RunResults) -> list[str]:
         f"Every model was trained once, with one seed ({run.config.seed}). Differences between models in this run are "
         "no evidence that one way of training is better than another."
     ]
+    share = _share_of_asked_steps(run.config)
+    if share < 1:
+        said.append(
+            f"Training was cut to {100 * share:.0f} % of the steps asked for, to fit {run.config.time_budget_minutes:g} "
+            "minutes on this machine: forecasts may lose to persistence for that alone."
+        )
     students, directs = run.names_of("student"), run.names_of("direct")
     if students and directs:
         said.append(_losses_differ(run, students, directs))
@@ -28,6 +36,14 @@ def general_claims(run: RunResults) -> list[str]:
                 "choice of this run."
             )
     return said
+
+
+def _share_of_asked_steps(config: PipelineConfig) -> float:
+    """Return how much of the steps asked for a time budget left, over all stages."""
+    if config.fitted_steps is None:
+        return 1.0
+    asked = config.model_copy(update={"fitted_steps": None})
+    return sum(config.fitted_steps.values()) / sum(asked.train_config(name).max_steps for name in config.fitted_steps)
 
 
 def headlines(run: RunResults, scores: ScoreFile) -> list[str]:

@@ -74,7 +74,7 @@ def lead_table(scores: ScoreFile, *, bounds: bool = True) -> Table:
         caption=f"Mean CSI by lead time (1 is perfect), counted under protocol {protocol} ({used.hash}), pooled "
         f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}"
         f"{_intervals(scores, protocol) if bounds else ''}",
-        columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "All leads"),
+        columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "Mean of leads"),
         groups=(Group("", rows),),
     )
 
@@ -89,7 +89,7 @@ def _intervals(scores: ScoreFile, protocol: str) -> str:
             said.append(f"{name} {number(value)} [{number(low)}, {number(high)}]")
     if not said:
         return ""
-    return f" Mean CSI of {protocol}, with 95 % of the resamples of events in brackets: {'; '.join(said)}."
+    return f" With all leads pooled instead, mean CSI of {protocol} and 95 % of the resamples of events in brackets: {'; '.join(said)}."
 
 
 def score_table(scores: ScoreFile, protocol: str) -> Table:

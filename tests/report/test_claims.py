@@ -115,6 +115,12 @@ def test_a_warm_start_is_said(tmp_path):
     assert "The student began from the teacher's weights" in said[-1]
 
 
+def test_training_that_a_budget_cut_short_is_said(tmp_path):
+    config = {"time_budget_minutes": 9.0, "fitted_steps": {"direct": 325}}
+    said = general_claims(_read(tmp_path, steps={"direct": 1300}, config=config, scores=score_file(mean_csi=MEAN_CSI)))
+    assert "Training was cut to 25 % of the steps asked for, to fit 9 minutes" in said[1]
+
+
 def test_without_a_student_the_losses_sentence_is_absent(tmp_path):
     run = _read(
         tmp_path,

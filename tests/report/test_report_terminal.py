@@ -23,7 +23,7 @@ def _rows(printed: str) -> dict[str, list[str]]:
 
 def test_rows_are_forecasts_where_there_is_room(tmp_path):
     rows = _rows(_printed(write_run(tmp_path / "run"), width=120))
-    assert rows["Forecast"] == ["5 min", "10 min", "15 min", "20 min", "25 min", "30 min", "All leads"]
+    assert rows["Forecast"] == ["5 min", "10 min", "15 min", "20 min", "25 min", "30 min", "Mean of leads"]
     assert rows["student"] == ["0.614", "0.573", "0.461", "0.373", "0.318", "0.269", "0.435"]
     assert set(rows) == {"Forecast", *MEAN_CSI}
 
@@ -32,7 +32,7 @@ def test_a_narrow_terminal_gets_the_table_on_its_side(tmp_path):
     rows = _rows(_printed(write_run(tmp_path / "run"), width=60))
     assert rows["Lead time"] == list(MEAN_CSI)
     assert rows["10 min"] == ["0.468", "0.552", "0.573", "0.555"]
-    assert "All leads" in rows
+    assert "Mean of leads" in rows
 
 
 def test_names_are_not_taken_for_markup(tmp_path):

@@ -49,8 +49,9 @@ def check_mpi(place: Place) -> Finding:
         told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
         size, library = " ".join(told.split()).split("|")
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        said = f"mpi4py does not start ({type(error).__name__}); torchrun and deepspeed do without it"
-        do = f'see what it says: {sys.executable} -c "from mpi4py import MPI"'
+        why = (getattr(error, "stderr", None) or type(error).__name__).strip().splitlines()[-1]
+        said = f"mpi4py does not start ({why}); only mpiexec needs it, torchrun and deepspeed do without"
+        do = "nothing, without mpiexec; else install an MPI library (libmpi: Debian's mpich or openmpi-bin, a module)"
         return Finding("MPI", "warning" if alone else "error", said, do)
     if alone:
         return Finding("MPI", "ok", f"a world of {size} ({library})")
