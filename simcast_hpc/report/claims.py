@@ -22,8 +22,9 @@ def general_claims(run: RunResults) -> list[str]:
     share = _share_of_asked_steps(run.config)
     if share < 1:
         said.append(
-            f"Training was cut to {100 * share:.0f} % of the steps asked for, to fit {run.config.time_budget_minutes:g} "
-            "minutes on this machine: forecasts may lose to persistence for that alone."
+            f"Training was cut to {100 * share:.0f} % of the steps asked for, to fit "
+            f"{run.config.time_budget_minutes:g} minutes on this machine: forecasts may lose to persistence for that "
+            "alone."
         )
     students, directs = run.names_of("student"), run.names_of("direct")
     if students and directs:

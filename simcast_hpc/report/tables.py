@@ -89,7 +89,8 @@ def _intervals(scores: ScoreFile, protocol: str) -> str:
             said.append(f"{name} {number(value)} [{number(low)}, {number(high)}]")
     if not said:
         return ""
-    return f" With all leads pooled instead, mean CSI of {protocol} and 95 % of the resamples of events in brackets: {'; '.join(said)}."
+    pooled = f"With all leads pooled instead, mean CSI of {protocol} and 95 % of the resamples of events in brackets"
+    return f" {pooled}: {'; '.join(said)}."
 
 
 def score_table(scores: ScoreFile, protocol: str) -> Table:
