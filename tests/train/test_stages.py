@@ -294,7 +294,7 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
     [
         ({"batch": {"global_size": 4, "micro_size": 4}}, ConfigError, r"batch\.global_size=4 .* 4 x 2; try .*=8"),
         ({"data": {"root": None}}, ConfigError, r"data\.root is not set"),
-        ({"data": {"dataset": "sevri"}}, ConfigError, r"data\.dataset='sevri'"),
+        ({"data": {"dataset": "sevri"}}, ConfigError, r"the data set 'sevri' \(data\.dataset.* did you mean sevir"),
         ({"data": {"file_names": ["x"]}}, DataError, "split 'train' of synthetic is empty"),
         ({"data": {"frame_stride": 3}}, DataError, r"windows of 7 frames are asked of events of 4 frames"),
         ({"loss": {"thresholds": [30.0], "unit": "dBZ"}}, DataError, r"\[30\.0\] are in 'dBZ'"),
