@@ -14,9 +14,11 @@ import numpy as np
 from simcast_hpc.config import from_mapping
 
 from .examples import SUFFIX, ExampleFrames, ResultsError, read_example
-from .results import RunResults, ScoreFile, TestSet, read_json, read_results
+from .results import RunResults, ScoreFile, TestSet, read_json, read_results, refuse_a_stage
 
 T = TypeVar("T")
+# What stands in the folder of a run or of an export and is no score file.
+_NO_SCORES = ("DONE.json", "durations.json", "export.json", "versions.json")
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,23 @@ def _telling_parts(path: Path) -> tuple[str, ...]:
     parts = list(path.resolve().parts[1:])
     if path.suffix == ".json":
         parts[-1] = path.stem
-    while len(parts) > 1 and parts[-1] == "scores":
+    # `scores` alone is what its reader knows it by; as a part of a named folder it tells nothing.
+    while len(path.parts) > 1 and len(parts) > 1 and parts[-1] == "scores":
         parts.pop()
     return tuple(parts)
 
 
 def _read(path: Path, label: str) -> Source:
+    if not path.exists():
+        raise ResultsError(f"{path}: no such folder or file")
     if path.is_dir() and (path / "config.yaml").is_file() and (path / "scores").is_dir():
         run = read_results(path)
         return Source(label, path, run.test_sets, run)
     folders = [path, path / "scores"] if path.is_dir() else []
-    files = [path] if path.is_file() else [file for folder in folders for file in sorted(folder.glob("*.json"))]
+    held = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name not in _NO_SCORES]
+    files = [path] if path.is_file() else held
     if not files:
+        refuse_a_stage(path)
         raise ResultsError(
             f"{path} holds no scores; give the run folder of `simcast pipeline`, the folder that `simcast evaluate "
             "--out` wrote, or a score file of it"

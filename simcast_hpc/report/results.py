@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from simcast_hpc.config import PipelineConfig, TrainConfig, from_mapping, read_config
+from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, from_mapping, read_config
 from simcast_hpc.observe.metrics import read_metrics
 
 from .examples import SUFFIX, ExampleFrames, ResultsError, read_example
@@ -274,11 +274,12 @@ def read_results(run_dir: Path) -> RunResults:
     """Read a finished pipeline run.
 
     Raises:
-        ResultsError: a file or a stage's folder is absent or damaged.
+        ResultsError: a file or a stage's folder is absent or damaged, or this is the run of one stage.
         ConfigError: the configuration or a score file has a wrong or missing key.
     """
     if not run_dir.is_dir():
         raise ResultsError(f"{run_dir} is not a folder; give the run folder of `simcast pipeline` (its run_dir)")
+    refuse_a_stage(run_dir)
     config = read_config(PipelineConfig, run_dir / "config.yaml")
     return RunResults(
         run_dir=run_dir,
@@ -287,6 +288,28 @@ def read_results(run_dir: Path) -> RunResults:
         stages=tuple(_read_stage(run_dir / name, config.train_config(name)) for name in config.stages),
         test_sets=_read_test_sets(run_dir / "scores", config),
     )
+
+
+def refuse_a_stage(run_dir: Path) -> None:
+    """Refuse the folder of one training run, which holds no scores; what is wrong otherwise is left to the reader.
+
+    Raises:
+        ResultsError: says what to give in its place.
+    """
+    if not _holds(TrainConfig, run_dir):
+        return
+    whole = f"give its pipeline's folder ({run_dir.parent}), or " if _holds(PipelineConfig, run_dir.parent) else ""
+    raise ResultsError(
+        f"{run_dir} is one stage's run; {whole}score it first: `simcast evaluate {run_dir} --out scores`"
+    )
+
+
+def _holds(kind: type[TrainConfig] | type[PipelineConfig], folder: Path) -> bool:
+    try:
+        read_config(kind, folder / "config.yaml")
+    except ConfigError:
+        return False
+    return True
 
 
 def _read_stage(folder: Path, config: TrainConfig) -> StageResult:

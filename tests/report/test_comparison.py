@@ -7,8 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.report import ResultsError, write_comparison
+from simcast_hpc.config import to_yaml
+from simcast_hpc.report import ResultsError, write_comparison, write_page
 from simcast_hpc.report.compared import joined, labels_of, read_sources
+from simcast_hpc.report.results import read_results
 from tests.report.fake_run import MEAN_CSI, score_file, write_example, write_json, write_run
 from tests.report.test_report_page import Page
 
@@ -73,6 +75,12 @@ def test_labels_are_as_short_as_they_may_be():
     assert labels_of(paths) == ["one", "runs/two", "old/two", "val"]
 
 
+def test_scores_in_the_folder_one_stands_in_keep_their_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert labels_of([Path("A"), Path("scores")]) == ["A", "scores"]
+    assert labels_of([Path("A/scores"), Path("scores/val.json")]) == ["A", "val"]
+
+
 def test_the_page_shows_all_sources_and_each_runs_training(two, tmp_path):
     page = Page(write_comparison(two, tmp_path / "page"))
     assert page.words["h1"] == ["Radar nowcasting: a and b"]
@@ -95,7 +103,25 @@ def test_what_holds_no_scores_is_refused_by_name(tmp_path):
     empty.mkdir()
     with pytest.raises(ResultsError, match=r"empty holds no scores; give the run folder of `simcast pipeline`"):
         read_sources([empty])
+    with pytest.raises(ResultsError, match=r"nowhere: no such folder or file"):
+        read_sources([tmp_path / "nowhere", empty])
     broken = evaluation(tmp_path / "broken")
     shutil.copy(broken / "test.example.npz", broken / "test.json")
     with pytest.raises(ResultsError, match=r"test\.json is not JSON"):
         read_sources([broken])
+
+
+def test_one_stages_run_is_refused_with_what_to_give_in_its_place(two, tmp_path):
+    pipeline, scores = two
+    stage = pipeline / "student"
+    shutil.copy(pipeline / "versions.json", stage)
+    (stage / "config.yaml").write_text(to_yaml(read_results(pipeline).stages[1].config))
+    score = f"score it first: `simcast evaluate {stage} --out scores`"
+    for read in (lambda: read_sources([stage, scores]), lambda: write_page(stage)):
+        with pytest.raises(ResultsError) as refused:
+            read()
+        assert str(refused.value) == f"{stage} is one stage's run; give its pipeline's folder ({pipeline}), or {score}"
+    alone = tmp_path / "alone"
+    shutil.copytree(stage, alone)
+    with pytest.raises(ResultsError, match=r"alone is one stage's run; score it first: `simcast evaluate"):
+        read_sources([alone])
