@@ -20,7 +20,7 @@ from simcast_hpc.data.encoding import MISSING_CODE
 from .intensity import PhysicalCode, identity
 from .windows import CodeBaseline
 
-_INSTALL = 'pip install "simcast-hpc[verify]"  (or: pip install pysteps opencv-python-headless)'
+_INSTALL = "pip install -c constraints.txt -e '.[verify]'  (or: pip install pysteps opencv-python-headless)"
 # pysteps' defaults suit radar domains of several hundred pixels. On a small grid they average all vectors into one.
 _SMALL_GRID = 128
 _SMALL_GRID_SETTINGS: dict[str, Any] = {

@@ -46,7 +46,7 @@ def predict(
         typer.Option(help="Issue time, UTC: 2024-06-11T12:05. By default the newest frame's.", show_default=False),
     ] = None,
     pattern: Annotated[str, typer.Option(help="File names in folders: '*.h5'.")] = "*",
-    bridge: Annotated[int, typer.Option(help="Frames in a row that may lack; interpolated in time.", min=0)] = 0,
+    bridge: Annotated[int, typer.Option(help="Frames in a row that may be missing; interpolated in time.", min=0)] = 0,
     z_r: Annotated[
         tuple[float, float] | None,
         typer.Option("--z-r", help="A B of Z = A R^B, between dBZ and mm/h.", show_default=False),
@@ -91,19 +91,29 @@ def predict(
         raise ConfigError(
             f"FRAMES {'and' if frames else 'or'} --watch: name radar files or folders, or --watch a folder"
         )
-    publisher = Publisher(
-        out, tuple(write or _WRITE), {"png": draw_forecast, "gif": animate_forecast}, institution=institution
-    )
+    _refuse_absent(frames or [], watch, pattern)
     predictor = _predictor(
         run, bridge=bridge, z_r=z_r, any_spacing=any_spacing, tile=tile, overlap=overlap, batch=batch,
         keep_members=not no_members, changes=changes or [],
     )  # fmt: skip
+    # After what is wrong with the words above: a package that writes is worth installing only for a forecast to be.
+    publisher = Publisher(
+        out, tuple(write or _WRITE), {"png": draw_forecast, "gif": animate_forecast}, institution=institution
+    )
     if watch is not None:
         _watch(predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern)
         return
     paths = _once(predictor, publisher, frames or [], at=at, pattern=pattern)
     for path in paths:
         print(path)
+
+
+def _refuse_absent(frames: list[Path], watch: Path | None, pattern: str) -> None:
+    from simcast_hpc.forecast.radar.files import list_files
+
+    if watch is not None and not watch.is_dir():
+        raise ConfigError(f"--watch {watch} is no folder")
+    list_files(frames, pattern)
 
 
 def _predictor(
@@ -152,6 +162,7 @@ def _sampled(ensemble: Any, changes: list[str]) -> Any:
 def _once(
     predictor: "Predictor", publisher: "Publisher", places: list[Path], *, at: str | None, pattern: str
 ) -> list[Path]:
+    from simcast_hpc.data.spec import DataError
     from simcast_hpc.forecast.radar.files import list_files, read_coded, times_of
 
     publisher.folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the forecast
@@ -159,7 +170,12 @@ def _once(
     if not held:
         raise ConfigError(f"none of {', '.join(map(str, places))} holds a radar frame that can be read")
     issue = _moment(at) if at else max(held)
-    chosen = predictor.inputs(list(held), issue)
+    try:
+        chosen = predictor.inputs(list(held), issue)
+    except DataError:
+        # More frames would not help a model of another unit, so that is said first.
+        read_coded(held, [max(held)], predictor.code)
+        raise
     frames = read_coded(held, [time for time in chosen.chosen if time is not None], predictor.code)
     return list(publisher.publish(predictor.predict(frames, issue)).values())
 
@@ -168,8 +184,6 @@ def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **setti
     from simcast_hpc.forecast.watch import Watch, WatchSettings
     from simcast_hpc.train.stop import PausedError, StopRequest, refuse_to_start
 
-    if not folder.is_dir():
-        raise ConfigError(f"--watch {folder} is no folder")
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} is --out as well; forecasts must not be taken for frames")
     refuse_to_start([publisher.folder])

@@ -199,7 +199,7 @@ def load_autoencoder(run_dir: Path, *, device: torch.device | None = None) -> Tr
     """Return the autoencoder that a run left in ``run_dir``, in fp32, evaluating, on ``device`` (CPU).
 
     Raises:
-        ConfigError: the folder holds no finished run of the stage, or its weights do not fit or lack a scale factor.
+        ConfigError: the folder holds no finished run of the stage, or its weights do not fit or hold no scale factor.
     """
     config, weights, about, weights_hash, _ = _finished(run_dir, "autoencoder")
     if _SCALE not in about:

@@ -89,7 +89,7 @@ class Predictor:
         """Return which frames a forecast issued at ``issue`` begins from.
 
         Raises:
-            DataError: frames lack.
+            DataError: frames are missing.
         """
         return choose_frames(available, issue, self.wanted)
 
@@ -97,7 +97,7 @@ class Predictor:
         """Return the forecast issued at ``issue`` from the frames by time.
 
         Raises:
-            DataError: frames lack, or they do not belong together.
+            DataError: frames are missing, or they do not belong together.
         """
         chosen = self.inputs(list(frames), issue)
         there = [frames[time] for time in chosen.chosen if time is not None]
@@ -123,7 +123,7 @@ class Predictor:
         )
 
     def _stacked(self, frames: Mapping[datetime, CodedFrame], chosen: FrameSet) -> np.ndarray:
-        """Return uint8 codes ``[T, H, W]``, with what lacks bridged in linear units."""
+        """Return uint8 codes ``[T, H, W]``, with what is missing bridged in linear units."""
         if not chosen.lacking:
             return np.stack([frames[time].codes for time in chosen.chosen if time is not None])
         linear = [

@@ -45,7 +45,9 @@ class Publisher:
             )
         for package in ("xarray", "pyproj", *(_NEEDS[kind] for kind in self.kinds if kind in _NEEDS)):
             if importlib.util.find_spec(package) is None:
-                raise ConfigError(f"forecasts are written by {package}, which is absent: pip install 'simcast-hpc[io]'")
+                raise ConfigError(
+                    f"forecasts are written by {package}, which is absent: pip install -c constraints.txt -e '.[io]'"
+                )
 
     def paths(self, issue: datetime) -> dict[str, Path]:
         """Return the files of an issue time by kind, in the order in which they are written."""

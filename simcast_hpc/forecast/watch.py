@@ -1,4 +1,4 @@
-"""Watching a folder: each new frame gives a forecast; what is late, lacks or is damaged is named, never in the way.
+"""Watching a folder: each new frame gives a forecast; what is late, missing or damaged is named, never in the way.
 
 What has to be done is read from the two folders at every look, not remembered: an issue time is served while it lies
 at most ``late`` before the newest frame and its forecast is absent or was made from other files. So a restart goes on
@@ -104,7 +104,7 @@ class Watch:
         logger.info("stopped: %s", asked.why)
 
     def look(self, asked: StopRequest | None = None) -> int:
-        """Look once: read what is new, make what lacks, remove what is old. Return how many forecasts were made."""
+        """Look once: read what is new, make what is missing, remove what is old. Return how many were made."""
         self._take_in()
         made, again = 0, True
         while again and not (asked and asked()):
@@ -118,9 +118,9 @@ class Watch:
                     break
                 try:
                     chosen = self.predictor.inputs(list(held), issue)
-                except DataError as lack:
+                except DataError as gap:
                     if self.predictor.wanted.times(issue)[0] >= min(held):  # else the radar has just begun
-                        gaps[issue] = str(lack)
+                        gaps[issue] = str(gap)
                     continue
                 signature = self._signature(chosen, held)
                 if self._stands(issue, signature):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simcast_hpc.data.codes import code_to_unit
 
-_INSTALL = 'pip install "simcast-hpc[perceptual]"'
+_INSTALL = "pip install -c constraints.txt -e '.[perceptual]'"
 _WEIGHTS = "alexnet-owt-7be5be79.pth"
 
 

@@ -203,7 +203,7 @@ def test_an_earthformer_forecasts_its_own_grid_in_tiles(frames, tmp_path):
 
 def test_bridged_frames_are_named(model, frames, tmp_path):
     paths = [frames / f"{number}.h5" for number in (1, 3)]
-    assert "1 lack: 01:10" in refusal(model, *paths, "--out", tmp_path)
+    assert "1 missing: 01:10" in refusal(model, *paths, "--out", tmp_path)
     (path,) = predict(model, *paths, "--out", tmp_path, "--write", "nc", "--bridge", 1)
     with xr.open_dataset(path) as found:
         assert found.attrs["simcast_bridged"] == "2024-11-26T01:10Z"
@@ -227,7 +227,8 @@ def test_refusals(model, frames, tmp_path, runs):
     assert "a tile has at least a pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
     assert "is one model; name a run of diffusion" in refusal(model, frames, "--set", "members=2")
     assert "is not a finished training run" in refusal(tmp_path, frames)
-    assert "no rule from one to the other" in refusal(runs / "student", frames, "--any-spacing")
+    for given in ([frames, "--any-spacing"], [frames / "3.h5"]):  # one frame is too few as well: the unit comes first
+        assert "no option converts one to the other" in refusal(runs / "student", *given)
     far = [write_odim(tmp_path / f"{k}.h5", storm(k), moment(k), spacing=2700.0) for k in range(3)]
     assert "pixels of 2.7 km and the model was trained on 1 km" in refusal(model, *far)
 
@@ -264,4 +265,6 @@ def _full(_self, path, **_options):
 def test_a_package_that_writes_is_asked_for_before_the_forecast(model, frames, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "zarr" else name)
     said = refusal(model, frames, "--out", tmp_path / "out", "--write", "zarr")
-    assert "written by zarr, which is absent: pip install 'simcast-hpc[io]'" in said
+    assert "written by zarr, which is absent: pip install -c constraints.txt -e '.[io]'" in said
+    assert "is not a finished training run" in refusal(tmp_path, frames, "--write", "zarr")
+    assert "neither a file nor a folder" in refusal(model, tmp_path / "none", "--write", "zarr")

@@ -33,7 +33,7 @@ def test_seconds_of_drift_are_no_gap():
 
 def test_a_gap_is_refused_with_its_times_and_the_cadence():
     available = [moment(k) for k in (0, 1, 3, 4)]
-    with pytest.raises(DataError, match=r"01:20 UTC: of 5 frames every 5 minutes, 1 lack: 01:10.*--bridge 1"):
+    with pytest.raises(DataError, match=r"01:20 UTC: of 5 frames every 5 minutes, 1 missing: 01:10.*--bridge 1"):
         choose_frames(available, moment(4), Wanted(5, 5.0))
 
 
@@ -46,8 +46,13 @@ def test_another_cadence_is_refused():
 @pytest.mark.parametrize("lost", [0, 4])
 def test_the_first_and_the_last_frame_are_never_bridged(lost):
     available = [moment(k) for k in range(5) if k != lost]
-    with pytest.raises(DataError, match="1 lack"):
+    with pytest.raises(DataError, match=r"1 missing") as refused:
         choose_frames(available, moment(4), Wanted(5, 5.0, bridge=2))
+    assert str(refused.value).endswith(
+        "; the frames must reach over 20 minutes, from 01:00 to 01:20: --bridge fills gaps between frames, never the "
+        "first or the last"
+    )
+    assert "frames there come every" not in str(refused.value)  # their cadence is the model's
 
 
 def test_bridging_is_linear_in_time_and_keeps_missing_pixels():
@@ -103,7 +108,7 @@ def test_rain_becomes_reflectivity_by_the_descriptions_relation_alone():
 
 
 def test_rain_is_not_liquid():
-    with pytest.raises(DataError, match=r"in mm/h and the model sevir in kg/m\^2; .*give frames in that unit"):
+    with pytest.raises(DataError, match=r"in mm/h and the model sevir in kg/m\^2; no option .*docs/own_radar\.md"):
         code_of_run(DataConfig(dataset="sevir")).linear(frame(np.ones((2, 4))))
 
 

@@ -186,7 +186,9 @@ def test_a_volume_without_reflectivity_is_refused(tmp_path):
 def test_a_missing_package_says_what_installs_it(tmp_path, monkeypatch):
     path = write_odim(tmp_path / "a.h5", FIELD, START)
     monkeypatch.setitem(__import__("sys").modules, "pysteps", None)
-    with pytest.raises(ConfigError, match=r"ODIM HDF5 needs the package pysteps .*pip install 'simcast-hpc\[io\]'"):
+    with pytest.raises(
+        ConfigError, match=r"ODIM HDF5 needs the package pysteps .*pip install -c constraints.txt -e '\.\[io\]'"
+    ):
         read_frames(path)
 
 

@@ -127,7 +127,7 @@ def test_thirty_frames_one_damaged_one_late_one_missing_and_a_kill(model, frames
     assert said["last_forecast"]["issue"] == "2024-11-26T03:25:00Z" and said["lag_seconds"] >= 0
     assert [one["file"] for one in said["problems"] if "file" in one] == [frames[CORRUPT].name]
     gaps = {one["issue"]: one["problem"] for one in said["problems"] if "issue" in one}
-    assert "1 lack: 02:40" in gaps["2024-11-26T02:45:00Z"] and "1 lack: 01:45" in gaps["2024-11-26T01:50:00Z"]
+    assert "1 missing: 02:40" in gaps["2024-11-26T02:45:00Z"] and "1 missing: 01:45" in gaps["2024-11-26T01:50:00Z"]
 
 
 def watching(model: Path, folder: Path, out: Path, *, bridge: int = 0, **settings) -> Watch:
@@ -160,7 +160,7 @@ def test_a_late_frame_redoes_the_forecasts_that_were_bridged(model, frames, fold
     for path in (*frames[:3], *frames[4:6]):
         arrive(path, folder)
     watch = watching(model, folder, out, bridge=1)
-    assert watch.look() == 2  # of 01:10, and of 01:20 over the gap; the first frame of 01:25 lacks
+    assert watch.look() == 2  # of 01:10, and of 01:20 over the gap; the first frame of 01:25 is missing
     arrive(frames[3], folder)
     assert watch.look() == 3
     with h5py.File(out / "forecast_20241126T0120Z.nc", "r") as file:

@@ -31,7 +31,9 @@ EXACT = 1e-9
 
 def library(name):
     with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the place of its configuration file
-        return pytest.importorskip(name, reason=f"{name} is not installed: pip install 'simcast-hpc[verify]'")
+        return pytest.importorskip(
+            name, reason=f"{name} is not installed: pip install -c constraints.txt -e '.[verify]'"
+        )
 
 
 def drawn(seed, shape):

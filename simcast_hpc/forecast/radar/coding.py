@@ -85,11 +85,16 @@ class ModelCode:
         relation = self.z_r or self.spec.z_r
         if (frame.unit, self.unit) == ("mm/h", "dBZ") and relation is not None:
             return (relation.a * frame.values.astype(np.float64) ** relation.b).astype(np.float32)
-        wants = "--z-r A B gives one" if (frame.unit, self.unit) == ("mm/h", "dBZ") else "give frames in that unit"
-        raise DataError(
-            f"{frame.path} is in {frame.unit} and the model {self.spec.name} in {self.unit}; there is no rule from one "
-            f"to the other: {wants}"
-        )
+        if (frame.unit, self.unit) == ("mm/h", "dBZ"):
+            wants = "there is no rule from one to the other: --z-r A B gives one"
+        elif self.unit == "kg/m^2":
+            wants = (
+                "no option converts one to the other (kg/m^2 is vertically integrated liquid); take a model trained on "
+                "dBZ or mm/h (docs/own_radar.md says how to get one)"
+            )
+        else:
+            wants = f"no option converts one to the other; give frames in {self.unit}"
+        raise DataError(f"{frame.path} is in {frame.unit} and the model {self.spec.name} in {self.unit}; {wants}")
 
     def codes(self, linear: np.ndarray, factor: int) -> np.ndarray:
         """Return uint8 codes ``[H / factor, W / factor]`` of a linear field; 255 where no pixel of a block is valid."""
@@ -156,6 +161,7 @@ def coded(frame: RadarFrame, code: ModelCode) -> CodedFrame:
     Raises:
         DataError: its unit or its pixels cannot be turned into the model's.
     """
+    linear = code.linear(frame)  # the unit first: no option mends that one
     factor = code.factor(frame.grid)
-    codes = code.codes(code.linear(frame), factor)
+    codes = code.codes(linear, factor)
     return CodedFrame(codes, frame.grid.coarser(factor), frame.unit, frame.time, frame.path, frame.about)

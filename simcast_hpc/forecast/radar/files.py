@@ -61,7 +61,7 @@ def read_coded(held: Mapping[datetime, Path], times: Iterable[datetime], code: M
     """Return the frames of these times, coded for a model; each file is read once.
 
     Raises:
-        DataError: a file cannot be read, lacks a time that it said it had, or does not fit the model.
+        DataError: a file cannot be read, does not hold a time that it said it had, or does not fit the model.
     """
     wanted = set(times)
     frames: dict[datetime, CodedFrame] = {}

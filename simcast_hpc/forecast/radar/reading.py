@@ -61,7 +61,7 @@ def read_frames(path: Path, *, prefer: Unit = "mm/h") -> list[RadarFrame]:
 
     Args:
         path: a file of any known format.
-        prefer: the unit wanted where a file holds several quantities; another is given where it lacks this one.
+        prefer: the unit wanted where a file holds several quantities; another is given where this one is missing.
 
     Raises:
         DataError: it is none of the formats, damaged, or its field is not what it says.
@@ -127,5 +127,5 @@ def _import(package: str, form: Format) -> ModuleType:
             return importlib.import_module(package)
     except ImportError as error:
         raise ConfigError(
-            f"{form.name} needs the package {package} ({error}): pip install 'simcast-hpc[io]'"
+            f"{form.name} needs the package {package} ({error}): pip install -c constraints.txt -e '.[io]'"
         ) from error

@@ -1,4 +1,4 @@
-"""Which frames a forecast begins from: at the model's cadence, on one grid, without a gap; or a word of what lacks."""
+"""Which frames a forecast begins from: at the model's cadence, on one grid, without a gap; or what is missing."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +18,8 @@ from .frame import RadarFrame
 class Wanted:
     """What a model wants: ``frames_in`` frames every ``step_minutes``, and how far the files may fall short of it.
 
-    ``bridge``: at most so many frames in a row may lack; they are interpolated in time, in linear units. The first and
-    the last frame never are. A frame counts for a time up to a quarter of a step away.
+    ``bridge``: at most so many frames in a row may be missing; they are interpolated in time, in linear units. The first
+    and the last frame never are. A frame counts for a time up to a quarter of a step away.
     """
 
     frames_in: int
@@ -39,7 +39,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """The choice for one issue time: the frame or, where one lacks, None; times ascend."""
+    """The choice for one issue time: the frame or, where it is missing, None; times ascend."""
 
     issue: datetime
     wanted_times: tuple[datetime, ...]
@@ -55,7 +55,7 @@ def choose_frames(available: Iterable[datetime], issue: datetime, wanted: Wanted
     """Choose for every wanted time the frame that is nearest to it, within the tolerance.
 
     Raises:
-        DataError: the last or first frame lacks, or more in a row than may be bridged; names the times.
+        DataError: the last or first frame is missing, or more in a row than may be bridged; names the times.
     """
     held = sorted(available)
     times = wanted.times(issue)
@@ -69,11 +69,18 @@ def choose_frames(available: Iterable[datetime], issue: datetime, wanted: Wanted
         return found
     if chosen[0] is None or chosen[-1] is None or row > wanted.bridge:
         cadence = _cadence(held)
+        minutes = wanted.step_minutes * (wanted.frames_in - 1)
+        inside = chosen[0] is not None and chosen[-1] is not None
         raise DataError(
             f"no forecast for {issue:%Y-%m-%d %H:%M} UTC: of {wanted.frames_in} frames every {wanted.step_minutes:g} "
-            f"minutes, {len(found.lacking)} lack: {_listed(found.lacking)}"
-            + (f"; the frames there come every {cadence:g} minutes" if cadence else "")
-            + (f"; --bridge {row} would bridge them" if chosen[0] and chosen[-1] else "")
+            f"minutes, {len(found.lacking)} missing: {_listed(found.lacking)}"
+            + (f"; the frames there come every {cadence:g} minutes" if _differs(cadence, wanted) else "")
+            + (
+                f"; --bridge {row} would bridge them"
+                if inside
+                else f"; the frames must reach over {minutes:g} minutes, from {times[0]:%H:%M} to {times[-1]:%H:%M}: "
+                "--bridge fills gaps between frames, never the first or the last"
+            )
         )
     return found
 
@@ -109,7 +116,7 @@ def refuse_twins(times: Mapping[Path, Sequence[datetime]]) -> None:
 
 
 def bridged(linear: Sequence[np.ndarray | None], times: Sequence[datetime]) -> list[np.ndarray]:
-    """Return fields ``[H, W]`` with the ones that lack (None) interpolated in time between their neighbours.
+    """Return fields ``[H, W]`` with the missing ones (None) interpolated in time between their neighbours.
 
     ``linear`` must be linear in the amount of water or echo. A pixel that is missing in a neighbour is missing.
     """
@@ -137,6 +144,10 @@ def _longest_gap(chosen: Sequence[datetime | None]) -> int:
 def _cadence(held: Sequence[datetime]) -> float | None:
     steps = [(later - sooner).total_seconds() / 60 for sooner, later in itertools.pairwise(held)]
     return float(np.median(steps)) if steps else None
+
+
+def _differs(cadence: float | None, wanted: Wanted) -> bool:
+    return cadence is not None and abs(cadence - wanted.step_minutes) > wanted.step_minutes / 4
 
 
 def _listed(times: Sequence[datetime]) -> str:
