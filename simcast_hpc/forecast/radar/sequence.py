@@ -18,8 +18,8 @@ from .frame import RadarFrame
 class Wanted:
     """What a model wants: ``frames_in`` frames every ``step_minutes``, and how far the files may fall short of it.
 
-    ``bridge``: at most so many frames in a row may be missing; they are interpolated in time, in linear units. The first
-    and the last frame never are. A frame counts for a time up to a quarter of a step away.
+    ``bridge``: at most so many frames in a row may be missing; they are interpolated in time, in linear units. The
+    first and the last frame never are. A frame counts for a time up to a quarter of a step away.
     """
 
     frames_in: int
