@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from simcast_hpc.config import FORECASTING, ConfigError, PipelineConfig, TrainConfig, read_config
+from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import build_model, grid_of
@@ -83,17 +84,13 @@ def refuse_a_pipeline(run_dir: Path) -> None:
     Raises:
         ConfigError: names the finished stages that forecast.
     """
-    try:
-        pipeline = read_config(PipelineConfig, RunFolder(run_dir).config)
-    except ConfigError:
+    try:  # plain data, so that the pipeline of another version is known as one
+        data = yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
-    # Students that hold out a fold of the events serve the diffusion's conditions alone.
-    runs = {run_dir / name: pipeline.train_config(name) for name in pipeline.stages}
-    finished = [
-        str(path)
-        for path, run in runs.items()
-        if run.stage in (*FORECASTING, "diffusion") and run.data.hold_out is None and RunFolder(path).weights.is_file()
-    ]
+    if not isinstance(data, dict) or TrainConfig.of_another_kind(data) is None:
+        return
+    finished = [str(run_dir / name) for name in data["stages"] or () if _forecasts(run_dir / str(name))]
     raise ConfigError(
         f"{run_dir} is a pipeline's folder; "
         + (
@@ -102,6 +99,18 @@ def refuse_a_pipeline(run_dir: Path) -> None:
             else "none of its forecasting stages is finished: run `simcast pipeline` to its end first"
         )
     )
+
+
+def _forecasts(run_dir: Path) -> bool:
+    folder = RunFolder(run_dir)
+    if not folder.weights.is_file():
+        return False
+    try:
+        config = read_config(TrainConfig, folder.config)
+    except ConfigError:
+        return False
+    # Students that hold out a fold of the events serve the diffusion's conditions alone.
+    return config.stage in (*FORECASTING, "diffusion") and config.data.hold_out is None
 
 
 def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:

@@ -242,12 +242,18 @@ def test_a_pipelines_folder_is_refused_with_its_finished_stages(model, frames, t
     assert "is a pipeline's folder; none of its forecasting stages is finished: run `simcast pipeline`" in said
     for name in ("student", "direct", "autoencoder"):
         shutil.copytree(model, folder / name)
+    own = folder / "autoencoder" / "config.yaml"
+    own.write_text(own.read_text().replace("stage: direct", "stage: autoencoder"))
+    assert "stage: autoencoder" in own.read_text()
     said = f"{folder} is a pipeline's folder; name one of its forecasting stages: {folder}/student, {folder}/direct"
     assert refusal(folder, frames) == said
     for load in (load_trained, load_run, lambda path: export_run(path, tmp_path / "out")):
         with pytest.raises(SimcastError) as refused:
             load(folder)
         assert str(refused.value) == said
+    with (folder / "config.yaml").open("a") as file:
+        file.write("of_another_version: 1\n")
+    assert refusal(folder, frames) == said
 
 
 def test_a_disk_that_is_full_leaves_nothing_behind(model, frames, tmp_path, monkeypatch):
