@@ -92,6 +92,12 @@ def test_files_targets_and_modules_of_a_page_exist(page):
     assert [name for name in modules if not list(ROOT.glob(f"{name.replace('.', '/')}*"))] == []
 
 
+def test_nothing_asks_for_our_package_from_an_index():
+    """No index holds it: extras are installed from the checkout, in pages and in messages."""
+    places = [*PAGES, *sorted((ROOT / "simcast_hpc").rglob("*.py"))]
+    assert [str(path) for path in places if "simcast-hpc[" in path.read_text(encoding="utf-8")] == []
+
+
 def test_a_page_with_a_mistake_would_be_seen(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```\ntorchrun -m simcast_hpc train a.yaml \\\n  --sett x=1   # no\nsimcast fly a.yaml\nls\n```\n")
