@@ -45,7 +45,7 @@ run: $(VENV)/.runtime ## Train teacher, student and direct model on a synthetic 
 	@$(BIN)/simcast pipeline configs/pipeline/quickstart$(BACKBONE).yaml
 
 run-full: $(VENV)/.runtime ## The same with all stages: a direct model without the weighted loss besides, autoencoder and diffusion
-	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): all stages, about 20 minutes on 2 idle cores."
+	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): all stages, 12 minutes of training and what else there is to do."
 	@$(BIN)/simcast pipeline configs/pipeline/quickstart-full.yaml
 
 .PHONY: archive-of-radar

@@ -59,6 +59,19 @@ def simcast(
     return done
 
 
+def two_ranks(module: str, *arguments: str) -> None:
+    """Run a module of tests on two ranks of ``mpiexec`` to its end; a failure shows what it printed."""
+    told = subprocess.run(
+        [str(BIN / "mpiexec"), "-n", "2", sys.executable, "-m", module, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-4000:]
+
+
 def overrides(**values: object) -> list[str]:
     """Return ``--set`` options; a double underscore stands for the dot."""
     return [word for key, value in values.items() for word in ("--set", f"{key.replace('__', '.')}={value}")]

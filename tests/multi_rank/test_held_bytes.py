@@ -1,15 +1,13 @@
 """The account of a rank's memory, against the tensors that really live in it: on two ranks, for each way to hold."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from simcast_hpc.config import EngineConfig
 from simcast_hpc.distributed.memory import rank_bytes, working_bytes
 from tests.multi_rank.held import CASES, LAYERS, WIDTH
-from tests.multi_rank.runs import BIN, environment
+from tests.multi_rank.runs import two_ranks
 
 pytestmark = [pytest.mark.multi, pytest.mark.slow]
 COUNT = LAYERS * (WIDTH * WIDTH + WIDTH)
@@ -22,15 +20,7 @@ def test_what_lives_is_what_is_computed(tmp_path):
     the gradients are flattened for the reduction alone, after backward; late in backward ZeRO 3 has released most of
     the weights that it had gathered.
     """
-    told = subprocess.run(
-        [str(BIN / "mpiexec"), "-n", "2", sys.executable, "-m", "tests.multi_rank.held", str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert told.returncode == 0, told.stderr[-4000:]
+    two_ranks("tests.multi_rank.held", str(tmp_path))
     found = [json.loads(line) for line in (tmp_path / "held.jsonl").read_text().splitlines()]
     assert [one["engine"] for one in found] == CASES
     for one in found:

@@ -1,14 +1,12 @@
 """A loss that is no number stops every rank before the optimizer step, and the windows are named."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from simcast_hpc.train.checkpoint import visible
 from tests.multi_rank.left_out import CASES
-from tests.multi_rank.runs import BIN, environment, overrides, simcast
+from tests.multi_rank.runs import overrides, simcast, two_ranks
 
 pytestmark = pytest.mark.multi
 
@@ -32,15 +30,7 @@ def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
 
 def test_a_left_out_step_leaves_no_trace_on_any_stage(tmp_path):
     """Only rank 1's gradient is spoilt; both ranks see it, no weight, moment or count changes, and training goes on."""
-    told = subprocess.run(
-        [str(BIN / "mpiexec"), "-n", "2", sys.executable, "-m", "tests.multi_rank.left_out", str(tmp_path)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert told.returncode == 0, told.stderr[-4000:]
+    two_ranks("tests.multi_rank.left_out", str(tmp_path))
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
     assert [case["engine"] for case in cases] == CASES
     assert all(case["finite"] == [True, True, True, False, True] for case in cases), cases
