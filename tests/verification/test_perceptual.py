@@ -15,7 +15,7 @@ def test_without_the_package_it_names_the_extra(monkeypatch):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", absent)
-    with pytest.raises(ImportError, match=r"simcast-hpc\[perceptual\]"):
+    with pytest.raises(ImportError, match=r"pip install -c constraints\.txt -e '\.\[perceptual\]'"):
         perceptual.lpips(FIELD, FIELD)
 
 
