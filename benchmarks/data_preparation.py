@@ -36,6 +36,18 @@ class Preparation:
         """How much of the bare loop's speed preparation has."""
         return self.bare_ms / self.ours_ms
 
+    def row(self) -> dict[str, object]:
+        """Return its columns of the CSV."""
+        return {
+            "way": "in process",
+            "layout": self.layout,
+            "codec": self.codec,
+            "ranks": 1,
+            "bare_ms": round(self.bare_ms, 2),
+            "ours_ms": round(self.ours_ms, 2),
+            "megabytes": round(self.megabytes, 1),
+        }
+
 
 def bare(archive: Path, into: Path, codec: str) -> None:
     """Do the least that anybody could: read, transpose, checksum, compress, in one process."""

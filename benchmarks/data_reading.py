@@ -34,6 +34,17 @@ class Reading:
     per_core_second: float
     per_second: float
 
+    def row(self) -> dict[str, object]:
+        """Return its columns of the CSV."""
+        return {
+            "provider": self.provider,
+            "layout": self.layout,
+            "order": self.order,
+            "cache": self.cache,
+            "windows_per_core_s": round(self.per_core_second, 2),
+            "windows_per_s": round(self.per_second, 2),
+        }
+
 
 def ours(root: Path) -> WindowSource:
     """Return our windows over an archive or shards."""

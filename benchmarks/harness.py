@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ from simcast_kernels.registry import Case, op_cases
 MODES = ("forward", "backward", "full")
 RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
 INTERPRETER = "interpreter"
+# Where a benchmark writes unless it is told another place; read by benchmarks/report.py from folders in it.
+RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
+MADE = ("load", "device", "torch", "commit", "python")  # columns that every table of the page of performance has
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,8 +250,11 @@ def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> Row:
     )
 
 
-def machine(device: str) -> dict[str, str]:
-    """Return what a number is worth nothing without: device, versions and commit."""
+def machine(device: str, *, threads: int | None = None) -> dict[str, str]:
+    """Return what a number is worth nothing without: device, versions and commit.
+
+    ``threads`` are those of each process that was timed, where they are not this one's.
+    """
     try:
         from triton import __version__ as triton_version
     except ImportError:
@@ -256,7 +262,7 @@ def machine(device: str) -> dict[str, str]:
     name = (
         torch.cuda.get_device_name()
         if device == "cuda"
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        else f"{platform.machine()} CPU, {threads or torch.get_num_threads()} threads"
     )
     return {
         "device": name,
@@ -265,6 +271,15 @@ def machine(device: str) -> dict[str, str]:
         "commit": commit(),
         "python": platform.python_version(),
     }
+
+
+def made(device: str) -> dict[str, Any]:
+    """Return the columns ``MADE``: :func:`machine` without Triton's version, and the load.
+
+    ``load`` is how many processes wanted the machine's cores in the mean of the last minute.
+    """
+    found = {"load": round(os.getloadavg()[0], 1), **machine(device)}
+    return {name: found[name] for name in MADE}
 
 
 def commit() -> str:
@@ -304,6 +319,19 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV that :func:`main` wrote, all values as text."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
+    """Write a CSV and the folders above it.
+
+    Raises:
+        ValueError: a row has another column.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:

@@ -10,32 +10,49 @@ not in these files.
 """
 
 import argparse
-import csv
-import io
 import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.report_markdown import Rows, number, read, table
+from benchmarks.report_parts import measured
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-# What names a row of a table, and its numbers, of which all but the second kind are the better the smaller.
+# What names a row of a table, and the numbers of it that are compared with another commit's.
 KEYS = {
     "peers": ("case", "provider", "part", "precision", "shape"),
     "end_to_end": ("case", "input", "precision", "shape"),
+    "sampling": ("part", "way", "networks", "shape", "dtype"),
+    "scoring": ("provider", "shape"),
+    "data_reading": ("provider", "layout", "order", "cache", "events", "size"),
+    "data_preparation": ("way", "layout", "codec", "ranks", "events", "size"),
+    "data_opening": ("events",),
+    "zero_stages": ("size", "precision", "ranks", "micro_batch", "zero_stage"),
+    "scaling": (
+        "kind", "model", "ranks", "zero_stage", "precision", "zero_hpz_partition_size", "accumulation", "megabits",
+        "turn",
+    ),
     "baseline": ("device", "pair", "quantity"),
     "compiled": ("op", "kernel", "case", "direction", "target", "options"),
-}
+}  # fmt: skip
 NUMBERS = {
     "peers": ("cpu_p50_s", "p50_s", "peak_gb"),
     "end_to_end": ("cpu_p50_s", "p50_s", "peak_gb", "needs_gb", "training_gflop"),
+    "sampling": ("p50_s",),
+    "scoring": ("p50_s", "cpu_least_s"),
+    "data_reading": ("windows_per_core_s", "windows_per_s"),
+    "data_preparation": ("bare_ms", "ours_ms", "megabytes"),
+    "data_opening": ("seconds", "mib"),
+    "zero_stages": ("samples_per_s", "step_cpu_s_p50", "state_mib", "computed_state_mib", "peak_mib"),
+    "scaling": ("seconds", "processor_seconds", "sent_bytes", "computed_bytes", "model_seconds"),
     "baseline": ("ratio",),
     "compiled": ("registers", "spill_bytes", "shared_bytes"),
 }
 CHANGED = 0.02
-Rows = list[dict[str, str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,11 +82,6 @@ def folders() -> dict[str, dict[str, Rows]]:
     return found
 
 
-def read(text: str) -> Rows:
-    """Return the rows of a CSV, all values as text."""
-    return list(csv.DictReader(io.StringIO(text)))
-
-
 def page(machines: Mapping[str, Mapping[str, Rows]], figures: Sequence[str] = ()) -> str:
     """Return the page as Markdown."""
     parts = [
@@ -79,11 +91,7 @@ def page(machines: Mapping[str, Mapping[str, Rows]], figures: Sequence[str] = ()
         "hand. `python -m benchmarks.report --base REV` says what changed since a commit.",
     ]
     for machine, tables in machines.items():
-        parts.append(f"## Measured on {machine}")
-        if "peers" in tables:
-            parts += ["### Beside the public code", *peers_part(tables["peers"])]
-        if "end_to_end" in tables:
-            parts += ["### Whole training steps", *end_to_end_part(tables["end_to_end"])]
+        parts += [f"## Measured on {machine}", *measured(tables)]
         parts += [f"![{name.removesuffix('.png')}](performance/{name})" for name in figures if machine in name]
     parts += ["## Ratios that are guarded", *ratios_part(read(_text("baseline.csv")))]
     parts += ["## Compiled kernels", *compiled_part(read(_text("compiled.csv")))]
@@ -94,69 +102,6 @@ def page(machines: Mapping[str, Mapping[str, Rows]], figures: Sequence[str] = ()
 
 def _text(name: str) -> str:
     return (ROOT / "benchmarks" / name).read_text(encoding="utf-8")
-
-
-def peers_part(rows: Rows) -> list[str]:
-    """Return a table of steps and ensembles, ours over public, and how it was measured."""
-    lines = []
-    for ours in (row for row in rows if row["provider"] == "ours" and row["part"] in ("step", "ensemble")):
-        public = next(
-            r for r in rows if r["provider"] == "public" and _same(r, ours, ("case", "part", "precision", "shape"))
-        )
-        lines.append(
-            (
-                ours["case"], ours["precision"], ours["shape"],
-                f"{number(public['cpu_p50_s'])} / {number(ours['cpu_p50_s'])}", times(public, ours, "cpu_p50_s"),
-                f"{number(public['p50_s'])} / {number(ours['p50_s'])}", times(public, ours, "p50_s"),
-                f"{number(public['peak_gb'])} / {number(ours['peak_gb'])}", times(public, ours, "peak_gb"),
-                ours["apart"], ours["rounds"], ours["load"], ours["public_commit"], ours["commit"],
-            )
-        )  # fmt: skip
-    head = (
-        "case", "precision", "shape", "processor s, public / ours", "times", "clock s, public / ours", "times",
-        "peak GB, public / ours", "times", "apart", "steps", "load", "public commit", "our commit",
-    )  # fmt: skip
-    return [
-        "Forward and backward pass of one sample, without an optimizer, at equal weights and inputs, a process for "
-        "each; `times` is how much less ours takes. `apart` is the largest difference of the two forecasts over the "
-        "largest. `load` is how many processes wanted the machine's cores in the mean of the last minute: where it "
-        "passes the number of cores, the clock says how crowded the machine was, and the processor's seconds are to be "
-        "read. One or two steps a contender after one that warms up: differences of a few per cent are noise. fp32 is "
-        "the precision that all three train in by default.",
-        table(head, lines),
-        _made("python -m benchmarks.peers --earthformer PATH --openstl PATH --cascast PATH", rows),
-    ]
-
-
-def end_to_end_part(rows: Rows) -> list[str]:
-    """Return a table of whole steps and one of their kinds of work."""
-    head = (
-        "case", "input", "precision", "shape", "parameters", "GFLOP", "needs GB", "processor s", "clock s", "samples/s",
-        "peak GB", "TFLOP/s of a product", "of it", "load", "commit",
-    )  # fmt: skip
-    lines = [
-        (
-            row["case"], row["input"], row["precision"], row["shape"], f"{int(row['parameters']) / 1e6:.1f} M",
-            number(row["training_gflop"]), number(row["needs_gb"]), number(row["cpu_p50_s"]), number(row["p50_s"]),
-            number(row["samples_per_s"]), number(row["peak_gb"]), number(row["product_tflop_per_s"]),
-            f"{100 * float(row['model_flop_utilisation']):.0f} %" if row["model_flop_utilisation"] else "-",
-            row["load"] or "-", row["commit"],
-        )
-        for row in rows
-    ]  # fmt: skip
-    kinds = [(row["case"], row["input"], row["precision"], dict(_kinds(row))) for row in rows if row["kinds"]]
-    names = list(kinds[0][3]) if kinds else []
-    shares = [(*which, *(f"{100 * found[name]:.0f} %" for name in names)) for *which, found in kinds]
-    return [
-        "Forward, loss, backward and AdamW of one window, a process for each. GFLOP are counted, of matrix products "
-        "and convolutions, forward and backward, what is computed again included; `needs` is computed: fp32 weights, "
-        "gradients and both moments, and the activations kept for backward. `of it` is the model's GFLOP a second over "
-        "those of a large product of the same dtype in the same run. Rows without seconds are counted only.",
-        table(head, lines),
-        "Shares of the calling thread's time by kind of work:",
-        table(("case", "input", "precision", *names), shares),
-        _made("python -m benchmarks.end_to_end", rows),
-    ]  # fmt: skip
 
 
 def ratios_part(rows: Rows) -> list[str]:
@@ -242,7 +187,8 @@ def changes(revision: str) -> list[str]:
 
 def compared(kind: str, before: Rows, after: Rows) -> list[str]:
     """Return what differs between two tables of one kind."""
-    old, new = ({tuple(row[name] for name in KEYS[kind]): row for row in rows} for rows in (before, after))
+    # A commit may have had a table of this name with other columns.
+    old, new = ({tuple(row.get(name, "") for name in KEYS[kind]): row for row in rows} for rows in (before, after))
     told = [f"{' '.join(key)}: gone" for key in old if key not in new]
     for key, row in new.items():
         if key not in old:
@@ -254,38 +200,6 @@ def compared(kind: str, before: Rows, after: Rows) -> list[str]:
                 ratio = f" ({float(now) / float(was):.2f}x)" if float(was) else ""
                 told.append(f"{' '.join(key)}: {name} {number(was)} -> {number(now)}{ratio}")
     return told
-
-
-def number(text: str) -> str:
-    """Return a number of a table with three digits that count, ``-`` for none."""
-    if not text:
-        return "-"
-    value = float(text)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def times(public: Mapping[str, str], ours: Mapping[str, str], name: str) -> str:
-    """Return how much less ours takes: public over ours."""
-    return f"{float(public[name]) / float(ours[name]):.2f}x"
-
-
-def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)
-
-
-def _same(one: Mapping[str, str], other: Mapping[str, str], names: Sequence[str]) -> bool:
-    return all(one[name] == other[name] for name in names)
-
-
-def _kinds(row: Mapping[str, str]) -> list[tuple[str, float]]:
-    return [(name, float(share)) for name, share in (kind.split(":") for kind in row["kinds"].split())]
-
-
-def _made(command: str, rows: Rows) -> str:
-    machines = sorted({f"{row['device']}, Python {row['python']}, torch {row['torch']}" for row in rows})
-    return f"Command: `{command}`. Machine: {'; '.join(machines)}."
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Its predictions for GPUs rest on assumed numbers and are called a model everywhe
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import RESULTS, machine, write_rows
 from benchmarks.scaling_links import LINK, address, namespaces
 from benchmarks.scaling_model import (
     Cluster,
@@ -33,12 +32,11 @@ from benchmarks.scaling_model import (
     sent_by_a_rank,
     traffic,
 )
-from benchmarks.scaling_worker import parameters
+from benchmarks.scaling_worker import THREADS, parameters
 from simcast_hpc.config import EngineConfig, TrainConfig, read_config
 from simcast_hpc.models import fitted_to
 from simcast_hpc.models.account import forecaster, training_flops
 
-RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 CONFIGS = Path(__file__).parents[1] / "configs" / "direct"
 MODELS = {"small": CONFIGS / "sevir.yaml", "1 B": CONFIGS / "sevir-earthformer-1b.yaml"}
 GPUS = (8, 16, 64, 256, 1024)
@@ -54,15 +52,15 @@ LINK_ENGINES: list[dict[str, Any]] = [
 RANK_ENGINES: list[dict[str, Any]] = [{"zero_stage": 0, "precision": "fp32"}, {"zero_stage": 3, "precision": "fp32"}]
 FIELDS = (
     "kind", "model", "ranks", "zero_stage", "precision", "zero_hpz_partition_size", "accumulation", "megabits", "turn",
-    "seconds", "processor_seconds", "sent_bytes", "computed_bytes", "model_seconds", "model_seconds_overlapped",
-    "model_error", "load", "device", "torch", "triton", "commit", "python",
+    "steps", "seconds", "processor_seconds", "sent_bytes", "computed_bytes", "model_seconds",
+    "model_seconds_overlapped", "model_error", "load", "device", "torch", "triton", "commit", "python",
 )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, hold the model against it, predict, print tables and write the CSV."""
     options = parse(arguments)
-    about, rows = machine("cpu"), []
+    about, rows = machine("cpu", threads=THREADS), []
     if not options.predict:
         for ranks in (1, 2, 4):
             batch = {"global_size": 4, "micro_size": 1}
@@ -78,11 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     predicted = predictions(Cluster())
     show_predicted(predicted)
     rows += predicted
-    options.csv.parent.mkdir(parents=True, exist_ok=True)
-    with options.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=FIELDS, restval="")
-        writer.writeheader()
-        writer.writerows(row | about for row in rows)
+    write_rows([row | about for row in rows], FIELDS, options.csv)
     print(options.csv)
     return 0
 
@@ -143,7 +137,8 @@ def run(
         found = json.loads(out.read_text(encoding="utf-8"))
     load = round(os.getloadavg()[0], 1)
     steps = batch["global_size"] // (batch["micro_size"] * ranks)
-    return [row | {"kind": kind, "ranks": ranks, "accumulation": steps, "model": "test", "load": load} for row in found]
+    about = {"kind": kind, "ranks": ranks, "accumulation": steps, "model": "test", "steps": options.steps, "load": load}
+    return [row | about for row in found]
 
 
 def judge(rows: list[dict[str, Any]]) -> None:

@@ -20,6 +20,7 @@ from simcast_hpc.distributed.world import World, join
 from simcast_hpc.models import build_model
 
 SIZE, FRAMES_IN, FRAMES_OUT = 24, 6, 6
+THREADS = 1  # of each rank
 NETWORK = SimVPConfig(hidden_spatial=16, hidden_temporal=160, temporal_blocks=4, groups=4)
 
 
@@ -51,7 +52,7 @@ def config_of(engine: dict[str, Any], batch: dict[str, int]) -> TrainConfig:
 
 def main(task: dict[str, Any], out: Path) -> None:
     """Time every engine of the task at every speed, in turns, and let rank 0 write the rows."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     world = join(timeout_minutes=10)
     rows = []
     for held in task["engines"]:

@@ -12,19 +12,20 @@ DIR is a checkout of OpenEarthLab/CasCast; torchmetrics and einops must be insta
   tables) and the errors; the observation as the radar's bytes.
 
 Every repetition runs each of them in turn, so that a busy machine slows all alike; CPU time is that of the process.
+One row each is written, seconds a forecast, to ``scoring.csv`` by default.
 """
 
 import argparse
-import csv
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import MADE, RESULTS, machine, made, write_rows
+from benchmarks.public_code import commit_of
 from benchmarks.released_evaluators import load_cascast
 from simcast_hpc.verification import PROTOCOLS, count
 
@@ -47,6 +48,16 @@ class Timed:
     p50: float
     p80: float
     least_cpu: float
+
+    def row(self) -> dict[str, object]:
+        """Return its columns of the CSV."""
+        seconds = {"p20_s": self.p20, "p50_s": self.p50, "p80_s": self.p80, "cpu_least_s": self.least_cpu}
+        return {"provider": self.provider, **{name: round(value, 5) for name, value in seconds.items()}}
+
+
+COLUMNS = (
+    "provider", "shape", "thresholds", "p20_s", "p50_s", "p80_s", "cpu_least_s", "repetitions", "public_commit", *MADE,
+)  # fmt: skip
 
 
 def storm(*, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tuple[torch.Tensor, torch.Tensor]:
@@ -110,22 +121,24 @@ def timed(calls: dict[str, Callable[[], object]], *, repetitions: int, device: t
     return rows
 
 
-def main() -> None:
-    """Compare, time, print."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, time, print, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cascast", type=Path, required=True, help="root of a checkout of OpenEarthLab/CasCast")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=20)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--csv", type=Path)
-    given = parser.parse_args()
+    parser.add_argument("--csv", type=Path, default=RESULTS / "scoring.csv")
+    given = parser.parse_args(arguments)
+    if given.threads < 1 or given.repetitions < 2:
+        parser.error("--threads is at least 1, --repetitions at least 2")
     torch.set_num_threads(given.threads)
     device, module = torch.device(given.device), load_cascast(given.cascast.resolve())
     codes, forecast = (field.to(device) for field in storm())
     floats = codes.float() / torch.full((), 255.0, device=device)
 
     def cascast() -> object:
-        evaluator = module.SEVIRSkillScore(layout="NTCHW", mode="0", seq_len=SHAPE[0])
+        evaluator = module.SEVIRSkillScore(layout="NTCHW", mode="0", seq_len=codes.shape[1])
         evaluator.update(forecast[:, :, None], floats[:, :, None])
         return evaluator
 
@@ -141,11 +154,15 @@ def main() -> None:
         ratio = f"{rows[0].p50 / row.p50:.1f} x by the median, {rows[0].least_cpu / row.least_cpu:.1f} x by least CPU"
         spread = f"p20 {row.p20 * 1e3:.1f}  p50 {row.p50 * 1e3:.1f}  p80 {row.p80 * 1e3:.1f} ms"
         print(f"{row.provider:<18} {spread}, least CPU {row.least_cpu * 1e3:.1f} ms: {ratio}")
-    if given.csv:
-        with given.csv.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Timed)])
-            writer.writeheader()
-            writer.writerows(dataclasses.asdict(row) for row in rows)
+    about = {
+        "shape": "x".join(map(str, codes.shape[1:])),
+        "thresholds": len(_RELEASED.thresholds),
+        "repetitions": given.repetitions,
+        "public_commit": commit_of(given.cascast),
+        **made(device.type),
+    }
+    write_rows([row.row() | about for row in rows], COLUMNS, given.csv)
+    print(given.csv)
 
 
 if __name__ == "__main__":

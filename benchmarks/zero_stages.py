@@ -12,7 +12,6 @@ they say little; the processor's seconds stand beside them.
 """
 
 import argparse
-import csv
 import gc
 import json
 import os
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import RESULTS, machine, write_rows
 from simcast_hpc.config import CasFormerConfig, TrainConfig, from_mapping
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.launch import child_environment, run_ranks
@@ -38,6 +37,7 @@ from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.train.stages.diffusion import DiffusionModule
 
 CHANNELS, MIB = 4, 2**20
+THREADS = 1  # of each rank
 # Sizes by name: the network, frames of a sequence, and the rows and columns of a latent.
 SIZES: dict[str, tuple[CasFormerConfig, int, int]] = {
     "tiny": (CasFormerConfig(frame_width=16, frame_depth=1, frame_heads=2, width=24, depth=1, heads=2), 2, 4),
@@ -46,7 +46,7 @@ SIZES: dict[str, tuple[CasFormerConfig, int, int]] = {
 }
 COLUMNS = (
     "size", "parameters", "precision", "ranks", "micro_batch", "zero_stage", "samples_per_s", "step_s_p50",
-    "step_cpu_s_p50", "state_mib", "computed_state_mib", "peak_mib", "computed_peak_mib", "steps", "load_1_min",
+    "step_cpu_s_p50", "state_mib", "computed_state_mib", "peak_mib", "computed_peak_mib", "steps", "load",
     "device", "torch", "triton", "deepspeed", "commit", "python",
 )  # fmt: skip
 
@@ -61,11 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stage in options.stages:
         rows.append(measured(options, stage))
         print(told(rows[-1]), flush=True)
-    options.csv.parent.mkdir(parents=True, exist_ok=True)
-    with options.csv.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(COLUMNS))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(rows, COLUMNS, options.csv)
     print(f"{rows[0]['device']}; {options.csv}")
     return 0
 
@@ -79,7 +75,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--micro", type=int, default=2, help="samples of a rank in a step")
     parser.add_argument("--steps", type=int, default=5, help="timed steps; two more warm up")
-    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/zero_stages.csv"))
+    parser.add_argument("--csv", type=Path, default=RESULTS / "zero_stages.csv")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.precision == "bf16" and 0 in options.stages:
@@ -99,7 +95,8 @@ def measured(options: argparse.Namespace, stage: int) -> dict[str, Any]:
         if status:
             raise SystemExit(f"the ranks of ZeRO stage {stage} ended with status {status}: the reason stands above")
         found = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("rank-*.json")]
-    about, computed = machine("cuda" if torch.cuda.is_available() else "cpu"), account_of(options)
+    about = machine("cuda" if torch.cuda.is_available() else "cpu", threads=THREADS)
+    computed = account_of(options)
     held = rank_bytes(
         sum(computed.parameters.values()), engine=config_of(options, stage).engine, world_size=options.ranks
     )
@@ -120,7 +117,7 @@ def measured(options: argparse.Namespace, stage: int) -> dict[str, Any]:
         "peak_mib": round(max(one["peak"] for one in found) / MIB, 1),
         "computed_peak_mib": round((states + computed.activation_bytes) / MIB, 1),
         "steps": options.steps,
-        "load_1_min": round(os.getloadavg()[0], 1),
+        "load": round(os.getloadavg()[0], 1),
         "deepspeed": found[0]["deepspeed"],
         **about,
     }
@@ -162,7 +159,7 @@ def account_of(options: argparse.Namespace) -> Account:
 
 def work(options: argparse.Namespace) -> None:
     """Be one rank: train some steps and leave what was measured in the folder ``options.worker``."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(THREADS)
     world = join(timeout_minutes=10.0)
     try:
         found = trained(options, world)

@@ -2,6 +2,7 @@
 
 import csv
 
+import pytest
 import torch
 
 from benchmarks import sampling
@@ -18,8 +19,24 @@ def test_every_part_is_timed_in_both_ways(tmp_path, capsys):
     assert {(row["part"], row["way"]) for row in rows} == {
         (part, way) for part in parts for way in ("batched", "member by member")
     }
-    assert all(float(row["p50_s"]) > 0 and row["commit"] for row in rows)
+    assert all(float(row["p50_s"]) > 0 and row["commit"] and row["load"] and row["python"] for row in rows)
+    assert {(row["networks"], row["shape"]) for row in rows} == {("small", "2x12x4x8x8")}
     assert "member by member" in capsys.readouterr().out
+
+
+def test_a_part_alone_at_another_size(tmp_path):
+    out = tmp_path / "new" / "sampling.csv"
+    words = ["--small", "--members", "1", "--repeats", "1", "--device", "cpu", "--size", "32", "--parts", "decode"]
+    assert sampling.main([*words, "--csv", str(out)]) == 0
+    with out.open(newline="") as file:
+        found = [(row["part"], row["shape"]) for row in csv.DictReader(file)]
+    assert found == [("decode", "1x12x4x4x4")] * 2
+
+
+def test_pixels_that_make_no_whole_latents_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        sampling.main(["--size", "100"])
+    assert "multiple of 8" in capsys.readouterr().err
 
 
 @torch.inference_mode()

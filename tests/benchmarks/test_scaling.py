@@ -79,3 +79,28 @@ def test_predictions_are_written_and_called_a_model(tmp_path, capsys, monkeypatc
     assert {row["kind"] for row in rows} == {"model"} and {row["ranks"] for row in rows} >= {"8", "1024"}
     assert all(float(row["model_seconds_overlapped"]) <= float(row["model_seconds"]) for row in rows)
     assert all(row["commit"] and not row["seconds"] for row in rows)
+
+
+def test_measured_turns_are_judged_and_written(tmp_path, capsys, monkeypatch):
+    def turns(ranks, engines, megabits, batch, options, *, kind):
+        sent = {0: 4.01, 1: 3.01, 2: 3.01, 3: 3.01}
+        about = {"kind": kind, "ranks": ranks, "model": "test", "steps": options.steps, "load": 1.0}
+        about["accumulation"] = batch["global_size"] // (batch["micro_size"] * ranks)
+        return [
+            {**about, **engine, "megabits": speed, "turn": turn, "seconds": 1.0 if speed is None else 5.0,
+             "processor_seconds": 0.5, "sent_bytes": sent[engine["zero_stage"]] * scaling.parameters()}
+            for engine in engines for turn in range(options.turns) for speed in megabits
+        ]  # fmt: skip
+
+    monkeypatch.setattr(scaling, "run", turns)
+    monkeypatch.setattr(scaling, "costs", lambda _: (976_274_441, 44_729 * 10**9, 200))
+    path = tmp_path / "scaling.csv"
+    assert scaling.main(["--turns", "2", "--steps", "3", "--megabits", "50", "--csv", str(path)]) == 0
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    slowed = [row for row in rows if row["megabits"]]
+    assert len(slowed) == 4 * 2 and all(row["model_seconds"] and row["model_error"] for row in slowed)
+    assert all(float(row["sent_bytes"]) == pytest.approx(float(row["computed_bytes"]), rel=0.01) for row in slowed)
+    measured = [row for row in rows if row["kind"] != "model"]
+    assert {(row["steps"], row["load"]) for row in measured} == {("3", "1.0")}
+    assert all(row["device"].endswith("CPU, 1 threads") and row["python"] for row in rows), "those of a rank"
+    assert "model against 8 measured turns" in capsys.readouterr().out

@@ -1,5 +1,6 @@
 """The benchmarks of scoring: they compare before they time, and run another's file without what it imports besides."""
 
+import csv
 import sys
 from types import SimpleNamespace
 
@@ -35,6 +36,32 @@ def test_every_call_is_timed_in_turn():
     )
     assert calls == ["a", "b"] * 5 and [row.provider for row in rows] == ["a", "b"]
     assert all(0 < row.p20 <= row.p50 <= row.p80 for row in rows)
+
+
+def test_rows_say_what_was_counted_where(tmp_path, monkeypatch, capsys):
+    codes, forecast = scoring.storm(shape=(2, 64, 64))
+
+    class Evaluator:
+        def __init__(self, **options):
+            self.options = options
+
+        def update(self, forecast, target):
+            assert self.options["seq_len"] == 2 and forecast.shape == target.shape == (1, 2, 1, 64, 64)
+            vars(self).update(vars(answers(scoring.tables(target[:, :, 0], forecast[:, :, 0]))))
+
+    monkeypatch.setattr(scoring, "load_cascast", lambda _: SimpleNamespace(SEVIRSkillScore=Evaluator))
+    monkeypatch.setattr(scoring, "storm", lambda: (codes, forecast))
+    path = tmp_path / "new" / "scoring.csv"
+    words = ["--cascast", str(tmp_path), "--threads", str(torch.get_num_threads()), "--repetitions", "2"]
+    scoring.main([*words, "--csv", str(path)])
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["provider"] for row in rows] == ["cascast", "ours, same tables", "ours, maxima"]
+    for row in rows:
+        assert 0 < float(row["p20_s"]) <= float(row["p50_s"]) <= float(row["p80_s"]) and row["cpu_least_s"]
+        assert (row["shape"], row["thresholds"], row["repetitions"]) == ("2x64x64", "6", "2")
+        assert "threads" in row["device"] and row["commit"] and row["load"] and row["public_commit"] == "unknown"
+    assert "all integers are equal" in capsys.readouterr().out
 
 
 def test_a_file_is_executed_without_what_it_never_calls(tmp_path):

@@ -16,6 +16,7 @@ def test_states_shrink_from_stage_to_stage_as_computed(tmp_path, capsys):
     assert float(plain["samples_per_s"]) > 0 and float(plain["peak_mib"]) > 0
     assert float(shared["computed_state_mib"]) == pytest.approx(float(plain["computed_state_mib"]) / 2, abs=0.2)
     assert (plain["zero_stage"], shared["zero_stage"]) == ("0", "3") and plain["deepspeed"]
+    assert plain["load"] and plain["device"].endswith("CPU, 1 threads"), "those of a rank"
     assert "ZeRO 3, 2 ranks, fp32" in capsys.readouterr().out
 
 
