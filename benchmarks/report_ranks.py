@@ -34,8 +34,8 @@ def zero_stages_part(rows: Rows) -> list[str]:
         "threads below: forward, backward and update, medians of the slowest rank. `/ stage 0` is the samples a second "
         "over those without sharing. `state` is what all live tensors of the fullest rank hold after a step, beside "
         "the computed weights, gradients and optimizer: gradients are gone by then on stages 0 to 2, and stage 3 keeps "
-        "its share of them and sets a bucket of 5e8 elements aside, which a CPU makes resident only as far as it is "
-        "used. `peak` is the largest resident memory over that before the engine was built, beside the computed state "
+        "its share of them and a bucket for reductions, of a whole model's gradients but no more than 5e8 elements. "
+        "`peak` is the largest resident memory over that before the engine was built, beside the computed state "
         "and activations: it has buckets, gathered weights and what the allocator keeps, so that at a small size it "
         "hides what stages save. Here the ranks share one machine's cores, so the ratio is what a stage costs.",
         table(head, lines),
@@ -73,8 +73,8 @@ def scaling_part(rows: Rows) -> list[str]:
         "Training steps of a small SimVP through the engine of a run. Every rank has one thread and a network "
         "namespace of its own, as if it were a node, and a link to a bridge, which is free or slowed to so many "
         "megabits a second; all speeds take turns. Seconds are medians over the turns, of the slowest rank. `MB sent` "
-        "was counted by the link of the rank that sent most, in a step; `/ computed` is that over what the model of "
-        "docs/scaling.md computes, headers left out. `model s` is the step over the free link and the computed bytes "
+        "was counted by the link of the rank that sent most, in a step, headers and all; `/ computed` is that over the "
+        "bytes that the model of docs/scaling.md computes. `model s` is the step over the free link and the computed bytes "
         "at the slowed link's speed, `/ clock` that over the measured step: 1 where the model is right. All ranks "
         "share the cores of one machine, so the clock does not say how steps scale over real nodes; what the model "
         "says of GPUs is no measurement and stands in docs/scaling.md.",
