@@ -73,11 +73,11 @@ def scaling_part(rows: Rows) -> list[str]:
         "Training steps of a small SimVP through the engine of a run. Every rank has one thread and a network "
         "namespace of its own, as if it were a node, and a link to a bridge, which is free or slowed to so many "
         "megabits a second; all speeds take turns. Seconds are medians over the turns, of the slowest rank. `MB sent` "
-        "was counted by the link of the rank that sent most, in a step, headers and all; `/ computed` is that over the "
-        "bytes that the model of docs/scaling.md computes. `model s` is the step over the free link and the computed bytes "
-        "at the slowed link's speed, `/ clock` that over the measured step: 1 where the model is right. All ranks "
-        "share the cores of one machine, so the clock does not say how steps scale over real nodes; what the model "
-        "says of GPUs is no measurement and stands in docs/scaling.md.",
+        "was counted by the link of the rank that sent most, in a step, headers and all; `/ computed` is that over "
+        "the bytes that the model of docs/scaling.md computes. `model s` is the step over the free link and the "
+        "computed bytes at the slowed link's speed, `/ clock` that over the measured step: 1 where the model is "
+        "right. All ranks share the cores of one machine, so the clock does not say how steps scale over real nodes; "
+        "what the model says of GPUs is no measurement and stands in docs/scaling.md.",
         table(head, [_scaling_line(group) for group in cases.values()]),
         made(command + (f" --megabits {' '.join(f'{speed:g}' for speed in slowed)}" if slowed else ""), measured),
     ]

@@ -5,10 +5,10 @@
 Starts the ranks of this machine once for each stage, each with the engine of a run, on random latents. ``state`` is
 what all live tensors of a rank hold after a step, ``computed state`` the weights, gradients and optimizer of
 ``simcast model info``: between steps gradients are gone on stages 0 to 2, while stage 3 keeps its share and the bucket
-that DeepSpeed sets aside for reductions, a whole model's gradients but no more than 5e8 elements. ``peak`` is the largest resident size
-during the steps less that before the engine was built, on a GPU the allocator's; ``computed peak`` adds the activations
-that autograd keeps. Times are wall seconds of whole steps (forward, backward, update), so on a machine with other work
-they say little; the processor's seconds stand beside them.
+that DeepSpeed sets aside for reductions, a whole model's gradients but no more than 5e8 elements.
+``peak`` is the largest resident size during the steps less that before the engine was built, on a GPU the allocator's;
+``computed peak`` adds the activations that autograd keeps. Times are wall seconds of whole steps (forward, backward,
+update), so on a machine with other work they say little; the processor's seconds stand beside them.
 """
 
 import argparse
