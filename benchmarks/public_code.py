@@ -124,7 +124,10 @@ def cascast_sampler(root: Path) -> Callable[[nn.Module, Tensor, int, int, float,
 
 
 class _Ddim:
-    """Deterministic DDIM (Song et al., equation 12) with what CasCast's loop asks of a scheduler."""
+    """Deterministic DDIM (Song et al., equation 12) with what CasCast's loop asks of a scheduler.
+
+    As its own does, it goes on in the direction of the predicted noise, whatever was clipped.
+    """
 
     init_noise_sigma = 1.0
 
@@ -142,7 +145,6 @@ class _Ddim:
         """Return ``prev_sample``, the latents at the next timestep."""
         now, then = self.schedule.alpha_bar(timestep), self.schedule.alpha_bar(self.following[timestep])
         clean = ((latents - (1 - now) ** 0.5 * noise) / now**0.5).clamp(-self.clip, self.clip)
-        noise = (latents - now**0.5 * clean) / (1 - now) ** 0.5
         return SimpleNamespace(prev_sample=then**0.5 * clean + (1 - then) ** 0.5 * noise)
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from benchmarks.harness import RESULTS, machine, write_rows
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
-from simcast_hpc.diffusion import Drawn, LoopGraphs, Rows, Step, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import Drawn, Rows, Step, make_schedule, plan_steps, spaced_timesteps, walk
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.models.graphs import Graphs
 
 FRAMES, GUIDANCE, CLIP = 12, 2.0, 13.0
 SMALL_AUTOENCODER = AutoencoderConfig(widths=(8, 16, 16, 16), groups=8)
@@ -92,7 +93,7 @@ def timed(
         "ddim-20": plan_steps("ddim", schedule, spaced_timesteps(schedule, 20)),
         "dpm-solver-6": plan_steps("dpm_solver", schedule, spaced_timesteps(schedule, 6, "trailing")),
     }
-    graphs = {name: LoopGraphs() if way == "graph" else None for name in plans}
+    graphs = {name: Graphs("the sampling loop") if way == "graph" else None for name in plans}
     calls: dict[str, Callable[[], object]] = {
         name: lambda name=name: [draw(network, plans[name], condition, each, graphs[name]) for each in groups]
         for name in plans
@@ -112,7 +113,7 @@ def timed(
 
 
 def draw(
-    network: CasFormer, steps: Sequence[Step], condition: Tensor, numbers: range, graphs: LoopGraphs | None = None
+    network: CasFormer, steps: Sequence[Step], condition: Tensor, numbers: range, graphs: Graphs | None = None
 ) -> Tensor:
     """Return the latents of some members of one window, with guidance."""
     member = torch.tensor(list(numbers), device=condition.device)

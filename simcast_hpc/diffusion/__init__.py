@@ -6,7 +6,6 @@ buffers that an engine could cast. Random numbers are functions of counters (``n
 """
 
 from .ensemble import exceedance_probability, probability_matched_mean
-from .graphs import LoopGraphs
 from .noise import Rows, stream_key
 from .process import add_noise, clean_from_prediction, training_target
 from .samplers import SAMPLERS, Step, plan_steps
@@ -16,7 +15,6 @@ from .schedule import NoiseSchedule, make_schedule, spaced_timesteps
 __all__ = [
     "SAMPLERS",
     "Drawn",
-    "LoopGraphs",
     "NoiseSchedule",
     "Rows",
     "Step",

@@ -13,7 +13,6 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig
 from simcast_hpc.diffusion import (
     Drawn,
-    LoopGraphs,
     Rows,
     make_schedule,
     plan_steps,
@@ -26,6 +25,7 @@ from simcast_hpc.diffusion.guidance import refuse_untrained_guidance
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.models.graphs import Graphs
 from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
 
 from .load import TrainedModel, config_of_run, load_trained, refuse_a_pipeline
@@ -78,7 +78,7 @@ class TrainedEnsemble:
     sampling: SamplingConfig
     weights_hash: str
     steps: int | None = None
-    graphs: LoopGraphs = field(default_factory=LoopGraphs, compare=False, repr=False)
+    graphs: Graphs = field(default_factory=lambda: Graphs("the sampling loop"), compare=False, repr=False)
 
     def sampled_by(self, sampling: SamplingConfig) -> "TrainedEnsemble":
         """Return the same networks sampled in another way.
@@ -86,7 +86,7 @@ class TrainedEnsemble:
         Raises:
             ConfigError: guidance of a network that never saw a dropped condition, or more steps than timesteps.
         """
-        found = replace(self, sampling=sampling, graphs=LoopGraphs())
+        found = replace(self, sampling=sampling, graphs=Graphs("the sampling loop"))
         try:
             refuse_untrained_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
             found._steps()

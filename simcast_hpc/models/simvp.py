@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from simcast_hpc.config import SimVPConfig
 
 from .normed_silu import normed_silu
+from .shared_features import shared_with_first
 
 SPATIAL_NORM_GROUPS = 2
 LEAKY_SLOPE = 0.2
@@ -64,10 +65,19 @@ class SpatialEncoder(nn.Module):
             for i in range(config.spatial_blocks)
         )
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the latent ``[N, D, H/f, W/f]`` and the first block's features ``[N, D, H, W]``."""
+    def forward(self, x: Tensor, *, batch: int, keep: int) -> tuple[Tensor, Tensor]:
+        """Return latents and features of the first block.
+
+        Args:
+            x: ``[N, C, H, W]``, the frames of ``batch`` samples one after another.
+            batch: B.
+            keep: of how many frames of each sample the features are wanted: K.
+
+        Returns:
+            ``[N, D, H/f, W/f]`` and ``[B * K, D, H, W]``.
+        """
         first, *rest = self.blocks
-        skip = latent = first(x)
+        latent, skip = shared_with_first(first(x), batch, keep)
         for block in rest:
             latent = block(latent)
         return latent, skip
@@ -91,7 +101,7 @@ class SpatialDecoder(nn.Module):
         *front, last = self.blocks
         for block in front:
             latent = block(latent)
-        return last(latent + skip)
+        return last(latent.add_(skip))  # in place: the block before keeps its input alone
 
 
 class InceptionBranch(nn.Module):
@@ -126,8 +136,9 @@ class InceptionBlock(nn.Module):
         x = self.reduce(_laid_out(x, self.channels_last))
         first, *rest = self.branches
         total = first(x)
-        for branch in rest:
-            total = total + branch(x)
+        for place, branch in enumerate(rest):
+            # The first sum is a tensor of its own, since a branch keeps its output; the others are added into it.
+            total = total + branch(x) if place == 0 else total.add_(branch(x))
         return total
 
 
@@ -236,11 +247,10 @@ class SimVP(nn.Module):
         """Return the first ``keep`` of the T frames that follow ``[B, T, C, H, W]``."""
         batch = frames.shape[0]
         frames = frames.to(next(self.encoder.parameters()).dtype)
-        latent, skip = self.encoder(frames.flatten(0, 1))
+        latent, skip = self.encoder(frames.flatten(0, 1), batch=batch, keep=keep)
         mixed = self.translator(latent.unflatten(0, (batch, self.frames_in)).flatten(1, 2))
         mixed = mixed.unflatten(1, (self.frames_in, -1))[:, :keep]
-        skip = skip.unflatten(0, (batch, self.frames_in))[:, :keep]
-        features = self.decoder(mixed.flatten(0, 1), skip.flatten(0, 1))
+        features = self.decoder(mixed.flatten(0, 1), skip)
         return self.head(features).unflatten(0, (batch, keep))
 
     def _check_frames(self, frames: Tensor) -> None:

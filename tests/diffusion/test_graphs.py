@@ -9,10 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from simcast_hpc.config import CasFormerConfig
-from simcast_hpc.diffusion import Drawn, LoopGraphs, Rows, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
 from simcast_hpc.diffusion.samplers import SamplerKind
 from simcast_hpc.diffusion.sampling import sample
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.models.graphs import Graphs
 
 SMALL = CasFormerConfig(frame_width=8, frame_depth=1, frame_heads=2, width=12, depth=1, heads=2)
 FRAMES, CHANNELS, SIZE = 3, 2, 4
@@ -131,9 +132,9 @@ def network() -> CasFormer:
 
 
 @pytest.fixture
-def graphs(monkeypatch) -> LoopGraphs:
+def graphs(monkeypatch) -> Graphs:
     monkeypatch.setattr(Replayed, "made", 0)
-    return LoopGraphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+    return Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_second_of_a_size_is_recorded_and_every_answer_is_the_loops_own(network, graphs):
@@ -178,7 +179,7 @@ def test_where_recording_fails_it_is_said_once_and_the_loop_runs_as_it_is(networ
         tried.append(len(held))
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    graphs, loop = LoopGraphs(record=fails), loop_of(network)
+    graphs, loop = Graphs("the sampling loop", record=fails), loop_of(network)
     for seed in range(3):
         assert torch.equal(graphs.run(loop, *inputs(seed=seed)).latents, loop(*inputs(seed=seed)).latents)
     assert tried == [4]
@@ -188,7 +189,7 @@ def test_where_recording_fails_it_is_said_once_and_the_loop_runs_as_it_is(networ
 
 
 def test_on_a_cpu_nothing_is_recorded(network, monkeypatch):
-    monkeypatch.setattr("simcast_hpc.diffusion.graphs.Recorded", None)
-    graphs, loop = LoopGraphs(), loop_of(network)
+    monkeypatch.setattr("simcast_hpc.models.graphs.Recorded", None)
+    graphs, loop = Graphs(), loop_of(network)
     for _ in range(3):
         graphs.run(loop, *inputs())

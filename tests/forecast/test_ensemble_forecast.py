@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from simcast_hpc.config import ConfigError, SamplingConfig
 from simcast_hpc.data.open import coded_as, open_windows
-from simcast_hpc.diffusion import LoopGraphs
 from simcast_hpc.diffusion.sampling import NonFiniteLatentError
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.forecast.ensemble import load_autoencoder, load_ensemble, sample_identity
 from simcast_hpc.forecast.load import load_trained
 from simcast_hpc.forecast.sampled import draw_ensembles, products_of
+from simcast_hpc.models.graphs import Graphs
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.verification.evaluate.entries import WrittenForecast
 from tests.diffusion.test_graphs import Replayed
@@ -63,7 +63,7 @@ def test_a_member_is_itself_alone_or_beside_others(ensemble, past):
 def test_members_by_way_of_graphs_are_the_same(ensemble, past):
     chunked = changed(ensemble, chunk=4)
     want = chunked.forecast(past, frames_out=4)
-    graphs = LoopGraphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+    graphs = Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
     graphed = replace(chunked, graphs=graphs)
     before = Replayed.made
     assert torch.equal(graphed.forecast(past, frames_out=4), want)

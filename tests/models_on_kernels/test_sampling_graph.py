@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import CasFormerConfig
-from simcast_hpc.diffusion import Drawn, LoopGraphs, Rows, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.models.graphs import Graphs
 
 SHAPE = (3, 2, 8, 8)
 
@@ -43,7 +44,7 @@ def test_graph_and_loop_give_the_same_members(kind, kernel_device, caplog):
             rows=Rows(11, sample, member),
         )
 
-    graphs, previous = LoopGraphs(), None
+    graphs, previous = Graphs(), None
     for seed in range(4):
         for rows in (5, 2):
             member = torch.arange(rows, device=kernel_device)

@@ -31,7 +31,8 @@ def adaln_norm(
     ``norm`` is layer norm over the features without weights of its own. Without a branch ``carried`` is ``x``. So a
     chain of blocks reads and writes the stream of tokens once between any two branches. Computed in float32, float64
     input in float64 (by the twin everywhere). Result and gradients are the same to the bit at every call with the same
-    input on the same device. Autocast does not touch the op.
+    input on the same device. Under autocast, where layers return its dtype and sums may stay wider, what comes with
+    ``x`` is cast to the dtype of ``x``.
 
     Args:
         x: the stream, ``[N, L, D]``, float32, bfloat16 or float64; N samples that are modulated alike along L.
@@ -46,6 +47,9 @@ def adaln_norm(
         ValueError: shapes or devices that differ, no elements, or one of branch and gate without the other.
         RuntimeError: ``SIMCAST_KERNELS=triton`` where no kernel can run.
     """  # noqa: D205
+    if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # the meta device knows no autocast
+        shift, scale = shift.to(x.dtype), scale.to(x.dtype)
+        branch, gate = (None if tensor is None else tensor.to(x.dtype) for tensor in (branch, gate))
     _check(x, shift, scale, branch, gate)
     if are_twins_inlined():
         modulated, carried, *_ = reference.forward(x, shift, scale, branch, gate, eps)
