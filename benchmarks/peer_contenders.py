@@ -30,7 +30,10 @@ GUIDANCE, CLIP = 2.0, 13.0
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What one process is asked for. ``size`` is in pixels, of latents for CasFormer; ``batch`` are members drawn."""
+    """What one process is asked for. ``size`` is in pixels, of latents for CasFormer; ``batch`` are members drawn.
+
+    Without ``rounds`` the forecast alone is wanted.
+    """
 
     case: str
     side: str
@@ -91,6 +94,8 @@ def run(task: Task) -> dict[str, object]:
     if task.forecast:
         with torch.no_grad(), _precision(task):
             torch.save(forecast(network.eval(), *sides.inputs).float(), task.forecast)
+    if not task.rounds:
+        return {"times": {}, "peak_gb": 0.0}
     contender = Contender(name=task.side, network=network.train(), loss=loss, body="reference")
     found = [one_step(contender, "cpu") for _ in range(task.rounds + 1)][1:]
     times = {"forward": [f for f, _, _ in found], "backward": [b for _, b, _ in found]}
@@ -101,7 +106,7 @@ def run(task: Task) -> dict[str, object]:
 def _draw(task: Task, network: nn.Module, draw: Callable[..., Tensor], sides: Sides) -> dict[str, object]:
     times, peaks = [], []
     with torch.no_grad():
-        for number in range(task.rounds):
+        for number in range(max(1, task.rounds)):
             with peak_memory("cpu") as peak, _precision(task):
                 began = seconds_now("cpu")
                 members = draw(network, *sides.inputs)

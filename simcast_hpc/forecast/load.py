@@ -1,6 +1,6 @@
 """What turns a finished run folder into a callable forecast; evaluation, report and prediction all begin here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_confi
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import build_model, grid_of
+from simcast_hpc.models.graphs import Graphs
 from simcast_hpc.observe.run_folder import RunFolder, file_hash, refuse_another
 
 _OR = " or ".join(FORECASTING)
@@ -21,13 +22,15 @@ _OR = " or ".join(FORECASTING)
 class TrainedModel:
     """A trained network, the configuration that made it, the hash of its weights and how many steps it was trained.
 
-    Of published weights (``simcast convert``) the steps are unknown, None.
+    Of published weights (``simcast convert``) the steps are unknown, None. On a CUDA device the second forecast of a
+    size is recorded as a CUDA graph, which those after it replay.
     """
 
     network: torch.nn.Module
     config: TrainConfig
     weights_hash: str
     steps: int | None = None
+    graphs: Graphs = field(default_factory=Graphs, compare=False, repr=False)
 
     @torch.no_grad()
     def forecast(self, codes: torch.Tensor, *, frames_out: int) -> torch.Tensor:
@@ -47,7 +50,11 @@ class TrainedModel:
         device = next(self.network.parameters()).device
         seen = to_frames(codes.to(device))
         everywhere = seen._replace(valid=torch.ones_like(seen.valid))
-        return roll_out(self.network, everywhere, frames_out=frames_out).values
+
+        def network(frames: torch.Tensor) -> torch.Tensor:
+            return self.graphs.run(self.network, frames, network=self.network)
+
+        return roll_out(network, everywhere, frames_out=frames_out).values
 
     def refuse_another_grid(self, grid: tuple[int, int]) -> None:
         """Refuse frames of another grid (H, W) than the network is made for.

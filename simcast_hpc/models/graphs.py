@@ -58,7 +58,7 @@ class Graphs:
             except RuntimeError as error:
                 return self._without(function, inputs, error)
         self._held[key] = recorded  # behind the others: the one used longest ago is the first to go
-        return recorded.replay(inputs)
+        return _copied(recorded.replay(inputs))
 
     def _forget_if_moved(self, network: nn.Module | None) -> None:
         if network is None:
@@ -97,11 +97,11 @@ class Recorded:
                 self._made = function(*inputs)
 
     def replay(self, inputs: tuple[Tensor, ...]) -> Any:
-        """Return what the function makes of ``inputs``."""
+        """Return what the function makes of ``inputs``, in tensors that the next replay writes anew."""
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
         self._graph.replay()
-        return _copied(self._made)
+        return self._made
 
 
 def _copied(made: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import peers, public_code
 from benchmarks.peers import WrongForecastError
+from simcast_hpc.diffusion import make_schedule, plan_steps, spaced_timesteps, walk
 
 
 @pytest.fixture
@@ -19,13 +20,17 @@ def checkout(tmp_path):
     return tmp_path / "openstl"
 
 
-def answering(monkeypatch, *, ours: float, difference: float = 0.0):
-    """Let every process answer at once: seconds of the public side are 2 and 4, of ours ``ours`` times those."""
+def answering(monkeypatch, *, ours: float, difference: float = 0.0, rounding: float = 0.0):
+    """Let every process answer at once: seconds of the public side are 2 and 4, of ours ``ours`` times those.
+
+    ``rounding`` is how far the public side lies off its own fp32 in bf16.
+    """
     order = []
 
     def answer(task):
         order.append(task.side)
         forecast = torch.linspace(0, 1, 8) + (difference if task.side == "ours" else 0)
+        forecast[0] += rounding if (task.side, task.precision) == ("public", "bf16") else 0
         if task.forecast:
             torch.save(forecast, task.forecast)
         factor = ours if task.side == "ours" else 1.0
@@ -55,6 +60,34 @@ def test_a_forecast_that_differs_is_not_written(checkout, tmp_path, monkeypatch,
     assert peers.main(["--openstl", str(checkout), "--csv", str(path)]) == 1
     assert list(csv.DictReader(path.open())) == []
     assert "must be below 0.0001; not timed" in capsys.readouterr().err
+
+
+def test_bf16_is_judged_by_how_far_the_public_code_rounds(checkout, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "peers.csv"
+    words = ["--openstl", str(checkout), "--csv", str(path), "--precision", "bf16", "--turns", "1"]
+    order = answering(monkeypatch, ours=0.5, difference=0.019, rounding=0.01)
+    assert peers.main(words) == 0
+    assert order == ["public", "ours", "public"], "the last is the public forecast in fp32"
+    assert [float(row["apart"]) for row in csv.DictReader(path.open())] == pytest.approx([0.01, 0.019], rel=1e-3)
+    answering(monkeypatch, ours=0.5, difference=0.021, rounding=0.01)
+    assert peers.main(words) == 1
+    assert "must be below 0.0201; not timed" in capsys.readouterr().err
+
+
+def test_the_scheduler_that_stands_in_for_cascasts_steps_as_our_ddim():
+    schedule, latents = make_schedule(), torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+    def denoiser(x, timesteps):
+        return torch.sin(3 * x) + timesteps.view(-1, 1, 1) / 1000
+
+    steps = plan_steps("ddim", schedule, spaced_timesteps(schedule, 5))
+    ours = walk(steps, denoiser, latents, clip=1.5)
+    scheduler = public_code._Ddim(5, 1.5)
+    for timestep in scheduler.timesteps:
+        noise = denoiser(latents, torch.full((2,), timestep))
+        latents = scheduler.step(noise, timestep, latents).prev_sample
+    assert ours.clip_rate > 0.1, "what was clipped must matter"
+    torch.testing.assert_close(ours.latents, latents)
 
 
 def test_a_process_that_breaks_is_told(checkout, monkeypatch):

@@ -5,8 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from simcast_hpc.config import CasFormerConfig
 from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
@@ -14,25 +12,10 @@ from simcast_hpc.diffusion.samplers import SamplerKind
 from simcast_hpc.diffusion.sampling import sample
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.models.graphs import Graphs
+from tests.recorded import OnMeta, Replayed
 
 SMALL = CasFormerConfig(frame_width=8, frame_depth=1, frame_heads=2, width=12, depth=1, heads=2)
 FRAMES, CHANNELS, SIZE = 3, 2, 4
-
-
-class OnMeta(TorchDispatchMode):
-    """Refuses every operation that another device takes part in: on a GPU the host would wait, or be waited for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        tensors = [leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, Tensor)]
-        if {tensor.device.type for tensor in tensors} - {"meta"}:
-            raise AssertionError(f"{func} leaves the device")
-        self.seen += 1
-        return out
 
 
 def steps_of(kind: SamplerKind):
@@ -102,24 +85,6 @@ def test_what_could_not_be_recorded_would_be_seen(wait, seen, says, without_valu
         walk(steps, lambda x, t: without_values(x, wait(t), tensors[3]), tensors[0])
     with pytest.raises(RuntimeError, match="item"), OnMeta():
         sample(steps, lambda x, t: without_values(x, t, tensors[3]), tensors[0])
-
-
-class Replayed:
-    """What a CUDA graph does, on any device: runs on the tensors it was recorded on, and writes where it wrote."""
-
-    made = 0
-
-    def __init__(self, loop: Any, held: list[Tensor]):
-        self.loop, self.held, self.out = loop, held, loop(*held)
-        type(self).made += 1
-
-    def replay(self, given: tuple[Tensor, ...]) -> Drawn:
-        for own, new in zip(self.held, given, strict=True):
-            own.copy_(new)
-        again = self.loop(*self.held)
-        for name in ("latents", "clip_rate", "broken"):
-            getattr(self.out, name).copy_(getattr(again, name))
-        return self.out
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from simcast_hpc.forecast.sampled import draw_ensembles, products_of
 from simcast_hpc.models.graphs import Graphs
 from simcast_hpc.observe.run_folder import RunFolder, file_hash
 from simcast_hpc.verification.evaluate.entries import WrittenForecast
-from tests.diffusion.test_graphs import Replayed
+from tests.recorded import Replayed
 
 
 @pytest.fixture(scope="module")

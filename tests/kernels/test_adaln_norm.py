@@ -195,3 +195,27 @@ X, M = torch.zeros(2, 3, 4), torch.zeros(2, 4)
 def test_bad_input_is_refused(change, error, says):
     with pytest.raises(error, match=says):
         adaln_norm(**({"x": X, "shift": M, "scale": M} | change))
+
+
+def under_autocast(device: str) -> None:
+    """Layers give autocast's dtype, the stream stays wider: what comes with it is rounded once and no more."""
+    case = next(c for c in SMALL if c.name == "odd" and c.dtype == torch.float32)
+    tensors = {k: v if k == "x" else v.bfloat16() for k, v in case.tensors(device, seed=3).items()}
+    leaves = {k: v.detach().requires_grad_() for k, v in tensors.items()}
+    with torch.autocast(device, torch.bfloat16):
+        modulated, carried = results_of(adaln_norm, leaves)
+    wide = {k: v.float() for k, v in tensors.items()}
+    assert all(torch.equal(a, b) for a, b in zip((modulated, carried), results_of(adaln_norm, wide), strict=True))
+    (modulated.square().sum() + carried.sum()).backward()
+    assert all(leaf.grad is not None and leaf.grad.dtype == leaf.dtype for leaf in leaves.values())
+    with pytest.raises(TypeError, match="they must agree"):
+        results_of(adaln_norm, tensors)
+
+
+@pytest.mark.kernel
+def test_autocast(kernel_device):
+    under_autocast(kernel_device)
+
+
+def test_autocast_in_the_twin(reference_device):
+    under_autocast(reference_device)
