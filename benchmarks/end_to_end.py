@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.harness import RESULTS, machine
 from benchmarks.run_gpu import child_environment
 from benchmarks.timing import product_rate, quantile
 from benchmarks.train_step import Seconds, peak_memory, seconds_now
@@ -43,7 +43,6 @@ from simcast_hpc.models.account import Account, account_of, denoiser_account
 from simcast_hpc.models.casformer import CasFormer
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(os.environ.get("RESULTS") or ROOT / "benchmarks" / "results")
 CASES = {
     "simvp-student": "student/sevir.yaml",
     "earthformer-teacher": "teacher/sevir-earthformer.yaml",

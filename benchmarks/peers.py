@@ -30,12 +30,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import public_code
-from benchmarks.harness import machine
+from benchmarks.harness import RESULTS, machine
 from benchmarks.peer_contenders import CHECKOUTS, Task
 from benchmarks.run_gpu import child_environment
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = Path(os.environ.get("RESULTS") or ROOT / "benchmarks" / "results")
 # How far forecasts of equal weights may lie apart in fp32, relative to the largest: as the tests of published weights
 # have it. Sampling feeds each step to the next.
 TOLERANCE, TOLERANCE_AFTER_SAMPLING = 1e-4, 1e-3

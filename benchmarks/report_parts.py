@@ -30,21 +30,23 @@ def peers_part(rows: Rows) -> list[str]:
                 f"{number(public['p50_s'])} / {number(ours['p50_s'])}", times(public, ours, "p50_s"),
                 f"{number(public['samples_per_s'])} / {number(ours['samples_per_s'])}",
                 f"{number(public['peak_gb'])} / {number(ours['peak_gb'])}", times(public, ours, "peak_gb"),
-                ours["apart"], ours["rounds"], ours["load"], ours["public_commit"], ours["commit"],
+                f"{public['apart']} / {ours['apart']}", ours["rounds"], ours["load"], ours["public_commit"],
+                ours["commit"],
             )
         )  # fmt: skip
     head = (
         "case", "precision", "shape", "processor s, public / ours", "times", "clock s, public / ours", "times",
-        "samples/s, public / ours", "peak GB, public / ours", "times", "apart", "steps", "load", "public commit",
-        "our commit",
+        "samples/s, public / ours", "peak GB, public / ours", "times", "apart, public / ours", "steps", "load",
+        "public commit", "our commit",
     )  # fmt: skip
     return [
         "Forward and backward pass of one sample, without an optimizer, at equal weights and inputs, a process for "
-        "each; `times` is how much less ours takes. `apart` is the largest difference of the two forecasts over the "
-        "largest. `load` is how many processes wanted the machine's cores in the mean of the last minute: where it "
-        "passes the number of cores, the clock says how crowded the machine was, and the processor's seconds are to be "
-        "read. `steps` were timed, over all processes of a contender, after one in each that warms up: of so few, "
-        "differences of a few per cent are noise. fp32 is the precision that all three train in by default."
+        "each; `times` is how much less ours takes. `apart` is how far a forecast lies off the public one in fp32 at "
+        "most, over the largest of that: in bf16 ours may lie off twice as far as the public one. `load` is how many "
+        "processes wanted the machine's cores in the mean of the last minute: where it passes the number of cores, "
+        "the clock says how crowded the machine was, and the processor's seconds are to be read. `steps` were timed, "
+        "over all processes of a contender, after one in each that warms up: of so few, differences of a few per cent"
+        " are noise. fp32 is the precision that all three train in by default; bf16 is autocast over fp32 weights."
         + (_ENSEMBLE if first(rows, part="ensemble") else ""),
         table(head, lines),
         made("python -m benchmarks.peers --earthformer PATH --openstl PATH --cascast PATH", rows),
@@ -124,6 +126,31 @@ def _sampling_command(row: Row) -> str:
         f"python -m benchmarks.sampling --device {device} --members {row['members']} --repeats {row['repeats']} "
         f"--size {size}{small}"
     )
+
+
+def inference_part(rows: Rows) -> list[str]:
+    """Return a table of one forecast, each way over the network called as it is."""
+    lines = []
+    for row in rows:
+        plain = first(rows, way="eager", **{name: row[name] for name in ("case", "precision", "shape")})
+        lines.append(
+            (
+                row["case"], row["way"], row["precision"], row["shape"], milliseconds(row["p50_s"]),
+                f"{milliseconds(row['p20_s'])} to {milliseconds(row['p80_s'])}", times(plain, row, "p50_s"),
+                row["apart"], row["repeats"], row["threads"], row["load"], row["commit"],
+            )
+        )  # fmt: skip
+    head = (
+        "case", "way", "precision", "shape", "clock ms", "p20 to p80", "times", "apart", "repeats", "threads", "load",
+        "commit",
+    )  # fmt: skip
+    return [
+        "One forecast of a whole grid without gradients, random weights, in one process. `compiled` is `torch.compile` "
+        "of the network, `graph`, on CUDA alone, the replay of a CUDA graph; `times` is how much less a way takes than "
+        "the network called as it is, `apart` how far its forecast lies off that one's at most, over the largest.",
+        table(head, lines),
+        made("python -m benchmarks.inference", rows),
+    ]
 
 
 def scoring_part(rows: Rows) -> list[str]:
@@ -252,6 +279,7 @@ def _each(rows: Rows, name: str) -> str:
 PARTS: Mapping[str, Mapping[str, Callable[[Rows], list[str]]]] = {
     "Beside the public code": {"peers": peers_part},
     "Whole training steps": {"end_to_end": end_to_end_part},
+    "One forecast": {"inference": inference_part},
     "Drawing ensembles": {"sampling": sampling_part},
     "Scoring": {"scoring": scoring_part},
     "Reading and preparing data": {

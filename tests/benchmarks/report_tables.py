@@ -2,8 +2,8 @@
 
 PEERS = """case,provider,part,precision,shape,p50_s,cpu_p50_s,samples_per_s,peak_gb,rounds,apart,public_commit,load,\
 device,torch,commit,python
-net,public,forward,fp32,1x2,1,1,1,3.0,2,1e-6,abc,1.5,a CPU,2.13,def,3.11
-net,public,step,fp32,1x2,4.0,8.0,0.25,3.0,2,1e-6,abc,1.5,a CPU,2.13,def,3.11
+net,public,forward,fp32,1x2,1,1,1,3.0,2,0.0,abc,1.5,a CPU,2.13,def,3.11
+net,public,step,fp32,1x2,4.0,8.0,0.25,3.0,2,0.0,abc,1.5,a CPU,2.13,def,3.11
 net,ours,forward,fp32,1x2,1,1,1,2.0,2,1e-6,abc,1.5,a CPU,2.13,def,3.11
 net,ours,step,fp32,1x2,2.5,2.0,0.4,2.0,2,1e-6,abc,1.5,a CPU,2.13,def,3.11
 """
@@ -16,6 +16,10 @@ SAMPLING = """part,way,networks,shape,members,dtype,p20_s,p50_s,p80_s,repeats,lo
 ddim-20,batched,SEVIR,4x12x4x12x12,4,float32,3.5,4.0,4.5,2,1.0,a CPU,2.13,3.6,def,3.11
 ddim-20,member by member,SEVIR,4x12x4x12x12,4,float32,5,6.0,7,2,1.0,a CPU,2.13,3.6,def,3.11
 decode,batched,small,2x12x4x8x8,2,float32,1,1.0,1,1,1.0,a CPU,2.13,3.6,def,3.11
+"""
+INFERENCE = """case,way,precision,shape,p20_s,p50_s,p80_s,apart,repeats,threads,load,device,torch,triton,commit,python
+net,eager,fp32,1x2,0.003,0.004,0.005,0.0,10,2,1.0,a CPU,2.13,3.6,def,3.11
+net,graph,fp32,1x2,0.001,0.002,0.003,1e-7,10,2,1.0,a CPU,2.13,3.6,def,3.11
 """
 SCORING = """provider,shape,thresholds,p20_s,p50_s,p80_s,cpu_least_s,repetitions,public_commit,load,device,torch,\
 commit,python

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
-from benchmarks import data, end_to_end, peers, report, sampling, scaling, scoring, zero_stages
+from benchmarks import data, end_to_end, inference, peers, report, sampling, scaling, scoring, zero_stages
 from benchmarks.harness import MADE
 from benchmarks.report_markdown import milliseconds, number, read, table, times
 from benchmarks.report_parts import (
     PARTS,
     end_to_end_part,
+    inference_part,
     measured,
     opening_part,
     peers_part,
@@ -19,13 +20,25 @@ from benchmarks.report_parts import (
     scoring_part,
 )
 from benchmarks.report_ranks import scaling_part, zero_stages_part
-from tests.benchmarks.report_tables import OPENING, PEERS, PREPARATION, READING, SAMPLING, SCALING, SCORING, STEPS, ZERO
+from tests.benchmarks.report_tables import (
+    INFERENCE,
+    OPENING,
+    PEERS,
+    PREPARATION,
+    READING,
+    SAMPLING,
+    SCALING,
+    SCORING,
+    STEPS,
+    ZERO,
+)
 
 # What each table is written with; the page may read nothing else.
 COLUMNS = {
     "peers": [field.name for field in dataclasses.fields(peers.Row)],
     "end_to_end": [field.name for field in dataclasses.fields(end_to_end.Row)],
     "sampling": sampling.COLUMNS,
+    "inference": inference.COLUMNS,
     "scoring": scoring.COLUMNS,
     "data_reading": data.READING,
     "data_preparation": data.PREPARATION,
@@ -34,8 +47,9 @@ COLUMNS = {
     "scaling": scaling.FIELDS,
 }
 TABLES = {
-    "peers": PEERS, "end_to_end": STEPS, "sampling": SAMPLING, "scoring": SCORING, "data_reading": READING,
-    "data_preparation": PREPARATION, "data_opening": OPENING, "zero_stages": ZERO, "scaling": SCALING,
+    "peers": PEERS, "end_to_end": STEPS, "inference": INFERENCE, "sampling": SAMPLING, "scoring": SCORING,
+    "data_reading": READING, "data_preparation": PREPARATION, "data_opening": OPENING, "zero_stages": ZERO,
+    "scaling": SCALING,
 }  # fmt: skip
 
 
@@ -48,8 +62,8 @@ def cells(text: str, *first: str) -> list[str]:
 def test_ours_stands_beside_the_public_code():
     found = cells("\n".join(peers_part(read(PEERS))), "net")
     assert found == [
-        "fp32", "1x2", "8 / 2", "4.00x", "4 / 2.5", "1.60x", "0.25 / 0.4", "3 / 2", "1.50x", "1e-6", "2", "1.5", "abc",
-        "def",
+        "fp32", "1x2", "8 / 2", "4.00x", "4 / 2.5", "1.60x", "0.25 / 0.4", "3 / 2", "1.50x", "0.0 / 1e-6", "2", "1.5",
+        "abc", "def",
     ]  # fmt: skip
     drawn = PEERS.replace("net,", "sampling,").replace(",step,", ",ensemble,")
     text = "\n".join(peers_part(read(drawn)))
@@ -68,6 +82,14 @@ def test_steps_and_their_kinds():
     assert cells(shares, "net") == ["none", "fp32", "75 %", "25 %"]
     counted = [row for row in read(STEPS) if row["case"] == "big"]
     assert "Shares of" not in "\n".join(end_to_end_part(counted)), "of no step that was profiled"
+
+
+def test_a_forecast_by_each_way():
+    text = "\n".join(inference_part(read(INFERENCE)))
+    assert cells(text, "net", "graph") == [
+        "fp32", "1x2", "2", "1 to 3", "2.00x", "1e-7", "10", "2", "1.0", "def",
+    ]  # fmt: skip
+    assert cells(text, "net", "eager")[4] == "1.00x"
 
 
 def test_ensembles_by_each_way():
