@@ -214,6 +214,7 @@ class SimVP(nn.Module):
         super().__init__()
         _check_sizes(config, frames_in=frames_in, frames_out=frames_out, channels=channels)
         self.frames_in, self.frames_out, self.channels = frames_in, frames_out, channels
+        self.channels_last = config.channels_last
         self.downsampling = 2 ** (config.spatial_blocks // 2)
         self.encoder = SpatialEncoder(config, channels=channels)
         self.translator = Translator(config, channels=frames_in * config.hidden_spatial)
@@ -248,7 +249,7 @@ class SimVP(nn.Module):
         batch = frames.shape[0]
         frames = frames.to(next(self.encoder.parameters()).dtype)
         latent, skip = self.encoder(frames.flatten(0, 1), batch=batch, keep=keep)
-        mixed = self.translator(latent.unflatten(0, (batch, self.frames_in)).flatten(1, 2))
+        mixed = self.translator(_time_in_channels(latent, batch, self.channels_last))
         mixed = mixed.unflatten(1, (self.frames_in, -1))[:, :keep]
         features = self.decoder(mixed.flatten(0, 1), skip)
         return self.head(features).unflatten(0, (batch, keep))
@@ -280,6 +281,14 @@ def _laid_out(x: Tensor, channels_last: bool) -> Tensor:
     under ZeRO they are views of one flat buffer, and convolutions take the layout of their input.
     """
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+
+
+def _time_in_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
+    """Return ``[B * T, D, h, w]`` as ``[B, T * D, h, w]``: one copy where ``flatten`` and a layout would make two."""
+    frames = x.unflatten(0, (batch, -1))
+    if not channels_last:
+        return frames.flatten(1, 2)
+    return frames.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
 
 
 def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channels: int) -> None:

@@ -59,7 +59,7 @@ def test_group_norm_and_silu_as_one(steps, monkeypatch):
 
 
 @pytest.mark.parametrize("steps", LENGTHS)
-def test_sums_of_branches_in_place_and_features_shared(steps, monkeypatch):
+def test_sums_of_branches_in_place_features_shared_and_time_in_channels(steps, monkeypatch):
     one = simvp_losses(steps, frames_out=3)
 
     def added(block: simvp.InceptionBlock, x: torch.Tensor) -> torch.Tensor:
@@ -78,6 +78,9 @@ def test_sums_of_branches_in_place_and_features_shared(steps, monkeypatch):
 
     monkeypatch.setattr(simvp.InceptionBlock, "forward", added)
     monkeypatch.setattr(simvp.SpatialDecoder, "forward", decoded)
+    monkeypatch.setattr(
+        simvp, "_time_in_channels", lambda latent, batch, _layout: latent.unflatten(0, (batch, -1)).flatten(1, 2)
+    )
     monkeypatch.setattr(
         simvp,
         "shared_with_first",
