@@ -26,6 +26,7 @@ from .autoencoder import Autoencoder
 from .casformer import CasFormer
 
 _SPLIT = ("encoder", "decoder")
+Levels = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +54,16 @@ class Account:
 class Subject(NamedTuple):
     """A network to be looked at.
 
-    ``made(again)`` builds it, as configured (None) or with all or nothing computed again in backward, as far as it
-    ``recomputes``; ``inputs(batch)`` are those of a micro batch, on the meta device.
+    ``made(again)`` builds it, as configured (None) or with these of its ``levels`` computed again in backward: one that
+    knows all or nothing has the one level 0, one that cannot has none. ``inputs(batch)`` are those of a micro
+    batch, on the meta device.
     """
 
-    made: Callable[[bool | None], nn.Module]
+    made: Callable[[Levels | None], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
-    recomputes: bool
+    levels: Levels
 
-    def on_meta(self, again: bool | None, dtype: torch.dtype) -> nn.Module:
+    def on_meta(self, again: Levels | None, dtype: torch.dtype) -> nn.Module:
         """Return the network without its memory, ready to train."""
         with torch.device("meta"):
             return self.made(again).to(dtype).train()
@@ -71,30 +73,29 @@ def forecaster(
     config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], dtype: torch.dtype
 ) -> Subject:
     """Return a forecasting network; see :func:`account_of`."""
+    levels = tuple(range(config.levels)) if isinstance(config, EarthformerConfig) else ()
 
-    def made(again: bool | None) -> nn.Module:
-        one = config
-        if again is not None and isinstance(config, EarthformerConfig):
-            one = config.model_copy(update={"checkpoint_levels": tuple(range(config.levels)) if again else ()})
+    def made(again: Levels | None) -> nn.Module:
+        one = config.model_copy(update={"checkpoint_levels": again}) if levels and again is not None else config
         return build_model(one, frames_in=frames_in, frames_out=frames_out)
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
         return (torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=dtype),)
 
-    return Subject(made, inputs, isinstance(config, EarthformerConfig))
+    return Subject(made, inputs, levels)
 
 
 def autoencoder(config: AutoencoderConfig, *, grid: tuple[int, int]) -> Subject:
     """Return an autoencoder; see :func:`autoencoder_account`."""
 
-    def made(again: bool | None) -> nn.Module:
-        return Autoencoder(config if again is None else config.model_copy(update={"checkpoint": again}))
+    def made(again: Levels | None) -> nn.Module:
+        return Autoencoder(config if again is None else config.model_copy(update={"checkpoint": bool(again)}))
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
         latent = (config.latent_channels, *(size // config.reduction for size in grid))
         return torch.empty(batch, 1, *grid, device="meta"), torch.empty(batch, *latent, device="meta")
 
-    return Subject(made, inputs, True)
+    return Subject(made, inputs, (0,))
 
 
 def denoiser(
@@ -102,8 +103,8 @@ def denoiser(
 ) -> Subject:
     """Return a CasFormer; see :func:`denoiser_account`."""
 
-    def made(again: bool | None) -> nn.Module:
-        one = config if again is None else config.model_copy(update={"checkpoint": again})
+    def made(again: Levels | None) -> nn.Module:
+        one = config if again is None else config.model_copy(update={"checkpoint": bool(again)})
         return CasFormer(one, frames=frames_out, channels=channels, frames_in=frames_in)
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
@@ -114,7 +115,7 @@ def denoiser(
         seen = (latents(frames_in),) if config.observations else ()
         return latents(frames_out), timesteps, latents(frames_out), *seen
 
-    return Subject(made, inputs, True)
+    return Subject(made, inputs, (0,))
 
 
 def account_of(
@@ -188,8 +189,8 @@ def account(subject: Subject, batch: int, dtype: torch.dtype) -> Account:
         forward_flops=forward_flops(model, *inputs),
         training_flops=training_flops(model, *inputs),
         activation_bytes=kept_bytes(model, *inputs),
-        activation_bytes_kept_all=kept_bytes(subject.on_meta(False, dtype), *inputs),
-        activation_bytes_recomputed_all=kept_bytes(subject.on_meta(True, dtype), *inputs),
+        activation_bytes_kept_all=kept_bytes(subject.on_meta((), dtype), *inputs),
+        activation_bytes_recomputed_all=kept_bytes(subject.on_meta(subject.levels, dtype), *inputs),
     )
 
 

@@ -1,6 +1,6 @@
 """Which ZeRO stage, offload, recomputation and micro batch fit into a GPU's memory: computed, nothing is allocated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +8,8 @@ import torch
 from simcast_hpc.config import BatchConfig, ConfigError, EngineConfig
 from simcast_hpc.distributed.memory import rank_bytes, working_bytes
 
-from .account import Subject
-from .peak import peak_bytes
+from .account import Levels, Subject
+from .recompute import Recomputation, recomputations
 
 CONTEXT_BYTES, FRAGMENTATION = 2**30, 0.10
 """Assumed: what CUDA, cuBLAS and NCCL take, and what the allocator loses of activations and buffers."""
@@ -47,26 +47,21 @@ class Facts:
         sizes: elements of each parameter, in the module's order.
         averaged: whether an average of the weights is kept.
         beside: bytes of networks beside the engine's: a teacher, a discriminator and its optimizer.
-        activations: by whether all is computed again in backward, bytes at micro batch 1 and 2.
+        ways: to keep activations or compute them again, the cheapest first.
     """
 
     sizes: tuple[int, ...]
     averaged: bool
     beside: int
-    activations: dict[bool, tuple[int, int]]
-
-    def activation_bytes(self, again: bool, micro: int) -> int:
-        """Return the peak at a micro batch, on the line through those of 1 and 2, and never under it."""
-        one, two = self.activations[again]
-        return max(one + (two - one) * (micro - 1), one * micro)
+    ways: tuple[Recomputation, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How the model is held: the engine's options, whether all is computed again, and the micro batch."""
+    """How the model is held: the engine's options, what is computed again, and the micro batch."""
 
     engine: EngineConfig
-    again: bool
+    again: Recomputation
     micro: int
 
 
@@ -90,7 +85,13 @@ class Need:
 
 
 def facts_of(
-    subject: Subject, *, dtype: torch.dtype, averaged: bool, beside: int = 0, more_activations: int = 0
+    subject: Subject,
+    *,
+    dtype: torch.dtype,
+    averaged: bool,
+    beside: int = 0,
+    more_activations: int = 0,
+    costs: Mapping[Levels, float] | None = None,
 ) -> Facts:
     """Return the facts of a network, by running it on the meta device.
 
@@ -100,14 +101,12 @@ def facts_of(
         averaged: whether an average is kept.
         beside: bytes of other networks on the device.
         more_activations: bytes that those need for a sample.
+        costs: of what is computed again, see ``recompute.measured_costs``; by default counted in operations.
     """
     model = subject.on_meta(None, dtype)
-    found = {}
-    for again in (False, True) if subject.recomputes else (False,):
-        made = subject.on_meta(again, dtype)
-        found[again] = tuple(peak_bytes(made, *subject.inputs(micro)) + micro * more_activations for micro in (1, 2))
     sizes = tuple(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return Facts(sizes=sizes, averaged=averaged, beside=beside, activations=found)
+    ways = recomputations(subject, dtype=dtype, costs=costs, more=more_activations)
+    return Facts(sizes=sizes, averaged=averaged, beside=beside, ways=ways)
 
 
 def need_of(facts: Facts, choice: Choice, machine: Machine) -> Need:
@@ -115,7 +114,7 @@ def need_of(facts: Facts, choice: Choice, machine: Machine) -> Need:
     count, ranks = sum(facts.sizes), machine.gpus
     held = rank_bytes(count, engine=choice.engine, world_size=ranks)
     working = working_bytes(count, engine=choice.engine, world_size=ranks)
-    activations = facts.activation_bytes(choice.again, choice.micro)
+    activations = choice.again.bytes_at(choice.micro)
     buffers = working.buckets + working.gathered + working.hierarchical
     # Each rank keeps the average of whole tensors, dealt out in turn (train/ema.py).
     average = 4 * max(sum(facts.sizes[rank::ranks]) for rank in range(min(ranks, len(facts.sizes))))
@@ -135,7 +134,7 @@ def need_of(facts: Facts, choice: Choice, machine: Machine) -> Need:
 def needs(facts: Facts, machine: Machine, batch: BatchConfig, engine: EngineConfig) -> list[Need]:
     """Return, of each way to hold the model, the largest micro batch that fits, or the need of 1 where none does.
 
-    In the order in which they are to be preferred: on the device before on the host, all kept before computed again,
+    In the order in which they are to be preferred: on the device before on the host, what costs least to compute again,
     and the lower ZeRO stage, which talks less; several nodes prefer stage 3 with its second copy inside a node.
 
     Raises:
@@ -144,7 +143,7 @@ def needs(facts: Facts, machine: Machine, batch: BatchConfig, engine: EngineConf
     micros = micro_batches(batch, machine)
     found = []
     for held in _engines(engine, machine):
-        for again in facts.activations:
+        for again in facts.ways:
             best = None
             for micro in micros:
                 need = need_of(facts, Choice(engine=held, again=again, micro=micro), machine)
@@ -153,7 +152,7 @@ def needs(facts: Facts, machine: Machine, batch: BatchConfig, engine: EngineConf
             assert best is not None
             found.append(best)
     order = ("none", "optimizer", "parameters")
-    return sorted(found, key=lambda need: (order.index(need.choice.engine.offload), need.choice.again))
+    return sorted(found, key=lambda need: (order.index(need.choice.engine.offload), need.choice.again.cost))
 
 
 def micro_batches(batch: BatchConfig, machine: Machine) -> list[int]:

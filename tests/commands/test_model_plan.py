@@ -35,9 +35,33 @@ def test_a_table_with_the_way_marked(capsys):
     config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
     assert simcast("model", "plan", config, "--gpus", "1", "--memory", "16") == 0
     said = capsys.readouterr().out
-    assert "Computed, not measured." in said and "<- this" in said
+    assert "Computed, not measured." in said and "+0 %" in said and "<- this" in said
     settings = said.splitlines()[-1]
     assert settings.startswith("--set engine.zero_stage=") and "--set model.checkpoint_levels=[]" in settings
+
+
+def test_a_budget_between_two_ways_takes_some_levels(capsys):
+    config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
+    words = ["model", "plan", config, "--gpus", "1", "--json", "--set", "batch.global_size=1"]
+    assert simcast(*words, "--memory", "1000") == 0
+    ways = [way for way in json.loads(capsys.readouterr().out)["ways"] if way["offload"] == "none"]
+    longer = {tuple(way["computed_again"]): way["longer_step"] for way in ways}
+    assert longer[()] == 0 < longer[(0,)] < longer[(0, 1)] < 0.5
+    least = min(way["bytes_on_a_gpu"]["all"] for way in ways if way["computed_again"] == [0])
+    assert simcast(*words, "--memory", str(least / 2**30 + 1e-6)) == 0
+    best = json.loads(capsys.readouterr().out)["recommended"]
+    assert best["computed_again"] == [0], "no memory to keep all, and no need to compute both again"
+    assert "model.checkpoint_levels=[0]" in best["set"]
+
+
+def test_costs_may_be_measured(capsys):
+    config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
+    words = ["model", "plan", config, "--gpus", "1", "--memory", "16", "--measure", "--json"]
+    assert simcast(*words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["how"].startswith("bytes computed, costs of computing again measured on c")
+    costs = {tuple(way["computed_again"]): way["longer_step"] for way in found["ways"]}
+    assert costs[()] == 0 and all(cost >= 0 for cost in costs.values())
 
 
 def test_nothing_fits_is_status_1_and_says_what_lacks(capsys):

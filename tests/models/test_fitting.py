@@ -14,15 +14,17 @@ from simcast_hpc.models.fitting import (
     need_of,
     needs,
 )
+from simcast_hpc.models.recompute import Recomputation
 
 N, GIB = 1_000_000_000, 2**30
-FACTS = Facts(
-    sizes=(N - 10, 10), averaged=True, beside=7, activations={False: (8 * GIB, 15 * GIB), True: (GIB, 2 * GIB)}
-)
+KEPT = Recomputation(levels=(), activations=(8 * GIB, 15 * GIB), cost=0.0)
+COARSE = Recomputation(levels=(1,), activations=(3 * GIB, 6 * GIB), cost=0.1)
+AGAIN = Recomputation(levels=(0, 1), activations=(GIB, 2 * GIB), cost=0.3)
+FACTS = Facts(sizes=(N - 10, 10), averaged=True, beside=7, ways=(KEPT, COARSE, AGAIN))
 BATCH = BatchConfig(global_size=32)
 
 
-def _need(machine, *, micro=1, again=False, **engine):
+def _need(machine, *, micro=1, again=KEPT, **engine):
     return need_of(FACTS, Choice(engine=EngineConfig(**engine), again=again, micro=micro), machine)
 
 
@@ -61,11 +63,11 @@ def test_the_second_copy_of_the_weights_stays_in_a_node():
 
 def test_what_talks_least_comes_first():
     ways = needs(FACTS, Machine(gpus=8, nodes=2, memory=80 * GIB), BATCH, EngineConfig())
-    told = [(way.choice.engine.offload, way.choice.again, way.choice.engine.zero_stage) for way in ways]
+    told = [(way.choice.engine.offload, way.choice.again.cost, way.choice.engine.zero_stage) for way in ways]
     hpz = [way.choice.engine.zero_hpz_partition_size for way in ways]
-    assert told[:4] == [("none", False, stage) for stage in (1, 2, 3, 3)] and hpz[:4] == [1, 1, 4, 1]
+    assert told[:4] == [("none", 0.0, stage) for stage in (1, 2, 3, 3)] and hpz[:4] == [1, 1, 4, 1]
     assert told == sorted(told, key=lambda one: (("none", "optimizer", "parameters").index(one[0]), one[1]))
-    assert len(told) == 2 * (4 + 4 + 2)
+    assert len(told) == 3 * (4 + 4 + 2)
     assert {way.choice.engine.zero_stage for way in needs(FACTS, Machine(gpus=1, memory=1), BATCH, EngineConfig(
         precision="fp32"))} == {0, 1, 2, 3}  # fmt: skip
 
@@ -76,7 +78,7 @@ def test_the_largest_micro_batch_that_fits_and_divides():
     by_way = {
         (way.choice.again, way.choice.engine.zero_stage): way for way in needs(FACTS, machine, BATCH, EngineConfig())
     }
-    kept, again = by_way[False, 2], by_way[True, 2]
+    kept, again = by_way[KEPT, 2], by_way[AGAIN, 2]
     assert kept.total <= machine.memory < _need(machine, zero_stage=2, micro=kept.choice.micro * 2).total
     assert again.choice.micro == 8
 
@@ -87,19 +89,31 @@ def test_the_first_that_fits_is_taken_and_a_hair_less_memory_takes_the_next():
     for memory, stage in ((least, 1), (least - 1, 2)):
         machine = Machine(gpus=4, memory=memory)
         best = first_fit(needs(FACTS, machine, BATCH, EngineConfig()), machine)
-        assert best is not None and (best.choice.engine.zero_stage, best.choice.again) == (stage, False)
+        assert best is not None and (best.choice.engine.zero_stage, best.choice.again) == (stage, KEPT)
         assert best.total <= memory
+
+
+def test_a_budget_takes_the_cheapest_way_under_it():
+    """ZeRO's stage is given by the weights; what is left for activations decides which levels are computed again."""
+    for budget, way in ((8, KEPT), (7, COARSE), (3, COARSE), (2, AGAIN)):
+        memory = (
+            _need(Machine(gpus=4, memory=1), zero_stage=3, again=way).total + (budget - way.activations[0] // GIB) * GIB
+        )
+        machine = Machine(gpus=4, memory=memory)
+        best = first_fit(needs(FACTS, machine, BATCH, EngineConfig()), machine)
+        assert best is not None and best.choice.again is way and best.total <= memory
 
 
 def test_nothing_fits_and_more_gpus_may_do():
     tight = Machine(gpus=1, memory=8 * GIB)
-    averaged_less = Facts(sizes=(N // 64,) * 64, averaged=True, beside=0, activations=FACTS.activations)
+    averaged_less = Facts(sizes=(N // 64,) * 64, averaged=True, beside=0, ways=FACTS.ways)
     assert first_fit(needs(averaged_less, tight, BATCH, EngineConfig()), tight) is None
     more = gpus_that_fit(averaged_less, tight, BATCH, EngineConfig())
     assert more is not None and 32 % more == 0
     enough = Machine(gpus=more, nodes=more, memory=tight.memory)
     assert first_fit(needs(averaged_less, enough, BATCH, EngineConfig()), enough)
-    never = Facts(sizes=(N,), averaged=False, beside=0, activations={False: (100 * GIB, 200 * GIB)})
+    large = Recomputation(levels=(), activations=(100 * GIB, 200 * GIB), cost=0.0)
+    never = Facts(sizes=(N,), averaged=False, beside=0, ways=(large,))
     assert gpus_that_fit(never, tight, BATCH, EngineConfig()) is None
 
 
