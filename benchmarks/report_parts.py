@@ -49,7 +49,11 @@ def peers_part(rows: Rows) -> list[str]:
         " are noise. fp32 is the precision that all three train in by default; bf16 is autocast over fp32 weights."
         + (_ENSEMBLE if first(rows, part="ensemble") else ""),
         table(head, lines),
-        made("python -m benchmarks.peers --earthformer PATH --openstl PATH --cascast PATH", rows),
+        made(
+            f"python -m benchmarks.peers --earthformer PATH --openstl PATH --cascast PATH --precision "
+            f"{_words(rows, 'precision')}",
+            rows,
+        ),
     ]
 
 
@@ -80,8 +84,18 @@ def end_to_end_part(rows: Rows) -> list[str]:
         "those of a large product of the same dtype in the same run. Rows without seconds are counted only.",
         table(head, lines),
         *(("Shares of the calling thread's time by kind of work:", table(kinds_head, shares)) if kinds else ()),
-        made("python -m benchmarks.end_to_end", rows),
+        made(_steps_commands(rows), rows),
     ]  # fmt: skip
+
+
+def _steps_commands(rows: Rows) -> list[str]:
+    """Return a command for the rows of as many rounds; those that were counted have none."""
+    found = []
+    for rounds in dict.fromkeys(row["rounds"] for row in rows):
+        alike = [row for row in rows if row["rounds"] == rounds]
+        how = f"--rounds {rounds}" if rounds != "0" else "--most-gb 0"
+        found.append(f"python -m benchmarks.end_to_end --case {_words(alike, 'case')} {how}")
+    return found
 
 
 def _kinds(row: Row) -> list[tuple[str, float]]:
@@ -149,7 +163,11 @@ def inference_part(rows: Rows) -> list[str]:
         "of the network, `graph`, on CUDA alone, the replay of a CUDA graph; `times` is how much less a way takes than "
         "the network called as it is, `apart` how far its forecast lies off that one's at most, over the largest.",
         table(head, lines),
-        made("python -m benchmarks.inference", rows),
+        made(
+            f"python -m benchmarks.inference --precision {_words(rows, 'precision')} --way {_words(rows, 'way')} "
+            f"--repeats {_most(rows, 'repeats')}",
+            rows,
+        ),
     ]
 
 
@@ -260,6 +278,10 @@ def opening_part(rows: Rows) -> list[str]:
         table(("events", "windows", "clock s", "MiB added", "load", "commit"), lines),
         made("python -m benchmarks.data --parts opening", rows),
     ]
+
+
+def _words(rows: Rows, name: str) -> str:
+    return " ".join(dict.fromkeys(row[name] for row in rows))
 
 
 def _events(rows: Rows) -> str:

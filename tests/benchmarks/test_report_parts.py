@@ -79,6 +79,8 @@ def test_steps_and_their_kinds():
         "none", "fp32", "1x2", "2.5 M", "1,234", "0.5", "2", "1", "1", "0.7", "0.1", "25 %", "2.0", "def",
     ]  # fmt: skip
     assert cells(whole, "big")[6:13] == ["-"] * 7, "counted only"
+    assert "`python -m benchmarks.end_to_end --case net --rounds 1`; `python" in text
+    assert "`python -m benchmarks.end_to_end --case big --most-gb 0`" in text
     assert cells(shares, "net") == ["none", "fp32", "75 %", "25 %"]
     counted = [row for row in read(STEPS) if row["case"] == "big"]
     assert "Shares of" not in "\n".join(end_to_end_part(counted)), "of no step that was profiled"
@@ -90,6 +92,7 @@ def test_a_forecast_by_each_way():
         "fp32", "1x2", "2", "1 to 3", "2.00x", "1e-7", "10", "2", "1.0", "def",
     ]  # fmt: skip
     assert cells(text, "net", "eager")[4] == "1.00x"
+    assert "`python -m benchmarks.inference --precision fp32 --way eager graph --repeats 10`" in text
 
 
 def test_ensembles_by_each_way():
