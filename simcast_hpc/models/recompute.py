@@ -50,7 +50,7 @@ def ways_of(subject: Subject) -> list[Levels]:
 def recomputations(
     subject: Subject, *, dtype: torch.dtype, costs: Mapping[Levels, float] | None = None, more: int = 0
 ) -> tuple[Recomputation, ...]:
-    """Return the ways worth taking, the cheapest first: none needs less memory at a lower cost than another.
+    """Return the ways worth taking, to keep all first, then the cheapest: each needs less memory than those before it.
 
     Args:
         subject: the network.
@@ -121,7 +121,10 @@ def _wait(device: torch.device) -> None:
 
 
 def _worth_taking(ways: Iterable[Recomputation]) -> list[Recomputation]:
-    ordered: Sequence[Recomputation] = sorted(ways, key=lambda way: (way.cost, way.activations, len(way.levels)))
+    # To keep all stays first, though by the noise of a clock another way may cost nothing either.
+    ordered: Sequence[Recomputation] = sorted(
+        ways, key=lambda way: (len(way.levels) > 0, way.cost, way.activations, len(way.levels))
+    )
     kept: list[Recomputation] = []
     for way in ordered:  # each costs at least what those before it cost
         if all(way.activations[i] < better.activations[i] for better in kept for i in (0, 1)):

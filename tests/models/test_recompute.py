@@ -55,6 +55,8 @@ def test_a_way_that_saves_nothing_is_left_out():
         way(0, 1, size=4, cost=0.3),
     )
     assert _worth_taking([both, coarse, fine, kept]) == [kept, fine, both]
+    free = way(0, size=5, cost=0)
+    assert _worth_taking([free, kept]) == [kept, free], "what costs nothing by a clock's noise is not preferred"
     assert [w.bytes_at(3) for w in (kept, both)] == [27, 12]
 
 
@@ -64,4 +66,4 @@ def test_measured_costs_are_those_of_real_steps(monkeypatch):
     found = measured_costs(subject_of(EARTHFORMER), dtype=torch.float32, device=torch.device("cpu"))
     assert found == {(): 0.0, (0,): 0.25, (1,): 0.0, (0, 1): 0.5}
     ways = recomputations(subject_of(EARTHFORMER), dtype=torch.float32, costs=found)
-    assert ways[-1].levels == (0, 1) and ways[-1].cost == 0.5
+    assert ways[0].levels == () and ways[-1].levels == (0, 1) and ways[-1].cost == 0.5
