@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-from simcast_hpc.data.spec import read_spec
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import Ranks
 

@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataConfig
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.shards.layout import (
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.shards.shard_format import (
     INDEX,
     MANIFEST,
     Index,
@@ -28,7 +29,6 @@ from simcast_hpc.data.shards.layout import (
     write_index,
     write_text,
 )
-from simcast_hpc.data.spec import read_spec
 
 SEVIR_EVENTS = 18_979
 _EACH = 64

@@ -15,9 +15,9 @@ import h5py
 import numpy as np
 
 from benchmarks.data_archives import FILE
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-from simcast_hpc.data.shards.layout import compression
-from simcast_hpc.data.spec import read_spec
+from simcast_hpc.data.shards.shard_format import compression
 from simcast_hpc.distributed.ranks import Ranks
 
 

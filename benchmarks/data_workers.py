@@ -24,11 +24,11 @@ import numpy as np
 
 from benchmarks.harness import machine
 from simcast_hpc.config import DataConfig
+from simcast_hpc.data.dataset_spec import built_in
 from simcast_hpc.data.loader import micro_batches
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.source import WindowSource
-from simcast_hpc.data.spec import built_in
+from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
+from simcast_hpc.data.window_source import WindowSource
 
 RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 

@@ -6,7 +6,7 @@
 A case is a configuration of ``configs/`` at one window a step: forward pass, weighted loss (CasFormer: mean squared
 error of the noise), backward pass, AdamW. Each runs in a process of its own. ``input`` is ``none`` (one sample again
 and again) or ``archive`` (windows of a synthetic archive in SEVIR's layout, read and decoded by one worker). The
-model's operations are counted, not timed (``simcast_hpc.models.account``); its share of the peak is those a second
+model's operations are counted, not timed (``simcast_hpc.planning.flops``); its share of the peak is those a second
 over a large matrix product of the same dtype, measured just before and after. One more step without input is profiled.
 A model whose fp32 weights, gradients, moments and kept activations pass ``--most-gb`` is counted only. bf16 is autocast
 over fp32 weights.
@@ -34,13 +34,13 @@ from benchmarks.train_step import Seconds, peak_memory, seconds_now
 from benchmarks.work_kinds import shares_by_kind
 from simcast_hpc.config import DataConfig, TrainConfig, read_config
 from simcast_hpc.data.loader import micro_batches
-from simcast_hpc.data.open import coded_as, open_windows
+from simcast_hpc.data.open_windows import coded_as, open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distill.windows import window_of_codes
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, fitted_to
-from simcast_hpc.models.account import Account, account_of, denoiser_account
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.planning.flops import Account, account_of, denoiser_account
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {

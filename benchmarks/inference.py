@@ -25,8 +25,8 @@ from benchmarks.end_to_end import DTYPES
 from benchmarks.harness import RESULTS, machine, write_rows
 from benchmarks.timing import quantile, time_calls
 from simcast_hpc.config import TrainConfig, read_config
+from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.models import build_model, fitted_to
-from simcast_hpc.models.graphs import Graphs
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("simvp-student", "earthformer-student")

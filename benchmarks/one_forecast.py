@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from simcast_hpc.config import DataConfig
-from simcast_hpc.data.open import open_windows
+from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.verification import PROTOCOLS, score
 

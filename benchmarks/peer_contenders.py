@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks import public_code
 from benchmarks.train_step import Contender, Seconds, one_step, peak_memory, seconds_now
 from simcast_hpc.diffusion import make_schedule, plan_steps, sample, spaced_timesteps
-from simcast_hpc.models.public import load_public
+from simcast_hpc.models.published_weights import load_public
 
 CHECKOUTS = {"simvp": "openstl", "earthformer": "earthformer", "casformer": "cascast", "sampling": "cascast"}
 GUIDANCE, CLIP = 2.0, 13.0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from benchmarks.released_code import emptied
 from simcast_hpc.diffusion import make_schedule, spaced_timesteps
-from simcast_hpc.models.public import released_config
+from simcast_hpc.models.published_weights import released_config
 
 # The folder of each checkout that its modules are imported from, below its root, and a file that must be there.
 SOURCES = {"earthformer": "src", "openstl": "", "cascast": ""}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Benchmark, chosen_body
 from simcast_hpc.models.earthformer.upsample import UpConv
-from simcast_hpc.models.normed_silu import normed_silu
+from simcast_hpc.models.group_norm_silu import normed_silu
 from simcast_kernels.adaln_norm.cases import AdalnNormCase
 from simcast_kernels.cuboid_attention.cases import CuboidAttentionCase
 from simcast_kernels.layer_norm_linear.cases import LayerNormLinearCase

@@ -216,7 +216,7 @@ def reading_part(rows: Rows) -> list[str]:
     ))  # fmt: skip
     about = rows[0]
     public = " --public PATH" if first(rows, provider="public loader") else ""
-    command = f"python -m benchmarks.data{public} --parts reading {_events(rows)}"
+    command = f"python -m benchmarks.sevir_data{public} --parts reading {_events(rows)}"
     return [
         f"Reading batches of windows of 25 frames from {about['events']} synthetic events of {about['frames']} frames "
         f"of {about['size']} x {about['size']} pixels, in one process of one thread, medians of {about['repetitions']} "
@@ -258,7 +258,7 @@ def preparation_part(rows: Rows) -> list[str]:
         "`command` are `simcast data prepare` as processes, start-up taken off; `/ one rank` is what the ranks take "
         "together over what one takes, 1 where a second rank costs nothing.",
         table(head, lines),
-        made(f"python -m benchmarks.data --parts preparing {_events(rows)}", rows),
+        made(f"python -m benchmarks.sevir_data --parts preparing {_events(rows)}", rows),
     ]
 
 
@@ -276,7 +276,7 @@ def opening_part(rows: Rows) -> list[str]:
         "its index, the fingerprint, one window and the keys of every thousandth. The shards are sparse files, the "
         "index is whole. `MiB added` is the highest memory over that before.",
         table(("events", "windows", "clock s", "MiB added", "load", "commit"), lines),
-        made("python -m benchmarks.data --parts opening", rows),
+        made("python -m benchmarks.sevir_data --parts opening", rows),
     ]
 
 

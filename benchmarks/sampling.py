@@ -22,9 +22,9 @@ from torch import Tensor
 from benchmarks.harness import RESULTS, machine, write_rows
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
 from simcast_hpc.diffusion import Drawn, Rows, Step, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.models.graphs import Graphs
 
 FRAMES, GUIDANCE, CLIP = 12, 2.0, 13.0
 SMALL_AUTOENCODER = AutoencoderConfig(widths=(8, 16, 16, 16), groups=8)

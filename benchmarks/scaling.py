@@ -35,7 +35,7 @@ from benchmarks.scaling_model import (
 from benchmarks.scaling_worker import THREADS, parameters
 from simcast_hpc.config import EngineConfig, TrainConfig, read_config
 from simcast_hpc.models import fitted_to
-from simcast_hpc.models.account import forecaster, training_flops
+from simcast_hpc.planning.flops import forecaster, training_flops
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "direct"
 MODELS = {"small": CONFIGS / "sevir.yaml", "1 B": CONFIGS / "sevir-earthformer-1b.yaml"}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import log2
 
 from simcast_hpc.config import EngineConfig
-from simcast_hpc.distributed.memory import MOST_GATHERED
+from simcast_hpc.distributed.zero_memory import MOST_GATHERED
 
 HEADERS = 1514 / 1448
 """Bytes on an Ethernet link of 1,500-byte frames for each byte of TCP's payload, with time stamps."""

@@ -16,7 +16,7 @@ import torch
 from benchmarks.scaling_links import sent_bytes, shape
 from simcast_hpc.config import SimVPConfig, TrainConfig, from_mapping
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.world import World, join
+from simcast_hpc.distributed.process_group import World, join
 from simcast_hpc.models import build_model
 
 SIZE, FRAMES_IN, FRAMES_OUT = 24, 6, 6

@@ -36,7 +36,7 @@ from benchmarks import public_code
 from benchmarks.harness import chosen_body, machine
 from simcast_hpc.config import EarthformerConfig, SimVPConfig
 from simcast_hpc.models import build_model
-from simcast_hpc.models.public import load_public
+from simcast_hpc.models.published_weights import load_public
 
 RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 # How far outputs of equal weights may lie apart, relative to the largest.

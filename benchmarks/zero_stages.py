@@ -29,12 +29,12 @@ import torch
 from benchmarks.harness import RESULTS, machine, write_rows
 from simcast_hpc.config import CasFormerConfig, TrainConfig, from_mapping
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.launch import child_environment, run_ranks
-from simcast_hpc.distributed.memory import rank_bytes
-from simcast_hpc.distributed.world import World, join
-from simcast_hpc.models.account import Account, denoiser_account
+from simcast_hpc.distributed.launchers import child_environment, run_ranks
+from simcast_hpc.distributed.process_group import World, join
+from simcast_hpc.distributed.zero_memory import rank_bytes
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.train.stages.diffusion import DiffusionModule
+from simcast_hpc.planning.flops import Account, denoiser_account
+from simcast_hpc.train.stages.diffusion_stage import DiffusionModule
 
 CHANNELS, MIB = 4, 2**20
 THREADS = 1  # of each rank

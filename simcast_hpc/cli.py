@@ -21,7 +21,7 @@ from simcast_hpc.commands import (
     train,
 )
 from simcast_hpc.config import SimcastError
-from simcast_hpc.distributed.launch import tell_torchrun
+from simcast_hpc.distributed.launchers import tell_torchrun
 
 app = typer.Typer(
     name="simcast",

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simcast_hpc.config import LossConfig
-from simcast_hpc.data.spec import DatasetSpec
+from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_kernels.weighted_mse import weighted_mse
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig, from_mapping, to_yaml
-from simcast_hpc.data.archive import ArchiveSource
-from simcast_hpc.data.spec import read_spec
+from simcast_hpc.data.archive_windows import ArchiveSource
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.models import build_model
-from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunFolder, file_hash
 
 FILE = "vil/2018/storms.h5"
 COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing")

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig, to_yaml
-from simcast_hpc.forecast.ensemble import denoiser
+from simcast_hpc.inference.ensemble import denoiser
 from simcast_hpc.models.autoencoder import Autoencoder
-from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunFolder, file_hash
 from tests.archives import tiny_config, write_trained
 
 GENERATIVE: dict[str, Any] = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from simcast_hpc.config import LossConfig
-from simcast_hpc.data.spec import DataError, read_spec
+from simcast_hpc.config import DataError, LossConfig
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.losses import WeightedMSE
 
 SHAPE = (2, 3, 1, 4, 4)

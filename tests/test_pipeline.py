@@ -13,10 +13,10 @@ import torch
 
 from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config, to_yaml
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.pipeline import part_names, run_part, run_pipeline
-from simcast_hpc.pipeline.budget import scaled_steps
+from simcast_hpc.pipeline.time_budget import scaled_steps
 from simcast_hpc.train.checkpoint import visible
 from tests.multi_rank.runs import command, environment
 

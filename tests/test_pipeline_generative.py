@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
-from simcast_hpc.forecast.ensemble import load_ensemble
-from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.inference.ensemble import load_ensemble
+from simcast_hpc.inference.load import load_trained
 from simcast_hpc.pipeline import run_pipeline
 
 pytestmark = pytest.mark.multi

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from simcast_hpc.config import ConfigError, PipelineConfig, to_yaml
-from simcast_hpc.pipeline import budget
-from simcast_hpc.pipeline.budget import fix_steps, scaled_steps
-from simcast_hpc.pipeline.checks import continue_or_refuse
-from simcast_hpc.pipeline.timing import StepSeconds, mean_seconds, short_runs, step_seconds
+from simcast_hpc.pipeline import time_budget as budget
+from simcast_hpc.pipeline.pipeline_checks import continue_or_refuse
+from simcast_hpc.pipeline.stage_timing import StepSeconds, mean_seconds, short_runs, step_seconds
+from simcast_hpc.pipeline.time_budget import fix_steps, scaled_steps
 from tests.test_pipeline_generative import five_stages
 
 STEPS = {"teacher": 100, "student": 200, "direct": 300, "autoencoder": 300, "diffusion": 500}

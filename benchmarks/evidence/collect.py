@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.evidence.run_study import WORK, Workplace, units_of
+from benchmarks.evidence.unit_results import Result, is_finished, load_unit, pack, packed_path
 from simcast_hpc.config import ConfigError, SimcastError
 
-from .results import Result, is_finished, load_unit, pack, packed_path
-from .run import WORK, Workplace, units_of
 from .study import STUDY, Study, read_study
 
 RESULTS = Path(__file__).with_name("results")
@@ -27,7 +27,7 @@ def collect(study: Study, work: Path, results: Path, *, arms: Sequence[str] = ()
             arm = unit.name if unit.arm is None else unit.arm.name
             by_seed.setdefault(unit.seed, {})[arm] = load_unit(place.folder(unit.name))
     if not by_seed:
-        raise ConfigError(f"{work} holds no finished unit; run benchmarks.evidence.run first")
+        raise ConfigError(f"{work} holds no finished unit; run benchmarks.evidence.run_study first")
     for seed, found in by_seed.items():
         pack(packed_path(results, seed), study, found)
     return sum(map(len, by_seed.values()))

@@ -16,9 +16,8 @@ from functools import cache
 
 import numpy as np
 
+from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.verification import PROTOCOLS
-
-from .results import Evidence
 
 LABELS = PROTOCOLS["sevir-global"].labels
 TABLE_SCORES = ("csi", "pod", "far", "frequency_bias")

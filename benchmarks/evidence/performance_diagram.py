@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from simcast_hpc.report.figures import new_figure
+from benchmarks.evidence.figure_style import GREY, INK, Look, looks, plain_look, save
+from simcast_hpc.report.lead_time_curves import new_figure
 
-from .drawing import GREY, INK, Look, looks, plain_look, save
 from .intervals import LABELS, Bootstrap, Interval
 from .study import FULL_WEIGHT
 

@@ -9,8 +9,8 @@ import torch
 
 from .extrapolation import Extrapolation
 from .intensity import PhysicalCode
-from .nowcasts import Nowcast
 from .persistence import Persistence
+from .pysteps_nowcasts import Nowcast
 
 __all__ = ["BASELINES", "NOTES", "Baseline", "Extrapolation", "Nowcast", "Persistence", "PhysicalCode", "load_baseline"]
 

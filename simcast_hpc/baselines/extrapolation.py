@@ -17,8 +17,8 @@ import numpy as np
 
 from simcast_hpc.data.encoding import MISSING_CODE
 
+from .baseline_windows import CodeBaseline
 from .intensity import PhysicalCode, identity
-from .windows import CodeBaseline
 
 _INSTALL = "pip install -c constraints.txt -e '.[verify]'  (or: pip install pysteps opencv-python-headless)"
 # pysteps' defaults suit radar domains of several hundred pixels. On a small grid they average all vectors into one.

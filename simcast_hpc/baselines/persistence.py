@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .frames import as_unit, checked_frames
+from .baseline_input import as_unit, checked_frames
 
 
 class Persistence:

@@ -26,9 +26,9 @@ def convert(
 
     Example: simcast convert earthformer earthformer_sevir.pt runs/public/earthformer
     """
-    from simcast_hpc.data.spec import read_spec
-    from simcast_hpc.forecast.published import convert as write
-    from simcast_hpc.models.public import ARCHITECTURES, released_config
+    from simcast_hpc.data.dataset_spec import read_spec
+    from simcast_hpc.inference.convert_weights import convert as write
+    from simcast_hpc.models.published_weights import ARCHITECTURES, released_config
 
     if architecture not in ARCHITECTURES:
         raise ConfigError(f"no published architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")

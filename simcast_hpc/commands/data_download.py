@@ -32,9 +32,9 @@ def download(
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    from simcast_hpc.data.download.sevir import Store, download
-    from simcast_hpc.data.download.transfer import Patience
-    from simcast_hpc.observe.log import set_up_logging
+    from simcast_hpc.data.download.s3_transfer import Patience
+    from simcast_hpc.data.download.sevir_download import Store, download
+    from simcast_hpc.monitoring.log import set_up_logging
 
     if dataset != "sevir":
         known = f"{dataset!r} cannot be fetched; sevir can, and it is said where {' and '.join(_ELSEWHERE)} are"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from simcast_hpc.data.problems import KINDS
+from simcast_hpc.data.data_errors import KINDS
 
 from .options import Dataset
 
@@ -25,9 +25,9 @@ def inspect(
     Example: simcast data inspect /data/sevir --allow repeated-id --pictures look
     """
     from simcast_hpc.config import ConfigError
-    from simcast_hpc.data.inspect import inspect
-    from simcast_hpc.data.spec import read_spec
-    from simcast_hpc.report.events import draw_event
+    from simcast_hpc.data.dataset_spec import read_spec
+    from simcast_hpc.data.inspection import inspect
+    from simcast_hpc.report.event_strip import draw_event
 
     allowed = set(allow or ())
     unknown = sorted(allowed - set(KINDS))

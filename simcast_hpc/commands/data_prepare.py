@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from simcast_hpc.data.problems import KINDS
+from simcast_hpc.data.data_errors import KINDS
 
 from .options import Dataset
 
@@ -33,11 +33,11 @@ def prepare(
     """Turn raw data into shards."""
     import os
 
+    from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-    from simcast_hpc.data.spec import read_spec
-    from simcast_hpc.distributed.place import find_place
+    from simcast_hpc.distributed.rank_info import find_place
     from simcast_hpc.distributed.ranks import join_ranks
-    from simcast_hpc.observe.log import set_up_logging
+    from simcast_hpc.monitoring.log import set_up_logging
 
     set_up_logging(find_place(os.environ).rank)
     spec = read_spec(dataset)

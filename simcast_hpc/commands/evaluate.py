@@ -8,13 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig, TrainConfig, from_mapping
-from simcast_hpc.data.open import meaning, step_minutes
-from simcast_hpc.observe.run_folder import refuse_another
+from simcast_hpc.data.open_windows import meaning, step_minutes
+from simcast_hpc.storage.run_directory import refuse_another
 
 from .options import DATASETS
 
 _FILES = (".npz", ".h5", ".hdf5")
-# What a data set is checked by when nothing else is asked for: see verification/evaluate/reference.py.
+# What a data set is checked by when nothing else is asked for: see evaluation/sevir_reference.py.
 _SEVIR_CHECK = ("sevir-lead-mean", "sevir-lead-mean-released")
 
 
@@ -56,15 +56,15 @@ def evaluate(
 
     Example: simcast evaluate runs/sevir/student forecasts.h5 --protocol sevir-global --baseline extrapolation
     """
-    from simcast_hpc.distributed.place import find_place
-    from simcast_hpc.distributed.world import join
-    from simcast_hpc.forecast.ensemble import load_run
-    from simcast_hpc.forecast.load import forecast_device
-    from simcast_hpc.observe.log import set_up_logging
+    from simcast_hpc.distributed.process_group import join
+    from simcast_hpc.distributed.rank_info import find_place
+    from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry
+    from simcast_hpc.evaluation import evaluate as score_all
+    from simcast_hpc.evaluation.sevir_reference import sevir_reference
+    from simcast_hpc.inference.ensemble import load_run
+    from simcast_hpc.inference.load import forecast_device
+    from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report import print_scores
-    from simcast_hpc.verification.evaluate import TestSet, baseline_entry, file_entry, run_entry
-    from simcast_hpc.verification.evaluate import evaluate as score_all
-    from simcast_hpc.verification.evaluate.reference import sevir_reference
 
     named = _named(forecasts)
     world = join(timeout_minutes=240) if find_place(os.environ).world_size > 1 else None

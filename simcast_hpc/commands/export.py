@@ -37,7 +37,7 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX besides (extra [onnx]).")] = False,
 ) -> None:
     """Write a finished run as a torch.export program, safetensors, configuration and model card."""
-    from simcast_hpc.forecast.export import export_run
+    from simcast_hpc.export import export_run
 
     found = export_run(run, out, grid=grid, scores=scores or (), onnx=onnx)
     for name, difference in found.differences.items():

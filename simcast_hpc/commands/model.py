@@ -15,7 +15,7 @@ from .model_read import DTYPES, read_run, subject_of
 from .options import ConfigFile, Overrides
 
 if TYPE_CHECKING:
-    from simcast_hpc.models.account import Account
+    from simcast_hpc.planning.flops import Account
 
 app = typer.Typer(help="Look at models.", no_args_is_help=True)
 
@@ -49,14 +49,14 @@ def info(
 
 
 def _account(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "Account":
-    from simcast_hpc.models import account
+    from simcast_hpc.planning import flops as account
 
     dtype = DTYPES[run.engine.precision]
     return account.account(subject_of(run, grid, autoencoder), run.batch.micro_size, dtype)
 
 
 def _found(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig, ranks: int) -> dict[str, Any]:
-    from simcast_hpc.distributed.memory import rank_bytes
+    from simcast_hpc.distributed.zero_memory import rank_bytes
 
     try:
         account = _account(run, grid, autoencoder)

@@ -15,7 +15,7 @@ from .options import ConfigFile, Overrides
 if TYPE_CHECKING:
     import torch
 
-    from simcast_hpc.models.fitting import Facts, Machine, Need
+    from simcast_hpc.planning.memory_plan import Facts, Machine, Need
 
 _GIB = 2**30
 _WIDTH = 140
@@ -46,7 +46,7 @@ def plan(
 
     Example: simcast model plan configs/direct/synthetic-earthformer.yaml --gpus 2 --memory 16
     """
-    from simcast_hpc.models.fitting import Machine, first_fit, gpus_that_fit, needs
+    from simcast_hpc.planning.memory_plan import Machine, first_fit, gpus_that_fit, needs
 
     machine = Machine(gpus=gpus, nodes=nodes, memory=memory * _GIB)
     asked = read_run(config, overrides or (), stage)
@@ -64,7 +64,7 @@ def plan(
 
 
 def _device() -> "torch.device":
-    from simcast_hpc.forecast.load import forecast_device
+    from simcast_hpc.inference.load import forecast_device
 
     return forecast_device()
 
@@ -81,8 +81,8 @@ def _facts(asked: Asked, device: "torch.device | None") -> "Facts":
     Raises:
         ConfigError: its sizes do not fit one another, or a step does not fit onto the device.
     """
-    from simcast_hpc.models.fitting import facts_of
-    from simcast_hpc.models.recompute import measured_costs
+    from simcast_hpc.planning.memory_plan import facts_of
+    from simcast_hpc.planning.recompute import measured_costs
 
     run, dtype = asked.run, DTYPES[asked.run.engine.precision]
     try:
@@ -100,7 +100,7 @@ def _beside(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderCon
     import torch
 
     from simcast_hpc.models.discriminator import Discriminator
-    from simcast_hpc.models.peak import peak_bytes
+    from simcast_hpc.planning.peak_memory import peak_bytes
 
     if run.stage == "autoencoder":
         with torch.device("meta"):

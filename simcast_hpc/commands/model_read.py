@@ -9,7 +9,7 @@ import torch
 from simcast_hpc.config import FORECASTING, AutoencoderConfig, ConfigError, PipelineConfig, TrainConfig, read_config
 
 if TYPE_CHECKING:
-    from simcast_hpc.models.account import Subject
+    from simcast_hpc.planning.flops import Subject
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -35,7 +35,7 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> Asked:
     Raises:
         ConfigError: the configuration cannot be used, or has no such stage.
     """
-    from simcast_hpc.data.open import kept_grid
+    from simcast_hpc.data.open_windows import kept_grid
     from simcast_hpc.models import grid_of
 
     try:
@@ -59,7 +59,7 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> Asked:
 
 def _autoencoder_under(run: TrainConfig) -> AutoencoderConfig:
     """Return the sizes of ``diffusion.autoencoder``'s network, or the default's where that run does not stand yet."""
-    from simcast_hpc.observe.run_folder import RunFolder
+    from simcast_hpc.storage.run_directory import RunFolder
 
     if run.stage == "autoencoder":
         return run.autoencoder.model
@@ -74,7 +74,8 @@ def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoencoder
     Raises:
         ValueError: the sizes do not fit one another.
     """
-    from simcast_hpc.models import account, fitted_to
+    from simcast_hpc.models import fitted_to
+    from simcast_hpc.planning import flops as account
 
     if run.stage == "autoencoder":
         return account.autoencoder(autoencoder, grid=grid)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.data.spec import built_in
+from simcast_hpc.data.dataset_spec import built_in
 
 ConfigFile = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.", show_default=False)]
 Overrides = Annotated[

@@ -11,8 +11,8 @@ from simcast_hpc.config import ConfigError
 from .options import sampling_change
 
 if TYPE_CHECKING:
-    from simcast_hpc.forecast.predict import Predictor
-    from simcast_hpc.forecast.publish import Publisher
+    from simcast_hpc.forecast.forecast_files import Publisher
+    from simcast_hpc.forecast.predict_files import Predictor
 
 PREDICT_HELP = """Forecast from the last radar frames: CF netCDF or Zarr, and pictures beside it.
 
@@ -82,8 +82,8 @@ def predict(
     ] = None,
 ) -> None:
     """Forecast from radar files, once or for every new frame of a watched folder; see ``PREDICT_HELP``."""
-    from simcast_hpc.forecast.publish import Publisher
-    from simcast_hpc.observe.log import set_up_logging
+    from simcast_hpc.forecast.forecast_files import Publisher
+    from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.forecast_pictures import animate_forecast, draw_forecast
 
     set_up_logging(0)
@@ -109,7 +109,7 @@ def predict(
 
 
 def _refuse_absent(frames: list[Path], watch: Path | None, pattern: str) -> None:
-    from simcast_hpc.forecast.radar.files import list_files
+    from simcast_hpc.radar.frame_files import list_files
 
     if watch is not None and not watch.is_dir():
         raise ConfigError(f"--watch {watch} is no folder")
@@ -128,11 +128,11 @@ def _predictor(
     keep_members: bool,
     changes: list[str],
 ) -> "Predictor":
-    from simcast_hpc.data.spec import ZRRelation
-    from simcast_hpc.forecast.ensemble import TrainedEnsemble, load_run
-    from simcast_hpc.forecast.load import forecast_device
-    from simcast_hpc.forecast.predict import Predictor, refuse_unfit_tile, training_grid
-    from simcast_hpc.forecast.radar import Wanted, code_of_run
+    from simcast_hpc.data.dataset_spec import ZRRelation
+    from simcast_hpc.forecast.predict_files import Predictor, refuse_unfit_tile, training_grid
+    from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
+    from simcast_hpc.inference.load import forecast_device
+    from simcast_hpc.radar import Wanted, code_of_run
 
     if z_r is not None and min(z_r) <= 0:
         raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0; Marshall and Palmer's are 200 1.6")
@@ -162,8 +162,8 @@ def _sampled(ensemble: Any, changes: list[str]) -> Any:
 def _once(
     predictor: "Predictor", publisher: "Publisher", places: list[Path], *, at: str | None, pattern: str
 ) -> list[Path]:
-    from simcast_hpc.data.spec import DataError
-    from simcast_hpc.forecast.radar.files import list_files, read_coded, times_of
+    from simcast_hpc.config import DataError
+    from simcast_hpc.radar.frame_files import list_files, read_coded, times_of
 
     publisher.folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the forecast
     held = times_of(list_files(places, pattern), tolerate=any(place.is_dir() for place in places))
@@ -181,8 +181,8 @@ def _once(
 
 
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
-    from simcast_hpc.forecast.watch import Watch, WatchSettings
-    from simcast_hpc.train.stop import PausedError, StopRequest, refuse_to_start
+    from simcast_hpc.forecast.watch_folder import Watch, WatchSettings
+    from simcast_hpc.train.preemption import PausedError, StopRequest, refuse_to_start
 
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} is --out as well; forecasts must not be taken for frames")

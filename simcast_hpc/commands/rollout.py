@@ -3,7 +3,7 @@
 import os
 
 from simcast_hpc.config import TrainConfig, read_config
-from simcast_hpc.distributed.place import find_place
+from simcast_hpc.distributed.rank_info import find_place
 
 from .options import ConfigFile, Overrides, Quiet
 
@@ -16,8 +16,8 @@ def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = Fals
     Example: simcast rollout configs/student/sevir.yaml --set data.root=/data/sevir --set student.rollouts=cached
     """
     resolved = read_config(TrainConfig, config, overrides or ())
-    from simcast_hpc.observe.log import set_up_logging
-    from simcast_hpc.train.stages.fill import fill_cache
+    from simcast_hpc.monitoring.log import set_up_logging
+    from simcast_hpc.train.precompute_rollouts import fill_cache
 
     set_up_logging(find_place(os.environ).rank)
     folder = fill_cache(resolved)

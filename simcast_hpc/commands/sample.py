@@ -33,13 +33,13 @@ def sample(
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
-    from simcast_hpc.data.open import coded_as, open_windows
-    from simcast_hpc.distributed.place import find_place
-    from simcast_hpc.distributed.world import join
-    from simcast_hpc.forecast.ensemble import load_ensemble
-    from simcast_hpc.forecast.load import forecast_device
-    from simcast_hpc.forecast.sampled import draw_ensembles
-    from simcast_hpc.observe.log import set_up_logging
+    from simcast_hpc.data.open_windows import coded_as, open_windows
+    from simcast_hpc.distributed.process_group import join
+    from simcast_hpc.distributed.rank_info import find_place
+    from simcast_hpc.inference.ensemble import load_ensemble
+    from simcast_hpc.inference.ensemble_files import draw_ensembles
+    from simcast_hpc.inference.load import forecast_device
+    from simcast_hpc.monitoring.log import set_up_logging
 
     set_up_logging(find_place(os.environ).rank)
     if split not in ("train", "val", "test", "all"):

@@ -3,7 +3,7 @@
 import os
 
 from simcast_hpc.config import TrainConfig, read_config, to_yaml
-from simcast_hpc.distributed.place import find_place
+from simcast_hpc.distributed.rank_info import find_place
 
 from .options import ConfigFile, Overrides, Quiet
 
@@ -17,7 +17,7 @@ def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False)
     Example: simcast train configs/teacher/sevir.yaml --set data.root=/data/sevir --set batch.micro_size=2
     """
     resolved = read_config(TrainConfig, config, overrides or ())
-    from simcast_hpc.train.stages.run import run
+    from simcast_hpc.train.trainer import run
 
     shows = not quiet and find_place(os.environ).rank == 0
     run(resolved, announce=(lambda checked: print(to_yaml(checked), flush=True)) if shows else None)

@@ -5,7 +5,7 @@ their fields, in order, with verification after (``simcast pipeline``). Global b
 batch size is memory, accumulation follows from both and the number of ranks. Imports nothing of ours.
 """
 
-from .diffusion import (
+from .diffusion_config import (
     AutoencoderConfig,
     AutoencoderTrainingConfig,
     CasFormerConfig,
@@ -13,10 +13,18 @@ from .diffusion import (
     DiscriminatorConfig,
     SamplingConfig,
 )
-from .model import ConvStem, EarthformerConfig, GlobalVectorConfig, ModelConfig, NoStem, SimVPConfig, StackConvStem
-from .pipeline import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
-from .reading import ConfigError, SimcastError, StrictModel, from_mapping, read_config, to_yaml
-from .run import (
+from .errors import ConfigError, DataError, SimcastError
+from .model_config import (
+    ConvStem,
+    EarthformerConfig,
+    GlobalVectorConfig,
+    ModelConfig,
+    NoStem,
+    SimVPConfig,
+    StackConvStem,
+)
+from .pipeline_config import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
+from .train_config import (
     FORECASTING,
     BatchConfig,
     CheckpointConfig,
@@ -34,6 +42,7 @@ from .run import (
     TrainConfig,
     WatchConfig,
 )
+from .yaml_files import StrictModel, from_mapping, read_config, to_yaml
 
 __all__ = [
     "FORECASTING",
@@ -45,6 +54,7 @@ __all__ = [
     "ConfigError",
     "ConvStem",
     "DataConfig",
+    "DataError",
     "DiffusionConfig",
     "DiscriminatorConfig",
     "EMAConfig",

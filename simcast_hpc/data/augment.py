@@ -10,7 +10,7 @@ import torch
 
 from simcast_hpc.config import ConfigError, DataConfig
 
-from .order import draw
+from .sample_order import draw
 
 
 def augmented(frames: torch.Tensor, positions: Sequence[int], config: DataConfig, *, seed: int) -> torch.Tensor:

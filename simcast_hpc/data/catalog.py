@@ -15,8 +15,10 @@ from itertools import pairwise
 from pathlib import Path
 from sys import intern
 
-from .problems import Problem
-from .spec import DataError, DatasetSpec, Split
+from simcast_hpc.config import DataError
+
+from .data_errors import Problem
+from .dataset_spec import DatasetSpec, Split
 
 CATALOG = "CATALOG.csv"
 _COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing")

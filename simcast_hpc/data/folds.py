@@ -8,10 +8,9 @@ import hashlib
 
 import numpy as np
 
-from simcast_hpc.config import HoldOutConfig
+from simcast_hpc.config import DataError, HoldOutConfig
 
-from .source import WindowKey, WindowSource
-from .spec import DataError
+from .window_source import WindowKey, WindowSource
 
 
 def fold_of(event: str, folds: int) -> int:

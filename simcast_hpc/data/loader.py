@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .order import rank_positions, sample_index
-from .source import WindowSource
+from .sample_order import rank_positions, sample_index
+from .window_source import WindowSource
 
 _AHEAD = 4  # micro batches that each worker reads before they are asked for
 

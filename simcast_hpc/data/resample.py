@@ -4,9 +4,11 @@ import hashlib
 
 import numpy as np
 
+from simcast_hpc.config import DataError
+
+from .dataset_spec import DatasetSpec
 from .encoding import block_mean, rain_rate_from_reflectivity
-from .source import WindowKey, WindowSource
-from .spec import DataError, DatasetSpec
+from .window_source import WindowKey, WindowSource
 
 
 class ResampledSource:

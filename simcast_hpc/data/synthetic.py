@@ -18,7 +18,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .spec import DataError
+from simcast_hpc.config import DataError
+
 from .storms import GENERATOR, storm_event
 
 __all__ = ["FIRST_INDEX", "RECIPE", "storm_event", "write_archive"]

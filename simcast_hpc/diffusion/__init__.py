@@ -5,12 +5,12 @@ from 0 (almost clean) to T - 1 (almost noise). Timesteps and numbers of the sche
 buffers that an engine could cast. Random numbers are functions of counters (``noise.py``).
 """
 
-from .ensemble import exceedance_probability, probability_matched_mean
-from .noise import Rows, stream_key
-from .process import add_noise, clean_from_prediction, training_target
+from .counter_noise import Rows, stream_key
+from .ensemble_products import exceedance_probability, probability_matched_mean
+from .forward_process import add_noise, clean_from_prediction, training_target
+from .noise_schedule import NoiseSchedule, make_schedule, spaced_timesteps
 from .samplers import SAMPLERS, Step, plan_steps
-from .sampling import Drawn, refuse_broken, sample, walk
-from .schedule import NoiseSchedule, make_schedule, spaced_timesteps
+from .sampling_loop import Drawn, refuse_broken, sample, walk
 
 __all__ = [
     "SAMPLERS",

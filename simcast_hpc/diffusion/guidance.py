@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .noise import Rows
+from .counter_noise import Rows
 
 
 def drop_condition(condition: Tensor, rows: Rows, probability: float) -> Tensor:

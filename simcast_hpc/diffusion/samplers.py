@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from simcast_kernels.sampler_step import Coefficients
 
-from .process import PredictionKind, clean_forms, noise_forms
-from .schedule import NoiseSchedule
+from .forward_process import PredictionKind, clean_forms, noise_forms
+from .noise_schedule import NoiseSchedule
 
 SamplerKind = Literal["ddpm", "ddim", "dpm_solver"]
 SAMPLERS: tuple[SamplerKind, ...] = ("ddpm", "ddim", "dpm_solver")

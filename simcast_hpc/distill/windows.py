@@ -10,7 +10,7 @@ import torch
 
 from simcast_hpc.data.codes import code_to_unit
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.order import draw
+from simcast_hpc.data.sample_order import draw
 
 
 class Sample(NamedTuple):

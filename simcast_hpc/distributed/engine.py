@@ -6,8 +6,8 @@ import torch
 
 from simcast_hpc.config import ConfigError, EngineConfig, OptimizerConfig, TrainConfig
 
-from .memory import MOST_IN_BUCKET
-from .world import World, import_deepspeed
+from .process_group import World, import_deepspeed
+from .zero_memory import MOST_IN_BUCKET
 
 
 def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from .failure import fail_together
-from .place import PlaceError, find_place
+from .rank_info import PlaceError, find_place
 
 
 class Ranks:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .predict import Forecast
+from .predict_files import Forecast
 
 if TYPE_CHECKING:
     import xarray as xr

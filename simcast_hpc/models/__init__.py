@@ -10,9 +10,9 @@ from torch import nn
 from simcast_hpc.config import ModelConfig
 
 from .earthformer import Earthformer
-from .grid import fitted_to, grid_of
+from .model_grid import fitted_to, grid_of
 from .simvp import SimVP
-from .start import Started, start_from
+from .warm_start import Started, start_from
 
 __all__ = ["Earthformer", "SimVP", "Started", "build_model", "fitted_to", "grid_of", "start_from"]
 

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from simcast_hpc.config import AutoencoderConfig
 
-from .wide import WideConv2d
+from .layers import WideConv2d
 
 _EPS = 1e-6
 # A variance beyond these bounds says nothing, and its exponential overflows.

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from simcast_hpc.config import CasFormerConfig
 from simcast_kernels.adaln_norm import adaln_norm
 
-from .wide import WideLinear
+from .layers import WideLinear
 
 _FREQUENCIES = 256
 _LONGEST = 10_000.0

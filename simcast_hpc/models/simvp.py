@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import SimVPConfig
 
-from .normed_silu import normed_silu
+from .group_norm_silu import normed_silu
 from .shared_features import shared_with_first
 
 SPATIAL_NORM_GROUPS = 2

@@ -4,7 +4,7 @@
 launcher started it, ``budget`` fits the steps to a time, ``checks`` refuses before anything is made.
 """
 
-from .parts import part_names, run_part
-from .run import PipelineError, run_pipeline
+from .run_pipeline import PipelineError, run_pipeline
+from .stages import part_names, run_part
 
 __all__ = ["PipelineError", "part_names", "run_part", "run_pipeline"]

@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 
-from simcast_hpc.observe.run_folder import write_whole
+from simcast_hpc.storage.run_directory import write_whole
 
 logger = logging.getLogger("simcast")
 

@@ -5,10 +5,10 @@
 score: what is shown was measured by ``verification`` and stands in the run folder.
 """
 
-from .board import print_leaderboard, read_boards
-from .examples import ResultsError
-from .page import write_comparison, write_page
-from .terminal import print_scores, print_tables
+from .example_window import ResultsError
+from .html_report import write_comparison, write_page
+from .leaderboard_tables import print_leaderboard, read_boards
+from .terminal_tables import print_scores, print_tables
 
 __all__ = [
     "ResultsError",

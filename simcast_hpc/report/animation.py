@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from .colours import Steps
 from .field_images import field_image, palette
+from .field_viewer import Panel, in_minutes
 from .lettering import letters
-from .viewer import Panel, in_minutes
 
 _COLUMNS = 3
 _MOST_PIXELS = 256

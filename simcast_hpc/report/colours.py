@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
 
-from simcast_hpc.data.spec import MISSING_CODE
+from simcast_hpc.data.dataset_spec import MISSING_CODE
 
 MISSING_FACE, MISSING_HATCH = "#c9c9c9", "#8a8a8a"
 

@@ -10,10 +10,10 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simcast_hpc.forecast.predict import Forecast
+from simcast_hpc.forecast.predict_files import Forecast
 
 from .colours import MISSING_FACE, MISSING_HATCH, Steps, probability_steps, steps_for
-from .figures import new_figure, plain
+from .lead_time_curves import new_figure, plain
 
 _MOST_PANELS = 6
 _MOST_PIXELS = 800

@@ -3,11 +3,11 @@
 import numpy as np
 from matplotlib.axes import Axes
 
-from .claims import with_unit
 from .colours import line_styles
-from .figures import FAINT, Chart, lead_curves, name_axes, new_chart
-from .results import ScoreFile
-from .tables import METRIC_TITLES, Group, Row, Table, bounded, observed_heading
+from .findings_text import with_unit
+from .lead_time_curves import FAINT, Chart, lead_curves, name_axes, new_chart
+from .pipeline_results import ScoreFile
+from .score_tables import METRIC_TITLES, Group, Row, Table, bounded, observed_heading
 
 _TOP = 2
 _CSI_LINES = (0.1, 0.2, 0.4, 0.6, 0.8)

@@ -7,8 +7,8 @@ from PIL import Image, ImageDraw
 
 from .colours import MISSING_FACE, Steps
 from .field_images import field_image
+from .field_viewer import Panel, in_minutes
 from .lettering import letters
-from .viewer import Panel, in_minutes
 
 MOST_COLUMNS = 6
 _SIDE, _GAP = 150, 6

@@ -15,8 +15,8 @@ from torch.nn.grad import conv2d_weight
 
 from simcast_hpc.config import AutoencoderTrainingConfig, OptimizerConfig
 from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
-from simcast_hpc.distributed.tensors import Tensors
-from simcast_hpc.distributed.world import World
+from simcast_hpc.distributed.named_tensors import Tensors
+from simcast_hpc.distributed.process_group import World
 from simcast_hpc.losses import hinge_loss, reconstruction_loss
 from simcast_hpc.models.autoencoder import Autoencoder, Posterior
 from simcast_hpc.models.discriminator import Discriminator

@@ -22,9 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from simcast_hpc.config import SimcastError
-from simcast_hpc.distributed.tensors import Tensors, is_owner, parameter_names, read_state
-from simcast_hpc.distributed.world import World
-from simcast_hpc.observe.run_folder import file_hash, refuse_another, settle, write_whole
+from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_state
+from simcast_hpc.distributed.process_group import World
+from simcast_hpc.storage.run_directory import file_hash, refuse_another, settle, write_whole
 
 logger = logging.getLogger("simcast")
 _MANIFEST = "manifest.json"

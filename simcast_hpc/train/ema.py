@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from simcast_hpc.config import EMAConfig
-from simcast_hpc.distributed.tensors import Tensors, is_owner, read_parameters
-from simcast_hpc.distributed.world import World
+from simcast_hpc.distributed.named_tensors import Tensors, is_owner, read_parameters
+from simcast_hpc.distributed.process_group import World
 
 
 class EMA:

@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.distributed.world import World
-from simcast_hpc.observe.metrics import MetricsWriter
+from simcast_hpc.distributed.process_group import World
+from simcast_hpc.monitoring.metrics import MetricsWriter
 
 from .checkpoint import CheckpointWriter
 from .ema import EMA
+from .learning_rate import learning_rate
 from .loop import StepReport
-from .optim import learning_rate
 
 
 class MetricsHook:

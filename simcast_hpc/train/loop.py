@@ -9,9 +9,9 @@ import torch
 
 from simcast_hpc.config import SimcastError
 
-from .agreement import Agreement, Verdict
-from .stop import Ask
-from .timing import StepTimer
+from .preemption import Ask
+from .step_status import Agreement, Verdict
+from .step_timing import StepTimer
 
 logger = logging.getLogger("simcast")
 

@@ -7,13 +7,13 @@ streams batches, ``merge`` joins ranks, and ``bootstrap`` says how sure a score 
 from .bootstrap import Interval, bootstrap, paired_difference
 from .contingency import ContingencyTable, bias_ln2, contingency, csi, far, frequency_bias, hss, pod
 from .counting import Accumulator, count
-from .diagrams import heavy_rain_panel, power_spectra, rank_histogram, reliability, roc_area, roc_curve
+from .diagram_statistics import heavy_rain_panel, power_spectra, rank_histogram, reliability, roc_area, roc_curve
 from .protocols import Pool, ScoreProtocol, protocol_for
-from .published import PROTOCOLS, resolve_protocol
+from .published_protocols import PROTOCOLS, resolve_protocol
 from .scores import mean_csi, score, scores, supported_thresholds
 from .similarity import ssim
 from .spectrum import radial_power
-from .statistics import Statistics, merge
+from .sufficient_statistics import Statistics, merge
 
 __all__ = [
     "PROTOCOLS",

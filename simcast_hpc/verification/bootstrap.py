@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .scores import scores_of
-from .statistics import Statistics
+from .sufficient_statistics import Statistics
 
 # Draws are scored in blocks: a block of all of them would hold draws x events x thresholds x leads numbers.
 _BLOCK = 100

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .protocols import ScoreProtocol
-from .statistics import TABLE, Statistics
+from .sufficient_statistics import TABLE, Statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

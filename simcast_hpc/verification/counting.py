@@ -6,15 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .ensemble import ensemble_sums
-from .fields import Window, checked, windows_of
-from .frames import frame_scores
-from .levels import averaged_levels, joint_histogram, levels_of, missing_level, pooled_levels, released_levels, tables
+from .ensemble_scores import ensemble_sums
+from .frame_scores import frame_scores
+from .input_fields import Window, checked, windows_of
 from .neighbourhood import fraction_sums
 from .protocols import ScoreProtocol
 from .similarity import ssim
 from .spectrum import spectrum_sums
-from .statistics import TABLE, Statistics, group_events, merge
+from .sufficient_statistics import TABLE, Statistics, group_events, merge
+from .threshold_levels import (
+    averaged_levels,
+    joint_histogram,
+    levels_of,
+    missing_level,
+    pooled_levels,
+    released_levels,
+    tables,
+)
 
 
 class Accumulator:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .levels import missing_level
 from .protocols import ScoreProtocol
+from .threshold_levels import missing_level
 
 
 def fraction_sums(observed: Tensor, predicted: Tensor, protocol: ScoreProtocol) -> dict[str, Tensor]:

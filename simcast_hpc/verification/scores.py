@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .contingency import ContingencyTable, contingency, csi, table_scores
 from .counting import count
-from .diagrams import brier, roc_area
+from .diagram_statistics import brier, roc_area
 from .protocols import ScoreProtocol
-from .published import resolve_protocol
-from .statistics import TABLE, Statistics
+from .published_protocols import resolve_protocol
+from .sufficient_statistics import TABLE, Statistics
 
 
 def score(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from simcast_hpc.baselines import BASELINES, Persistence, load_baseline
-from simcast_hpc.data.spec import read_spec
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.verification import score
 
 

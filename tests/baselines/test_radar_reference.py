@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simcast_hpc.baselines import Persistence
-from simcast_hpc.data.spec import read_spec
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.verification import count, protocol_for, scores, supported_thresholds
 from tests.shared_data import shared
 

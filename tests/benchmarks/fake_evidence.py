@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evidence.results import Result, pack, packed_path
-from benchmarks.evidence.scoring import Sums
+from benchmarks.evidence.block_sums import Sums
 from benchmarks.evidence.study import PERSISTENCE, Study, arms_of
+from benchmarks.evidence.unit_results import Result, pack, packed_path
 
 RECORD = {
     "train_loss": [[1, 0.02], [2, 0.01]],

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import data
+from benchmarks import sevir_data as data
 from benchmarks.report_parts import PARTS
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from benchmarks import end_to_end
 from benchmarks.work_kinds import KINDS, kind_of, shares_by_kind
-from simcast_hpc.models.account import Account
+from simcast_hpc.planning.flops import Account
 
 SMALL = Account(
     parameters={"all": 10},

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from benchmarks.evidence.study import STUDY, arm_named, read_study
-from benchmarks.evidence.training import train_unit
-from benchmarks.evidence.windows import Archive
-from simcast_hpc.forecast.load import load_trained
+from benchmarks.evidence.study_windows import Archive
+from benchmarks.evidence.train_arm import train_unit
+from simcast_hpc.inference.load import load_trained
 from tests.benchmarks.test_evidence_run import TINY
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.evidence.block_sums import Sums, protocol_of, sums_of, to_codes
 from benchmarks.evidence.intervals import Bootstrap, student_t
-from benchmarks.evidence.results import Evidence, Result, load_evidence
-from benchmarks.evidence.scoring import Sums, protocol_of, sums_of, to_codes
 from benchmarks.evidence.study import STUDY, read_study
+from benchmarks.evidence.unit_results import Evidence, Result, load_evidence
 from simcast_hpc.verification import count, scores
 from tests.benchmarks.fake_evidence import RECORD, write_results
 

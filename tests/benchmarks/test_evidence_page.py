@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from benchmarks.evidence import page
-from benchmarks.evidence.claims import (
+from benchmarks.evidence import evidence_page as page
+from benchmarks.evidence.intervals import Bootstrap, Interval
+from benchmarks.evidence.paper_claims import (
     HOLDS,
     IN_FULL,
     PARTLY,
@@ -17,10 +18,9 @@ from benchmarks.evidence.claims import (
     decide,
     verdict_of,
     verdict_of_all,
-)  # fmt: skip
-from benchmarks.evidence.intervals import Bootstrap, Interval
-from benchmarks.evidence.results import load_evidence
+)
 from benchmarks.evidence.study import STUDY, arms_of, read_study
+from benchmarks.evidence.unit_results import load_evidence
 from tests.benchmarks.fake_evidence import write_results
 
 FEW_BLOCKS = ("archive.events={train: 8, val: 8, test: 48}",)

@@ -7,10 +7,11 @@ import signal
 import numpy as np
 import pytest
 
-from benchmarks.evidence import collect, run
-from benchmarks.evidence.results import is_finished, load_evidence, load_unit
-from benchmarks.evidence.run import Workplace, units_of
+from benchmarks.evidence import collect
+from benchmarks.evidence import run_study as run
+from benchmarks.evidence.run_study import Workplace, units_of
 from benchmarks.evidence.study import STUDY, read_study
+from benchmarks.evidence.unit_results import is_finished, load_evidence, load_unit
 from simcast_hpc.config import ConfigError
 
 TINY = (

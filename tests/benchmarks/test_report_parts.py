@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from benchmarks import data, end_to_end, inference, peers, report, sampling, scaling, scoring, zero_stages
+from benchmarks import end_to_end, inference, peers, report, sampling, scaling, scoring, zero_stages
+from benchmarks import sevir_data as data
 from benchmarks.harness import MADE
 from benchmarks.report_markdown import milliseconds, number, read, table, times
 from benchmarks.report_parts import (
@@ -122,7 +123,7 @@ def test_reading_over_the_public_loader():
     assert "Load 1.5, commit def, public commit abc." in text
     assert "--public PATH --parts reading --events 12 --size 384 --repetitions 5`" in text
     alone = "\n".join(reading_part([row for row in read(READING) if row["provider"] == "ours"]))
-    assert "`python -m benchmarks.data --parts reading" in alone and "public commit" not in alone
+    assert "`python -m benchmarks.sevir_data --parts reading" in alone and "public commit" not in alone
 
 
 def test_preparation_beside_the_bare_loop_and_one_rank():

@@ -13,9 +13,9 @@ import yaml
 from safetensors.torch import save_file
 
 from simcast_hpc import cli
-from simcast_hpc.forecast import published
-from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.models.public import load_public, public_keys
+from simcast_hpc.inference import convert_weights as published
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.models.published_weights import load_public, public_keys
 from tests.archives import make_archive, random_codes
 from tests.models.public_earthformer import PUBLIC, public_weights
 

@@ -9,8 +9,8 @@ import typer
 from typer.testing import CliRunner
 
 from simcast_hpc import cli
-from simcast_hpc.data.problems import KINDS
-from simcast_hpc.data.spec import built_in
+from simcast_hpc.data.data_errors import KINDS
+from simcast_hpc.data.dataset_spec import built_in
 
 PROGRAM: Any = typer.main.get_command(cli.app)
 

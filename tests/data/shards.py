@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-from simcast_hpc.data.spec import read_spec
 from simcast_hpc.distributed.ranks import Ranks
 
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_", "OMPI_", "SLURM_", "MASTER_")

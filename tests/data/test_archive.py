@@ -10,11 +10,11 @@ import h5py
 import numpy as np
 import pytest
 
-from simcast_hpc.config import ConfigError, DataConfig
-from simcast_hpc.data.archive import ArchiveSource
-from simcast_hpc.data.open import coded_as, open_windows, step_minutes
-from simcast_hpc.data.source import WindowKey, WindowSource
-from simcast_hpc.data.spec import DataError, Split, read_spec
+from simcast_hpc.config import ConfigError, DataConfig, DataError
+from simcast_hpc.data.archive_windows import ArchiveSource
+from simcast_hpc.data.dataset_spec import Split, read_spec
+from simcast_hpc.data.open_windows import coded_as, open_windows, step_minutes
+from simcast_hpc.data.window_source import WindowKey, WindowSource
 from tests.archives import COLUMNS, FILE, Row, make_archive, open_archive, random_codes, write_catalog, write_file
 from tests.shared_data import shared
 

@@ -16,10 +16,11 @@ pytest.importorskip("moto", reason="the S3 server of these tests is moto's: pip 
 
 from simcast_hpc.commands.data_download import download as command
 from simcast_hpc.config import ConfigError
-from simcast_hpc.data.download import sevir, transfer
-from simcast_hpc.data.download.checksum import matches
-from simcast_hpc.data.download.sevir import Store, download
-from simcast_hpc.data.download.transfer import DownloadError, Patience, RemoteObject, part_of
+from simcast_hpc.data.download import s3_transfer as transfer
+from simcast_hpc.data.download import sevir_download as sevir
+from simcast_hpc.data.download.s3_checksum import matches
+from simcast_hpc.data.download.s3_transfer import DownloadError, Patience, RemoteObject, part_of
+from simcast_hpc.data.download.sevir_download import Store, download
 from tests.data.s3_server import BUCKET, Proxy, s3_server
 
 FILES = {

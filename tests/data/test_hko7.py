@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simcast_hpc.config import DataConfig
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.prepare.hko7 import HKO7Events
-from simcast_hpc.data.shards.layout import read_manifest
-from simcast_hpc.data.spec import DataError, DatasetSpec, read_spec
+from simcast_hpc.config import DataConfig, DataError
+from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.prepare.hko7_events import HKO7Events
+from simcast_hpc.data.shards.shard_format import read_manifest
 from tests.data.shards import prepared
 
 SIDE = 24

@@ -1,4 +1,4 @@
-"""An index of SEVIR's size, and of ten times it: memory asserted here, seconds reported by ``benchmarks.data``."""
+"""An index of SEVIR's size and of ten times it: memory asserted here, seconds by ``benchmarks.sevir_data``."""
 
 import json
 import os

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from simcast_hpc.config import DataError
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.loader import MicroBatch, copied_ahead, micro_batches
-from simcast_hpc.data.order import sample_index
-from simcast_hpc.data.shards.reader import ShardSource
-from simcast_hpc.data.spec import DataError, read_spec
+from simcast_hpc.data.sample_order import sample_index
+from simcast_hpc.data.shards.shard_reader import ShardSource
 from tests.archives import FILE, make_archive, open_archive, random_codes
 from tests.data.shards import prepared
 

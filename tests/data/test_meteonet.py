@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simcast_hpc.config import from_mapping
+from simcast_hpc.config import DataError, from_mapping
+from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.layouts import RainSelection
-from simcast_hpc.data.prepare.meteonet import MeteoNetEvents, rainy
-from simcast_hpc.data.spec import DataError, DatasetSpec, read_spec
+from simcast_hpc.data.prepare.meteonet_events import MeteoNetEvents, rainy
 from simcast_hpc.distributed.ranks import Ranks
 from tests.data.shards import prepared
 from tests.shared_data import shared

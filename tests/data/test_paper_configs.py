@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import EarthformerConfig, StackConvStem, TrainConfig, read_config
-from simcast_hpc.data.open import coded_as, step_minutes
+from simcast_hpc.data.open_windows import coded_as, step_minutes
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, fitted_to
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
-from simcast_hpc.data.open import coded_as
+from simcast_hpc.data.open_windows import coded_as
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from tests.data.test_paper_configs import read

@@ -11,11 +11,12 @@ import h5py
 import numpy as np
 import pytest
 
+from simcast_hpc.config import DataError
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
 from simcast_hpc.data.prepare.histogram import code_histogram
-from simcast_hpc.data.shards.layout import read_manifest
-from simcast_hpc.data.shards.reader import ShardSource
-from simcast_hpc.data.spec import DataError, read_spec
+from simcast_hpc.data.shards.shard_format import read_manifest
+from simcast_hpc.data.shards.shard_reader import ShardSource
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.data.time_major import time_major
 from simcast_hpc.distributed.ranks import Ranks
@@ -237,7 +238,7 @@ def test_a_word_that_is_no_kind_of_problem_is_refused(tmp_path):
 
 def test_a_full_disk_leaves_no_shard(tmp_path, monkeypatch):
     raw = make_archive(tmp_path / "raw", random_codes(4, 6))
-    import simcast_hpc.data.prepare.shard as shard
+    import simcast_hpc.data.prepare.write_shard as shard
 
     def full(_path: Path) -> None:
         raise OSError(28, "No space left on device")

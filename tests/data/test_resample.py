@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from simcast_hpc.config import DataConfig
-from simcast_hpc.data.archive import ArchiveSource
-from simcast_hpc.data.open import open_windows
+from simcast_hpc.config import DataConfig, DataError
+from simcast_hpc.data.archive_windows import ArchiveSource
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.resample import ResampledSource
-from simcast_hpc.data.source import WindowKey, WindowSource
-from simcast_hpc.data.spec import DataError, read_spec
+from simcast_hpc.data.window_source import WindowKey, WindowSource
 from tests.archives import make_archive, open_archive, random_codes
 from tests.shared_data import shared
 

@@ -10,13 +10,13 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from simcast_hpc.config import ConfigError, DataConfig
-from simcast_hpc.data.archive import ArchiveSource
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.open_files import MOST_OPEN, OpenFiles
-from simcast_hpc.data.shards.reader import ShardSource
-from simcast_hpc.data.source import WindowSource
-from simcast_hpc.data.spec import DataError, Split, read_spec
+from simcast_hpc.config import ConfigError, DataConfig, DataError
+from simcast_hpc.data.archive_windows import ArchiveSource
+from simcast_hpc.data.dataset_spec import Split, read_spec
+from simcast_hpc.data.hdf5_files import MOST_OPEN, OpenFiles
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.shards.shard_reader import ShardSource
+from simcast_hpc.data.window_source import WindowSource
 from tests.archives import Row, make_archive, open_archive, random_codes
 from tests.data.shards import prepared
 from tests.shared_data import shared

@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simcast_hpc.config import ConfigError, DataConfig
-from simcast_hpc.data.open import open_windows
+from simcast_hpc.config import ConfigError, DataConfig, DataError
+from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.shards import staging
-from simcast_hpc.data.shards.reader import ShardSource
-from simcast_hpc.data.spec import DataError
+from simcast_hpc.data.shards.shard_reader import ShardSource
 from tests.archives import Row, make_archive, random_codes
 from tests.data.shards import prepared
 

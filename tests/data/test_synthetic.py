@@ -11,10 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
+from simcast_hpc.config import DataError
 from simcast_hpc.data import synthetic
 from simcast_hpc.data.encoding import SevirVil, block_mean
-from simcast_hpc.data.spec import DataError
-from simcast_hpc.data.storms.flow import Flow
+from simcast_hpc.data.storms.wind import Flow
 from simcast_hpc.data.synthetic import storm_event, write_archive
 
 EVENTS = {"train": 5, "val": 2, "test": 3}

@@ -9,10 +9,10 @@ from torch import Tensor
 from simcast_hpc.config import CasFormerConfig
 from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
 from simcast_hpc.diffusion.samplers import SamplerKind
-from simcast_hpc.diffusion.sampling import sample
+from simcast_hpc.diffusion.sampling_loop import sample
+from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.models.graphs import Graphs
-from tests.recorded import OnMeta, Replayed
+from tests.recorded_calls import OnMeta, Replayed
 
 SMALL = CasFormerConfig(frame_width=8, frame_depth=1, frame_heads=2, width=12, depth=1, heads=2)
 FRAMES, CHANNELS, SIZE = 3, 2, 4
@@ -154,7 +154,7 @@ def test_where_recording_fails_it_is_said_once_and_the_loop_runs_as_it_is(networ
 
 
 def test_on_a_cpu_nothing_is_recorded(network, monkeypatch):
-    monkeypatch.setattr("simcast_hpc.models.graphs.Recorded", None)
+    monkeypatch.setattr("simcast_hpc.inference.cuda_graph.Recorded", None)
     graphs, loop = Graphs(), loop_of(network)
     for _ in range(3):
         graphs.run(loop, *inputs())

@@ -7,7 +7,7 @@ import torch
 
 from simcast_hpc.diffusion import Rows, make_schedule, plan_steps, sample, spaced_timesteps
 from simcast_hpc.diffusion.samplers import SAMPLERS
-from simcast_hpc.diffusion.sampling import NonFiniteLatentError
+from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
 
 SHAPE = (3, 2, 4, 5)
 KEY = 11

@@ -13,9 +13,14 @@ from pathlib import Path
 import h5py
 import pytest
 
-from simcast_hpc.distributed.health import Asked, Finding, RankReport, builds, devices, disks, examine, ranks, storage
-from simcast_hpc.distributed.health.surroundings import check_surroundings
-from simcast_hpc.distributed.place import find_place
+from simcast_hpc.distributed.health import Asked, Finding, RankReport, examine
+from simcast_hpc.distributed.health import build_checks as builds
+from simcast_hpc.distributed.health import device_checks as devices
+from simcast_hpc.distributed.health import disk_checks as disks
+from simcast_hpc.distributed.health import hdf5_checks as storage
+from simcast_hpc.distributed.health import rank_checks as ranks
+from simcast_hpc.distributed.health.environment_checks import check_surroundings
+from simcast_hpc.distributed.rank_info import find_place
 from tests.system_programs import program
 
 _HOURS_AGO = time.time() - 3 * 3600

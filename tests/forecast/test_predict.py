@@ -12,14 +12,14 @@ import xarray as xr
 from PIL import Image
 
 from simcast_hpc.config import SimcastError
+from simcast_hpc.export import export_run
 from simcast_hpc.forecast.cf_dataset import as_dataset
-from simcast_hpc.forecast.ensemble import load_ensemble, load_run
-from simcast_hpc.forecast.export import export_run
-from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.forecast.predict import Predictor, noise_of_tile
-from simcast_hpc.forecast.radar import CodedFrame, RadarGrid, Wanted, code_of_run
-from simcast_hpc.observe.run_folder import RunFolder, file_hash
-from tests.forecast.radar_files import LAEA, complains, moment, predict, small_model, storm, write_odim
+from simcast_hpc.forecast.predict_files import Predictor, noise_of_tile
+from simcast_hpc.inference.ensemble import load_ensemble, load_run
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.radar import CodedFrame, RadarGrid, Wanted, code_of_run
+from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from tests.radar.radar_files import LAEA, complains, moment, predict, small_model, storm, write_odim
 
 
 def refusal(*words: object) -> str:
@@ -123,7 +123,7 @@ def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_
 
 
 def test_our_own_netcdf_is_read_again(written):
-    from simcast_hpc.forecast.radar import read_frames
+    from simcast_hpc.radar import read_frames
 
     found = read_frames(written["nc"], prefer="dBZ")
     assert len(found) == 4 and found[0].unit == "dBZ" and found[0].grid.shape == (40, 52)
@@ -157,7 +157,7 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
     np.testing.assert_array_equal(again.probability, forecast.probability)
 
     path = tmp_path / "ensemble.nc"
-    from simcast_hpc.forecast.written import write_netcdf
+    from simcast_hpc.storage.hidden_files import write_netcdf
 
     write_netcdf(as_dataset(forecast), path)
     assert complains(path) == ""

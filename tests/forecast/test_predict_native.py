@@ -9,7 +9,7 @@ import pyproj
 import pytest
 import xarray as xr
 
-from tests.forecast.radar_files import LAEA, complains, predict, small_model, write_odim
+from tests.radar.radar_files import LAEA, complains, predict, small_model, write_odim
 from tests.shared_data import shared
 
 NATIVE = "data/radar/native"

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.forecast.predict import Forecast, Predictor
-from simcast_hpc.forecast.publish import Publisher
-from simcast_hpc.forecast.radar import Wanted, code_of_run
-from simcast_hpc.forecast.watch import HEALTH, Watch, WatchSettings
-from simcast_hpc.train.stop import PausedError
-from tests.forecast.radar_files import moment, predict, small_model, storm, write_cf
+from simcast_hpc.forecast.forecast_files import Publisher
+from simcast_hpc.forecast.predict_files import Forecast, Predictor
+from simcast_hpc.forecast.watch_folder import HEALTH, Watch, WatchSettings
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.radar import Wanted, code_of_run
+from simcast_hpc.train.preemption import PausedError
+from tests.radar.radar_files import moment, predict, small_model, storm, write_cf
 
 FRAMES, FRAMES_IN = 30, 3
 CORRUPT, LATE, MISSING = 9, 14, 20
@@ -247,7 +247,7 @@ def test_the_batch_systems_notice_asks_to_be_started_again(model, frames, folder
         notice.start()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simcast_hpc.forecast.watch.sweep", then_notify)  # called once, as the watch begins
+        patch.setattr("simcast_hpc.forecast.watch_folder.sweep", then_notify)  # called once, as the watch begins
         with pytest.raises(PausedError, match="SIGUSR2; started again, it goes on"):
             predict(model, "--watch", folder, "--out", out, "--write", "nc", "--every", "0.1")
     assert health(out)["state"] == "stopped"

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from simcast_hpc.models.public import public_keys
+from simcast_hpc.models.published_weights import public_keys
 
 PUBLIC: dict[str, Any] = {
     "input_shape": [3, 16, 8, 1],

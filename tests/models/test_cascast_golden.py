@@ -12,7 +12,14 @@ from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
 from simcast_hpc.diffusion import add_noise, make_schedule, plan_steps, sample, spaced_timesteps
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.models.public import from_public, load_public, our_form, public_keys, released_config, to_public
+from simcast_hpc.models.published_weights import (
+    from_public,
+    load_public,
+    our_form,
+    public_keys,
+    released_config,
+    to_public,
+)
 from tests.shared_data import shared
 
 TOLERANCE = 1e-4

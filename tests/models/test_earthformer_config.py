@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from simcast_hpc.config import ConfigError, ConvStem, EarthformerConfig, SimVPConfig, TrainConfig, from_mapping, to_yaml
-from simcast_hpc.models.public import load_public, public_keys
+from simcast_hpc.models.published_weights import load_public, public_keys
 from tests.models.public_earthformer import PUBLIC, public_weights
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from simcast_hpc.config import EarthformerConfig
 from simcast_hpc.models import build_model
 from simcast_hpc.models.earthformer.stems import ConvBlock
-from simcast_hpc.models.public import from_public, load_public, public_keys, released_config, to_public
+from simcast_hpc.models.published_weights import from_public, load_public, public_keys, released_config, to_public
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
 from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_reference
 from tests.models.stem_slopes import FixedSlopes, GoldenBackward

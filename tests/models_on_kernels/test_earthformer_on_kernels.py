@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from simcast_hpc.config import EarthformerConfig, GlobalVectorConfig, NoStem
 from simcast_hpc.models import build_model
 from simcast_hpc.models.earthformer.blocks import CrossAttentionBlock, SelfAttentionBlock
-from simcast_hpc.models.public import load_public
+from simcast_hpc.models.published_weights import load_public
 from simcast_kernels.cuboid_attention import kernel as attention_kernel
 from simcast_kernels.dispatch import VARIABLE
 from simcast_kernels.layer_norm_linear import kernel as projection_kernel

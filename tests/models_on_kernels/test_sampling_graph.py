@@ -11,8 +11,8 @@ from torch import Tensor
 
 from simcast_hpc.config import CasFormerConfig
 from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.models.graphs import Graphs
 
 SHAPE = (3, 2, 8, 8)
 

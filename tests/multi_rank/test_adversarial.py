@@ -11,12 +11,12 @@ from torch import Tensor
 
 from simcast_hpc.config import TrainConfig, from_mapping, read_config, to_yaml
 from simcast_hpc.data.loader import micro_batches
-from simcast_hpc.data.open import open_windows
+from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.models.autoencoder import Autoencoder, Posterior
 from simcast_hpc.models.discriminator import Discriminator
 from simcast_hpc.train.checkpoint import latest
-from simcast_hpc.train.optim import learning_rate
-from simcast_hpc.train.stages.autoencoder import AutoencoderStage
+from simcast_hpc.train.learning_rate import learning_rate
+from simcast_hpc.train.stages.autoencoder_stage import AutoencoderStage
 from tests.multi_rank.runs import losses, overrides, simcast, weights
 
 pytestmark = pytest.mark.multi
@@ -187,7 +187,7 @@ def test_a_run_goes_on_where_it_stopped_and_leaves_its_scale_factor(config, tmp_
 @torch.no_grad()
 def measured_scale(run_dir: Path) -> float:
     """Return 1 over the deviation of sampled latents' distribution, in one pass over the same frames."""
-    from simcast_hpc.data.order import draw
+    from simcast_hpc.data.sample_order import draw
     from simcast_hpc.distill.windows import to_frames
 
     config = read_config(TrainConfig, run_dir / "config.yaml")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from simcast_hpc.config import to_yaml
-from simcast_hpc.forecast.ensemble import load_autoencoder
-from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.train.stages.validation import EnsembleValidation
+from simcast_hpc.inference.ensemble import load_autoencoder
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.train.ensemble_validation import EnsembleValidation
 from tests.archives import Row, make_archive, random_codes
 from tests.generative_runs import diffusion_config, make_runs
 from tests.multi_rank.runs import losses, metrics, overrides, simcast, weights

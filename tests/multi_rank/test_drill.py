@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from simcast_hpc.observe.metrics import read_metrics
+from simcast_hpc.monitoring.metrics import read_metrics
 from simcast_hpc.train.checkpoint import Checkpoint, visible
 from tests.multi_rank.runs import command, environment, losses, overrides, simcast, weights
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from simcast_hpc.config import EngineConfig
-from simcast_hpc.distributed.memory import rank_bytes, working_bytes
-from tests.multi_rank.held import CASES, LAYERS, WIDTH
+from simcast_hpc.distributed.zero_memory import rank_bytes, working_bytes
+from tests.multi_rank.allocated_bytes import CASES, LAYERS, WIDTH
 from tests.multi_rank.runs import two_ranks
 
 pytestmark = [pytest.mark.multi, pytest.mark.slow]
@@ -20,7 +20,7 @@ def test_what_lives_is_what_is_computed(tmp_path):
     the gradients are flattened for the reduction alone, after backward; late in backward ZeRO 3 has released most of
     the weights that it had gathered.
     """
-    two_ranks("tests.multi_rank.held", str(tmp_path))
+    two_ranks("tests.multi_rank.allocated_bytes", str(tmp_path))
     found = [json.loads(line) for line in (tmp_path / "held.jsonl").read_text().splitlines()]
     assert [one["engine"] for one in found] == CASES
     for one in found:

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from simcast_hpc.train.checkpoint import visible
-from tests.multi_rank.left_out import CASES
 from tests.multi_rank.runs import overrides, simcast, two_ranks
+from tests.multi_rank.skipped_steps import CASES
 
 pytestmark = pytest.mark.multi
 
@@ -30,7 +30,7 @@ def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
 
 def test_a_left_out_step_leaves_no_trace_on_any_stage(tmp_path):
     """Only rank 1's gradient is spoilt; both ranks see it, no weight, moment or count changes, and training goes on."""
-    two_ranks("tests.multi_rank.left_out", str(tmp_path))
+    two_ranks("tests.multi_rank.skipped_steps", str(tmp_path))
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
     assert [case["engine"] for case in cases] == CASES
     assert all(case["finite"] == [True, True, True, False, True] for case in cases), cases

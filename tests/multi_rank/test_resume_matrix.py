@@ -70,7 +70,7 @@ def _train_all(cells: Iterable[Cell], *, config: Path, folder: Path) -> None:
     path = folder / "jobs.json"
     path.write_text(json.dumps([*saving, *resuming]), encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.multi_rank.forked", str(path)],
+        [sys.executable, "-m", "tests.multi_rank.forked_ranks", str(path)],
         cwd=Path(__file__).resolve().parents[2],
         env=environment(),
         capture_output=True,

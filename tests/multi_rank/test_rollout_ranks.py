@@ -12,8 +12,8 @@ import torch
 
 from simcast_hpc.config import to_yaml
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.distill.cache import standing_blocks
-from simcast_hpc.train.stages.fill import fill_cache
+from simcast_hpc.storage.block_store import standing_blocks
+from simcast_hpc.train.precompute_rollouts import fill_cache
 from tests.archives import tiny_config, write_trained
 from tests.multi_rank.runs import command, environment, overrides, simcast
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from simcast_hpc.report.claims import against_persistence, claims, claims_of_scores, general_claims, headlines
-from simcast_hpc.report.results import RunResults, read_results
+from simcast_hpc.report.findings_text import against_persistence, claims, claims_of_scores, general_claims, headlines
+from simcast_hpc.report.pipeline_results import RunResults, read_results
 from tests.report.fake_run import MEAN_CSI, STEPS, WITH_ENSEMBLE, radar_file, score_file, write_run
 
 

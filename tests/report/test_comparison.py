@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from simcast_hpc.cli import app
 from simcast_hpc.config import to_yaml
 from simcast_hpc.report import ResultsError, write_comparison, write_page
-from simcast_hpc.report.compared import joined, labels_of, read_sources
-from simcast_hpc.report.results import read_results
+from simcast_hpc.report.comparison import joined, labels_of, read_sources
+from simcast_hpc.report.pipeline_results import read_results
 from tests.report.fake_run import MEAN_CSI, score_file, write_example, write_json, write_run
 from tests.report.test_report_page import Page
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from simcast_hpc.report.colours import line_styles, steps_for
-from simcast_hpc.report.ensembles import rank_chart, reliability_chart, spread_chart, threshold_styles
-from simcast_hpc.report.figures import csi_charts, mean_csi_chart, plain
-from simcast_hpc.report.results import read_results
-from simcast_hpc.report.spectra import spectra_charts
-from simcast_hpc.report.training import loss_charts, speed_charts, validation_charts
+from simcast_hpc.report.ensemble_section import rank_chart, reliability_chart, spread_chart, threshold_styles
+from simcast_hpc.report.lead_time_curves import csi_charts, mean_csi_chart, plain
+from simcast_hpc.report.pipeline_results import read_results
+from simcast_hpc.report.spectra_figures import spectra_charts
+from simcast_hpc.report.training_curves import loss_charts, speed_charts, validation_charts
 from tests.report.fake_run import CODES, ENSEMBLE, MEAN_CSI, RATES, WITH_ENSEMBLE, score_file, write_run
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from simcast_hpc.config import ConfigError
-from simcast_hpc.data.spec import DataError
+from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.report import ResultsError
-from simcast_hpc.report.results import read_results
+from simcast_hpc.report.pipeline_results import read_results
 from tests.report.fake_run import score_file, write_json, write_run
 
 

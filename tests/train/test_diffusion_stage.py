@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.spec import DataError
+from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.diffusion import clean_from_prediction
-from simcast_hpc.distill.cache import block_path, open_block
-from simcast_hpc.train import latents as latents_module
+from simcast_hpc.storage.block_store import block_path, open_block
+from simcast_hpc.train import precompute_latents as latents_module
 from simcast_hpc.train.stages import make_stage, make_task
-from simcast_hpc.train.stages.diffusion import DiffusionModule, DiffusionStage, DiffusionTask
+from simcast_hpc.train.stages.diffusion_stage import DiffusionModule, DiffusionStage, DiffusionTask
 from tests.archives import make_archive, random_codes
 from tests.generative_runs import diffusion_config, make_runs, randomised
 

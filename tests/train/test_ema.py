@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from simcast_hpc.config import EMAConfig
-from simcast_hpc.distributed.place import Place
-from simcast_hpc.distributed.world import World
+from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.rank_info import Place
 from simcast_hpc.train import ema as module
 from simcast_hpc.train.ema import EMA
 

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.folds import fold_of
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.spec import DataError
-from simcast_hpc.distill.cache import open_block
-from simcast_hpc.forecast.load import load_trained
-from simcast_hpc.observe.run_folder import RunFolder, file_hash
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.storage.block_store import open_block
+from simcast_hpc.storage.run_directory import RunFolder, file_hash
 from simcast_hpc.train.stages import make_stage, make_task
-from simcast_hpc.train.stages.diffusion import DiffusionStage, DiffusionTask
+from simcast_hpc.train.stages.diffusion_stage import DiffusionStage, DiffusionTask
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import diffusion_config, make_runs
 from tests.test_pipeline_generative import five_stages

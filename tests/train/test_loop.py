@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from simcast_hpc.distill.windows import Sample
-from simcast_hpc.train.agreement import Agreement
 from simcast_hpc.train.loop import Every, Gradients, NonFiniteLossError, Prepared, train
-from simcast_hpc.train.stop import Ask
-from simcast_hpc.train.timing import StepTimer
+from simcast_hpc.train.preemption import Ask
+from simcast_hpc.train.step_status import Agreement
+from simcast_hpc.train.step_timing import StepTimer
 
 
 class RecordingEngine:

@@ -6,21 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from simcast_hpc.config import ConfigError, TrainConfig, from_mapping
+from simcast_hpc.config import ConfigError, DataError, TrainConfig, from_mapping
 from simcast_hpc.data.augment import turn_and_flip
 from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.dataset_spec import built_in
 from simcast_hpc.data.loader import MicroBatch
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.data.order import draw
-from simcast_hpc.data.spec import DataError, built_in
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.sample_order import draw
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import to_frames, window_of_codes
-from simcast_hpc.distributed.place import Place
-from simcast_hpc.distributed.world import World
-from simcast_hpc.forecast.load import load_trained
+from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.rank_info import Place
+from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import build_model, grid_of
-from simcast_hpc.train.stages import make_stage, run
-from simcast_hpc.train.stages.student import StudentStage
+from simcast_hpc.train import trainer as run
+from simcast_hpc.train.stages import make_stage
+from simcast_hpc.train.stages.student_stage import StudentStage
 from tests.archives import Row, make_archive, random_codes, tiny_config, write_trained
 
 CPU = torch.device("cpu")

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.open import open_windows
-from simcast_hpc.forecast.ensemble import load_ensemble
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.inference.ensemble import load_ensemble
+from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
 from simcast_hpc.train.loop import Every
 from simcast_hpc.train.stages import make_stage, make_task
-from simcast_hpc.train.stages.diffusion import DiffusionTask
-from simcast_hpc.train.stages.validation import EnsembleValidation, ValidationHook
+from simcast_hpc.train.stages.diffusion_stage import DiffusionTask
 from tests.archives import Row, make_archive, random_codes
 from tests.generative_runs import diffusion_config, make_runs
 

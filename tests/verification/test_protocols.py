@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from simcast_hpc.data.spec import read_spec
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.verification import PROTOCOLS, Pool, ScoreProtocol, protocol_for, resolve_protocol
 
 GLOBAL = PROTOCOLS["sevir-global"]

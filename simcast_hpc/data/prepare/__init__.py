@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from ..spec import DatasetSpec
+from simcast_hpc.data.dataset_spec import DatasetSpec
+
 from .archive_events import ArchiveEvents
-from .events import EventSource, RawEvent
-from .hko7 import HKO7Events
-from .meteonet import MeteoNetEvents
-from .run import Recipe, prepare
+from .hko7_events import HKO7Events
+from .meteonet_events import MeteoNetEvents
+from .prepare_shards import Recipe, prepare
+from .raw_events import EventSource, RawEvent
 
 
 def open_raw(spec: DatasetSpec, root: Path) -> EventSource:

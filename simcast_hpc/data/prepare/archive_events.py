@@ -7,19 +7,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from simcast_hpc.config import DataError
+from simcast_hpc.data.archive_windows import look_into, rows_by_file
+from simcast_hpc.data.data_errors import Problem
+from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.distributed.ranks import Ranks
 
-from ..archive import look_into, rows_by_file
 from ..catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
-from ..open_files import OpenFiles
-from ..problems import Problem
-from ..spec import DataError, DatasetSpec
 from ..time_major import time_major
-from .events import RawEvent
+from .raw_events import RawEvent
 
 
 class ArchiveEvents:
-    """An :class:`~simcast_hpc.data.prepare.events.EventSource` over an archive."""
+    """An :class:`~simcast_hpc.data.prepare.raw_events.EventSource` over an archive."""
 
     def __init__(self, spec: DatasetSpec, root: Path, *, file_names: Collection[str] | None = None):
         """Read the catalog and look into every file that it names.

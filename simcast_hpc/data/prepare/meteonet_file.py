@@ -18,8 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from simcast_hpc.config import DataError
+
 from ..layouts import MeteoNetLayout
-from ..spec import DataError
 
 GRIDS = {"NW": (565, 784), "SE": (515, 784)}
 _HARMLESS = {

@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-from ..spec import DataError
-from .layout import INDEX, MANIFEST, Manifest, ShardFile, flush, write_text
+from simcast_hpc.config import DataError
+
+from .shard_format import INDEX, MANIFEST, Manifest, ShardFile, flush, write_text
 
 logger = logging.getLogger("simcast")
 _BLOCK = 2**22

@@ -17,9 +17,9 @@ import numpy as np
 
 from ..encoding import SevirVil
 from .cells import Cells, draw_convection
-from .flow import Flow
 from .systems import Systems
 from .texture import Texture
+from .wind import Flow
 
 GENERATOR = 1
 """Raised with every change after which an event has other pixels, so that no cache passes for its successor."""

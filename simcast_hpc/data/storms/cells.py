@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .flow import BOX, Flow
 from .systems import SPIN_UP, Systems
+from .wind import BOX, Flow
 
 
 @dataclass(frozen=True)

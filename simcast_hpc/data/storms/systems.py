@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .flow import BOX, Flow
+from .wind import BOX, Flow
 
 SPIN_UP = 20
 """Frames before the first one kept, so that an event opens with storms of every age."""

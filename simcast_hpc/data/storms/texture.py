@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .flow import BOX, Flow
+from .wind import BOX, Flow
 
 _LATTICE = 128
 _POINTS_PER_WAVE = 8

@@ -4,6 +4,6 @@ Each module looks at one kind of thing and returns :class:`Finding`; ``examine``
 """
 
 from .finding import Finding, Severity
-from .ranks import Asked, Examined, RankReport, examine
+from .rank_checks import Asked, Examined, RankReport, examine
 
 __all__ = ["Asked", "Examined", "Finding", "RankReport", "Severity", "examine"]

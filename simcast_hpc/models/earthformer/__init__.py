@@ -5,6 +5,6 @@ arXiv 2207.05833). Inside, tokens are ``[B, T, H, W, D]``; ``model.py`` is the w
 attends to whom, and the attention itself is ``simcast_kernels.cuboid_attention``.
 """
 
-from .model import Earthformer
+from .earthformer import Earthformer
 
 __all__ = ["Earthformer"]

@@ -1,14 +1,14 @@
 """One file a stage: which frames it trains on, and what else it needs. ``run.py`` puts a run together."""
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.source import WindowSource
+from simcast_hpc.data.window_source import WindowSource
 
-from .autoencoder import AutoencoderStage, AutoencoderTask
-from .diffusion import DiffusionStage, DiffusionTask
-from .direct import DirectStage
-from .student import StudentStage
-from .task import ForecastTask, Task
-from .teacher import TeacherStage
+from .autoencoder_stage import AutoencoderStage, AutoencoderTask
+from .base import ForecastTask, Task
+from .diffusion_stage import DiffusionStage, DiffusionTask
+from .direct_stage import DirectStage
+from .student_stage import StudentStage
+from .teacher_stage import TeacherStage
 
 AnyStage = TeacherStage | DirectStage | StudentStage | AutoencoderStage | DiffusionStage
 STAGES = {

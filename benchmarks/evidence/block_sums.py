@@ -1,0 +1,106 @@
+"""From forecasts of the test windows to integer sums per block of events, lead and threshold.
+
+Forecasts are clipped to [0, 1] and rounded to radar code before anything is counted, so that every sum is an integer
+and adding sums loses nothing. Scores follow from the sums (``intervals.py``); they can be computed again, otherwise,
+without a model.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.evidence.study_windows import Archive
+from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, count
+
+from .study import BOX_KM, Study
+
+Forecast = Callable[[Tensor], Tensor]
+
+
+class Sums(NamedTuple):
+    """Integer sums over the test windows, int64; blocks of consecutive events are the first axis, leads the last.
+
+    ``hits``, ``forecast`` and ``observed`` count pixels at or above each of the protocol's thresholds, ``[blocks,
+    thresholds, leads]``: hits where both fields are. ``fss_difference``, ``fss_forecast`` and ``fss_observed`` sum
+    (n_f - n_o)^2, n_f^2 and n_o^2 over all pixels, where n counts such pixels in the square neighbourhood, ``[blocks,
+    FSS thresholds, leads]`` (Roberts and Lean 2008, Eq. 5-7). ``absolute_error`` and ``squared_error`` are in codes,
+    ``[blocks, leads]``, and ``pixels`` counts what they sum over.
+    """
+
+    hits: np.ndarray
+    forecast: np.ndarray
+    observed: np.ndarray
+    fss_difference: np.ndarray
+    fss_forecast: np.ndarray
+    fss_observed: np.ndarray
+    absolute_error: np.ndarray
+    squared_error: np.ndarray
+    pixels: np.ndarray
+
+
+OF_OBSERVATION = ("observed", "fss_observed", "pixels")
+"""The sums that depend on the observations alone."""
+
+
+def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
+    """Forecast every test window and return its sums.
+
+    Args:
+        study: frames, blocks and neighbourhood.
+        archive: the test events.
+        forecast: maps uint8 codes ``[B, T, H, W]`` to float32 ``[B, T'l, H, W]`` in [0, 1].
+    """
+    frames_in, frames_out = study.sequence.frames_in, study.sequence.frames_out
+    source = archive.windows("test", frames=frames_in + frames_out)
+    per_block = study.scoring.events_per_block * len(source.starts)
+    parts: list[Sums] = []
+    for first in range(0, len(source), per_block):
+        codes = torch.from_numpy(np.stack([source.read(index) for index in range(first, first + per_block)]))
+        inputs, observed = codes[:, :frames_in], codes[:, frames_in:]
+        made = torch.cat([forecast(part).cpu() for part in inputs.split(study.scoring.batch_size)])
+        parts.append(sums_of(observed, to_codes(made), study))
+    return Sums(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def to_codes(forecast: Tensor) -> Tensor:
+    """Return a forecast in [0, 1] as uint8 code: clipped, rounded to the nearest; 255 (missing) is never given."""
+    return (forecast.clamp(0, 1) * 255).round().clamp(max=254).to(torch.uint8)
+
+
+def protocol_of(study: Study) -> ScoreProtocol:
+    """Return SEVIR's thresholds with the study's FSS window and nothing that the page does not show."""
+    pixel_km = BOX_KM / study.archive.size
+    return dataclasses.replace(
+        PROTOCOLS["sevir-global"],
+        name=f"evidence-{study.name}",
+        pools=(),
+        ssim=False,
+        fss_km=(study.scoring.fss_pixels * pixel_km,),
+        grid_km=pixel_km,
+    )
+
+
+def sums_of(observed: Tensor, forecast: Tensor, study: Study) -> Sums:
+    """Return the sums of one block, without their first axis, of codes ``[N, T'l, H, W]``; none may be missing."""
+    protocol = protocol_of(study)
+    table = count(observed, forecast, protocol=protocol, events=["block"] * len(observed))
+    hits, misses = table.hits[0], table.misses[0]
+    rows = [protocol.thresholds.index(threshold) for threshold in study.scoring.fss_thresholds]
+    fractions = table.extra[f"fss/{protocol.fss_km[0]:g}"][0][:, rows]
+    difference = forecast.long() - observed.long()
+    sums = {
+        "hits": hits,
+        "forecast": hits + table.false_alarms[0],
+        "observed": hits + misses,
+        "fss_difference": fractions[0],
+        "fss_forecast": fractions[1],
+        "fss_observed": fractions[2],
+        "absolute_error": difference.abs().sum((0, 2, 3)),
+        "squared_error": (difference**2).sum((0, 2, 3)),
+        "pixels": table.valid_pixels[0],
+    }
+    return Sums(**{name: array.numpy().astype(np.int64) for name, array in sums.items()})

@@ -1,0 +1,237 @@
+"""Training one arm in this process: the project's stages, loop, loss and learning rate, around plain fp32 Adam.
+
+The engine is torch's own in place of DeepSpeed's, whose start would take as long as a short arm. The mathematics is
+that of ``simcast train`` with ``engine.precision: fp32`` on one rank: ``tests/benchmarks/test_evidence_engine.py``
+holds the two against each other.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.evidence.study_windows import Archive, EventWindows
+from simcast_hpc.config import (
+    BatchConfig,
+    DataConfig,
+    EngineConfig,
+    LossConfig,
+    SequenceConfig,
+    StudentConfig,
+    TrainConfig,
+)
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.loader import micro_batches
+from simcast_hpc.distill.windows import Sample, to_frames, window_of_codes
+from simcast_hpc.distributed.engine import set_learning_rate
+from simcast_hpc.inference.load import forecast_device
+from simcast_hpc.losses import WeightedMSE
+from simcast_hpc.models import build_model
+from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.train.learning_rate import learning_rate
+from simcast_hpc.train.loop import Every, Prepared, StepReport, train
+from simcast_hpc.train.stages import AnyStage, make_stage
+from simcast_hpc.train.stages.base import TrainingModule
+from simcast_hpc.train.stages.student_stage import StudentStage, extend
+
+from .study import Arm, Study
+
+_VALIDATIONS = 5  # a run; the page speaks of its last fifth
+DEVICE = forecast_device()
+
+
+class PlainEngine:
+    """The loop's engine without DeepSpeed: fp32, AdamW, clipping of the gradient's norm, no accumulation."""
+
+    def __init__(self, module: torch.nn.Module, config: TrainConfig):
+        self.module, self.clip = module, config.optimizer.gradient_clip
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(),
+            lr=0.0,
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,  # a tenth of a step of so small a network
+        )
+
+    def __call__(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a sample."""
+        return self.module(inputs, target, valid)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Compute gradients."""
+        loss.backward()
+
+    def step(self) -> None:
+        """Update the weights."""
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def gradient_accumulation_steps(self) -> int:
+        """Return 1: a micro batch is the batch."""
+        return 1
+
+
+class PseudoFrames:
+    """The teacher rolled out over every training sequence, held in memory as ``RolloutCache`` holds it on disk."""
+
+    def __init__(self, frames: np.ndarray):
+        self.frames = frames
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the frames after sequence ``index``, fp16 ``[T'l, H, W]``."""
+        return self.frames[index]
+
+
+def config_of(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Path) -> TrainConfig:
+    """Return the configuration by which ``simcast train`` would train an arm, teachers standing beside ``folder``."""
+    sequence = SequenceConfig(
+        frames_in=study.sequence.frames_in,
+        frames_out=study.sequence.frames_out,
+        teacher_frames_out=arm.frames_out if arm.stage == "teacher" else study.half_horizon,
+    )
+    weights = LossConfig(thresholds=(), weights=(1.0,)) if arm.weight == 1 else LossConfig(weights=(1.0, arm.weight))
+    student = StudentConfig(extension="none")
+    if arm.stage == "student":
+        student = StudentConfig(
+            teacher=None if arm.teacher is None else folder.with_name(unit_name(arm.teacher, seed)),
+            extension=arm.extension,
+            init="teacher" if arm.warm_start else "scratch",
+        )
+    return TrainConfig(
+        name=arm.name,
+        run_dir=folder,
+        seed=seed,
+        stage=arm.stage,
+        max_steps=arm.steps,
+        data=DataConfig(dataset="synthetic", root=archive, window_stride=study.window_stride, augment=True),
+        sequence=sequence,
+        model=study.model,
+        loss=weights,
+        batch=BatchConfig(global_size=study.batch_size, micro_size=study.batch_size),
+        optimizer=study.optimizer,
+        engine=EngineConfig(precision="fp32"),
+        student=student,
+    )
+
+
+def unit_name(arm: str, seed: int) -> str:
+    """Return the name of an arm trained with a seed; it is also its folder's."""
+    return f"{arm}-seed{seed}"
+
+
+def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Archive) -> dict[str, Any]:
+    """Train an arm with a seed and leave its weights in ``folder``, as ``simcast train`` would.
+
+    Returns:
+        ``train_loss`` and ``val_loss``, lists of (step, loss): the mean since the last entry, and the loss against
+        real frames of the ``val`` split under the arm's own weights and horizon.
+    """
+    config = config_of(study, arm, seed=seed, folder=folder, archive=archive.root)
+    run = RunFolder(folder)
+    run.prepare(config)
+    stage = make_stage(config)
+    source = _sequences(study, arm, stage, archive)
+    torch.manual_seed(seed)
+    network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    stage.initialise(network)
+    network.to(DEVICE)
+    stage.open(source, DEVICE)
+    if isinstance(stage, StudentStage) and config.student.extension == "teacher":
+        stage.extension = _pseudo_frames(stage, source, batch_size=study.scoring.batch_size)
+    loss = WeightedMSE(config.loss, read_spec(config.data.dataset))
+    curves = _train(config, stage, source, network, loss, _validation(config, archive, network, loss))
+    run.weights.parent.mkdir(exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, run.weights)
+    run.finish({**config.science(), "study": study.model_dump(mode="json")}, steps=arm.steps, weights=weights_of(run))
+    return curves
+
+
+def weights_of(run: RunFolder) -> str:
+    """Return the hash of a run's weights."""
+    return file_hash(run.weights)
+
+
+def _sequences(study: Study, arm: Arm, stage: AnyStage, archive: Archive) -> EventWindows:
+    beyond = study.sequence.frames_in + 2 * study.sequence.frames_out - stage.sequence_frames
+    return archive.windows("train", frames=stage.sequence_frames, which=arm.windows, room=beyond)
+
+
+def _pseudo_frames(stage: StudentStage, source: EventWindows, *, batch_size: int) -> PseudoFrames:
+    assert stage.teacher is not None
+    made = []
+    for first in range(0, len(source), batch_size):
+        indices = range(first, min(first + batch_size, len(source)))
+        codes = torch.from_numpy(np.stack([source.read(index) for index in indices]))
+        made.append(extend(stage.teacher, to_frames(codes.to(DEVICE)), stage.config).cpu().numpy())
+    return PseudoFrames(np.concatenate(made))
+
+
+def _train(
+    config: TrainConfig,
+    stage: AnyStage,
+    source: EventWindows,
+    network: torch.nn.Module,
+    loss: WeightedMSE,
+    validate: Callable[[], float],
+) -> dict[str, Any]:
+    engine = PlainEngine(TrainingModule(network, loss), config)
+    recent: list[torch.Tensor] = []
+    curves: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
+
+    def note(step: int, _report: StepReport) -> None:
+        curves["train_loss"].append((step, float(torch.stack(recent).mean())))
+        recent.clear()
+        curves["val_loss"].append((step, validate()))
+
+    train(
+        engine,
+        _prepared(config, stage, source),
+        first_step=0,
+        max_steps=config.max_steps,
+        before=lambda step: set_learning_rate(
+            engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
+        ),
+        after=[
+            Every(1, lambda _step, report: recent.append(report.loss)),
+            Every(max(1, config.max_steps // _VALIDATIONS), note),
+        ],
+    )
+    return curves
+
+
+def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Iterator[Prepared]:
+    size = config.batch.global_size
+    batches = micro_batches(
+        source,
+        seed=config.seed,
+        first_step=0,
+        global_size=size,
+        micro_size=size,
+        rank=0,
+        world_size=1,
+        extension=stage.extension,
+    )
+    for batch in batches:
+        indices = batch.indices
+        yield Prepared(stage.sample(batch, DEVICE), lambda indices=indices: [str(source.key(i)) for i in indices])
+
+
+def _validation(
+    config: TrainConfig, archive: Archive, network: torch.nn.Module, loss: WeightedMSE
+) -> Callable[[], float]:
+    frames_in, frames_out = config.sequence.frames_in, config.frames_out
+    source = archive.windows("val", frames=frames_in + config.sequence.frames_out)
+    codes = torch.from_numpy(np.stack([source.read(index) for index in range(len(source))]))
+    first = torch.zeros(len(codes), dtype=torch.int64, device=DEVICE)
+    sample: Sample = window_of_codes(codes.to(DEVICE), first, frames_in=frames_in, frames_out=frames_out)
+
+    @torch.no_grad()
+    def validate() -> float:
+        return float(loss(network(sample.inputs), sample.target, sample.valid))
+
+    return validate

@@ -1,0 +1,145 @@
+"""What a unit leaves: its sums and a record of how it came about; and the packed form of a seed that is committed."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.evidence.block_sums import OF_OBSERVATION, Sums
+from simcast_hpc.config import ConfigError
+from simcast_hpc.storage.run_directory import write_whole
+
+from .study import PERSISTENCE, Study, arms_of
+
+RECORD, SUMS = "unit.json", "sums.npz"
+
+
+class Result(NamedTuple):
+    """A finished unit: ``record`` holds its loss curves, seconds, machine and commit."""
+
+    sums: Sums
+    record: dict[str, Any]
+
+
+def save_unit(folder: Path, sums: Sums, record: dict[str, Any]) -> None:
+    """Write a unit's results; ``unit.json`` comes last and says that the unit is finished."""
+    _save_arrays(folder / SUMS, sums._asdict())
+    write_whole(folder / RECORD, json.dumps(record, indent=1))
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a unit's results stand."""
+    return (folder / RECORD).is_file()
+
+
+def load_unit(folder: Path) -> Result:
+    """Read a finished unit."""
+    with np.load(folder / SUMS, allow_pickle=False) as arrays:
+        sums = Sums(**{name: arrays[name] for name in Sums._fields})
+    return Result(sums, json.loads((folder / RECORD).read_text(encoding="utf-8")))
+
+
+def packed_path(folder: Path, seed: int | None) -> Path:
+    """Return the file of a seed, or of persistence, which has none."""
+    return folder / (f"{PERSISTENCE}.npz" if seed is None else f"seed{seed}.npz")
+
+
+def pack(path: Path, study: Study, results: dict[str, Result]) -> None:
+    """Write the results of one seed as one file.
+
+    Sums are stacked over the arms and stored as differences from lead to lead, which deflate to a third; what depends
+    on the observations alone stands once.
+
+    Raises:
+        ValueError: two arms were scored on different observations.
+    """
+    arms = list(results)
+    arrays: dict[str, np.ndarray] = {}
+    for name in Sums._fields:
+        stacked = np.stack([getattr(results[arm].sums, name) for arm in arms])
+        if name in OF_OBSERVATION:
+            if (stacked != stacked[:1]).any():
+                raise ValueError(f"the arms of {path.name} were scored on different observations ({name} differs)")
+            stacked = stacked[0]
+        arrays[name] = _small(np.diff(stacked, axis=-1, prepend=0))
+    about = {"study": study.model_dump(mode="json"), "arms": {arm: results[arm].record for arm in arms}}
+    arrays["about"] = np.array(json.dumps(about, separators=(",", ":")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _save_arrays(path, arrays)
+
+
+def unpack(path: Path) -> tuple[Study, dict[str, Result]]:
+    """Read what :func:`pack` wrote.
+
+    Raises:
+        ConfigError: the file is something else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            about = json.loads(str(arrays["about"]))
+            sums = {name: arrays[name].astype(np.int64).cumsum(axis=-1) for name in Sums._fields}
+        study = Study.model_validate_json(json.dumps(about["study"]))
+    except (OSError, KeyError, ValueError) as error:
+        raise ConfigError(f"{path} is no packed result of benchmarks.evidence.collect: {error}") from error
+    found = {}
+    for place, (arm, record) in enumerate(about["arms"].items()):
+        own = {name: array if name in OF_OBSERVATION else array[place] for name, array in sums.items()}
+        found[arm] = Result(Sums(**own), record)
+    return study, found
+
+
+class Evidence(NamedTuple):
+    """All results of a study. ``by_arm`` maps an arm to its results by seed; persistence has the one seed None."""
+
+    study: Study
+    by_arm: dict[str, dict[int | None, Result]]
+
+    def seeds(self, *arms: str) -> list[int]:
+        """Return the seeds with which all of ``arms`` were trained; persistence counts for every seed."""
+        trained = [set(self.by_arm.get(arm, {})) for arm in arms if arm != PERSISTENCE]
+        return sorted(seed for seed in set.intersection(*trained) if seed is not None) if trained else []
+
+    def result(self, arm: str, seed: int) -> Result:
+        """Return the result of an arm with a seed; persistence's is the same for all."""
+        return self.by_arm[arm][None if arm == PERSISTENCE else seed]
+
+
+def load_evidence(folder: Path) -> Evidence:
+    """Read all packed results in a folder.
+
+    Raises:
+        ConfigError: there are none, or they are of several studies.
+    """
+    paths = sorted(folder.glob("seed*.npz")) + [path for path in [packed_path(folder, None)] if path.is_file()]
+    if not paths:
+        raise ConfigError(
+            f"{folder} holds no results; run benchmarks.evidence.run_study, then benchmarks.evidence.collect"
+        )
+    studies: list[Study] = []
+    by_arm: dict[str, dict[int | None, Result]] = {}
+    for path in paths:
+        study, found = unpack(path)
+        studies.append(study)
+        seed = None if path.stem == PERSISTENCE else int(path.stem.removeprefix("seed"))
+        for arm, result in found.items():
+            by_arm.setdefault(arm, {})[seed] = result
+    if any(study != studies[0] for study in studies):
+        raise ConfigError(f"the results in {folder} are of several studies; keep one study a folder")
+    order = [PERSISTENCE, *(arm.name for arm in arms_of(studies[0]))]
+    return Evidence(studies[0], {arm: by_arm[arm] for arm in order if arm in by_arm})
+
+
+def _small(array: np.ndarray) -> np.ndarray:
+    for dtype in (np.int8, np.int16, np.int32):
+        if np.iinfo(dtype).min <= array.min() and array.max() <= np.iinfo(dtype).max:
+            return array.astype(dtype)
+    return array
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    partial.replace(path)

@@ -1,0 +1,150 @@
+"""Days of HKO-7 from its folder of PNG files, for preparation; the layout is described in ``layouts.HKO7Layout``.
+
+A pixel is floor(255 (dBZ + 10) / 70 + 0.5) (Shi et al. 2017), so it is the code already; 255, which marks missing
+pixels here, becomes 254. A frame that is absent, or whose noise mask is, is wholly missing: no window contains it.
+"""
+
+import hashlib
+import zlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from simcast_hpc.config import DataError
+from simcast_hpc.data.data_errors import Problem
+from simcast_hpc.data.dataset_spec import DatasetSpec, DayListSplits
+from simcast_hpc.distributed.ranks import Ranks
+
+from ..encoding import LAST_CODE, MISSING_CODE
+from ..layouts import HKO7Layout
+from .raw_events import RawEvent
+
+
+class HKO7Events:
+    """An :class:`~.raw_events.EventSource` over HKO-7: one day per event, 240 frames from midnight."""
+
+    def __init__(self, spec: DatasetSpec, root: Path):
+        """Look which frames the listed days have, and read the domain mask.
+
+        Raises:
+            DataError: no list of days, no images, no masks although the description uses them.
+        """
+        assert isinstance(spec.layout, HKO7Layout) and isinstance(spec.splits, DayListSplits)
+        self.spec, self.root, self.layout = spec, Path(root), spec.layout
+        self.frames = spec.frames_per_event or round(24 * 60 / spec.step_minutes)
+        self.grid = (spec.grid.height, spec.grid.width)
+        self._domain = None if self.layout.domain == "ignore" else self._domain_mask()
+        for folder, wanted in ((self.layout.images, True), (self.layout.masks, self.layout.noise != "ignore")):
+            if wanted and not (self.root / folder).is_dir():
+                raise DataError(
+                    f"HKO-7 is looked for in {self.root}, which has no folder {folder}; "
+                    "a description with layout.noise: ignore does without the noise masks"
+                )
+        self.events: list[RawEvent] = []
+        self.absent: list[RawEvent] = []
+        self.problems: list[Problem] = []
+        self.notes: list[Problem] = []
+        digest = hashlib.sha256(b"" if self._domain is None else self._domain.tobytes())
+        for split, day in sorted(self._days(), key=lambda pair: pair[1]):
+            present = self._present(day)
+            digest.update(f"{day} {split} ".encode() + np.packbits(present).tobytes())
+            self._add(day, split, int(present.sum()))
+        self.identity = digest.hexdigest()[:16]
+        if not self.events:
+            raise DataError(f"no frame of any listed day stands in {self.root / self.layout.images}")
+
+    def _add(self, day: datetime, split: str, present: int) -> None:
+        name, seconds = f"{day:%Y%m%d}", int(day.replace(tzinfo=UTC).timestamp())
+        event = RawEvent(name, seconds, seconds, split, None, f"{self.layout.images}/{day:%Y/%m/%d}", 0)
+        if not present:
+            self.problems.append(Problem("absent-file", event.file, name, "no frame of this day is there"))
+            self.absent.append(event._replace(percent_missing=100.0))
+            return
+        self.events.append(event)
+        if present < self.frames:
+            says = f"{self.frames - present} of {self.frames} frames are absent; no window contains them"
+            self.notes.append(Problem("missing-frame", event.file, name, says))
+
+    def complete(self, ranks: Ranks) -> None:
+        """Nothing is left to look at."""
+
+    def read(self, number: int) -> np.ndarray:
+        """Return a day as uint8 ``[240, H, W]``.
+
+        Raises:
+            DataError: an image or mask is damaged, or has another size or mode.
+        """
+        day = datetime.fromtimestamp(self.events[number].time, UTC)
+        codes = np.full((self.frames, *self.grid), MISSING_CODE, np.uint8)
+        for frame, (image, mask) in enumerate(self._paths(day)):
+            if image.is_file() and (self.layout.noise == "ignore" or mask.is_file()):
+                codes[frame] = self._frame(image, mask)
+        return codes
+
+    def _frame(self, image: Path, mask: Path) -> np.ndarray:
+        pixels = np.minimum(self._pixels(image), LAST_CODE)
+        if self.layout.noise != "ignore":
+            pixels = np.where(self._noise(mask), _left(self.layout.noise), pixels)
+        if self._domain is not None:
+            pixels = np.where(self._domain, _left(self.layout.domain), pixels)
+        return pixels
+
+    def _pixels(self, path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                if image.mode != "L":
+                    raise DataError(f"{path} is of mode {image.mode}; an image of HKO-7 is 8-bit grey (L)")
+                pixels = np.asarray(image)
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+            raise DataError(f"{path} is truncated or no PNG: {error}; extract it again") from error
+        if pixels.shape != self.grid:
+            raise DataError(f"{path} has {pixels.shape} pixels; {self.spec.name} has {self.grid}")
+        return pixels
+
+    def _noise(self, path: Path) -> np.ndarray:
+        """Return where a noise mask excludes pixels: its file is true where they are valid."""
+        try:
+            valid = np.frombuffer(zlib.decompress(path.read_bytes()), np.uint8)
+        except (OSError, zlib.error) as error:
+            raise DataError(f"{path} is truncated or no noise mask: {error}; extract it again") from error
+        if valid.size != self.grid[0] * self.grid[1]:
+            raise DataError(f"{path} masks {valid.size} pixels; {self.spec.name} has {self.grid[0]} x {self.grid[1]}")
+        return valid.reshape(self.grid) == 0
+
+    def _domain_mask(self) -> np.ndarray:
+        path = self.root / self.layout.domain_file
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                excluded = file["exclude_mask"] != 0
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"the domain mask {path} cannot be read: {error}; it is in HKO-7's repository") from error
+        if excluded.shape != self.grid:
+            raise DataError(f"{path} masks {excluded.shape} pixels; {self.spec.name} has {self.grid}")
+        return excluded
+
+    def _days(self) -> list[tuple[str, datetime]]:
+        days = self.spec.splits.days(self.root)  # pyright: ignore[reportAttributeAccessIssue]
+        return [(split, datetime.strptime(day, "%Y%m%d")) for day, split in days.items()]
+
+    def _present(self, day: datetime) -> np.ndarray:
+        images, masks = (
+            {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+            for folder in (self.root / top / f"{day:%Y/%m/%d}" for top in (self.layout.images, self.layout.masks))
+        )  # fmt: skip
+        wants_masks = self.layout.noise != "ignore"
+        return np.array([i.name in images and (not wants_masks or m.name in masks) for i, m in self._paths(day)])
+
+    def _paths(self, day: datetime) -> list[tuple[Path, Path]]:
+        paths = []
+        for frame in range(self.frames):
+            time = day + timedelta(minutes=frame * self.spec.step_minutes)
+            stem = f"{day:%Y/%m/%d}/RAD{time:%y%m%d%H%M}00"
+            image, mask = (self.root / top / stem for top in (self.layout.images, self.layout.masks))
+            paths.append((image.with_suffix(".png"), mask.with_suffix(".mask")))
+        return paths
+
+
+def _left(choice: str) -> np.uint8:
+    return np.uint8(MISSING_CODE if choice == "missing" else 0)

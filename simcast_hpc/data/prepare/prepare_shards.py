@@ -1,0 +1,204 @@
+"""The preparation: ranks take shards in turn, rank 0 puts index and manifest together; killed, it goes on."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from simcast_hpc.config import DataError
+from simcast_hpc.data.data_errors import Problem, refuse
+from simcast_hpc.data.shards.shard_format import (
+    CLAIM,
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    SPLITS,
+    Index,
+    Manifest,
+    ShardFile,
+    check_present,
+    chunk_frames,
+    column,
+    compression,
+    file_sha256,
+    read_manifest,
+    shard_name,
+    told,
+    write_index,
+    write_text,
+)
+from simcast_hpc.distributed.ranks import Ranks
+
+from .dataset_statistics import summary
+from .raw_events import EventSource, RawEvent
+from .write_shard import unreadable, write_shard
+
+logger = logging.getLogger("simcast")
+DEFAULT_EVENTS_PER_SHARD = 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How raw data becomes shards. ``skip`` names the kinds of problems whose events are left out and listed."""
+
+    codec: str = "lz4"
+    events_per_shard: int = DEFAULT_EVENTS_PER_SHARD
+    skip: tuple[str, ...] = ()
+
+
+def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, ranks: Ranks) -> Manifest:
+    """Write the shards of a source of events into the folder ``into`` and return their manifest, on every rank.
+
+    Shards that a killed preparation of the same raw data by the same recipe left stand.
+
+    Raises:
+        DataError: the raw data holds problems that are not to be skipped, or the folder holds something else.
+        SimcastError: on every rank, when another one failed.
+    """
+    with ranks.together():
+        source = open_source()
+    source.complete(ranks)
+    with ranks.together():
+        made_of = _made_of(source, recipe)
+        left_out = refuse(source.problems, skip=recipe.skip)
+        if not source.events:
+            raise DataError(f"nothing of {source.spec.name} can be prepared: no event among {len(source.notes)} files")
+        compression(recipe.codec)
+    with ranks.together():
+        if ranks.is_first:
+            _claim(into, made_of)
+    if (into / MANIFEST).is_file():
+        return _standing(into, made_of, ranks)
+    shards = _shards(len(source.events), recipe.events_per_shard)
+    mine: dict[int, ShardFile] = {}
+    with ranks.together():
+        for number in range(ranks.rank, len(shards), ranks.size):
+            path = into / shard_name(number)
+            if not path.is_file():
+                write_shard(
+                    path, source, shards[number], codec=recipe.codec, skip_unreadable="truncated" in recipe.skip
+                )
+            mine[number] = _described(path, len(shards[number]))
+            logger.info("shard %d of %d stands", number + 1, len(shards))
+    files = {number: file for part in ranks.gather(mine) for number, file in part.items()}
+    manifest = None
+    with ranks.together():
+        if ranks.is_first:
+            manifest = _finish(into, source, recipe, [files[number] for number in sorted(files)], left_out)
+    return ranks.gather(manifest)[0]
+
+
+def _shards(events: int, each: int) -> list[range]:
+    return [range(begin, min(begin + each, events)) for begin in range(0, events, each)]
+
+
+def _described(path: Path, events: int) -> ShardFile:
+    return ShardFile(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path), events=events)
+
+
+def _made_of(source: EventSource, recipe: Recipe) -> str:
+    how = (recipe.codec, str(recipe.events_per_shard), ",".join(sorted(recipe.skip)) or "-")
+    return " ".join((str(FORMAT), told(source.spec), source.identity, *how))
+
+
+def _claim(into: Path, made_of: str) -> None:
+    """Say what the folder is for; refuse one that is for something else."""
+    claim = into / CLAIM
+    if claim.is_file():
+        if claim.read_text(encoding="utf-8").strip() != made_of:
+            raise DataError(
+                f"{into} holds shards of other raw data, another description, codec or number of events a shard; "
+                "name another folder, or remove it"
+            )
+        return
+    if into.exists() and any(into.iterdir()):
+        raise DataError(f"{into} is not empty and holds no shards; name another folder")
+    into.mkdir(parents=True, exist_ok=True)
+    write_text(claim, made_of + "\n")
+
+
+def _standing(into: Path, made_of: str, ranks: Ranks) -> Manifest:
+    manifest = read_manifest(into)
+    with ranks.together():
+        if manifest.made_of != made_of:
+            raise DataError(f"{into / MANIFEST} is not of the claim beside it; remove the folder and prepare again")
+        check_present(into, manifest, range(len(manifest.shards)))
+    return manifest
+
+
+def _finish(
+    into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], left_out: list[Problem]
+) -> Manifest:
+    events, rows = [], []
+    columns: dict[str, list[np.ndarray]] = {"sha256": [], "gaps": [], "histogram": []}
+    for shard, (held, about) in enumerate(
+        zip(_shards(len(source.events), recipe.events_per_shard), shards, strict=True)
+    ):
+        with h5py.File(into / about.name, "r") as file:
+            usable = np.flatnonzero(column(file, "usable"))
+            for name, parts in columns.items():
+                parts.append(column(file, name)[usable])
+        lost = sorted(set(range(len(held))) - set(usable.tolist()))
+        left_out += [unreadable(source, held[row]) for row in lost]
+        events += [source.events[held[row]] for row in usable]
+        rows += [(shard, row) for row in usable]
+    checksums, gaps, histograms = (np.concatenate(parts) for parts in columns.values())
+    if not events:
+        raise DataError(f"no event of {source.spec.name} could be read: {left_out[0]}")
+    files = sorted({event.file for event in (*events, *source.absent)})
+    index = _index(events, rows, source.absent, files, checksums, gaps, histograms)
+    write_index(into / INDEX, index)
+    manifest = Manifest(
+        format=FORMAT,
+        dataset=source.spec.name,
+        description=told(source.spec),
+        made_of=_made_of(source, recipe),
+        codec=recipe.codec,
+        grid=source.grid,
+        frames_per_event=source.frames,
+        chunk_frames=chunk_frames(source.frames, source.grid),
+        whole_frames=source.spec.layout.kind != "archive",
+        shards=tuple(shards),
+        index=_described(into / INDEX, len(events)),
+        files=tuple(files),
+        left_out=tuple(str(problem) for problem in left_out),
+        notes=tuple(str(problem) for problem in source.notes),
+        statistics=summary(source.spec, index, histograms),
+    )
+    write_text(into / MANIFEST, manifest.text)
+    return manifest
+
+
+def _index(
+    stored: list[RawEvent],
+    rows: list[tuple[int, int]],
+    absent: Sequence[RawEvent],
+    files: list[str],
+    checksums: np.ndarray,
+    gaps: np.ndarray,
+    histograms: np.ndarray,
+) -> Index:
+    """Return the index: the stored events, then those that were left out, which stand in no shard."""
+    events = [*stored, *absent]
+    rows = rows + [(-1, -1)] * len(absent)
+    checksums, gaps = (np.pad(part, ((0, len(absent)), (0, 0))) for part in (checksums, gaps))
+    place = {name: number for number, name in enumerate(files)}
+    counted = 100 * histograms[:, -1] / histograms.sum(axis=1)
+    counted = np.pad(counted, (0, len(absent)), constant_values=np.nan)
+    missing = [counted[row] if e.percent_missing is None else e.percent_missing for row, e in enumerate(events)]
+    return Index(
+        id=np.array([event.id.encode() for event in events]),
+        time=np.array([event.time for event in events], np.int64),
+        begin=np.array([event.begin for event in events], np.int64),
+        split=np.array([SPLITS.index(event.split) for event in events], np.uint8),
+        percent_missing=np.array(missing, np.float64),
+        shard=np.array([shard for shard, _ in rows], np.int32),
+        row=np.array([row for _, row in rows], np.int32),
+        file=np.array([place[event.file] for event in events], np.int32),
+        file_index=np.array([event.file_index for event in events], np.int32),
+        sha256=checksums,
+        gaps=gaps.astype(bool) if gaps.any() else None,
+    )

@@ -1,0 +1,81 @@
+"""One shard: so many events, read, checked, counted, compressed, and visible when it is whole."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from simcast_hpc.config import DataError
+from simcast_hpc.data.data_errors import Problem
+from simcast_hpc.data.fingerprint import event_checksum
+from simcast_hpc.data.shards.shard_format import chunk_frames, compression, flush
+
+from ..encoding import MISSING_CODE
+from .histogram import code_histogram
+from .raw_events import EventSource
+
+
+def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, skip_unreadable: bool) -> None:
+    """Write the events ``numbers`` of ``source``.
+
+    Raises:
+        DataError: an event cannot be read, and unreadable ones are not to be skipped.
+        OSError: the disk is full or the folder cannot be written; no shard of that name is left behind.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    height, width = source.grid
+    count, frames = len(numbers), source.frames
+    try:
+        with h5py.File(partial, "w", libver="v110") as file:
+            codes = file.create_dataset(
+                "codes",
+                shape=(count, frames, height, width),
+                dtype=np.uint8,
+                chunks=(1, chunk_frames(frames, source.grid), height, width),
+                **compression(codec),
+            )
+            checksums = np.zeros((count, 32), np.uint8)
+            usable = np.zeros(count, np.uint8)
+            gaps = np.zeros((count, frames), np.uint8)
+            histograms = np.zeros((count, MISSING_CODE + 1), np.uint32)
+            for row, number in enumerate(numbers):
+                event = _read(source, number, skip_unreadable=skip_unreadable)
+                if event is None:
+                    codes[row] = MISSING_CODE  # so that a piece that was never written stays a sign of damage
+                    continue
+                usable[row] = 1
+                codes[row] = event
+                checksums[row] = np.frombuffer(event_checksum(event), np.uint8)
+                histograms[row] = code_histogram(event)
+                gaps[row] = _wholly_missing(event, anything=bool(histograms[row, MISSING_CODE]))
+            file["id"] = np.array([source.events[number].id.encode() for number in numbers])
+            file["sha256"], file["usable"], file["gaps"] = checksums, usable, gaps
+            file.create_dataset("histogram", data=histograms, compression="gzip")
+        flush(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read(source: EventSource, number: int, *, skip_unreadable: bool) -> np.ndarray | None:
+    try:
+        return source.read(number)
+    except DataError:
+        if skip_unreadable:
+            return None
+        raise
+
+
+def _wholly_missing(codes: np.ndarray, *, anything: bool) -> np.ndarray:
+    """Return which frames of ``[T, H, W]`` hold no valid pixel; a first row that has one is enough to know better."""
+    missing = np.zeros(len(codes), bool)
+    if anything:
+        for frame in np.flatnonzero((codes[:, 0] == MISSING_CODE).all(axis=1)):
+            missing[frame] = (codes[frame] == MISSING_CODE).all()
+    return missing
+
+
+def unreadable(source: EventSource, number: int) -> Problem:
+    """Return the problem of an event that was skipped because it could not be read."""
+    event = source.events[number]
+    return Problem("truncated", event.file, event.id, "cannot be read")

@@ -1,0 +1,233 @@
+"""The files of prepared data: names, manifest and index."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+from pydantic import PositiveInt, ValidationError
+
+from simcast_hpc.config import DataError, StrictModel
+from simcast_hpc.data.dataset_spec import DatasetSpec
+
+FORMAT = 1
+MANIFEST, INDEX, CLAIM = "manifest.json", "index.h5", "claim.txt"
+SPLITS = ("", "train", "val", "test")
+CODECS = ("lz4", "zstd")
+_CHUNK_BYTES = 2**16
+
+
+class ShardFile(StrictModel):
+    """A shard: its file, its size and SHA-256, and its events."""
+
+    name: str
+    bytes: PositiveInt
+    sha256: str
+    events: PositiveInt
+
+
+class Manifest(StrictModel):
+    """What stands in ``manifest.json``. ``description`` is the hash of the data set's description (see ``told``)."""
+
+    format: int
+    dataset: str
+    description: str
+    made_of: str
+    codec: str
+    grid: tuple[PositiveInt, PositiveInt]
+    frames_per_event: PositiveInt
+    chunk_frames: PositiveInt
+    whole_frames: bool
+    shards: tuple[ShardFile, ...]
+    index: ShardFile
+    files: tuple[str, ...]
+    left_out: tuple[str, ...]
+    notes: tuple[str, ...]
+    statistics: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the manifest's text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def text(self) -> str:
+        """The manifest as it is written."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+@dataclass(frozen=True)
+class Index:
+    """One row an event, as arrays: ids (bytes), times and first frames in seconds since 1970 UTC, and where it stands.
+
+    ``gaps`` is bool ``[E, T]``, true where a frame is wholly missing; None where none is.
+    ``shard`` is -1 for an event that was left out; it counts where an id must stand once, and is never read.
+    ``file`` counts in the manifest's ``files``, ``file_index`` is the place in that file.
+    """
+
+    id: np.ndarray
+    time: np.ndarray
+    begin: np.ndarray
+    split: np.ndarray
+    percent_missing: np.ndarray
+    shard: np.ndarray
+    row: np.ndarray
+    file: np.ndarray
+    file_index: np.ndarray
+    sha256: np.ndarray
+    gaps: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+
+def told(spec: DatasetSpec) -> str:
+    """Return a hash of what a description says about stored codes and splits, whatever it is called."""
+    words = {"name", "title", "quantity", "license", "citation", "source", "grid", "thresholds", "z_r"}
+    return hashlib.sha256(spec.model_dump_json(exclude=words).encode()).hexdigest()[:16]
+
+
+def require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> None:
+    """Refuse a description by which this data was not prepared.
+
+    Raises:
+        DataError: names both.
+    """
+    if manifest.description != told(spec):
+        raise DataError(
+            f"{root / MANIFEST}: prepared as {manifest.dataset}, by a description that is not that of {spec.name} now "
+            "(encoding, cadence, splits or layout differ); name the right data.dataset (--dataset), or prepare again"
+        )
+
+
+def shard_name(number: int) -> str:
+    """Return the file name of a shard."""
+    return f"shard-{number:05d}.h5"
+
+
+def chunk_frames(frames: int, grid: tuple[int, int]) -> int:
+    """Return the frames of a chunk: one, or so many of a small grid that a chunk holds 64 KiB."""
+    return min(frames, max(1, _CHUNK_BYTES // (grid[0] * grid[1])))
+
+
+def compression(codec: str) -> dict[str, Any]:
+    """Return h5py's options of a codec.
+
+    Raises:
+        DataError: there is no such codec.
+    """
+    if codec == "lz4":
+        return dict(hdf5plugin.LZ4())
+    if codec == "zstd":
+        return dict(hdf5plugin.Zstd(clevel=3))
+    raise DataError(f"{codec!r} is no codec; shards are compressed by {' or '.join(CODECS)}")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text under another name, flush it to the disk and rename it: it is whole or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    flush(partial)
+    partial.replace(path)
+
+
+def write_index(path: Path, index: Index) -> None:
+    """Write the index, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with h5py.File(partial, "w", libver="v110") as file:
+        for name, values in vars(index).items():
+            if values is not None:
+                file.create_dataset(name, data=np.packbits(values, axis=1) if name == "gaps" else values)
+    flush(partial)
+    partial.replace(path)
+
+
+def read_index(root: Path, manifest: Manifest) -> Index:
+    """Return the index that belongs to a manifest.
+
+    Raises:
+        DataError: it is absent or not that of the manifest.
+    """
+    path = root / INDEX
+    if not path.is_file() or file_sha256(path) != manifest.index.sha256:
+        raise DataError(f"{path} is {'not that of its manifest' if path.is_file() else 'absent'}; prepare {root} again")
+    with h5py.File(path, "r") as file:
+        columns: dict[str, Any] = {str(name): column(file, str(name)) for name in file}
+    if "gaps" in columns:
+        columns["gaps"] = np.unpackbits(columns["gaps"], axis=1, count=manifest.frames_per_event).astype(bool)
+    columns.setdefault("gaps", None)
+    return Index(**columns)
+
+
+def column(file: h5py.File, name: str) -> np.ndarray:
+    """Return a whole data set of an HDF5 file."""
+    stored = file[name]
+    assert isinstance(stored, h5py.Dataset)
+    return stored[:]
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Return the manifest of prepared data.
+
+    Raises:
+        DataError: there is none (the preparation did not end), or it is no manifest of this format.
+    """
+    path = root / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        unfinished = (root / CLAIM).is_file()
+        raise DataError(
+            f"{root} holds prepared data without {MANIFEST}: its preparation did not end; start it again and it goes on"
+            if unfinished
+            else f"{path} cannot be read: {error.strerror}"
+        ) from error
+    try:
+        manifest = Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise DataError(f"{path} is no manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+    if manifest.format != FORMAT:
+        raise DataError(f"{path} is of format {manifest.format}; this program reads {FORMAT}: prepare again")
+    return manifest
+
+
+def is_prepared(root: Path) -> bool:
+    """Say whether a folder holds prepared data, finished or not."""
+    return (root / MANIFEST).is_file() or (root / CLAIM).is_file()
+
+
+def check_present(root: Path, manifest: Manifest, shards: Iterable[int]) -> None:
+    """Refuse if one of these shards is absent or has another size than the manifest says.
+
+    Raises:
+        DataError: with its name.
+    """
+    for number in shards:
+        told_of = manifest.shards[number]
+        path = root / told_of.name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"shard {path} is absent; {MANIFEST} counts {told_of.events} events in it. Copy or prepare it again"
+            ) from error
+        if size != told_of.bytes:
+            raise DataError(f"shard {path} has {size} bytes, {MANIFEST} says {told_of.bytes}; copy or prepare it again")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,193 @@
+"""Evaluation of one test set: every entry on the same windows, under every protocol, written once."""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from simcast_hpc.config import EvaluationConfig, SequenceConfig
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.open_windows import coded_as, open_windows, step_minutes
+from simcast_hpc.data.window_source import WindowSource
+from simcast_hpc.distributed.process_group import World
+from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.verification.diagram_statistics import heavy_rain_panel
+from simcast_hpc.verification.protocols import ScoreProtocol
+from simcast_hpc.verification.scores import mean_csi, scores, supported_thresholds
+
+from .count_entries import Counted, count_entries
+from .dataset_protocols import protocols_of
+from .diagram_data import drawn_from
+from .entries import Entry, TestSet
+from .example import write_example
+from .score_files import LEVEL, as_csv, intervals, without_nan
+
+logger = logging.getLogger("simcast")
+
+
+def evaluate(
+    test_set: TestSet,
+    entries: Sequence[Entry],
+    *,
+    sequence: SequenceConfig,
+    settings: EvaluationConfig,
+    folder: Path,
+    train_dates: Sequence[str] = (),
+    world: World | None = None,
+) -> dict[str, Any]:
+    """Count every entry's forecasts of a test set and write scores, statistics and an example.
+
+    Args:
+        test_set: which windows.
+        entries: what is compared, all on the same windows.
+        sequence: T and T'.
+        settings: protocols, batch size, draws, and from how much observed a threshold enters the mean.
+        folder: gets ``<name>.json``, ``<name>.csv``, ``<name>.example.npz`` and each entry's
+            ``<name>.<entry>.<counting hash>.npz``, written by rank 0.
+        train_dates: the dates that the models were trained on, so that a page can say which are shared.
+        world: the ranks that share the windows; None for one process.
+
+    Returns:
+        What the JSON holds; on other ranks than 0 nothing.
+
+    Raises:
+        ConfigError, DataError: an unknown protocol, or data that cannot be used.
+    """
+    spec, protocols = coded_as(test_set.data), _protocols(test_set, entries, settings)
+    frames = sequence.frames_in + sequence.frames_out
+    source = open_windows(test_set.data, split=test_set.split, frames=frames)
+    folder.mkdir(parents=True, exist_ok=True)
+    counted, heaviest = count_entries(
+        source,
+        entries,
+        protocols,
+        frames_in=sequence.frames_in,
+        batch_size=settings.batch_size,
+        heavy=spec.threshold_codes()[-2:][0],
+        world=world,
+    )
+    if world is not None and not world.is_first:
+        return {}
+    result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
+    result["train_dates"] = list(train_dates)
+    _write(result, counted, folder)
+    write_example(
+        folder / f"{test_set.name}.example.npz",
+        source,
+        heaviest,
+        entries=entries,
+        thresholds=spec.threshold_codes(),
+        frames_in=sequence.frames_in,
+    )
+    return result
+
+
+def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: EvaluationConfig) -> list[ScoreProtocol]:
+    return protocols_of(
+        coded_as(test_set.data),
+        settings.protocols,
+        spacing_km=_spacing_km(test_set),
+        packed=any(entry.packed for entry in entries),
+        tables_only=settings.tables_only,
+    )
+
+
+def _spacing_km(test_set: TestSet) -> float:
+    return read_spec(test_set.data.dataset).grid.spacing_km * test_set.data.block_mean
+
+
+def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:
+    name = result["name"]
+    for entry, by_rule in counted.items():
+        for statistics in by_rule.values():
+            statistics.save(folder / f"{name}.{entry}.{statistics.protocol.counting_hash}.npz")
+    write_whole(folder / f"{name}.csv", as_csv(result))
+    write_whole(folder / f"{name}.json", json.dumps(without_nan(result), indent=1))
+
+
+def _result(
+    test_set: TestSet,
+    source: WindowSource,
+    entries: Sequence[Entry],
+    protocols: Sequence[ScoreProtocol],
+    counted: Counted,
+    *,
+    sequence: SequenceConfig,
+    settings: EvaluationConfig,
+) -> dict[str, Any]:
+    own = protocols[0].counting_hash
+    first = counted[entries[0].name][own]
+    # A test set of fewer events than are asked for cannot meet that rule; all of its events then must.
+    min_events = min(settings.min_observed_events, len(set(first.events)))
+    floor = {"min_pixels": settings.min_observed_pixels, "min_events": min_events}
+    supported = supported_thresholds(first, **floor)
+    if not supported:
+        logger.warning("%s: no threshold was observed on %s; the mean takes all", test_set.name, floor)
+    observed = (first.hits + first.misses).sum(-1)
+    bounds, differences = intervals(counted, protocols, supported=supported, draws=settings.draws)
+    found = {
+        entry.name: {
+            protocol.name: scores(
+                counted[entry.name][protocol.counting_hash].under(protocol),
+                per_lead=True,
+                mean_over=[label for label in supported if label in protocol.labels] or None,
+            )
+            for protocol in protocols
+        }
+        for entry in entries
+    }
+    return _described(test_set, source, sequence) | {
+        "events": len(set(first.events)),
+        "observed": {
+            label: {"pixels": int(observed[:, row].sum()), "events": int((observed[:, row] > 0).sum())}
+            for row, label in enumerate(first.protocol.labels)
+        },
+        "supported_thresholds": list(supported),
+        "min_observed_pixels": settings.min_observed_pixels,
+        "min_observed_events": min_events,
+        "protocols": {protocol.name: {**_named(protocol), "hash": protocol.hash} for protocol in protocols},
+        "entries": [{key: value for key, value in vars(entry).items() if key != "forecast"} for entry in entries],
+        "scores": found,
+        "intervals": bounds,
+        "differences": differences,
+        "bootstrap": {"draws": settings.draws, "level": LEVEL, "over": "events"},
+        "heavy_rain": {
+            name: {protocol.name: heavy_rain_panel(row[protocol.name], protocol.labels) for protocol in protocols}
+            for name, row in found.items()
+        },
+        "diagrams": {
+            entry.name: drawn_from(counted[entry.name][own], grid=source.grid, spacing_km=_spacing_km(test_set))
+            for entry in entries
+        },
+        "mean_csi_by_lead": {
+            entry.name: mean_csi(counted[entry.name][own], thresholds=supported or None).tolist() for entry in entries
+        },
+    }
+
+
+def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig) -> dict[str, Any]:
+    """Return what the windows are, for a reader of the file."""
+    spec, measured = coded_as(test_set.data), read_spec(test_set.data.dataset)
+    return {
+        "name": test_set.name,
+        "title": measured.title,
+        "dataset": measured.name,
+        "quantity": spec.quantity,
+        "unit": spec.thresholds.unit,
+        "license": measured.license,
+        "citation": measured.citation,
+        "split": test_set.split,
+        "windows": len(source),
+        "dates": list(source.dates),
+        "step_minutes": step_minutes(test_set.data),
+        "grid": list(source.grid),
+        "spacing_km": _spacing_km(test_set),
+        "frames_in": sequence.frames_in,
+        "frames_out": sequence.frames_out,
+        "fingerprint": source.fingerprint,
+    }
+
+
+def _named(protocol: ScoreProtocol) -> dict[str, Any]:
+    return {"labels": list(protocol.labels), "aggregation": protocol.aggregation, "source": protocol.source}

@@ -1,0 +1,137 @@
+"""What of a run is exported: modules from tensors to tensors, in the units that the world outside has."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from simcast_hpc.config import ConfigError
+from simcast_hpc.distill.rollout import roll_out
+from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.inference.ensemble import TrainedAutoencoder
+from simcast_hpc.inference.load import TrainedModel
+from simcast_hpc.models.autoencoder import Autoencoder
+
+# In fp32 the same operations in another order differ by a few units of the last place; a code is 3.9e-3.
+TOLERANCE = 1e-5
+_CHECKED_BATCHES = (1, 3)
+
+
+@dataclass(frozen=True)
+class Program:
+    """One module to export: ``name`` of its file, and what goes in and comes out, in words."""
+
+    name: str
+    module: nn.Module
+    takes: str
+    gives: str
+    draw: Callable[[int], Tensor]
+
+    def inputs(self) -> list[Tensor]:
+        """Return what it is checked on: batches of 1 and of 3 samples, of the shape it is made for."""
+        return [self.draw(batch) for batch in _CHECKED_BATCHES]
+
+
+class Nowcast(nn.Module):
+    """Codes uint8 ``[B, T, H, W]`` to the forecast, fp32 ``[B, T', H, W]`` in [0, 1], as ``TrainedModel.forecast``."""
+
+    def __init__(self, network: nn.Module, *, frames_out: int):
+        super().__init__()
+        self.network, self.frames_out = network, frames_out
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Return the forecast; a missing input pixel (code 255) is 0 to the network, as in training."""
+        seen = to_frames(codes)
+        everywhere = seen._replace(valid=torch.ones_like(seen.valid))
+        return roll_out(self.network, everywhere, frames_out=self.frames_out).values
+
+
+class Encode(nn.Module):
+    """Frames fp32 ``[N, 1, H, W]`` in [0, 1] to mean and log-variance of their latents, ``[N, C, h, w]``."""
+
+    def __init__(self, network: Autoencoder):
+        super().__init__()
+        self.network = network
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both, not scaled."""
+        posterior = self.network.encode(frames)
+        return posterior.mean, posterior.log_variance
+
+
+class Decode(nn.Module):
+    """Latents fp32 ``[N, C, h, w]``, not scaled, to frames ``[N, 1, H, W]`` in [0, 1]."""
+
+    def __init__(self, network: Autoencoder):
+        super().__init__()
+        self.network = network
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Return the frames, bounded."""
+        return self.network.decode(latents).clamp(0.0, 1.0)
+
+
+def programs_of_model(model: TrainedModel, grid: tuple[int, int]) -> list[Program]:
+    """Return the program of a forecasting model on frames of a grid (H, W).
+
+    Raises:
+        ConfigError: the network cannot take this grid.
+    """
+    model.refuse_another_grid(grid)
+    sequence = model.config.sequence
+    frames_in, frames_out = sequence.frames_in, sequence.frames_out
+    shape = f"{grid[0]}, {grid[1]}"
+    nowcast = Program(
+        "model",
+        Nowcast(model.network, frames_out=frames_out),
+        f"codes: uint8 [batch, {frames_in}, {shape}], the last {frames_in} frames, oldest first; 255 is missing",
+        f"forecast: float32 [batch, {frames_out}, {shape}] in [0, 1], the code over 255; clipped",
+        lambda batch: _codes((batch, frames_in, *grid)),
+    )
+    try:
+        nowcast.module(nowcast.draw(1))
+    except ValueError as error:
+        raise ConfigError(f"--grid {grid[0]} {grid[1]} does not fit the model: {error}") from error
+    return [nowcast]
+
+
+def programs_of_autoencoder(coder: TrainedAutoencoder, grid: tuple[int, int]) -> list[Program]:
+    """Return encoder and decoder on frames of a grid (H, W).
+
+    Raises:
+        ConfigError: the grid is no multiple of the reduction.
+    """
+    chosen = coder.config.autoencoder.model
+    if grid[0] % chosen.reduction or grid[1] % chosen.reduction:
+        raise ConfigError(
+            f"--grid {grid[0]} {grid[1]} does not fit: latents are {chosen.reduction} times smaller, so both must be "
+            f"multiples of {chosen.reduction}"
+        )
+    latent = (chosen.latent_channels, grid[0] // chosen.reduction, grid[1] // chosen.reduction)
+    frames, latents = f"[batch, 1, {grid[0]}, {grid[1]}]", f"[batch, {', '.join(map(str, latent))}]"
+    return [
+        Program(
+            "encoder",
+            Encode(coder.network),
+            f"frames: float32 {frames} in [0, 1], the code over 255, 0 where missing",
+            f"mean and log_variance: float32 {latents}, not scaled; the diffusion works on scale_factor times the mean",
+            lambda batch: _codes((batch, 1, *grid)).float() / 255.0,
+        ),
+        Program(
+            "decoder",
+            Decode(coder.network),
+            f"latents: float32 {latents}, not scaled",
+            f"frames: float32 {frames} in [0, 1]",
+            lambda batch: torch.randn(batch, *latent, generator=torch.Generator().manual_seed(batch)),
+        ),
+    ]
+
+
+def _codes(shape: tuple[int, ...]) -> Tensor:
+    """Return codes of every value, missing ones among them: blocks of echo with noise, the same at every call."""
+    generator = torch.Generator().manual_seed(shape[0])
+    coarse = torch.rand(*shape[:-2], -(-shape[-2] // 8), -(-shape[-1] // 8), generator=generator)
+    blocks = coarse.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., : shape[-2], : shape[-1]]
+    noise = torch.rand(shape, generator=generator)
+    return (256 * (blocks * 0.9 + noise * 0.1)).clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,268 @@
+"""From coded radar frames to a forecast on their map: tiled where the domain is larger than the training grid."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from simcast_hpc import __version__
+from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.data.encoding import MISSING_CODE
+from simcast_hpc.data.open_windows import kept_grid
+from simcast_hpc.inference.ensemble import TrainedEnsemble
+from simcast_hpc.inference.load import TrainedModel
+from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
+from simcast_hpc.models import grid_of
+from simcast_hpc.radar.frame_encoding import CodedFrame, ModelCode
+from simcast_hpc.radar.frame_sequence import FrameSet, Wanted, bridged, choose_frames, refuse_a_mixture
+from simcast_hpc.radar.radar_frame import RadarGrid, Unit
+from simcast_hpc.storage.run_directory import versions
+
+# Members are drawn in groups whose fields take no more than this, besides what is kept of them.
+_GROUP_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Forecast:
+    """A forecast on the map of its inputs.
+
+    ``values`` float32 ``[M, T', H, W]`` in ``unit``, one member where the model draws none; None where an ensemble's
+    members were not wanted. ``mean`` ``[T', H, W]`` and ``probability`` ``[K, T', H, W]`` of ensembles alone, the
+    latter of reaching ``thresholds`` (in ``unit``). NaN where missing; no echo in dBZ is ``silent``. ``observed`` is
+    the last input ``[H, W]``, likewise. ``step_minutes`` is the cadence. ``provenance`` is text for attributes.
+    """
+
+    issue: datetime
+    step_minutes: float
+    grid: RadarGrid
+    unit: Unit
+    silent: float
+    observed: np.ndarray
+    thresholds: tuple[float, ...]
+    values: np.ndarray | None
+    mean: np.ndarray | None = None
+    probability: np.ndarray | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The one field ``[T', H, W]`` that pictures show: the forecast, of an ensemble its mean."""
+        if self.mean is not None:
+            return self.mean
+        assert self.values is not None
+        return self.values[0]
+
+    @property
+    def leads_minutes(self) -> list[float]:
+        """Minutes from issue to each valid time."""
+        return [self.step_minutes * (k + 1) for k in range(len(self.shown))]
+
+    @property
+    def valid(self) -> list[datetime]:
+        """The valid times."""
+        return [self.issue + timedelta(minutes=lead) for lead in self.leads_minutes]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A model ready to forecast from coded frames.
+
+    ``tile`` is the size (h, w) of the pieces that the network sees, by default that of its training; ``overlap`` the
+    pixels that neighbours share at least; ``batch`` how many pieces are forecast together. ``keep_members`` False
+    leaves an ensemble's members out, so that memory does not grow with their number.
+    """
+
+    model: TrainedModel | TrainedEnsemble
+    code: ModelCode
+    wanted: Wanted
+    tile: Shape
+    overlap: int
+    batch: int = 4
+    keep_members: bool = True
+
+    def inputs(self, available: Sequence[datetime], issue: datetime) -> FrameSet:
+        """Return which frames a forecast issued at ``issue`` begins from.
+
+        Raises:
+            DataError: frames are missing.
+        """
+        return choose_frames(available, issue, self.wanted)
+
+    def predict(self, frames: Mapping[datetime, CodedFrame], issue: datetime) -> Forecast:
+        """Return the forecast issued at ``issue`` from the frames by time.
+
+        Raises:
+            DataError: frames are missing, or they do not belong together.
+        """
+        chosen = self.inputs(list(frames), issue)
+        there = [frames[time] for time in chosen.chosen if time is not None]
+        refuse_a_mixture(there)
+        codes = self._stacked(frames, chosen)
+        domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
+        missing = (codes == MISSING_CODE).any(axis=0)
+        values, mean, probability = self._drawn(codes, domain, missing)
+        observed = self.code.to_linear(self.code.spec.encoding.decode(codes[-1]))
+        self._make_physical(observed[None])
+        return Forecast(
+            issue,
+            self.wanted.step_minutes,
+            there[0].grid,
+            self.code.unit,
+            self.code.silent(),
+            observed,
+            self.code.thresholds(),
+            values,
+            mean,
+            probability,
+            self._provenance(chosen, there),
+        )
+
+    def _stacked(self, frames: Mapping[datetime, CodedFrame], chosen: FrameSet) -> np.ndarray:
+        """Return uint8 codes ``[T, H, W]``, with what is missing bridged in linear units."""
+        if not chosen.lacking:
+            return np.stack([frames[time].codes for time in chosen.chosen if time is not None])
+        linear = [
+            None if time is None else self.code.to_linear(self.code.spec.encoding.decode(frames[time].codes))
+            for time in chosen.chosen
+        ]
+        return np.stack([self.code.codes(one, 1) for one in bridged(linear, chosen.wanted_times)])
+
+    def _drawn(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
+        """Return values ``[M, T', H, W]``, mean and probability in physical units, NaN where ``missing``."""
+        frames_out, several = self.model.config.sequence.frames_out, isinstance(self.model, TrainedEnsemble)
+        count = self.model.sampling.members if isinstance(self.model, TrainedEnsemble) else 1
+        frame = (frames_out, *domain.domain)
+        levels = self.code.to_linear(np.array(self.code.thresholds()))
+        kept = np.zeros((count, *frame), np.float32) if self.keep_members or not several else None
+        total = np.zeros(frame, np.float32) if several else None
+        reached = np.zeros((len(levels), *frame), np.uint16) if several else None
+        for numbers in self._groups(count, frame):
+            linear = (
+                np.zeros((len(numbers), *frame), np.float32) if kept is None else kept[numbers[0] : numbers[-1] + 1]
+            )
+            forecast_in_tiles(self._of_tiles(codes, numbers), codes, domain, out=linear, batch=self.batch)
+            for member in linear:
+                if total is not None and reached is not None:
+                    total += member
+                    for level, above in zip(levels, reached, strict=True):
+                        above += member >= level
+                if kept is not None:
+                    self._make_physical(member, missing)
+        if total is None or reached is None:
+            return kept, None, None
+        probability = (reached / np.float32(count)).astype(np.float32)
+        probability[..., missing] = np.nan
+        total /= np.float32(count)
+        self._make_physical(total, missing)
+        return kept, total, probability
+
+    def _groups(self, count: int, frame: tuple[int, ...]) -> list[range]:
+        size = max(1, _GROUP_BYTES // (4 * int(np.prod(frame))))
+        return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
+
+    def _of_tiles(self, codes: np.ndarray, numbers: Sequence[int]):
+        """Return what forecasts tiles: codes ``[B, T, h, w]`` to linear ``[B, M, T', h, w]``."""
+        model, frames_out = self.model, self.model.config.sequence.frames_out
+        if isinstance(model, TrainedModel):
+            return lambda cut, _corners: self.code.linear_of_forecast(
+                model.forecast(torch.from_numpy(cut), frames_out=frames_out)[:, None].cpu().numpy()
+            )
+        padded = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap).padded
+        noise = model.noise_of_domain(torch.from_numpy(codes), numbers, grid=padded)
+        reduction = model.autoencoder.config.autoencoder.model.reduction
+
+        def draw(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
+            start = torch.stack([noise_of_tile(noise, corner, self.tile, reduction) for corner in corners])
+            drawn = model.drawn(torch.from_numpy(cut), numbers, start=start)
+            return self.code.linear_of_forecast(drawn.frames.cpu().numpy())
+
+        return draw
+
+    def _make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
+        """Turn linear fields ``[T, H, W]`` into the model's unit, no echo a number, NaN where ``missing``.
+
+        In place and one by one, for they may be most of the memory there is.
+        """
+        for one in linear:
+            values = self.code.from_linear(one)
+            one[...] = np.where(np.isneginf(values), np.float32(self.code.silent()), values)
+            if missing is not None:
+                one[missing] = np.nan
+
+    @cached_property
+    def _fixed(self) -> dict[str, str]:
+        """What every forecast of this predictor says of its origin."""
+        model, found = self.model, versions()
+        config: TrainConfig = model.config
+        said = {
+            "simcast_version": __version__,
+            "simcast_commit": found["commit"],
+            "torch_version": found["torch"],
+            "simcast_run": config.name,
+            "simcast_stage": config.stage,
+            "simcast_weights_sha256": model.weights_hash,
+            "simcast_data_description": self.code.spec.name,
+            "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}",
+        }
+        if isinstance(model, TrainedEnsemble):
+            said["simcast_sampling"] = model.sampling.model_dump_json()
+            said["simcast_student_weights_sha256"] = model.student.weights_hash
+            said["simcast_autoencoder_weights_sha256"] = model.autoencoder.weights_hash
+        return said
+
+    @property
+    def identity(self) -> str:
+        """What decides this predictor's forecasts besides their inputs, but for the version of the program."""
+        left_out = ("simcast_version", "simcast_commit", "torch_version")
+        said = {key: value for key, value in self._fixed.items() if key not in left_out}
+        code = [self.code.z_r.model_dump_json() if self.code.z_r else "", self.code.any_spacing]
+        return json.dumps([said, code, self.wanted.bridge, self.keep_members])
+
+    def _provenance(self, chosen: FrameSet, there: Sequence[CodedFrame]) -> dict[str, str]:
+        inputs = [{"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in there]
+        bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.lacking)
+        return {**self._fixed, "simcast_inputs": json.dumps(inputs), "simcast_bridged": bridged_times or "none"}
+
+
+def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: int) -> torch.Tensor:
+    """Return the part of a domain's noise ``[..., h, w]`` that a tile begins from.
+
+    ``corner`` is the tile's upper left pixel; between two latents it takes the nearer.
+    """
+    part = tuple(-(-size // reduction) for size in tile)
+    whole = (noise.shape[-2], noise.shape[-1])
+    row, column = (min(round(at / reduction), w - p) for at, w, p in zip(corner, whole, part, strict=True))
+    return noise[..., row : row + part[0], column : column + part[1]]
+
+
+def refuse_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> None:
+    """Refuse a size of tiles that a model cannot take, by letting it forecast one of nothing.
+
+    Raises:
+        ConfigError: says why, and what it was trained on.
+    """
+    own = training_grid(model)
+    try:
+        if min(tile) < 1:
+            raise ValueError("a tile has at least a pixel")
+        nothing = torch.zeros(1, model.config.sequence.frames_in, *tile, dtype=torch.uint8)
+        if isinstance(model, TrainedEnsemble):
+            model.members(nothing, [0])
+        else:
+            model.forecast(nothing, frames_out=1)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"--tile {tile[0]} {tile[1]} does not suit the model: {error}; it was trained on {own[0]} x {own[1]}"
+        ) from error
+
+
+def training_grid(model: TrainedModel | TrainedEnsemble) -> Shape:
+    """Return the pixels (h, w) that a model was trained on: its own grid, the crop, or the description's grid."""
+    config = model.student.config if isinstance(model, TrainedEnsemble) else model.config
+    if own := grid_of(config.model):
+        return own
+    return (config.data.crop, config.data.crop) if config.data.crop else kept_grid(config.data)

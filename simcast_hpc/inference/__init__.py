@@ -1,0 +1,1 @@
+"""Trained models as callable forecasts: loading, ensembles, tiles, CUDA graphs."""

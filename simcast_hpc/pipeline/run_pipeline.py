@@ -1,0 +1,52 @@
+"""All parts of a pipeline in order, each stage a child process of its own.
+
+synthetic archive (if asked for) -> trained stages -> verification -> page. Markers decide, not memory: a stage is
+done when its ``DONE.json`` names equal inputs; the pipeline's own ``DONE.json`` comes last.
+"""
+
+import os
+from pathlib import Path
+
+from simcast_hpc.config import ConfigError, PipelineConfig
+from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.monitoring.log import set_up_logging
+from simcast_hpc.storage.run_directory import RunFolder
+from simcast_hpc.train.preemption import leaving_at_once, refuse_to_start
+
+from .durations import Durations
+from .stage_process import PipelineError, start
+from .stages import Announce, needs_rollouts, prepare, verify
+
+
+def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
+    """Run what ``asked`` describes to its end and return the page; ``announce`` is as :func:`.parts.prepare`'s.
+
+    Raises:
+        ConfigError, DataError: the pipeline cannot begin; nothing was trained.
+        PausedError, StoppedError: it was asked to leave; started again, it goes on.
+        PipelineError: a stage failed.
+    """
+    set_up_logging(0)
+    if find_place(os.environ).world_size > 1:
+        raise ConfigError(
+            "start the pipeline as one process and give the ranks of its stages by launch.ranks; "
+            "or start its parts one by one on all ranks, by --part"
+        )
+    refuse_to_start([asked.run_dir])
+    with leaving_at_once():
+        config = prepare(asked, announce=announce)
+        durations = Durations(config.run_dir / "durations.json")
+        for name in config.stages:
+            refuse_to_start([config.run_dir])
+            with durations.of(name):
+                _train(config, name)
+        return verify(config)
+
+
+def _train(config: PipelineConfig, name: str) -> None:
+    stage = config.train_config(name)
+    if needs_rollouts(stage):
+        start(stage, "rollout", ranks=config.launch.ranks)
+    start(stage, "train", ranks=config.launch.ranks)
+    if not RunFolder(stage.run_dir).done.is_file():
+        raise PipelineError(f"stage {name} ended without its marker {RunFolder(stage.run_dir).done}")

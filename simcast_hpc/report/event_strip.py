@@ -1,0 +1,30 @@
+"""An event of radar codes as a strip of frames, in the colours of the pages."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from simcast_hpc.data.dataset_spec import DatasetSpec
+
+from .colours import steps_for
+from .frame_figures import show_frame
+from .lead_time_curves import new_figure
+
+_MOST_FRAMES = 8
+
+
+def draw_event(spec: DatasetSpec, name: str, codes: np.ndarray) -> Figure:
+    """Draw at most eight frames of an event, evenly spaced, missing pixels grey and hatched.
+
+    Args:
+        spec: the data set, whose thresholds step the colours.
+        name: what the figure is called.
+        codes: uint8 ``[T, H, W]``.
+    """
+    steps = steps_for(spec.threshold_codes(), labels=spec.threshold_labels(), unit=spec.thresholds.unit)
+    chosen = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_FRAMES)).round().astype(int))
+    figure = new_figure(1.4 * len(chosen), 1.8)
+    for axes, frame in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
+        show_frame(axes, codes[frame], steps)
+        axes.set_title(f"{frame * spec.step_minutes:g} min", fontsize=8)
+    figure.suptitle(f"{spec.title}: {name}", fontsize=9)
+    return figure

@@ -1,0 +1,1 @@
+"""Files and directories of runs: the run directory, atomic writes, leases, stored blocks."""

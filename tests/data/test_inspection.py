@@ -1,0 +1,114 @@
+"""The inspection: what is right is said to be, what is wrong is named by file and event, and pictures are drawn."""
+
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from simcast_hpc.commands.data_inspect import inspect as command
+from simcast_hpc.config import ConfigError, DataError
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.inspection import inspect, leaks
+from simcast_hpc.data.prepare import RawEvent
+from tests.archives import FILE, Row, make_archive, random_codes
+from tests.data.shards import prepared
+from tests.shared_data import shared
+
+SPEC = read_spec("synthetic")
+
+
+def kinds(root: Path) -> list[tuple[str, str]]:
+    return [(problem.kind, problem.event) for problem in inspect(SPEC, root).problems]
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    rows = [Row(f"E{n}", n, time_utc=f"2018-06-0{n + 1} 12:00:00") for n in range(4)]
+    return make_archive(tmp_path / "archive", random_codes(4, 6, missing=0.001), rows=rows)
+
+
+@pytest.fixture
+def shards(archive, tmp_path) -> Path:
+    return prepared(archive, tmp_path / "shards", events_per_shard=2)
+
+
+def test_good_data_has_no_problem(archive, shards):
+    assert kinds(archive) == [] and kinds(shards) == []
+    facts = inspect(SPEC, shards).facts
+    assert facts["events"] == 4 and facts["grid"] == [16, 16] and facts["statistics"]["train"]["events"] == 4
+    assert len(facts["manifest"]) == 64
+    assert [picture.event for picture in inspect(SPEC, archive).pictures] == ["E0", "E1", "E2", "E3"]
+
+
+def test_a_changed_byte_is_found_by_shard_and_event(shards):
+    path = shards / "shard-00001.h5"
+    with h5py.File(path, "r+") as file:
+        frame = file["codes"][1, 3]
+        file["codes"][1, 3] = frame ^ 1
+    found = kinds(shards)
+    assert ("checksum", "E3") in found and not any(event in ("E0", "E1", "E2") for _, event in found)
+
+
+def test_a_lost_and_a_cut_shard_are_found(shards):
+    (shards / "shard-00000.h5").unlink()
+    path = shards / "shard-00001.h5"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert kinds(shards) == [("absent-file", ""), ("truncated", "")]
+
+
+def test_problems_of_an_archive_are_found_without_an_end(archive):
+    with h5py.File(archive / "data" / FILE, "r+") as file:
+        file["vil"][2, :, :, 4] = 255
+        file["id"] = [b"E0", b"other", b"E2", b"E3"]
+    found = kinds(archive)
+    assert ("catalog", "E1") in found and ("missing-frame", "E2") in found and ("missing-share", "E2") in found
+    assert len(found) == 3
+
+
+def _event(name: str, hour: int, split: str) -> RawEvent:
+    return RawEvent(name, hour * 3600, hour * 3600, split, 0.0, "f", 0)
+
+
+def test_splits_that_share_a_date_or_a_time_leak():
+    apart = [_event("A", 0, "train"), _event("B", 48, "val"), _event("C", 96, "test")]
+    assert leaks(SPEC, apart, 49) == []
+    one_date = [*apart, _event("D", 10, "val")]
+    [problem] = leaks(SPEC, one_date, 49)
+    assert problem.kind == "date-in-two-splits" and problem.file == "1970-01-01" and "train and val" in problem.says
+    at_once = [*apart, _event("D", 3, "test"), _event("E", 97, "train")]
+    assert [p.kind for p in leaks(SPEC, at_once, 49)] == ["date-in-two-splits"] * 2 + ["overlapping-splits"]
+    assert "2 of 2 events of test" in leaks(SPEC, at_once, 49)[2].says
+
+
+def test_the_golden_archive_leaks_at_its_borders():
+    found = inspect(read_spec("sevir"), shared("golden/sevir_archive")).problems
+    assert {problem.kind for problem in found} >= {"date-in-two-splits", "repeated-id"}
+    assert any(problem.file == "2019-01-01" for problem in found)
+
+
+def test_the_command_draws_and_its_status_tells(archive, shards, tmp_path, capsys):
+    command(shards, dataset="synthetic", pictures=tmp_path / "pictures")
+    said = capsys.readouterr().out
+    assert f"{shards}: 0 problems, 0 allowed" in said
+    with Image.open(tmp_path / "pictures" / "E0.png") as picture:
+        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(archive, spoiled)
+    with h5py.File(spoiled / "data" / FILE, "r+") as file:
+        file["id"] = [b"E0", b"other", b"E2", b"E3"]
+    with pytest.raises(typer.Exit) as exit_:
+        command(spoiled, dataset="synthetic")
+    assert exit_.value.exit_code == 1 and "[catalog] vil/2018/storms.h5, event E1" in capsys.readouterr().out
+    command(spoiled, dataset="synthetic", allow=["catalog"])
+    assert "allowed [catalog]" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--allow typo: the kinds of problems are absent-file"):
+        command(archive, dataset="synthetic", allow=["typo"])
+
+
+def test_shards_of_another_description_are_refused(shards):
+    with pytest.raises(DataError, match="by a description that is not that of sevir"):
+        inspect(read_spec("sevir"), shards)

@@ -1,0 +1,55 @@
+"""ZeRO's account of a rank's memory, held against the sums of its paper."""
+
+import pytest
+
+from simcast_hpc.config import EngineConfig
+from simcast_hpc.distributed.zero_memory import RankBytes, WorkingBytes, rank_bytes, working_bytes
+
+N = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "weights", "gradients", "optimizer"),
+    [
+        ("fp32", 0, 4, 4, 8),
+        ("fp32", 1, 4, 4, 12 / 8),
+        ("bf16", 1, 2, 4, 12 / 8),
+        ("bf16", 2, 2, 4 / 8, 12 / 8),
+        ("bf16", 3, 2 / 8, 4 / 8, 12 / 8),
+    ],
+)
+def test_each_stage_shares_out_one_thing_more(precision, stage, weights, gradients, optimizer):
+    engine = EngineConfig(precision=precision, zero_stage=stage)
+    wanted = RankBytes(weights=int(weights * N), gradients=int(gradients * N), optimizer=int(optimizer * N))
+    assert rank_bytes(N, engine=engine, world_size=8) == wanted
+
+
+def test_a_share_is_rounded_up():
+    shared = rank_bytes(10, engine=EngineConfig(zero_stage=3), world_size=4)
+    assert shared == RankBytes(weights=6, gradients=12, optimizer=36)
+
+
+@pytest.mark.parametrize(
+    ("precision", "stage", "offload", "on_device", "host"),
+    [
+        ("fp32", 1, "optimizer", (4, 0, 0), 20 / 8),
+        ("bf16", 2, "optimizer", (2, 4 / 8, 0), 18 / 8),
+        ("bf16", 3, "optimizer", (2 / 8, 0, 0), 20 / 8),
+        ("bf16", 3, "parameters", (0, 0, 0), 22 / 8),
+    ],
+)
+def test_offload_moves_to_the_host(precision, stage, offload, on_device, host):
+    engine = EngineConfig(precision=precision, zero_stage=stage, offload=offload)
+    held = rank_bytes(N, engine=engine, world_size=8)
+    assert (held.weights, held.gradients, held.optimizer) == tuple(int(per * N) for per in on_device)
+    assert working_bytes(N, engine=engine, world_size=8).host == int(host * N)
+
+
+def test_what_deepspeed_works_with_is_bounded():
+    many = 2_000_000_000
+    three = EngineConfig(zero_stage=3, zero_hpz_partition_size=4)
+    working = working_bytes(many, engine=three, world_size=8)
+    assert working == WorkingBytes(buckets=2 * 500_000_000, gathered=2 * 10**9, hierarchical=2 * many // 4, host=0)
+    assert working_bytes(10, engine=three, world_size=8).buckets == 20, "no more than there is"
+    one = working_bytes(N, engine=EngineConfig(zero_stage=1), world_size=8)
+    assert one == WorkingBytes(buckets=2 * N, gathered=0, hierarchical=0, host=0)

@@ -1,0 +1,185 @@
+"""Forecasts in files, packed or not, baselines as rows, chosen protocols, intervals, CSV, and the SEVIR reference."""
+
+import csv
+import io
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from simcast_hpc.config import ConfigError, DataConfig, DataError, EvaluationConfig, SequenceConfig
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.synthetic import write_archive
+from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, file_entry, protocols_of
+from simcast_hpc.evaluation.sevir_reference import TEST_WINDOWS, sevir_reference
+from simcast_hpc.report import ResultsError, print_leaderboard, read_boards
+
+SEQUENCE = SequenceConfig(frames_in=4, frames_out=4, teacher_frames_out=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> DataConfig:
+    root = tmp_path_factory.mktemp("entries") / "storms"
+    write_archive(root, seed=4, events={"train": 1, "val": 1, "test": 5}, size=32, frames_per_event=12)
+    return DataConfig(dataset="synthetic", root=root, window_stride=4)
+
+
+@pytest.fixture(scope="module")
+def written(data, tmp_path_factory):
+    """Return files of one forecast (persistence with noise): npz of floats, HDF5 of bytes, npz of members."""
+    source = open_windows(data, split="test", frames=8)
+    keys = [source.key(k) for k in range(len(source))]
+    last = np.stack([source.read(k)[3:4] for k in range(len(source))]).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 8, (len(keys), 3, 4, 32, 32))
+    members = np.clip(np.where(last[:, None] == 255, 0, last[:, None]) + noise, 0, 254)
+    folder = tmp_path_factory.mktemp("files")
+    named = {"event": np.array([key.event for key in keys]), "start": np.array([key.start for key in keys])}
+    order = np.random.default_rng(1).permutation(len(keys))  # rows are found by key, not by place
+    named = {name: values[order] for name, values in named.items()}
+    floats = (members[:, 0] / 255).astype(np.float32)
+    np.savez(folder / "floats.npz", forecast=floats[order], **named)
+    np.savez(folder / "members.npz", forecast=(members / 255).astype(np.float32)[order], **named)
+    with h5py.File(folder / "bytes.h5", "w") as file:
+        file["forecast"] = np.round(members[:, 0]).astype(np.uint8)[order]
+        file["event"] = named["event"].astype("S")
+        file["start"] = named["start"]
+    return folder
+
+
+def run(data, entries, folder, **settings):
+    return evaluate(
+        TestSet("test", data, "test"),
+        entries,
+        sequence=SEQUENCE,
+        settings=EvaluationConfig(min_observed_pixels=50, min_observed_events=2, **{"draws": 40} | settings),
+        folder=folder,
+    )
+
+
+def test_a_file_is_scored_beside_a_baseline_with_intervals_and_differences(data, written, tmp_path):
+    entries = [baseline_entry("persistence", data), file_entry("noisy", written / "floats.npz")]
+    made = run(data, entries, tmp_path)
+    for name in ("persistence", "noisy"):
+        low, high = made["intervals"][name]["synthetic-global"]["csi/mean"]
+        assert low <= made["scores"][name]["synthetic-global"]["csi/mean"] <= high
+    (pair,) = [one for one in made["differences"] if one["key"] == "mae" and one["protocol"] == "synthetic-global"]
+    assert (pair["first"], pair["second"]) == ("noisy", "persistence")
+    scores = {name: made["scores"][name]["synthetic-global"]["mae"] for name in ("noisy", "persistence")}
+    assert pair["value"] == pytest.approx(scores["noisy"] - scores["persistence"]) and pair["low"] <= pair["value"]
+    assert made["heavy_rain"]["noisy"]["synthetic-global"]["219"].keys() == {"pod", "far", "frequency_bias", "csi"}
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "test.csv").read_text())))
+    row = next(
+        row for row in rows if (row["entry"], row["key"], row["protocol"]) == ("noisy", "mae", "synthetic-global")
+    )
+    assert float(row["value"]) == pytest.approx(scores["noisy"]) and row["low"] and len(row["hash"]) == 12
+
+
+def test_a_packed_file_makes_every_protocol_say_that_it_rounds(data, written, tmp_path):
+    packed = file_entry("packed", written / "bytes.h5")
+    made = run(data, [packed, file_entry("floats", written / "floats.npz")], tmp_path, draws=0)
+    assert set(made["protocols"]) == {"synthetic-global-packed", "synthetic-lead-mean-packed"}
+    one, other = (made["scores"][name]["synthetic-global-packed"]["csi/mean"] for name in ("packed", "floats"))
+    assert one == pytest.approx(other), "rounded to whole codes, both are one forecast"
+    plain = run(data, [file_entry("floats", written / "floats.npz")], tmp_path, draws=0)
+    assert plain["protocols"]["synthetic-global"]["hash"] != made["protocols"]["synthetic-global-packed"]["hash"]
+
+
+def test_members_in_a_file_are_scored_as_an_ensemble(data, written, tmp_path):
+    made = run(data, [file_entry("members", written / "members.npz")], tmp_path, draws=0)
+    found = made["scores"]["members"]["synthetic-global"]
+    assert found["crps"] < found["mae"] and found["spread_skill"] > 0 and "roc_area/16" in found
+
+
+def test_files_that_hold_something_else_are_refused(data, written, tmp_path):
+    with pytest.raises(DataError, match=r"absent\.npz holds no forecasts"):
+        file_entry("x", tmp_path / "absent.npz")
+    np.savez(tmp_path / "other.npz", forecast=np.zeros((2, 4, 8, 8), np.float32), event=np.array(["a", "b"]))
+    with pytest.raises(DataError, match="start"):
+        file_entry("x", tmp_path / "other.npz")
+    two = {"event": np.array(["a", "a"]), "start": np.array([0, 0])}
+    np.savez(tmp_path / "twice.npz", forecast=np.zeros((2, 4, 8, 8), np.float32), **two)
+    with pytest.raises(DataError, match="two rows have one event and start"):
+        file_entry("x", tmp_path / "twice.npz")
+    np.savez(tmp_path / "few.npz", forecast=np.zeros((1, 4, 32, 32), np.float32), event=np.array(["a"]), start=[0])
+    with pytest.raises(DataError, match="has no forecast of window"):
+        run(data, [file_entry("few", tmp_path / "few.npz")], tmp_path / "scores")
+
+
+def test_protocols_fit_the_data_set_or_are_refused():
+    (pysteps,) = protocols_of(read_spec("mrms-4km"), ("pysteps",))
+    assert pysteps.strict and pysteps.unit == "mm/h" and pysteps.labels == ("0.5", "2", "5", "10", "30")
+    assert pysteps.fss_windows == (1, 4, 16) and pysteps.fss_km == (4.0, 16.0, 64.0)
+    with pytest.raises(ConfigError, match="hko7 has thresholds in dBZ, but sevir is coded in"):
+        protocols_of(read_spec("sevir"), ("hko7",))
+    spec = read_spec("fmi")
+    if spec.encoding.unit == "dBZ":
+        (hko,) = protocols_of(spec, ("hko7",))
+        assert hko.thresholds[0] == pytest.approx(float(spec.encoding.code_of(12.978)), abs=0.02)
+        with pytest.raises(ConfigError, match="the code of fmi is not dBZ"):
+            protocols_of(spec, ("meteonet-cascast-released",))
+    (lean,) = protocols_of(read_spec("sevir"), ("sevir-lead-mean",), tables_only=True)
+    assert not lean.ssim and not lean.fss_km and lean.hash == "a81b2d82da2d"
+
+
+def reference_result(csi: float, **changes):
+    row = {"csi/mean": csi, "mse": 0.01152859, "mae": 0.04434994}
+    released = {"csi/mean": 0.26951, "mse": 0.01152834, "mae": 0.0443489}
+    return {
+        "dataset": "sevir",
+        "split": "test",
+        "windows": TEST_WINDOWS,
+        "frames_in": 13,
+        "frames_out": 12,
+        "protocols": {name: {"hash": "x"} for name in ("sevir-lead-mean", "sevir-lead-mean-released")},
+        "scores": {"persistence": {"sevir-lead-mean": row, "sevir-lead-mean-released": released}},
+    } | changes
+
+
+def test_persistence_on_sevir_is_set_beside_the_published_values():
+    lines = "\n".join(sevir_reference(reference_result(0.269448)))
+    assert "published 0.26945   agrees" in lines and "differs" not in lines
+    assert "Earthformer, appendix" in lines and "sevir-vil-nowcasting-lab" in lines
+    assert "csi/mean  here 0.2700000   published 0.26945   differs" in "\n".join(
+        sevir_reference(reference_result(0.27))
+    )
+    assert "expect no agreement" in sevir_reference(reference_result(0.3, windows=10))[0]
+    assert sevir_reference(reference_result(0.3, dataset="mrms-4km")) == []
+    assert sevir_reference(reference_result(0.3, split="val")) == []
+
+
+@pytest.fixture
+def two_results(data, written, tmp_path):
+    run(data, [baseline_entry("persistence", data), file_entry("model", written / "floats.npz")], tmp_path / "a")
+    run(data, [baseline_entry("persistence", data), file_entry("model", written / "members.npz")], tmp_path / "b")
+    return tmp_path
+
+
+def test_a_leaderboard_sets_forecasts_of_one_protocol_side_by_side(two_results, capsys):
+    boards = read_boards([two_results / "a", two_results / "b" / "test.json"])
+    assert [board.protocol for board in boards] == ["synthetic-global", "synthetic-lead-mean"]
+    names = [row.name for row in boards[0].rows]
+    assert sorted(names) == ["b/model", "model", "persistence"], "persistence stands once"
+    values = [row.scores["csi/mean"] for row in boards[0].rows]
+    assert values == sorted(values, reverse=True)
+    by_error = read_boards([two_results / "a", two_results / "b"], by="mae")[0].rows
+    errors = [row.scores["mae"] for row in by_error]
+    assert errors == sorted(errors)
+    print_leaderboard([two_results / "a", two_results / "b"], csv_path=two_results / "board.csv")
+    said = capsys.readouterr().out
+    assert "csi/mean" in said and boards[0].hash in said
+    rows = list(csv.DictReader(io.StringIO((two_results / "board.csv").read_text())))
+    assert {row["name"] for row in rows} == set(names)
+
+
+def test_a_leaderboard_refuses_what_it_cannot_read(two_results):
+    with pytest.raises(ResultsError, match="has no score 'csi/99'"):
+        read_boards([two_results / "a"], by="csi/99")
+    (two_results / "empty").mkdir()
+    with pytest.raises(ResultsError, match="holds no scores"):
+        read_boards([two_results / "empty"])
+    damaged = two_results / "a" / "test.json"
+    damaged.write_text(json.dumps({"name": "x"}))
+    with pytest.raises(ResultsError, match=r"test\.json holds no scores"):
+        read_boards([damaged])

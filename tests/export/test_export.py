@@ -1,0 +1,154 @@
+"""Exported runs: a process that knows torch alone gets the network's numbers, and the card tells whence they are."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from simcast_hpc.config import ConfigError
+from simcast_hpc.export import export_folder as folder
+from simcast_hpc.export import export_run
+from simcast_hpc.export import onnx_export as onnx
+from simcast_hpc.export.torch_export import capture, foreign_operators, largest_difference
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.models import build_model
+from simcast_hpc.storage.run_directory import file_hash
+from tests.archives import make_archive, random_codes, tiny_config, write_trained
+from tests.generative_runs import make_runs
+
+# -I leaves out PYTHONPATH and the folder it starts in; the finder refuses what an editable installation would find.
+_PLAIN = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("simcast", "deepspeed", "triton")):
+            raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import torch
+model = torch.export.load(sys.argv[1]).module()
+for given, wanted in torch.load(sys.argv[2], weights_only=True):
+    print((model(given) - wanted).abs().max().item())
+"""
+_EARTHFORMER = {
+    "kind": "earthformer", "grid": [16, 16], "width": 8, "heads": 2, "encoder_depth": [1], "decoder_depth": [1],
+    "stem": {"kind": "none"},
+}  # fmt: skip
+_SCORES = {
+    "title": "storms", "split": "test", "windows": 7, "events": 3, "supported_thresholds": ["16", "74"],
+    "protocols": {"synthetic-global": {"hash": "0123456789ab"}},
+    "scores": {"teacher": {"synthetic-global": {"csi/mean": 0.25, "crps": None}}},
+    "intervals": {"teacher": {"synthetic-global": {"csi/mean": [0.2, 0.3]}}},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def single_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_model_is_whole_outside_of_this_project(tmp_path):
+    torch.manual_seed(0)
+    run = write_trained(tiny_config(tmp_path / "teacher", stage="teacher", data={"dataset": "synthetic"}))
+    (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
+    out = tmp_path / "exported" / "teacher"
+    made = export_run(run, out, grid=(16, 24), scores=[str(tmp_path / "scores.json")])
+
+    trained = load_trained(run)
+    pairs = []
+    for batch in (1, 2, 5):
+        codes = torch.from_numpy(random_codes(batch, 3, size=24, missing=0.1))[:, :, :16]
+        pairs.append((codes, trained.forecast(codes, frames_out=4)))
+    torch.save(pairs, tmp_path / "pairs.pt")
+    words = [sys.executable, "-I", "-c", _PLAIN, str(out / "model.pt2"), str(tmp_path / "pairs.pt")]
+    told = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert told.returncode == 0, told.stderr
+    assert [float(line) <= 1e-5 for line in told.stdout.split()] == [True] * 3, "rolled out, at every size of batch"
+
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md", "config.yaml", "export.json", "model.pt2", "model.safetensors",
+    ]  # fmt: skip
+    assert list(out.parent.iterdir()) == [out] and made.differences["model.pt2"] <= 1e-5
+    assert load_file(out / "model.safetensors").keys() == trained.network.state_dict().keys()
+    facts = json.loads((out / "export.json").read_text())
+    assert facts["weights_sha256"] == file_hash(out / "model.safetensors") == trained.weights_hash
+    assert facts["files"]["model.pt2"] == file_hash(out / "model.pt2")
+    card = (out / "README.md").read_text()
+    for said in (
+        "Optimizer steps: 4; global batch 4; seed 5", trained.weights_hash, "[batch, 3, 16, 24]",
+        "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "Licence of the data: Apache-2.0",
+        "of no use for weather", torch.__version__,
+    ):  # fmt: skip
+        assert said in card, card
+
+
+def test_custom_operators_give_way_to_their_twins():
+    config = tiny_config("run", model=_EARTHFORMER)
+    torch.manual_seed(0)
+    network = build_model(config.model, frames_in=3, frames_out=4).eval()
+    frames = torch.rand(2, 3, 1, 16, 16)
+    with torch.no_grad():
+        own = foreign_operators(torch.export.export(network, (frames,)))
+    assert {name.split(".")[1] for name in own} == {"cuboid_attention", "layer_norm_linear"}, "so the check can fail"
+    program = capture(network, frames)
+    assert foreign_operators(program) == []
+    assert largest_difference(program.module(), network, [frames[:1], torch.rand(3, 3, 1, 16, 16)]) <= 1e-5
+
+
+def test_an_autoencoder_is_two_programs(tmp_path):
+    runs = make_runs(tmp_path / "runs", make_archive(tmp_path / "archive", random_codes(2, 7)))
+    made = export_run(runs / "autoencoder", tmp_path / "out", grid=(16, 16))
+    assert set(made.differences) == {"encoder.pt2", "decoder.pt2"} and max(made.differences.values()) <= 1e-5
+    mean, log_variance = torch.export.load(tmp_path / "out" / "encoder.pt2").module()(torch.rand(4, 1, 16, 16))
+    assert mean.shape == log_variance.shape == (4, 2, 8, 8)
+    assert torch.export.load(tmp_path / "out" / "decoder.pt2").module()(mean).shape == (4, 1, 16, 16)
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["scale_factor"] == 1.25
+    with pytest.raises(ConfigError, match=r"no one program.*student and .*autoencoder\); for ensembles use simcast s"):
+        export_run(runs / "diffusion", tmp_path / "ensemble")
+
+
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+    run = write_trained(tiny_config(tmp_path / "direct", data={"dataset": "synthetic"}))
+    (tmp_path / "there").mkdir()
+    (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
+    for options, says in (
+        ({"out": tmp_path / "there"}, "is there already; name a folder that is not"),
+        ({"grid": (15, 16)}, "--grid 15 16 does not fit the model"),
+        ({"scores": [str(tmp_path / "absent.json")]}, "is no result of `simcast evaluate`"),
+        ({"scores": [str(tmp_path / "scores.json")]}, "has no row 'direct'; it has teacher: --scores ROW="),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            export_run(run, **{"out": tmp_path / "new" / "out", **options})
+    with pytest.raises(ConfigError, match="is not a finished training run"):
+        export_run(tmp_path, tmp_path / "new" / "out")
+    monkeypatch.setattr(folder, "TOLERANCE", -1.0)
+    with pytest.raises(folder.ExportError, match=r"model.pt2 differs from the network by"):
+        export_run(run, tmp_path / "new" / "out", grid=(16, 16))
+    assert list((tmp_path / "new").iterdir()) == [], "nothing that is not the network is left"
+
+
+@pytest.mark.slow
+def test_onnx_gives_the_networks_numbers(tmp_path):
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    two_levels = {**_EARTHFORMER, "encoder_depth": [1, 1], "decoder_depth": [1, 1]}
+    for name, over in (("simvp", {}), ("earthformer", {"model": two_levels})):
+        run = write_trained(tiny_config(tmp_path / name, data={"dataset": "synthetic"}, **over))
+        made = export_run(run, tmp_path / "out" / name, grid=(16, 16), onnx=True)
+        assert made.not_carried == [] and made.differences["model.onnx"] <= 1e-4
+        assert (tmp_path / "out" / name / "model.onnx").is_file()
+
+
+def test_onnx_that_gives_other_numbers_is_not_written(tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    monkeypatch.setattr(onnx, "ONNX_TOLERANCE", -1.0)
+    shift = torch.nn.Linear(2, 2)
+    with pytest.raises(onnx.OnnxError, match="ONNX does not carry shift: its numbers differ by"):
+        onnx.write_onnx(capture(shift, torch.rand(3, 2)), shift, [torch.rand(3, 2)], tmp_path / "shift.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,219 @@
+"""Ensembles of finished runs: the same members in any batch, chunk and order; runs that do not belong together."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from simcast_hpc.config import ConfigError, SamplingConfig
+from simcast_hpc.data.open_windows import coded_as, open_windows
+from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
+from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.evaluation.entries import WrittenForecast
+from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.ensemble import load_autoencoder, load_ensemble, sample_identity
+from simcast_hpc.inference.ensemble_files import draw_ensembles, products_of
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from tests.recorded_calls import Replayed
+
+
+@pytest.fixture(scope="module")
+def ensemble(runs: Path):
+    return load_ensemble(runs / "diffusion")
+
+
+@pytest.fixture(scope="module")
+def past(ensemble) -> torch.Tensor:
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    return torch.stack([torch.from_numpy(source.read(index)[:3]) for index in (0, 3, 5)])
+
+
+def changed(ensemble, **values):
+    return ensemble.sampled_by(ensemble.sampling.model_copy(update=values))
+
+
+def test_members_are_forecasts_in_range_that_differ(ensemble, past):
+    members = ensemble.forecast(past, frames_out=4)
+    assert members.shape == (3, 5, 4, 16, 16) and members.dtype == torch.float32
+    assert members.min() >= 0 and members.max() <= 1
+    spread = (members[:, :, None] - members[:, None]).abs().flatten(3).amax(-1) + torch.eye(5)
+    assert spread.min() > 1e-3
+
+
+@pytest.mark.parametrize("sampling", [{}, {"sampler": "dpm_solver"}, {"sampler": "ddpm"}, {"eta": 1.0}])
+def test_chunks_of_one_and_of_five_draw_the_same_members(ensemble, past, sampling):
+    one, five = (changed(ensemble, chunk=chunk, **sampling).forecast(past, frames_out=4) for chunk in (1, 5))
+    torch.testing.assert_close(one, five, atol=1e-5, rtol=0)
+
+
+def test_a_member_is_itself_alone_or_beside_others(ensemble, past):
+    together = ensemble.forecast(past, frames_out=4)
+    apart = ensemble.members(past[1:2], [4, 0])
+    torch.testing.assert_close(apart[0], together[1, [4, 0]], atol=1e-5, rtol=0)
+    more = changed(ensemble, members=7).forecast(past, frames_out=4)
+    torch.testing.assert_close(more[:, :5], together, atol=1e-5, rtol=0)
+
+
+def test_members_by_way_of_graphs_are_the_same(ensemble, past):
+    chunked = changed(ensemble, chunk=4)
+    want = chunked.forecast(past, frames_out=4)
+    graphs = Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+    graphed = replace(chunked, graphs=graphs)
+    before = Replayed.made
+    assert torch.equal(graphed.forecast(past, frames_out=4), want)
+    assert Replayed.made == before + 1, "the second of three full chunks was recorded; the rest came once"
+    assert torch.equal(replace(changed(graphed, cuda_graph=False), graphs=graphs).forecast(past, frames_out=4), want)
+    assert Replayed.made == before + 1
+    assert changed(graphed, seed=1).graphs is not graphs, "a graph holds the numbers of its sampling"
+
+
+def test_latents_that_broke_down_are_refused_after_all_chunks(ensemble, past, monkeypatch):
+    whole = ensemble.network.forward
+    monkeypatch.setattr(ensemble.network, "forward", lambda x, *rest: whole(x, *rest) * float("nan"))
+    with pytest.raises(NonFiniteLatentError, match="15 of 15 sampled latents are not finite"):
+        changed(ensemble, chunk=4).forecast(past, frames_out=4)
+
+
+def test_another_seed_or_another_past_gives_other_members(ensemble, past):
+    base = ensemble.members(past[:1], [0])
+    assert (changed(ensemble, seed=1).members(past[:1], [0]) - base).abs().max() > 1e-3
+    assert len(set(sample_identity(past).tolist())) == 3
+    assert torch.equal(sample_identity(past[1:]), sample_identity(past)[1:])
+
+
+def test_bf16_networks_draw_nearly_the_same_members(runs, past):
+    made = load_ensemble(runs / "diffusion")
+    exact = made.members(past[:1], [0, 1])
+    rounded = changed(made, precision="bf16").on(torch.device("cpu")).members(past[:1], [0, 1])
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().mean() < 0.02
+    assert torch.equal(made.on(torch.device("cpu")).members(past[:1], [0]).isfinite(), torch.ones(1, 1, 4, 16, 16) > 0)
+
+
+def test_latents_are_scaled_there_and_back(ensemble, past):
+    frames = to_frames(past).values
+    mean, _ = ensemble.autoencoder.moments(frames)
+    decoded = ensemble.autoencoder.decode(mean * ensemble.autoencoder.scale)
+    network = ensemble.autoencoder.network
+    want = network(frames.flatten(0, 1)[:, None])[0][:, 0].clamp(0, 1)
+    torch.testing.assert_close(decoded.flatten(0, 1), want)
+    assert ensemble.autoencoder.scale == 1.25
+
+
+@pytest.mark.parametrize(
+    ("sampling", "says"),
+    [
+        ({"steps": 1001}, "1001 sampling steps asked of a schedule of 1000"),
+        ({"sampler": "ddpm", "eta": 0.5}, r"eta=0\.5 is for ddim alone"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(ensemble, sampling, says):
+    with pytest.raises(ConfigError, match=says):
+        changed(ensemble, **sampling)
+
+
+def test_guidance_of_a_network_without_dropped_conditions_is_refused(ensemble):
+    diffusion = ensemble.config.diffusion.model_copy(update={"condition_dropout": 0.0})
+    untrained = replace(ensemble, config=ensemble.config.model_copy(update={"diffusion": diffusion}))
+    with pytest.raises(ConfigError, match="never learned what to say without a condition"):
+        untrained.sampled_by(SamplingConfig(guidance=2.0))
+    untrained.sampled_by(SamplingConfig(guidance=1.0))
+
+
+@pytest.mark.parametrize("part", ["autoencoder", "student"])
+def test_parts_of_another_training_are_refused(runs, tmp_path, part):
+    for name in ("autoencoder", "student", "diffusion"):
+        shutil.copytree(runs / name, tmp_path / name)
+    folder, config = RunFolder(tmp_path / part), RunFolder(tmp_path / "diffusion").config
+    config.write_text(config.read_text().replace(str(runs), str(tmp_path)))
+    load_ensemble(tmp_path / "diffusion")
+    weights = {name: tensor + 0.01 for name, tensor in load_file(folder.weights).items()}
+    save_file(weights, folder.weights, metadata={"scale_factor": "1.25"})
+    marker = json.loads(folder.done.read_text())
+    folder.finish(marker["inputs"], steps=3, weights=file_hash(folder.weights))
+    with pytest.raises(ConfigError, match=f"latents of another {part} mean nothing to it"):
+        load_ensemble(tmp_path / "diffusion")
+
+
+def test_runs_of_another_stage_are_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="holds the stage direct; a finished autoencoder is needed"):
+        load_autoencoder(runs / "student")
+    with pytest.raises(ConfigError, match="holds the stage autoencoder, which does not forecast"):
+        load_trained(runs / "autoencoder")
+    with pytest.raises(ConfigError, match="is not a finished training run"):
+        load_ensemble(tmp_path / "nothing")
+
+
+def test_products_reach_a_threshold_where_the_code_does():
+    codes = torch.tensor([218, 219, 220], dtype=torch.float32) / torch.tensor(255.0)
+    products = products_of(codes.view(1, 3, 1, 1, 1), [219.0])
+    assert products.probability.item() == pytest.approx(2 / 3)
+    assert products.mean.item() == pytest.approx(219 / 255)
+
+
+def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
+    out = tmp_path / "deep" / "ensemble.h5"
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    draw_ensembles(ensemble, source, out, spec=coded_as(ensemble.config.data), windows=3, batch=2)
+    written = WrittenForecast(out)
+    keys = [source.key(index) for index in range(3)]
+    codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
+    want = ensemble.forecast(codes, frames_out=4)
+    got = written.of(keys, frames_out=4).float()
+    torch.testing.assert_close(got, want, atol=5e-4, rtol=0)
+    with h5py.File(out) as file:
+        mean = torch.from_numpy(file["mean"][:]).float()  # pyright: ignore
+        assert file["probability"].shape == (3, len(coded_as(ensemble.config.data).threshold_codes()), 4, 16, 16)  # pyright: ignore
+        assert file.attrs["student"] == ensemble.student.weights_hash
+    torch.testing.assert_close(mean, want.mean(dim=1), atol=5e-4, rtol=0)
+    assert [path.name for path in out.parent.iterdir()] == ["ensemble.h5"]
+
+
+def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    spec = coded_as(ensemble.config.data)
+    draw_ensembles(changed(ensemble, **sampling), source, out, spec=spec, windows=3, batch=batch)
+    with h5py.File(out) as file:
+        return float(file.attrs["clip_rate"])  # pyright: ignore
+
+
+def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
+    caplog.set_level("INFO", logger="simcast")
+    assert written_rate(ensemble, tmp_path / "none.h5", batch=2, clip=None) == 0
+    assert "clipped" not in caplog.text
+    assert written_rate(ensemble, tmp_path / "all.h5", batch=2, clip=1e-12) == 1
+    assert "100 % of the clean latents' elements were clipped at sampling.clip=1e-12" in caplog.text
+    some = [
+        written_rate(ensemble, tmp_path / "some.h5", batch=batch, clip=0.5, chunk=chunk)
+        for batch, chunk in ((1, 2), (2, 4), (3, 50))
+    ]
+    assert 0.01 < some[0] < 0.99
+    assert some == pytest.approx([some[0]] * 3, rel=1e-3)
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
+    assert float(changed(ensemble, clip=0.5).drawn(codes, range(5)).clip_rate) == pytest.approx(some[0], rel=1e-3)
+
+
+def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+
+    def broken(*_arguments):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(type(ensemble), "drawn", broken)
+    with pytest.raises(RuntimeError, match="no memory"):
+        draw_ensembles(ensemble, source, tmp_path / "e.h5", spec=coded_as(ensemble.config.data), windows=1, batch=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_member_is_said_to_be_an_absolute_error(ensemble, tmp_path, caplog):
+    source = open_windows(ensemble.config.data, split="train", frames=7)
+    single = changed(ensemble, members=1)
+    draw_ensembles(single, source, tmp_path / "e.h5", spec=coded_as(ensemble.config.data), windows=1, batch=1)
+    assert "its standard CRPS is its mean absolute error" in caplog.text

@@ -1,0 +1,85 @@
+"""Forecasting networks as CUDA graphs: neither a pass nor a training step waits; what has moved is recorded anew."""
+
+import pytest
+import torch
+from torch import nn
+
+from simcast_hpc.config import (
+    EarthformerConfig,
+    GlobalVectorConfig,
+    LossConfig,
+    ModelConfig,
+    SimVPConfig,
+    StackConvStem,
+)
+from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.losses import WeightedMSE
+from simcast_hpc.models import build_model
+from tests.recorded_calls import OnMeta, Replayed
+
+FRAMES_IN, FRAMES_OUT, SIZE = 3, 2, 16
+NETWORKS: dict[str, ModelConfig] = {
+    "simvp": SimVPConfig(hidden_spatial=8, hidden_temporal=16, groups=2),
+    "earthformer": EarthformerConfig(
+        grid=(SIZE, SIZE), width=16, heads=1, stem=StackConvStem(widths=(4, 16), scales=(2, 2), convolutions=(1, 1)),
+        global_vectors=GlobalVectorConfig(count=2), attention_dropout=0.0,  # whose seed a graph would bake in
+    ),
+}  # fmt: skip
+
+
+def network_of(kind: str, *, device: str = "cpu") -> nn.Module:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return build_model(NETWORKS[kind], frames_in=FRAMES_IN, frames_out=FRAMES_OUT)
+
+
+def frames(batch: int = 2, *, seed: int = 0) -> torch.Tensor:
+    return torch.rand(batch, FRAMES_IN, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_forecast_neither_waits_nor_leaves_the_device(kind):
+    network = network_of(kind, device="meta").eval()
+    with torch.no_grad(), OnMeta() as mode:
+        made = network(torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"))
+    assert made.shape == (2, FRAMES_OUT, 1, SIZE, SIZE)
+    assert mode.seen > 20
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_neither_does_a_forward_and_backward_pass_under_the_loss(kind):
+    network, loss = network_of(kind, device="meta").train(), WeightedMSE(LossConfig(), read_spec("sevir"))
+    target = torch.empty(2, FRAMES_OUT, 1, SIZE, SIZE, dtype=torch.uint8, device="meta")
+    seen, valid = torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"), torch.empty_like(target, dtype=torch.bool)
+    with OnMeta() as mode:
+        loss(network(seen), target, valid).backward()
+    assert sum(parameter.grad is not None for parameter in network.parameters()) > 10
+    assert mode.seen > 60
+
+
+@pytest.fixture
+def graphs(monkeypatch) -> Graphs:
+    monkeypatch.setattr(Replayed, "made", 0)
+    return Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+
+
+def test_replayed_forecasts_are_the_networks_own_and_stay_the_callers(graphs):
+    network = network_of("simvp").eval().requires_grad_(False)
+    made = [graphs.run(network, frames(seed=seed), network=network) for seed in range(4)]
+    assert Replayed.made == 1
+    assert all(torch.equal(one, network(frames(seed=seed))) for seed, one in enumerate(made))
+
+
+def test_weights_that_moved_are_noticed_and_new_values_in_their_place_are_read(graphs):
+    network = network_of("simvp").eval().requires_grad_(False)
+    for _ in range(2):
+        graphs.run(network, frames(), network=network)
+    for parameter in network.parameters():
+        parameter.mul_(0.5)
+    assert torch.equal(graphs.run(network, frames(), network=network), network(frames()))
+    assert Replayed.made == 1
+    network.double().float()
+    for count in (1, 2):
+        assert torch.equal(graphs.run(network, frames(), network=network), network(frames()))
+        assert Replayed.made == count

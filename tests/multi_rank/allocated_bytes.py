@@ -1,0 +1,93 @@
+"""Run on two ranks: the bytes of all tensors that live in a rank while it trains, for each way to hold a model.
+
+Rank 0 writes one JSON line a case into ``held.jsonl`` of the folder; ``test_held_bytes.py`` judges them. Both a rank's
+device and its host are the CPU's memory here, so that the sum of both is seen.
+"""
+
+import gc
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from simcast_hpc.distributed.engine import build_engine, set_learning_rate
+from simcast_hpc.distributed.process_group import World, join
+from tests.archives import tiny_config
+
+WIDTH, LAYERS = 512, 8
+CASES = [
+    {"zero_stage": 0, "precision": "fp32"},
+    *[{"zero_stage": stage, "precision": precision} for precision in ("fp32", "bf16") for stage in (1, 2, 3)],
+    {"zero_stage": 1, "precision": "fp32", "offload": "optimizer"},
+    {"zero_stage": 2, "precision": "bf16", "offload": "optimizer"},
+    {"zero_stage": 3, "precision": "bf16", "offload": "parameters"},
+    {"zero_stage": 3, "precision": "bf16", "zero_hpz_partition_size": 2},
+]
+
+
+class Layers(torch.nn.Module):
+    """Linear layers, whose weights outweigh what they keep for backward by far."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS))
+        self.look = lambda: None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a loss; ``look`` is called late in its backward pass, when the last layers' gradients are there."""
+        x = x.to(self.layers[0].weight.dtype)
+        for number, layer in enumerate(self.layers):
+            x = torch.relu(layer(x))
+            if number == 0:
+                x.register_hook(lambda _: self.look())
+        return x.float().square().mean()
+
+
+def living() -> dict[int, int]:
+    """Return the bytes of every tensor storage of this process, by its address."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some objects warn when they are looked at
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
+    return {storage._cdata: storage.nbytes() for storage in storages}
+
+
+def most_held(held: dict[str, object], world: World, folder: Path) -> int:
+    """Return the most bytes that stood in a step of two micro batches."""
+    gc.collect()
+    before = living()
+    config = tiny_config(folder, engine=held, batch={"global_size": 16, "micro_size": 4})
+    module = Layers()
+    engine = build_engine(module, config, world)
+    set_learning_rate(engine, 0.1)
+    seen: list[int] = []
+
+    def look() -> None:
+        seen.append(sum(size for key, size in living().items() if key not in before))
+
+    for step in range(2):
+        module.look = look if step else lambda: None
+        for _ in range(2):
+            loss = engine(torch.randn(4, WIDTH))
+            engine.backward(loss)
+            module.look()
+            engine.step()
+    return max(seen)
+
+
+def main(folder: Path) -> None:
+    """Go through all cases."""
+    world = join(timeout_minutes=2)
+    torch.set_num_threads(1)
+    for held in CASES:
+        most = most_held(held, world, folder)
+        if world.is_first:
+            with (folder / "held.jsonl").open("a") as file:
+                file.write(json.dumps({"engine": held, "bytes": most}) + "\n")
+    world.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""A run's folder: what stands in it, whole files only, a marker bound to its inputs, a refusal where none can be."""
+
+import hashlib
+import json
+import logging
+import os
+
+import pytest
+
+from simcast_hpc.config import ConfigError, TrainConfig, read_config
+from simcast_hpc.monitoring.log import set_up_logging
+from simcast_hpc.storage.run_directory import RunFolder, file_hash, versions, write_whole
+from tests.archives import tiny_config
+
+
+def test_configuration_and_versions_are_kept_with_the_run(tmp_path):
+    config = tiny_config(tmp_path / "deep" / "run")
+    folder = RunFolder(config.run_dir)
+    folder.prepare(config)
+    assert read_config(TrainConfig, folder.config) == config
+    kept = json.loads(folder.versions.read_text())
+    assert kept == versions()
+    assert {"python", "torch", "deepspeed", "triton", "numpy", "device", "commit"} <= kept.keys()
+    folder.prepare(config)  # a resume prepares again
+
+
+@pytest.mark.parametrize("spoil", ["file in the way", "file above"])
+def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path, spoil):
+    path = tmp_path / "run" if spoil == "file in the way" else tmp_path / "run" / "below"
+    (tmp_path / "run").write_text("not a folder")
+    with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be written: (File exists|Not a directory)"):
+        RunFolder(path).prepare(tiny_config(path))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
+        RunFolder(tmp_path / "run").prepare(tiny_config(tmp_path / "run"))
+
+
+def test_a_marker_counts_for_equal_inputs_alone(tmp_path):
+    folder = RunFolder(tmp_path)
+    inputs = {"seed": 1, "loss.weights": (1.0, 10.0)}
+    assert folder.finished(inputs) is None
+    folder.finish(inputs, steps=7, weights="abc")
+    assert folder.finished(inputs) is None, "a run whose weights are gone is not finished"
+    folder.weights.parent.mkdir()
+    folder.weights.touch()
+    assert folder.finished(inputs) == {"inputs": {"seed": 1, "loss.weights": [1.0, 10.0]}, "steps": 7, "weights": "abc"}
+    with pytest.raises(ConfigError, match="belongs to another run: seed was 1, is 2"):
+        folder.finished({**inputs, "seed": 2})
+    with pytest.raises(ConfigError, match=r"loss\.weights was \[1\.0, 10\.0\], is None"):
+        folder.finished({"seed": 1})
+
+
+def test_a_damaged_marker_is_refused_by_name(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.done.write_text('{"inputs": ', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"DONE\.json is damaged .*remove it"):
+        folder.finished({})
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_whole(path, "before")
+
+    def fail(_descriptor):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(path, "after")
+    assert path.read_text() == "before"
+    monkeypatch.undo()
+    write_whole(path, "after")
+    assert path.read_text() == "after" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_files_hash_is_its_sha256(tmp_path):
+    path = tmp_path / "a"
+    content = bytes(range(256)) * 5000
+    path.write_bytes(content)
+    assert file_hash(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_rank_0_speaks_and_the_others_only_warn_with_their_rank(capsys):
+    logger = set_up_logging(0)
+    logger.info("a step")
+    assert capsys.readouterr().err.rstrip().endswith("a step")
+    logger = set_up_logging(3)
+    logger.info("a step")
+    logger.warning("a trap")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and said[0].endswith("[rank 3] a trap")
+    assert len(logger.handlers) == 1
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True

@@ -1,0 +1,66 @@
+"""Losses that leap and ranks that are slow are named, once, with what they were made from."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from simcast_hpc.config import WatchConfig
+from simcast_hpc.train.anomaly_hooks import SpikeHook, StragglerHook
+from simcast_hpc.train.loop import StepReport
+from simcast_hpc.train.preemption import Ask
+from simcast_hpc.train.step_status import Verdict
+from simcast_hpc.train.step_timing import StepTimer
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog):
+    logger = logging.getLogger("simcast")
+    before, logger.propagate = logger.propagate, True
+    with caplog.at_level(logging.WARNING, logger="simcast"):
+        yield
+    logger.propagate = before
+
+
+def _report(losses: list[float], highest: float | None = None) -> StepReport:
+    names = [lambda number=number: [f"E{number}@0"] for number in range(len(losses))]
+    verdict = Verdict(False, False, False, Ask.NOTHING, max(losses) if highest is None else highest)
+    return StepReport(torch.tensor(losses), names, verdict)
+
+
+def test_a_spike_is_logged_with_its_windows(tmp_path, caplog):
+    path = tmp_path / "spikes.jsonl"
+    hook = SpikeHook(WatchConfig(spike_factor=5.0), path)
+    for step in range(1, 21):
+        hook(step, _report([1.0, 1.5]))
+    assert not path.exists()
+    hook(21, _report([1.0, 8.0]))
+    (line,) = path.read_text(encoding="utf-8").splitlines()
+    assert json.loads(line) == {"step": 21, "loss": 8.0, "median": 1.5, "windows": ["E1@0"]}
+    assert "step 21 is 8" in caplog.text and "E1@0" in caplog.text and "E0@0" not in caplog.text
+
+
+def test_a_spike_of_another_rank_is_left_to_it(tmp_path):
+    hook = SpikeHook(WatchConfig(spike_factor=5.0), tmp_path / "spikes.jsonl")
+    for step in range(1, 21):
+        hook(step, _report([1.0]))
+    hook(21, _report([1.0], highest=50.0))
+    assert not (tmp_path / "spikes.jsonl").exists()
+
+
+def test_the_first_steps_and_a_switched_off_hook_say_nothing(tmp_path):
+    for config in (WatchConfig(), WatchConfig(spike_factor=None)):
+        hook = SpikeHook(config, tmp_path / "spikes.jsonl")
+        for step, loss in enumerate([1.0, 500.0, 1.0] if config.spike_factor else [1.0] * 20 + [500.0]):
+            hook(step, _report([loss]))
+    assert not (tmp_path / "spikes.jsonl").exists()
+
+
+@pytest.mark.parametrize(("slow", "named"), [(0.5, True), (0.15, False)])
+def test_a_straggler_is_named_with_its_node(slow, named, caplog):
+    told = [("n1", [0.05, 0.05]), ("n2", [0.05, 0.05]), ("n3", [slow, 0.02])]
+    world = SimpleNamespace(is_first=True, place=SimpleNamespace(rank=0, world_size=3), gather=lambda own: told)
+    StragglerHook(WatchConfig(), world, StepTimer(torch.device("cpu")))(40, None)  # pyright: ignore[reportArgumentType]
+    assert ("rank 2 on n3" in caplog.text) == named

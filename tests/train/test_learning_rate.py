@@ -1,0 +1,80 @@
+"""The learning rate as a function of the step: its ends, its peak, its course, and runs of very few steps."""
+
+from itertools import pairwise
+
+import pytest
+
+from simcast_hpc.config import OptimizerConfig
+from simcast_hpc.train.learning_rate import learning_rate
+
+PEAK = 4e-3
+
+
+def _rates(schedule: str, *, steps: int, warmup: float = 0.3) -> list[float]:
+    config = OptimizerConfig(learning_rate=PEAK, schedule=schedule, warmup_fraction=warmup)  # pyright: ignore[reportArgumentType]
+    return [learning_rate(step, max_steps=steps, config=config) for step in range(steps)]
+
+
+def _assert_rises_then_falls(rates: list[float], top: int) -> None:
+    assert all(one < other for one, other in pairwise(rates[: top + 1]))
+    assert all(one > other for one, other in pairwise(rates[top:]))
+
+
+def test_one_cycle_runs_from_a_25th_over_the_peak_to_almost_nothing():
+    rates = _rates("one_cycle", steps=1000)
+    assert rates[0] == pytest.approx(PEAK / 25)
+    assert rates[300] == pytest.approx(PEAK)
+    assert rates[150] == pytest.approx((PEAK + PEAK / 25) / 2)
+    assert rates[-1] == pytest.approx(PEAK / 25 / 1e4)
+    assert (rates[649] + rates[650]) / 2 == pytest.approx((PEAK + PEAK / 25e4) / 2, rel=1e-3)
+    _assert_rises_then_falls(rates, 300)
+
+
+def test_cosine_rises_in_a_line_and_falls_to_a_thousandth():
+    rates = _rates("cosine", steps=1000, warmup=0.1)
+    assert rates[0] == pytest.approx(PEAK / 100) and rates[49] == pytest.approx(PEAK / 2)
+    assert rates[99] == pytest.approx(PEAK) and rates[100] == pytest.approx(PEAK)
+    assert rates[-1] == pytest.approx(PEAK / 1000)
+    _assert_rises_then_falls(rates[:100], 99)
+    _assert_rises_then_falls(rates[100:], 0)
+
+
+def test_constant_rises_in_a_line_and_stays():
+    rates = _rates("constant", steps=100, warmup=0.2)
+    assert rates[:20] == pytest.approx([PEAK * (step + 1) / 20 for step in range(20)])
+    assert rates[20:] == [PEAK] * 80
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_the_end_may_be_set_and_moves_nothing_before_the_peak(schedule):
+    plain = OptimizerConfig(learning_rate=PEAK, schedule=schedule)
+    ending = plain.model_copy(update={"final_fraction": 0.1})
+    rates, others = ([learning_rate(step, max_steps=100, config=one) for step in range(100)] for one in (plain, ending))
+    top = rates.index(max(rates))
+    assert others[: top + 1] == rates[: top + 1]
+    assert others[-1] == pytest.approx(PEAK / 10)
+    assert all(one >= other for one, other in pairwise(others[top:]))
+    assert all(one <= other for one, other in zip(rates[top:], others[top:], strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_without_a_warm_up_a_run_begins_at_its_peak(schedule):
+    rates = _rates(schedule, steps=50, warmup=0.0)
+    assert rates[0] == pytest.approx(PEAK)
+    assert rates[-1] == pytest.approx({"one_cycle": PEAK / 25e4, "cosine": PEAK / 1000, "constant": PEAK}[schedule])
+
+
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("warmup", [0.0, 0.3, 0.5, 0.999])
+def test_few_steps_have_rates_too(schedule, steps, warmup):
+    rates = _rates(schedule, steps=steps, warmup=warmup)
+    assert all(0 < rate <= PEAK * (1 + 1e-12) for rate in rates)
+    top = rates.index(max(rates))
+    assert all(one <= other for one, other in pairwise(rates[: top + 1]))
+    assert all(one >= other for one, other in pairwise(rates[top:]))
+
+
+def test_the_rate_of_a_step_knows_no_history():
+    config = OptimizerConfig(learning_rate=PEAK)
+    assert learning_rate(70, max_steps=100, config=config) == _rates("one_cycle", steps=100)[70]
