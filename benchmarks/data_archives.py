@@ -11,7 +11,7 @@ import numpy as np
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.distributed.ranks import SingleRank
 
 FILE = "vil/2018/events.h5"
 _MADE = 2
@@ -52,7 +52,7 @@ def write_layouts(folder: Path, stored: np.ndarray) -> dict[str, Path]:
     spec = read_spec("sevir")
     for codec in ("lz4", "zstd"):
         roots[f"shards {codec}"] = folder / codec
-        prepare(lambda: open_raw(spec, roots["contiguous"]), folder / codec, Recipe(codec, 8), Ranks(0, 1))
+        prepare(lambda: open_raw(spec, roots["contiguous"]), folder / codec, Recipe(codec, 8), SingleRank())
     return roots
 
 
@@ -66,7 +66,7 @@ def files_of(root: Path) -> list[Path]:
 
 
 def drop_cache(paths: Iterable[Path]) -> None:
-    """Ask the system to forget the pages of these files, so that they are read from the disk again."""
+    """StopReason the system to forget the pages of these files, so that they are read from the disk again."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -18,7 +18,7 @@ from benchmarks.data_archives import FILE
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
 from simcast_hpc.data.shards.shard_format import compression
-from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.distributed.ranks import SingleRank
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def compare_with_bare(roots: dict[str, Path], scratch: Path, *, repetitions: int
                 into = scratch / "prepared"
                 times["bare"].append(_cpu(partial(bare, roots[layout], scratch / "bare.h5", codec)))
                 source = partial(open_raw, spec, roots[layout])
-                times["ours"].append(_cpu(partial(prepare, source, into, Recipe(codec), Ranks(0, 1))))
+                times["ours"].append(_cpu(partial(prepare, source, into, Recipe(codec), SingleRank())))
                 size = sum(path.stat().st_size for path in into.iterdir()) / 1e6
                 shutil.rmtree(into)
             bare_ms, ours_ms = (1e3 * float(np.median(values)) / events for values in times.values())

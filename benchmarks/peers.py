@@ -162,7 +162,7 @@ def measured(case: str, precision: str, options: argparse.Namespace, about: dict
                     exact = Path(folder, "exact.pt")
                     _answer(replace(task_of(case, "public", "fp32", options, exact), rounds=0))
                 apart = {name: _apart(exact, path, of=name) for name, path in forecasts.items()}
-                _refuse_wrong(apart, case=case, precision=precision)
+                _reject_wrong(apart, case=case, precision=precision)
     root = getattr(options, CHECKOUTS[case])
     batch = options.members if case == "sampling" else options.batch
     shape = (batch, sum(options.frames), 1, options.size, options.size)
@@ -226,7 +226,7 @@ def _apart(exact: Path, forecast: Path, *, of: str) -> float:
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
-def _refuse_wrong(apart: Mapping[str, float], *, case: str, precision: str) -> None:
+def _reject_wrong(apart: Mapping[str, float], *, case: str, precision: str) -> None:
     limit = TOLERANCE_AFTER_SAMPLING if case == "sampling" else TOLERANCE
     if precision != "fp32":
         limit += TIMES_PUBLIC * apart["public"]

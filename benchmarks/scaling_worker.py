@@ -16,7 +16,7 @@ import torch
 from benchmarks.scaling_links import sent_bytes, shape
 from simcast_hpc.config import SimVPConfig, TrainConfig, from_mapping
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.process_group import World, join
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.models import build_model
 
 SIZE, FRAMES_IN, FRAMES_OUT = 24, 6, 6
@@ -53,37 +53,37 @@ def config_of(engine: dict[str, Any], batch: dict[str, int]) -> TrainConfig:
 def main(task: dict[str, Any], out: Path) -> None:
     """Time every engine of the task at every speed, in turns, and let rank 0 write the rows."""
     torch.set_num_threads(THREADS)
-    world = join(timeout_minutes=10)
+    ranks = join_process_group(timeout_minutes=10)
     rows = []
     for held in task["engines"]:
         torch.manual_seed(0)
-        engine = build_engine(Module(), config_of(held, task["batch"]), world)
+        engine = build_engine(Module(), config_of(held, task["batch"]), ranks)
         set_learning_rate(engine, 1e-3)
         shape(None)
         for _ in range(2):
             _step(engine, task["batch"]["micro_size"])
         for turn in range(task["turns"]):
             for megabits in task["megabits"]:
-                rows.append(_timed(engine, world, task, held, megabits) | {"turn": turn})
+                rows.append(_timed(engine, ranks, task, held, megabits) | {"turn": turn})
         shape(None)
-        world.barrier()
-    if world.is_first:
+        ranks.barrier()
+    if ranks.is_first:
         out.write_text(json.dumps(rows), encoding="utf-8")
-    world.leave()
+    ranks.leave()
 
 
-def _timed(engine: Any, world: World, task: dict[str, Any], held: dict[str, Any], megabits: float | None) -> dict:
+def _timed(engine: Any, ranks: TorchRanks, task: dict[str, Any], held: dict[str, Any], megabits: float | None) -> dict:
     shape(megabits)
-    world.barrier()
+    ranks.barrier()
     clocks, sent, worked = [], sent_bytes(), time.process_time()
     for _ in range(task["steps"]):
         began = time.perf_counter()
         _step(engine, task["batch"]["micro_size"])
-        world.barrier()
+        ranks.barrier()
         clocks.append(time.perf_counter() - began)
     worked = (time.process_time() - worked) / task["steps"]
     sent = (sent_bytes() - sent) / task["steps"]
-    every = world.gather((median(clocks), worked, sent))
+    every = ranks.gather((median(clocks), worked, sent))
     seconds, processor, wire = (max(one) for one in zip(*every, strict=True))
     return {**held, "megabits": megabits, "seconds": seconds, "processor_seconds": processor, "sent_bytes": wire}
 

@@ -30,7 +30,7 @@ from benchmarks.harness import RESULTS, machine, write_rows
 from simcast_hpc.config import CasFormerConfig, TrainConfig, from_mapping
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.launchers import child_environment, run_ranks
-from simcast_hpc.distributed.process_group import World, join
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.zero_memory import rank_bytes
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.planning.flops import Account, denoiser_account
@@ -160,44 +160,44 @@ def account_of(options: argparse.Namespace) -> Account:
 def work(options: argparse.Namespace) -> None:
     """Be one rank: train some steps and leave what was measured in the folder ``options.worker``."""
     torch.set_num_threads(THREADS)
-    world = join(timeout_minutes=10.0)
+    ranks = join_process_group(timeout_minutes=10.0)
     try:
-        found = trained(options, world)
-        path = options.worker / f"rank-{world.place.rank}.json"
+        found = trained(options, ranks)
+        path = options.worker / f"rank-{ranks.rank}.json"
         path.write_text(json.dumps(found), encoding="utf-8")
-        world.barrier()
+        ranks.barrier()
     finally:
-        world.leave()
+        ranks.leave()
 
 
-def trained(options: argparse.Namespace, world: World) -> dict[str, Any]:
+def trained(options: argparse.Namespace, ranks: TorchRanks) -> dict[str, Any]:
     """Train warm-up and timed steps on random latents; return medians of seconds, and bytes."""
     import deepspeed
 
     network, frames, side = SIZES[options.size]
     torch.manual_seed(0)
-    before = peak_bytes(world.device)
+    before = peak_bytes(ranks.device)
     config = config_of(options, options.stages[0])
-    engine = build_engine(DiffusionModule(CasFormer(network, frames=frames, channels=CHANNELS)), config, world)
+    engine = build_engine(DiffusionModule(CasFormer(network, frames=frames, channels=CHANNELS)), config, ranks)
     set_learning_rate(engine, 1e-4)
-    generator = torch.Generator().manual_seed(world.place.rank)
+    generator = torch.Generator().manual_seed(ranks.rank)
     shape = (options.micro, frames, CHANNELS, side, side)
-    noisy, condition, target = (torch.randn(shape, generator=generator).to(world.device) for _ in range(3))
-    timesteps = torch.randint(0, 1000, (options.micro,), generator=generator).to(world.device)
+    noisy, condition, target = (torch.randn(shape, generator=generator).to(ranks.device) for _ in range(3))
+    timesteps = torch.randint(0, 1000, (options.micro,), generator=generator).to(ranks.device)
     spent = []
     for _ in range(options.steps + 2):
-        world.barrier()
+        ranks.barrier()
         began = time.perf_counter(), time.process_time()
         engine.backward(engine(noisy, timesteps, condition, target))
         engine.step()
-        if world.device.type == "cuda":
+        if ranks.device.type == "cuda":
             torch.cuda.synchronize()
         spent.append((time.perf_counter() - began[0], time.process_time() - began[1]))
     return {
         "step_s": median(clock for clock, _ in spent[2:]),
         "step_cpu_s": median(processor for _, processor in spent[2:]),
         "state": live_bytes(),
-        "peak": peak_bytes(world.device) - before,
+        "peak": peak_bytes(ranks.device) - before,
         "deepspeed": deepspeed.__version__,
     }
 

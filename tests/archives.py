@@ -14,7 +14,7 @@ from simcast_hpc.config import TrainConfig, from_mapping, to_yaml
 from simcast_hpc.data.archive_windows import ArchiveSource
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.models import build_model
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 FILE = "vil/2018/storms.h5"
 COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing")
@@ -95,7 +95,7 @@ def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:
 
 def write_trained(config: TrainConfig) -> Path:
     """Leave in ``config.run_dir`` what a finished run of freshly drawn weights leaves, and return it."""
-    folder = RunFolder(config.run_dir)
+    folder = RunDirectory(config.run_dir)
     folder.weights.parent.mkdir(parents=True)
     folder.config.write_text(to_yaml(config), encoding="utf-8")
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)

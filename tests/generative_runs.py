@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from simcast_hpc.config import TrainConfig, to_yaml
 from simcast_hpc.inference.ensemble import denoiser
 from simcast_hpc.models.autoencoder import Autoencoder
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.archives import tiny_config, write_trained
 
 GENERATIVE: dict[str, Any] = {
@@ -24,7 +24,7 @@ DENOISER: dict[str, Any] = {
 
 def leave(config: TrainConfig, network: torch.nn.Module, inputs: Mapping[str, str], **beside: str) -> Path:
     """Leave in ``config.run_dir`` what a finished run with these weights leaves."""
-    folder = RunFolder(config.run_dir)
+    folder = RunDirectory(config.run_dir)
     folder.weights.parent.mkdir(parents=True)
     folder.config.write_text(to_yaml(config), encoding="utf-8")
     save_file(network.state_dict(), folder.weights, metadata=beside)
@@ -49,7 +49,7 @@ def make_runs(folder: Path, root: Path) -> Path:
     torch.manual_seed(2)
     leave(coder, Autoencoder(coder.autoencoder.model), {}, scale_factor="1.25")
     config = diffusion_config(folder / "diffusion", folder, root)
-    hashes = {name: file_hash(RunFolder(folder / name).weights) for name in ("autoencoder", "student")}
+    hashes = {name: file_hash(RunDirectory(folder / name).weights) for name in ("autoencoder", "student")}
     leave(config, randomised(denoiser(config, channels=2), seed=3), hashes)
     return folder
 

@@ -51,6 +51,6 @@ def test_the_smallest_frame_leaves_one_patch(layers):
         model(torch.rand(1, 1, size - 1, size - 1))
 
 
-def test_groups_that_do_not_divide_are_refused():
+def test_groups_that_do_not_divide_are_rejected():
     with pytest.raises(ConfigError, match=r"discriminator\.width=12 must be a multiple"):
         from_mapping(DiscriminatorConfig, {"width": 12})

@@ -103,7 +103,7 @@ def test_without_a_table_every_pixel_weighs_the_same():
         ("sevir", (255.0,), "code", "threshold 255 code"),
     ],
 )
-def test_thresholds_in_the_wrong_unit_are_refused(dataset, thresholds, unit, says):
+def test_thresholds_in_the_wrong_unit_are_rejected(dataset, thresholds, unit, says):
     with pytest.raises(DataError, match=says):
         _loss(dataset, thresholds=thresholds, unit=unit)
 

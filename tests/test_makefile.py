@@ -186,7 +186,7 @@ def test_gpu_takes_the_python_that_sees_one_and_installs_nothing(bare, sees_a_gp
     assert not (bare / ".venv").exists()
 
 
-def test_radar_without_an_archive_is_refused_before_anything_is_installed(bare):
+def test_radar_without_an_archive_is_rejected_before_anything_is_installed(bare):
     told = make(bare, "radar", "DATA=nowhere")
     assert told.returncode != 0
     assert "make radar needs DATA=FOLDER" in told.stderr and "'nowhere'" in told.stderr

@@ -136,7 +136,7 @@ def test_the_run_folders_keep_the_grid_of_the_data(earthformer):
         trained.forecast(torch.zeros(1, 4, 24, 24, dtype=torch.uint8), frames_out=4)
 
 
-def test_a_test_set_of_another_grid_is_refused_before_anything_is_trained(tmp_path):
+def test_a_test_set_of_another_grid_is_rejected_before_anything_is_trained(tmp_path):
     """A model that is made for one grid could never be verified there."""
     root = tmp_path / "wide"
     write_archive(root, seed=2, events={"train": 1, "val": 1, "test": 1}, size=24, frames_per_event=12)
@@ -167,7 +167,7 @@ def test_few_steps_stay_few():
     assert scaled_steps(asked, seconds_per_step=each, budget_seconds=1.0, forecasting=list(asked)) == asked
 
 
-def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_touched(finished):
+def test_another_configuration_in_the_same_folder_is_rejected_and_nothing_is_touched(finished):
     kept = {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"belongs to another run: direct: seed was 0, is 1"):
         run_pipeline(_config(finished, seed=1))
@@ -226,7 +226,7 @@ def test_parts_are_named_in_their_order(tmp_path):
         ("teacher", "1", "run the part `prepare` first"),
     ],
 )
-def test_a_part_that_cannot_run_is_refused(part, ranks, says, tmp_path, monkeypatch):
+def test_a_part_that_cannot_run_is_rejected(part, ranks, says, tmp_path, monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": ranks, "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=says):
@@ -234,7 +234,7 @@ def test_a_part_that_cannot_run_is_refused(part, ranks, says, tmp_path, monkeypa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_part_keeps_to_the_steps_that_were_fixed_and_refuses_another_configuration(finished):
+def test_a_part_keeps_to_the_steps_that_were_fixed_and_rejects_another_configuration(finished):
     run_part(_config(finished), "teacher")
     with pytest.raises(ConfigError, match="belongs to another run: direct: seed was 0, is 1"):
         run_part(_config(finished, seed=1), "teacher")
@@ -249,7 +249,7 @@ def test_a_part_keeps_to_the_steps_that_were_fixed_and_refuses_another_configura
         ({"synthesis": None, "data": {"dataset": "synthetic"}}, "data.root is not set"),
     ],
 )
-def test_a_bad_name_is_refused_before_anything_is_trained(tmp_path, changes, says):
+def test_a_bad_name_is_rejected_before_anything_is_trained(tmp_path, changes, says):
     with pytest.raises(ConfigError, match=says):
         run_pipeline(_config(tmp_path / "run", **changes))
     assert not list(tmp_path.glob("run/*/DONE.json"))

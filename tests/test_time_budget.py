@@ -6,7 +6,7 @@ import pytest
 
 from simcast_hpc.config import ConfigError, PipelineConfig, to_yaml
 from simcast_hpc.pipeline import time_budget as budget
-from simcast_hpc.pipeline.pipeline_checks import continue_or_refuse
+from simcast_hpc.pipeline.pipeline_checks import continue_or_reject
 from simcast_hpc.pipeline.stage_timing import StepSeconds, mean_seconds, short_runs, step_seconds
 from simcast_hpc.pipeline.time_budget import fix_steps, scaled_steps
 from tests.test_pipeline_generative import five_stages
@@ -101,14 +101,14 @@ def test_the_discriminator_joins_after_the_same_share(fitted):
 
 
 def test_started_again_it_keeps_what_was_fitted_and_knows_what_was_asked(fitted, tmp_path):
-    again = continue_or_refuse(asked(tmp_path))
+    again = continue_or_reject(asked(tmp_path))
     assert again.train_config("autoencoder") == fitted.train_config("autoencoder")
     assert again.fitted_steps == fitted.fitted_steps
     stages = {**asked(tmp_path).stages, "autoencoder": {"max_steps": 300, "autoencoder": {"adversarial_start": 250}}}
     with pytest.raises(ConfigError, match=r"autoencoder\.adversarial_start was 200, is 250"):
-        continue_or_refuse(asked(tmp_path, stages=stages))
+        continue_or_reject(asked(tmp_path, stages=stages))
 
 
-def test_another_budget_for_steps_that_were_fitted_is_refused(fitted, tmp_path):
+def test_another_budget_for_steps_that_were_fitted_is_rejected(fitted, tmp_path):
     with pytest.raises(ConfigError, match=r"time_budget_minutes is 2\.0, .* were fitted to 1\.0 .* another run_dir"):
-        continue_or_refuse(asked(tmp_path, time_budget_minutes=2.0))
+        continue_or_reject(asked(tmp_path, time_budget_minutes=2.0))

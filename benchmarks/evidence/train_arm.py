@@ -30,9 +30,9 @@ from simcast_hpc.distributed.engine import set_learning_rate
 from simcast_hpc.inference.load import forecast_device
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from simcast_hpc.train.learning_rate import learning_rate
-from simcast_hpc.train.loop import Every, Prepared, StepReport, train
+from simcast_hpc.train.loop import DeviceBatch, Every, StepReport, train
 from simcast_hpc.train.stages import AnyStage, make_stage
 from simcast_hpc.train.stages.base import TrainingModule
 from simcast_hpc.train.stages.student_stage import StudentStage, extend
@@ -132,7 +132,7 @@ def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Arch
         real frames of the ``val`` split under the arm's own weights and horizon.
     """
     config = config_of(study, arm, seed=seed, folder=folder, archive=archive.root)
-    run = RunFolder(folder)
+    run = RunDirectory(folder)
     run.prepare(config)
     stage = make_stage(config)
     source = _sequences(study, arm, stage, archive)
@@ -151,7 +151,7 @@ def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Arch
     return curves
 
 
-def weights_of(run: RunFolder) -> str:
+def weights_of(run: RunDirectory) -> str:
     """Return the hash of a run's weights."""
     return file_hash(run.weights)
 
@@ -204,7 +204,7 @@ def _train(
     return curves
 
 
-def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Iterator[Prepared]:
+def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Iterator[DeviceBatch]:
     size = config.batch.global_size
     batches = micro_batches(
         source,
@@ -218,7 +218,7 @@ def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Ite
     )
     for batch in batches:
         indices = batch.indices
-        yield Prepared(stage.sample(batch, DEVICE), lambda indices=indices: [str(source.key(i)) for i in indices])
+        yield DeviceBatch(stage.sample(batch, DEVICE), lambda indices=indices: [str(source.key(i)) for i in indices])
 
 
 def _validation(

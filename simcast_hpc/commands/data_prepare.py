@@ -35,13 +35,13 @@ def prepare(
 
     from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-    from simcast_hpc.distributed.rank_info import find_place
-    from simcast_hpc.distributed.ranks import join_ranks
+    from simcast_hpc.distributed.rank_info import find_rank
+    from simcast_hpc.distributed.ranks import join_mpi_ranks
     from simcast_hpc.monitoring.log import set_up_logging
 
-    set_up_logging(find_place(os.environ).rank)
+    set_up_logging(find_rank(os.environ).rank)
     spec = read_spec(dataset)
-    ranks = join_ranks()
+    ranks = join_mpi_ranks()
     recipe = Recipe(codec, events_per_shard, tuple(skip or ()))
     manifest = prepare(lambda: open_raw(spec, raw), shards, recipe, ranks)
     if ranks.is_first:

@@ -9,7 +9,7 @@ import typer
 
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig, TrainConfig, from_mapping
 from simcast_hpc.data.open_windows import meaning, step_minutes
-from simcast_hpc.storage.run_directory import refuse_another
+from simcast_hpc.storage.run_directory import reject_another
 
 from .options import DATASETS
 
@@ -56,8 +56,8 @@ def evaluate(
 
     Example: simcast evaluate runs/sevir/student forecasts.h5 --protocol sevir-global --baseline extrapolation
     """
-    from simcast_hpc.distributed.process_group import join
-    from simcast_hpc.distributed.rank_info import find_place
+    from simcast_hpc.distributed.process_group import join_process_group
+    from simcast_hpc.distributed.rank_info import find_rank
     from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry
     from simcast_hpc.evaluation import evaluate as score_all
     from simcast_hpc.evaluation.sevir_reference import sevir_reference
@@ -67,9 +67,9 @@ def evaluate(
     from simcast_hpc.report import print_scores
 
     named = _named(forecasts)
-    world = join(timeout_minutes=240) if find_place(os.environ).world_size > 1 else None
-    set_up_logging(world.place.rank if world else 0)
-    device = world.device if world else forecast_device()
+    ranks = join_process_group(timeout_minutes=240) if find_rank(os.environ).world_size > 1 else None
+    set_up_logging(ranks.rank if ranks else 0)
+    device = ranks.device if ranks else forecast_device()
     models = {name: load_run(Path(what), device=device) for name, what, kind in named if kind == "run"}
     given = DataConfig(dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride)
     data, sequence = _windows(
@@ -85,15 +85,15 @@ def evaluate(
         else:
             entries.append(baseline_entry(what, data, cache=cache, row=name))
     test_set = TestSet(settings.split, data, settings.split)
-    result = score_all(test_set, entries, sequence=sequence, settings=settings, folder=out, world=world)
+    result = score_all(test_set, entries, sequence=sequence, settings=settings, folder=out, ranks=ranks)
     if result:
         path = out / f"{test_set.name}.json"
         print_scores(path)
         for line in sevir_reference(result):
             print(line)
         print(f"scores: {path} and {path.with_suffix('.csv').name}")
-    if world:
-        world.leave()
+    if ranks:
+        ranks.leave()
 
 
 def _named(forecasts: list[str]) -> list[tuple[str, str, str]]:
@@ -140,7 +140,7 @@ def _windows(
         return given, from_mapping(SequenceConfig, values, where="evaluate")
     first = next(iter(configs.values()))
     for name, config in configs.items():
-        refuse_another(_comparable(first), _comparable(config), where=Path(name))
+        reject_another(_comparable(first), _comparable(config), where=Path(name))
     if dataset is not None:
         raise ConfigError(f"--dataset {dataset} says what the runs say themselves ({first.data.dataset}); leave it out")
     data: DataConfig = first.data.model_copy(update={"root": given.root}) if given.root else first.data

@@ -60,7 +60,7 @@ def plan(
     else:
         _print(asked, facts, machine, found, best, how=_how(device))
     if best is None:
-        _refuse(facts, machine, found, gpus_that_fit(facts, machine, run.batch, run.engine))
+        _reject(facts, machine, found, gpus_that_fit(facts, machine, run.batch, run.engine))
 
 
 def _device() -> "torch.device":
@@ -220,7 +220,7 @@ def _levels(asked: Asked, need: "Need") -> str:
     return ", ".join(map(str, levels)) if levels and by_level else "yes" if levels else "no"
 
 
-def _refuse(facts: "Facts", machine: "Machine", found: "list[Need]", more: int | None) -> None:
+def _reject(facts: "Facts", machine: "Machine", found: "list[Need]", more: int | None) -> None:
     least = min(found, key=lambda need: need.total)
     lacking = (least.total - machine.memory) / _GIB
     engine = least.choice.engine

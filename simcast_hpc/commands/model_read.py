@@ -59,11 +59,11 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> Asked:
 
 def _autoencoder_under(run: TrainConfig) -> AutoencoderConfig:
     """Return the sizes of ``diffusion.autoencoder``'s network, or the default's where that run does not stand yet."""
-    from simcast_hpc.storage.run_directory import RunFolder
+    from simcast_hpc.storage.run_directory import RunDirectory
 
     if run.stage == "autoencoder":
         return run.autoencoder.model
-    if run.diffusion.autoencoder is None or not (found := RunFolder(run.diffusion.autoencoder).config).is_file():
+    if run.diffusion.autoencoder is None or not (found := RunDirectory(run.diffusion.autoencoder).config).is_file():
         return AutoencoderConfig()
     return read_config(TrainConfig, found).autoencoder.model
 

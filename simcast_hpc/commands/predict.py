@@ -91,7 +91,7 @@ def predict(
         raise ConfigError(
             f"FRAMES {'and' if frames else 'or'} --watch: name radar files or folders, or --watch a folder"
         )
-    _refuse_absent(frames or [], watch, pattern)
+    _reject_absent(frames or [], watch, pattern)
     predictor = _predictor(
         run, bridge=bridge, z_r=z_r, any_spacing=any_spacing, tile=tile, overlap=overlap, batch=batch,
         keep_members=not no_members, changes=changes or [],
@@ -108,7 +108,7 @@ def predict(
         print(path)
 
 
-def _refuse_absent(frames: list[Path], watch: Path | None, pattern: str) -> None:
+def _reject_absent(frames: list[Path], watch: Path | None, pattern: str) -> None:
     from simcast_hpc.radar.frame_files import list_files
 
     if watch is not None and not watch.is_dir():
@@ -129,7 +129,7 @@ def _predictor(
     changes: list[str],
 ) -> "Predictor":
     from simcast_hpc.data.dataset_spec import ZRRelation
-    from simcast_hpc.forecast.predict_files import Predictor, refuse_unfit_tile, training_grid
+    from simcast_hpc.forecast.predict_files import Predictor, reject_unfit_tile, training_grid
     from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
     from simcast_hpc.inference.load import forecast_device
     from simcast_hpc.radar import Wanted, code_of_run
@@ -144,7 +144,7 @@ def _predictor(
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
     code = code_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
     if tile is not None:
-        refuse_unfit_tile(model, tile)
+        reject_unfit_tile(model, tile)
     tile = tile or training_grid(model)
     wanted = Wanted(model.config.sequence.frames_in, code.step_minutes, bridge)
     shared = min(tile) // 4 if overlap is None else overlap
@@ -182,11 +182,11 @@ def _once(
 
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
     from simcast_hpc.forecast.watch_folder import Watch, WatchSettings
-    from simcast_hpc.train.preemption import PausedError, StopRequest, refuse_to_start
+    from simcast_hpc.train.preemption import PausedError, StopRequest, reject_to_start
 
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} is --out as well; forecasts must not be taken for frames")
-    refuse_to_start([publisher.folder])
+    reject_to_start([publisher.folder])
     with StopRequest([publisher.folder], looks=True).listening() as asked:
         Watch(predictor, publisher, folder, WatchSettings(**settings)).run(asked)
     if "USR2" in asked.why:  # the batch system's notice: as every run, it asks to be started again

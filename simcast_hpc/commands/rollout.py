@@ -3,7 +3,7 @@
 import os
 
 from simcast_hpc.config import TrainConfig, read_config
-from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.distributed.rank_info import find_rank
 
 from .options import ConfigFile, Overrides, Quiet
 
@@ -19,7 +19,7 @@ def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = Fals
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.train.precompute_rollouts import fill_cache
 
-    set_up_logging(find_place(os.environ).rank)
+    set_up_logging(find_rank(os.environ).rank)
     folder = fill_cache(resolved)
     if not quiet:
         print(f"roll-outs stand in {folder}")

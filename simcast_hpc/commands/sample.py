@@ -34,14 +34,14 @@ def sample(
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
     from simcast_hpc.data.open_windows import coded_as, open_windows
-    from simcast_hpc.distributed.process_group import join
-    from simcast_hpc.distributed.rank_info import find_place
+    from simcast_hpc.distributed.process_group import join_process_group
+    from simcast_hpc.distributed.rank_info import find_rank
     from simcast_hpc.inference.ensemble import load_ensemble
     from simcast_hpc.inference.ensemble_files import draw_ensembles
     from simcast_hpc.inference.load import forecast_device
     from simcast_hpc.monitoring.log import set_up_logging
 
-    set_up_logging(find_place(os.environ).rank)
+    set_up_logging(find_rank(os.environ).rank)
     if split not in ("train", "val", "test", "all"):
         raise ConfigError(f"--split {split!r} is unknown; it is train, val, test or all")
     ensemble = load_ensemble(run)
@@ -51,22 +51,24 @@ def sample(
     data = ensemble.config.data if root is None else ensemble.config.data.model_copy(update={"root": root})
     frames = ensemble.config.sequence.frames_in + ensemble.config.sequence.frames_out
     source = open_windows(data, split=split, frames=frames)
-    world = (
-        join(timeout_minutes=ensemble.config.engine.timeout_minutes) if find_place(os.environ).world_size > 1 else None
+    ranks = (
+        join_process_group(timeout_minutes=ensemble.config.engine.timeout_minutes)
+        if find_rank(os.environ).world_size > 1
+        else None
     )
     try:
         draw_ensembles(
-            ensemble.on(world.device if world else forecast_device()),
+            ensemble.on(ranks.device if ranks else forecast_device()),
             source,
             out,
             spec=coded_as(data),
             windows=windows or len(source),
             batch=batch,
             single=single,
-            world=world,
+            ranks=ranks,
         )
     finally:
-        if world is not None:
-            world.leave()
-    if world is None or world.is_first:
+        if ranks is not None:
+            ranks.leave()
+    if ranks is None or ranks.is_first:
         print(f"ensembles stand in {out}")

@@ -3,7 +3,7 @@
 import os
 
 from simcast_hpc.config import TrainConfig, read_config, to_yaml
-from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.distributed.rank_info import find_rank
 
 from .options import ConfigFile, Overrides, Quiet
 
@@ -19,5 +19,5 @@ def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False)
     resolved = read_config(TrainConfig, config, overrides or ())
     from simcast_hpc.train.trainer import run
 
-    shows = not quiet and find_place(os.environ).rank == 0
+    shows = not quiet and find_rank(os.environ).rank == 0
     run(resolved, announce=(lambda checked: print(to_yaml(checked), flush=True)) if shows else None)

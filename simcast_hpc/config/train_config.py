@@ -201,7 +201,7 @@ class EngineConfig(StrictModel):
             )
         return self
 
-    def refuse_ranks(self, world_size: int) -> None:
+    def reject_ranks(self, world_size: int) -> None:
         """Refuse a number of ranks that hierarchical partitioning cannot be laid out on.
 
         Raises:

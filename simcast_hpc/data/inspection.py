@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.distributed.ranks import SingleRank
 
 from .catalog import repeated_ids_of
 from .data_errors import Problem
@@ -66,7 +66,7 @@ def inspect(spec: DatasetSpec, root: Path) -> Inspection:
 
 def _of_raw(spec: DatasetSpec, root: Path) -> Inspection:
     source = open_raw(spec, root)
-    source.complete(Ranks(0, 1))
+    source.complete(SingleRank())
     problems = [*source.problems, *source.notes]
     pictures: list[Picture] = []
     spread = set(np.linspace(0, len(source.events) - 1, _MOST_PICTURES).astype(int).tolist())

@@ -1,6 +1,6 @@
 """Which sample stands where, and what chance decides for it: pure functions of the seed, never of the machine.
 
-Position p counts samples since the start of the run. World size, micro batch and workers never change which
+Position p counts samples since the start of the run. TorchRanks size, micro batch and workers never change which
 samples form optimizer step n: they are the positions ``n * global_size`` up to ``(n + 1) * global_size``.
 """
 

@@ -10,7 +10,7 @@ from .ensemble_products import exceedance_probability, probability_matched_mean
 from .forward_process import add_noise, clean_from_prediction, training_target
 from .noise_schedule import NoiseSchedule, make_schedule, spaced_timesteps
 from .samplers import SAMPLERS, Step, plan_steps
-from .sampling_loop import Drawn, refuse_broken, sample, walk
+from .sampling_loop import Drawn, reject_broken, sample, walk
 
 __all__ = [
     "SAMPLERS",
@@ -24,7 +24,7 @@ __all__ = [
     "make_schedule",
     "plan_steps",
     "probability_matched_mean",
-    "refuse_broken",
+    "reject_broken",
     "sample",
     "spaced_timesteps",
     "stream_key",

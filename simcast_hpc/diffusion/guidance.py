@@ -27,7 +27,7 @@ def guided(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
     return unconditional + weight * (conditional - unconditional)
 
 
-def refuse_untrained_guidance(weight: float, condition_dropout: float) -> None:
+def reject_untrained_guidance(weight: float, condition_dropout: float) -> None:
     """Refuse to guide a network that never saw a zeroed condition.
 
     Raises:

@@ -35,7 +35,7 @@ class Drawn:
     broken: Tensor
 
 
-def refuse_broken(broken: Tensor, rows: int) -> None:
+def reject_broken(broken: Tensor, rows: int) -> None:
     """Refuse latents of ``rows`` rows of which ``broken`` are not finite. Waits for the device.
 
     Raises:
@@ -57,7 +57,7 @@ def sample(steps: Sequence[Step], conditional: Denoiser, start: Tensor, **option
         NonFiniteLatentError: what came out is not finite. Waits for the device.
     """
     drawn = walk(steps, conditional, start, **options)
-    refuse_broken(drawn.broken, len(start))
+    reject_broken(drawn.broken, len(start))
     return drawn
 
 

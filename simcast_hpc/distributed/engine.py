@@ -6,7 +6,7 @@ import torch
 
 from simcast_hpc.config import ConfigError, EngineConfig, OptimizerConfig, TrainConfig
 
-from .process_group import World, import_deepspeed
+from .process_group import TorchRanks, import_deepspeed
 from .zero_memory import MOST_IN_BUCKET
 
 
@@ -18,7 +18,7 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
     Raises:
         ConfigError: the ranks cannot share the global batch, or hierarchical partitioning does not fit them.
     """
-    config.engine.refuse_ranks(world_size)
+    config.engine.reject_ranks(world_size)
     return {
         "train_batch_size": config.batch.global_size,
         "train_micro_batch_size_per_gpu": config.batch.micro_size,
@@ -51,13 +51,13 @@ def _zero(engine: EngineConfig) -> dict[str, Any]:
     return zero
 
 
-def build_engine(module: torch.nn.Module, config: TrainConfig, world: World) -> Any:
+def build_engine(module: torch.nn.Module, config: TrainConfig, ranks: TorchRanks) -> Any:
     """Return the DeepSpeed engine around ``module``, with Adam (decoupled weight decay where there is any).
 
     Raises:
         ConfigError: the ranks cannot share the global batch, or hierarchical partitioning does not fit them.
     """
-    derived = deepspeed_config(config, world_size=world.place.world_size)
+    derived = deepspeed_config(config, world_size=ranks.size)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise ConfigError("the model has no trainable parameters")

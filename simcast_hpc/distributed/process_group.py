@@ -1,28 +1,21 @@
-"""Joining the other ranks: one process group, made once, with a finite timeout; and what is said over it."""
+"""The process group of a run: joined once, with a finite timeout; and its collectives."""
 
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 
-from .failure import fail_together
-from .rank_info import Place, PlaceError, find_place
+from .rank_info import LauncherError, RankInfo, find_rank
+from .ranks import Ranks
 
 
-class World:
-    """The ranks of this run and the few things they say to one another. Every method is a collective."""
+class TorchRanks(Ranks):
+    """The ranks of a torch process group. Every method is a collective."""
 
-    def __init__(self, place: Place, device: torch.device):
-        self.place, self.device = place, device
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is rank 0, the one that writes logs and markers."""
-        return self.place.rank == 0
+    def __init__(self, rank: int, size: int, device: torch.device):
+        self.rank, self.size, self.device = rank, size, device
 
     def maximum(self, values: torch.Tensor) -> list[float]:
         """Return the element-wise maximum over the ranks of float32 ``[n]``. Waits for the device."""
@@ -34,11 +27,11 @@ class World:
         """Return the mean of a tensor over the ranks, in float32, on the device."""
         total = value.detach().float().clone()
         torch.distributed.all_reduce(total)
-        return total / self.place.world_size
+        return total / self.size
 
     def gather(self, thing: Any) -> list[Any]:
         """Return the picklable ``thing`` of every rank, in rank order, on every rank."""
-        things: list[Any] = [None] * self.place.world_size
+        things: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(things, thing)
         return things
 
@@ -52,40 +45,32 @@ class World:
         """Wait until every rank is here."""
         torch.distributed.barrier()
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Run a block that holds no collective; if it fails on any rank it ends on all, and none waits for it.
-
-        Raises:
-            SimcastError: on the ranks whose own block went well, with what another rank said.
-        """
-        with fail_together(self.place.rank, self.gather):
-            yield
-
     def leave(self) -> None:
         """End the process group; the last thing a rank does."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def join(*, timeout_minutes: float) -> World:
-    """Join the ranks that the launcher started and return the world they form.
+def join_process_group(*, timeout_minutes: float) -> TorchRanks:
+    """Join the ranks that the launcher started and return them.
 
     Raises:
-        PlaceError: the launcher's variables are half set, or the group has another size than they promise.
+        LauncherError: the launcher's variables are half set, or the group has another size than they promise.
     """
-    place = find_place(os.environ)
-    if place.launcher.startswith("mpiexec"):
-        _meet_by_mpi(place)
-    elif place.launcher == "none" or (place.world_size == 1 and "MASTER_PORT" not in os.environ):
+    rank_info = find_rank(os.environ)
+    if rank_info.launcher.startswith("mpiexec"):
+        _meet_by_mpi(rank_info)
+    elif rank_info.launcher == "none" or (rank_info.world_size == 1 and "MASTER_PORT" not in os.environ):
         os.environ["MASTER_ADDR"] = "127.0.0.1"
         os.environ["MASTER_PORT"] = "0"  # alone: the store may take any free port, since nobody else looks for it
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
-            raise PlaceError(f"{place.launcher} started {place.world_size} ranks but {name} is not set; export it")
-    names = {"RANK": place.rank, "WORLD_SIZE": place.world_size, "LOCAL_RANK": place.local_rank}
+            raise LauncherError(
+                f"{rank_info.launcher} started {rank_info.world_size} ranks but {name} is not set; export it"
+            )
+    names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world_size, "LOCAL_RANK": rank_info.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})
-    device = own_device(place)
+    device = local_device(rank_info)
     deepspeed = import_deepspeed()
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",
@@ -94,9 +79,9 @@ def join(*, timeout_minutes: float) -> World:
         verbose=False,
     )
     size = torch.distributed.get_world_size()
-    if size != place.world_size:
-        raise PlaceError(f"the process group has {size} ranks, {place.launcher} promised {place.world_size}")
-    return World(place, device)
+    if size != rank_info.world_size:
+        raise LauncherError(f"the process group has {size} ranks, {rank_info.launcher} promised {rank_info.world_size}")
+    return TorchRanks(rank_info.rank, rank_info.world_size, device)
 
 
 def import_deepspeed() -> Any:
@@ -115,31 +100,31 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def own_device(place: Place) -> torch.device:
+def local_device(rank_info: RankInfo) -> torch.device:
     """Return this process's device, made the current one where it is a GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     # A launcher may show each rank one device only; then every local rank takes device 0.
-    device = torch.device("cuda", place.local_rank % torch.cuda.device_count())
+    device = torch.device("cuda", rank_info.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
 
 
-def _meet_by_mpi(place: Place) -> None:
+def _meet_by_mpi(rank_info: RankInfo) -> None:
     """Agree over MPI on an address and a free port of rank 0, so that two jobs on a node never collide."""
     from mpi4py import MPI
 
-    world = MPI.COMM_WORLD
-    if world.size != place.world_size:
-        raise PlaceError(
-            f"mpi4py sees {world.size} ranks where {place.launcher} started {place.world_size}: "
+    communicator = MPI.COMM_WORLD
+    if communicator.size != rank_info.world_size:
+        raise LauncherError(
+            f"mpi4py sees {communicator.size} ranks where {rank_info.launcher} started {rank_info.world_size}: "
             "mpi4py and the launcher belong to different MPI libraries; `simcast doctor` under this launcher says which"
         )
-    hosts = world.allgather(socket.gethostname())
+    hosts = communicator.allgather(socket.gethostname())
     port = None
-    if world.rank == 0:
+    if communicator.rank == 0:
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
-    os.environ["MASTER_PORT"] = str(world.bcast(port))
+    os.environ["MASTER_PORT"] = str(communicator.bcast(port))
     os.environ["MASTER_ADDR"] = "127.0.0.1" if len(set(hosts)) == 1 else hosts[0]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from simcast_hpc.config import SimcastError
 
 
-class PlaceError(SimcastError, RuntimeError):
+class LauncherError(SimcastError, RuntimeError):
     """The launcher's variables do not say where this process stands."""
 
 
 @dataclass(frozen=True)
-class Place:
+class RankInfo:
     """Rank among ``world_size`` processes and among those of this node; ``launcher`` is where it was read."""
 
     rank: int
@@ -21,7 +21,7 @@ class Place:
 
     def __post_init__(self):
         if not 0 <= self.rank < self.world_size:
-            raise PlaceError(f"{self.launcher} gives rank {self.rank} of {self.world_size}; a rank is 0 .. size - 1")
+            raise LauncherError(f"{self.launcher} gives rank {self.rank} of {self.world_size}; a rank is 0 .. size - 1")
 
 
 # Launcher, the variable that shows its presence, then those of rank, world size and rank on the node. The order
@@ -35,11 +35,11 @@ _LAUNCHERS = (
 )  # fmt: skip
 
 
-def find_place(environ: Mapping[str, str]) -> Place:
+def find_rank(environ: Mapping[str, str]) -> RankInfo:
     """Return the place that ``environ`` describes; alone in the world where no launcher shows.
 
     Raises:
-        PlaceError: a launcher shows, but one of its variables is absent or not a number.
+        LauncherError: a launcher shows, but one of its variables is absent or not a number.
     """
     for launcher, shows, *names in _LAUNCHERS:
         if shows not in environ or (shows == "PMI_RANK" and _is_slurms_pmi(environ)):
@@ -48,14 +48,16 @@ def find_place(environ: Mapping[str, str]) -> Place:
         for name in names:
             text = environ.get(name)
             if text is None:
-                raise PlaceError(f"{shows} is set, so {launcher} started this process, but {name} is not set")
+                raise LauncherError(f"{shows} is set, so {launcher} started this process, but {name} is not set")
             if not text.isdigit():
-                raise PlaceError(f"{name}={text!r} is not a number; {launcher} sets it")
+                raise LauncherError(f"{name}={text!r} is not a number; {launcher} sets it")
             values.append(int(text))
-        return Place(*values, launcher=launcher)
+        return RankInfo(*values, launcher=launcher)
     if "WORLD_SIZE" in environ:
-        raise PlaceError(f"WORLD_SIZE={environ['WORLD_SIZE']} is set but RANK is not; unset it, or start by torchrun")
-    return Place(rank=0, world_size=1, local_rank=0, launcher="none")
+        raise LauncherError(
+            f"WORLD_SIZE={environ['WORLD_SIZE']} is set but RANK is not; unset it, or start by torchrun"
+        )
+    return RankInfo(rank=0, world_size=1, local_rank=0, launcher="none")
 
 
 def _is_slurms_pmi(environ: Mapping[str, str]) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.verification.counting import count
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
@@ -26,20 +26,20 @@ def count_entries(
     frames_in: int,
     batch_size: int,
     heavy: float,
-    world: World | None = None,
+    ranks: TorchRanks | None = None,
 ) -> tuple[Counted, int]:
     """Return the statistics of each entry by counting hash, and the window with the most observed pixels of ``heavy``.
 
     Protocols that count alike share one pass, and the windows are read once. Each event is counted by one rank, in
     one order, so that not only the integers but every sum is the same however many ranks there are. A collective
-    where there is a world: all ranks return the same.
+    with several ranks all ranks return the same.
     """
     rules = {protocol.counting_hash: protocol for protocol in protocols}
-    rank, ranks = (world.place.rank, world.place.world_size) if world else (0, 1)
+    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     own: list[tuple[str, str, Statistics]] = []
     best = (-1, 0)
-    with world.together() if world else nullcontext():
-        for unit in _units(source, batch_size)[rank::ranks]:
+    with ranks.together() if ranks else nullcontext():
+        for unit in _units(source, batch_size)[rank::size]:
             for begin in range(0, len(unit), batch_size):
                 indices = unit[begin : begin + batch_size]
                 windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
@@ -49,7 +49,7 @@ def count_entries(
                 # Of equals the first window, as one rank alone would find it.
                 best = max([best, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
         own = _merged(own)
-    gathered = world.gather((own, best)) if world else [(own, best)]
+    gathered = ranks.gather((own, best)) if ranks else [(own, best)]
     parts = _merged([part for theirs, _ in gathered for part in theirs])
     counted: Counted = {entry.name: {} for entry in entries}
     for name, rule, statistics in parts:

@@ -10,7 +10,7 @@ from simcast_hpc.config import EvaluationConfig, SequenceConfig
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import coded_as, open_windows, step_minutes
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.run_directory import write_whole
 from simcast_hpc.verification.diagram_statistics import heavy_rain_panel
 from simcast_hpc.verification.protocols import ScoreProtocol
@@ -34,7 +34,7 @@ def evaluate(
     settings: EvaluationConfig,
     folder: Path,
     train_dates: Sequence[str] = (),
-    world: World | None = None,
+    ranks: TorchRanks | None = None,
 ) -> dict[str, Any]:
     """Count every entry's forecasts of a test set and write scores, statistics and an example.
 
@@ -46,7 +46,7 @@ def evaluate(
         folder: gets ``<name>.json``, ``<name>.csv``, ``<name>.example.npz`` and each entry's
             ``<name>.<entry>.<counting hash>.npz``, written by rank 0.
         train_dates: the dates that the models were trained on, so that a page can say which are shared.
-        world: the ranks that share the windows; None for one process.
+        ranks: the ranks that share the windows; None for one process.
 
     Returns:
         What the JSON holds; on other ranks than 0 nothing.
@@ -65,9 +65,9 @@ def evaluate(
         frames_in=sequence.frames_in,
         batch_size=settings.batch_size,
         heavy=spec.threshold_codes()[-2:][0],
-        world=world,
+        ranks=ranks,
     )
-    if world is not None and not world.is_first:
+    if ranks is not None and not ranks.is_first:
         return {}
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
     result["train_dates"] = list(train_dates)

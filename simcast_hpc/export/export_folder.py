@@ -13,7 +13,7 @@ from simcast_hpc.data.open_windows import kept_grid
 from simcast_hpc.inference.ensemble import TrainedAutoencoder, load_autoencoder
 from simcast_hpc.inference.load import TrainedModel, config_of_run, load_trained
 from simcast_hpc.models import grid_of
-from simcast_hpc.storage.run_directory import RunFolder, file_hash, versions, write_whole
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions, write_whole
 
 from .model_card import Facts, find_scores, write_card
 from .onnx_export import OnnxError, require_onnx, write_onnx
@@ -88,7 +88,7 @@ def export_run(
 
 
 def _load(run_dir: Path) -> TrainedModel | TrainedAutoencoder:
-    path = RunFolder(run_dir).config
+    path = RunDirectory(run_dir).config
     if path.is_file():
         config = config_of_run(run_dir)
         if config.stage == "autoencoder":
@@ -131,7 +131,7 @@ def _write_program(program: Program, folder: Path, exported: Exported, *, onnx: 
 def _write_beside(
     folder: Path, run_dir: Path, trained: TrainedModel | TrainedAutoencoder, files: dict[str, str], exported: Exported
 ) -> None:
-    shutil.copyfile(RunFolder(run_dir).weights, folder / _WEIGHTS)
+    shutil.copyfile(RunDirectory(run_dir).weights, folder / _WEIGHTS)
     write_whole(folder / _CONFIG, to_yaml(trained.config))
     told = {
         "weights_sha256": trained.weights_hash,
@@ -149,7 +149,7 @@ def _write_beside(
 def _facts(
     run_dir: Path, trained: TrainedModel | TrainedAutoencoder, files: dict[str, str], exported: Exported
 ) -> Facts:
-    marker = RunFolder(run_dir).marker() or {"inputs": {}}
+    marker = RunDirectory(run_dir).marker() or {"inputs": {}}
     more = {}
     if isinstance(trained, TrainedAutoencoder):
         more["scale_factor"] = f"{trained.scale:.9g}, one over the deviation of the training split's latents"
@@ -164,7 +164,7 @@ def _facts(
         weights_hash=trained.weights_hash,
         steps=marker.get("steps"),
         versions=versions(),
-        trained_by=_trained_by(RunFolder(run_dir).versions),
+        trained_by=_trained_by(RunDirectory(run_dir).versions),
         inputs=marker["inputs"],
         files=files | beside,
         checks={name: f"{value:.1e}" for name, value in exported.differences.items()},

@@ -12,7 +12,7 @@ from typing import Any
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import coded_as, step_minutes
-from simcast_hpc.storage.run_directory import RunFolder
+from simcast_hpc.storage.run_directory import RunDirectory
 
 _SHOWN = ("csi/mean", "csi_pool16/mean", "hss/mean", "frequency_bias/mean", "crps", "mae", "ssim")
 
@@ -56,7 +56,7 @@ def find_scores(run_dir: Path, given: Sequence[str], *, weights_hash: str) -> li
     name = run_dir.resolve().name
     if given:
         return [_named(word, name) for word in given]
-    pipeline = RunFolder(run_dir.resolve().parent).marker() or {"inputs": {}}
+    pipeline = RunDirectory(run_dir.resolve().parent).marker() or {"inputs": {}}
     if pipeline["inputs"].get("stages", {}).get(name) != weights_hash:
         return []
     found = [_named(str(path), name) for path in sorted((run_dir.resolve().parent / "scores").glob("*.json"))]

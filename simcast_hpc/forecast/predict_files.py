@@ -18,7 +18,7 @@ from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.models import grid_of
 from simcast_hpc.radar.frame_encoding import CodedFrame, ModelCode
-from simcast_hpc.radar.frame_sequence import FrameSet, Wanted, bridged, choose_frames, refuse_a_mixture
+from simcast_hpc.radar.frame_sequence import FrameSet, Wanted, bridged, choose_frames, reject_a_mixture
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 from simcast_hpc.storage.run_directory import versions
 
@@ -100,7 +100,7 @@ class Predictor:
         """
         chosen = self.inputs(list(frames), issue)
         there = [frames[time] for time in chosen.chosen if time is not None]
-        refuse_a_mixture(there)
+        reject_a_mixture(there)
         codes = self._stacked(frames, chosen)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
         missing = (codes == MISSING_CODE).any(axis=0)
@@ -239,7 +239,7 @@ def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: in
     return noise[..., row : row + part[0], column : column + part[1]]
 
 
-def refuse_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> None:
+def reject_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> None:
     """Refuse a size of tiles that a model cannot take, by letting it forecast one of nothing.
 
     Raises:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig, from_mapping, to_yaml
 from simcast_hpc.models.published_weights import OurForm, load_public, our_form
-from simcast_hpc.storage.run_directory import RunFolder, file_hash, write_whole
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash, write_whole
 
 
 def convert(
@@ -50,7 +50,7 @@ def convert(
     if partial.exists():
         shutil.rmtree(partial)  # what a conversion that was killed left
     try:
-        _write(RunFolder(partial), model.state_dict(), ours)
+        _write(RunDirectory(partial), model.state_dict(), ours)
         origin = {"architecture": architecture, "file": file.name, "sha256": file_hash(file), "config": dict(config)}
         write_whole(partial / "published.json", json.dumps(origin, indent=1))
         partial.rename(out)
@@ -114,7 +114,7 @@ def _as_run(form: OurForm, out: Path, *, dataset: str) -> TrainConfig:
     )
 
 
-def _write(folder: RunFolder, state: Mapping[str, Tensor], config: TrainConfig) -> None:
+def _write(folder: RunDirectory, state: Mapping[str, Tensor], config: TrainConfig) -> None:
     folder.weights.parent.mkdir(parents=True)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder.weights)
     write_whole(folder.config, to_yaml(config))

@@ -16,19 +16,19 @@ from simcast_hpc.diffusion import (
     Rows,
     make_schedule,
     plan_steps,
-    refuse_broken,
+    reject_broken,
     spaced_timesteps,
     stream_key,
     walk,
 )
-from simcast_hpc.diffusion.guidance import refuse_untrained_guidance
+from simcast_hpc.diffusion.guidance import reject_untrained_guidance
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.storage.run_directory import RunFolder, file_hash, refuse_another
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 
 from .cuda_graph import Graphs
-from .load import TrainedModel, config_of_run, load_trained, refuse_a_pipeline
+from .load import TrainedModel, config_of_run, load_trained, reject_a_pipeline
 
 _SCALE = "scale_factor"
 
@@ -88,7 +88,7 @@ class TrainedEnsemble:
         """
         found = replace(self, sampling=sampling, graphs=Graphs("the sampling loop"))
         try:
-            refuse_untrained_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
+            reject_untrained_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
             found._steps()
         except ValueError as error:
             raise ConfigError(f"sampling: {error}") from error
@@ -143,7 +143,7 @@ class TrainedEnsemble:
             frames.append(self.autoencoder.decode(drawn.latents))
             rates.append(drawn.clip_rate * len(part) / len(row))
             broken.append(drawn.broken)
-        refuse_broken(torch.stack(broken).sum(), len(row))
+        reject_broken(torch.stack(broken).sum(), len(row))
         whole = torch.cat(frames).unflatten(0, (len(codes), len(wanted)))
         return Members(whole, torch.stack(rates).sum())
 
@@ -240,7 +240,7 @@ def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedMod
     Raises:
         ConfigError: as :func:`load_trained` and :func:`load_ensemble`.
     """
-    path = RunFolder(run_dir).config
+    path = RunDirectory(run_dir).config
     if path.is_file() and config_of_run(run_dir).stage == "diffusion":
         return load_ensemble(run_dir, device=device)
     return load_trained(run_dir, device=device)
@@ -255,8 +255,8 @@ def denoiser(config: TrainConfig, *, channels: int) -> CasFormer:
 
 
 def _finished(run_dir: Path, stage: str):
-    refuse_a_pipeline(run_dir)
-    folder = RunFolder(run_dir)
+    reject_a_pipeline(run_dir)
+    folder = RunDirectory(run_dir)
     if not folder.config.is_file() or not folder.weights.is_file():
         missing = folder.weights if folder.config.is_file() else folder.config
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
@@ -266,7 +266,7 @@ def _finished(run_dir: Path, stage: str):
     weights_hash, marker = file_hash(folder.weights), folder.marker()
     if marker is None or marker.get("weights") != weights_hash:
         raise ConfigError(f"{folder.weights} is not what {folder.done} says; run `simcast train` again to finish it")
-    refuse_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
+    reject_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
     try:
         with safe_open(folder.weights, framework="pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

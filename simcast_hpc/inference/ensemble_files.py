@@ -16,7 +16,7 @@ from torch import Tensor
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import exceedance_probability, probability_matched_mean
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 
 from .ensemble import TrainedEnsemble
 
@@ -56,7 +56,7 @@ def draw_ensembles(
     windows: int,
     batch: int,
     single: bool = False,
-    world: World | None = None,
+    ranks: TorchRanks | None = None,
 ) -> None:
     """Draw an ensemble for the first ``windows`` windows and write all products to ``out``, HDF5. A collective.
 
@@ -71,15 +71,15 @@ def draw_ensembles(
     """
     if ensemble.sampling.members == 1:
         logger.warning("one member: its fair CRPS is not defined, and its standard CRPS is its mean absolute error")
-    rank, ranks = (world.place.rank, world.place.world_size) if world else (0, 1)
+    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     count, first = min(windows, len(source)), rank == 0
-    numbers = range(rank, ensemble.sampling.members, ranks)
+    numbers = range(rank, ensemble.sampling.members, size)
     frames_in = ensemble.config.sequence.frames_in
     partial = out.with_name(out.name + ".partial")
     thresholds = spec.threshold_codes()
     file, rates = None, []
     try:
-        with world.together() if world else nullcontext():
+        with ranks.together() if ranks else nullcontext():
             if first:
                 out.parent.mkdir(parents=True, exist_ok=True)
                 file = h5py.File(partial, "w")
@@ -87,18 +87,18 @@ def draw_ensembles(
         for begin in range(0, count, batch):
             indices = range(begin, min(begin + batch, count))
             mine, clipped = torch.empty(0), 0.0
-            with world.together() if world else nullcontext():
+            with ranks.together() if ranks else nullcontext():
                 codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
                 if len(numbers):
                     drawn = ensemble.drawn(codes, numbers)
                     mine, clipped = drawn.frames.cpu(), float(drawn.clip_rate) * len(numbers) * len(indices)
-            shares = world.gather((mine, clipped)) if world else [(mine, clipped)]
+            shares = ranks.gather((mine, clipped)) if ranks else [(mine, clipped)]
             rates.append(sum(clipped for _, clipped in shares))
-            with world.together() if world else nullcontext():
+            with ranks.together() if ranks else nullcontext():
                 if file is not None:
                     _write(file, indices, products_of(_interleaved([mine for mine, _ in shares]), thresholds))
                     logger.info("%d of %d windows", indices[-1] + 1, count)
-        with world.together() if world else nullcontext():
+        with ranks.together() if ranks else nullcontext():
             if file is not None:
                 _tell_clipped(file, ensemble, sum(rates) / (count * ensemble.sampling.members))
                 file.close()

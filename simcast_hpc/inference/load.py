@@ -12,7 +12,7 @@ from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_confi
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import build_model, grid_of
-from simcast_hpc.storage.run_directory import RunFolder, file_hash, refuse_another
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 
 from .cuda_graph import Graphs
 
@@ -47,7 +47,7 @@ class TrainedModel:
         frames_in = self.config.sequence.frames_in
         if codes.shape[1] != frames_in:
             raise ValueError(f"{codes.shape[1]} frames given to a model of {frames_in}; give the last {frames_in}")
-        self.refuse_another_grid((codes.shape[2], codes.shape[3]))
+        self.reject_another_grid((codes.shape[2], codes.shape[3]))
         device = next(self.network.parameters()).device
         seen = to_frames(codes.to(device))
         everywhere = seen._replace(valid=torch.ones_like(seen.valid))
@@ -57,7 +57,7 @@ class TrainedModel:
 
         return roll_out(network, everywhere, frames_out=frames_out).values
 
-    def refuse_another_grid(self, grid: tuple[int, int]) -> None:
+    def reject_another_grid(self, grid: tuple[int, int]) -> None:
         """Refuse frames of another grid (H, W) than the network is made for.
 
         Raises:
@@ -82,18 +82,18 @@ def config_of_run(run_dir: Path) -> TrainConfig:
     Raises:
         ConfigError: it is absent or damaged, or the folder is that of a pipeline; names the stages that may be meant.
     """
-    refuse_a_pipeline(run_dir)
-    return read_config(TrainConfig, RunFolder(run_dir).config)
+    reject_a_pipeline(run_dir)
+    return read_config(TrainConfig, RunDirectory(run_dir).config)
 
 
-def refuse_a_pipeline(run_dir: Path) -> None:
+def reject_a_pipeline(run_dir: Path) -> None:
     """Refuse the folder of a pipeline, whose stages are the runs; what is wrong otherwise is left to the reader.
 
     Raises:
         ConfigError: names the finished stages that forecast.
     """
     try:  # plain data, so that the pipeline of another version is known as one
-        data = yaml.safe_load(RunFolder(run_dir).config.read_text(encoding="utf-8"))
+        data = yaml.safe_load(RunDirectory(run_dir).config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
     if not isinstance(data, dict) or TrainConfig.of_another_kind(data) is None:
@@ -110,7 +110,7 @@ def refuse_a_pipeline(run_dir: Path) -> None:
 
 
 def _forecasts(run_dir: Path) -> bool:
-    folder = RunFolder(run_dir)
+    folder = RunDirectory(run_dir)
     if not folder.weights.is_file():
         return False
     try:
@@ -127,8 +127,8 @@ def load_trained(run_dir: Path, *, device: torch.device | None = None) -> Traine
     Raises:
         ConfigError: the folder holds no finished run, or its weights do not fit its configuration.
     """
-    refuse_a_pipeline(run_dir)
-    folder = RunFolder(run_dir)
+    reject_a_pipeline(run_dir)
+    folder = RunDirectory(run_dir)
     if not folder.config.is_file() or not folder.weights.is_file():
         missing = folder.weights if folder.config.is_file() else folder.config
         raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
@@ -143,7 +143,7 @@ def load_trained(run_dir: Path, *, device: torch.device | None = None) -> Traine
     marker = folder.marker()
     if marker is None or marker.get("weights") != weights_hash:
         raise ConfigError(f"{folder.weights} is not what {folder.done} says; run `simcast train` again to finish it")
-    refuse_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
+    reject_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
     try:
         network.load_state_dict(load_file(folder.weights))
     except (RuntimeError, SafetensorError) as error:

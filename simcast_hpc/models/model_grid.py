@@ -30,11 +30,11 @@ def fitted_to(config: ModelConfig, grid: Grid) -> ModelConfig:
             f"model.grid={list(config.grid or ())} but the frames of the data are {_by(grid)}; "
             "leave model.grid out, then it is that of the data"
         )
-    _refuse_incomplete_patches(config, grid)
+    _reject_incomplete_patches(config, grid)
     return config.model_copy(update={"grid": grid})
 
 
-def _refuse_incomplete_patches(config: EarthformerConfig, grid: Grid) -> None:
+def _reject_incomplete_patches(config: EarthformerConfig, grid: Grid) -> None:
     below = config.downsampling ** (config.levels - 1)
     factor = math.prod(stem_scales(config)) * below
     if grid[0] % factor == 0 and grid[1] % factor == 0:

@@ -6,33 +6,33 @@ from simcast_hpc.config import FORECASTING, ConfigError, DataConfig, PipelineCon
 from simcast_hpc.data.open_windows import coded_as, open_windows
 from simcast_hpc.evaluation import baseline_entry, protocols_of
 from simcast_hpc.models import fitted_to, grid_of
-from simcast_hpc.storage.run_directory import RunFolder, refuse_another
+from simcast_hpc.storage.run_directory import RunDirectory, reject_another
 
 logger = logging.getLogger("simcast")
 _OWN_FOLDERS = {"archive", "page", "scores", "timing"}
 _OWN_PARTS = {"prepare", "verify"}
 
 
-def continue_or_refuse(asked: PipelineConfig) -> PipelineConfig:
+def continue_or_reject(asked: PipelineConfig) -> PipelineConfig:
     """Return ``asked`` with the steps that an earlier start in the same folder fixed.
 
     Raises:
         ConfigError: the folder holds stages of another configuration: they stay as they are.
     """
-    path = RunFolder(asked.run_dir).config
+    path = RunDirectory(asked.run_dir).config
     begun = [name for name in asked.stages if (asked.run_dir / name / "checkpoints").is_dir()]
     if not path.is_file() or not begun:
         return asked
     return _continued(read_config(PipelineConfig, path), asked, begun)
 
 
-def prepared_or_refuse(asked: PipelineConfig) -> PipelineConfig:
+def prepared_or_reject(asked: PipelineConfig) -> PipelineConfig:
     """Return ``asked`` with the steps that were fixed when the pipeline was prepared in its folder.
 
     Raises:
         ConfigError: it was not prepared, or for another configuration.
     """
-    path = RunFolder(asked.run_dir).config
+    path = RunDirectory(asked.run_dir).config
     if not path.is_file():
         raise ConfigError(f"{asked.run_dir} holds no {path.name}: run the part `prepare` first")
     return _continued(read_config(PipelineConfig, path), asked, list(asked.stages))
@@ -40,7 +40,7 @@ def prepared_or_refuse(asked: PipelineConfig) -> PipelineConfig:
 
 def _continued(before: PipelineConfig, asked: PipelineConfig, names: list[str]) -> PipelineConfig:
     unfitted = (config.model_copy(update={"fitted_steps": None}) for config in (before, asked))
-    refuse_another(*(_science(config, names) for config in unfitted), where=asked.run_dir)
+    reject_another(*(_science(config, names) for config in unfitted), where=asked.run_dir)
     if before.fitted_steps is None or asked.stages.keys() != before.stages.keys():
         return asked
     if asked.time_budget_minutes != before.time_budget_minutes:

@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig
-from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.distributed.rank_info import find_rank
 from simcast_hpc.monitoring.log import set_up_logging
-from simcast_hpc.storage.run_directory import RunFolder
-from simcast_hpc.train.preemption import leaving_at_once, refuse_to_start
+from simcast_hpc.storage.run_directory import RunDirectory
+from simcast_hpc.train.preemption import leaving_at_once, reject_to_start
 
 from .durations import Durations
 from .stage_process import PipelineError, start
@@ -27,17 +27,17 @@ def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
         PipelineError: a stage failed.
     """
     set_up_logging(0)
-    if find_place(os.environ).world_size > 1:
+    if find_rank(os.environ).world_size > 1:
         raise ConfigError(
             "start the pipeline as one process and give the ranks of its stages by launch.ranks; "
             "or start its parts one by one on all ranks, by --part"
         )
-    refuse_to_start([asked.run_dir])
+    reject_to_start([asked.run_dir])
     with leaving_at_once():
         config = prepare(asked, announce=announce)
         durations = Durations(config.run_dir / "durations.json")
         for name in config.stages:
-            refuse_to_start([config.run_dir])
+            reject_to_start([config.run_dir])
             with durations.of(name):
                 _train(config, name)
         return verify(config)
@@ -48,5 +48,5 @@ def _train(config: PipelineConfig, name: str) -> None:
     if needs_rollouts(stage):
         start(stage, "rollout", ranks=config.launch.ranks)
     start(stage, "train", ranks=config.launch.ranks)
-    if not RunFolder(stage.run_dir).done.is_file():
-        raise PipelineError(f"stage {name} ended without its marker {RunFolder(stage.run_dir).done}")
+    if not RunDirectory(stage.run_dir).done.is_file():
+        raise PipelineError(f"stage {name} ended without its marker {RunDirectory(stage.run_dir).done}")

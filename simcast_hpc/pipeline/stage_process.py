@@ -4,10 +4,10 @@ import sys
 
 from simcast_hpc.config import ConfigError, SimcastError, TrainConfig, to_yaml
 from simcast_hpc.distributed.launchers import child_environment, run_ranks
-from simcast_hpc.storage.run_directory import RunFolder, write_whole
+from simcast_hpc.storage.run_directory import RunDirectory, write_whole
 from simcast_hpc.train.preemption import SIGNALS, START_AGAIN, STOPPED, PausedError, StoppedError
 
-_REFUSED = 2
+_REJECTED = 2
 _TOLD_BEFORE_IT_LISTENED = tuple(128 + number for number in SIGNALS)
 
 
@@ -24,12 +24,12 @@ def start(stage: TrainConfig, command: str, *, ranks: int) -> None:
         PipelineError: it failed.
     """
     path = stage.run_dir / "asked.yaml"
-    RunFolder(stage.run_dir).make()
+    RunDirectory(stage.run_dir).make()
     write_whole(path, to_yaml(stage))
     line = [sys.executable, "-m", "simcast_hpc", command, str(path), "--quiet"]
     code = run_ranks(line, ranks=ranks, environment=child_environment())
     said = f"`simcast {command} {path}`"
-    if code == _REFUSED:
+    if code == _REJECTED:
         raise ConfigError(f"{said} was refused: the reason stands above")
     if code == START_AGAIN or code in _TOLD_BEFORE_IT_LISTENED:
         raise PausedError(f"{said} was asked to leave; started again, the pipeline goes on from there")

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from simcast_hpc.config import FORECASTING, PipelineConfig, TrainConfig
 from simcast_hpc.monitoring.metrics import read_metrics
-from simcast_hpc.storage.run_directory import RunFolder
+from simcast_hpc.storage.run_directory import RunDirectory
 
 from .stage_process import start
 
@@ -45,7 +45,7 @@ def seconds_of_steps(config: PipelineConfig) -> dict[str, float]:
     for run in runs.values():
         if run.run_dir not in found:
             start(run, "train", ranks=config.launch.ranks)
-            found[run.run_dir] = step_seconds(read_metrics(RunFolder(run.run_dir).metrics))
+            found[run.run_dir] = step_seconds(read_metrics(RunDirectory(run.run_dir).metrics))
     shutil.rmtree(folder)
     return {name: mean_seconds(stage, found[runs[name].run_dir]) for name, stage in stages.items()}
 

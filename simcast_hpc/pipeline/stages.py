@@ -13,19 +13,19 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.distributed.rank_info import find_rank
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
 from simcast_hpc.inference.ensemble import load_run
 from simcast_hpc.inference.load import forecast_device
 from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.report import write_page
-from simcast_hpc.storage.run_directory import RunFolder
+from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_cache
-from simcast_hpc.train.preemption import leaving_at_once, refuse_to_start
+from simcast_hpc.train.preemption import leaving_at_once, reject_to_start
 from simcast_hpc.train.trainer import run
 
 from .durations import Durations
-from .pipeline_checks import beside, check_data, check_names, continue_or_refuse, prepared_or_refuse
+from .pipeline_checks import beside, check_data, check_names, continue_or_reject, prepared_or_reject
 from .time_budget import fix_steps
 
 logger = logging.getLogger("simcast")
@@ -56,24 +56,24 @@ def run_part(asked: PipelineConfig, part: str, *, announce: Announce = None) -> 
         ConfigError: no part is called so, parts before it are missing, or it wants a single process.
         Others: what the part raises.
     """
-    place = find_place(os.environ)
-    set_up_logging(place.rank)
+    rank_info = find_rank(os.environ)
+    set_up_logging(rank_info.rank)
     if part not in part_names(asked):
         raise ConfigError(f"--part {part}: no part is called so; the parts are {', '.join(part_names(asked))}")
-    refuse_to_start([asked.run_dir])
+    reject_to_start([asked.run_dir])
     if part in ("prepare", "verify"):
-        if place.world_size > 1:
+        if rank_info.world_size > 1:
             raise ConfigError(
-                f"--part {part} wants one process, {place.launcher} started {place.world_size}; start it without a "
-                "launcher, or as one task"
+                f"--part {part} wants one process, {rank_info.launcher} started {rank_info.world_size}; start it "
+                "without a launcher, or as one task"
             )
         with leaving_at_once():
             if part == "prepare":
                 prepare(asked, announce=announce)
             else:
-                verify(prepared_or_refuse(asked))
+                verify(prepared_or_reject(asked))
         return
-    stage = prepared_or_refuse(asked).train_config(part.removesuffix(_ROLLOUTS))
+    stage = prepared_or_reject(asked).train_config(part.removesuffix(_ROLLOUTS))
     if part.endswith(_ROLLOUTS):
         fill_cache(stage)
     else:
@@ -90,8 +90,8 @@ def prepare(asked: PipelineConfig, *, announce: Announce = None) -> PipelineConf
     Raises:
         ConfigError, DataError: the pipeline cannot begin; nothing was trained.
     """
-    config = continue_or_refuse(asked)
-    folder = RunFolder(config.run_dir)
+    config = continue_or_reject(asked)
+    folder = RunDirectory(config.run_dir)
     durations = Durations(config.run_dir / "durations.json")
     check_names(config)
     folder.make()
@@ -118,8 +118,8 @@ def verify(config: PipelineConfig) -> Path:
     with Durations(config.run_dir / "durations.json").of("verification"):
         _score(config)
     page = write_page(config.run_dir)
-    weights = {name: RunFolder(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
-    RunFolder(config.run_dir).finish(
+    weights = {name: RunDirectory(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
+    RunDirectory(config.run_dir).finish(
         {"stages": {name: json.loads(text)["weights"] for name, text in weights.items()}}, page=str(page.name)
     )
     return page

@@ -8,7 +8,7 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, DataError
 
 from .frame_encoding import CodedFrame, ModelCode, coded
-from .frame_sequence import refuse_twins
+from .frame_sequence import reject_twins
 from .read_frame import frame_times, read_frames
 
 logger = logging.getLogger("simcast")
@@ -52,7 +52,7 @@ def times_of(files: Iterable[Path], *, tolerate: bool) -> dict[datetime, Path]:
             if not tolerate:
                 raise
             logger.warning("left out: %s", error)
-    refuse_twins(held)
+    reject_twins(held)
     return {time: path for path, times in held.items() for time in times}
 
 

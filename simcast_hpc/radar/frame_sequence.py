@@ -85,7 +85,7 @@ def choose_frames(available: Iterable[datetime], issue: datetime, wanted: Wanted
     return found
 
 
-def refuse_a_mixture(frames: Sequence[RadarFrame | CodedFrame]) -> None:
+def reject_a_mixture(frames: Sequence[RadarFrame | CodedFrame]) -> None:
     """Refuse frames of different units or grids.
 
     Raises:
@@ -99,7 +99,7 @@ def refuse_a_mixture(frames: Sequence[RadarFrame | CodedFrame]) -> None:
             raise DataError(f"{frame.path} has another grid than {first.path}: {difference}")
 
 
-def refuse_twins(times: Mapping[Path, Sequence[datetime]]) -> None:
+def reject_twins(times: Mapping[Path, Sequence[datetime]]) -> None:
     """Refuse two files of one time: which of them counts would be a guess.
 
     Raises:

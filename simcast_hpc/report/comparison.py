@@ -14,7 +14,7 @@ import numpy as np
 from simcast_hpc.config import from_mapping
 
 from .example_window import SUFFIX, ExampleFrames, ResultsError, read_example
-from .pipeline_results import RunResults, ScoreFile, TestSet, read_json, read_results, refuse_a_stage
+from .pipeline_results import RunResults, ScoreFile, TestSet, read_json, read_results, reject_a_stage
 
 T = TypeVar("T")
 # What stands in the folder of a run or of an export and is no score file.
@@ -88,7 +88,7 @@ def _read(path: Path, label: str) -> Source:
     held = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name not in _NO_SCORES]
     files = [path] if path.is_file() else held
     if not files:
-        refuse_a_stage(path)
+        reject_a_stage(path)
         raise ResultsError(
             f"{path} holds no scores; give the run folder of `simcast pipeline`, the folder that `simcast evaluate "
             "--out` wrote, or a score file of it"

@@ -279,7 +279,7 @@ def read_results(run_dir: Path) -> RunResults:
     """
     if not run_dir.is_dir():
         raise ResultsError(f"{run_dir} is not a folder; give the run folder of `simcast pipeline` (its run_dir)")
-    refuse_a_stage(run_dir)
+    reject_a_stage(run_dir)
     config = read_config(PipelineConfig, run_dir / "config.yaml")
     return RunResults(
         run_dir=run_dir,
@@ -290,7 +290,7 @@ def read_results(run_dir: Path) -> RunResults:
     )
 
 
-def refuse_a_stage(run_dir: Path) -> None:
+def reject_a_stage(run_dir: Path) -> None:
     """Refuse the folder of one training run, which holds no scores; what is wrong otherwise is left to the reader.
 
     Raises:

@@ -18,7 +18,7 @@ from simcast_hpc.config import ConfigError, StrictModel, to_yaml
 _PACKAGES = ("torch", "deepspeed", "triton", "numpy", "h5py", "pydantic")
 
 
-class RunFolder:
+class RunDirectory:
     """Where one run writes. Every file that others read appears by a rename, whole."""
 
     def __init__(self, path: Path):
@@ -60,7 +60,7 @@ class RunFolder:
         marker = self.marker()
         if marker is None:
             return None
-        refuse_another(marker["inputs"], inputs, where=self.path)
+        reject_another(marker["inputs"], inputs, where=self.path)
         return marker if self.weights.is_file() else None
 
     def marker(self) -> dict[str, Any] | None:
@@ -88,7 +88,7 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(f"run_dir={path} cannot be written: {error.strerror or error}")
 
 
-def refuse_another(saved: Mapping[str, Any], inputs: Mapping[str, Any], *, where: Path) -> None:
+def reject_another(saved: Mapping[str, Any], inputs: Mapping[str, Any], *, where: Path) -> None:
     """Refuse to go on with what was made from other inputs.
 
     Raises:

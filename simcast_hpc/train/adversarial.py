@@ -16,7 +16,7 @@ from torch.nn.grad import conv2d_weight
 from simcast_hpc.config import AutoencoderTrainingConfig, OptimizerConfig
 from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.named_tensors import Tensors
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.losses import hinge_loss, reconstruction_loss
 from simcast_hpc.models.autoencoder import Autoencoder, Posterior
 from simcast_hpc.models.discriminator import Discriminator
@@ -51,16 +51,16 @@ class AdversarialEngine:
         self,
         engine: Any,
         discriminator: Discriminator,
-        world: World,
+        ranks: TorchRanks,
         *,
         config: AutoencoderTrainingConfig,
         optimizer: OptimizerConfig,
     ):
         """Take over an engine that holds an :class:`AutoencoderModule`. A collective."""
-        self.engine, self.world, self.config = engine, world, config
+        self.engine, self.ranks, self.config = engine, ranks, config
         self.step_number = 0
-        self.discriminator = discriminator.to(world.device)
-        self.discriminator.load_state_dict(world.broadcast(_on_host(self.discriminator.state_dict())))
+        self.discriminator = discriminator.to(ranks.device)
+        self.discriminator.load_state_dict(ranks.broadcast(_on_host(self.discriminator.state_dict())))
         self._optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=0.0, betas=optimizer.betas, weight_decay=optimizer.weight_decay
         )
@@ -125,7 +125,7 @@ class AdversarialEngine:
         if self.adversarial:
             parameters = list(self.discriminator.parameters())
             flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
-            mean = self.world.mean(flat).split([p.numel() for p in parameters])
+            mean = self.ranks.mean(flat).split([p.numel() for p in parameters])
             for parameter, gradient in zip(parameters, mean, strict=True):
                 parameter.grad = gradient.view_as(parameter)
             self._optimizer.param_groups[0]["lr"] = rate
@@ -175,7 +175,7 @@ class AdversarialEngine:
                 for gradient in (reconstruction, against)
             ]
         )
-        norms = self.world.mean(both).flatten(1).norm(dim=1)
+        norms = self.ranks.mean(both).flatten(1).norm(dim=1)
         ratio = (norms[0] / (norms[1] + _EPS)).clamp(0.0, _MOST_WEIGHT)
         return self.config.adversarial_weight * ratio
 

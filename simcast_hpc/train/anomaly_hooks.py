@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from simcast_hpc.config import WatchConfig
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 
 from .loop import StepReport
 from .step_timing import StepTimer
@@ -57,19 +57,19 @@ class SpikeHook:
 class StragglerHook:
     """Names a rank that reads and computes much slower than the others; a collective where it is due."""
 
-    def __init__(self, config: WatchConfig, world: World, timer: StepTimer):
-        self._factor, self._world, self._timer = config.straggler_factor, world, timer
+    def __init__(self, config: WatchConfig, ranks: TorchRanks, timer: StepTimer):
+        self._factor, self._ranks, self._timer = config.straggler_factor, ranks, timer
 
     def __call__(self, step: int, _report: object) -> None:
         """Compare the ranks over the steps since the last call."""
         reading, forward = self._timer.take()
-        if self._factor is None or self._world.place.world_size == 1:
+        if self._factor is None or self._ranks.size == 1:
             return
         own = torch.tensor([reading, forward])
-        told = self._world.gather((socket.gethostname(), own.tolist()))
+        told = self._ranks.gather((socket.gethostname(), own.tolist()))
         usual = statistics.median(sum(seconds) for _, seconds in told)
         for rank, (node, seconds) in enumerate(told):
-            if usual > 0 and sum(seconds) > self._factor * usual and self._world.is_first:
+            if usual > 0 and sum(seconds) > self._factor * usual and self._ranks.is_first:
                 logger.warning(
                     "up to step %d rank %d on %s took %.3g s to read and %.3g s to compute, where the median rank took "
                     "%.3g s for both: the others wait for it",

@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 
 from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_state
-from simcast_hpc.distributed.process_group import World
-from simcast_hpc.storage.run_directory import file_hash, refuse_another, settle, write_whole
+from simcast_hpc.distributed.process_group import TorchRanks
+from simcast_hpc.storage.run_directory import file_hash, reject_another, settle, write_whole
 
 logger = logging.getLogger("simcast")
 _MANIFEST = "manifest.json"
@@ -38,13 +38,13 @@ class CheckpointError(SimcastError, RuntimeError):
 class CheckpointWriter:
     """Writes checkpoints in the background; at most one is under way, at most ``keep`` stay."""
 
-    def __init__(self, folder: Path, *, keep: int, world: World, timeout_minutes: float):
-        self.folder, self.keep, self.world = folder, keep, world
+    def __init__(self, folder: Path, *, keep: int, ranks: TorchRanks, timeout_minutes: float):
+        self.folder, self.keep, self.ranks = folder, keep, ranks
         self._timeout_seconds = timeout_minutes * 60
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self.under_way: int | None = None  # the step whose checkpoint is being written; on every rank the same
-        if world.is_first:
+        if ranks.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             for left in (*folder.glob("*.partial"), *folder.glob("*.pruned")):
                 shutil.rmtree(left)
@@ -71,21 +71,21 @@ class CheckpointWriter:
             CheckpointError: the previous checkpoint could not be written; the one before it stands.
         """
         self.wait()
-        rank, ranks = self.world.place.rank, self.world.place.world_size
+        rank, size = self.ranks.rank, self.ranks.size
         final = self.folder / f"step-{step:08d}"
         partial = final.with_name(final.name + ".partial")
-        if self.world.broadcast(final.exists()):  # a resumed run that ends where it began
+        if self.ranks.broadcast(final.exists()):  # a resumed run that ends where it began
             return
-        if refused := self.world.broadcast(_make_folder(partial) if self.world.is_first else None):
+        if refused := self.ranks.broadcast(_make_folder(partial) if self.ranks.is_first else None):
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {refused}")
         mine: Tensors = {}
         for number, (name, tensors) in enumerate(read_state(engine)):
-            if is_owner(number, rank=rank, ranks=ranks):
+            if is_owner(number, rank=rank, ranks=size):
                 mine |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
         mine |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
         if rank == 0:
             mine |= {f"beside/{name}": _to_host(value) for name, value in (beside or {}).items()}
-        manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": ranks}
+        manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": size}
         self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
         self._thread.start()
         self.under_way = step
@@ -100,13 +100,13 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
         self.under_way = None
-        failures = [message for message in self.world.gather(self._failure and str(self._failure)) if message]
+        failures = [message for message in self.ranks.gather(self._failure and str(self._failure)) if message]
         self._failure = None
         if failures:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {failures[0]}")
 
     def _write(self, partial: Path, final: Path, mine: Tensors, manifest: dict[str, Any]) -> None:
-        rank = self.world.place.rank
+        rank = self.ranks.rank
         try:
             path = partial / f"rank-{rank:05d}.safetensors"
             save_file(mine, path)
@@ -177,7 +177,7 @@ class Checkpoint:
         Raises:
             ConfigError: names the first keys that differ, with both values.
         """
-        refuse_another(self.manifest["identity"], identity, where=self.path)
+        reject_another(self.manifest["identity"], identity, where=self.path)
 
     def tensors(self, name: str) -> Tensors:
         """Return the fp32 ``param``, ``exp_avg`` and ``exp_avg_sq`` of one parameter.
@@ -259,7 +259,7 @@ def latest(folder: Path) -> Checkpoint | None:
     return Checkpoint(found[-1]) if found else None
 
 
-def refuse_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
+def reject_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
     """Hold the newest checkpoint that can be read against what the run is.
 
     Raises:
@@ -274,7 +274,7 @@ def refuse_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
         return
 
 
-def newest_whole(folder: Path, world: World) -> Checkpoint | None:
+def newest_whole(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
     """Return the newest checkpoint whose hashes hold, or None where there is none at all. A collective.
 
     A damaged one is named in a warning, set aside as ``step-N.damaged``, and the one before takes its place.
@@ -282,21 +282,21 @@ def newest_whole(folder: Path, world: World) -> Checkpoint | None:
     Raises:
         CheckpointError: there are checkpoints, and none is whole: training is not begun anew in silence.
     """
-    rank, ranks = world.place.rank, world.place.world_size
-    paths: list[Path] = world.broadcast(visible(folder))
+    rank, size = ranks.rank, ranks.size
+    paths: list[Path] = ranks.broadcast(visible(folder))
     said = ""
     for path in reversed(paths):
         found, problem = None, None
         try:
             found = Checkpoint(path)
-            found.verify(rank=rank, ranks=ranks)
+            found.verify(rank=rank, ranks=size)
         except CheckpointError as error:
             problem = str(error)
-        problems = [one for one in world.gather(problem) if one]
+        problems = [one for one in ranks.gather(problem) if one]
         if not problems:
             return found
         said = problems[0]
-        if world.is_first:
+        if ranks.is_first:
             logger.warning("%s: it is set aside, and the checkpoint before takes its place", said)
             path.rename(path.with_name(path.name + ".damaged"))
     if paths:

@@ -14,7 +14,7 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, HoldOutConfig, TrainConfig
 from simcast_hpc.data.folds import fold_of
 from simcast_hpc.inference.load import TrainedModel, load_trained
-from simcast_hpc.storage.run_directory import RunFolder
+from simcast_hpc.storage.run_directory import RunDirectory
 
 
 class Conditions:
@@ -28,7 +28,7 @@ class Conditions:
         """
         self._frames_out = config.sequence.frames_out
         self.student = load_trained(student)
-        refuse_other_frames(config, student, self.student.config, horizon=True)
+        reject_other_frames(config, student, self.student.config, horizon=True)
         self._by_fold = _by_fold(config, config.diffusion.fold_students or ())
 
     @property
@@ -55,7 +55,7 @@ class Conditions:
         return made
 
 
-def refuse_other_frames(config: TrainConfig, where: Path, theirs: TrainConfig, *, horizon: bool) -> None:
+def reject_other_frames(config: TrainConfig, where: Path, theirs: TrainConfig, *, horizon: bool) -> None:
     """Refuse a finished run of other data than the diffusion's, or with ``horizon`` one of other frames.
 
     Raises:
@@ -81,9 +81,9 @@ def _by_fold(config: TrainConfig, paths: Sequence[Path]) -> list[TrainedModel]:
     found: dict[int, TrainedModel] = {}
     for path in paths:
         model = load_trained(path)
-        refuse_other_frames(config, path, model.config, horizon=True)
+        reject_other_frames(config, path, model.config, horizon=True)
         held_out = _held_out(path, model.config, folds=len(paths))
-        _refuse_a_teacher_that_saw(path, model.config, held_out)
+        _reject_a_teacher_that_saw(path, model.config, held_out)
         if held_out.fold in found:
             missing = next(fold for fold in range(len(paths)) if fold not in found)
             raise ConfigError(
@@ -109,12 +109,12 @@ def _held_out(path: Path, theirs: TrainConfig, *, folds: int) -> HoldOutConfig:
     return held_out
 
 
-def _refuse_a_teacher_that_saw(path: Path, theirs: TrainConfig, held_out: HoldOutConfig) -> None:
+def _reject_a_teacher_that_saw(path: Path, theirs: TrainConfig, held_out: HoldOutConfig) -> None:
     """Refuse a student that learned of the held-out events through its teacher, by roll-outs or by first weights."""
     asked = theirs.student
     if theirs.stage != "student" or asked.teacher is None or (asked.extension != "teacher" and asked.init != "teacher"):
         return
-    teacher, marker = load_trained(asked.teacher), RunFolder(path).marker() or {"inputs": {}}
+    teacher, marker = load_trained(asked.teacher), RunDirectory(path).marker() or {"inputs": {}}
     if teacher.weights_hash != marker["inputs"].get("teacher"):
         raise ConfigError(
             f"diffusion.fold_students: {asked.teacher} holds another teacher than the student in {path} had, so what "

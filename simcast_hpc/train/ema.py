@@ -11,7 +11,7 @@ import torch
 
 from simcast_hpc.config import EMAConfig
 from simcast_hpc.distributed.named_tensors import Tensors, is_owner, read_parameters
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 
 
 class EMA:
@@ -21,10 +21,10 @@ class EMA:
     not held back by the random weights that it began from.
     """
 
-    def __init__(self, config: EMAConfig, engine: Any, world: World):
+    def __init__(self, config: EMAConfig, engine: Any, ranks: TorchRanks):
         """Begin from the engine's weights. A collective."""
         assert config.decay is not None
-        self._decay, self._every, self._engine, self._world = config.decay, config.every_steps, engine, world
+        self._decay, self._every, self._engine, self._ranks = config.decay, config.every_steps, engine, ranks
         self.tensors: Tensors = {name: tensor.clone() for name, tensor in self._mine()}
 
     def __call__(self, step: int, _report: object) -> None:
@@ -41,7 +41,7 @@ class EMA:
         self.tensors = {name: lookup(name).to(tensor.device) for name, tensor in self.tensors.items()}
 
     def _mine(self) -> Iterator[tuple[str, torch.Tensor]]:
-        place = self._world.place
+        ranks = self._ranks
         for number, (name, tensor) in enumerate(read_parameters(self._engine)):
-            if is_owner(number, rank=place.rank, ranks=place.world_size):
+            if is_owner(number, rank=ranks.rank, ranks=ranks.size):
                 yield name, tensor

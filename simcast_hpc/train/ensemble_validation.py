@@ -10,7 +10,7 @@ from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.open_windows import coded_as, open_windows
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.named_tensors import Tensors, parameter_names, read_parameters
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.ensemble import TrainedAutoencoder, TrainedEnsemble, denoiser
 from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.monitoring.metrics import MetricsWriter
@@ -59,24 +59,24 @@ class EnsembleValidation:
             "validation", spec.threshold_codes(), spec.threshold_labels(), unit=spec.thresholds.unit
         )
 
-    def scores(self, weights: Tensors, world: World) -> dict[str, float]:
+    def scores(self, weights: Tensors, ranks: TorchRanks) -> dict[str, float]:
         """Return the scores of these whole weights, by the names of ``verification.scores``. A collective.
 
         ``crps`` is the fair one; ``csi/<threshold>`` and ``csi/mean`` are pooled over windows and leads. What is
         undefined, such as a CSI of what neither was seen nor forecast, is left out.
         """
         self.ensemble.network.load_state_dict(weights)
-        mine = self.indices[world.place.rank :: world.place.world_size]
+        mine = self.indices[ranks.rank :: ranks.size]
         frames_in, parts = self.config.sequence.frames_in, []
-        with world.together():
-            self.ensemble.on(world.device)
+        with ranks.together():
+            self.ensemble.on(ranks.device)
             for index in mine:
                 codes = torch.from_numpy(np.asarray(self.source.read(index)))[None]
                 members = self.ensemble.members(codes[:, :frames_in], range(self.ensemble.sampling.members))
                 event = self.source.key(index).event
                 parts.append(count(codes[:, frames_in:], members.cpu(), protocol=self.protocol, events=[event]))
             self.ensemble.on(torch.device("cpu"))
-        whole = merge([part for share in world.gather(parts) for part in share])
+        whole = merge([part for share in ranks.gather(parts) for part in share])
         return {name: value for name, value in scores(whole).items() if _told(name) and math.isfinite(value)}
 
 
@@ -84,13 +84,18 @@ class ValidationHook:
     """Scores the weights after its step."""
 
     def __init__(
-        self, validation: EnsembleValidation, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None
+        self,
+        validation: EnsembleValidation,
+        engine: Any,
+        ranks: TorchRanks,
+        ema: EMA | None,
+        writer: MetricsWriter | None,
     ):
-        self.validation, self.engine, self.world, self.ema, self.writer = validation, engine, world, ema, writer
+        self.validation, self.engine, self.ranks, self.ema, self.writer = validation, engine, ranks, ema, writer
 
     def __call__(self, step: int, _report: object) -> None:
         """Draw, score and write. A collective."""
-        found = self.validation.scores(self._weights(), self.world)
+        found = self.validation.scores(self._weights(), self.ranks)
         if self.writer is not None:
             self.writer.write(step, {f"validation/{name}": value for name, value in found.items()})
 
@@ -102,7 +107,7 @@ class ValidationHook:
             mine = self.ema.tensors
             whole = {}
             for name in parameter_names(self.engine):
-                held = self.world.gather(mine[name].cpu() if name in mine else None)
+                held = self.ranks.gather(mine[name].cpu() if name in mine else None)
                 whole[name] = next(tensor for tensor in held if tensor is not None)
         return {name.removeprefix(_PREFIX): tensor for name, tensor in whole.items() if name.startswith(_PREFIX)}
 

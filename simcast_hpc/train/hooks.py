@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.monitoring.metrics import MetricsWriter
 
 from .checkpoint import CheckpointWriter
@@ -25,8 +25,8 @@ class MetricsHook:
     The losses stay on the device in between, so the loop waits for it once an interval.
     """
 
-    def __init__(self, config: TrainConfig, world: World, writer: MetricsWriter | None, engine: Any):
-        self.config, self.world, self.writer, self.engine = config, world, writer, engine
+    def __init__(self, config: TrainConfig, ranks: TorchRanks, writer: MetricsWriter | None, engine: Any):
+        self.config, self.ranks, self.writer, self.engine = config, ranks, writer, engine
         self._sum: torch.Tensor | None = None
         self._steps = 0
         self._since = time.perf_counter()
@@ -37,7 +37,7 @@ class MetricsHook:
         self._steps += 1
         if step % self.config.log.every_steps and step != self.config.max_steps:
             return
-        loss = self.world.mean(self._sum / self._steps).item()
+        loss = self.ranks.mean(self._sum / self._steps).item()
         seconds = time.perf_counter() - self._since
         rate = learning_rate(step - 1, max_steps=self.config.max_steps, config=self.config.optimizer)
         numbers = {

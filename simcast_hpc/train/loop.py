@@ -9,8 +9,8 @@ import torch
 
 from simcast_hpc.config import SimcastError
 
-from .preemption import Ask
-from .step_status import Agreement, Verdict
+from .preemption import StopReason
+from .step_status import Agreement, StepStatus
 from .step_timing import StepTimer
 
 logger = logging.getLogger("simcast")
@@ -20,7 +20,7 @@ class NonFiniteLossError(SimcastError, RuntimeError):
     """A loss or a gradient became infinite or NaN; no weight was changed by it."""
 
 
-class Prepared(NamedTuple):
+class DeviceBatch(NamedTuple):
     """A sample on the device, and the names of the windows that it was made from."""
 
     sample: tuple[torch.Tensor, ...]
@@ -32,7 +32,7 @@ class StepReport(NamedTuple):
 
     losses: torch.Tensor
     names: list[Callable[[], list[str]]]
-    verdict: Verdict
+    verdict: StepStatus
 
     @property
     def loss(self) -> torch.Tensor:
@@ -119,7 +119,7 @@ class Gradients:
 
 def train(
     engine: Engine,
-    batches: Iterator[Prepared],
+    batches: Iterator[DeviceBatch],
     *,
     first_step: int,
     max_steps: int,
@@ -128,7 +128,7 @@ def train(
     gradients: Gradients | None = None,
     timer: StepTimer | None = None,
     after: Iterable[Every] = (),
-) -> tuple[int, Ask]:
+) -> tuple[int, StopReason]:
     """Train from ``first_step`` until ``max_steps`` optimizer steps are done, or the ranks agree to leave.
 
     Args:
@@ -155,18 +155,18 @@ def train(
         before(step)
         report = _one_step(engine, batches, step=step + 1, agree=agree, gradients=gradients, timer=timer)
         step += 1
-        leaving = report.verdict.ask != Ask.NOTHING
+        leaving = report.verdict.ask != StopReason.NONE
         for every in after:
             if every.due(step, max_steps, leaving=leaving):
                 every.hook(step, report)
         if leaving and step < max_steps:
             return step, report.verdict.ask
-    return step, Ask.NOTHING
+    return step, StopReason.NONE
 
 
 def _one_step(
     engine: Engine,
-    batches: Iterator[Prepared],
+    batches: Iterator[DeviceBatch],
     *,
     step: int,
     agree: Agreement,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.data.window_source import WindowKey, WindowSource
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.block_store import BLOCK, block_path, open_block, read_manifest, write_block, write_manifest
 
 logger = logging.getLogger("simcast")
@@ -56,7 +56,7 @@ class LatentSource:
         return latents
 
 
-def refuse_other_latents(folder: Path, identity: dict[str, object]) -> bool:
+def reject_other_latents(folder: Path, identity: dict[str, object]) -> bool:
     """Return whether ``folder`` holds finished latents of this making.
 
     Raises:
@@ -76,39 +76,39 @@ def refuse_other_latents(folder: Path, identity: dict[str, object]) -> bool:
 
 
 def fill_latents(
-    folder: Path, identity: dict[str, object], windows: WindowSource, encode: Encode, world: World, *, batch: int
+    folder: Path, identity: dict[str, object], windows: WindowSource, encode: Encode, ranks: TorchRanks, *, batch: int
 ) -> None:
     """Make what is missing of the latents of all windows. A collective.
 
     Args:
         folder: where they are stored.
-        identity: what they are made of, for :func:`refuse_other_latents`.
+        identity: what they are made of, for :func:`reject_other_latents`.
         windows: the training windows.
         encode: codes uint8 ``[B, T, H, W]`` on the device, and their events, to latents ``[B, F, C, h, w]``.
-        world: the ranks, which take blocks in turn.
+        ranks: the ranks, which take blocks in turn.
         batch: windows encoded at a time.
     """
-    with world.together():
-        stand = refuse_other_latents(folder, identity)
-        if world.is_first and not stand:
+    with ranks.together():
+        stand = reject_other_latents(folder, identity)
+        if ranks.is_first and not stand:
             _claim(folder, identity)
     if stand:
         return
     blocks = range((len(windows) + BLOCK - 1) // BLOCK)
-    with world.together():
-        for block in blocks[world.place.rank :: world.place.world_size]:
+    with ranks.together():
+        for block in blocks[ranks.rank :: ranks.size]:
             if block_path(folder, block).is_file():
                 continue
             made, last = [], min((block + 1) * BLOCK, len(windows))
             for begin in range(block * BLOCK, last, batch):
                 indices = range(begin, min(begin + batch, last))
                 codes = torch.from_numpy(np.stack([windows.read(index) for index in indices]))
-                latents = encode(codes.to(world.device), [windows.key(index).event for index in indices])
+                latents = encode(codes.to(ranks.device), [windows.key(index).event for index in indices])
                 made.append(latents.half().cpu().numpy())
             write_block(folder, block, np.concatenate(made))
             logger.info("latents: %d of %d blocks", block + 1, len(blocks))
-    with world.together():
-        if world.is_first:
+    with ranks.together():
+        if ranks.is_first:
             write_manifest(folder, identity)
 
 

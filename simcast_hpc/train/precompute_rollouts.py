@@ -18,8 +18,8 @@ from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.windows import to_frames
-from simcast_hpc.distributed.process_group import own_device
-from simcast_hpc.distributed.rank_info import Place, find_place
+from simcast_hpc.distributed.process_group import local_device
+from simcast_hpc.distributed.rank_info import RankInfo, find_rank
 from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.storage.block_store import (
     BLOCK,
@@ -33,7 +33,7 @@ from simcast_hpc.storage.block_store import (
 from simcast_hpc.storage.leases import Lease, Leases
 from simcast_hpc.storage.run_directory import write_whole
 
-from .preemption import Ask, PausedError, StoppedError, StopRequest, refuse_to_start
+from .preemption import PausedError, StoppedError, StopReason, StopRequest, reject_to_start
 from .stages.student_stage import DTYPES, extend, load_teacher, rollout_identity
 
 logger = logging.getLogger("simcast")
@@ -58,19 +58,19 @@ def fill_cache(config: TrainConfig) -> Path:
     frames = config.sequence.frames_in + config.sequence.frames_out
     source = open_windows(config.data, split="train", frames=frames)
     teacher = load_teacher(config)
-    teacher.refuse_another_grid(source.grid)
+    teacher.reject_another_grid(source.grid)
     identity = rollout_identity(config, teacher, source)
     if read_manifest(folder) == identity:
         logger.info("roll-outs stand in %s: nothing to do", folder)
         return folder
     stops = (config.run_dir, config.run_dir.parent)
-    refuse_to_start(stops)
+    reject_to_start(stops)
     request = StopRequest(stops, looks=True)
     with request.listening():
-        place = find_place(os.environ)
-        filling = _Filling(config, folder, identity, place, request)
+        rank_info = find_rank(os.environ)
+        filling = _Filling(config, folder, identity, rank_info, request)
         filling.claim()
-        teacher.network.to(own_device(place), DTYPES[config.engine.precision])
+        teacher.network.to(local_device(rank_info), DTYPES[config.engine.precision])
         filling.fill(source, teacher)
     return folder
 
@@ -79,12 +79,18 @@ class _Filling:
     """This process's part in filling a folder."""
 
     def __init__(
-        self, config: TrainConfig, folder: Path, identity: dict[str, object], place: Place, request: StopRequest
+        self, config: TrainConfig, folder: Path, identity: dict[str, object], rank_info: RankInfo, request: StopRequest
     ):
-        self.config, self.folder, self.identity, self.place, self.request = config, folder, identity, place, request
+        self.config, self.folder, self.identity, self.rank_info, self.request = (
+            config,
+            folder,
+            identity,
+            rank_info,
+            request,
+        )
         folder.mkdir(parents=True, exist_ok=True)
         limit = config.student.lease_seconds
-        self.leases = Leases(folder, rank=place.rank, stale_seconds=limit)
+        self.leases = Leases(folder, rank=rank_info.rank, stale_seconds=limit)
         self._pause_seconds = min(_LONGEST_PAUSE_SECONDS, limit / 4)
         self._claim, self._claimed = folder / "claim.json", json.dumps(identity, indent=1)
 
@@ -105,7 +111,7 @@ class _Filling:
     def fill(self, source: WindowSource, teacher: TrainedModel) -> None:
         """Take blocks until all stand, and declare the folder finished."""
         blocks = range((len(source) + BLOCK - 1) // BLOCK)
-        first = len(blocks) * self.place.rank // self.place.world_size  # ranks begin apart and rarely meet
+        first = len(blocks) * self.rank_info.rank // self.rank_info.world_size  # ranks begin apart and rarely meet
         order = [*blocks[first:], *blocks[:first]]
         waited = False
         while missing := set(blocks) - standing_blocks(self.folder):
@@ -164,9 +170,9 @@ class _Filling:
     def _heed(self) -> None:
         """Leave where that is asked; what this process holds is given back on the way."""
         ask = self.request()
-        if ask == Ask.STOP:
+        if ask == StopReason.STOP:
             raise StoppedError(f"{self.request.why}: the blocks that stand are kept. Remove it to go on")
-        if ask == Ask.PAUSE:
+        if ask == StopReason.PAUSE:
             raise PausedError(f"{self.request.why}: the blocks that stand are kept; started again, it goes on")
 
 

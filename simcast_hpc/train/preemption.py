@@ -17,10 +17,10 @@ START_AGAIN, STOPPED = 85, 75
 _LOOK_SECONDS = 2.0
 
 
-class Ask(IntEnum):
+class StopReason(IntEnum):
     """What a run is asked for; where ranks differ the greater counts."""
 
-    NOTHING = 0
+    NONE = 0
     PAUSE = 1
     STOP = 2
 
@@ -47,17 +47,17 @@ class StopRequest:
 
     def __init__(self, folders: Sequence[Path], *, looks: bool):
         self._files = _stop_files(folders) if looks else []
-        self._asked = Ask.NOTHING
+        self._asked = StopReason.NONE
         self._looked = -_LOOK_SECONDS
         self.why = ""
 
-    def __call__(self) -> Ask:
+    def __call__(self) -> StopReason:
         """Return what is asked of the run."""
         now = time.monotonic()
         if self._files and now - self._looked >= _LOOK_SECONDS:
             self._looked = now
             if found := next((path for path in self._files if path.exists()), None):
-                self._asked, self.why = Ask.STOP, f"{found} is there"
+                self._asked, self.why = StopReason.STOP, f"{found} is there"
         return self._asked
 
     @contextmanager
@@ -72,11 +72,11 @@ class StopRequest:
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         # Nothing else happens here: a handler may interrupt a write or hold a lock that it would need itself.
-        self._asked = max(self._asked, Ask.PAUSE)
+        self._asked = max(self._asked, StopReason.PAUSE)
         self.why = self.why or f"signal {signal.Signals(number).name}"
 
 
-def refuse_to_start(folders: Sequence[Path]) -> None:
+def reject_to_start(folders: Sequence[Path]) -> None:
     """Refuse to begin, or to go on, where a STOP file stands.
 
     Raises:

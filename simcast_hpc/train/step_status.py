@@ -5,16 +5,16 @@ from typing import NamedTuple
 
 import torch
 
-from .preemption import Ask
+from .preemption import StopReason
 
 
-class Verdict(NamedTuple):
+class StepStatus(NamedTuple):
     """What holds on any rank; the same on every rank."""
 
     bad_loss: bool
     bad_gradient: bool
     write_failed: bool
-    ask: Ask
+    ask: StopReason
     highest_loss: float
 
 
@@ -25,7 +25,7 @@ class Agreement:
         self,
         maximum: Callable[[torch.Tensor], list[float]],
         *,
-        ask: Callable[[], Ask] = lambda: Ask.NOTHING,
+        ask: Callable[[], StopReason] = lambda: StopReason.NONE,
         write_failed: Callable[[], bool] = lambda: False,
     ):
         """Keep what is asked at every step.
@@ -37,7 +37,7 @@ class Agreement:
         """
         self._maximum, self._ask, self._write_failed = maximum, ask, write_failed
 
-    def __call__(self, losses: torch.Tensor, finite: torch.Tensor) -> Verdict:
+    def __call__(self, losses: torch.Tensor, finite: torch.Tensor) -> StepStatus:
         """Agree on a step.
 
         Args:
@@ -50,4 +50,4 @@ class Agreement:
         highest = torch.nan_to_num(losses, nan=float("inf")).max()
         step = torch.stack([bad, (~finite.to(losses.device)).float(), highest])
         ask, failed, bad_loss, bad_gradient, most = self._maximum(torch.cat([own, step]))
-        return Verdict(bad_loss > 0, bad_gradient > 0, failed > 0, Ask(int(ask)), most)
+        return StepStatus(bad_loss > 0, bad_gradient > 0, failed > 0, StopReason(int(ask)), most)

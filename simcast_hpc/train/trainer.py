@@ -19,22 +19,22 @@ from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.named_tensors import write_state
-from simcast_hpc.distributed.process_group import World, join
-from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.rank_info import find_rank
 from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.monitoring.metrics import MetricsWriter
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
-from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, refuse_another_run
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
+from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, reject_another_run
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
-from simcast_hpc.train.loop import Every, Gradients, Prepared, train
+from simcast_hpc.train.loop import DeviceBatch, Every, Gradients, train
 from simcast_hpc.train.watchdog import Watchdog
 
 from .anomaly_hooks import SpikeHook, StragglerHook
 from .learning_rate import learning_rate
-from .preemption import Ask, PausedError, StoppedError, StopRequest, refuse_to_start
+from .preemption import PausedError, StoppedError, StopReason, StopRequest, reject_to_start
 from .stages import AnyStage, make_stage, make_task
-from .stages.base import Learner, Task
+from .stages.base import ExtraState, Task
 from .step_status import Agreement
 from .step_timing import StepTimer
 
@@ -50,7 +50,7 @@ class Plan:
     stage: AnyStage
     source: WindowSource
     task: Task
-    folder: RunFolder
+    folder: RunDirectory
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -70,13 +70,13 @@ def plan(config: TrainConfig) -> Plan:
         ConfigError: the configuration cannot be run here.
         DataError: the data cannot be used.
     """
-    ranks = find_place(os.environ).world_size
+    ranks = find_rank(os.environ).world_size
     config.batch.accumulation_steps(ranks)
-    config.engine.refuse_ranks(ranks)
+    config.engine.reject_ranks(ranks)
     stage = make_stage(config)
     source = open_windows(config.data, split="train", frames=stage.sequence_frames)
     task = make_task(config, stage, source)
-    return Plan(task.config, stage, source, task, RunFolder(config.run_dir))
+    return Plan(task.config, stage, source, task, RunDirectory(config.run_dir))
 
 
 def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None = None) -> None:
@@ -93,9 +93,9 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
         PausedError: a signal asked the run to leave; its state is saved.
         StoppedError: a STOP file keeps it from starting or from going on.
     """
-    place = find_place(os.environ)
-    set_up_logging(place.rank)
-    request = StopRequest((config.run_dir, config.run_dir.parent), looks=place.rank == 0)
+    rank_info = find_rank(os.environ)
+    set_up_logging(rank_info.rank)
+    request = StopRequest((config.run_dir, config.run_dir.parent), looks=rank_info.rank == 0)
     with request.listening():
         _run(config, request, announce)
 
@@ -106,43 +106,43 @@ def _run(config: TrainConfig, request: StopRequest, announce: Callable[[TrainCon
     if done is not None:
         logger.info("%s is done after %d steps: nothing to do", config.run_dir, done["steps"])
         return
-    refuse_another_run(ready.folder.checkpoints, ready.identity)
-    refuse_to_start((config.run_dir, config.run_dir.parent))
+    reject_another_run(ready.folder.checkpoints, ready.identity)
+    reject_to_start((config.run_dir, config.run_dir.parent))
     if announce is not None:
         announce(ready.config)  # not before: a refusal under a hundred lines of configuration is not read
-    if find_place(os.environ).rank == 0:
+    if find_rank(os.environ).rank == 0:
         ready.folder.prepare(ready.config)  # only now: a refused run must not touch the configuration of what stands
-    world = join(timeout_minutes=config.engine.timeout_minutes)
+    ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
     try:
-        _train(ready, world, request)
+        _train(ready, ranks, request)
     finally:
-        world.leave()
+        ranks.leave()
 
 
-def _train(ready: Plan, world: World, request: StopRequest) -> None:
+def _train(ready: Plan, ranks: TorchRanks, request: StopRequest) -> None:
     config, folder = ready.config, ready.folder
     torch.manual_seed(config.seed)
     module = ready.task.module()
     ready.stage.initialise(module.get_submodule("model"))
-    ready.stage.open(ready.source, world.device)  # after it was copied from: a teacher at work may be bf16
-    engine = build_engine(module, config, world)
-    learner = ready.task.learner(engine, world)
+    ready.stage.open(ready.source, ranks.device)  # after it was copied from: a teacher at work may be bf16
+    engine = build_engine(module, config, ranks)
+    learner = ready.task.learner(engine, ranks)
     beside = None if learner is engine else learner
-    ema = EMA(config.ema, engine, world) if config.ema.decay is not None else None
-    first_step = _resume(ready, engine, world, ema, beside)
+    ema = EMA(config.ema, engine, ranks) if config.ema.decay is not None else None
+    first_step = _resume(ready, engine, ranks, ema, beside)
     writer = CheckpointWriter(
-        folder.checkpoints, keep=config.checkpoint.keep, world=world, timeout_minutes=config.engine.timeout_minutes
+        folder.checkpoints, keep=config.checkpoint.keep, ranks=ranks, timeout_minutes=config.engine.timeout_minutes
     )
-    timer = StepTimer(world.device)
+    timer = StepTimer(ranks.device)
     watchdog = Watchdog(
         folder.path / "stacks", limit_minutes=config.watch.hang_minutes,
-        rank=world.place.rank, ranks=world.place.world_size,
+        rank=ranks.rank, ranks=ranks.size,
     )  # fmt: skip
     save = CheckpointHook(
         writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema, beside=beside
     )
     with watchdog, ExitStack() as closing:
-        shown = _shown(ready, world, engine, timer, ema, first_step=first_step, closing=closing)
+        shown = _shown(ready, ranks, engine, timer, ema, first_step=first_step, closing=closing)
         averaged = [] if ema is None else [Every(1, ema)]
         saving = [
             Every(1, WriteFailureHook(writer)),
@@ -151,13 +151,13 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
         ]
         step, ask = train(
             learner,
-            _prepared(ready, world, first_step=first_step),
+            _prepared(ready, ranks, first_step=first_step),
             first_step=first_step,
             max_steps=config.max_steps,
             before=lambda step: set_learning_rate(
                 engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
             ),
-            agree=Agreement(world.maximum, ask=request, write_failed=writer.failed),
+            agree=Agreement(ranks.maximum, ask=request, write_failed=writer.failed),
             gradients=Gradients(
                 gradients_are_finite if beside is None else lambda _: beside.gradients_are_finite(),
                 leave_out_step if beside is None else lambda _: beside.leave_out_step(),
@@ -167,19 +167,19 @@ def _train(ready: Plan, world: World, request: StopRequest) -> None:
             after=[*averaged, *shown, Every(1, watchdog), *saving],
         )
     writer.wait()
-    if ask != Ask.NOTHING:
-        _leave(ask, step, world.gather(request.why))
+    if ask != StopReason.NONE:
+        _leave(ask, step, ranks.gather(request.why))
     checkpoint = latest(folder.checkpoints)
     assert checkpoint is not None, "the last step saves a checkpoint"
-    beside_weights = ready.task.exported(checkpoint, world)
-    with world.together():
-        if world.is_first:
+    beside_weights = ready.task.exported(checkpoint, ranks)
+    with ranks.together():
+        if ranks.is_first:
             _finish(ready, checkpoint, beside_weights)
 
 
 def _shown(
     ready: Plan,
-    world: World,
+    ranks: TorchRanks,
     engine: Any,
     timer: StepTimer,
     ema: EMA | None,
@@ -192,35 +192,35 @@ def _shown(
     writer = None
     hooks = [
         Every(1, SpikeHook(config.watch, folder.path / "spikes.jsonl")),
-        Every(config.log.every_steps, StragglerHook(config.watch, world, timer)),
+        Every(config.log.every_steps, StragglerHook(config.watch, ranks, timer)),
     ]
-    if world.is_first:
+    if ranks.is_first:
         writer = MetricsWriter(folder.metrics, folder.events, first_step=first_step)
         progress = ProgressHook(config, first_step=first_step)
         closing.callback(writer.close)
         closing.callback(progress.close)
         hooks.append(Every(1, progress))
-    validating = ready.task.hooks(engine, world, ema, writer)
-    return [Every(1, MetricsHook(config, world, writer, engine)), *hooks, *validating]
+    validating = ready.task.hooks(engine, ranks, ema, writer)
+    return [Every(1, MetricsHook(config, ranks, writer, engine)), *hooks, *validating]
 
 
-def _leave(ask: Ask, step: int, reasons: list[str]) -> NoReturn:
+def _leave(ask: StopReason, step: int, reasons: list[str]) -> NoReturn:
     why = next(filter(None, reasons))
-    if ask == Ask.STOP:
+    if ask == StopReason.STOP:
         raise StoppedError(f"{why}: saved at step {step}. Remove it to go on")
     raise PausedError(f"{why}: saved at step {step}; started again, the run goes on from there")
 
 
-def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepared]:
-    config, source = ready.config, ready.task.prepare(world)
+def _prepared(ready: Plan, ranks: TorchRanks, *, first_step: int) -> Iterator[DeviceBatch]:
+    config, source = ready.config, ready.task.prepare(ranks)
     batches = micro_batches(
         source,
         seed=config.seed,
         first_step=first_step,
         global_size=config.batch.global_size,
         micro_size=config.batch.micro_size,
-        rank=world.place.rank,
-        world_size=world.place.world_size,
+        rank=ranks.rank,
+        world_size=ranks.size,
         workers=config.data.workers,
         extension=ready.stage.extension,
     )
@@ -228,23 +228,23 @@ def _prepared(ready: Plan, world: World, *, first_step: int) -> Iterator[Prepare
     def names(batch: MicroBatch) -> list[str]:
         return [str(source.key(index)) for index in batch.indices]
 
-    for batch in copied_ahead(batches, world.device):
+    for batch in copied_ahead(batches, ranks.device):
         # Dropout draws from torch's generator: begun anew for each micro batch, a resumed run meets the same masks.
         torch.manual_seed(draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63))
-        yield Prepared(ready.stage.sample(batch, world.device), lambda batch=batch: names(batch))
+        yield DeviceBatch(ready.stage.sample(batch, ranks.device), lambda batch=batch: names(batch))
 
 
-def _resume(ready: Plan, engine: Any, world: World, ema: EMA | None, beside: Learner | None) -> int:
+def _resume(ready: Plan, engine: Any, ranks: TorchRanks, ema: EMA | None, beside: ExtraState | None) -> int:
     """Put the newest checkpoint into the engine and return its step; 0 where there is none."""
-    checkpoint = newest_whole(ready.folder.checkpoints, world)
+    checkpoint = newest_whole(ready.folder.checkpoints, ranks)
     if checkpoint is None:
         return 0
-    with world.together():
+    with ranks.together():
         checkpoint.require(ready.identity)
         checkpoint.check_names(engine)
 
     def warm_up() -> torch.Tensor:
-        return ready.task.warm_up(engine, world.device)
+        return ready.task.warm_up(engine, ranks.device)
 
     write_state(engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
     if beside is not None:

@@ -111,7 +111,7 @@ def test_a_grid_past_the_small_settings_is_followed_too():
 
 
 @needs_pysteps
-def test_bad_input_is_refused():
+def test_bad_input_is_rejected():
     with pytest.raises(ValueError, match="motion_frames=1"):
         Extrapolation(RAIN_RATE, motion_frames=1)
     with pytest.raises(ValueError, match="at least 2 input frames, got 1"):

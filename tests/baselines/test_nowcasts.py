@@ -97,7 +97,7 @@ def test_forecasts_are_kept_by_content_and_damaged_files_are_made_again(storms, 
     assert len(calls) == 3 and len(list((tmp_path / "extrapolation").iterdir())) == 3
 
 
-def test_too_few_frames_are_refused_with_the_number_that_is_wanted():
+def test_too_few_frames_are_rejected_with_the_number_that_is_wanted():
     frames = torch.zeros(1, 2, 16, 16, dtype=torch.uint8)
     for name, wanted in (("darts", 5), ("s-prog", 3)):
         with pytest.raises(ValueError, match=f"at least {wanted} input frames, got 2"):

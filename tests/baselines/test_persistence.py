@@ -61,7 +61,7 @@ def test_the_forecast_is_no_view_of_its_input():
         (torch.zeros(1, 2, 4, 4, dtype=torch.int32), 1, TypeError, "uint8 codes or floats"),
     ],
 )
-def test_bad_input_is_refused(frames, frames_out, error, says):
+def test_bad_input_is_rejected(frames, frames_out, error, says):
     with pytest.raises(error, match=says):
         Persistence().forecast(frames, frames_out)
 

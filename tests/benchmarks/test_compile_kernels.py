@@ -77,7 +77,7 @@ def test_weighted_mse_moves_memory_in_16_byte_accesses(tmp_path, monkeypatch):
         ({"spill_bytes": 68, "target": "sm_80"}, "sm_80 allows 64"),
     ],
 )
-def test_budget_refuses(change, says):
+def test_budget_rejects(change, says):
     assert says in over_budget(dataclasses.replace(ROW, **change))
 
 

@@ -50,6 +50,6 @@ def test_a_rate_is_windows_over_seconds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", [["--batch", "0"], ["--repetitions", "-1"], ["--split", "exam"]])
-def test_a_wrong_option_is_refused(wrong):
+def test_a_wrong_option_is_rejected(wrong):
     with pytest.raises(SystemExit):
         data.parse(wrong)

@@ -130,7 +130,7 @@ def test_the_page_is_made_from_results_alone(tmp_path, study, capsys):
     assert made.read_bytes() == first
 
 
-def test_no_results_are_refused(tmp_path, capsys):
+def test_no_results_are_rejected(tmp_path, capsys):
     assert page.main(["--results", str(tmp_path)]) == 2
     assert "holds no results" in capsys.readouterr().err
     (tmp_path / "seed0.npz").write_bytes(b"no archive")

@@ -113,7 +113,7 @@ def test_a_claim_goes_with_the_process_that_held_it(tmp_path, study):
         assert mine
 
 
-def test_a_folder_of_another_study_is_refused_and_more_seeds_are_no_other(tmp_path, study, capsys):
+def test_a_folder_of_another_study_is_rejected_and_more_seeds_are_no_other(tmp_path, study, capsys):
     Workplace(study, tmp_path).open()
     assert run.main([*options(tmp_path), "--set", "steps=3"]) == 2
     assert "belongs to another study: steps is 2 there and 3 here" in capsys.readouterr().err
@@ -140,7 +140,7 @@ def test_seeds_come_one_after_another_and_teachers_before_their_students(study):
         ("arm=1", "unknown"),
     ],
 )
-def test_a_study_that_cannot_be_is_refused(wrong, says):
+def test_a_study_that_cannot_be_is_rejected(wrong, says):
     with pytest.raises(ConfigError, match=says):
         read_study(STUDY, (wrong,))
     with pytest.raises(ConfigError, match="no arm 'forward'"):

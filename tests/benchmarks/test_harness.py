@@ -27,7 +27,7 @@ def providers_with(*extra: Provider):
     return Benchmark(op="weighted_mse", tensors=weighted_mse.tensors, providers=providers, exact=weighted_mse.exact)
 
 
-def rows_until_refused(benchmark):
+def rows_until_rejected(benchmark):
     rows = []
     with pytest.raises(WrongResultError) as refused:
         for row in run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW):
@@ -48,7 +48,7 @@ def test_a_wrong_provider_is_not_timed(wrong, what):
     def function(prediction, target, mask):
         return wrong(weighted_mse.exact(ODD, prediction, target, mask), prediction)
 
-    rows, message = rows_until_refused(providers_with(Provider(name="fast", function=function)))
+    rows, message = rows_until_rejected(providers_with(Provider(name="fast", function=function)))
     assert [row.provider for row in rows] == ["twin"]
     assert f"fast, odd: RMS error ratio of the {what}" in message and "not timed" in message
 

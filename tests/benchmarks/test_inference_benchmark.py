@@ -47,7 +47,7 @@ def test_a_way_with_another_forecast_is_not_written(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     ("words", "says"), [(["--way", "graph"], "needs --device cuda"), (["--batch", "0"], "at least 1")]
 )
-def test_what_it_cannot_time_is_refused(words, says, capsys):
+def test_what_it_cannot_time_is_rejected(words, says, capsys):
     with pytest.raises(SystemExit):
         inference.parse(["--device", "cpu", *words])
     assert says in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_a_process_that_breaks_is_told(checkout, monkeypatch):
         (["--openstl", "CHECKOUT", "--frames", "4", "12"], "no more frames in one pass"),
     ],
 )
-def test_what_it_cannot_compare_is_refused(words, says, checkout, capsys):
+def test_what_it_cannot_compare_is_rejected(words, says, checkout, capsys):
     with pytest.raises(SystemExit):
         peers.parse([str(checkout) if word == "CHECKOUT" else word for word in words])
     assert says in capsys.readouterr().err

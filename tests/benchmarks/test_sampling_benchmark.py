@@ -33,7 +33,7 @@ def test_a_part_alone_at_another_size(tmp_path):
     assert found == [("decode", "1x12x4x4x4")] * 2
 
 
-def test_pixels_that_make_no_whole_latents_are_refused(capsys):
+def test_pixels_that_make_no_whole_latents_are_rejected(capsys):
     with pytest.raises(SystemExit):
         sampling.main(["--size", "100"])
     assert "multiple of 8" in capsys.readouterr().err

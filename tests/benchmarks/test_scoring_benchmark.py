@@ -21,7 +21,7 @@ def answers(tables, *, off=0):
     return SimpleNamespace(**found)
 
 
-def test_equal_tables_pass_and_one_count_too_many_is_refused():
+def test_equal_tables_pass_and_one_count_too_many_is_rejected():
     codes, forecast = scoring.storm(shape=(2, 64, 64))
     tables = scoring.tables(codes, forecast)
     scoring.compare(answers(tables), tables)

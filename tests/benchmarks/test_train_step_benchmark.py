@@ -24,7 +24,7 @@ def test_every_part_of_both_backbones_is_a_row(tmp_path, capsys):
     ("words", "says"),
     [(["--rounds", "0"], "at least 1"), (["--earthformer", "nowhere"], "holds no src/earthformer")],
 )
-def test_what_it_cannot_time_is_refused(words, says, capsys):
+def test_what_it_cannot_time_is_rejected(words, says, capsys):
     with pytest.raises(SystemExit):
         train_step.main(words)
     assert says in capsys.readouterr().err

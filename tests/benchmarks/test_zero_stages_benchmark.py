@@ -23,7 +23,7 @@ def test_states_shrink_from_stage_to_stage_as_computed(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "says"), [(["--precision", "bf16"], "needs ZeRO, as in training"), (["--steps", "0"], "at least 1")]
 )
-def test_what_it_cannot_measure_is_refused(words, says, capsys):
+def test_what_it_cannot_measure_is_rejected(words, says, capsys):
     with pytest.raises(SystemExit):
         zero_stages.main(words)
     assert says in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_a_mistake_is_one_message(trained, monkeypatch, capsys, arguments, says)
     assert re.search(says, err, re.DOTALL), err
 
 
-def test_torchruns_summary_ends_with_the_refusal(tmp_path):
+def test_torchruns_summary_ends_with_the_rejection(tmp_path):
     words = [
         "--standalone",
         "--nproc-per-node",
@@ -95,7 +95,7 @@ def test_torchruns_summary_ends_with_the_refusal(tmp_path):
     assert "size: Input should be greater than 0, got -5" in told.stderr.partition("Root Cause")[2], told.stderr
 
 
-def test_a_refusal_does_not_stand_under_a_configuration(tmp_path, monkeypatch, capsys):
+def test_a_rejection_does_not_stand_under_a_configuration(tmp_path, monkeypatch, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(f"name: a\nrun_dir: {tmp_path / 'run'}\nstage: teacher\ndata: {{dataset: synthetic}}\n")
     code, out, err = _run(monkeypatch, capsys, "train", str(config))

@@ -160,7 +160,7 @@ def test_a_file_that_does_not_serve_is_one_message_and_leaves_nothing(tmp_path, 
         (["earthformer", "{file}", "{out}"], r"input_shape T=13 in the configuration, 3 by the shapes"),
     ],
 )
-def test_words_that_make_no_sense_are_refused(tmp_path, file, capsys, words, says):
+def test_words_that_make_no_sense_are_rejected(tmp_path, file, capsys, words, says):
     places = {"file": file, "out": tmp_path / "out"}
     assert simcast("convert", *(word.format(**places) for word in words)) == 2
     assert re.search(says, capsys.readouterr().err)

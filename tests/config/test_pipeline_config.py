@@ -55,7 +55,7 @@ def test_a_student_by_another_name_gets_the_teacher_too():
     assert config.train_config("oracle").student.extension == "oracle"
 
 
-def test_all_wrong_stages_are_refused_when_the_pipeline_is_read():
+def test_all_wrong_stages_are_rejected_when_the_pipeline_is_read():
     with pytest.raises(ConfigError, match=r"stages\.b does not hold"):
         _pipeline(stages={"teacher": {}, "b": {"stage": "direct", "engine": {"zero_stage": 0}}})
     with pytest.raises(ConfigError, match="stages"):

@@ -23,7 +23,7 @@ def test_accumulation_follows_from_batch_and_ranks(ranks, steps):
 @pytest.mark.parametrize(
     ("size", "micro", "ranks", "near"), [(64, 4, 24, 96), (64, 5, 1, 65), (7, 1, 2, 8), (1, 1, 4, 4)]
 )
-def test_a_batch_the_ranks_cannot_share_is_refused(size, micro, ranks, near):
+def test_a_batch_the_ranks_cannot_share_is_rejected(size, micro, ranks, near):
     with pytest.raises(ConfigError) as caught:
         BatchConfig(global_size=size, micro_size=micro).accumulation_steps(ranks)
     said = str(caught.value)
@@ -44,7 +44,7 @@ def test_a_batch_the_ranks_cannot_share_is_refused(size, micro, ranks, near):
         ({"weights": [1.0, 0.0]}, "loss.weights.1: .*got 0"),
     ],
 )
-def test_a_weight_table_that_does_not_fit_is_refused(loss, says):
+def test_a_weight_table_that_does_not_fit_is_rejected(loss, says):
     with pytest.raises(ConfigError, match=says):
         _config(loss=loss)
 
@@ -55,7 +55,7 @@ def test_an_unweighted_loss_and_a_table_are_accepted():
     assert _config(loss=table).loss.thresholds == (2.0, 5.0)
 
 
-def test_bf16_without_a_zero_stage_is_refused_with_a_pointer_to_stage_1():
+def test_bf16_without_a_zero_stage_is_rejected_with_a_pointer_to_stage_1():
     with pytest.raises(ConfigError, match=r"engine\.zero_stage=0 .*set engine\.zero_stage=1"):
         _config(engine={"zero_stage": 0})
     assert _config(engine={"zero_stage": 0, "precision": "fp32"}).engine.zero_stage == 0
@@ -74,7 +74,7 @@ def test_bf16_without_a_zero_stage_is_refused_with_a_pointer_to_stage_1():
         ({"zero_stage": 3, "zero_hpz_partition_size": 0}, "engine.zero_hpz_partition_size"),
     ],
 )
-def test_memory_options_that_do_nothing_together_are_refused(engine, says):
+def test_memory_options_that_do_nothing_together_are_rejected(engine, says):
     with pytest.raises(ConfigError, match=says):
         _config(engine=engine)
 
@@ -88,23 +88,23 @@ def test_each_stage_that_shares_out_can_keep_its_optimizer_on_the_host(stage):
     ("size", "ranks", "right"),
     [(3, 8, "it may be 2, 4, 8;"), (16, 8, "it may be 2, 4, 8;"), (2, 1, "one rank has nothing")],
 )
-def test_a_hierarchical_partition_the_ranks_do_not_divide_into_is_refused(size, ranks, right):
+def test_a_hierarchical_partition_the_ranks_do_not_divide_into_is_rejected(size, ranks, right):
     engine = _config(engine={"zero_stage": 3, "zero_hpz_partition_size": size}).engine
     with pytest.raises(
         ConfigError, match=f"engine.zero_hpz_partition_size={size} does not divide the {ranks} .*{right}"
     ):
-        engine.refuse_ranks(ranks)
-    engine.refuse_ranks(size * 2)
+        engine.reject_ranks(ranks)
+    engine.reject_ranks(size * 2)
 
 
-def test_a_teacher_longer_than_the_student_is_refused():
+def test_a_teacher_longer_than_the_student_is_rejected():
     with pytest.raises(ConfigError, match=r"sequence\.teacher_frames_out=13 is longer than sequence\.frames_out=12"):
         _config(sequence={"teacher_frames_out": 13})
     assert _config(sequence={"teacher_frames_out": 12}).sequence.teacher_frames_out == 12
 
 
 @pytest.mark.parametrize("student", [{}, {"extension": "none", "init": "teacher"}])
-def test_a_student_without_a_teacher_is_refused(student):
+def test_a_student_without_a_teacher_is_rejected(student):
     with pytest.raises(ConfigError, match=r"student needs student\.teacher, the run folder"):
         _config(stage="student", student=student)
 
@@ -205,7 +205,7 @@ def test_the_grid_of_a_model_is_no_science_since_it_is_that_of_the_data():
         ({"final_fraction": 1.5}, r"optimizer\.final_fraction: .*got 1\.5"),
     ],
 )
-def test_an_optimizers_option_that_would_change_nothing_is_refused(optimizer, says):
+def test_an_optimizers_option_that_would_change_nothing_is_rejected(optimizer, says):
     with pytest.raises(ConfigError, match=says):
         _config(optimizer=optimizer)
 

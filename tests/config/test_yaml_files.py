@@ -39,7 +39,7 @@ def _read(tmp_path: Path, text: str, *overrides: str) -> TrainConfig:
         ),
     ],
 )
-def test_an_unknown_key_is_refused_with_the_nearest_one(cls, data, says):
+def test_an_unknown_key_is_rejected_with_the_nearest_one(cls, data, says):
     with pytest.raises(ConfigError) as caught:
         from_mapping(cls, data, where="run.yaml")
     assert says in str(caught.value).split("\n  ") or says in [line.strip() for line in str(caught.value).splitlines()]
@@ -87,7 +87,7 @@ def test_all_wrong_keys_are_named_at_once():
         ("run_dir", 3),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_dotted_key(key, value):
+def test_a_wrong_value_is_rejected_by_its_dotted_key(key, value):
     data: dict = dict(LEAST)
     section, _, last = key.rpartition(".")
     if section:
@@ -102,7 +102,7 @@ def test_a_wrong_value_is_refused_by_its_dotted_key(key, value):
         assert repr(value) in line
 
 
-def test_a_section_that_is_no_mapping_is_refused():
+def test_a_section_that_is_no_mapping_is_rejected():
     with pytest.raises(ConfigError, match=r"batch: .*got 8"):
         from_mapping(TrainConfig, {**LEAST, "batch": 8})
     with pytest.raises(ConfigError, match="student"):
@@ -118,7 +118,7 @@ def test_a_missing_key_is_named():
     ("text", "key"),
     [("seed: 1\nseed: 2\n", "seed"), ("batch:\n  global_size: 8\n  global_size: 16\n", "global_size")],
 )
-def test_a_key_given_twice_is_refused(tmp_path, text, key):
+def test_a_key_given_twice_is_rejected(tmp_path, text, key):
     with pytest.raises(ConfigError, match=rf"(?s)run\.yaml.*key '{key}' stands twice.*line \d+"):
         _read(tmp_path, text)
 
@@ -143,19 +143,19 @@ def test_words_with_an_e_stay_words(tmp_path, name):
     ("text", "says"),
     [("", "got NoneType"), ("- a\n", "got list"), ("a: [1\n", "not usable YAML"), ("? [1]\n: 2\n", "not usable YAML")],
 )
-def test_a_file_that_is_no_mapping_is_refused(tmp_path, text, says):
+def test_a_file_that_is_no_mapping_is_rejected(tmp_path, text, says):
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=f"run.yaml.*{says}"):
         read_config(TrainConfig, path)
 
 
-def test_an_absent_file_is_refused(tmp_path):
+def test_an_absent_file_is_rejected(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
         read_config(TrainConfig, tmp_path / "absent.yaml")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path):
+def test_a_file_that_is_no_text_is_rejected(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"\x89HDF\r\n\xff\xfe")
     with pytest.raises(ConfigError, match=r"run\.yaml"):
@@ -201,7 +201,7 @@ def test_set_lays_values_over_the_file(tmp_path):
         ("seed=x", "seed: .*'x'"),
     ],
 )
-def test_a_wrong_set_is_refused(tmp_path, override, says):
+def test_a_wrong_set_is_rejected(tmp_path, override, says):
     with pytest.raises(ConfigError, match=f"(?s){says}"):
         _read(tmp_path, "", override)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.distributed.ranks import SingleRank
 
 _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_", "OMPI_", "SLURM_", "MASTER_")
 
@@ -17,7 +17,7 @@ _LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_", "OMPI_", "SLURM_", "MA
 def prepared(raw: Path, into: Path, *, dataset: str = "synthetic", **recipe) -> Path:
     """Prepare by one rank, in this process, three events a shard."""
     spec = read_spec(dataset)
-    prepare(lambda: open_raw(spec, raw), into, Recipe(**({"events_per_shard": 3} | recipe)), Ranks(0, 1))
+    prepare(lambda: open_raw(spec, raw), into, Recipe(**({"events_per_shard": 3} | recipe)), SingleRank())
     return into
 
 

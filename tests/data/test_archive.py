@@ -233,19 +233,19 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_data_is_refused_by_name_when_it_is_opened(root, case):
+def test_broken_data_is_rejected_by_name_when_it_is_opened(root, case):
     spoil, says = BROKEN[case]
     spoil(root)
     with pytest.raises(DataError, match=says):
         open_archive(root)
 
 
-def test_a_wrong_number_of_frames_is_refused(root):
+def test_a_wrong_number_of_frames_is_rejected(root):
     with pytest.raises(DataError, match=r"storms\.h5: 'vil' has 11 frames an event; sevir has 49"):
         ArchiveSource(read_spec("sevir"), root, split="train", frames=5)
 
 
-def test_windows_longer_than_events_are_refused(root):
+def test_windows_longer_than_events_are_rejected(root):
     with pytest.raises(DataError, match=r"windows of 12 frames are asked of events of 11 frames.*sequence\.frames_in"):
         open_archive(root, frames=12)
     with pytest.raises(DataError, match=r"events of 6 frames \(11 in the file, data\.frame_stride=2\)"):
@@ -260,7 +260,7 @@ def test_a_file_that_breaks_after_it_was_opened_is_named(tmp_path, codes):
         source.read(0)
 
 
-def test_no_root_is_refused():
+def test_no_root_is_rejected():
     with pytest.raises(ConfigError, match=r"data\.root is not set: .*--set data\.root=DIR"):
         open_windows(DataConfig(), split="train", frames=25)
 

@@ -78,7 +78,7 @@ def test_codes_and_extension_are_cut_and_turned_alike():
     assert torch.equal(augmented(codes, range(6), DataConfig(), seed=1), codes), "off by default"
 
 
-def test_a_crop_larger_than_the_grid_is_refused():
+def test_a_crop_larger_than_the_grid_is_rejected():
     assert trained_grid(DataConfig(), (9, 5)) == (9, 5) and trained_grid(DataConfig(crop=5), (9, 5)) == (5, 5)
     with pytest.raises(ConfigError, match=r"data\.crop=6 is larger than the data's grid of 9 x 5 pixels"):
         trained_grid(DataConfig(crop=6), (9, 5))

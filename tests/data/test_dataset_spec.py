@@ -75,7 +75,7 @@ def test_thresholds_are_given_in_code_or_in_the_encodings_unit():
         ("fmi", (120.0,), "dBZ", r"threshold 120 dBZ"),
     ],
 )
-def test_thresholds_in_the_wrong_unit_are_refused(name, values, unit, says):
+def test_thresholds_in_the_wrong_unit_are_rejected(name, values, unit, says):
     with pytest.raises(DataError, match=says):
         read_spec(name).codes_of(values, unit=unit)
 
@@ -105,12 +105,12 @@ def test_a_users_own_description(tmp_path):
         ("kind: single, split: test", "kind: dates, train_until: soon", "train_until"),
     ],
 )
-def test_a_wrong_description_is_refused_by_file_and_key(tmp_path, old, new, says):
+def test_a_wrong_description_is_rejected_by_file_and_key(tmp_path, old, new, says):
     with pytest.raises(ConfigError, match=rf"(?s)own\.yaml.*{says}"):
         read_spec(str(_own(tmp_path, old, new)))
 
 
-def test_an_unknown_data_set_is_refused_with_those_known(tmp_path):
+def test_an_unknown_data_set_is_rejected_with_those_known(tmp_path):
     with pytest.raises(
         ConfigError, match=r"the data set 'sevri' .* is neither a built-in description \(fmi, .*knmi, .*sevir"
     ):
@@ -126,7 +126,7 @@ def test_a_table_splits_by_id(tmp_path):
     assert [choose(event, now) for event in ("A", "B", "C")] == ["train", "test", ""]
 
 
-def test_a_table_that_cannot_be_used_is_refused(tmp_path):
+def test_a_table_that_cannot_be_used_is_rejected(tmp_path):
     splits = TableSplits(kind="table", file=Path("splits.csv"))
     with pytest.raises(DataError, match=r"split table .*splits\.csv cannot be read: No such file"):
         splits.chooser(tmp_path)

@@ -152,14 +152,14 @@ def test_a_part_of_an_older_version_is_thrown_away(server, proxy, objects, tmp_p
     assert files_of(tmp_path)[FILES[2018]] == newer
 
 
-def test_an_object_truncated_on_the_server_is_refused(server, proxy, objects, tmp_path):
+def test_an_object_truncated_on_the_server_is_rejected(server, proxy, objects, tmp_path):
     server[0].put_object(Bucket=BUCKET, Key=FILES[2019], Body=objects[FILES[2019]][:-5000])
     with pytest.raises(DownloadError, match=r"2019_0101_0630\.h5 is no whole HDF5 file on the server"):
         download(store(proxy), tmp_path, patience=QUICK)
     assert FILES[2019] not in files_of(tmp_path) and FILES[2018] in files_of(tmp_path)
 
 
-def test_an_object_shorter_than_its_listing_is_refused(proxy, objects, tmp_path, monkeypatch):
+def test_an_object_shorter_than_its_listing_is_rejected(proxy, objects, tmp_path, monkeypatch):
     class Short:
         details: ClassVar = {"ETag": '"abc"'}
         size = 1000
@@ -183,7 +183,7 @@ def test_an_object_shorter_than_its_listing_is_refused(proxy, objects, tmp_path,
         )
 
 
-def test_damaged_bytes_are_refused(server, proxy, objects, tmp_path):
+def test_damaged_bytes_are_rejected(server, proxy, objects, tmp_path):
     def break_it() -> None:
         proxy.cut_after, proxy.cuts = 2_000, 10**6
 

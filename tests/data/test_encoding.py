@@ -113,7 +113,7 @@ def test_union_is_chosen_by_kind_and_strict():
         Decibel(unit="mm/h", offset_db=-10.0, step_db=0.15, floor=1e9)
 
 
-def test_wrong_input_is_refused():
+def test_wrong_input_is_rejected():
     with pytest.raises(TypeError, match="int64"):
         VIL.decode(np.arange(3))
     with pytest.raises(ValueError, match="NaN"):

@@ -134,7 +134,7 @@ def _with(root: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_a_listed_day_without_any_frame_is_refused_or_skipped(folder, tmp_path):
+def test_a_listed_day_without_any_frame_is_rejected_or_skipped(folder, tmp_path):
     root = _with(folder, tmp_path)
     (root / "hko7_rainy_test_days.txt").write_text("20150107, 1\n")
     (tmp_path / "spec.yaml").write_text(_yaml(small("hko7")))

@@ -109,6 +109,6 @@ def test_the_command_draws_and_its_status_tells(archive, shards, tmp_path, capsy
         command(archive, dataset="synthetic", allow=["typo"])
 
 
-def test_shards_of_another_description_are_refused(shards):
+def test_shards_of_another_description_are_rejected(shards):
     with pytest.raises(DataError, match="by a description that is not that of sevir"):
         inspect(read_spec("sevir"), shards)

@@ -13,7 +13,7 @@ from simcast_hpc.config import DataError, from_mapping
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.layouts import RainSelection
 from simcast_hpc.data.prepare.meteonet_events import MeteoNetEvents, rainy
-from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.distributed.ranks import SingleRank
 from tests.data.shards import prepared
 from tests.shared_data import shared
 
@@ -31,7 +31,7 @@ def spec_of(name: str, **layout) -> DatasetSpec:
 
 def complete(spec: DatasetSpec, root: Path) -> MeteoNetEvents:
     events = MeteoNetEvents(spec, root)
-    events.complete(Ranks(0, 1))
+    events.complete(SingleRank())
     return events
 
 
@@ -181,7 +181,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_files_are_refused_or_skipped_and_listed(tmp_path, case):
+def test_bad_files_are_rejected_or_skipped_and_listed(tmp_path, case):
     spoil, kind, says = BAD[case]
     (tmp_path / "raw").mkdir()
     spoil(tmp_path / "raw" / NAME)
@@ -199,7 +199,7 @@ def test_reflectivity_under_the_name_of_rainfall_is_seen(tmp_path):
     assert problem.kind == "unit" and "is it reflectivity in dBZ" in problem.says
 
 
-def test_a_pickle_of_anything_but_dates_is_refused(tmp_path):
+def test_a_pickle_of_anything_but_dates_is_rejected(tmp_path):
     import pickle
 
     class Evil:
@@ -217,7 +217,7 @@ def test_a_pickle_of_anything_but_dates_is_refused(tmp_path):
     assert problem.kind == "truncated" and "builtins.print, which is no date" in problem.says
 
 
-def test_nothing_to_read_and_one_file_twice_are_refused(tmp_path):
+def test_nothing_to_read_and_one_file_twice_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"no file reflectivity_old_SE_YEAR_MONTH\.PART\.npz stands below"):
         MeteoNetEvents(read_spec("meteonet"), tmp_path)
     for folder in ("a", "b"):

@@ -76,7 +76,7 @@ def test_prepared_again_nothing_is_written(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["raw data", "codec", "shard size"])
-def test_a_folder_of_other_shards_is_refused(tmp_path, what):
+def test_a_folder_of_other_shards_is_rejected(tmp_path, what):
     raw = make_archive(tmp_path / "raw", random_codes(4, 6))
     into = prepared(raw, tmp_path / "out")
     if what == "raw data":
@@ -85,7 +85,7 @@ def test_a_folder_of_other_shards_is_refused(tmp_path, what):
         prepared(raw, into, **{"codec": {"codec": "zstd"}, "shard size": {"events_per_shard": 2}}.get(what, {}))
 
 
-def test_a_folder_with_something_else_is_refused(tmp_path):
+def test_a_folder_with_something_else_is_rejected(tmp_path):
     raw = make_archive(tmp_path / "raw", random_codes(2, 6))
     with pytest.raises(DataError, match=r"raw is not empty and holds no shards"):
         prepared(raw, raw)
@@ -182,7 +182,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_refused_or_skipped_and_listed(tmp_path, case):
+def test_bad_input_is_rejected_or_skipped_and_listed(tmp_path, case):
     spoil, kind, says, left = BAD[case]
     raw = make_archive(tmp_path / "raw", random_codes(4, 6))
     spoil(raw)
@@ -195,7 +195,7 @@ def test_bad_input_is_refused_or_skipped_and_listed(tmp_path, case):
     assert [source.key(index).event for index in range(len(source))] == [f"E00{number}" for number in left]
 
 
-def test_a_unit_that_is_not_the_descriptions_is_refused(tmp_path):
+def test_a_unit_that_is_not_the_descriptions_is_rejected(tmp_path):
     raw = make_archive(tmp_path / "raw", random_codes(4, 6))
     _in_file(units="dBZ")(raw)
     with pytest.raises(DataError, match=r"\[unit\] .*'vil' says units='dBZ'; synthetic is coded in 'kg/m\^2'"):
@@ -204,7 +204,7 @@ def test_a_unit_that_is_not_the_descriptions_is_refused(tmp_path):
     assert read_manifest(prepared(raw, tmp_path / "out")).index.events == 4
 
 
-def test_an_event_that_breaks_while_it_is_read_is_refused_or_skipped_and_listed(tmp_path):
+def test_an_event_that_breaks_while_it_is_read_is_rejected_or_skipped_and_listed(tmp_path):
     codes = random_codes(4, 6)
     raw = make_archive(tmp_path / "raw", codes)
     with h5py.File(raw / "data" / FILE, "w") as file:
@@ -230,7 +230,7 @@ def test_repeated_ids_are_noted(tmp_path):
     assert [source.key(index).event for index in range(len(source))] == ["B"]
 
 
-def test_a_word_that_is_no_kind_of_problem_is_refused(tmp_path):
+def test_a_word_that_is_no_kind_of_problem_is_rejected(tmp_path):
     raw = make_archive(tmp_path / "raw", random_codes(2, 6))
     with pytest.raises(DataError, match=r"'typo' is no kind of problem; the kinds are absent-file, cadence"):
         prepared(raw, tmp_path / "out", skip=("typo",))

@@ -130,7 +130,7 @@ def test_the_same_code_at_factor_one_is_left_as_it_is():
         ("fmi", "fmi", 2, r"fmi is in dBZ, which must not be averaged: set data\.recode_as"),
     ],
 )
-def test_what_has_no_rule_is_refused(dataset, target, factor, says):
+def test_what_has_no_rule_is_rejected(dataset, target, factor, says):
     with pytest.raises(DataError, match=says):
         ResampledSource(Windows(random_codes(1, 2)), spec=read_spec(dataset), target=read_spec(target), factor=factor)
 

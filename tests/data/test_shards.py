@@ -103,14 +103,14 @@ def damaged(shards, tmp_path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "damaged"))
 
 
-def test_a_missing_shard_is_refused_where_a_split_needs_it(damaged):
+def test_a_missing_shard_is_rejected_where_a_split_needs_it(damaged):
     (damaged / "shard-00000.h5").unlink()
     with pytest.raises(DataError, match=r"shard .*shard-00000\.h5 is absent; manifest\.json counts 3 events"):
         open_shards(damaged)
     assert len(open_shards(damaged, split="val")) == 4
 
 
-def test_a_cut_shard_is_refused(damaged):
+def test_a_cut_shard_is_rejected(damaged):
     path = damaged / "shard-00001.h5"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(DataError, match=r"shard-00001\.h5 has \d+ bytes, manifest\.json says"):
@@ -140,7 +140,7 @@ def test_a_file_of_holes_is_no_shard(damaged):
         open_shards(damaged).read(0)
 
 
-def test_unfinished_shards_and_a_changed_index_are_refused(damaged):
+def test_unfinished_shards_and_a_changed_index_are_rejected(damaged):
     index = damaged / "index.h5"
     index.write_bytes(index.read_bytes() + b"\0")
     with pytest.raises(DataError, match=r"index\.h5 is not that of its manifest"):
@@ -150,12 +150,12 @@ def test_unfinished_shards_and_a_changed_index_are_refused(damaged):
         open_windows(DataConfig(dataset="synthetic", root=damaged), split="train", frames=5)
 
 
-def test_another_description_is_refused(shards):
+def test_another_description_is_rejected(shards):
     with pytest.raises(DataError, match=r"prepared as synthetic, by a description that is not that of mch"):
         open_shards(shards, dataset="mch")
 
 
-def test_windows_longer_than_events_and_empty_splits_are_refused(shards):
+def test_windows_longer_than_events_and_empty_splits_are_rejected(shards):
     with pytest.raises(DataError, match=r"windows of 12 frames are asked of events of 11 frames"):
         open_shards(shards, frames=12)
     with pytest.raises(DataError, match=r"split 'test' of synthetic is empty"):

@@ -93,7 +93,7 @@ def test_shapes(size, frames):
     assert 0 < event.max() < 255
 
 
-def test_too_small_is_refused():
+def test_too_small_is_rejected():
     with pytest.raises(ValueError, match="size=8"):
         storm_event(seed=0, index=0, size=8)
 
@@ -182,14 +182,14 @@ def test_the_same_recipe_is_reused(archive, monkeypatch):
     assert not write_archive(archive, seed=3, events=EVENTS, size=16, frames_per_event=7)
 
 
-def test_another_recipe_is_refused(archive):
+def test_another_recipe_is_rejected(archive):
     with pytest.raises(DataError, match="seed is 3, wanted 4"):
         write_archive(archive, seed=4, events=EVENTS, size=16, frames_per_event=7)
     with pytest.raises(DataError, match="another recipe"):
         write_archive(archive, seed=3, events={"train": 5}, size=16, frames_per_event=7)
 
 
-def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
+def test_a_folder_of_something_else_is_rejected_and_kept(tmp_path):
     (tmp_path / "precious").write_text("mine")
     with pytest.raises(DataError, match=r"recipe\.json"):
         write_archive(tmp_path, seed=0, events={"train": 1}, size=16, frames_per_event=2)
@@ -197,7 +197,7 @@ def test_a_folder_of_something_else_is_refused_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_archive_is_refused(tmp_path, damage):
+def test_a_damaged_archive_is_rejected(tmp_path, damage):
     recipe = {"seed": 0, "events": {"test": 1}, "size": 16, "frames_per_event": 2}
     root = tmp_path / "archive"
     write_archive(root, **recipe)
@@ -237,6 +237,6 @@ def test_an_empty_folder_is_taken_and_a_race_is_lost_quietly(tmp_path):
 @pytest.mark.parametrize(
     ("events", "message"), [({"dev": 1}, "dev"), ({"train": -1}, "train"), ({}, "no event"), ({"test": 0}, "no event")]
 )
-def test_wrong_numbers_of_events_are_refused(tmp_path, events, message):
+def test_wrong_numbers_of_events_are_rejected(tmp_path, events, message):
     with pytest.raises(ValueError, match=message):
         write_archive(tmp_path / "a", seed=0, events=events)

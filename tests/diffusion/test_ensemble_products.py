@@ -35,7 +35,7 @@ def test_matched_mean_of_equal_members_is_the_member():
     torch.testing.assert_close(probability_matched_mean(one), one[:, 0])
 
 
-def test_what_is_no_ensemble_is_refused():
+def test_what_is_no_ensemble_is_rejected():
     with pytest.raises(ValueError, match=r"shape \(2, 3, 8, 9\)"):
         probability_matched_mean(torch.rand(2, 3, 8, 9))
     with pytest.raises(ValueError, match="uint8"):

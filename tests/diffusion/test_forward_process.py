@@ -5,7 +5,7 @@ import torch
 
 from simcast_hpc.diffusion import add_noise, clean_from_prediction, make_schedule, stream_key, training_target
 from simcast_hpc.diffusion.counter_noise import draw_timesteps, rows_of
-from simcast_hpc.diffusion.guidance import drop_condition, guided, refuse_untrained_guidance
+from simcast_hpc.diffusion.guidance import drop_condition, guided, reject_untrained_guidance
 
 SCHEDULE = make_schedule()
 TIMESTEPS = torch.tensor([0, 400, 999])
@@ -85,7 +85,7 @@ def test_guidance():
     conditional, unconditional = torch.tensor([3.0]), torch.tensor([1.0])
     assert guided(conditional, unconditional, 1.0).item() == 3
     assert guided(conditional, unconditional, 2.0).item() == 5
-    refuse_untrained_guidance(1.0, 0.0)
-    refuse_untrained_guidance(2.0, 0.1)
+    reject_untrained_guidance(1.0, 0.0)
+    reject_untrained_guidance(2.0, 0.1)
     with pytest.raises(ValueError, match="condition_dropout=0 and never learned"):
-        refuse_untrained_guidance(2.0, 0.0)
+        reject_untrained_guidance(2.0, 0.0)

@@ -53,6 +53,6 @@ def test_timesteps_of_both_spacings():
         (lambda: make_schedule(timesteps=0), "0 timesteps"),
     ],
 )
-def test_what_makes_no_schedule_is_refused(call, says):
+def test_what_makes_no_schedule_is_rejected(call, says):
     with pytest.raises(ValueError, match=says):
         call()

@@ -210,7 +210,7 @@ def test_guidance_in_the_loop_is_guidance_of_the_prediction():
     torch.testing.assert_close(got, sample(steps, mixed, start()).latents)
 
 
-def test_what_cannot_be_sampled_is_refused():
+def test_what_cannot_be_sampled_is_rejected():
     schedule = make_schedule()
     steps = plan_steps("ddpm", schedule, [500, 0])
     with pytest.raises(ValueError, match="adds noise"):
@@ -232,7 +232,7 @@ def test_what_cannot_be_sampled_is_refused():
         (("ddpm", list(range(1001))), "1001 sampling steps"),
     ],
 )
-def test_wrong_plans_are_refused(arguments, says):
+def test_wrong_plans_are_rejected(arguments, says):
     kind, timesteps = arguments
     with pytest.raises(ValueError, match=says):
         plan_steps(kind, make_schedule(), timesteps)

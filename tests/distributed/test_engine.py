@@ -22,7 +22,7 @@ def test_the_products_hold(tmp_path, ranks, micro):
     assert micro * ranks * derived["gradient_accumulation_steps"] == 96
 
 
-def test_ranks_that_cannot_share_the_batch_are_refused(tmp_path):
+def test_ranks_that_cannot_share_the_batch_are_rejected(tmp_path):
     config = tiny_config(tmp_path, batch={"global_size": 8, "micro_size": 2})
     with pytest.raises(ConfigError, match=r"batch\.global_size=8 is not a multiple of .* = 2 x 3; try .*=6"):
         deepspeed_config(config, world_size=3)
@@ -57,7 +57,7 @@ def test_memory_options_reach_deepspeed_alone(tmp_path, engine, wanted):
     assert derived["zero_force_ds_cpu_optimizer"] is False, "or a compiler would be wanted at the first start"
 
 
-def test_hierarchical_partitions_that_do_not_divide_the_ranks_are_refused(tmp_path):
+def test_hierarchical_partitions_that_do_not_divide_the_ranks_are_rejected(tmp_path):
     config = tiny_config(
         tmp_path,
         engine={"zero_stage": 3, "zero_hpz_partition_size": 2, "precision": "fp32"},
@@ -73,8 +73,8 @@ def test_neither_optimizer_nor_schedule_is_left_to_deepspeed(tmp_path):
     assert not {"optimizer", "scheduler"} & deepspeed_config(tiny_config(tmp_path), world_size=1).keys()
 
 
-def test_a_model_without_trainable_parameters_is_refused(tmp_path):
-    world = SimpleNamespace(place=SimpleNamespace(world_size=1))
+def test_a_model_without_trainable_parameters_is_rejected(tmp_path):
+    world = SimpleNamespace(size=1)
     frozen = torch.nn.Linear(2, 2).requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable parameters"):
         build_engine(frozen, tiny_config(tmp_path), world)  # pyright: ignore[reportArgumentType]

@@ -20,7 +20,7 @@ from simcast_hpc.distributed.health import disk_checks as disks
 from simcast_hpc.distributed.health import hdf5_checks as storage
 from simcast_hpc.distributed.health import rank_checks as ranks
 from simcast_hpc.distributed.health.environment_checks import check_surroundings
-from simcast_hpc.distributed.rank_info import find_place
+from simcast_hpc.distributed.rank_info import find_rank
 from tests.system_programs import program
 
 _HOURS_AGO = time.time() - 3 * 3600
@@ -140,7 +140,7 @@ def test_what_the_environment_says_is_held_against_what_is_there(environ, check,
     import re
 
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
-    found = only([one for one in check_surroundings(environ, find_place(environ)) if one.severity != "ok"], check)
+    found = only([one for one in check_surroundings(environ, find_rank(environ)) if one.severity != "ok"], check)
     assert re.search(says, found.found) and found.do
 
 
@@ -194,4 +194,4 @@ def test_packages_out_of_their_range_are_named(monkeypatch):
 def test_interfaces_are_those_of_this_machine():
     name = socket.if_nameindex()[0][1]
     environ = {"GLOO_SOCKET_IFNAME": name}
-    assert only(check_surroundings(environ, find_place(environ)), "network").severity == "ok"
+    assert only(check_surroundings(environ, find_rank(environ)), "network").severity == "ok"

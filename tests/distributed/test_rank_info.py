@@ -2,7 +2,7 @@
 
 import pytest
 
-from simcast_hpc.distributed.rank_info import Place, PlaceError, find_place
+from simcast_hpc.distributed.rank_info import LauncherError, RankInfo, find_rank
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}
@@ -18,32 +18,32 @@ LAUNCHERS = [
 
 @pytest.mark.parametrize(("launcher", "environ"), LAUNCHERS, ids=[name for name, _ in LAUNCHERS])
 def test_each_launcher_is_read(launcher, environ):
-    assert find_place({"PATH": "/bin", **environ}) == Place(rank=5, world_size=8, local_rank=1, launcher=launcher)
+    assert find_rank({"PATH": "/bin", **environ}) == RankInfo(rank=5, world_size=8, local_rank=1, launcher=launcher)
 
 
 def test_without_a_launcher_a_process_is_alone():
-    assert find_place({"PATH": "/bin"}) == Place(rank=0, world_size=1, local_rank=0, launcher="none")
+    assert find_rank({"PATH": "/bin"}) == RankInfo(rank=0, world_size=1, local_rank=0, launcher="none")
 
 
 def test_a_batch_script_that_starts_python_itself_is_alone():
     environ = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "0"}
-    assert find_place(environ).world_size == 1
+    assert find_rank(environ).world_size == 1
 
 
 @pytest.mark.parametrize("outer", [MPICH, OPEN_MPI, SRUN], ids=["MPICH", "Open MPI", "srun"])
 def test_rank_wins_inside_another_launcher(outer):
     inside = {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2"}
-    assert find_place({**outer, **inside}) == Place(2, 4, 2, "torchrun or deepspeed")
+    assert find_rank({**outer, **inside}) == RankInfo(2, 4, 2, "torchrun or deepspeed")
 
 
 @pytest.mark.parametrize(("launcher", "environ"), LAUNCHERS[1:3], ids=["MPICH", "Open MPI"])
 def test_mpiexec_wins_inside_a_slurm_step(launcher, environ):
     step = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
-    assert find_place({**step, **environ}) == Place(5, 8, 1, launcher)
+    assert find_rank({**step, **environ}) == RankInfo(5, 8, 1, launcher)
 
 
 def test_srun_with_pmi2_is_srun():
-    assert find_place({**SRUN, "PMI_RANK": "5", "PMI_SIZE": "8"}) == Place(5, 8, 1, "srun")
+    assert find_rank({**SRUN, "PMI_RANK": "5", "PMI_SIZE": "8"}) == RankInfo(5, 8, 1, "srun")
 
 
 HALVES = [
@@ -55,25 +55,25 @@ HALVES = [
 
 
 @pytest.mark.parametrize(("launcher", "environ", "name"), HALVES, ids=[name for _, _, name in HALVES])
-def test_a_half_set_place_is_refused_by_name(launcher, environ, name):
+def test_a_half_set_place_is_rejected_by_name(launcher, environ, name):
     half = {key: value for key, value in environ.items() if key != name}
-    with pytest.raises(PlaceError) as caught:
-        find_place(half)
+    with pytest.raises(LauncherError) as caught:
+        find_rank(half)
     said = str(caught.value)
     assert f"{name} is not set" in said and launcher in said and next(iter(environ)) in said
 
 
 @pytest.mark.parametrize("text", ["", "five", "-1", "1.0"])
-def test_a_variable_that_is_no_number_is_refused_with_its_value(text):
-    with pytest.raises(PlaceError, match=rf"LOCAL_RANK='{text}' is not a number"):
-        find_place({**TORCHRUN, "LOCAL_RANK": text})
+def test_a_variable_that_is_no_number_is_rejected_with_its_value(text):
+    with pytest.raises(LauncherError, match=rf"LOCAL_RANK='{text}' is not a number"):
+        find_rank({**TORCHRUN, "LOCAL_RANK": text})
 
 
-def test_a_rank_past_the_world_is_refused():
-    with pytest.raises(PlaceError, match="torchrun or deepspeed gives rank 8 of 8"):
-        find_place({**TORCHRUN, "RANK": "8"})
+def test_a_rank_past_the_world_is_rejected():
+    with pytest.raises(LauncherError, match="torchrun or deepspeed gives rank 8 of 8"):
+        find_rank({**TORCHRUN, "RANK": "8"})
 
 
-def test_a_world_without_a_rank_is_refused():
-    with pytest.raises(PlaceError, match="WORLD_SIZE=8 is set but RANK is not"):
-        find_place({"WORLD_SIZE": "8", "LOCAL_RANK": "1"})
+def test_a_world_without_a_rank_is_rejected():
+    with pytest.raises(LauncherError, match="WORLD_SIZE=8 is set but RANK is not"):
+        find_rank({"WORLD_SIZE": "8", "LOCAL_RANK": "1"})

@@ -176,7 +176,7 @@ def test_protocols_by_name():
         protocols_of(spec, ("sevir-globl",))
 
 
-def test_an_unknown_baseline_is_refused_by_name(data):
+def test_an_unknown_baseline_is_rejected_by_name(data):
     with pytest.raises(ConfigError, match=r"evaluation.baselines: unknown baseline 'persistance'.*'persistence'"):
         baseline_entry("persistance", data)
 

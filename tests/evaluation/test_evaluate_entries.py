@@ -92,7 +92,7 @@ def test_members_in_a_file_are_scored_as_an_ensemble(data, written, tmp_path):
     assert found["crps"] < found["mae"] and found["spread_skill"] > 0 and "roc_area/16" in found
 
 
-def test_files_that_hold_something_else_are_refused(data, written, tmp_path):
+def test_files_that_hold_something_else_are_rejected(data, written, tmp_path):
     with pytest.raises(DataError, match=r"absent\.npz holds no forecasts"):
         file_entry("x", tmp_path / "absent.npz")
     np.savez(tmp_path / "other.npz", forecast=np.zeros((2, 4, 8, 8), np.float32), event=np.array(["a", "b"]))
@@ -107,7 +107,7 @@ def test_files_that_hold_something_else_are_refused(data, written, tmp_path):
         run(data, [file_entry("few", tmp_path / "few.npz")], tmp_path / "scores")
 
 
-def test_protocols_fit_the_data_set_or_are_refused():
+def test_protocols_fit_the_data_set_or_are_rejected():
     (pysteps,) = protocols_of(read_spec("mrms-4km"), ("pysteps",))
     assert pysteps.strict and pysteps.unit == "mm/h" and pysteps.labels == ("0.5", "2", "5", "10", "30")
     assert pysteps.fss_windows == (1, 4, 16) and pysteps.fss_km == (4.0, 16.0, 64.0)
@@ -173,7 +173,7 @@ def test_a_leaderboard_sets_forecasts_of_one_protocol_side_by_side(two_results, 
     assert {row["name"] for row in rows} == set(names)
 
 
-def test_a_leaderboard_refuses_what_it_cannot_read(two_results):
+def test_a_leaderboard_rejects_what_it_cannot_read(two_results):
     with pytest.raises(ResultsError, match="has no score 'csi/99'"):
         read_boards([two_results / "a"], by="csi/99")
     (two_results / "empty").mkdir()

@@ -112,7 +112,7 @@ def test_an_autoencoder_is_two_programs(tmp_path):
         export_run(runs / "diffusion", tmp_path / "ensemble")
 
 
-def test_what_cannot_be_exported_is_refused_and_leaves_nothing(tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_rejected_and_leaves_nothing(tmp_path, monkeypatch):
     run = write_trained(tiny_config(tmp_path / "direct", data={"dataset": "synthetic"}))
     (tmp_path / "there").mkdir()
     (tmp_path / "scores.json").write_text(json.dumps(_SCORES))

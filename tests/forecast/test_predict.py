@@ -18,7 +18,7 @@ from simcast_hpc.forecast.predict_files import Predictor, noise_of_tile
 from simcast_hpc.inference.ensemble import load_ensemble, load_run
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.radar import CodedFrame, RadarGrid, Wanted, code_of_run
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.radar.radar_files import LAEA, complains, moment, predict, small_model, storm, write_odim
 
 
@@ -94,7 +94,7 @@ def test_zarr_holds_the_same(written):
 def test_a_file_says_where_it_came_from(written, model):
     with xr.open_dataset(written["nc"]) as found:
         said = found.attrs
-    assert said["simcast_weights_sha256"] == file_hash(RunFolder(model).weights)
+    assert said["simcast_weights_sha256"] == file_hash(RunDirectory(model).weights)
     assert [one["file"] for one in json.loads(said["simcast_inputs"])] == ["1.h5", "2.h5", "3.h5"]
     assert said["institution"] == "Us" and said["simcast_bridged"] == "none" and said["simcast_commit"]
     assert said["simcast_run"] == "tiny" and said["simcast_stage"] == "direct"
@@ -214,7 +214,7 @@ def test_an_earlier_issue_time_is_asked_for(model, frames, tmp_path):
     assert path.name == "forecast_20241126T0110Z.nc"
 
 
-def test_refusals(model, frames, tmp_path, runs):
+def test_rejections(model, frames, tmp_path, runs):
     (tmp_path / "bad.h5").write_bytes(b"nothing")
     assert "name radar files or folders, or --watch" in refusal(model)
     assert "bad.h5 begins with" in refusal(model, tmp_path / "bad.h5")
@@ -233,7 +233,7 @@ def test_refusals(model, frames, tmp_path, runs):
     assert "pixels of 2.7 km and the model was trained on 1 km" in refusal(model, *far)
 
 
-def test_a_pipelines_folder_is_refused_with_its_finished_stages(model, frames, tmp_path):
+def test_a_pipelines_folder_is_rejected_with_its_finished_stages(model, frames, tmp_path):
     folder = tmp_path / "pipeline"
     folder.mkdir()
     stages = "{teacher: {}, student: {}, direct: {}, autoencoder: {}}"

@@ -260,7 +260,7 @@ def test_the_folder_of_forecasts_is_not_watched(model, tmp_path):
         predict(model, "--watch", tmp_path / "none", "--out", tmp_path)
 
 
-def test_unknown_kinds_and_pictures_alone_are_refused(tmp_path):
+def test_unknown_kinds_and_pictures_alone_are_rejected(tmp_path):
     for kinds in (("png",), ("nc", "jpg"), ()):
         with pytest.raises(ConfigError, match="nc or zarr"):
             Publisher(tmp_path, kinds)

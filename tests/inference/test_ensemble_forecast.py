@@ -19,7 +19,7 @@ from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.inference.ensemble import load_autoencoder, load_ensemble, sample_identity
 from simcast_hpc.inference.ensemble_files import draw_ensembles, products_of
 from simcast_hpc.inference.load import load_trained
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.recorded_calls import Replayed
 
 
@@ -73,7 +73,7 @@ def test_members_by_way_of_graphs_are_the_same(ensemble, past):
     assert changed(graphed, seed=1).graphs is not graphs, "a graph holds the numbers of its sampling"
 
 
-def test_latents_that_broke_down_are_refused_after_all_chunks(ensemble, past, monkeypatch):
+def test_latents_that_broke_down_are_rejected_after_all_chunks(ensemble, past, monkeypatch):
     whole = ensemble.network.forward
     monkeypatch.setattr(ensemble.network, "forward", lambda x, *rest: whole(x, *rest) * float("nan"))
     with pytest.raises(NonFiniteLatentError, match="15 of 15 sampled latents are not finite"):
@@ -113,12 +113,12 @@ def test_latents_are_scaled_there_and_back(ensemble, past):
         ({"sampler": "ddpm", "eta": 0.5}, r"eta=0\.5 is for ddim alone"),
     ],
 )
-def test_what_cannot_be_sampled_is_refused(ensemble, sampling, says):
+def test_what_cannot_be_sampled_is_rejected(ensemble, sampling, says):
     with pytest.raises(ConfigError, match=says):
         changed(ensemble, **sampling)
 
 
-def test_guidance_of_a_network_without_dropped_conditions_is_refused(ensemble):
+def test_guidance_of_a_network_without_dropped_conditions_is_rejected(ensemble):
     diffusion = ensemble.config.diffusion.model_copy(update={"condition_dropout": 0.0})
     untrained = replace(ensemble, config=ensemble.config.model_copy(update={"diffusion": diffusion}))
     with pytest.raises(ConfigError, match="never learned what to say without a condition"):
@@ -127,10 +127,10 @@ def test_guidance_of_a_network_without_dropped_conditions_is_refused(ensemble):
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "student"])
-def test_parts_of_another_training_are_refused(runs, tmp_path, part):
+def test_parts_of_another_training_are_rejected(runs, tmp_path, part):
     for name in ("autoencoder", "student", "diffusion"):
         shutil.copytree(runs / name, tmp_path / name)
-    folder, config = RunFolder(tmp_path / part), RunFolder(tmp_path / "diffusion").config
+    folder, config = RunDirectory(tmp_path / part), RunDirectory(tmp_path / "diffusion").config
     config.write_text(config.read_text().replace(str(runs), str(tmp_path)))
     load_ensemble(tmp_path / "diffusion")
     weights = {name: tensor + 0.01 for name, tensor in load_file(folder.weights).items()}
@@ -141,7 +141,7 @@ def test_parts_of_another_training_are_refused(runs, tmp_path, part):
         load_ensemble(tmp_path / "diffusion")
 
 
-def test_runs_of_another_stage_are_refused(runs, tmp_path):
+def test_runs_of_another_stage_are_rejected(runs, tmp_path):
     with pytest.raises(ConfigError, match="holds the stage direct; a finished autoencoder is needed"):
         load_autoencoder(runs / "student")
     with pytest.raises(ConfigError, match="holds the stage autoencoder, which does not forecast"):

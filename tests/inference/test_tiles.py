@@ -43,7 +43,7 @@ def test_weights_are_smooth_and_nothing_at_a_tiles_inner_edge():
 
 
 @pytest.mark.parametrize("overlap", [-1, 17])
-def test_an_overlap_above_half_a_tile_is_refused(overlap):
+def test_an_overlap_above_half_a_tile_is_rejected(overlap):
     with pytest.raises(ConfigError, match=f"--overlap {overlap} with tiles of 32 x 40 pixels; 0 to 16"):
         Tiling((100, 100), (32, 40), overlap)
 

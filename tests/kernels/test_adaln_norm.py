@@ -192,7 +192,7 @@ X, M = torch.zeros(2, 3, 4), torch.zeros(2, 4)
         ({"branch": X, "gate": M[:, :3]}, ValueError, "gate is"),
     ],
 )
-def test_bad_input_is_refused(change, error, says):
+def test_bad_input_is_rejected(change, error, says):
     with pytest.raises(error, match=says):
         adaln_norm(**({"x": X, "shift": M, "scale": M} | change))
 

@@ -258,7 +258,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_bad_input_is_refused(change, error, says, reference_device):
+def test_bad_input_is_rejected(change, error, says, reference_device):
     inputs = {"qkv": torch.zeros(1, 3, 5, 6, 24), **OPTIONS} | change
     with pytest.raises(error, match=says):
         cuboid_attention(inputs.pop("qkv"), **inputs)
@@ -277,6 +277,6 @@ def test_bad_input_is_refused(change, error, says, reference_device):
         (torch.zeros(1, 4, 5, 6, 16), (3, 3, 4), "must hold all frames, 4 or more"),
     ],
 )
-def test_bad_memory_is_refused(memory, cuboid, says, reference_device):
+def test_bad_memory_is_rejected(memory, cuboid, says, reference_device):
     with pytest.raises(ValueError, match=says):
         cuboid_cross_attention(torch.zeros(1, 3, 5, 6, 8), memory, **OPTIONS | {"cuboid": cuboid})

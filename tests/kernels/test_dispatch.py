@@ -35,7 +35,7 @@ def test_body_follows_the_variable_and_the_device(value, interpret, cpu, gpu, mo
     assert (body_for("op", CPU), body_for("op", GPU)) == (cpu, gpu)
 
 
-def test_unknown_body_is_refused_by_name(monkeypatch):
+def test_unknown_body_is_rejected_by_name(monkeypatch):
     monkeypatch.setenv(VARIABLE, "cuda")
     with pytest.raises(ValueError, match="SIMCAST_KERNELS='cuda' is unknown; set it to reference or triton"):
         weighted_mse(torch.zeros(3), torch.zeros(3), thresholds=(), weights=(1.0,))
@@ -94,7 +94,7 @@ def test_importing_an_op_loads_no_triton():
     assert done.returncode == 0, done.stderr.decode()
 
 
-def test_registry_finds_ops_and_refuses_others():
+def test_registry_finds_ops_and_rejects_others():
     assert "weighted_mse" in op_names()
     for op in op_names():
         names = [case.name for case in op_cases(op).CASES]

@@ -276,6 +276,6 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_bad_input_is_refused(change, error, says, reference_device):
+def test_bad_input_is_rejected(change, error, says, reference_device):
     with pytest.raises(error, match=says):
         layer_norm_linear(**{**GOOD, **LAYERS, **change})

@@ -187,7 +187,7 @@ ROWS = torch.zeros(2, dtype=torch.int64)
         ({"counters": Counters(0, ROWS, ROWS.int(), 0)}, ValueError, "counters.member"),
     ],
 )
-def test_bad_input_is_refused(change, error, says):
+def test_bad_input_is_rejected(change, error, says):
     arguments = {"noisy": X, "prediction": X, "coefficients": DDIM, "hits": HITS} | change
     with pytest.raises(error, match=says):
         sampler_step(**arguments)

@@ -242,7 +242,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_bad_input_is_refused(change, error, says, reference_device):
+def test_bad_input_is_rejected(change, error, says, reference_device):
     inputs = {"prediction": torch.zeros(2, 3), "target": torch.zeros(2, 3), **STEP} | change
     with pytest.raises(error, match=says):
         weighted_mse(inputs.pop("prediction"), inputs.pop("target"), **inputs)

@@ -90,7 +90,7 @@ def test_no_gradient_is_written_where_none_is_wanted(how, kernel_device, monkeyp
     assert want.requires_grad == (how != "constant")
 
 
-def test_a_forward_without_gradient_refuses_its_backward(reference_device):
+def test_a_forward_without_gradient_rejects_its_backward(reference_device):
     prediction, target, _ = odd_case(reference_device)
     loss, _ = forward_op(prediction.requires_grad_(), target, None, [219.0], [1.0, 10.0], False, 255.0, False)
     with pytest.raises(RuntimeError, match="with_gradient=False"):

@@ -78,7 +78,7 @@ def test_a_wild_variance_is_bounded():
     assert torch.isfinite(model.encode(frames()).divergence()).all()
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_rejected():
     with pytest.raises(ValueError, match=r"halves a grid 2 times: \(16, 22\) is no multiple of 4"):
         make().encode(frames()[..., :22])
     with pytest.raises(ConfigError, match=r"autoencoder\.groups=5"):

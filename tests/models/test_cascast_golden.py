@@ -157,7 +157,7 @@ def test_the_default_configurations_are_the_published_ones():
         ("autoencoder", {"out_channels": 3}, "out_channels=3"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_refused(name, change, says):
+def test_a_configuration_that_does_not_fit_is_rejected(name, change, says):
     golden, about = read_golden(name)
     with pytest.raises(ValueError, match=says):
         load_public(name, {**about["config"], **change}, part(golden, "state/"))
@@ -168,7 +168,7 @@ def test_parts_of_a_generative_model_are_no_forecast():
         our_form("casformer", released_config("casformer"))
 
 
-def test_other_positions_are_refused():
+def test_other_positions_are_rejected():
     golden, about = read_golden("casformer")
     state = part(golden, "state/")
     with pytest.raises(ValueError, match=r"model\.pos_embed of the state dict differs"):

@@ -112,7 +112,7 @@ def test_positions_tell_rows_from_columns():
     assert len({tuple(vector) for vector in table.view(12, 8).tolist()}) == 12
 
 
-def test_what_does_not_fit_is_refused():
+def test_what_does_not_fit_is_rejected():
     model = make()
     noisy, timesteps, condition = inputs()
     with pytest.raises(ValueError, match=r"must both be \[B, 3, 4, h, w\]"):
@@ -134,6 +134,6 @@ def test_what_does_not_fit_is_refused():
         ({"dept": 3}, "depth"),
     ],
 )
-def test_wrong_sizes_are_refused_by_name(change, says):
+def test_wrong_sizes_are_rejected_by_name(change, says):
     with pytest.raises(ConfigError, match=says):
         from_mapping(CasFormerConfig, SMALL | change)

@@ -183,7 +183,7 @@ def test_it_is_one_graph_for_the_compiler():
         (torch.zeros(2, 3, 1, 16, 8, dtype=torch.uint8), TypeError, "uint8; divide codes by 255"),
     ],
 )
-def test_frames_that_do_not_fit_are_refused(frames, error, says):
+def test_frames_that_do_not_fit_are_rejected(frames, error, says):
     with pytest.raises(error, match=says):
         small_model()(frames)
 
@@ -214,16 +214,16 @@ def test_frames_that_do_not_fit_are_refused(frames, error, says):
         ({"global_vectors": GlobalVectorConfig(in_cross_attention=True)}, "needs separate_projections: false"),
     ],
 )
-def test_sizes_and_names_that_do_not_fit_are_refused(change, says):
+def test_sizes_and_names_that_do_not_fit_are_rejected(change, says):
     with pytest.raises(ValueError, match=says):
         small_model(change)
 
 
-def test_a_dtype_that_the_operators_do_not_take_is_refused():
+def test_a_dtype_that_the_operators_do_not_take_is_rejected():
     with pytest.raises(TypeError, match=r"x is torch\.float16; it must be float32 or bfloat16"):
         small_model().half()(some_frames())
 
 
-def test_a_horizon_of_no_frames_is_refused():
+def test_a_horizon_of_no_frames_is_rejected():
     with pytest.raises(ValueError, match="frames_out=0 must be at least 1"):
         small_model(frames_out=0)

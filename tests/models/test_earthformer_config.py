@@ -79,7 +79,7 @@ def test_a_stem_of_another_kind_is_named():
         load_public("earthformer", config, public_weights(PUBLIC))
 
 
-def test_an_index_of_another_layout_is_refused():
+def test_an_index_of_another_layout_is_rejected():
     weights = public_weights(PUBLIC)
     key = "encoder.blocks.0.0.attn_l.1.relative_position_index"
     weights[key] = weights[key].T
@@ -129,7 +129,7 @@ def test_a_misfit_names_the_field_that_explains_it_and_no_other(change, says):
         ({"initial_downsample_stack_conv_num_layers": 3}, "initial_downsample_stack_conv_num_layers=3 must be"),
     ],
 )
-def test_what_we_do_not_build_is_refused_by_name(change, says):
+def test_what_we_do_not_build_is_rejected_by_name(change, says):
     with pytest.raises(ValueError, match=says):
         public_keys("earthformer", {**PUBLIC, **change})
 

@@ -52,7 +52,7 @@ def test_cross_attention_patterns():
 
 
 @pytest.mark.parametrize("name", ["swin", "video_swin_0x4", "spatial_lg", "axial_space_dilate_x", "cross_1x1"])
-def test_unknown_patterns_are_refused(name):
+def test_unknown_patterns_are_rejected(name):
     with pytest.raises(
         ValueError, match=f"unknown attention pattern '{name}'.*; known here are full, axial, divided_st"
     ):

@@ -32,7 +32,7 @@ def test_the_default_stem_fits_the_grids_of_the_built_in_data(side):
     assert grid_of(fitted_to(EarthformerConfig(), (side, side))) == (side, side)
 
 
-def test_another_grid_than_the_datas_is_refused():
+def test_another_grid_than_the_datas_is_rejected():
     with pytest.raises(ValueError, match=r"model\.grid=\[384, 384\] but the frames of the data are 48 x 48; leave"):
         fitted_to(config(grid=[384, 384]), (48, 48))
 
@@ -53,7 +53,7 @@ def test_a_model_without_a_grid_is_not_built():
         ({}, (17, 17), r"17 x 17 pixels are no multiple of; take fewer levels"),
     ],
 )  # fmt: skip
-def test_patches_that_would_be_incomplete_are_refused_with_scales_that_fit(over, grid, says):
+def test_patches_that_would_be_incomplete_are_rejected_with_scales_that_fit(over, grid, says):
     with pytest.raises(ValueError, match=says) as refusal:
         fitted_to(config(**over), grid)
     if "try" in (text := str(refusal.value)):

@@ -108,7 +108,7 @@ def test_the_released_configuration_is_the_sevir_size():
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
-def test_weights_that_are_no_floating_point_numbers_are_refused(dtype):
+def test_weights_that_are_no_floating_point_numbers_are_rejected(dtype):
     weights = public_weights(SMALL)
     weights["dec.readout.weight"] = weights["dec.readout.weight"].to(dtype)
     with pytest.raises(TypeError, match=rf"dec\.readout\.weight of the state dict is {dtype}; weights are floating"):
@@ -188,7 +188,7 @@ def test_a_training_wrappers_prefix_is_named():
         load_public("simvp", SMALL, weights)
 
 
-def test_an_empty_state_dict_is_refused():
+def test_an_empty_state_dict_is_rejected():
     with pytest.raises(ValueError, match="missing, first"):
         load_public("simvp", SMALL, {})
 
@@ -203,12 +203,12 @@ def test_an_empty_state_dict_is_refused():
         ({**SMALL, "N_S": 3}, "spatial_blocks=3 must be even"),
     ],
 )
-def test_a_public_configuration_that_we_do_not_build_is_refused(config, says):
+def test_a_public_configuration_that_we_do_not_build_is_rejected(config, says):
     with pytest.raises(ValueError, match=says):
         public_keys("simvp", config)
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_are_rejected():
     with pytest.raises(KeyError, match="'simvq'; known are autoencoder, casformer, earthformer, simvp"):
         load_public("simvq", SMALL, {})
     with pytest.raises(KeyError, match=r"'hid\.enc\.0\.block\.norm1\.weight' is not a key of the public simvp"):

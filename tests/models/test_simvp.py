@@ -193,7 +193,7 @@ def test_it_is_one_graph_for_the_compiler():
         (torch.zeros(2, 4, 1, 12, 8, dtype=torch.uint8), TypeError, "uint8; divide codes by 255"),
     ],
 )
-def test_frames_that_do_not_fit_are_refused(frames, error, says):
+def test_frames_that_do_not_fit_are_rejected(frames, error, says):
     with pytest.raises(error, match=says):
         small_model()(frames)
 
@@ -210,16 +210,16 @@ def test_frames_that_do_not_fit_are_refused(frames, error, says):
         ({"hidden_spatial": 6, "groups": 8}, "= 5 x 6 must be a multiple of model.groups=8"),
     ],
 )
-def test_sizes_that_do_not_fit_are_refused(change, says):
+def test_sizes_that_do_not_fit_are_rejected(change, says):
     with pytest.raises(ValueError, match=says):
         small_model(config=SMALL.model_copy(update=change), frames_in=5)
 
 
-def test_a_horizon_of_no_frames_is_refused():
+def test_a_horizon_of_no_frames_is_rejected():
     with pytest.raises(ValueError, match="frames_out=0 must be at least 1"):
         SimVP(SMALL, frames_in=4, frames_out=0)
 
 
-def test_an_unknown_kind_is_refused():
+def test_an_unknown_kind_is_rejected():
     with pytest.raises(ValueError, match=r"model\.kind='simvq' is unknown; known kinds are earthformer, simvp"):
         build_model(SMALL.model_copy(update={"kind": "simvq"}), frames_in=4, frames_out=4)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.process_group import World, join
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from tests.archives import tiny_config
 
 WIDTH, LAYERS = 512, 8
@@ -54,13 +54,13 @@ def living() -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in storages}
 
 
-def most_held(held: dict[str, object], world: World, folder: Path) -> int:
+def most_held(held: dict[str, object], ranks: TorchRanks, folder: Path) -> int:
     """Return the most bytes that stood in a step of two micro batches."""
     gc.collect()
     before = living()
     config = tiny_config(folder, engine=held, batch={"global_size": 16, "micro_size": 4})
     module = Layers()
-    engine = build_engine(module, config, world)
+    engine = build_engine(module, config, ranks)
     set_learning_rate(engine, 0.1)
     seen: list[int] = []
 
@@ -79,14 +79,14 @@ def most_held(held: dict[str, object], world: World, folder: Path) -> int:
 
 def main(folder: Path) -> None:
     """Go through all cases."""
-    world = join(timeout_minutes=2)
+    ranks = join_process_group(timeout_minutes=2)
     torch.set_num_threads(1)
     for held in CASES:
-        most = most_held(held, world, folder)
-        if world.is_first:
+        most = most_held(held, ranks, folder)
+        if ranks.is_first:
             with (folder / "held.jsonl").open("a") as file:
                 file.write(json.dumps({"engine": held, "bytes": most}) + "\n")
-    world.leave()
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Many small training runs, each on ranks of its own, out of one process that has imported everything once.
 
 ``python -m tests.multi_rank.forked_ranks JOBS.json`` forks the ranks of one run after another, as torchrun would
-start them: a process each, its place in the environment. Importing torch and DeepSpeed takes seconds, such a run half of one.
+start them: a process each, its rank in the environment. Importing torch and DeepSpeed takes seconds, such a run half
+of one.
 
 A job names its configuration, ``--set`` overrides, number of ranks, a checkpoint to begin from, and a folder for what
 the ranks print and for ``windows-RANK.json``: the windows of a rank's micro batches, in their order.
@@ -22,13 +23,13 @@ from typing import Any
 from simcast_hpc.config import TrainConfig, read_config
 from simcast_hpc.distributed.process_group import import_deepspeed
 from simcast_hpc.train import trainer as training
-from simcast_hpc.train.loop import Prepared
+from simcast_hpc.train.loop import DeviceBatch
 from tests.multi_rank.runs import free_port
 
 _TIMEOUT_SECONDS = 120
 
 
-def _recorded(batches: Iterator[Prepared], into: list[list[str]]) -> Iterator[Prepared]:
+def _recorded(batches: Iterator[DeviceBatch], into: list[list[str]]) -> Iterator[DeviceBatch]:
     for prepared in batches:
         into.append(prepared.names())
         yield prepared

@@ -13,7 +13,7 @@ import torch
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.named_tensors import read_state
-from simcast_hpc.distributed.process_group import World, join
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from tests.archives import tiny_config
 
 PLAIN = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
@@ -38,16 +38,16 @@ class _Line(torch.nn.Module):
         return self.second(hidden).float().square().mean()
 
 
-def _step(engine, world: World, number: int, *, bad: bool) -> bool:
+def _step(engine, ranks: TorchRanks, number: int, *, bad: bool) -> bool:
     """Take a step of two micro batches, the last one's gradient spoilt on rank 1; return what was seen of it."""
     finite = True
     for micro in range(2):
-        generator = torch.Generator().manual_seed(100 * number + 10 * micro + world.place.rank)
+        generator = torch.Generator().manual_seed(100 * number + 10 * micro + ranks.rank)
         loss = engine(torch.randn(4, 7, generator=generator))
-        spoilt = bad and micro == 1 and world.place.rank == 1
+        spoilt = bad and micro == 1 and ranks.rank == 1
         engine.backward(loss * float("nan") if spoilt else loss)
         if micro == 1:
-            finite = not world.maximum((~gradients_are_finite(engine)).float().reshape(1))[0]
+            finite = not ranks.maximum((~gradients_are_finite(engine)).float().reshape(1))[0]
         if finite:
             engine.step()
         else:
@@ -65,25 +65,25 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 
 def main(folder: Path) -> None:
     """Go through all cases."""
-    world = join(timeout_minutes=2)
+    ranks = join_process_group(timeout_minutes=2)
     for held in CASES:
         config = tiny_config(folder, engine=held, batch={"global_size": 16, "micro_size": 4})
         states, seen = [], []
         for steps in ([False, False], [False, True, False]):
             torch.manual_seed(0)
-            engine = build_engine(_Line(), config, world)
+            engine = build_engine(_Line(), config, ranks)
             set_learning_rate(engine, 0.1)
             for place, bad in enumerate(steps):
                 before = _state(engine) if bad else None
-                seen.append(_step(engine, world, 0 if place == 0 else 9, bad=bad))
+                seen.append(_step(engine, ranks, 0 if place == 0 else 9, bad=bad))
                 if before is not None:
                     untouched = _equal(before, _state(engine))
             states.append(_state(engine))
-        if world.is_first:
+        if ranks.is_first:
             case = {"engine": held, "finite": seen, "untouched": untouched}
             with (folder / "cases.jsonl").open("a") as file:
                 file.write(json.dumps({**case, "same after": _equal(*states)}) + "\n")
-    world.leave()
+    ranks.leave()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def test_a_checkpoint_crosses_every_place(saved_by, resumed_by, teacher_config, 
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
 
 
-def test_a_partition_of_more_ranks_than_there_are_is_refused_before_anything_starts(teacher_config, tmp_path):
+def test_a_partition_of_more_ranks_than_there_are_is_rejected_before_anything_starts(teacher_config, tmp_path):
     told = simcast(
         "python", 1, ["train", str(teacher_config), *overrides(run_dir=tmp_path / "run", **_HIERARCHICAL)], check=False
     )

@@ -99,7 +99,7 @@ def test_a_run_that_is_done_is_left_alone(teacher_config, one_rank):
     assert (one_rank / "DONE.json").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(teacher_config, one_rank, tmp_path):
+def test_a_checkpoint_of_another_configuration_is_rejected(teacher_config, one_rank, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(one_rank, run_dir)
     kept = (run_dir / "config.yaml").read_text(encoding="utf-8")

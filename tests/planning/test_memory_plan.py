@@ -117,7 +117,7 @@ def test_nothing_fits_and_more_gpus_may_do():
     assert gpus_that_fit(never, tight, BATCH, EngineConfig()) is None
 
 
-def test_gpus_that_cannot_share_the_batch_are_refused():
+def test_gpus_that_cannot_share_the_batch_are_rejected():
     with pytest.raises(
         ConfigError, match=r"batch\.global_size=32 does not fall evenly on --gpus 12; it does on 1, 2, 4, 8"
     ):

@@ -10,7 +10,7 @@ from simcast_hpc.config import DataConfig, DataError
 from simcast_hpc.data.dataset_spec import ZRRelation
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.radar import RadarFrame, RadarGrid, Wanted, choose_frames, code_of_run, coded
-from simcast_hpc.radar.frame_sequence import bridged, refuse_a_mixture, refuse_twins
+from simcast_hpc.radar.frame_sequence import bridged, reject_a_mixture, reject_twins
 from tests.radar.radar_files import LAEA, START, moment
 
 GRID = RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 2, 4)
@@ -31,13 +31,13 @@ def test_seconds_of_drift_are_no_gap():
     assert choose_frames(available, moment(4), Wanted(5, 5.0)).lacking == ()
 
 
-def test_a_gap_is_refused_with_its_times_and_the_cadence():
+def test_a_gap_is_rejected_with_its_times_and_the_cadence():
     available = [moment(k) for k in (0, 1, 3, 4)]
     with pytest.raises(DataError, match=r"01:20 UTC: of 5 frames every 5 minutes, 1 missing: 01:10.*--bridge 1"):
         choose_frames(available, moment(4), Wanted(5, 5.0))
 
 
-def test_another_cadence_is_refused():
+def test_another_cadence_is_rejected():
     available = [moment(k, minutes=15.0) for k in range(6)]
     with pytest.raises(DataError, match=r"frames there come every 15 minutes"):
         choose_frames(available, available[-1], Wanted(4, 5.0))
@@ -64,15 +64,15 @@ def test_bridging_is_linear_in_time_and_keeps_missing_pixels():
     assert chosen.lacking == (moment(1), moment(2))
 
 
-def test_files_of_two_grids_or_units_or_of_one_time_are_refused():
+def test_files_of_two_grids_or_units_or_of_one_time_are_rejected():
     other = RadarGrid(LAEA, 5000.0, 0.0, 1000.0, 1000.0, 2, 4)
     values = np.ones((2, 4))
     with pytest.raises(DataError, match=r"0105\.h5 has another grid than 0100\.h5: left 5000 against 0 m"):
-        refuse_a_mixture([frame(values), frame(values, grid=other, time=moment(1))])
+        reject_a_mixture([frame(values), frame(values, grid=other, time=moment(1))])
     with pytest.raises(DataError, match=r"0105\.h5 is in dBZ and 0100\.h5 in mm/h"):
-        refuse_a_mixture([frame(values), frame(values, "dBZ", time=moment(1))])
+        reject_a_mixture([frame(values), frame(values, "dBZ", time=moment(1))])
     with pytest.raises(DataError, match=r"b and a hold the same time 2024-11-26 01:00:00"):
-        refuse_twins({Path("a"): [START], Path("b"): [START]})
+        reject_twins({Path("a"): [START], Path("b"): [START]})
 
 
 def test_averaging_is_in_mm_an_hour_over_valid_pixels():
@@ -112,7 +112,7 @@ def test_rain_is_not_liquid():
         code_of_run(DataConfig(dataset="sevir")).linear(frame(np.ones((2, 4))))
 
 
-def test_pixels_that_do_not_fit_are_refused_and_a_flag_takes_them():
+def test_pixels_that_do_not_fit_are_rejected_and_a_flag_takes_them():
     half = RadarGrid(LAEA, 0.0, 0.0, 700.0, 700.0, 2, 4)
     with pytest.raises(DataError, match=r"pixels of 0\.7 km and the model was trained on 1 km.*--any-spacing"):
         code_of_run(DataConfig(dataset="knmi")).factor(half)

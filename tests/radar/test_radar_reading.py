@@ -92,7 +92,7 @@ def test_netcdf_liquid_is_no_rain(tmp_path):
     assert only(read_frames(path)).unit == "kg/m^2"
 
 
-def test_an_amount_without_a_duration_is_refused(tmp_path):
+def test_an_amount_without_a_duration_is_rejected(tmp_path):
     path = write_cf(tmp_path / "a.nc", np.ones((1, 2, 2), np.float32), [START], name="rainfall_amount", units="mm")
     with pytest.raises(DataError, match=r"a\.nc.*no bounds; over how many minutes"):
         read_frames(path)
@@ -153,7 +153,7 @@ def no_quantity(path: Path) -> None:
         (no_quantity, r"\['VRAD'\]; it must hold RATE, ACRR or DBZH"),
     ],
 )
-def test_a_refusal_names_the_file_and_what_is_wrong(tmp_path, harm, says):
+def test_a_rejection_names_the_file_and_what_is_wrong(tmp_path, harm, says):
     path = write_odim(tmp_path / "frame.h5", FIELD, START)
     harm(path)
     with pytest.raises(DataError, match=f"frame\\.h5.*({says})"):
@@ -176,7 +176,7 @@ def test_the_lowest_sweep_of_a_polar_volume_lies_around_its_radar(tmp_path):
     assert np.isneginf(values[50, 50]) and not np.isin(values, [-32.0, 0.0]).any()
 
 
-def test_a_volume_without_reflectivity_is_refused(tmp_path):
+def test_a_volume_without_reflectivity_is_rejected(tmp_path):
     path = write_volume(tmp_path / "volume.h5", {0.5: np.zeros((360, 10))}, quantity="VRADH")
     with pytest.raises(DataError, match=r"volume\.h5 is a polar volume of \['VRADH'\]; DBZH .* is needed"):
         read_frames(path)

@@ -98,7 +98,7 @@ def test_the_command_takes_runs_folders_and_files(two, tmp_path, monkeypatch):
     assert Path("here/index.html").is_file() and "here/index.html" in call.output
 
 
-def test_what_holds_no_scores_is_refused_by_name(tmp_path):
+def test_what_holds_no_scores_is_rejected_by_name(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ResultsError, match=r"empty holds no scores; give the run folder of `simcast pipeline`"):
@@ -111,7 +111,7 @@ def test_what_holds_no_scores_is_refused_by_name(tmp_path):
         read_sources([broken])
 
 
-def test_one_stages_run_is_refused_with_what_to_give_in_its_place(two, tmp_path):
+def test_one_stages_run_is_rejected_with_what_to_give_in_its_place(two, tmp_path):
     pipeline, scores = two
     stage = pipeline / "student"
     shutil.copy(pipeline / "versions.json", stage)

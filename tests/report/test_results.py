@@ -26,7 +26,7 @@ def test_a_whole_run_is_read(run_dir):
     assert example is not None and set(example.forecasts) == {"persistence", "teacher", "student", "direct"}
 
 
-def test_refusals_are_data_errors_so_that_the_command_line_shows_them_plainly():
+def test_rejections_are_data_errors_so_that_the_command_line_shows_them_plainly():
     assert issubclass(ResultsError, DataError)
 
 

@@ -194,7 +194,7 @@ def test_stop_file_keeps_stages_from_starting(cluster):
     ],
     ids=["not-a-job", "no-archive", "wrong-archive"],
 )
-def test_refusals_name_what_is_missing(cluster, changes, says):
+def test_rejections_name_what_is_missing(cluster, changes, says):
     state, output = cluster.run(changes=changes)
     assert state == 2
     assert says in output

@@ -60,13 +60,13 @@ def test_fp16_keeps_its_nan(tmp_path):
 
 
 @pytest.mark.parametrize("key", list(IDENTITY))
-def test_a_cache_made_of_something_else_is_refused_by_key_and_values(folder, key):
+def test_a_cache_made_of_something_else_is_rejected_by_key_and_values(folder, key):
     other = {**IDENTITY, key: "cc"}
     with pytest.raises(ConfigError, match=f"made with {key}={IDENTITY[key]!r}, this run has 'cc'; roll out again"):
         RolloutCache(folder, identity=other)
 
 
-def test_an_unfinished_cache_is_refused(tmp_path, frames):
+def test_an_unfinished_cache_is_rejected(tmp_path, frames):
     write_block(tmp_path, 0, frames[:BLOCK])
     assert read_manifest(tmp_path) is None
     with pytest.raises(ConfigError, match="holds no finished roll-out; run `simcast rollout` first"):

@@ -9,13 +9,13 @@ import pytest
 
 from simcast_hpc.config import ConfigError, TrainConfig, read_config
 from simcast_hpc.monitoring.log import set_up_logging
-from simcast_hpc.storage.run_directory import RunFolder, file_hash, versions, write_whole
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions, write_whole
 from tests.archives import tiny_config
 
 
 def test_configuration_and_versions_are_kept_with_the_run(tmp_path):
     config = tiny_config(tmp_path / "deep" / "run")
-    folder = RunFolder(config.run_dir)
+    folder = RunDirectory(config.run_dir)
     folder.prepare(config)
     assert read_config(TrainConfig, folder.config) == config
     kept = json.loads(folder.versions.read_text())
@@ -25,22 +25,22 @@ def test_configuration_and_versions_are_kept_with_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["file in the way", "file above"])
-def test_a_folder_that_cannot_be_written_is_refused_by_name(tmp_path, spoil):
+def test_a_folder_that_cannot_be_written_is_rejected_by_name(tmp_path, spoil):
     path = tmp_path / "run" if spoil == "file in the way" else tmp_path / "run" / "below"
     (tmp_path / "run").write_text("not a folder")
     with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be written: (File exists|Not a directory)"):
-        RunFolder(path).prepare(tiny_config(path))
+        RunDirectory(path).prepare(tiny_config(path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_refused(tmp_path):
+def test_a_read_only_folder_is_rejected(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
-        RunFolder(tmp_path / "run").prepare(tiny_config(tmp_path / "run"))
+        RunDirectory(tmp_path / "run").prepare(tiny_config(tmp_path / "run"))
 
 
 def test_a_marker_counts_for_equal_inputs_alone(tmp_path):
-    folder = RunFolder(tmp_path)
+    folder = RunDirectory(tmp_path)
     inputs = {"seed": 1, "loss.weights": (1.0, 10.0)}
     assert folder.finished(inputs) is None
     folder.finish(inputs, steps=7, weights="abc")
@@ -54,8 +54,8 @@ def test_a_marker_counts_for_equal_inputs_alone(tmp_path):
         folder.finished({"seed": 1})
 
 
-def test_a_damaged_marker_is_refused_by_name(tmp_path):
-    folder = RunFolder(tmp_path)
+def test_a_damaged_marker_is_rejected_by_name(tmp_path):
+    folder = RunDirectory(tmp_path)
     folder.done.write_text('{"inputs": ', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"DONE\.json is damaged .*remove it"):
         folder.finished({})

@@ -10,8 +10,8 @@ import torch
 from simcast_hpc.config import WatchConfig
 from simcast_hpc.train.anomaly_hooks import SpikeHook, StragglerHook
 from simcast_hpc.train.loop import StepReport
-from simcast_hpc.train.preemption import Ask
-from simcast_hpc.train.step_status import Verdict
+from simcast_hpc.train.preemption import StopReason
+from simcast_hpc.train.step_status import StepStatus
 from simcast_hpc.train.step_timing import StepTimer
 
 
@@ -26,7 +26,7 @@ def _heard(caplog):
 
 def _report(losses: list[float], highest: float | None = None) -> StepReport:
     names = [lambda number=number: [f"E{number}@0"] for number in range(len(losses))]
-    verdict = Verdict(False, False, False, Ask.NOTHING, max(losses) if highest is None else highest)
+    verdict = StepStatus(False, False, False, StopReason.NONE, max(losses) if highest is None else highest)
     return StepReport(torch.tensor(losses), names, verdict)
 
 
@@ -61,6 +61,6 @@ def test_the_first_steps_and_a_switched_off_hook_say_nothing(tmp_path):
 @pytest.mark.parametrize(("slow", "named"), [(0.5, True), (0.15, False)])
 def test_a_straggler_is_named_with_its_node(slow, named, caplog):
     told = [("n1", [0.05, 0.05]), ("n2", [0.05, 0.05]), ("n3", [slow, 0.02])]
-    world = SimpleNamespace(is_first=True, place=SimpleNamespace(rank=0, world_size=3), gather=lambda own: told)
+    world = SimpleNamespace(is_first=True, rank=0, size=3, gather=lambda own: told)
     StragglerHook(WatchConfig(), world, StepTimer(torch.device("cpu")))(40, None)  # pyright: ignore[reportArgumentType]
     assert ("rank 2 on n3" in caplog.text) == named

@@ -15,7 +15,7 @@ from simcast_hpc.train.checkpoint import (
     CheckpointWriter,
     latest,
     newest_whole,
-    refuse_another_run,
+    reject_another_run,
     visible,
 )
 from simcast_hpc.train.hooks import WaitForWriterHook
@@ -27,7 +27,7 @@ NAMES = ("model.head.weight", "model.head.bias")
 class Alone:
     """A world of one rank without a process group."""
 
-    place, is_first = SimpleNamespace(rank=0, world_size=1), True
+    rank, size, is_first = 0, 1, True
 
     def barrier(self) -> None: ...
 
@@ -56,7 +56,7 @@ def engine(monkeypatch):
 
 
 def _writer(folder, *, keep: int = 2) -> CheckpointWriter:
-    return CheckpointWriter(folder, keep=keep, world=Alone(), timeout_minutes=0.01)  # pyright: ignore[reportArgumentType]
+    return CheckpointWriter(folder, keep=keep, ranks=Alone(), timeout_minutes=0.01)  # pyright: ignore[reportArgumentType]
 
 
 def _save(writer: CheckpointWriter, engine, *steps: int) -> None:
@@ -169,7 +169,7 @@ def test_a_step_that_stands_is_not_written_again(tmp_path, engine):
 
 
 @pytest.mark.parametrize("spoil", ["byte", "cut", "absent"])
-def test_a_damaged_file_is_refused_by_name(tmp_path, engine, spoil):
+def test_a_damaged_file_is_rejected_by_name(tmp_path, engine, spoil):
     _save(_writer(tmp_path), engine, 1)
     path = tmp_path / "step-00000001" / "rank-00000.safetensors"
     content = bytearray(path.read_bytes())
@@ -187,7 +187,7 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, engine, spoil):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"step": 1}'])
-def test_a_manifest_that_is_none_is_refused(tmp_path, text):
+def test_a_manifest_that_is_none_is_rejected(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(CheckpointError, match="is not a checkpoint"):
         Checkpoint(tmp_path)
@@ -202,7 +202,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path, text):
         ({"teacher": "ff"}, "teacher was None, is 'ff'"),
     ],
 )
-def test_a_checkpoint_of_another_configuration_or_data_is_refused(tmp_path, engine, over, says):
+def test_a_checkpoint_of_another_configuration_or_data_is_rejected(tmp_path, engine, over, says):
     _save(_writer(tmp_path), engine, 1)
     found = latest(tmp_path)
     assert found is not None
@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_configuration_or_data_is_refused(tmp_path, engi
         found.require(gone)
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path, engine):
+def test_a_checkpoint_of_another_model_is_rejected(tmp_path, engine):
     _save(_writer(tmp_path), engine, 1)
     found = latest(tmp_path)
     assert found is not None
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_serves(tmp
     name = "rank-00000.safetensors" if spoil == "weights" else "manifest.json"
     path = tmp_path / "step-00000002" / name
     path.write_bytes(path.read_bytes()[:-1])
-    refuse_another_run(tmp_path, IDENTITY)
+    reject_another_run(tmp_path, IDENTITY)
     with caplog.at_level("WARNING", logger="simcast"):
         logging.getLogger("simcast").propagate = True
         found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]

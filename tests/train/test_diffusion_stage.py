@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ CPU = torch.device("cpu")
 class OneRank:
     """A world of one rank that is joined to nobody."""
 
-    is_first, device, place = True, CPU, SimpleNamespace(rank=0, world_size=1)
+    is_first, device, rank, size = True, CPU, 0, 1
 
     @contextmanager
     def together(self):
@@ -123,7 +122,7 @@ def test_latents_are_made_once_and_a_cut_short_making_goes_on(tmp_path, root, ru
     assert all(np.array_equal(again.read(index), kept[index]) for index in range(len(again)))
 
 
-def test_latents_of_another_making_are_refused(tmp_path, root, runs):
+def test_latents_of_another_making_are_rejected(tmp_path, root, runs):
     shared = str(tmp_path / "latents")
     config = diffusion_config(tmp_path / "one", runs, root, latents=shared)
     _, task = begun(config)
@@ -139,7 +138,7 @@ def test_latents_of_another_making_are_refused(tmp_path, root, runs):
         make_task(other, stage, open_windows(other.data, split="train", frames=7))
 
 
-def test_latents_that_are_not_finite_are_refused(tmp_path, root, runs):
+def test_latents_that_are_not_finite_are_rejected(tmp_path, root, runs):
     open_block.cache_clear()
     _, task = begun(diffusion_config(tmp_path / "run", runs, root))
     latents = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
@@ -177,12 +176,12 @@ def test_a_gradient_reaches_every_weight(tmp_path, root, runs):
         ({"casformer": {"patch": 3}}, "the denoiser does not fit"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(tmp_path, root, runs, over, says):
+def test_what_cannot_be_trained_is_rejected(tmp_path, root, runs, over, says):
     with pytest.raises(ConfigError, match=says):
         begun(diffusion_config(tmp_path / "run", runs, root, **over))
 
 
-def test_turned_frames_and_other_data_are_refused(tmp_path, root, runs):
+def test_turned_frames_and_other_data_are_rejected(tmp_path, root, runs):
     config = diffusion_config(tmp_path / "run", runs, root)
     for change, says in (
         ({"augment": True}, r"data\.augment=True: latents are stored once"),

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import EMAConfig
-from simcast_hpc.distributed.process_group import World
-from simcast_hpc.distributed.rank_info import Place
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.train import ema as module
 from simcast_hpc.train.ema import EMA
 
@@ -23,8 +22,8 @@ class _Weights:
             yield name, torch.full((2,), self.value + number)
 
 
-def _world(rank: int = 0, ranks: int = 1) -> World:
-    return World(Place(rank=rank, world_size=ranks, local_rank=rank, launcher="test"), torch.device("cpu"))
+def _world(rank: int = 0, ranks: int = 1) -> TorchRanks:
+    return TorchRanks(rank, ranks, torch.device("cpu"))
 
 
 @pytest.fixture

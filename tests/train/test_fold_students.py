@@ -12,7 +12,7 @@ from simcast_hpc.data.folds import fold_of
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.storage.block_store import open_block
-from simcast_hpc.storage.run_directory import RunFolder, file_hash
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from simcast_hpc.train.stages import make_stage, make_task
 from simcast_hpc.train.stages.diffusion_stage import DiffusionStage, DiffusionTask
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
@@ -104,7 +104,7 @@ def test_folds_are_all_events_each_in_one(root):
     )
 
 
-def test_folds_without_an_event_are_refused(root):
+def test_folds_without_an_event_are_rejected(root):
     config = tiny_config(root, data=data_of(root, {"folds": 1000, "fold": 1})).data
     with pytest.raises(DataError, match="leave nothing in fold 1 of 1000; take fewer folds"):
         open_windows(config, split="train", frames=7)
@@ -121,7 +121,7 @@ def test_stored_latents_know_their_students(root, runs, tmp_path):
         begun(diffusion_config(tmp_path / "other", runs, root, **shared))
 
 
-def test_a_student_that_saw_the_events_of_its_fold_is_refused_by_name(root, runs, tmp_path):
+def test_a_student_that_saw_the_events_of_its_fold_is_rejected_by_name(root, runs, tmp_path):
     with pytest.raises(
         ConfigError, match=r"the direct in .*student saw the events of all folds; train it with data\.h"
     ):
@@ -134,17 +134,17 @@ def test_a_student_that_saw_the_events_of_its_fold_is_refused_by_name(root, runs
         begun(out_of_fold(runs, root, tmp_path / "run", "without-0"))
 
 
-def test_a_student_whose_teacher_saw_them_is_refused(root, runs, tmp_path):
+def test_a_student_whose_teacher_saw_them_is_rejected(root, runs, tmp_path):
     """It learned of the held-out events by the teacher's roll-outs, or by its first weights."""
     fold = {"folds": FOLDS, "fold": 1}
     for name, hold_out in (("saw", None), ("blind", fold)):
         teacher = fold_student(tmp_path / f"teacher-{name}", root, hold_out, stage="teacher")
         run_dir = tmp_path / f"student-{name}"
         fold_student(run_dir, root, fold, stage="student", student={"teacher": str(teacher)})
-        folder = RunFolder(run_dir)
+        folder = RunDirectory(run_dir)
         marker = folder.marker()
         assert marker is not None
-        inputs = {**marker["inputs"], "teacher": file_hash(RunFolder(teacher).weights)}
+        inputs = {**marker["inputs"], "teacher": file_hash(RunDirectory(teacher).weights)}
         folder.finish(inputs, steps=4, weights=file_hash(folder.weights))
     others = ("without-0", str(tmp_path / "student-saw"))
     with pytest.raises(

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simcast_hpc.distill.windows import Sample
-from simcast_hpc.train.loop import Every, Gradients, NonFiniteLossError, Prepared, train
-from simcast_hpc.train.preemption import Ask
+from simcast_hpc.train.loop import DeviceBatch, Every, Gradients, NonFiniteLossError, train
+from simcast_hpc.train.preemption import StopReason
 from simcast_hpc.train.step_status import Agreement
 from simcast_hpc.train.step_timing import StepTimer
 
@@ -38,10 +38,10 @@ class RecordingEngine:
         return [call[1] for call in self.calls if call[0] == "forward"]
 
 
-def _batches(values) -> Iterator[Prepared]:
+def _batches(values) -> Iterator[DeviceBatch]:
     for number, value in enumerate(values):
         told = torch.tensor(float(value))
-        yield Prepared(Sample(told, told, told), lambda number=number: [f"E{number}@0", f"E{number}@12"])
+        yield DeviceBatch(Sample(told, told, told), lambda number=number: [f"E{number}@0", f"E{number}@12"])
 
 
 def _options(**over):
@@ -54,7 +54,7 @@ def _options(**over):
     } | over
 
 
-def _run(engine, values=None, *, first_step=0, max_steps=3, **over) -> tuple[int, Ask]:
+def _run(engine, values=None, *, first_step=0, max_steps=3, **over) -> tuple[int, StopReason]:
     batches = _batches(itertools.count(first_step * engine.accumulation) if values is None else values)
     return train(engine, batches, first_step=first_step, max_steps=max_steps, **_options(**over))
 
@@ -182,9 +182,9 @@ def test_steps_are_left_out_where_that_is_asked_for_up_to_a_limit(caplog):
         _train(RecordingEngine(), values=[1, nan, nan, nan], max_steps=6, gradients=skipping)
 
 
-@pytest.mark.parametrize("ask", [Ask.PAUSE, Ask.STOP])
+@pytest.mark.parametrize("ask", [StopReason.PAUSE, StopReason.STOP])
 def test_asked_to_leave_the_step_is_finished_and_what_saves_runs(ask):
-    asked = iter([Ask.NOTHING, ask])
+    asked = iter([StopReason.NONE, ask])
     seen: list[tuple[str, int]] = []
 
     def note(name):
@@ -199,15 +199,15 @@ def test_asked_to_leave_the_step_is_finished_and_what_saves_runs(ask):
 
 
 def test_asked_at_the_last_step_the_run_is_simply_done():
-    agree = Agreement(torch.Tensor.tolist, ask=lambda: Ask.PAUSE)
-    assert _run(RecordingEngine(), max_steps=1, agree=agree) == (1, Ask.NOTHING)
+    agree = Agreement(torch.Tensor.tolist, ask=lambda: StopReason.PAUSE)
+    assert _run(RecordingEngine(), max_steps=1, agree=agree) == (1, StopReason.NONE)
 
 
 def test_what_another_rank_is_asked_for_counts_and_the_greater_wins():
-    for theirs, ours, want in ((1, 0, Ask.PAUSE), (2, 1, Ask.STOP), (0, 1, Ask.PAUSE)):
+    for theirs, ours, want in ((1, 0, StopReason.PAUSE), (2, 1, StopReason.STOP), (0, 1, StopReason.PAUSE)):
         together = Agreement(
             lambda values, theirs=theirs: [max(theirs, values[0].item()), *values[1:].tolist()],
-            ask=lambda o=ours: Ask(o),
+            ask=lambda o=ours: StopReason(o),
         )
         assert _run(RecordingEngine(), max_steps=9, agree=together) == (1, want)
 

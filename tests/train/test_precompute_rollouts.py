@@ -101,7 +101,7 @@ def test_a_cut_short_roll_out_goes_on_and_a_finished_one_is_kept(tmp_path, root,
     assert written == [0, 1, 2, 3]
 
 
-def test_stored_frames_of_another_teacher_are_refused_and_rolled_out_again(tmp_path, root, teacher):
+def test_stored_frames_of_another_teacher_are_rejected_and_rolled_out_again(tmp_path, root, teacher):
     config = _config(tmp_path, root, teacher)
     before = cache.block_path(fill.fill_cache(config), 0).read_bytes()
     torch.manual_seed(2)
@@ -116,7 +116,7 @@ def test_stored_frames_of_another_teacher_are_refused_and_rolled_out_again(tmp_p
 @pytest.mark.parametrize(
     ("student", "key"), [({"pseudo_dtype": "uint8"}, "pseudo_dtype"), ({}, "source")], ids=["dtype", "data"]
 )
-def test_stored_frames_of_other_making_are_refused(tmp_path, root, teacher, student, key):
+def test_stored_frames_of_other_making_are_rejected(tmp_path, root, teacher, student, key):
     fill.fill_cache(_config(tmp_path, root, teacher))
     archive = root if student else make_archive(tmp_path / "other", random_codes(5, 11, seed=3))
     with pytest.raises(ConfigError, match=f"was made with {key}="):

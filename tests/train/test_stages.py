@@ -15,8 +15,8 @@ from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.sample_order import draw
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import to_frames, window_of_codes
-from simcast_hpc.distributed.process_group import World
-from simcast_hpc.distributed.rank_info import Place
+from simcast_hpc.distributed.process_group import TorchRanks
+from simcast_hpc.distributed.rank_info import RankInfo
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import build_model, grid_of
 from simcast_hpc.train import trainer as run
@@ -199,14 +199,14 @@ def test_a_run_keeps_the_grid_of_its_data_and_its_identity_does_not_name_it(tmp_
     assert open_.identity == stated.identity and "model.grid" not in open_.identity
 
 
-def test_a_teacher_of_another_grid_is_refused(tmp_path, root):
+def test_a_teacher_of_another_grid_is_rejected(tmp_path, root):
     model = {**SMALL_EARTHFORMER, "grid": [8, 8]}
     stranger = write_trained(tiny_config(tmp_path / "stranger", stage="teacher", model=model, data=_data(root)))
     with pytest.raises(ConfigError, match=r"teacher tiny is made for frames of 8 x 8 pixels .* the data's are 16 x 16"):
         _student(tmp_path, root, stranger)
 
 
-def test_a_finished_run_that_names_no_grid_is_refused(tmp_path, root):
+def test_a_finished_run_that_names_no_grid_is_rejected(tmp_path, root):
     model = {**SMALL_EARTHFORMER, "grid": [16, 16]}
     folder = write_trained(tiny_config(tmp_path / "run", stage="teacher", model=model, data=_data(root)))
     text = (folder / "config.yaml").read_text(encoding="utf-8")
@@ -217,12 +217,12 @@ def test_a_finished_run_that_names_no_grid_is_refused(tmp_path, root):
 
 def test_each_micro_batch_begins_its_dropout_anew(tmp_path, root):
     """A resumed run, or another number of ranks, meets the same masks for the same samples."""
-    world = World(Place(0, 1, 0, "none"), CPU)
+    ranks = TorchRanks(0, 1, CPU)
     config = _config(tmp_path, root, stage="direct")
 
     def drawn(first_step: int) -> list[int]:
         found = []
-        for _ in zip(range(4), run._prepared(run.plan(config), world, first_step=first_step), strict=False):
+        for _ in zip(range(4), run._prepared(run.plan(config), ranks, first_step=first_step), strict=False):
             found.append(torch.initial_seed())
             torch.rand(3)
         return found
@@ -251,13 +251,13 @@ def test_a_student_from_scratch_stays_as_drawn(tmp_path, root, teacher):
         ({"data": {"dataset": "synthetic", "recode_as": "sevir"}}, r"data\.recode_as='sevir', the student needs None"),
     ],
 )
-def test_a_teacher_that_speaks_of_other_frames_is_refused(tmp_path, root, over, says):
+def test_a_teacher_that_speaks_of_other_frames_is_rejected(tmp_path, root, over, says):
     stranger = write_trained(tiny_config(tmp_path / "stranger", **({"stage": "teacher"} | over)))
     with pytest.raises(ConfigError, match=f"stranger has {says}"):
         _student(tmp_path, root, stranger)
 
 
-def test_an_absent_unfinished_or_damaged_teacher_is_refused(tmp_path, root, teacher):
+def test_an_absent_unfinished_or_damaged_teacher_is_rejected(tmp_path, root, teacher):
     with pytest.raises(ConfigError, match=r"absent is not a finished training run: there is no .*config\.yaml"):
         _student(tmp_path, root, tmp_path / "absent")
     other = write_trained(tiny_config(tmp_path / "other", stage="teacher"))
@@ -319,7 +319,7 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
     ],
     ids=["batch", "root", "dataset", "empty", "frames", "unit", "grid", "stem", "pattern", "sizes", "halving"],
 )
-def test_a_run_that_cannot_begin_is_refused_before_any_device(tmp_path, root, monkeypatch, over, error, says):
+def test_a_run_that_cannot_begin_is_rejected_before_any_device(tmp_path, root, monkeypatch, over, error, says):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
@@ -338,7 +338,7 @@ def _merged(config: TrainConfig, over: dict) -> dict:
 def test_a_run_folder_that_cannot_be_written_stops_a_run_before_it_joins_the_others(tmp_path, root, monkeypatch):
     (tmp_path / "file").write_text("")
     config = tiny_config(tmp_path / "file" / "run", data=_data(root))
-    monkeypatch.setattr(run, "join", lambda **_: pytest.fail("the ranks met"))
+    monkeypatch.setattr(run, "join_process_group", lambda **_: pytest.fail("the ranks met"))
     with pytest.raises(ConfigError, match=r"run_dir=.*file/run cannot be written: Not a directory"):
         run.run(config)
 
@@ -363,13 +363,13 @@ def test_what_the_codes_mean_belongs_to_a_run_and_its_name_does_not(tmp_path, ro
     assert made["other"] != made["moved"]
 
 
-def test_a_refused_run_leaves_what_stands_alone(tmp_path, root, monkeypatch):
+def test_a_rejected_run_leaves_what_stands_alone(tmp_path, root, monkeypatch):
     config = _config(tmp_path, root, stage="direct")
     ready = run.plan(config)
     ready.folder.prepare(config)
     ready.folder.finish(ready.identity, steps=4)
     kept = ready.folder.config.read_text(encoding="utf-8")
-    monkeypatch.setattr(run, "find_place", lambda _: Place(0, 1, 0, "none"))
+    monkeypatch.setattr(run, "find_rank", lambda _: RankInfo(0, 1, 0, "none"))
     with pytest.raises(ConfigError, match="belongs to another run: seed was 5, is 6"):
         run.run(_config(tmp_path, root, stage="direct", seed=6))
     assert ready.folder.config.read_text(encoding="utf-8") == kept
@@ -382,8 +382,8 @@ def test_a_run_that_is_done_is_not_begun_again(tmp_path, root, monkeypatch):
     ready.folder.finish(ready.identity, steps=4)
     ready.folder.weights.parent.mkdir()
     ready.folder.weights.touch()
-    monkeypatch.setattr(run, "join", lambda **_: pytest.fail("the run began"))
-    monkeypatch.setattr(run, "find_place", lambda _: Place(0, 1, 0, "none"))
+    monkeypatch.setattr(run, "join_process_group", lambda **_: pytest.fail("the run began"))
+    monkeypatch.setattr(run, "find_rank", lambda _: RankInfo(0, 1, 0, "none"))
     run.run(config)
 
 

@@ -23,7 +23,7 @@ from tests.generative_runs import diffusion_config, make_runs
 class OneRank:
     """A world of one rank that is joined to nobody."""
 
-    is_first, device, place = True, torch.device("cpu"), SimpleNamespace(rank=0, world_size=1)
+    is_first, device, rank, size = True, torch.device("cpu"), 0, 1
 
     @contextmanager
     def together(self):
@@ -111,7 +111,7 @@ def test_none_by_default_and_every_so_many_where_asked(root, runs, tmp_path):
     assert asked.config.science() == plain.config.science(), "a run may be resumed with another validation"
 
 
-def test_a_split_without_windows_is_refused(runs, tmp_path):
+def test_a_split_without_windows_is_rejected(runs, tmp_path):
     root = make_archive(tmp_path / "archive", random_codes(2, 11))
     config = diffusion_config(tmp_path / "run", runs, root, validation={"every_steps": 5})
     with pytest.raises((ConfigError, ValueError), match="val"):

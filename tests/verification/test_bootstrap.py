@@ -76,7 +76,7 @@ def test_a_difference_changes_sign_with_its_sides(seed):
     assert forward.value == -back.value and forward.low == pytest.approx(-back.high)
 
 
-def test_what_cannot_be_compared_is_refused():
+def test_what_cannot_be_compared_is_rejected():
     with pytest.raises(ValueError, match="over 1 event"):
         bootstrap(statistics(1))
     with pytest.raises(ValueError, match="draws=0"):

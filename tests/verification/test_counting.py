@@ -193,7 +193,7 @@ FIELD = torch.zeros(2, 3, 4, 5)
         (FIELD, FIELD, {"valid": torch.ones(3, 3, dtype=torch.bool)}, ValueError, "does not broadcast"),
     ],
 )
-def test_bad_input_is_refused_with_what_would_be_right(observation, forecast, options, error, says):
+def test_bad_input_is_rejected_with_what_would_be_right(observation, forecast, options, error, says):
     with pytest.raises(error, match=says):
         count(observation, forecast, protocol=GLOBAL, **options)
 

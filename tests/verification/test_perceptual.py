@@ -31,6 +31,6 @@ def test_without_weights_it_says_where_they_go(monkeypatch, tmp_path):
     [(FIELD[:, :1], "must be"), (FIELD.clone().fill_(torch.nan), "missing"),
      (torch.full((1, 2, 64, 64), 255, dtype=torch.uint8), "missing")],
 )  # fmt: skip
-def test_other_shapes_and_missing_pixels_are_refused(observation, says):
+def test_other_shapes_and_missing_pixels_are_rejected(observation, says):
     with pytest.raises(ValueError, match=says):
         perceptual.lpips(observation, FIELD)

@@ -102,7 +102,7 @@ def test_a_mean_over_frames_is_part_of_what_is_counted():
         ({"partial_blocks": True, "pools": (Pool(size=4, kind="avg"),)}, "partial blocks are for max pools"),
     ],
 )
-def test_fields_that_cannot_be_meant_are_refused(change, says):
+def test_fields_that_cannot_be_meant_are_rejected(change, says):
     with pytest.raises(ValueError, match=says):
         dataclasses.replace(GLOBAL, **change)
 
@@ -112,7 +112,7 @@ def test_fields_that_cannot_be_meant_are_refused(change, says):
     [({"size": 1}, "pools nothing"), ({"size": 4, "kind": "median"}, "kind 'median'"),
      ({"size": 3, "kind": "avg", "overlapping": True}, "overlapping blocks are for maxima")],
 )  # fmt: skip
-def test_pools_that_cannot_be_meant_are_refused(fields, says):
+def test_pools_that_cannot_be_meant_are_rejected(fields, says):
     with pytest.raises(ValueError, match=says):
         Pool(**fields)
 
@@ -129,7 +129,7 @@ def test_json_comes_back():
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name": "x"}'])
-def test_other_json_is_refused(text):
+def test_other_json_is_rejected(text):
     with pytest.raises(ValueError, match="JSON of a verification protocol"):
         ScoreProtocol.from_json(text)
 
@@ -177,7 +177,7 @@ def test_a_threshold_on_a_code_up_to_rounding_is_that_code():
         ((16.0,), {"scale": 0.0}, "scale=0.0 must be positive"),
     ],
 )
-def test_wrong_thresholds_are_refused_with_what_would_be_right(thresholds, options, says):
+def test_wrong_thresholds_are_rejected_with_what_would_be_right(thresholds, options, says):
     with pytest.raises(ValueError, match=says):
         protocol_for("radar", thresholds, **options)
 
@@ -194,7 +194,7 @@ def test_code_255_may_be_a_threshold_where_it_is_no_missing_code():
     assert protocol_for("x", (255.0,), missing=None).thresholds == (255.0,)
 
 
-def test_a_negative_epsilon_is_refused():
+def test_a_negative_epsilon_is_rejected():
     with pytest.raises(ValueError, match="epsilon"):
         dataclasses.replace(GLOBAL, epsilon=-1e-4)
 

@@ -170,7 +170,7 @@ def test_unit_of_labels_stands_in_the_keys():
     assert {"csi/0.5", "csi/2", "csi/mean"} <= set(score(codes(0), codes(1), protocol=rain))
 
 
-def test_mean_over_refuses_unknown_and_empty_labels():
+def test_mean_over_rejects_unknown_and_empty_labels():
     with pytest.raises(KeyError, match=r"no threshold '30'; its labels are 16, 74"):
         score(codes(0), codes(1), mean_over=("16", "30"))
     with pytest.raises(ValueError, match="non-empty list of labels"):

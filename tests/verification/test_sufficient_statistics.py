@@ -70,7 +70,7 @@ def test_sums_past_2_to_the_24_and_to_the_31_are_exact():
     assert int(merge([big] * 3).hits[0, 0, 0]) == 64_499_999_997
 
 
-def test_merging_refuses_another_protocol_and_names_both():
+def test_merging_rejects_another_protocol_and_names_both():
     left = random_statistics(0, ["a"])
     right = dataclasses.replace(left, protocol=PROTOCOLS["sevir-global-released"])
     with pytest.raises(ValueError, match=r"sevir-global.*with.*sevir-global-released") as caught:
@@ -79,7 +79,7 @@ def test_merging_refuses_another_protocol_and_names_both():
     assert right.protocol.hash in str(caught.value)
 
 
-def test_merging_refuses_another_number_of_leads():
+def test_merging_rejects_another_number_of_leads():
     with pytest.raises(ValueError, match="2 lead times with 3 lead times"):
         random_statistics(0, ["a"]).merge(random_statistics(0, ["b"], leads=3))
 
@@ -100,7 +100,7 @@ def test_select_repeats_rows_as_a_bootstrap_does():
 
 
 @pytest.mark.parametrize("rows", [[3], [-1], [0, 5]])
-def test_select_refuses_rows_that_are_not_there(rows):
+def test_select_rejects_rows_that_are_not_there(rows):
     with pytest.raises(IndexError, match="within 0 to 2"):
         random_statistics(5, "abc").select(rows)
 
@@ -114,7 +114,7 @@ def test_one_count_serves_every_aggregation_but_no_other_comparison():
         counted.under(PROTOCOLS["sevir-global-released"])
 
 
-def test_a_float32_total_is_refused():
+def test_a_float32_total_is_rejected():
     one = random_statistics(0, ["a"])
     with pytest.raises(ValueError, match=r"squared_error must be torch.float64"):
         dataclasses.replace(one, squared_error=one.squared_error.float())

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.cuda import nccl
 
-from simcast_hpc.distributed.rank_info import Place
+from simcast_hpc.distributed.rank_info import RankInfo
 
 from .finding import Finding
 
@@ -24,26 +24,26 @@ _ASK_SIZE = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_library_
 _ASK_LIBRARY = f"import mpi4py; mpi4py.rc.initialize = False; {_ASK_SIZE}".replace("MPI.COMM_WORLD.size", "0")
 
 
-def check_surroundings(environ: Mapping[str, str], place: Place) -> list[Finding]:
+def check_surroundings(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
     """Return what the environment of this process says, its limits, and where ranks would meet."""
     return [
-        *_check_launcher(environ, place),
-        *_check_slurm(environ, place),
+        *_check_launcher(environ, rank_info),
+        *_check_slurm(environ, rank_info),
         *_check_network(environ),
         *_check_switches(environ),
         *check_limits(),
     ]
 
 
-def check_mpi(place: Place) -> Finding:
+def check_mpi(rank_info: RankInfo) -> Finding:
     """Return whether MPI sees as many ranks as the launcher started; several worlds of size 1 are the usual mistake.
 
     Which library mpi4py belongs to is asked first, without starting it: one that does not know its launcher may end
     the whole job. Under ``mpiexec`` of the same family MPI is then started in this process, as a run would.
     """
-    if place.launcher == "srun":
+    if rank_info.launcher == "srun":
         return Finding("MPI", "ok", "not asked under srun, which needs none; data prepare checks its own world")
-    alone = not place.launcher.startswith("mpiexec")
+    alone = not rank_info.launcher.startswith("mpiexec")
     words = [sys.executable, "-c", _ASK_SIZE if alone else _ASK_LIBRARY]
     try:
         told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -55,15 +55,15 @@ def check_mpi(place: Place) -> Finding:
         return Finding("MPI", "warning" if alone else "error", said, do)
     if alone:
         return Finding("MPI", "ok", f"a world of {size} ({library})")
-    said = f"{place.launcher} started {place.world_size} ranks, and mpi4py belongs to {library}"
+    said = f"{rank_info.launcher} started {rank_info.world_size} ranks, and mpi4py belongs to {library}"
     do = "start by the mpiexec of that library, or build mpi4py with the other (pip install --no-binary mpi4py)"
-    if ("Open MPI" in library) != ("Open MPI" in place.launcher):
+    if ("Open MPI" in library) != ("Open MPI" in rank_info.launcher):
         return Finding("MPI", "error", f"{said}: each would be a world of its own, or end the job", do)
     from mpi4py import MPI
 
-    if (size := MPI.COMM_WORLD.size) != place.world_size:
+    if (size := MPI.COMM_WORLD.size) != rank_info.world_size:
         return Finding("MPI", "error", f"{said}, which sees {size}", do)
-    return Finding("MPI", "ok", f"{size} ranks, as {place.launcher} started ({library})")
+    return Finding("MPI", "ok", f"{size} ranks, as {rank_info.launcher} started ({library})")
 
 
 def check_limits() -> list[Finding]:
@@ -85,24 +85,24 @@ def check_limits() -> list[Finding]:
     return found or [Finding("limits", "ok", f"open files {told}, sizes of files without end")]
 
 
-def _check_launcher(environ: Mapping[str, str], place: Place) -> list[Finding]:
+def _check_launcher(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
     unread = [name for name in _UNREAD if name in environ]
-    if place.launcher == "none" and unread:
+    if rank_info.launcher == "none" and unread:
         said = f"{unread[0]} is set, so a launcher that is not known here started this: each rank would run alone"
         do = "start by torchrun, deepspeed, srun, or the mpiexec of MPICH or Open MPI; or export RANK, WORLD_SIZE, ..."
         return [Finding("launcher", "error", said, do)]
-    return [Finding("launcher", "ok", f"{place.launcher}, world size {place.world_size}")]
+    return [Finding("launcher", "ok", f"{rank_info.launcher}, world size {rank_info.world_size}")]
 
 
-def _check_slurm(environ: Mapping[str, str], place: Place) -> list[Finding]:
+def _check_slurm(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
     if "SLURM_JOB_ID" not in environ:
         return []
     found = []
     tasks = environ.get("SLURM_NTASKS", "1")
-    if place.launcher == "none" and tasks != "1":
+    if rank_info.launcher == "none" and tasks != "1":
         said = f"a job of {tasks} tasks, but srun did not start this process: it is one rank alone"
         found.append(Finding("Slurm", "warning", said, "srun simcast doctor, as the scripts of slurm/ do"))
-    if place.launcher == "srun" and place.world_size > 1:
+    if rank_info.launcher == "srun" and rank_info.world_size > 1:
         absent = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environ]
         if absent:
             do = (
@@ -111,7 +111,7 @@ def _check_slurm(environ: Mapping[str, str], place: Place) -> list[Finding]:
             )
             found.append(Finding("Slurm", "error", f"{' and '.join(absent)} not set: ranks cannot meet", do))
     asked, given = environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
-    if place.launcher == "srun" and asked.isdigit() and given < int(asked):
+    if rank_info.launcher == "srun" and asked.isdigit() and given < int(asked):
         said = f"{given} cores for this task, the job asked for {asked}: srun does not inherit --cpus-per-task"
         found.append(Finding("Slurm", "warning", said, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"))
     gpus = environ.get("SLURM_GPUS_ON_NODE", "0")

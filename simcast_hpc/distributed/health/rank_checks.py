@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from simcast_hpc.config import SimcastError
-from simcast_hpc.distributed.process_group import World, join
-from simcast_hpc.distributed.rank_info import Place, PlaceError, find_place
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.rank_info import LauncherError, RankInfo, find_rank
 
 from .build_checks import check_builds
 from .device_checks import check_clock, check_devices
@@ -81,18 +81,18 @@ def examine(environ: Mapping[str, str], asked: Asked) -> Examined:
     """
     node = environ.get("SLURMD_NODENAME") or socket.gethostname()
     try:
-        place = find_place(environ)
-    except PlaceError as error:
+        rank_info = find_rank(environ)
+    except LauncherError as error:
         do = "start by one launcher, in a shell where no other's variables are left"
         report = RankReport(node, 0, [Finding("launcher", "error", str(error), do)])
         report.findings += check_node(environ, asked)
         return Examined("unknown", 0, [report])
-    mine = RankReport(node, place.rank, [*check_surroundings(environ, place), check_mpi(place)])
-    if place.local_rank == 0:
+    mine = RankReport(node, rank_info.rank, [*check_surroundings(environ, rank_info), check_mpi(rank_info)])
+    if rank_info.local_rank == 0:
         mine.findings += check_node(environ, asked)
     if any(one.severity == "error" and one.check in ("launcher", "MPI", "Slurm", "network") for one in mine.findings):
-        return Examined(place.launcher, place.rank, [mine])  # the ranks would wait for one another in vain
-    return Examined(place.launcher, place.rank, _meet(place, mine, asked))
+        return Examined(rank_info.launcher, rank_info.rank, [mine])  # the ranks would wait for one another in vain
+    return Examined(rank_info.launcher, rank_info.rank, _meet(rank_info, mine, asked))
 
 
 def check_node(environ: Mapping[str, str], asked: Asked) -> list[Finding]:
@@ -123,29 +123,29 @@ def check_node(environ: Mapping[str, str], asked: Asked) -> list[Finding]:
     return found
 
 
-def _meet(place: Place, mine: RankReport, asked: Asked) -> list[RankReport]:
+def _meet(rank_info: RankInfo, mine: RankReport, asked: Asked) -> list[RankReport]:
     try:
-        world = join(timeout_minutes=asked.timeout_minutes)
+        ranks = join_process_group(timeout_minutes=asked.timeout_minutes)
     except (SimcastError, RuntimeError, OSError, ImportError) as error:
-        said = f"rank {place.rank}: the {place.world_size} ranks did not meet: {error}"
+        said = f"rank {rank_info.rank}: the {rank_info.world_size} ranks did not meet: {error}"
         do = "look at the other ranks' output, at MASTER_ADDR and MASTER_PORT, and at firewalls between the nodes"
         mine.findings.append(Finding("ranks", "error", said, do))
         return [mine]
     try:
-        _measure(world, mine, asked)
-        reports = world.gather(mine)
-        world.barrier()
-        clocks = world.gather(time.time())
-        for found in (_check_sum(world), check_skew(clocks), *check_threads(reports)):
+        _measure(ranks, mine, asked)
+        reports = ranks.gather(mine)
+        ranks.barrier()
+        clocks = ranks.gather(time.time())
+        for found in (_check_sum(ranks), check_skew(clocks), *check_threads(reports)):
             if found is not None:
                 reports[0].findings.append(found)
         return reports
     finally:
-        world.leave()
+        ranks.leave()
 
 
-def _measure(world: World, mine: RankReport, asked: Asked) -> None:
-    device = world.device
+def _measure(ranks: TorchRanks, mine: RankReport, asked: Asked) -> None:
+    device = ranks.device
     try:
         mine.matmul_seconds = _matmul(device)
         mine.findings += check_clock(device)
@@ -174,14 +174,14 @@ def _matmul(device: torch.device) -> float:
     return time.perf_counter() - since
 
 
-def _check_sum(world: World) -> Finding:
-    ranks = world.place.world_size
-    total = world.mean(torch.tensor(float(world.place.rank), device=world.device)).item() * ranks
-    if round(total) != ranks * (ranks - 1) // 2:
-        said = f"an all-reduce of the {ranks} ranks gave {total}, not {ranks * (ranks - 1) // 2}"
+def _check_sum(ranks: TorchRanks) -> Finding:
+    size = ranks.size
+    total = ranks.mean(torch.tensor(float(ranks.rank), device=ranks.device)).item() * size
+    if round(total) != size * (size - 1) // 2:
+        said = f"an all-reduce of the {size} ranks gave {total}, not {size * (size - 1) // 2}"
         return Finding("ranks", "error", said, "the network or its library is at fault: try NCCL_DEBUG=INFO")
     backend = torch.distributed.get_backend()
-    return Finding("ranks", "ok", f"{ranks} met over {backend} and added up as they should")
+    return Finding("ranks", "ok", f"{size} met over {backend} and added up as they should")
 
 
 def check_skew(clocks: list[float]) -> Finding | None:

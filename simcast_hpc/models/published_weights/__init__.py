@@ -14,7 +14,7 @@ from .architecture import OurForm, PublicArchitecture, Shape, translated
 from .cascast_weights import AUTOENCODER, CASFORMER
 from .earthformer_weights import EARTHFORMER
 from .simvp_weights import SIMVP
-from .state_dict_errors import refuse_integers, refuse_misfit, refuse_other_constants
+from .state_dict_errors import reject_integers, reject_misfit, reject_other_constants
 
 __all__ = [
     "ARCHITECTURES",
@@ -57,11 +57,11 @@ def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, T
     """
     architecture = _architecture(name)
     expected = public_keys(name, config)
-    refuse_misfit(architecture, config, expected, state_dict)
+    reject_misfit(architecture, config, expected, state_dict)
     model = architecture.ours(config).build()
     constants = architecture.constants(model)
-    refuse_other_constants(constants, state_dict)
-    refuse_integers(constants, state_dict)
+    reject_other_constants(constants, state_dict)
+    reject_integers(constants, state_dict)
     weights = {key: tensor for key, tensor in state_dict.items() if key not in constants}
     model.load_state_dict({from_public(name, key): tensor for key, tensor in weights.items()})
     return model

@@ -99,7 +99,7 @@ def earthformer_stated(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a field is missing, unknown, or asks for what we do not build; the message names it.
     """
-    _refuse_unbuilt(config)
+    _reject_unbuilt(config)
     stated: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
     }
@@ -114,7 +114,7 @@ def earthformer_stated(config: Mapping[str, Any]) -> dict[str, Any]:
     stated["num_global_vectors"] = int(stated["num_global_vectors"])
     for name, short in _PATTERNS.items():
         stated[name] = stated.get(name) or stated[short]
-    _refuse_disagreement(stated)
+    _reject_disagreement(stated)
     return stated
 
 
@@ -133,7 +133,7 @@ def our_earthformer(config: Mapping[str, Any]) -> OurForm:
     )
 
 
-def _refuse_unbuilt(config: Mapping[str, Any]) -> None:
+def _reject_unbuilt(config: Mapping[str, Any]) -> None:
     stem = config.get("initial_downsample_type", "stack_conv")
     if stem not in _REQUIRED_BY_STEM:
         raise ValueError(f"initial_downsample_type={stem!r} is none that we build; those are 'stack_conv' and 'conv'")
@@ -154,7 +154,7 @@ def _refuse_unbuilt(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={config[name]!r} is no field of the public model that we know")
 
 
-def _refuse_disagreement(stated: Mapping[str, Any]) -> None:
+def _reject_disagreement(stated: Mapping[str, Any]) -> None:
     if stated["input_shape"][1:] != stated["target_shape"][1:]:
         raise ValueError(
             f"input_shape={list(stated['input_shape'])} and target_shape={list(stated['target_shape'])} must agree in "

@@ -9,7 +9,7 @@ from torch import Tensor
 from .architecture import PublicArchitecture, Shape
 
 
-def refuse_misfit(
+def reject_misfit(
     architecture: PublicArchitecture,
     config: Mapping[str, Any],
     expected: Mapping[str, Shape],
@@ -41,7 +41,7 @@ def refuse_misfit(
     raise ValueError("\n".join(lines))
 
 
-def refuse_other_constants(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
+def reject_other_constants(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
     """Refuse stored constants that are not those of the configuration.
 
     Raises:
@@ -57,7 +57,7 @@ def refuse_other_constants(constants: Mapping[str, Tensor], state_dict: Mapping[
             )
 
 
-def refuse_integers(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
+def reject_integers(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
     """Refuse weights that are no floating-point numbers, as a quantised file holds them.
 
     Raises:

@@ -15,7 +15,7 @@ from simcast_hpc.data.sample_order import draw
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion.counter_noise import rows_of
 from simcast_hpc.distill.windows import cut, starts, to_frames
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.discriminator import Discriminator
 from simcast_hpc.monitoring.metrics import MetricsWriter
@@ -91,7 +91,7 @@ class AutoencoderTask:
                 f"{discriminator.smallest_frame}; take fewer layers"
             )
 
-    def prepare(self, world: World) -> WindowSource:
+    def prepare(self, ranks: TorchRanks) -> WindowSource:
         """Return the data's own windows."""
         return self.source
 
@@ -99,11 +99,11 @@ class AutoencoderTask:
         """Return the autoencoder and its learned variance."""
         return AutoencoderModule(self._network())
 
-    def learner(self, engine: Any, world: World) -> AdversarialEngine:
+    def learner(self, engine: Any, ranks: TorchRanks) -> AdversarialEngine:
         """Return the engine with a discriminator beside it."""
         discriminator = Discriminator(self.config.autoencoder.discriminator)
         return AdversarialEngine(
-            engine, discriminator, world, config=self.config.autoencoder, optimizer=self.config.optimizer
+            engine, discriminator, ranks, config=self.config.autoencoder, optimizer=self.config.optimizer
         )
 
     def warm_up(self, engine: Any, device: torch.device) -> Tensor:
@@ -114,27 +114,27 @@ class AutoencoderTask:
         made = engine(torch.zeros(micro, 1, *self.grid, device=device), noise)
         return torch.stack([part.sum() for part in made]).sum()
 
-    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+    def hooks(self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
         """Nothing else happens between steps."""
         return []
 
-    def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
+    def exported(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
         """Return the scale factor: 1 over the latents' standard deviation, of one frame of each training window.
 
         Measured with the weights that are exported, by all ranks; the variance of a latent is that of the means plus
         the mean of the variances, so nothing is drawn.
         """
-        network = self._network().to(world.device).eval()
+        network = self._network().to(ranks.device).eval()
         weights = checkpoint.weights()
         network.load_state_dict({n.removeprefix(_PREFIX): t for n, t in weights.items() if n.startswith(_PREFIX)})
-        sums = torch.zeros(3, dtype=torch.float64, device=world.device)
-        mine = range(world.place.rank, len(self.source), world.place.world_size)
+        sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+        mine = range(ranks.rank, len(self.source), ranks.size)
         step = self.config.batch.micro_size
         for begin in range(0, len(mine), step):
-            posterior = _posterior(network, self.source, mine[begin : begin + step], self.config.seed, world.device)
+            posterior = _posterior(network, self.source, mine[begin : begin + step], self.config.seed, ranks.device)
             mean, variance = posterior.mean.double(), posterior.log_variance.double().exp()
             sums += torch.stack([torch.full_like(sums[0], mean.numel()), mean.sum(), (mean**2 + variance).sum()])
-        total = torch.stack([part.to(world.device) for part in world.gather(sums.cpu())]).sum(dim=0)
+        total = torch.stack([part.to(ranks.device) for part in ranks.gather(sums.cpu())]).sum(dim=0)
         count, first, second = total.tolist()
         deviation = (second / count - (first / count) ** 2) ** 0.5
         logger.info("scale factor %.6f, from %d latents", 1.0 / deviation, len(self.source))

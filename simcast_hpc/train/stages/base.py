@@ -10,7 +10,7 @@ from simcast_hpc.data.augment import trained_grid
 from simcast_hpc.data.open_windows import coded_as
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.named_tensors import Tensors
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, fitted_to
 from simcast_hpc.monitoring.metrics import MetricsWriter
@@ -19,7 +19,7 @@ from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.loop import Every
 
 
-class Learner(Protocol):
+class ExtraState(Protocol):
     """An engine that also holds what DeepSpeed does not: a discriminator."""
 
     def state(self) -> Tensors:
@@ -44,7 +44,7 @@ class Task(Protocol):
 
     config: TrainConfig
 
-    def prepare(self, world: World) -> WindowSource:
+    def prepare(self, ranks: TorchRanks) -> WindowSource:
         """Return the windows that training reads, made where they are not the data's own. A collective."""
         ...
 
@@ -52,19 +52,19 @@ class Task(Protocol):
         """Return what the engine holds; the network that is exported is its part ``model``."""
         ...
 
-    def learner(self, engine: Any, world: World) -> Any:
-        """Return what the loop trains: the engine, or a :class:`Learner` around it."""
+    def learner(self, engine: Any, ranks: TorchRanks) -> Any:
+        """Return what the loop trains: the engine, or a :class:`ExtraState` around it."""
         ...
 
     def warm_up(self, engine: Any, device: torch.device) -> torch.Tensor:
         """Return a loss of the bare engine on empty samples of a micro batch, whose value means nothing."""
         ...
 
-    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+    def hooks(self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
         """Return what else happens between steps, after the average took them in; ``writer`` on the first rank."""
         ...
 
-    def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
+    def exported(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
         """Return what is written beside the weights, as text by name. A collective."""
         ...
 
@@ -102,7 +102,7 @@ class ForecastTask:
             except ValueError as error:
                 raise ConfigError(f"the model does not fit: {error}") from error
 
-    def prepare(self, world: World) -> WindowSource:
+    def prepare(self, ranks: TorchRanks) -> WindowSource:
         """Return the data's own windows."""
         return self.source
 
@@ -110,7 +110,7 @@ class ForecastTask:
         """Return network and loss."""
         return TrainingModule(self._network(), self.loss)
 
-    def learner(self, engine: Any, world: World) -> Any:
+    def learner(self, engine: Any, ranks: TorchRanks) -> Any:
         """Return the engine itself."""
         return engine
 
@@ -121,11 +121,11 @@ class ForecastTask:
         target = torch.zeros(micro, self.config.frames_out, 1, *self.grid, dtype=torch.uint8, device=device)
         return engine(torch.zeros(shape, device=device), target, torch.ones_like(target, dtype=torch.bool))
 
-    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+    def hooks(self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
         """Nothing else happens between steps."""
         return []
 
-    def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
+    def exported(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
         """Nothing stands beside the weights."""
         return {}
 

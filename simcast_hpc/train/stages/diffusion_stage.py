@@ -14,17 +14,17 @@ from simcast_hpc.diffusion import add_noise, make_schedule, training_target
 from simcast_hpc.diffusion.counter_noise import draw_timesteps, rows_of
 from simcast_hpc.diffusion.guidance import drop_condition
 from simcast_hpc.distill.windows import to_frames
-from simcast_hpc.distributed.process_group import World
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.ensemble import TrainedAutoencoder, denoiser, load_autoencoder
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.train.checkpoint import Checkpoint
-from simcast_hpc.train.condition_forecasts import Conditions, refuse_other_frames
+from simcast_hpc.train.condition_forecasts import Conditions, reject_other_frames
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
 from simcast_hpc.train.loop import Every
-from simcast_hpc.train.precompute_latents import LatentSource, fill_latents, refuse_other_latents
+from simcast_hpc.train.precompute_latents import LatentSource, fill_latents, reject_other_latents
 
 
 class DiffusionStage:
@@ -49,7 +49,7 @@ class DiffusionStage:
                 )
         self.sequence_frames = sequence.frames_in + sequence.frames_out
         self.autoencoder: TrainedAutoencoder = load_autoencoder(chosen.autoencoder)
-        refuse_other_frames(config, chosen.autoencoder, self.autoencoder.config, horizon=False)
+        reject_other_frames(config, chosen.autoencoder, self.autoencoder.config, horizon=False)
         self.conditions = Conditions(config, chosen.student)
         self.inputs = {"autoencoder": self.autoencoder.weights_hash, **self.conditions.inputs}
         self.schedule = make_schedule(
@@ -133,7 +133,7 @@ class DiffusionTask:
                 raise ConfigError(f"the denoiser does not fit: {error}") from error
         if any(size % model.reduction for size in source.grid):
             raise ConfigError(f"frames of {source.grid[0]} x {source.grid[1]} do not fall into latents")
-        refuse_other_latents(self.folder, self.identity)
+        reject_other_latents(self.folder, self.identity)
         wanted = config.diffusion.validation.every_steps > 0
         self.validation = EnsembleValidation(config, stage.autoencoder, stage.conditions.student) if wanted else None
 
@@ -156,10 +156,10 @@ class DiffusionTask:
             "observations": self.config.diffusion.casformer.observations,
         }
 
-    def prepare(self, world: World) -> WindowSource:
+    def prepare(self, ranks: TorchRanks) -> WindowSource:
         """Return the latents in place of the windows, made where they are missing. A collective."""
         batch = self.config.batch.micro_size
-        fill_latents(self.folder, self.identity, self.source, self.stage.encode, world, batch=batch)
+        fill_latents(self.folder, self.identity, self.source, self.stage.encode, ranks, batch=batch)
         self.stage.release()
         return LatentSource(self.folder, self.source)
 
@@ -167,7 +167,7 @@ class DiffusionTask:
         """Return the denoiser and its loss."""
         return DiffusionModule(denoiser(self.config, channels=self.channels))
 
-    def learner(self, engine: Any, world: World) -> Any:
+    def learner(self, engine: Any, ranks: TorchRanks) -> Any:
         """Return the engine itself."""
         return engine
 
@@ -175,14 +175,14 @@ class DiffusionTask:
         """Return the loss of empty latents."""
         return engine(*self._empty(self.config.batch.micro_size, device))
 
-    def hooks(self, engine: Any, world: World, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
+    def hooks(self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
         """Return the validation, where there is one."""
         if self.validation is None:
             return []
-        hook = ValidationHook(self.validation, engine, world, ema, writer)
+        hook = ValidationHook(self.validation, engine, ranks, ema, writer)
         return [Every(self.config.diffusion.validation.every_steps, hook)]
 
-    def exported(self, checkpoint: Checkpoint, world: World) -> Mapping[str, str]:
+    def exported(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
         """Nothing stands beside the weights."""
         return {}
 
