@@ -34,7 +34,7 @@ from .intensity import (
     intensity,
 )
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 
 # Autoregressive statistics of a hundredth of the frame are noise; pysteps itself warns of few wet pixels.
 _FEWEST_WET = 0.01

@@ -52,5 +52,5 @@ def download(
         objects = download(
             store, root, image_type=image_type, years=year, patience=Patience(tries=tries), started=started
         )
-    logging.getLogger("simcast").info("%d files, %.1f GB", len(objects), sum(o.size for o in objects) / 1e9)
+    logging.getLogger(__name__).info("%d files, %.1f GB", len(objects), sum(o.size for o in objects) / 1e9)
     print(f"{root}: {len(objects)} files stand as they are on the server; next: simcast data prepare {root} SHARDS")

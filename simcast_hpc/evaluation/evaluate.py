@@ -23,7 +23,7 @@ from .entries import Entry, TestSet
 from .example import write_example
 from .score_files import LEVEL, as_csv, intervals, without_nan
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 
 
 def evaluate(

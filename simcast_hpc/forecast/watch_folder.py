@@ -26,7 +26,7 @@ from simcast_hpc.train.preemption import StopRequest
 from .forecast_files import SIGNATURE, Publisher
 from .predict_files import Predictor
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 HEALTH = "health.json"
 _NAP_SECONDS = 0.1
 _AHEAD = timedelta(hours=1)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _MOST = 2  # a full batch or chunk, and the rest
 Made = TypeVar("Made")
 _Key = tuple[tuple[torch.Size, torch.dtype], ...]

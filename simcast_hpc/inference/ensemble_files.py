@@ -20,7 +20,7 @@ from simcast_hpc.distributed.process_group import TorchRanks
 
 from .ensemble import TrainedEnsemble
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _CODES = 255.0
 
 

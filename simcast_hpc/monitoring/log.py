@@ -1,17 +1,23 @@
-"""Logging by rank: rank 0 speaks, the others only warn, and a warning carries its rank."""
+"""Logging of a program's process: INFO on rank 0, WARNING with the rank number on the others."""
 
 import logging
 import sys
 
 
 def set_up_logging(rank: int) -> logging.Logger:
-    """Return the program's logger: INFO on rank 0, WARNING with the rank's number elsewhere."""
-    logger = logging.getLogger("simcast")
-    logger.handlers.clear()
+    """Send the log records of both packages to stderr: INFO and above on rank 0, WARNING and above on other ranks.
+
+    Modules log to ``logging.getLogger(__name__)``, so a level can be set per module.
+
+    Returns:
+        The logger of this package.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    where = "" if rank == 0 else f"[rank {rank}] "
-    handler.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", datefmt="%H:%M:%S"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
-    logger.propagate = False
-    return logger
+    prefix = "" if rank == 0 else f"[rank {rank}] "
+    handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S"))
+    for name in ("simcast_hpc", "simcast_kernels"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+        logger.propagate = False
+    return logging.getLogger("simcast_hpc")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simcast_hpc.storage.run_directory import write_whole
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 
 
 class Durations:

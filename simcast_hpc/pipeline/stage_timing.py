@@ -19,7 +19,7 @@ from simcast_hpc.storage.run_directory import RunDirectory
 
 from .stage_process import start
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _STEPS = 20
 _INTERVAL = 5  # the first after a change pays for caches and allocations, and is not counted
 _WHOLE_EVENT = 10**6  # a stride that leaves one window of each event: fewer latents to make, the same steps

@@ -28,7 +28,7 @@ from .durations import Durations
 from .pipeline_checks import beside, check_data, check_names, continue_or_reject, prepared_or_reject
 from .time_budget import fix_steps
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 Announce = Callable[[PipelineConfig], None] | None
 _ROLLOUTS = ":rollouts"
 

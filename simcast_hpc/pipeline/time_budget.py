@@ -8,7 +8,7 @@ from simcast_hpc.config import FORECASTING, PipelineConfig
 
 from .stage_timing import seconds_of_steps
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _FEWEST_STEPS = 20
 
 

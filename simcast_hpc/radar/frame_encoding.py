@@ -20,7 +20,7 @@ from simcast_hpc.data.open_windows import coded_as, step_minutes
 
 from .radar_frame import RadarFrame, RadarGrid, Unit
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 # Services' kilometres differ by some percent (1.07 km in HKO-7, 0.99 km in MRMS' hundredths of a degree).
 _SPACING_TOLERANCE = 0.2
 _MARSHALL_PALMER = ZRRelation(a=200.0, b=1.6)

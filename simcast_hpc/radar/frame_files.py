@@ -11,7 +11,7 @@ from .frame_encoding import CodedFrame, ModelCode, coded
 from .frame_sequence import reject_twins
 from .read_frame import frame_times, read_frames
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 
 
 def list_files(places: Sequence[Path], pattern: str = "*") -> list[Path]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _BEATS_A_LIMIT = 4
 
 

@@ -15,7 +15,7 @@ from simcast_hpc.distributed.process_group import TorchRanks
 from .loop import StepReport
 from .step_timing import StepTimer
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _FEWEST = 10
 
 

@@ -26,7 +26,7 @@ from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_n
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.run_directory import file_hash, reject_another, settle, write_whole
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.05
 

@@ -13,7 +13,7 @@ from .preemption import StopReason
 from .step_status import Agreement, StepStatus
 from .step_timing import StepTimer
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(SimcastError, RuntimeError):

@@ -20,7 +20,7 @@ from simcast_hpc.data.window_source import WindowKey, WindowSource
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.block_store import BLOCK, block_path, open_block, read_manifest, write_block, write_manifest
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 Encode = Callable[[Tensor, list[str]], Tensor]
 
 

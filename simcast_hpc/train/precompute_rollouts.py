@@ -36,7 +36,7 @@ from simcast_hpc.storage.run_directory import write_whole
 from .preemption import PausedError, StoppedError, StopReason, StopRequest, reject_to_start
 from .stages.student_stage import DTYPES, extend, load_teacher, rollout_identity
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _LONGEST_PAUSE_SECONDS = 2.0
 
 

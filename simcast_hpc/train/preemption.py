@@ -11,7 +11,7 @@ from types import FrameType
 
 from simcast_hpc.config import SimcastError
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 START_AGAIN, STOPPED = 85, 75
 _LOOK_SECONDS = 2.0

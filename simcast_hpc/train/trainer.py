@@ -38,7 +38,7 @@ from .stages.base import ExtraState, Task
 from .step_status import Agreement
 from .step_timing import StepTimer
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _PREFIX = "model."
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from simcast_hpc.config import ConfigError
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 HUNG = 86
 _SIGNS_PER_LIMIT = 10
 _LONGEST_PAUSE_SECONDS = 5.0

@@ -61,7 +61,7 @@ def test_an_ensemble_is_a_function_of_its_frames(storms):
 def test_dry_windows_are_extrapolated_and_counted(name, caplog):
     dry = torch.zeros(1, 5, 32, 32, dtype=torch.uint8)
     baseline = load_baseline(name, RAIN_RATE)
-    with caplog.at_level(logging.INFO, logger="simcast"):
+    with caplog.at_level(logging.INFO, logger="simcast_hpc"):
         forecast = baseline.forecast(dry, 3)
     assert not forecast.any()
     assert isinstance(baseline, Nowcast) and baseline.fallbacks == 1
@@ -75,7 +75,7 @@ def test_a_failure_of_the_method_is_stated_and_replaced(storms, monkeypatch, cap
     baseline = load_baseline("linda", RAIN_RATE)
     assert isinstance(baseline, Nowcast)
     monkeypatch.setattr(baseline, "_forecast", fail)
-    with caplog.at_level(logging.INFO, logger="simcast"):
+    with caplog.at_level(logging.INFO, logger="simcast_hpc"):
         forecast = baseline.forecast(storms[:, :9], 4)
     assert torch.equal(forecast, load_baseline("extrapolation", RAIN_RATE).forecast(storms[:, :9], 4))
     assert "singular matrix" in caplog.text

@@ -56,7 +56,7 @@ def test_a_damaged_shard_is_not_copied(shards, tmp_path):
 
 def test_shards_that_do_not_fit_are_read_where_they_are(shards, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(staging, "_SPARE_BYTES", 10**18)
-    with caplog.at_level("WARNING", logger="simcast"):
+    with caplog.at_level("WARNING", logger="simcast_hpc"):
         assert open_staged(shards, tmp_path / "node").root == shards
 
 

@@ -184,7 +184,7 @@ def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
 
 
 def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
-    caplog.set_level("INFO", logger="simcast")
+    caplog.set_level("INFO", logger="simcast_hpc")
     assert written_rate(ensemble, tmp_path / "none.h5", batch=2, clip=None) == 0
     assert "clipped" not in caplog.text
     assert written_rate(ensemble, tmp_path / "all.h5", batch=2, clip=1e-12) == 1

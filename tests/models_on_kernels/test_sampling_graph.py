@@ -29,7 +29,7 @@ def network_on(device: str) -> CasFormer:
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["ddpm", "ddim", "dpm_solver"])
 def test_graph_and_loop_give_the_same_members(kind, kernel_device, caplog):
-    caplog.set_level(logging.WARNING, logger="simcast")
+    caplog.set_level(logging.WARNING, logger="simcast_hpc")
     network, schedule = network_on(kernel_device), make_schedule()
     steps = plan_steps(kind, schedule, spaced_timesteps(schedule, 6, "trailing"))
 

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import logging
 import os
 
 import pytest
 
 from simcast_hpc.config import ConfigError, TrainConfig, read_config
-from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions, write_whole
 from tests.archives import tiny_config
 
@@ -82,18 +80,3 @@ def test_a_files_hash_is_its_sha256(tmp_path):
     content = bytes(range(256)) * 5000
     path.write_bytes(content)
     assert file_hash(path) == hashlib.sha256(content).hexdigest()
-
-
-def test_rank_0_speaks_and_the_others_only_warn_with_their_rank(capsys):
-    logger = set_up_logging(0)
-    logger.info("a step")
-    assert capsys.readouterr().err.rstrip().endswith("a step")
-    logger = set_up_logging(3)
-    logger.info("a step")
-    logger.warning("a trap")
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].endswith("[rank 3] a trap")
-    assert len(logger.handlers) == 1
-    logger.handlers.clear()
-    logger.setLevel(logging.NOTSET)
-    logger.propagate = True

@@ -17,9 +17,9 @@ from simcast_hpc.train.step_timing import StepTimer
 
 @pytest.fixture(autouse=True)
 def _heard(caplog):
-    logger = logging.getLogger("simcast")
+    logger = logging.getLogger("simcast_hpc")
     before, logger.propagate = logger.propagate, True
-    with caplog.at_level(logging.WARNING, logger="simcast"):
+    with caplog.at_level(logging.WARNING, logger="simcast_hpc"):
         yield
     logger.propagate = before
 

@@ -243,8 +243,8 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_serves(tmp
     path = tmp_path / "step-00000002" / name
     path.write_bytes(path.read_bytes()[:-1])
     reject_another_run(tmp_path, IDENTITY)
-    with caplog.at_level("WARNING", logger="simcast"):
-        logging.getLogger("simcast").propagate = True
+    with caplog.at_level("WARNING", logger="simcast_hpc"):
+        logging.getLogger("simcast_hpc").propagate = True
         found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
     assert found is not None and found.step == 1
     assert "step-00000002" in caplog.text

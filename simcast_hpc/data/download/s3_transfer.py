@@ -11,7 +11,7 @@ from simcast_hpc.config import SimcastError
 
 from .s3_checksum import matches
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 LARGEST_BLOCK, SMALLEST_BLOCK = 16 * 2**20, 2**18
 
 

@@ -14,7 +14,7 @@ from simcast_hpc.config import ConfigError
 from ..catalog import CATALOG
 from .s3_transfer import DownloadError, ObjectChangedError, Patience, RemoteObject, fetch, fetched, stands
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _RESTARTS = 3
 _SPARE_BYTES = 2**30
 

@@ -36,7 +36,7 @@ from .dataset_statistics import summary
 from .raw_events import EventSource, RawEvent
 from .write_shard import unreadable, write_shard
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 DEFAULT_EVENTS_PER_SHARD = 64
 
 

@@ -11,7 +11,7 @@ from simcast_hpc.config import DataError
 
 from .shard_format import INDEX, MANIFEST, Manifest, ShardFile, flush, write_text
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 _BLOCK = 2**22
 _SPARE_BYTES = 2**30
 

@@ -24,7 +24,7 @@ from simcast_hpc.train.checkpoint import Checkpoint
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.loop import Every
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 SCALE = "scale_factor"
 _PREFIX = "model."
 

@@ -18,7 +18,7 @@ from simcast_hpc.inference.load import TrainedModel, load_trained
 from simcast_hpc.models import start_from
 from simcast_hpc.storage.block_store import RolloutCache, cache_identity
 
-logger = logging.getLogger("simcast")
+logger = logging.getLogger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
