@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 about: dict[str, str] = {}
-for line in (here / "simcast_hpc" / "__init__.py").read_text(encoding="utf-8").splitlines():
+for line in (here / "kernels" / "simcast_kernels" / "__init__.py").read_text(encoding="utf-8").splitlines():
     if line.startswith("__version__"):
         about["version"] = line.split('"')[1]
 

@@ -1,3 +1,3 @@
 """SimCast-HPC: radar nowcasting by short-to-long distillation, from one laptop to many nodes."""
 
-__version__ = "0.1.0"
+from simcast_kernels import __version__ as __version__
