@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.harness import Benchmark, chosen_body
-from simcast_hpc.models.earthformer.upsample import UpConv
+from simcast_hpc.models.earthformer.stems import UpConv
 from simcast_hpc.models.group_norm_silu import normed_silu
 from simcast_kernels.adaln_norm.cases import AdalnNormCase
 from simcast_kernels.cuboid_attention.cases import CuboidAttentionCase

@@ -7,7 +7,7 @@ import torch
 
 from simcast_hpc.config import ConvStem, EarthformerConfig, GlobalVectorConfig, NoStem, StackConvStem
 from simcast_hpc.models import build_model
-from simcast_hpc.models.earthformer import Earthformer, attention, cross_attention
+from simcast_hpc.models.earthformer import Earthformer, attention
 
 QUIET: dict[str, Any] = {"attention_dropout": 0.0, "projection_dropout": 0.0, "feed_forward_dropout": 0.0}
 SMALL = EarthformerConfig(
@@ -158,7 +158,7 @@ def model_output(model: Earthformer, seed: int) -> torch.Tensor:
 
 def test_attentions_of_one_pass_have_different_seeds(monkeypatch):
     seeds = []
-    for module, name in ((attention, "cuboid_attention"), (cross_attention, "cuboid_cross_attention")):
+    for module, name in ((attention, "cuboid_attention"), (attention, "cuboid_cross_attention")):
         plain = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _plain=plain, **k: (seeds.append(k["seed"]), _plain(*a, **k))[1])
     small_model({"attention_dropout": 0.5})(some_frames())

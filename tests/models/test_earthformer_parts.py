@@ -3,12 +3,10 @@
 import pytest
 import torch
 
-from simcast_hpc.models.earthformer.global_vectors import GlobalAttention, GlobalUpdate
-from simcast_hpc.models.earthformer.merge import PatchMerge
-from simcast_hpc.models.earthformer.multiplicity import key_multiplicity
+from simcast_hpc.models.earthformer.attention import RelativeBias
+from simcast_hpc.models.earthformer.global_vectors import GlobalAttention, GlobalUpdate, key_multiplicity
 from simcast_hpc.models.earthformer.patterns import DILATED, Cuboid, cross_attention_pattern, self_attention_pattern
-from simcast_hpc.models.earthformer.relative_bias import RelativeBias
-from simcast_hpc.models.earthformer.upsample import UpSample
+from simcast_hpc.models.earthformer.stems import PatchMerge, UpSample
 from simcast_kernels.cuboid_attention.reference import cuboid_cross_attention_reference
 
 

@@ -1,14 +1,72 @@
 """A block: the attentions of a pattern one after another, each added to its input, with feed-forwards."""
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simcast_hpc.config import EarthformerConfig
 
-from .attention import CuboidSelfAttention
-from .cross_attention import CuboidCrossAttention
-from .feed_forward import FeedForward
+from .attention import CuboidCrossAttention, CuboidSelfAttention, normed_linear
 from .patterns import Triple, cross_attention_pattern, self_attention_pattern
+from .stems import ACTIVATIONS
+
+
+class Positions(nn.Module):
+    """Add a learned vector per place: ``[B, T, H, W, D] -> [B, T, H, W, D]``.
+
+    ``t+h+w`` has a table per axis, ``t+hw`` one of time and one of space.
+    """
+
+    def __init__(self, kind: str, *, tokens: Triple, width: int):
+        super().__init__()
+        t, h, w = tokens
+        separate = kind == "t+h+w"
+        self.grid = (h, w)
+        self.time = _table(t, width)
+        self.row = _table(h, width) if separate else None
+        self.column = _table(w, width) if separate else None
+        self.space = None if separate else _table(h * w, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with its positions added."""
+        x = x + self.time[:, None, None]
+        if self.space is not None:
+            return x + self.space.unflatten(0, self.grid)
+        assert self.row is not None and self.column is not None
+        return x + self.row[:, None] + self.column
+
+
+def _table(places: int, width: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(places, width), std=0.02))
+
+
+EXPANSION = 4
+
+
+class FeedForward(nn.Module):
+    """Layer norm, widen fourfold, activate, narrow, add to the input: ``[..., D] -> [..., D]``.
+
+    Gated, the activated half multiplies a second projection (Shazeer, arXiv 2002.05202).
+    """
+
+    def __init__(self, config: EarthformerConfig, *, width: int):
+        super().__init__()
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = nn.LayerNorm(width)
+        self.widen = nn.Linear(width, EXPANSION * width)
+        self.gate = nn.Linear(width, EXPANSION * width) if config.gated else None
+        self.narrow = nn.Linear(EXPANSION * width, width)
+        self.dropout = nn.Dropout(config.feed_forward_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` with what the network makes of it added."""
+        if self.gate is None:
+            (wide,) = normed_linear(x, self.norm, [self.widen])
+            hidden = self.activation(wide)
+        else:
+            gate, wide = normed_linear(x, self.norm, [self.gate, self.widen])
+            hidden = self.activation(gate) * wide
+        return x + self.dropout(self.narrow(self.dropout(hidden)))
 
 
 class SelfAttentionBlock(nn.Module):

@@ -10,6 +10,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from simcast_hpc.config import EarthformerConfig
+
+from .stems import Grid, merged, stem_grids
+
 Triple = tuple[int, int, int]
 Strategy = tuple[str, str, str]
 
@@ -149,3 +153,34 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     words = {re.sub("[KMP]", "", template): template for template in known}
     near = difflib.get_close_matches(re.sub("[0-9]+", "", name), words, n=1)
     return f"; did you mean {words[near[0]]!r}?" if near else ""
+
+
+def level_grids(config: EarthformerConfig) -> list[Grid]:
+    """Return the grid (H, W) of tokens of every level, finest first."""
+    grids = [stem_grids(config)[-1]]
+    for _ in range(1, config.levels):
+        grids.append(merged(grids[-1], config.downsampling))
+    return grids
+
+
+def pattern_at(pattern: str | tuple[str, ...], level: int) -> str:
+    """Return the name of a pattern at ``level``."""
+    return pattern if isinstance(pattern, str) else pattern[level]
+
+
+def check_patterns(config: EarthformerConfig, *, frames_in: int) -> None:
+    """Refuse the name of a pattern that is none.
+
+    Raises:
+        ValueError: names the field, and the pattern most like it.
+    """
+    for level, grid in enumerate(level_grids(config)):
+        for field, find in (
+            ("encoder_pattern", self_attention_pattern),
+            ("decoder_pattern", self_attention_pattern),
+            ("cross_pattern", cross_attention_pattern),
+        ):
+            try:
+                find(pattern_at(getattr(config, field), level), (frames_in, *grid))
+            except ValueError as error:
+                raise ValueError(f"model.{field}: {error}") from None

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from simcast_hpc.models.earthformer.relative_bias import RelativeBias
+from simcast_hpc.models.earthformer.attention import RelativeBias
 
 from .architecture import PublicArchitecture, Shape, pattern_of
 from .earthformer_yaml import RELEASED, earthformer_stated, our_earthformer
