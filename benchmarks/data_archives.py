@@ -66,7 +66,7 @@ def files_of(root: Path) -> list[Path]:
 
 
 def drop_cache(paths: Iterable[Path]) -> None:
-    """StopReason the system to forget the pages of these files, so that they are read from the disk again."""
+    """Ask the system to forget the pages of these files, so that they are read from the disk again."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

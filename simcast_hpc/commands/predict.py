@@ -182,15 +182,16 @@ def _once(
 
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
     from simcast_hpc.forecast.watch_folder import Watch, WatchSettings
-    from simcast_hpc.train.preemption import PausedError, StopRequest, reject_to_start
+    from simcast_hpc.monitoring.stop_request import StopRequest
+    from simcast_hpc.train.preemption import PausedError, reject_stop_file
 
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} is --out as well; forecasts must not be taken for frames")
-    reject_to_start([publisher.folder])
-    with StopRequest([publisher.folder], looks=True).listening() as asked:
+    reject_stop_file([publisher.folder])
+    with StopRequest([publisher.folder], checks_files=True).handle_signals() as asked:
         Watch(predictor, publisher, folder, WatchSettings(**settings)).run(asked)
-    if "USR2" in asked.why:  # the batch system's notice: as every run, it asks to be started again
-        raise PausedError(f"{asked.why}; started again, it goes on")
+    if "USR2" in asked.cause:  # the batch system's notice: as every run, it asks to be started again
+        raise PausedError(f"{asked.cause}; started again, it goes on")
 
 
 def _moment(text: str) -> datetime:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from simcast_hpc.config import DataError, SimcastError
+from simcast_hpc.monitoring.stop_request import StopRequest
 from simcast_hpc.radar.frame_encoding import CodedFrame, coded
 from simcast_hpc.radar.frame_sequence import FrameSet
 from simcast_hpc.radar.read_frame import frame_times, read_frames
 from simcast_hpc.storage.hidden_files import sweep
 from simcast_hpc.storage.run_directory import write_whole
-from simcast_hpc.train.preemption import StopRequest
 
 from .forecast_files import SIGNATURE, Publisher
 from .predict_files import Predictor
@@ -99,8 +99,8 @@ class Watch:
             until = time.monotonic() + self.settings.every_seconds
             while time.monotonic() < until and not asked():
                 time.sleep(_NAP_SECONDS)
-        self._write_health("stopped", why=asked.why)
-        logger.info("stopped: %s", asked.why)
+        self._write_health("stopped", why=asked.cause)
+        logger.info("stopped: %s", asked.cause)
 
     def look(self, asked: StopRequest | None = None) -> int:
         """Look once: read what is new, make what is missing, remove what is old. Return how many were made."""

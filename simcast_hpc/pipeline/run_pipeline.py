@@ -11,7 +11,7 @@ from simcast_hpc.config import ConfigError, PipelineConfig
 from simcast_hpc.distributed.rank_info import find_rank
 from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.storage.run_directory import RunDirectory
-from simcast_hpc.train.preemption import leaving_at_once, reject_to_start
+from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
 
 from .durations import Durations
 from .stage_process import PipelineError, start
@@ -32,12 +32,12 @@ def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
             "start the pipeline as one process and give the ranks of its stages by launch.ranks; "
             "or start its parts one by one on all ranks, by --part"
         )
-    reject_to_start([asked.run_dir])
-    with leaving_at_once():
+    reject_stop_file([asked.run_dir])
+    with raise_on_signal():
         config = prepare(asked, announce=announce)
         durations = Durations(config.run_dir / "durations.json")
         for name in config.stages:
-            reject_to_start([config.run_dir])
+            reject_stop_file([config.run_dir])
             with durations.of(name):
                 _train(config, name)
         return verify(config)

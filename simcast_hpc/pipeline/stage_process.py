@@ -4,8 +4,9 @@ import sys
 
 from simcast_hpc.config import ConfigError, SimcastError, TrainConfig, to_yaml
 from simcast_hpc.distributed.launchers import child_environment, run_ranks
+from simcast_hpc.monitoring.stop_request import SIGNALS
 from simcast_hpc.storage.run_directory import RunDirectory, write_whole
-from simcast_hpc.train.preemption import SIGNALS, START_AGAIN, STOPPED, PausedError, StoppedError
+from simcast_hpc.train.preemption import RESTART_STATUS, STOPPED_STATUS, PausedError, StoppedError
 
 _REJECTED = 2
 _TOLD_BEFORE_IT_LISTENED = tuple(128 + number for number in SIGNALS)
@@ -31,9 +32,9 @@ def start(stage: TrainConfig, command: str, *, ranks: int) -> None:
     said = f"`simcast {command} {path}`"
     if code == _REJECTED:
         raise ConfigError(f"{said} was refused: the reason stands above")
-    if code == START_AGAIN or code in _TOLD_BEFORE_IT_LISTENED:
+    if code == RESTART_STATUS or code in _TOLD_BEFORE_IT_LISTENED:
         raise PausedError(f"{said} was asked to leave; started again, the pipeline goes on from there")
-    if code == STOPPED:
+    if code == STOPPED_STATUS:
         raise StoppedError(f"{said} was stopped by a file; the pipeline goes on where it is removed")
     if code != 0:
         raise PipelineError(f"{said} ended with status {code}; started again, it goes on from there")

@@ -21,7 +21,7 @@ from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.report import write_page
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_cache
-from simcast_hpc.train.preemption import leaving_at_once, reject_to_start
+from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
 from simcast_hpc.train.trainer import run
 
 from .durations import Durations
@@ -60,14 +60,14 @@ def run_part(asked: PipelineConfig, part: str, *, announce: Announce = None) -> 
     set_up_logging(rank_info.rank)
     if part not in part_names(asked):
         raise ConfigError(f"--part {part}: no part is called so; the parts are {', '.join(part_names(asked))}")
-    reject_to_start([asked.run_dir])
+    reject_stop_file([asked.run_dir])
     if part in ("prepare", "verify"):
         if rank_info.world_size > 1:
             raise ConfigError(
                 f"--part {part} wants one process, {rank_info.launcher} started {rank_info.world_size}; start it "
                 "without a launcher, or as one task"
             )
-        with leaving_at_once():
+        with raise_on_signal():
             if part == "prepare":
                 prepare(asked, announce=announce)
             else:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 
 from simcast_hpc.config import SimcastError
+from simcast_hpc.monitoring.stop_request import StopReason
 
-from .preemption import StopReason
 from .step_status import Agreement, StepStatus
 from .step_timing import StepTimer
 

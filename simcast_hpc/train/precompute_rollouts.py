@@ -21,6 +21,7 @@ from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.distributed.process_group import local_device
 from simcast_hpc.distributed.rank_info import RankInfo, find_rank
 from simcast_hpc.inference.load import TrainedModel
+from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.block_store import (
     BLOCK,
     block_path,
@@ -33,7 +34,7 @@ from simcast_hpc.storage.block_store import (
 from simcast_hpc.storage.leases import Lease, Leases
 from simcast_hpc.storage.run_directory import write_whole
 
-from .preemption import PausedError, StoppedError, StopReason, StopRequest, reject_to_start
+from .preemption import raise_for, reject_stop_file
 from .stages.student_stage import DTYPES, extend, load_teacher, rollout_identity
 
 logger = logging.getLogger(__name__)
@@ -64,9 +65,9 @@ def fill_cache(config: TrainConfig) -> Path:
         logger.info("roll-outs stand in %s: nothing to do", folder)
         return folder
     stops = (config.run_dir, config.run_dir.parent)
-    reject_to_start(stops)
-    request = StopRequest(stops, looks=True)
-    with request.listening():
+    reject_stop_file(stops)
+    request = StopRequest(stops, checks_files=True)
+    with request.handle_signals():
         rank_info = find_rank(os.environ)
         filling = _Filling(config, folder, identity, rank_info, request)
         filling.claim()
@@ -169,11 +170,9 @@ class _Filling:
 
     def _heed(self) -> None:
         """Leave where that is asked; what this process holds is given back on the way."""
-        ask = self.request()
-        if ask == StopReason.STOP:
-            raise StoppedError(f"{self.request.why}: the blocks that stand are kept. Remove it to go on")
-        if ask == StopReason.PAUSE:
-            raise PausedError(f"{self.request.why}: the blocks that stand are kept; started again, it goes on")
+        reason = self.request()
+        if reason != StopReason.NONE:
+            raise_for(reason, cause=self.request.cause, saved="finished blocks are kept")
 
 
 _OURS = ("block-", "claim", "manifest")

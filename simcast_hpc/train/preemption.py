@@ -1,109 +1,71 @@
-"""What asks a run to save and leave before its end: a signal from the batch system, or a file from its owner."""
+"""Errors that end a run early with its state saved, and what raises them: signals and STOP files."""
 
-import logging
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from enum import IntEnum
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from simcast_hpc.config import SimcastError
+from simcast_hpc.monitoring.stop_request import SIGNALS, StopReason, find_stop_file
 
-logger = logging.getLogger(__name__)
-SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-START_AGAIN, STOPPED = 85, 75
-_LOOK_SECONDS = 2.0
-
-
-class StopReason(IntEnum):
-    """What a run is asked for; where ranks differ the greater counts."""
-
-    NONE = 0
-    PAUSE = 1
-    STOP = 2
+RESTART_STATUS, STOPPED_STATUS = 85, 75  # exit statuses that slurm/job.sh distinguishes
 
 
 class PausedError(SimcastError, RuntimeError):
-    """The run saved its state and left when it was asked to; started again, it goes on."""
+    """The run was asked to pause and has saved its state; it resumes when it is started again."""
 
-    exit_status = START_AGAIN
+    exit_status = RESTART_STATUS
 
 
 class StoppedError(SimcastError, RuntimeError):
-    """A STOP file keeps the run from going on; what it had is saved."""
+    """A STOP file ends the run or keeps it from starting; its state is saved."""
 
-    exit_status = STOPPED
+    exit_status = STOPPED_STATUS
 
 
-class StopRequest:
-    """Signals that came and STOP files that stand; reading it is cheap enough for every step.
+def raise_for(reason: StopReason, *, cause: str, saved: str) -> NoReturn:
+    """Raise the error of a stop reason other than NONE.
 
     Args:
-        folders: where a file ``STOP`` counts: the run folder, and the one above for all runs in it.
-        looks: whether this rank looks for the file; one rank is enough, since the ranks agree on the answer.
+        reason: of the stop.
+        cause: what asked for it, such as ``signal USR2``.
+        saved: what is saved, such as ``saved at step 40``.
+
+    Raises:
+        StoppedError: for STOP.
+        PausedError: for PAUSE.
     """
-
-    def __init__(self, folders: Sequence[Path], *, looks: bool):
-        self._files = _stop_files(folders) if looks else []
-        self._asked = StopReason.NONE
-        self._looked = -_LOOK_SECONDS
-        self.why = ""
-
-    def __call__(self) -> StopReason:
-        """Return what is asked of the run."""
-        now = time.monotonic()
-        if self._files and now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
-            if found := next((path for path in self._files if path.exists()), None):
-                self._asked, self.why = StopReason.STOP, f"{found} is there"
-        return self._asked
-
-    @contextmanager
-    def listening(self) -> Iterator["StopRequest"]:
-        """Take USR2 and TERM as a request for as long as the block runs; what they did before comes back after."""
-        before = {number: signal.signal(number, self._hear) for number in SIGNALS}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
-        # Nothing else happens here: a handler may interrupt a write or hold a lock that it would need itself.
-        self._asked = max(self._asked, StopReason.PAUSE)
-        self.why = self.why or f"signal {signal.Signals(number).name}"
+    if reason == StopReason.STOP:
+        raise StoppedError(f"{cause}: {saved}; remove the file and start again to resume")
+    raise PausedError(f"{cause}: {saved}; start again to resume")
 
 
-def reject_to_start(folders: Sequence[Path]) -> None:
-    """Refuse to begin, or to go on, where a STOP file stands.
+def reject_stop_file(folders: Sequence[Path]) -> None:
+    """Raise an error if one of these folders contains a STOP file.
 
     Raises:
         StoppedError: names the file.
     """
-    if found := next((path for path in _stop_files(folders) if path.exists()), None):
-        raise StoppedError(f"{found} is there: nothing done. Remove it to go on")
-
-
-def _stop_files(folders: Sequence[Path]) -> list[Path]:
-    return [folder / "STOP" for folder in folders]
+    if path := find_stop_file(folders):
+        raise StoppedError(f"{path} exists: nothing was started; remove it and start again")
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Leave the block at USR2 or TERM: for what is short and can be made again.
+def raise_on_signal() -> Iterator[None]:
+    """Leave the block at once on USR2 or TERM: for short work that is repeated after a restart.
 
     Raises:
-        PausedError: out of whatever runs.
+        PausedError: from wherever the block is.
     """
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        raise PausedError(f"signal {signal.Signals(number).name}; started again, it goes on")
+        raise PausedError(f"signal {signal.Signals(number).name}; start again to resume")
 
-    before = {number: signal.signal(number, leave) for number in SIGNALS}
+    previous = {number: signal.signal(number, leave) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

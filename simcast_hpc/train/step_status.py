@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from .preemption import StopReason
+from simcast_hpc.monitoring.stop_request import StopReason
 
 
 class StepStatus(NamedTuple):

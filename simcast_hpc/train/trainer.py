@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +23,7 @@ from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.rank_info import find_rank
 from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.monitoring.metrics import MetricsWriter
+from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, reject_another_run
 from simcast_hpc.train.ema import EMA
@@ -32,7 +33,7 @@ from simcast_hpc.train.watchdog import Watchdog
 
 from .anomaly_hooks import SpikeHook, StragglerHook
 from .learning_rate import learning_rate
-from .preemption import PausedError, StoppedError, StopReason, StopRequest, reject_to_start
+from .preemption import raise_for, reject_stop_file
 from .stages import AnyStage, make_stage, make_task
 from .stages.base import ExtraState, Task
 from .step_status import Agreement
@@ -95,8 +96,8 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
     """
     rank_info = find_rank(os.environ)
     set_up_logging(rank_info.rank)
-    request = StopRequest((config.run_dir, config.run_dir.parent), looks=rank_info.rank == 0)
-    with request.listening():
+    request = StopRequest((config.run_dir, config.run_dir.parent), checks_files=rank_info.rank == 0)
+    with request.handle_signals():
         _run(config, request, announce)
 
 
@@ -107,7 +108,7 @@ def _run(config: TrainConfig, request: StopRequest, announce: Callable[[TrainCon
         logger.info("%s is done after %d steps: nothing to do", config.run_dir, done["steps"])
         return
     reject_another_run(ready.folder.checkpoints, ready.identity)
-    reject_to_start((config.run_dir, config.run_dir.parent))
+    reject_stop_file((config.run_dir, config.run_dir.parent))
     if announce is not None:
         announce(ready.config)  # not before: a refusal under a hundred lines of configuration is not read
     if find_rank(os.environ).rank == 0:
@@ -168,7 +169,8 @@ def _train(ready: Plan, ranks: TorchRanks, request: StopRequest) -> None:
         )
     writer.wait()
     if ask != StopReason.NONE:
-        _leave(ask, step, ranks.gather(request.why))
+        cause = next(filter(None, ranks.gather(request.cause)))
+        raise_for(ask, cause=cause, saved=f"saved at step {step}")
     checkpoint = latest(folder.checkpoints)
     assert checkpoint is not None, "the last step saves a checkpoint"
     beside_weights = ready.task.exported(checkpoint, ranks)
@@ -202,13 +204,6 @@ def _shown(
         hooks.append(Every(1, progress))
     validating = ready.task.hooks(engine, ranks, ema, writer)
     return [Every(1, MetricsHook(config, ranks, writer, engine)), *hooks, *validating]
-
-
-def _leave(ask: StopReason, step: int, reasons: list[str]) -> NoReturn:
-    why = next(filter(None, reasons))
-    if ask == StopReason.STOP:
-        raise StoppedError(f"{why}: saved at step {step}. Remove it to go on")
-    raise PausedError(f"{why}: saved at step {step}; started again, the run goes on from there")
 
 
 def _prepared(ready: Plan, ranks: TorchRanks, *, first_step: int) -> Iterator[DeviceBatch]:

@@ -84,9 +84,9 @@ def test_a_stop_file_ends_the_run_saved_and_keeps_it_from_starting(asked, tmp_pa
     _wait_for_steps(run_dir, process, 2)
     (tmp_path / "STOP").touch()
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75 and "STOP is there: saved at step" in said, said[-3000:]
+    assert process.returncode == 75 and "STOP exists: saved at step" in said, said[-3000:]
     (saved,) = visible(run_dir / "checkpoints")
     assert json.loads((saved / "manifest.json").read_text(encoding="utf-8"))["samples_seen"] == 4 * len(losses(run_dir))
     again = simcast("python", 1, arguments, check=False)
-    assert again.returncode == 75 and "STOP is there: nothing done" in again.stderr
+    assert again.returncode == 75 and "STOP exists: nothing was started" in again.stderr
     assert visible(run_dir / "checkpoints") == [saved]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simcast_hpc.distill.windows import Sample
+from simcast_hpc.monitoring.stop_request import StopReason
 from simcast_hpc.train.loop import DeviceBatch, Every, Gradients, NonFiniteLossError, train
-from simcast_hpc.train.preemption import StopReason
 from simcast_hpc.train.step_status import Agreement
 from simcast_hpc.train.step_timing import StepTimer
 

@@ -182,7 +182,7 @@ def test_a_signal_frees_what_a_roll_out_holds(tmp_path, root, teacher, monkeypat
         return extend(*told)
 
     monkeypatch.setattr(fill, "extend", interrupted)
-    with pytest.raises(PausedError, match="SIGUSR2: the blocks that stand are kept") as caught:
+    with pytest.raises(PausedError, match="SIGUSR2: finished blocks are kept") as caught:
         fill.fill_cache(config)
     assert caught.value.exit_status == 85
     assert cache.standing_blocks(folder) == {0} and not list(folder.glob("*.lease"))
