@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import EarthformerConfig
 from simcast_hpc.models import build_model
+from simcast_hpc.models.earthformer import attention
 from simcast_hpc.models.earthformer.stems import ConvBlock
 from simcast_hpc.models.published_weights import from_public, load_public, public_keys, released_config, to_public
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
@@ -69,10 +70,9 @@ def without_gradient(model: nn.Module) -> set[str]:
 
 def in_float64(case: str, choices: list[Tensor], monkeypatch) -> dict[str, Tensor]:
     """Return output, loss and gradients in float64 with the twin of the attention and given slopes."""
-    package = "simcast_hpc.models.earthformer"
-    monkeypatch.setattr(f"{package}.attention.cuboid_attention", cuboid_attention_reference)
-    monkeypatch.setattr(f"{package}.cross_attention.cuboid_cross_attention", cuboid_cross_attention_reference)
-    monkeypatch.setattr(f"{package}.normed.layer_norm_linear", layer_norm_linear_reference)
+    monkeypatch.setattr(attention, "cuboid_attention", cuboid_attention_reference)
+    monkeypatch.setattr(attention, "cuboid_cross_attention", cuboid_cross_attention_reference)
+    monkeypatch.setattr(attention, "layer_norm_linear", layer_norm_linear_reference)
     config, golden, _ = read_golden(case)
     model = load_public("earthformer", config, part(golden, "state/")).eval().double()
     FixedSlopes(model, choices)
