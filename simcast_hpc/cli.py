@@ -6,6 +6,7 @@ import sys
 import typer
 
 from simcast_hpc.commands import (
+    config,
     convert,
     data,
     doctor,
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
+app.add_typer(config.app, name="config")
 app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
 app.command("sample")(sample.sample)

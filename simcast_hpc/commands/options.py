@@ -8,7 +8,13 @@ import typer
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.dataset_spec import built_in
 
-ConfigFile = Annotated[Path, typer.Argument(help="A YAML configuration; see configs/.", show_default=False)]
+ConfigFile = Annotated[
+    Path,
+    typer.Argument(
+        help="A YAML file, or a shipped configuration by name, such as teacher/sevir (simcast config list).",
+        show_default=False,
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Lay key=value over the configuration: --set batch.micro_size=2", show_default=False),

@@ -24,6 +24,7 @@ from .model_config import (
     StackConvStem,
 )
 from .pipeline_config import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
+from .shipped_configs import copy_config, list_configs, resolve, summary
 from .train_config import (
     FORECASTING,
     BatchConfig,
@@ -83,7 +84,11 @@ __all__ = [
     "TestSetConfig",
     "TrainConfig",
     "WatchConfig",
+    "copy_config",
     "from_mapping",
+    "list_configs",
     "read_config",
+    "resolve",
+    "summary",
     "to_yaml",
 ]

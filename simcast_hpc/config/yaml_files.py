@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .errors import ConfigError
+from .shipped_configs import resolve
 
 
 class StrictModel(BaseModel):
@@ -27,19 +28,24 @@ class StrictModel(BaseModel):
 T = TypeVar("T", bound=BaseModel)
 
 
-def read_config(cls: type[T], path: Path, overrides: Iterable[str] = ()) -> T:
-    """Read ``path`` as a ``cls``, with ``a.b=c`` overrides laid over it.
+def read_config(cls: type[T], path: Path | str, overrides: Iterable[str] = ()) -> T:
+    """Read a configuration as a ``cls`` and apply overrides.
+
+    Args:
+        cls: the model of the configuration.
+        path: a YAML file, or the name of a shipped configuration such as ``teacher/sevir``.
+        overrides: ``a.b=value``, each replacing the value of the field ``a.b``.
 
     Raises:
-        ConfigError: the file is absent or not YAML, or a key is unknown, missing, of the wrong type or value.
+        ConfigError: the file is absent or not YAML, or a key is unknown, missing, or has an invalid value.
     """
+    path = resolve(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        hint = "; those that come with the project stand in configs/" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}{hint}") from error
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"the configuration {path} is no UTF-8 text: {error}") from error
+        raise ConfigError(f"the configuration {path} is not UTF-8 text: {error}") from error
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

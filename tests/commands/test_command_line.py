@@ -43,6 +43,16 @@ def test_synth_writes_an_archive_once(tmp_path, monkeypatch, capsys):
     assert "stand already in" in _run(monkeypatch, capsys, *words, *counts)[1]
 
 
+def test_config_lists_shows_and_copies_shipped_configurations(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(r"^teacher/sevir +The short-horizon teacher", _run(monkeypatch, capsys, "config", "list")[1], re.M)
+    shown = _run(monkeypatch, capsys, "config", "show", "pipeline/quickstart", "--resolved")[1]
+    assert "frames_in: 6" in shown and "seed: 0" in shown
+    assert _run(monkeypatch, capsys, "config", "copy", "teacher/sevir")[:2] == (0, "teacher-sevir.yaml\n")
+    code, _, err = _run(monkeypatch, capsys, "config", "copy", "teacher/sevir")
+    assert (code, err) == (2, "simcast: teacher-sevir.yaml exists; give another target\n")
+
+
 def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
     runs = [f"short={trained / 'teacher'}", str(trained / "direct")]
     out = trained / "scores"
@@ -57,7 +67,7 @@ def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
     [
         (["data", "synth", "{0}/x", "--size", "-5"], "size: .*greater than 0, got -5"),
         (["data", "synth", "{0}/x", "--train", "0"], "train_events: .*greater than 0, got 0"),
-        (["train", "{0}/absent.yaml"], r"cannot read the configuration .*absent\.yaml: No such file"),
+        (["train", "{0}/absent.yaml"], r"absent\.yaml is neither a configuration file nor the name"),
         (["pipeline", "{0}/direct/config.yaml"], "this is the configuration of one training run: .*`simcast train`"),
         (["evaluate", "{0}/absent"], r"absent is neither the folder of a run, a file of forecasts nor a baseline"),
         (["evaluate", "persistance"], r"nor a baseline; did you mean persistence\?"),

@@ -151,7 +151,7 @@ def test_a_file_that_is_no_mapping_is_rejected(tmp_path, text, says):
 
 
 def test_an_absent_file_is_rejected(tmp_path):
-    with pytest.raises(ConfigError, match=r"absent\.yaml: No such file"):
+    with pytest.raises(ConfigError, match=r"absent\.yaml is neither a configuration file nor the name"):
         read_config(TrainConfig, tmp_path / "absent.yaml")
 
 

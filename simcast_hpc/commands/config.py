@@ -1,0 +1,65 @@
+"""``simcast config``: list, show and copy the configurations that are shipped with the project."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from simcast_hpc.config import (
+    PipelineConfig,
+    TrainConfig,
+    copy_config,
+    list_configs,
+    read_config,
+    resolve,
+    summary,
+    to_yaml,
+)
+
+app = typer.Typer(help="List, show and copy the shipped configurations.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="A shipped configuration, such as teacher/sevir.", show_default=False)]
+
+
+@app.command("list")
+def list_() -> None:
+    """List the names of the shipped configurations, each with its purpose.
+
+    Example: simcast config list
+    """
+    known = list_configs()
+    width = max(map(len, known), default=0)
+    for name, path in known.items():
+        print(f"{name:{width}}  {summary(path)}")
+
+
+@app.command("show")
+def show(
+    name: Name,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print every field, including the defaults.")] = False,
+) -> None:
+    """Print a configuration: its file, or with --resolved every field that its stage reads.
+
+    Example: simcast config show teacher/sevir --resolved
+    """
+    path = resolve(name)
+    text = path.read_text(encoding="utf-8")
+    if resolved:
+        kind = PipelineConfig if "stages" in yaml.safe_load(text) else TrainConfig
+        text = to_yaml(read_config(kind, path))
+    print(text.rstrip())
+
+
+@app.command("copy")
+def copy(
+    name: Name,
+    target: Annotated[Path | None, typer.Argument(help="A new file; by default STAGE-NAME.yaml here.")] = None,
+) -> None:
+    """Copy a shipped configuration to a file of your own and print its path.
+
+    Example: simcast config copy teacher/sevir my-teacher.yaml
+    """
+    target = target or Path(name.removesuffix(".yaml").replace("/", "-") + ".yaml")
+    copy_config(name, target)
+    print(target)
