@@ -1,3 +1,5 @@
 """SimCast-HPC: radar nowcasting by short-to-long distillation, from one laptop to many nodes."""
 
-from simcast_kernels import __version__ as __version__
+from simcast_hpc.version import __version__
+
+__all__ = ["__version__"]

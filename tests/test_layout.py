@@ -17,15 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 MOST_LINES = 400
 FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "misc.py", "helpers.py"}
 TOP_LEVEL = {
-    ".ci", ".gitignore", ".mkdocs.yml", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md", "ENV.md",
-    "LICENSE", "Makefile", "README.md", "benchmarks", "configs", "constraints-cuda.txt", "constraints.txt", "docs",
-    "kernels", "pyproject.toml", "setup.py", "simcast_hpc", "slurm", "tests",
+    ".ci", ".github", ".gitignore", ".mkdocs.yml", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
+    "CONTRIBUTING.md", "ENV.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md", "benchmarks",
+    "configs", "constraints-cuda.txt", "constraints.txt", "docs", "kernels", "pyproject.toml", "setup.py",
+    "simcast_hpc", "slurm", "tests",
 }  # fmt: skip
 
 # From the bottom up. A module belongs to the longest name that it begins with; it may import its own layer and every
 # layer below. Where two names share a layer, neither stands above the other.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("simcast_hpc.config",),
+    ("simcast_hpc.config", "simcast_hpc.version"),
     ("simcast_hpc.distributed", "simcast_hpc.monitoring", "simcast_hpc.storage"),
     ("simcast_hpc.data", "simcast_hpc.radar"),
     (

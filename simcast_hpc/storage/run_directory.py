@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from simcast_hpc.config import ConfigError, StrictModel, to_yaml
+from simcast_hpc.version import __version__, commit
 
 _PACKAGES = ("torch", "deepspeed", "triton", "numpy", "h5py", "pydantic")
 
@@ -133,23 +133,12 @@ def file_hash(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, the packages that decide numbers, the device and our own commit."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    found = {"python": platform.python_version(), "machine": platform.machine(), "simcast-hpc": __version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    found["commit"] = _commit()
+    found["commit"] = commit()
     return found
-
-
-def _commit() -> str:
-    here = Path(__file__).resolve().parent
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return told.stdout.strip()

@@ -1,0 +1,50 @@
+"""Version and build commit of this installation.
+
+Both are stored by ``setup.py`` in ``_build.py`` when a wheel or an sdist is built. A checkout has no such file: there
+the version is read from ``kernels/simcast_kernels/__init__.py``, where it is defined, and the commit from git.
+"""
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def _read_version(checkout: Path) -> str:
+    text = (checkout / "kernels" / "simcast_kernels" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "([^"]+)"', text, flags=re.MULTILINE)
+    assert found is not None, "simcast_kernels/__init__.py defines no __version__"
+    return found[1]
+
+
+def describe_commit(checkout: Path) -> str:
+    """Return ``git describe --always --dirty`` of ``checkout``, or ``unknown``.
+
+    Only a repository whose top folder is this project's own is asked, recognized by ``setup.py`` and ``pyproject.toml``
+    beside ``.git``: a repository that contains the virtual environment has another commit.
+    """
+    names = ("pyproject.toml", "setup.py", "simcast_hpc/version.py", ".git")
+    if not all((checkout / name).exists() for name in names):
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+try:
+    from ._build import COMMIT as _COMMIT  # pyright: ignore[reportMissingImports]
+    from ._build import VERSION as __version__  # pyright: ignore[reportMissingImports]
+except ImportError:
+    _COMMIT = None
+    __version__: str = _read_version(_PACKAGE.parent)
+
+
+@cache
+def commit() -> str:
+    """Return the commit that this installation was built from, in a checkout the present one, else ``unknown``."""
+    return _COMMIT or describe_commit(_PACKAGE.parent)
