@@ -36,12 +36,16 @@ def describe_commit(checkout: Path) -> str:
     return done.stdout.strip()
 
 
-try:
-    from ._build import COMMIT as _COMMIT  # pyright: ignore[reportMissingImports]
-    from ._build import VERSION as __version__  # pyright: ignore[reportMissingImports]
-except ImportError:
-    _COMMIT = None
-    __version__: str = _read_version(_PACKAGE.parent)
+def _build_info() -> tuple[str, str | None]:
+    """Return the version, and the commit stored at the build (None in a checkout)."""
+    try:
+        from ._build import COMMIT, VERSION  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        return _read_version(_PACKAGE.parent), None
+    return VERSION, COMMIT
+
+
+__version__, _COMMIT = _build_info()
 
 
 @cache

@@ -170,7 +170,6 @@ def test_libraries_with_one_owner_stay_with_it(module):
 @pytest.mark.parametrize("module", [name for name in OURS if begins(name, ["simcast_hpc"])])
 def test_only_what_computes_uses_kernels(module):
     used = [name for name in imports_of(module) if begins(name, ["simcast_kernels"])]
-    used = [name for name in used if name != "simcast_kernels.__version__"]  # one version for both distributions
     assert not used or begins(module, USERS_OF_KERNELS)
 
 
