@@ -22,8 +22,8 @@ from benchmarks.evidence.figure_style import (
 from benchmarks.evidence.paper_claims import HOLDS, REVERSED, Comparison, Finding, Verdict
 from simcast_hpc.report.lead_time_curves import new_figure
 
+from .heavy_rain_figure import draw_heavy_rain
 from .intervals import LABELS, Bootstrap
-from .performance_diagram import draw_heavy_rain
 
 MAIN_SCORES = (("csi", "CSI"), ("pod", "POD"), ("far", "FAR"), ("frequency_bias", "frequency bias"))
 # CSI-M of the paper's ablation on SEVIR (arXiv 2510.07953): T's, rolled-out teacher, student.
@@ -78,7 +78,7 @@ def _claims(verdicts: Sequence[Verdict], path: Path) -> None:
         (verdict.claim.origin, finding)
         for verdict in verdicts
         for finding in verdict.findings
-        if finding.comparison.score == "csi/mean" and finding.interval.defined and not _against_persistence(finding)
+        if finding.comparison.score == "csi/mean" and finding.interval.has_bounds and not _against_persistence(finding)
     ]
     figure = new_figure(8.6, 1.5 + 0.27 * len(rows))
     axes = figure.subplots()
@@ -87,7 +87,7 @@ def _claims(verdicts: Sequence[Verdict], path: Path) -> None:
     for row, (_, finding) in enumerate(rows):
         interval, colour = finding.interval, colours.get(finding.verdict, GREY)
         axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
-        axes.plot(interval.estimate, row, markers.get(finding.verdict, "s"), color=colour, markersize=6.5)
+        axes.plot(interval.value, row, markers.get(finding.verdict, "s"), color=colour, markersize=6.5)
         if finding.comparison.paper is not None:
             axes.plot(finding.comparison.paper, row, "d", markerfacecolor="none", markeredgecolor=INK, markersize=7)
     axes.axvline(0, color=INK, linewidth=0.9)
@@ -127,7 +127,7 @@ def _csi_by_lead(bootstrap: Bootstrap, styles: dict[str, Look], reference: str, 
         leads = bootstrap.score(((arm, 1.0), (reference, -1.0)), "csi/mean", by_lead=True)
         places = minutes(len(leads)) + 0.5 * (place - (len(others) - 1) / 2)
         with_bars(right, places, leads, look)
-        ends.append((minutes(len(leads))[-1] + 0.9, leads[-1].estimate, look))
+        ends.append((minutes(len(leads))[-1] + 0.9, leads[-1].value, look))
     names(right, ends)
     right.axhline(0, color=INK, linewidth=0.9)
     right.set_ylabel(f"CSI-M less that of {styles[reference].name}, paired", color=INK)
@@ -160,7 +160,7 @@ def _horizons(bootstrap: Bootstrap, path: Path) -> None:
         look = styles[f"{kind}-{study.half_horizon}"]
         points = [bootstrap.one(((f"{kind}-{h}", 1.0), ("direct", -1.0)), "csi/mean") for h in horizons]
         with_bars(here, np.arange(len(points)) + shift, points, look)
-        ends.append((len(points) - 0.9, points[-1].estimate, look))
+        ends.append((len(points) - 0.9, points[-1].value, look))
         values = [row[column] - PAPER_DIRECT for row in PAPER_BY_HORIZON]
         paper.plot(
             range(len(values)), values, color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=6
@@ -273,7 +273,7 @@ def _curves(axes: Axes, bootstrap: Bootstrap, score: str, styles: dict[str, Look
     ends = []
     for arm, look in styles.items():
         leads = bootstrap.score(((arm, 1.0),), score, by_lead=True)
-        times, values = minutes(len(leads)), [interval.estimate for interval in leads]
+        times, values = minutes(len(leads)), [interval.value for interval in leads]
         axes.plot(
             times, values, color=look.colour, linestyle=look.dashes, linewidth=1.5, marker=look.marker, markersize=4
         )

@@ -27,9 +27,10 @@ from benchmarks.evidence.study_text import convergence, making, missing, seeds_i
 from benchmarks.evidence.unit_results import Evidence, load_evidence
 from simcast_hpc.config import SimcastError
 from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.verification.bootstrap import Interval
 
 from .collect import RESULTS
-from .intervals import LABELS, Bootstrap, Interval
+from .intervals import LABELS, Bootstrap
 from .study import PERSISTENCE, Arm, arms_of
 
 PAGE = Path("docs/evidence.md")
@@ -120,9 +121,9 @@ def _claims_table(verdicts: Sequence[Verdict]) -> str:
 
 
 def _signed(interval: Interval) -> str:
-    if not interval.defined:
-        return f"{interval.estimate:+.4f}"
-    return f"{interval.estimate:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    if not interval.has_bounds:
+        return f"{interval.value:+.4f}"
+    return f"{interval.value:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
 
 
 def _columns(evidence: Evidence) -> dict[str, str]:
@@ -164,9 +165,9 @@ def _arms_table(evidence: Evidence, bootstrap: Bootstrap) -> str:
 
 
 def _cell(interval: Interval) -> str:
-    digits = 4 if abs(interval.estimate) < 1 else 2
-    reach = f" ± {interval.half_width:.{digits}f}" if interval.defined else ""
-    return f"{interval.estimate:.{digits}f}{reach}"
+    digits = 4 if abs(interval.value) < 1 else 2
+    reach = f" ± {interval.half_width:.{digits}f}" if interval.has_bounds else ""
+    return f"{interval.value:.{digits}f}{reach}"
 
 
 def _in_words(arm: Arm, evidence: Evidence) -> str:

@@ -11,7 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from .intervals import Bootstrap, Interval
+from simcast_hpc.verification.bootstrap import Interval
+
+from .intervals import Bootstrap
 
 INK, GREY = "#222222", "#8a8a8a"
 STEP_MINUTES, DPI = 5, 150
@@ -48,9 +50,9 @@ def save(figure: Figure, path: Path) -> None:
 
 def with_bars(axes: Axes, places: np.ndarray, points: Sequence[Interval], look: Look) -> None:
     """Draw a line with an error bar at each point."""
-    reaches = [point.half_width if point.defined else 0.0 for point in points]
+    reaches = [point.half_width if point.has_bounds else 0.0 for point in points]
     axes.errorbar(
-        places, [point.estimate for point in points], yerr=reaches, color=look.colour, marker=look.marker,
+        places, [point.value for point in points], yerr=reaches, color=look.colour, marker=look.marker,
         linestyle=look.dashes, linewidth=1.4, markersize=5, capsize=2.5,
     )  # fmt: skip
 

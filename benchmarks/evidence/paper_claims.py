@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .intervals import Bootstrap, Interval
+from simcast_hpc.verification.bootstrap import Interval
+
+from .intervals import Bootstrap
 from .study import FULL_WEIGHT, Study, arms_of
 
 FEWEST_SEEDS = 3
@@ -61,7 +63,7 @@ class Verdict(NamedTuple):
 
 def verdict_of(interval: Interval, sign: int) -> str:
     """Return what an interval says of a claim that the difference has this sign."""
-    if not interval.defined or interval.seeds < FEWEST_SEEDS:
+    if not interval.has_bounds or interval.seeds < FEWEST_SEEDS:
         return UNDECIDED
     if min(sign * interval.low, sign * interval.high) > 0:
         return HOLDS
@@ -102,7 +104,7 @@ def in_words(finding: Finding) -> str:
     comparison, interval = finding.comparison, finding.interval
     if interval.seeds < FEWEST_SEEDS:
         return f"{interval.seeds} seed(s): too few for a verdict"
-    if not interval.defined:
+    if not interval.has_bounds:
         return "no interval: the score is undefined for some seeds or events"
     parts = []
     if finding.verdict == UNDECIDED:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simcast_hpc.verification.bootstrap import Interval, resampled
+from simcast_hpc.verification.bootstrap import Interval, resample
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics
 
@@ -38,7 +38,7 @@ def intervals(
     for protocol in protocols:
         mean_over = [label for label in supported if label in protocol.labels] or None
         drawn = {
-            name: resampled(rules[protocol.counting_hash].under(protocol), draws=draws, mean_over=mean_over)
+            name: resample(rules[protocol.counting_hash].under(protocol), draws=draws, mean_over=mean_over)
             for name, rules in counted.items()
         }
         for name, one in drawn.items():

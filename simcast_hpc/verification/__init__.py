@@ -4,7 +4,7 @@
 streams batches, ``merge`` joins ranks, and ``bootstrap`` says how sure a score is.
 """
 
-from .bootstrap import Interval, bootstrap, paired_difference
+from .bootstrap import Interval, bootstrap, bootstrap_over_seeds, paired_difference
 from .contingency import ContingencyTable, bias_ln2, contingency, csi, far, frequency_bias, hss, pod
 from .counting import Accumulator, count
 from .diagram_statistics import heavy_rain_panel, power_spectra, rank_histogram, reliability, roc_area, roc_curve
@@ -25,6 +25,7 @@ __all__ = [
     "Statistics",
     "bias_ln2",
     "bootstrap",
+    "bootstrap_over_seeds",
     "contingency",
     "count",
     "csi",

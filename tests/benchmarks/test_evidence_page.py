@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks.evidence import evidence_page as page
-from benchmarks.evidence.intervals import Bootstrap, Interval
+from benchmarks.evidence.intervals import Bootstrap
 from benchmarks.evidence.paper_claims import (
     HOLDS,
     IN_FULL,
@@ -21,6 +21,7 @@ from benchmarks.evidence.paper_claims import (
 )
 from benchmarks.evidence.study import STUDY, arms_of, read_study
 from benchmarks.evidence.unit_results import load_evidence
+from simcast_hpc.verification import Interval
 from tests.benchmarks.fake_evidence import write_results
 
 FEW_BLOCKS = ("archive.events={train: 8, val: 8, test: 48}",)
@@ -51,7 +52,7 @@ def verdicts_of(folder, study, **results):
     ],
 )
 def test_a_verdict_is_where_the_interval_lies(low, high, seeds, sign, verdict):
-    assert verdict_of(Interval((low + high) / 2, low, high, seeds), sign) == verdict
+    assert verdict_of(Interval((low + high) / 2, low, high, seeds=seeds), sign) == verdict
 
 
 @pytest.mark.parametrize(

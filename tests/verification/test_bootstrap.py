@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcast_hpc.verification import PROTOCOLS, bootstrap, count, paired_difference, protocol_for, scores
+from simcast_hpc.verification import (
+    PROTOCOLS,
+    bootstrap,
+    bootstrap_over_seeds,
+    count,
+    paired_difference,
+    protocol_for,
+    scores,
+)
+from simcast_hpc.verification.bootstrap import student_t
 
 PROTOCOL = protocol_for("own", (74, 133), fss_km=(4.0,))
 
@@ -77,14 +86,14 @@ def test_a_difference_changes_sign_with_its_sides(seed):
 
 
 def test_what_cannot_be_compared_is_rejected():
-    with pytest.raises(ValueError, match="over 1 event"):
+    with pytest.raises(ValueError, match="at least 2 events, got statistics over 1 event"):
         bootstrap(statistics(1))
     with pytest.raises(ValueError, match="draws=0"):
         bootstrap(statistics(3), draws=0)
-    with pytest.raises(ValueError, match="same events"):
+    with pytest.raises(ValueError, match="requires the same events"):
         paired_difference(statistics(3), statistics(4))
     strict = dataclasses.replace(PROTOCOL, strict=True)
-    with pytest.raises(ValueError, match="one protocol"):
+    with pytest.raises(ValueError, match="requires one protocol"):
         paired_difference(statistics(3), statistics(3, protocol=strict))
 
 
@@ -92,3 +101,41 @@ def test_scores_of_frames_are_resampled_too():
     counted = statistics(6, protocol=PROTOCOLS["sevir-frame-mean"])
     found = bootstrap(counted, draws=50)["csi/74"]
     assert found.low < found.value < found.high
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"), [(1, 12.706205), (2, 4.302653), (4, 2.776445), (9, 2.262157), (30, 2.042272)]
+)
+def test_student_t_quantiles_equal_published_tables(degrees, quantile):
+    assert student_t(0.975, degrees) == pytest.approx(quantile, rel=1e-5)
+
+
+def test_seed_bootstrap_averages_scores_over_seeds():
+    runs = [statistics(8, noise=50 + 10 * k, seed=4) for k in range(3)]
+    intervals = bootstrap_over_seeds(runs, draws=100, per_lead=True)
+    by_seed = [scores(run, per_lead=True) for run in runs]
+    for key, interval in intervals.items():
+        assert interval.value == pytest.approx(np.mean([one[key] for one in by_seed]), rel=1e-12, nan_ok=True), key
+    csi = intervals["csi/mean"]
+    assert csi.seeds == 3 and csi.low < csi.value < csi.high
+    assert csi.half_width > student_t(0.975, 2) * np.std([one["csi/mean"] for one in by_seed]) / np.sqrt(3)
+
+
+def test_seed_bootstrap_pairs_a_difference_in_seeds_and_events():
+    first = [statistics(8, noise=50 + 10 * k, seed=4) for k in range(3)]
+    second = [statistics(8, noise=60 + 10 * k, seed=4) for k in range(3)]
+    difference = bootstrap_over_seeds(first, reference=second, draws=100)["mae"]
+    assert difference.high < 0 and difference.half_width < bootstrap_over_seeds(first, draws=100)["mae"].half_width
+    zero = bootstrap_over_seeds(first, reference=first, draws=100)["mae"]
+    assert zero.value == zero.low == zero.high == 0.0
+
+
+def test_seed_bootstrap_of_one_seed_has_no_bounds():
+    assert not bootstrap_over_seeds([statistics(4)], draws=10)["csi/mean"].has_bounds
+
+
+def test_seed_bootstrap_rejects_other_events_and_other_numbers_of_seeds():
+    with pytest.raises(ValueError, match="got 2 runs and 1 of the reference; give one per training seed"):
+        bootstrap_over_seeds([statistics(4)] * 2, reference=[statistics(4)])
+    with pytest.raises(ValueError, match="requires the same events"):
+        bootstrap_over_seeds([statistics(4), statistics(5)])

@@ -1,16 +1,16 @@
-"""The performance diagram of heavy rain (Roebber 2009): POD against success ratio, lines of CSI and bias behind."""
+"""Performance diagrams of the two highest thresholds: the direct models by w_max, the teacher, the student."""
 
 import math
 from pathlib import Path
 
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
-from benchmarks.evidence.figure_style import GREY, INK, Look, looks, plain_look, save
+from benchmarks.evidence.figure_style import INK, Look, looks, plain_look, save
 from simcast_hpc.report.lead_time_curves import new_figure
+from simcast_hpc.report.performance_diagram import performance_axes, performance_point
+from simcast_hpc.verification.bootstrap import Interval
 
-from .intervals import LABELS, Bootstrap, Interval
+from .intervals import LABELS, Bootstrap
 from .study import FULL_WEIGHT
 
 
@@ -27,12 +27,14 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
             arm: (bootstrap.one(((arm, 1.0),), f"far/{label}"), bootstrap.one(((arm, 1.0),), f"pod/{label}"))
             for arm in [*ladder, *others]
         }
-        points = {arm: point for arm, point in points.items() if math.isfinite(point[0].estimate)}
-        ratios = [1 - far.estimate for far, _ in points.values()]
-        _background(axes, ratios, [pod.estimate + _reach(pod) for _, pod in points.values()])
+        points = {arm: point for arm, point in points.items() if math.isfinite(point[0].value)}
+        ratios = [1 - far.value for far, _ in points.values()]
+        pods = [pod.value + _reach(pod) for _, pod in points.values()]
+        right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.05 * max([*pods, 0.05]))
+        performance_axes(axes, right=right, top=top, label_size=7)
         line = [points[arm] for arm in ladder if arm in points]
         axes.plot(
-            [1 - far.estimate for far, _ in line], [pod.estimate for _, pod in line], color=styles["direct"].colour,
+            [1 - far.value for far, _ in line], [pod.value for _, pod in line], color=styles["direct"].colour,
             linewidth=1.2,
         )  # fmt: skip
         for arm, (far, pod) in points.items():
@@ -53,30 +55,13 @@ def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
 
 
 def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, beside: str) -> None:
-    axes.errorbar(
-        1 - far.estimate, pod.estimate, color=look.colour, marker=look.marker, markersize=6, capsize=2,
-        xerr=_reach(far), yerr=_reach(pod), elinewidth=1,
-    )  # fmt: skip
+    errors = (_reach(far), _reach(pod))
+    performance_point(axes, far.value, pod.value, colour=look.colour, marker=look.marker, errors=errors)
     axes.annotate(
-        look.name, (1 - far.estimate, pod.estimate), xytext=(7, 6) if beside == "right" else (-7, -12),
+        look.name, (1 - far.value, pod.value), xytext=(7, 6) if beside == "right" else (-7, -12),
         textcoords="offset points", fontsize=8.5, color=look.colour, ha="left" if beside == "right" else "right",
     )  # fmt: skip
 
 
 def _reach(interval: Interval) -> float:
-    return interval.half_width if interval.defined else 0.0
-
-
-def _background(axes: Axes, ratios: list[float], pods: list[float]) -> None:
-    right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.05 * max([*pods, 0.05]))
-    x, y = np.meshgrid(np.linspace(1e-3, right, 200), np.linspace(1e-3, top, 200))
-    csi = 1 / (1 / x + 1 / y - 1)
-    levels = MaxNLocator(6).tick_values(0, csi.max())
-    lines = axes.contour(x, y, csi, levels=levels, colors="#bbbbbb", linewidths=0.7)
-    axes.clabel(lines, fmt="CSI %.2g", fontsize=7)
-    for bias in (0.125, 0.25, 0.5, 1.0, 2.0):
-        end = min(right, top / bias)
-        axes.plot([0, end], [0, bias * end], color="#cccccc", linewidth=0.7, linestyle="--")
-        axes.annotate(f"bias {bias:g}", (end, bias * end), fontsize=7, color=GREY, ha="right", va="top")
-    axes.set_xlim(0, right)
-    axes.set_ylim(0, top)
+    return interval.half_width if interval.has_bounds else 0.0
