@@ -26,4 +26,4 @@ stage_data
 for part in $parts; do
   run_part "$part" "$@"
 done
-say "all is done: $RUN_DIR/page/index.html"
+say "all is done: $RUN_DIR/report/index.html"

@@ -49,7 +49,7 @@ def _config(run_dir: Path, **changes: object) -> PipelineConfig:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("pipeline") / "run"
-    assert run_pipeline(_config(run_dir)) == run_dir / "page" / "index.html"
+    assert run_pipeline(_config(run_dir)) == run_dir / "report" / "index.html"
     return run_dir
 
 
@@ -62,7 +62,7 @@ def test_every_part_stands(finished):
     scores = json.loads((finished / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "direct"]
     assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls; SimVP"
-    assert "student" in (finished / "page" / "index.html").read_text(encoding="utf-8")
+    assert "student" in (finished / "report" / "index.html").read_text(encoding="utf-8")
     assert (finished / "DONE.json").is_file()
     durations = json.loads((finished / "durations.json").read_text(encoding="utf-8"))
     assert list(durations) == ["archive", "timing", "teacher", "student", "direct", "verification"]
@@ -91,13 +91,13 @@ def test_cut_short_it_goes_on(finished, tmp_path):
     text = (run_dir / "config.yaml").read_text(encoding="utf-8").replace(str(finished), str(run_dir))
     (run_dir / "config.yaml").write_text(text, encoding="utf-8")
     before = _marks(run_dir)
-    for gone in (run_dir / "student" / "DONE.json", run_dir / "DONE.json", run_dir / "page" / "index.html"):
+    for gone in (run_dir / "student" / "DONE.json", run_dir / "DONE.json", run_dir / "report" / "index.html"):
         gone.unlink()
     run_pipeline(config)
     after = _marks(run_dir)
     assert after["teacher/DONE.json"] == before["teacher/DONE.json"]
     assert after["student/DONE.json"] > before["student/DONE.json"]
-    assert (run_dir / "page" / "index.html").is_file() and (run_dir / "DONE.json").is_file()
+    assert (run_dir / "report" / "index.html").is_file() and (run_dir / "DONE.json").is_file()
 
 
 EARTHFORMER = {
@@ -123,7 +123,7 @@ def test_the_pipeline_takes_the_other_backbone(earthformer):
     scores = json.loads((earthformer / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student"]
     assert all("Earthformer" in entry["note"] for entry in scores["entries"][1:])
-    page = (earthformer / "page" / "index.html").read_text(encoding="utf-8")
+    page = (earthformer / "report" / "index.html").read_text(encoding="utf-8")
     assert "2 Earthformer models were trained" in page and "SimVP" not in page
 
 

@@ -71,7 +71,7 @@ def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     assert [inputs[f"student without fold {fold}"] for fold in range(2)] == folds
     ensemble = load_ensemble(run_dir / "diffusion")
     assert ensemble.sampling.members == 3 and ensemble.autoencoder.scale > 0
-    page = (run_dir / "page" / "index.html").read_text(encoding="utf-8")
+    page = (run_dir / "report" / "index.html").read_text(encoding="utf-8")
     assert "a latent diffusion that turns a forecast into an ensemble" in page and "Spread / error" in page
     for shown in ("diffusion, its members", "Rank histogram", "Reliability", "probability-matched mean", "member 3"):
         assert shown in page, shown

@@ -17,7 +17,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the page; by default `page` in the folder given, or `comparison` for several."),
+        typer.Option(help="Folder of the page; by default `report` in the folder given, or `comparison` for several."),
     ] = None,
 ) -> None:
     """Write the page of a finished pipeline again, from its results alone; or a page that compares several.
@@ -26,13 +26,13 @@ def report(
 
     Example: simcast report runs/a runs/b scores --out comparison
     """
-    from simcast_hpc.report import print_tables, write_comparison, write_page
+    from simcast_hpc.report import print_tables, write_comparison, write_report
 
     only = results[0]
     if len(results) == 1 and out is None and (only / "config.yaml").is_file():
-        page = write_page(only)
+        page = write_report(only)
         print_tables(only)
     else:
         beside = only if only.is_dir() else only.parent
-        page = write_comparison(results, out or (beside / "page" if len(results) == 1 else Path("comparison")))
+        page = write_comparison(results, out or (beside / "report" if len(results) == 1 else Path("comparison")))
     print(page)

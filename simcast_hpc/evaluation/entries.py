@@ -19,7 +19,7 @@ from simcast_hpc.inference.ensemble import TrainedEnsemble
 from simcast_hpc.inference.load import TrainedModel
 
 
-class Forecast(Protocol):
+class ForecastMethod(Protocol):
     """Anything that forecasts from frames: a trained model or a baseline."""
 
     def forecast(self, frames: torch.Tensor, /, *, frames_out: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ class Entry:
     """One row of a table: a forecast, what it is called and what it cost."""
 
     name: str
-    forecast: Any  # a Forecast, or a WrittenForecast
+    forecast: Any  # a ForecastMethod, or a ForecastFile
     kind: str
     note: str
     steps: int | None = None
@@ -41,11 +41,11 @@ class Entry:
     @property
     def packed(self) -> bool:
         """Whether the forecast was packed into bytes, and so rounded, before it came here."""
-        return isinstance(self.forecast, WrittenForecast) and self.forecast.packed
+        return isinstance(self.forecast, ForecastFile) and self.forecast.packed
 
     def of(self, keys: Sequence[WindowKey], frames: torch.Tensor, *, frames_out: int) -> torch.Tensor:
         """Return the forecast of some windows, of which ``frames`` are the inputs ``[B, T, H, W]``."""
-        if isinstance(self.forecast, WrittenForecast):
+        if isinstance(self.forecast, ForecastFile):
             return self.forecast.of(keys, frames_out=frames_out)
         return self.forecast.forecast(frames, frames_out=frames_out)
 
@@ -117,12 +117,12 @@ def file_entry(name: str, path: Path) -> Entry:
     Raises:
         DataError: the file cannot be read or lacks one of these; the message says which.
     """
-    written = WrittenForecast(path)
+    written = ForecastFile(path)
     rounding = ", packed into bytes" if written.packed else ""
     return Entry(name, written, "file", f"{path.name}, {len(written.rows)} windows{rounding}")
 
 
-class WrittenForecast:
+class ForecastFile:
     """Forecasts in a file, found by the key of their window."""
 
     def __init__(self, path: Path):

@@ -18,10 +18,9 @@ from simcast_hpc.verification.scores import mean_csi, scores, supported_threshol
 
 from .count_entries import Counted, count_entries
 from .dataset_protocols import protocols_of
-from .diagram_data import drawn_from
 from .entries import Entry, TestSet
-from .example import write_example
-from .score_files import LEVEL, as_csv, intervals, without_nan
+from .example_file import write_example
+from .score_files import LEVEL, as_csv, diagrams, intervals, without_nan
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +156,7 @@ def _result(
             for name, row in found.items()
         },
         "diagrams": {
-            entry.name: drawn_from(counted[entry.name][own], grid=source.grid, spacing_km=_spacing_km(test_set))
+            entry.name: diagrams(counted[entry.name][own], grid=source.grid, spacing_km=_spacing_km(test_set))
             for entry in entries
         },
         "mean_csi_by_lead": {

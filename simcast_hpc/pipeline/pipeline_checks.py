@@ -9,7 +9,7 @@ from simcast_hpc.models import fitted_to, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, reject_another
 
 logger = logging.getLogger(__name__)
-_OWN_FOLDERS = {"archive", "page", "scores", "timing"}
+_OWN_FOLDERS = {"archive", "report", "scores", "timing"}
 _OWN_PARTS = {"prepare", "verify"}
 
 

@@ -18,7 +18,7 @@ from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
 from simcast_hpc.inference.ensemble import load_run
 from simcast_hpc.inference.load import forecast_device
 from simcast_hpc.monitoring.log import set_up_logging
-from simcast_hpc.report import write_page
+from simcast_hpc.report import write_report
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_cache
 from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
@@ -117,7 +117,7 @@ def verify(config: PipelineConfig) -> Path:
     """
     with Durations(config.run_dir / "durations.json").of("verification"):
         _score(config)
-    page = write_page(config.run_dir)
+    page = write_report(config.run_dir)
     weights = {name: RunDirectory(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
     RunDirectory(config.run_dir).finish(
         {"stages": {name: json.loads(text)["weights"] for name, text in weights.items()}}, page=str(page.name)

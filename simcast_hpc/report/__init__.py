@@ -6,7 +6,7 @@ score: what is shown was measured by ``verification`` and stands in the run fold
 """
 
 from .example_window import ResultsError
-from .html_report import write_comparison, write_page
+from .html_report import write_comparison, write_report
 from .leaderboard_tables import print_leaderboard, read_boards
 from .terminal_tables import print_scores, print_tables
 
@@ -17,5 +17,5 @@ __all__ = [
     "print_tables",
     "read_boards",
     "write_comparison",
-    "write_page",
+    "write_report",
 ]

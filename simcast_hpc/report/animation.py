@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import Steps
+from .colours import Steps, font
 from .field_images import field_image, palette
 from .field_viewer import Panel, in_minutes
-from .lettering import letters
 
 _COLUMNS = 3
 _MOST_PIXELS = 256
@@ -46,11 +45,11 @@ def _scene(fields: Sequence[np.ndarray], panels: Sequence[Panel], steps: Steps, 
     cell = (width + _MARGIN, height + _TITLE + _MARGIN)
     scene = Image.new("RGB", (columns * cell[0] + _MARGIN, rows * cell[1] + _HEADER), _PAPER)
     pen = ImageDraw.Draw(scene)
-    pen.text((_MARGIN, 5), header, fill=_INK, font=letters(14))
+    pen.text((_MARGIN, 5), header, fill=_INK, font=font(14))
     for place, (drawn, panel) in enumerate(zip(images, panels, strict=True)):
         left = _MARGIN + place % columns * cell[0]
         top = _HEADER + place // columns * cell[1]
-        pen.text((left, top + 2), _shortened(panel.title, pen, width), fill=_INK, font=letters(12))
+        pen.text((left, top + 2), _shortened(panel.title, pen, width), fill=_INK, font=font(12))
         scene.paste(drawn, (left, top + _TITLE))
     return scene
 
@@ -64,7 +63,7 @@ def _bounded(drawn: Image.Image) -> Image.Image:
 
 
 def _shortened(title: str, pen: ImageDraw.ImageDraw, width: int) -> str:
-    while len(title) > 1 and pen.textlength(title, font=letters(12)) > width:
+    while len(title) > 1 and pen.textlength(title, font=font(12)) > width:
         title = title.rstrip("…")[:-1] + "…"
     return title
 

@@ -1,10 +1,13 @@
 """Colours: the steps of radar pictures, and the line of every forecast. Told apart by shape as well as by hue."""
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, get_data_path
 from matplotlib.colors import Colormap, LinearSegmentedColormap, to_hex
+from PIL import ImageFont
 
 from simcast_hpc.data.dataset_spec import MISSING_CODE
 
@@ -108,3 +111,9 @@ def line_styles(names: tuple[str, ...]) -> dict[str, LineStyle]:
     """Return a style for every name: a known name has the same one on every page."""
     unknown = [name for name in names if name not in _KNOWN]
     return {name: _KNOWN.get(name) or _OTHERS[unknown.index(name) % len(_OTHERS)] for name in names}
+
+
+@cache
+def font(pixels: int) -> ImageFont.FreeTypeFont:
+    """Return matplotlib's DejaVu Sans of this height."""
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", pixels)

@@ -14,7 +14,7 @@ import numpy as np
 from simcast_hpc.config import from_mapping
 
 from .example_window import SUFFIX, ExampleFrames, ResultsError, read_example
-from .pipeline_results import RunResults, ScoreFile, TestSet, read_json, read_results, reject_a_stage
+from .pipeline_results import RunResults, ScoredTestSet, ScoreFile, read_json, read_results, reject_a_stage
 
 T = TypeVar("T")
 # What stands in the folder of a run or of an export and is no score file.
@@ -27,7 +27,7 @@ class Source:
 
     label: str
     path: Path
-    test_sets: tuple[TestSet, ...]
+    test_sets: tuple[ScoredTestSet, ...]
     run: RunResults | None = None
 
 
@@ -51,13 +51,13 @@ def labels_of(paths: Sequence[Path]) -> list[str]:
     return labels
 
 
-def joined(sources: Sequence[Source]) -> list[TestSet]:
+def joined(sources: Sequence[Source]) -> list[ScoredTestSet]:
     """Return the test sets of all sources, those that are comparable as one.
 
     Entries of equal name and scores, such as a baseline in every file, stand once; those of equal name and other scores
     bear the label of their source.
     """
-    groups: list[list[tuple[str, TestSet]]] = []
+    groups: list[list[tuple[str, ScoredTestSet]]] = []
     for source in sources:
         for test_set in source.test_sets:
             group = next((held for held in groups if _comparable([one for _, one in held], test_set)), None)
@@ -96,12 +96,12 @@ def _read(path: Path, label: str) -> Source:
     return Source(label, path, tuple(_test_set(file) for file in files))
 
 
-def _test_set(file: Path) -> TestSet:
+def _test_set(file: Path) -> ScoredTestSet:
     scores = from_mapping(ScoreFile, read_json(file), where=str(file))
-    return TestSet(file.stem, scores, read_example(file.with_name(file.stem + SUFFIX)))
+    return ScoredTestSet(file.stem, scores, read_example(file.with_name(file.stem + SUFFIX)))
 
 
-def _comparable(held: Sequence[TestSet], other: TestSet) -> bool:
+def _comparable(held: Sequence[ScoredTestSet], other: ScoredTestSet) -> bool:
     return _windows(held[0].scores) == _windows(other.scores) and bool(
         _shared_protocols([*(one.scores for one in held), other.scores])
     )
@@ -122,7 +122,7 @@ def _shared_protocols(files: Sequence[ScoreFile]) -> list[str]:
     ]
 
 
-def _joined(group: Sequence[tuple[str, TestSet]], place: int) -> TestSet:
+def _joined(group: Sequence[tuple[str, ScoredTestSet]], place: int) -> ScoredTestSet:
     first = group[0][1]
     if len(group) == 1:
         return replace(first, stem=f"{place}-{first.stem}")
@@ -146,10 +146,10 @@ def _joined(group: Sequence[tuple[str, TestSet]], place: int) -> TestSet:
     for key in ("scores", "intervals", "diagrams", "mean_csi_by_lead"):
         merged[key] = _renamed([getattr(test_set.scores, key) for _, test_set in group], names)
     scores = first.scores.model_copy(update=merged)
-    return TestSet(f"{place}-{first.stem}", scores, _example([test_set.example for _, test_set in group], names))
+    return ScoredTestSet(f"{place}-{first.stem}", scores, _example([test_set.example for _, test_set in group], names))
 
 
-def _names(group: Sequence[tuple[str, TestSet]], protocols: Sequence[str]) -> list[dict[str, str]]:
+def _names(group: Sequence[tuple[str, ScoredTestSet]], protocols: Sequence[str]) -> list[dict[str, str]]:
     """Return what each source's entries are called; an entry that stands already is left out."""
     held: dict[str, list[object]] = {}
     kept: list[list[str]] = []

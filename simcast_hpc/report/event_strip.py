@@ -1,12 +1,13 @@
 """An event of radar codes as a strip of frames, in the colours of the pages."""
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from simcast_hpc.data.dataset_spec import DatasetSpec
 
-from .colours import steps_for
-from .frame_figures import show_frame
+from .colours import MISSING_FACE, MISSING_HATCH, Steps, steps_for
 from .lead_time_curves import new_figure
 
 _MOST_FRAMES = 8
@@ -24,7 +25,26 @@ def draw_event(spec: DatasetSpec, name: str, codes: np.ndarray) -> Figure:
     chosen = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_FRAMES)).round().astype(int))
     figure = new_figure(1.4 * len(chosen), 1.8)
     for axes, frame in zip(figure.subplots(1, len(chosen), squeeze=False)[0], chosen, strict=True):
-        show_frame(axes, codes[frame], steps)
+        _show_frame(axes, codes[frame], steps)
         axes.set_title(f"{frame * spec.step_minutes:g} min", fontsize=8)
     figure.suptitle(f"{spec.title}: {name}", fontsize=9)
     return figure
+
+
+def _show_frame(axes: Axes, frame: np.ndarray, steps: Steps) -> None:
+    """Show one frame ``[H, W]``, codes or [0, 1], in stepped colours; missing pixels are grey and hatched."""
+    axes.set_facecolor(MISSING_FACE)
+    axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
+    colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))
+    axes.imshow(
+        steps.index(frame),
+        cmap=colours,
+        vmin=-0.5,
+        vmax=len(steps.colours) - 0.5,
+        interpolation="nearest",
+        origin="upper",
+    )
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color="#555555", linewidth=0.6)

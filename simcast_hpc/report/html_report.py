@@ -10,11 +10,11 @@ from .comparison import Source, joined, read_sources
 from .example_window import ResultsError
 from .findings_text import claims, claims_of_scores, general_claims, headlines
 from .html_markup import bullets, definitions, links, text
-from .pipeline_results import RunResults, TestSet, read_results
+from .pipeline_results import RunResults, ScoredTestSet, read_results
 from .run_sections import reproduction_parts, training_parts, what_was_done
 from .test_set_section import parts_of, provenance
 
-_FOLDER, _FILE = "page", "index.html"
+_FOLDER, _FILE = "report", "index.html"
 _TERMS = [
     (
         "CSI",
@@ -44,7 +44,7 @@ _TERMS = [
 ]
 
 
-def write_page(run_dir: Path) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Write ``page/index.html`` into the run folder of a finished pipeline; return its path.
 
     Raises:
@@ -71,7 +71,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
         folder: is made.
 
     Raises:
-        ResultsError, ConfigError: as :func:`write_page`.
+        ResultsError, ConfigError: as :func:`write_report`.
     """
     sources = read_sources(paths)
     test_sets = joined(sources)
@@ -104,7 +104,8 @@ def _written(folder: Path, title: str, body: Sequence[str]) -> Path:
 
 def _document(title: str, body: str) -> str:
     style, script = (
-        (resources.files("simcast_hpc.report") / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
+        (resources.files("simcast_hpc.report") / name).read_text(encoding="utf-8")
+        for name in ("report.css", "report.js")
     )
     # Without an icon named, a browser asks the page's server for one.
     head = (
@@ -133,7 +134,7 @@ def _summary(run: RunResults) -> str:
     )
 
 
-def _opening(title: str, sources: Sequence[Source], test_sets: Sequence[TestSet]) -> str:
+def _opening(title: str, sources: Sequence[Source], test_sets: Sequence[ScoredTestSet]) -> str:
     places = [(f"set-{k}", heading) for k, (_, heading) in enumerate(_headed(test_sets), start=1)]
     places += [(f"training-{k}", f"Training: {one.label}") for k, one in enumerate(sources, start=1) if one.run]
     count = "1 table" if len(test_sets) == 1 else f"{len(test_sets)} tables"
@@ -153,7 +154,7 @@ def _opening(title: str, sources: Sequence[Source], test_sets: Sequence[TestSet]
     )
 
 
-def _section(test_set: TestSet, heading: str, said: Sequence[str], place: int) -> str:
+def _section(test_set: ScoredTestSet, heading: str, said: Sequence[str], place: int) -> str:
     opening = [
         text("h2", heading, identifier=f"set-{place}"),
         text("p", provenance(test_set.scores)),
@@ -162,7 +163,7 @@ def _section(test_set: TestSet, heading: str, said: Sequence[str], place: int) -
     return "\n".join([*opening, *parts_of(test_set)])
 
 
-def _headed(test_sets: Sequence[TestSet]) -> list[tuple[TestSet, str]]:
+def _headed(test_sets: Sequence[ScoredTestSet]) -> list[tuple[ScoredTestSet, str]]:
     """Return each test set with the heading of its section: its title, numbered where another has the same."""
     titles = [test_set.scores.title[:1].upper() + test_set.scores.title[1:] for test_set in test_sets]
     numbered = [

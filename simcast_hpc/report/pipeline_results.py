@@ -37,7 +37,7 @@ class ProtocolUsed(_Read):
     source: str = ""
 
 
-class Entry(_Read):
+class ScoredEntry(_Read):
     """One forecast that was scored. ``kind`` is ``baseline`` or ``model``; a baseline has no steps."""
 
     name: str
@@ -115,7 +115,7 @@ class ScoreFile(_Read):
     min_observed_pixels: NonNegativeInt
     min_observed_events: NonNegativeInt
     protocols: dict[str, ProtocolUsed]
-    entries: tuple[Entry, ...]
+    entries: tuple[ScoredEntry, ...]
     scores: dict[str, dict[str, dict[str, float | None]]]
     mean_csi_by_lead: dict[str, tuple[float | None, ...]]
     intervals: dict[str, dict[str, dict[str, tuple[float | None, float | None]]]] = {}
@@ -216,7 +216,7 @@ class ScoreFile(_Read):
 
 
 @dataclass(frozen=True)
-class TestSet:
+class ScoredTestSet:
     """The scores of one test set, the stem of its files and its example, where one was kept."""
 
     __test__ = False  # not a pytest class
@@ -259,7 +259,7 @@ class RunResults:
     config: PipelineConfig
     versions: dict[str, str]
     stages: tuple[StageResult, ...]
-    test_sets: tuple[TestSet, ...]
+    test_sets: tuple[ScoredTestSet, ...]
 
     def stage(self, name: str) -> StageResult | None:
         """Return the stage of that name, if the run has one."""
@@ -327,7 +327,7 @@ def _read_stage(folder: Path, config: TrainConfig) -> StageResult:
     return StageResult(folder.name, config, marker, metrics, [line for line in lines if "loss" not in line])
 
 
-def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[TestSet, ...]:
+def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[ScoredTestSet, ...]:
     """Read all score files: first those that the run's own data made, then ``evaluation.also`` in its order."""
     found = {path.stem: path for path in sorted(folder.glob("*.json"))}
     if not found:
@@ -335,7 +335,7 @@ def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[TestSet, ...]
     also = [test_set.name for test_set in config.evaluation.also]
     stems = [stem for stem in found if stem not in also] + [name for name in also if name in found]
     return tuple(
-        TestSet(
+        ScoredTestSet(
             stem=stem,
             scores=from_mapping(ScoreFile, read_json(found[stem]), where=str(found[stem])),
             example=read_example(folder / (stem + SUFFIX)),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from simcast_hpc.config import FORECASTING
 
 from .findings_text import with_unit
-from .pipeline_results import METRICS_PER_THRESHOLD, Entry, RunResults, ScoreFile
+from .pipeline_results import METRICS_PER_THRESHOLD, RunResults, ScoredEntry, ScoreFile
 
 UNDEFINED = "–"
 METRIC_TITLES = {"csi": "CSI", "pod": "POD", "far": "FAR", "frequency_bias": "Frequency bias"}
@@ -229,7 +229,7 @@ def observed_heading(scores: ScoreFile, label: str) -> str:
 
 
 def _threshold_rows(scores: ScoreFile, protocol: str, label: str) -> tuple[Row, ...]:
-    def row(entry: Entry) -> Row:
+    def row(entry: ScoredEntry) -> Row:
         keys = [f"{metric}/{label}" for metric in METRICS_PER_THRESHOLD]
         return Row(entry.name, tuple(bounded(scores, entry.name, protocol, key) for key in keys))
 

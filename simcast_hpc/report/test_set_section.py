@@ -16,16 +16,16 @@ from .ensemble_section import (
 from .example_window import ExampleFrames
 from .field_images import as_png
 from .field_viewer import Panel, strip, viewer
+from .frame_overview import overview
 from .heavy_rain import heavy_rain_charts, heavy_rain_table
 from .html_markup import chart_grid, colour_legend, folded, line_legend, looping, picture, table, text
 from .lead_time_curves import csi_charts, mean_csi_chart
-from .overview import overview
-from .pipeline_results import ScoreFile, TestSet
+from .pipeline_results import ScoredTestSet, ScoreFile
 from .score_tables import entry_table, lead_table, score_table, threshold_table
 from .spectra_figures import spectra_charts, spectra_styles, whole_frames
 
 
-def parts_of(test_set: TestSet) -> list[str]:
+def parts_of(test_set: ScoredTestSet) -> list[str]:
     """Return the parts of a test set's section in their order, as HTML."""
     scores = test_set.scores
     styles = line_styles(scores.names)
@@ -124,7 +124,7 @@ def _spectra(scores: ScoreFile) -> list[str]:
     ]
 
 
-def _ensembles(test_set: TestSet, styles: dict[str, LineStyle]) -> list[str]:
+def _ensembles(test_set: ScoredTestSet, styles: dict[str, LineStyle]) -> list[str]:
     scores = test_set.scores
     if not scores.ensembles:
         return []
@@ -157,7 +157,7 @@ def _ensembles(test_set: TestSet, styles: dict[str, LineStyle]) -> list[str]:
     return parts
 
 
-def _products(test_set: TestSet, name: str) -> list[str]:
+def _products(test_set: ScoredTestSet, name: str) -> list[str]:
     scores, example = test_set.scores, test_set.example
     if example is None or name not in example.ensembles:
         return []
@@ -188,7 +188,7 @@ def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
     return steps, "" if scores.unit == "code" else scores.unit
 
 
-def _frames(test_set: TestSet) -> list[str]:
+def _frames(test_set: ScoredTestSet) -> list[str]:
     scores, example = test_set.scores, test_set.example
     heading = text("h3", "Frames side by side")
     if example is None:

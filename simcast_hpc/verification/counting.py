@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .contingency import frame_scores
 from .ensemble_scores import ensemble_sums
-from .frame_scores import frame_scores
 from .input_fields import Window, checked, windows_of
 from .neighbourhood import fraction_sums
 from .protocols import ScoreProtocol

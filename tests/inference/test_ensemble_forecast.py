@@ -14,7 +14,7 @@ from simcast_hpc.config import ConfigError, SamplingConfig
 from simcast_hpc.data.open_windows import coded_as, open_windows
 from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
 from simcast_hpc.distill.windows import to_frames
-from simcast_hpc.evaluation.entries import WrittenForecast
+from simcast_hpc.evaluation.entries import ForecastFile
 from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.inference.ensemble import load_autoencoder, load_ensemble, sample_identity
 from simcast_hpc.inference.ensemble_files import draw_ensembles, products_of
@@ -161,7 +161,7 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     out = tmp_path / "deep" / "ensemble.h5"
     source = open_windows(ensemble.config.data, split="train", frames=7)
     draw_ensembles(ensemble, source, out, spec=coded_as(ensemble.config.data), windows=3, batch=2)
-    written = WrittenForecast(out)
+    written = ForecastFile(out)
     keys = [source.key(index) for index in range(3)]
     codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
     want = ensemble.forecast(codes, frames_out=4)

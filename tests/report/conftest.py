@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from simcast_hpc.report import write_page
+from simcast_hpc.report import write_report
 from tests.report.fake_run import WITH_ENSEMBLE, radar_file, score_file, write_run
 
 
@@ -13,4 +13,4 @@ def ensemble_page(tmp_path_factory) -> Path:
     sets = [score_file(mean_csi=WITH_ENSEMBLE), radar_file()]
     also = {"also": [{"name": "mch", "data": {"dataset": "mch"}}]}
     run_dir = tmp_path_factory.mktemp("ensemble") / "run"
-    return write_page(write_run(run_dir, test_sets=sets, config={"evaluation": also}))
+    return write_report(write_run(run_dir, test_sets=sets, config={"evaluation": also}))

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
 from simcast_hpc.config import to_yaml
-from simcast_hpc.report import ResultsError, write_comparison, write_page
+from simcast_hpc.report import ResultsError, write_comparison, write_report
 from simcast_hpc.report.comparison import joined, labels_of, read_sources
 from simcast_hpc.report.pipeline_results import read_results
 from tests.report.fake_run import MEAN_CSI, score_file, write_example, write_json, write_run
-from tests.report.test_report_page import Page
+from tests.report.test_html_report import Page
 
 BETTER = {**MEAN_CSI, "student": tuple(value + 0.02 for value in MEAN_CSI["student"])}
 
@@ -117,7 +117,7 @@ def test_one_stages_run_is_rejected_with_what_to_give_in_its_place(two, tmp_path
     shutil.copy(pipeline / "versions.json", stage)
     (stage / "config.yaml").write_text(to_yaml(read_results(pipeline).stages[1].config))
     score = f"score it first: `simcast evaluate {stage} --out scores`"
-    for read in (lambda: read_sources([stage, scores]), lambda: write_page(stage)):
+    for read in (lambda: read_sources([stage, scores]), lambda: write_report(stage)):
         with pytest.raises(ResultsError) as refused:
             read()
         assert str(refused.value) == f"{stage} is one stage's run; give its pipeline's folder ({pipeline}), or {score}"

@@ -11,7 +11,7 @@ from simcast_hpc.report.animation import animation
 from simcast_hpc.report.colours import MISSING_FACE, MISSING_HATCH, probability_steps, steps_for
 from simcast_hpc.report.field_images import as_png, field_image
 from simcast_hpc.report.field_viewer import Panel, in_minutes, viewer
-from simcast_hpc.report.overview import chosen, overview
+from simcast_hpc.report.frame_overview import chosen, overview
 from tests.report.fake_run import CODES, RATES, moving_storm
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")

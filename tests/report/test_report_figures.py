@@ -109,8 +109,8 @@ def test_importing_and_drawing_leave_the_importers_matplotlib_alone(tmp_path):
         "matplotlib.rcParams['backend'] = 'svg'\n"
         "before = dict(matplotlib.rcParams)\n"
         "from pathlib import Path\n"
-        "from simcast_hpc.report import write_page\n"
-        "write_page(Path(sys.argv[1]))\n"
+        "from simcast_hpc.report import write_report\n"
+        "write_report(Path(sys.argv[1]))\n"
         "assert dict(matplotlib.rcParams) == before\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

@@ -60,6 +60,6 @@ def test_the_command_writes_the_page_and_prints_its_path(tmp_path):
     (run_dir / "scores" / "test.example.npz").unlink()
     result = CliRunner().invoke(app, ["report", str(run_dir)], catch_exceptions=False)
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1] == str(run_dir / "page" / "index.html")
-    assert (run_dir / "page" / "index.html").is_file()
+    assert result.stdout.splitlines()[-1] == str(run_dir / "report" / "index.html")
+    assert (run_dir / "report" / "index.html").is_file()
     assert "persistence" in result.stdout

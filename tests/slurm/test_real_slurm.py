@@ -146,7 +146,7 @@ def test_the_whole_distillation_ends_with_its_marker_and_its_page(cluster, archi
     job = Job(cluster, archive, tmp_path / "run", "distill_sevir.sh", gpus=0, **variables)
     assert job.end(600) == ("COMPLETED", 0)
     assert (job.run_dir / "DONE.json").is_file()
-    assert "student" in (job.run_dir / "page" / "index.html").read_text(encoding="utf-8")
+    assert "student" in (job.run_dir / "report" / "index.html").read_text(encoding="utf-8")
     said = job.said()
     assert "rank 0 on n1: cpu" in said and "rank 1 on n2: cpu" in said
     for stage in ("teacher", "student"):
@@ -233,7 +233,7 @@ def test_a_chain_of_jobs_ends_with_the_page(cluster, archive, pipeline_yaml, tmp
     ended = cluster.end(jobs["verify"], seconds=600)
     print("".join(path.read_text(encoding="utf-8")[-1500:] for path in sorted(tmp_path.glob("chain-*.log"))))
     assert ended == ("COMPLETED", 0)
-    assert (tmp_path / "run" / "DONE.json").is_file() and (tmp_path / "run" / "page" / "index.html").is_file()
+    assert (tmp_path / "run" / "DONE.json").is_file() and (tmp_path / "run" / "report" / "index.html").is_file()
 
 
 def test_a_failed_parent_ends_the_chain(cluster, archive, pipeline_yaml, tmp_path):

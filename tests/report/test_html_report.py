@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from simcast_hpc.config import PipelineConfig, read_config
-from simcast_hpc.report import write_page
+from simcast_hpc.report import write_report
 from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" $a_1$"
@@ -50,7 +50,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> Page:
     config = {"synthesis": {"train_events": 150}, "student": {"init": "teacher"}, "time_budget_minutes": 9.0}
-    return Page(write_page(write_run(tmp_path_factory.mktemp("quick") / "run", config=config)))
+    return Page(write_report(write_run(tmp_path_factory.mktemp("quick") / "run", config=config)))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def radar(tmp_path_factory) -> Page:
     ]
     also = {"also": [{"name": "also & <more>", "data": {"dataset": "mch"}}]}
     run_dir = tmp_path_factory.mktemp("radar") / "run"
-    return Page(write_page(write_run(run_dir, name=HOSTILE, config={"evaluation": also}, test_sets=sets)))
+    return Page(write_report(write_run(run_dir, name=HOSTILE, config={"evaluation": also}, test_sets=sets)))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_an_older_score_file_without_example_frames_still_has_its_page(tmp_path)
     }
     run_dir = write_run(tmp_path / "run", steps={"direct": STEPS["direct"]}, test_sets=[older])
     (run_dir / "scores" / "test.example.npz").unlink()
-    page = Page(write_page(run_dir))
+    page = Page(write_report(run_dir))
     assert "No example frames were kept for this test set." in page.words["p"]
     assert page.words["p"][0].startswith("One SimVP model was trained")
     assert any("No spectra were summed" in words for words in page.words["p"])

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import MISSING_FACE, Steps
+from .colours import MISSING_FACE, Steps, font
 from .field_images import field_image
 from .field_viewer import Panel, in_minutes
-from .lettering import letters
 
 MOST_COLUMNS = 6
 _SIDE, _GAP = 150, 6
@@ -52,11 +51,11 @@ def chosen(count: int) -> list[int]:
 def _times(pen: ImageDraw.ImageDraw, minutes: Sequence[float], *, top: int) -> None:
     for column, time in enumerate(minutes):
         middle = _LABEL + column * (_SIDE + _GAP) + _SIDE // 2
-        pen.text((middle, top + _TIMES // 2), in_minutes(time), fill=_INK, anchor="mm", font=letters(13))
+        pen.text((middle, top + _TIMES // 2), in_minutes(time), fill=_INK, anchor="mm", font=font(13))
 
 
 def _row(picture: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, frames: Sequence[int], *, top: int) -> None:
-    pen.text((_LABEL - 10, top + _SIDE // 2), panel.title, fill=_INK, anchor="rm", font=letters(13))
+    pen.text((_LABEL - 10, top + _SIDE // 2), panel.title, fill=_INK, anchor="rm", font=font(13))
     for column, frame in enumerate(frames):
         drawn = field_image(panel.fields[frame], panel.steps, side=_SIDE).convert("RGB")
         fitted = drawn.resize(_fitting(drawn.size), Image.Resampling.NEAREST)
@@ -79,6 +78,6 @@ def _scale(pen: ImageDraw.ImageDraw, steps: Steps, title: str, *, top: int, widt
         edge = left + k * patch
         pen.rectangle((edge, top, edge + patch, top + 14), fill=colour, outline=_EDGE)
         if 0 < k < len(colours) - 1:
-            pen.text((edge, top + 18), steps.labels[k - 1], fill=_INK, anchor="mt", font=letters(11))
-    pen.text((left + patch * (len(colours) - 0.5), top + 18), "missing", fill=_INK, anchor="mt", font=letters(11))
-    pen.text((width // 2, top + 36), title, fill=_INK, anchor="mt", font=letters(12))
+            pen.text((edge, top + 18), steps.labels[k - 1], fill=_INK, anchor="mt", font=font(11))
+    pen.text((left + patch * (len(colours) - 0.5), top + 18), "missing", fill=_INK, anchor="mt", font=font(11))
+    pen.text((width // 2, top + 36), title, fill=_INK, anchor="mt", font=font(12))
