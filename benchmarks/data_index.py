@@ -25,7 +25,7 @@ from simcast_hpc.data.shards.shard_format import (
     compression,
     file_sha256,
     shard_name,
-    told,
+    stored_description_hash,
     write_index,
     write_text,
 )
@@ -80,7 +80,7 @@ def make(root: Path, events: int, *, real: int = 1) -> None:
     manifest = Manifest(
         format=1,
         dataset="sevir",
-        description=told(spec),
+        description=stored_description_hash(spec),
         made_of="sparse files of a benchmark",
         codec="lz4",
         grid=grid,

@@ -16,7 +16,7 @@ import torch
 from benchmarks.data_archives import drop_cache, files_of
 from benchmarks.public_sevir_loader import FRAMES, at, codes_of, in_order, open_public
 from simcast_hpc.config import DataConfig
-from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.window_source import WindowSource
 

@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.harness import machine
 from simcast_hpc.config import DataConfig
-from simcast_hpc.data.dataset_spec import built_in
+from simcast_hpc.data.dataset_spec import built_in_specs
 from simcast_hpc.data.loader import micro_batches
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
@@ -157,7 +157,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.data_workers", description=(__doc__ or "").splitlines()[0])
     archive = parser.add_argument_group("a real archive")
     archive.add_argument("--root", type=Path, help="folder of its CATALOG.csv; without it a synthetic one is made")
-    archive.add_argument("--dataset", default="synthetic", help=f"{', '.join(built_in())}, or the file of another")
+    archive.add_argument(
+        "--dataset", default="synthetic", help=f"{', '.join(built_in_specs())}, or the file of another"
+    )
     archive.add_argument("--split", choices=["train", "val", "test", "all"], default="train")
     archive.add_argument("--block-mean", type=_positive, default=1, help="average n x n pixels")
     archive.add_argument("--recode-as", help="write in the code of this data set")

@@ -34,7 +34,7 @@ from benchmarks.train_step import Seconds, peak_memory, seconds_now
 from benchmarks.work_kinds import shares_by_kind
 from simcast_hpc.config import DataConfig, TrainConfig, read_config
 from simcast_hpc.data.loader import micro_batches
-from simcast_hpc.data.open_windows import coded_as, open_windows
+from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distill.windows import window_of_codes
 from simcast_hpc.losses import WeightedMSE
@@ -200,7 +200,7 @@ class Forecasting(torch.nn.Module):
         super().__init__()
         model = fitted_to(run.model, (size, size))
         self.model = build_model(model, frames_in=run.sequence.frames_in, frames_out=run.frames_out)
-        self.loss = WeightedMSE(run.loss, coded_as(DataConfig(dataset="sevir", root=Path("."))))
+        self.loss = WeightedMSE(run.loss, target_spec(DataConfig(dataset="sevir", root=Path("."))))
 
     def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Return the loss of a sample."""

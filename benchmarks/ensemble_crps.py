@@ -110,9 +110,9 @@ def compared(ensemble: TrainedEnsemble, *, split: str, dressed_by: str, draws: i
 
 def coded(ensemble: TrainedEnsemble):
     """Return the description of the data whose code the ensemble speaks."""
-    from simcast_hpc.data.open_windows import coded_as
+    from simcast_hpc.data.open_windows import target_spec
 
-    return coded_as(ensemble.config.data)
+    return target_spec(ensemble.config.data)
 
 
 def held(

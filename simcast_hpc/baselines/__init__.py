@@ -8,11 +8,20 @@ import numpy as np
 import torch
 
 from .extrapolation import Extrapolation
-from .intensity import PhysicalCode
+from .intensity import PhysicalEncoding
 from .persistence import Persistence
-from .pysteps_nowcasts import Nowcast
+from .pysteps_nowcasts import PystepsNowcast
 
-__all__ = ["BASELINES", "NOTES", "Baseline", "Extrapolation", "Nowcast", "Persistence", "PhysicalCode", "load_baseline"]
+__all__ = [
+    "BASELINES",
+    "NOTES",
+    "Baseline",
+    "Extrapolation",
+    "Persistence",
+    "PhysicalEncoding",
+    "PystepsNowcast",
+    "load_baseline",
+]
 
 
 class Baseline(Protocol):
@@ -45,7 +54,7 @@ BASELINES = tuple(NOTES)
 
 def load_baseline(
     name: str,
-    encoding: PhysicalCode,
+    encoding: PhysicalEncoding,
     *,
     step_minutes: float = 5.0,
     spacing_km: float = 1.0,
@@ -72,4 +81,4 @@ def load_baseline(
         return Persistence()
     if name in ("extrapolation", "darts"):
         return Extrapolation(encoding, method="darts" if name == "darts" else "lucas-kanade", cache=cache)
-    return Nowcast(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)
+    return PystepsNowcast(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)

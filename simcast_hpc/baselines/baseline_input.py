@@ -3,15 +3,14 @@
 import numpy as np
 import torch
 
-from simcast_hpc.data.codes import code_to_unit
-from simcast_hpc.data.encoding import MISSING_CODE
+from simcast_hpc.data.encoding import MISSING_CODE, code_to_unit
 
 
-def checked_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, at_least: int) -> torch.Tensor:
+def check_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, min_frames: int) -> torch.Tensor:
     """Return the frames as a tensor ``[B, T, H, W]``, uint8 or floating.
 
     Raises:
-        ValueError: not four axes, fewer than ``at_least`` frames, or ``frames_out`` below 1.
+        ValueError: not four axes, fewer than ``min_frames`` frames, or ``frames_out`` below 1.
         TypeError: neither uint8 nor floating.
     """
     if isinstance(frames, np.ndarray):
@@ -20,21 +19,21 @@ def checked_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, at_lea
         raise ValueError(f"a baseline wants frames [B, T, H, W], got shape {tuple(frames.shape)}")
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
         raise TypeError(f"a baseline wants uint8 codes or floats in [0, 1], got {frames.dtype}")
-    if frames.shape[1] < at_least:
-        raise ValueError(f"this baseline wants at least {at_least} input frames, got {frames.shape[1]}")
+    if frames.shape[1] < min_frames:
+        raise ValueError(f"this baseline wants at least {min_frames} input frames, got {frames.shape[1]}")
     if frames_out < 1:
         raise ValueError(f"frames_out={frames_out} must be 1 or more")
     return frames
 
 
-def as_unit(frames: torch.Tensor) -> torch.Tensor:
+def to_unit_interval(frames: torch.Tensor) -> torch.Tensor:
     """Return codes / 255 as float32, correctly rounded, with missing pixels (code 255, NaN) as 0."""
     if frames.dtype == torch.uint8:
         return code_to_unit(frames).masked_fill_(frames == MISSING_CODE, 0.0)
     return torch.where(torch.isnan(frames), 0.0, frames).float()
 
 
-def as_codes(frames: torch.Tensor) -> np.ndarray:
+def to_codes(frames: torch.Tensor) -> np.ndarray:
     """Return uint8 codes on the host, floats rounded to the nearest code, with missing pixels (NaN) as code 255."""
     if frames.dtype == torch.uint8:
         return frames.cpu().numpy()

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .baseline_input import as_codes, checked_frames
+from .baseline_input import check_frames, to_codes
 
 
-class CodeBaseline(ABC):
+class WindowBaseline(ABC):
     """A baseline that forecasts whole codes of one window at a time.
 
     With ``cache`` a forecast is kept as ``<cache>/<name>/<hash>.npz``, where the hash is over the input codes, the
@@ -23,7 +23,7 @@ class CodeBaseline(ABC):
     """
 
     name: str
-    at_least = 1
+    min_frames = 1
 
     def __init__(self, *, cache: Path | None = None):
         self.cache = cache
@@ -49,8 +49,8 @@ class CodeBaseline(ABC):
             ValueError: not ``[B, T, H, W]``, too few frames, or no frame to forecast.
             TypeError: frames are neither uint8 nor floating.
         """
-        frames = checked_frames(frames, frames_out, at_least=self.at_least)
-        forecast = np.stack([self._kept(window, frames_out) for window in as_codes(frames)])
+        frames = check_frames(frames, frames_out, min_frames=self.min_frames)
+        forecast = np.stack([self._kept(window, frames_out) for window in to_codes(frames)])
         # Correctly rounded on the host, as code_to_unit does it, then moved.
         return torch.from_numpy(forecast.astype(np.float32) / np.float32(255.0)).to(frames.device)
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from simcast_hpc.data.encoding import MISSING_CODE
 
-from .baseline_windows import CodeBaseline
-from .intensity import PhysicalCode, identity
+from .baseline_windows import WindowBaseline
+from .intensity import PhysicalEncoding, identity
 
 _INSTALL = "pip install -c constraints.txt -e '.[verify]'  (or: pip install pysteps opencv-python-headless)"
 # pysteps' defaults suit radar domains of several hundred pixels. On a small grid they average all vectors into one.
@@ -30,7 +30,7 @@ _SMALL_GRID_SETTINGS: dict[str, Any] = {
 }
 
 
-class Extrapolation(CodeBaseline):
+class Extrapolation(WindowBaseline):
     """Lucas-Kanade or DARTS motion and semi-Lagrangian advection.
 
     Motion is found on the codes, which rise with the logarithm of the rain as a tracker wants them. The field is
@@ -50,11 +50,11 @@ class Extrapolation(CodeBaseline):
         ValueError: ``motion_frames`` is below 2.
     """
 
-    at_least = 2
+    min_frames = 2
 
     def __init__(
         self,
-        encoding: PhysicalCode,
+        encoding: PhysicalEncoding,
         *,
         motion_frames: int = 3,
         method: Literal["lucas-kanade", "darts"] = "lucas-kanade",
@@ -64,7 +64,7 @@ class Extrapolation(CodeBaseline):
         if motion_frames < 2:
             raise ValueError(f"motion_frames={motion_frames}: motion needs at least 2 frames, 3 is usual")
         self.name = "extrapolation" if method == "lucas-kanade" else method
-        self.at_least = 2 if method == "lucas-kanade" else 5
+        self.min_frames = 2 if method == "lucas-kanade" else 5
         self.encoding, self.motion_frames, self.method = encoding, motion_frames, method
         self._track, self._advect = _pysteps_methods("LK" if method == "lucas-kanade" else "DARTS")
 

@@ -15,7 +15,7 @@ WET_DB = 10.0 * np.log10(WET)
 DRY_DB = WET_DB - 5.0
 
 
-class PhysicalCode(Protocol):
+class PhysicalEncoding(Protocol):
     """What extrapolation asks of a data set's encoding (``DatasetSpec.encoding``)."""
 
     @property
@@ -32,13 +32,13 @@ class PhysicalCode(Protocol):
         ...
 
 
-def identity(encoding: PhysicalCode) -> str:
+def identity(encoding: PhysicalEncoding) -> str:
     """Return a hash of what the codes mean."""
     values = np.asarray(encoding.decode(np.arange(256, dtype=np.uint8)), dtype=np.float64)
     return hashlib.sha256(encoding.unit.encode() + values.tobytes()).hexdigest()[:16]
 
 
-def intensity(codes: np.ndarray, encoding: PhysicalCode) -> np.ndarray:
+def intensity(codes: np.ndarray, encoding: PhysicalEncoding) -> np.ndarray:
     """Return float64 mm/h or kg/m2 of codes of any shape (dBZ by Marshall and Palmer), 0 where missing."""
     values = np.asarray(encoding.decode(codes), dtype=np.float64)
     if encoding.unit == "dBZ":
@@ -46,13 +46,13 @@ def intensity(codes: np.ndarray, encoding: PhysicalCode) -> np.ndarray:
     return np.where((codes == MISSING_CODE) | ~np.isfinite(values), 0.0, values)
 
 
-def decibel(codes: np.ndarray, encoding: PhysicalCode) -> np.ndarray:
+def decibel(codes: np.ndarray, encoding: PhysicalEncoding) -> np.ndarray:
     """Return 10 log10 of the intensity, float64, ``DRY_DB`` where it is below ``WET``."""
     linear = intensity(codes, encoding)
     return np.where(linear >= WET, 10.0 * np.log10(np.maximum(linear, WET)), DRY_DB)
 
 
-def codes_of_intensity(linear: np.ndarray, encoding: PhysicalCode) -> np.ndarray:
+def codes_of_intensity(linear: np.ndarray, encoding: PhysicalEncoding) -> np.ndarray:
     """Return uint8 codes of intensities; NaN (out of reach of the method) and negative values are no echo."""
     linear = np.maximum(np.nan_to_num(linear, nan=0.0, posinf=0.0, neginf=0.0), 0.0)
     if encoding.unit == "dBZ":
@@ -61,7 +61,7 @@ def codes_of_intensity(linear: np.ndarray, encoding: PhysicalCode) -> np.ndarray
     return np.minimum(encoding.encode(linear), MISSING_CODE - 1)
 
 
-def codes_of_decibel(field: np.ndarray, encoding: PhysicalCode) -> np.ndarray:
+def codes_of_decibel(field: np.ndarray, encoding: PhysicalEncoding) -> np.ndarray:
     """Return uint8 codes of 10 log10 of the intensity; below ``WET`` is no echo."""
     field = np.nan_to_num(field, nan=DRY_DB)
     return codes_of_intensity(np.where(field >= WET_DB, 10.0 ** (field / 10.0), 0.0), encoding)

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .baseline_input import as_unit, checked_frames
+from .baseline_input import check_frames, to_unit_interval
 
 
 class Persistence:
@@ -26,5 +26,5 @@ class Persistence:
             ValueError: not ``[B, T, H, W]``, or no frame to forecast.
             TypeError: frames are neither uint8 nor floating.
         """
-        frames = checked_frames(frames, frames_out, at_least=1)
-        return as_unit(frames[:, -1:]).repeat(1, frames_out, 1, 1)
+        frames = check_frames(frames, frames_out, min_frames=1)
+        return to_unit_interval(frames[:, -1:]).repeat(1, frames_out, 1, 1)

@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from .baseline_windows import CodeBaseline
+from .baseline_windows import WindowBaseline
 from .extrapolation import Extrapolation
 from .intensity import (
     WET,
     WET_DB,
-    PhysicalCode,
+    PhysicalEncoding,
     codes_of_decibel,
     codes_of_intensity,
     decibel,
@@ -42,7 +42,7 @@ _FAILURES = (ValueError, RuntimeError, IndexError, ZeroDivisionError, FloatingPo
 MEMBERS = 10
 
 
-class Nowcast(CodeBaseline):
+class PystepsNowcast(WindowBaseline):
     """One of pysteps' nowcasting methods.
 
     Args:
@@ -56,10 +56,16 @@ class Nowcast(CodeBaseline):
         ImportError: pysteps or OpenCV is not installed; the message has the line that installs them.
     """
 
-    at_least = 3
+    min_frames = 3
 
     def __init__(
-        self, name: str, encoding: PhysicalCode, *, step_minutes: float, spacing_km: float, cache: Path | None = None
+        self,
+        name: str,
+        encoding: PhysicalEncoding,
+        *,
+        step_minutes: float,
+        spacing_km: float,
+        cache: Path | None = None,
     ):
         super().__init__(cache=cache)
         self.name, self.encoding = name, encoding
@@ -140,11 +146,11 @@ class Nowcast(CodeBaseline):
         return codes_of_intensity(made, self.encoding)
 
 
-_CALLS: dict[str, Callable[[Nowcast, np.ndarray, np.ndarray, int, int], np.ndarray]] = {
-    "s-prog": Nowcast._s_prog,
-    "steps": Nowcast._steps,
-    "linda": Nowcast._linda,
-    "anvil": Nowcast._anvil,
+_CALLS: dict[str, Callable[[PystepsNowcast, np.ndarray, np.ndarray, int, int], np.ndarray]] = {
+    "s-prog": PystepsNowcast._s_prog,
+    "steps": PystepsNowcast._steps,
+    "linda": PystepsNowcast._linda,
+    "anvil": PystepsNowcast._anvil,
 }
 _METHODS = {"s-prog": "sprog", "steps": "steps", "linda": "linda", "anvil": "anvil"}
 

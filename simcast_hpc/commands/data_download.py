@@ -32,7 +32,7 @@ def download(
 
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
-    from simcast_hpc.data.download.s3_transfer import Patience
+    from simcast_hpc.data.download.s3_transfer import RetryPolicy
     from simcast_hpc.data.download.sevir_download import Store, download
     from simcast_hpc.monitoring.log import set_up_logging
 
@@ -50,7 +50,7 @@ def download(
 
         store = Store(bucket, endpoint, stall_seconds)
         objects = download(
-            store, root, image_type=image_type, years=year, patience=Patience(tries=tries), started=started
+            store, root, image_type=image_type, years=year, patience=RetryPolicy(tries=tries), started=started
         )
     logging.getLogger(__name__).info("%d files, %.1f GB", len(objects), sum(o.size for o in objects) / 1e9)
     print(f"{root}: {len(objects)} files stand as they are on the server; next: simcast data prepare {root} SHARDS")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig, TrainConfig, from_mapping
-from simcast_hpc.data.open_windows import meaning, step_minutes
+from simcast_hpc.data.open_windows import description_hash, step_minutes
 from simcast_hpc.storage.run_directory import reject_another
 
 from .options import DATASETS
@@ -172,7 +172,7 @@ def _settings(
 def _comparable(config: TrainConfig) -> dict[str, object]:
     """Return what models must share to stand in one table: the code of their data, its spacing, and the frames."""
     return {
-        "the code of the data": meaning(config.data),
+        "the code of the data": description_hash(config.data),
         "minutes between frames": step_minutes(config.data),
         "data.block_mean": config.data.block_mean,
         "sequence.frames_in": config.sequence.frames_in,

@@ -35,7 +35,7 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> Asked:
     Raises:
         ConfigError: the configuration cannot be used, or has no such stage.
     """
-    from simcast_hpc.data.open_windows import kept_grid
+    from simcast_hpc.data.open_windows import frame_grid
     from simcast_hpc.models import grid_of
 
     try:
@@ -54,7 +54,7 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> Asked:
         autoencoder = beside.autoencoder.model if within else _autoencoder_under(run)
         prefix = f"stages.{chosen}."
     stated = grid_of(run.model) if run.stage in FORECASTING else None
-    return Asked(run, stated or ((size, size) if size else kept_grid(run.data)), autoencoder, prefix)
+    return Asked(run, stated or ((size, size) if size else frame_grid(run.data)), autoencoder, prefix)
 
 
 def _autoencoder_under(run: TrainConfig) -> AutoencoderConfig:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.data.dataset_spec import built_in
+from simcast_hpc.data.dataset_spec import built_in_specs
 
 ConfigFile = Annotated[
     Path,
@@ -19,7 +19,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Lay key=value over the configuration: --set batch.micro_size=2", show_default=False),
 ]
-DATASETS = f"{', '.join(built_in())}, or the path of a YAML file that describes another (docs/data.md)"
+DATASETS = f"{', '.join(built_in_specs())}, or the path of a YAML file that describes another (docs/data.md)"
 Dataset = Annotated[str, typer.Option(help=f"What the data are: {DATASETS}.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Do not print the resolved configuration.")]
 

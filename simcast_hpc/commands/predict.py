@@ -129,10 +129,11 @@ def _predictor(
     changes: list[str],
 ) -> "Predictor":
     from simcast_hpc.data.dataset_spec import ZRRelation
+    from simcast_hpc.forecast.frame_sequence import FrameRequest
     from simcast_hpc.forecast.predict_files import Predictor, reject_unfit_tile, training_grid
     from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
     from simcast_hpc.inference.load import forecast_device
-    from simcast_hpc.radar import Wanted, code_of_run
+    from simcast_hpc.radar import encoding_of_run
 
     if z_r is not None and min(z_r) <= 0:
         raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0; Marshall and Palmer's are 200 1.6")
@@ -142,11 +143,11 @@ def _predictor(
     elif changes:
         raise ConfigError(f"--set changes how members are sampled, and {run} is one model; name a run of diffusion")
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
-    code = code_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
+    code = encoding_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
     if tile is not None:
         reject_unfit_tile(model, tile)
     tile = tile or training_grid(model)
-    wanted = Wanted(model.config.sequence.frames_in, code.step_minutes, bridge)
+    wanted = FrameRequest(model.config.sequence.frames_in, code.step_minutes, bridge)
     shared = min(tile) // 4 if overlap is None else overlap
     return Predictor(model, code, wanted, tile, shared, batch=batch, keep_members=keep_members)
 
@@ -163,10 +164,10 @@ def _once(
     predictor: "Predictor", publisher: "Publisher", places: list[Path], *, at: str | None, pattern: str
 ) -> list[Path]:
     from simcast_hpc.config import DataError
-    from simcast_hpc.radar.frame_files import list_files, read_coded, times_of
+    from simcast_hpc.radar.frame_files import index_times, list_files, read_encoded
 
     publisher.folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the forecast
-    held = times_of(list_files(places, pattern), tolerate=any(place.is_dir() for place in places))
+    held = index_times(list_files(places, pattern), skip_unreadable=any(place.is_dir() for place in places))
     if not held:
         raise ConfigError(f"none of {', '.join(map(str, places))} holds a radar frame that can be read")
     issue = _moment(at) if at else max(held)
@@ -174,9 +175,9 @@ def _once(
         chosen = predictor.inputs(list(held), issue)
     except DataError:
         # More frames would not help a model of another unit, so that is said first.
-        read_coded(held, [max(held)], predictor.code)
+        read_encoded(held, [max(held)], predictor.code)
         raise
-    frames = read_coded(held, [time for time in chosen.chosen if time is not None], predictor.code)
+    frames = read_encoded(held, [time for time in chosen.frames if time is not None], predictor.code)
     return list(publisher.publish(predictor.predict(frames, issue)).values())
 
 

@@ -33,7 +33,7 @@ def sample(
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
-    from simcast_hpc.data.open_windows import coded_as, open_windows
+    from simcast_hpc.data.open_windows import open_windows, target_spec
     from simcast_hpc.distributed.process_group import join_process_group
     from simcast_hpc.distributed.rank_info import find_rank
     from simcast_hpc.inference.ensemble import load_ensemble
@@ -61,7 +61,7 @@ def sample(
             ensemble.on(ranks.device if ranks else forecast_device()),
             source,
             out,
-            spec=coded_as(data),
+            spec=target_spec(data),
             windows=windows or len(source),
             batch=batch,
             single=single,

@@ -15,12 +15,10 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .catalog import CATALOG, Event, choose_events
-from .data_errors import Problem
+from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
-from .fingerprint import event_checksum, fingerprint
-from .hdf5_files import OpenFiles
-from .time_major import time_major
-from .window_source import WindowKey
+from .hdf5_files import OpenFiles, time_major
+from .window_source import WindowKey, event_checksum, fingerprint
 
 
 class ArchiveSource:
@@ -60,7 +58,7 @@ class ArchiveSource:
         self.events = choose_events(spec, self.root, split, max_percent_missing, file_names)
         self._open = OpenFiles()
         self._last: tuple[Event, np.ndarray] | None = None
-        shapes = {name: self._check_file(name, rows) for name, rows in rows_by_file(self.events).items()}
+        shapes = {name: self._check_file(name, rows) for name, rows in events_by_file(self.events).items()}
         if len(set(shapes.values())) > 1:
             raise DataError(f"files of {self.root} disagree on [H, W, frames]: {shapes}; one archive holds one grid")
         height, width, available = next(iter(shapes.values()))
@@ -136,7 +134,7 @@ class ArchiveSource:
 
     def _check_file(self, file_name: str, rows: list[Event]) -> tuple[int, int, int]:
         path = self._path(file_name)
-        shape, problems = look_into(path, self.spec, rows)
+        shape, problems = check_archive_file(path, self.spec, rows)
         if problems:
             if problems[0].kind == "absent-file":
                 raise DataError(
@@ -147,7 +145,7 @@ class ArchiveSource:
         return shape
 
 
-def rows_by_file(events: Sequence[Event]) -> dict[str, list[Event]]:
+def events_by_file(events: Sequence[Event]) -> dict[str, list[Event]]:
     """Return the events of each file, in the order given."""
     rows: dict[str, list[Event]] = {}
     for event in events:
@@ -155,29 +153,29 @@ def rows_by_file(events: Sequence[Event]) -> dict[str, list[Event]]:
     return rows
 
 
-def look_into(
+def check_archive_file(
     path: Path, spec: DatasetSpec, rows: Sequence[Event]
-) -> tuple[tuple[int, int, int] | None, list[Problem]]:
+) -> tuple[tuple[int, int, int] | None, list[DataProblem]]:
     """Return the [H, W, frames] of an archive's file, None where it has none, and what is wrong with it.
 
     A problem of the whole file comes alone, without an event.
     """
     if not path.is_file():
-        return None, [Problem("absent-file", path.name, "", f"there is no file {path}")]
+        return None, [DataProblem("absent-file", path.name, "", f"there is no file {path}")]
     try:
         with h5py.File(path, "r") as file:
             stored = file.get(spec.image_type)
             if not isinstance(stored, h5py.Dataset):
                 says = f"it has no data set {spec.image_type!r}; it holds {sorted(file.keys())}"
-                return None, [Problem("dtype", path.name, "", says)]
+                return None, [DataProblem("dtype", path.name, "", says)]
             wrong = _wrong_dataset(stored, spec)
             if wrong is not None:
-                return None, [Problem(wrong[0], path.name, "", wrong[1])]
+                return None, [DataProblem(wrong[0], path.name, "", wrong[1])]
             shape = stored.shape
             return (shape[1], shape[2], shape[3]), _rows_at_odds(file, path.name, spec, rows, shape)
     except OSError as error:
         says = f"truncated or not an HDF5 file: {error}; fetch it again"
-        return None, [Problem("truncated", path.name, "", says)]
+        return None, [DataProblem("truncated", path.name, "", says)]
 
 
 def _wrong_dataset(stored: h5py.Dataset, spec: DatasetSpec) -> tuple[Any, str] | None:
@@ -194,7 +192,7 @@ def _wrong_dataset(stored: h5py.Dataset, spec: DatasetSpec) -> tuple[Any, str] |
 
 def _rows_at_odds(
     file: h5py.File, name: str, spec: DatasetSpec, rows: Sequence[Event], shape: tuple[int, ...]
-) -> list[Problem]:
+) -> list[DataProblem]:
     problems = []
     ids, times = file.get("id"), file.get("time")
     held = None if not isinstance(ids, h5py.Dataset) else [_text(value) for value in ids[:]]
@@ -202,27 +200,27 @@ def _rows_at_odds(
     for row in rows:
         if not 0 <= row.file_index < shape[0]:
             says = f"{CATALOG} places event {row.id} at index {row.file_index} of {name}, which holds {shape[0]} events"
-            problems.append(Problem("catalog", name, row.id, says))
+            problems.append(DataProblem("catalog", name, row.id, says))
         elif held is not None and held[row.file_index] != row.id:
             says = (
                 f"{CATALOG} places event {row.id} at index {row.file_index}, where the file has {held[row.file_index]}"
             )
-            problems.append(Problem("catalog", name, row.id, says))
+            problems.append(DataProblem("catalog", name, row.id, says))
         elif stamps is not None:
             problems += _wrong_stamps(stamps[row.file_index], spec, name, row)
     return problems
 
 
-def _wrong_stamps(stamps: np.ndarray, spec: DatasetSpec, name: str, row: Event) -> list[Problem]:
+def _wrong_stamps(stamps: np.ndarray, spec: DatasetSpec, name: str, row: Event) -> list[DataProblem]:
     steps = np.diff(stamps) / 60
     if (steps <= 0).any():
-        return [Problem("unsorted-times", name, row.id, f"the times of event {row.id} do not ascend")]
+        return [DataProblem("unsorted-times", name, row.id, f"the times of event {row.id} do not ascend")]
     wrong = steps[np.abs(steps - spec.step_minutes) > spec.step_minutes / 2]
     if len(wrong):
         says = f"frames of event {row.id} are {wrong[0]:g} minutes apart; {spec.name} has {spec.step_minutes:g}"
-        return [Problem("cadence", name, row.id, says)]
+        return [DataProblem("cadence", name, row.id, says)]
     if row.seconds + round(row.first_minute * 60) != stamps[0] and row.offsets:
-        return [Problem("catalog", name, row.id, f"{CATALOG} and the file date event {row.id} differently")]
+        return [DataProblem("catalog", name, row.id, f"{CATALOG} and the file date event {row.id} differently")]
     return []
 
 

@@ -20,10 +20,10 @@ def augmented(frames: torch.Tensor, positions: Sequence[int], config: DataConfig
     """
     if config.crop is not None:
         frames = crop(frames, positions, size=config.crop, seed=seed)
-    return turn_and_flip(frames, positions, seed=seed) if config.augment else frames
+    return random_symmetry(frames, positions, seed=seed) if config.augment else frames
 
 
-def trained_grid(config: DataConfig, grid: tuple[int, int]) -> tuple[int, int]:
+def training_grid(config: DataConfig, grid: tuple[int, int]) -> tuple[int, int]:
     """Return the grid that training sees of data of ``grid``.
 
     Raises:
@@ -47,7 +47,7 @@ def crop(frames: torch.Tensor, positions: Sequence[int], *, size: int, seed: int
     return torch.stack(cut)
 
 
-def turn_and_flip(frames: torch.Tensor, positions: Sequence[int], *, seed: int) -> torch.Tensor:
+def random_symmetry(frames: torch.Tensor, positions: Sequence[int], *, seed: int) -> torch.Tensor:
     """Return each sample of ``[B, ..., H, W]`` flipped or turned by the symmetry that its position draws.
 
     Quarter turns need a square grid; elsewhere only the four symmetries that keep the shape are drawn.

@@ -17,7 +17,7 @@ from sys import intern
 
 from simcast_hpc.config import DataError
 
-from .data_errors import Problem
+from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
 
 CATALOG = "CATALOG.csv"
@@ -134,28 +134,32 @@ def choose_events(
     return events
 
 
-def repeated_ids(events: Sequence[Event]) -> list[Problem]:
+def repeated_ids(events: Sequence[Event]) -> list[DataProblem]:
     """Return a problem for every event's id that stands more than once."""
     return repeated_ids_of([event.id for event in events])
 
 
-def repeated_ids_of(ids: Sequence[str]) -> list[Problem]:
+def repeated_ids_of(ids: Sequence[str]) -> list[DataProblem]:
     """Return a problem for every id that stands more than once."""
     seen = Counter(ids)
     return [
-        Problem("repeated-id", CATALOG, name, f"stands {times} times; every reader leaves it out, as the public loader")
+        DataProblem(
+            "repeated-id", CATALOG, name, f"stands {times} times; every reader leaves it out, as the public loader"
+        )
         for name, times in seen.items()
         if times > 1
     ]
 
 
-def cadence_problem(spec: DatasetSpec, event: Event) -> Problem | None:
+def cadence_problem(spec: DatasetSpec, event: Event) -> DataProblem | None:
     """Return what is wrong with the times of an event's frames, as the catalog gives them; None where nothing is."""
     if not event.offsets:
         return None
     said = _wrong_offsets(event.offsets, spec.step_minutes, spec.frames_per_event)
     return (
-        None if said is None else Problem("unsorted-times" if "ascend" in said else "cadence", CATALOG, event.id, said)
+        None
+        if said is None
+        else DataProblem("unsorted-times" if "ascend" in said else "cadence", CATALOG, event.id, said)
     )
 
 

@@ -14,7 +14,7 @@ KINDS: tuple[str, ...] = get_args(ProblemKind)
 
 
 @dataclass(frozen=True)
-class Problem:
+class DataProblem:
     """One thing that is wrong, with the file and, where it is one event's, the event."""
 
     kind: ProblemKind
@@ -27,7 +27,7 @@ class Problem:
         return f"[{self.kind}] {where}: {self.says}"
 
 
-def refuse(problems: Sequence[Problem], *, skip: Collection[str] = ()) -> list[Problem]:
+def refuse(problems: Sequence[DataProblem], *, skip: Collection[str] = ()) -> list[DataProblem]:
     """Return the problems that ``skip`` names; refuse if there is any other.
 
     Raises:

@@ -23,7 +23,7 @@ Split = Literal["train", "val", "test", "all"]
 SplitChooser = Callable[[str, datetime], str]
 
 
-class Grid(StrictModel):
+class PixelGrid(StrictModel):
     """Pixels and their spacing; the archive's own shape wins where the two differ (a crop, a coarser copy)."""
 
     height: PositiveInt
@@ -167,7 +167,7 @@ class DatasetSpec(StrictModel):
     folder: str
     step_minutes: PositiveFloat
     frames_per_event: PositiveInt | None
-    grid: Grid
+    grid: PixelGrid
     thresholds: Thresholds
     splits: Annotated[DateSplits | TableSplits | DayListSplits | SingleSplit, Field(discriminator="kind")]
     z_r: ZRRelation | None = None
@@ -216,7 +216,7 @@ class DatasetSpec(StrictModel):
         return tuple(f"{value:g}" for value in self.thresholds.values)
 
 
-def built_in() -> Mapping[str, Path]:
+def built_in_specs() -> Mapping[str, Path]:
     """Return the names of the built-in descriptions and their files."""
     folder = Path(str(resources.files("simcast_hpc.data") / "specs"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
@@ -228,7 +228,7 @@ def read_spec(name_or_path: str) -> DatasetSpec:
     Raises:
         ConfigError: no such name or file, or a field of it does not hold.
     """
-    known = built_in()
+    known = built_in_specs()
     if name_or_path in known:
         return read_config(DatasetSpec, known[name_or_path])
     if Path(name_or_path).suffix in {".yaml", ".yml"}:

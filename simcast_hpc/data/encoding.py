@@ -11,10 +11,13 @@ so it can never tie with a code, and one between none and the lowest value stand
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
+
+if TYPE_CHECKING:
+    import torch
 
 MISSING_CODE = 255
 LAST_CODE = 254
@@ -239,3 +242,12 @@ def block_mean(physical: np.ndarray, factor: int) -> np.ndarray:
     count = valid.sum(axis=(-3, -1))
     total = np.where(valid, blocks, 0.0).sum(axis=(-3, -1), dtype=np.float64)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+
+
+def code_to_unit(codes: "torch.Tensor", scale: float = 255.0) -> "torch.Tensor":
+    """Return uint8 ``codes`` as the float32 network input ``codes / scale`` in [0, 1], by correctly rounded division.
+
+    The divisor is a tensor because CUDA multiplies by the reciprocal of a scalar, which rounds 219 / 255 down.
+    """
+    values = codes.float()
+    return values / values.new_full((), scale)

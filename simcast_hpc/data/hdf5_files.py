@@ -1,4 +1,4 @@
-"""HDF5 files that stay open in the process that reads them: few at a time, and never one inherited by a fork."""
+"""Cache of open HDF5 files per process, and conversion of time-last arrays as archives store them."""
 
 import os
 from collections import OrderedDict
@@ -6,14 +6,16 @@ from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the LZ4 and Zstd filters with h5py
+import numpy as np
 
-MOST_OPEN = 64
+MAX_OPEN_FILES = 64
+_ROWS_PER_COPY = 2
 
 
 class OpenFiles:
-    """The last ``MOST_OPEN`` files used, so that memory does not grow with the number of files.
+    """The ``MAX_OPEN_FILES`` most recently used files, so that memory does not grow with the number of files.
 
-    Chunk caches are off: a window's chunks are read once. A pickled copy, and a forked child, begins with none open.
+    Chunk caches are off, because the chunks of a window are read once. A pickled copy and a forked child start empty.
     """
 
     def __init__(self):
@@ -30,13 +32,13 @@ class OpenFiles:
         """Return the open file.
 
         Raises:
-            OSError: it is absent, truncated or not HDF5.
+            OSError: the file is absent, truncated or not HDF5.
         """
-        if self._owner != os.getpid():  # a worker made by fork must not share the parent's open files
+        if self._owner != os.getpid():  # a forked worker must not share the parent's open files
             self._owner, self._files = os.getpid(), OrderedDict()
         file = self._files.get(path)
         if file is None:
-            while len(self._files) >= MOST_OPEN:
+            while len(self._files) >= MAX_OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
             file = self._files[path] = h5py.File(path, "r", rdcc_nbytes=0)
         self._files.move_to_end(path)
@@ -44,3 +46,12 @@ class OpenFiles:
 
     def __getstate__(self) -> dict[str, object]:
         return {"_owner": -1, "_files": OrderedDict()}
+
+
+def time_major(stored: np.ndarray) -> np.ndarray:
+    """Return ``[H, W, T]`` as a contiguous ``[T, H, W]``; copies few rows at a time, which stay in the cache."""
+    height, width, frames = stored.shape
+    out = np.empty((frames, height, width), stored.dtype)
+    for top in range(0, height, _ROWS_PER_COPY):
+        out[:, top : top + _ROWS_PER_COPY] = stored[top : top + _ROWS_PER_COPY].transpose(2, 0, 1)
+    return out

@@ -17,10 +17,9 @@ from simcast_hpc.config import DataError
 from simcast_hpc.distributed.ranks import SingleRank
 
 from .catalog import repeated_ids_of
-from .data_errors import Problem
+from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec
 from .encoding import MISSING_CODE
-from .fingerprint import event_checksum
 from .hdf5_files import OpenFiles
 from .prepare import EventSource, RawEvent, open_raw
 from .shards.shard_format import (
@@ -34,6 +33,7 @@ from .shards.shard_format import (
     read_manifest,
     require_description,
 )
+from .window_source import event_checksum
 
 _MOST_PICTURES = 4
 
@@ -50,7 +50,7 @@ class Picture:
 class Inspection:
     """What was found: problems, facts by name, and a few events to look at."""
 
-    problems: list[Problem]
+    problems: list[DataProblem]
     facts: dict[str, Any]
     pictures: list[Picture]
 
@@ -74,7 +74,7 @@ def _of_raw(spec: DatasetSpec, root: Path) -> Inspection:
         try:
             codes = source.read(number)
         except DataError as error:
-            problems.append(Problem("truncated", event.file, event.id, str(error)))
+            problems.append(DataProblem("truncated", event.file, event.id, str(error)))
             continue
         problems += _of_codes(spec, event.file, event.id, codes, event.percent_missing)
         if number in spread:
@@ -105,10 +105,10 @@ def _of_shards(spec: DatasetSpec, root: Path) -> Inspection:
             codes = _codes(files, root / name, int(index.row[row]))
         except (OSError, KeyError) as error:
             if name not in damaged:
-                problems.append(Problem("truncated", name, event, f"cannot be read: {error}"))
+                problems.append(DataProblem("truncated", name, event, f"cannot be read: {error}"))
             continue
         if event_checksum(codes) != index.sha256[row].tobytes():
-            problems.append(Problem("checksum", name, event, "its codes are not those that were prepared"))
+            problems.append(DataProblem("checksum", name, event, "its codes are not those that were prepared"))
         problems += _of_codes(spec, name, event, codes, None)
         if row in spread:
             pictures.append(Picture(event, codes))
@@ -123,16 +123,16 @@ def _of_shards(spec: DatasetSpec, root: Path) -> Inspection:
     return Inspection(problems, facts, pictures)
 
 
-def _of_files(root: Path, manifest: Manifest) -> Iterator[Problem]:
+def _of_files(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
     for number, shard in enumerate(manifest.shards):
         try:
             check_present(root, manifest, [number])
         except DataError as error:
             kind = "truncated" if (root / shard.name).is_file() else "absent-file"
-            yield Problem(kind, shard.name, "", str(error))
+            yield DataProblem(kind, shard.name, "", str(error))
             continue
         if file_sha256(root / shard.name) != shard.sha256:
-            yield Problem("checksum", shard.name, "", "its SHA-256 is not that of the manifest")
+            yield DataProblem("checksum", shard.name, "", "its SHA-256 is not that of the manifest")
 
 
 def _codes(files: OpenFiles, path: Path, row: int) -> np.ndarray:
@@ -156,24 +156,24 @@ def _events(index: Index, manifest: Manifest) -> Iterator[RawEvent]:
 
 def _of_codes(
     spec: DatasetSpec, file: str, event: str, codes: np.ndarray, percent_missing: float | None
-) -> Iterator[Problem]:
+) -> Iterator[DataProblem]:
     """Yield what is wrong with an event's codes: frames without a valid pixel, a missing share that is not told."""
     missing = (codes == MISSING_CODE).mean(axis=(1, 2))
     gone = np.flatnonzero(missing == 1)
     if len(gone) and spec.layout.kind == "archive":
-        yield Problem("missing-frame", file, event, f"frames {gone.tolist()} hold no valid pixel")
+        yield DataProblem("missing-frame", file, event, f"frames {gone.tolist()} hold no valid pixel")
     counted = 100 * float(missing.mean())
     if percent_missing is not None and abs(counted - percent_missing) > 0.5:
         says = f"{counted:.2f} % of its pixels are missing, the catalog says {percent_missing:g} %"
-        yield Problem("missing-share", file, event, says)
+        yield DataProblem("missing-share", file, event, says)
 
 
-def leaks(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[Problem]:
+def leaks(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[DataProblem]:
     """Return a problem for every date with events of two splits, and for frames of two splits at one time.
 
     Two splits at one time are told once a pair of splits, with how many events of the later one it concerns.
     """
-    problems: list[Problem] = []
+    problems: list[DataProblem] = []
     dates: dict[str, set[str]] = {}
     for event in events:
         if event.split:
@@ -182,7 +182,7 @@ def leaks(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[Pr
     for day, splits in sorted(dates.items()):
         if len(splits) > 1:
             named = " and ".join(split for split in SPLITS if split in splits)
-            problems.append(Problem("date-in-two-splits", day, "", f"has events of {named}"))
+            problems.append(DataProblem("date-in-two-splits", day, "", f"has events of {named}"))
     length = round((frames - 1) * spec.step_minutes * 60)
     spans = {split: np.sort([e.begin for e in events if e.split == split]) for split in SPLITS[1:]}
     for place, one in enumerate(SPLITS[1:]):
@@ -192,5 +192,5 @@ def leaks(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[Pr
             count = int((near > 0).sum()) if len(begins) else 0
             if count:
                 says = f"{count} of {len(others)} events of {other} have frames at the time of events of {one}"
-                problems.append(Problem("overlapping-splits", f"{one}, {other}", "", says))
+                problems.append(DataProblem("overlapping-splits", f"{one}, {other}", "", says))
     return problems

@@ -102,7 +102,7 @@ def _end(workers: list[BaseProcess]) -> None:
             process.kill()
 
 
-def copied_ahead(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
+def prefetch_to_device(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
     """Yield micro batches with their tensors on ``device``, the next one on its way while this one is used.
 
     On a GPU the copies, from pinned memory, run on a stream of their own; on a CPU nothing is copied or read ahead.

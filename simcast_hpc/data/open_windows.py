@@ -15,17 +15,17 @@ from .shards.shard_reader import ShardSource
 from .window_source import WindowSource
 
 
-def coded_as(config: DataConfig) -> DatasetSpec:
+def target_spec(config: DataConfig) -> DatasetSpec:
     """Return the description whose code and thresholds the windows of ``config`` carry."""
     return read_spec(config.recode_as or config.dataset)
 
 
-def meaning(config: DataConfig) -> str:
+def description_hash(config: DataConfig) -> str:
     """Return a hash of what the codes of ``config`` mean: encoding, thresholds, splits and cadence, not the names."""
     words = {"name", "title", "quantity", "license", "citation", "source", "grid"}
     described = [
         read_spec(config.dataset).model_dump_json(exclude=words),
-        coded_as(config).model_dump_json(exclude=words),
+        target_spec(config).model_dump_json(exclude=words),
     ]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
@@ -35,7 +35,7 @@ def step_minutes(config: DataConfig) -> float:
     return read_spec(config.dataset).step_minutes * config.frame_stride
 
 
-def kept_grid(config: DataConfig) -> tuple[int, int]:
+def frame_grid(config: DataConfig) -> tuple[int, int]:
     """Return the pixels (H, W) of a frame as the data set's description has them, after averaging."""
     grid = read_spec(config.dataset).grid
     return grid.height // config.block_mean, grid.width // config.block_mean
@@ -78,4 +78,4 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
         chosen = WithoutFold(source, config.hold_out)
     if config.block_mean == 1 and config.recode_as is None:
         return chosen
-    return ResampledSource(chosen, spec=spec, target=coded_as(config), factor=config.block_mean)
+    return ResampledSource(chosen, spec=spec, target=target_spec(config), factor=config.block_mean)

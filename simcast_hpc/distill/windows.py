@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from simcast_hpc.data.codes import code_to_unit
-from simcast_hpc.data.encoding import MISSING_CODE
+from simcast_hpc.data.encoding import MISSING_CODE, code_to_unit
 from simcast_hpc.data.sample_order import draw
 
 

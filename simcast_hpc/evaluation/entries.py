@@ -13,7 +13,7 @@ import torch
 from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import Split, read_spec
-from simcast_hpc.data.open_windows import coded_as, step_minutes
+from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
 from simcast_hpc.inference.ensemble import TrainedEnsemble
 from simcast_hpc.inference.load import TrainedModel
@@ -98,7 +98,7 @@ def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, ro
     Raises:
         ConfigError: no such baseline, or it needs an extra that is not installed.
     """
-    spec = coded_as(data)
+    spec = target_spec(data)
     spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
     try:
         baseline = load_baseline(name, spec.encoding, step_minutes=step_minutes(data), spacing_km=spacing, cache=cache)

@@ -8,7 +8,7 @@ from typing import Any
 
 from simcast_hpc.config import EvaluationConfig, SequenceConfig
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.open_windows import coded_as, open_windows, step_minutes
+from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.run_directory import write_whole
@@ -53,7 +53,7 @@ def evaluate(
     Raises:
         ConfigError, DataError: an unknown protocol, or data that cannot be used.
     """
-    spec, protocols = coded_as(test_set.data), _protocols(test_set, entries, settings)
+    spec, protocols = target_spec(test_set.data), _protocols(test_set, entries, settings)
     frames = sequence.frames_in + sequence.frames_out
     source = open_windows(test_set.data, split=test_set.split, frames=frames)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def evaluate(
 
 def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: EvaluationConfig) -> list[ScoreProtocol]:
     return protocols_of(
-        coded_as(test_set.data),
+        target_spec(test_set.data),
         settings.protocols,
         spacing_km=_spacing_km(test_set),
         packed=any(entry.packed for entry in entries),
@@ -167,7 +167,7 @@ def _result(
 
 def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig) -> dict[str, Any]:
     """Return what the windows are, for a reader of the file."""
-    spec, measured = coded_as(test_set.data), read_spec(test_set.data.dataset)
+    spec, measured = target_spec(test_set.data), read_spec(test_set.data.dataset)
     return {
         "name": test_set.name,
         "title": measured.title,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
-from simcast_hpc.data.open_windows import kept_grid
+from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.ensemble import TrainedAutoencoder, load_autoencoder
 from simcast_hpc.inference.load import TrainedModel, config_of_run, load_trained
 from simcast_hpc.models import grid_of
@@ -64,7 +64,7 @@ def export_run(
     trained = _load(run_dir)
     rows = find_scores(run_dir, scores, weights_hash=trained.weights_hash)
     config = trained.config
-    chosen = grid or (grid_of(config.model) if config.stage in FORECASTING else None) or kept_grid(config.data)
+    chosen = grid or (grid_of(config.model) if config.stage in FORECASTING else None) or frame_grid(config.data)
     programs = (
         programs_of_model(trained, chosen)
         if isinstance(trained, TrainedModel)

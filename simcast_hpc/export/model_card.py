@@ -11,7 +11,7 @@ from typing import Any
 
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.open_windows import coded_as, step_minutes
+from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.storage.run_directory import RunDirectory
 
 _SHOWN = ("csi/mean", "csi_pool16/mean", "hss/mean", "frequency_bias/mean", "crps", "mae", "ssim")
@@ -111,7 +111,7 @@ def _files(facts: Facts) -> str:
 
 
 def _use(config: TrainConfig, facts: Facts) -> str:
-    spec = coded_as(config.data)
+    spec = target_spec(config.data)
     first = next(name for name in facts.files if name.endswith(".pt2"))
     lines = [
         "## Use",

@@ -12,15 +12,16 @@ import torch
 from simcast_hpc import __version__
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.open_windows import kept_grid
+from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.ensemble import TrainedEnsemble
 from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.models import grid_of
-from simcast_hpc.radar.frame_encoding import CodedFrame, ModelCode
-from simcast_hpc.radar.frame_sequence import FrameSet, Wanted, bridged, choose_frames, reject_a_mixture
+from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 from simcast_hpc.storage.run_directory import versions
+
+from .frame_sequence import FrameRequest, FrameSet, choose_frames, interpolate_gaps, require_one_grid_and_unit
 
 # Members are drawn in groups whose fields take no more than this, besides what is kept of them.
 _GROUP_BYTES = 1 << 30
@@ -77,8 +78,8 @@ class Predictor:
     """
 
     model: TrainedModel | TrainedEnsemble
-    code: ModelCode
-    wanted: Wanted
+    code: ModelEncoding
+    wanted: FrameRequest
     tile: Shape
     overlap: int
     batch: int = 4
@@ -92,15 +93,15 @@ class Predictor:
         """
         return choose_frames(available, issue, self.wanted)
 
-    def predict(self, frames: Mapping[datetime, CodedFrame], issue: datetime) -> Forecast:
+    def predict(self, frames: Mapping[datetime, EncodedFrame], issue: datetime) -> Forecast:
         """Return the forecast issued at ``issue`` from the frames by time.
 
         Raises:
             DataError: frames are missing, or they do not belong together.
         """
         chosen = self.inputs(list(frames), issue)
-        there = [frames[time] for time in chosen.chosen if time is not None]
-        reject_a_mixture(there)
+        there = [frames[time] for time in chosen.frames if time is not None]
+        require_one_grid_and_unit(there)
         codes = self._stacked(frames, chosen)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
         missing = (codes == MISSING_CODE).any(axis=0)
@@ -112,7 +113,7 @@ class Predictor:
             self.wanted.step_minutes,
             there[0].grid,
             self.code.unit,
-            self.code.silent(),
+            self.code.no_echo_value(),
             observed,
             self.code.thresholds(),
             values,
@@ -121,15 +122,15 @@ class Predictor:
             self._provenance(chosen, there),
         )
 
-    def _stacked(self, frames: Mapping[datetime, CodedFrame], chosen: FrameSet) -> np.ndarray:
-        """Return uint8 codes ``[T, H, W]``, with what is missing bridged in linear units."""
-        if not chosen.lacking:
-            return np.stack([frames[time].codes for time in chosen.chosen if time is not None])
+    def _stacked(self, frames: Mapping[datetime, EncodedFrame], chosen: FrameSet) -> np.ndarray:
+        """Return uint8 codes ``[T, H, W]``, with what is missing interpolate_gaps in linear units."""
+        if not chosen.missing:
+            return np.stack([frames[time].codes for time in chosen.frames if time is not None])
         linear = [
             None if time is None else self.code.to_linear(self.code.spec.encoding.decode(frames[time].codes))
-            for time in chosen.chosen
+            for time in chosen.frames
         ]
-        return np.stack([self.code.codes(one, 1) for one in bridged(linear, chosen.wanted_times)])
+        return np.stack([self.code.codes(one, 1) for one in interpolate_gaps(linear, chosen.times)])
 
     def _drawn(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
         """Return values ``[M, T', H, W]``, mean and probability in physical units, NaN where ``missing``."""
@@ -189,7 +190,7 @@ class Predictor:
         """
         for one in linear:
             values = self.code.from_linear(one)
-            one[...] = np.where(np.isneginf(values), np.float32(self.code.silent()), values)
+            one[...] = np.where(np.isneginf(values), np.float32(self.code.no_echo_value()), values)
             if missing is not None:
                 one[missing] = np.nan
 
@@ -222,9 +223,9 @@ class Predictor:
         code = [self.code.z_r.model_dump_json() if self.code.z_r else "", self.code.any_spacing]
         return json.dumps([said, code, self.wanted.bridge, self.keep_members])
 
-    def _provenance(self, chosen: FrameSet, there: Sequence[CodedFrame]) -> dict[str, str]:
+    def _provenance(self, chosen: FrameSet, there: Sequence[EncodedFrame]) -> dict[str, str]:
         inputs = [{"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in there]
-        bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.lacking)
+        bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.missing)
         return {**self._fixed, "simcast_inputs": json.dumps(inputs), "simcast_bridged": bridged_times or "none"}
 
 
@@ -265,4 +266,4 @@ def training_grid(model: TrainedModel | TrainedEnsemble) -> Shape:
     config = model.student.config if isinstance(model, TrainedEnsemble) else model.config
     if own := grid_of(config.model):
         return own
-    return (config.data.crop, config.data.crop) if config.data.crop else kept_grid(config.data)
+    return (config.data.crop, config.data.crop) if config.data.crop else frame_grid(config.data)

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 
 from simcast_hpc.config import DataError, SimcastError
 from simcast_hpc.monitoring.stop_request import StopRequest
-from simcast_hpc.radar.frame_encoding import CodedFrame, coded
-from simcast_hpc.radar.frame_sequence import FrameSet
+from simcast_hpc.radar.frame_encoding import EncodedFrame, encode_frame
 from simcast_hpc.radar.read_frame import frame_times, read_frames
 from simcast_hpc.storage.hidden_files import sweep
 from simcast_hpc.storage.run_directory import write_whole
 
 from .forecast_files import SIGNATURE, Publisher
+from .frame_sequence import FrameSet
 from .predict_files import Predictor
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Watch:
         self.predictor, self.publisher, self.folder, self.settings = predictor, publisher, folder, settings
         self._seen: dict[Path, Stamp] = {}
         self._known: dict[Path, Known] = {}
-        self._coded: dict[tuple[Path, Stamp], list[CodedFrame]] = {}
+        self._coded: dict[tuple[Path, Stamp], list[EncodedFrame]] = {}
         self._failed: dict[datetime, tuple[str, str]] = {}
         self._gaps: dict[datetime, str] = {}
         self._health: dict[str, Any] = {
@@ -180,7 +180,7 @@ class Watch:
     def _signature(self, chosen: FrameSet, held: dict[datetime, Path]) -> str:
         """Return a hash of what decides a forecast: the input files, the weights, and how they are used."""
         files = [None if moment is None else [held[moment].name, *self._known[held[moment]].stamp]
-                 for moment in chosen.chosen]  # fmt: skip
+                 for moment in chosen.frames]  # fmt: skip
         return hashlib.sha256(json.dumps([files, self.predictor.identity]).encode()).hexdigest()[:32]
 
     def _stands(self, issue: datetime, signature: str) -> bool:
@@ -190,8 +190,8 @@ class Watch:
     def _make(self, chosen: FrameSet, held: dict[datetime, Path], signature: str) -> str:
         """Make and write one forecast: ``made``, or ``file`` where a file proved damaged, or ``failed``."""
         issue = chosen.issue
-        frames: dict[datetime, CodedFrame] = {}
-        for moment in filter(None, chosen.chosen):
+        frames: dict[datetime, EncodedFrame] = {}
+        for moment in filter(None, chosen.frames):
             path = held[moment]
             try:
                 frames[moment] = self._frame(path, moment)
@@ -214,11 +214,11 @@ class Watch:
         self._tell(issue, paths, held)
         return "made"
 
-    def _frame(self, path: Path, moment: datetime) -> CodedFrame:
+    def _frame(self, path: Path, moment: datetime) -> EncodedFrame:
         key = (path, self._known[path].stamp)
         if key not in self._coded:
             code = self.predictor.code
-            self._coded[key] = [coded(frame, code) for frame in read_frames(path, prefer=code.unit)]
+            self._coded[key] = [encode_frame(frame, code) for frame in read_frames(path, prefer=code.unit)]
             for old in list(self._coded)[: -2 * self.predictor.wanted.frames_in]:
                 del self._coded[old]
         for frame in self._coded[key]:

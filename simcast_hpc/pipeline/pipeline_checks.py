@@ -3,7 +3,7 @@
 import logging
 
 from simcast_hpc.config import FORECASTING, ConfigError, DataConfig, PipelineConfig, TestSetConfig, read_config
-from simcast_hpc.data.open_windows import coded_as, open_windows
+from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.evaluation import baseline_entry, protocols_of
 from simcast_hpc.models import fitted_to, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, reject_another
@@ -64,7 +64,7 @@ def _science(config: PipelineConfig, names: list[str]) -> dict[str, object]:
 
 def check_names(config: PipelineConfig) -> None:
     """Refuse what names something that does not exist, before anything is made."""
-    spec = coded_as(config.data)
+    spec = target_spec(config.data)
     protocols_of(spec, config.evaluation.protocols)
     for name in config.evaluation.baselines:
         baseline_entry(name, config.data)

@@ -1,20 +1,19 @@
-"""Radar files of weather services as one common form; then as the frames and the code that a model takes."""
+"""Readers of radar file formats, which return ``RadarFrame`` objects, and the encoding of these frames for a model.
 
-from .frame_encoding import CodedFrame, ModelCode, code_of_run, coded
-from .frame_sequence import FrameSet, Wanted, choose_frames
+The input frames of a forecast are chosen in ``simcast_hpc.forecast.frame_sequence``.
+"""
+
+from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame, encoding_of_run
 from .radar_frame import RadarFrame, RadarGrid
 from .read_frame import frame_times, read_frames
 
 __all__ = [
-    "CodedFrame",
-    "FrameSet",
-    "ModelCode",
+    "EncodedFrame",
+    "ModelEncoding",
     "RadarFrame",
     "RadarGrid",
-    "Wanted",
-    "choose_frames",
-    "code_of_run",
-    "coded",
+    "encode_frame",
+    "encoding_of_run",
     "frame_times",
     "read_frames",
 ]

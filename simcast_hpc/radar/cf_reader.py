@@ -1,7 +1,7 @@
-"""netCDF by the CF conventions, by xarray: rain rate, rain accumulation, reflectivity or VIL on a regular map grid.
+"""Reader of CF netCDF files (xarray): rain rate, rain accumulation, reflectivity or VIL on a regular map grid.
 
-The field is found by its units and standard name, its map by ``grid_mapping`` or by one-dimensional latitude and
-longitude. ``_FillValue`` is missing; no echo in dBZ is the value that an attribute ``undetect`` names, as stored.
+The field is selected by units and standard name, its map by ``grid_mapping`` or one-dimensional latitude and longitude.
+``_FillValue`` is missing; no echo in dBZ is the stored value that the attribute ``undetect`` gives.
 """
 
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .odim_reader import placed
+from .odim_reader import make_grid
 from .radar_frame import RadarFrame, RadarGrid, Unit
 
 if TYPE_CHECKING:
@@ -43,19 +43,19 @@ def times(path: Path) -> list[datetime]:
 
 
 def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
-    """Return one frame a time."""
+    """Return one frame per time."""
     with _opened(path) as dataset:
         field, unit, factor = _field(dataset, path, prefer)
-        moments = _times(dataset, field, path)
+        frame_times = _times(dataset, field, path)
         rows, columns = (_dimension(dataset, field, axis, path) for axis in ("y", "x"))
         values = _values(field, rows, columns, path, unit)
         if factor is None:
-            factor = _factor_of_depth(dataset, field, path)
-        grid, upright = _grid(dataset, field, rows, columns, path)
-        about = {"format": "CF netCDF", "quantity": str(field.attrs.get("standard_name") or field.name)}
+            factor = _depth_factor(dataset, field, path)
+        grid, north_up = _grid(dataset, field, rows, columns, path)
+        metadata = {"format": "CF netCDF", "quantity": str(field.attrs.get("standard_name") or field.name)}
         return [
-            RadarFrame(np.ascontiguousarray(upright(one) * np.float32(factor)), unit, moment, grid, path, about)
-            for one, moment in zip(values, moments, strict=True)
+            RadarFrame(np.ascontiguousarray(north_up(frame) * np.float32(factor)), unit, time, grid, path, metadata)
+            for frame, time in zip(values, frame_times, strict=True)
         ]
 
 
@@ -68,23 +68,23 @@ def _opened(path: Path) -> "xr.Dataset":
 
 
 def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArray, Unit, float | None]":
-    """Return the field, its unit, and the factor to it; None for a depth, whose factor is its duration's."""
-    found: dict[Unit, tuple[Any, Unit, float | None]] = {}
-    said = []
+    """Return the field, its unit and the factor to that unit; None for a depth, see :func:`_depth_factor`."""
+    fields: dict[Unit, tuple[Any, Unit, float | None]] = {}
+    descriptions = []
     for name, field in dataset.data_vars.items():
         if field.ndim < 2 or "grid_mapping_name" in field.attrs:
             continue
         kind = _kind(str(name), field)
-        said.append(f"{name} [{field.attrs.get('units', 'no units')}]")
+        descriptions.append(f"{name} [{field.attrs.get('units', 'no units')}]")
         if kind is not None:
-            found.setdefault(kind[0], (field, *kind))
+            fields.setdefault(kind[0], (field, *kind))
     order: tuple[Unit, ...] = (prefer, "mm/h", "dBZ", "kg/m^2")
     for unit in order:
-        if unit in found:
-            return found[unit]
+        if unit in fields:
+            return fields[unit]
     raise DataError(
-        f"{path} holds {', '.join(said) or 'no field'}; a rain rate (mm h-1), rain amount (mm), reflectivity (dBZ) "
-        "or vertically integrated liquid (kg m-2), told by units and standard_name, is needed"
+        f"{path} contains {', '.join(descriptions) or 'no field'}; it must contain a rain rate (mm h-1), rain amount "
+        "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), identified by units and standard_name"
     )
 
 
@@ -121,52 +121,52 @@ def _times(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> list[dat
         (dataset[name] for name in (*field.dims, *field.coords) if name in dataset and _is_time(dataset[name])), None
     )
     if time is None:
-        raise DataError(f"{path}: {field.name} has no coordinate time; when it was seen must stand in the file")
+        raise DataError(f"{path}: {field.name} has no time coordinate; the file must contain the time of the field")
     seconds = np.atleast_1d(time.values).astype("datetime64[ms]").astype(np.int64) / 1000.0
-    return [datetime.fromtimestamp(float(moment), tz=UTC) for moment in seconds]
+    return [datetime.fromtimestamp(float(second), tz=UTC) for second in seconds]
 
 
 def _is_time(variable: "xr.DataArray") -> bool:
-    named = variable.name == "time" or variable.attrs.get("standard_name") == "time"
-    return bool(named and np.issubdtype(variable.dtype, np.datetime64))
+    is_named_time = variable.name == "time" or variable.attrs.get("standard_name") == "time"
+    return bool(is_named_time and np.issubdtype(variable.dtype, np.datetime64))
 
 
 def _values(field: "xr.DataArray", rows: str, columns: str, path: Path, unit: Unit) -> np.ndarray:
-    """Return the field as float32 ``[T, H, W]``, with no echo where the file says so."""
+    """Return the field as float32 ``[T, H, W]``, minus infinity where the file marks no echo."""
     others = [name for name in field.dims if name not in (rows, columns)]
     long = [name for name in others if field.sizes[name] > 1 and not _is_time(field[name])]
     if long:
         raise DataError(
-            f"{path}: {field.name} has a dimension {long[0]} of {field.sizes[long[0]]}; one field is needed"
+            f"{path}: {field.name} has a dimension {long[0]} of size {field.sizes[long[0]]}; it must have size 1"
         )
     height, width = field.sizes[rows], field.sizes[columns]
     values = field.transpose(*others, rows, columns).values.astype(np.float32).reshape(-1, height, width)
     if "undetect" in field.attrs and unit == "dBZ":
         gain, offset = field.encoding.get("scale_factor", 1.0), field.encoding.get("add_offset", 0.0)
-        silent = float(field.attrs["undetect"]) * gain + offset
-        values[np.abs(values - silent) <= 1e-4 * max(abs(gain), 1e-3)] = -np.inf
+        no_echo = float(field.attrs["undetect"]) * gain + offset
+        values[np.abs(values - no_echo) <= 1e-4 * max(abs(gain), 1e-3)] = -np.inf
     return values
 
 
-def _factor_of_depth(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> float:
-    """Return what turns a depth into mm/h, by the bounds of its time."""
+def _depth_factor(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> float:
+    """Return the factor from a depth to mm/h, computed from the bounds of its time."""
     time = dataset.get("time")
     bounds = dataset.get(time.attrs.get("bounds", "") or time.encoding.get("bounds", "")) if time is not None else None
     if bounds is None:
         raise DataError(
-            f"{path}: {field.name} is an amount in {field.attrs['units']} and its time has no bounds; over how many "
-            "minutes it fell must stand in the file"
+            f"{path}: {field.name} is an amount in {field.attrs['units']} and its time has no bounds; the file must "
+            "contain the accumulation interval"
         )
     hours = np.diff(np.atleast_2d(bounds.values), axis=-1).astype("timedelta64[s]").astype(float) / 3600.0
     if not (hours > 0).all() or np.ptp(hours) > 0:
         raise DataError(
-            f"{path}: the bounds of time span {hours.ravel()[:4].tolist()} hours; one span above 0 is needed"
+            f"{path}: the bounds of time span {hours.ravel()[:4].tolist()} hours; all must be equal and above 0"
         )
     return _DEPTHS[str(field.attrs["units"]).strip()] / float(hours.ravel()[0])
 
 
 def _grid(dataset: "xr.Dataset", field: "xr.DataArray", rows: str, columns: str, path: Path):
-    """Return the grid, and the function that turns a field to north up, west left."""
+    """Return the grid, and the function that flips a field to north up, west left."""
     y, x = (_regular(dataset.coords[name], path) for name in (rows, columns))
     units = {str(dataset.coords[name].attrs.get("units", "")) for name in (rows, columns)}
     if any(unit.startswith("degree") for unit in units):
@@ -175,18 +175,18 @@ def _grid(dataset: "xr.Dataset", field: "xr.DataArray", rows: str, columns: str,
         projection = _projection(dataset, field, path)
         scales = {_LENGTH.get(unit) for unit in units}
         if len(scales) != 1 or None in scales:
-            raise DataError(f"{path}: its map coordinates are in {sorted(units)}; m or km is needed")
+            raise DataError(f"{path}: the map coordinates are in {sorted(units)}; m or km is valid")
         scale = float(scales.pop() or 1.0)
     flip_rows, flip_columns = bool(y[1] > y[0]), bool(x[1] < x[0])
     x, y = np.sort(x) * scale, np.sort(y)[::-1] * scale
     dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[0] - y[-1]) / (len(y) - 1)
-    grid: RadarGrid = placed(projection, x[0] - dx / 2, y[0] + dy / 2, dx, dy, (len(y), len(x)))
+    grid: RadarGrid = make_grid(projection, x[0] - dx / 2, y[0] + dy / 2, dx, dy, (len(y), len(x)))
 
-    def upright(one: np.ndarray) -> np.ndarray:
-        one = one[::-1] if flip_rows else one
-        return one[:, ::-1] if flip_columns else one
+    def north_up(frame: np.ndarray) -> np.ndarray:
+        frame = frame[::-1] if flip_rows else frame
+        return frame[:, ::-1] if flip_columns else frame
 
-    return grid, upright
+    return grid, north_up
 
 
 def _projection(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> str:
@@ -194,7 +194,7 @@ def _projection(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> str
 
     name = field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping")
     if name not in dataset:
-        raise DataError(f"{path}: {field.name} names no grid_mapping (it says {name!r}); a projection is needed")
+        raise DataError(f"{path}: {field.name} has no grid_mapping (got {name!r}); the file must contain a projection")
     attributes = dict(dataset[name].attrs)
     for key in ("proj4", "proj4_params", "proj4text"):
         if key in attributes:
@@ -206,5 +206,5 @@ def _regular(coordinate: "xr.DataArray", path: Path) -> np.ndarray:
     values = coordinate.values.astype(np.float64)
     steps = np.diff(values)
     if len(values) < 2 or np.ptp(steps) > 0.01 * abs(steps.mean()):
-        raise DataError(f"{path}: the coordinate {coordinate.name} is not evenly spaced; a regular grid is needed")
+        raise DataError(f"{path}: the coordinate {coordinate.name} is not evenly spaced; the grid must be regular")
     return values

@@ -1,4 +1,4 @@
-"""FMI's 8-bit PGM composites (Finnish Meteorological Institute), plain or gzipped, by pysteps' importer."""
+"""Reader of FMI's 8-bit PGM composites (Finnish Meteorological Institute), plain or gzipped, using pysteps."""
 
 import gzip
 from datetime import UTC, datetime
@@ -16,25 +16,25 @@ _HEADER_BYTES = 8192
 
 
 def times(path: Path) -> list[datetime]:
-    """Return the time of observation in the header."""
-    said = _header(path).get("obstime", "")
+    """Return the observation time of the header."""
+    text = _header(path).get("obstime", "")
     try:
-        return [datetime.strptime(said, "%Y%m%d%H%M").replace(tzinfo=UTC)]
+        return [datetime.strptime(text, "%Y%m%d%H%M").replace(tzinfo=UTC)]
     except ValueError as error:
-        raise DataError(f"{path}: its header says obstime {said!r}; YYYYmmddHHMM is needed") from error
+        raise DataError(f"{path}: obstime={text!r} in the header is not of the form YYYYmmddHHMM") from error
 
 
 def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
-    """Return the reflectivity: dBZ = pixel / 2 - 32, pixel 0 no echo, 255 missing."""
+    """Return the reflectivity: dBZ = pixel / 2 - 32, pixel 0 is no echo, 255 missing."""
     from pysteps.io.importers import import_fmi_pgm
 
     (time,) = times(path)
     header = _header(path)
     if "reflectivity" not in header.get("param", "").lower():
-        raise DataError(f"{path}: its header says param {header.get('param')!r}; a reflectivity is needed")
-    values, _, about = import_fmi_pgm(str(path), gzipped=_is_gzipped(path), dtype="float32")
+        raise DataError(f"{path}: param={header.get('param')!r} in the header is not a reflectivity")
+    values, _, metadata = import_fmi_pgm(str(path), gzipped=_is_gzipped(path), dtype="float32")
     values[values <= _NO_ECHO_DBZ] = -np.inf
-    grid = grid_of_pysteps(path, values, about)
+    grid = grid_of_pysteps(path, values, metadata)
     return [RadarFrame(values, "dBZ", time, grid, path, {"format": "FMI PGM", "quantity": header["param"]})]
 
 

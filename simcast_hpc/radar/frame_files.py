@@ -1,4 +1,4 @@
-"""Files of radar frames: which times they hold, told cheaply, and the chosen ones as a model sees them."""
+"""Sets of radar files: list the files of folders, index their times, read frames and encode them for a model."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,67 +7,89 @@ from pathlib import Path
 
 from simcast_hpc.config import ConfigError, DataError
 
-from .frame_encoding import CodedFrame, ModelCode, coded
-from .frame_sequence import reject_twins
+from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame
 from .read_frame import frame_times, read_frames
 
 logger = logging.getLogger(__name__)
 
 
-def list_files(places: Sequence[Path], pattern: str = "*") -> list[Path]:
-    """Return files that are named, and those of folders whose name fits ``pattern``; hidden ones are left out.
+def list_files(paths: Sequence[Path], pattern: str = "*") -> list[Path]:
+    """Return the files among ``paths`` and the files in its folders that match ``pattern``, without hidden ones.
 
     Raises:
-        ConfigError: a place does not exist, or a folder holds no such file.
+        ConfigError: a path does not exist, or a folder contains no matching file.
     """
-    found: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            inside = sorted(path for path in place.glob(pattern) if path.is_file() and not path.name.startswith("."))
-            if not inside:
-                raise ConfigError(f"the folder {place} holds no file that fits --pattern {pattern!r}")
-            found += inside
-        elif place.is_file():
-            found.append(place)
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            matching = sorted(file for file in path.glob(pattern) if file.is_file() and not file.name.startswith("."))
+            if not matching:
+                raise ConfigError(f"the folder {path} contains no file that matches --pattern {pattern!r}")
+            files += matching
+        elif path.is_file():
+            files.append(path)
         else:
-            raise ConfigError(f"{place} is neither a file nor a folder of radar frames")
-    return found
+            raise ConfigError(f"{path} is neither a file nor a folder of radar frames")
+    return files
 
 
-def times_of(files: Iterable[Path], *, tolerate: bool) -> dict[datetime, Path]:
-    """Return the file of every time.
+def index_times(files: Iterable[Path], *, skip_unreadable: bool) -> dict[datetime, Path]:
+    """Return the file of each time.
 
     Args:
         files: radar files.
-        tolerate: warn of files that cannot be read and leave them out, in place of refusing.
+        skip_unreadable: skip files that cannot be read, with a warning, instead of raising.
 
     Raises:
-        DataError: a file cannot be read, or two hold one time.
+        DataError: a file cannot be read, or two files contain the same time.
     """
-    held: dict[Path, list[datetime]] = {}
+    times_by_file: dict[Path, list[datetime]] = {}
     for path in files:
         try:
-            held[path] = frame_times(path)
+            times_by_file[path] = frame_times(path)
         except DataError as error:
-            if not tolerate:
+            if not skip_unreadable:
                 raise
-            logger.warning("left out: %s", error)
-    reject_twins(held)
-    return {time: path for path, times in held.items() for time in times}
+            logger.warning("skipped: %s", error)
+    require_unique_times(times_by_file)
+    return {time: path for path, times in times_by_file.items() for time in times}
 
 
-def read_coded(held: Mapping[datetime, Path], times: Iterable[datetime], code: ModelCode) -> dict[datetime, CodedFrame]:
-    """Return the frames of these times, coded for a model; each file is read once.
+def read_encoded(
+    files: Mapping[datetime, Path], times: Iterable[datetime], encoding: ModelEncoding
+) -> dict[datetime, EncodedFrame]:
+    """Return the frames of ``times``, encoded for a model; each file is read once.
+
+    Args:
+        files: the file of each time, from :func:`index_times`.
+        times: times to read.
+        encoding: encoding of the model.
 
     Raises:
-        DataError: a file cannot be read, does not hold a time that it said it had, or does not fit the model.
+        DataError: a file cannot be read, no longer contains a time, or does not match the model.
     """
-    wanted = set(times)
-    frames: dict[datetime, CodedFrame] = {}
-    for path in sorted({held[time] for time in wanted}):
-        for frame in read_frames(path, prefer=code.unit):
-            if frame.time in wanted and held[frame.time] == path:
-                frames[frame.time] = coded(frame, code)
-    if lost := sorted(wanted - set(frames)):
-        raise DataError(f"{held[lost[0]]} no longer holds a frame of {lost[0]:%Y-%m-%d %H:%M:%S} UTC")
+    remaining = set(times)
+    frames: dict[datetime, EncodedFrame] = {}
+    for path in sorted({files[time] for time in remaining}):
+        for frame in read_frames(path, prefer=encoding.unit):
+            if frame.time in remaining and files[frame.time] == path:
+                frames[frame.time] = encode_frame(frame, encoding)
+    if missing := sorted(remaining - set(frames)):
+        raise DataError(f"{files[missing[0]]} no longer contains a frame of {missing[0]:%Y-%m-%d %H:%M:%S} UTC")
     return frames
+
+
+def require_unique_times(times_by_file: Mapping[Path, Sequence[datetime]]) -> None:
+    """Check that no two files contain the same time.
+
+    Raises:
+        DataError: two do; names both.
+    """
+    files: dict[datetime, Path] = {}
+    for path, times in times_by_file.items():
+        for time in times:
+            if (other := files.setdefault(time, path)) != path:
+                raise DataError(
+                    f"{path} and {other} both contain the time {time:%Y-%m-%d %H:%M:%S} UTC; pass only one of them "
+                    "(--pattern selects files by name)"
+                )

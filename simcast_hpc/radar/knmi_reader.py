@@ -1,4 +1,4 @@
-"""KNMI HDF5 composites (Royal Netherlands Meteorological Institute, HDF5 of its data centre), by pysteps' importer."""
+"""Reader of KNMI HDF5 composites (Royal Netherlands Meteorological Institute, Data Centre format), using pysteps."""
 
 import re
 from datetime import UTC, datetime
@@ -13,13 +13,13 @@ from simcast_hpc.config import DataError
 from .odim_reader import grid_of_pysteps
 from .radar_frame import RadarFrame, RadarGrid, Unit
 
-# What the importer takes for granted, held against what the file says.
+# Gain, offset and missing value that the pysteps importer assumes; the file must agree.
 _CALIBRATION = {"ACRR": (0.01, 0.0, 65535), "DBZH": (0.5, -32.0, 255)}
 _FORMULA = re.compile(r"GEO\s*=\s*([-\d.eE]+)\s*\*\s*PV\s*\+?\s*([-\d.eE]+)")
 
 
 def times(path: Path) -> list[datetime]:
-    """Return the end of what the product covers."""
+    """Return the end of the product's interval."""
     with h5py.File(path, "r") as file:
         return [_time(file, "product_datetime_end", path)]
 
@@ -34,61 +34,67 @@ def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
         minutes = (end - _time(file, "product_datetime_start", path)).total_seconds() / 60
         _check_calibration(file, path, quantity)
     if quantity == "ACRR" and minutes <= 0:
-        raise DataError(f"{path}: its accumulation lasts {minutes:g} minutes; it must end after it begins")
-    values, _, about = import_knmi_hdf5(str(path), qty=quantity, accutime=minutes)
+        raise DataError(f"{path}: the accumulation interval is {minutes:g} minutes; it must be positive")
+    values, _, metadata = import_knmi_hdf5(str(path), qty=quantity, accutime=minutes)
     if quantity == "ACRR":
         values, unit = (values * (60.0 / minutes)).astype(np.float32), "mm/h"
     else:
         values, unit = np.where(values <= -32.0, -np.inf, values).astype(np.float32), "dBZ"
-    grid = grid_of_pysteps(path, values, about) if about["cartesian_unit"] == "m" else _in_metres(path, values, about)
-    about = {"format": "KNMI HDF5", "quantity": quantity, "accumulation_minutes": minutes}
-    return [RadarFrame(values, unit, end, grid, path, about)]
+    grid = (
+        grid_of_pysteps(path, values, metadata)
+        if metadata["cartesian_unit"] == "m"
+        else _in_metres(path, values, metadata)
+    )
+    metadata = {"format": "KNMI HDF5", "quantity": quantity, "accumulation_minutes": minutes}
+    return [RadarFrame(values, unit, end, grid, path, metadata)]
 
 
 def _quantity(file: Any, path: Path) -> str:
-    said = str(_one(file["image1"].attrs["image_geo_parameter"])).upper()
-    if "ACCUMULATED" in said:
+    parameter = str(_scalar(file["image1"].attrs["image_geo_parameter"])).upper()
+    if "ACCUMULATED" in parameter:
         return "ACRR"
-    if "REFLECTIVITY" in said:
+    if "REFLECTIVITY" in parameter:
         return "DBZH"
-    raise DataError(f"{path} holds {said}; accumulated precipitation in mm or reflectivity in dBZ is needed")
+    raise DataError(
+        f"{path} contains {parameter}; it must contain accumulated precipitation in mm or reflectivity in dBZ"
+    )
 
 
 def _check_calibration(file: Any, path: Path, quantity: str) -> None:
     attributes = file["image1/calibration"].attrs
-    formula = str(_one(attributes["calibration_formulas"]))
+    formula = str(_scalar(attributes["calibration_formulas"]))
     gain, offset, missing = _CALIBRATION[quantity]
-    found = _FORMULA.search(formula)
-    codes = {int(_one(attributes[f"calibration_{what}"])) for what in ("missing_data", "out_of_image")}
-    if found is None or (float(found[1]), float(found[2])) != (gain, offset) or codes != {missing}:
+    match = _FORMULA.search(formula)
+    missing_codes = {int(_scalar(attributes[f"calibration_{what}"])) for what in ("missing_data", "out_of_image")}
+    if match is None or (float(match[1]), float(match[2])) != (gain, offset) or missing_codes != {missing}:
         raise DataError(
-            f"{path}: calibration {formula!r} with {sorted(codes)} for missing; "
-            f"'GEO={gain:g}*PV+{offset:g}' with {missing} is what is read"
+            f"{path}: calibration {formula!r} with missing values {sorted(missing_codes)} is not supported; "
+            f"it must be 'GEO={gain:g}*PV+{offset:g}' with {missing}"
         )
 
 
-def _in_metres(path: Path, values: np.ndarray, about: dict[str, Any]) -> RadarGrid:
-    """Return the grid in metres of a file whose coordinates, and whose earth, are in kilometres."""
-    if about["cartesian_unit"] != "km":
-        raise DataError(f"{path}: its coordinates are in {about['cartesian_unit']}; km or m are needed")
-    words = [word if word.startswith("+") else f"+{word}" for word in about["projection"].split()]
+def _in_metres(path: Path, values: np.ndarray, metadata: dict[str, Any]) -> RadarGrid:
+    """Return the grid in metres of a file whose coordinates and ellipsoid are in kilometres."""
+    if metadata["cartesian_unit"] != "km":
+        raise DataError(f"{path}: the coordinates are in {metadata['cartesian_unit']}; km or m is valid")
+    words = [word if word.startswith("+") else f"+{word}" for word in metadata["projection"].split()]
 
-    def larger(word: str) -> str:
+    def to_metres(word: str) -> str:
         key, _, value = word.partition("=")
         return f"{key}={float(value) * 1000:.10g}" if key in ("+a", "+b") and float(value) < 10000 else word
 
-    scaled = {key: about[key] * 1000.0 for key in ("x1", "x2", "y1", "y2", "xpixelsize", "ypixelsize")}
-    return grid_of_pysteps(path, values, {"projection": " ".join(map(larger, words)), **scaled})
+    scaled = {key: metadata[key] * 1000.0 for key in ("x1", "x2", "y1", "y2", "xpixelsize", "ypixelsize")}
+    return grid_of_pysteps(path, values, {"projection": " ".join(map(to_metres, words)), **scaled})
 
 
 def _time(file: Any, name: str, path: Path) -> datetime:
-    said = str(_one(file["overview"].attrs[name]))
+    text = str(_scalar(file["overview"].attrs[name]))
     try:
-        return datetime.strptime(said.split(".")[0], "%d-%b-%Y;%H:%M:%S").replace(tzinfo=UTC)
+        return datetime.strptime(text.split(".")[0], "%d-%b-%Y;%H:%M:%S").replace(tzinfo=UTC)
     except ValueError as error:
-        raise DataError(f"{path}: overview/{name} is {said!r}; DD-MON-YYYY;HH:MM:SS is needed") from error
+        raise DataError(f"{path}: overview/{name}={text!r} is not of the form DD-MON-YYYY;HH:MM:SS") from error
 
 
-def _one(value: Any) -> Any:
+def _scalar(value: Any) -> Any:
     value = value.ravel()[0] if isinstance(value, np.ndarray) else value
     return value.decode() if isinstance(value, bytes) else value

@@ -1,7 +1,7 @@
-"""MeteoSwiss' 8-bit GIF accumulations (products AQC and CPC, 5 minutes), by pysteps' importer.
+"""Reader of MeteoSwiss' 8-bit GIF accumulations (products AQC and CPC, 5 minutes), using pysteps.
 
-The file says product, time and accumulation in its comment: ``PRDT=AQC151351545`` is product, year, day of the year,
-hour and minute; ``ACCUm=000005`` the minutes.
+The comment of the file contains product, time and accumulation: ``PRDT=AQC151351545`` is product, year, day of the
+year, hour and minute; ``ACCUm=000005`` is the interval in minutes.
 """
 
 import re
@@ -18,35 +18,37 @@ from .radar_frame import RadarFrame, Unit
 
 _PRODUCT = re.compile(r"PRDT=([A-Z]{3})(\d{9})")
 _MINUTES = re.compile(r"ACCUm=(\d+)")
-_READ = ("AQC", "CPC")
+_PRODUCTS = ("AQC", "CPC")
 
 
 def times(path: Path) -> list[datetime]:
-    """Return the end of the accumulation."""
-    return [_about(path)[1]]
+    """Return the end of the accumulation interval."""
+    return [_comment(path)[1]]
 
 
 def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
-    """Return the rain rate over the accumulation."""
+    """Return the mean rain rate over the accumulation interval."""
     from pysteps.io.importers import import_mch_gif
 
-    product, time, minutes = _about(path)
-    if product not in _READ or minutes != 5:
-        raise DataError(f"{path} is the product {product} over {minutes} minutes; {' or '.join(_READ)} over 5 is read")
-    values, _, about = import_mch_gif(str(path), product, "mm", float(minutes))
+    product, time, minutes = _comment(path)
+    if product not in _PRODUCTS or minutes != 5:
+        raise DataError(
+            f"{path} is product {product} over {minutes} minutes; {' or '.join(_PRODUCTS)} over 5 minutes is supported"
+        )
+    values, _, metadata = import_mch_gif(str(path), product, "mm", float(minutes))
     values = (values * (60.0 / minutes)).astype(np.float32)
-    grid = grid_of_pysteps(path, values, about)
+    grid = grid_of_pysteps(path, values, metadata)
     return [RadarFrame(values, "mm/h", time, grid, path, {"format": "MeteoSwiss GIF", "quantity": product})]
 
 
-def _about(path: Path) -> tuple[str, datetime, int]:
+def _comment(path: Path) -> tuple[str, datetime, int]:
     with Image.open(path) as image:
         comment = image.info.get("comment", b"")
-    said = comment.decode("latin-1") if isinstance(comment, bytes) else str(comment)
-    product, minutes = _PRODUCT.search(said), _MINUTES.search(said)
+    text = comment.decode("latin-1") if isinstance(comment, bytes) else str(comment)
+    product, minutes = _PRODUCT.search(text), _MINUTES.search(text)
     if product is None or minutes is None:
         raise DataError(
-            f"{path}: its comment is {said[:80]!r}; PRDT=<product><yydddHHMM> and ACCUm=<minutes> are needed"
+            f"{path}: the comment {text[:80]!r} does not contain PRDT=<product><yydddHHMM> and ACCUm=<minutes>"
         )
     time = datetime.strptime(product[2], "%y%j%H%M").replace(tzinfo=UTC)
     return product[1], time, int(minutes[1])

@@ -1,4 +1,4 @@
-"""NOAA's MRMS precipitation rate in GRIB2, plain or gzipped, by pygrib: every pixel as it is, nothing averaged."""
+"""Reader of NOAA's MRMS precipitation rate in GRIB2, plain or gzipped, using pygrib, at full resolution."""
 
 import gzip
 import importlib
@@ -14,9 +14,9 @@ from simcast_hpc.config import DataError
 
 from .radar_frame import RadarFrame, RadarGrid, Unit
 
-# Discipline, category and number in the local table of MRMS.
+# Discipline, category and number in the local GRIB table of MRMS.
 _PRECIP_RATE = (209, 6, 1)
-# MRMS gives the earth of its latitudes and longitudes as that of GPS.
+# The ellipsoid of MRMS is that of GPS.
 _PROJECTION = "+proj=longlat +datum=WGS84 +no_defs"
 
 
@@ -27,45 +27,45 @@ def times(path: Path) -> list[datetime]:
 
 
 def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
-    """Return the rain rate; negative values (no coverage, missing) become missing."""
-    found = []
+    """Return the rain rate; negative values (no coverage, missing) become NaN."""
+    result = []
     with _messages(path) as messages:
         for message in messages:
             product = tuple(message[key] for key in ("discipline", "parameterCategory", "parameterNumber"))
             if product != _PRECIP_RATE or message["gridType"] != "regular_ll":
                 raise DataError(
-                    f"{path} holds the GRIB product {product} on a grid {message['gridType']!r}; MRMS PrecipRate "
-                    f"{_PRECIP_RATE} on 'regular_ll' is read"
+                    f"{path} contains the GRIB product {product} on a grid {message['gridType']!r}; MRMS PrecipRate "
+                    f"{_PRECIP_RATE} on 'regular_ll' is supported"
                 )
             values = np.ma.filled(message.values, -3.0).astype(np.float32)
             values[values < 0] = np.nan
             grid, values = _grid(message, values)
-            about = {"format": "MRMS GRIB2", "quantity": "PrecipRate"}
-            found.append(RadarFrame(values, "mm/h", _time(message), grid, path, about))
-    return found
+            metadata = {"format": "MRMS GRIB2", "quantity": "PrecipRate"}
+            result.append(RadarFrame(values, "mm/h", _time(message), grid, path, metadata))
+    return result
 
 
 @contextmanager
 def _messages(path: Path) -> Iterator[list[Any]]:
     pygrib: Any = importlib.import_module("pygrib")
     with path.open("rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    if zipped:
+        is_gzipped = file.read(2) == b"\x1f\x8b"
+    if is_gzipped:
         with gzip.open(path) as file:
             yield [pygrib.fromstring(file.read())]
         return
-    messages = pygrib.open(str(path))
+    file = pygrib.open(str(path))
     try:
-        found = list(messages)
-        if not found:
-            raise DataError(f"{path} holds no GRIB message; it is cut short")
-        yield found
+        messages = list(file)
+        if not messages:
+            raise DataError(f"{path} contains no GRIB message; it is truncated")
+        yield messages
     finally:
-        messages.close()
+        file.close()
 
 
 def _grid(message: Any, values: np.ndarray) -> tuple[RadarGrid, np.ndarray]:
-    """Return the grid and the field with north up and west left."""
+    """Return the grid, and the field with north up and west left."""
     first, last = message["latitudeOfFirstGridPointInDegrees"], message["latitudeOfLastGridPointInDegrees"]
     west, east = message["longitudeOfFirstGridPointInDegrees"], message["longitudeOfLastGridPointInDegrees"]
     if first < last:
@@ -73,7 +73,7 @@ def _grid(message: Any, values: np.ndarray) -> tuple[RadarGrid, np.ndarray]:
     if west > east:
         values, west, east = values[:, ::-1], east, west
     height, width = values.shape
-    # The corners are given in millionths of a degree and cut off there; the increments are exact.
+    # The corners are truncated to millionths of a degree; the increments are exact.
     dx, dy = message["iDirectionIncrementInDegrees"], message["jDirectionIncrementInDegrees"]
     west = west - 360.0 if west > 180.0 else west
     grid = RadarGrid(_PROJECTION, west - dx / 2, first + dy / 2, dx, dy, height, width, "degree")
@@ -81,5 +81,5 @@ def _grid(message: Any, values: np.ndarray) -> tuple[RadarGrid, np.ndarray]:
 
 
 def _time(message: Any) -> datetime:
-    date, clock = int(message["dataDate"]), int(message["dataTime"])
-    return datetime.strptime(f"{date:08d}{clock:04d}{int(message['second']):02d}", "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    date, time = int(message["dataDate"]), int(message["dataTime"])
+    return datetime.strptime(f"{date:08d}{time:04d}{int(message['second']):02d}", "%Y%m%d%H%M%S").replace(tzinfo=UTC)

@@ -1,7 +1,7 @@
-"""ODIM HDF5 composites (OPERA data information model, EUMETNET), by pysteps' importer.
+"""Reader of ODIM HDF5 composites (OPERA data information model, EUMETNET), using pysteps.
 
-pysteps gives undetected pixels -30 dBZ, which a radar may measure as well. Which they are is therefore looked up in the
-file: undetect is no echo, nodata is missing.
+pysteps gives undetected pixels -30 dBZ, which a radar can also measure. They are therefore identified by the stored
+values: undetect is no echo, nodata is missing.
 """
 
 from datetime import UTC, datetime
@@ -15,17 +15,17 @@ from simcast_hpc.config import DataError
 
 from .radar_frame import RadarFrame, RadarGrid, Unit
 
-# In the order of preference for a unit; rates before accumulations, measured before derived.
+# Quantities in order of preference per unit: rates before accumulations, measured before derived.
 _QUANTITIES: dict[Unit, tuple[str, ...]] = {
     "mm/h": ("RATE", "ACRR", "DBZH"),
     "dBZ": ("DBZH", "RATE", "ACRR"),
-    "kg/m^2": ("RATE", "ACRR", "DBZH"),  # neither is; what turns frames into codes says so
+    "kg/m^2": ("RATE", "ACRR", "DBZH"),  # none is in kg/m^2; frame_encoding rejects the unit
 }
 _UNIT: dict[str, Unit] = {"RATE": "mm/h", "ACRR": "mm/h", "DBZH": "dBZ"}
 
 
 def object_of(file: Any) -> str:
-    """Return what an ODIM file holds: ``COMP`` (composite), ``IMAGE``, ``PVOL`` (polar volume), ``SCAN``, ..."""
+    """Return the object type of an ODIM file, such as ``COMP`` (composite), ``IMAGE`` or ``PVOL`` (polar volume)."""
     return _text(file["what"].attrs.get("object", ""))
 
 
@@ -36,56 +36,56 @@ def times(path: Path) -> list[datetime]:
 
 
 def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
-    """Return the composite, rain rate or reflectivity."""
+    """Return the rain rate or reflectivity of the composite."""
     from pysteps.io.importers import import_odim_hdf5
 
     with h5py.File(path, "r") as file:
         time = nominal_time(file, path)
-        found = object_of(file)
-        if found not in ("COMP", "IMAGE"):
+        object_type = object_of(file)
+        if object_type not in ("COMP", "IMAGE"):
             raise DataError(
-                f"{path} is an ODIM object {found!r}; a composite (COMP) or Cartesian image (IMAGE) is needed"
+                f"{path} is an ODIM object {object_type!r}; it must be a composite (COMP) or a Cartesian image (IMAGE)"
             )
         fields = _fields(file)
         quantity = next((name for name in _QUANTITIES[prefer] if name in fields), None)
         if quantity is None:
-            raise DataError(f"{path} holds the quantities {sorted(fields)}; it must hold RATE, ACRR or DBZH")
+            raise DataError(f"{path} contains the quantities {sorted(fields)}; it must contain RATE, ACRR or DBZH")
         data, what = fields[quantity]
         undetected = data["data"][...] == what.get("undetect", np.nan)
         minutes = _accumulation_minutes(file, path) if quantity == "ACRR" else None
-    values, _, about = import_odim_hdf5(str(path), qty=quantity, dtype="float32")
+    values, _, metadata = import_odim_hdf5(str(path), qty=quantity, dtype="float32")
     if minutes is not None:
         values = values * np.float32(60.0 / minutes)
     values[undetected & ~np.isnan(values)] = -np.inf if quantity == "DBZH" else 0.0
-    grid = grid_of_pysteps(path, values, about)
+    grid = grid_of_pysteps(path, values, metadata)
     return [RadarFrame(values, _UNIT[quantity], time, grid, path, {"format": "ODIM HDF5", "quantity": quantity})]
 
 
-def grid_of_pysteps(path: Path, values: np.ndarray, about: dict[str, Any]) -> RadarGrid:
-    """Return the grid that an importer of pysteps describes, with the corners held against size and pixel.
+def grid_of_pysteps(path: Path, values: np.ndarray, metadata: dict[str, Any]) -> RadarGrid:
+    """Return the grid from the metadata of a pysteps importer.
 
     Raises:
-        DataError: there is no projection, or the corners, the number of pixels and their size do not agree.
+        DataError: there is no projection, or the corners contradict the number of pixels and the pixel size.
     """
-    if "projection" not in about or about.get("x1") is None:
-        raise DataError(f"{path} says no projection; a forecast without one could not be put on a map")
-    projection, left, right = about["projection"], float(about["x1"]), float(about["x2"])
-    bottom, top = sorted((float(about["y1"]), float(about["y2"])))
+    if "projection" not in metadata or metadata.get("x1") is None:
+        raise DataError(f"{path} contains no projection; a forecast needs one")
+    projection, left, right = metadata["projection"], float(metadata["x1"]), float(metadata["x2"])
+    bottom, top = sorted((float(metadata["y1"]), float(metadata["y2"])))
     height, width = values.shape
     spacing_x, spacing_y = (right - left) / width, (top - bottom) / height
-    for axis, spacing, said in (("x", spacing_x, about["xpixelsize"]), ("y", spacing_y, about["ypixelsize"])):
-        if said is not None and abs(float(said) - spacing) > 0.01 * spacing:
+    for axis, spacing, stated in (("x", spacing_x, metadata["xpixelsize"]), ("y", spacing_y, metadata["ypixelsize"])):
+        if stated is not None and abs(float(stated) - spacing) > 0.01 * spacing:
             raise DataError(
-                f"{path}: its corners and {height} x {width} pixels give a pixel of {spacing:g} along {axis}, and it "
-                f"says {float(said):g}"
+                f"{path}: the pixel size along {axis} is {float(stated):g} in the file, but {spacing:g} by its corners "
+                f"and {height} x {width} pixels"
             )
-    return placed(projection, left, top, spacing_x, spacing_y, (height, width))
+    return make_grid(projection, left, top, spacing_x, spacing_y, (height, width))
 
 
-def placed(
+def make_grid(
     projection: str, left: float, top: float, spacing_x: float, spacing_y: float, shape: tuple[int, int]
 ) -> RadarGrid:
-    """Return the grid with a PROJ string in one spelling, in degrees where the projection is none."""
+    """Return a grid with a normalized PROJ string, in degrees if the CRS is geographic."""
     import pyproj
 
     crs = pyproj.CRS.from_user_input(" ".join(projection.split()))
@@ -94,23 +94,23 @@ def placed(
 
 
 def _fields(file: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Return data group and attributes of every quantity; what a data group does not say, its data set's does."""
-    found = {}
+    """Return data group and attributes of each quantity; a data group inherits the attributes of its dataset."""
+    fields = {}
     for dataset in (file[name] for name in sorted(file) if name.startswith("dataset")):
-        above = dict(dataset["what"].attrs) if "what" in dataset else {}
+        inherited = dict(dataset["what"].attrs) if "what" in dataset else {}
         for name in sorted(dataset):
             if name.startswith("data"):
                 own = dict(dataset[name]["what"].attrs) if "what" in dataset[name] else {}
-                what = {**above, **own}
-                found[_text(what.get("quantity", ""))] = (dataset[name], what)
-    return found
+                what = {**inherited, **own}
+                fields[_text(what.get("quantity", ""))] = (dataset[name], what)
+    return fields
 
 
 def nominal_time(file: Any, path: Path) -> datetime:
-    """Return the time that an ODIM file as a whole is of.
+    """Return the nominal time of an ODIM file.
 
     Raises:
-        DataError: it says none.
+        DataError: the file contains none.
     """
     return _time(file["what"].attrs, "date", "time", path)
 
@@ -120,7 +120,7 @@ def _accumulation_minutes(file: Any, path: Path) -> float:
     start, end = _time(what, "startdate", "starttime", path), _time(what, "enddate", "endtime", path)
     minutes = (end - start).total_seconds() / 60
     if minutes <= 0:
-        raise DataError(f"{path}: its accumulation begins at {start} and ends at {end}; it must end after it begins")
+        raise DataError(f"{path}: the accumulation interval starts at {start} and ends at {end}; the end must be later")
     return minutes
 
 
@@ -129,7 +129,9 @@ def _time(attributes: Any, date: str, time: str, path: Path) -> datetime:
     try:
         return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
     except ValueError as error:
-        raise DataError(f"{path}: what/{date} and what/{time} are {text!r}; YYYYMMDD and HHmmss are needed") from error
+        raise DataError(
+            f"{path}: what/{date} and what/{time} are {text!r}; they must be YYYYMMDD and HHmmss"
+        ) from error
 
 
 def _text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The common form of a radar frame: a physical field on a map, at a time, with missing and no echo told apart."""
+"""``RadarFrame``: a physical field on a map grid at one time; missing and no echo are different values."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,17 +11,17 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 Unit = Literal["mm/h", "dBZ", "kg/m^2"]
-# What no radar shows: a field outside was read in the wrong unit, or its missing code was taken for a value.
-_RANGE: dict[str, tuple[float, float]] = {"mm/h": (0.0, 3000.0), "dBZ": (-100.0, 100.0), "kg/m^2": (0.0, 500.0)}
+# Plausible values. A field outside was read in the wrong unit, or its missing code was taken for a value.
+_VALID_RANGE: dict[str, tuple[float, float]] = {"mm/h": (0.0, 3000.0), "dBZ": (-100.0, 100.0), "kg/m^2": (0.0, 500.0)}
 _EARTH_KM_PER_DEGREE = 111.195
 
 
 @dataclass(frozen=True)
 class RadarGrid:
-    """Where the pixels of a frame lie. Row 0 is north, column 0 west.
+    """Map grid of a frame. Row 0 is north, column 0 west.
 
     Args:
-        projection: a PROJ string, or WKT where the file says more than PROJ can.
+        projection: PROJ string, or WKT where PROJ cannot express the projection of the file.
         left: outer edge of column 0, in ``unit``.
         top: outer edge of row 0.
         spacing_x: width of a pixel, positive.
@@ -57,7 +57,7 @@ class RadarGrid:
 
     @property
     def spacing_km(self) -> float:
-        """The side of a square as large as a pixel; of degrees that of the middle row."""
+        """Square root of the pixel area in km; for degrees, that of the middle row."""
         if self.unit == "m":
             return float(np.sqrt(self.spacing_x * self.spacing_y)) / 1000.0
         middle = self.top - self.spacing_y * self.height / 2
@@ -65,7 +65,7 @@ class RadarGrid:
         return float(_EARTH_KM_PER_DEGREE * np.sqrt(across * self.spacing_y))
 
     def coarser(self, factor: int) -> "RadarGrid":
-        """Return the grid of ``factor`` x ``factor`` blocks, from the upper left on; incomplete ones are left out."""
+        """Return the grid of ``factor`` x ``factor`` blocks from the upper left; incomplete blocks are dropped."""
         return RadarGrid(
             self.projection,
             self.left,
@@ -77,17 +77,17 @@ class RadarGrid:
             self.unit,
         )
 
-    def differs_from(self, other: "RadarGrid") -> str:
-        """Say in what this grid differs from ``other``, in words; nothing where they are one."""
+    def difference(self, other: "RadarGrid") -> str:
+        """Return a description of the difference from ``other``; empty if the grids are equal."""
         if self.shape != other.shape:
-            return f"{self.height} x {self.width} pixels against {other.height} x {other.width}"
+            return f"{self.height} x {self.width} pixels instead of {other.height} x {other.width}"
         if self.projection != other.projection or self.unit != other.unit:
-            return f"projection {self.projection!r} against {other.projection!r}"
+            return f"projection {self.projection!r} instead of {other.projection!r}"
         for name in ("left", "top", "spacing_x", "spacing_y"):
-            mine, its = getattr(self, name), getattr(other, name)
-            # A hundredth of a pixel: corners are rounded differently by different writers.
-            if abs(mine - its) > 0.01 * self.spacing_x:
-                return f"{name} {mine:.10g} against {its:.10g} {self.unit}"
+            own, others = getattr(self, name), getattr(other, name)
+            # Writers round corners differently: tolerate a hundredth of a pixel.
+            if abs(own - others) > 0.01 * self.spacing_x:
+                return f"{name} {own:.10g} instead of {others:.10g} {self.unit}"
         return ""
 
 
@@ -95,9 +95,9 @@ class RadarGrid:
 class RadarFrame:
     """One composite at one time.
 
-    ``values`` float32 ``[H, W]``, row 0 north: NaN where missing (no radar sees it), minus infinity where no echo in
-    dBZ, 0 where no rain. ``unit`` is ``mm/h``, ``dBZ`` or ``kg/m^2``. ``time`` is UTC, aware: when the field was
-    seen, of an accumulation its end. ``about`` is what else the file says, for messages and attributes.
+    ``values`` is float32 ``[H, W]``, row 0 north: NaN where missing (outside radar coverage), minus infinity for no
+    echo in dBZ, 0 for no rain. ``unit`` is ``mm/h``, ``dBZ`` or ``kg/m^2``. ``time`` is aware UTC: the observation
+    time, or the end of an accumulation interval. ``metadata`` contains further metadata for messages and attributes.
     """
 
     values: np.ndarray
@@ -105,22 +105,22 @@ class RadarFrame:
     time: datetime
     grid: RadarGrid
     path: Path
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse a field that cannot be what it says it is.
+        """Check the field.
 
         Raises:
-            DataError: another shape than the grid, no valid pixel, or values out of the range of the unit.
+            DataError: the shape differs from the grid, no pixel is valid, or values are out of range for the unit.
         """
         if self.values.shape != self.grid.shape:
-            raise DataError(f"{self.path}: the field is {self.values.shape} and its grid {self.grid.shape}")
-        seen = self.values[np.isfinite(self.values)]
-        if not seen.size and np.isnan(self.values).all():
-            raise DataError(f"{self.path}: every pixel is missing; the radars were off, or the missing code is wrong")
-        low, high = _RANGE[self.unit]
-        if seen.size and (seen.min() < low or seen.max() > high):
+            raise DataError(f"{self.path}: the field has shape {self.values.shape} and its grid {self.grid.shape}")
+        finite = self.values[np.isfinite(self.values)]
+        if not finite.size and np.isnan(self.values).all():
+            raise DataError(f"{self.path}: all pixels are missing; the radars were off, or the missing value is wrong")
+        low, high = _VALID_RANGE[self.unit]
+        if finite.size and (finite.min() < low or finite.max() > high):
             raise DataError(
-                f"{self.path}: values from {seen.min():g} to {seen.max():g} cannot be {self.unit}, "
-                f"which lies from {low:g} to {high:g}; is the unit or the scale of the file wrong?"
+                f"{self.path}: values from {finite.min():g} to {finite.max():g} are outside the valid range of "
+                f"{self.unit}, {low:g} to {high:g}; check the unit and scale of the file"
             )

@@ -1,4 +1,4 @@
-"""Which reader a file needs, told by its content, and one way for every reader to fail."""
+"""Select the reader of a file by its content, and raise the same errors for all readers."""
 
 import contextlib
 import gzip
@@ -24,18 +24,18 @@ from . import odim_reader as odim
 from . import polar_reader as polar
 from .radar_frame import RadarFrame, Unit
 
-KNOWN = "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF"
+SUPPORTED_FORMATS = "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF"
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: a cheap look at its times, and its frames, in the preferred unit where it holds several."""
+    """A file format: functions that read the times (cheap) and the frames, and the packages these need."""
 
     name: str
     times: Callable[[Path], list[datetime]]
     frames: Callable[[Path, Unit], list[RadarFrame]]
-    needs: tuple[str, ...]
+    packages: tuple[str, ...]
 
 
 _FORMATS = {
@@ -53,35 +53,35 @@ def frame_times(path: Path) -> list[datetime]:
     """Return the times of the frames in a file, UTC, without reading its fields.
 
     Raises:
-        DataError: it is none of the formats, damaged, or says no time.
-        ConfigError: a package that reads it is not installed.
+        DataError: the format is not supported, or the file is damaged or contains no time.
+        ConfigError: a package that the reader needs is not installed.
     """
-    form = recognise(path)
-    with _failing_as_one(path, form):
-        return form.times(path)
+    file_format = detect_format(path)
+    with _uniform_errors(path, file_format):
+        return file_format.times(path)
 
 
 def read_frames(path: Path, *, prefer: Unit = "mm/h") -> list[RadarFrame]:
     """Return the frames of a file, in the order of its times.
 
     Args:
-        path: a file of any known format.
-        prefer: the unit wanted where a file holds several quantities; another is given where this one is missing.
+        path: a file of any supported format.
+        prefer: unit to read if the file contains several quantities; another unit is returned if this one is absent.
 
     Raises:
-        DataError: it is none of the formats, damaged, or its field is not what it says.
-        ConfigError: a package that reads it is not installed.
+        DataError: the format is not supported, the file is damaged, or its field contradicts its metadata.
+        ConfigError: a package that the reader needs is not installed.
     """
-    form = recognise(path)
-    with _failing_as_one(path, form):
-        return form.frames(path, prefer)
+    file_format = detect_format(path)
+    with _uniform_errors(path, file_format):
+        return file_format.frames(path, prefer)
 
 
-def recognise(path: Path) -> Format:
-    """Return the format of a file, by its first bytes and, of HDF5, its groups; the name says nothing.
+def detect_format(path: Path) -> Format:
+    """Return the format of a file by its first bytes and, for HDF5, its groups; the file name is not used.
 
     Raises:
-        DataError: it cannot be opened, or is none of them.
+        DataError: the file cannot be opened, or its format is not supported.
     """
     try:
         with path.open("rb") as file:
@@ -90,17 +90,17 @@ def recognise(path: Path) -> Format:
             with gzip.open(path) as file:
                 head = file.read(16)
         if head.startswith(_HDF5):
-            return _FORMATS[_of_hdf5(path)]
+            return _FORMATS[_hdf5_format(path)]
     except (OSError, EOFError) as error:
         raise DataError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     for start, name in ((b"GRIB", "mrms"), (b"P5", "fmi"), (b"GIF8", "mch"), (b"CDF", "cf")):
         if head.startswith(start):
             return _FORMATS[name]
-    what = "is empty" if not head else f"begins with {head[:8]!r}"
-    raise DataError(f"{path} {what}; the formats that are read are {KNOWN}")
+    content = "is empty" if not head else f"begins with {head[:8]!r}"
+    raise DataError(f"{path} {content}; the supported formats are {SUPPORTED_FORMATS}")
 
 
-def _of_hdf5(path: Path) -> str:
+def _hdf5_format(path: Path) -> str:
     with h5py.File(path, "r") as file:
         conventions = file.attrs.get("Conventions", "")
         conventions = conventions.decode() if isinstance(conventions, bytes) else str(conventions)
@@ -110,27 +110,28 @@ def _of_hdf5(path: Path) -> str:
 
 
 @contextmanager
-def _failing_as_one(path: Path, form: Format) -> Iterator[None]:
-    """Turn whatever a foreign reader raises into a refusal that names the file."""
-    for package in form.needs:
-        _import(package, form)
+def _uniform_errors(path: Path, file_format: Format) -> Iterator[None]:
+    """Turn any exception of an external reader into a ``DataError`` that names the file."""
+    for package in file_format.packages:
+        _import(package, file_format)
     try:
         yield
     except (DataError, ConfigError, MemoryError):
         raise
-    # What the readers of others raise on a damaged file is not written down anywhere, and one bad file must not end
-    # a watch.
+    # External readers do not document what they raise on a damaged file, and one bad file must not end
+    # `simcast predict --watch`.
     except Exception as error:
         raise DataError(
-            f"{path} cannot be read as {form.name}: {type(error).__name__}: {error}; it may be damaged or cut short"
+            f"{path} cannot be read as {file_format.name}: {type(error).__name__}: {error}; "
+            "it may be damaged or truncated"
         ) from error
 
 
-def _import(package: str, form: Format) -> ModuleType:
+def _import(package: str, file_format: Format) -> ModuleType:
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the place of its configuration file
+        with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the path of its configuration file
             return importlib.import_module(package)
     except ImportError as error:
         raise ConfigError(
-            f"{form.name} needs the package {package} ({error}): pip install -c constraints.txt -e '.[io]'"
+            f"{file_format.name} needs the package {package} ({error}): pip install -c constraints.txt -e '.[io]'"
         ) from error

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.open_windows import coded_as, open_windows
+from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.named_tensors import Tensors, parameter_names, read_parameters
 from simcast_hpc.distributed.process_group import TorchRanks
@@ -54,7 +54,7 @@ class EnsembleValidation:
         network = denoiser(config, channels=autoencoder.config.autoencoder.model.latent_channels)
         plain = TrainedEnsemble(network.eval().requires_grad_(False), config, autoencoder, student, sampling, "")
         self.ensemble = plain.sampled_by(sampling)
-        spec = coded_as(config.data)
+        spec = target_spec(config.data)
         self.protocol = protocol_for(
             "validation", spec.threshold_codes(), spec.threshold_labels(), unit=spec.thresholds.unit
         )

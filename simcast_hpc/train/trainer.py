@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.loader import MicroBatch, copied_ahead, micro_batches
-from simcast_hpc.data.open_windows import meaning, open_windows
+from simcast_hpc.data.loader import MicroBatch, micro_batches, prefetch_to_device
+from simcast_hpc.data.open_windows import description_hash, open_windows
 from simcast_hpc.data.sample_order import draw
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
@@ -58,7 +58,7 @@ class Plan:
         """What the run's state belongs to: the science of its configuration, its data, its teacher."""
         return {
             **self.config.science(),
-            "data description": meaning(self.config.data),
+            "data description": description_hash(self.config.data),
             "data fingerprint": self.source.fingerprint,
             **self.stage.inputs,
         }
@@ -223,7 +223,7 @@ def _prepared(ready: Plan, ranks: TorchRanks, *, first_step: int) -> Iterator[De
     def names(batch: MicroBatch) -> list[str]:
         return [str(source.key(index)) for index in batch.indices]
 
-    for batch in copied_ahead(batches, ranks.device):
+    for batch in prefetch_to_device(batches, ranks.device):
         # Dropout draws from torch's generator: begun anew for each micro batch, a resumed run meets the same masks.
         torch.manual_seed(draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63))
         yield DeviceBatch(ready.stage.sample(batch, ranks.device), lambda batch=batch: names(batch))

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import code_to_unit
 
 from .protocols import ScoreProtocol
 

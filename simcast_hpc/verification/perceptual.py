@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import code_to_unit
 
 _INSTALL = "pip install -c constraints.txt -e '.[perceptual]'"
 _WEIGHTS = "alexnet-owt-7be5be79.pth"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import code_to_unit
 
 from .protocols import Pool, ScoreProtocol
 

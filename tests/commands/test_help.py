@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from simcast_hpc import cli
 from simcast_hpc.data.data_errors import KINDS
-from simcast_hpc.data.dataset_spec import built_in
+from simcast_hpc.data.dataset_spec import built_in_specs
 
 PROGRAM: Any = typer.main.get_command(cli.app)
 
@@ -53,10 +53,10 @@ def test_every_command_has_an_example_that_it_takes(words):
 @pytest.mark.parametrize(
     ("words", "values"),
     [
-        (("data", "prepare"), [*KINDS, *built_in()]),
-        (("data", "inspect"), [*KINDS, *built_in()]),
-        (("evaluate",), [*built_in()]),
-        (("convert",), [*built_in()]),
+        (("data", "prepare"), [*KINDS, *built_in_specs()]),
+        (("data", "inspect"), [*KINDS, *built_in_specs()]),
+        (("evaluate",), [*built_in_specs()]),
+        (("convert",), [*built_in_specs()]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

@@ -13,7 +13,7 @@ import pytest
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.archive_windows import ArchiveSource
 from simcast_hpc.data.dataset_spec import Split, read_spec
-from simcast_hpc.data.open_windows import coded_as, open_windows, step_minutes
+from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey, WindowSource
 from tests.archives import COLUMNS, FILE, Row, make_archive, open_archive, random_codes, write_catalog, write_file
 from tests.shared_data import shared
@@ -53,7 +53,7 @@ def test_mrms_tiles_split_by_region_every_second_frame():
     root = shared("data/radar")
     data = DataConfig(dataset="mrms-4km", root=root, frame_stride=2, window_stride=3, max_percent_missing=None)
     assert step_minutes(data) == 4
-    assert coded_as(data).name == "mrms-4km"
+    assert target_spec(data).name == "mrms-4km"
     events_of: dict[Split, int] = {"train": 24, "val": 3, "test": 10}
     for split, events in events_of.items():
         source = open_windows(data, split=split, frames=12)

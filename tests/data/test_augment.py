@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, DataConfig
-from simcast_hpc.data.augment import augmented, crop, trained_grid, turn_and_flip
+from simcast_hpc.data.augment import augmented, crop, random_symmetry, training_grid
 
 
 def _square() -> torch.Tensor:
@@ -18,7 +18,7 @@ def _symmetries() -> list[torch.Tensor]:
 
 def test_all_eight_symmetries_occur_equally_often():
     positions = range(1600)
-    got = turn_and_flip(_square().expand(1600, 1, 3, 3), positions, seed=1)
+    got = random_symmetry(_square().expand(1600, 1, 3, 3), positions, seed=1)
     counts = [int((got == wanted).flatten(1).all(dim=1).sum()) for wanted in _symmetries()]
     assert sum(counts) == 1600
     assert all(140 <= count <= 260 for count in counts), counts
@@ -27,24 +27,24 @@ def test_all_eight_symmetries_occur_equally_often():
 def test_codes_and_extension_of_a_sample_turn_alike():
     positions = list(range(40, 80))
     codes = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
-    together = turn_and_flip(codes, positions, seed=7)
+    together = random_symmetry(codes, positions, seed=7)
     for part in (slice(0, 2), slice(2, 3)):
-        alone = turn_and_flip(codes[:, part].half(), positions, seed=7)
+        alone = random_symmetry(codes[:, part].half(), positions, seed=7)
         torch.testing.assert_close(alone, together[:, part].half(), rtol=0, atol=0)
 
 
 def test_a_samples_symmetry_depends_on_seed_and_position_alone():
     codes = torch.randint(0, 256, (6, 2, 4, 4), dtype=torch.uint8)
-    whole = turn_and_flip(codes, [3, 9, 27, 81, 5, 6], seed=7)
-    parts = [turn_and_flip(codes[i : i + 1], [place], seed=7) for i, place in enumerate([3, 9, 27, 81, 5, 6])]
+    whole = random_symmetry(codes, [3, 9, 27, 81, 5, 6], seed=7)
+    parts = [random_symmetry(codes[i : i + 1], [place], seed=7) for i, place in enumerate([3, 9, 27, 81, 5, 6])]
     torch.testing.assert_close(whole, torch.cat(parts), rtol=0, atol=0)
     many = codes[:1].expand(64, 2, 4, 4)
-    assert not torch.equal(turn_and_flip(many, range(64), seed=7), turn_and_flip(many, range(64), seed=8))
+    assert not torch.equal(random_symmetry(many, range(64), seed=7), random_symmetry(many, range(64), seed=8))
 
 
 def test_an_oblong_grid_is_flipped_and_never_turned():
     frame = torch.arange(6, dtype=torch.uint8).reshape(1, 2, 3)
-    got = turn_and_flip(frame.expand(400, 1, 2, 3), range(400), seed=1)
+    got = random_symmetry(frame.expand(400, 1, 2, 3), range(400), seed=1)
     assert got.shape == (400, 1, 2, 3)
     wanted = [frame, frame.flip(-1), frame.flip(-2), frame.flip(-1, -2)]
     counts = [int((got == each).flatten(1).all(dim=1).sum()) for each in wanted]
@@ -53,7 +53,7 @@ def test_an_oblong_grid_is_flipped_and_never_turned():
 
 def test_positions_must_be_as_many_as_samples():
     with pytest.raises(ValueError, match="zip"):
-        turn_and_flip(torch.zeros(3, 1, 4, 4), [1, 2], seed=0)
+        random_symmetry(torch.zeros(3, 1, 4, 4), [1, 2], seed=0)
 
 
 def test_crops_are_functions_of_the_position_and_reach_every_place():
@@ -79,6 +79,6 @@ def test_codes_and_extension_are_cut_and_turned_alike():
 
 
 def test_a_crop_larger_than_the_grid_is_rejected():
-    assert trained_grid(DataConfig(), (9, 5)) == (9, 5) and trained_grid(DataConfig(crop=5), (9, 5)) == (5, 5)
+    assert training_grid(DataConfig(), (9, 5)) == (9, 5) and training_grid(DataConfig(crop=5), (9, 5)) == (5, 5)
     with pytest.raises(ConfigError, match=r"data\.crop=6 is larger than the data's grid of 9 x 5 pixels"):
-        trained_grid(DataConfig(crop=6), (9, 5))
+        training_grid(DataConfig(crop=6), (9, 5))

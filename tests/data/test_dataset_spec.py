@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from simcast_hpc.config import ConfigError, DataConfig, DataError
-from simcast_hpc.data.dataset_spec import DatasetSpec, TableSplits, built_in, read_spec
+from simcast_hpc.data.dataset_spec import DatasetSpec, TableSplits, built_in_specs, read_spec
 from simcast_hpc.data.encoding import rain_rate_from_reflectivity
-from simcast_hpc.data.open_windows import coded_as, step_minutes
+from simcast_hpc.data.open_windows import step_minutes, target_spec
 
 
 def _own(tmp_path: Path, old: str = "", new: str = "") -> Path:
-    text = built_in()["mch"].read_text(encoding="utf-8")
+    text = built_in_specs()["mch"].read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "own.yaml"
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -29,7 +29,7 @@ def test_built_in_descriptions_hold(name):
     assert len(spec.threshold_labels()) == len(codes)
     for said in (spec.license, spec.citation, spec.source, spec.quantity, spec.title):
         assert said.strip()
-    assert name in built_in()
+    assert name in built_in_specs()
 
 
 def test_sevir_is_as_published():
@@ -85,8 +85,8 @@ def test_a_users_own_description(tmp_path):
     assert read_spec(str(path)).name == "own"
     data = DataConfig(dataset=str(path), frame_stride=3, recode_as="mrms-4km")
     assert step_minutes(data) == 15
-    assert coded_as(data).name == "mrms-4km"
-    assert coded_as(data.model_copy(update={"recode_as": None})).name == "own"
+    assert target_spec(data).name == "mrms-4km"
+    assert target_spec(data.model_copy(update={"recode_as": None})).name == "own"
 
 
 @pytest.mark.parametrize(

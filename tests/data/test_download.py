@@ -18,8 +18,7 @@ from simcast_hpc.commands.data_download import download as command
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.download import s3_transfer as transfer
 from simcast_hpc.data.download import sevir_download as sevir
-from simcast_hpc.data.download.s3_checksum import matches
-from simcast_hpc.data.download.s3_transfer import DownloadError, Patience, RemoteObject, part_of
+from simcast_hpc.data.download.s3_transfer import DownloadError, RemoteObject, RetryPolicy, matches_etag, part_of
 from simcast_hpc.data.download.sevir_download import Store, download
 from tests.data.s3_server import BUCKET, Proxy, s3_server
 
@@ -27,7 +26,7 @@ FILES = {
     2018: "data/vil/2018/SEVIR_VIL_STORMEVENTS_2018_0101_0630.h5",
     2019: "data/vil/2019/SEVIR_VIL_STORMEVENTS_2019_0101_0630.h5",
 }
-QUICK = Patience(tries=4, pause=0.01)
+QUICK = RetryPolicy(tries=4, pause=0.01)
 
 
 def hdf5(seed: int, size: int = 1_500_000) -> bytes:
@@ -227,10 +226,10 @@ def test_etags_of_one_and_of_several_parts(server, tmp_path, size):
     else:
         etag = client.put_object(Bucket=BUCKET, Key="parts", Body=content)["ETag"]
     (tmp_path / "file").write_bytes(content)
-    assert matches(tmp_path / "file", etag) is True
+    assert matches_etag(tmp_path / "file", etag) is True
     (tmp_path / "file").write_bytes(content[:-1] + b"x" if content[-1:] != b"x" else content[:-1] + b"y")
-    assert matches(tmp_path / "file", etag) in (False, None)
-    assert matches(tmp_path / "file", "no-md5") is None
+    assert matches_etag(tmp_path / "file", etag) in (False, None)
+    assert matches_etag(tmp_path / "file", "no-md5") is None
 
 
 def test_the_command_fetches_and_says_where_the_rest_is(proxy, objects, tmp_path):

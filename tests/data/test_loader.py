@@ -13,7 +13,7 @@ import torch
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.loader import MicroBatch, copied_ahead, micro_batches
+from simcast_hpc.data.loader import MicroBatch, micro_batches, prefetch_to_device
 from simcast_hpc.data.sample_order import sample_index
 from simcast_hpc.data.shards.shard_reader import ShardSource
 from tests.archives import FILE, make_archive, open_archive, random_codes
@@ -128,7 +128,7 @@ def test_shards_and_archive_give_the_same_batches(root, tmp_path):
 
 def test_on_a_cpu_nothing_is_copied_or_read_ahead(root):
     batches = micro_batches(open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1)
-    _assert_equal(list(islice(copied_ahead(batches, torch.device("cpu")), 3)), _take(open_archive(root), 3))
+    _assert_equal(list(islice(prefetch_to_device(batches, torch.device("cpu")), 3)), _take(open_archive(root), 3))
 
 
 @pytest.mark.gpu
@@ -137,7 +137,7 @@ def test_on_a_gpu_batches_arrive_whole_and_in_order(root):
         open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1, extension=Later()
     )
     wanted = _take(open_archive(root), 20, extension=Later())
-    for copied, read in zip(copied_ahead(batches, torch.device("cuda")), wanted, strict=False):
+    for copied, read in zip(prefetch_to_device(batches, torch.device("cuda")), wanted, strict=False):
         assert copied.codes.is_cuda and torch.equal(copied.codes.cpu(), read.codes)
         assert copied.extension is not None and torch.equal(copied.extension.cpu(), read.extension)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import EarthformerConfig, StackConvStem, TrainConfig, read_config
-from simcast_hpc.data.open_windows import coded_as, step_minutes
+from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, fitted_to
 
@@ -34,7 +34,7 @@ def network_of(config: TrainConfig, grid: tuple[int, int]) -> torch.nn.Module:
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_network_of_the_paper_stands_at_full_size(run):
-    config, spec = read(run), coded_as(read(run).data)
+    config, spec = read(run), target_spec(read(run).data)
     frames_in, frames_out, short, minutes, grid, tau, unit = PAPER[run.split("/")[1].split("-")[0]]
     sequence = config.sequence
     assert (sequence.frames_in, sequence.frames_out, sequence.teacher_frames_out) == (frames_in, frames_out, short)
@@ -61,7 +61,7 @@ def test_a_network_of_the_paper_learns_at_a_small_size(run):
     config = read(run)
     side = {"hko7": 24, "meteonet": 20}[run.split("/")[1].split("-")[0]]
     torch.manual_seed(0)
-    network, loss = network_of(config, (side, side)), WeightedMSE(config.loss, coded_as(config.data))
+    network, loss = network_of(config, (side, side)), WeightedMSE(config.loss, target_spec(config.data))
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     inputs = torch.rand(1, config.sequence.frames_in, 1, side, side)
     target = torch.randint(0, 255, (1, config.frames_out, 1, side, side), dtype=torch.uint8)
@@ -77,7 +77,7 @@ def test_a_network_of_the_paper_learns_at_a_small_size(run):
 
 
 def test_tau_is_compared_with_the_code_itself():
-    spec = coded_as(read("teacher/meteonet").data)
+    spec = target_spec(read("teacher/meteonet").data)
     loss = WeightedMSE(read("teacher/meteonet").loss, spec)
     codes = torch.tensor([[[[[140, 141, 142]]]]], dtype=torch.uint8)
     zero = torch.zeros(codes.shape)

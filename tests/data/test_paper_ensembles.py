@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
-from simcast_hpc.data.open_windows import coded_as
+from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from tests.data.test_paper_configs import read
@@ -15,7 +15,7 @@ LATENTS = {"sevir": (12, 48), "hko7": (10, 60), "meteonet": (12, 50)}  # frames 
 @pytest.mark.parametrize("name", LATENTS)
 def test_autoencoder_and_denoiser_stand_at_full_size(name):
     first, second, (frames, side) = read(f"autoencoder/{name}"), read(f"diffusion/{name}"), LATENTS[name]
-    grid, model = coded_as(first.data).grid, first.autoencoder.model
+    grid, model = target_spec(first.data).grid, first.autoencoder.model
     assert (first.stage, second.stage) == ("autoencoder", "diffusion")
     assert second.data.dataset == first.data.dataset and second.sequence == first.sequence
     assert second.diffusion.autoencoder == first.run_dir

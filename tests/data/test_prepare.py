@@ -13,12 +13,12 @@ import pytest
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.hdf5_files import time_major
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-from simcast_hpc.data.prepare.histogram import code_histogram
+from simcast_hpc.data.prepare.dataset_statistics import code_histogram
 from simcast_hpc.data.shards.shard_format import read_manifest
 from simcast_hpc.data.shards.shard_reader import ShardSource
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.data.time_major import time_major
 from simcast_hpc.distributed.ranks import Ranks
 from tests.archives import COLUMNS, FILE, Row, make_archive, random_codes, write_catalog, write_file
 from tests.data.shards import command, environment, hashes, prepared, run
@@ -57,13 +57,15 @@ def test_a_killed_preparation_continues_to_the_same_bytes(tmp_path):
 
 
 def test_a_failing_rank_ends_the_others(tmp_path):
-    class Two(Ranks):
+    class TwoRanks(Ranks):
+        rank, size = 0, 2
+
         def gather(self, thing):
             return [thing, "rank 1: disk full" if thing is None else thing]
 
     raw = make_archive(tmp_path / "raw", random_codes(2, 6))
     with pytest.raises(Exception, match="rank 1: disk full"):
-        prepare(lambda: open_raw(read_spec("synthetic"), raw), tmp_path / "out", Recipe(), Two(0, 2))
+        prepare(lambda: open_raw(read_spec("synthetic"), raw), tmp_path / "out", Recipe(), TwoRanks())
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.archive_windows import ArchiveSource
 from simcast_hpc.data.dataset_spec import Split, read_spec
-from simcast_hpc.data.hdf5_files import MOST_OPEN, OpenFiles
+from simcast_hpc.data.hdf5_files import MAX_OPEN_FILES, OpenFiles
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.shards.shard_reader import ShardSource
 from simcast_hpc.data.window_source import WindowSource
@@ -171,10 +171,10 @@ def test_few_files_stay_open_and_a_pickled_source_has_none(tmp_path):
     import pickle
 
     files = OpenFiles()
-    for number in range(MOST_OPEN + 5):
+    for number in range(MAX_OPEN_FILES + 5):
         with h5py.File(tmp_path / f"{number}.h5", "w") as file:
             file["x"] = [number]
         files.get(tmp_path / f"{number}.h5")
-    assert len(files) == MOST_OPEN
-    assert tmp_path / "0.h5" not in files and tmp_path / f"{MOST_OPEN + 4}.h5" in files
+    assert len(files) == MAX_OPEN_FILES
+    assert tmp_path / "0.h5" not in files and tmp_path / f"{MAX_OPEN_FILES + 4}.h5" in files
     assert len(pickle.loads(pickle.dumps(files))) == 0

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.sample_order import draw
 from simcast_hpc.distill.windows import Frames, cut, starts, to_frames, window_of_codes, window_of_frames
 

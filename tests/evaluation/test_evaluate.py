@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig
-from simcast_hpc.data.codes import code_to_unit
 from simcast_hpc.data.dataset_spec import read_spec
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.evaluation import Entry, TestSet, baseline_entry, evaluate, protocols_of

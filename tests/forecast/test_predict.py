@@ -14,12 +14,13 @@ from PIL import Image
 from simcast_hpc.config import SimcastError
 from simcast_hpc.export import export_run
 from simcast_hpc.forecast.cf_dataset import as_dataset
+from simcast_hpc.forecast.frame_sequence import FrameRequest
 from simcast_hpc.forecast.predict_files import Predictor, noise_of_tile
 from simcast_hpc.inference.ensemble import load_ensemble, load_run
 from simcast_hpc.inference.load import load_trained
-from simcast_hpc.radar import CodedFrame, RadarGrid, Wanted, code_of_run
+from simcast_hpc.radar import EncodedFrame, RadarGrid, encoding_of_run
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
-from tests.radar.radar_files import LAEA, complains, moment, predict, small_model, storm, write_odim
+from tests.radar.radar_files import LAEA, compliance_errors, moment, predict, small_model, storm, write_odim
 
 
 def refusal(*words: object) -> str:
@@ -50,7 +51,7 @@ def written(model, frames, tmp_path_factory) -> dict[str, Path]:
 
 
 def test_the_checker_of_cf_has_nothing_to_say(written):
-    assert complains(written["nc"]) == ""
+    assert compliance_errors(written["nc"]) == ""
 
 
 def test_the_checker_of_cf_does_complain(written, tmp_path):
@@ -58,7 +59,7 @@ def test_the_checker_of_cf_does_complain(written, tmp_path):
         broken = found.load()
     broken.reflectivity.attrs["units"] = "furlongs"
     broken.to_netcdf(tmp_path / "broken.nc", engine="h5netcdf")
-    assert "furlongs" in complains(tmp_path / "broken.nc")
+    assert "furlongs" in compliance_errors(tmp_path / "broken.nc")
 
 
 def test_xarray_opens_times_and_projection(written):
@@ -111,7 +112,7 @@ def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_
     paths = [write_odim(tmp_path / f"{k}.h5", storm(k, shape=(32, 32)), moment(k)) for k in range(3)]
     (path,) = predict(model, *paths, "--out", tmp_path / "out", "--write", "nc")
     trained = load_trained(model)
-    code = code_of_run(trained.config.data)
+    code = encoding_of_run(trained.config.data)
     codes = np.stack([code.spec.encoding.encode(storm(k, shape=(32, 32)).astype(np.float32)) for k in range(3)])
     units = trained.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
     want = code.spec.encoding.value_of(np.clip(units * 255, 0, 254))
@@ -119,7 +120,7 @@ def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_
         got = found.reflectivity.values
     seen = ~np.isnan(got) & np.isfinite(want)
     np.testing.assert_allclose(got[seen], want[seen], atol=2e-3)
-    assert (got[~np.isnan(got) & ~np.isfinite(want)] == code.silent()).all()
+    assert (got[~np.isnan(got) & ~np.isfinite(want)] == code.no_echo_value()).all()
 
 
 def test_our_own_netcdf_is_read_again(written):
@@ -132,16 +133,16 @@ def test_our_own_netcdf_is_read_again(written):
 
 def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
     ensemble = load_ensemble(runs / "diffusion")
-    code = code_of_run(ensemble.config.data, any_spacing=True)
+    code = encoding_of_run(ensemble.config.data, any_spacing=True)
     generator = np.random.default_rng(1)
     grid = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 20, 30)
     coded = {
-        moment(k): CodedFrame(
+        moment(k): EncodedFrame(
             generator.integers(0, 255, grid.shape, dtype=np.uint8), grid, "kg/m^2", moment(k), tmp_path / f"{k}"
         )
         for k in range(3)
     }
-    predictor = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4, batch=3)
+    predictor = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4, batch=3)
     forecast = predictor.predict(coded, moment(2))
     members = forecast.values
     assert members.shape == (5, 4, 20, 30) and np.isfinite(members).all()
@@ -150,7 +151,7 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
         np.testing.assert_allclose(probability, (members >= np.float32(level)).mean(axis=0), atol=1e-6)
     assert members.std(axis=0).mean() > 0.01
 
-    lean = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4, batch=3, keep_members=False)
+    lean = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4, batch=3, keep_members=False)
     again = lean.predict(coded, moment(2))
     assert again.values is None
     np.testing.assert_array_equal(again.mean, forecast.mean)
@@ -160,7 +161,7 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
     from simcast_hpc.storage.hidden_files import write_netcdf
 
     write_netcdf(as_dataset(forecast), path)
-    assert complains(path) == ""
+    assert compliance_errors(path) == ""
     with xr.open_dataset(path) as found:
         assert found.vertically_integrated_liquid.dims == ("realization", "time", "y", "x")
         assert found.probability_of_exceedance.dims == ("threshold", "time", "y", "x")
@@ -169,11 +170,11 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
 
 def test_members_of_one_tile_are_those_of_the_ensemble(runs, tmp_path):
     ensemble = load_ensemble(runs / "diffusion")
-    code = code_of_run(ensemble.config.data, any_spacing=True)
+    code = encoding_of_run(ensemble.config.data, any_spacing=True)
     codes = np.random.default_rng(2).integers(0, 255, (3, 16, 16), dtype=np.uint8)
     grid = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 16, 16)
-    coded = {moment(k): CodedFrame(codes[k], grid, "kg/m^2", moment(k), tmp_path / f"{k}") for k in range(3)}
-    found = Predictor(ensemble, code, Wanted(3, 5.0), (16, 16), 4).predict(coded, moment(2)).values
+    coded = {moment(k): EncodedFrame(codes[k], grid, "kg/m^2", moment(k), tmp_path / f"{k}") for k in range(3)}
+    found = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4).predict(coded, moment(2)).values
     drawn = ensemble.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
     np.testing.assert_allclose(found, code.linear_of_forecast(drawn), rtol=1e-5, atol=1e-6)
 
@@ -203,7 +204,7 @@ def test_an_earthformer_forecasts_its_own_grid_in_tiles(frames, tmp_path):
 
 def test_bridged_frames_are_named(model, frames, tmp_path):
     paths = [frames / f"{number}.h5" for number in (1, 3)]
-    assert "1 missing: 01:10" in refusal(model, *paths, "--out", tmp_path)
+    assert "1 of 3 frames every 5 minutes are missing: 01:10" in refusal(model, *paths, "--out", tmp_path)
     (path,) = predict(model, *paths, "--out", tmp_path, "--write", "nc", "--bridge", 1)
     with xr.open_dataset(path) as found:
         assert found.attrs["simcast_bridged"] == "2024-11-26T01:10Z"

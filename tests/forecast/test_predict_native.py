@@ -9,7 +9,7 @@ import pyproj
 import pytest
 import xarray as xr
 
-from tests.radar.radar_files import LAEA, complains, predict, small_model, write_odim
+from tests.radar.radar_files import LAEA, compliance_errors, predict, small_model, write_odim
 from tests.shared_data import shared
 
 NATIVE = "data/radar/native"
@@ -24,7 +24,7 @@ SERVICES = {
 
 def checked(path: Path, issue: datetime) -> xr.Dataset:
     """Return the opened file after what every file has to hold."""
-    assert complains(path) == ""
+    assert compliance_errors(path) == ""
     found = xr.open_dataset(path, decode_timedelta=False)
     moment = np.datetime64(issue.replace(tzinfo=None))
     assert found.forecast_reference_time.values == moment

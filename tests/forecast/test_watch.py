@@ -17,10 +17,11 @@ import pytest
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.forecast.forecast_files import Publisher
+from simcast_hpc.forecast.frame_sequence import FrameRequest
 from simcast_hpc.forecast.predict_files import Forecast, Predictor
 from simcast_hpc.forecast.watch_folder import HEALTH, Watch, WatchSettings
 from simcast_hpc.inference.load import load_trained
-from simcast_hpc.radar import Wanted, code_of_run
+from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.train.preemption import PausedError
 from tests.radar.radar_files import moment, predict, small_model, storm, write_cf
 
@@ -127,13 +128,16 @@ def test_thirty_frames_one_damaged_one_late_one_missing_and_a_kill(model, frames
     assert said["last_forecast"]["issue"] == "2024-11-26T03:25:00Z" and said["lag_seconds"] >= 0
     assert [one["file"] for one in said["problems"] if "file" in one] == [frames[CORRUPT].name]
     gaps = {one["issue"]: one["problem"] for one in said["problems"] if "issue" in one}
-    assert "1 missing: 02:40" in gaps["2024-11-26T02:45:00Z"] and "1 missing: 01:45" in gaps["2024-11-26T01:50:00Z"]
+    assert (
+        "1 of 3 frames every 5 minutes are missing: 02:40" in gaps["2024-11-26T02:45:00Z"]
+        and "1 missing: 01:45" in gaps["2024-11-26T01:50:00Z"]
+    )
 
 
 def watching(model: Path, folder: Path, out: Path, *, bridge: int = 0, **settings) -> Watch:
     trained = load_trained(model)
-    code = code_of_run(trained.config.data)
-    predictor = Predictor(trained, code, Wanted(FRAMES_IN, code.step_minutes, bridge), (32, 32), 8)
+    code = encoding_of_run(trained.config.data)
+    predictor = Predictor(trained, code, FrameRequest(FRAMES_IN, code.step_minutes, bridge), (32, 32), 8)
     return Watch(predictor, Publisher(out, ("nc",)), folder, WatchSettings(every_seconds=0.0, **settings))
 
 

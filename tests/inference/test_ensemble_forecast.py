@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from simcast_hpc.config import ConfigError, SamplingConfig
-from simcast_hpc.data.open_windows import coded_as, open_windows
+from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.evaluation.entries import ForecastFile
@@ -160,7 +160,7 @@ def test_products_reach_a_threshold_where_the_code_does():
 def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     out = tmp_path / "deep" / "ensemble.h5"
     source = open_windows(ensemble.config.data, split="train", frames=7)
-    draw_ensembles(ensemble, source, out, spec=coded_as(ensemble.config.data), windows=3, batch=2)
+    draw_ensembles(ensemble, source, out, spec=target_spec(ensemble.config.data), windows=3, batch=2)
     written = ForecastFile(out)
     keys = [source.key(index) for index in range(3)]
     codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
@@ -169,7 +169,7 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     torch.testing.assert_close(got, want, atol=5e-4, rtol=0)
     with h5py.File(out) as file:
         mean = torch.from_numpy(file["mean"][:]).float()  # pyright: ignore
-        assert file["probability"].shape == (3, len(coded_as(ensemble.config.data).threshold_codes()), 4, 16, 16)  # pyright: ignore
+        assert file["probability"].shape == (3, len(target_spec(ensemble.config.data).threshold_codes()), 4, 16, 16)  # pyright: ignore
         assert file.attrs["student"] == ensemble.student.weights_hash
     torch.testing.assert_close(mean, want.mean(dim=1), atol=5e-4, rtol=0)
     assert [path.name for path in out.parent.iterdir()] == ["ensemble.h5"]
@@ -177,7 +177,7 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
 
 def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
     source = open_windows(ensemble.config.data, split="train", frames=7)
-    spec = coded_as(ensemble.config.data)
+    spec = target_spec(ensemble.config.data)
     draw_ensembles(changed(ensemble, **sampling), source, out, spec=spec, windows=3, batch=batch)
     with h5py.File(out) as file:
         return float(file.attrs["clip_rate"])  # pyright: ignore
@@ -208,12 +208,12 @@ def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(ensemble), "drawn", broken)
     with pytest.raises(RuntimeError, match="no memory"):
-        draw_ensembles(ensemble, source, tmp_path / "e.h5", spec=coded_as(ensemble.config.data), windows=1, batch=1)
+        draw_ensembles(ensemble, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_member_is_said_to_be_an_absolute_error(ensemble, tmp_path, caplog):
     source = open_windows(ensemble.config.data, split="train", frames=7)
     single = changed(ensemble, members=1)
-    draw_ensembles(single, source, tmp_path / "e.h5", spec=coded_as(ensemble.config.data), windows=1, batch=1)
+    draw_ensembles(single, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
     assert "its standard CRPS is its mean absolute error" in caplog.text

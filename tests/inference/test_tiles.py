@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.inference.tiles import Tiling, forecast_in_tiles
-from simcast_hpc.radar import code_of_run
+from simcast_hpc.radar import encoding_of_run
 
 FRAMES_OUT = 2
 
@@ -56,7 +56,7 @@ def tiled(forecast, codes: np.ndarray, tiling: Tiling, batch: int = 2) -> np.nda
 
 def rain(codes: np.ndarray) -> np.ndarray:
     """Forecast rain rates pixel by pixel: shift-equivariant, and blind to a tile's border."""
-    rates = code_of_run(_knmi()).linear_of_forecast(codes[:, -1:].astype(np.float32) / 255)
+    rates = encoding_of_run(_knmi()).linear_of_forecast(codes[:, -1:].astype(np.float32) / 255)
     return np.concatenate([rates, 0.5 * rates], axis=1)
 
 

@@ -1,4 +1,4 @@
-"""Radar files as services write them, made by tests: ODIM composites, CF netCDF; and models to forecast from them."""
+"""Synthetic radar files (ODIM composites and volumes, CF netCDF), and small models that forecast from them."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -73,7 +73,7 @@ def write_odim(
 
 
 def write_volume(path: Path, sweeps: dict[float, np.ndarray], *, quantity: str = "DBZH") -> Path:
-    """Write an ODIM polar volume at 55 N 10 E, gates of 1 km: by elevation dBZ ``[rays, gates]``, -32 undetected."""
+    """Write an ODIM polar volume at 55 N 10 E, 1 km gates: dBZ ``[rays, gates]`` per elevation, -32 undetected."""
     date, clock = np.bytes_(f"{START:%Y%m%d}"), np.bytes_(f"{START:%H%M%S}")
     with h5py.File(path, "w") as file:
         file.attrs["Conventions"] = np.bytes_("ODIM_H5/V2_3")
@@ -109,15 +109,15 @@ def write_cf(
     northward: bool = False,
     **attributes: Any,
 ) -> Path:
-    """Write netCDF of ``values`` ``[T, H, W]`` in 1 km pixels of a polar stereographic map; rows may run northward."""
+    """Write CF netCDF of ``values`` ``[T, H, W]`` on a 1 km polar stereographic grid, rows southward or northward."""
     _, height, width = values.shape
     crs = pyproj.CRS.from_user_input("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=25 +ellps=WGS84")
     y = -2_000_500.0 - 1000.0 * np.arange(height)
     x = 500_500.0 + 1000.0 * np.arange(width)
     rows = slice(None, None, -1) if northward else slice(None)
-    said = {"units": units, "standard_name": name, "grid_mapping": "crs", **attributes}
+    field_attributes = {"units": units, "standard_name": name, "grid_mapping": "crs", **attributes}
     dataset = xr.Dataset(
-        {"field": (("time", "y", "x"), values[:, rows], said), "crs": ((), 0, crs.to_cf())},
+        {"field": (("time", "y", "x"), values[:, rows], field_attributes), "crs": ((), 0, crs.to_cf())},
         {
             "time": ("time", [np.datetime64(time.replace(tzinfo=None), "s") for time in times]),
             "y": ("y", y[rows], {"standard_name": "projection_y_coordinate", "units": "m"}),
@@ -129,14 +129,14 @@ def write_cf(
 
 
 def small_model(run_dir: Path, **over: Any) -> Path:
-    """Leave a finished run of a small SimVP, 3 frames in and 4 out, that was trained on radar in dBZ, 1 km pixels."""
+    """Write a finished run of a small SimVP with random weights: 3 frames in, 4 out, dBZ, 1 km pixels."""
     torch.manual_seed(4)
     sections = {"data": {"dataset": "fmi", "crop": 32}} | over
     return write_trained(tiny_config(run_dir, **sections))
 
 
 def storm(number: int, *, shape: tuple[int, int] = (40, 52)) -> np.ndarray:
-    """Return a reflectivity field ``[H, W]``: a cell that moves east, no echo around it, a missing corner."""
+    """Return a reflectivity field ``[H, W]``: a cell that moves east, surrounded by no echo, with a missing corner."""
     row, column = np.mgrid[: shape[0], : shape[1]]
     distance = np.hypot(row - shape[0] / 2, column - 10.0 - 1.5 * number)
     field = np.where(distance < 12, 50.0 - 3 * distance, -np.inf)
@@ -144,17 +144,17 @@ def storm(number: int, *, shape: tuple[int, int] = (40, 52)) -> np.ndarray:
     return field.round(1)
 
 
-def predict(*words: object) -> list[Path]:
-    """Run `simcast predict` and return the files that it printed."""
-    result = CliRunner().invoke(app, ["predict", *map(str, words)])
+def predict(*arguments: object) -> list[Path]:
+    """Run `simcast predict` and return the paths that it prints."""
+    result = CliRunner().invoke(app, ["predict", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
     return [Path(line) for line in result.stdout.splitlines() if line]
 
 
-def complains(path: Path, standard: str = "cf:1.8") -> str:
-    """Return what the CF checker has against a file; nothing where it passes."""
+def compliance_errors(path: Path, standard: str = "cf:1.8") -> str:
+    """Return the report of the CF checker, empty if the file passes."""
     from compliance_checker.runner import CheckSuite, ComplianceChecker
 
     CheckSuite.load_all_available_checkers()

@@ -1,4 +1,4 @@
-"""Real files of services against the same frames in the cropped archives: read by us, coded by us, code by code."""
+"""Readers on real files of weather services, compared pixel by pixel with the same frames in the cropped archives."""
 
 from datetime import UTC, datetime
 from functools import cache
@@ -10,11 +10,11 @@ import pytest
 
 from simcast_hpc.config import DataConfig
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.radar import RadarFrame, code_of_run, coded, frame_times, read_frames
+from simcast_hpc.radar import RadarFrame, encode_frame, encoding_of_run, frame_times, read_frames
 from tests.shared_data import shared
 
 NATIVE = "data/radar/native"
-# Folder, data set of the archive, its file, the description whose code it has.
+# Folder, HDF5 dataset of the archive, file of the archive, dataset description of its encoding.
 SERVICES = {
     "fmi": ("fmi_pgm", "dbz", "dbz/2016/DBZ_FMI_20160928.h5", "fmi"),
     "knmi": ("knmi_h5", "rr", "rr/2010/RR_KNMI_20100826.h5", "knmi"),
@@ -22,7 +22,7 @@ SERVICES = {
     "opera": ("opera_odim", "dbz", "dbz/2024/DBZ_OPERA_20241126.h5", "fmi"),
     "mrms": ("mrms_grib2", "rr", "rr/2019/RR_MRMS_20190610.h5", "mch"),
 }
-# How far a coded value may lie from the file's: half a step of the code.
+# Largest difference of an encoded value from the value of the file: half a step of the encoding.
 HALF_STEP_DB, HALF_STEP_SHARE = 0.25, 0.018
 
 
@@ -30,37 +30,37 @@ HALF_STEP_DB, HALF_STEP_SHARE = 0.25, 0.018
 def frames_of(service: str) -> list[RadarFrame]:
     prefer = "dBZ" if SERVICES[service][1] == "dbz" else "mm/h"
     paths = sorted(shared(f"{NATIVE}/{SERVICES[service][0]}").iterdir())
-    # A frame of MRMS or OPERA takes a second or more to unpack.
+    # A frame of MRMS or OPERA takes a second or more to read.
     return [frame for path in (paths[:1] if service in ("mrms", "opera") else paths)
             for frame in read_frames(path, prefer=prefer)]  # fmt: skip
 
 
 def crops_of(service: str, time: datetime):
-    """Yield the archive's codes of a time, and where they lie in the service's grid."""
+    """Yield the encoded frames of the archive at one time, and their position in the grid of the service."""
     _, kind, archive, _ = SERVICES[service]
     with h5py.File(shared(f"data/radar/{archive}"), "r") as file:
-        for codes, moments, (top, left) in zip(file[kind][:], file["time"][:], file["crop_yx"][:], strict=True):
-            for k in np.flatnonzero(moments == int(time.timestamp())):
+        for codes, times, (top, left) in zip(file[kind][:], file["time"][:], file["crop_yx"][:], strict=True):
+            for k in np.flatnonzero(times == int(time.timestamp())):
                 yield codes[..., k], np.s_[top : top + codes.shape[0], left : left + codes.shape[1]]
 
 
 @pytest.mark.parametrize(
     "service", [pytest.param(name, marks=pytest.mark.slow) if name == "mrms" else name for name in sorted(SERVICES)]
 )
-def test_a_real_frame_coded_by_us_is_the_archives(service):
-    code = code_of_run(DataConfig(dataset=SERVICES[service][3]), any_spacing=True)
+def test_encoded_real_frame_equals_the_archive(service):
+    code = encoding_of_run(DataConfig(dataset=SERVICES[service][3]), any_spacing=True)
     compared = 0
     for frame in frames_of(service):
-        ours = coded(frame, code)
+        encoded = encode_frame(frame, code)
         for archive, crop in crops_of(service, frame.time):
-            np.testing.assert_array_equal(ours.codes[crop], archive)
-            _within_half_a_step(frame.values[crop], code.spec.encoding.decode(archive), archive, code.unit)
+            np.testing.assert_array_equal(encoded.codes[crop], archive)
+            _assert_within_half_a_step(frame.values[crop], code.spec.encoding.decode(archive), archive, code.unit)
             compared += 1
     assert compared >= (3 if service in ("opera", "mrms") else 4)
 
 
-def _within_half_a_step(native: np.ndarray, decoded: np.ndarray, codes: np.ndarray, unit: str) -> None:
-    """Hold the archive's values against the file's own: missing is nodata, no echo undetect, the rest near."""
+def _assert_within_half_a_step(native: np.ndarray, decoded: np.ndarray, codes: np.ndarray, unit: str) -> None:
+    """Compare archive and file: missing is nodata, no echo is undetect, other values within half a step."""
     np.testing.assert_array_equal(np.isnan(native), codes == MISSING_CODE)
     echo = ~np.isnan(native) & (codes > 0) & (codes < MISSING_CODE)
     if unit == "dBZ":
@@ -71,7 +71,7 @@ def _within_half_a_step(native: np.ndarray, decoded: np.ndarray, codes: np.ndarr
         assert np.abs(decoded[echo] / native[echo] - 1).max() <= HALF_STEP_SHARE
 
 
-def test_no_echo_of_opera_is_undetect_and_missing_is_nodata():
+def test_opera_undetect_is_no_echo_and_nodata_is_missing():
     path = next(shared(f"{NATIVE}/opera_odim").iterdir())
     (frame,) = frames_of("opera")
     with h5py.File(path, "r") as file:
@@ -94,7 +94,7 @@ def test_times_and_corners_of_real_files():
         "opera_odim": datetime(2024, 11, 26, 1, 0, tzinfo=UTC),
     }
     assert {folder: frame_times(first(folder)) for folder in expected} == {k: [v] for k, v in expected.items()}
-    # The corner of the file itself, degrees: Netherlands' upper left in KNMI's geo_product_corners.
+    # The corners in degrees that KNMI's file contains (geo_product_corners).
     import pyproj
 
     (frame,) = read_frames(first("knmi_h5"))
@@ -103,6 +103,6 @@ def test_times_and_corners_of_real_files():
         corners = file["geographic"].attrs["geo_product_corners"].reshape(4, 2)
     to_degrees = pyproj.Proj(grid.projection)
     right, bottom = grid.left + grid.width * grid.spacing_x, grid.top - grid.height * grid.spacing_y
-    ours = [to_degrees(x, y, inverse=True) for x, y in
+    computed = [to_degrees(x, y, inverse=True) for x, y in
             ((grid.left, bottom), (grid.left, grid.top), (right, grid.top), (right, bottom))]  # fmt: skip
-    np.testing.assert_allclose(ours, corners, atol=2e-3)
+    np.testing.assert_allclose(computed, corners, atol=2e-3)

@@ -1,4 +1,4 @@
-"""Radar files that the tests write: the common form, told by content, and a refusal that names the file."""
+"""Readers on synthetic radar files: format detection by content, values and grids, and errors that name the file."""
 
 import gzip
 from pathlib import Path
@@ -20,13 +20,13 @@ def only(frames: list[RadarFrame]) -> RadarFrame:
     return frames[0]
 
 
-def test_odim_tells_missing_no_echo_and_minus_thirty_apart(tmp_path):
-    frame = only(read_frames(write_odim(tmp_path / "whatever.name", FIELD, START)))
+def test_odim_distinguishes_missing_no_echo_and_minus_30_dbz(tmp_path):
+    frame = only(read_frames(write_odim(tmp_path / "name.without_meaning", FIELD, START)))
     np.testing.assert_array_equal(frame.values, FIELD.astype(np.float32))
     assert frame.unit == "dBZ" and frame.time == START and frame.values.dtype == np.float32
 
 
-def test_odim_says_where_its_pixels_lie(tmp_path):
+def test_odim_grid_has_the_coordinates_of_the_file(tmp_path):
     grid = only(read_frames(write_odim(tmp_path / "a.h5", FIELD, START))).grid
     assert grid.projection == LAEA and grid.shape == (3, 4) and grid.unit == "m"
     np.testing.assert_allclose(grid.x, 2_640_500.0 + 1000.0 * np.arange(4), atol=0.01)
@@ -34,14 +34,14 @@ def test_odim_says_where_its_pixels_lie(tmp_path):
     assert grid.spacing_km == pytest.approx(1.0)
 
 
-def test_odim_accumulation_becomes_a_rate(tmp_path):
+def test_odim_accumulation_is_converted_to_a_rate(tmp_path):
     millimetres = np.array([[0.5, np.nan], [-np.inf, 2.0]])
     frame = only(read_frames(write_odim(tmp_path / "a.h5", millimetres, START, quantity="ACRR", minutes=15)))
     np.testing.assert_array_equal(frame.values, [[2.0, np.nan], [0.0, 8.0]])
     assert frame.unit == "mm/h"
 
 
-def test_odim_in_degrees(tmp_path):
+def test_odim_grid_in_degrees(tmp_path):
     written = write_odim(
         tmp_path / "a.h5", FIELD, START, projection="+proj=longlat +datum=WGS84", left=10.0, top=50.0, spacing=0.01
     )
@@ -52,7 +52,7 @@ def test_odim_in_degrees(tmp_path):
 
 
 @pytest.mark.parametrize("northward", [False, True])
-def test_netcdf_has_north_up_however_it_is_stored(tmp_path, northward):
+def test_netcdf_rows_are_returned_north_up(tmp_path, northward):
     values = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     values[0, 0, 0] = np.nan
     path = write_cf(tmp_path / "a.nc", values, [START, moment(1)], northward=northward)
@@ -69,14 +69,14 @@ def test_netcdf_has_north_up_however_it_is_stored(tmp_path, northward):
     ("name", "units", "factor"),
     [("rainfall_rate", "mm/h", 1.0), ("precipitation_flux", "kg m-2 s-1", 3600.0), ("rainfall_rate", "m s-1", 3.6e6)],
 )
-def test_netcdf_rain_rates_become_mm_an_hour(tmp_path, name, units, factor):
+def test_netcdf_rain_rates_are_converted_to_mm_per_hour(tmp_path, name, units, factor):
     values = np.array([[[0.0, 1.0], [2.0, np.nan]]], np.float32) / factor
     frame = only(read_frames(write_cf(tmp_path / "a.nc", values.astype(np.float32), [START], name=name, units=units)))
     np.testing.assert_allclose(frame.values, [[0.0, 1.0], [2.0, np.nan]], rtol=1e-6)
     assert frame.unit == "mm/h"
 
 
-def test_netcdf_reflectivity_says_what_no_echo_is(tmp_path):
+def test_netcdf_undetect_attribute_is_no_echo(tmp_path):
     values = np.array([[[-32.0, 20.0], [np.nan, 5.0]]], np.float32)
     path = write_cf(
         tmp_path / "a.nc", values, [START], name="equivalent_reflectivity_factor", units="dBZ", undetect=-32.0
@@ -84,7 +84,7 @@ def test_netcdf_reflectivity_says_what_no_echo_is(tmp_path):
     np.testing.assert_array_equal(only(read_frames(path)).values, [[-np.inf, 20.0], [np.nan, 5.0]])
 
 
-def test_netcdf_liquid_is_no_rain(tmp_path):
+def test_netcdf_vertically_integrated_liquid_is_not_a_rain_rate(tmp_path):
     values = np.ones((1, 2, 2), np.float32)
     path = write_cf(
         tmp_path / "a.nc", values, [START], name="", units="kg m-2", long_name="vertically integrated liquid"
@@ -92,9 +92,9 @@ def test_netcdf_liquid_is_no_rain(tmp_path):
     assert only(read_frames(path)).unit == "kg/m^2"
 
 
-def test_an_amount_without_a_duration_is_rejected(tmp_path):
+def test_rejects_an_amount_without_an_interval(tmp_path):
     path = write_cf(tmp_path / "a.nc", np.ones((1, 2, 2), np.float32), [START], name="rainfall_amount", units="mm")
-    with pytest.raises(DataError, match=r"a\.nc.*no bounds; over how many minutes"):
+    with pytest.raises(DataError, match=r"a\.nc.*no bounds; the file must contain the accumulation interval"):
         read_frames(path)
 
 
@@ -140,35 +140,35 @@ def no_quantity(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "says"),
+    ("damage", "message"),
     [
         (truncated, "cannot be"),
-        (text, "begins with b'not a ra'; the formats that are read are ODIM"),
+        (text, "begins with b'not a ra'; the supported formats are ODIM"),
         (empty, "is empty"),
         (half_gzip, "FMI PGM|cannot be opened"),
-        (no_time, "'20241126noon'; YYYYMMDD and HHmmss are needed"),
-        (wrong_scale, "a pixel of 1000 along x, and it says 2000"),
-        (wrong_gain, "values from -3000 to 6000 cannot be dBZ"),
-        (all_missing, "every pixel is missing"),
-        (no_quantity, r"\['VRAD'\]; it must hold RATE, ACRR or DBZH"),
+        (no_time, "'20241126noon'; they must be YYYYMMDD and HHmmss"),
+        (wrong_scale, "the pixel size along x is 2000 in the file, but 1000 by its corners"),
+        (wrong_gain, "values from -3000 to 6000 are outside the valid range of dBZ"),
+        (all_missing, "all pixels are missing"),
+        (no_quantity, r"\['VRAD'\]; it must contain RATE, ACRR or DBZH"),
     ],
 )
-def test_a_rejection_names_the_file_and_what_is_wrong(tmp_path, harm, says):
+def test_error_names_the_file_and_the_damage(tmp_path, damage, message):
     path = write_odim(tmp_path / "frame.h5", FIELD, START)
-    harm(path)
-    with pytest.raises(DataError, match=f"frame\\.h5.*({says})"):
+    damage(path)
+    with pytest.raises(DataError, match=f"frame\\.h5.*({message})"):
         read_frames(path)
 
 
-def test_the_lowest_sweep_of_a_polar_volume_lies_around_its_radar(tmp_path):
+def test_lowest_sweep_of_a_polar_volume_is_centred_on_the_radar(tmp_path):
     gates = np.full((360, 100), -32.0)
     gates[90, 40], gates[0, 50], gates[225:235, 60:70] = 28.0, 33.0, 40.0
     gates[100:110] = np.nan
     frame = only(read_frames(write_volume(tmp_path / "volume.h5", {2.0: gates * 0, 0.5: gates})))
     grid, values = frame.grid, frame.values
-    assert frame.unit == "dBZ" and frame.time == START and frame.about["elevation_degrees"] == 0.5
+    assert frame.unit == "dBZ" and frame.time == START and frame.metadata["elevation_degrees"] == 0.5
     assert grid.shape == (200, 200) and "+lat_0=55 +lon_0=10" in grid.projection
-    # Row 99 is the first north of the radar, column 100 the first east of it; gate 40 reaches from 40 to 41 km.
+    # Row 99 is directly north of the radar, column 100 directly east; gate 40 covers 40 to 41 km.
     assert values[100, 140] == 28.0 and values[49, 100] == 33.0
     down, west = 65 * np.cos(np.deg2rad(230)), 65 * np.sin(np.deg2rad(230))
     assert values[int(100 - down), int(100 + west)] == 40.0
@@ -176,13 +176,13 @@ def test_the_lowest_sweep_of_a_polar_volume_lies_around_its_radar(tmp_path):
     assert np.isneginf(values[50, 50]) and not np.isin(values, [-32.0, 0.0]).any()
 
 
-def test_a_volume_without_reflectivity_is_rejected(tmp_path):
+def test_rejects_a_polar_volume_without_reflectivity(tmp_path):
     path = write_volume(tmp_path / "volume.h5", {0.5: np.zeros((360, 10))}, quantity="VRADH")
-    with pytest.raises(DataError, match=r"volume\.h5 is a polar volume of \['VRADH'\]; DBZH .* is needed"):
+    with pytest.raises(DataError, match=r"volume\.h5 is a polar volume of \['VRADH'\]; it must contain DBZH"):
         read_frames(path)
 
 
-def test_a_missing_package_says_what_installs_it(tmp_path, monkeypatch):
+def test_missing_package_error_names_the_install_command(tmp_path, monkeypatch):
     path = write_odim(tmp_path / "a.h5", FIELD, START)
     monkeypatch.setitem(__import__("sys").modules, "pysteps", None)
     with pytest.raises(
@@ -191,8 +191,8 @@ def test_a_missing_package_says_what_installs_it(tmp_path, monkeypatch):
         read_frames(path)
 
 
-def test_grids_differ_by_a_pixel_but_not_by_rounding():
+def test_grid_difference_ignores_rounding():
     one = RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 8, 8)
-    assert not one.differs_from(RadarGrid(LAEA, 1e-4, -1e-4, 1000.0000001, 1000.0, 8, 8))
-    assert "left 0 against 1000" in one.differs_from(RadarGrid(LAEA, 1000.0, 0.0, 1000.0, 1000.0, 8, 8))
-    assert "8 x 8 pixels against 8 x 9" in one.differs_from(RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 8, 9))
+    assert not one.difference(RadarGrid(LAEA, 1e-4, -1e-4, 1000.0000001, 1000.0, 8, 8))
+    assert "left 0 instead of 1000" in one.difference(RadarGrid(LAEA, 1000.0, 0.0, 1000.0, 1000.0, 8, 8))
+    assert "8 x 8 pixels instead of 8 x 9" in one.difference(RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 8, 9))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, DataError, TrainConfig, from_mapping
-from simcast_hpc.data.augment import turn_and_flip
-from simcast_hpc.data.codes import code_to_unit
-from simcast_hpc.data.dataset_spec import built_in
+from simcast_hpc.data.augment import random_symmetry
+from simcast_hpc.data.dataset_spec import built_in_specs
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.sample_order import draw
@@ -112,7 +112,7 @@ def test_augmentation_turns_a_whole_sequence(tmp_path, root, stage_name):
     plain = _config(tmp_path, root, stage=stage_name)
     turned = _config(tmp_path, root, stage=stage_name, data={"augment": True})
     batch = _batch(plain, FRAMES_IN + FRAMES_OUT, positions)
-    wanted = make_stage(plain).sample(batch._replace(codes=turn_and_flip(batch.codes, positions, seed=5)), CPU)
+    wanted = make_stage(plain).sample(batch._replace(codes=random_symmetry(batch.codes, positions, seed=5)), CPU)
     got = make_stage(turned).sample(batch, CPU)
     assert all(torch.equal(*pair) for pair in zip(got, wanted, strict=True))
     assert not torch.equal(got.inputs, make_stage(plain).sample(batch, CPU).inputs)
@@ -345,7 +345,7 @@ def test_a_run_folder_that_cannot_be_written_stops_a_run_before_it_joins_the_oth
 
 def test_what_the_codes_mean_belongs_to_a_run_and_its_name_does_not(tmp_path, root):
     """A description moved to another file is the same data; other thresholds in it are another loss."""
-    text = (built_in()["synthetic"]).read_text(encoding="utf-8")
+    text = (built_in_specs()["synthetic"]).read_text(encoding="utf-8")
     files = {
         "moved": text,
         "renamed": text.replace("name: synthetic", "name: storms"),

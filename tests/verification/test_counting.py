@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcast_hpc.data.codes import code_to_unit
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.verification import PROTOCOLS, Accumulator, count, protocol_for
 
 GLOBAL = PROTOCOLS["sevir-global"]

@@ -1,5 +1,6 @@
 """One object of S3 into one file: byte ranges of one version of it, resumed where it stopped, verified at the end."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from typing import Any
 
 from simcast_hpc.config import SimcastError
 
-from .s3_checksum import matches
-
 logger = logging.getLogger(__name__)
+MIB = 2**20
+# Part sizes of the usual tools: aws and boto3 8 MiB, s3fs 50, rclone 5, s3cmd 15; then powers of two.
+_PART_SIZES = tuple(size * MIB for size in (8, 5, 10, 15, 16, 50, 64, 32, 100, 128, 256, 512, 1024))
 LARGEST_BLOCK, SMALLEST_BLOCK = 16 * 2**20, 2**18
 
 
@@ -33,7 +35,7 @@ class RemoteObject:
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How many failures in a row without a byte of progress are borne, and the first pause after one, in seconds."""
 
     tries: int = 8
@@ -64,7 +66,7 @@ def fetched(remote: RemoteObject, into: Path) -> int:
 
 
 def fetch(
-    filesystem: Any, remote: RemoteObject, into: Path, *, patience: Patience, progress: Callable[[int], None]
+    filesystem: Any, remote: RemoteObject, into: Path, *, patience: RetryPolicy, progress: Callable[[int], None]
 ) -> bool:
     """Fetch ``remote`` into ``into``; return whether a checksum was verified (else its size alone was).
 
@@ -91,7 +93,7 @@ def fetch(
         progress(-part.stat().st_size if part.is_file() else 0)
         part.unlink(missing_ok=True)
         raise
-    verified = matches(part, remote.etag)
+    verified = matches_etag(part, remote.etag)
     if verified is False:
         part.unlink()
         raise DownloadError(f"{remote.key}: the bytes fetched are not those of its ETag {remote.etag}; fetch it again")
@@ -102,7 +104,7 @@ def fetch(
 
 
 def _fill(
-    filesystem: Any, remote: RemoteObject, part: Path, *, patience: Patience, progress: Callable[[int], None]
+    filesystem: Any, remote: RemoteObject, part: Path, *, patience: RetryPolicy, progress: Callable[[int], None]
 ) -> None:
     failures, block = 0, LARGEST_BLOCK
     with part.open("ab") as file:
@@ -162,3 +164,30 @@ def _read(filesystem: Any, remote: RemoteObject, begin: int, end: int) -> bytes:
 def _recorded(path: Path) -> str:
     record = etag_of(path)
     return record.read_text(encoding="utf-8") if record.is_file() else ""
+
+
+def matches_etag(path: Path, etag: str) -> bool | None:
+    """Return whether a file has the bytes that an ETag stands for; None where the ETag cannot say.
+
+    An object that was uploaded in parts has an ETag ``HASH-PARTS`` that depends on their size, which S3 does not
+    tell: sizes of usual tools that give so many parts are tried.
+    """
+    digest, _, parts = etag.strip('"').partition("-")
+    if len(digest) != 32 or not set(digest) <= set("0123456789abcdef"):
+        return None
+    if not parts:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == digest
+    size = path.stat().st_size
+    for part in _PART_SIZES:
+        if -(-size // part) == int(parts) and _of_parts(path, part) == digest:
+            return True
+    return None
+
+
+def _of_parts(path: Path, size: int) -> str:
+    whole = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while part := file.read(size):
+            whole.update(hashlib.md5(part, usedforsecurity=False).digest())
+    return whole.hexdigest()

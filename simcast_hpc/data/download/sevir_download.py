@@ -12,7 +12,7 @@ import h5py
 from simcast_hpc.config import ConfigError
 
 from ..catalog import CATALOG
-from .s3_transfer import DownloadError, ObjectChangedError, Patience, RemoteObject, fetch, fetched, stands
+from .s3_transfer import DownloadError, ObjectChangedError, RemoteObject, RetryPolicy, fetch, fetched, stands
 
 logger = logging.getLogger(__name__)
 _RESTARTS = 3
@@ -110,7 +110,7 @@ def download(
     *,
     image_type: str = "vil",
     years: Collection[int] | None = None,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     started: Callable[[int], Callable[[int], None]] | None = None,
 ) -> list[RemoteObject]:
     """Fetch what is not there yet; return all objects.
@@ -128,7 +128,7 @@ def download(
         into = place(remote, root)
         if stands(remote, into):
             continue
-        verified = _fetch_newest(filesystem, remote, into, patience or Patience(), progress)
+        verified = _fetch_newest(filesystem, remote, into, patience or RetryPolicy(), progress)
         if not verified:
             logger.warning("%s: uploaded in parts of unknown size, so its size alone is verified", into)
         if into.suffix == ".h5":
@@ -137,7 +137,7 @@ def download(
 
 
 def _fetch_newest(
-    filesystem: Any, remote: RemoteObject, into: Path, patience: Patience, progress: Callable[[int], None]
+    filesystem: Any, remote: RemoteObject, into: Path, patience: RetryPolicy, progress: Callable[[int], None]
 ) -> bool:
     """Fetch an object; begin again with its newest version if it changes meanwhile."""
     for restart in range(_RESTARTS):

@@ -8,14 +8,14 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.archive_windows import look_into, rows_by_file
-from simcast_hpc.data.data_errors import Problem
+from simcast_hpc.data.archive_windows import check_archive_file, events_by_file
+from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.distributed.ranks import Ranks
 
 from ..catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
-from ..time_major import time_major
+from ..hdf5_files import time_major
 from .raw_events import RawEvent
 
 
@@ -31,13 +31,13 @@ class ArchiveEvents:
         self.spec, self.root = spec, Path(root)
         rows = read_catalog(spec, self.root, file_names=file_names)
         self.notes = repeated_ids(rows)
-        self.problems: list[Problem] = []
+        self.problems: list[DataProblem] = []
         shapes: dict[str, tuple[int, int, int]] = {}
         digest = hashlib.sha256()
-        for name, of_file in sorted(rows_by_file(rows).items()):
+        for name, of_file in sorted(events_by_file(rows).items()):
             path = self.root / spec.folder / name
-            shape, problems = look_into(path, spec, of_file)
-            self.problems += [Problem(p.kind, name, p.event, p.says) for p in problems]
+            shape, problems = check_archive_file(path, spec, of_file)
+            self.problems += [DataProblem(p.kind, name, p.event, p.says) for p in problems]
             if shape is not None:
                 shapes[name] = shape
             digest.update(f"{name} {path.stat().st_size if path.is_file() else -1}\n".encode())
@@ -78,7 +78,7 @@ class ArchiveEvents:
         usual = max(dict.fromkeys(found), key=found.count, default=None)
         for name in [name for name, shape in shapes.items() if shape != usual]:
             says = f"holds [H, W, frames] {shapes[name]} where other files hold {usual}; shards have one grid"
-            self.problems.append(Problem("grid", name, "", says))
+            self.problems.append(DataProblem("grid", name, "", says))
             del shapes[name]
 
     def complete(self, ranks: Ranks) -> None:

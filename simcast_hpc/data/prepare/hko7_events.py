@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.data_errors import Problem
+from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec, DayListSplits
 from simcast_hpc.distributed.ranks import Ranks
 
@@ -26,7 +26,7 @@ class HKO7Events:
     """An :class:`~.raw_events.EventSource` over HKO-7: one day per event, 240 frames from midnight."""
 
     def __init__(self, spec: DatasetSpec, root: Path):
-        """Look which frames the listed days have, and read the domain mask.
+        """FileSummary which frames the listed days have, and read the domain mask.
 
         Raises:
             DataError: no list of days, no images, no masks although the description uses them.
@@ -44,8 +44,8 @@ class HKO7Events:
                 )
         self.events: list[RawEvent] = []
         self.absent: list[RawEvent] = []
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
+        self.problems: list[DataProblem] = []
+        self.notes: list[DataProblem] = []
         digest = hashlib.sha256(b"" if self._domain is None else self._domain.tobytes())
         for split, day in sorted(self._days(), key=lambda pair: pair[1]):
             present = self._present(day)
@@ -59,13 +59,13 @@ class HKO7Events:
         name, seconds = f"{day:%Y%m%d}", int(day.replace(tzinfo=UTC).timestamp())
         event = RawEvent(name, seconds, seconds, split, None, f"{self.layout.images}/{day:%Y/%m/%d}", 0)
         if not present:
-            self.problems.append(Problem("absent-file", event.file, name, "no frame of this day is there"))
+            self.problems.append(DataProblem("absent-file", event.file, name, "no frame of this day is there"))
             self.absent.append(event._replace(percent_missing=100.0))
             return
         self.events.append(event)
         if present < self.frames:
             says = f"{self.frames - present} of {self.frames} frames are absent; no window contains them"
-            self.notes.append(Problem("missing-frame", event.file, name, says))
+            self.notes.append(DataProblem("missing-frame", event.file, name, says))
 
     def complete(self, ranks: Ranks) -> None:
         """Nothing is left to look at."""

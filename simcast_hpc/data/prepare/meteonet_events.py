@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.data_errors import Problem, ProblemKind
+from simcast_hpc.data.data_errors import DataProblem, ProblemKind
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.distributed.ranks import Ranks
 
@@ -27,7 +27,7 @@ STEP = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Look:
+class FileSummary:
     """What the frames of a file hold inside the crop: times, means over the file's values, missing pixels."""
 
     dates: tuple[datetime, ...]
@@ -59,22 +59,22 @@ class MeteoNetEvents:
         self.files = find_files(self.root, self.layout)
         self.events: list[RawEvent] = []
         self.absent: list[RawEvent] = []
-        self.problems: list[Problem] = []
-        self.notes: list[Problem] = []
+        self.problems: list[DataProblem] = []
+        self.notes: list[DataProblem] = []
         told = [f"{file.path.name} {file.size}" for file in self.files]
         self.identity = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
         self._decoded: tuple[int, np.ndarray] | None = None
 
     def complete(self, ranks: Ranks) -> None:
-        """Look into all files, each rank into its share, and choose the events. A collective."""
-        mine: dict[int, Look | Problem] = {}
+        """FileSummary into all files, each rank into its share, and choose the events. A collective."""
+        mine: dict[int, FileSummary | DataProblem] = {}
         for number in range(ranks.rank, len(self.files), ranks.size):
             mine[number] = self._look(self.files[number])
         looks = {number: look for part in ranks.gather(mine) for number, look in part.items()}
         choose = self.spec.splits.chooser(self.root)
         for number, file in enumerate(self.files):
             look = looks[number]
-            if isinstance(look, Problem):
+            if isinstance(look, DataProblem):
                 self.problems.append(look)
                 continue
             for first in self._firsts(look):
@@ -86,7 +86,7 @@ class MeteoNetEvents:
             holes = sum(later - earlier != STEP for earlier, later in pairwise(look.dates))
             broken = sum(count > 0 for count in look.missing)
             says = f"{len(look.dates)} frames, {holes} gaps between them, {broken} with missing pixels in the crop"
-            self.notes.append(Problem("gap", file.path.name, "", says))
+            self.notes.append(DataProblem("gap", file.path.name, "", says))
 
     def read(self, number: int) -> np.ndarray:
         """Return event ``number`` as uint8 ``[T, H, W]``; its whole file is decoded once for all of its events.
@@ -106,12 +106,12 @@ class MeteoNetEvents:
         crop = self.crop
         return frame[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
-    def _look(self, file: MeteoNetFile) -> Look | Problem:
+    def _look(self, file: MeteoNetFile) -> FileSummary | DataProblem:
         try:
             dates = file.read_dates()
             wrong = _wrong_dates(dates)
             if wrong is not None:
-                return Problem(wrong[0], file.path.name, "", wrong[1])
+                return DataProblem(wrong[0], file.path.name, "", wrong[1])
             means, missing = [], []
             small, low, high = False, 0, 0
             for frame in file.frames():
@@ -119,7 +119,7 @@ class MeteoNetEvents:
                     says = (
                         f"frames of {frame.shape} pixels; region {self.layout.region} has {GRIDS[self.layout.region]}"
                     )
-                    return Problem("grid", file.path.name, "", says)
+                    return DataProblem("grid", file.path.name, "", says)
                 small |= bool(((frame > 0) & (frame < 8)).any())
                 low, high = min(low, int(frame.min())), max(high, _largest(frame, self.layout.product))
                 values, gone = self._values(self._cropped(frame))
@@ -127,13 +127,13 @@ class MeteoNetEvents:
                 missing.append(int(gone.sum()))
         except DataError as error:
             kind = "dtype" if isinstance(error, WrongTypeError) else "truncated"
-            return Problem(kind, file.path.name, "", str(error).removeprefix(f"{file.path}").lstrip(": "))
+            return DataProblem(kind, file.path.name, "", str(error).removeprefix(f"{file.path}").lstrip(": "))
         if len(means) != len(dates):
-            return Problem("catalog", file.path.name, "", f"{len(dates)} dates for {len(means)} frames")
+            return DataProblem("catalog", file.path.name, "", f"{len(dates)} dates for {len(means)} frames")
         wrong_unit = _wrong_unit(self.layout.product, low=low, high=high, small=small)
         if wrong_unit is not None:
-            return Problem("unit", file.path.name, "", wrong_unit)
-        return Look(tuple(dates), tuple(means), tuple(missing))
+            return DataProblem("unit", file.path.name, "", wrong_unit)
+        return FileSummary(tuple(dates), tuple(means), tuple(missing))
 
     def _values(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return a frame's values in dBZ (no echo 0) or hundredths of mm, missing ones 0, and where it is missing."""
@@ -150,7 +150,7 @@ class MeteoNetEvents:
         codes = self.spec.encoding.encode(physical.astype(np.float64))
         return np.where(gone, np.uint8(MISSING_CODE), codes)
 
-    def _firsts(self, look: Look) -> list[int]:
+    def _firsts(self, look: FileSummary) -> list[int]:
         firsts = []
         for begin, end in _runs(look, whole=self.layout.whole_frames):
             if self.layout.selection is None:
@@ -173,7 +173,7 @@ def rainy(means: Sequence[float], selection: RainSelection) -> list[int]:
     return firsts
 
 
-def _runs(look: Look, *, whole: bool) -> list[tuple[int, int]]:
+def _runs(look: FileSummary, *, whole: bool) -> list[tuple[int, int]]:
     """Return the unbroken runs of frames, as first and last + 1."""
     usable = [not whole or count == 0 for count in look.missing]
     runs: list[tuple[int, int]] = []

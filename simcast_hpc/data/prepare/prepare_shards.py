@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.data_errors import Problem, refuse
+from simcast_hpc.data.data_errors import DataProblem, refuse
 from simcast_hpc.data.shards.shard_format import (
     CLAIM,
     FORMAT,
@@ -26,7 +26,7 @@ from simcast_hpc.data.shards.shard_format import (
     file_sha256,
     read_manifest,
     shard_name,
-    told,
+    stored_description_hash,
     write_index,
     write_text,
 )
@@ -101,7 +101,7 @@ def _described(path: Path, events: int) -> ShardFile:
 
 def _made_of(source: EventSource, recipe: Recipe) -> str:
     how = (recipe.codec, str(recipe.events_per_shard), ",".join(sorted(recipe.skip)) or "-")
-    return " ".join((str(FORMAT), told(source.spec), source.identity, *how))
+    return " ".join((str(FORMAT), stored_description_hash(source.spec), source.identity, *how))
 
 
 def _claim(into: Path, made_of: str) -> None:
@@ -130,7 +130,7 @@ def _standing(into: Path, made_of: str, ranks: Ranks) -> Manifest:
 
 
 def _finish(
-    into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], left_out: list[Problem]
+    into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], left_out: list[DataProblem]
 ) -> Manifest:
     events, rows = [], []
     columns: dict[str, list[np.ndarray]] = {"sha256": [], "gaps": [], "histogram": []}
@@ -154,7 +154,7 @@ def _finish(
     manifest = Manifest(
         format=FORMAT,
         dataset=source.spec.name,
-        description=told(source.spec),
+        description=stored_description_hash(source.spec),
         made_of=_made_of(source, recipe),
         codec=recipe.codec,
         grid=source.grid,

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from simcast_hpc.data.data_errors import Problem
+from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.distributed.ranks import Ranks
 
@@ -55,12 +55,12 @@ class EventSource(Protocol):
         ...
 
     @property
-    def problems(self) -> Sequence[Problem]:
+    def problems(self) -> Sequence[DataProblem]:
         """What is wrong with the rest."""
         ...
 
     @property
-    def notes(self) -> Sequence[Problem]:
+    def notes(self) -> Sequence[DataProblem]:
         """What is peculiar, and harmless to those who read the shards."""
         ...
 
@@ -70,7 +70,7 @@ class EventSource(Protocol):
         ...
 
     def complete(self, ranks: Ranks) -> None:
-        """Look into what ranks share the look at; ``events`` stand after it. A collective, which does not fail."""
+        """Complete ``events`` where ranks share the inspection of files. A collective that does not raise."""
         ...
 
     def read(self, number: int) -> np.ndarray:

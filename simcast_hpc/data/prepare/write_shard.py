@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.data_errors import Problem
-from simcast_hpc.data.fingerprint import event_checksum
+from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.shards.shard_format import chunk_frames, compression, flush
+from simcast_hpc.data.window_source import event_checksum
 
 from ..encoding import MISSING_CODE
-from .histogram import code_histogram
+from .dataset_statistics import code_histogram
 from .raw_events import EventSource
 
 
@@ -75,7 +75,7 @@ def _wholly_missing(codes: np.ndarray, *, anything: bool) -> np.ndarray:
     return missing
 
 
-def unreadable(source: EventSource, number: int) -> Problem:
+def unreadable(source: EventSource, number: int) -> DataProblem:
     """Return the problem of an event that was skipped because it could not be read."""
     event = source.events[number]
-    return Problem("truncated", event.file, event.id, "cannot be read")
+    return DataProblem("truncated", event.file, event.id, "cannot be read")

@@ -33,7 +33,7 @@ class ShardFile(StrictModel):
 
 
 class Manifest(StrictModel):
-    """What stands in ``manifest.json``. ``description`` is the hash of the data set's description (see ``told``)."""
+    """Content of ``manifest.json``; ``description`` is :func:`stored_description_hash` of the dataset."""
 
     format: int
     dataset: str
@@ -87,7 +87,7 @@ class Index:
         return len(self.id)
 
 
-def told(spec: DatasetSpec) -> str:
+def stored_description_hash(spec: DatasetSpec) -> str:
     """Return a hash of what a description says about stored codes and splits, whatever it is called."""
     words = {"name", "title", "quantity", "license", "citation", "source", "grid", "thresholds", "z_r"}
     return hashlib.sha256(spec.model_dump_json(exclude=words).encode()).hexdigest()[:16]
@@ -99,7 +99,7 @@ def require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> No
     Raises:
         DataError: names both.
     """
-    if manifest.description != told(spec):
+    if manifest.description != stored_description_hash(spec):
         raise DataError(
             f"{root / MANIFEST}: prepared as {manifest.dataset}, by a description that is not that of {spec.name} now "
             "(encoding, cadence, splits or layout differ); name the right data.dataset (--dataset), or prepare again"

@@ -10,9 +10,8 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import DatasetSpec, Split
-from simcast_hpc.data.fingerprint import fingerprint
 from simcast_hpc.data.hdf5_files import OpenFiles
-from simcast_hpc.data.window_source import WindowKey
+from simcast_hpc.data.window_source import WindowKey, fingerprint
 
 from .shard_format import SPLITS, Index, Manifest, check_present, read_index, read_manifest, require_description
 from .staging import stage

@@ -16,7 +16,7 @@ Nothing here calls a matrix library, so an event does not depend on the number o
 import numpy as np
 
 from ..encoding import SevirVil
-from .cells import Cells, draw_convection
+from .cells import Cells, render_convection
 from .systems import Systems
 from .texture import Texture
 from .wind import Flow
@@ -39,7 +39,7 @@ def storm_event(*, seed: int, index: int, size: int = 48, frames: int = 25) -> n
     flow = Flow.draw(random)
     systems = Systems.draw(random, flow, frames)
     cells = Cells.draw(random, systems, frames)
-    convection = draw_convection(cells, cells.tracks(systems, flow, frames), size, frames)
+    convection = render_convection(cells, cells.tracks(systems, flow, frames), size, frames)
     texture = Texture(random, size, frames)
     codes = np.empty((frames, size, size), np.uint8)
     encoding = SevirVil()

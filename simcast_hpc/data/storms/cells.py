@@ -64,7 +64,7 @@ class Cells:
         return tracks
 
 
-def draw_convection(cells: Cells, tracks: np.ndarray, size: int, frames: int) -> np.ndarray:
+def render_convection(cells: Cells, tracks: np.ndarray, size: int, frames: int) -> np.ndarray:
     """Sum of the cells' VIL in kg/m^2, float32 ``[frames, size, size]``. Work goes with their area, not the box's."""
     scale = size / BOX
     reach = 5.2 * cells.radius

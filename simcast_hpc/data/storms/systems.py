@@ -11,7 +11,7 @@ SPIN_UP = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class SystemType:
     """How a kind of storm system looks; pairs are the ends of uniform draws.
 
     Attributes:
@@ -37,7 +37,7 @@ class Kind:
     lag: float
 
 
-SQUALL_LINE = Kind(
+SQUALL_LINE = SystemType(
     share=0.34,
     line=True,
     half_length=(7, 16),
@@ -48,7 +48,7 @@ SQUALL_LINE = Kind(
     shield_radius=(5.0, 8.5),
     lag=3.5,
 )
-CLUSTER = Kind(
+CLUSTER = SystemType(
     share=0.3,
     line=False,
     half_length=(2.5, 5),
@@ -59,7 +59,7 @@ CLUSTER = Kind(
     shield_radius=(6.0, 11.0),
     lag=0.8,
 )
-SCATTERED_CELLS = Kind(
+SCATTERED_CELLS = SystemType(
     share=0.18,
     line=False,
     half_length=(7, 13),
@@ -70,7 +70,7 @@ SCATTERED_CELLS = Kind(
     shield_radius=(6.0, 9.0),
     lag=0.0,
 )
-RAIN_SHIELD = Kind(
+RAIN_SHIELD = SystemType(
     share=0.18,
     line=False,
     half_length=(6, 12),
@@ -88,7 +88,7 @@ KINDS = (SQUALL_LINE, CLUSTER, SCATTERED_CELLS, RAIN_SHIELD)
 class Systems:
     """Storm systems; the first axis of ``centres`` counts frames from ``-SPIN_UP``."""
 
-    kinds: list[Kind]
+    kinds: list[SystemType]
     lines: np.ndarray
     centres: np.ndarray
     angles: np.ndarray

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import augmented, trained_grid
+from simcast_hpc.data.augment import augmented, training_grid
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.sample_order import draw
 from simcast_hpc.data.window_source import WindowSource
@@ -77,7 +77,7 @@ class AutoencoderTask:
             ConfigError: the grid does not fall into latents, or leaves the discriminator no patch.
         """
         self.config, self.source = config, source
-        self.grid = trained_grid(config.data, source.grid)
+        self.grid = training_grid(config.data, source.grid)
         with torch.device("meta"):
             discriminator = Discriminator(config.autoencoder.discriminator)
             try:

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import trained_grid
-from simcast_hpc.data.open_windows import coded_as
+from simcast_hpc.data.augment import training_grid
+from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.named_tensors import Tensors
 from simcast_hpc.distributed.process_group import TorchRanks
@@ -92,8 +92,8 @@ class ForecastTask:
             ConfigError: it does not fit.
             DataError: the loss does not speak of this data set.
         """
-        self.loss = WeightedMSE(config.loss, coded_as(config.data))
-        self.grid = trained_grid(config.data, source.grid)
+        self.loss = WeightedMSE(config.loss, target_spec(config.data))
+        self.grid = training_grid(config.data, source.grid)
         self.source = source
         with torch.device("meta"):
             try:

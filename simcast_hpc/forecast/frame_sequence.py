@@ -1,0 +1,139 @@
+"""Choose the input frames of a forecast: the model's cadence, one grid, one unit, gaps only where interpolated."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from simcast_hpc.config import DataError
+from simcast_hpc.radar.frame_encoding import EncodedFrame
+from simcast_hpc.radar.radar_frame import RadarFrame
+
+
+@dataclass(frozen=True)
+class FrameRequest:
+    """The input frames of a model: ``frames_in`` frames, one every ``step_minutes``.
+
+    ``bridge`` is the largest number of consecutive frames that may be missing and are interpolated in time, in linear
+    units; the first and the last frame are never interpolated. A frame may lie up to a quarter of a step from its
+    nominal time.
+    """
+
+    frames_in: int
+    step_minutes: float
+    bridge: int = 0
+
+    @property
+    def tolerance(self) -> timedelta:
+        """Largest difference between the time of a frame and its nominal time."""
+        return timedelta(minutes=self.step_minutes / 4)
+
+    def times(self, issue: datetime) -> list[datetime]:
+        """Return the nominal times of the inputs of a forecast issued at ``issue``, ascending."""
+        step = timedelta(minutes=self.step_minutes)
+        return [issue - step * (self.frames_in - 1 - k) for k in range(self.frames_in)]
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """The input frames of one issue time: nominal ``times``, ascending, and the time of each frame or None."""
+
+    issue: datetime
+    times: tuple[datetime, ...]
+    frames: tuple[datetime | None, ...]
+
+    @property
+    def missing(self) -> tuple[datetime, ...]:
+        """The nominal times without a frame."""
+        return tuple(time for time, frame in zip(self.times, self.frames, strict=True) if frame is None)
+
+
+def choose_frames(available: Iterable[datetime], issue: datetime, request: FrameRequest) -> FrameSet:
+    """Choose the nearest frame within the tolerance for each nominal time.
+
+    Raises:
+        DataError: the first or last frame is missing, or more consecutive frames than ``request.bridge``.
+    """
+    # 1. Nearest frame per nominal time
+    available = sorted(available)
+    times = request.times(issue)
+    frames: list[datetime | None] = []
+    for time in times:
+        nearest = min(available, key=lambda frame: abs(frame - time), default=None)
+        frames.append(nearest if nearest is not None and abs(nearest - time) <= request.tolerance else None)
+    frame_set = FrameSet(issue, tuple(times), tuple(frames))
+    # 2. Gaps
+    gap = _longest_gap(frames)
+    if not frame_set.missing:
+        return frame_set
+    if frames[0] is None or frames[-1] is None or gap > request.bridge:
+        cadence = _cadence(available)
+        minutes = request.step_minutes * (request.frames_in - 1)
+        can_bridge = frames[0] is not None and frames[-1] is not None
+        raise DataError(
+            f"no forecast for {issue:%Y-%m-%d %H:%M} UTC: {len(frame_set.missing)} of {request.frames_in} frames every "
+            f"{request.step_minutes:g} minutes are missing: {_format_times(frame_set.missing)}"
+            + (f"; the available frames are {cadence:g} minutes apart" if _differs(cadence, request) else "")
+            + (
+                f"; --bridge {gap} interpolates them"
+                if can_bridge
+                else f"; the frames must span {minutes:g} minutes, from {times[0]:%H:%M} to {times[-1]:%H:%M}: "
+                "--bridge interpolates between frames, never the first or the last"
+            )
+        )
+    return frame_set
+
+
+def require_one_grid_and_unit(frames: Sequence[RadarFrame | EncodedFrame]) -> None:
+    """Check that all frames have one grid and one unit.
+
+    Raises:
+        DataError: two frames differ; names the two files and the difference.
+    """
+    first = frames[0]
+    for frame in frames[1:]:
+        if frame.unit != first.unit:
+            raise DataError(f"{frame.path} is in {frame.unit} and {first.path} in {first.unit}; use one unit")
+        if difference := frame.grid.difference(first.grid):
+            raise DataError(f"{frame.path} has another grid than {first.path}: {difference}")
+
+
+def interpolate_gaps(fields: Sequence[np.ndarray | None], times: Sequence[datetime]) -> list[np.ndarray]:
+    """Return fields ``[H, W]`` in which the missing ones (None) are interpolated linearly in time.
+
+    Values must be linear in the amount of water or echo. A pixel that is missing in a neighbour is missing.
+    """
+    present = [k for k, field in enumerate(fields) if field is not None]
+    complete: list[np.ndarray] = []
+    for k, field in enumerate(fields):
+        if field is None:
+            before, after = max(i for i in present if i < k), min(i for i in present if i > k)
+            weight = (times[k] - times[before]) / (times[after] - times[before])
+            earlier, later = fields[before], fields[after]
+            assert earlier is not None and later is not None
+            field = (earlier * (1 - weight) + later * weight).astype(np.float32)
+        complete.append(field)
+    return complete
+
+
+def _longest_gap(frames: Sequence[datetime | None]) -> int:
+    longest = length = 0
+    for frame in frames:
+        length = length + 1 if frame is None else 0
+        longest = max(longest, length)
+    return longest
+
+
+def _cadence(times: Sequence[datetime]) -> float | None:
+    steps = [(later - earlier).total_seconds() / 60 for earlier, later in itertools.pairwise(times)]
+    return float(np.median(steps)) if steps else None
+
+
+def _differs(cadence: float | None, request: FrameRequest) -> bool:
+    return cadence is not None and abs(cadence - request.step_minutes) > request.step_minutes / 4
+
+
+def _format_times(times: Sequence[datetime]) -> str:
+    return ", ".join(f"{time:%H:%M}" for time in times[:6]) + (", ..." if len(times) > 6 else "")
