@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.cases.adaln_norm_cases import AdalnNormCase
 from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
 from simcast_kernels.adaln_norm import adaln_norm
-from simcast_kernels.adaln_norm.cases import AdalnNormCase
 from simcast_kernels.adaln_norm.reference import adaln_norm_reference
 from simcast_kernels.dispatch import interpreter_is_on
 

@@ -35,9 +35,8 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import compile_baseline
-from simcast_kernels.dispatch import interpreter_is_on
-from simcast_kernels.launch import Launch
-from simcast_kernels.registry import DIRECTIONS, Direction, op_cases, op_names
+from benchmarks.cases import DIRECTIONS, Direction, op_cases, op_names
+from simcast_kernels.dispatch import Launch, interpreter_is_on
 
 
 class Target(NamedTuple):

@@ -21,10 +21,10 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
 from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
-from simcast_kernels.cuboid_attention.cases import CuboidAttentionCase
-from simcast_kernels.cuboid_attention.problem import Inputs, Options, Problem, make_problem
-from simcast_kernels.cuboid_attention.reference import attended, from_cuboids, to_cuboids
+from simcast_kernels.cuboid_attention.geometry import Inputs, Options, Problem, make_problem
+from simcast_kernels.cuboid_attention.reference import attention_mask, from_cuboids, to_cuboids
 from simcast_kernels.dispatch import interpreter_is_on
 
 INTERPRETER_BYTES = 80_000
@@ -51,31 +51,31 @@ def providers(case: CuboidAttentionCase, device: str) -> Sequence[Provider]:
 
     if device == "cpu" and case.bytes_moved("forward") > CPU_BYTES:
         return []
-    found = [Provider(name="twin", function=functools.partial(attention, reference=True))]
+    inputs_ = [Provider(name="twin", function=functools.partial(attention, reference=True))]
     if case.dropout == 0:
         eager = functools.partial(_eager, case)
         baselines = {"eager": eager, "compiled": _compiled(eager), "sdpa": functools.partial(_sdpa, case)}
         if device == "cuda":
             baselines["flex"] = _compiled(functools.partial(_flex, case))
         slack = SLACK if case.dtype == torch.bfloat16 else 1.0
-        found += [Provider(name=name, function=function, slack=slack) for name, function in baselines.items()]
+        inputs_ += [Provider(name=name, function=function, slack=slack) for name, function in baselines.items()]
     if device == "cuda":
-        return [*found, Provider(name="triton", function=attention, body="triton")]
-    found.append(Provider(name="reference", function=attention, body="reference"))
+        return [*inputs_, Provider(name="triton", function=attention, body="triton")]
+    inputs_.append(Provider(name="reference", function=attention, body="reference"))
     if interpreter_is_on() and case.bytes_moved("forward") <= INTERPRETER_BYTES:
-        found.append(Provider(name=INTERPRETER, function=attention, body="triton"))
-    return found
+        inputs_.append(Provider(name=INTERPRETER, function=attention, body="triton"))
+    return inputs_
 
 
 def _eager(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
-    found, problem = _problem(case, inputs)
-    q, k, v, gq, gk, gv = _cuboid_heads(found, problem)
+    inputs_, problem = _problem(case, inputs)
+    q, k, v, gq, gk, gv = _cuboid_heads(inputs_, problem)
     scores = q @ k.mT * problem.scale
-    if found.bias is not None:
-        scores = scores + found.bias.to(q.dtype)
-    may = attended(problem, q.device)
-    if may is not None:
-        scores = scores.masked_fill(~may[:, None], torch.finfo(scores.dtype).min)
+    if inputs_.bias is not None:
+        scores = scores + inputs_.bias.to(q.dtype)
+    allowed = attention_mask(problem, q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed[:, None], torch.finfo(scores.dtype).min)
     if gk is not None:
         scores = torch.cat([scores, gq @ gk.mT * problem.scale], dim=-1)
         v = torch.cat([v, gv.expand(-1, v.shape[1], -1, -1, -1)], dim=-2)
@@ -84,9 +84,9 @@ def _eager(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
 
 
 def _sdpa(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
-    found, problem = _problem(case, inputs)
-    q, k, v = _with_global(*_cuboid_heads(found, problem))
-    mask = _materialised(found, problem, k.shape[-2], q)
+    inputs_, problem = _problem(case, inputs)
+    q, k, v = _with_global(*_cuboid_heads(inputs_, problem))
+    mask = _materialised(inputs_, problem, k.shape[-2], q)
     flat = (x.flatten(0, 1) for x in (q, k, v))
     out = F.scaled_dot_product_attention(*flat, attn_mask=mask, scale=problem.scale).unflatten(0, q.shape[:2])
     return from_cuboids(out.transpose(2, 3).flatten(3), problem.query)
@@ -95,18 +95,18 @@ def _sdpa(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
 def _flex(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
     from torch.nn.attention.flex_attention import flex_attention
 
-    found, problem = _problem(case, inputs)
-    q, k, v = _with_global(*_cuboid_heads(found, problem))
+    inputs_, problem = _problem(case, inputs)
+    q, k, v = _with_global(*_cuboid_heads(inputs_, problem))
     cuboids, tokens = problem.memory.cuboids, problem.memory.tokens
-    may, bias = attended(problem, q.device), found.bias
+    allowed, bias = attention_mask(problem, q.device), inputs_.bias
 
     def score(value, batch, head, row, column):
         local = column < tokens
         inside = torch.where(local, column, 0)
         if bias is not None:
             value = torch.where(local, value + bias[head, row, inside], value)
-        if may is not None:
-            value = torch.where(~local | may[batch % cuboids, row, inside], value, -float("inf"))
+        if allowed is not None:
+            value = torch.where(~local | allowed[batch % cuboids, row, inside], value, -float("inf"))
         return value
 
     flat = (x.flatten(0, 1) for x in (q, k, v))
@@ -121,25 +121,27 @@ def _named(inputs: Sequence[Tensor | None]) -> dict[str, Tensor]:
 
 def _problem(case: CuboidAttentionCase, inputs: Sequence[Tensor | None]) -> tuple[Inputs, Problem]:
     rest = _named(inputs)
-    found = Inputs(rest.pop("query"), **rest)
-    return found, make_problem(found, Options(**case.options))
+    inputs_ = Inputs(rest.pop("query"), **rest)
+    return inputs_, make_problem(inputs_, Options(**case.options))
 
 
-def _cuboid_heads(found: Inputs, problem: Problem) -> tuple:
+def _cuboid_heads(inputs_: Inputs, problem: Problem) -> tuple:
     """Return q, k, v and the global query, key, value or None, each ``[B, cuboids or 1, heads, tokens, head size]``."""
 
     def heads(x: Tensor) -> Tensor:
         return x.unflatten(-1, (problem.heads, -1)).transpose(2, 3)
 
-    query = to_cuboids(found.query, problem.query)
+    query = to_cuboids(inputs_.query, problem.query)
     q, k, v = (
-        query.chunk(3, -1) if found.memory is None else (query, *to_cuboids(found.memory, problem.memory).chunk(2, -1))
+        query.chunk(3, -1)
+        if inputs_.memory is None
+        else (query, *to_cuboids(inputs_.memory, problem.memory).chunk(2, -1))
     )
     q, k, v = heads(q), heads(k), heads(v)
-    if found.global_key is None or found.global_value is None:
+    if inputs_.global_key is None or inputs_.global_value is None:
         return q, k, v, None, None, None
-    gq = q if found.global_query is None else heads(to_cuboids(found.global_query, problem.query))
-    return q, k, v, gq, heads(found.global_key[:, None]), heads(found.global_value[:, None])
+    gq = q if inputs_.global_query is None else heads(to_cuboids(inputs_.global_query, problem.query))
+    return q, k, v, gq, heads(inputs_.global_key[:, None]), heads(inputs_.global_value[:, None])
 
 
 def _with_global(q, k, v, gq, gk, gv) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,17 +153,17 @@ def _with_global(q, k, v, gq, gk, gv) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _materialised(found: Inputs, problem: Problem, keys: int, q: Tensor) -> Tensor | None:
+def _materialised(inputs_: Inputs, problem: Problem, keys: int, q: Tensor) -> Tensor | None:
     """Return bias and mask of every cuboid of a batch, ``[B x cuboids, heads, query tokens, keys]``, or None."""
-    may = attended(problem, q.device)
-    if found.bias is None and may is None:
+    allowed = attention_mask(problem, q.device)
+    if inputs_.bias is None and allowed is None:
         return None
     shape = (problem.query.cuboids, problem.heads, problem.query.tokens, problem.memory.tokens)
     mask = torch.zeros(shape, dtype=q.dtype, device=q.device)
-    if found.bias is not None:
-        mask = mask + found.bias.to(q.dtype)
-    if may is not None:
-        mask = mask.masked_fill(~may[:, None], -float("inf")).masked_fill(~may.any(-1)[:, None, :, None], 0)
+    if inputs_.bias is not None:
+        mask = mask + inputs_.bias.to(q.dtype)
+    if allowed is not None:
+        mask = mask.masked_fill(~allowed[:, None], -float("inf")).masked_fill(~allowed.any(-1)[:, None, :, None], 0)
     mask = F.pad(mask, (0, keys - mask.shape[-1]))
     return mask.repeat(q.shape[0], 1, 1, 1)
 

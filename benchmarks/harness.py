@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.cases import Case, op_cases
 from benchmarks.timing import Roofline, measured_roofline, quantile, set_count, time_calls, time_graph
 from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
-from simcast_kernels.registry import Case, op_cases
 
 MODES = ("forward", "backward", "full")
 RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}

@@ -16,10 +16,10 @@ import torch
 import torch._functorch.config
 from torch import Tensor
 
+from benchmarks.cases.layer_norm_linear_cases import EPS, LayerNormLinearCase
 from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
 from simcast_kernels.dispatch import interpreter_is_on
 from simcast_kernels.layer_norm_linear import layer_norm_linear
-from simcast_kernels.layer_norm_linear.cases import EPS, LayerNormLinearCase
 from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_reference
 
 INTERPRETER_BYTES = 80_000

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.cases import op_cases
+from benchmarks.cases.adaln_norm_cases import AdalnNormCase
+from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
+from benchmarks.cases.layer_norm_linear_cases import LayerNormLinearCase
+from benchmarks.cases.sampler_step_cases import SamplerStepCase
 from benchmarks.harness import Benchmark, chosen_body
 from simcast_hpc.models.earthformer.stems import UpConv
 from simcast_hpc.models.group_norm_silu import normed_silu
-from simcast_kernels.adaln_norm.cases import AdalnNormCase
-from simcast_kernels.cuboid_attention.cases import CuboidAttentionCase
-from simcast_kernels.layer_norm_linear.cases import LayerNormLinearCase
-from simcast_kernels.registry import op_cases
-from simcast_kernels.sampler_step.cases import SamplerStepCase
 
 # On a CPU an operator runs its twin, so its ratio is the price of the operator around it, and for attention that of the
 # twin's way of gathering cuboids. The cases below replace the released sizes, which a CPU has no time for.

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.cases import op_cases, op_names
 from benchmarks.harness import COLUMNS, machine, read_rows, show
-from simcast_kernels.registry import op_cases, op_names
 
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL_SECONDS = 465.0

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.cases.sampler_step_cases import SamplerStepCase
 from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
 from simcast_kernels.dispatch import interpreter_is_on
 from simcast_kernels.sampler_step import sampler_step
-from simcast_kernels.sampler_step.cases import SamplerStepCase
 from simcast_kernels.sampler_step.reference import sampler_step_reference
 
 INTERPRETER_ELEMENTS = 120_000

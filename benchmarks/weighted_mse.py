@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.cases.weighted_mse_cases import WeightedMseCase
 from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
 from simcast_kernels.dispatch import interpreter_is_on
 from simcast_kernels.weighted_mse import weighted_mse
-from simcast_kernels.weighted_mse.cases import WeightedMseCase
 from simcast_kernels.weighted_mse.reference import weighted_mse_reference
 
 INTERPRETER_ELEMENTS = 120_000

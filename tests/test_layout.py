@@ -51,7 +51,7 @@ OWNERS = {
     "deepspeed": ("simcast_hpc.distributed",),
     "mpi4py": ("simcast_hpc.distributed",),
 }
-KERNEL_TESTS_MAY = {"simcast_kernels", "torch", "pytest", "triton", "tests.tolerance"}
+KERNEL_TESTS_MAY = {"simcast_kernels", "torch", "pytest", "triton", "tests.tolerance", "benchmarks.cases"}
 
 
 def repository_files() -> list[Path]:

@@ -1,4 +1,4 @@
-"""How near a kernel must be to its twin: a bound set by the twin's own rounding, both judged against float64."""
+"""Tolerance of kernel tests: twice the rounding error of the reference, both compared with float64."""
 
 import torch
 from torch import Tensor
@@ -10,40 +10,40 @@ def assert_tensor_close(
     name: str,
     got: Tensor,
     *,
-    twin: Tensor,
+    reference: Tensor,
     exact: Tensor,
     truncates_bf16: bool = False,
     terms: Tensor | None = None,
 ) -> None:
-    """Assert that ``got`` is as good an approximation of ``exact`` as ``twin`` is, but for a factor of two.
+    """Assert that ``got`` approximates ``exact`` as well as ``reference`` does, within a factor of two.
 
-    The largest error may be twice the twin's, plus what adding and taking away 0.3 in the result's dtype costs (so
-    let results be of order 1); the root mean square of the error must be below 1e-6 (float32) or 5e-3 (bfloat16) of
-    the result's own.
+    The maximum error may be twice that of the reference, plus the rounding error of adding and subtracting 0.3 in the
+    dtype of the result (results should be of order 1); the RMS error must be below 1e-6 (float32) or 5e-3 (bfloat16)
+    times the RMS of the result.
 
     Args:
-        name: what is compared, for the message.
-        got: the kernel's result.
-        twin: the twin's result in the same dtype.
-        exact: the twin's result in float64.
-        truncates_bf16: Triton's interpreter cuts bfloat16 where a GPU rounds: 2^-7 of each element comes on top.
-        terms: of elements that are sums, the sum of their terms' magnitudes: 4 float32 eps of it come on top, as in
-            :func:`assert_sum_close`.
+        name: name of the result, for the message.
+        got: result of the kernel.
+        reference: result of the reference implementation in the same dtype.
+        exact: result of the reference implementation in float64.
+        truncates_bf16: whether to add 2^-7 of each element, as Triton's interpreter truncates to bfloat16.
+        terms: for elements that are sums, the sum of the magnitudes of their terms; 4 float32 eps of it are added, as
+            in :func:`assert_sum_close`.
     """
-    assert got.dtype == twin.dtype, f"{name}: dtype {got.dtype}, the twin's is {twin.dtype}"
-    assert got.shape == exact.shape, f"{name}: shape {tuple(got.shape)}, should be {tuple(exact.shape)}"
+    assert got.dtype == reference.dtype, f"{name}: dtype {got.dtype}, that of the reference is {reference.dtype}"
+    assert got.shape == exact.shape, f"{name}: shape {tuple(got.shape)}, expected {tuple(exact.shape)}"
     assert exact.dtype == torch.float64, f"{name}: the exact result must be float64, not {exact.dtype}"
     assert torch.isfinite(got).all(), f"{name}: {int((~torch.isfinite(got)).sum())} elements are not finite"
     error = (got.double() - exact).abs()
     rounded = exact.to(got.dtype)
     floor = 2 * ((rounded + 0.3 - 0.3) - rounded).abs().max().item()
-    bound = 2 * (twin.double() - exact).abs().max() + floor
+    bound = 2 * (reference.double() - exact).abs().max() + floor
     if truncates_bf16 and got.dtype == torch.bfloat16:
         bound = bound + 2**-7 * exact.abs()
     if terms is not None:
         bound = bound + 4 * torch.finfo(torch.float32).eps * terms
     excess = (error - bound).max().item()
-    assert excess <= 0, f"{name}: error {error.max().item():.3g} passes its bound by {excess:.3g}"
+    assert excess <= 0, f"{name}: error {error.max().item():.3g} exceeds its bound by {excess:.3g}"
     ratio = (error.square().mean().sqrt() / exact.square().mean().sqrt().clamp_min(1e-300)).item()
     assert ratio < RMS_RATIO[got.dtype], f"{name}: RMS error ratio {ratio:.3g}, bound {RMS_RATIO[got.dtype]:.3g}"
 
@@ -51,7 +51,7 @@ def assert_tensor_close(
 def assert_all_close(
     got: dict[str, Tensor],
     *,
-    twin: dict[str, Tensor],
+    reference: dict[str, Tensor],
     exact: dict[str, Tensor],
     terms: dict[str, Tensor],
     truncates_bf16: bool,
@@ -59,7 +59,12 @@ def assert_all_close(
     """Assert :func:`assert_tensor_close` of every result and gradient by name."""
     for name, value in got.items():
         assert_tensor_close(
-            name, value, twin=twin[name], exact=exact[name], truncates_bf16=truncates_bf16, terms=terms.get(name)
+            name,
+            value,
+            reference=reference[name],
+            exact=exact[name],
+            truncates_bf16=truncates_bf16,
+            terms=terms.get(name),
         )
 
 

@@ -1,78 +1,76 @@
-"""The ops of this package and their cases, found by looking: a new op is a new folder, no list is edited."""
+"""Test cases of the kernels, used by the tests, the compile table and the benchmarks: one module per op."""
 
 import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast, get_args
 
-from .launch import Launch
+from simcast_kernels.dispatch import Launch
 
 Direction = Literal["forward", "backward", "inference"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+_SUFFIX = "_cases"
 
 
 class Case(Protocol):
-    """One input of an op: what tests, compile table and benchmark agree to call by this name.
+    """One input of an op.
 
-    ``inference`` is a forward that nothing will ask a gradient of, where the op treats it apart.
+    The direction ``inference`` is a forward pass without a gradient, for ops that treat it separately.
     """
 
     @property
     def name(self) -> str:
-        """A short name, unique within the op."""
+        """Short name, unique within the op."""
         ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the op's main input."""
+        """Shape of the op's main input."""
         ...
 
     @property
     def dtype(self) -> Any:
-        """The dtype of the op's main input."""
+        """Dtype of the op's main input."""
         ...
 
     @property
     def spills_expected(self) -> Mapping[str, str]:
-        """Why registers may spill to memory, by the targets on which they may; on all others they must not."""
+        """Reason for register spills, by target; spills are an error on every other target."""
         ...
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the fewest bytes that this direction moves: every input read once, every output written once."""
+        """Return the minimum memory traffic in bytes: every input read once, every output written once."""
         ...
 
     def operations(self, direction: Direction) -> int:
-        """Return the operations of matrix products, a multiplication and its addition as two; 0 where there are none.
+        """Return the FLOPs of the matmuls, a multiply-add as two; 0 without matmuls.
 
-        Of a backward those that it cannot do without: what a kernel computes again to save bytes is its own affair.
+        Recomputation that a kernel does in its backward pass to save memory traffic is not included.
         """
         ...
 
 
 class OpCases(Protocol):
-    """What ``<op>/cases.py`` offers: its cases, the first of which stands for the op, and their launches."""
+    """Contents of a module ``<op>_cases``: the cases, the first of which is representative, and their launches."""
 
     CASES: Sequence[Case]
 
     def launches(self, case: Case) -> Mapping[Direction, Sequence[Launch]]:
-        """Return the launches of each direction on ``meta`` tensors, as dispatch configures them."""
+        """Return the launches of each direction on ``meta`` tensors, configured as in a call."""
         ...
 
 
 def op_names() -> list[str]:
-    """Return the name of every op: each package beside this file that has a ``cases.py``."""
-    here = Path(__file__).parent
-    found = pkgutil.iter_modules([str(here)])
-    return sorted(m.name for m in found if m.ispkg and (here / m.name / "cases.py").is_file())
+    """Return the name of every op: each module ``<op>_cases.py`` of this package."""
+    return sorted(path.stem.removesuffix(_SUFFIX) for path in Path(__file__).parent.glob(f"*{_SUFFIX}.py"))
 
 
 def op_cases(op: str) -> OpCases:
-    """Return the ``cases`` module of an op.
+    """Return the module with the cases of an op.
 
     Raises:
-        KeyError: there is no such op.
+        KeyError: unknown op.
     """
     if op not in op_names():
-        raise KeyError(f"no op {op!r}; there are {', '.join(op_names())}")
-    return cast(OpCases, importlib.import_module(f"{__package__}.{op}.cases"))
+        raise KeyError(f"unknown op {op!r}; choose one of {', '.join(op_names())}")
+    return cast(OpCases, importlib.import_module(f"{__name__}.{op}{_SUFFIX}"))

@@ -7,13 +7,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from simcast_kernels.launch import Launch
-from simcast_kernels.registry import Direction
-
-from . import cuboid_attention, cuboid_cross_attention
-from .geometry import Triple, make_grid
-from .problem import Inputs, Options, make_problem
-from .reference import cuboid_attention_reference, cuboid_cross_attention_reference
+from benchmarks.cases import Direction
+from simcast_kernels.cuboid_attention import cuboid_attention, cuboid_cross_attention
+from simcast_kernels.cuboid_attention.geometry import Inputs, Options, Triple, make_grid, make_problem
+from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
+from simcast_kernels.dispatch import Launch
 
 LOCAL = ("l", "l", "l")
 SM_80 = {"sm_80": "64 x 64 scores beside global vectors leave too few registers"}
@@ -169,7 +167,7 @@ CASES = (
 
 def launches(case: CuboidAttentionCase) -> dict[Direction, list[Launch]]:
     """Return the launches of a case on ``meta`` tensors."""
-    from . import kernel  # late: the shapes above are of use without Triton
+    from simcast_kernels.cuboid_attention import kernel  # imports Triton
 
     tensors = {
         name: torch.empty(shape, dtype=torch.float32 if name == "bias" else case.dtype, device="meta")

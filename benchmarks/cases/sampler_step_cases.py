@@ -7,10 +7,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from simcast_kernels.launch import Launch
-from simcast_kernels.registry import Direction
-
-from .reference import Coefficients, Counters
+from benchmarks.cases import Direction
+from simcast_kernels.dispatch import Launch
+from simcast_kernels.sampler_step.reference import Coefficients, Counters
 
 # A step of DDIM from timestep 500 to 450 of the linear schedule, of its stochastic form, and of DPM-Solver++(2M).
 DDIM = Coefficients(3.571, -3.428, 0.0, 0.9392, 0.3433)
@@ -95,7 +94,7 @@ CASES = (
 
 def launches(case: SamplerStepCase) -> dict[Direction, list[Launch]]:
     """Return the launch of a case on ``meta`` tensors; a step has no backward."""
-    from . import kernel  # late: the shapes above are of use without Triton
+    from simcast_kernels.sampler_step import kernel  # imports Triton
 
     def latent() -> Tensor:
         return torch.empty(case.shape, dtype=case.dtype, device="meta")

@@ -6,9 +6,8 @@ Example::
 
     loss = sk.weighted_mse(prediction, target, thresholds=(219,), weights=(1, 10))
 
-The public functions are imported at their first use. Importing this package does not import torch; importing an op
-imports torch, and Triton is imported by the first call that runs a kernel. :mod:`simcast_kernels.dispatch` selects
-the kernel or the reference implementation.
+The public functions are imported at their first use; importing this package does not import torch. Kernels are imported
+by the first call that runs one. :mod:`simcast_kernels.dispatch` selects the kernel or the reference implementation.
 """
 
 import importlib

@@ -1,54 +1,57 @@
-"""Which body a call takes: the PyTorch twin or the Triton kernel.
+"""Select the implementation of a call, the PyTorch reference or the Triton kernel, and launch kernels.
 
-``SIMCAST_KERNELS`` is read at every call, so a test or a debugging session may change it in mid-program:
+``SIMCAST_KERNELS`` is read at every call, so tests and debugging sessions can change it while the program runs:
 
 ============ ======================= =======================================================
-value        tensors on CUDA         tensors elsewhere
+value        tensors on CUDA         tensors on other devices
 ============ ======================= =======================================================
-unset, empty kernel                  twin
-reference    twin                    twin
-triton       kernel                  kernel where ``TRITON_INTERPRET=1``, else an error
+unset, empty kernel                  reference
+reference    reference               reference
+triton       kernel                  kernel if ``TRITON_INTERPRET=1``, otherwise an error
 ============ ======================= =======================================================
 
-Within :func:`twins_inlined` there is no choice: a call is the operations of its twin, and no custom operator.
+Under ``torch.export`` a call is traced as the PyTorch operations of its reference, not as a custom operator, so the
+exported program runs where this package is not installed (``sampler_step`` and ``weighted_mse`` are not used in
+exported networks and stay custom operators).
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
-Body = Literal["reference", "triton"]
+Implementation = Literal["reference", "triton"]
 VARIABLE = "SIMCAST_KERNELS"
-BODIES: tuple[Body, ...] = ("reference", "triton")
-# A plain name of the module: `torch.compile` reads and guards it, which it cannot do with a context variable.
-_inlined = False
+IMPLEMENTATIONS: tuple[Implementation, ...] = ("reference", "triton")
+_warned: set[str] = set()
 
 
-def body_for(op: str, device: torch.device) -> Body:
-    """Return the body that a call of ``op`` with tensors on ``device`` takes.
+def select_implementation(op: str, device: torch.device) -> Implementation:
+    """Return the implementation for a call of ``op`` with tensors on ``device``.
 
-    Call it inside the custom operator, not around it: there it is no part of what ``torch.compile`` traces.
+    Call it inside the custom operator, which ``torch.compile`` does not trace.
 
     Args:
-        op: the op's name, for the error.
-        device: where the op's tensors are.
+        op: name of the op, for the error message.
+        device: device of the op's tensors.
 
     Raises:
-        ValueError: ``SIMCAST_KERNELS`` holds an unknown name.
+        ValueError: ``SIMCAST_KERNELS`` has an unknown value.
         RuntimeError: ``SIMCAST_KERNELS=triton`` where no Triton kernel can run.
     """
-    wanted = os.environ.get(VARIABLE, "")
-    if wanted not in ("", *BODIES):
-        raise ValueError(f"{VARIABLE}={wanted!r} is unknown; set it to {' or '.join(BODIES)}, or unset it")
-    if wanted == "reference" or (not wanted and device.type != "cuda"):
+    requested = os.environ.get(VARIABLE, "")
+    if requested not in ("", *IMPLEMENTATIONS):
+        raise ValueError(f"{VARIABLE}={requested!r} is invalid; set it to {' or '.join(IMPLEMENTATIONS)}, or unset it")
+    if requested == "reference" or (not requested and device.type != "cuda"):
         return "reference"
     if device.type != "cuda" and not interpreter_is_on():
         raise RuntimeError(
-            f"{VARIABLE}=triton, but {op} got tensors on {device}: a kernel needs a CUDA device, or TRITON_INTERPRET=1 "
-            f"set before the program starts (slow, for tests); unset {VARIABLE} to take the reference"
+            f"{VARIABLE}=triton, but the tensors of {op} are on {device}: a kernel requires a CUDA device, or "
+            f"TRITON_INTERPRET=1 set before the program starts (slow, for tests); unset {VARIABLE} to use the reference"
         )
     return "triton"
 
@@ -58,21 +61,35 @@ def interpreter_is_on() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@contextmanager
-def twins_inlined() -> Iterator[None]:
-    """Within, the ops of a forward are PyTorch's own operations, those of their twins.
+def warn_of_fallback(op: str, reason: str) -> None:
+    """Warn, once per op and reason, that a call on a GPU runs the slower PyTorch reference."""
+    if (text := f"{op} runs its slower PyTorch reference: {reason}") not in _warned:
+        _warned.add(text)
+        warnings.warn(text, stacklevel=3)
 
-    A program that is captured so runs where this package is not installed. Not for training: the twins' operations
-    keep for the backward what the custom operators compute again. It holds for the whole process, all threads.
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """One kernel launch as data: what a call runs is what the ahead-of-time compile table compiles.
+
+    Attributes:
+        kernel: the jitted function.
+        grid: number of programs per grid axis.
+        arguments: run-time arguments, passed by position. Tensors may be on ``meta``: such a launch can be compiled,
+            not run.
+        options: the kernel's ``constexpr`` values and the launch options (``num_warps``, ``num_stages``).
+        dispatched: False for a candidate that the compile table includes but no call runs by default.
     """
-    global _inlined
-    before, _inlined = _inlined, True
-    try:
-        yield
-    finally:
-        _inlined = before
 
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    dispatched: bool = True
 
-def are_twins_inlined() -> bool:
-    """Return whether this is within :func:`twins_inlined`."""
-    return _inlined
+    def run(self) -> None:
+        """Launch the kernel on the device of its first tensor argument, on the current stream of that device."""
+        device = next(a.device for a in self.arguments if isinstance(a, torch.Tensor))
+        # Triton launches on the current device, which can differ from that of the tensors in a multi-GPU process.
+        with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            self.kernel[self.grid](*self.arguments, **self.options)

@@ -8,15 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from simcast_kernels.dispatch import twins_inlined
-
 BATCH = "batch"
 
 
 def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
     """Return ``module`` as a program; its first axis is dynamic, all others are those of ``example``.
 
-    Custom operators are replaced by the operations of their twins.
+    Under ``torch.export`` the kernels are traced as the PyTorch operations of their reference implementations.
 
     Args:
         module: maps one tensor to one or several; evaluating, on the CPU.
@@ -26,7 +24,7 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
         ValueError: an operator that is not PyTorch's own is left in the program.
     """
     batch = Dim(BATCH, min=1)
-    with torch.no_grad(), twins_inlined():
+    with torch.no_grad():
         program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
     if foreign := foreign_operators(program):
         raise ValueError(f"the captured program calls {', '.join(foreign)}, which only this package knows")

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from benchmarks import compile_baseline, compile_kernels
+from benchmarks.cases import op_cases, op_names
 from benchmarks.compile_baseline import Entry, compare, entry_of, merged, read, standing_warps, worse, write
 from benchmarks.compile_kernels import TARGETS, Row
-from simcast_kernels.registry import op_cases, op_names
 
 ENTRY = Entry(
     op="op", kernel="kernel", case="case", direction="forward", target="sm_90", dispatched=True,

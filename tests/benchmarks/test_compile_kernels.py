@@ -6,9 +6,9 @@ import pytest
 import triton
 
 from benchmarks import compile_baseline
+from benchmarks.cases import op_cases, op_names
 from benchmarks.compile_kernels import TARGETS, Job, Row, compile_job, jobs, main, marks, over_budget
 from simcast_kernels.dispatch import interpreter_is_on
-from simcast_kernels.registry import op_cases, op_names
 
 needs_compiler = pytest.mark.skipif(interpreter_is_on(), reason="TRITON_INTERPRET=1 turns kernels into Python")
 ROW = Row(

@@ -3,9 +3,9 @@
 import pytest
 
 from benchmarks import adaln_norm, sampler_step
+from benchmarks.cases.adaln_norm_cases import CASES as NORMS
+from benchmarks.cases.sampler_step_cases import CASES
 from benchmarks.harness import check
-from simcast_kernels.adaln_norm.cases import CASES as NORMS
-from simcast_kernels.sampler_step.cases import CASES
 
 
 @pytest.mark.parametrize("name", ["odd", "odd-bf16", "one-past-a-program"])

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks import harness, run_gpu, weighted_mse
+from benchmarks.cases.cuboid_attention_cases import CASES as ATTENTIONS
+from benchmarks.cases.layer_norm_linear_cases import CASES as LAYERS
+from benchmarks.cases.weighted_mse_cases import CASES
 from benchmarks.harness import COLUMNS, Benchmark, Provider, WrongResultError, run_case
 from benchmarks.timing import Roofline, cache_bytes, measured_roofline, quantile, set_count
-from simcast_kernels.cuboid_attention.cases import CASES as ATTENTIONS
-from simcast_kernels.layer_norm_linear.cases import CASES as LAYERS
-from simcast_kernels.weighted_mse.cases import CASES
 
 SLOW = Roofline(copy=1e9, products={torch.float32: 1e10})
 ODD = next(case for case in CASES if case.name == "odd")

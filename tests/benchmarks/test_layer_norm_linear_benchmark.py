@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import layer_norm_linear
+from benchmarks.cases.layer_norm_linear_cases import CASES
 from benchmarks.harness import check
-from simcast_kernels.layer_norm_linear.cases import CASES
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.export import export_folder as folder
@@ -16,6 +17,7 @@ from simcast_hpc.export.torch_export import capture, foreign_operators, largest_
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import file_hash
+from simcast_kernels import weighted_mse
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import make_runs
 
@@ -87,17 +89,23 @@ def test_a_model_is_whole_outside_of_this_project(tmp_path):
         assert said in card, card
 
 
-def test_custom_operators_give_way_to_their_twins():
+class Loss(nn.Module):
+    """A module with an operator that is not exported."""
+
+    def forward(self, frames):
+        return weighted_mse(frames, torch.zeros_like(frames), thresholds=(), weights=(1.0,))
+
+
+def test_kernels_are_exported_as_pytorch_operations():
     config = tiny_config("run", model=_EARTHFORMER)
     torch.manual_seed(0)
     network = build_model(config.model, frames_in=3, frames_out=4).eval()
     frames = torch.rand(2, 3, 1, 16, 16)
-    with torch.no_grad():
-        own = foreign_operators(torch.export.export(network, (frames,)))
-    assert {name.split(".")[1] for name in own} == {"cuboid_attention", "layer_norm_linear"}, "so the check can fail"
     program = capture(network, frames)
     assert foreign_operators(program) == []
     assert largest_difference(program.module(), network, [frames[:1], torch.rand(3, 3, 1, 16, 16)]) <= 1e-5
+    with pytest.raises(ValueError, match=r"calls simcast_kernels\.weighted_mse"):
+        capture(Loss(), frames)
 
 
 def test_an_autoencoder_is_two_programs(tmp_path):

@@ -1,4 +1,4 @@
-"""adaln_norm: kernel and twin equal the definition and its gradient by autograd, both judged against float64."""
+"""adaln_norm: kernel and reference equal the definition and its gradient by autograd, both judged against float64."""
 
 import dataclasses
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.cases.adaln_norm_cases import CASES, AdalnNormCase
 from simcast_kernels.adaln_norm import adaln_norm
-from simcast_kernels.adaln_norm.cases import CASES, AdalnNormCase
 from simcast_kernels.adaln_norm.reference import adaln_norm_reference
 from tests.tolerance import assert_all_close
 
@@ -54,10 +54,10 @@ def assert_case_is_right(case: AdalnNormCase, device: str, *, interpreted: bool)
     grads = [torch.randn(case.shape, device=device, generator=generator).to(case.dtype) for _ in range(2)]
     kept = [t.clone() for t in (*tensors.values(), *grads)]
     got = results(adaln_norm, tensors, grads, case.dtype)
-    twin = results(adaln_norm_reference, tensors, grads, case.dtype)
+    reference = results(adaln_norm_reference, tensors, grads, case.dtype)
     exact = results(adaln_norm_reference, tensors, grads, torch.float64)
     terms = terms_of(case, tensors, grads, exact)
-    assert_all_close(got, twin=twin, exact=exact, terms=terms, truncates_bf16=interpreted)
+    assert_all_close(got, reference=reference, exact=exact, terms=terms, truncates_bf16=interpreted)
     assert all(torch.equal(a, b) for a, b in zip(kept, (*tensors.values(), *grads), strict=True))
 
 
@@ -180,20 +180,20 @@ X, M = torch.zeros(2, 3, 4), torch.zeros(2, 4)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "error", "message"),
     [
         ({"x": X.half()}, TypeError, "x is torch.float16"),
         ({"x": M}, ValueError, r"shape \(2, 4\)"),
-        ({"x": X[:, :0]}, ValueError, "hold something"),
+        ({"x": X[:, :0]}, ValueError, "no empty axis"),
         ({"scale": M.double()}, TypeError, "scale is torch.float64"),
         ({"shift": M[:1]}, ValueError, r"shift is \(1, 4\)"),
-        ({"gate": M}, ValueError, "come together"),
+        ({"gate": M}, ValueError, "must be given together"),
         ({"branch": X[:, :2], "gate": M}, ValueError, "branch is"),
         ({"branch": X, "gate": M[:, :3]}, ValueError, "gate is"),
     ],
 )
-def test_bad_input_is_rejected(change, error, says):
-    with pytest.raises(error, match=says):
+def test_rejects_invalid_input(change, error, message):
+    with pytest.raises(error, match=message):
         adaln_norm(**({"x": X, "shift": M, "scale": M} | change))
 
 
@@ -217,5 +217,5 @@ def test_autocast(kernel_device):
     under_autocast(kernel_device)
 
 
-def test_autocast_in_the_twin(reference_device):
+def test_autocast_in_the_reference(reference_device):
     under_autocast(reference_device)

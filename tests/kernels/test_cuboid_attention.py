@@ -1,4 +1,4 @@
-"""cuboid_attention: twin and kernels equal the definition in float64, result and every gradient, in every geometry."""
+"""cuboid_attention: reference and kernels equal the definition in float64, results and gradients, in all geometries."""
 
 import dataclasses
 import itertools
@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.cases.cuboid_attention_cases import CASES, CuboidAttentionCase
 from simcast_kernels.cuboid_attention import cuboid_attention, reference
-from simcast_kernels.cuboid_attention.cases import CASES, CuboidAttentionCase
-from simcast_kernels.cuboid_attention.problem import Inputs, Options, make_problem
+from simcast_kernels.cuboid_attention.geometry import Inputs, Options, make_problem
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, resample
 from simcast_kernels.dispatch import interpreter_is_on
 from tests.tolerance import assert_all_close
@@ -114,9 +114,9 @@ def factor_of(case: CuboidAttentionCase, device: torch.device) -> Tensor:
     return torch.randn(case.shape, device=device, generator=generator).to(case.dtype)
 
 
-def result_and_gradients(case: CuboidAttentionCase, tensors: dict[str, Tensor], *, twin: bool = False) -> dict:
+def result_and_gradients(case: CuboidAttentionCase, tensors: dict[str, Tensor], *, reference: bool = False) -> dict:
     leaves = {name: x.detach().requires_grad_() for name, x in tensors.items()}
-    result = case.attention(leaves, reference=twin)
+    result = case.attention(leaves, reference=reference)
     factor = factor_of(case, result.device).to(result.dtype)
     kept = factor.clone()
     grads = torch.autograd.grad(result, list(leaves.values()), factor)
@@ -159,12 +159,12 @@ def terms_of_sums(case: CuboidAttentionCase, tensors: dict[str, Tensor]) -> dict
 def assert_matches_definition(case: CuboidAttentionCase, device: str) -> None:
     tensors = case.tensors(device, seed=1)
     got = result_and_gradients(case, tensors)
-    twin = result_and_gradients(case, tensors, twin=True)
-    exact = result_and_gradients(case, {name: x.double() for name, x in tensors.items()}, twin=True)
+    reference = result_and_gradients(case, tensors, reference=True)
+    exact = result_and_gradients(case, {name: x.double() for name, x in tensors.items()}, reference=True)
     terms = {} if case.padding == "nearest" else terms_of_sums(case, tensors)
     for name, value in got.items():
         assert value.is_contiguous() or case.padding == "nearest", name
-    assert_all_close(got, twin=twin, exact=exact, terms=terms, truncates_bf16=interpreter_is_on())
+    assert_all_close(got, reference=reference, exact=exact, terms=terms, truncates_bf16=interpreter_is_on())
 
 
 @pytest.mark.kernel

@@ -1,4 +1,4 @@
-"""cuboid_attention as a PyTorch operator: refusals, registration, compilation, memory, determinism."""
+"""cuboid_attention as a PyTorch operator: invalid input, registration, compilation, memory, determinism."""
 
 import dataclasses
 import warnings
@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from simcast_kernels.cuboid_attention import cuboid_attention, cuboid_cross_attention, operators
-from simcast_kernels.cuboid_attention.cases import CASES, CuboidAttentionCase
-from simcast_kernels.cuboid_attention.problem import Inputs, Options, make_problem
+from benchmarks.cases.cuboid_attention_cases import CASES, CuboidAttentionCase
+from simcast_kernels import dispatch
+from simcast_kernels.cuboid_attention import cuboid_attention, cuboid_cross_attention
+from simcast_kernels.cuboid_attention.geometry import Inputs, Options, make_problem
 
 # Few programs: Triton's interpreter runs each in Python, and opcheck calls an operator a dozen times.
 TINY = CuboidAttentionCase(
@@ -177,11 +178,13 @@ def test_nan_in_one_cuboid_stays_there(kernel_device):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("change", [{"padding": "nearest"}, {"global_vectors": 65}, {"shape": (1, 3, 5, 6, 129)}])
-def test_what_the_kernel_does_not_take_goes_to_the_twin_and_is_said_once(change, kernel_device, monkeypatch):
-    monkeypatch.setattr(operators, "_told", set())
+def test_unsupported_input_runs_the_reference_with_one_warning(change, kernel_device, monkeypatch):
+    monkeypatch.setattr(dispatch, "_warned", set())
     case = dataclasses.replace(TINY, **change)
     tensors = case.tensors(kernel_device, seed=8)
-    with pytest.warns(UserWarning, match="takes its slower PyTorch twin: (padding|65 global vectors|head size 129)"):
+    with pytest.warns(
+        UserWarning, match="runs its slower PyTorch reference: (padding|65 global vectors|head size 129)"
+    ):
         got = case.attention(tensors)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -189,7 +192,7 @@ def test_what_the_kernel_does_not_take_goes_to_the_twin_and_is_said_once(change,
     assert torch.equal(got, case.attention(tensors, reference=True))
 
 
-def assert_untouched_by_autocast(device: str) -> None:
+def assert_autocast_has_no_effect(device: str) -> None:
     tensors = TINY.tensors(device, seed=9)
     want = result_and_gradients(TINY, tensors)
     with torch.autocast(device, torch.bfloat16):
@@ -199,12 +202,12 @@ def assert_untouched_by_autocast(device: str) -> None:
 
 
 @pytest.mark.kernel
-def test_autocast_leaves_the_op_alone(kernel_device):
-    assert_untouched_by_autocast(kernel_device)
+def test_autocast_does_not_affect_the_op(kernel_device):
+    assert_autocast_has_no_effect(kernel_device)
 
 
-def test_autocast_leaves_the_reference_alone(reference_device):
-    assert_untouched_by_autocast(reference_device)
+def test_autocast_does_not_affect_the_reference(reference_device):
+    assert_autocast_has_no_effect(reference_device)
 
 
 @pytest.mark.gpu
@@ -226,17 +229,17 @@ def test_captured_in_a_cuda_graph(cuda):
 
 OPTIONS = {"heads": 2, "cuboid": (2, 3, 4), "strategy": ("l", "l", "l"), "shift": (0, 0, 0)}
 ONES = torch.ones(1, 2, 8)
-REFUSED = {
+INVALID = {
     "float64": ({"qkv": torch.zeros(1, 3, 5, 6, 24).double()}, TypeError, "qkv is torch.float64"),
     "four axes": ({"qkv": torch.zeros(3, 5, 6, 24)}, ValueError, r"qkv has shape \(3, 5, 6, 24\)"),
     "width": ({"qkv": torch.zeros(1, 3, 5, 6, 25)}, ValueError, r"qkv has shape .*25.*3 D"),
-    "empty": ({"qkv": torch.zeros(1, 3, 0, 6, 24)}, ValueError, "no axis empty"),
+    "empty": ({"qkv": torch.zeros(1, 3, 0, 6, 24)}, ValueError, "no empty axis"),
     "heads": ({"heads": 3}, ValueError, "heads is 3; it must divide the width D = 8"),
     "no heads": ({"heads": 0}, ValueError, "heads is 0"),
     "cuboid": ({"cuboid": (2, 0, 4)}, ValueError, r"cuboid is \(2, 0, 4\)"),
     "strategy": ({"strategy": ("l", "x", "d")}, ValueError, "strategy is .*'l' .local. or 'd'"),
     "negative shift": ({"shift": (0, -1, 0)}, ValueError, r"shift is \(0, -1, 0\)"),
-    "large shift": ({"shift": (0, 3, 0)}, ValueError, "along axis 1 it must be below the cuboid's 3 tokens"),
+    "large shift": ({"shift": (0, 3, 0)}, ValueError, "along axis 1 it must be below 3"),
     "padding": ({"padding": "reflect"}, ValueError, "padding is 'reflect'; it must be ignore, zeros, nearest"),
     "dropout": ({"dropout": 1.0}, ValueError, "dropout is 1.0"),
     "seed": ({"dropout": 0.1, "seed": -1}, ValueError, "seed is -1"),
@@ -244,7 +247,7 @@ REFUSED = {
     "bias dtype": ({"bias": torch.zeros(2, 24, 24).half()}, TypeError, "bias is torch.float16"),
     "value alone": ({"global_value": ONES}, ValueError, "global_key is None"),
     "key alone": ({"global_key": ONES}, ValueError, "global_value is None"),
-    "query alone": ({"global_query": torch.zeros(1, 3, 5, 6, 8)}, ValueError, "without global_key"),
+    "query alone": ({"global_query": torch.zeros(1, 3, 5, 6, 8)}, ValueError, "global_query requires global_key"),
     "key shape": ({"global_key": ONES[0], "global_value": ONES}, ValueError, r"global_key has shape \(2, 8\)"),
     "key batch": ({"global_key": ONES.repeat(2, 1, 1), "global_value": ONES}, ValueError, "global_key has shape"),
     "value shape": ({"global_key": ONES, "global_value": ONES[:, :1]}, ValueError, "global_value has shape"),
@@ -257,15 +260,15 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("change", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_bad_input_is_rejected(change, error, says, reference_device):
+@pytest.mark.parametrize(("change", "error", "message"), INVALID.values(), ids=INVALID.keys())
+def test_rejects_invalid_input(change, error, message, reference_device):
     inputs = {"qkv": torch.zeros(1, 3, 5, 6, 24), **OPTIONS} | change
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         cuboid_attention(inputs.pop("qkv"), **inputs)
 
 
 @pytest.mark.parametrize(
-    ("memory", "cuboid", "says"),
+    ("memory", "cuboid", "message"),
     [
         (
             torch.zeros(1, 4, 5, 6, 8),
@@ -274,9 +277,9 @@ def test_bad_input_is_rejected(change, error, says, reference_device):
         ),
         (torch.zeros(1, 4, 5, 7, 16), (4, 3, 4), "key_value has shape"),
         (torch.zeros(4, 5, 6, 16), (4, 3, 4), "key_value has shape"),
-        (torch.zeros(1, 4, 5, 6, 16), (3, 3, 4), "must hold all frames, 4 or more"),
+        (torch.zeros(1, 4, 5, 6, 16), (3, 3, 4), "must contain all frames, at least 4"),
     ],
 )
-def test_bad_memory_is_rejected(memory, cuboid, says, reference_device):
-    with pytest.raises(ValueError, match=says):
+def test_rejects_invalid_memory(memory, cuboid, message, reference_device):
+    with pytest.raises(ValueError, match=message):
         cuboid_cross_attention(torch.zeros(1, 3, 5, 6, 8), memory, **OPTIONS | {"cuboid": cuboid})

@@ -1,18 +1,17 @@
-"""Which body a call takes, and what importing the package costs."""
+"""Selection of the implementation, the public names of the package, export, and the registry of test cases."""
 
 import subprocess
 import sys
 
 import pytest
 import torch
+from torch import nn
 
-from simcast_kernels.adaln_norm import adaln_norm
-from simcast_kernels.cuboid_attention import cuboid_attention
-from simcast_kernels.dispatch import VARIABLE, body_for, twins_inlined
-from simcast_kernels.layer_norm_linear import layer_norm_linear
-from simcast_kernels.registry import op_cases, op_names
+import simcast_kernels as sk
+from benchmarks.cases import op_cases, op_names
+from benchmarks.cases.weighted_mse_cases import CASES
+from simcast_kernels.dispatch import VARIABLE, select_implementation
 from simcast_kernels.weighted_mse import weighted_mse
-from simcast_kernels.weighted_mse.cases import CASES
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -27,24 +26,24 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
         ("triton", "1", "triton", "triton"),
     ],
 )
-def test_body_follows_the_variable_and_the_device(value, interpret, cpu, gpu, monkeypatch):
+def test_implementation_follows_variable_and_device(value, interpret, cpu, gpu, monkeypatch):
     for name, content in ((VARIABLE, value), ("TRITON_INTERPRET", interpret)):
         monkeypatch.delenv(name, raising=False)
         if content is not None:
             monkeypatch.setenv(name, content)
-    assert (body_for("op", CPU), body_for("op", GPU)) == (cpu, gpu)
+    assert (select_implementation("op", CPU), select_implementation("op", GPU)) == (cpu, gpu)
 
 
-def test_unknown_body_is_rejected_by_name(monkeypatch):
+def test_rejects_unknown_implementation(monkeypatch):
     monkeypatch.setenv(VARIABLE, "cuda")
-    with pytest.raises(ValueError, match="SIMCAST_KERNELS='cuda' is unknown; set it to reference or triton"):
+    with pytest.raises(ValueError, match="SIMCAST_KERNELS='cuda' is invalid; set it to reference or triton"):
         weighted_mse(torch.zeros(3), torch.zeros(3), thresholds=(), weights=(1.0,))
 
 
-def test_a_kernel_on_a_cpu_says_what_it_needs(monkeypatch):
+def test_rejects_kernel_on_cpu_without_interpreter(monkeypatch):
     monkeypatch.setenv(VARIABLE, "triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    with pytest.raises(RuntimeError, match=r"weighted_mse got tensors on cpu.*TRITON_INTERPRET=1"):
+    with pytest.raises(RuntimeError, match=r"the tensors of weighted_mse are on cpu.*TRITON_INTERPRET=1"):
         weighted_mse(torch.zeros(3), torch.zeros(3), thresholds=(), weights=(1.0,))
 
 
@@ -64,46 +63,65 @@ def test_each_call_reads_the_variable(kernel_device, monkeypatch):
     assert counts == [0, 1, 1]
 
 
-def test_inlined_twins_are_the_ops_without_a_custom_operator():
-    torch.manual_seed(0)
-    x, qkv = torch.randn(2, 5, 8), torch.randn(2, 3, 4, 4, 24)
-    shift, scale, gate, branch = torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 8), torch.randn(2, 5, 8)
-    weights = [torch.randn(4, 8), torch.randn(6, 8)]
-    options = {"heads": 2, "cuboid": (3, 2, 2), "strategy": ("l", "d", "l"), "shift": (0, 0, 1)}
+class ThreeOps(nn.Module):
+    """Call every op that networks export."""
 
-    def call():
-        return [
-            cuboid_attention(qkv, **options),
-            *layer_norm_linear(x, shift[0], scale[0], weights=weights),
-            *adaln_norm(x, shift, scale, branch=branch, gate=gate),
-            *adaln_norm(x, shift, scale),
-        ]
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv = torch.randn(2, 3, 4, 4, 24)
+        self.shift, self.scale, self.gate, self.branch = (torch.randn(2, *more, 8) for more in ((), (), (), (5,)))
+        self.weights = [torch.randn(4, 8), torch.randn(6, 8)]
 
-    with torch.profiler.profile() as apart:
-        wanted = call()
-    with twins_inlined(), torch.profiler.profile() as inlined:
-        got = call()
-    assert all(torch.equal(one, other) for one, other in zip(got, wanted, strict=True))
-    ours = [{event.name for event in seen.events() if "simcast_kernels::" in event.name} for seen in (apart, inlined)]
-    assert len(ours[0]) == 3 and ours[1] == set()
+    def forward(self, x):
+        options = {"heads": 2, "cuboid": (3, 2, 2), "strategy": ("l", "d", "l"), "shift": (0, 0, 1)}
+        return (
+            sk.cuboid_attention(self.qkv + x.sum(), **options),
+            *sk.layer_norm_linear(x, self.shift[0], self.scale[0], weights=self.weights),
+            *sk.adaln_norm(x, self.shift, self.scale, branch=self.branch, gate=self.gate),
+            *sk.adaln_norm(x, self.shift, self.scale),
+        )
 
 
-def test_importing_an_op_loads_no_triton():
-    code = "import sys, simcast_kernels.weighted_mse as op; sys.exit('triton.language' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True)
+def test_export_traces_the_reference_operations():
+    module, x = ThreeOps(), torch.randn(2, 5, 8)
+    with torch.profiler.profile() as profile:
+        results = module(x)
+    assert len({event.name for event in profile.events() if "simcast_kernels::" in event.name}) == 3
+    program = torch.export.export(module, (x,))
+    targets = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
+    assert targets and not [name for name in targets if "simcast_kernels" in name]
+    assert all(torch.equal(one, other) for one, other in zip(program.module()(x), results, strict=True))
+
+
+IMPORTS = """
+import sys, simcast_kernels as sk
+assert "torch" not in sys.modules and sk.__version__
+from simcast_kernels.weighted_mse import weighted_mse
+from simcast_kernels.weighted_mse.reference import weighted_mse_reference
+assert sk.weighted_mse is weighted_mse and set(sk.__all__) <= set(dir(sk))
+assert "triton.language" not in sys.modules
+assert all(callable(getattr(sk, name)) for name in sk.__all__ if name != "__version__")
+"""
+
+
+def test_public_names_are_lazy_functions():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = sk.nothing
 
 
-def test_registry_finds_ops_and_rejects_others():
+def test_cases_are_found_by_op():
     assert "weighted_mse" in op_names()
     for op in op_names():
         names = [case.name for case in op_cases(op).CASES]
         assert len(set(names)) == len(names)
-    with pytest.raises(KeyError, match=r"no op 'nothing'; there are .*weighted_mse"):
+    with pytest.raises(KeyError, match=r"unknown op 'nothing'; choose one of .*weighted_mse"):
         op_cases("nothing")
 
 
-def test_bytes_of_a_case_are_those_of_its_tensors():
+def test_bytes_of_a_case_equal_those_of_its_tensors():
     for case in (c for c in CASES if c.numel <= 120_000):
         prediction, target, mask = case.tensors("cpu", seed=0)
         read = sum(t.numel() * t.element_size() for t in (prediction, target, mask) if t is not None)

@@ -1,4 +1,4 @@
-"""layer_norm_linear: twin and kernel equal the definition in float64; the operator is well-formed and refuses."""
+"""layer_norm_linear: reference and kernel equal the definition in float64; the operator is well-formed and refuses."""
 
 import dataclasses
 import warnings
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cases.layer_norm_linear_cases import CASES, LayerNormLinearCase
+from simcast_kernels import dispatch
 from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 from simcast_kernels.layer_norm_linear import layer_norm_linear, operators
-from simcast_kernels.layer_norm_linear.cases import CASES, LayerNormLinearCase
 from simcast_kernels.layer_norm_linear.reference import Inputs, layer_norm_linear_reference
 from tests.tolerance import assert_all_close
 
@@ -40,8 +41,8 @@ def packed(tensors: list[Tensor], like: Inputs) -> Inputs:
     return Inputs(*tensors[:3], tensors[3 : 3 + layers], tensors[3 + layers :])
 
 
-def called(inputs: Inputs, *, twin: bool = False) -> list[Tensor]:
-    function = layer_norm_linear_reference if twin else layer_norm_linear
+def called(inputs: Inputs, *, reference: bool = False) -> list[Tensor]:
+    function = layer_norm_linear_reference if reference else layer_norm_linear
     return function(*inputs[:3], weights=inputs.weights, biases=inputs.biases)
 
 
@@ -51,9 +52,9 @@ def factor_of(shape: torch.Size, x: Tensor) -> Tensor:
     return torch.randn(shape, device=x.device, generator=generator).bfloat16().to(x.dtype)
 
 
-def results_and_gradients(inputs: Inputs, *, twin: bool = False) -> dict[str, Tensor]:
+def results_and_gradients(inputs: Inputs, *, reference: bool = False) -> dict[str, Tensor]:
     leaves = [x.detach().requires_grad_() for x in flat(inputs)]
-    results = called(packed(leaves, inputs), twin=twin)
+    results = called(packed(leaves, inputs), reference=reference)
     factors = [factor_of(result.shape, inputs.x).to(result.dtype) for result in results]
     kept = [factor.clone() for factor in factors]
     grads = torch.autograd.grad(results, leaves, factors)
@@ -81,12 +82,12 @@ def terms_of_sums(inputs: Inputs) -> dict[str, Tensor]:
 
 def assert_matches_definition(case: LayerNormLinearCase, device: str) -> None:
     inputs = case.tensors(device, seed=1)
-    got, twin = results_and_gradients(inputs), results_and_gradients(inputs, twin=True)
-    exact = results_and_gradients(packed([x.double() for x in flat(inputs)], inputs), twin=True)
+    got, reference = results_and_gradients(inputs), results_and_gradients(inputs, reference=True)
+    exact = results_and_gradients(packed([x.double() for x in flat(inputs)], inputs), reference=True)
     terms = terms_of_sums(inputs)
     for name, value in got.items():
         assert value.is_contiguous(), name
-    assert_all_close(got, twin=twin, exact=exact, terms=terms, truncates_bf16=interpreter_is_on())
+    assert_all_close(got, reference=reference, exact=exact, terms=terms, truncates_bf16=interpreter_is_on())
 
 
 @pytest.mark.kernel
@@ -109,7 +110,7 @@ def test_kernel_matches_definition_at_real_shapes(case, cuda):
 def test_definition_is_pytorch_s_own():
     inputs = TINY.tensors("cpu", seed=2)
     normed = torch.nn.functional.layer_norm(inputs.x, (24,), inputs.norm_weight, inputs.norm_bias, 1e-5)
-    for got, weight, bias in zip(called(inputs, twin=True), inputs.weights, inputs.biases, strict=True):
+    for got, weight, bias in zip(called(inputs, reference=True), inputs.weights, inputs.biases, strict=True):
         assert torch.equal(got, torch.nn.functional.linear(normed, weight, bias))
 
 
@@ -193,7 +194,7 @@ def test_a_result_that_nobody_reads_has_no_gradient(kernel_device):
 
 
 @pytest.mark.kernel
-def test_frozen_layers_cost_no_products(kernel_device):
+def test_frozen_layers_need_no_matmuls(kernel_device):
     inputs = TINY.tensors(kernel_device, seed=8)
     want = results_and_gradients(inputs)["gradient of x"]
     leaf = inputs.x.clone().requires_grad_()
@@ -206,34 +207,34 @@ def test_frozen_layers_cost_no_products(kernel_device):
 
 
 @pytest.mark.kernel
-def test_what_the_kernel_does_not_take_goes_to_the_twin_and_is_said_once(kernel_device, monkeypatch):
-    monkeypatch.setattr(operators, "_told", set())
+def test_unsupported_input_runs_the_reference_with_one_warning(kernel_device, monkeypatch):
+    monkeypatch.setattr(dispatch, "_warned", set())
     inputs = dataclasses.replace(TINY, shape=(2, 1025)).tensors(kernel_device, seed=9)
-    with pytest.warns(UserWarning, match="slower PyTorch twin: width 1025 is more than 1024"):
+    with pytest.warns(UserWarning, match="slower PyTorch reference: width 1025 is more than 1024"):
         got = called(inputs)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         called(inputs)
-    assert all(map(torch.equal, got, called(inputs, twin=True)))
+    assert all(map(torch.equal, got, called(inputs, reference=True)))
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize(("value", "dtype", "runs"), [
     ("triton", torch.float32, True), ("", torch.float32, False), ("", torch.bfloat16, True),
 ])  # fmt: skip
-def test_float32_takes_the_kernel_only_where_it_is_asked_for(value, dtype, runs, kernel_device, monkeypatch):
+def test_float32_runs_the_kernel_only_on_request(value, dtype, runs, kernel_device, monkeypatch):
     from simcast_kernels.layer_norm_linear import kernel
 
     calls, run = [], kernel.forward
     monkeypatch.setattr(kernel, "forward", lambda *a: calls.append(1) or run(*a))
-    monkeypatch.setattr(operators, "body_for", lambda op, device: "triton")  # as on CUDA
+    monkeypatch.setattr(operators, "select_implementation", lambda op, device: "triton")  # as on CUDA
     monkeypatch.setenv(VARIABLE, value)
     called(dataclasses.replace(TINY, dtype=dtype).tensors(kernel_device, seed=10))
     assert bool(calls) is runs
 
 
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
-def test_autocast_computes_as_pytorch_s_own_layers_do(x_dtype, reference_device):
+def test_autocast_equals_the_pytorch_layers(x_dtype, reference_device):
     inputs = TINY.tensors(reference_device, seed=11)
     x = inputs.x.to(x_dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -246,7 +247,7 @@ def test_autocast_computes_as_pytorch_s_own_layers_do(x_dtype, reference_device)
     assert gradient.dtype == x_dtype and torch.isfinite(gradient).all()
 
 
-def test_pytorch_s_counter_knows_the_operations(reference_device):
+def test_flop_counter_counts_the_op(reference_device):
     inputs = TINY.tensors(reference_device, seed=12)
     leaves = packed([x.clone().requires_grad_() for x in flat(inputs)], inputs)
     with FlopCounterMode(display=False) as counter:
@@ -259,7 +260,7 @@ def test_pytorch_s_counter_knows_the_operations(reference_device):
 
 GOOD = {"x": torch.zeros(2, 3, 8), "norm_weight": torch.ones(8), "norm_bias": torch.zeros(8)}
 LAYERS = {"weights": [torch.zeros(5, 8), torch.zeros(4, 8)], "biases": [torch.zeros(5), torch.zeros(4)]}
-REFUSED = {
+INVALID = {
     "float64": ({"x": torch.zeros(2, 8).double()}, TypeError, "x is torch.float64"),
     "half": ({"weights": [torch.zeros(5, 8).half()], "biases": []}, TypeError, "weights is torch.float16"),
     "empty": ({"x": torch.zeros(0, 8)}, ValueError, r"x has shape \(0, 8\)"),
@@ -275,7 +276,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("change", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_bad_input_is_rejected(change, error, says, reference_device):
-    with pytest.raises(error, match=says):
+@pytest.mark.parametrize(("change", "error", "message"), INVALID.values(), ids=INVALID.keys())
+def test_rejects_invalid_input(change, error, message, reference_device):
+    with pytest.raises(error, match=message):
         layer_norm_linear(**{**GOOD, **LAYERS, **change})

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.cases.sampler_step_cases import ANCESTRAL, CASES, DDIM, DPM_SOLVER, SamplerStepCase
 from simcast_kernels.philox import normals
 from simcast_kernels.sampler_step import Coefficients, Counters, sampler_step
-from simcast_kernels.sampler_step.cases import ANCESTRAL, CASES, DDIM, DPM_SOLVER, SamplerStepCase
 from simcast_kernels.sampler_step.reference import sampler_step_reference
 from tests.tolerance import assert_tensor_close
 
@@ -40,13 +40,13 @@ def assert_case_is_right(case: SamplerStepCase, device: str) -> None:
         x, p, u, h = cast
         assert x is not None and p is not None
         results.append(sampler_step_reference(x, p, u, h, counters=case.counters(device), **case.options))
-    twin, exact = results
+    reference, exact = results
     truncates = device == "cpu"
-    assert_tensor_close("next", out, twin=twin[0], exact=exact[0], truncates_bf16=truncates)
+    assert_tensor_close("next", out, reference=reference[0], exact=exact[0], truncates_bf16=truncates)
     if clean is not None:
-        assert_tensor_close("clean", clean, twin=twin[1], exact=exact[1], truncates_bf16=truncates)
+        assert_tensor_close("clean", clean, reference=reference[1], exact=exact[1], truncates_bf16=truncates)
     assert (clean is None) == (not case.with_clean)
-    assert hits == int(twin[2])
+    assert hits == int(reference[2])
     for name, before in kept.items():
         after = tensors[name]
         assert before is None or (after is not None and torch.equal(before, after)), f"{name} was written to"
@@ -81,7 +81,7 @@ def test_rows_that_are_no_contiguous_memory(kernel_device):
 
 
 def noise_alone(device: str) -> None:
-    """With only noise in the form, what comes out is the stream that the twin names, whatever shares the call."""
+    """With only noise in the form, what comes out is the stream that the reference names, whatever shares the call."""
     shape, forms = (6, 3, 5, 7), Coefficients(0, 0, 0, 0, 0, noise=1.0)
     sample = torch.tensor([0, 1, 2**32 - 1, 0, 1, 5], device=device)
     member = torch.tensor([0, 0, 3, 1, 1, 2**20], device=device)
@@ -170,11 +170,11 @@ ROWS = torch.zeros(2, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "error", "message"),
     [
         ({"noisy": X.half()}, TypeError, "noisy is torch.float16"),
         ({"noisy": torch.zeros(2)}, ValueError, r"shape \(2,\)"),
-        ({"noisy": X[:0], "prediction": X[:0]}, ValueError, "hold something"),
+        ({"noisy": X[:0], "prediction": X[:0]}, ValueError, "no empty axis"),
         ({"prediction": X.double()}, TypeError, "prediction is torch.float64"),
         ({"unconditional": X[:1]}, ValueError, "unconditional is"),
         ({"hits": torch.zeros(())}, ValueError, "int64 scalar"),
@@ -187,7 +187,7 @@ ROWS = torch.zeros(2, dtype=torch.int64)
         ({"counters": Counters(0, ROWS, ROWS.int(), 0)}, ValueError, "counters.member"),
     ],
 )
-def test_bad_input_is_rejected(change, error, says):
+def test_rejects_invalid_input(change, error, message):
     arguments = {"noisy": X, "prediction": X, "coefficients": DDIM, "hits": HITS} | change
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         sampler_step(**arguments)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.cases.weighted_mse_cases import CASES
 from simcast_kernels.weighted_mse import weighted_mse
-from simcast_kernels.weighted_mse.cases import CASES
 
 STEP = {"thresholds": (219.0,), "weights": (1.0, 10.0)}
 forward_op = torch.ops.simcast_kernels.weighted_mse.default

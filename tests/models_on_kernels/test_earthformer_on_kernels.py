@@ -28,7 +28,7 @@ AFTER_MANY = 1e-3
 
 @pytest.fixture
 def launched(monkeypatch) -> dict[str, int]:
-    """How often each op's kernel was called, so that a silent fall-back to the twin is seen."""
+    """How often each op's kernel was called, so that a silent fall-back to the reference is seen."""
     counts = {"attention": 0, "projection": 0}
     for name, module in (("attention", attention_kernel), ("projection", projection_kernel)):
         for direction in ("forward", "backward"):

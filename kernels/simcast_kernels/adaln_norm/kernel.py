@@ -1,25 +1,25 @@
-"""Adaptive layer norm with a gated residual: one pass forward, one pass backward.
+"""Adaptive layer norm with a gated residual connection: one pass forward, one pass backward.
 
 Shapes: N samples of L tokens of D features, R = N L rows, tensors contiguous; shift, scale and gate ``[N, D]`` with
-any stride between samples, so that the parts of one projection need no copy. With n = R D elements the forward reads
-2n and writes 2n (without a branch 1n each), and keeps mean and reciprocal deviation of each row in float32; the
-backward reads 4n and writes 2n (without a branch 2n to 3n and 1n). The gradients of shift, scale and gate are sums over
-L: each program sums ROWS rows into partials of its own, in registers, and PyTorch adds those, in the same order at
-every call. A row fits one tile; D is padded to a power of two by masked lanes, which move no memory.
+any stride between samples, so that chunks of one projection are not copied. With n = R D elements the forward pass
+reads 2n and writes 2n (without a branch 1n each), and stores mean and reciprocal standard deviation of each row in
+float32; the backward pass reads 4n and writes 2n (without a branch 2n to 3n and 1n). The gradients of shift, scale and
+gate are sums over L: each program writes a partial sum over ROWS rows and PyTorch adds them, in a fixed order. A row
+fits one tile; D is padded to a power of two by masked lanes, which move no memory.
 """
 
-# Pyright misreads Triton constexpr arguments, and what a jitted function does with tensors that may be None.
+# Pyright does not understand Triton constexpr arguments and optional tensors in jitted functions.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from simcast_kernels.launch import Launch
+from simcast_kernels.dispatch import Launch
 
-TILE = 2048  # elements of a tile: 8 a thread, two 16-byte accesses in float32 and one in bfloat16
-ROWS = 16  # rows whose gradients of shift, scale and gate one program sums
-MOST_FEATURES = 4096
+TILE = 2048  # elements per tile: 8 per thread, two 16-byte accesses in float32 and one in bfloat16
+ROWS = 16  # rows per program in the sums for shift, scale and gate
+MAX_FEATURES = 4096
 
 
 @triton.jit
@@ -51,18 +51,21 @@ def _forward_kernel(
     valid = alive[:, None] & inside[None, :]
     row = sample * tokens + token
     offset = row[:, None] * features + column[None, :]
+    # 1. Gated residual connection
     value = tl.load(x + offset, mask=valid, other=0.0).to(tl.float32)
     if branch is not None:
         factor = tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
         value += factor[None, :] * tl.load(branch + offset, mask=valid, other=0.0).to(tl.float32)
         stored = value.to(carried.dtype.element_ty)
         tl.store(carried + offset, stored, mask=valid)
-        value = stored.to(tl.float32)  # the backward reads what was stored, so the norm is of that
+        value = stored.to(tl.float32)  # normalize the stored (rounded) value, which the backward pass reads
+    # 2. Layer norm
     average = tl.sum(value, axis=1) / features
     centred = tl.where(valid, value - average[:, None], 0.0)
     scaled = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / features + eps)
     tl.store(mean + row, average, mask=alive)
     tl.store(rstd + row, scaled, mask=alive)
+    # 3. Modulation
     stretch = 1.0 + tl.load(scale + sample * scale_stride + column, mask=inside, other=0.0).to(tl.float32)
     offset_by = tl.load(shift + sample * shift_stride + column, mask=inside, other=0.0).to(tl.float32)
     result = centred * scaled[:, None] * stretch[None, :] + offset_by[None, :]
@@ -110,6 +113,7 @@ def _backward_kernel(
         valid = alive[:, None] & inside[None, :]
         row = sample * tokens + token
         offset = row[:, None] * features + column[None, :]
+        # 1. Gradient of x through the layer norm
         grad = tl.load(grad_modulated + offset, mask=valid, other=0.0).to(tl.float32)
         value = tl.load(carried + offset, mask=valid, other=0.0).to(tl.float32)
         average = tl.load(mean + row, mask=alive, other=0.0)
@@ -122,12 +126,14 @@ def _backward_kernel(
         if grad_carried is not None:
             back += tl.load(grad_carried + offset, mask=valid, other=0.0).to(tl.float32)
         tl.store(grad_x + offset, back.to(grad_x.dtype.element_ty), mask=valid)
+        # 2. Sums for shift, scale and gate; gradient of the branch
         to_shift += grad
         to_scale += grad * normed
         if branch is not None:
             from_branch = tl.load(branch + offset, mask=valid, other=0.0).to(tl.float32)
             to_gate += tl.where(valid, from_branch * back, 0.0)
             tl.store(grad_branch + offset, (factor[None, :] * back).to(grad_branch.dtype.element_ty), mask=valid)
+    # 3. Partial sums of this program
     place = program.to(tl.int64) * features + column
     tl.store(shift_partials + place, tl.sum(to_shift, axis=0), mask=inside)
     tl.store(scale_partials + place, tl.sum(to_scale, axis=0), mask=inside)
@@ -135,13 +141,9 @@ def _backward_kernel(
         tl.store(gate_partials + place, tl.sum(to_gate, axis=0), mask=inside)
 
 
-def refusal(x: Tensor) -> str:
-    """Return why the kernel does not take this input, or an empty string."""
-    if x.dtype == torch.float64:
-        return "float64 is computed by the twin"
-    if x.shape[-1] > MOST_FEATURES:
-        return f"{x.shape[-1]} features of a token do not fit a tile; at most {MOST_FEATURES} do"
-    return ""
+def unsupported(x: Tensor) -> bool:
+    """Return whether the reference must compute this input: float64, or more features than a tile holds."""
+    return x.dtype == torch.float64 or x.shape[-1] > MAX_FEATURES
 
 
 def _tile(features: int) -> dict[str, int]:
@@ -178,7 +180,7 @@ def forward_launch(
 
 
 def part_count(tokens: int) -> int:
-    """Return how many programs share the sums over the tokens of a sample."""
+    """Return the number of programs that share the sums over the tokens of a sample."""
     return -(-tokens // ROWS)
 
 
@@ -196,7 +198,7 @@ def backward_launch(
     grad_branch: Tensor | None,
     partials: tuple[Tensor, Tensor, Tensor | None],
 ) -> Launch:
-    """Return the launch that writes the gradients of x and branch, and the partial sums of those of the rest."""
+    """Return the launch that writes the gradients of x and branch, and partial sums of the other gradients."""
     samples, tokens, features = carried.shape
     options = _tile(features)
     parts = part_count(tokens)
@@ -235,7 +237,7 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Compute :func:`.reference.backward` in one launch and a sum of partials each."""
+    """Compute :func:`.reference.backward` in one launch and one sum per modulation gradient."""
     carried, grad_modulated = carried.contiguous(), grad_modulated.contiguous()
     grad_carried = None if grad_carried is None else grad_carried.contiguous()
     branch = None if branch is None else branch.contiguous()
@@ -257,11 +259,11 @@ def backward(
         grad_branch=grad_branch,
         partials=(sums[0], sums[1], sums[2] if branch is not None else None),
     ).run()
-    # Summed apart: an operator's results may not share memory.
+    # Separate sums: the results of an operator must not share memory.
     shift_grad, scale_grad, *gate_grad = (part.sum(dim=1).to(scale.dtype) for part in sums)
     return grad_x, shift_grad, scale_grad, grad_branch, gate_grad[0] if gate_grad else None
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Return ``[N, D]`` with its features side by side; the parts of one projection stay as they are."""
+    """Return ``[N, D]`` with contiguous features; chunks of one projection are not copied."""
     return x if x.stride(-1) == 1 else x.contiguous()

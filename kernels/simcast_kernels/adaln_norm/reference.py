@@ -1,4 +1,4 @@
-"""Adaptive layer norm with a gated residual in plain PyTorch: the definition, and the path of a CPU."""
+"""Reference implementation of ``adaln_norm`` in PyTorch: the definition for the kernel, and the CPU path."""
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ def adaln_norm_reference(
     gate: Tensor | None = None,
     eps: float = 1e-6,
 ) -> tuple[Tensor, Tensor]:
-    """Return ``(modulated, carried)`` as PyTorch's own operations compute them, differentiable by its own autograd.
+    """Return ``(modulated, carried)``, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.adaln_norm.adaln_norm`; computed in float32, or in float64 for float64 input.
+    Arguments as :func:`simcast_kernels.adaln_norm.adaln_norm`; computed in float32, float64 input in float64.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     carried = x
@@ -29,9 +29,9 @@ def adaln_norm_reference(
 def forward(
     x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor | None, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Return modulated, carried (None without a branch), and each row's mean and reciprocal deviation, ``[N, L]``.
+    """Return modulated, carried (None without a branch), mean and reciprocal deviation of each row, ``[N, L]``.
 
-    The same in few passes over memory, where a CPU's time goes.
+    Takes fewer passes over memory than :func:`adaln_norm_reference`; a CPU is bound by memory here.
     """
     wide = torch.promote_types(x.dtype, torch.float32)
     carried = x
@@ -52,7 +52,7 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of x, shift, scale, branch and gate, each in its own input's dtype."""
+    """Return the gradients of x, shift, scale, branch and gate, each in the dtype of its input."""
     wide, width = mean.dtype, carried.shape[-1]
     value, grad = carried.to(wide), grad_modulated.to(wide)
     inner = grad * (1.0 + scale.to(wide))[:, None]

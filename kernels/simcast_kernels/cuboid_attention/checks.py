@@ -1,19 +1,19 @@
-"""What a call must satisfy before anything is launched; each error names the argument."""
+"""Validate the arguments of cuboid attention; each error names the argument."""
 
 import torch
 from torch import Tensor
 
-from .problem import PADDINGS, Inputs, Options, make_problem
+from .geometry import PADDINGS, Inputs, Options, make_problem
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 def check(inputs: Inputs, options: Options) -> None:
-    """Check a call; see :func:`.cuboid_attention` and :func:`.cuboid_cross_attention` for what is allowed.
+    """Validate a call; see :func:`.cuboid_attention` and :func:`.cuboid_cross_attention`.
 
     Raises:
-        TypeError: a dtype that is not taken.
-        ValueError: any other argument that makes no sense.
+        TypeError: an unsupported dtype.
+        ValueError: any other invalid argument.
     """
     op = "cuboid_attention" if inputs.memory is None else "cuboid_cross_attention"
     _check_main(op, inputs)
@@ -21,12 +21,12 @@ def check(inputs: Inputs, options: Options) -> None:
     _check_globals(op, inputs)
     problem = make_problem(inputs, options)
     if inputs.bias is not None:
-        wanted = (options.heads, problem.query.tokens, problem.memory.tokens)
-        _check_tensor(op, "bias", inputs.bias, wanted, inputs.query, "[heads, query tokens, key tokens] of a cuboid")
+        shape = (options.heads, problem.query.tokens, problem.memory.tokens)
+        _check_tensor(op, "bias", inputs.bias, shape, inputs.query, "[heads, query tokens, key tokens] of a cuboid")
     for axis, (shift, tokens) in enumerate(zip(problem.query.shift, problem.query.cuboid, strict=True)):
         if not shift < tokens:
             raise ValueError(
-                f"{op}: shift is {options.shift}; along axis {axis} it must be below the cuboid's {tokens} tokens"
+                f"{op}: shift is {options.shift}; along axis {axis} it must be below {tokens}, the tokens of the cuboid"
             )
 
 
@@ -37,15 +37,15 @@ def _check_main(op: str, inputs: Inputs) -> None:
         raise TypeError(f"{op}: {name} is {query.dtype}; it must be float32 or bfloat16")
     layout = "[B, T, H, W, 3 D]" if memory is None else "[B, Tq, H, W, D]"
     if query.ndim != 5 or 0 in query.shape or query.shape[-1] % times:
-        raise ValueError(f"{op}: {name} has shape {tuple(query.shape)}; it must be {layout}, no axis empty")
+        raise ValueError(f"{op}: {name} has shape {tuple(query.shape)}; it must be {layout} with no empty axis")
     if memory is None:
         return
     frames = memory.shape[1] if memory.ndim == 5 else 0
     batch, _, h, w, width = query.shape
     if not frames or memory.shape != (batch, frames, h, w, 2 * width):
-        wanted = f"[{batch}, Tm, {h}, {w}, {2 * width}]"
-        raise ValueError(f"{op}: key_value has shape {tuple(memory.shape)}; it must be {wanted} for this query")
-    _check_kind(op, "key_value", memory, query)
+        layout = f"[{batch}, Tm, {h}, {w}, {2 * width}]"
+        raise ValueError(f"{op}: key_value has shape {tuple(memory.shape)}; it must be {layout} for this query")
+    _check_like(op, "key_value", memory, query)
 
 
 def _check_options(op: str, inputs: Inputs, options: Options) -> None:
@@ -61,34 +61,36 @@ def _check_options(op: str, inputs: Inputs, options: Options) -> None:
     if padding not in PADDINGS:
         raise ValueError(f"{op}: padding is {padding!r}; it must be {', '.join(PADDINGS)}")
     if not 0 <= dropout < 1:
-        raise ValueError(f"{op}: dropout is {dropout}; it must be at least 0 and below 1")
+        raise ValueError(f"{op}: dropout is {dropout}; it must be in [0, 1)")
     if dropout > 0 and not 0 <= seed < 2**63:
-        raise ValueError(f"{op}: seed is {seed}; it must be at least 0 and below 2**63")
+        raise ValueError(f"{op}: seed is {seed}; it must be in [0, 2**63)")
     if inputs.memory is not None:
         frames = max(inputs.query.shape[1], inputs.memory.shape[1])
         if cuboid[0] < frames:
-            raise ValueError(f"{op}: cuboid is {cuboid}; here it must hold all frames, {frames} or more along T")
+            raise ValueError(f"{op}: cuboid is {cuboid}; it must contain all frames, at least {frames} along T")
 
 
 def _check_globals(op: str, inputs: Inputs) -> None:
     key, value, query = inputs.global_key, inputs.global_value, inputs.global_query
     if (key is None) != (value is None):
         missing = "global_key" if key is None else "global_value"
-        raise ValueError(f"{op}: {missing} is None; global_key and global_value go together")
+        raise ValueError(f"{op}: {missing} is None; global_key and global_value must be given together")
     if key is None or value is None:
         if query is not None:
-            raise ValueError(f"{op}: global_query is given without global_key; it would attend to nothing")
+            raise ValueError(f"{op}: global_query requires global_key and global_value")
         return
     batch, width = inputs.query.shape[0], inputs.width
     if key.ndim != 3 or key.shape[1] == 0:
-        raise ValueError(f"{op}: global_key has shape {tuple(key.shape)}; it must be [B, G, D], G at least 1")
-    wanted = (batch, key.shape[1], width)
+        raise ValueError(f"{op}: global_key has shape {tuple(key.shape)}; it must be [B, G, D] with G at least 1")
+    shape = (batch, key.shape[1], width)
     for name, tensor in (("global_key", key), ("global_value", value)):
-        _check_tensor(op, name, tensor, wanted, inputs.query, "[B, G, D]")
-        _check_kind(op, name, tensor, inputs.query)
+        _check_tensor(op, name, tensor, shape, inputs.query, "[B, G, D]")
+        _check_like(op, name, tensor, inputs.query)
     if query is not None:
-        _check_tensor(op, "global_query", query, (*inputs.query.shape[:4], width), inputs.query, "that of the result")
-        _check_kind(op, "global_query", query, inputs.query)
+        _check_tensor(
+            op, "global_query", query, (*inputs.query.shape[:4], width), inputs.query, "the shape of the result"
+        )
+        _check_like(op, "global_query", query, inputs.query)
 
 
 def _check_tensor(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], main: Tensor, meaning: str) -> None:
@@ -100,7 +102,7 @@ def _check_tensor(op: str, name: str, tensor: Tensor, shape: tuple[int, ...], ma
         raise ValueError(f"{op}: {name} is on {tensor.device}; it must be on {main.device} as the query")
 
 
-def _check_kind(op: str, name: str, tensor: Tensor, main: Tensor) -> None:
+def _check_like(op: str, name: str, tensor: Tensor, main: Tensor) -> None:
     if tensor.dtype != main.dtype:
         raise TypeError(f"{op}: {name} is {tensor.dtype}; it must be {main.dtype} as the query")
     if tensor.device != main.device:

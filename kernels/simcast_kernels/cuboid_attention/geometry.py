@@ -1,20 +1,24 @@
-"""How cuboids lie in a grid of tokens: plain numbers, shared by twin, kernels and cases."""
+"""The geometry and the arguments of one attention, shared by the reference implementation and the kernels."""
 
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
+
+from torch import Tensor
 
 Triple = tuple[int, int, int]
+PADDINGS = ("ignore", "zeros", "nearest")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """One grid of tokens ``[T, H, W]`` cut into cuboids.
+    """A grid of tokens ``[T, H, W]`` split into cuboids.
 
     Attributes:
         size: tokens along T, H, W.
         cuboid: tokens of a cuboid along T, H, W, at most ``size``.
-        dilated: for each axis, whether a cuboid's tokens are strided over the axis (``d``) or contiguous (``l``).
-        shift: for each axis, by how many tokens the padded axis is rolled towards its beginning before it is cut.
+        dilated: for each axis, whether the tokens of a cuboid are strided over the axis (``d``) or contiguous (``l``).
+        shift: for each axis, number of tokens by which the padded axis is rolled towards its start.
     """
 
     size: Triple
@@ -24,25 +28,25 @@ class Grid:
 
     @property
     def blocks(self) -> Triple:
-        """Cuboids along T, H, W; the last of an axis may hang over its end."""
+        """Cuboids along T, H, W; the last of an axis may extend beyond its end."""
         t, h, w = (-(-n // b) for n, b in zip(self.size, self.cuboid, strict=True))
         return t, h, w
 
     @property
     def padding(self) -> Triple:
-        """Tokens that the cuboids of an axis have too many, along T, H, W."""
+        """Tokens of padding along T, H, W."""
         t, h, w = (n * b - x for n, b, x in zip(self.blocks, self.cuboid, self.size, strict=True))
         return t, h, w
 
     @property
     def padded(self) -> Triple:
-        """Tokens along T, H, W with padding."""
+        """Tokens along T, H, W, including padding."""
         t, h, w = (n * b for n, b in zip(self.blocks, self.cuboid, strict=True))
         return t, h, w
 
     @property
     def positions(self) -> int:
-        """Tokens of the grid."""
+        """Tokens of the grid, without padding."""
         return prod(self.size)
 
     @property
@@ -52,24 +56,103 @@ class Grid:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a cuboid, padded ones counted."""
+        """Tokens of a cuboid, including padding."""
         return prod(self.cuboid)
 
 
 def make_grid(size: Triple, *, cuboid: Triple, strategy: tuple[str, str, str], shift: Triple) -> Grid:
-    """Return the grid with each axis's cuboid clipped as Earthformer does.
+    """Return the grid with cuboid and shift clipped to the axes, as in the public Earthformer.
 
-    A cuboid as long as its axis or longer becomes the whole axis, without a shift; a dilated axis has no shift.
+    A cuboid at least as long as its axis becomes the whole axis, without a shift; a dilated axis has no shift.
     """
-    clipped, dilated, moved = [], [], []
-    for axis, length, letter, by in zip(size, cuboid, strategy, shift, strict=True):
-        whole = axis <= length
-        clipped.append(axis if whole else length)
+    clipped, dilated, shifts = [], [], []
+    for axis, length, letter, tokens in zip(size, cuboid, strategy, shift, strict=True):
+        covers_axis = axis <= length
+        clipped.append(axis if covers_axis else length)
         dilated.append(letter == "d")
-        moved.append(0 if whole or letter == "d" else by)
+        shifts.append(0 if covers_axis or letter == "d" else tokens)
     return Grid(
         size=size,
         cuboid=(clipped[0], clipped[1], clipped[2]),
         dilated=(dilated[0], dilated[1], dilated[2]),
-        shift=(moved[0], moved[1], moved[2]),
+        shift=(shifts[0], shifts[1], shifts[2]),
+    )
+
+
+class Inputs(NamedTuple):
+    """The tensors of one attention.
+
+    In self-attention ``memory`` is None and ``query`` contains query, key and value along its last axis.
+    """
+
+    query: Tensor
+    memory: Tensor | None = None
+    bias: Tensor | None = None
+    global_query: Tensor | None = None
+    global_key: Tensor | None = None
+    global_value: Tensor | None = None
+
+    @property
+    def width(self) -> int:
+        """Features D of the result."""
+        return self.query.shape[-1] // (3 if self.memory is None else 1)
+
+    @property
+    def global_vectors(self) -> int:
+        """Global vectors G."""
+        return 0 if self.global_key is None else self.global_key.shape[1]
+
+
+class Options(NamedTuple):
+    """The arguments of a call that are not tensors, named as in :func:`.cuboid_attention`."""
+
+    heads: int
+    cuboid: Triple
+    strategy: tuple[str, str, str]
+    shift: Triple
+    padding: str = "ignore"
+    scale: float | None = None
+    dropout: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """The computation of a call: the grid of queries, the grid of keys and values, and the softmax."""
+
+    query: Grid
+    memory: Grid
+    heads: int
+    head_size: int
+    padding: str
+    scale: float
+    dropout: float
+    seed: int
+
+    @property
+    def drop_below(self) -> int:
+        """A weight is dropped if its random 32-bit word is below this."""
+        return round(self.dropout * 2**32)
+
+    @property
+    def keep_scale(self) -> float:
+        """Factor of the weights that are not dropped."""
+        return 1 / (1 - self.dropout)
+
+
+def make_problem(inputs: Inputs, options: Options) -> Problem:
+    """Return the computation that validated ``inputs`` and ``options`` describe."""
+    _, t, h, w, _ = inputs.query.shape
+    frames = t if inputs.memory is None else inputs.memory.shape[1]
+    cuboid, strategy, shift = options.cuboid, options.strategy, options.shift
+    head_size = inputs.width // options.heads
+    return Problem(
+        query=make_grid((t, h, w), cuboid=cuboid, strategy=strategy, shift=shift),
+        memory=make_grid((frames, h, w), cuboid=cuboid, strategy=strategy, shift=shift),
+        heads=options.heads,
+        head_size=head_size,
+        padding=options.padding,
+        scale=head_size**-0.5 if options.scale is None else options.scale,
+        dropout=options.dropout,
+        seed=options.seed,
     )

@@ -1,4 +1,4 @@
-"""Cuboid attention by Triton: which kernel a call takes, with what tiles, and the buffers around it."""
+"""Launches of the cuboid attention kernels: choice of kernel and tile sizes, buffers, sums of partial gradients."""
 
 from dataclasses import dataclass
 
@@ -6,26 +6,24 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from simcast_kernels.dispatch import interpreter_is_on
-from simcast_kernels.launch import Launch
+from simcast_kernels.dispatch import Launch, interpreter_is_on
 
-from .geometry import Grid
+from .geometry import Grid, Inputs, Problem
 from .kernel_backward import backward_kernel
 from .kernel_backward_split import bias_kernel, columns_kernel, rows_kernel
 from .kernel_forward import forward_kernel
-from .problem import Inputs, Problem
 
 ONE_TILE_TOKENS = 64
-# Enough programs to fill a large GPU several times over; fixed, since the number of tiles a program takes is the order
-# of the sums of shared gradients.
+# Enough programs to fill a large GPU several times. Fixed, because the number of tiles per program determines the
+# summation order of shared gradients.
 PROGRAMS = 4096
-MOST_TILES = 16
-MOST_BIAS_PARTIALS = 2**26
+MAX_TILES = 16
+MAX_BIAS_PARTIALS = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Tiles of one problem: PACK cuboids a tile and ``tiles`` tiles a program, or blocks of one cuboid (``split``)."""
+    """Tiling: ``pack`` cuboids per tile and ``tiles`` tiles per program, or blocks of one cuboid (``split``)."""
 
     block_m: int
     block_n: int
@@ -35,14 +33,14 @@ class Plan:
     warps: int
 
     def programs(self, problem: Problem) -> int:
-        """Programs a head and sample, in the forward and in the one-tile backward."""
+        """Programs per head and sample, in the forward and in the one-tile backward kernel."""
         if self.split:
             return problem.query.cuboids * -(-problem.query.tokens // self.block_m)
         return -(-problem.query.cuboids // (self.pack * self.tiles))
 
 
-def refusal(inputs: Inputs, problem: Problem) -> str:
-    """Return why the kernels do not take a problem, or an empty string."""
+def unsupported(inputs: Inputs, problem: Problem) -> str:
+    """Return the reason why the kernels do not support a call, or an empty string."""
     if problem.padding == "nearest":
         return "padding 'nearest' resamples the axes"
     if problem.head_size > 128:
@@ -51,14 +49,14 @@ def refusal(inputs: Inputs, problem: Problem) -> str:
         return f"{inputs.global_vectors} global vectors are more than 64"
     for tensor, grid in ((inputs.query, problem.query), (inputs.memory, problem.memory)):
         if tensor is not None and grid.positions * tensor.shape[-1] >= 2**31:
-            return f"a sample of {grid.positions * tensor.shape[-1]} elements needs offsets of 64 bits"
+            return f"a sample of {grid.positions * tensor.shape[-1]} elements needs 64-bit offsets"
     return ""
 
 
 def plan(inputs: Inputs, problem: Problem) -> Plan:
-    """Return the tiles of a problem: one cuboid padded to a power of two is what never spills (see cases.py)."""
+    """Return the tiling: one cuboid padded to a power of two, which spills on no target (benchmarks/compiled.csv)."""
     rows, keys = problem.query.tokens, problem.memory.tokens
-    # Products of float32 hold both factors in registers.
+    # Float32 matmuls hold both operands in registers.
     wider = 4 if inputs.query.dtype == torch.float32 else 1
     if max(rows, keys) > ONE_TILE_TOKENS:
         block_m, block_n = _block(min(rows, ONE_TILE_TOKENS)), _block(min(keys, ONE_TILE_TOKENS))
@@ -66,7 +64,7 @@ def plan(inputs: Inputs, problem: Problem) -> Plan:
     block_m, block_n = _block(rows), _block(keys)
     pack = min(block_m // rows, block_n // keys, problem.query.cuboids)
     groups = -(-problem.query.cuboids // pack)
-    tiles = max(1, min(MOST_TILES, groups * problem.heads * inputs.query.shape[0] // PROGRAMS))
+    tiles = max(1, min(MAX_TILES, groups * problem.heads * inputs.query.shape[0] // PROGRAMS))
     return Plan(
         block_m=block_m,
         block_n=block_n,
@@ -111,23 +109,23 @@ def forward_launch(inputs: Inputs, problem: Problem, *, out: Tensor) -> Launch:
 
 
 def backward_launches(inputs: Inputs, problem: Problem, grad: Tensor) -> tuple[Inputs, list[Launch]]:
-    """Return the buffers of all gradients, those of shared inputs being partial sums, and the launches that fill them.
+    """Return the buffers of all gradients, and the launches that write them.
 
-    Partial sums have a leading axis to add over (bias) or a second one (global key and value, ``[B, n, heads, G,
-    head size]``).
+    Gradients of shared inputs are partial sums, to be added over the first axis (bias) or the second (global key and
+    value, ``[B, n, heads, G, head size]``).
     """
     tiles = plan(inputs, problem)
     buffers = _buffers(inputs, problem, tiles)
     if tiles.split:
         return buffers, _split_launches(inputs, problem, grad, tiles, buffers)
-    query, memory, bias, *far = inputs
-    d_query, d_memory, d_bias, *d_far = buffers
+    query, memory, bias, *global_tensors = inputs
+    d_query, d_memory, d_bias, *d_global = buffers
     launch = Launch(
         kernel=backward_kernel,
         grid=(problem.heads * tiles.programs(problem), grad.shape[0]),
         arguments=(
-            *(query, query if memory is None else memory, bias, *far, grad),
-            *(d_query, d_query if d_memory is None else d_memory, d_bias, *d_far),
+            *(query, query if memory is None else memory, bias, *global_tensors, grad),
+            *(d_query, d_query if d_memory is None else d_memory, d_bias, *d_global),
             *(problem.seed, problem.scale, tiles.tiles),
         ),
         options={
@@ -140,12 +138,12 @@ def backward_launches(inputs: Inputs, problem: Problem, grad: Tensor) -> tuple[I
 
 
 def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan, buffers: Inputs) -> list[Launch]:
-    query, memory, bias, *far = inputs
+    query, memory, bias, *global_tensors = inputs
     memory = query if memory is None else memory
-    d_query, d_memory, d_bias, *d_far = buffers
+    d_query, d_memory, d_bias, *d_global = buffers
     d_memory = d_query if d_memory is None else d_memory
     batch, heads = grad.shape[0], problem.heads
-    # Of every row: the softmax's maximum, the inverse of its normaliser, and delta.
+    # Per row: maximum of the scores, reciprocal of the normalizer, delta.
     rows = [grad.new_empty(batch, heads, problem.query.positions, dtype=torch.float32) for _ in range(3)]
     constants = _constants(inputs, problem, tiles)
     key_blocks = -(-problem.memory.tokens // tiles.block_n)
@@ -154,7 +152,7 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
             kernel=rows_kernel,
             grid=(heads * tiles.programs(problem), batch),
             arguments=(
-                *(query, memory, bias, *far, grad, d_query, *d_far, *rows),
+                *(query, memory, bias, *global_tensors, grad, d_query, *d_global, *rows),
                 *(problem.seed, problem.scale),
             ),
             options={**constants, **_global_constants(inputs)},
@@ -183,24 +181,24 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
 
 def _buffers(inputs: Inputs, problem: Problem, tiles: Plan) -> Inputs:
     batch, programs = inputs.query.shape[0], tiles.programs(problem)
-    d_bias = d_far = None
+    d_bias = d_global = None
     if inputs.bias is not None:
         tables = batch * programs * tiles.pack
         if tiles.split:
             units = batch * problem.query.cuboids
-            most = max(1, min(units, 64, MOST_BIAS_PARTIALS // inputs.bias.numel()))
+            most = max(1, min(units, 64, MAX_BIAS_PARTIALS // inputs.bias.numel()))
             tables = -(-units // -(-units // most))
         d_bias = inputs.bias.new_empty(tables, *inputs.bias.shape, dtype=torch.float32)
     if inputs.global_key is not None:
         shape = (batch, programs, problem.heads, inputs.global_vectors, problem.head_size)
-        d_far = inputs.query.new_empty(shape, dtype=torch.float32)
+        d_global = inputs.query.new_empty(shape, dtype=torch.float32)
     return Inputs(
         query=torch.empty_like(inputs.query),
         memory=None if inputs.memory is None else torch.empty_like(inputs.memory),
         bias=d_bias,
         global_query=None if inputs.global_query is None else torch.empty_like(inputs.global_query),
-        global_key=d_far,
-        global_value=None if d_far is None else torch.empty_like(d_far),
+        global_key=d_global,
+        global_value=None if d_global is None else torch.empty_like(d_global),
     )
 
 

@@ -1,22 +1,23 @@
-"""Pieces of a tile that forward and backward share: rows, bias, scores, dropout."""
+"""Jitted steps that the forward and backward kernels share: tiles of queries, keys, global vectors; scores, dropout."""
 
-# Pyright misreads Triton constexpr arguments, and tensors that a jitted function indexes.
+# Pyright does not understand Triton constexpr arguments and indexed tensors in jitted functions.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 import triton
 import triton.language as tl
 
+from simcast_kernels.device.cuboids import tile_rows
 from simcast_kernels.device.philox import keep_tile
 
 
 @triton.jit
 def head_base(tensor, sample, head, POSITIONS: tl.constexpr, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr):
-    """Return the address of one sample's and head's first feature in ``[B, positions, STRIDE]``."""
+    """Return the address of the first feature of one sample and head in ``[B, positions, STRIDE]``."""
     return tensor + tl.cast(sample, tl.int64) * (POSITIONS * STRIDE) + head * HEAD_SIZE
 
 
 @triton.jit
 def row_addresses(base, row, mask, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Return the addresses of a tile's features, and which of them exist."""
+    """Return the addresses of the features of rows, and the mask of those that exist."""
     column = tl.arange(0, BLOCK_D)
     valid = mask[:, None]
     if HEAD_SIZE != BLOCK_D:
@@ -26,7 +27,7 @@ def row_addresses(base, row, mask, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr
 
 @triton.jit
 def load_rows(base, row, mask, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr):
-    """Return the features of rows, 0 where masked, in DOT: bfloat16 products are wrong in Triton's interpreter."""
+    """Return the features of rows in the dtype DOT, 0 where masked; Triton's interpreter has no bfloat16 matmul."""
     address, valid = row_addresses(base, row, mask, STRIDE, HEAD_SIZE, BLOCK_D)
     return tl.load(address, mask=valid, other=0.0).to(tl.float32).to(DOT)
 
@@ -39,28 +40,105 @@ def store_rows(base, row, mask, value, STRIDE: tl.constexpr, HEAD_SIZE: tl.const
 
 
 @triton.jit
-def load_bias(bias, head, token_q, token_k, QUERY_TOKENS: tl.constexpr, KEY_TOKENS: tl.constexpr):
+def load_query_tile(
+    base, group, first, AXES: tl.constexpr, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr, PACK: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return (queries, token numbers, positions, inside, labels) of a tile; see :func:`tile_rows`."""
+    token, position, _is_token, inside, label = tile_rows(group, first, AXES, PACK, BLOCK)
+    return load_rows(base, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT), token, position, inside, label
+
+
+@triton.jit
+def load_key_tile(
+    base, group, first, AXES: tl.constexpr, STRIDE: tl.constexpr, WIDTH: tl.constexpr, HEAD_SIZE: tl.constexpr,
+    ZEROS: tl.constexpr, PACK: tl.constexpr, BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return (keys, values, token numbers, positions, inside, attended, labels) of a tile.
+
+    With ZEROS padded tokens are attended as keys of zeros, otherwise they are masked.
+    """
+    token, position, is_token, inside, label = tile_rows(group, first, AXES, PACK, BLOCK)
+    key = load_rows(base, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT)
+    value = load_rows(base + WIDTH, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT)
+    attended = is_token if ZEROS else inside
+    return key, value, token, position, inside, attended, label
+
+
+@triton.jit
+def load_global_vectors(
+    global_key, global_value, sample, head, GLOBALS: tl.constexpr, WIDTH: tl.constexpr, HEAD_SIZE: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return (keys, values, numbers, mask of those that exist) of the global vectors of one sample and head."""
+    vector = tl.arange(0, BLOCK_G)
+    exists = vector < GLOBALS
+    key_base = head_base(global_key, sample, head, GLOBALS, WIDTH, HEAD_SIZE)
+    value_base = head_base(global_value, sample, head, GLOBALS, WIDTH, HEAD_SIZE)
+    key = load_rows(key_base, vector, exists, WIDTH, HEAD_SIZE, BLOCK_D, DOT)
+    value = load_rows(value_base, vector, exists, WIDTH, HEAD_SIZE, BLOCK_D, DOT)
+    return key, value, vector, exists
+
+
+@triton.jit
+def global_score_tile(
+    q, global_query, key, exists, sample, head, position, inside, scale, POSITIONS: tl.constexpr,
+    WIDTH: tl.constexpr, HEAD_SIZE: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr,
+):  # fmt: skip
+    """Return (queries, scores) of a tile of queries with the global vectors; without ``global_query``, ``q`` is it."""
+    if global_query is not None:
+        base = head_base(global_query, sample, head, POSITIONS, WIDTH, HEAD_SIZE)
+        q = load_rows(base, position, inside, WIDTH, HEAD_SIZE, BLOCK_D, DOT)
+    scores = matmul(q, tl.trans(key)) * scale
+    return q, tl.where(exists[None, :], scores, float("-inf"))
+
+
+@triton.jit
+def load_bias(bias, head, token_q, token_k, Q_TOKENS: tl.constexpr, K_TOKENS: tl.constexpr):
     """Return the bias of a tile, 0 outside the table."""
-    address = bias + (head * QUERY_TOKENS + token_q[:, None]) * KEY_TOKENS + token_k[None, :]
-    valid = (token_q < QUERY_TOKENS)[:, None] & (token_k < KEY_TOKENS)[None, :]
+    address = bias + (head * Q_TOKENS + token_q[:, None]) * K_TOKENS + token_k[None, :]
+    valid = (token_q < Q_TOKENS)[:, None] & (token_k < K_TOKENS)[None, :]
     return tl.load(address, mask=valid, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def product(a, b):
-    """Return ``a @ b`` in float32, without the rounding to tf32."""
+def load_bias_table(
+    bias, head, Q_TOKENS: tl.constexpr, K_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Return the bias of a tile of whole cuboids, the same for every tile."""
+    token_q, token_k = tl.arange(0, BLOCK_M) % Q_TOKENS, tl.arange(0, BLOCK_N) % K_TOKENS
+    return load_bias(bias, head, token_q, token_k, Q_TOKENS, K_TOKENS)
+
+
+@triton.jit
+def score_tile(
+    q, k, bias, table, head, token_q, token_k, label_q, label_k, attended, scale,
+    Q_TOKENS: tl.constexpr, K_TOKENS: tl.constexpr, IN_REGISTERS: tl.constexpr,
+):  # fmt: skip
+    """Return the scaled scores plus bias, -inf where masked; IN_REGISTERS: the bias is ``table``, already loaded."""
+    scores = matmul(q, tl.trans(k)) * scale
+    if IN_REGISTERS:
+        scores += table
+    elif bias is not None:
+        scores += load_bias(bias, head, token_q, token_k, Q_TOKENS, K_TOKENS)
+    return tl.where((label_q[:, None] == label_k[None, :]) & attended[None, :], scores, float("-inf"))
+
+
+@triton.jit
+def matmul(a, b):
+    """Return ``a @ b`` in float32, without rounding to tf32."""
     return tl.dot(a, b, input_precision="ieee")
 
 
 @triton.jit
-def dropped(value, seed, place, column, head, sample, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr):
+def apply_dropout(value, seed, position, column, head, sample, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr):
     """Return a tile of weights, or of their gradient, after dropout."""
     if DROP_BELOW > 0:
-        value = tl.where(keep_tile(seed, place, column, head, sample, DROP_BELOW), value * KEEP_SCALE, 0.0)
+        value = tl.where(keep_tile(seed, position, column, head, sample, DROP_BELOW), value * KEEP_SCALE, 0.0)
     return value
 
 
 @triton.jit
 def finite(maximum):
-    """Return the row maximum to subtract: 0 for a row without a key, whose weights then are exp(-inf) = 0."""
+    """Return the row maximum to subtract: 0 for a row without keys, whose weights are then exp(-inf) = 0."""
     return tl.where(maximum == float("-inf"), 0.0, maximum)

@@ -1,33 +1,32 @@
-"""The custom operators: which body runs, what the compiler may know of the results, and their gradients."""
+"""Custom operators of cuboid attention: implementation, fake tensors, gradients."""
 
-import warnings
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from simcast_kernels.dispatch import are_twins_inlined, body_for
+from simcast_kernels.dispatch import select_implementation, warn_of_fallback
 
 from . import reference
-from .problem import Inputs, Options, Problem, make_problem
+from .geometry import Inputs, Options, Problem, make_problem
 
-_told: set[str] = set()
+_OP = "cuboid_attention"
 
 
 def attend(inputs: Inputs, options: Options) -> Tensor:
-    """Return the attention of checked inputs, differentiable, through the custom operator."""
-    if are_twins_inlined():
+    """Return the attention of validated inputs, differentiable."""
+    if torch.compiler.is_exporting():
         return reference.forward(inputs, make_problem(inputs, options))
     heads, cuboid, strategy, shift, padding, scale, dropout, seed = options
     scale = (inputs.width // heads) ** -0.5 if scale is None else scale
     letters = "".join(strategy)
-    return torch.ops.simcast_kernels.cuboid_attention(
+    return forward_operator(
         *inputs, heads, list(cuboid), letters, list(shift), padding, float(scale), float(dropout), seed
     )
 
 
 @torch.library.custom_op("simcast_kernels::cuboid_attention", mutates_args=())
-def _forward(
+def forward_operator(
     query: Tensor,
     memory: Tensor | None,
     bias: Tensor | None,
@@ -43,19 +42,20 @@ def _forward(
     dropout: float,
     seed: int,
 ) -> Tensor:
+    """Return the attention ``[B, T, H, W, D]``."""
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
     problem = make_problem(inputs, _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
     with torch.autocast(query.device.type, enabled=False):
-        return _body(inputs, problem).forward(inputs, problem)
+        return _implementation(inputs, problem).forward(inputs, problem)
 
 
-@_forward.register_fake
+@forward_operator.register_fake
 def _(query, memory, bias, global_query, global_key, global_value, *options):
     return query.new_empty(*query.shape[:4], Inputs(query, memory).width)
 
 
 @torch.library.custom_op("simcast_kernels::cuboid_attention_backward", mutates_args=())
-def _backward(
+def backward_operator(
     query: Tensor,
     memory: Tensor | None,
     bias: Tensor | None,
@@ -72,16 +72,17 @@ def _backward(
     dropout: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradient of each tensor of the inputs."""
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
     problem = make_problem(inputs, _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
     with torch.autocast(query.device.type, enabled=False):
-        grads = _body(inputs, problem).backward(inputs, problem, grad_output)
-    # An operator cannot return None: an empty tensor stands for the gradient of an input that is not there.
+        grads = _implementation(inputs, problem).backward(inputs, problem, grad_output)
+    # An operator cannot return None: the gradient of an absent input is an empty tensor.
     query_, memory_, bias_, *rest = (query.new_empty(0) if g is None else g.contiguous() for g in grads)
     return query_, memory_, bias_, rest[0], rest[1], rest[2]
 
 
-@_backward.register_fake
+@backward_operator.register_fake
 def _(query, memory, bias, global_query, global_key, global_value, grad_output, *options):
     tensors = (query, memory, bias, global_query, global_key, global_value)
     return tuple(
@@ -96,26 +97,23 @@ def _save_inputs(ctx, inputs, output) -> None:
 
 def _gradients(ctx, grad_output):
     tensors = ctx.saved_tensors
-    grads = torch.ops.simcast_kernels.cuboid_attention_backward(*tensors, grad_output, *ctx.options)
+    grads = backward_operator(*tensors, grad_output, *ctx.options)
     return *(None if x is None else g for x, g in zip(tensors, grads, strict=True)), *(None for _ in ctx.options)
 
 
-_forward.register_autograd(_gradients, setup_context=_save_inputs)
+forward_operator.register_autograd(_gradients, setup_context=_save_inputs)
 
 
 def _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed) -> Options:
     return Options(heads, tuple(cuboid), tuple(strategy), tuple(shift), padding, scale, dropout, seed)
 
 
-def _body(inputs: Inputs, problem: Problem):
-    if body_for("cuboid_attention", inputs.query.device) == "reference":
+def _implementation(inputs: Inputs, problem: Problem):
+    if select_implementation(_OP, inputs.query.device) == "reference":
         return reference
-    from . import kernel  # late: the twin needs no Triton
+    from . import kernel  # imports Triton
 
-    refused = kernel.refusal(inputs, problem)
-    if refused:
-        if refused not in _told:
-            _told.add(refused)
-            warnings.warn(f"cuboid_attention takes its slower PyTorch twin: {refused}", stacklevel=2)
+    if reason := kernel.unsupported(inputs, problem):
+        warn_of_fallback(_OP, reason)
         return reference
     return kernel

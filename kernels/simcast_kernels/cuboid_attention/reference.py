@@ -1,7 +1,7 @@
-"""Cuboid attention in plain PyTorch: the definition that the kernels must match, and the CPU path.
+"""Reference implementation of cuboid attention in PyTorch: the definition for the kernels, and the CPU path.
 
-Pad, roll, cut into cuboids, one softmax over a cuboid's tokens and the global vectors, and all the way back. Everything
-is computed in float32, or in float64 where the query is float64, and rounded once at the end.
+Pad, roll, split into cuboids, one softmax over the tokens of a cuboid and the global vectors, and the inverse. Computed
+in float32, or in float64 if the query is float64, and rounded once at the end.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from simcast_kernels.philox import philox
 
-from .geometry import Grid, Triple
-from .problem import Inputs, Options, Problem, make_problem
+from .geometry import Grid, Inputs, Options, Problem, Triple, make_problem
 
 
 def cuboid_attention_reference(
@@ -26,9 +25,9 @@ def cuboid_attention_reference(
     global_value: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Return cuboid self-attention as PyTorch's own operations compute it, differentiable by PyTorch's own autograd.
+    """Return cuboid self-attention, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`; besides, float64 is taken and returned.
+    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`; float64 is also accepted and returned.
     """
     return _differentiable(Inputs(qkv, None, bias, global_query, global_key, global_value), Options(**options))
 
@@ -43,7 +42,7 @@ def cuboid_cross_attention_reference(
     global_value: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    """Return cuboid cross-attention likewise; see :func:`simcast_kernels.cuboid_attention.cuboid_cross_attention`."""
+    """Return cuboid cross-attention; see :func:`simcast_kernels.cuboid_attention.cuboid_cross_attention`."""
     return _differentiable(Inputs(query, key_value, bias, global_query, global_key, global_value), Options(**options))
 
 
@@ -61,7 +60,7 @@ def forward(inputs: Inputs, problem: Problem) -> Tensor:
 
 
 def backward(inputs: Inputs, problem: Problem, grad_output: Tensor) -> list[Tensor | None]:
-    """Return the gradient of each of ``inputs``, None for those that are None, recomputing the weights."""
+    """Return the gradient of each of ``inputs``, None for absent inputs; recompute the weights."""
     query, memory = problem.query, problem.memory
     q, k, v = projections(inputs, problem)
     weights, gq, keep = softmax_weights(inputs, problem, q, k)
@@ -76,7 +75,7 @@ def backward(inputs: Inputs, problem: Problem, grad_output: Tensor) -> list[Tens
         d_weights = torch.cat([d_weights, grad @ gv.mT], dim=-1)
     if keep is not None:
         d_weights = d_weights * keep
-    # Softmax, in place: these are the largest tensors here.
+    # Softmax, in place: these are the largest tensors.
     d_scores = d_weights.sub_((weights * d_weights).sum(-1, keepdim=True)).mul_(weights)
     local = d_scores[..., :tokens]
     d_q = (local @ k).mul_(problem.scale)
@@ -84,13 +83,13 @@ def backward(inputs: Inputs, problem: Problem, grad_output: Tensor) -> list[Tens
     d_v = dropped[..., :tokens].mT @ grad
     grads: list[Tensor | None] = [None] * 6
     if gk is not None:
-        far = d_scores[..., tokens:]
-        d_gq = (far @ gk).mul_(problem.scale)
+        global_scores = d_scores[..., tokens:]
+        d_gq = (global_scores @ gk).mul_(problem.scale)
         if inputs.global_query is None:
             d_q = d_q.add_(d_gq)
         else:
             grads[3] = _merge([d_gq], query)
-        grads[4] = (far.mT @ gq).mul_(problem.scale).sum(1).transpose(1, 2).flatten(2)
+        grads[4] = (global_scores.mT @ gq).mul_(problem.scale).sum(1).transpose(1, 2).flatten(2)
         grads[5] = (dropped[..., tokens:].mT @ grad).sum(1).transpose(1, 2).flatten(2)
     if inputs.memory is None:
         grads[0] = _merge([d_q, d_k, d_v], query)
@@ -113,7 +112,7 @@ def from_cuboids(x: Tensor, grid: Grid) -> Tensor:
 def to_cuboid_heads(x: Tensor, grid: Grid, *, parts: int, heads: int) -> tuple[Tensor, ...]:
     """Return ``parts`` tensors ``[B, cuboids, heads, tokens, head size]`` of ``[B, T, H, W, parts * D]``.
 
-    As :func:`to_cuboids`, but the heads come before the tokens, as products want them: one copy does both.
+    As :func:`to_cuboids`, with the heads before the tokens, the layout for the matmuls; takes one copy.
     """
     x = _padded_and_rolled(x, grid)
     split, blocks, tokens = _axes(grid)
@@ -133,43 +132,44 @@ def from_cuboid_heads(x: Tensor, grid: Grid) -> Tensor:
     return _unrolled(x, grid)
 
 
-def attended(problem: Problem, device: torch.device) -> Tensor | None:
-    """Return which key a query may attend to, bool ``[cuboids, query tokens, key tokens]``, or None for all.
+def attention_mask(problem: Problem, device: torch.device) -> Tensor | None:
+    """Return the attention mask, bool ``[cuboids, query tokens, key tokens]``, or None if nothing is masked.
 
-    A shifted cuboid holds up to three stretches of each axis that are no neighbours; keys of another stretch are
+    A shifted cuboid contains up to three regions of each axis that are not contiguous; keys of another region are
     masked. With padding ``ignore`` padded keys are masked too.
     """
     query, memory = problem.query, problem.memory
     shifted, padded = any(query.shift), problem.padding == "ignore" and any(memory.padding)
     if not (shifted or padded):
         return None
-    may = _regions(query, device)[:, :, None] == _regions(memory, device)[:, None, :]
+    mask = _regions(query, device)[:, :, None] == _regions(memory, device)[:, None, :]
     if padded:
         inside = torch.ones(1, *memory.size, 1, dtype=torch.bool, device=device)
-        may = may & to_cuboids(inside, memory)[0, :, None, :, 0]
-    return may
+        mask = mask & to_cuboids(inside, memory)[0, :, None, :, 0]
+    return mask
 
 
 def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device: torch.device) -> Tensor:
     """Return 0 or 1 / (1 - dropout) for each weight, float32 ``[B, cuboids, heads, query tokens, keys]``.
 
-    The counters are the query's position ``(t * H + h) * W + w``, the key's token number in the cuboid (global vectors
-    follow), the head divided by 4 and the sample; the head modulo 4 picks the word. A word below ``dropout * 2^32``
-    drops. So the mask depends on the seed and on places alone, and the backward finds it again.
+    The Philox counters are the position of the query ``(t * H + h) * W + w``, the token number of the key in the cuboid
+    (global vectors follow), ``head // 4`` and the sample; ``head % 4`` selects the word. A weight is dropped if its
+    word is below ``dropout * 2^32``. The mask depends only on the seed and on positions, so the backward pass
+    recomputes it.
     """
     query = problem.query
-    places = torch.arange(query.positions, device=device).view(1, *query.size, 1)
-    position = to_cuboids(places, query).view(1, -1, 1, query.tokens, 1)
+    positions = torch.arange(query.positions, device=device).view(1, *query.size, 1)
+    position = to_cuboids(positions, query).view(1, -1, 1, query.tokens, 1)
     column = torch.arange(problem.memory.tokens + global_vectors, device=device)
     quads = torch.arange(-(-problem.heads // 4), device=device).view(1, 1, -1, 1, 1)
     sample = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1)
     words = philox(problem.seed, (position, column, quads, sample))
-    stays = torch.stack([word >= problem.drop_below for word in words], dim=3).flatten(2, 3)[:, :, : problem.heads]
-    return stays.to(torch.float32).mul_(problem.keep_scale)
+    kept = torch.stack([word >= problem.drop_below for word in words], dim=3).flatten(2, 3)[:, :, : problem.heads]
+    return kept.to(torch.float32).mul_(problem.keep_scale)
 
 
 def resampled(inputs: Inputs, problem: Problem) -> Inputs:
-    """Return the inputs of padding ``nearest``: those on a grid resampled to whole cuboids, which need no padding."""
+    """Return the inputs resampled to the padded size, for padding ``nearest``."""
     query, memory = problem.query.padded, problem.memory.padded
     return inputs._replace(
         query=resample(inputs.query, query),
@@ -179,13 +179,13 @@ def resampled(inputs: Inputs, problem: Problem) -> Inputs:
 
 
 def resample(x: Tensor, size: Triple) -> Tensor:
-    """Return ``[B, T, H, W, F]`` at another size by the nearest token, as ``F.interpolate`` chooses it.
+    """Return ``[B, T, H, W, F]`` resampled by nearest neighbour, with the indices of ``F.interpolate``.
 
-    By indexing, whose gradient is deterministic where that of ``F.interpolate`` is not.
+    Uses indexing because the gradient of ``F.interpolate`` is not deterministic on CUDA.
     """
     for axis, length in enumerate(size, start=1):
         if x.shape[axis] != length:
-            # In float32, as there: for 22 and 26 that is not the integer quotient everywhere.
+            # In float32 as F.interpolate: for 22 and 26 this differs from the integer quotient.
             ratio = torch.tensor(x.shape[axis] / length, dtype=torch.float32, device=x.device)
             index = (torch.arange(length, device=x.device) * ratio).long().clamp_max(x.shape[axis] - 1)
             x = x.movedim(axis, 0)[index].movedim(0, axis)
@@ -215,7 +215,7 @@ def _unrolled(x: Tensor, grid: Grid) -> Tensor:
 
 
 def _axes(grid: Grid) -> tuple[list[int], list[int], list[int]]:
-    """Return the axes T, H, W as six of blocks and tokens, and where blocks and tokens stand among them, from 1."""
+    """Return T, H, W split into six axes of blocks and tokens, and the numbers (from 1) of block and token axes."""
     split: list[int] = []
     blocks, tokens = [], []
     for n, b, dilated in zip(grid.blocks, grid.cuboid, grid.dilated, strict=True):
@@ -237,9 +237,9 @@ def _regions(grid: Grid, device: torch.device) -> Tensor:
     for axis, (length, tokens, shift) in enumerate(zip(grid.padded, grid.cuboid, grid.shift, strict=True)):
         region = region * 3
         if shift:
-            place = torch.arange(length, device=device)
-            stretch = (place >= length - tokens).long() + (place >= length - shift).long()
-            region = region + stretch.view([-1 if a == axis else 1 for a in range(3)])
+            position = torch.arange(length, device=device)
+            part = (position >= length - tokens).long() + (position >= length - shift).long()
+            region = region + part.view([-1 if a == axis else 1 for a in range(3)])
     return _cut(region[None, ..., None], grid)[0, ..., 0]
 
 
@@ -260,22 +260,22 @@ def projections(inputs: Inputs, problem: Problem) -> tuple[Tensor, Tensor, Tenso
 
 
 def softmax_weights(inputs: Inputs, problem: Problem, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the softmax ``[B, cuboids, heads, query tokens, keys]``, the local-to-global query, dropout's factors."""
-    # In place on fresh results: for short cuboids the time goes into memory.
+    """Return softmax weights ``[B, cuboids, heads, query tokens, keys]``, local-to-global query, dropout factors."""
+    # In place: short cuboids are bound by memory.
     scores = (q @ k.mT).mul_(problem.scale)
     if inputs.bias is not None:
         scores = scores.add_(inputs.bias.to(scores.dtype))
-    may = attended(problem, q.device)
-    if may is not None:
-        # Not -inf: the row of a padded query may have no key at all, and must not become NaN.
-        scores = scores.masked_fill_(~may[:, None], torch.finfo(scores.dtype).min)
+    mask = attention_mask(problem, q.device)
+    if mask is not None:
+        # Not -inf: the row of a padded query may have no key and must not become NaN.
+        scores = scores.masked_fill_(~mask[:, None], torch.finfo(scores.dtype).min)
     gq, count = q, 0
     if inputs.global_key is not None:
         count = inputs.global_key.shape[1]
         if inputs.global_query is not None:
             (gq,) = to_cuboid_heads(inputs.global_query.to(q.dtype), problem.query, parts=1, heads=problem.heads)
-        far = (gq @ _global_heads(inputs.global_key, problem, q.dtype).mT).mul_(problem.scale)
-        scores = torch.cat([scores, far], dim=-1)
+        global_scores = (gq @ _global_heads(inputs.global_key, problem, q.dtype).mT).mul_(problem.scale)
+        scores = torch.cat([scores, global_scores], dim=-1)
     keep = None
     if problem.dropout > 0:
         keep = dropout_factors(problem, batch=q.shape[0], global_vectors=count, device=q.device)
@@ -283,12 +283,12 @@ def softmax_weights(inputs: Inputs, problem: Problem, q: Tensor, k: Tensor) -> t
 
 
 def _merge(parts: Sequence[Tensor], grid: Grid) -> Tensor:
-    """Return gradients ``[B, cuboids, heads, tokens, head size]`` side by side as ``[B, T, H, W, parts * D]``."""
+    """Return gradients ``[B, cuboids, heads, tokens, head size]`` concatenated as ``[B, T, H, W, parts * D]``."""
     first = parts[0]
     batch, _, heads, _, features = first.shape
     split, blocks, tokens = _axes(grid)
     merged = first.new_empty(batch, *split, len(parts), heads, features)
-    places = merged.permute(7, 0, *blocks, 8, *tokens, 9)
-    for place, part in zip(places, parts, strict=True):
-        place.copy_(part.view(place.shape))
+    slices = merged.permute(7, 0, *blocks, 8, *tokens, 9)
+    for target, part in zip(slices, parts, strict=True):
+        target.copy_(part.view(target.shape))
     return _unrolled(merged.view(batch, *grid.padded, -1), grid)

@@ -1,6 +1,6 @@
-"""Counted random bits: the same word for the same counters, in any tile, on any device and in the twin."""
+"""Counter-based random numbers: the same word for the same counters in every tile, device and implementation."""
 
-# Pyright misreads Triton constexpr arguments, and tensors that a jitted function indexes.
+# Pyright does not understand Triton constexpr arguments and indexed tensors in jitted functions.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 import triton
 import triton.language as tl
@@ -8,9 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def keep_tile(seed, row, column, head, sample, DROP_BELOW: tl.constexpr):
-    """Return which weights of a tile stay: bool ``[rows, columns]``, from Philox4x32-10 with the seed as its key.
+    """Return the dropout mask of a tile, True for kept weights: bool ``[rows, columns]``, by Philox4x32-10.
 
-    The counters are (row, column, head // 4, sample); head modulo 4 picks one of the four words.
+    The key is the seed, the counters are (row, column, head // 4, sample); ``head % 4`` selects one of the four words.
     """
     zero = (row[:, None] + column[None, :]) * 0
     a, b, c, d = tl.philox(seed, zero + row[:, None], zero + column[None, :], zero + head // 4, zero + sample)
@@ -26,7 +26,7 @@ def uniform(word):
 
 @triton.jit
 def normal_pair(first, second):
-    """Return two independent standard normal tensors of two tensors of words (Box-Muller)."""
+    """Return two independent standard normal tensors from two tensors of words (Box-Muller)."""
     radius = tl.sqrt(-2.0 * tl.log(uniform(first)))
     angle = 6.283185307179586 * uniform(second)
     return radius * tl.cos(angle), radius * tl.sin(angle)
@@ -34,9 +34,9 @@ def normal_pair(first, second):
 
 @triton.jit
 def normal_block(key, first, sample, member, step, BLOCK: tl.constexpr):
-    """Return the standard normal numbers of BLOCK elements from ``first`` on, float32; BLOCK and ``first`` by fours.
+    """Return standard normal noise for BLOCK elements starting at ``first``, float32; both are multiples of 4.
 
-    The counters are (element // 4, sample, member, step), as in the twin ``simcast_kernels.philox.normals``.
+    The counters are (element // 4, sample, member, step), as in ``simcast_kernels.philox.normals``.
     """
     quad = (first // 4 + tl.arange(0, BLOCK // 4)).to(tl.uint32)
     zero = quad * 0
@@ -45,5 +45,5 @@ def normal_block(key, first, sample, member, step, BLOCK: tl.constexpr):
     )
     n0, n1 = normal_pair(a, b)
     n2, n3 = normal_pair(c, d)
-    # The last axis is the one joined last, so that the four stand in order and a thread holds what it stores.
+    # The axis joined last is the innermost, so the four elements are in order and a thread holds what it stores.
     return tl.reshape(tl.join(tl.join(n0, n2), tl.join(n1, n3)), (BLOCK,))

@@ -1,12 +1,12 @@
-"""Layer norm and linear layers: the normed tensor lives in registers alone.
+"""Layer norm and linear layers: the normalized tensor stays in registers.
 
-N bytes are one ``[rows, D]``, F N the results of all layers together. Forward: N read, F N written; PyTorch's own norm
-and layers move 2 N more, and N more for each layer (the inputs of a level's first attention: 12 N, here 7 N). Backward:
-F N and N read, N written; the normed tensor is written once for the gradients of the weights, which are PyTorch's own
-products. Every row has one writer; gradients of the norm are partial sums, one a program.
+N bytes are one ``[rows, D]`` tensor, F N the results of all layers. Forward: reads N, writes F N; PyTorch's separate
+norm and layers move 2 N more, and N more per layer (first attention of a level: 12 N, here 7 N). Backward: reads F N
+and N, writes N; the normalized tensor is written once for the gradients of the weights, which are PyTorch matmuls.
+Every row has one writer; gradients of the norm are partial sums, one per program.
 """
 
-# Pyright misreads Triton constexpr arguments, and what a jitted function does with its tuples.
+# Pyright does not understand Triton constexpr arguments and tuples in jitted functions.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 from collections.abc import Sequence
 
@@ -15,17 +15,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simcast_kernels.dispatch import interpreter_is_on
-from simcast_kernels.launch import Launch
+from simcast_kernels.dispatch import Launch, interpreter_is_on
 
-from .reference import Gradients, Inputs, of_layers
+from .reference import Gradients, Inputs, layer_gradients
 
 WIDEST = 1024
 
 
 @triton.jit
 def _statistics(x, row, there, eps, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Return (rows normalised to mean 0 and variance 1, float32, 0 beyond WIDTH; their inverse deviations)."""
+    """Return (rows normalized to mean 0 and variance 1, float32, 0 beyond WIDTH; reciprocal standard deviations)."""
     column = tl.arange(0, BLOCK_D)
     inside = there[:, None] & (column < WIDTH)[None, :]
     value = tl.load(x + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
@@ -58,11 +57,13 @@ def _forward_kernel(
     DOT: tl.constexpr,
 ):
     """Write BLOCK_M rows of every result."""
+    # 1. Normalized rows
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     there = row < rows
     normed, _inverse = _statistics(x, row, there, eps, WIDTH, BLOCK_D)
     scale, shift = _per_column(norm_weight, WIDTH, BLOCK_D), _per_column(norm_bias, WIDTH, BLOCK_D)
     normed = (normed * scale[None, :] + shift[None, :]).to(DOT)
+    # 2. Matmul of every layer, BLOCK_N features at a time
     depth = tl.arange(0, BLOCK_D)
     for part in tl.static_range(len(FEATURES)):
         for first in range(0, FEATURES[part], BLOCK_N):
@@ -96,7 +97,8 @@ def _rows_kernel(
     BLOCK_D: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """Write BLOCK_M rows of the gradient of x and of the normed tensor, and a partial sum of the norm's gradients."""
+    """Write BLOCK_M rows of the gradient of x and of the normalized tensor, and partial sums for the norm."""
+    # 1. Gradient of the normalized rows: sum over the layers
     program = tl.program_id(0).to(tl.int64)
     row = program * BLOCK_M + tl.arange(0, BLOCK_M)
     there = row < rows
@@ -111,32 +113,35 @@ def _rows_kernel(
             address = weights[part] + column[:, None] * WIDTH + depth[None, :]
             weight = tl.load(address, mask=known[:, None] & (depth < WIDTH)[None, :], other=0.0).to(tl.float32)
             total += tl.dot(grad.to(DOT), weight.to(DOT), input_precision="ieee")
+    # 2. Normalized rows again, stored for the gradients of the weights
     unit, inverse = _statistics(x, row, there, eps, WIDTH, BLOCK_D)
     valid = there[:, None] & (depth < WIDTH)[None, :]
     at = row[:, None] * WIDTH + depth[None, :]
     scale, shift = _per_column(norm_weight, WIDTH, BLOCK_D), _per_column(norm_bias, WIDTH, BLOCK_D)
     if normed is not None:
         tl.store(normed + at, (unit * scale[None, :] + shift[None, :]).to(normed.dtype.element_ty), mask=valid)
+    # 3. Gradients of the norm: partial sums over BLOCK_M rows
     own = partials + program * (2 * WIDTH) + depth
     tl.store(own, tl.sum(total * unit, 0), mask=depth < WIDTH)
     tl.store(own + WIDTH, tl.sum(total, 0), mask=depth < WIDTH)
+    # 4. Gradient of x
     total = total * scale[None, :]
     along, mean = tl.sum(total * unit, 1) / WIDTH, tl.sum(total, 1) / WIDTH
     total = (total - unit * along[:, None] - mean[:, None]) * inverse[:, None]
     tl.store(d_x + at, total.to(d_x.dtype.element_ty), mask=valid)
 
 
-def refusal(inputs: Inputs) -> str:
-    """Return why the kernel does not take a call, or an empty string."""
+def unsupported(inputs: Inputs) -> str:
+    """Return the reason why the kernel does not support a call, or an empty string."""
     width = inputs.x.shape[-1]
     return f"width {width} is more than {WIDEST}" if width > WIDEST else ""
 
 
 def dispatched(inputs: Inputs) -> bool:
-    """Return whether a call takes the kernel unasked.
+    """Return whether a call runs the kernel by default.
 
-    Float32 products without tf32 run on plain registers here, where cuBLAS has better ones; so unless
-    ``SIMCAST_KERNELS=triton`` asks for the kernel, float32 layers are PyTorch's.
+    Float32 matmuls without tf32 do not use the matrix units and cuBLAS is faster, so float32 layers are computed by
+    PyTorch unless ``SIMCAST_KERNELS=triton``.
     """
     return inputs.weights[0].dtype != torch.float32
 
@@ -157,12 +162,12 @@ def backward(inputs: Inputs, grads: Sequence[Tensor], eps: float, *, with_layers
     normed = normed if with_layers else None
     backward_launch(inputs, flat, eps, d_x=d_x, normed=normed, partials=partials).run()
     norm = partials.sum(0).view(2, width).to(inputs.norm_weight.dtype)
-    layers = ([], []) if normed is None else of_layers(inputs, normed, flat)
+    layers = ([], []) if normed is None else layer_gradients(inputs, normed, flat)
     return Gradients(d_x, norm[0].clone(), norm[1].clone(), *layers)
 
 
 def buffers(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the backward's launch fills: gradient of x, normed rows, partial sums of the norm's gradients."""
+    """Return the outputs of the backward launch: gradient of x, normalized rows, partial sums for the norm."""
     x, width = inputs.x, inputs.x.shape[-1]
     normed = inputs.weights[0].new_empty(x.numel() // width, width)
     return torch.empty_like(x), normed, x.new_empty(_programs(inputs, _options(inputs)), 2 * width, dtype=torch.float32)
@@ -184,7 +189,7 @@ def forward_launch(inputs: Inputs, eps: float, *, outs: Sequence[Tensor]) -> Lau
 def backward_launch(
     inputs: Inputs, grads: Sequence[Tensor], eps: float, *, d_x: Tensor, normed: Tensor | None, partials: Tensor
 ) -> Launch:
-    """Return the launch that fills :func:`buffers` from ``grads``, each ``[rows, F]``; ``normed`` if it is given."""
+    """Return the launch that writes :func:`buffers` from ``grads``, each ``[rows, F]``; ``normed`` may be None."""
     x, norm_weight, norm_bias, weights, _ = inputs
     written = (d_x, normed, partials)
     return Launch(
@@ -192,7 +197,7 @@ def backward_launch(
         dispatched=dispatched(inputs),
         grid=(_programs(inputs, _options(inputs)),),
         arguments=(x, norm_weight, norm_bias, tuple(weights), tuple(grads), *written, _rows(inputs), eps),
-        options=_options(inputs, warps=8),  # it holds two tiles; with 4 warps it needs all registers there are
+        options=_options(inputs, warps=8),  # it holds two tiles; 4 warps would need all registers
     )
 
 
@@ -205,7 +210,7 @@ def _programs(inputs: Inputs, options: dict) -> int:
 
 
 def _options(inputs: Inputs, *, warps: int = 4) -> dict:
-    """Return constants and tiles; a tile of rows in float32 takes 64 registers a thread of 4 warps."""
+    """Return constants and tile sizes; a tile of rows in float32 takes 64 registers per thread of 4 warps."""
     width, exact = inputs.x.shape[-1], inputs.weights[0].dtype == torch.float32
     block_d = max(16, 1 << (width - 1).bit_length())
     block_m = max(16, min(64, 8192 // block_d))
@@ -217,15 +222,15 @@ def _options(inputs: Inputs, *, warps: int = 4) -> dict:
         "BLOCK_D": block_d,
         "DOT": tl.float32 if exact or interpreter_is_on() else tl.bfloat16,
         "num_warps": warps,
-        "num_stages": 2 if block_d < 1024 else 1,  # each holds a tile of a layer in shared memory
+        "num_stages": 2 if block_d < 1024 else 1,  # each stage holds a tile of weights in shared memory
     }
 
 
 def _forward_options(inputs: Inputs) -> dict:
-    """Return constants and tiles of the forward, which holds one tile of rows.
+    """Return constants and tile sizes of the forward kernel, which holds one tile of rows.
 
-    At 256 wide, 32 rows a program spill a few bytes on one target or another, however warps and stages are chosen;
-    64 rows of 8 warps do not on any, and read each layer half as often.
+    At width 256, 32 rows per program spill a few bytes on some target for every choice of warps and stages; 64 rows
+    with 8 warps spill on none and read each weight half as often.
     """
     options = _options(inputs)
     return options | {"BLOCK_M": 64, "num_warps": 8} if options["BLOCK_D"] == 256 else options

@@ -1,7 +1,6 @@
-"""The custom operators: which body runs, what the compiler may know of the results, gradients, operations counted."""
+"""Custom operators of ``layer_norm_linear``: implementation, fake tensors, gradients, FLOP counts."""
 
 import os
-import warnings
 from collections.abc import Sequence
 from math import prod
 
@@ -9,23 +8,23 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from simcast_kernels.dispatch import VARIABLE, are_twins_inlined, body_for
+from simcast_kernels.dispatch import VARIABLE, select_implementation, warn_of_fallback
 
 from . import reference
 from .reference import Inputs
 
-_told: set[str] = set()
+_OP = "layer_norm_linear"
 
 
 def project(inputs: Inputs, eps: float) -> list[Tensor]:
-    """Return the results of checked inputs, differentiable, through the custom operator."""
-    if are_twins_inlined():
+    """Return the results of validated inputs, differentiable."""
+    if torch.compiler.is_exporting():
         return reference.forward(inputs, float(eps))
-    return torch.ops.simcast_kernels.layer_norm_linear(*inputs, float(eps))
+    return forward_operator(*inputs, float(eps))
 
 
 @torch.library.custom_op("simcast_kernels::layer_norm_linear", mutates_args=())
-def _forward(
+def forward_operator(
     x: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -33,18 +32,19 @@ def _forward(
     biases: Sequence[Tensor],
     eps: float,
 ) -> list[Tensor]:
+    """Return the result of every layer."""
     inputs = Inputs(x, norm_weight, norm_bias, list(weights), list(biases))
     with torch.autocast(x.device.type, enabled=False):
-        return [out.contiguous() for out in _body(inputs).forward(inputs, eps)]
+        return [out.contiguous() for out in _implementation(inputs).forward(inputs, eps)]
 
 
-@_forward.register_fake
+@forward_operator.register_fake
 def _(x, norm_weight, norm_bias, weights, biases, eps):
     return [weight.new_empty(*x.shape[:-1], weight.shape[0]) for weight in weights]
 
 
 @torch.library.custom_op("simcast_kernels::layer_norm_linear_backward", mutates_args=())
-def _backward(
+def backward_operator(
     x: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
@@ -54,13 +54,14 @@ def _backward(
     eps: float,
     with_layers: bool,
 ) -> list[Tensor]:
+    """Return the gradients of x and of the norm and, with ``with_layers``, of weights and biases."""
     inputs = Inputs(x, norm_weight, norm_bias, list(weights), list(biases))
     with torch.autocast(x.device.type, enabled=False):
-        found = _body(inputs).backward(inputs, list(grads), eps, with_layers=with_layers)
-    return [grad.contiguous() for grad in (*found[:3], *found.weights, *found.biases)]
+        result = _implementation(inputs).backward(inputs, list(grads), eps, with_layers=with_layers)
+    return [grad.contiguous() for grad in (*result[:3], *result.weights, *result.biases)]
 
 
-@_backward.register_fake
+@backward_operator.register_fake
 def _(x, norm_weight, norm_bias, weights, biases, grads, eps, with_layers):
     like = (x, norm_weight, norm_bias, *((*weights, *biases) if with_layers else ()))
     return [torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in like]
@@ -78,20 +79,19 @@ def _gradients(ctx, grads):
     weights, biases = rest[: ctx.layers], rest[ctx.layers :]
     shapes = [(*x.shape[:-1], weight.shape[0]) for weight in weights]
     grads = [w.new_zeros(s) if g is None else g for g, w, s in zip(grads, weights, shapes, strict=True)]
-    operator = torch.ops.simcast_kernels.layer_norm_linear_backward
     inputs = (x, norm_weight, norm_bias, weights, biases)
-    d_x, d_norm_weight, d_norm_bias, *d_rest = operator(*inputs, grads, ctx.eps, ctx.with_layers)
+    d_x, d_norm_weight, d_norm_bias, *d_rest = backward_operator(*inputs, grads, ctx.eps, ctx.with_layers)
     if not ctx.with_layers:
         return d_x, d_norm_weight, d_norm_bias, [None] * ctx.layers, [None] * len(biases), None
     return d_x, d_norm_weight, d_norm_bias, d_rest[: ctx.layers], d_rest[ctx.layers :], None
 
 
-_forward.register_autograd(_gradients, setup_context=_save_inputs)
+forward_operator.register_autograd(_gradients, setup_context=_save_inputs)
 
 
 @register_flop_formula(torch.ops.simcast_kernels.layer_norm_linear)
 def _flops(x, norm_weight, norm_bias, weights, *rest, out_shape=None, **_) -> int:
-    """Return the operations of the products, a multiplication and its addition as two, for PyTorch's counter."""
+    """Return the FLOPs of the matmuls, a multiply-add as two, for PyTorch's FLOP counter."""
     return sum(2 * prod(x[:-1]) * prod(weight) for weight in weights)
 
 
@@ -101,17 +101,14 @@ def _backward_flops(x, norm_weight, norm_bias, weights, *rest, out_shape=None, *
     return (1 + with_layers) * _flops(x, norm_weight, norm_bias, weights)
 
 
-def _body(inputs: Inputs):
-    if body_for("layer_norm_linear", inputs.x.device) == "reference":
+def _implementation(inputs: Inputs):
+    if select_implementation(_OP, inputs.x.device) == "reference":
         return reference
-    from . import kernel  # late: the twin needs no Triton
+    from . import kernel  # imports Triton
 
     if not (os.environ.get(VARIABLE) or kernel.dispatched(inputs)):
         return reference
-    refused = kernel.refusal(inputs)
-    if refused:
-        if refused not in _told:
-            _told.add(refused)
-            warnings.warn(f"layer_norm_linear takes its slower PyTorch twin: {refused}", stacklevel=2)
+    if reason := kernel.unsupported(inputs):
+        warn_of_fallback(_OP, reason)
         return reference
     return kernel

@@ -1,4 +1,4 @@
-"""Layer norm and linear layers in plain PyTorch: the definition that the kernel must match, and the CPU path."""
+"""Reference implementation of ``layer_norm_linear`` in PyTorch: the definition for the kernel, and the CPU path."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Inputs(NamedTuple):
-    """The tensors of one call, by the names of :func:`.layer_norm_linear`."""
+    """The tensors of one call, named as the arguments of :func:`.layer_norm_linear`."""
 
     x: Tensor
     norm_weight: Tensor
@@ -19,7 +19,7 @@ class Inputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """The gradient of each of :class:`Inputs`, in its dtype; no ``weights`` and ``biases`` where nobody wants them."""
+    """The gradients of :class:`Inputs`, each in its dtype; ``weights`` and ``biases`` are empty if not requested."""
 
     x: Tensor
     norm_weight: Tensor
@@ -37,9 +37,9 @@ def layer_norm_linear_reference(
     biases: Sequence[Tensor] = (),
     eps: float = 1e-5,
 ) -> list[Tensor]:
-    """Return the layers as PyTorch's own operations compute them, differentiable by PyTorch's own autograd.
+    """Return the result of every layer, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.layer_norm_linear.layer_norm_linear`; besides, float64 is taken and returned.
+    Arguments as :func:`simcast_kernels.layer_norm_linear.layer_norm_linear`; float64 is also accepted and returned.
     """
     return forward(Inputs(x, norm_weight, norm_bias, list(weights), list(biases)), eps)
 
@@ -54,10 +54,10 @@ def forward(inputs: Inputs, eps: float) -> list[Tensor]:
 
 
 def backward(inputs: Inputs, grads: Sequence[Tensor], eps: float, *, with_layers: bool) -> Gradients:
-    """Return the gradient of every input, or without the layers' own, normalising again."""
+    """Return the gradient of every input (of weights and biases only with ``with_layers``); recompute the norm."""
     x, norm_weight, norm_bias, weights, _ = inputs
     width = x.shape[-1]
-    # At least float32: on a CPU PyTorch keeps mean and deviation of bfloat16 rows in bfloat16.
+    # At least float32: on a CPU PyTorch stores mean and deviation of bfloat16 rows in bfloat16.
     dtype = torch.promote_types(torch.promote_types(x.dtype, norm_weight.dtype), torch.float32)
     rows = x.reshape(-1, width).to(dtype)
     scale, shift = norm_weight.to(dtype), norm_bias.to(dtype)
@@ -73,13 +73,13 @@ def backward(inputs: Inputs, grads: Sequence[Tensor], eps: float, *, with_layers
         d_rows.view(x.shape).to(x.dtype),
         d_scale.to(norm_weight.dtype),
         d_shift.to(norm_bias.dtype),
-        *(of_layers(inputs, normed.to(weights[0].dtype), flat) if with_layers else ([], [])),
+        *(layer_gradients(inputs, normed.to(weights[0].dtype), flat) if with_layers else ([], [])),
     )
 
 
-def of_layers(inputs: Inputs, normed: Tensor, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the gradients of weights and of biases from ``normed [rows, D]`` and those of the results.
+def layer_gradients(inputs: Inputs, normed: Tensor, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the gradients of weights and biases from ``normed [rows, D]`` and the gradients of the results.
 
-    PyTorch's own products, in both bodies: over so many rows they are no memory-bound work.
+    The kernel uses these PyTorch matmuls too: over so many rows they are compute-bound.
     """
     return [grad.mT @ normed for grad in grads], [grad.sum(0) for grad in grads[: len(inputs.biases)]]

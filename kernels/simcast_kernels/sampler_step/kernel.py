@@ -1,12 +1,12 @@
-"""One step of a diffusion sampler in one pass: guidance, clean latent, clip, update and counted noise.
+"""One step of a diffusion sampler in one pass: guidance, clean latent, clipping, update and counter-based noise.
 
-Shapes: R rows (a member of a sample each) of E elements, all tensors contiguous ``[R, E]``, N = R E. A step of DDIM
-with guidance reads 3N elements and writes N; DPM-Solver++(2M) reads the clean latent of the step before as well and
-writes its own, 6N in all. Without guidance it is N less. Noise is made where it is used and moves no memory. The number
-of clipped elements is added up by integer atomics, which do not depend on their order.
+Shapes: R rows (one member of one sample each) of E elements, all tensors contiguous ``[R, E]``, N = R E. A DDIM step
+with guidance reads 3N elements and writes N; DPM-Solver++(2M) also reads the clean latent of the previous step and
+writes its own, 6N in all. Without guidance it is N less. Noise is computed in registers and moves no memory. Clipped
+elements are counted by integer atomics, whose order does not matter.
 """
 
-# Pyright misreads Triton constexpr arguments, and what a jitted function does with its tuples.
+# Pyright does not understand Triton constexpr arguments and tuples in jitted functions.
 # pyright: reportArgumentType=false
 import torch
 import triton
@@ -14,15 +14,15 @@ import triton.language as tl
 from torch import Tensor
 
 from simcast_kernels.device.philox import normal_block
-from simcast_kernels.launch import Launch
+from simcast_kernels.dispatch import Launch
 
 from .reference import Coefficients, Counters
 
-# 4 elements a thread, the 16 bytes of one fp32 access and the four numbers of one Philox call.
+# 4 elements per thread: the 16 bytes of one fp32 access and the four numbers of one Philox call.
 OPTIONS = {"BLOCK": 1024, "num_warps": 8}
 
 
-# Every step of a run has other numbers: specialised on them, the kernel would be compiled for each.
+# key and step change at every call: specialized on them, the kernel would be compiled for each.
 @triton.jit(do_not_specialize=["key", "step"])
 def _step_kernel(
     noisy,
@@ -49,18 +49,21 @@ def _step_kernel(
     element = first + tl.arange(0, BLOCK)
     valid = element < elements
     offset = row.to(tl.int64) * elements + element  # int64: 640 x 12 x 384 x 384 pixels are near 2**31
+    # 1. Guided prediction
     x = tl.load(noisy + offset, mask=valid, other=0.0).to(tl.float32)
     p = tl.load(prediction + offset, mask=valid, other=0.0).to(tl.float32)
     if unconditional is not None:
         u = tl.load(unconditional + offset, mask=valid, other=0.0).to(tl.float32)
         p = u + guidance * (p - u)
+    # 2. Clean latent, clipped
     x0 = coefficients[0] * x + coefficients[1] * p
     if hits is not None:
         beyond = tl.abs(x0) > clip
-        # NaN stays NaN, as in the twin: a network that broke must not look like a clipped one.
+        # NaN stays NaN, as in the reference: a diverged network must not look like a clipped one.
         x0 = tl.where(beyond, tl.where(x0 > 0, clip, -clip), x0)
         count = tl.sum((beyond & valid).to(tl.int32))
         tl.atomic_add(hits, count.to(tl.int64))
+    # 3. Next latent: linear combination, history and noise
     result = coefficients[2] * x + coefficients[3] * p + coefficients[4] * x0
     if history is not None:
         result += coefficients[5] * tl.load(history + offset, mask=valid, other=0.0).to(tl.float32)
@@ -86,7 +89,7 @@ def step_launch(
     clip: float | None,
     counters: Counters | None,
 ) -> Launch:
-    """Return the launch that writes ``out``, ``clean`` and adds to ``hits``; each of the last two may be absent."""
+    """Return the launch that writes ``out`` and ``clean`` and adds to ``hits``; the last two may be None."""
     rows = noisy.shape[0]
     elements = noisy.numel() // rows
     blocks = triton.cdiv(elements, OPTIONS["BLOCK"])

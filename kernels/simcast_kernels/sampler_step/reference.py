@@ -1,4 +1,4 @@
-"""One step of a diffusion sampler in plain PyTorch: the definition that the kernel must match, and the CPU path."""
+"""Reference implementation of ``sampler_step`` in PyTorch: the definition for the kernel, and the CPU path."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from simcast_kernels.philox import normals
 
 
 class Coefficients(NamedTuple):
-    """What a sampler makes of a step: two linear forms, whatever the sampler is.
+    """The two linear combinations that define one step of a sampler.
 
     ``clean = clip(clean_from_noisy x + clean_from_prediction p)`` and
     ``next = from_noisy x + from_prediction p + from_clean clean + from_history h + noise z``, with x the noisy latent,
-    p the guided prediction, h the clean latent of the step before and z standard normal numbers.
+    p the guided prediction, h the clean latent of the previous step and z standard normal noise.
     """
 
     clean_from_noisy: float
@@ -26,7 +26,7 @@ class Coefficients(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """Where the noise of a step comes from: ``sample`` and ``member`` int64 ``[rows]``; key and step are numbers."""
+    """Counters that determine the noise of a step: ``sample`` and ``member`` are int64 ``[rows]``."""
 
     key: int
     sample: Tensor
@@ -45,10 +45,9 @@ def sampler_step_reference(
     clip: float | None,
     counters: Counters | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the next latent, the clean latent, and how many elements were clipped (int64 scalar).
+    """Return the next latent, the clean latent and the number of clipped elements (int64 scalar).
 
-    Arguments as :func:`simcast_kernels.sampler_step.sampler_step`; computed in float32, or in float64 where the input
-    is that.
+    Arguments as :func:`simcast_kernels.sampler_step.sampler_step`; computed in float32, float64 input in float64.
     """
     dtype = torch.float64 if noisy.dtype == torch.float64 else torch.float32
     x, p = noisy.to(dtype), prediction.to(dtype)

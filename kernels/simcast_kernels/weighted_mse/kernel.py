@@ -1,12 +1,13 @@
-"""Weighted MSE: loss and gradient in one pass over memory; the backward scales that gradient.
+"""Weighted MSE: loss and gradient in one pass over memory; the backward pass scales that gradient.
 
-Shapes: N elements, all tensors contiguous and read flat. With an fp32 prediction and uint8 codes the forward reads 5N
-bytes (6N with a mask) and writes 4N; without a gradient it writes one float a program. The backward reads 4N and
-writes 4N. Each program sums BLOCK * STEPS elements into a float32 partial of its own and PyTorch sums the partials: no
-atomics, so the same input gives the same bits. BLOCK and STEPS fix the order of that sum, so they are not autotuned.
+Shapes: N elements, all tensors contiguous and flat. With an fp32 prediction and a uint8 target the forward pass reads
+5N bytes (6N with a mask) and writes 4N; without a gradient it writes one float per program. The backward pass reads 4N
+and writes 4N. Each program writes the float32 partial sum of BLOCK * STEPS elements and PyTorch adds the partial sums:
+no atomics, so results are bitwise reproducible. BLOCK and STEPS determine the summation order, so they are not
+autotuned.
 """
 
-# Pyright misreads Triton constexpr arguments, and what a jitted function does with its tuples.
+# Pyright does not understand Triton constexpr arguments and tuples in jitted functions.
 # pyright: reportArgumentType=false
 from collections.abc import Sequence
 
@@ -15,12 +16,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simcast_kernels.launch import Launch
+from simcast_kernels.dispatch import Launch
 
 from .reference import comparison_values
 
-# BLOCK is 4 elements a thread, the 16 bytes of one fp32 store: with 8, codes and gradient get different layouts, and
-# Triton exchanges them through shared memory (8 barriers, seen in the PTX). STEPS spreads one reduction over 4 blocks.
+# BLOCK gives 4 elements per thread, the 16 bytes of one fp32 store. With 8, target and gradient get different layouts,
+# which Triton converts through shared memory (8 barriers in the PTX). STEPS amortizes one reduction over 4 blocks.
 LOSS_OPTIONS = {"BLOCK": 1024, "STEPS": 4, "num_warps": 8}
 SCALE_OPTIONS = {"BLOCK": 4096, "num_warps": 8}
 
@@ -41,20 +42,23 @@ def _loss_kernel(
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
 ):
-    first = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS)  # int64: 64 x 20 x 1500 x 1500 pixels are past 2**31
+    first = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS)  # int64: 64 x 20 x 1500 x 1500 pixels exceed 2**31
     total = tl.zeros((BLOCK,), tl.float32)
     for step in tl.static_range(STEPS):
         offset = first + step * BLOCK + tl.arange(0, BLOCK)
         valid = offset < numel
+        # 1. Prediction, target, mask
         forecast = tl.load(prediction + offset, mask=valid, other=0.0).to(tl.float32)
         level = tl.load(target + offset, mask=valid, other=0).to(tl.float32)
         if mask is not None:
-            # A predicate of its own for each element would split the loads into scalars: select after them.
+            # Masking the loads themselves would split them into scalar loads, so select afterwards.
             keep = tl.load(mask + offset, mask=valid, other=0) != 0
+        # 2. Weight of each pixel
         weight = tl.zeros((BLOCK,), tl.float32) + weights[0]
         for i in tl.static_range(len(thresholds)):
             above = level >= thresholds[i] if INCLUSIVE else level > thresholds[i]
             weight = tl.where(above, weights[i + 1], weight)
+        # 3. Weighted squared error and its gradient
         if target.dtype.element_ty == tl.uint8:
             level = tl.div_rn(level, code_scale)  # correctly rounded: 219 * (1 / 255) is not 219 / 255
         difference = forecast - level
@@ -112,7 +116,7 @@ def loss_launch(
 
 
 def scale_launch(gradient: Tensor, grad_output: Tensor, *, scaled: Tensor) -> Launch:
-    """Return the launch that writes ``gradient * grad_output`` into ``scaled``, of the same shape and dtype."""
+    """Return the launch that writes ``gradient * grad_output`` to ``scaled``, of the same shape and dtype."""
     return Launch(
         kernel=_scale_kernel,
         grid=(triton.cdiv(gradient.numel(), SCALE_OPTIONS["BLOCK"]),),
@@ -122,7 +126,7 @@ def scale_launch(gradient: Tensor, grad_output: Tensor, *, scaled: Tensor) -> La
 
 
 def partial_count(numel: int) -> int:
-    """Return how many partial sums the forward of ``numel`` elements writes: one a program."""
+    """Return the number of partial sums of a forward pass over ``numel`` elements: one per program."""
     return -(-numel // (LOSS_OPTIONS["BLOCK"] * LOSS_OPTIONS["STEPS"]))
 
 
@@ -137,7 +141,7 @@ def loss_and_gradient(
     mask: Tensor | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Compute :func:`.reference.loss_and_gradient` in one pass, in float32 inside."""
+    """Compute :func:`.reference.loss_and_gradient` in one pass over memory, in float32."""
     prediction, target = prediction.contiguous(), target.contiguous()
     mask = None if mask is None else mask.contiguous()
     partials = prediction.new_empty(partial_count(prediction.numel()), dtype=torch.float32)
@@ -157,7 +161,7 @@ def loss_and_gradient(
 
 
 def scale(gradient: Tensor, grad_output: Tensor) -> Tensor:
-    """Return ``gradient * grad_output`` in a fresh tensor; ``grad_output`` is a scalar and stays on the device."""
+    """Return ``gradient * grad_output`` as a new tensor; ``grad_output`` is a scalar and stays on the device."""
     gradient = gradient.contiguous()
     scaled = torch.empty_like(gradient)
     scale_launch(gradient, grad_output, scaled=scaled).run()

@@ -1,4 +1,4 @@
-"""Weighted mean squared error in plain PyTorch: the definition that the kernel must match, and the CPU path."""
+"""Reference implementation of ``weighted_mse`` in PyTorch: the definition for the kernel, and the CPU path."""
 
 import math
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ def weighted_mse_reference(
     code_scale: float = 255.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the weighted MSE as PyTorch's own operations compute it, differentiable by PyTorch's own autograd.
+    """Return the weighted MSE, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.weighted_mse.weighted_mse`; besides, a float64 ``prediction`` is computed and
-    returned in float64 (against which both bodies are judged). Targets become float32 first in every case.
+    Arguments as :func:`simcast_kernels.weighted_mse.weighted_mse`. A float64 ``prediction`` is also accepted; the
+    result is then float64, the exact value in tests. Targets are always converted to float32 first.
     """
     weight, difference = _weight_and_difference(prediction, target, thresholds, weights, inclusive, code_scale, mask)
     return (weight * difference * difference).sum() / prediction.numel()
@@ -37,7 +37,7 @@ def loss_and_gradient(
     mask: Tensor | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the loss and, if wanted, its gradient by ``prediction`` in the prediction's dtype, without autograd."""
+    """Return the loss and, with ``with_gradient``, its gradient with respect to ``prediction``, without autograd."""
     weight, difference = _weight_and_difference(prediction, target, thresholds, weights, inclusive, code_scale, mask)
     weighted = weight * difference
     loss = (weighted * difference).sum() / prediction.numel()
@@ -45,11 +45,11 @@ def loss_and_gradient(
 
 
 def comparison_values(thresholds: Sequence[float], target: torch.dtype, *, inclusive: bool, code_scale: float):
-    """Return what a target of this dtype is compared with, in float32 (PyTorch and Triton round a number to that).
+    """Return the thresholds in the units of a target of this dtype; PyTorch and Triton round them to float32.
 
-    A code is an integer, so ``code > 73.5`` is ``code > 73``, and ``code >= 73.5`` is ``code >= 74``: whole numbers
-    are exact in float32, which a threshold beside a whole number need not be. Float targets are compared with
-    ``float32(threshold / code_scale)``, the very number that a code on the threshold becomes.
+    Encoded values are integers, so ``code > 73.5`` equals ``code > 73`` and ``code >= 73.5`` equals ``code >= 74``;
+    integers are exact in float32. Float targets are compared with ``float32(threshold / code_scale)``, the value to
+    which an encoded value equal to the threshold is converted.
     """
     if target == torch.uint8:
         return tuple(float(math.ceil(t) if inclusive else math.floor(t)) for t in thresholds)
@@ -64,7 +64,7 @@ def _weight_and_difference(prediction, target, thresholds, weights, inclusive, c
         above = target >= value if inclusive else target > value
         weight = weight.masked_fill_(above, step)
     if target.dtype == torch.uint8:
-        # Divided by a tensor: by a Python number PyTorch multiplies with the reciprocal on CUDA, which moves codes.
+        # Divide by a tensor: for a Python number PyTorch on CUDA multiplies by the reciprocal, rounding differently.
         target = target.to(torch.float32) / torch.full((), code_scale, device=target.device)
     difference = prediction.to(dtype) - target
     if mask is not None:

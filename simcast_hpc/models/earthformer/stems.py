@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcast_hpc.config import ConvStem, EarthformerConfig, StackConvStem
-from simcast_kernels.dispatch import are_twins_inlined
 
 LEAKY_SLOPE = 0.1
 
@@ -100,7 +99,7 @@ class UpConv(nn.Conv2d):
         rows, columns = self.grid[0] // coarse[0], self.grid[1] // coarse[1]
         whole = min(rows, columns) > 1 and (rows * coarse[0], columns * coarse[1]) == self.grid
         # A program that leaves this project has the plain operations: ONNX knows no mean with a divisor of its own.
-        if whole and not are_twins_inlined():
+        if whole and not torch.compiler.is_exporting():
             return _UpConv.apply(input, self.weight, self.bias, (rows, columns))  # pyright: ignore[reportReturnType]
         return super().forward(F.interpolate(input, size=self.grid))
 
