@@ -23,12 +23,12 @@ from simcast_hpc.data.shards.shard_format import (
     ShardFile,
     chunk_frames,
     compression,
-    file_sha256,
     shard_name,
     stored_description_hash,
     write_index,
-    write_text,
 )
+from simcast_hpc.storage.atomic_files import write_text
+from simcast_hpc.storage.run_directory import file_hash
 
 SEVIR_EVENTS = 18_979
 _EACH = 64
@@ -88,7 +88,7 @@ def make(root: Path, events: int, *, real: int = 1) -> None:
         chunk_frames=chunk_frames(frames, grid),
         whole_frames=False,
         shards=tuple(shards),
-        index=ShardFile(name=INDEX, bytes=about.stat().st_size, sha256=file_sha256(about), events=events),
+        index=ShardFile(name=INDEX, bytes=about.stat().st_size, sha256=file_hash(about), events=events),
         files=("vil/2018/all.h5",),
         left_out=(),
         notes=(),

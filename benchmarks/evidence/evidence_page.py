@@ -26,7 +26,7 @@ from benchmarks.evidence.paper_claims import (
 from benchmarks.evidence.study_text import convergence, making, missing, seeds_in_words
 from benchmarks.evidence.unit_results import Evidence, load_evidence
 from simcast_hpc.config import SimcastError
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.verification.bootstrap import Interval
 
 from .collect import RESULTS
@@ -61,7 +61,7 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
         "## What is missing",
         missing(evidence),
     ]
-    write_whole(page, "\n\n".join(parts) + "\n")
+    write_text(page, "\n\n".join(parts) + "\n")
     return verdicts
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from simcast_hpc.storage.atomic_files import atomic_file
 from simcast_hpc.verification.bootstrap import Interval
 
 from .intervals import Bootstrap
@@ -43,9 +44,9 @@ def save(figure: Figure, path: Path) -> None:
     """Write the figure as PNG of at most 256 colours: bands that overlap would make it three times as large."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    partial = path.with_name(path.name + ".partial")
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(partial, format="png", optimize=True)
-    partial.replace(path)
+    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    with atomic_file(path) as temporary:
+        image.save(temporary, format="png", optimize=True)
 
 
 def with_bars(axes: Axes, places: np.ndarray, points: Sequence[Interval], look: Look) -> None:

@@ -33,7 +33,8 @@ from benchmarks.evidence.unit_results import is_finished, save_unit
 from simcast_hpc.baselines import Persistence
 from simcast_hpc.config import ConfigError, SimcastError, from_mapping
 from simcast_hpc.inference.load import forecast_device, load_trained
-from simcast_hpc.storage.run_directory import versions, write_whole
+from simcast_hpc.storage.atomic_files import write_text
+from simcast_hpc.storage.run_directory import versions
 
 from .study import PERSISTENCE, STUDY, Arm, Study, arm_named, arms_of, read_study
 
@@ -88,7 +89,7 @@ class Workplace:
             path = self.root / "study.json"
             if path.is_file():
                 self._require_same(path)
-            write_whole(path, self.study.model_dump_json(indent=1))
+            write_text(path, self.study.model_dump_json(indent=1))
             self.archive.make()
 
     def _require_same(self, path: Path) -> None:

@@ -1,7 +1,6 @@
 """What a unit leaves: its sums and a record of how it came about; and the packed form of a seed that is committed."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from benchmarks.evidence.block_sums import OF_OBSERVATION, Sums
 from simcast_hpc.config import ConfigError
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import atomic_file, write_json
 
 from .study import PERSISTENCE, Study, arms_of
 
@@ -26,7 +25,7 @@ class Result(NamedTuple):
 def save_unit(folder: Path, sums: Sums, record: dict[str, Any]) -> None:
     """Write a unit's results; ``unit.json`` comes last and says that the unit is finished."""
     _save_arrays(folder / SUMS, sums._asdict())
-    write_whole(folder / RECORD, json.dumps(record, indent=1))
+    write_json(folder / RECORD, record)
 
 
 def is_finished(folder: Path) -> bool:
@@ -139,7 +138,5 @@ def _small(array: np.ndarray) -> np.ndarray:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    partial.replace(path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from simcast_hpc.storage.atomic_files import atomic_file
 
 from .baseline_input import check_frames, to_codes
 
@@ -62,10 +63,8 @@ class WindowBaseline(ABC):
             return found
         made = self.codes(window, frames_out)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, codes=made)
-        partial.replace(path)
         return made
 
     def _hash(self, window: np.ndarray, frames_out: int) -> str:

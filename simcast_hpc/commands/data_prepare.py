@@ -35,8 +35,7 @@ def prepare(
 
     from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.prepare import Recipe, open_raw, prepare
-    from simcast_hpc.distributed.rank_info import find_rank
-    from simcast_hpc.distributed.ranks import join_mpi_ranks
+    from simcast_hpc.distributed.ranks import find_rank, join_mpi_ranks
     from simcast_hpc.monitoring.log import set_up_logging
 
     set_up_logging(find_rank(os.environ).rank)

@@ -56,20 +56,19 @@ def evaluate(
 
     Example: simcast evaluate runs/sevir/student forecasts.h5 --protocol sevir-global --baseline extrapolation
     """
-    from simcast_hpc.distributed.process_group import join_process_group
-    from simcast_hpc.distributed.rank_info import find_rank
+    from simcast_hpc.distributed.process_group import join_ranks, local_device
+    from simcast_hpc.distributed.ranks import find_rank
     from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry
     from simcast_hpc.evaluation import evaluate as score_all
     from simcast_hpc.evaluation.sevir_reference import sevir_reference
     from simcast_hpc.inference.ensemble import load_run
-    from simcast_hpc.inference.load import forecast_device
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report import print_scores
 
     named = _named(forecasts)
-    ranks = join_process_group(timeout_minutes=240) if find_rank(os.environ).world_size > 1 else None
-    set_up_logging(ranks.rank if ranks else 0)
-    device = ranks.device if ranks else forecast_device()
+    ranks = join_ranks(timeout_minutes=240)
+    set_up_logging(ranks.rank)
+    device = local_device(find_rank(os.environ))
     models = {name: load_run(Path(what), device=device) for name, what, kind in named if kind == "run"}
     given = DataConfig(dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride)
     data, sequence = _windows(
@@ -92,8 +91,7 @@ def evaluate(
         for line in sevir_reference(result):
             print(line)
         print(f"scores: {path} and {path.with_suffix('.csv').name}")
-    if ranks:
-        ranks.leave()
+    ranks.leave()
 
 
 def _named(forecasts: list[str]) -> list[tuple[str, str, str]]:

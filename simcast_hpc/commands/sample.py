@@ -34,14 +34,14 @@ def sample(
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
     from simcast_hpc.data.open_windows import open_windows, target_spec
-    from simcast_hpc.distributed.process_group import join_process_group
-    from simcast_hpc.distributed.rank_info import find_rank
+    from simcast_hpc.distributed.process_group import join_ranks, local_device
+    from simcast_hpc.distributed.ranks import find_rank
     from simcast_hpc.inference.ensemble import load_ensemble
     from simcast_hpc.inference.ensemble_files import draw_ensembles
-    from simcast_hpc.inference.load import forecast_device
     from simcast_hpc.monitoring.log import set_up_logging
 
-    set_up_logging(find_rank(os.environ).rank)
+    rank_info = find_rank(os.environ)
+    set_up_logging(rank_info.rank)
     if split not in ("train", "val", "test", "all"):
         raise ConfigError(f"--split {split!r} is unknown; it is train, val, test or all")
     ensemble = load_ensemble(run)
@@ -51,14 +51,10 @@ def sample(
     data = ensemble.config.data if root is None else ensemble.config.data.model_copy(update={"root": root})
     frames = ensemble.config.sequence.frames_in + ensemble.config.sequence.frames_out
     source = open_windows(data, split=split, frames=frames)
-    ranks = (
-        join_process_group(timeout_minutes=ensemble.config.engine.timeout_minutes)
-        if find_rank(os.environ).world_size > 1
-        else None
-    )
+    ranks = join_ranks(timeout_minutes=ensemble.config.engine.timeout_minutes)
     try:
         draw_ensembles(
-            ensemble.on(ranks.device if ranks else forecast_device()),
+            ensemble.on(local_device(rank_info)),
             source,
             out,
             spec=target_spec(data),
@@ -68,7 +64,6 @@ def sample(
             ranks=ranks,
         )
     finally:
-        if ranks is not None:
-            ranks.leave()
-    if ranks is None or ranks.is_first:
+        ranks.leave()
+    if ranks.is_first:
         print(f"ensembles stand in {out}")

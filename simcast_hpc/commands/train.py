@@ -3,7 +3,7 @@
 import os
 
 from simcast_hpc.config import TrainConfig, read_config, to_yaml
-from simcast_hpc.distributed.rank_info import find_rank
+from simcast_hpc.distributed.ranks import find_rank
 
 from .options import ConfigFile, Overrides, Quiet
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.distributed.ranks import SingleRank
+from simcast_hpc.storage.run_directory import file_hash
 
 from .catalog import repeated_ids_of
 from .data_errors import DataProblem
@@ -27,7 +28,6 @@ from .shards.shard_format import (
     Index,
     Manifest,
     check_present,
-    file_sha256,
     is_prepared,
     read_index,
     read_manifest,
@@ -131,7 +131,7 @@ def _of_files(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
             kind = "truncated" if (root / shard.name).is_file() else "absent-file"
             yield DataProblem(kind, shard.name, "", str(error))
             continue
-        if file_sha256(root / shard.name) != shard.sha256:
+        if file_hash(root / shard.name) != shard.sha256:
             yield DataProblem("checksum", shard.name, "", "its SHA-256 is not that of the manifest")
 
 

@@ -7,8 +7,6 @@ each split come from generator indices that the others never use, and equal reci
 import csv
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -19,6 +17,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
+from simcast_hpc.storage.atomic_files import atomic_directory
 
 from .storms import GENERATOR, storm_event
 
@@ -106,8 +105,8 @@ def write_archive(
 ) -> bool:
     """Write an archive of synthetic storms, or keep the one that stands there if it has the same recipe.
 
-    It is written beside ``root`` under a name of its own and renamed when it is whole, so ``root`` is never half
-    an archive; a killed run may leave ``.<name>.<random>.partial`` behind, which nothing reads.
+    It is written atomically: ``root`` is never part of an archive. A killed run may leave a hidden ``.partial``
+    directory next to it, which nothing reads.
 
     Args:
         root: folder of ``CATALOG.csv``; its parents are made.
@@ -140,17 +139,13 @@ def write_archive(
     if _stands(root, recipe):
         return False
     root.parent.mkdir(parents=True, exist_ok=True)
-    partial = root.parent / f".{root.name}.{uuid.uuid4().hex[:12]}.partial"
-    partial.mkdir()
     try:
-        _write(partial, recipe, progress)
-        partial.rename(root)
+        with atomic_directory(root) as temporary:
+            _write(temporary, recipe, progress)
     except OSError:
         if _stands(root, recipe):  # another process was faster with the same recipe
             return False
         raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 

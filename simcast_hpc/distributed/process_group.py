@@ -1,5 +1,6 @@
-"""The process group of a run: joined once, with a finite timeout; and its collectives."""
+"""The torch process group of a program: joined once with a finite timeout, and its collectives."""
 
+import logging
 import os
 import socket
 from datetime import timedelta
@@ -7,8 +8,7 @@ from typing import Any
 
 import torch
 
-from .rank_info import LauncherError, RankInfo, find_rank
-from .ranks import Ranks
+from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
 
 
 class TorchRanks(Ranks):
@@ -18,13 +18,13 @@ class TorchRanks(Ranks):
         self.rank, self.size, self.device = rank, size, device
 
     def maximum(self, values: torch.Tensor) -> list[float]:
-        """Return the element-wise maximum over the ranks of float32 ``[n]``. Waits for the device."""
+        """Return the element-wise maximum over the ranks of float32 ``[n]``. Synchronizes with the device."""
         values = values.to(self.device)
         torch.distributed.all_reduce(values, op=torch.distributed.ReduceOp.MAX)
         return values.tolist()
 
     def mean(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the mean of a tensor over the ranks, in float32, on the device."""
+        """Return the mean of a tensor over the ranks, float32 on the device."""
         total = value.detach().float().clone()
         torch.distributed.all_reduce(total)
         return total / self.size
@@ -42,27 +42,38 @@ class TorchRanks(Ranks):
         return box[0]
 
     def barrier(self) -> None:
-        """Wait until every rank is here."""
+        """Wait for all ranks."""
         torch.distributed.barrier()
 
     def leave(self) -> None:
-        """End the process group; the last thing a rank does."""
+        """Destroy the process group; the last call of a program."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def join_process_group(*, timeout_minutes: float) -> TorchRanks:
-    """Join the ranks that the launcher started and return them.
+def join_ranks(*, timeout_minutes: float) -> Ranks:
+    """Return the ranks that the launcher started: a process group, or a single rank without one.
 
     Raises:
-        LauncherError: the launcher's variables are half set, or the group has another size than they promise.
+        LauncherError: see :func:`join_process_group`.
+    """
+    if find_rank(os.environ).world_size == 1:
+        return SINGLE_RANK
+    return join_process_group(timeout_minutes=timeout_minutes)
+
+
+def join_process_group(*, timeout_minutes: float) -> TorchRanks:
+    """Join the process group of the ranks that the launcher started.
+
+    Raises:
+        LauncherError: the launcher's variables are incomplete, or the group has another size than they say.
     """
     rank_info = find_rank(os.environ)
     if rank_info.launcher.startswith("mpiexec"):
-        _meet_by_mpi(rank_info)
+        _set_master_by_mpi(rank_info)
     elif rank_info.launcher == "none" or (rank_info.world_size == 1 and "MASTER_PORT" not in os.environ):
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-        os.environ["MASTER_PORT"] = "0"  # alone: the store may take any free port, since nobody else looks for it
+        os.environ["MASTER_PORT"] = "0"  # a single rank: no other process looks for the store, so any free port does
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if name not in os.environ:
             raise LauncherError(
@@ -80,15 +91,14 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     )
     size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
-        raise LauncherError(f"the process group has {size} ranks, {rank_info.launcher} promised {rank_info.world_size}")
+        raise LauncherError(f"the process group has {size} ranks, but {rank_info.launcher} set {rank_info.world_size}")
     return TorchRanks(rank_info.rank, rank_info.world_size, device)
 
 
 def import_deepspeed() -> Any:
-    """Import DeepSpeed, quietly, without the CPU operator that it would otherwise compile at every first start."""
+    """Import DeepSpeed with warnings only and without the CPU operator that it would compile at the first start."""
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import logging
 
     import deepspeed
     import deepspeed.ops
@@ -101,25 +111,18 @@ def import_deepspeed() -> Any:
 
 
 def local_device(rank_info: RankInfo) -> torch.device:
-    """Return this process's device, made the current one where it is a GPU."""
+    """Return this process's device; a GPU becomes the current device."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    # A launcher may show each rank one device only; then every local rank takes device 0.
+    # A launcher may make only one device visible to each rank; then every local rank uses device 0.
     device = torch.device("cuda", rank_info.local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
 
 
-def _meet_by_mpi(rank_info: RankInfo) -> None:
-    """Agree over MPI on an address and a free port of rank 0, so that two jobs on a node never collide."""
-    from mpi4py import MPI
-
-    communicator = MPI.COMM_WORLD
-    if communicator.size != rank_info.world_size:
-        raise LauncherError(
-            f"mpi4py sees {communicator.size} ranks where {rank_info.launcher} started {rank_info.world_size}: "
-            "mpi4py and the launcher belong to different MPI libraries; `simcast doctor` under this launcher says which"
-        )
+def _set_master_by_mpi(rank_info: RankInfo) -> None:
+    """Broadcast the address and a free port of rank 0 over MPI, so that two jobs on a node never use one port."""
+    communicator = mpi_communicator(rank_info)
     hosts = communicator.allgather(socket.gethostname())
     port = None
     if communicator.rank == 0:

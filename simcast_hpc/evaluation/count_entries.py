@@ -1,14 +1,13 @@
 """One pass over the windows of a test set, spread over ranks by whole events, merged exactly."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.process_group import TorchRanks
+from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.verification.counting import count
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
@@ -26,7 +25,7 @@ def count_entries(
     frames_in: int,
     batch_size: int,
     heavy: float,
-    ranks: TorchRanks | None = None,
+    ranks: Ranks = SINGLE_RANK,
 ) -> tuple[Counted, int]:
     """Return the statistics of each entry by counting hash, and the window with the most observed pixels of ``heavy``.
 
@@ -35,11 +34,10 @@ def count_entries(
     with several ranks all ranks return the same.
     """
     rules = {protocol.counting_hash: protocol for protocol in protocols}
-    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
     own: list[tuple[str, str, Statistics]] = []
     best = (-1, 0)
-    with ranks.together() if ranks else nullcontext():
-        for unit in _units(source, batch_size)[rank::size]:
+    with ranks.together():
+        for unit in _units(source, batch_size)[ranks.rank :: ranks.size]:
             for begin in range(0, len(unit), batch_size):
                 indices = unit[begin : begin + batch_size]
                 windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
@@ -49,7 +47,7 @@ def count_entries(
                 # Of equals the first window, as one rank alone would find it.
                 best = max([best, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
         own = _merged(own)
-    gathered = ranks.gather((own, best)) if ranks else [(own, best)]
+    gathered = ranks.gather((own, best))
     parts = _merged([part for theirs, _ in gathered for part in theirs])
     counted: Counted = {entry.name: {} for entry in entries}
     for name, rule, statistics in parts:

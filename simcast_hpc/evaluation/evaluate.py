@@ -1,6 +1,5 @@
 """Evaluation of one test set: every entry on the same windows, under every protocol, written once."""
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,8 @@ from simcast_hpc.config import EvaluationConfig, SequenceConfig
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
+from simcast_hpc.storage.atomic_files import write_json, write_text
 from simcast_hpc.verification.diagram_statistics import heavy_rain_panel
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.scores import mean_csi, scores, supported_thresholds
@@ -33,7 +32,7 @@ def evaluate(
     settings: EvaluationConfig,
     folder: Path,
     train_dates: Sequence[str] = (),
-    ranks: TorchRanks | None = None,
+    ranks: Ranks = SINGLE_RANK,
 ) -> dict[str, Any]:
     """Count every entry's forecasts of a test set and write scores, statistics and an example.
 
@@ -66,7 +65,7 @@ def evaluate(
         heavy=spec.threshold_codes()[-2:][0],
         ranks=ranks,
     )
-    if ranks is not None and not ranks.is_first:
+    if not ranks.is_first:
         return {}
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
     result["train_dates"] = list(train_dates)
@@ -101,8 +100,8 @@ def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:
     for entry, by_rule in counted.items():
         for statistics in by_rule.values():
             statistics.save(folder / f"{name}.{entry}.{statistics.protocol.counting_hash}.npz")
-    write_whole(folder / f"{name}.csv", as_csv(result))
-    write_whole(folder / f"{name}.json", json.dumps(without_nan(result), indent=1))
+    write_text(folder / f"{name}.csv", as_csv(result))
+    write_json(folder / f"{name}.json", without_nan(result))
 
 
 def _result(

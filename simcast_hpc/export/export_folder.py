@@ -13,7 +13,8 @@ from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.ensemble import TrainedAutoencoder, load_autoencoder
 from simcast_hpc.inference.load import TrainedModel, config_of_run, load_trained
 from simcast_hpc.models import grid_of
-from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions, write_whole
+from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_text
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions
 
 from .model_card import Facts, find_scores, write_card
 from .onnx_export import OnnxError, require_onnx, write_onnx
@@ -70,20 +71,14 @@ def export_run(
         if isinstance(trained, TrainedModel)
         else programs_of_autoencoder(trained, chosen)
     )
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)  # what an export that was killed left
-    partial.mkdir(parents=True)
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sweep(out.parent, out.name)
+    with atomic_directory(out) as partial:
         exported = Exported({}, [])
         files = {name: words for one in programs for name, words in _write_program(one, partial, exported, onnx=onnx)}
         _write_beside(partial, run_dir, trained, files, exported)
         facts = _facts(run_dir, trained, files, exported)
-        write_whole(partial / _CARD, write_card(config, facts, rows))
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        write_text(partial / _CARD, write_card(config, facts, rows))
     return exported
 
 
@@ -132,7 +127,7 @@ def _write_beside(
     folder: Path, run_dir: Path, trained: TrainedModel | TrainedAutoencoder, files: dict[str, str], exported: Exported
 ) -> None:
     shutil.copyfile(RunDirectory(run_dir).weights, folder / _WEIGHTS)
-    write_whole(folder / _CONFIG, to_yaml(trained.config))
+    write_text(folder / _CONFIG, to_yaml(trained.config))
     told = {
         "weights_sha256": trained.weights_hash,
         "files": {name: file_hash(folder / name) for name in [*files, _WEIGHTS, _CONFIG]},
@@ -143,7 +138,7 @@ def _write_beside(
     }
     if isinstance(trained, TrainedAutoencoder):
         told["scale_factor"] = trained.scale
-    write_whole(folder / _FACTS, json.dumps(told, indent=1))
+    write_json(folder / _FACTS, told)
 
 
 def _facts(

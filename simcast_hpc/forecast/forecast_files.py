@@ -6,20 +6,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import h5py
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.storage.hidden_files import is_whole, remove, stem_of, write_by, write_netcdf, write_zarr
+from simcast_hpc.storage.atomic_files import atomic_directory, atomic_file, remove
 
 from .cf_dataset import as_dataset
 from .predict_files import Forecast
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 DATA = ("nc", "zarr")
 PICTURES = ("png", "gif")
 _NEEDS = {"nc": "h5netcdf", "zarr": "zarr"}
 SIGNATURE = "simcast_signature"
 Draw = Callable[[Forecast, Path], None]
+
+
+def stem_of(issue: datetime) -> str:
+    """Return the name of a forecast's files without the suffix: ``forecast_20240611T1205Z``."""
+    return f"forecast_{issue:%Y%m%dT%H%MZ}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class Publisher:
         """
         dataset = as_dataset(forecast, institution=self.institution, comment=self.comment)
         paths = self.paths(forecast.issue)
+        self.folder.mkdir(parents=True, exist_ok=True)
         for kind, path in paths.items():
             if kind == "nc":
                 write_netcdf(dataset, path)
@@ -69,7 +79,8 @@ class Publisher:
                 write_zarr(dataset, path)
             else:
                 draw = self.draw[kind]
-                write_by(path, lambda partial, draw=draw: draw(forecast, partial))
+                with atomic_file(path) as temporary:
+                    draw(forecast, temporary)
         return paths
 
     def signature(self, issue: datetime) -> str | None:
@@ -77,7 +88,7 @@ class Publisher:
         paths = self.paths(issue)
         if not all(path.exists() for path in paths.values()):
             return None
-        found = {_signature(path) for kind, path in paths.items() if kind in DATA and is_whole(path)}
+        found = {_signature(path) for kind, path in paths.items() if kind in DATA and _is_complete(path)}
         return found.pop() if len(found) == 1 else None
 
     def issues(self) -> list[datetime]:
@@ -101,3 +112,49 @@ def _signature(path: Path) -> str | None:
         return json.loads((path / ".zattrs").read_text(encoding="utf-8")).get(SIGNATURE)
     with h5py.File(path, "r") as file:
         return file.attrs.get(SIGNATURE)
+
+
+def write_netcdf(dataset: "xr.Dataset", path: Path) -> None:
+    """Write a netCDF-4 file with lossless compression, atomically.
+
+    Raises:
+        OSError: it cannot be written; an older file keeps its content.
+    """
+    compressed = {"zlib": True, "complevel": 1, "shuffle": True}
+    encoding = {
+        name: {**variable.encoding, **(compressed if variable.ndim >= 2 else {})}
+        for name, variable in dataset.variables.items()
+    }
+    with atomic_file(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+
+
+def write_zarr(dataset: "xr.Dataset", path: Path) -> None:
+    """Write a Zarr store (format 2 with consolidated metadata, which all readers support), atomically.
+
+    An older store of the name is renamed first: for a moment there is none.
+
+    Raises:
+        OSError: it cannot be written; an older store keeps its content.
+    """
+    encoding: dict[Any, Any] = {}
+    for name, variable in dataset.variables.items():
+        given = dict(variable.encoding)
+        chunks = given.pop("chunksizes", None)
+        encoding[name] = {**given, **({"chunks": chunks} if chunks else {})}
+    plain = dataset.copy(deep=False)
+    for variable in plain.variables.values():
+        variable.encoding = {}
+    with atomic_directory(path, replace=True) as temporary:
+        plain.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
+
+
+def _is_complete(path: Path) -> bool:
+    """Return whether a netCDF file opens, or a Zarr store has its metadata, which is written last."""
+    if path.suffix == ".zarr":
+        return (path / ".zmetadata").is_file()
+    try:
+        with h5py.File(path, "r") as file:
+            return "crs" in file
+    except OSError:
+        return False

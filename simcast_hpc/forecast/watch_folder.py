@@ -19,8 +19,7 @@ from simcast_hpc.config import DataError, SimcastError
 from simcast_hpc.monitoring.stop_request import StopRequest
 from simcast_hpc.radar.frame_encoding import EncodedFrame, encode_frame
 from simcast_hpc.radar.read_frame import frame_times, read_frames
-from simcast_hpc.storage.hidden_files import sweep
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import sweep, write_json
 
 from .forecast_files import SIGNATURE, Publisher
 from .frame_sequence import FrameSet
@@ -258,7 +257,7 @@ class Watch:
             "problems": problems,
         }
         try:
-            write_whole(self.publisher.folder / HEALTH, json.dumps(said, indent=1))
+            write_json(self.publisher.folder / HEALTH, said)
         except OSError as error:
             logger.warning("%s cannot be written: %s", HEALTH, error)
 

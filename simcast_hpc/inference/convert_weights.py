@@ -2,19 +2,19 @@
 
 import json
 import pickle
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig, from_mapping, to_yaml
 from simcast_hpc.models.published_weights import OurForm, load_public, our_form
-from simcast_hpc.storage.run_directory import RunDirectory, file_hash, write_whole
+from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_tensors, write_text
+from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 
 def convert(
@@ -46,17 +46,12 @@ def convert(
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{file}: {error}") from error
     ours = _as_run(form, out, dataset=dataset)
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)  # what a conversion that was killed left
-    try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    sweep(out.parent, out.name)
+    with atomic_directory(out) as partial:
         _write(RunDirectory(partial), model.state_dict(), ours)
         origin = {"architecture": architecture, "file": file.name, "sha256": file_hash(file), "config": dict(config)}
-        write_whole(partial / "published.json", json.dumps(origin, indent=1))
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        write_json(partial / "published.json", origin)
     return ours
 
 
@@ -116,6 +111,6 @@ def _as_run(form: OurForm, out: Path, *, dataset: str) -> TrainConfig:
 
 def _write(folder: RunDirectory, state: Mapping[str, Tensor], config: TrainConfig) -> None:
     folder.weights.parent.mkdir(parents=True)
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder.weights)
-    write_whole(folder.config, to_yaml(config))
+    write_tensors(folder.weights, state)
+    write_text(folder.config, to_yaml(config))
     folder.finish(config.science(), steps=None, weights=file_hash(folder.weights))

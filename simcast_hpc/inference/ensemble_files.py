@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from torch import Tensor
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import exceedance_probability, probability_matched_mean
-from simcast_hpc.distributed.process_group import TorchRanks
+from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
+from simcast_hpc.storage.atomic_files import atomic_file
 
 from .ensemble import TrainedEnsemble
 
@@ -56,7 +57,7 @@ def draw_ensembles(
     windows: int,
     batch: int,
     single: bool = False,
-    ranks: TorchRanks | None = None,
+    ranks: Ranks = SINGLE_RANK,
 ) -> None:
     """Draw an ensemble for the first ``windows`` windows and write all products to ``out``, HDF5. A collective.
 
@@ -71,42 +72,35 @@ def draw_ensembles(
     """
     if ensemble.sampling.members == 1:
         logger.warning("one member: its fair CRPS is not defined, and its standard CRPS is its mean absolute error")
-    rank, size = (ranks.rank, ranks.size) if ranks else (0, 1)
-    count, first = min(windows, len(source)), rank == 0
-    numbers = range(rank, ensemble.sampling.members, size)
+    count = min(windows, len(source))
+    numbers = range(ranks.rank, ensemble.sampling.members, ranks.size)
     frames_in = ensemble.config.sequence.frames_in
-    partial = out.with_name(out.name + ".partial")
     thresholds = spec.threshold_codes()
     file, rates = None, []
-    try:
-        with ranks.together() if ranks else nullcontext():
-            if first:
+    with ExitStack() as opened:
+        with ranks.together():
+            if ranks.is_first:
                 out.parent.mkdir(parents=True, exist_ok=True)
-                file = h5py.File(partial, "w")
+                file = opened.enter_context(h5py.File(opened.enter_context(atomic_file(out)), "w"))
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
         for begin in range(0, count, batch):
             indices = range(begin, min(begin + batch, count))
             mine, clipped = torch.empty(0), 0.0
-            with ranks.together() if ranks else nullcontext():
+            with ranks.together():
                 codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
                 if len(numbers):
                     drawn = ensemble.drawn(codes, numbers)
                     mine, clipped = drawn.frames.cpu(), float(drawn.clip_rate) * len(numbers) * len(indices)
-            shares = ranks.gather((mine, clipped)) if ranks else [(mine, clipped)]
+            shares = ranks.gather((mine, clipped))
             rates.append(sum(clipped for _, clipped in shares))
-            with ranks.together() if ranks else nullcontext():
+            with ranks.together():
                 if file is not None:
                     _write(file, indices, products_of(_interleaved([mine for mine, _ in shares]), thresholds))
                     logger.info("%d of %d windows", indices[-1] + 1, count)
-        with ranks.together() if ranks else nullcontext():
+        with ranks.together():
             if file is not None:
                 _tell_clipped(file, ensemble, sum(rates) / (count * ensemble.sampling.members))
-                file.close()
-                partial.replace(out)
-    finally:
-        if file is not None and partial.exists():
-            file.close()
-            partial.unlink()
+                opened.close()
 
 
 def _interleaved(shares: Sequence[Tensor]) -> Tensor:

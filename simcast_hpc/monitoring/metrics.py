@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import write_text
 
 
 class MetricsWriter:
@@ -19,7 +19,7 @@ class MetricsWriter:
         """Continue after ``first_step``; lines of later steps, left by a run that was cut short, are dropped."""
         if path.is_file():
             kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
-            write_whole(path, "".join(line + "\n" for line in kept))
+            write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 

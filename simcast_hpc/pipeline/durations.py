@@ -5,7 +5,7 @@ import logging
 import time
 from pathlib import Path
 
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,4 +30,4 @@ class Durations:
     def __exit__(self, *_error: object) -> None:
         spent = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
         spent[self._name] = round(spent.get(self._name, 0.0) + time.perf_counter() - self._since, 1)
-        write_whole(self._path, json.dumps(spent, indent=1))
+        write_json(self._path, spent)

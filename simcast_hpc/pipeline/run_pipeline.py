@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig
-from simcast_hpc.distributed.rank_info import find_rank
+from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file

@@ -5,7 +5,8 @@ import sys
 from simcast_hpc.config import ConfigError, SimcastError, TrainConfig, to_yaml
 from simcast_hpc.distributed.launchers import child_environment, run_ranks
 from simcast_hpc.monitoring.stop_request import SIGNALS
-from simcast_hpc.storage.run_directory import RunDirectory, write_whole
+from simcast_hpc.storage.atomic_files import write_text
+from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.preemption import RESTART_STATUS, STOPPED_STATUS, PausedError, StoppedError
 
 _REJECTED = 2
@@ -25,8 +26,8 @@ def start(stage: TrainConfig, command: str, *, ranks: int) -> None:
         PipelineError: it failed.
     """
     path = stage.run_dir / "asked.yaml"
-    RunDirectory(stage.run_dir).make()
-    write_whole(path, to_yaml(stage))
+    RunDirectory(stage.run_dir).create()
+    write_text(path, to_yaml(stage))
     line = [sys.executable, "-m", "simcast_hpc", command, str(path), "--quiet"]
     code = run_ranks(line, ranks=ranks, environment=child_environment())
     said = f"`simcast {command} {path}`"

@@ -13,7 +13,7 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.distributed.rank_info import find_rank
+from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
 from simcast_hpc.inference.ensemble import load_run
 from simcast_hpc.inference.load import forecast_device
@@ -94,7 +94,7 @@ def prepare(asked: PipelineConfig, *, announce: Announce = None) -> PipelineConf
     folder = RunDirectory(config.run_dir)
     durations = Durations(config.run_dir / "durations.json")
     check_names(config)
-    folder.make()
+    folder.create()
     if config.synthesis is not None:
         with durations.of("archive"):
             _synthesise(config)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import write_text
 
 from .comparison import Source, joined, read_sources
 from .example_window import ResultsError
@@ -96,7 +96,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
 def _written(folder: Path, title: str, body: Sequence[str]) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / _FILE, _document(title, "\n".join(body)))
+        write_text(folder / _FILE, _document(title, "\n".join(body)))
     except OSError as error:
         raise ResultsError(f"the page {folder} cannot be written: {error.strerror or error}") from error
     return folder / _FILE

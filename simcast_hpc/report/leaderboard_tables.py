@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.storage.run_directory import write_whole
+from simcast_hpc.storage.atomic_files import write_text
 
 from .example_window import ResultsError
 from .pipeline_results import ScoreFile
@@ -122,7 +122,7 @@ def print_leaderboard(
         console.print(_rendered(board, by))
     if csv_path is not None:
         try:
-            write_whole(csv_path, _as_csv(boards))
+            write_text(csv_path, _as_csv(boards))
         except OSError as error:
             raise ConfigError(f"{csv_path} cannot be written: {error.strerror}") from error
 

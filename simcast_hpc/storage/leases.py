@@ -1,9 +1,13 @@
-"""Leases: how processes that share nothing but a folder share out work, and take over what a lost one held.
+"""Leases: processes that share only a directory divide work, and take over the work of a process that was lost.
 
-A lease is a small file that one process alone can make (``O_EXCL``). Its holder touches it as the work moves on; what
-nobody has touched for a while is stale, and free for anyone. Time is the file system's own, so that clocks of nodes
-need not agree. A lease saves work and guards nothing: two processes may hold the same one after a long pause, and what
-they write must come out the same and appear by a rename.
+A lease is a small file that exactly one process can create (``O_EXCL``). Its owner renews it by touching it; a lease
+that nobody has touched for a while is stale. Nobody removes or renames a stale lease, since another process could have
+replaced it in the meantime: it is superseded by the next generation (``block.lease``, ``block.1.lease``, ...), which
+again exactly one process can create. Ages are differences of the file system's own times, so the clocks of the nodes
+need not agree.
+
+A lease saves work and protects nothing: after a long pause the former owner may still be at work, so two owners must
+write the same content, atomically.
 """
 
 import json
@@ -16,59 +20,70 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
-_BEATS_A_LIMIT = 4
+_RENEWALS_PER_LIMIT = 4
+
+
+class _State(NamedTuple):
+    """Inode and modification time in ns of a lease file; a lease that was renewed or replaced has another state."""
+
+    inode: int
+    touched: int
 
 
 class Lease:
-    """A piece of work that this process holds."""
+    """A piece of work that this process owns."""
 
-    def __init__(self, path: Path, text: str, *, stale_seconds: float):
-        self._path, self._text, self._every = path, text, stale_seconds / _BEATS_A_LIMIT
-        self._beaten = time.monotonic()
+    def __init__(self, path: Path, successor: Path, text: str, *, stale_seconds: float):
+        self._path, self._successor, self._text, self._limit = path, successor, text, stale_seconds
+        self._renewed = time.monotonic()
 
-    def beat(self) -> bool:
-        """Say that the work moves on; return whether the lease is still ours. Cheap enough for every micro batch."""
-        if time.monotonic() - self._beaten < self._every:
+    def renew(self) -> bool:
+        """Keep the lease from becoming stale; return whether it is still ours. Cheap enough for every micro-batch."""
+        if self._silence() < self._limit / _RENEWALS_PER_LIMIT:
             return True
-        self._beaten = time.monotonic()
         if not self._is_ours():
             return False
         with suppress(FileNotFoundError):
             os.utime(self._path)
+        self._renewed = time.monotonic()
         return True
 
     def release(self) -> None:
-        """Give it back, unless another took it over meanwhile."""
-        if self._is_ours():
+        """Remove the lease, unless it is another's or stale: another process may be superseding it at this moment."""
+        if self._is_ours() and self._silence() < self._limit:
             self._path.unlink(missing_ok=True)
+
+    def _silence(self) -> float:
+        return time.monotonic() - self._renewed
 
     def _is_ours(self) -> bool:
         try:
-            return self._path.read_text(encoding="utf-8") == self._text
+            return self._path.read_text(encoding="utf-8") == self._text and not self._successor.exists()
         except FileNotFoundError:
             return False
 
 
 class Leases:
-    """The leases of a folder, ``<name>.lease`` each."""
+    """The leases of a directory."""
 
-    def __init__(self, folder: Path, *, rank: int, stale_seconds: float):
-        """Name this process.
+    def __init__(self, directory: Path, *, rank: int, stale_seconds: float):
+        """Identify this process as an owner.
 
         Args:
-            folder: which all processes see; it must be there.
+            directory: an existing directory that all processes share.
             rank: of this process, for messages.
-            stale_seconds: how long a holder may be silent.
+            stale_seconds: seconds without renewal after which another process may take over.
         """
-        self._folder, self._stale_seconds = folder, stale_seconds
-        self.holder = f"rank {rank}, process {os.getpid()} on {socket.gethostname()}"
-        self._text = json.dumps({"holder": self.holder, "token": secrets.token_hex(8)})
+        self._directory, self._stale_seconds = directory, stale_seconds
+        self.owner = f"rank {rank}, process {os.getpid()} on {socket.gethostname()}"
+        self._text = json.dumps({"owner": self.owner, "token": secrets.token_hex(8)})
 
     @contextmanager
-    def held(self, name: str) -> Iterator[Lease | None]:
-        """Hold the lease ``name`` in the block; None where another has it."""
+    def acquire(self, name: str) -> Iterator[Lease | None]:
+        """Own the lease ``name`` for the block; yield None if another process owns it."""
         lease = self._take(name)
         try:
             yield lease
@@ -76,62 +91,63 @@ class Leases:
             if lease is not None:
                 lease.release()
 
-    def holders(self, pattern: str = "*") -> list[str]:
-        """Return who holds leases whose names match, stale ones left out."""
-        now, found = self._now(), []
-        for path in sorted(self._folder.glob(f"{pattern}.lease")):
-            age = _age(path, now)
-            if age is not None and age < self._stale_seconds:
-                found.append(_holder(path))
-        return found
+    def owners(self, pattern: str = "*") -> list[str]:
+        """Return the owners of leases whose names match; stale ones are left out."""
+        now, owners = self._now(), []
+        for path in sorted(self._directory.glob(f"{pattern}.lease")):
+            state = _state(path)
+            if state is not None and now - state.touched < self._limit_ns:
+                owners.append(_owner(path))
+        return owners
+
+    @property
+    def _limit_ns(self) -> float:
+        return self._stale_seconds * 1e9
 
     def _take(self, name: str) -> Lease | None:
-        path = self._folder / f"{name}.lease"
-        for _ in range(2):
+        generation, superseded = 0, None
+        while True:
+            path = self._path(name, generation)
             try:
-                made = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+                break
             except FileExistsError:
-                if not self._cleared_away(path):
+                state = _state(path)
+                if state is None or self._now() - state.touched < self._limit_ns:
                     return None
-                continue
-            with os.fdopen(made, "w", encoding="utf-8") as file:
-                file.write(self._text)
-            return Lease(path, self._text, stale_seconds=self._stale_seconds)
-        return None
+                generation, superseded = generation + 1, (path, state)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(self._text)
+        if superseded is not None:
+            previous, state = superseded
+            if _state(previous) != state:  # renewed, released or replaced since it was found stale
+                path.unlink()
+                return None
+            silence = (self._now() - state.touched) / 1e9
+            logger.warning("%s was silent for %.0f s: %s takes over %s", _owner(previous), silence, self.owner, name)
+        return Lease(path, self._path(name, generation + 1), self._text, stale_seconds=self._stale_seconds)
 
-    def _cleared_away(self, path: Path) -> bool:
-        """Remove a stale lease; return whether there is none now."""
-        age = _age(path, self._now())
-        if age is None:
-            return True
-        if age < self._stale_seconds:
-            return False
-        holder, aside = _holder(path), path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        try:
-            path.rename(aside)  # of several that see it stale, one succeeds
-        except FileNotFoundError:
-            return True
-        aside.unlink()
-        logger.warning("%s has been silent for %.0f s: %s takes over %s", holder, age, self.holder, path.stem)
-        return True
+    def _path(self, name: str, generation: int) -> Path:
+        return self._directory / (f"{name}.{generation}.lease" if generation else f"{name}.lease")
 
-    def _now(self) -> float:
-        """Return the file system's time."""
-        with tempfile.TemporaryFile(dir=self._folder) as probe:
-            return os.fstat(probe.fileno()).st_mtime
+    def _now(self) -> int:
+        """Return the file system's time, ns."""
+        with tempfile.TemporaryFile(dir=self._directory) as probe:
+            return os.fstat(probe.fileno()).st_mtime_ns
 
 
-def _age(path: Path, now: float) -> float | None:
-    """Return the seconds since a lease was touched; None where it is gone. It is opened, which refreshes NFS."""
+def _state(path: Path) -> _State | None:
+    """Return the state of a lease file, None if there is none. The file is opened, which refreshes NFS attributes."""
     try:
         with path.open("rb") as file:
-            return now - os.fstat(file.fileno()).st_mtime
+            status = os.fstat(file.fileno())
     except FileNotFoundError:
         return None
+    return _State(status.st_ino, status.st_mtime_ns)
 
 
-def _holder(path: Path) -> str:
+def _owner(path: Path) -> str:
     try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["holder"])
+        return str(json.loads(path.read_text(encoding="utf-8"))["owner"])
     except (OSError, ValueError, KeyError):
-        return "a process unknown"
+        return "an unknown process"

@@ -1,12 +1,11 @@
-"""The folder of a run: resolved configuration, versions, metrics, checkpoints, weights, and a marker at the end."""
+"""The directory of a run: configuration, versions, metrics, checkpoints, weights and a marker of completion."""
 
 import hashlib
 import importlib.metadata
 import json
-import os
+import logging
 import platform
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,14 @@ import torch
 from simcast_hpc.config import ConfigError, StrictModel, to_yaml
 from simcast_hpc.version import __version__, commit
 
+from .atomic_files import sweep, write_json, write_text
+
+logger = logging.getLogger(__name__)
 _PACKAGES = ("torch", "deepspeed", "triton", "numpy", "h5py", "pydantic")
 
 
 class RunDirectory:
-    """Where one run writes. Every file that others read appears by a rename, whole."""
+    """Paths of one run and its completion marker ``DONE.json``. All files that others read are written atomically."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -28,46 +30,54 @@ class RunDirectory:
         self.weights = path / "weights" / "model.safetensors"
 
     def prepare(self, config: StrictModel) -> None:
-        """Make the folder and keep the resolved configuration and the versions of what runs it.
+        """Create the directory, remove what killed runs left, and write the configuration and the software versions.
 
         Raises:
-            ConfigError: it cannot be written to.
+            ConfigError: the directory cannot be written.
+        """
+        self.create()
+        try:
+            for directory in (self.path, self.weights.parent):
+                sweep(directory)
+            write_text(self.config, to_yaml(config))
+            write_json(self.versions, versions())
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def create(self) -> None:
+        """Create the directory.
+
+        Raises:
+            ConfigError: it cannot be created.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, to_yaml(config))
-            write_whole(self.versions, json.dumps(versions(), indent=1))
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise self._not_writable(error) from error
 
-    def make(self) -> None:
-        """Make the folder alone.
-
-        Raises:
-            ConfigError: it cannot be made.
-        """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(self.path, error) from error
+    def _not_writable(self, error: OSError) -> ConfigError:
+        return ConfigError(f"run_dir={self.path} cannot be written: {error.strerror or error}")
 
     def finished(self, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the marker if this run is done, with its weights in place; None if it is not done.
+        """Return the marker if the run is complete: its weights exist and their hash is the marker's.
 
         Raises:
-            ConfigError: it was done with other ``inputs``, or the marker is damaged.
+            ConfigError: the run was completed with other ``inputs``, or the marker is damaged.
         """
         marker = self.marker()
         if marker is None:
             return None
         reject_another(marker["inputs"], inputs, where=self.path)
-        return marker if self.weights.is_file() else None
+        if not self.weights.is_file() or file_hash(self.weights) != marker.get("weights"):
+            logger.warning("%s is missing or damaged: the run is finished again", self.weights)
+            return None
+        return marker
 
     def marker(self) -> dict[str, Any] | None:
-        """Return what ``DONE.json`` holds, None where there is none.
+        """Return the contents of ``DONE.json``, or None if there is no such file.
 
         Raises:
-            ConfigError: it is damaged.
+            ConfigError: the file is damaged.
         """
         if not self.done.is_file():
             return None
@@ -75,64 +85,34 @@ class RunDirectory:
             marker = json.loads(self.done.read_text(encoding="utf-8"))
             return {"inputs": dict(marker["inputs"]), **marker}
         except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(
-                f"{self.done} is damaged ({error!r}); remove it, and the run is finished again"
-            ) from error
+            raise ConfigError(f"{self.done} is damaged ({error!r}); remove it to finish the run again") from error
 
     def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
-        """Write the marker: with which inputs this run is done, and what came out."""
-        write_whole(self.done, json.dumps({"inputs": inputs, **results}, indent=1))
-
-
-def _unwritable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"run_dir={path} cannot be written: {error.strerror or error}")
+        """Write the marker: the inputs of the completed run and its results."""
+        write_json(self.done, {"inputs": inputs, **results})
 
 
 def reject_another(saved: Mapping[str, Any], inputs: Mapping[str, Any], *, where: Path) -> None:
-    """Refuse to go on with what was made from other inputs.
+    """Raise an error if saved results were computed from other inputs.
 
     Raises:
         ConfigError: names the first keys that differ, with both values.
     """
-    now = json.loads(json.dumps(dict(inputs)))
-    differing = [key for key in sorted({**saved, **now}) if saved.get(key) != now.get(key)]
+    current = json.loads(json.dumps(dict(inputs)))
+    differing = [key for key in sorted({**saved, **current}) if saved.get(key) != current.get(key)]
     if differing:
-        said = "; ".join(f"{key} was {saved.get(key)!r}, is {now.get(key)!r}" for key in differing[:3])
-        raise ConfigError(f"{where} belongs to another run: {said}. Set it back, or give this run another run_dir")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that a reader, a kill or a power cut never meets half of it."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    settle(path.parent)
-
-
-def settle(folder: Path) -> None:
-    """Have the names in a folder on disk: a rename outlives a power cut only then."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have no such call
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        values = "; ".join(f"{key} was {saved.get(key)!r}, is {current.get(key)!r}" for key in differing[:3])
+        raise ConfigError(f"{where} belongs to another run: {values}. Restore the value or choose another run_dir")
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, the packages that decide numbers, the device and our own commit."""
+    """Return the versions of Python and of the packages that affect results, the device and the commit."""
     found = {"python": platform.python_version(), "machine": platform.machine(), "simcast-hpc": __version__}
     for name in _PACKAGES:
         try:

@@ -2,14 +2,12 @@
 
 A checkpoint is a folder: one safetensors file a rank with that rank's share of the names (fp32 master value and
 both Adam moments), and a manifest with hashes. It is written by a thread from cloned host copies into
-``step-N.partial`` and becomes visible by one rename at the end, so that it is whole or absent; what is removed is
-hidden by a rename first. The ranks must share the file system.
+a hidden directory and becomes visible by one rename at the end, so that it is complete or absent; a checkpoint that is
+removed is hidden by a rename first. The ranks must share the file system.
 """
 
 import json
 import logging
-import os
-import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -19,12 +17,12 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_state
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.storage.run_directory import file_hash, reject_another, settle, write_whole
+from simcast_hpc.storage.atomic_files import publish, remove, sweep, temporary_path, write_json, write_tensors
+from simcast_hpc.storage.run_directory import file_hash, reject_another
 
 logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
@@ -46,8 +44,7 @@ class CheckpointWriter:
         self.under_way: int | None = None  # the step whose checkpoint is being written; on every rank the same
         if ranks.is_first:
             folder.mkdir(parents=True, exist_ok=True)
-            for left in (*folder.glob("*.partial"), *folder.glob("*.pruned")):
-                shutil.rmtree(left)
+            sweep(folder)
 
     def failed(self) -> bool:
         """Return whether this rank could not write its part of what is under way; not a collective."""
@@ -73,11 +70,11 @@ class CheckpointWriter:
         self.wait()
         rank, size = self.ranks.rank, self.ranks.size
         final = self.folder / f"step-{step:08d}"
-        partial = final.with_name(final.name + ".partial")
         if self.ranks.broadcast(final.exists()):  # a resumed run that ends where it began
             return
-        if refused := self.ranks.broadcast(_make_folder(partial) if self.ranks.is_first else None):
-            raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {refused}")
+        partial, error = self.ranks.broadcast(_make_temporary(final) if self.ranks.is_first else None)
+        if error:
+            raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {error}")
         mine: Tensors = {}
         for number, (name, tensors) in enumerate(read_state(engine)):
             if is_owner(number, rank=rank, ranks=size):
@@ -109,21 +106,18 @@ class CheckpointWriter:
         rank = self.ranks.rank
         try:
             path = partial / f"rank-{rank:05d}.safetensors"
-            save_file(mine, path)
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
+            write_tensors(path, mine)
             note = {"file": path.name, "sha256": file_hash(path), "tensors": sorted(mine)}
-            write_whole(partial / f"rank-{rank:05d}.json", json.dumps(note))
+            write_json(partial / f"rank-{rank:05d}.json", note)
             if rank == 0:
                 manifest["files"] = self._collect(partial, manifest["ranks"])
-                write_whole(partial / _MANIFEST, json.dumps(manifest, indent=1))
-                partial.rename(final)
-                settle(self.folder)
+                write_json(partial / _MANIFEST, manifest)
+                publish(partial, final)
                 for old in visible(self.folder)[: -self.keep]:
-                    _remove(old)
+                    remove(old)
         except Exception as error:
             self._failure = error
-            with suppress(OSError):  # a full disk has no room for the mark either, before the part is gone
+            with suppress(OSError):
                 (partial / f"rank-{rank:05d}.safetensors").unlink(missing_ok=True)
                 (partial / f"rank-{rank:05d}.failed").touch()
 
@@ -232,20 +226,14 @@ def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().clone()
 
 
-def _make_folder(path: Path) -> str | None:
-    """Make a folder; return what was against it."""
+def _make_temporary(final: Path) -> tuple[Path, str | None]:
+    """Create the directory in which a checkpoint is written; return it and the error, if there was one."""
+    temporary = temporary_path(final)
     try:
-        path.mkdir(parents=True)
+        temporary.mkdir(parents=True)
     except OSError as error:
-        return str(error)
-    return None
-
-
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint, hidden first: a kill in the middle must leave none that is visible and not whole."""
-    hidden = checkpoint.with_name(checkpoint.name + ".pruned")
-    checkpoint.rename(hidden)
-    shutil.rmtree(hidden)
+        return temporary, str(error)
+    return temporary, None
 
 
 def visible(folder: Path) -> list[Path]:

@@ -19,9 +19,10 @@ from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.distributed.process_group import local_device
-from simcast_hpc.distributed.rank_info import RankInfo, find_rank
+from simcast_hpc.distributed.ranks import RankInfo, find_rank
 from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
+from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.storage.block_store import (
     BLOCK,
     block_path,
@@ -32,7 +33,6 @@ from simcast_hpc.storage.block_store import (
     write_manifest,
 )
 from simcast_hpc.storage.leases import Lease, Leases
-from simcast_hpc.storage.run_directory import write_whole
 
 from .preemption import raise_for, reject_stop_file
 from .stages.student_stage import DTYPES, extend, load_teacher, rollout_identity
@@ -102,12 +102,12 @@ class _Filling:
             ConfigError: the folder is of something else, or other processes are filling it.
         """
         while not self._is_ours():
-            with self.leases.held("claim") as lease:
+            with self.leases.acquire("claim") as lease:
                 if lease is None:
                     self._pause()
                 elif not self._is_ours():
                     self._clear()
-                    write_whole(self._claim, self._claimed)
+                    write_text(self._claim, self._claimed)
 
     def fill(self, source: WindowSource, teacher: TrainedModel) -> None:
         """Take blocks until all stand, and declare the folder finished."""
@@ -118,13 +118,13 @@ class _Filling:
         while missing := set(blocks) - standing_blocks(self.folder):
             took = False
             for block in (block for block in order if block in missing):
-                with self.leases.held(block_path(self.folder, block).stem) as lease:
+                with self.leases.acquire(block_path(self.folder, block).stem) as lease:
                     if lease is not None and not block_path(self.folder, block).is_file():
                         took = True
                         self._roll_out(block, source, teacher, lease, of=len(blocks))
             if not took:
                 if not waited:
-                    logger.info("waiting for %d blocks of %s", len(missing), "; ".join(self.leases.holders("block-*")))
+                    logger.info("waiting for %d blocks of %s", len(missing), "; ".join(self.leases.owners("block-*")))
                 waited = True
                 self._pause()
         write_manifest(self.folder, self.identity)
@@ -136,7 +136,7 @@ class _Filling:
         made = []
         for begin in range(block * BLOCK, last, micro):
             self._heed()
-            if not lease.beat():
+            if not lease.renew():
                 logger.warning("block %d was taken over: this process had been silent too long", block)
                 return
             codes = torch.from_numpy(np.stack([source.read(index) for index in range(begin, min(begin + micro, last))]))
@@ -155,7 +155,7 @@ class _Filling:
             raise ConfigError(
                 f"student.rollouts={self.folder} holds {strangers[0]} and is no roll-out folder; name another"
             )
-        if at_work := self.leases.holders("block-*"):
+        if at_work := self.leases.owners("block-*"):
             raise ConfigError(
                 f"student.rollouts={self.folder} is being filled from another teacher or other data by {at_work[0]}; "
                 "wait for it, or name another folder"

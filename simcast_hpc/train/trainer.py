@@ -2,14 +2,12 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.loader import MicroBatch, micro_batches, prefetch_to_device
@@ -20,10 +18,11 @@ from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
-from simcast_hpc.distributed.rank_info import find_rank
+from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
+from simcast_hpc.storage.atomic_files import write_tensors
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, reject_another_run
 from simcast_hpc.train.ema import EMA
@@ -256,7 +255,5 @@ def _finish(ready: Plan, checkpoint: Checkpoint, beside: Mapping[str, str]) -> N
     weights = {name.removeprefix(_PREFIX): tensor for name, tensor in found if name.startswith(_PREFIX)}
     path = ready.folder.weights
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, partial, metadata=dict(beside))
-    shutil.move(partial, path)
+    write_tensors(path, weights, metadata=beside)
     ready.folder.finish(ready.identity, steps=checkpoint.step, weights=file_hash(path), **beside)

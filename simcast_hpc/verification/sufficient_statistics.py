@@ -5,7 +5,6 @@ Streaming, several ranks, bootstrap over events and pooling are all sums of thes
 """
 
 import dataclasses
-import os
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+
+from simcast_hpc.storage.atomic_files import atomic_file
 
 from .protocols import ScoreProtocol
 
@@ -119,8 +120,7 @@ class Statistics:
     def save(self, path: Path) -> None:
         """Write the sums as ``.npz``; the file appears whole or not at all."""
         arrays = {name: sums.cpu().numpy() for name, sums in self.sums.items()}
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
                 allow_pickle=False,
@@ -128,7 +128,6 @@ class Statistics:
                 events=_text(self.events),
                 **arrays,
             )
-        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":

@@ -240,12 +240,11 @@ def test_a_word_that_is_no_kind_of_problem_is_rejected(tmp_path):
 
 def test_a_full_disk_leaves_no_shard(tmp_path, monkeypatch):
     raw = make_archive(tmp_path / "raw", random_codes(4, 6))
-    import simcast_hpc.data.prepare.write_shard as shard
 
-    def full(_path: Path) -> None:
+    def full(*_arguments, **_named) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shard, "flush", full)
+    monkeypatch.setattr(h5py.File, "create_dataset", full)
     with pytest.raises(OSError, match="No space left"):
         prepared(raw, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["claim.txt"]

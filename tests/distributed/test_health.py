@@ -20,7 +20,7 @@ from simcast_hpc.distributed.health import disk_checks as disks
 from simcast_hpc.distributed.health import hdf5_checks as storage
 from simcast_hpc.distributed.health import rank_checks as ranks
 from simcast_hpc.distributed.health.environment_checks import check_surroundings
-from simcast_hpc.distributed.rank_info import find_rank
+from simcast_hpc.distributed.ranks import find_rank
 from tests.system_programs import program
 
 _HOURS_AGO = time.time() - 3 * 3600

@@ -14,6 +14,7 @@ from PIL import Image
 from simcast_hpc.config import SimcastError
 from simcast_hpc.export import export_run
 from simcast_hpc.forecast.cf_dataset import as_dataset
+from simcast_hpc.forecast.forecast_files import write_netcdf
 from simcast_hpc.forecast.frame_sequence import FrameRequest
 from simcast_hpc.forecast.predict_files import Predictor, noise_of_tile
 from simcast_hpc.inference.ensemble import load_ensemble, load_run
@@ -158,8 +159,6 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
     np.testing.assert_array_equal(again.probability, forecast.probability)
 
     path = tmp_path / "ensemble.nc"
-    from simcast_hpc.storage.hidden_files import write_netcdf
-
     write_netcdf(as_dataset(forecast), path)
     assert compliance_errors(path) == ""
     with xr.open_dataset(path) as found:

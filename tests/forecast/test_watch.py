@@ -236,7 +236,7 @@ def test_a_frame_from_the_future_is_not_the_newest(model, frames, folders):
 def test_what_a_killed_watcher_left_is_removed(model, folders):
     folder, out = folders
     out.mkdir()
-    (out / ".forecast_20241126T0120Z.partial.nc").write_bytes(b"half")
+    (out / ".forecast_20241126T0120Z.nc.node7-4711-0.partial").write_bytes(b"half")
     watching(model, folder, out)
     assert list(out.iterdir()) == []
 

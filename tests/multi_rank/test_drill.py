@@ -79,7 +79,7 @@ def _wait_for_moment(moment: str, process: subprocess.Popen[bytes], run_dir: Pat
         _wait(process, lambda: _logged(run_dir) >= first + further)
     else:
         _wait(process, lambda: _logged(run_dir) >= first + further // 2)
-        _wait(process, lambda: any((run_dir / "checkpoints").glob("step-*.partial/rank-*")))
+        _wait(process, lambda: any((run_dir / "checkpoints").glob(".step-*.partial/*")))
 
 
 def _start_and_kill(arguments: list[str], run_dir: Path, dice: random.Random, moment: str) -> Kill | None:
@@ -112,7 +112,7 @@ def _start_and_kill(arguments: list[str], run_dir: Path, dice: random.Random, mo
 
 def _partial(run_dir: Path) -> set[int]:
     """Return the inodes of checkpoints that were never whole."""
-    return {path.stat().st_ino for path in (run_dir / "checkpoints").glob("*.partial")}
+    return {path.stat().st_ino for path in (run_dir / "checkpoints").glob(".*.partial")}
 
 
 @pytest.mark.parametrize("ahead", [0, 4])

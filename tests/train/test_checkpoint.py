@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.storage import atomic_files
 from simcast_hpc.train import checkpoint
 from simcast_hpc.train.checkpoint import (
     Checkpoint,
@@ -95,11 +96,11 @@ def test_a_kill_while_one_is_removed_leaves_none_that_is_visible_and_not_whole(t
     writer = _writer(tmp_path, keep=1)
     _save(writer, engine, 1)
 
-    def cut_short(path):
+    def cut_short(path, **_named):
         (path / "rank-00000.safetensors").unlink()
         raise OSError("no further")
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", cut_short)
+    monkeypatch.setattr(atomic_files.shutil, "rmtree", cut_short)
     with pytest.raises(CheckpointError, match="no further"):
         _save(writer, engine, 2)
     for path in visible(tmp_path):
@@ -136,10 +137,10 @@ def test_a_failure_while_writing_leaves_the_one_before_and_is_told(tmp_path, eng
     writer = _writer(tmp_path)
     _save(writer, engine, 1)
 
-    def fail(*_args):
+    def fail(*_args, **_named):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(atomic_files, "save_file", fail)
     with pytest.raises(CheckpointError, match="could not be written: no space left on device"):
         _save(writer, engine, 2)
     found = latest(tmp_path)
@@ -150,7 +151,7 @@ def test_a_failure_while_writing_leaves_the_one_before_and_is_told(tmp_path, eng
 
 def test_what_a_kill_left_is_not_seen_and_is_cleared_by_the_next_run(tmp_path, engine):
     _save(_writer(tmp_path), engine, 1)
-    partial = tmp_path / "step-00000002.partial"
+    partial = tmp_path / ".step-00000002.node7-4711-0.partial"
     partial.mkdir()
     (partial / "manifest.json").write_text("{}")
     (tmp_path / "step-00000003").mkdir()
@@ -206,7 +207,7 @@ def test_a_checkpoint_of_another_configuration_or_data_is_rejected(tmp_path, eng
     _save(_writer(tmp_path), engine, 1)
     found = latest(tmp_path)
     assert found is not None
-    with pytest.raises(ConfigError, match=rf"belongs to another run: {says}\. Set it back, or .*another run_dir"):
+    with pytest.raises(ConfigError, match=rf"belongs to another run: {says}\. Restore the value or .*another run_dir"):
         found.require({**IDENTITY, **over})
     gone = dict(IDENTITY)
     del gone["seed"]
@@ -264,13 +265,13 @@ def test_a_full_disk_is_told_and_frees_what_it_had_taken(tmp_path, engine, monke
     writer = _writer(tmp_path)
     _save(writer, engine, 1)
 
-    def half(_tensors, path):
+    def half(_tensors, path, **_named):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(atomic_files, "save_file", half)
     with pytest.raises(CheckpointError, match="No space left on device"):
         _save(writer, engine, 2)
-    assert not list(tmp_path.glob("step-00000002.partial/*.safetensors"))
+    assert not [path for path in tmp_path.rglob("*.safetensors*") if "step-00000001" not in str(path)]
     found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
     assert found is not None and found.step == 1

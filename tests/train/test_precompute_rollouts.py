@@ -149,7 +149,7 @@ def test_a_folder_that_others_fill_with_something_else_is_not_cleared(tmp_path, 
     other = _at_work(tmp_path / "rollouts")
     with pytest.raises(ConfigError, match=r"rollouts is being filled from another teacher .* by rank 7, process"):
         fill.fill_cache(config)
-    assert other.holders() == [other.holder], "its lease stands, and ours on the claim is given back"
+    assert other.owners() == [other.owner], "its lease stands, and ours on the claim is given back"
 
 
 def test_a_folder_claimed_for_something_else_meanwhile_gets_no_block(tmp_path, root, teacher, monkeypatch):
@@ -165,7 +165,7 @@ def test_a_block_that_was_taken_over_is_left_to_the_other(tmp_path, root, teache
     """A process that was stopped for long finds its block in other hands; it goes on with the next."""
     config = _config(tmp_path, root, teacher, lease_seconds=1.0)
     beats = iter([True, False])
-    monkeypatch.setattr(fill.Lease, "beat", lambda _: next(beats, True))
+    monkeypatch.setattr(fill.Lease, "renew", lambda _: next(beats, True))
     written: list[int] = []
     monkeypatch.setattr(fill, "write_block", lambda *told: written.append(told[1]) or cache.write_block(*told))
     fill.fill_cache(config)

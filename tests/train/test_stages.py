@@ -16,7 +16,7 @@ from simcast_hpc.data.sample_order import draw
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import to_frames, window_of_codes
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.distributed.rank_info import RankInfo
+from simcast_hpc.distributed.ranks import RankInfo
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import build_model, grid_of
 from simcast_hpc.train import trainer as run

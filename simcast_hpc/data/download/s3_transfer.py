@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from simcast_hpc.config import SimcastError
+from simcast_hpc.storage.atomic_files import flush, publish
 
 logger = logging.getLogger(__name__)
 MIB = 2**20
@@ -98,7 +99,8 @@ def fetch(
         part.unlink()
         raise DownloadError(f"{remote.key}: the bytes fetched are not those of its ETag {remote.etag}; fetch it again")
     etag_of(into).unlink(missing_ok=True)  # of what stood there before
-    part.replace(into)
+    flush(part)
+    publish(part, into)
     etag_of(part).replace(etag_of(into))
     return bool(verified)
 

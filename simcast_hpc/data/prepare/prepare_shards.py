@@ -23,14 +23,14 @@ from simcast_hpc.data.shards.shard_format import (
     chunk_frames,
     column,
     compression,
-    file_sha256,
     read_manifest,
     shard_name,
     stored_description_hash,
     write_index,
-    write_text,
 )
 from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.storage.atomic_files import sweep, write_text
+from simcast_hpc.storage.run_directory import file_hash
 
 from .dataset_statistics import summary
 from .raw_events import EventSource, RawEvent
@@ -96,7 +96,7 @@ def _shards(events: int, each: int) -> list[range]:
 
 
 def _described(path: Path, events: int) -> ShardFile:
-    return ShardFile(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path), events=events)
+    return ShardFile(name=path.name, bytes=path.stat().st_size, sha256=file_hash(path), events=events)
 
 
 def _made_of(source: EventSource, recipe: Recipe) -> str:
@@ -108,6 +108,7 @@ def _claim(into: Path, made_of: str) -> None:
     """Say what the folder is for; refuse one that is for something else."""
     claim = into / CLAIM
     if claim.is_file():
+        sweep(into)
         if claim.read_text(encoding="utf-8").strip() != made_of:
             raise DataError(
                 f"{into} holds shards of other raw data, another description, codec or number of events a shard; "

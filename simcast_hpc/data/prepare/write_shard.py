@@ -7,8 +7,9 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.data_errors import DataProblem
-from simcast_hpc.data.shards.shard_format import chunk_frames, compression, flush
+from simcast_hpc.data.shards.shard_format import chunk_frames, compression
 from simcast_hpc.data.window_source import event_checksum
+from simcast_hpc.storage.atomic_files import atomic_file
 
 from ..encoding import MISSING_CODE
 from .dataset_statistics import code_histogram
@@ -22,39 +23,33 @@ def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, 
         DataError: an event cannot be read, and unreadable ones are not to be skipped.
         OSError: the disk is full or the folder cannot be written; no shard of that name is left behind.
     """
-    partial = path.with_name(f".{path.name}.partial")
     height, width = source.grid
     count, frames = len(numbers), source.frames
-    try:
-        with h5py.File(partial, "w", libver="v110") as file:
-            codes = file.create_dataset(
-                "codes",
-                shape=(count, frames, height, width),
-                dtype=np.uint8,
-                chunks=(1, chunk_frames(frames, source.grid), height, width),
-                **compression(codec),
-            )
-            checksums = np.zeros((count, 32), np.uint8)
-            usable = np.zeros(count, np.uint8)
-            gaps = np.zeros((count, frames), np.uint8)
-            histograms = np.zeros((count, MISSING_CODE + 1), np.uint32)
-            for row, number in enumerate(numbers):
-                event = _read(source, number, skip_unreadable=skip_unreadable)
-                if event is None:
-                    codes[row] = MISSING_CODE  # so that a piece that was never written stays a sign of damage
-                    continue
-                usable[row] = 1
-                codes[row] = event
-                checksums[row] = np.frombuffer(event_checksum(event), np.uint8)
-                histograms[row] = code_histogram(event)
-                gaps[row] = _wholly_missing(event, anything=bool(histograms[row, MISSING_CODE]))
-            file["id"] = np.array([source.events[number].id.encode() for number in numbers])
-            file["sha256"], file["usable"], file["gaps"] = checksums, usable, gaps
-            file.create_dataset("histogram", data=histograms, compression="gzip")
-        flush(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+        codes = file.create_dataset(
+            "codes",
+            shape=(count, frames, height, width),
+            dtype=np.uint8,
+            chunks=(1, chunk_frames(frames, source.grid), height, width),
+            **compression(codec),
+        )
+        checksums = np.zeros((count, 32), np.uint8)
+        usable = np.zeros(count, np.uint8)
+        gaps = np.zeros((count, frames), np.uint8)
+        histograms = np.zeros((count, MISSING_CODE + 1), np.uint32)
+        for row, number in enumerate(numbers):
+            event = _read(source, number, skip_unreadable=skip_unreadable)
+            if event is None:
+                codes[row] = MISSING_CODE  # so that a piece that was never written stays a sign of damage
+                continue
+            usable[row] = 1
+            codes[row] = event
+            checksums[row] = np.frombuffer(event_checksum(event), np.uint8)
+            histograms[row] = code_histogram(event)
+            gaps[row] = _wholly_missing(event, anything=bool(histograms[row, MISSING_CODE]))
+        file["id"] = np.array([source.events[number].id.encode() for number in numbers])
+        file["sha256"], file["usable"], file["gaps"] = checksums, usable, gaps
+        file.create_dataset("histogram", data=histograms, compression="gzip")
 
 
 def _read(source: EventSource, number: int, *, skip_unreadable: bool) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from pydantic import PositiveInt, ValidationError
 
 from simcast_hpc.config import DataError, StrictModel
 from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.run_directory import file_hash
 
 FORMAT = 1
 MANIFEST, INDEX, CLAIM = "manifest.json", "index.h5", "claim.txt"
@@ -129,29 +130,12 @@ def compression(codec: str) -> dict[str, Any]:
     raise DataError(f"{codec!r} is no codec; shards are compressed by {' or '.join(CODECS)}")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text under another name, flush it to the disk and rename it: it is whole or absent."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    flush(partial)
-    partial.replace(path)
-
-
 def write_index(path: Path, index: Index) -> None:
-    """Write the index, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with h5py.File(partial, "w", libver="v110") as file:
+    """Write the index atomically."""
+    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         for name, values in vars(index).items():
             if values is not None:
                 file.create_dataset(name, data=np.packbits(values, axis=1) if name == "gaps" else values)
-    flush(partial)
-    partial.replace(path)
 
 
 def read_index(root: Path, manifest: Manifest) -> Index:
@@ -161,7 +145,7 @@ def read_index(root: Path, manifest: Manifest) -> Index:
         DataError: it is absent or not that of the manifest.
     """
     path = root / INDEX
-    if not path.is_file() or file_sha256(path) != manifest.index.sha256:
+    if not path.is_file() or file_hash(path) != manifest.index.sha256:
         raise DataError(f"{path} is {'not that of its manifest' if path.is_file() else 'absent'}; prepare {root} again")
     with h5py.File(path, "r") as file:
         columns: dict[str, Any] = {str(name): column(file, str(name)) for name in file}
@@ -225,9 +209,3 @@ def check_present(root: Path, manifest: Manifest, shards: Iterable[int]) -> None
             ) from error
         if size != told_of.bytes:
             raise DataError(f"shard {path} has {size} bytes, {MANIFEST} says {told_of.bytes}; copy or prepare it again")
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's bytes are on the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

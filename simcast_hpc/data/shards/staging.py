@@ -8,8 +8,9 @@ from collections.abc import Collection
 from pathlib import Path
 
 from simcast_hpc.config import DataError
+from simcast_hpc.storage.atomic_files import atomic_file, sweep, write_text
 
-from .shard_format import INDEX, MANIFEST, Manifest, ShardFile, flush, write_text
+from .shard_format import INDEX, MANIFEST, Manifest, ShardFile
 
 logger = logging.getLogger(__name__)
 _BLOCK = 2**22
@@ -31,6 +32,7 @@ def stage(root: Path, manifest: Manifest, shards: Collection[int], into: Path) -
         target.mkdir(parents=True, exist_ok=True)
         with (target / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            sweep(target)
             missing = [file for file in wanted if not _stands(target / file.name, file)]
             size = sum(file.bytes for file in missing)
             free = shutil.disk_usage(target).free
@@ -55,15 +57,12 @@ def _stands(path: Path, file: ShardFile) -> bool:
 
 
 def _copy(source: Path, into: Path, file: ShardFile) -> None:
-    partial = into.with_name(f".{into.name}.partial")
     digest = hashlib.sha256()
-    with source.open("rb") as read, partial.open("wb") as write:
-        while block := read.read(_BLOCK):
-            digest.update(block)
-            write.write(block)
-    if digest.hexdigest() != file.sha256:
-        partial.unlink()
-        kind = "the index" if file.name == INDEX else "a shard"
-        raise DataError(f"{source} is not {kind} of its manifest: its SHA-256 differs; prepare or copy it again")
-    flush(partial)
-    partial.replace(into)
+    with atomic_file(into) as temporary:
+        with source.open("rb") as read, temporary.open("wb") as write:
+            while block := read.read(_BLOCK):
+                digest.update(block)
+                write.write(block)
+        if digest.hexdigest() != file.sha256:
+            kind = "the index" if file.name == INDEX else "a shard"
+            raise DataError(f"{source} is not {kind} of its manifest: its SHA-256 differs; prepare or copy it again")

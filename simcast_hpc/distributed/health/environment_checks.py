@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.cuda import nccl
 
-from simcast_hpc.distributed.rank_info import RankInfo
+from simcast_hpc.distributed.ranks import RankInfo
 
 from .finding import Finding
 

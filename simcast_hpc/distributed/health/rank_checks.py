@@ -13,7 +13,7 @@ import torch
 
 from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
-from simcast_hpc.distributed.rank_info import LauncherError, RankInfo, find_rank
+from simcast_hpc.distributed.ranks import LauncherError, RankInfo, find_rank
 
 from .build_checks import check_builds
 from .device_checks import check_clock, check_devices

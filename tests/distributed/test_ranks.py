@@ -2,7 +2,7 @@
 
 import pytest
 
-from simcast_hpc.distributed.rank_info import LauncherError, RankInfo, find_rank
+from simcast_hpc.distributed.ranks import LauncherError, RankInfo, find_rank
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
 MPICH = {"PMI_RANK": "5", "PMI_SIZE": "8", "MPI_LOCALRANKID": "1"}
@@ -70,7 +70,7 @@ def test_a_variable_that_is_no_number_is_rejected_with_its_value(text):
 
 
 def test_a_rank_past_the_world_is_rejected():
-    with pytest.raises(LauncherError, match="torchrun or deepspeed gives rank 8 of 8"):
+    with pytest.raises(LauncherError, match="torchrun or deepspeed set rank 8 of 8"):
         find_rank({**TORCHRUN, "RANK": "8"})
 
 

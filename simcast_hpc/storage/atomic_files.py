@@ -1,0 +1,140 @@
+"""Atomic writing of files and directories: after a kill or a power cut there is the old content or the new, no part.
+
+Content is written under a hidden name next to the final one, flushed to disk and renamed; then the directory is
+flushed, since a rename survives a power cut only after that. The hidden name contains host, process and a counter, so
+that concurrent writers never share it, and ends in ``.partial``, so that no pattern by file type matches it.
+"""
+
+import itertools
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+_PARTIAL, _REMOVED = ".partial", ".removed"
+_counter = itertools.count()
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary file; it replaces ``path`` when the block succeeds and is removed when the block fails.
+
+    Its name does not end like ``path``: name the format to a writer that derives it from the file name. Permissions
+    are those of the umask, whatever the writer sets.
+
+    Raises:
+        OSError: the file cannot be written; ``path`` keeps its old content.
+    """
+    temporary = temporary_path(path)
+    with temporary.open("xb") as file:
+        mode = os.fstat(file.fileno()).st_mode & 0o777
+    try:
+        yield temporary
+        temporary.chmod(mode)
+        flush(temporary)
+        publish(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary directory; it becomes ``path`` when the block succeeds and is removed when the block fails.
+
+    Args:
+        path: the final directory.
+        replace: whether an existing ``path`` is replaced. It is renamed first, so for a moment there is none.
+
+    Raises:
+        OSError: the directory cannot be written, or ``path`` exists and is not to be replaced.
+    """
+    temporary = temporary_path(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        flush(temporary)
+        if replace:
+            remove(path)
+        publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=1))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file atomically."""
+    with atomic_file(path) as temporary:
+        contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, temporary, metadata=None if metadata is None else dict(metadata))
+
+
+def temporary_path(path: Path) -> Path:
+    """Return a hidden name next to ``path`` that no other writer uses."""
+    return _hidden(path, _PARTIAL)
+
+
+def flush(path: Path) -> None:
+    """Flush a file, or a directory and all that it contains, to disk."""
+    if path.is_dir():
+        for entry in path.rglob("*"):
+            _fsync(entry)
+    _fsync(path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a flushed file or directory to its final name and flush the directory that contains it."""
+    temporary.replace(path)
+    _fsync(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or directory if it exists; a directory is first hidden by a rename, so no part of it is seen."""
+    if path.is_dir():
+        hidden = _hidden(path, _REMOVED)
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(directory: Path, name: str | None = None) -> None:
+    """Remove what killed writers left in ``directory``, of the file or directory ``name`` or of all.
+
+    A writer that is still at work there fails with FileNotFoundError.
+    """
+    for suffix in (_PARTIAL, _REMOVED):
+        for path in directory.glob(f".{'' if name is None else escape(name) + '.'}*{suffix}"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _hidden(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_counter)}{suffix}")
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        if not path.is_dir():  # some network file systems cannot flush a directory
+            raise
+    finally:
+        os.close(descriptor)
