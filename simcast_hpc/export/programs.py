@@ -78,7 +78,7 @@ def programs_of_model(model: TrainedModel, grid: tuple[int, int]) -> list[Progra
     Raises:
         ConfigError: the network cannot take this grid.
     """
-    model.reject_another_grid(grid)
+    model.check_grid(grid)
     sequence = model.config.sequence
     frames_in, frames_out = sequence.frames_in, sequence.frames_out
     shape = f"{grid[0]}, {grid[1]}"

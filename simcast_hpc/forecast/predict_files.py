@@ -178,7 +178,7 @@ class Predictor:
 
         def draw(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
             start = torch.stack([noise_of_tile(noise, corner, self.tile, reduction) for corner in corners])
-            drawn = model.drawn(torch.from_numpy(cut), numbers, start=start)
+            drawn = model.sample_members(torch.from_numpy(cut), numbers, start=start)
             return self.code.linear_of_forecast(drawn.frames.cpu().numpy())
 
         return draw

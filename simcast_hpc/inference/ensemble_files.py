@@ -89,7 +89,7 @@ def draw_ensembles(
             with ranks.together():
                 codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
                 if len(numbers):
-                    drawn = ensemble.drawn(codes, numbers)
+                    drawn = ensemble.sample_members(codes, numbers)
                     mine, clipped = drawn.frames.cpu(), float(drawn.clip_rate) * len(numbers) * len(indices)
             shares = ranks.gather((mine, clipped))
             rates.append(sum(clipped for _, clipped in shares))

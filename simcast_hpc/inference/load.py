@@ -1,30 +1,29 @@
-"""What turns a finished run folder into a callable forecast; evaluation, report and prediction all begin here."""
+"""Finished runs as callable models: the run directory is checked, then its network is built and its weights loaded."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.distill.windows import to_frames
-from simcast_hpc.models import build_model, grid_of
+from simcast_hpc.models import SimVP, build_model, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 
 from .cuda_graph import Graphs
 
-_OR = " or ".join(FORECASTING)
-
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, the configuration that made it, the hash of its weights and how many steps it was trained.
+    """A trained network with the configuration of its run, the SHA-256 of its weights and its optimizer steps.
 
-    Of published weights (``simcast convert``) the steps are unknown, None. On a CUDA device the second forecast of a
-    size is recorded as a CUDA graph, which those after it replay.
+    ``steps`` is None for published weights (``simcast convert``). On a CUDA device the second forecast of a shape is
+    recorded as a CUDA graph, which later forecasts of that shape replay.
     """
 
     network: torch.nn.Module
@@ -34,41 +33,69 @@ class TrainedModel:
     graphs: Graphs = field(default_factory=Graphs, compare=False, repr=False)
 
     @torch.no_grad()
-    def forecast(self, codes: torch.Tensor, *, frames_out: int) -> torch.Tensor:
-        """Return the forecast after uint8 codes ``[B, T, H, W]``: float32 ``[B, frames_out, H, W]`` in [0, 1].
+    def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
+        """Return the forecast after ``codes``, float32 ``[B, frames_out, H, W]`` in [0, 1].
 
-        One pass where the network's horizon reaches; beyond it the network is rolled out (the teacher).
-        Missing input pixels are 0 to the network, as in training.
+        One forward pass within the network's horizon; beyond it the network is rolled out. Missing input pixels are 0
+        to the network, as in training.
+
+        Args:
+            codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).
+            frames_out: number of lead times.
 
         Raises:
-            ConfigError: the network is made for another grid.
-            ValueError: another number of frames than the network takes.
+            ConfigError: the network cannot take this grid.
+            TypeError: ``codes`` is neither uint8 nor floating.
+            ValueError: wrong number of axes or of frames.
         """
+        if codes.dtype != torch.uint8 and not codes.is_floating_point():
+            raise TypeError(f"codes have dtype {codes.dtype}; give uint8 encoded values or floats in [0, 1]")
         frames_in = self.config.sequence.frames_in
-        if codes.shape[1] != frames_in:
-            raise ValueError(f"{codes.shape[1]} frames given to a model of {frames_in}; give the last {frames_in}")
-        self.reject_another_grid((codes.shape[2], codes.shape[3]))
+        if codes.dim() != 4 or codes.shape[1] != frames_in:
+            raise ValueError(
+                f"codes have shape {tuple(codes.shape)}; [B, {frames_in}, H, W] is needed: give the last {frames_in} "
+                "frames"
+            )
+        self.check_grid((codes.shape[2], codes.shape[3]))
         device = next(self.network.parameters()).device
-        seen = to_frames(codes.to(device))
-        everywhere = seen._replace(valid=torch.ones_like(seen.valid))
+        frames = to_frames(codes.to(device))
+        all_valid = frames._replace(valid=torch.ones_like(frames.valid))
 
-        def network(frames: torch.Tensor) -> torch.Tensor:
-            return self.graphs.run(self.network, frames, network=self.network)
+        def network(inputs: Tensor) -> Tensor:
+            return self.graphs.run(self.network, inputs, network=self.network)
 
-        return roll_out(network, everywhere, frames_out=frames_out).values
+        return roll_out(network, all_valid, frames_out=frames_out).values
 
-    def reject_another_grid(self, grid: tuple[int, int]) -> None:
-        """Refuse frames of another grid (H, W) than the network is made for.
+    @property
+    def grid_multiple(self) -> int:
+        """The number of which height and width must be multiples; 1 for a network of one grid."""
+        return self.network.downsampling if isinstance(self.network, SimVP) else 1
+
+    def check_grid(self, grid: tuple[int, int]) -> None:
+        """Check that the network can take frames of ``grid`` (H, W).
 
         Raises:
-            ConfigError: names both grids.
+            ConfigError: names the grid and what is needed.
         """
         own = grid_of(self.config.model)
         if own not in (None, grid):
             raise ConfigError(
-                f"the {self.config.stage} {self.config.name} is made for frames of {own[0]} x {own[1]} pixels "
-                f"(model.kind={self.config.model.kind}), the data's are {grid[0]} x {grid[1]}"
+                f"the {self.config.stage} {self.config.name} takes frames of {own[0]} x {own[1]} pixels "
+                f"(model.kind={self.config.model.kind}), got {grid[0]} x {grid[1]}"
             )
+        check_multiple(grid, self.grid_multiple, f"{self.config.stage} {self.config.name}")
+
+
+def check_multiple(grid: tuple[int, int], multiple: int, name: str) -> None:
+    """Check that height and width are multiples of ``multiple``.
+
+    Raises:
+        ConfigError: names the grid and the multiple.
+    """
+    if grid[0] % multiple or grid[1] % multiple:
+        raise ConfigError(
+            f"the {name} takes heights and widths that are multiples of {multiple}, got {grid[0]} x {grid[1]}"
+        )
 
 
 def forecast_device() -> torch.device:
@@ -80,19 +107,19 @@ def config_of_run(run_dir: Path) -> TrainConfig:
     """Return the configuration of the training run in ``run_dir``.
 
     Raises:
-        ConfigError: it is absent or damaged, or the folder is that of a pipeline; names the stages that may be meant.
+        ConfigError: it is absent or damaged, or the directory is a pipeline's; names the stages that may be meant.
     """
     reject_a_pipeline(run_dir)
     return read_config(TrainConfig, RunDirectory(run_dir).config)
 
 
 def reject_a_pipeline(run_dir: Path) -> None:
-    """Refuse the folder of a pipeline, whose stages are the runs; what is wrong otherwise is left to the reader.
+    """Reject the directory of a pipeline, whose stages are the runs. Other faults are left to the reader.
 
     Raises:
         ConfigError: names the finished stages that forecast.
     """
-    try:  # plain data, so that the pipeline of another version is known as one
+    try:  # plain data, so that the pipeline of another version is recognized too
         data = yaml.safe_load(RunDirectory(run_dir).config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
@@ -100,7 +127,7 @@ def reject_a_pipeline(run_dir: Path) -> None:
         return
     finished = [str(run_dir / name) for name in data["stages"] or () if _forecasts(run_dir / str(name))]
     raise ConfigError(
-        f"{run_dir} is a pipeline's folder; "
+        f"{run_dir} is the directory of a pipeline; "
         + (
             f"name one of its forecasting stages: {', '.join(finished)}"
             if finished
@@ -110,43 +137,78 @@ def reject_a_pipeline(run_dir: Path) -> None:
 
 
 def _forecasts(run_dir: Path) -> bool:
-    folder = RunDirectory(run_dir)
-    if not folder.weights.is_file():
+    directory = RunDirectory(run_dir)
+    if not directory.weights.is_file():
         return False
     try:
-        config = read_config(TrainConfig, folder.config)
+        config = read_config(TrainConfig, directory.config)
     except ConfigError:
         return False
-    # Students that hold out a fold of the events serve the diffusion's conditions alone.
+    # Students that hold out a fold of the events only serve as conditions of the diffusion.
     return config.stage in (*FORECASTING, "diffusion") and config.data.hold_out is None
 
 
-def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
-    """Return the model that a run of ``simcast train`` left in ``run_dir``, in fp32, evaluating, on ``device`` (CPU).
+class FinishedRun(NamedTuple):
+    """A checked run: configuration, weights by name, the weights' metadata and SHA-256, and the marker ``DONE.json``."""
+
+    config: TrainConfig
+    weights: dict[str, Tensor]
+    metadata: dict[str, str]
+    weights_hash: str
+    marker: dict[str, Any]
+
+    def load_into(self, network: torch.nn.Module, run_dir: Path) -> None:
+        """Load the weights into ``network`` and put it into evaluation mode.
+
+        Raises:
+            ConfigError: they do not fit it.
+        """
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise ConfigError(f"the weights in {run_dir} do not fit its configuration: {error}") from error
+        network.eval().requires_grad_(False)
+
+
+def read_finished(run_dir: Path, stages: tuple[str, ...]) -> FinishedRun:
+    """Read a finished run of one of ``stages``.
 
     Raises:
-        ConfigError: the folder holds no finished run, or its weights do not fit its configuration.
+        ConfigError: the run is unfinished, damaged or of another stage, or its weights or configuration were changed.
     """
     reject_a_pipeline(run_dir)
-    folder = RunDirectory(run_dir)
-    if not folder.config.is_file() or not folder.weights.is_file():
-        missing = folder.weights if folder.config.is_file() else folder.config
-        raise ConfigError(f"{run_dir} is not a finished training run: there is no {missing}; run `simcast train` first")
+    directory = RunDirectory(run_dir)
+    if not directory.config.is_file() or not directory.weights.is_file():
+        missing = directory.weights if directory.config.is_file() else directory.config
+        raise ConfigError(f"{run_dir} is not a finished training run: {missing} is missing; run `simcast train` first")
     config = config_of_run(run_dir)
-    if config.stage not in FORECASTING:
-        raise ConfigError(f"{run_dir} holds the stage {config.stage}, which does not forecast; name a {_OR}")
+    if config.stage not in stages:
+        raise ConfigError(f"{run_dir} is a run of stage {config.stage}; a finished {' or '.join(stages)} is needed")
+    weights_hash, marker = file_hash(directory.weights), directory.marker()
+    if marker is None or marker.get("weights") != weights_hash:
+        raise ConfigError(
+            f"{directory.weights} does not match {directory.done}; run `simcast train` again to finish the run"
+        )
+    reject_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
+    try:
+        with safe_open(directory.weights, framework="pt") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return FinishedRun(config, weights, dict(file.metadata() or {}), weights_hash, marker)
+    except SafetensorError as error:
+        raise ConfigError(f"{directory.weights} cannot be read: {error}") from error
+
+
+def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
+    """Return the deterministic model of a finished run, in fp32 and evaluation mode, on ``device`` (default: CPU).
+
+    Raises:
+        ConfigError: the directory has no finished run, or its weights do not fit its configuration.
+    """
+    run = read_finished(run_dir, FORECASTING)
+    config = run.config
     try:
         network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
     except ValueError as error:
-        raise ConfigError(f"{folder.config} describes no model: {error}") from error
-    weights_hash = file_hash(folder.weights)
-    marker = folder.marker()
-    if marker is None or marker.get("weights") != weights_hash:
-        raise ConfigError(f"{folder.weights} is not what {folder.done} says; run `simcast train` again to finish it")
-    reject_another({key: marker["inputs"].get(key) for key in config.science()}, config.science(), where=run_dir)
-    try:
-        network.load_state_dict(load_file(folder.weights))
-    except (RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"{folder.weights} does not fit {folder.config}: {error}") from error
-    network.eval().requires_grad_(False)
-    return TrainedModel(network.to(device or torch.device("cpu")), config, weights_hash, marker.get("steps"))
+        raise ConfigError(f"{RunDirectory(run_dir).config} describes no valid model: {error}") from error
+    run.load_into(network, run_dir)
+    return TrainedModel(network.to(device or torch.device("cpu")), config, run.weights_hash, run.marker.get("steps"))

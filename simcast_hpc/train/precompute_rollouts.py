@@ -59,7 +59,7 @@ def fill_cache(config: TrainConfig) -> Path:
     frames = config.sequence.frames_in + config.sequence.frames_out
     source = open_windows(config.data, split="train", frames=frames)
     teacher = load_teacher(config)
-    teacher.reject_another_grid(source.grid)
+    teacher.check_grid(source.grid)
     identity = rollout_identity(config, teacher, source)
     if read_manifest(folder) == identity:
         logger.info("roll-outs stand in %s: nothing to do", folder)

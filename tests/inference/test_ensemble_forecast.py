@@ -197,7 +197,9 @@ def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
     assert some == pytest.approx([some[0]] * 3, rel=1e-3)
     source = open_windows(ensemble.config.data, split="train", frames=7)
     codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
-    assert float(changed(ensemble, clip=0.5).drawn(codes, range(5)).clip_rate) == pytest.approx(some[0], rel=1e-3)
+    assert float(changed(ensemble, clip=0.5).sample_members(codes, range(5)).clip_rate) == pytest.approx(
+        some[0], rel=1e-3
+    )
 
 
 def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):

@@ -51,7 +51,7 @@ class StudentStage:
         """
         if self.teacher is None:
             return
-        self.teacher.reject_another_grid(source.grid)
+        self.teacher.check_grid(source.grid)
         folder = self.config.rollout_dir
         if self.config.student.extension == "teacher" and folder is not None:
             self.extension = RolloutCache(folder, identity=rollout_identity(self.config, self.teacher, source))
