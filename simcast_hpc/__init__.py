@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from simcast_hpc.api import Forecaster, load
     from simcast_hpc.config import read_any_config as read_config
     from simcast_hpc.data import datasets
-    from simcast_hpc.inference.pysteps_method import PystepsNowcast
+    from simcast_hpc.pysteps_method import PystepsNowcast
     from simcast_hpc.verification import score
 
 __all__ = ["Forecaster", "PystepsNowcast", "__version__", "datasets", "load", "read_config", "score"]
 
 _LAZY = {
     "Forecaster": ("simcast_hpc.api", "Forecaster"),
-    "PystepsNowcast": ("simcast_hpc.inference.pysteps_method", "PystepsNowcast"),
+    "PystepsNowcast": ("simcast_hpc.pysteps_method", "PystepsNowcast"),
     "datasets": ("simcast_hpc.data.datasets", None),
     "load": ("simcast_hpc.api", "load"),
     "read_config": ("simcast_hpc.config", "read_any_config"),

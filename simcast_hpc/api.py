@@ -104,7 +104,7 @@ class Forecaster:
     def forecast(
         self,
         frames: "np.ndarray | Tensor | xarray.DataArray",
-        lead_times: int | Sequence[int] | None = None,
+        lead_times: int | Sequence[float] | None = None,
         members: int | None = None,
     ) -> Any:
         """Forecast the frames that follow ``frames``.
@@ -158,7 +158,7 @@ class Forecaster:
         horizon = "any lead time" if self.frames_out is None else f"{self.frames_out} lead times"
         return f"Forecaster({self.name!r}: {self.frames_in} frames in, {horizon} of {self.step_minutes:g} min)"
 
-    def _lead_times(self, lead_times: int | Sequence[int] | None) -> list[int]:
+    def _lead_times(self, lead_times: int | Sequence[float] | None) -> list[int]:
         if lead_times is None:
             if self.frames_out is None:
                 raise ValueError(f"lead_times is required for the baseline {self.name}, for example lead_times=12")
@@ -252,7 +252,8 @@ class Forecaster:
         expected = self.step_minutes * 60
         if np.any(np.abs(seconds - expected) > _CADENCE_TOLERANCE_SECONDS):
             raise ValueError(
-                f"the times are {sorted({float(s) for s in seconds})} s apart; {self.name} needs {expected:g} s between frames"
+                f"the times are {sorted({float(s) for s in seconds})} s apart; {self.name} needs "
+                f"{expected:g} s between frames"
             )
         return times[-1]
 
@@ -288,6 +289,6 @@ def _check_values(frames: Tensor) -> None:
     low, high = (edge.item() for edge in torch.aminmax(present))
     if not 0.0 <= low <= high <= 1.0:
         raise ValueError(
-            f"frames are floats from {low:g} to {high:g}, which must lie in [0, 1]: give encoded values as uint8, divide "
-            "them by 255, or convert physical values by Forecaster.from_physical"
+            f"frames are floats from {low:g} to {high:g}, which must lie in [0, 1]: give encoded values as uint8, "
+            "divide them by 255, or convert physical values by Forecaster.from_physical"
         )

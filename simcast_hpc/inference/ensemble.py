@@ -45,7 +45,7 @@ class TrainedAutoencoder:
 
     @torch.no_grad()
     def moments(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of the unscaled latents, fp32 ``[B, T, C, h, w]``, of frames ``[B, T, H, W]``."""
+        """Return mean and log-variance of unscaled latents, fp32 ``[B, T, C, h, w]``, of frames ``[B, T, H, W]``."""
         posterior = self.network.encode(frames.flatten(0, 1)[:, None])
         mean, log_variance = (part.unflatten(0, frames.shape[:2]) for part in posterior)
         return mean, log_variance

@@ -149,7 +149,7 @@ def _forecasts(run_dir: Path) -> bool:
 
 
 class FinishedRun(NamedTuple):
-    """A checked run: configuration, weights by name, the weights' metadata and SHA-256, and the marker ``DONE.json``."""
+    """A checked run: configuration, weights by name, their metadata and SHA-256, and the marker ``DONE.json``."""
 
     config: TrainConfig
     weights: dict[str, Tensor]

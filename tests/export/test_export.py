@@ -126,7 +126,7 @@ def test_what_cannot_be_exported_is_rejected_and_leaves_nothing(tmp_path, monkey
     (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
     for options, says in (
         ({"out": tmp_path / "there"}, "is there already; name a folder that is not"),
-        ({"grid": (15, 16)}, "--grid 15 16 does not fit the model"),
+        ({"grid": (15, 16)}, "multiples of 2, got 15 x 16"),
         ({"scores": [str(tmp_path / "absent.json")]}, "is no result of `simcast evaluate`"),
         ({"scores": [str(tmp_path / "scores.json")]}, "has no row 'direct'; it has teacher: --scores ROW="),
     ):

@@ -137,14 +137,16 @@ def test_parts_of_another_training_are_rejected(runs, tmp_path, part):
     save_file(weights, folder.weights, metadata={"scale_factor": "1.25"})
     marker = json.loads(folder.done.read_text())
     folder.finish(marker["inputs"], steps=3, weights=file_hash(folder.weights))
-    with pytest.raises(ConfigError, match=f"latents of another {part} mean nothing to it"):
+    with pytest.raises(ConfigError, match=f"was trained with the {part} of weights"):
         load_ensemble(tmp_path / "diffusion")
 
 
 def test_runs_of_another_stage_are_rejected(runs, tmp_path):
-    with pytest.raises(ConfigError, match="holds the stage direct; a finished autoencoder is needed"):
+    with pytest.raises(ConfigError, match="is a run of stage direct; a finished autoencoder is needed"):
         load_autoencoder(runs / "student")
-    with pytest.raises(ConfigError, match="holds the stage autoencoder, which does not forecast"):
+    with pytest.raises(
+        ConfigError, match="is a run of stage autoencoder; a finished teacher or direct or student is needed"
+    ):
         load_trained(runs / "autoencoder")
     with pytest.raises(ConfigError, match="is not a finished training run"):
         load_ensemble(tmp_path / "nothing")
@@ -208,7 +210,7 @@ def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
     def broken(*_arguments):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(type(ensemble), "drawn", broken)
+    monkeypatch.setattr(type(ensemble), "sample_members", broken)
     with pytest.raises(RuntimeError, match="no memory"):
         draw_ensembles(ensemble, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
     assert list(tmp_path.iterdir()) == []

@@ -20,14 +20,14 @@ _MARSHALL_PALMER = ZRRelation(a=200.0, b=1.6)
 class PystepsNowcast:
     """A callable with the signature of pysteps' nowcast methods, around a forecaster.
 
-    ``nowcast(precip, velocity, timesteps)`` takes the last ``frames_in`` fields ``[T, m, n]``, oldest first, and returns
-    float64 ``[timesteps, m, n]``, or ``[members, timesteps, m, n]`` of an ensemble, in the unit and transform of its
-    input. The motion field is not used: the network has its own representation of motion.
+    ``nowcast(precip, velocity, timesteps)`` takes the last ``frames_in`` fields ``[T, m, n]``, oldest first, and
+    returns float64 ``[timesteps, m, n]``, or ``[members, timesteps, m, n]`` of an ensemble, in the unit and transform
+    of its input. The motion field is not used: the network has its own representation of motion.
 
     Args:
         forecaster: of :func:`simcast_hpc.load`.
-        unit: of ``precip``: ``mm/h``, ``dBZ`` or ``kg/m^2``. Between mm/h and dBZ the data set's Z-R relation converts, or
-            Marshall and Palmer's (1948) where it has none.
+        unit: of ``precip``: ``mm/h``, ``dBZ`` or ``kg/m^2``. The data set's Z-R relation converts between
+            mm/h and dBZ; Marshall and Palmer's (1948) where it has none.
         transform: ``dB`` where ``precip`` is 10 log10 of the unit (``pysteps.utils.transformation.dB_transform``).
         threshold: with ``transform="dB"``, values below ``10 log10(threshold)`` are no precipitation.
         zerovalue: with ``transform="dB"``, the value of no precipitation in dB.
@@ -91,7 +91,7 @@ class PystepsNowcast:
         return (result, time.perf_counter() - started) if measure_time else result
 
     def external_nowcast(self, precip: np.ndarray, timesteps: int, *, n_ens_members: int | None = None) -> np.ndarray:
-        """Return what ``pysteps.blending.steps.forecast(precip_nowcast=..., nowcasting_method="external_nowcast")`` takes.
+        """Return the argument ``precip_nowcast`` of pysteps' STEPS blending (``nowcasting_method="external_nowcast"``).
 
         Returns:
             float64 ``[members, timesteps + 1, m, n]``, the last observation at index 0; one member of a deterministic
