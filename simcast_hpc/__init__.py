@@ -10,7 +10,7 @@ from simcast_hpc.version import __version__
 
 if TYPE_CHECKING:
     from simcast_hpc.api import Forecaster, load
-    from simcast_hpc.config import read_any_config as read_config
+    from simcast_hpc.config import read_run_config as read_config
     from simcast_hpc.data import datasets
     from simcast_hpc.pysteps_method import PystepsNowcast
     from simcast_hpc.verification import score
@@ -22,7 +22,7 @@ _LAZY = {
     "PystepsNowcast": ("simcast_hpc.pysteps_method", "PystepsNowcast"),
     "datasets": ("simcast_hpc.data.datasets", None),
     "load": ("simcast_hpc.api", "load"),
-    "read_config": ("simcast_hpc.config", "read_any_config"),
+    "read_config": ("simcast_hpc.config", "read_run_config"),
     "score": ("simcast_hpc.verification", "score"),
 }
 

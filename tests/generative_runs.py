@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -11,7 +12,7 @@ from simcast_hpc.config import TrainConfig, to_yaml
 from simcast_hpc.inference.ensemble import denoiser
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
-from tests.archives import tiny_config, write_trained
+from tests.archives import make_archive, random_codes, tiny_config, write_trained
 
 GENERATIVE: dict[str, Any] = {
     "autoencoder": {"model": {"widths": [4, 8], "blocks": 1, "latent_channels": 2, "groups": 2}},
@@ -59,3 +60,15 @@ def diffusion_config(run_dir: Path, runs: Path, root: Path, **over: Any) -> Trai
     data = {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}
     chosen = {"autoencoder": str(runs / "autoencoder"), "student": str(runs / "student"), "casformer": DENOISER}
     return tiny_config(run_dir, stage="diffusion", data=data, diffusion=chosen | over, **GENERATIVE)
+
+
+@pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive of five events of random codes, some of them missing."""
+    return make_archive(tmp_path_factory.mktemp("ensemble"), random_codes(5, 11, missing=0.002))
+
+
+@pytest.fixture(scope="session")
+def runs(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with finished runs ``student``, ``autoencoder`` and ``diffusion``."""
+    return make_runs(tmp_path_factory.mktemp("runs"), root)

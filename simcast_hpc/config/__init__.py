@@ -23,7 +23,14 @@ from .model_config import (
     SimVPConfig,
     StackConvStem,
 )
-from .pipeline_config import EvaluationConfig, LaunchConfig, PipelineConfig, SynthesisConfig, TestSetConfig
+from .pipeline_config import (
+    EvaluationConfig,
+    LaunchConfig,
+    PipelineConfig,
+    SynthesisConfig,
+    TestSetConfig,
+    read_run_config,
+)
 from .shipped_configs import copy_config, list_configs, resolve, summary
 from .train_config import (
     FORECASTING,
@@ -88,6 +95,7 @@ __all__ = [
     "from_mapping",
     "list_configs",
     "read_config",
+    "read_run_config",
     "resolve",
     "summary",
     "to_yaml",

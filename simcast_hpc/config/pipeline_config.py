@@ -1,13 +1,15 @@
 """Several training runs in order, with verification after."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .shipped_configs import resolve
 from .train_config import DataConfig, SharedConfig, TrainConfig
-from .yaml_files import StrictModel, from_mapping, merge
+from .yaml_files import StrictModel, from_mapping, merge, read_yaml
 
 
 class SynthesisConfig(StrictModel):
@@ -116,6 +118,21 @@ class PipelineConfig(SharedConfig):
         """Return ``data.hold_out`` of a stage as it stands in its own fields, None where it has none."""
         data = self.stages[name].get("data")
         return data.get("hold_out") if isinstance(data, Mapping) else None
+
+
+def read_run_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> TrainConfig | PipelineConfig:
+    """Read the configuration of a training run or of a pipeline, whichever it is.
+
+    Args:
+        name_or_path: a YAML file, or the name of a shipped configuration such as ``teacher/sevir``.
+        overrides: ``a.b=value``, each replacing the value of the field ``a.b``.
+
+    Raises:
+        ConfigError: the file is absent or not YAML, or a key is unknown, missing, or has an invalid value.
+    """
+    path = resolve(name_or_path)
+    data = read_yaml(path, overrides)
+    return from_mapping(PipelineConfig if "stages" in data else TrainConfig, data, where=str(path))
 
 
 def _shortened(asked: TrainConfig, steps: int) -> TrainConfig:

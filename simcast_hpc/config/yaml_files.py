@@ -40,6 +40,15 @@ def read_config(cls: type[T], path: Path | str, overrides: Iterable[str] = ()) -
         ConfigError: the file is absent or not YAML, or a key is unknown, missing, or has an invalid value.
     """
     path = resolve(path)
+    return from_mapping(cls, read_yaml(path, overrides), where=str(path))
+
+
+def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the mapping in a YAML file with overrides applied, unvalidated.
+
+    Raises:
+        ConfigError: the file is absent or not YAML, or holds no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -54,7 +63,7 @@ def read_config(cls: type[T], path: Path | str, overrides: Iterable[str] = ()) -
         raise ConfigError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
     for override in overrides:
         _apply(data, override)
-    return from_mapping(cls, data, where=str(path))
+    return data
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:

@@ -239,13 +239,13 @@ def test_a_pipelines_folder_is_rejected_with_its_finished_stages(model, frames, 
     stages = "{teacher: {}, student: {}, direct: {}, autoencoder: {}}"
     (folder / "config.yaml").write_text(f"name: p\nrun_dir: {folder}\nstages: {stages}\n")
     said = refusal(folder, frames)
-    assert "is a pipeline's folder; none of its forecasting stages is finished: run `simcast pipeline`" in said
+    assert "is the directory of a pipeline; none of its forecasting stages is finished: run `simcast pipeline`" in said
     for name in ("student", "direct", "autoencoder"):
         shutil.copytree(model, folder / name)
     own = folder / "autoencoder" / "config.yaml"
     own.write_text(own.read_text().replace("stage: direct", "stage: autoencoder"))
     assert "stage: autoencoder" in own.read_text()
-    said = f"{folder} is a pipeline's folder; name one of its forecasting stages: {folder}/student, {folder}/direct"
+    said = f"{folder} is the directory of a pipeline; name one of its forecasting stages: {folder}/student, {folder}/direct"
     assert refusal(folder, frames) == said
     for load in (load_trained, load_run, lambda path: export_run(path, tmp_path / "out")):
         with pytest.raises(SimcastError) as refused:

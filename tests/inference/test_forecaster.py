@@ -195,3 +195,16 @@ def test_scores_and_configurations_are_reached_from_the_front_door(student: sc.F
     observed = random_codes(2, 4, seed=1)
     scores = sc.score(observed, student.forecast(CODES), protocol="sevir-global")
     assert 0 <= scores["csi/mean"] <= 1 and scores["mse"] > 0
+    teacher = sc.read_config("teacher/sevir", ["batch.micro_size=2"])
+    assert (teacher.stage, teacher.batch.micro_size) == ("teacher", 2)
+    assert list(sc.read_config("pipeline/quickstart").stages)
+    with pytest.raises(ConfigError, match="teacher/sevir"):
+        sc.read_config("teacher/sevirr")
+    names = sc.datasets.dataset_names()
+    assert {"sevir", "hko7", "meteonet"} <= set(names)
+    assert sc.datasets.read_dataset("sevir").encoding.unit == "kg/m^2"
+
+
+def test_windows_are_opened_by_plain_arguments(root: Path):
+    windows = sc.datasets.open_windows(root, dataset="synthetic", split="train", frames=7, max_percent_missing=None)
+    assert windows.read(0).shape == (7, 16, 16) and windows.read(0).dtype == np.uint8
