@@ -223,7 +223,10 @@ def test_rejections(model, frames, tmp_path, runs):
     assert "--at 'noon' is no time" in refusal(model, frames, "--at", "noon")
     assert "--write png: nc or zarr" in refusal(model, frames, "--write", "png")
     assert "--overlap 20 with tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
-    assert "--tile 31 33 does not suit the model: SimVP halves" in refusal(model, frames, "--tile", 31, 33)
+    assert (
+        "--tile 31 33 does not suit the model: the direct tiny takes heights and widths that are multiples of 2"
+        in refusal(model, frames, "--tile", 31, 33)
+    )
     assert "a tile has at least a pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
     assert "is one model; name a run of diffusion" in refusal(model, frames, "--set", "members=2")
     assert "is not a finished training run" in refusal(tmp_path, frames)
@@ -245,7 +248,8 @@ def test_a_pipelines_folder_is_rejected_with_its_finished_stages(model, frames, 
     own = folder / "autoencoder" / "config.yaml"
     own.write_text(own.read_text().replace("stage: direct", "stage: autoencoder"))
     assert "stage: autoencoder" in own.read_text()
-    said = f"{folder} is the directory of a pipeline; name one of its forecasting stages: {folder}/student, {folder}/direct"
+    stages = f"{folder}/student, {folder}/direct"
+    said = f"{folder} is the directory of a pipeline; name one of its forecasting stages: {stages}"
     assert refusal(folder, frames) == said
     for load in (load_trained, load_run, lambda path: export_run(path, tmp_path / "out")):
         with pytest.raises(SimcastError) as refused:

@@ -202,7 +202,7 @@ def test_a_run_keeps_the_grid_of_its_data_and_its_identity_does_not_name_it(tmp_
 def test_a_teacher_of_another_grid_is_rejected(tmp_path, root):
     model = {**SMALL_EARTHFORMER, "grid": [8, 8]}
     stranger = write_trained(tiny_config(tmp_path / "stranger", stage="teacher", model=model, data=_data(root)))
-    with pytest.raises(ConfigError, match=r"teacher tiny is made for frames of 8 x 8 pixels .* the data's are 16 x 16"):
+    with pytest.raises(ConfigError, match=r"teacher tiny takes frames of 8 x 8 pixels .*, got 16 x 16"):
         _student(tmp_path, root, stranger)
 
 
@@ -211,7 +211,7 @@ def test_a_finished_run_that_names_no_grid_is_rejected(tmp_path, root):
     folder = write_trained(tiny_config(tmp_path / "run", stage="teacher", model=model, data=_data(root)))
     text = (folder / "config.yaml").read_text(encoding="utf-8")
     (folder / "config.yaml").write_text(text.replace("grid:\n  - 16\n  - 16\n", "grid: null\n"), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"config\.yaml describes no model: model\.grid is not set"):
+    with pytest.raises(ConfigError, match=r"config\.yaml describes no valid model: model\.grid is not set"):
         load_trained(folder)
 
 
@@ -258,7 +258,7 @@ def test_a_teacher_that_speaks_of_other_frames_is_rejected(tmp_path, root, over,
 
 
 def test_an_absent_unfinished_or_damaged_teacher_is_rejected(tmp_path, root, teacher):
-    with pytest.raises(ConfigError, match=r"absent is not a finished training run: there is no .*config\.yaml"):
+    with pytest.raises(ConfigError, match=r"absent is not a finished training run: .*config\.yaml is missing"):
         _student(tmp_path, root, tmp_path / "absent")
     other = write_trained(tiny_config(tmp_path / "other", stage="teacher"))
     weights = other / "weights" / "model.safetensors"
@@ -270,10 +270,10 @@ def test_an_absent_unfinished_or_damaged_teacher_is_rejected(tmp_path, root, tea
     marker = other / "DONE.json"
     kept = marker.read_text(encoding="utf-8")
     marker.write_text(kept.replace('"weights": "', '"weights": "0'), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"model\.safetensors is not what .*DONE\.json says"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors does not match .*DONE\.json"):
         _student(tmp_path, root, other)
     weights.unlink()
-    with pytest.raises(ConfigError, match=r"not a finished training run: there is no .*model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"not a finished training run: .*model\.safetensors is missing"):
         _student(tmp_path, root, other)
 
 
