@@ -17,7 +17,7 @@ from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.open_windows import coded_as, step_minutes
+from simcast_hpc.data.open_windows import target_spec, step_minutes
 from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
 from simcast_hpc.inference.load import TrainedModel, forecast_device
 
@@ -85,7 +85,7 @@ class Forecaster:
     def of_run(cls, model: TrainedModel | TrainedEnsemble, *, device: torch.device) -> "Forecaster":
         """Return a forecaster of a loaded model whose networks are on ``device``."""
         config = model.config
-        made = cls(model, coded_as(config.data), device)
+        made = cls(model, target_spec(config.data), device)
         made.config, made.name, made.step_minutes = config, config.name, step_minutes(config.data)
         made.frames_in, made.frames_out = config.sequence.frames_in, config.frames_out
         made.members = model.sampling.members if isinstance(model, TrainedEnsemble) else None
