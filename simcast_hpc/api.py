@@ -17,7 +17,7 @@ from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.open_windows import target_spec, step_minutes
+from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
 from simcast_hpc.inference.load import TrainedModel, forecast_device
 
