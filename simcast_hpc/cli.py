@@ -1,7 +1,12 @@
-"""The program ``simcast``: built out of ``commands/``, without logic of its own."""
+"""The program ``simcast``: one typer application made of the modules in ``commands/``.
+
+Command modules import nothing heavy (no torch, NumPy or h5py) at module level, so that help texts and errors in
+configurations appear at once.
+"""
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -24,12 +29,13 @@ from simcast_hpc.commands import (
 from simcast_hpc.config import SimcastError
 from simcast_hpc.distributed.launchers import tell_torchrun
 
+# Without rich markup, brackets such as those of `[io]` in help texts and file names are printed as they are.
 app = typer.Typer(
     name="simcast",
-    help="Train, verify and run radar nowcasting models by short-to-long distillation.",
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
 app.add_typer(data.app, name="data")
 app.add_typer(model.app, name="model")
@@ -38,31 +44,53 @@ app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
 app.command("sample")(sample.sample)
 app.command("pipeline")(pipeline.pipeline)
-app.command("predict", help=predict.PREDICT_HELP)(predict.predict)
+app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
-app.command("doctor", help=doctor.DOCTOR_HELP)(doctor.doctor)
+app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
-app.command("export", help=export.EXPORT_HELP)(export.export)
+app.command("export")(export.export)
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        from simcast_hpc.version import __version__, commit
+
+        print(f"simcast {__version__} (commit {commit()})")
+        raise typer.Exit
+
+
+@app.callback()
+def simcast(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and build commit.")
+    ] = False,
+) -> None:
+    """Train, verify and run radar nowcasting models by short-to-long distillation."""
 
 
 def main() -> None:
-    """Run the command line; a refusal is a message and status 2, a foreseen failure one and status 1."""
+    """Run the command line.
+
+    An expected error is printed as one message without a traceback. Exit status: 2 for invalid input, 1 for an
+    error of the operating system, 130 after an interrupt, otherwise the ``exit_status`` of the error.
+    """
+    # The deepspeed launcher appends --local_rank=N; the rank is read from the environment.
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
-        app(arguments)
-    except SimcastError as refusal:
-        _say(refusal)
-        raise SystemExit(2 if isinstance(refusal, ValueError) else refusal.exit_status) from None
+        app(arguments, prog_name="simcast")
+    except SimcastError as error:
+        _print_error(error)
+        raise SystemExit(2 if isinstance(error, ValueError) else error.exit_status) from None
     except OSError as error:
-        _say(error)  # names the file and what the system said of it
+        _print_error(error)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print("simcast: interrupted; started again, it goes on from the newest checkpoint", file=sys.stderr)
+        print("simcast: interrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _say(error: Exception) -> None:
+def _print_error(error: Exception) -> None:
     print(f"simcast: {error}", file=sys.stderr)
     tell_torchrun(f"simcast: {error}", os.environ)

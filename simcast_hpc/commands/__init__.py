@@ -1,1 +1,1 @@
-"""One file a command: parse, build, call."""
+"""The commands of ``simcast``, one module per command: parse the arguments, call the library, print the result."""

@@ -17,7 +17,7 @@ from simcast_hpc.config import (
     to_yaml,
 )
 
-app = typer.Typer(help="List, show and copy the shipped configurations.", no_args_is_help=True)
+app = typer.Typer(help="List, show and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="A shipped configuration, such as teacher/sevir.", show_default=False)]
 

@@ -1,10 +1,9 @@
-"""``simcast convert``: published weights of another project, for evaluation and forecasts here."""
+"""``simcast convert``: convert published weights of other projects for evaluation and forecasts."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from simcast_hpc.config import ConfigError
 
@@ -13,38 +12,48 @@ from .options import DATASETS
 
 def convert(
     architecture: Annotated[str, typer.Argument(help="earthformer or simvp.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="The published file: .pt, .pth, .ckpt or .safetensors.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write; it gets config.yaml and weights/model.safetensors.")],
+    file: Annotated[Path, typer.Argument(help="Published file: .pt, .pth, .ckpt or .safetensors.", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(help="Folder for config.yaml and weights/model.safetensors.", show_default=False)
+    ],
     config: Annotated[
         Path | None,
-        typer.Option(help="The project's own YAML of these weights; without it, its released SEVIR configuration."),
+        typer.Option(
+            help="YAML configuration published with the weights (default: the released one for SEVIR).",
+            show_default=False,
+        ),
     ] = None,
-    dataset: Annotated[str, typer.Option(help=f"What the weights forecast: {DATASETS}.")] = "sevir",
-    prefix: Annotated[str, typer.Option(help="Take the keys that begin so, without it: model.")] = "",
+    dataset: Annotated[str, typer.Option(help=f"Data that the weights were trained on: {DATASETS}.")] = "sevir",
+    prefix: Annotated[str, typer.Option(help="Strip this prefix from state-dict keys, for example model.")] = "",
 ) -> None:
-    """Write published weights as our safetensors, their configuration beside them; what does not fit is refused.
+    """Convert published weights to safetensors with a matching configuration.
+
+    A key without counterpart, or of another shape, is an error.
 
     Example: simcast convert earthformer earthformer_sevir.pt runs/public/earthformer
     """
     from simcast_hpc.data.dataset_spec import read_spec
-    from simcast_hpc.inference.convert_weights import convert as write
+    from simcast_hpc.inference.convert_weights import convert as convert_weights
     from simcast_hpc.models.published_weights import ARCHITECTURES, released_config
 
     if architecture not in ARCHITECTURES:
-        raise ConfigError(f"no published architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+        raise ConfigError(f"architecture {architecture!r} is unknown; choose {' or '.join(ARCHITECTURES)}")
     read_spec(dataset)
-    public = released_config(architecture) if config is None else _read(config)
-    ours = write(architecture, file, out, config=public, dataset=dataset, prefix=prefix)
-    frames = f"{ours.sequence.frames_in} -> {ours.sequence.frames_out}"
-    print(f"{ours.model.title} of {frames} frames in {out}: simcast evaluate {out} --root FOLDER")
+    public = released_config(architecture) if config is None else _read_public_config(config)
+    converted = convert_weights(architecture, file, out, config=public, dataset=dataset, prefix=prefix)
+    frames = f"{converted.sequence.frames_in} -> {converted.sequence.frames_out}"
+    print(f"{converted.model.title}, {frames} frames: {out}")
+    print(f"evaluate it: simcast evaluate {out} --root FOLDER")
 
 
-def _read(path: Path) -> dict[str, object]:
-    """Return a public configuration: the file's mapping, or that under ``model`` where there is one."""
+def _read_public_config(path: Path) -> dict[str, object]:
+    """Return the mapping in a YAML file, or its part under the key ``model`` if there is one."""
+    import yaml
+
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not usable YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
+        raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
     return data["model"] if isinstance(data.get("model"), dict) else data

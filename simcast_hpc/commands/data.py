@@ -1,4 +1,4 @@
-"""``simcast data``: making, fetching and looking at data."""
+"""``simcast data``: create, download, prepare and inspect data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,39 +9,34 @@ from simcast_hpc.config import SynthesisConfig, from_mapping
 
 from .data_download import download
 from .data_inspect import inspect
-from .data_prepare import PREPARE_HELP, prepare
+from .data_prepare import prepare
 
-app = typer.Typer(help="Make and look at data.", no_args_is_help=True)
+app = typer.Typer(help="Create, download, prepare and inspect data.", no_args_is_help=True, rich_markup_mode=None)
 app.command("download")(download)
 app.command("inspect")(inspect)
-app.command("prepare", help=PREPARE_HELP)(prepare)
+app.command("prepare")(prepare)
 _DEFAULTS = SynthesisConfig()
-
-
-@app.callback()
-def data() -> None:
-    """Make and look at data."""
 
 
 @app.command("synth")
 def synth(
-    root: Annotated[Path, typer.Argument(help="Folder to write; it gets CATALOG.csv and data/.", show_default=False)],
-    seed: Annotated[int, typer.Option(help="Another seed, other storms.")] = _DEFAULTS.seed,
-    size: Annotated[int, typer.Option(help="Pixels on a side.")] = _DEFAULTS.size,
-    frames: Annotated[int, typer.Option(help="Frames of an event, 5 minutes apart.")] = _DEFAULTS.frames_per_event,
-    train: Annotated[int, typer.Option(help="Training events.")] = _DEFAULTS.train_events,
-    val: Annotated[int, typer.Option(help="Validation events.")] = _DEFAULTS.val_events,
-    test: Annotated[int, typer.Option(help="Test events.")] = _DEFAULTS.test_events,
+    root: Annotated[Path, typer.Argument(help="Folder to write CATALOG.csv and data/ to.", show_default=False)],
+    seed: Annotated[int, typer.Option(help="Seed of the generator.")] = _DEFAULTS.seed,
+    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = _DEFAULTS.size,
+    frames: Annotated[int, typer.Option(help="Frames per event, 5 minutes apart.")] = _DEFAULTS.frames_per_event,
+    train: Annotated[int, typer.Option(help="Number of training events.")] = _DEFAULTS.train_events,
+    val: Annotated[int, typer.Option(help="Number of validation events.")] = _DEFAULTS.val_events,
+    test: Annotated[int, typer.Option(help="Number of test events.")] = _DEFAULTS.test_events,
 ) -> None:
-    """Write a synthetic archive in SEVIR's layout; the same call gives the same bytes.
+    """Write a synthetic archive in the layout of SEVIR; equal options give equal bytes.
 
-    Commands take it with --dataset synthetic, configurations with data.dataset: synthetic.
+    Use it with --dataset synthetic, or data.dataset: synthetic in a configuration.
 
     Example: simcast data synth storms --train 6 --val 2 --test 3
     """
     from simcast_hpc.data.synthetic import write_archive
 
-    asked = from_mapping(
+    synthesis = from_mapping(
         SynthesisConfig,
         {
             "seed": seed,
@@ -53,12 +48,12 @@ def synth(
         },
         where="simcast data synth",
     )
-    made = write_archive(
+    written = write_archive(
         root,
-        seed=asked.seed,
-        size=asked.size,
-        frames_per_event=asked.frames_per_event,
+        seed=synthesis.seed,
+        size=synthesis.size,
+        frames_per_event=synthesis.frames_per_event,
         events={"train": train, "val": val, "test": test},
     )
-    said = f"{train} + {val} + {test} events of {frames} frames of {size} x {size}"
-    print(f"{said} {'written to' if made else 'stand already in'} {root}")
+    archive = f"{train} + {val} + {test} events of {frames} frames of {size} x {size}"
+    print(f"{archive} {'written to' if written else 'exist already in'} {root}")

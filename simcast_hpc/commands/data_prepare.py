@@ -1,4 +1,4 @@
-"""``simcast data prepare``: from raw data to shards, alone or under ``mpiexec`` or ``srun``."""
+"""``simcast data prepare``: convert raw data to shards, on one process or under ``mpiexec`` or ``srun``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,30 +7,31 @@ import typer
 
 from simcast_hpc.data.data_errors import KINDS
 
-from .options import Dataset
-
-PREPARE_HELP = """Turn raw data into shards that loaders read fast; SHARDS becomes data.root.
-
-Several processes share the work, mpiexec -n 8 simcast data prepare ... or srun, and write the same bytes as one.
-Stopped or killed, the same call goes on. What is wrong with the data is refused; --skip KIND leaves it out and
-lists it.
-
-Example: simcast data prepare /raw/hko7 /data/hko7 --dataset hko7-cascast
-"""
+from .options import Dataset, Quiet
 
 
 def prepare(
     raw: Annotated[Path, typer.Argument(help="Folder of the raw data.", show_default=False)],
-    shards: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    shards: Annotated[Path, typer.Argument(help="Folder to write; becomes data.root.", show_default=False)],
     dataset: Dataset = "sevir",
-    codec: Annotated[str, typer.Option(help="lz4, which reads twice as fast, or zstd, which is smaller.")] = "lz4",
-    events_per_shard: Annotated[int, typer.Option(min=1, help="Events in a shard.")] = 64,
+    codec: Annotated[str, typer.Option(help="lz4 (reads twice as fast) or zstd (smaller).")] = "lz4",
+    events_per_shard: Annotated[int, typer.Option(min=1, help="Events per shard.")] = 64,
     skip: Annotated[
         list[str] | None,
-        typer.Option(help=f"A kind of problem to leave out; may be repeated: {', '.join(KINDS)}.", show_default=False),
+        typer.Option(
+            help=f"Kind of problem whose events are skipped and listed (repeatable): {', '.join(KINDS)}.",
+            show_default=False,
+        ),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Turn raw data into shards."""
+    """Convert raw data to compressed shards that training reads fast.
+
+    Several processes share the work under mpiexec -n 8 simcast data prepare ... or srun, and write the same bytes as
+    one. The same command resumes an interrupted preparation. A problem in the data is an error unless skipped.
+
+    Example: simcast data prepare /raw/hko7 /data/hko7 --dataset hko7-cascast
+    """
     import os
 
     from simcast_hpc.data.dataset_spec import read_spec
@@ -38,13 +39,13 @@ def prepare(
     from simcast_hpc.distributed.ranks import find_rank, join_mpi_ranks
     from simcast_hpc.monitoring.log import set_up_logging
 
-    set_up_logging(find_rank(os.environ).rank)
+    set_up_logging(find_rank(os.environ).rank, quiet=quiet)
     spec = read_spec(dataset)
     ranks = join_mpi_ranks()
     recipe = Recipe(codec, events_per_shard, tuple(skip or ()))
     manifest = prepare(lambda: open_raw(spec, raw), shards, recipe, ranks)
     if ranks.is_first:
-        events = {name: about["events"] for name, about in manifest.statistics.items()}
+        events = {name: statistics["events"] for name, statistics in manifest.statistics.items()}
         print(f"{shards}: {manifest.index.events} events in {len(manifest.shards)} shards {events}")
         for line in (*manifest.left_out, *manifest.notes):
             print(line)

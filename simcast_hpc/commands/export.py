@@ -1,27 +1,18 @@
-"""``simcast export``: a finished run as files that other systems load without this project."""
+"""``simcast export``: write a trained model in formats that load without this project."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-EXPORT_HELP = """Write a finished run as a torch.export program, safetensors, configuration and model card.
-
-The program holds PyTorch's own operations alone and is loaded by torch.export.load where simcast_hpc is not
-installed. It is compared with the network before OUT appears. Runs of the stages teacher, direct, student and
-autoencoder are taken, and weights of simcast convert.
-
-Example: simcast export runs/sevir/student exported/student --scores scores/test.json
-"""
-
 
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run, not of a pipeline.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="Folder to write; it must not be there.", show_default=False)],
+    run: Annotated[Path, typer.Argument(help="Run directory of one finished stage.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="Folder to create; it must not exist.", show_default=False)],
     grid: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            help="Height and width of the frames. By default the model's own, else its data's.",
+            help="Height and width of the frames (default: those of the model, else of its data).",
             metavar="HEIGHT WIDTH",
             show_default=False,
         ),
@@ -29,19 +20,27 @@ def export(
     scores: Annotated[
         list[str] | None,
         typer.Option(
-            help="A result of simcast evaluate for the card, FILE or ROW=FILE; may be repeated. By default those of "
-            "the pipeline that trained the run.",
+            help="Score file of simcast evaluate for the model card, FILE or ROW=FILE (repeatable; default: the scores "
+            "of the pipeline that trained the run).",
+            metavar="[ROW=]FILE",
             show_default=False,
         ),
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX besides (extra [onnx]).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write ONNX (requires the extra [onnx]).")] = False,
 ) -> None:
-    """Write a finished run as a torch.export program, safetensors, configuration and model card."""
+    """Export a trained model as a torch.export program, safetensors, configuration and model card.
+
+    The program contains only operators of PyTorch: torch.export.load reads it where simcast_hpc is not installed. Its
+    output is compared with the model's before OUT is created. Supported are the stages teacher, direct, student and
+    autoencoder, and weights written by simcast convert.
+
+    Example: simcast export runs/sevir/student exported/student --scores scores/test.json
+    """
     from simcast_hpc.export import export_run
 
-    found = export_run(run, out, grid=grid, scores=scores or (), onnx=onnx)
-    for name, difference in found.differences.items():
-        print(f"{out / name}: differs from the network by {difference:.1e} at most")
-    for said in found.not_carried:
-        print(f"not written: {said}")
-    print(f"card: {out / 'README.md'}")
+    exported = export_run(run, out, grid=grid, scores=scores or (), onnx=onnx)
+    for name, difference in exported.differences.items():
+        print(f"{out / name}: max. difference from the model {difference:.1e}")
+    for reason in exported.not_carried:
+        print(f"not written: {reason}")
+    print(f"model card: {out / 'README.md'}")

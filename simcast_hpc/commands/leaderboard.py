@@ -1,4 +1,4 @@
-"""``simcast leaderboard``: results of several evaluations set side by side."""
+"""``simcast leaderboard``: tables that compare the results of several evaluations."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,16 @@ def leaderboard(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Score files, folders of them (--out of `simcast evaluate`) or runs of `simcast pipeline`.",
+            help="Score files, output folders of simcast evaluate or run directories of simcast pipeline.",
             show_default=False,
         ),
     ],
-    by: Annotated[str, typer.Option(help="The score that orders the rows.")] = "csi/mean",
-    csv: Annotated[Path | None, typer.Option(help="Write all rows and scores there as well.")] = None,
+    by: Annotated[str, typer.Option(help="Score that orders the rows.")] = "csi/mean",
+    csv: Annotated[
+        Path | None, typer.Option(help="Also write all rows and scores to this CSV file.", show_default=False)
+    ] = None,
 ) -> None:
-    """Set forecasts side by side: one table for each data set, set of windows and protocol.
+    """Compare forecasts in one table per data set, set of windows and protocol.
 
     Example: simcast leaderboard scores-a scores-b runs/sevir --by csi_pool16/mean --csv board.csv
     """

@@ -1,15 +1,13 @@
-"""``simcast model plan``: how a configured model fits onto GPUs, and with which options."""
+"""``simcast model plan``: ZeRO stage, offload, recomputation and micro-batch with which a model fits into memory."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from simcast_hpc.config import FORECASTING, AutoencoderConfig, ConfigError, EarthformerConfig, SimcastError, TrainConfig
 
-from .model_read import DTYPES, Asked, read_run, subject_of
+from .model_read import ModelTarget, dtype_of, read_run, subject_of
 from .options import ConfigFile, Overrides
 
 if TYPE_CHECKING:
@@ -18,49 +16,51 @@ if TYPE_CHECKING:
     from simcast_hpc.planning.memory_plan import Facts, Machine, Need
 
 _GIB = 2**30
-_WIDTH = 140
+_WIDTH = 160
 _ADAM_STATES = 4
 
 
 class NothingFitsError(SimcastError, RuntimeError):
-    """No way to hold the model fits into the memory."""
+    """No plan fits into the memory."""
 
 
 def plan(
     config: ConfigFile,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all.")],
-    memory: Annotated[float, typer.Option(min=0.1, help="Memory of each GPU, in GiB.")],
-    nodes: Annotated[int, typer.Option(min=1, help="Nodes that the GPUs are on.")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="Total number of GPUs.")],
+    memory: Annotated[float, typer.Option(min=0.1, help="Memory per GPU in GiB.")],
+    nodes: Annotated[int, typer.Option(min=1, help="Number of nodes.")] = 1,
     overrides: Overrides = None,
-    stage: Annotated[str | None, typer.Option(help="Of a pipeline: which stage; by default its last.")] = None,
+    stage: Annotated[
+        str | None, typer.Option(help="Stage of a pipeline (default: the last).", show_default=False)
+    ] = None,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time real steps here for what computing again costs; else it is counted.")
+        bool,
+        typer.Option("--measure", help="Measure the cost of recomputation by training steps on this machine."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say which ZeRO stage, offload, recomputation and micro batch fit onto GPUs, and why.
+    """Find the ZeRO stage, offload, activation checkpointing and micro-batch with which a model fits into memory.
 
-    All is computed and nothing allocated, but with --measure. Of what fits, least is computed again.
+    The memory is computed without allocating the model. Among the plans that fit, the one with the least recomputation
+    is recommended. The exit status is 1 if no plan fits.
 
-    Status 1 where nothing fits.
-
-    Example: simcast model plan configs/direct/synthetic-earthformer.yaml --gpus 2 --memory 16
+    Example: simcast model plan direct/synthetic-earthformer --gpus 2 --memory 16
     """
     from simcast_hpc.planning.memory_plan import Machine, first_fit, gpus_that_fit, needs
 
     machine = Machine(gpus=gpus, nodes=nodes, memory=memory * _GIB)
-    asked = read_run(config, overrides or (), stage)
+    target = read_run(config, overrides or (), stage)
     device = _device() if measure else None
-    facts = _facts(asked, device)
-    run = asked.run
-    found = needs(facts, machine, run.batch, run.engine)
-    best = first_fit(found, machine)
+    facts = _facts(target, device)
+    run = target.run
+    plans = needs(facts, machine, run.batch, run.engine)
+    best = first_fit(plans, machine)
     if as_json:
-        print(json.dumps(_as_json(asked, facts, machine, found, best, how=_how(device)), indent=1))
+        print(json.dumps(_as_json(target, facts, machine, plans, best, method=_method(device)), indent=1))
     else:
-        _print(asked, facts, machine, found, best, how=_how(device))
+        _print(target, facts, machine, plans, best, method=_method(device))
     if best is None:
-        _reject(facts, machine, found, gpus_that_fit(facts, machine, run.batch, run.engine))
+        _raise_nothing_fits(facts, machine, plans, gpus_that_fit(facts, machine, run.batch, run.engine))
 
 
 def _device() -> "torch.device":
@@ -69,34 +69,34 @@ def _device() -> "torch.device":
     return forecast_device()
 
 
-def _how(device: "torch.device | None") -> str:
+def _method(device: "torch.device | None") -> str:
     return (
-        "computed, not measured" if device is None else f"bytes computed, costs of computing again measured on {device}"
+        "computed, not measured" if device is None else f"memory computed, cost of recomputation measured on {device}"
     )
 
 
-def _facts(asked: Asked, device: "torch.device | None") -> "Facts":
-    """Return what the run's network costs; what computing again does, by real steps on ``device`` where one is given.
+def _facts(target: ModelTarget, device: "torch.device | None") -> "Facts":
+    """Return the costs of the run's network; those of recomputation are measured if a ``device`` is given.
 
     Raises:
-        ConfigError: its sizes do not fit one another, or a step does not fit onto the device.
+        ConfigError: its sizes are inconsistent, or a step does not fit into the memory of the device.
     """
     from simcast_hpc.planning.memory_plan import facts_of
     from simcast_hpc.planning.recompute import measured_costs
 
-    run, dtype = asked.run, DTYPES[asked.run.engine.precision]
+    run, dtype = target.run, dtype_of(target.run)
     try:
-        subject = subject_of(run, asked.grid, asked.autoencoder)
-        beside, more = _beside(run, asked.grid, asked.autoencoder)
+        subject = subject_of(run, target.grid, target.autoencoder)
+        auxiliary, more = _auxiliary_bytes(run, target.grid, target.autoencoder)
         averaged = run.ema.decay is not None
         costs = None if device is None else measured_costs(subject, dtype=dtype, device=device)
-        return facts_of(subject, dtype=dtype, averaged=averaged, beside=beside, more_activations=more, costs=costs)
+        return facts_of(subject, dtype=dtype, averaged=averaged, beside=auxiliary, more_activations=more, costs=costs)
     except ValueError as error:
-        raise ConfigError(f"the model does not fit: {error}") from error
+        raise ConfigError(f"invalid model: {error}") from error
 
 
-def _beside(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> tuple[int, int]:
-    """Return the bytes of networks beside the engine's on the device, and what they need for a sample besides."""
+def _auxiliary_bytes(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> tuple[int, int]:
+    """Return the bytes of networks outside the engine on the device, and their activations per sample."""
     import torch
 
     from simcast_hpc.models.discriminator import Discriminator
@@ -105,46 +105,46 @@ def _beside(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderCon
     if run.stage == "autoencoder":
         with torch.device("meta"):
             network = Discriminator(run.autoencoder.discriminator)
-        # It is plain fp32, whole on every rank with its gradients and Adam's moments, and sees true and made frames.
-        seen = peak_bytes(network, torch.empty(2, 1, *grid, device="meta"))
-        return 4 * _ADAM_STATES * sum(parameter.numel() for parameter in network.parameters()), seen
+        # fp32, replicated on every rank with gradients and Adam moments; its batch is real and reconstructed frames.
+        activations = peak_bytes(network, torch.empty(2, 1, *grid, device="meta"))
+        return 4 * _ADAM_STATES * sum(parameter.numel() for parameter in network.parameters()), activations
     online = run.stage == "student" and run.student.extension == "teacher" and run.student.rollouts == "online"
     if not online:
         return 0, 0
     teacher = run.model_copy(update={"stage": "teacher"})
-    dtype = DTYPES[run.engine.precision]
-    made = subject_of(teacher, grid, autoencoder).on_meta(None, dtype)
-    return dtype.itemsize * sum(parameter.numel() for parameter in made.parameters()), 0
+    dtype = dtype_of(run)
+    network = subject_of(teacher, grid, autoencoder).on_meta(None, dtype)
+    return dtype.itemsize * sum(parameter.numel() for parameter in network.parameters()), 0
 
 
-def _settings(asked: Asked, need: "Need") -> list[str]:
-    """Return the ``key=value`` of a choice."""
-    run, choice = asked.run, need.choice
+def _settings(target: ModelTarget, need: "Need") -> list[str]:
+    """Return the overrides ``key=value`` of a plan."""
+    run, choice = target.run, need.choice
     engine = choice.engine
-    said = [f"engine.zero_stage={engine.zero_stage}", f"engine.offload={engine.offload}"]
+    settings = [f"engine.zero_stage={engine.zero_stage}", f"engine.offload={engine.offload}"]
     if engine.zero_hpz_partition_size > 1:
-        said.append(f"engine.zero_hpz_partition_size={engine.zero_hpz_partition_size}")
+        settings.append(f"engine.zero_hpz_partition_size={engine.zero_hpz_partition_size}")
     if run.stage == "autoencoder":
-        said.append(f"autoencoder.model.checkpoint={str(bool(choice.again.levels)).lower()}")
+        settings.append(f"autoencoder.model.checkpoint={str(bool(choice.again.levels)).lower()}")
     elif run.stage == "diffusion":
-        said.append(f"diffusion.casformer.checkpoint={str(bool(choice.again.levels)).lower()}")
+        settings.append(f"diffusion.casformer.checkpoint={str(bool(choice.again.levels)).lower()}")
     elif isinstance(run.model, EarthformerConfig):
-        said.append(f"model.checkpoint_levels={list(choice.again.levels)}".replace(" ", ""))
-    said.append(f"batch.micro_size={choice.micro}")
-    return [asked.prefix + word for word in said]
+        settings.append(f"model.checkpoint_levels={list(choice.again.levels)}".replace(" ", ""))
+    settings.append(f"batch.micro_size={choice.micro}")
+    return [target.prefix + setting for setting in settings]
 
 
 def _as_json(
-    asked: Asked, facts: "Facts", machine: "Machine", found: "list[Need]", best: "Need | None", *, how: str
+    target: ModelTarget, facts: "Facts", machine: "Machine", plans: "list[Need]", best: "Need | None", *, method: str
 ) -> dict[str, Any]:
-    def told(need: "Need") -> dict[str, Any]:
+    def as_data(need: "Need") -> dict[str, Any]:
         engine = need.choice.engine
         return {
             "zero_stage": engine.zero_stage,
             "offload": engine.offload,
             "zero_hpz_partition_size": engine.zero_hpz_partition_size,
-            "computed_again": list(need.choice.again.levels),
-            "longer_step": round(need.choice.again.cost, 4),
+            "recomputed_levels": list(need.choice.again.levels),
+            "step_time_increase": round(need.choice.again.cost, 4),
             "micro_batch": need.choice.micro,
             "bytes_on_a_gpu": {**need.parts, "all": need.total},
             "bytes_on_a_host": need.host_of_a_node,
@@ -153,45 +153,48 @@ def _as_json(
         }
 
     return {
-        "how": how,
-        "stage": asked.run.stage,
+        "method": method,
+        "stage": target.run.stage,
         "parameters": sum(facts.sizes),
         "gpus": machine.gpus,
         "nodes": machine.nodes,
         "memory_bytes": int(machine.memory),
-        "global_batch": asked.run.batch.global_size,
-        "precision": asked.run.engine.precision,
-        "recommended": best and {**told(best), "set": _settings(asked, best)},
-        "ways": [told(need) for need in found],
+        "global_batch": target.run.batch.global_size,
+        "precision": target.run.engine.precision,
+        "recommended": best and {**as_data(best), "set": _settings(target, best)},
+        "plans": [as_data(need) for need in plans],
     }
 
 
 def _print(
-    asked: Asked, facts: "Facts", machine: "Machine", found: "list[Need]", best: "Need | None", *, how: str
+    target: ModelTarget, facts: "Facts", machine: "Machine", plans: "list[Need]", best: "Need | None", *, method: str
 ) -> None:
-    run = asked.run
-    console = Console(width=max(_WIDTH, Console().width))  # a narrow terminal wraps lines, and loses no column
+    from rich.console import Console
+    from rich.table import Table
+
+    run = target.run
+    console = Console(markup=False, width=max(_WIDTH, Console().width))  # a narrow terminal must not drop columns
     gpus = f"{machine.gpus} GPU{'s' if machine.gpus > 1 else ''} of {machine.memory / _GIB:g} GiB"
     console.print(
         f"Stage {run.stage}: {sum(facts.sizes):,} parameters, {run.engine.precision}, global batch "
         f"{run.batch.global_size}, on {gpus} on {machine.nodes} node{'s' if machine.nodes > 1 else ''}. "
-        f"{how.capitalize()}."
+        f"{method.capitalize()}."
     )
-    table = Table("ZeRO", "offload", "again", title="GiB on each GPU, with the largest micro batch that fits, or 1")
-    parts = [part for part in found[0].parts if any(need.parts[part] for need in found)]
-    for column in ("step", "micro", *parts, "sum", "host"):
+    table = Table("ZeRO", "offload", "recomputed", title="GiB per GPU, with the largest micro-batch that fits, or 1")
+    parts = [part for part in plans[0].parts if any(need.parts[part] for need in plans)]
+    for column in ("step time", "micro-batch", *parts, "sum", "host"):
         table.add_column(column, justify="right")
     table.add_column("")
-    for need in found:
+    for need in plans:
         engine = need.choice.engine
         hpz = engine.zero_hpz_partition_size
         fits = need.total <= machine.memory
-        mark = "<- this" if need is best else "fits" if fits else f"too large: {need.bottleneck}"
+        mark = "<- recommended" if need is best else "fits" if fits else f"too large: {need.bottleneck}"
         numbers = [f"{need.parts[part] / _GIB:,.2f}" for part in parts]
         table.add_row(
             f"{engine.zero_stage}{f' hpZ {hpz}' if hpz > 1 else ''}",
             engine.offload,
-            _levels(asked, need),
+            _levels(target, need),
             f"+{100 * need.choice.again.cost:.0f} %",
             str(need.choice.micro),
             *numbers,
@@ -206,42 +209,40 @@ def _print(
     steps = run.batch.global_size // (best.choice.micro * machine.gpus)
     free = machine.memory - best.total
     console.print(
-        f"The largest part is {best.bottleneck}; {free / _GIB:.2f} GiB stay free; {steps} micro "
-        f"batch{'es' if steps > 1 else ''} a step.\n"
-        "Taken in this order: nothing on the host, least computed again, the lowest ZeRO stage, the largest micro "
-        "batch."
+        f"The largest part is {best.bottleneck}; {free / _GIB:.2f} GiB remain free; {steps} "
+        f"micro-batch{'es' if steps > 1 else ''} per step.\n"
+        "Order of preference: no offload, least recomputation, lowest ZeRO stage, largest micro-batch."
     )
-    print(" ".join(f"--set {word}" for word in _settings(asked, best)))
+    print(" ".join(f"--set {word}" for word in _settings(target, best)))
 
 
-def _levels(asked: Asked, need: "Need") -> str:
+def _levels(target: ModelTarget, need: "Need") -> str:
     levels = need.choice.again.levels
-    by_level = asked.run.stage in FORECASTING and isinstance(asked.run.model, EarthformerConfig)
+    by_level = target.run.stage in FORECASTING and isinstance(target.run.model, EarthformerConfig)
     return ", ".join(map(str, levels)) if levels and by_level else "yes" if levels else "no"
 
 
-def _reject(facts: "Facts", machine: "Machine", found: "list[Need]", more: int | None) -> None:
-    least = min(found, key=lambda need: need.total)
+def _raise_nothing_fits(facts: "Facts", machine: "Machine", plans: "list[Need]", more: int | None) -> None:
+    least = min(plans, key=lambda need: need.total)
     lacking = (least.total - machine.memory) / _GIB
     engine = least.choice.engine
-    way = f"{more} GPUs of this size would do" if more else "no number of GPUs of this size up to one a sample would do"
-    said = {
-        "activations": "a smaller grid, fewer frames or a narrower model would help",
-        "buffers": "weights that are gathered or reduced at a time: a smaller model would help",
-    }.get(least.bottleneck, "more GPUs share it out further")
+    gpus = f"{more} GPUs of this size suffice" if more else "more GPUs of this size do not suffice (1 sample per GPU)"
+    advice = {
+        "activations": "use a smaller grid, fewer frames or a narrower model",
+        "buffers": "gathered and reduced weights: use a smaller model",
+    }.get(least.bottleneck, "use more GPUs to shard it further")
     raise NothingFitsError(
-        f"nothing fits into {machine.memory / _GIB:g} GiB: the least is {least.total / _GIB:.2f} GiB (ZeRO "
-        f"{engine.zero_stage}, offload {engine.offload}, micro batch {least.choice.micro}"
-        f"{', computed again' if least.choice.again.levels else ''}), {lacking:.2f} GiB too much, and its largest part "
-        f"is {least.bottleneck} with {least.parts[least.bottleneck] / _GIB:.2f} GiB; {said}; {way}"
+        f"no plan fits into {machine.memory / _GIB:g} GiB: the smallest needs {least.total / _GIB:.2f} GiB (ZeRO "
+        f"{engine.zero_stage}, offload {engine.offload}, micro-batch {least.choice.micro}"
+        f"{', recomputed' if least.choice.again.levels else ''}), {lacking:.2f} GiB too much; its largest part is "
+        f"{least.bottleneck} with {least.parts[least.bottleneck] / _GIB:.2f} GiB: {advice}; {gpus}"
     )
 
 
 _LEGEND = (
-    "weights, gradients, optimizer: ZeRO's account. average: of the weights (EMA). beside: a teacher or a\n"
-    "discriminator. activations: all that forward and backward hold at once. again: computed again in backward, of\n"
-    "Earthformer which levels; step: by how much that makes a step longer, in operations or, with --measure, in time.\n"
-    "buffers: gradients on their way, gathered weights, the second copy of hpZ. margin: 1 GiB for CUDA and NCCL and\n"
-    "10 % of activations and buffers, both assumed. host: on each node. Kernels and validation may need more for\n"
-    "moments."
+    "weights, gradients, optimizer: as sharded by ZeRO. average: EMA of the weights. beside: teacher, discriminator.\n"
+    "activations: peak of forward and backward. recomputed: levels with activation checkpointing; step time: cost\n"
+    "in FLOPs or, with --measure, in time. buffers: gradients in reduction, gathered weights, the second copy of hpZ.\n"
+    "margin: 1 GiB for CUDA and NCCL and 10 % of activations and buffers, both assumed. host: per node. Kernels and\n"
+    "validation may need more for short times."
 )

@@ -1,38 +1,49 @@
-"""The options that several commands share."""
+"""Options that several commands share."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.data.dataset_spec import built_in_specs
+
+_SPECS = Path(__file__).resolve().parents[1] / "data" / "specs"  # names only; reading them would import NumPy
+DATASETS = f"{', '.join(sorted(path.stem for path in _SPECS.glob('*.yaml')))}, or a YAML file (docs/data.md)"
 
 ConfigFile = Annotated[
     Path,
     typer.Argument(
-        help="A YAML file, or a shipped configuration by name, such as teacher/sevir (simcast config list).",
+        help="Name of a shipped configuration, such as teacher/sevir, or a YAML file.",
         show_default=False,
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Lay key=value over the configuration: --set batch.micro_size=2", show_default=False),
+    typer.Option(
+        "--set",
+        help="Override a configuration field, for example batch.micro_size=2 (repeatable).",
+        metavar="KEY=VALUE",
+        show_default=False,
+    ),
 ]
-DATASETS = f"{', '.join(built_in_specs())}, or the path of a YAML file that describes another (docs/data.md)"
-Dataset = Annotated[str, typer.Option(help=f"What the data are: {DATASETS}.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Do not print the resolved configuration.")]
+Dataset = Annotated[str, typer.Option(help=f"Description of the data: {DATASETS}.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration before the run.")]
 
 
-def sampling_change(word: str) -> tuple[str, object]:
-    """Return key and value of ``--set key=value``, the section's name left out or not.
+def override_sampling(defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return sampling settings with ``key=value`` overrides; the prefix ``sampling.`` of a key is optional.
 
     Raises:
-        ConfigError: there is no equals sign.
+        ConfigError: an override contains no equals sign.
     """
     import yaml
 
-    key, equals, value = word.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {word!r} must be key=value, such as steps=6")
-    return key.removeprefix("sampling."), yaml.safe_load(value)
+    settings = dict(defaults)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {override!r}: expected key=value, for example steps=6")
+        settings[key.removeprefix("sampling.")] = yaml.safe_load(value)
+    return settings

@@ -1,4 +1,4 @@
-"""``simcast pipeline``: teacher, student, baselines, verification and a page, from one configuration."""
+"""``simcast pipeline``: all stages, verification and the report from one configuration."""
 
 from typing import Annotated
 
@@ -6,20 +6,25 @@ import typer
 
 from simcast_hpc.config import PipelineConfig, read_config, to_yaml
 
-from .options import ConfigFile, Overrides
-
-_PART = "Run this part alone, on all ranks of the launcher in use; --parts lists them."
+from .options import ConfigFile, Overrides, PrintConfig, Quiet
 
 
 def pipeline(
     config: ConfigFile,
     overrides: Overrides = None,
-    part: Annotated[str | None, typer.Option(help=_PART, show_default=False)] = None,
-    parts: Annotated[bool, typer.Option("--parts", help="List the parts in their order, one a line.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(help="Run only this part, on all ranks of the launcher; see --parts.", show_default=False),
+    ] = None,
+    parts: Annotated[bool, typer.Option("--parts", help="List the parts in order, one per line.")] = False,
+    print_config: PrintConfig = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Run all stages in order, verify them and write a page; started again, it goes on where it stopped.
+    """Train all stages in order, verify them and write the report.
 
-    Example: simcast pipeline configs/pipeline/sevir.yaml --set data.root=/data/sevir --set launch.ranks=8
+    The same command resumes an interrupted pipeline: complete stages are skipped.
+
+    Example: simcast pipeline pipeline/sevir --set data.root=/data/sevir --set launch.ranks=8
     """
     resolved = read_config(PipelineConfig, config, overrides or ())
     if parts:
@@ -27,18 +32,22 @@ def pipeline(
 
         print("\n".join(part_names(resolved)))
         return
+    import os
 
-    def announce(checked: PipelineConfig) -> None:
-        print(to_yaml(checked), flush=True)
-
-    if part is not None:
-        from simcast_hpc.pipeline import run_part
-
-        run_part(resolved, part, announce=announce)
-        return
-    from simcast_hpc.pipeline import run_pipeline
+    from simcast_hpc.distributed.ranks import find_rank
+    from simcast_hpc.monitoring.log import set_up_logging
+    from simcast_hpc.pipeline import run_part, run_pipeline
     from simcast_hpc.report import print_tables
 
-    page = run_pipeline(resolved, announce=announce)
-    print_tables(resolved.run_dir)
-    print(f"page: {page.resolve()}")
+    def announce(checked: PipelineConfig) -> None:
+        if print_config:
+            print(to_yaml(checked), flush=True)
+
+    set_up_logging(find_rank(os.environ).rank, quiet=quiet)
+    if part is not None:
+        run_part(resolved, part, announce=announce)
+        return
+    report = run_pipeline(resolved, announce=announce, quiet=quiet)
+    if not quiet:
+        print_tables(resolved.run_dir)
+        print(f"report: {report.resolve()}")

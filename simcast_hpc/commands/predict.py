@@ -1,4 +1,4 @@
-"""``simcast predict``: forecasts from radar files, once or for every new frame of a watched folder."""
+"""``simcast predict``: forecast from radar files, once or for every new frame in a watched folder."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -6,105 +6,118 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError
+from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
 
-from .options import sampling_change
+from .options import Quiet, override_sampling
 
 if TYPE_CHECKING:
     from simcast_hpc.forecast.forecast_files import Publisher
     from simcast_hpc.forecast.predict_files import Predictor
 
-PREDICT_HELP = """Forecast from the last radar frames: CF netCDF or Zarr, and pictures beside it.
-
-FRAMES are files or folders: ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM,
-MeteoSwiss GIF, CF netCDF. A domain larger than the training grid is cut into tiles.
-
-With --watch every new frame of a folder gives a forecast, until TERM, USR2 or a file
-STOP in --out. docs/own_radar.md says the rest.
-
-Example: simcast predict runs/sevir/student radar/ --out forecasts --write nc --write png
-
-Example: simcast predict runs/sevir/diffusion --watch /radar/incoming --out /products --keep 288 --bridge 1
-"""
 _WRITE = ("nc", "png")
 
 
 def predict(
     run: Annotated[
-        Path, typer.Argument(help="A finished run: teacher, student, direct or diffusion.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Run directory of a finished teacher, student, direct or diffusion stage.", show_default=False
+        ),
     ],
     frames: Annotated[
         list[Path] | None, typer.Argument(help="Radar files, or folders of them.", show_default=False)
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder of forecast_<issue time>.* files.")] = Path("forecasts"),
+    out: Annotated[Path, typer.Option(help="Folder for the files forecast_<issue time>.*.")] = Path("forecasts"),
     write: Annotated[
         list[str] | None,
-        typer.Option(help="nc, zarr, png or gif, repeated; by default nc and png.", show_default=False),
+        typer.Option(help="nc, zarr, png or gif (repeatable; default: nc and png).", show_default=False),
     ] = None,
     at: Annotated[
         str | None,
-        typer.Option(help="Issue time, UTC: 2024-06-11T12:05. By default the newest frame's.", show_default=False),
+        typer.Option(
+            help="Issue time in UTC, for example 2024-06-11T12:05 (default: the newest frame).", show_default=False
+        ),
     ] = None,
-    pattern: Annotated[str, typer.Option(help="File names in folders: '*.h5'.")] = "*",
-    bridge: Annotated[int, typer.Option(help="Frames in a row that may be missing; interpolated in time.", min=0)] = 0,
+    pattern: Annotated[str, typer.Option(help="Pattern of file names in folders, for example '*.h5'.")] = "*",
+    bridge: Annotated[
+        int, typer.Option(help="Maximum number of consecutive missing frames to interpolate.", min=0)
+    ] = 0,
     z_r: Annotated[
         tuple[float, float] | None,
-        typer.Option("--z-r", help="A B of Z = A R^B, between dBZ and mm/h.", show_default=False),
+        typer.Option("--z-r", help="A and B of Z = A R^B, between dBZ and mm/h.", metavar="A B", show_default=False),
     ] = None,
     any_spacing: Annotated[
-        bool, typer.Option("--any-spacing", help="Take pixels as they are, whatever the model was trained on.")
+        bool, typer.Option("--any-spacing", help="Accept a pixel spacing other than that of the training data.")
     ] = False,
     tile: Annotated[
         tuple[int, int] | None,
-        typer.Option(help="Height and width of tiles; by default those of training.", show_default=False),
+        typer.Option(
+            help="Height and width of tiles (default: the training grid).", metavar="HEIGHT WIDTH", show_default=False
+        ),
     ] = None,
     overlap: Annotated[
-        int | None, typer.Option(help="Pixels that tiles share; by default a quarter of a tile.", show_default=False)
+        int | None,
+        typer.Option(help="Overlap of tiles in pixels (default: a quarter of a tile).", show_default=False),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Tiles that are forecast together; memory grows with it.", min=1)] = 4,
+    batch: Annotated[int, typer.Option(help="Tiles per batch; memory grows with it.", min=1)] = 4,
     no_members: Annotated[
-        bool, typer.Option("--no-members", help="Of an ensemble, write mean and probabilities alone.")
+        bool, typer.Option("--no-members", help="Write only mean and probabilities of an ensemble, not its members.")
     ] = False,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Of an ensemble's sampling: --set members=20", show_default=False)
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Override a sampling field of an ensemble, for example members=20 (repeatable).",
+            metavar="KEY=VALUE",
+            show_default=False,
+        ),
     ] = None,
-    institution: Annotated[str, typer.Option(help="Who issues the forecast, for the file's attributes.")] = "",
+    institution: Annotated[str, typer.Option(help="Issuing institution, for the attributes of the file.")] = "",
     watch: Annotated[
-        Path | None, typer.Option(help="A folder whose new frames are forecast from.", show_default=False)
+        Path | None, typer.Option(help="Folder to watch; every new frame gives a forecast.", show_default=False)
     ] = None,
-    every: Annotated[float, typer.Option(help="Seconds between looks at the watched folder.", min=0.05)] = 10.0,
+    every: Annotated[float, typer.Option(help="Seconds between scans of the watched folder.", min=0.05)] = 10.0,
     late: Annotated[
         float,
-        typer.Option(help="Minutes before the newest frame up to which forecasts are still made or redone.", min=0),
+        typer.Option(help="Issue or redo forecasts up to so many minutes older than the newest frame.", min=0),
     ] = 120.0,
     keep: Annotated[
-        int | None, typer.Option(help="Keep the newest so many issue times; by default all.", min=1, show_default=False)
+        int | None, typer.Option(help="Number of issue times to keep (default: all).", min=1, show_default=False)
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Forecast from radar files, once or for every new frame of a watched folder; see ``PREDICT_HELP``."""
+    """Forecast from the last radar frames and write CF netCDF or Zarr, and pictures.
+
+    FRAMES are files or folders of ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF or CF netCDF
+    (the extra [io] reads and writes most of them). A domain larger than the training grid is divided into tiles.
+
+    With --watch every new frame in a folder gives a forecast, until the signal TERM or USR2 or a file STOP in --out;
+    see docs/own_radar.md.
+
+    Example: simcast predict runs/sevir/student radar/ --out forecasts --write nc --write png
+
+    Example: simcast predict runs/sevir/diffusion --watch /radar/incoming --out /products --keep 288 --bridge 1
+    """
+    if bool(frames) == bool(watch):
+        raise ConfigError("give either FRAMES (radar files or folders) or --watch FOLDER")
     from simcast_hpc.forecast.forecast_files import Publisher
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.forecast_pictures import animate_forecast, draw_forecast
 
-    set_up_logging(0)
-    if bool(frames) == bool(watch):
-        raise ConfigError(
-            f"FRAMES {'and' if frames else 'or'} --watch: name radar files or folders, or --watch a folder"
-        )
+    set_up_logging(0, quiet=quiet)
     _reject_absent(frames or [], watch, pattern)
     predictor = _predictor(
         run, bridge=bridge, z_r=z_r, any_spacing=any_spacing, tile=tile, overlap=overlap, batch=batch,
         keep_members=not no_members, changes=changes or [],
     )  # fmt: skip
-    # After what is wrong with the words above: a package that writes is worth installing only for a forecast to be.
+    # After the checks of the options: a missing optional package is reported only if everything else is valid.
     publisher = Publisher(
         out, tuple(write or _WRITE), {"png": draw_forecast, "gif": animate_forecast}, institution=institution
     )
     if watch is not None:
         _watch(predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern)
         return
-    paths = _once(predictor, publisher, frames or [], at=at, pattern=pattern)
-    for path in paths:
+    for path in _forecast_once(predictor, publisher, frames or [], at=at, pattern=pattern):
         print(path)
 
 
@@ -112,7 +125,7 @@ def _reject_absent(frames: list[Path], watch: Path | None, pattern: str) -> None
     from simcast_hpc.radar.frame_files import list_files
 
     if watch is not None and not watch.is_dir():
-        raise ConfigError(f"--watch {watch} is no folder")
+        raise ConfigError(f"--watch {watch} is not a folder")
     list_files(frames, pattern)
 
 
@@ -136,48 +149,43 @@ def _predictor(
     from simcast_hpc.radar import encoding_of_run
 
     if z_r is not None and min(z_r) <= 0:
-        raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0; Marshall and Palmer's are 200 1.6")
+        raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0, for example 200 1.6 (Marshall-Palmer)")
     model = load_run(run, device=forecast_device())
     if isinstance(model, TrainedEnsemble):
-        model = _sampled(model, changes)
+        settings = override_sampling(model.sampling.model_dump(mode="json"), changes)
+        model = model.sampled_by(from_mapping(SamplingConfig, settings, where="--set"))
     elif changes:
-        raise ConfigError(f"--set changes how members are sampled, and {run} is one model; name a run of diffusion")
+        raise ConfigError(
+            f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a diffusion run"
+        )
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
     code = encoding_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
     if tile is not None:
         reject_unfit_tile(model, tile)
     tile = tile or training_grid(model)
-    wanted = FrameRequest(model.config.sequence.frames_in, code.step_minutes, bridge)
+    request = FrameRequest(model.config.sequence.frames_in, code.step_minutes, bridge)
     shared = min(tile) // 4 if overlap is None else overlap
-    return Predictor(model, code, wanted, tile, shared, batch=batch, keep_members=keep_members)
+    return Predictor(model, code, request, tile, shared, batch=batch, keep_members=keep_members)
 
 
-def _sampled(ensemble: Any, changes: list[str]) -> Any:
-    from simcast_hpc.config import SamplingConfig, from_mapping
-
-    given = dict(sampling_change(word) for word in changes)
-    values = {**ensemble.sampling.model_dump(mode="json"), **given}
-    return ensemble.sampled_by(from_mapping(SamplingConfig, values, where="--set"))
-
-
-def _once(
+def _forecast_once(
     predictor: "Predictor", publisher: "Publisher", places: list[Path], *, at: str | None, pattern: str
 ) -> list[Path]:
     from simcast_hpc.config import DataError
     from simcast_hpc.radar.frame_files import index_times, list_files, read_encoded
 
-    publisher.folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the forecast
-    held = index_times(list_files(places, pattern), skip_unreadable=any(place.is_dir() for place in places))
-    if not held:
-        raise ConfigError(f"none of {', '.join(map(str, places))} holds a radar frame that can be read")
-    issue = _moment(at) if at else max(held)
+    publisher.folder.mkdir(parents=True, exist_ok=True)  # an unwritable folder is an error before the forecast
+    files = index_times(list_files(places, pattern), skip_unreadable=any(place.is_dir() for place in places))
+    if not files:
+        raise ConfigError(f"no readable radar frame in {', '.join(map(str, places))}")
+    issue = _parse_time(at) if at else max(files)
     try:
-        chosen = predictor.inputs(list(held), issue)
+        chosen = predictor.inputs(list(files), issue)
     except DataError:
-        # More frames would not help a model of another unit, so that is said first.
-        read_encoded(held, [max(held)], predictor.code)
+        # A frame in another unit is reported before missing frames: more frames would not help.
+        read_encoded(files, [max(files)], predictor.code)
         raise
-    frames = read_encoded(held, [time for time in chosen.frames if time is not None], predictor.code)
+    frames = read_encoded(files, [time for time in chosen.frames if time is not None], predictor.code)
     return list(publisher.publish(predictor.predict(frames, issue)).values())
 
 
@@ -187,17 +195,17 @@ def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **setti
     from simcast_hpc.train.preemption import PausedError, reject_stop_file
 
     if folder.resolve() == publisher.folder.resolve():
-        raise ConfigError(f"--watch {folder} is --out as well; forecasts must not be taken for frames")
+        raise ConfigError(f"--watch {folder} equals --out; choose another folder, or forecasts would be read as frames")
     reject_stop_file([publisher.folder])
     with StopRequest([publisher.folder], checks_files=True).handle_signals() as asked:
         Watch(predictor, publisher, folder, WatchSettings(**settings)).run(asked)
-    if "USR2" in asked.cause:  # the batch system's notice: as every run, it asks to be started again
-        raise PausedError(f"{asked.cause}; started again, it goes on")
+    if "USR2" in asked.cause:  # the batch system's notice before the time limit
+        raise PausedError(f"{asked.cause}; run the same command to resume")
 
 
-def _moment(text: str) -> datetime:
+def _parse_time(text: str) -> datetime:
     try:
-        moment = datetime.fromisoformat(text)
+        time = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"--at {text!r} is no time; 2024-06-11T12:05 (UTC) is one") from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+        raise ConfigError(f"--at {text!r} is not a time; expected UTC such as 2024-06-11T12:05") from error
+    return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""``simcast rollout``: the teacher's pseudo-frames, made once and stored."""
+"""``simcast rollout``: compute and store the teacher's rollouts that a student trains on."""
 
 import os
 
@@ -9,17 +9,18 @@ from .options import ConfigFile, Overrides, Quiet
 
 
 def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
-    """Roll the teacher of a student's CONFIG out over its training data, into the folder student.rollouts.
+    """Roll out the teacher of a student's configuration over the training data and store the pseudo-frames.
 
-    The student reads them then in place of its teacher. Started by a launcher, the ranks share the windows.
+    They are written to the folder student.rollouts, and the student reads them instead of running its teacher. Under a
+    launcher the ranks share the windows. A second call computes only the missing blocks.
 
-    Example: simcast rollout configs/student/sevir.yaml --set data.root=/data/sevir --set student.rollouts=cached
+    Example: simcast rollout student/sevir --set data.root=/data/sevir --set student.rollouts=cached
     """
     resolved = read_config(TrainConfig, config, overrides or ())
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.train.precompute_rollouts import fill_cache
 
-    set_up_logging(find_rank(os.environ).rank)
+    set_up_logging(find_rank(os.environ).rank, quiet=quiet)
     folder = fill_cache(resolved)
     if not quiet:
-        print(f"roll-outs stand in {folder}")
+        print(f"rollouts: {folder}")

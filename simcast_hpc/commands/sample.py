@@ -1,4 +1,4 @@
-"""``simcast sample``: ensembles of a data set's windows, drawn by a finished run of the stage ``diffusion``."""
+"""``simcast sample``: sample ensembles of a data set's windows with a trained diffusion model."""
 
 import os
 from pathlib import Path
@@ -8,31 +8,42 @@ import typer
 
 from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
 
-from .options import sampling_change
+from .options import Quiet, override_sampling
 
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Lay key=value over the run's section sampling: --set steps=6", show_default=False),
-]
+_SPLITS = ("train", "val", "test", "all")
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="A finished run folder of the stage diffusion.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="The HDF5 file to write.")] = Path("ensemble.h5"),
-    root: Annotated[Path | None, typer.Option(help="Data root; by default that of the run.")] = None,
+    run: Annotated[Path, typer.Argument(help="Run directory of a finished diffusion stage.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="HDF5 file to write.")] = Path("ensemble.h5"),
+    root: Annotated[
+        Path | None, typer.Option(help="Data folder (default: data.root of the run).", show_default=False)
+    ] = None,
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
-    windows: Annotated[int | None, typer.Option(help="The first windows of the split alone.", min=1)] = None,
-    batch: Annotated[int, typer.Option(help="Windows whose forecasts are made together.", min=1)] = 1,
-    single: Annotated[bool, typer.Option("--single", help="Write float32 in place of float16.")] = False,
-    changes: Changes = None,
+    windows: Annotated[
+        int | None, typer.Option(help="Number of windows, from the first (default: all).", min=1, show_default=False)
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Windows per batch.", min=1)] = 1,
+    single: Annotated[bool, typer.Option("--single", help="Store float32 instead of float16.")] = False,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Override a field of the run's section sampling, for example steps=6 (repeatable).",
+            metavar="KEY=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Quiet = False,
 ) -> None:
-    """Draw members, their mean, probabilities of exceeding each threshold and the probability-matched mean.
+    """Sample ensemble members and store them with their mean, exceedance probabilities and probability-matched mean.
 
-    --set changes how it is drawn, without the section's name: --set steps=6 --set sampler=dpm_solver --set members=20.
-    Started by a launcher, the ranks share the members.
+    Under a launcher the ranks share the members.
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
+    if split not in _SPLITS:
+        raise ConfigError(f"--split {split!r} is invalid; choose train, val, test or all")
     from simcast_hpc.data.open_windows import open_windows, target_spec
     from simcast_hpc.distributed.process_group import join_ranks, local_device
     from simcast_hpc.distributed.ranks import find_rank
@@ -41,16 +52,13 @@ def sample(
     from simcast_hpc.monitoring.log import set_up_logging
 
     rank_info = find_rank(os.environ)
-    set_up_logging(rank_info.rank)
-    if split not in ("train", "val", "test", "all"):
-        raise ConfigError(f"--split {split!r} is unknown; it is train, val, test or all")
+    set_up_logging(rank_info.rank, quiet=quiet)
     ensemble = load_ensemble(run)
-    given = dict(sampling_change(word) for word in changes or ())
-    sampling = from_mapping(SamplingConfig, {**ensemble.sampling.model_dump(mode="json"), **given}, where="--set")
-    ensemble = ensemble.sampled_by(sampling)
-    data = ensemble.config.data if root is None else ensemble.config.data.model_copy(update={"root": root})
-    frames = ensemble.config.sequence.frames_in + ensemble.config.sequence.frames_out
-    source = open_windows(data, split=split, frames=frames)
+    settings = override_sampling(ensemble.sampling.model_dump(mode="json"), changes or ())
+    ensemble = ensemble.sampled_by(from_mapping(SamplingConfig, settings, where="--set"))
+    data, sequence = ensemble.config.data, ensemble.config.sequence
+    data = data if root is None else data.model_copy(update={"root": root})
+    source = open_windows(data, split=split, frames=sequence.frames_in + sequence.frames_out)
     ranks = join_ranks(timeout_minutes=ensemble.config.engine.timeout_minutes)
     try:
         draw_ensembles(
@@ -65,5 +73,5 @@ def sample(
         )
     finally:
         ranks.leave()
-    if ranks.is_first:
-        print(f"ensembles stand in {out}")
+    if ranks.is_first and not quiet:
+        print(f"ensembles: {out}")

@@ -1,23 +1,31 @@
-"""``simcast train``: one stage, on all ranks of whichever launcher started it."""
+"""``simcast train``: train one stage."""
 
 import os
 
 from simcast_hpc.config import TrainConfig, read_config, to_yaml
 from simcast_hpc.distributed.ranks import find_rank
 
-from .options import ConfigFile, Overrides, Quiet
+from .options import ConfigFile, Overrides, PrintConfig, Quiet
 
 
-def train(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
-    """Train one stage (the configuration's); started again, it goes on from its newest checkpoint.
+def train(
+    config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, quiet: Quiet = False
+) -> None:
+    """Train one stage, or resume it from its newest checkpoint.
 
-    Under torchrun, deepspeed, mpiexec or srun all ranks train one model. What is left stands in run_dir. Status 85:
-    saved because a signal asked for it; 75: because of a file STOP in the run folder or the one above; 2: refused.
+    Under torchrun, deepspeed, mpiexec or srun all ranks train one model. Outputs are written to run_dir, the resolved
+    configuration among them (config.yaml).
 
-    Example: simcast train configs/teacher/sevir.yaml --set data.root=/data/sevir --set batch.micro_size=2
+    Exit status: 0 trained; 2 invalid configuration or data; 85 checkpoint saved after a signal, run the same command
+    to resume; 75 stopped by a file STOP in run_dir or in its parent folder.
+
+    Example: simcast train teacher/sevir --set data.root=/data/sevir --set batch.micro_size=2
     """
     resolved = read_config(TrainConfig, config, overrides or ())
+    from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.train.trainer import run
 
-    shows = not quiet and find_rank(os.environ).rank == 0
+    rank = find_rank(os.environ).rank
+    set_up_logging(rank, quiet=quiet)
+    shows = print_config and rank == 0
     run(resolved, announce=(lambda checked: print(to_yaml(checked), flush=True)) if shows else None)

@@ -4,10 +4,11 @@ import logging
 import sys
 
 
-def set_up_logging(rank: int) -> logging.Logger:
+def set_up_logging(rank: int, *, quiet: bool = False) -> logging.Logger:
     """Send the log records of both packages to stderr: INFO and above on rank 0, WARNING and above on other ranks.
 
-    Modules log to ``logging.getLogger(__name__)``, so a level can be set per module.
+    Modules log to ``logging.getLogger(__name__)``, so a level can be set per module. With ``quiet``, rank 0 also logs
+    only WARNING and above.
 
     Returns:
         The logger of this package.
@@ -18,6 +19,6 @@ def set_up_logging(rank: int) -> logging.Logger:
     for name in ("simcast_hpc", "simcast_kernels"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
-        logger.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+        logger.setLevel(logging.INFO if rank == 0 and not quiet else logging.WARNING)
         logger.propagate = False
     return logging.getLogger("simcast_hpc")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig
 from simcast_hpc.distributed.ranks import find_rank
-from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
 
@@ -18,7 +17,7 @@ from .stage_process import PipelineError, start
 from .stages import Announce, needs_rollouts, prepare, verify
 
 
-def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
+def run_pipeline(asked: PipelineConfig, *, announce: Announce = None, quiet: bool = False) -> Path:
     """Run what ``asked`` describes to its end and return the page; ``announce`` is as :func:`.parts.prepare`'s.
 
     Raises:
@@ -26,7 +25,6 @@ def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
         PausedError, StoppedError: it was asked to leave; started again, it goes on.
         PipelineError: a stage failed.
     """
-    set_up_logging(0)
     if find_rank(os.environ).world_size > 1:
         raise ConfigError(
             "start the pipeline as one process and give the ranks of its stages by launch.ranks; "
@@ -39,14 +37,14 @@ def run_pipeline(asked: PipelineConfig, *, announce: Announce = None) -> Path:
         for name in config.stages:
             reject_stop_file([config.run_dir])
             with durations.of(name):
-                _train(config, name)
+                _train(config, name, quiet=quiet)
         return verify(config)
 
 
-def _train(config: PipelineConfig, name: str) -> None:
+def _train(config: PipelineConfig, name: str, *, quiet: bool) -> None:
     stage = config.train_config(name)
     if needs_rollouts(stage):
-        start(stage, "rollout", ranks=config.launch.ranks)
-    start(stage, "train", ranks=config.launch.ranks)
+        start(stage, "rollout", ranks=config.launch.ranks, quiet=quiet)
+    start(stage, "train", ranks=config.launch.ranks, quiet=quiet)
     if not RunDirectory(stage.run_dir).done.is_file():
         raise PipelineError(f"stage {name} ended without its marker {RunDirectory(stage.run_dir).done}")

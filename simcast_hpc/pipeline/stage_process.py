@@ -17,7 +17,7 @@ class PipelineError(SimcastError, RuntimeError):
     """A stage's process failed; what it printed says why, and a restart goes on from there."""
 
 
-def start(stage: TrainConfig, command: str, *, ranks: int) -> None:
+def start(stage: TrainConfig, command: str, *, ranks: int, quiet: bool = False) -> None:
     """Run ``simcast <command>`` on a stage's configuration to its end, in processes of its own.
 
     Raises:
@@ -28,7 +28,7 @@ def start(stage: TrainConfig, command: str, *, ranks: int) -> None:
     path = stage.run_dir / "asked.yaml"
     RunDirectory(stage.run_dir).create()
     write_text(path, to_yaml(stage))
-    line = [sys.executable, "-m", "simcast_hpc", command, str(path), "--quiet"]
+    line = [sys.executable, "-m", "simcast_hpc", command, str(path), *(["--quiet"] if quiet else [])]
     code = run_ranks(line, ranks=ranks, environment=child_environment())
     said = f"`simcast {command} {path}`"
     if code == _REJECTED:

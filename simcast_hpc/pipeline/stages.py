@@ -17,7 +17,6 @@ from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
 from simcast_hpc.inference.ensemble import load_run
 from simcast_hpc.inference.load import forecast_device
-from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.report import write_report
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_cache
@@ -57,7 +56,6 @@ def run_part(asked: PipelineConfig, part: str, *, announce: Announce = None) -> 
         Others: what the part raises.
     """
     rank_info = find_rank(os.environ)
-    set_up_logging(rank_info.rank)
     if part not in part_names(asked):
         raise ConfigError(f"--part {part}: no part is called so; the parts are {', '.join(part_names(asked))}")
     reject_stop_file([asked.run_dir])

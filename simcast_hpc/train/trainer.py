@@ -19,7 +19,6 @@ from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_st
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.ranks import find_rank
-from simcast_hpc.monitoring.log import set_up_logging
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.atomic_files import write_tensors
@@ -94,7 +93,6 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
         StoppedError: a STOP file keeps it from starting or from going on.
     """
     rank_info = find_rank(os.environ)
-    set_up_logging(rank_info.rank)
     request = StopRequest((config.run_dir, config.run_dir.parent), checks_files=rank_info.rank == 0)
     with request.handle_signals():
         _run(config, request, announce)

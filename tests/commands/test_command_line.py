@@ -1,4 +1,4 @@
-"""The command line: what it calls, and that a foreseeable mistake is one message and a status, never a traceback."""
+"""The command line: expected errors give one message and a status, and light commands import no torch."""
 
 import re
 import subprocess
@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+import simcast_hpc
 from simcast_hpc import cli
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 
@@ -15,14 +16,14 @@ def _run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["simcast", *arguments])
     with pytest.raises(SystemExit) as ended:
         cli.main()
-    told = capsys.readouterr()
+    done = capsys.readouterr()
     code = ended.value.code
-    return (code if isinstance(code, int) else 0), told.out, told.err
+    return (code if isinstance(code, int) else 0), done.out, done.err
 
 
 @pytest.fixture
 def trained(tmp_path):
-    """A finished teacher and direct run of drawn weights, and an archive with test events."""
+    """A finished teacher and a finished direct run with random weights, and an archive with test events."""
     torch.manual_seed(0)
     root = make_archive(tmp_path / "archive", random_codes(6, 11))
     for stage in ("teacher", "direct"):
@@ -30,17 +31,17 @@ def trained(tmp_path):
     return tmp_path
 
 
-def test_python_m_is_the_same_program():
-    told = subprocess.run([sys.executable, "-m", "simcast_hpc", "--help"], capture_output=True, text=True, check=True)
+def test_python_m_runs_the_same_program():
+    done = subprocess.run([sys.executable, "-m", "simcast_hpc", "--help"], capture_output=True, text=True, check=True)
     for command in ("data", "train", "rollout", "pipeline", "evaluate", "report"):
-        assert command in told.stdout
+        assert command in done.stdout
 
 
 def test_synth_writes_an_archive_once(tmp_path, monkeypatch, capsys):
     words = ["data", "synth", str(tmp_path / "a"), "--size", "16", "--frames", "6"]
     counts = ["--train", "2", "--val", "1", "--test", "1"]
     assert "written to" in _run(monkeypatch, capsys, *words, *counts)[1]
-    assert "stand already in" in _run(monkeypatch, capsys, *words, *counts)[1]
+    assert "exist already in" in _run(monkeypatch, capsys, *words, *counts)[1]
 
 
 def test_config_lists_shows_and_copies_shipped_configurations(tmp_path, monkeypatch, capsys):
@@ -56,10 +57,10 @@ def test_config_lists_shows_and_copies_shipped_configurations(tmp_path, monkeypa
 def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
     runs = [f"short={trained / 'teacher'}", str(trained / "direct")]
     out = trained / "scores"
-    code, said, _ = _run(monkeypatch, capsys, "evaluate", *runs, "--split", "all", "--out", str(out))
+    code, output, _ = _run(monkeypatch, capsys, "evaluate", *runs, "--split", "all", "--out", str(out))
     assert code == 0 and (out / "all.json").is_file()
     for name in ("persistence", "short", "direct"):
-        assert name in said
+        assert name in output
 
 
 @pytest.mark.parametrize(
@@ -69,15 +70,15 @@ def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
         (["data", "synth", "{0}/x", "--train", "0"], "train_events: .*greater than 0, got 0"),
         (["train", "{0}/absent.yaml"], r"absent\.yaml is neither a configuration file nor the name"),
         (["pipeline", "{0}/direct/config.yaml"], "this is the configuration of one training run: .*`simcast train`"),
-        (["evaluate", "{0}/absent"], r"absent is neither the folder of a run, a file of forecasts nor a baseline"),
+        (["evaluate", "{0}/absent"], r"absent is neither a run directory, a forecast file nor a baseline"),
         (["evaluate", "persistance"], r"nor a baseline; did you mean persistence\?"),
-        (["evaluate", "{0}/direct", "{0}/direct"], r"two rows have one name"),
+        (["evaluate", "{0}/direct", "{0}/direct"], r"two rows have the same name"),
         (["evaluate", "{0}/direct", "{0}/other"], r"belongs to another run: sequence\.frames_out was 4, is 6"),
         (["evaluate", "{0}/direct", "--protocol", "sevir-globl"], "did you mean 'sevir-global"),
         (["report", "{0}/direct"], r"direct is one stage's run; score it first: `simcast evaluate"),
     ],
 )
-def test_a_mistake_is_one_message(trained, monkeypatch, capsys, arguments, says):
+def test_invalid_input_is_one_message(trained, monkeypatch, capsys, arguments, says):
     sequence = {"frames_in": 3, "frames_out": 6, "teacher_frames_out": 2}
     data = {"dataset": "synthetic", "root": str(trained / "archive")}
     write_trained(tiny_config(trained / "other", stage="direct", data=data, sequence=sequence))
@@ -87,7 +88,7 @@ def test_a_mistake_is_one_message(trained, monkeypatch, capsys, arguments, says)
     assert re.search(says, err, re.DOTALL), err
 
 
-def test_torchruns_summary_ends_with_the_rejection(tmp_path):
+def test_torchrun_summary_contains_the_error(tmp_path):
     words = [
         "--standalone",
         "--nproc-per-node",
@@ -100,27 +101,67 @@ def test_torchruns_summary_ends_with_the_rejection(tmp_path):
         "--size",
         "-5",
     ]
-    told = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True)
-    assert told.returncode == 1
-    assert "size: Input should be greater than 0, got -5" in told.stderr.partition("Root Cause")[2], told.stderr
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "size: Input should be greater than 0, got -5" in done.stderr.partition("Root Cause")[2], done.stderr
 
 
-def test_a_rejection_does_not_stand_under_a_configuration(tmp_path, monkeypatch, capsys):
+def test_rejected_run_prints_no_configuration(tmp_path, monkeypatch, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(f"name: a\nrun_dir: {tmp_path / 'run'}\nstage: teacher\ndata: {{dataset: synthetic}}\n")
-    code, out, err = _run(monkeypatch, capsys, "train", str(config))
+    code, out, err = _run(monkeypatch, capsys, "train", str(config), "--print-config")
     assert (code, out) == (2, "") and err.startswith("simcast: data.root is not set")
     config.write_text(
         f"name: a\nrun_dir: {tmp_path / 'run'}\ndata: {{dataset: synthetic, root: {tmp_path}}}\n"
         "stages: {teacher: {max_steps: 1}}\n"
     )
-    code, out, err = _run(monkeypatch, capsys, "pipeline", str(config))
+    code, out, err = _run(monkeypatch, capsys, "pipeline", str(config), "--print-config")
     assert (code, out) == (2, "") and "holds neither CATALOG.csv nor prepared shards" in err
 
 
-def test_a_file_that_cannot_be_written_is_one_message(trained, monkeypatch, capsys):
+def test_unwritable_output_is_one_message(trained, monkeypatch, capsys):
     (trained / "in-the-way").write_text("a file")
     code, _, err = _run(
         monkeypatch, capsys, "evaluate", str(trained / "direct"), "--split", "all", "--out", str(trained / "in-the-way")
     )
     assert code == 1 and "in-the-way" in err and "Traceback" not in err
+
+
+_HEAVY = ("torch", "deepspeed", "numpy", "h5py", "matplotlib", "rich")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("config list", 0),
+        ("train teacher/sevir --set batch.micro_sise=2", 2),
+        ("pipeline pipeline/absent", 2),
+    ],
+)
+def test_light_commands_import_no_heavy_package(arguments, status):
+    program = f"""
+import atexit, sys, time
+from simcast_hpc import cli
+atexit.register(lambda: print([name for name in {_HEAVY} if name in sys.modules], time.process_time()))
+cli.main()
+"""
+    command = [sys.executable, "-c", program, *arguments.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    imported, _, seconds = done.stdout.splitlines()[-1].rpartition(" ")
+    assert (done.returncode, imported) == (status, "[]"), done.stderr
+    assert float(seconds) < 1.5, "CPU time; 0.25 s on an idle machine"
+
+
+def test_version_is_printed_with_the_commit(monkeypatch, capsys):
+    code, output, _ = _run(monkeypatch, capsys, "--version")
+    assert code == 0 and re.fullmatch(rf"simcast {re.escape(simcast_hpc.__version__)} \(commit \S+\)\n", output)
+
+
+def test_brackets_in_a_file_name_are_printed(tmp_path, monkeypatch, capsys):
+    name = "a[b].h5"
+    (tmp_path / name).write_bytes(b"no HDF5")
+    arguments = ["evaluate", str(tmp_path / name), "--dataset", "synthetic", "--root", str(tmp_path)]
+    code, _, err = _run(monkeypatch, capsys, *arguments)
+    assert code != 0 and name in err and "Traceback" not in err

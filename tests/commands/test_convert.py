@@ -1,4 +1,4 @@
-"""``simcast convert``: published files in, a folder that evaluation takes out; whole or not at all."""
+"""``simcast convert``: published files become a run directory that evaluation reads, or no output at all."""
 
 import errno
 import json
@@ -48,21 +48,21 @@ def file(tmp_path) -> Path:
     return path
 
 
-def test_what_comes_out_forecasts_as_the_public_weights_do(tmp_path, config, file, capsys):
+def test_converted_weights_forecast_like_the_public_ones(tmp_path, config, file, capsys):
     out = tmp_path / "out"
     assert simcast("convert", "earthformer", file, out, "--config", config, "--dataset", "synthetic") == 0
-    assert "Earthformer of 3 -> 2 frames" in capsys.readouterr().out
+    assert "Earthformer, 3 -> 2 frames" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["DONE.json", "config.yaml", "published.json", "weights"]
     assert json.loads((out / "published.json").read_text(encoding="utf-8"))["file"] == "earthformer.pt"
     codes = torch.from_numpy(random_codes(1, 3))
-    wanted = load_public("earthformer", SQUARE, public_weights(SQUARE)).eval()
+    public = load_public("earthformer", SQUARE, public_weights(SQUARE)).eval()
     with torch.no_grad():
-        frames = wanted(codes[:, :, None].float() / 255)[:, :, 0]
-    got = load_trained(out).forecast(codes, frames_out=2)
-    torch.testing.assert_close(got, frames.clamp(0, 1), rtol=0, atol=1e-6)
+        frames = public(codes[:, :, None].float() / 255)[:, :, 0]
+    forecast = load_trained(out).forecast(codes, frames_out=2)
+    torch.testing.assert_close(forecast, frames.clamp(0, 1), rtol=0, atol=1e-6)
 
 
-def test_it_is_evaluated_as_published_weights(tmp_path, config, file, capsys):
+def test_converted_weights_are_evaluated(tmp_path, config, file, capsys):
     root = make_archive(tmp_path / "archive", random_codes(2, 7))
     simcast("convert", "earthformer", file, tmp_path / "out", "--config", config, "--dataset", "synthetic")
     scores = tmp_path / "scores"
@@ -72,7 +72,7 @@ def test_it_is_evaluated_as_published_weights(tmp_path, config, file, capsys):
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "checkpoint"])
-def test_safetensors_and_the_state_dict_of_a_trainers_checkpoint(tmp_path, kind):
+def test_converts_safetensors_and_training_checkpoints(tmp_path, kind):
     generator = torch.Generator().manual_seed(5)
     shapes = public_keys("simvp", SIMVP)
     weights = {f"model.{key}": torch.randn(shape, generator=generator) for key, shape in shapes.items()}
@@ -89,7 +89,7 @@ def test_safetensors_and_the_state_dict_of_a_trainers_checkpoint(tmp_path, kind)
 
 
 class Dangerous:
-    """Unpickled, it would make a folder."""
+    """An object whose unpickling creates a folder."""
 
     def __init__(self, place: Path):
         self.place = place
@@ -139,20 +139,20 @@ def break_weights(case: str, file: Path) -> None:
         ("absent", r"No such file.*earthformer\.pt"),
     ],
 )
-def test_a_file_that_does_not_serve_is_one_message_and_leaves_nothing(tmp_path, config, file, capsys, case, says):
+def test_invalid_file_is_one_message_and_leaves_no_output(tmp_path, config, file, capsys, case, says):
     break_weights(case, file)
     status = simcast("convert", "earthformer", file, tmp_path / "out", "--config", config)
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert status == (1 if case == "absent" else 2)
-    assert re.search(says, told, re.DOTALL), told
-    assert "Traceback" not in told
+    assert re.search(says, error, re.DOTALL), error
+    assert "Traceback" not in error
     assert not list(tmp_path.glob("out*")) and not (tmp_path / "made").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["resnet", "{file}", "{out}"], r"no published architecture 'resnet'; known are earthformer, simvp"),
+        (["resnet", "{file}", "{out}"], r"architecture 'resnet' is unknown; choose earthformer or simvp"),
         (["earthformer", "{file}", "{file}"], r"earthformer\.pt is there already; name a folder that is not"),
         (["earthformer", "{file}", "{out}", "--dataset", "sevri"], r"data\.dataset='sevri'|sevri"),
         (["earthformer", "{file}", "{out}", "--prefix", "x."], r"no key begins with 'x\.'; the first is 'init_global"),
@@ -160,14 +160,14 @@ def test_a_file_that_does_not_serve_is_one_message_and_leaves_nothing(tmp_path, 
         (["earthformer", "{file}", "{out}"], r"input_shape T=13 in the configuration, 3 by the shapes"),
     ],
 )
-def test_words_that_make_no_sense_are_rejected(tmp_path, file, capsys, words, says):
+def test_invalid_arguments_are_rejected(tmp_path, file, capsys, words, says):
     places = {"file": file, "out": tmp_path / "out"}
     assert simcast("convert", *(word.format(**places) for word in words)) == 2
     assert re.search(says, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_leaves_nothing_and_what_a_kill_left_is_cleared(tmp_path, config, file, capsys, monkeypatch):
+def test_full_disk_leaves_no_output_and_partial_output_is_removed(tmp_path, config, file, capsys, monkeypatch):
     left = tmp_path / ".out.node7-4711-0.partial" / "weights"
     left.mkdir(parents=True)
     words = ["convert", "earthformer", file, tmp_path / "out", "--config", config]

@@ -1,4 +1,4 @@
-"""``simcast model info``: of every kind of configuration, as tables and as JSON, without the memory of the model."""
+"""``simcast model info``: of every kind of configuration, as tables and JSON, without allocating the model."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def test_json_of_the_configurations(name, count, capsys):
     assert found["bytes_on_a_rank"]["weights"] == 2 * count
 
 
-def test_a_billion_parameters_are_counted_without_their_memory():
+def test_counts_a_billion_parameters_without_allocating_them():
     """Their fp32 values alone would be 3.6 GiB."""
     program = (
         "import resource, sys; from simcast_hpc import cli\n"
@@ -36,18 +36,18 @@ def test_a_billion_parameters_are_counted_without_their_memory():
         "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     )
     config = str(CONFIGS / "direct" / "sevir-earthformer-1b.yaml")
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program, "model", "info", config, "--json", "--ranks", "8"],
         capture_output=True,
         text=True,
         check=True,
     )
-    found = json.loads(told.stdout)
+    found = json.loads(output.stdout)
     assert found["parameters"]["all"] == 976_274_441
-    held = found["bytes_on_a_rank"]
-    assert held["weights"] == 2 * -(-976_274_441 // 8)
-    assert held["activations"] == held["activations_recomputed_all"] < held["activations_kept_all"] / 2
-    assert int(told.stderr.split()[-1]) < 1_500_000  # KiB
+    memory = found["bytes_on_a_rank"]
+    assert memory["weights"] == 2 * -(-976_274_441 // 8)
+    assert memory["activations"] == memory["activations_recomputed_all"] < memory["activations_kept_all"] / 2
+    assert int(output.stderr.split()[-1]) < 1_500_000  # KiB
 
 
 @pytest.mark.parametrize(
@@ -63,11 +63,11 @@ def test_generative_stages_by_zero_stage(stage, count, capsys):
     by_stage = found["bytes_on_a_rank_by_zero_stage"]
     assert by_stage["1"] == {"weights": 2 * count, "gradients": 4 * count, "optimizer": 12 * own}
     assert by_stage["3"] == {"weights": 2 * own, "gradients": 4 * own, "optimizer": 12 * own}
-    held = found["bytes_on_a_rank"]
-    assert held["activations_recomputed_all"] < held["activations_kept_all"] / 3
+    memory = found["bytes_on_a_rank"]
+    assert memory["activations_recomputed_all"] < memory["activations_kept_all"] / 3
 
 
-def test_a_diffusion_stands_on_the_autoencoder_of_its_pipeline(capsys):
+def test_diffusion_uses_the_autoencoder_of_its_pipeline(capsys):
     words = ["--stage", "diffusion", "--ranks", "2"]
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words, "--json") == 0
     found = json.loads(capsys.readouterr().out)
@@ -78,34 +78,40 @@ def test_a_diffusion_stands_on_the_autoencoder_of_its_pipeline(capsys):
     # Latents of 48 / 4 pixels and 4 channels, in pieces of 2: (2 * 4) * 2 * 2 * 32 weights and 32 biases.
     assert found["parameters"]["by_part"]["embed"] == 8 * 4 * 32 + 32
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words) == 0
-    told = capsys.readouterr().out
-    for word in ("CasFormer, stage diffusion", "GiB on each of 2 ranks", "sum, recomputed"):
-        assert word in told
+    output = capsys.readouterr().out
+    for word in ("CasFormer, stage diffusion", "GiB per rank, 2 ranks", "sum, recomputed"):
+        assert word in output
 
 
-def test_the_table_names_parts_and_bytes(capsys):
+def test_table_lists_parts_and_memory(capsys):
     words = ["--set", "model={hidden_spatial: 8, hidden_temporal: 64}", "--ranks", "2"]
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart.yaml", *words, "--stage", "teacher") == 0
-    told = capsys.readouterr().out
-    assert "SimVP, stage teacher: 6 -> 3 frames of 48 x 48 pixels, micro batch 8, fp32" in told
-    for word in ("translator", "forward and backward", "ZeRO stage 1, 2 ranks", "activations kept for backward"):
-        assert word in told
+    output = capsys.readouterr().out
+    assert "SimVP, stage teacher: 6 -> 3 frames of 48 x 48 pixels, micro-batch 8, fp32" in output
+    for word in ("translator", "forward and backward", "ZeRO stage 1, 2 ranks", "activations for backward"):
+        assert word in output
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["pipeline/quickstart.yaml", "--stage", "pupil"], r"--stage pupil is none of this pipeline: teacher, student"),
-        (["direct/sevir.yaml", "--set", "model.hidden_spatial=5"], r"the model does not fit: model\.hidden_spatial=5"),
+        (
+            ["pipeline/quickstart.yaml", "--stage", "pupil"],
+            r"--stage pupil is not in this pipeline; choose from teacher, student",
+        ),
+        (["direct/sevir.yaml", "--set", "model.hidden_spatial=5"], r"invalid model: model\.hidden_spatial=5"),
         (
             ["direct/sevir-earthformer.yaml", "--set", "data.block_mean=5"],
             r"76 x 76 .*; try model\.stem\.scales",
         ),
-        (["diffusion/sevir.yaml", "--set", "data.block_mean=5"], r"76 x 76 do not fall into latents 8 times smaller"),
-        (["absent.yaml"], r"cannot read the configuration"),
+        (
+            ["diffusion/sevir.yaml", "--set", "data.block_mean=5"],
+            r"76 x 76 are not divisible by the autoencoder's reduction 8",
+        ),
+        (["absent.yaml"], r"neither a configuration file nor the name"),
         (["direct/sevir.yaml", "--set", "model=earthfromer"], r"known kinds are earthformer, simvp"),
     ],
 )
-def test_a_configuration_that_does_not_hold_is_one_message(words, says, capsys):
+def test_invalid_configuration_is_one_message(words, says, capsys):
     assert simcast("model", "info", CONFIGS / words[0], *words[1:]) == 2
     assert re.search(says, capsys.readouterr().err)

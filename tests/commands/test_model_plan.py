@@ -1,4 +1,4 @@
-"""``simcast model plan``: of every stage, with settings that the reader takes back; a refusal says what lacks."""
+"""``simcast model plan``: of every stage; its recommended overrides are valid, and an error names what is missing."""
 
 import json
 from pathlib import Path
@@ -14,65 +14,65 @@ SWITCHES = {"teacher": None, "direct": None, "student": None, "autoencoder": "au
 
 
 @pytest.mark.parametrize(("stage", "switch"), SWITCHES.items())
-def test_every_stage_and_what_it_recommends_is_taken_back(stage, switch, capsys):
+def test_recommended_settings_of_every_stage_are_accepted(stage, switch, capsys):
     words = ["model", "plan", SMALL, "--stage", stage, "--gpus", "2", "--nodes", "2", "--memory", "2", "--json"]
     assert simcast(*words) == 0
     found = json.loads(capsys.readouterr().out)
-    best, ways = found["recommended"], found["ways"]
-    assert found["how"] == "computed, not measured" and found["stage"] == stage
+    best, plans = found["recommended"], found["plans"]
+    assert found["method"] == "computed, not measured" and found["stage"] == stage
     assert best["fits"] and best["bytes_on_a_gpu"]["all"] <= found["memory_bytes"]
     assert found["global_batch"] % (best["micro_batch"] * 2) == 0
     keys = [setting.split("=")[0] for setting in best["set"]]
     assert all(key.startswith(f"stages.{stage}.") for key in keys)
     assert (f"stages.{stage}.{switch}" in keys) == (switch is not None)
-    taken = [word for setting in best["set"] for word in ("--set", setting)]
-    assert simcast(*words, *taken) == 0
-    assert json.loads(capsys.readouterr().out)["ways"] == ways, "the plan does not depend on what it recommends"
-    assert (ways[0]["bytes_on_a_gpu"]["beside"] > 0) == (stage == "autoencoder")
+    overrides = [word for setting in best["set"] for word in ("--set", setting)]
+    assert simcast(*words, *overrides) == 0
+    assert json.loads(capsys.readouterr().out)["plans"] == plans, "the plan does not depend on what it recommends"
+    assert (plans[0]["bytes_on_a_gpu"]["beside"] > 0) == (stage == "autoencoder")
 
 
-def test_a_table_with_the_way_marked(capsys):
+def test_table_marks_the_recommended_plan(capsys):
     config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
     assert simcast("model", "plan", config, "--gpus", "1", "--memory", "16") == 0
-    said = capsys.readouterr().out
-    assert "Computed, not measured." in said and "+0 %" in said and "<- this" in said
-    settings = said.splitlines()[-1]
+    output = capsys.readouterr().out
+    assert "Computed, not measured." in output and "+0 %" in output and "<- recommended" in output
+    settings = output.splitlines()[-1]
     assert settings.startswith("--set engine.zero_stage=") and "--set model.checkpoint_levels=[]" in settings
 
 
-def test_a_budget_between_two_ways_takes_some_levels(capsys):
+def test_memory_between_two_plans_recomputes_some_levels(capsys):
     config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
     words = ["model", "plan", config, "--gpus", "1", "--json", "--set", "batch.global_size=1"]
     assert simcast(*words, "--memory", "1000") == 0
-    ways = [way for way in json.loads(capsys.readouterr().out)["ways"] if way["offload"] == "none"]
-    longer = {tuple(way["computed_again"]): way["longer_step"] for way in ways}
-    assert longer[()] == 0 < longer[(0,)] < longer[(0, 1)] < 0.5
-    least = min(way["bytes_on_a_gpu"]["all"] for way in ways if way["computed_again"] == [0])
+    plans = [way for plan in json.loads(capsys.readouterr().out)["plans"] if plan["offload"] == "none"]
+    cost = {tuple(plan["recomputed_levels"]): plan["step_time_increase"] for plan in plans}
+    assert cost[()] == 0 < cost[(0,)] < cost[(0, 1)] < 0.5
+    least = min(plan["bytes_on_a_gpu"]["all"] for plan in plans if plan["recomputed_levels"] == [0])
     assert simcast(*words, "--memory", str(least / 2**30 + 1e-6)) == 0
     best = json.loads(capsys.readouterr().out)["recommended"]
-    assert best["computed_again"] == [0], "no memory to keep all, and no need to compute both again"
+    assert best["recomputed_levels"] == [0], "no memory to keep all, and no need to compute both again"
     assert "model.checkpoint_levels=[0]" in best["set"]
 
 
-def test_costs_may_be_measured(capsys):
+def test_measures_costs(capsys):
     config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
     words = ["model", "plan", config, "--gpus", "1", "--memory", "16", "--measure", "--json"]
     assert simcast(*words) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["how"].startswith("bytes computed, costs of computing again measured on c")
-    costs = {tuple(way["computed_again"]): way["longer_step"] for way in found["ways"]}
+    assert found["method"].startswith("memory computed, cost of recomputation measured on c")
+    costs = {tuple(plan["recomputed_levels"]): plan["step_time_increase"] for plan in found["plans"]}
     assert costs[()] == 0 and all(cost >= 0 for cost in costs.values())
 
 
-def test_nothing_fits_is_status_1_and_says_what_lacks(capsys):
+def test_no_plan_fits_is_status_1(capsys):
     config = CONFIGS / "direct" / "sevir.yaml"
     assert simcast("model", "plan", config, "--gpus", "1", "--memory", "4") == 1
-    said = capsys.readouterr().err
-    assert "nothing fits into 4 GiB: the least is" in said and "GiB too much" in said
-    assert "its largest part is activations" in said and "no number of GPUs of this size" in said
+    output = capsys.readouterr().err
+    assert "no plan fits into 4 GiB: the smallest needs" in output and "GiB too much" in output
+    assert "its largest part is activations" in output and "more GPUs of this size do not suffice" in output
 
 
-def test_gpus_that_cannot_share_the_batch_are_status_2(capsys):
+def test_gpus_that_do_not_divide_the_batch_are_status_2(capsys):
     assert (
         simcast("model", "plan", CONFIGS / "direct" / "synthetic-earthformer.yaml", "--gpus", "7", "--memory", "9") == 2
     )

@@ -1,9 +1,9 @@
-"""Whether a machine, and the nodes of a job, are fit for a run: looked at before hours are spent, with what to do.
+"""Health checks of a machine, and of all nodes of a job, before a run.
 
-Each module looks at one kind of thing and returns :class:`Finding`; ``examine`` runs all on every rank.
+Each module checks one subject and returns :class:`Finding`; :func:`check_health` runs all checks on every rank.
 """
 
 from .finding import Finding, Severity
-from .rank_checks import Asked, Examined, RankReport, examine
+from .rank_checks import HealthOptions, HealthReport, RankReport, check_health
 
-__all__ = ["Asked", "Examined", "Finding", "RankReport", "Severity", "examine"]
+__all__ = ["Finding", "HealthOptions", "HealthReport", "RankReport", "Severity", "check_health"]

@@ -1,4 +1,4 @@
-"""What is compiled and where that is kept: versions, a compiler, the caches of operators and kernels, stale locks."""
+"""Installed versions, the compiler, caches of operators and kernels, and stale build locks."""
 
 import importlib.metadata
 import os
@@ -12,114 +12,144 @@ import torch
 from packaging.requirements import Requirement
 from torch.utils.cpp_extension import get_default_build_root
 
+from simcast_hpc.version import __version__, commit
+
 from .disk_checks import NETWORK, check_space, file_system
 from .finding import Finding
 
-_PACKAGE = "simcast-hpc"
-# A build that writes nothing for so long, and that no process of this machine works on, is none any more.
+_PACKAGE, _KERNELS = "simcast-hpc", "simcast-kernels"
+# A build without a process on this machine that wrote nothing for so long was killed.
 _STALE_MINUTES = 10.0
 
 
 def check_builds(environ: Mapping[str, str]) -> list[Finding]:
-    """Return what stands in the way of importing, compiling and keeping what is compiled."""
-    found = [check_packages()]
+    """Check installed packages, the compiler, and the caches of compiled code."""
+    findings = [check_versions(), check_packages()]
     if torch.cuda.is_available():
-        found.append(_check_compiler(environ))
+        findings.append(_check_compiler(environ))
     operators, kernels = extensions_folder(environ), kernels_folder(environ)
-    found += check_locks(operators)
-    for what, folder, name in (
-        ("the cache of compiled operators", operators, "TORCH_EXTENSIONS_DIR"),
-        ("Triton's cache", kernels, "TRITON_CACHE_DIR"),
+    findings += check_locks(operators)
+    for name, folder, variable in (
+        ("cache of compiled operators", operators, "TORCH_EXTENSIONS_DIR"),
+        ("Triton cache", kernels, "TRITON_CACHE_DIR"),
     ):
-        do = f"make room, or export {name} with a folder on a disk of this node"
-        found.append(check_space(what, folder, want_gib=1.0, severity="warning", do=do))
+        remedy = f"free space, or export {variable} with a folder on a local disk of this node"
+        findings.append(check_space(name, folder, want_gib=1.0, severity="warning", remedy=remedy))
         if (kind := file_system(folder)) in NETWORK:
-            said = f"{what} {folder} is on {kind}, a network file system: ranks that compile wait for it"
-            found.append(Finding("caches", "warning", said, do))
-    return found
+            message = f"{name} {folder} is on the network file system {kind}, which slows down compilation"
+            findings.append(Finding("caches", "warning", message, remedy))
+    return findings
 
 
 def extensions_folder(environ: Mapping[str, str]) -> Path:
-    """Return where torch and DeepSpeed keep compiled operators."""
+    """Return the folder of compiled operators of torch and DeepSpeed."""
     return Path(environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
 
 
 def kernels_folder(environ: Mapping[str, str]) -> Path:
-    """Return where Triton keeps compiled kernels."""
+    """Return the folder of compiled Triton kernels."""
     return Path(environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
 
 
+def check_versions() -> Finding:
+    """Check the versions of simcast-hpc and of simcast-kernels, which share the package ``simcast_kernels``.
+
+    simcast-hpc contains the package, so that only one of the distributions is needed. With both, the one that was
+    installed last provides it.
+    """
+    own = f"{_PACKAGE} {__version__} (commit {commit()})"
+    kernels = _installed_version(_KERNELS)
+    if kernels is None:
+        return Finding("versions", "ok", f"{own} with its own kernels")
+    both = f"{own} and {_KERNELS} {kernels} are both installed"
+    if kernels != __version__:
+        remedy = f"pip uninstall {_KERNELS}, then reinstall {_PACKAGE}, which contains the kernels"
+        return Finding("versions", "error", f"{both} with different versions", remedy)
+    remedy = f"pip uninstall {_KERNELS}, then reinstall {_PACKAGE}: an update of one would overwrite the kernels"
+    return Finding("versions", "warning", both, remedy)
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def check_packages() -> Finding:
-    """Return whether what this program requires is installed, in versions that it was tested with."""
-    do = "install as README.md says: make install, or pip install -c constraints.txt -e ."
+    """Check whether all required packages are installed in a tested version."""
+    remedy = "install as in README.md: make install, or pip install -c constraints.txt -e ."
     try:
         lines = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        return Finding("packages", "warning", f"{_PACKAGE} itself is not installed, so versions are not checked", do)
-    wanted = [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": ""})]
-    wrong, here = [], {}
-    for one in wanted:
-        try:
-            here[one.name] = importlib.metadata.version(one.name)
-        except importlib.metadata.PackageNotFoundError:
-            wrong.append(f"{one.name} is absent")
+        return Finding("packages", "warning", f"{_PACKAGE} is not installed, versions are not checked", remedy)
+    required = [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({"extra": ""})]
+    problems, installed = [], {}
+    for one in required:
+        version = _installed_version(one.name)
+        if version is None:
+            problems.append(f"{one.name} is not installed")
             continue
-        if not one.specifier.contains(here[one.name], prereleases=True):
-            wrong.append(f"{one.name} is {here[one.name]}, tested are {one.specifier}")
-    if wrong:
-        return Finding("packages", "error", "; ".join(wrong), do)
-    told = ", ".join(f"{name} {here[name]}" for name in ("torch", "deepspeed", "triton", "h5py") if name in here)
-    return Finding("packages", "ok", f"all {len(here)} that are required ({told})")
+        installed[one.name] = version
+        if not one.specifier.contains(version, prereleases=True):
+            problems.append(f"{one.name} is {version}, tested are {one.specifier}")
+    if problems:
+        return Finding("packages", "error", "; ".join(problems), remedy)
+    names = [f"{name} {installed[name]}" for name in ("torch", "deepspeed", "triton", "h5py") if name in installed]
+    return Finding("packages", "ok", f"all {len(installed)} required packages ({', '.join(names)})")
 
 
 def check_locks(folder: Path) -> list[Finding]:
-    """Return every lock of a build in the cache of operators: under way, left by one that was killed, or unclear.
+    """Check every build lock in the cache of operators: of a running build, stale, or unclear.
 
-    torch makes the empty file ``lock`` while it compiles an operator, and whoever finds it waits for ever.
+    torch creates the empty file ``lock`` while it compiles an operator, and another process waits for its removal
+    without a timeout.
     """
     locks = sorted([*folder.glob("*/lock"), *folder.glob("*/*/lock")])
     if not locks:
         return [Finding("build locks", "ok", f"none in {folder}")]
-    return [_judge(lock) for lock in locks]
+    return [_check_lock(lock) for lock in locks]
 
 
-def _judge(lock: Path) -> Finding:
-    builders = _working_in(lock.parent)
+def _check_lock(lock: Path) -> Finding:
+    builders = _processes_in(lock.parent)
     if builders:
-        who = ", ".join(map(str, builders))
-        return Finding("build locks", "ok", f"{lock}: a build is under way (processes {who})")
+        return Finding("build locks", "ok", f"{lock}: processes {', '.join(map(str, builders))} are building")
     try:
         minutes = (time.time() - max(path.stat().st_mtime for path in lock.parent.iterdir())) / 60
     except (OSError, ValueError):
-        return Finding("build locks", "ok", f"{lock} was removed while this looked at it")
-    said = f"{lock}: no process of this machine builds there, and nothing changed for {minutes:.0f} minutes"
+        return Finding("build locks", "ok", f"{lock} was removed during the check")
+    message = f"{lock}: no process on this machine builds there, last change {minutes:.0f} minutes ago"
     if minutes < _STALE_MINUTES:
-        do = f"if nothing is being built on another node either, remove it: rm {lock}; every run would wait for it"
-        return Finding("build locks", "warning", said, do)
-    return Finding("build locks", "error", f"{said}: every run that wants this operator waits for ever", f"rm {lock}")
+        remedy = f"if no other node builds there, remove it: rm {lock}; every run would wait for it"
+        return Finding("build locks", "warning", message, remedy)
+    return Finding("build locks", "error", f"{message}: every run that needs this operator would hang", f"rm {lock}")
 
 
-def _working_in(folder: Path) -> list[int]:
-    """Return the processes whose working directory is ``folder`` or below: ninja and its compilers stand in there."""
-    found = []
+def _processes_in(folder: Path) -> list[int]:
+    """Return the processes whose working directory is ``folder`` or below, such as ninja and its compilers."""
+    processes = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            place = Path(os.readlink(entry / "cwd"))
-        except OSError:  # it ended, or belongs to somebody else
+            directory = Path(os.readlink(entry / "cwd"))
+        except OSError:  # the process has ended, or belongs to another user
             continue
-        if place.is_relative_to(folder.resolve()):
-            found.append(int(entry.name))
-    return sorted(found)
+        if directory.is_relative_to(folder.resolve()):
+            processes.append(int(entry.name))
+    return sorted(processes)
 
 
 def _check_compiler(environ: Mapping[str, str]) -> Finding:
-    """Return whether Triton can compile the stub in C by which it starts each kernel."""
+    """Check whether Triton can compile the C stub that launches each kernel."""
     compiler = environ.get("CC") or next(filter(shutil.which, ("gcc", "clang")), None)
     if compiler is None or shutil.which(compiler) is None:
-        said = f"CC={compiler} is no program" if compiler else "there is neither gcc nor clang"
-        return Finding("compiler", "error", f"{said}; Triton compiles a stub for each kernel", "install gcc, or set CC")
+        cause = f"CC={compiler} is not a program" if compiler else "neither gcc nor clang is installed"
+        message = f"{cause}; Triton compiles a C stub for each kernel"
+        return Finding("compiler", "error", message, "install gcc, or set CC")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.is_file():
-        do = "install Python's headers (Debian: python3-dev)"
-        return Finding("compiler", "error", f"{header} is absent; Triton compiles a stub for each kernel", do)
+        remedy = "install Python's headers (Debian: python3-dev)"
+        return Finding(
+            "compiler", "error", f"{header} does not exist; Triton compiles a C stub for each kernel", remedy
+        )
     return Finding("compiler", "ok", f"{compiler}, with Python's headers")

@@ -1,4 +1,4 @@
-"""GPUs as the driver and as torch see them, and what slows their clocks."""
+"""GPUs as seen by the driver and by torch, and what throttles their clocks."""
 
 import shutil
 import subprocess
@@ -8,113 +8,117 @@ import torch
 
 from .finding import Finding
 
-_FACTS = ("index", "name", "driver_version", "memory.total", "memory.used", "ecc.errors.uncorrected.volatile.total")
-# Bits of NVML's reasons why a clock is below its maximum (nvml.h, nvmlClocksEventReason*), and what to do.
-_COOL = "look at fans, inlet temperature and `nvidia-smi -q -d PERFORMANCE`; leave this node out until then"
-_POWER = "look at the power supply and `nvidia-smi -q -d POWER`; leave this node out until then"
+_FIELDS = ("index", "name", "driver_version", "memory.total", "memory.used", "ecc.errors.uncorrected.volatile.total")
+# Bits of NVML's clock event reasons (nvml.h, nvmlClocksEventReason*), and what to do.
+_COOLING = "check fans, inlet temperature and `nvidia-smi -q -d PERFORMANCE`; exclude this node until then"
+_POWER = "check the power supply and `nvidia-smi -q -d POWER`; exclude this node until then"
 _REASONS = {
-    0x08: ("slowed by hardware", _COOL),
-    0x20: ("slowed by software because it is hot", _COOL),
-    0x40: ("slowed by hardware because it is hot", _COOL),
-    0x80: ("slowed by the power brake", _POWER),
+    0x08: ("hardware slowdown", _COOLING),
+    0x20: ("software thermal slowdown", _COOLING),
+    0x40: ("hardware thermal slowdown", _COOLING),
+    0x80: ("power brake", _POWER),
 }
-# Drivers before and after 535 name the same number differently.
+# The field has another name since driver 535.
 _ACTIVE = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
-_OLDEST_CAPABILITY = (8, 0)
+_MIN_CAPABILITY = (8, 0)
 _BUSY_FRACTION = 0.1
 
 
 def check_devices(environ: Mapping[str, str]) -> list[Finding]:
-    """Return whether torch sees the GPUs that the driver sees, whether they are free, and their memory's errors."""
-    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    rows = _ask(_FACTS)
+    """Check whether torch sees the GPUs of the driver, whether they are free, and their memory errors."""
+    visible = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    rows = _query(_FIELDS)
     if rows is None:
-        return [_without_driver(seen)]
-    if seen == 0:
-        return [_unseen(environ, len(rows))]
-    found = [
-        Finding(
-            "GPU", "ok", f"{seen} seen by torch {torch.__version__} (CUDA {torch.version.cuda}), driver {rows[0][2]}"
-        )
-    ]
-    for index in range(seen):
-        if (capability := torch.cuda.get_device_capability(index)) < _OLDEST_CAPABILITY:
-            said = f"device {index} has compute capability {capability[0]}.{capability[1]}; kernels are made for 8.0 on"
-            found.append(Finding("GPU", "warning", said, "use an A100 or later, or SIMCAST_KERNELS=reference"))
+        return [_without_driver(visible)]
+    if visible == 0:
+        return [_invisible(environ, len(rows))]
+    summary = f"torch {torch.__version__} (CUDA {torch.version.cuda}) sees {visible}, driver {rows[0][2]}"
+    findings = [Finding("GPU", "ok", summary)]
+    for index in range(visible):
+        if (capability := torch.cuda.get_device_capability(index)) < _MIN_CAPABILITY:
+            message = f"device {index} has compute capability {capability[0]}.{capability[1]}; kernels require 8.0"
+            findings.append(Finding("GPU", "warning", message, "use an A100 or later, or SIMCAST_KERNELS=reference"))
     for index, _name, _driver, total, used, errors in rows:
         if _number(used) > _BUSY_FRACTION * _number(total) > 0:
-            said = f"GPU {index}: {used} of {total} MiB are taken by other programs"
-            found.append(Finding("GPU", "warning", said, "look who they are (nvidia-smi), or take another GPU"))
+            message = f"GPU {index}: other programs use {used} of {total} MiB"
+            findings.append(Finding("GPU", "warning", message, "find them with nvidia-smi, or use another GPU"))
         if _number(errors) > 0:
-            said = f"GPU {index}: {errors} uncorrected errors of memory since the driver was loaded"
-            found.append(Finding("GPU", "error", said, "leave this node out and have the GPU reset or replaced"))
-    return found
+            message = f"GPU {index}: {errors} uncorrected memory errors since the driver was loaded"
+            findings.append(Finding("GPU", "error", message, "exclude this node; have the GPU reset or replaced"))
+    return findings
 
 
 def check_clock(device: torch.device) -> list[Finding]:
-    """Return what slows the clock of ``device`` while it multiplies; an idle one says nothing of it."""
+    """Check what throttles the clock of ``device`` during matmuls; the clock of an idle GPU is not meaningful."""
     if device.type != "cuda":
         return []
-    which = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    gpu = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
     block = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
-    for _ in range(2000):  # about a second on an A100, and nvidia-smi answers meanwhile
+    for _ in range(2000):  # about a second on an A100; nvidia-smi runs meanwhile
         torch.mm(block, block)
-    clocks = _ask(("clocks.sm", "clocks.max.sm"), which)
-    reasons = next((found for name in _ACTIVE if (found := _ask((name,), which))), None)
+    clocks = _query(("clocks.sm", "clocks.max.sm"), gpu)
+    reasons = next((rows for name in _ACTIVE if (rows := _query((name,), gpu))), None)
     torch.cuda.synchronize(device)
     if not clocks or not reasons:
-        return [Finding("GPU clock", "warning", f"nvidia-smi does not tell the clock of {which}", "look at it by hand")]
-    now, most = clocks[0]
-    return judge_clock(str(device), now, most, int(reasons[0][0], 16))
+        return [Finding("GPU clock", "warning", f"nvidia-smi does not report the clock of {gpu}", "check it manually")]
+    current, maximum = clocks[0]
+    return judge_clock(str(device), current, maximum, int(reasons[0][0], 16))
 
 
-def judge_clock(device: str, now: str, most: str, active: int) -> list[Finding]:
-    """Return the findings of clocks (MHz) and NVML's bits of active reasons."""
-    slowed = [
-        Finding("GPU clock", "warning", f"{device} at {now} of {most} MHz: {said}", do)
-        for bit, (said, do) in _REASONS.items()
+def judge_clock(device: str, current: str, maximum: str, active: int) -> list[Finding]:
+    """Return the findings of clocks in MHz and of NVML's bits of active reasons."""
+    throttled = [
+        Finding("GPU clock", "warning", f"{device} at {current} of {maximum} MHz: {reason}", remedy)
+        for bit, (reason, remedy) in _REASONS.items()
         if active & bit
     ]
-    return slowed or [Finding("GPU clock", "ok", f"{device} at {now} of {most} MHz under load")]
+    return throttled or [Finding("GPU clock", "ok", f"{device} at {current} of {maximum} MHz under load")]
 
 
-def _without_driver(seen: int) -> Finding:
-    if seen:
-        said = f"torch sees {seen} devices, but nvidia-smi does not answer: driver and clocks are not looked at"
-        return Finding("GPU", "warning", said, "put nvidia-smi on PATH")
+def _without_driver(visible: int) -> Finding:
+    if visible:
+        message = f"torch sees {visible} devices, but nvidia-smi does not answer: driver and clocks are not checked"
+        return Finding("GPU", "warning", message, "add nvidia-smi to PATH")
     if torch.version.cuda:
-        said = f"torch {torch.__version__} is a CUDA build, and there is no driver here: everything runs on the CPU"
-        return Finding("GPU", "warning", said, "start on a node with GPUs; on a CPU machine: make install DEVICE=cpu")
+        message = f"torch {torch.__version__} is a CUDA build without a driver: everything runs on the CPU"
+        return Finding("GPU", "warning", message, "use a node with GPUs; on a CPU machine: make install DEVICE=cpu")
     return Finding("GPU", "ok", "none; everything runs on the CPU")
 
 
-def _unseen(environ: Mapping[str, str], driver_sees: int) -> Finding:
-    said = f"the driver sees {driver_sees} GPUs, torch {torch.__version__} none"
+def _invisible(environ: Mapping[str, str], driver_count: int) -> Finding:
+    message = f"the driver sees {driver_count} GPUs, torch {torch.__version__} none"
     if not torch.version.cuda:
-        return Finding("GPU", "error", f"{said}: it is a CPU build", "make clean, then make install DEVICE=cuda")
-    visible = environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        do = "unset it, or ask Slurm for GPUs without --gpu-bind=none"
-        return Finding("GPU", "error", f"{said}: CUDA_VISIBLE_DEVICES={visible!r}", do)
-    return Finding("GPU", "error", said, "the driver is older than this CUDA build wants: update it, or take another")
+        return Finding("GPU", "error", f"{message}: it is a CPU build", "make clean, then make install DEVICE=cuda")
+    devices = environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is not None:
+        remedy = "unset it, or request GPUs from Slurm without --gpu-bind=none"
+        return Finding("GPU", "error", f"{message}: CUDA_VISIBLE_DEVICES={devices!r}", remedy)
+    return Finding(
+        "GPU", "error", message, "the driver is too old for this CUDA build: update it, or use another build"
+    )
 
 
-def _ask(fields: tuple[str, ...], which: str | None = None) -> list[list[str]] | None:
-    """Return nvidia-smi's answer, a row a GPU; None where it is absent or does not know a field."""
+def _query(fields: tuple[str, ...], gpu: str | None = None) -> list[list[str]] | None:
+    """Return the output of nvidia-smi, one row per GPU; None if it is missing or does not support a field."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
-    words = [program, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    command = [
+        program,
+        f"--query-gpu={','.join(fields)}",
+        "--format=csv,noheader,nounits",
+        *(["-i", gpu] if gpu else []),
+    ]
     try:
-        told = subprocess.run([*words, *(["-i", which] if which else [])], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    rows = [[part.strip() for part in line.split(",")] for line in told.stdout.splitlines() if line.strip()]
-    return rows if told.returncode == 0 and rows and all(len(row) == len(fields) for row in rows) else None
+    rows = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    return rows if done.returncode == 0 and rows and all(len(row) == len(fields) for row in rows) else None
 
 
 def _number(text: str) -> float:
-    """Return a number of nvidia-smi's, 0 for its ``[N/A]``."""
+    """Return a number printed by nvidia-smi, 0 for ``[N/A]``."""
     try:
         return float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What launcher, batch system and shell say: ranks that do not belong together, half-set variables, limits."""
+"""Launcher, batch system, network and limits as given by the environment of the process."""
 
 import os
 import resource
@@ -17,15 +17,15 @@ from simcast_hpc.distributed.ranks import RankInfo
 
 from .finding import Finding
 
-_FEW_OPEN_FILES = 4096
-# Launchers whose variables this program does not read: their ranks would each be a run of its own.
-_UNREAD = ("PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "FLUX_TASK_RANK", "JSM_NAMESPACE_RANK")
-_ASK_SIZE = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0], sep='|')"
-_ASK_LIBRARY = f"import mpi4py; mpi4py.rc.initialize = False; {_ASK_SIZE}".replace("MPI.COMM_WORLD.size", "0")
+_MIN_OPEN_FILES = 4096
+# Variables of launchers that are not supported: each of their ranks would be a run of its own.
+_UNSUPPORTED = ("PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "FLUX_TASK_RANK", "JSM_NAMESPACE_RANK")
+_PRINT_SIZE = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0], sep='|')"
+_PRINT_LIBRARY = f"import mpi4py; mpi4py.rc.initialize = False; {_PRINT_SIZE}".replace("MPI.COMM_WORLD.size", "0")
 
 
-def check_surroundings(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
-    """Return what the environment of this process says, its limits, and where ranks would meet."""
+def check_environment(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
+    """Check the environment variables and the limits of this process, and the network that they name."""
     return [
         *_check_launcher(environ, rank_info),
         *_check_slurm(environ, rank_info),
@@ -36,130 +36,137 @@ def check_surroundings(environ: Mapping[str, str], rank_info: RankInfo) -> list[
 
 
 def check_mpi(rank_info: RankInfo) -> Finding:
-    """Return whether MPI sees as many ranks as the launcher started; several worlds of size 1 are the usual mistake.
+    """Check whether MPI sees as many ranks as the launcher started; the usual fault is several worlds of size 1.
 
-    Which library mpi4py belongs to is asked first, without starting it: one that does not know its launcher may end
-    the whole job. Under ``mpiexec`` of the same family MPI is then started in this process, as a run would.
+    The library of mpi4py is queried first without initializing it: one that does not support its launcher may abort
+    the job. Under ``mpiexec`` of the same family MPI is then initialized in this process, as in a run.
     """
     if rank_info.launcher == "srun":
-        return Finding("MPI", "ok", "not asked under srun, which needs none; data prepare checks its own world")
-    alone = not rank_info.launcher.startswith("mpiexec")
-    words = [sys.executable, "-c", _ASK_SIZE if alone else _ASK_LIBRARY]
+        return Finding("MPI", "ok", "not checked under srun, which does not need it; data prepare checks its own world")
+    single = not rank_info.launcher.startswith("mpiexec")
+    command = [sys.executable, "-c", _PRINT_SIZE if single else _PRINT_LIBRARY]
     try:
-        told = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True).stdout
-        size, library = " ".join(told.split()).split("|")
+        output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        size, library = " ".join(output.split()).split("|")
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        why = (getattr(error, "stderr", None) or type(error).__name__).strip().splitlines()[-1]
-        said = f"mpi4py does not start ({why}); only mpiexec needs it, torchrun and deepspeed do without"
-        do = "nothing, without mpiexec; else install an MPI library (libmpi: Debian's mpich or openmpi-bin, a module)"
-        return Finding("MPI", "warning" if alone else "error", said, do)
-    if alone:
-        return Finding("MPI", "ok", f"a world of {size} ({library})")
-    said = f"{rank_info.launcher} started {rank_info.world_size} ranks, and mpi4py belongs to {library}"
-    do = "start by the mpiexec of that library, or build mpi4py with the other (pip install --no-binary mpi4py)"
+        cause = (getattr(error, "stderr", None) or type(error).__name__).strip().splitlines()[-1]
+        message = f"mpi4py does not start ({cause}); only mpiexec needs it, not torchrun and deepspeed"
+        remedy = "without mpiexec none; else install an MPI library (Debian: mpich or openmpi-bin, or a module)"
+        return Finding("MPI", "warning" if single else "error", message, remedy)
+    if single:
+        return Finding("MPI", "ok", f"world size {size} ({library})")
+    message = f"{rank_info.launcher} started {rank_info.world_size} ranks, and mpi4py uses {library}"
+    remedy = "use the mpiexec of that library, or build mpi4py with the other one (pip install --no-binary mpi4py)"
     if ("Open MPI" in library) != ("Open MPI" in rank_info.launcher):
-        return Finding("MPI", "error", f"{said}: each would be a world of its own, or end the job", do)
+        return Finding("MPI", "error", f"{message}: each rank would be a world of its own, or the job aborts", remedy)
     from mpi4py import MPI
 
     if (size := MPI.COMM_WORLD.size) != rank_info.world_size:
-        return Finding("MPI", "error", f"{said}, which sees {size}", do)
-    return Finding("MPI", "ok", f"{size} ranks, as {rank_info.launcher} started ({library})")
+        return Finding("MPI", "error", f"{message}, which sees {size}", remedy)
+    return Finding("MPI", "ok", f"{size} ranks, as started by {rank_info.launcher} ({library})")
 
 
 def check_limits() -> list[Finding]:
-    """Return limits of the shell that end a run in the middle."""
-    found = []
+    """Check the limits of the shell that end a run."""
+    findings = []
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if files != resource.RLIM_INFINITY and files < _FEW_OPEN_FILES:
-        said = f"{files} open files at most; workers and shards want more"
-        found.append(Finding("limits", "warning", said, f"ulimit -n {_FEW_OPEN_FILES}, or more"))
+    if files != resource.RLIM_INFINITY and files < _MIN_OPEN_FILES:
+        message = f"open files limited to {files}; workers and shards need more"
+        findings.append(Finding("limits", "warning", message, f"ulimit -n {_MIN_OPEN_FILES}, or more"))
     locked, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if locked != resource.RLIM_INFINITY and any(Path("/sys/class/infiniband").glob("*")):
-        said = f"{locked >> 10} KiB of locked memory at most, and there is InfiniBand: NCCL registers more"
-        found.append(Finding("limits", "error", said, "ulimit -l unlimited; on Slurm PropagateResourceLimitsExcept"))
+        message = f"locked memory limited to {locked >> 10} KiB; NCCL registers more for InfiniBand"
+        findings.append(
+            Finding("limits", "error", message, "ulimit -l unlimited; on Slurm PropagateResourceLimitsExcept")
+        )
     size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     if size != resource.RLIM_INFINITY:
-        said = f"a file may have {size >> 20} MiB at most; a checkpoint takes 12 bytes a parameter"
-        found.append(Finding("limits", "warning", said, "ulimit -f unlimited"))
-    told = "without end" if files == resource.RLIM_INFINITY else str(files)
-    return found or [Finding("limits", "ok", f"open files {told}, sizes of files without end")]
+        message = f"file size limited to {size >> 20} MiB; a checkpoint needs 12 bytes per parameter"
+        findings.append(Finding("limits", "warning", message, "ulimit -f unlimited"))
+    count = "unlimited" if files == resource.RLIM_INFINITY else str(files)
+    return findings or [Finding("limits", "ok", f"open files: {count}; file size: unlimited")]
 
 
 def _check_launcher(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
-    unread = [name for name in _UNREAD if name in environ]
-    if rank_info.launcher == "none" and unread:
-        said = f"{unread[0]} is set, so a launcher that is not known here started this: each rank would run alone"
-        do = "start by torchrun, deepspeed, srun, or the mpiexec of MPICH or Open MPI; or export RANK, WORLD_SIZE, ..."
-        return [Finding("launcher", "error", said, do)]
+    unsupported = [name for name in _UNSUPPORTED if name in environ]
+    if rank_info.launcher == "none" and unsupported:
+        message = f"{unsupported[0]} is set by a launcher that is not supported: each rank would be a run of its own"
+        remedy = "use torchrun, deepspeed, srun, or mpiexec of MPICH or Open MPI; or export RANK, WORLD_SIZE, ..."
+        return [Finding("launcher", "error", message, remedy)]
     return [Finding("launcher", "ok", f"{rank_info.launcher}, world size {rank_info.world_size}")]
 
 
 def _check_slurm(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
     if "SLURM_JOB_ID" not in environ:
         return []
-    found = []
+    findings = []
     tasks = environ.get("SLURM_NTASKS", "1")
     if rank_info.launcher == "none" and tasks != "1":
-        said = f"a job of {tasks} tasks, but srun did not start this process: it is one rank alone"
-        found.append(Finding("Slurm", "warning", said, "srun simcast doctor, as the scripts of slurm/ do"))
+        message = f"the job has {tasks} tasks, but this process was not started by srun and is a single rank"
+        findings.append(Finding("Slurm", "warning", message, "srun simcast doctor, as in the scripts of slurm/"))
     if rank_info.launcher == "srun" and rank_info.world_size > 1:
-        absent = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environ]
-        if absent:
-            do = (
+        unset = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environ]
+        if unset:
+            remedy = (
                 "export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) "
                 "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))"
             )
-            found.append(Finding("Slurm", "error", f"{' and '.join(absent)} not set: ranks cannot meet", do))
-    asked, given = environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
-    if rank_info.launcher == "srun" and asked.isdigit() and given < int(asked):
-        said = f"{given} cores for this task, the job asked for {asked}: srun does not inherit --cpus-per-task"
-        found.append(Finding("Slurm", "warning", said, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"))
+            findings.append(Finding("Slurm", "error", f"{' and '.join(unset)} not set: ranks cannot connect", remedy))
+    requested, cores = environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
+    if rank_info.launcher == "srun" and requested.isdigit() and cores < int(requested):
+        message = f"{cores} cores for this task, {requested} requested: srun does not inherit --cpus-per-task"
+        findings.append(Finding("Slurm", "warning", message, "export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK"))
     gpus = environ.get("SLURM_GPUS_ON_NODE", "0")
     if gpus not in ("", "0") and not torch.cuda.is_available():
-        said = f"Slurm gives this node {gpus} GPUs, torch sees none"
-        found.append(
-            Finding("Slurm", "error", said, "see the finding GPU; modules, container (--nv) or build of torch")
-        )
+        message = f"Slurm allocates {gpus} GPUs on this node, torch sees none"
+        remedy = "see the finding GPU; check modules, container (--nv) and the build of torch"
+        findings.append(Finding("Slurm", "error", message, remedy))
     if shutil.which("scontrol") is None:
-        said = "there is no scontrol here: a job cannot queue itself again"
-        found.append(Finding("Slurm", "warning", said, "load Slurm's module; in a container start it from outside"))
-    return found or [Finding("Slurm", "ok", f"job {environ['SLURM_JOB_ID']}, variables of its step as they should be")]
+        message = "scontrol is not on PATH: a job cannot requeue itself"
+        findings.append(
+            Finding("Slurm", "warning", message, "load the module of Slurm; in a container bind the program")
+        )
+    return findings or [Finding("Slurm", "ok", f"job {environ['SLURM_JOB_ID']}, consistent variables")]
 
 
 def _check_network(environ: Mapping[str, str]) -> list[Finding]:
-    found = []
-    here = {name for _, name in socket.if_nameindex()}
+    findings = []
+    interfaces = {name for _, name in socket.if_nameindex()}
     for variable in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"):
         for name in filter(None, environ.get(variable, "").split(",")):
-            if not any(one.startswith(name.lstrip("=")) for one in here) and not name.startswith("^"):
-                said = (
-                    f"{variable}={environ[variable]}: there is no interface {name}; here are {', '.join(sorted(here))}"
+            if not any(one.startswith(name.lstrip("=")) for one in interfaces) and not name.startswith("^"):
+                message = (
+                    f"{variable}={environ[variable]}: no interface {name}; choose from {', '.join(sorted(interfaces))}"
                 )
-                found.append(Finding("network", "error", said, f"set {variable} to one of them, or unset it"))
+                findings.append(Finding("network", "error", message, f"set {variable} to one of them, or unset it"))
     host = environ.get("MASTER_ADDR")
     if host:
         try:
             socket.getaddrinfo(host, None)
         except OSError as error:
-            said = f"MASTER_ADDR={host} cannot be resolved: {error}"
-            found.append(Finding("network", "error", said, "name rank 0's host as this node knows it, or its address"))
-    built = torch.distributed.is_gloo_available(), torch.distributed.is_nccl_available()
-    if torch.cuda.is_available() and not built[1]:
-        found.append(Finding("network", "error", "this torch has no NCCL", "make install DEVICE=cuda"))
-    version = ".".join(map(str, nccl.version())) if torch.cuda.is_available() and built[1] else "not needed"
-    return found or [Finding("network", "ok", f"gloo {'there' if built[0] else 'absent'}, NCCL {version}")]
+            message = f"MASTER_ADDR={host} cannot be resolved: {error}"
+            findings.append(
+                Finding("network", "error", message, "use the name of rank 0's host on this node, or its address")
+            )
+    gloo, has_nccl = torch.distributed.is_gloo_available(), torch.distributed.is_nccl_available()
+    if torch.cuda.is_available() and not has_nccl:
+        findings.append(Finding("network", "error", "torch was built without NCCL", "make install DEVICE=cuda"))
+    version = ".".join(map(str, nccl.version())) if torch.cuda.is_available() and has_nccl else "not needed"
+    return findings or [Finding("network", "ok", f"gloo {'available' if gloo else 'missing'}, NCCL {version}")]
 
 
 def _check_switches(environ: Mapping[str, str]) -> list[Finding]:
-    found = []
+    findings = []
     if environ.get("TRITON_INTERPRET"):
-        said = "TRITON_INTERPRET is set: Triton would run every kernel as Python"
-        found.append(Finding("switches", "warning", said, "unset TRITON_INTERPRET; it is for tests of kernels alone"))
+        message = "TRITON_INTERPRET is set: Triton interprets every kernel in Python"
+        findings.append(
+            Finding("switches", "warning", message, "unset TRITON_INTERPRET, which is only for kernel tests")
+        )
     if environ.get("SIMCAST_KERNELS", "") not in ("", "reference", "triton"):
-        said = f"SIMCAST_KERNELS={environ['SIMCAST_KERNELS']!r} is unknown, so every kernel refuses it"
-        found.append(Finding("switches", "error", said, "set it to reference or triton, or unset it"))
+        message = f"SIMCAST_KERNELS={environ['SIMCAST_KERNELS']!r} is invalid: every kernel call raises an error"
+        findings.append(Finding("switches", "error", message, "set it to reference or triton, or unset it"))
     temporary = environ.get("TMPDIR")
     if temporary and not Path(temporary).is_dir():
-        said = f"TMPDIR={temporary} is not there; Python falls back to {tempfile.gettempdir()}"
-        found.append(Finding("switches", "warning", said, f"mkdir -p {temporary}, or unset it"))
-    return found
+        message = f"TMPDIR={temporary} does not exist; Python uses {tempfile.gettempdir()}"
+        findings.append(Finding("switches", "warning", message, f"mkdir -p {temporary}, or unset it"))
+    return findings

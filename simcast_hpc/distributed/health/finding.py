@@ -1,4 +1,4 @@
-"""What a check says: how bad it is, what was found, and what to do about it."""
+"""The result of one health check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,12 +8,16 @@ Severity = Literal["error", "warning", "ok"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of the check named ``check``; ``do`` is empty where nothing is to be done.
+    """The result of one check.
 
-    An ``error`` would end, hang or falsify a run; a ``warning`` slows it down or may do so later.
+    Attributes:
+        check: name of the check.
+        severity: an ``error`` would end, hang or falsify a run; a ``warning`` slows it down or may do so later.
+        message: what was found.
+        remedy: what to do; empty if nothing.
     """
 
     check: str
     severity: Severity
-    found: str
-    do: str = ""
+    message: str
+    remedy: str = ""

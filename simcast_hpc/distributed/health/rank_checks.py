@@ -1,4 +1,4 @@
-"""All checks on every rank that the launcher started; the node of each finding is kept."""
+"""All checks on every rank of the launcher, and the report of all nodes."""
 
 import os
 import socket
@@ -18,16 +18,17 @@ from simcast_hpc.distributed.ranks import LauncherError, RankInfo, find_rank
 from .build_checks import check_builds
 from .device_checks import check_clock, check_devices
 from .disk_checks import check_space, free_gib
-from .environment_checks import check_mpi, check_surroundings
+from .environment_checks import check_environment, check_mpi
 from .finding import Finding
 from .hdf5_checks import check_filters, check_locking
 
 _SIZE = 512
 _SKEW_SECONDS = 2.0
+_SEVERITIES = ("error", "warning", "ok")
 
 
-class Asked(NamedTuple):
-    """What is asked of each node: room for ``run_dir``, ``data`` to read (None: no matter), and patience."""
+class HealthOptions(NamedTuple):
+    """What to check: the run directory and its free space, a data folder (None: not checked), and the timeout."""
 
     run_dir: Path
     min_free_gib: float = 10.0
@@ -37,9 +38,14 @@ class Asked(NamedTuple):
 
 @dataclass
 class RankReport:
-    """What one rank found, and where the ranks met what it measured.
+    """Findings and measurements of one rank.
 
-    Measured are a product of 512 x 512 matrices, free space for the run, and threads and cores of the CPU.
+    Attributes:
+        device: name of the GPU, or ``cpu``; None if the process group could not be joined, like the measurements.
+        matmul_seconds: time of a 512 x 512 matmul.
+        free_gib: free space for the run.
+        threads: CPU threads of torch.
+        cores: CPU cores that the process may use.
     """
 
     node: str
@@ -52,158 +58,156 @@ class RankReport:
     cores: list[int] = field(default_factory=list)
 
 
-class Examined(NamedTuple):
-    """The launcher, this rank, and the reports in rank order; of all ranks where they met, else of this one alone."""
+class HealthReport(NamedTuple):
+    """The launcher, this rank, and the reports of all ranks; only of this one if the ranks could not connect."""
 
     launcher: str
     rank: int
-    reports: list[RankReport]
+    ranks: list[RankReport]
 
     @property
-    def fit(self) -> bool:
-        """Whether nothing was found that would end, hang or falsify a run."""
-        return not any(one.severity == "error" for report in self.reports for one in report.findings)
+    def healthy(self) -> bool:
+        """Whether no check found an error."""
+        return not any(finding.severity == "error" for report in self.ranks for finding in report.findings)
 
     def by_node(self) -> dict[str, list[Finding]]:
-        """Return the findings of each node, each once, errors first."""
-        found: dict[str, list[Finding]] = {}
-        for report in self.reports:
-            of_node = found.setdefault(report.node, [])
-            of_node += [one for one in report.findings if one not in of_node]
-        order = ("error", "warning", "ok")
-        return {node: sorted(those, key=lambda one: order.index(one.severity)) for node, those in found.items()}
+        """Return the distinct findings of each node, errors first."""
+        findings: dict[str, list[Finding]] = {}
+        for report in self.ranks:
+            of_node = findings.setdefault(report.node, [])
+            of_node += [finding for finding in report.findings if finding not in of_node]
+        return {
+            node: sorted(those, key=lambda one: _SEVERITIES.index(one.severity)) for node, those in findings.items()
+        }
 
 
-def examine(environ: Mapping[str, str], asked: Asked) -> Examined:
-    """Run every check on this rank, let the ranks meet, and return what all of them found, on every rank.
+def check_health(environ: Mapping[str, str], options: HealthOptions) -> HealthReport:
+    """Run every check on this rank, and return the findings of all ranks on every rank.
 
-    Ranks that cannot meet are themselves a finding: nothing is raised for it.
+    A process group that cannot be joined is a finding, not an exception.
     """
     node = environ.get("SLURMD_NODENAME") or socket.gethostname()
     try:
         rank_info = find_rank(environ)
     except LauncherError as error:
-        do = "start by one launcher, in a shell where no other's variables are left"
-        report = RankReport(node, 0, [Finding("launcher", "error", str(error), do)])
-        report.findings += check_node(environ, asked)
-        return Examined("unknown", 0, [report])
-    mine = RankReport(node, rank_info.rank, [*check_surroundings(environ, rank_info), check_mpi(rank_info)])
+        remedy = "use one launcher, in a shell without the variables of another"
+        report = RankReport(node, 0, [Finding("launcher", "error", str(error), remedy)])
+        report.findings += check_node(environ, options)
+        return HealthReport("unknown", 0, [report])
+    report = RankReport(node, rank_info.rank, [*check_environment(environ, rank_info), check_mpi(rank_info)])
     if rank_info.local_rank == 0:
-        mine.findings += check_node(environ, asked)
-    if any(one.severity == "error" and one.check in ("launcher", "MPI", "Slurm", "network") for one in mine.findings):
-        return Examined(rank_info.launcher, rank_info.rank, [mine])  # the ranks would wait for one another in vain
-    return Examined(rank_info.launcher, rank_info.rank, _meet(rank_info, mine, asked))
+        report.findings += check_node(environ, options)
+    critical = ("launcher", "MPI", "Slurm", "network")
+    if any(finding.severity == "error" and finding.check in critical for finding in report.findings):
+        return HealthReport(rank_info.launcher, rank_info.rank, [report])  # joining would wait until the timeout
+    return HealthReport(rank_info.launcher, rank_info.rank, _join_and_check(rank_info, report, options))
 
 
-def check_node(environ: Mapping[str, str], asked: Asked) -> list[Finding]:
-    """Return what is the same for every rank of a node: devices, caches, disks, HDF5."""
-    run_dir, gib = asked.run_dir, asked.min_free_gib
-    make_room = "remove old runs, or name another run folder (--run-dir, run_dir in the configuration)"
-    shm_do = "data.workers=0, or more shared memory: docker run --ipc=host, or mount -o remount,size=8g /dev/shm"
-    found = [
+def check_node(environ: Mapping[str, str], options: HealthOptions) -> list[Finding]:
+    """Check what is equal for all ranks of a node: devices, caches, disks and HDF5."""
+    run_dir, gib, temporary = options.run_dir, options.min_free_gib, Path(tempfile.gettempdir())
+    run_remedy = "remove old runs, or choose another run directory (--run-dir, run_dir in the configuration)"
+    shm_remedy = "data.workers=0, or more shared memory: docker run --ipc=host, or mount -o remount,size=8g /dev/shm"
+    findings = [
         *check_devices(environ),
         *check_builds(environ),
-        check_space("the run folder", run_dir, want_gib=gib, severity="error", do=make_room),
-        check_space(
-            "temporary files", Path(tempfile.gettempdir()), want_gib=1.0, severity="warning", do="export TMPDIR=FOLDER"
-        ),
+        check_space("run directory", run_dir, want_gib=gib, severity="error", remedy=run_remedy),
+        check_space("temporary files", temporary, want_gib=1.0, severity="warning", remedy="export TMPDIR=FOLDER"),
         check_filters(environ),
         check_locking(environ, run_dir, reading=False),
     ]
-    if Path("/dev/shm").is_dir():
-        found.append(
-            check_space("workers' shared memory", Path("/dev/shm"), want_gib=1.0, severity="warning", do=shm_do)
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        findings.append(
+            check_space("shared memory of workers", shared, want_gib=1.0, severity="warning", remedy=shm_remedy)
         )
-    if asked.data is not None:
-        if os.access(asked.data, os.R_OK | os.X_OK):
-            found.append(check_locking(environ, asked.data, reading=True))
+    if options.data is not None:
+        if os.access(options.data, os.R_OK | os.X_OK):
+            findings.append(check_locking(environ, options.data, reading=True))
         else:
-            said = f"{asked.data} cannot be read from this node"
-            found.append(Finding("data", "error", said, "mount it, or correct --data (data.root)"))
-    return found
+            message = f"{options.data} is not readable on this node"
+            findings.append(Finding("data", "error", message, "mount it, or correct --data (data.root)"))
+    return findings
 
 
-def _meet(rank_info: RankInfo, mine: RankReport, asked: Asked) -> list[RankReport]:
+def _join_and_check(rank_info: RankInfo, report: RankReport, options: HealthOptions) -> list[RankReport]:
     try:
-        ranks = join_process_group(timeout_minutes=asked.timeout_minutes)
+        ranks = join_process_group(timeout_minutes=options.timeout_minutes)
     except (SimcastError, RuntimeError, OSError, ImportError) as error:
-        said = f"rank {rank_info.rank}: the {rank_info.world_size} ranks did not meet: {error}"
-        do = "look at the other ranks' output, at MASTER_ADDR and MASTER_PORT, and at firewalls between the nodes"
-        mine.findings.append(Finding("ranks", "error", said, do))
-        return [mine]
+        message = f"rank {rank_info.rank}: the {rank_info.world_size} ranks did not connect: {error}"
+        remedy = "check the output of the other ranks, MASTER_ADDR and MASTER_PORT, and firewalls between the nodes"
+        report.findings.append(Finding("ranks", "error", message, remedy))
+        return [report]
     try:
-        _measure(ranks, mine, asked)
-        reports = ranks.gather(mine)
+        _measure(ranks, report, options)
+        reports = ranks.gather(report)
         ranks.barrier()
         clocks = ranks.gather(time.time())
-        for found in (_check_sum(ranks), check_skew(clocks), *check_threads(reports)):
-            if found is not None:
-                reports[0].findings.append(found)
+        for finding in (_check_all_reduce(ranks), check_skew(clocks), *check_threads(reports)):
+            if finding is not None:
+                reports[0].findings.append(finding)
         return reports
     finally:
         ranks.leave()
 
 
-def _measure(ranks: TorchRanks, mine: RankReport, asked: Asked) -> None:
+def _measure(ranks: TorchRanks, report: RankReport, options: HealthOptions) -> None:
     device = ranks.device
     try:
-        mine.matmul_seconds = _matmul(device)
-        mine.findings += check_clock(device)
+        report.matmul_seconds = _time_matmul(device)
+        report.findings += check_clock(device)
     except (RuntimeError, ArithmeticError) as error:
-        do = "leave this node out: its device computes wrongly or not at all"
-        mine.findings.append(Finding("arithmetic", "error", f"rank {mine.rank}: {error}", do))
-    mine.free_gib = free_gib(asked.run_dir)
-    mine.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    mine.threads, mine.cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
+        remedy = "exclude this node: its device computes wrong results or none"
+        report.findings.append(Finding("arithmetic", "error", f"rank {report.rank}: {error}", remedy))
+    report.free_gib = free_gib(options.run_dir)
+    report.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    report.threads, report.cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
 
 
-def _matmul(device: torch.device) -> float:
-    """Multiply whole numbers, whose product is exact in any order, and return the seconds of one multiplication.
+def _time_matmul(device: torch.device) -> float:
+    """Return the seconds of one matmul of integers, whose result is exact in any order of summation.
 
     Raises:
-        ArithmeticError: the device computes wrongly.
+        ArithmeticError: the result of the device is wrong.
     """
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randint(-8, 9, (_SIZE, _SIZE), generator=generator) for _ in range(2))
     on_device = left.float().to(device), right.float().to(device)
-    got = on_device[0] @ on_device[1]
-    if not torch.equal(got.cpu().long(), left @ right):
-        raise ArithmeticError(f"{device} multiplies matrices wrongly")
-    since = time.perf_counter()
+    result = on_device[0] @ on_device[1]
+    if not torch.equal(result.cpu().long(), left @ right):
+        raise ArithmeticError(f"a matmul on {device} gives a wrong result")
+    start = time.perf_counter()
     (on_device[0] @ on_device[1]).sum().item()
-    return time.perf_counter() - since
+    return time.perf_counter() - start
 
 
-def _check_sum(ranks: TorchRanks) -> Finding:
+def _check_all_reduce(ranks: TorchRanks) -> Finding:
     size = ranks.size
     total = ranks.mean(torch.tensor(float(ranks.rank), device=ranks.device)).item() * size
     if round(total) != size * (size - 1) // 2:
-        said = f"an all-reduce of the {size} ranks gave {total}, not {size * (size - 1) // 2}"
-        return Finding("ranks", "error", said, "the network or its library is at fault: try NCCL_DEBUG=INFO")
-    backend = torch.distributed.get_backend()
-    return Finding("ranks", "ok", f"{size} met over {backend} and added up as they should")
+        message = f"an all-reduce over {size} ranks gave {total} instead of {size * (size - 1) // 2}"
+        return Finding("ranks", "error", message, "check the network and its library: set NCCL_DEBUG=INFO")
+    return Finding("ranks", "ok", f"all-reduce over {size} ranks by {torch.distributed.get_backend()} is correct")
 
 
 def check_skew(clocks: list[float]) -> Finding | None:
-    """Return a warning where the ranks' clocks, seconds read after one barrier, are apart by more than the wait."""
+    """Return a warning if system clocks, in seconds and read after a barrier, differ by more than 2 s."""
     skew = max(clocks) - min(clocks)
     if skew <= _SKEW_SECONDS:
         return None
-    late = clocks.index(min(clocks))
-    said = f"the ranks' clocks differ by {skew:.1f} s; the one of rank {late} is behind"
-    return Finding(
-        "system clock", "warning", said, "set the nodes' clocks (chrony, ntp): logs and files bear their times"
-    )
+    message = f"system clocks differ by {skew:.1f} s; that of rank {clocks.index(min(clocks))} is behind"
+    remedy = "synchronize the clocks of the nodes (chrony, ntp): logs and files carry their times"
+    return Finding("system clock", "warning", message, remedy)
 
 
 def check_threads(reports: list[RankReport]) -> list[Finding]:
-    """Return the nodes whose ranks start more threads on the CPU than they have cores between them."""
-    found = []
+    """Return a warning for each node whose ranks use more CPU threads than they have cores."""
+    findings = []
     for node in dict.fromkeys(report.node for report in reports):
-        those = [report for report in reports if report.node == node]
-        threads, cores = sum(one.threads for one in those), len({core for one in those for core in one.cores})
-        if len(those) > 1 and threads > cores:
-            said = f"{node}: {len(those)} ranks with {threads} threads on {cores} cores slow one another down"
-            do = f"export OMP_NUM_THREADS={max(1, cores // len(those))}"
-            found.append(Finding("threads", "warning", said, do))
-    return found
+        of_node = [report for report in reports if report.node == node]
+        threads, cores = sum(one.threads for one in of_node), len({core for one in of_node for core in one.cores})
+        if len(of_node) > 1 and threads > cores:
+            message = f"{node}: {len(of_node)} ranks use {threads} threads on {cores} cores"
+            remedy = f"export OMP_NUM_THREADS={max(1, cores // len(of_node))}"
+            findings.append(Finding("threads", "warning", message, remedy))
+    return findings
