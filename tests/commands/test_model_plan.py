@@ -44,7 +44,7 @@ def test_memory_between_two_plans_recomputes_some_levels(capsys):
     config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
     words = ["model", "plan", config, "--gpus", "1", "--json", "--set", "batch.global_size=1"]
     assert simcast(*words, "--memory", "1000") == 0
-    plans = [way for plan in json.loads(capsys.readouterr().out)["plans"] if plan["offload"] == "none"]
+    plans = [plan for plan in json.loads(capsys.readouterr().out)["plans"] if plan["offload"] == "none"]
     cost = {tuple(plan["recomputed_levels"]): plan["step_time_increase"] for plan in plans}
     assert cost[()] == 0 < cost[(0,)] < cost[(0, 1)] < 0.5
     least = min(plan["bytes_on_a_gpu"]["all"] for plan in plans if plan["recomputed_levels"] == [0])
