@@ -1,7 +1,7 @@
-"""Verification: scores as sufficient statistics under named, hashed protocols.
+"""Verification: scores from sufficient statistics under named, hashed protocols.
 
-``score(observation, forecast, protocol="sevir-global")`` answers for fields that fit into memory; ``Accumulator``
-streams batches, ``merge`` joins ranks, and ``bootstrap`` says how sure a score is.
+``score(observation, forecast, protocol="sevir-global")`` scores fields that fit into memory. ``Accumulator`` streams
+batches, ``merge`` combines ranks, and ``bootstrap`` returns confidence intervals.
 """
 
 from .bootstrap import Interval, bootstrap, bootstrap_over_seeds, paired_difference

@@ -1,4 +1,4 @@
-"""Diagrams of ensembles and scales: what a figure of reliability, ROC, ranks or power spectra is drawn from."""
+"""Data of verification diagrams: reliability, ROC curve, rank histogram, power spectra."""
 
 import torch
 from torch import Tensor
@@ -10,8 +10,8 @@ def brier(forecasts: Tensor, events: Tensor) -> Tensor:
     """Return the Brier score (Brier 1950) of probabilities n / M.
 
     Args:
-        forecasts: ``[..., M + 1]``, how often n of M members forecast the event.
-        events: how often it was observed then.
+        forecasts: ``[..., M + 1]``, number of pixels for which n of M members forecast the event.
+        events: number of those pixels where the event was observed.
     """
     probability = torch.linspace(0, 1, forecasts.shape[-1], dtype=torch.float64, device=forecasts.device)
     errors = events * (1 - probability) ** 2 + (forecasts - events) * probability**2
@@ -19,36 +19,37 @@ def brier(forecasts: Tensor, events: Tensor) -> Tensor:
 
 
 def roc_curve(forecasts: Tensor, events: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the probabilities of false detection and of detection ``[..., M + 2]`` as the needed members fall to 0.
+    """Return the probabilities of false detection and of detection ``[..., M + 2]`` by decreasing number of members.
 
-    The first point is (0, 0), where no number of members is enough; the last is (1, 1).
+    The first point is (0, 0), where no number of members is sufficient; the last is (1, 1).
     """
-    detected = _from_the_top(events) / events.sum(-1, keepdim=True)
-    false = _from_the_top(forecasts - events) / (forecasts - events).sum(-1, keepdim=True)
+    detected = _exceedance(events) / events.sum(-1, keepdim=True)
+    false = _exceedance(forecasts - events) / (forecasts - events).sum(-1, keepdim=True)
     return false, detected
 
 
 def roc_area(forecasts: Tensor, events: Tensor) -> Tensor:
-    """Return the area under the ROC curve by trapezoids (Mason 1982); NaN where all or nothing was observed."""
+    """Return the area under the ROC curve by trapezoids (Mason 1982); NaN if the event occurred always or never."""
     false, detected = roc_curve(forecasts, events)
     return torch.trapezoid(detected, false, dim=-1)
 
 
-def _from_the_top(counts: Tensor) -> Tensor:
+def _exceedance(counts: Tensor) -> Tensor:
     totals = counts.double().flip(-1).cumsum(-1)
     return torch.cat([torch.zeros_like(totals[..., :1]), totals], dim=-1)
 
 
 def reliability(statistics: Statistics) -> dict[str, Tensor]:
-    """Return the reliability diagram of an ensemble, pooled over events and leads, float64 ``[thresholds, M + 1]``.
+    """Return the reliability diagram of an ensemble, pooled over events and lead times, float64.
 
-    ``probability`` ``[M + 1]``; ``observed_frequency``, NaN where a probability was never forecast; ``forecasts``,
-    how often each was (the sharpness histogram).
+    Returns:
+        ``probability`` ``[M + 1]``; ``observed_frequency`` ``[thresholds, M + 1]``, NaN where a probability was never
+        forecast; ``forecasts`` ``[thresholds, M + 1]``, the number of forecasts of each probability (sharpness).
 
     Raises:
         ValueError: the statistics are of a single forecast.
     """
-    _wants_members(statistics)
+    _check_members(statistics)
     forecasts = statistics.extra["probability/forecasts"].sum((0, 2)).double()
     events = statistics.extra["probability/events"].sum((0, 2)).double()
     probability = torch.linspace(0, 1, forecasts.shape[-1], dtype=torch.float64)
@@ -56,43 +57,43 @@ def reliability(statistics: Statistics) -> dict[str, Tensor]:
 
 
 def rank_histogram(statistics: Statistics) -> Tensor:
-    """Return how often the observation had each rank among the members, int64 ``[leads, M + 1]``; flat is reliable.
+    """Return the rank histogram of the observation among the members, int64 ``[leads, M + 1]``; flat is reliable.
 
     Raises:
         ValueError: the statistics are of a single forecast.
     """
-    _wants_members(statistics)
+    _check_members(statistics)
     return statistics.extra["ranks"].sum(0)
 
 
 def power_spectra(statistics: Statistics) -> dict[str, Tensor]:
     """Return mean radial power of ``observed`` and ``forecast``, float64 ``[leads, wavenumbers]``.
 
-    Of an ensemble that is scored by its mean also ``members``, the power that its members have on average. NaN where
-    no frame was without a missing pixel.
+    For an ensemble scored by its mean also ``members``, the mean power of its members. NaN if every frame has a
+    missing pixel.
 
     Raises:
         ValueError: the protocol sums no spectra.
     """
     if "spectrum/frames" not in statistics.extra:
-        raise ValueError(f"protocol {statistics.protocol.name!r} sums no spectra; count under one with spectrum=True")
+        raise ValueError(f"protocol {statistics.protocol.name!r} sums no spectra; use one with spectrum=True")
     frames = statistics.extra["spectrum/frames"].sum(0)[:, None]
-    found = [name for name in ("observed", "forecast", "members") if f"spectrum/{name}" in statistics.extra]
-    return {name: statistics.extra[f"spectrum/{name}"].sum(0) / frames for name in found}
+    names = [name for name in ("observed", "forecast", "members") if f"spectrum/{name}" in statistics.extra]
+    return {name: statistics.extra[f"spectrum/{name}"].sum(0) / frames for name in names}
 
 
-def heavy_rain_panel(found: dict[str, float], labels: tuple[str, ...], *, top: int = 2) -> dict[str, dict[str, float]]:
-    """Return POD, FAR, frequency bias and CSI at the highest thresholds: what a mean over thresholds hides.
+def heavy_rain_panel(scores: dict[str, float], labels: tuple[str, ...], *, top: int = 2) -> dict[str, dict[str, float]]:
+    """Return POD, FAR, frequency bias and CSI at the highest thresholds, which a mean over thresholds hides.
 
     Args:
-        found: the scores.
+        scores: scores by key.
         labels: the protocol's labels.
-        top: how many of the highest thresholds.
+        top: number of thresholds.
     """
     names = ("pod", "far", "frequency_bias", "csi")
-    return {label: {name: found[f"{name}/{label}"] for name in names} for label in labels[-top:]}
+    return {label: {name: scores[f"{name}/{label}"] for name in names} for label in labels[-top:]}
 
 
-def _wants_members(statistics: Statistics) -> None:
+def _check_members(statistics: Statistics) -> None:
     if statistics.members < 2:
         raise ValueError("a single forecast has no ranks and no probabilities; count members [N, M, T, H, W]")

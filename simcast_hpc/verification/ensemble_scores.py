@@ -1,7 +1,7 @@
-"""Sums of ensemble scores: CRPS, rank histogram, probabilities of exceedance, spread. Every one adds up over windows.
+"""Sums of ensemble scores, additive over windows: CRPS, rank histogram, exceedance probabilities, spread.
 
-CRPS: Gneiting and Raftery 2007, eq. 21; the fair form: Ferro 2014. Ranks: Hamill 2001. Spread and skill: Fortin et
-al. 2014.
+CRPS: Gneiting and Raftery 2007, eq. 21; fair CRPS: Ferro 2014. Rank histogram: Hamill 2001. Spread and skill: Fortin
+et al. 2014.
 """
 
 import hashlib
@@ -16,31 +16,31 @@ from .threshold_levels import missing_level
 def ensemble_sums(
     observed: Tensor, members: Tensor, *, levels: tuple[Tensor, Tensor], protocol: ScoreProtocol, event: str
 ) -> dict[str, Tensor]:
-    """Return the sums over pixels of one window whose observation and members are all valid.
+    """Return sums over the pixels of one window where observation and all members are valid.
 
     Args:
         observed: ``[T, H, W]`` in [0, 1], NaN where missing.
         members: ``[M, T, H, W]``, two members or more.
-        levels: of the observation ``[T, H, W]`` and of the members ``[M, T, H, W]``.
+        levels: levels of the observation ``[T, H, W]`` and of the members ``[M, T, H, W]``.
         protocol: thresholds and oddities.
-        event: seeds the chance that breaks ties between ranks, together with the observation.
+        event: together with the observation the seed that breaks ties between ranks.
 
     Returns:
         ``crps/fair``, ``crps/standard``, ``spread/variance``, ``spread/error`` (of the mean): float64 ``[T]``;
         ``crps/pixels``: int64 ``[T]``; ``ranks``: int64 ``[T, M + 1]``; ``probability/forecasts`` and
-        ``probability/events``: int64 ``[thresholds, T, M + 1]``, by how many members forecast the event;
-        ``crps_gaussian`` where the protocol asks for that oddity.
+        ``probability/events``: int64 ``[thresholds, T, M + 1]``, by the number of members that forecast the event;
+        ``crps_gaussian`` if the protocol has that oddity.
     """
-    seen, said = levels
+    observed_levels, member_levels = levels
     missing = missing_level(protocol)
-    valid = (seen != missing) & (said != missing).all(0)
-    chance = torch.Generator().manual_seed(_seed(event, observed))
+    valid = (observed_levels != missing) & (member_levels != missing).all(0)
+    generator = torch.Generator().manual_seed(_seed(event, observed))
     per_frame: dict[str, list[Tensor]] = {}
     for frame in range(observed.shape[0]):
         keep = valid[frame]
         y, x = observed[frame][keep].double(), members[:, frame, keep].double()
-        sums = _crps(y, x) | _spread(y, x) | {"ranks": _ranks(y, x, chance)}
-        sums |= _probabilities(seen[frame][keep], said[:, frame, keep], len(protocol.thresholds))
+        sums = _crps(y, x) | _spread(y, x) | {"ranks": _ranks(y, x, generator)}
+        sums |= _probabilities(observed_levels[frame][keep], member_levels[:, frame, keep], len(protocol.thresholds))
         if "crps_gaussian" in protocol.oddities:
             sums["crps_gaussian"] = gaussian_crps(y, x).sum()
         for name, value in sums.items():
@@ -51,7 +51,7 @@ def ensemble_sums(
 
 
 def _crps(y: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Return sums of mean |x - y| - sum |x_i - x_j| / (2 M^2), and of its fair form with M (M - 1) for M^2."""
+    """Return sums of mean |x - y| - sum |x_i - x_j| / (2 M^2), and of the fair form with M (M - 1) instead of M^2."""
     members = x.shape[0]
     ordered = x.sort(0).values
     weights = 2.0 * torch.arange(1, members + 1, dtype=torch.float64, device=x.device) - members - 1
@@ -65,10 +65,10 @@ def _crps(y: Tensor, x: Tensor) -> dict[str, Tensor]:
 
 
 def gaussian_crps(y: Tensor, x: Tensor) -> Tensor:
-    """Return the CRPS of a normal law with the members' mean and standard deviation (axis 0), as CasCast releases it.
+    """Return CasCast's CRPS: that of a normal distribution with the members' mean and standard deviation (axis 0).
 
-    sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) with z = (mean - y + e) / (sigma + e), e = 1e-10; a single
-    member has sigma 0.
+    sigma (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)) with z = (mean - y + e) / (sigma + e), e = 1e-10; sigma = 0 for
+    a single member.
     """
     tiny = 1e-10
     sigma = (x.std(0) if x.shape[0] > 1 else torch.zeros_like(y)) + tiny
@@ -81,25 +81,26 @@ def _spread(y: Tensor, x: Tensor) -> dict[str, Tensor]:
     return {"spread/variance": x.var(0).sum(), "spread/error": (x.mean(0) - y).square().sum()}
 
 
-def _ranks(y: Tensor, x: Tensor, chance: torch.Generator) -> Tensor:
+def _ranks(y: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
     below, ties = (x < y).sum(0), (x == y).sum(0)
-    # Drawn on the host, so that every device breaks the ties alike.
-    drawn = torch.rand(y.shape, generator=chance, dtype=torch.float64).to(y.device)
-    rank = below + (drawn * (ties + 1)).long().clamp_(max=x.shape[0])
+    # Sampled on the host, so that every device breaks ties identically.
+    random = torch.rand(y.shape, generator=generator, dtype=torch.float64).to(y.device)
+    rank = below + (random * (ties + 1)).long().clamp_(max=x.shape[0])
     return torch.bincount(rank, minlength=x.shape[0] + 1)
 
 
-def _probabilities(seen: Tensor, said: Tensor, thresholds: int) -> dict[str, Tensor]:
-    bins = said.shape[0] + 1
+def _probabilities(observed: Tensor, members: Tensor, thresholds: int) -> dict[str, Tensor]:
+    """Return counts by the number of members at or above each threshold, from levels ``[pixels]``, ``[M, pixels]``."""
+    bins = members.shape[0] + 1
     forecasts, events = [], []
     for row in range(thresholds):
-        agreeing = (said > row).sum(0)
-        forecasts.append(torch.bincount(agreeing, minlength=bins))
-        events.append(torch.bincount(agreeing[seen > row], minlength=bins))
+        count = (members > row).sum(0)
+        forecasts.append(torch.bincount(count, minlength=bins))
+        events.append(torch.bincount(count[observed > row], minlength=bins))
     return {"probability/forecasts": torch.stack(forecasts), "probability/events": torch.stack(events)}
 
 
 def _seed(event: str, observed: Tensor) -> int:
-    """Return a seed that depends on neither batch nor rank: on the event and on what was observed."""
-    seen = torch.nan_to_num(observed, nan=-1.0).double().sum().cpu().item()
-    return int.from_bytes(hashlib.sha256(f"{event}/{seen:.6f}".encode()).digest()[:7], "big")
+    """Return a seed from the event and the observation, independent of batch and rank."""
+    total = torch.nan_to_num(observed, nan=-1.0).double().sum().cpu().item()
+    return int.from_bytes(hashlib.sha256(f"{event}/{total:.6f}".encode()).digest()[:7], "big")

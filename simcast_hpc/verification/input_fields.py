@@ -1,4 +1,4 @@
-"""Observation and forecast of a batch, checked and brought to one form before anything is counted."""
+"""Check observation and forecast of a batch, and convert them to the form that is counted."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -11,13 +11,13 @@ from simcast_hpc.data.encoding import code_to_unit
 
 from .protocols import ScoreProtocol
 
-# A float forecast beyond this is no [0, 1] field: it holds codes, mm/h, or a diverged model.
+# A float forecast beyond this is not a [0, 1] field: it contains pixel values, mm/h, or the output of a diverged model.
 _LARGEST_FORECAST = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Fields of N windows: observation ``[N, T, H, W]``, forecast ``[N, M, T, H, W]``, mask like the observation."""
+    """Fields of N windows: observation and mask ``[N, T, H, W]``, forecast ``[N, M, T, H, W]``."""
 
     observation: Tensor
     forecast: Tensor
@@ -28,22 +28,22 @@ class Batch:
 
     @property
     def windows(self) -> int:
-        """Number of windows."""
+        """The number of windows."""
         return len(self.observation)
 
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """One window, as counting reads it.
+    """One window in the form that is counted.
 
     Attributes:
-        observation: uint8 codes or floats ``[T, H, W]``.
+        observation: uint8 pixel values or floats ``[T, H, W]``.
         unit: the observation as [0, 1] floats, NaN where missing.
-        forecasts: [0, 1] floats ``[T, H, W]``: the forecast, the members' mean, or each member.
-        members: ``[M, T, H, W]`` where the forecast is an ensemble.
-        valid: False where the domain mask hides a pixel; ``unit`` is NaN there as well.
-        event: the window's event.
-        batch_range: largest less smallest observed code of the whole batch in whole codes, over the scale.
+        forecasts: [0, 1] floats ``[T, H, W]``: the forecast, the mean of the members, or each member.
+        members: ``[M, T, H, W]`` of an ensemble, else None.
+        valid: False where the domain mask excludes a pixel; ``unit`` is NaN there.
+        event: the event of the window.
+        batch_range: largest minus smallest observed pixel value of the batch, in whole pixel values, over the scale.
     """
 
     observation: Tensor
@@ -57,28 +57,30 @@ class Window:
     forecast_has_nan: bool
 
 
-def checked(
+def check_fields(
     observation: Tensor | np.ndarray,
     forecast: Tensor | np.ndarray,
     *,
     protocol: ScoreProtocol,
     valid: Tensor | np.ndarray | None,
 ) -> Batch:
-    """Return the fields as tensors, or say what is wrong with them.
+    """Return the fields as tensors after checking them.
 
     Raises:
         ValueError: shapes or devices differ, or floats are not [0, 1] fields.
-        TypeError: a field is neither uint8 nor floating, or ``valid`` is not boolean.
+        TypeError: a field is neither uint8 nor floating point, or ``valid`` is not boolean.
     """
     observation, forecast = _field(observation, "observation"), _field(forecast, "forecast")
     members = forecast.dim() == 5
     if observation.dim() != 4 or observation.shape != (forecast[:, 0] if members else forecast).shape:
         raise ValueError(
-            f"observation {tuple(observation.shape)} and forecast {tuple(forecast.shape)} must have one shape "
-            "[N, T, H, W], the forecast [N, M, T, H, W] where it has members"
+            f"observation {tuple(observation.shape)} and forecast {tuple(forecast.shape)} must have the same shape "
+            "[N, T, H, W]; an ensemble forecast has shape [N, M, T, H, W]"
         )
     if observation.device != forecast.device:
-        raise ValueError(f"observation is on {observation.device}, forecast on {forecast.device}; move one of them")
+        raise ValueError(
+            f"observation is on {observation.device} and forecast on {forecast.device}; both must be on one device"
+        )
     observation_has_nan, forecast_has_nan = _check_range(observation, forecast)
     return Batch(
         observation=observation,
@@ -91,11 +93,11 @@ def checked(
 
 
 def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> Iterator[Window]:
-    """Yield the windows of a batch, their forecasts clipped, rounded and reduced as the protocol says."""
+    """Yield the windows of a batch with their forecasts clipped, rounded and reduced according to the protocol."""
     batch_range = _batch_range(batch.observation, protocol) if "ssim_batch_range" in protocol.oddities else 1.0
     for row, event in enumerate(events):
         observation = batch.observation[row]
-        members = _prepared(_unit(batch.forecast[row], protocol), protocol)
+        members = _clip_and_round(_unit(batch.forecast[row], protocol), protocol)
         if protocol.members == "each":
             forecasts = tuple(members)
         else:
@@ -116,7 +118,7 @@ def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> 
 
 
 def _unit(field: Tensor, protocol: ScoreProtocol) -> Tensor:
-    """Return a field in [0, 1] with NaN where missing; a code has the float32 value that models see."""
+    """Return a field in [0, 1] with NaN where missing; pixel values become the float32 values that models see."""
     if field.dtype != torch.uint8:
         return field.float() if field.dtype in (torch.float16, torch.bfloat16) else field
     codes = torch.arange(256, device=field.device).to(torch.uint8)
@@ -126,13 +128,13 @@ def _unit(field: Tensor, protocol: ScoreProtocol) -> Tensor:
     return table.index_select(0, field.flatten().int()).view(field.shape)
 
 
-def _prepared(unit: Tensor, protocol: ScoreProtocol) -> Tensor:
+def _clip_and_round(unit: Tensor, protocol: ScoreProtocol) -> Tensor:
     if protocol.clip:
         unit = unit.clamp(0.0, 1.0)
     if protocol.rounding == "none":
         return unit
     codes = unit.double() * protocol.scale
-    # 2 ulp of float32 above, so that a code that became a float32 and came back is not truncated to the one below.
+    # Add 2 ulp of float32, so that a pixel value converted to float32 and back is not truncated to the one below.
     codes = codes.round() if protocol.rounding == "nearest" else (codes * (1 + 2.0**-22)).floor()
     return codes.div_(protocol.scale).float()
 
@@ -149,41 +151,41 @@ def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
     if field.dim() not in ((4,) if name == "observation" else (4, 5)) or not field.numel():
         raise ValueError(f"{name} must be {axes} with at least one pixel, got shape {tuple(field.shape)}")
     if field.dtype != torch.uint8 and not field.is_floating_point():
-        raise TypeError(f"{name} must be uint8 codes or floats in [0, 1], got {field.dtype}")
+        raise TypeError(f"{name} must be uint8 pixel values or floats in [0, 1], got {field.dtype}")
     return field.detach()
 
 
 def _mask(valid: Tensor | np.ndarray, observation: Tensor) -> Tensor:
     mask = torch.as_tensor(valid, device=observation.device)
     if mask.dtype != torch.bool:
-        raise TypeError(f"valid must be boolean, True where a pixel counts, got {mask.dtype}")
+        raise TypeError(f"valid must be boolean (True where a pixel counts), got {mask.dtype}")
     try:
         return mask.expand(observation.shape)
     except RuntimeError as error:
         raise ValueError(
-            f"valid {tuple(mask.shape)} does not broadcast to the fields' {tuple(observation.shape)}"
+            f"valid {tuple(mask.shape)} does not broadcast to the shape of the fields {tuple(observation.shape)}"
         ) from error
 
 
 def _check_range(observation: Tensor, forecast: Tensor) -> tuple[bool, bool]:
-    """Refuse floats that are no [0, 1] fields; return whether each field holds a NaN."""
+    """Raise an error for floats that are not [0, 1] fields; return whether each field contains a NaN."""
     observation_has_nan, low, high = _extremes(observation)
     if observation.is_floating_point() and not 0 <= low <= high <= 1:
         raise ValueError(
-            f"float observations must be codes / 255 in [0, 1] with NaN for missing, got {low:g} to {high:g}; "
-            "pass codes as uint8"
+            f"float observations must be pixel values / 255 in [0, 1] with NaN for missing, got {low:g} to {high:g}; "
+            "pass pixel values as uint8"
         )
     forecast_has_nan, low, high = _extremes(forecast)
     if forecast.is_floating_point() and max(-low, high) > _LARGEST_FORECAST:
         raise ValueError(
-            f"float forecasts must be codes / 255 near [0, 1], got a magnitude of {max(-low, high):g}; "
-            "pass codes as uint8, or look for a diverged model"
+            f"float forecasts must be pixel values / 255 near [0, 1], got a magnitude of {max(-low, high):g}; "
+            "pass pixel values as uint8, or check whether the model diverged"
         )
     return observation_has_nan, forecast_has_nan
 
 
 def _extremes(field: Tensor) -> tuple[bool, float, float]:
-    """Return whether a field holds NaN, and its extremes; 0 and 0 where it holds nothing else or codes."""
+    """Return whether a field contains NaN, its minimum and its maximum; 0 and 0 for uint8 and for only NaN."""
     if not field.is_floating_point():
         return False, 0.0, 0.0
     low, high = (edge.item() for edge in torch.aminmax(field))

@@ -1,7 +1,7 @@
-"""LPIPS: distance in the features of a network that was trained on photographs (Zhang et al. 2018). An extra.
+"""LPIPS: perceptual distance in the features of a network trained on photographs (Zhang et al. 2018). Optional extra.
 
-It measures whether a forecast looks like radar, not whether it is right, and its features are pretrained: no protocol
-contains it, and its numbers depend on weights that are downloaded.
+LPIPS measures whether a forecast looks like radar, not whether it is correct. Its values depend on downloaded weights,
+so no protocol contains it.
 """
 
 import importlib
@@ -18,19 +18,19 @@ _WEIGHTS = "alexnet-owt-7be5be79.pth"
 
 
 def lpips(observation: Tensor, forecast: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
-    """Return LPIPS (AlexNet, version 0.1) of each frame, float64 ``[N, T]``; 0 is equal.
+    """Return LPIPS (AlexNet, version 0.1) of each frame, float64 ``[N, T]``; 0 for identical frames.
 
-    Fields in [0, 1] become grey pictures in [-1, 1], as the published evaluations of nowcasts do it.
+    Fields in [0, 1] are converted to grey images in [-1, 1], as in published evaluations of nowcasts.
 
     Args:
-        observation: ``[N, T, H, W]``, uint8 codes or floats in [0, 1], without missing pixels, of 64 pixels a
-            side or more.
+        observation: ``[N, T, H, W]``, uint8 pixel values or floats in [0, 1], without missing pixels, at least 64
+            pixels per side.
         forecast: of the same shape.
-        device: where the network runs.
+        device: device of the network.
 
     Raises:
-        ImportError: the package is not installed; the message has the line that installs it.
-        FileNotFoundError: the weights of AlexNet, which torchvision downloads, are not on this machine.
+        ImportError: the package is not installed.
+        FileNotFoundError: the AlexNet weights, which torchvision downloads, are not on this machine.
         ValueError: shapes differ, or a pixel is missing.
     """
     if observation.shape != forecast.shape or observation.dim() != 4:
@@ -39,11 +39,11 @@ def lpips(observation: Tensor, forecast: Tensor, *, device: torch.device | str =
         )
     fields = [code_to_unit(field) if field.dtype == torch.uint8 else field.float() for field in (observation, forecast)]
     if any(bool(torch.isnan(field).any()) for field in fields) or bool((observation == 255).any()):
-        raise ValueError("LPIPS has no meaning where a pixel is missing; leave such frames out")
+        raise ValueError("LPIPS is undefined for frames with missing pixels; exclude such frames")
     network = _network().to(device).eval()
-    pictures = [field.flatten(0, 1)[:, None].expand(-1, 3, -1, -1) * 2 - 1 for field in fields]
+    images = [field.flatten(0, 1)[:, None].expand(-1, 3, -1, -1) * 2 - 1 for field in fields]
     with torch.no_grad():
-        distances = [network(x[None].to(device), y[None].to(device)) for x, y in zip(*pictures, strict=True)]
+        distances = [network(x[None].to(device), y[None].to(device)) for x, y in zip(*images, strict=True)]
     return torch.stack(distances).double().cpu().view(observation.shape[:2])
 
 
@@ -51,11 +51,11 @@ def _network() -> Any:
     try:
         package = importlib.import_module("lpips")
     except ImportError as error:
-        raise ImportError(f"LPIPS needs the packages lpips and torchvision ({error}); {_INSTALL}") from error
+        raise ImportError(f"LPIPS requires the packages lpips and torchvision ({error}); {_INSTALL}") from error
     weights = Path(torch.hub.get_dir()) / "checkpoints" / _WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(
-            f"LPIPS needs AlexNet's weights at {weights}, which are not there; on a machine with network access: "
-            "python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\", then copy the file"
+            f"LPIPS requires the AlexNet weights, and {weights} does not exist; on a machine with network access run "
+            "python -c \"import torchvision; torchvision.models.alexnet(weights='IMAGENET1K_V1')\" and copy the file"
         )
     return package.LPIPS(net="alex", verbose=False)

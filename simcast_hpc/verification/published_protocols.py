@@ -1,8 +1,8 @@
-"""The published protocols, by name: what each paper's evaluator computes, and under ``-released`` how it does so.
+"""Published protocols by name: as described in a paper, and under ``-released`` as its published evaluator computes it.
 
-A name without ``-released`` is the protocol as it is described: exact comparison at the threshold, undefined scores
-NaN, missing pixels left out. The ``-released`` twin repeats the code, for comparison with published tables alone.
-docs/verification.md sets them side by side.
+A name without ``-released`` is the protocol as described: exact comparison at the threshold, undefined scores are NaN,
+missing pixels are excluded. The protocol with the suffix ``-released`` reproduces the published evaluator and serves
+only for comparison with published tables. docs/verification.md lists the differences.
 """
 
 import difflib
@@ -36,7 +36,7 @@ def _sevir(name: str, *, thresholds: tuple[float, ...] = SEVIR_THRESHOLDS, **rul
 
 
 def _hko_code(rain_mm_h: float) -> float:
-    """Return the pixel of a rain rate: dBZ = 10 log10(58.53) + 15.6 log10(R), pixel = 255 (dBZ + 10) / 70."""
+    """Return the encoded value of a rain rate R: dBZ = 10 log10(58.53) + 15.6 log10(R), value = 255 (dBZ + 10) / 70."""
     return 255.0 * (10.0 * math.log10(58.53) + 15.6 * math.log10(rain_mm_h) + 10.0) / 70.0
 
 
@@ -134,15 +134,15 @@ PROTOCOLS: dict[str, ScoreProtocol] = {
 
 
 def resolve_protocol(protocol: str | ScoreProtocol) -> ScoreProtocol:
-    """Return a protocol by its name in ``PROTOCOLS``; a protocol passes through.
+    """Return the protocol of this name in ``PROTOCOLS``; a protocol is returned unchanged.
 
     Raises:
-        KeyError: no protocol has this name; the message gives the nearest one and all others.
+        KeyError: there is no protocol of this name; the message lists the valid names.
     """
     if isinstance(protocol, ScoreProtocol):
         return protocol
     if protocol not in PROTOCOLS:
         near = difflib.get_close_matches(protocol, PROTOCOLS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise KeyError(f"unknown verification protocol {protocol!r}; {hint}known: {', '.join(PROTOCOLS)}")
+        raise KeyError(f"unknown verification protocol {protocol!r}; {hint}choose from {', '.join(PROTOCOLS)}")
     return PROTOCOLS[protocol]

@@ -1,7 +1,7 @@
-"""Scores from sufficient statistics, by the keys under which they are printed.
+"""Compute scores by key from sufficient statistics.
 
-A score is NaN where it is undefined, unless the protocol says otherwise; a mean over thresholds or leads with an
-undefined member is undefined too, because dropping the member would reward a forecast for never trying. Choose
+An undefined score is NaN unless the protocol says otherwise. A mean over thresholds or lead times with an undefined
+term is undefined too, because dropping the term would reward a forecast that never predicts the event. Select
 thresholds that are defined with :func:`supported_thresholds`.
 """
 
@@ -32,13 +32,13 @@ def score(
     """Score a forecast that fits into memory.
 
     Args:
-        observation: ``[N, T, H, W]``, uint8 codes or floats in [0, 1]; missing is 255 (the protocol's code) or NaN.
-        forecast: of the same shape, or members ``[N, M, T, H, W]``, uint8 codes or floats; neither clipped nor rounded
-            unless the protocol says so.
+        observation: ``[N, T, H, W]``, uint8 pixel values or floats in [0, 1]; missing is 255 (see the protocol) or NaN.
+        forecast: of the same shape, or members ``[N, M, T, H, W]``, uint8 pixel values or floats; clipped and rounded
+            only if the protocol says so.
         protocol: a name in ``PROTOCOLS`` or a protocol of :func:`~simcast_hpc.verification.protocols.protocol_for`.
-        events: the event of each window; it moves no pooled score.
+        events: the event of each window; does not change pooled scores.
         valid: boolean, broadcastable; False pixels count as missing.
-        per_lead: whether every key is also given as ``<key>/lead/<k>``, k from 1.
+        per_lead: whether to add ``<key>/lead/<k>``, k from 1, for every key.
         mean_over: labels of the thresholds in ``<score>/mean``; all by default.
 
     Returns:
@@ -47,7 +47,7 @@ def score(
     Raises:
         KeyError: unknown protocol, or a label in ``mean_over`` that the protocol does not have.
         ValueError: shapes differ, or floats are not [0, 1] fields.
-        TypeError: fields are neither uint8 nor floating.
+        TypeError: fields are neither uint8 nor floating point.
     """
     statistics = count(observation, forecast, protocol=resolve_protocol(protocol), events=events, valid=valid)
     return scores(statistics, per_lead=per_lead, mean_over=mean_over)
@@ -56,24 +56,23 @@ def score(
 def scores(
     statistics: Statistics, *, per_lead: bool = False, mean_over: Sequence[str] | None = None
 ) -> dict[str, float]:
-    """Return every score by name, under the protocol of the statistics.
+    """Return every score by key, under the protocol of the statistics.
 
     Returns:
         ``csi pod far hss frequency_bias``, each as ``<score>/<threshold label>`` and ``<score>/mean``, and as
-        ``<score>_<pool>/...`` for the protocol's pools (``csi_pool4``, ``csi_pool16_avg``, ``csi_neighbourhood9``);
-        ``mse mae psnr`` of the [0, 1] fields over valid pixels; ``crps`` (fair) and ``crps_standard``, which are the
-        MAE where there is one forecast; ``fss/<km>/<label>`` and ``ssim`` where the protocol has them;
-        ``spread spread_skill brier/<label> roc_area/<label>`` of ensembles; ``coverage``, the fraction of observed
-        pixels that the forecast gives a value for (a forecast below 1 chose its pixels). With ``per_lead`` also
-        ``<key>/lead/<k>``, k from 1.
+        ``<score>_<pool>/...`` for the pools of the protocol (``csi_pool4``, ``csi_pool16_avg``,
+        ``csi_neighbourhood9``); ``mse mae psnr`` of the [0, 1] fields over valid pixels; ``crps`` (fair) and
+        ``crps_standard``, equal to the MAE for a single forecast; ``fss/<km>/<label>`` and ``ssim`` if the protocol
+        has them; ``spread spread_skill brier/<label> roc_area/<label>`` of ensembles; ``coverage``, the fraction of
+        valid observed pixels with a valid forecast. With ``per_lead`` also ``<key>/lead/<k>``, k from 1.
 
     Raises:
-        KeyError: ``mean_over`` names a threshold that the protocol does not have.
+        KeyError: ``mean_over`` has a threshold that the protocol does not have.
     """
-    whole, by_lead = scores_of(
+    pooled, by_lead = scores_of(
         {name: sums.sum(0) for name, sums in statistics.sums.items()}, statistics.protocol, mean_over=mean_over
     )
-    result = {key: float(value) for key, value in whole.items()}
+    result = {key: float(value) for key, value in pooled.items()}
     if per_lead:
         for key, values in by_lead.items():
             result |= {f"{key}/lead/{lead}": value for lead, value in enumerate(values.tolist(), start=1)}
@@ -83,52 +82,57 @@ def scores(
 def scores_of(
     sums: Mapping[str, Tensor], protocol: ScoreProtocol, *, mean_over: Sequence[str] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return scores of sums whose events have been added up: by key ``[...]``, and by key and lead ``[..., T]``.
+    """Return scores of sums over events: by key ``[...]``, and by key and lead time ``[..., T]``.
 
     Args:
-        sums: the sums of :class:`Statistics` by name, with any axes (such as bootstrap draws) in the events' place.
-        protocol: how they are turned into scores.
+        sums: the sums of :class:`Statistics` by name, with any axes (such as resamples) in place of the events axis.
+        protocol: defines how scores are computed from the sums.
         mean_over: labels of the thresholds in ``<score>/mean``; all by default.
     """
     rows = _rows(protocol, mean_over)
-    whole: dict[str, Tensor] = {}
+    overall: dict[str, Tensor] = {}
     by_lead: dict[str, Tensor] = {}
 
-    def keep(name: str, leads: Tensor, over_leads: Tensor) -> None:
+    def store(name: str, leads: Tensor, over_leads: Tensor) -> None:
         for row, label in enumerate(protocol.labels):
-            by_lead[f"{name}/{label}"], whole[f"{name}/{label}"] = leads[..., row, :], over_leads[..., row]
-        by_lead[f"{name}/mean"], whole[f"{name}/mean"] = leads[..., rows, :].mean(-2), over_leads[..., rows].mean(-1)
+            by_lead[f"{name}/{label}"], overall[f"{name}/{label}"] = leads[..., row, :], over_leads[..., row]
+        by_lead[f"{name}/mean"] = leads[..., rows, :].mean(-2)
+        overall[f"{name}/mean"] = over_leads[..., rows].mean(-1)
 
+    # 1. Contingency tables of pixels and pools
     tables = {"": torch.stack([sums[name] for name in TABLE], dim=-3)}
     tables |= {pool.key: sums[f"{pool.key}/table"] for pool in protocol.pools if f"{pool.key}/table" in sums}
     for pool, counts in tables.items():
         for name, (leads, over_leads) in _table_scores(pool, counts, sums, protocol).items():
-            keep(f"{name}_{pool}" if pool else name, leads, over_leads)
+            store(f"{name}_{pool}" if pool else name, leads, over_leads)
+    # 2. Fractions skill score
     for km in (km for km in protocol.fss_km if f"fss/{km:g}" in sums):
         parts = sums[f"fss/{km:g}"].double()
         pooled = 1 - _ratio(parts.sum(-1)[..., 0, :], parts.sum(-1)[..., 1:, :].sum(-2))
         leads = 1 - _ratio(parts[..., 0, :, :], parts[..., 1:, :, :].sum(-3))
-        keep(f"fss/{km:g}", leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+        store(f"fss/{km:g}", leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+    # 3. Probabilistic scores of ensembles
     if "ranks" in sums:
         for name, formula in (("brier", brier), ("roc_area", roc_area)):
             leads = formula(sums["probability/forecasts"], sums["probability/events"])
             pooled = formula(sums["probability/forecasts"].sum(-2), sums["probability/events"].sum(-2))
-            keep(name, leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+            store(name, leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+    # 4. Means over pixels or frames
     for name, (numerator, denominator) in _ratios(sums).items():
         by_lead[name] = _ratio(numerator.double(), denominator.double())
         pooled = _ratio(numerator.double().sum(-1), denominator.double().sum(-1))
-        whole[name] = by_lead[name].mean(-1) if protocol.aggregation == "lead-mean" else pooled
-    _derive(whole, members=_members(sums))
-    _derive(by_lead, members=_members(sums))
+        overall[name] = by_lead[name].mean(-1) if protocol.aggregation == "lead-mean" else pooled
+    _add_derived(overall, members=_members(sums))
+    _add_derived(by_lead, members=_members(sums))
     if protocol.aggregation == "lead-mean":
-        whole["psnr"] = by_lead["psnr"].mean(-1)
-    return whole, by_lead
+        overall["psnr"] = by_lead["psnr"].mean(-1)
+    return overall, by_lead
 
 
 def _table_scores(
     pool: str, counts: Tensor, sums: Mapping[str, Tensor], protocol: ScoreProtocol
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return each score of a table ``[..., 4, K, T]`` by lead ``[..., K, T]`` and over the leads ``[..., K]``."""
+    """Return each score of a table ``[..., 4, K, T]`` by lead time ``[..., K, T]`` and overall ``[..., K]``."""
     aggregation = protocol.pool_aggregation if pool and protocol.pool_aggregation else protocol.aggregation
     table = ContingencyTable.of(counts)
     leads = table_scores(table, protocol)
@@ -148,7 +152,7 @@ def _table_scores(
 def _ratios(sums: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Return numerator and denominator of each score that is a mean over pixels or frames."""
     valid = sums["valid_pixels"]
-    found = {
+    ratios = {
         "mse": (sums["squared_error"], valid),
         "mae": (sums["absolute_error"], valid),
         "crps": (sums["absolute_error"], valid),
@@ -157,32 +161,32 @@ def _ratios(sums: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     }
     pixels = sums.get("crps/pixels", valid)
     if "ranks" in sums:
-        found["crps"] = (sums["crps/fair"], pixels)
-        found["crps_standard"] = (sums["crps/standard"], pixels)
-        found["spread/variance"] = (sums["spread/variance"], pixels)
-        found["spread/error"] = (sums["spread/error"], pixels)
+        ratios["crps"] = (sums["crps/fair"], pixels)
+        ratios["crps_standard"] = (sums["crps/standard"], pixels)
+        ratios["spread/variance"] = (sums["spread/variance"], pixels)
+        ratios["spread/error"] = (sums["spread/error"], pixels)
     if "crps_gaussian" in sums:
-        found["crps_gaussian"] = (sums["crps_gaussian"], pixels)
+        ratios["crps_gaussian"] = (sums["crps_gaussian"], pixels)
     for name in ("ssim", "ssim_batch_range"):
         if f"{name}/sum" in sums:
-            found[name] = (sums[f"{name}/sum"], sums[f"{name}/frames"])
+            ratios[name] = (sums[f"{name}/sum"], sums[f"{name}/frames"])
     if "balanced/frames" in sums:
-        found["balanced_mse"] = (sums["balanced/squared"], sums["balanced/frames"])
-        found["balanced_mae"] = (sums["balanced/absolute"], sums["balanced/frames"])
-    return found
+        ratios["balanced_mse"] = (sums["balanced/squared"], sums["balanced/frames"])
+        ratios["balanced_mae"] = (sums["balanced/absolute"], sums["balanced/frames"])
+    return ratios
 
 
-def _derive(found: dict[str, Tensor], *, members: int) -> None:
-    """Add what follows from means: PSNR of a [0, 1] field, spread and its ratio to the error of the mean.
+def _add_derived(scores: dict[str, Tensor], *, members: int) -> None:
+    """Add scores derived from means: PSNR of a [0, 1] field, spread, ratio of spread to the error of the mean.
 
-    The factor sqrt((M + 1) / M) makes the ratio 1 for M members and an observation out of one law (Fortin et al.
-    2014, eq. 15).
+    With the factor sqrt((M + 1) / M) the ratio is 1 if M members and the observation have the same distribution
+    (Fortin et al. 2014, eq. 15).
     """
-    found["psnr"] = -10 * torch.log10(found["mse"])
-    if "spread/variance" in found:
-        variance, error = found.pop("spread/variance"), found.pop("spread/error")
-        found["spread"] = variance.sqrt()
-        found["spread_skill"] = ((members + 1) / members) ** 0.5 * variance.sqrt() / error.sqrt()
+    scores["psnr"] = -10 * torch.log10(scores["mse"])
+    if "spread/variance" in scores:
+        variance, error = scores.pop("spread/variance"), scores.pop("spread/error")
+        scores["spread"] = variance.sqrt()
+        scores["spread_skill"] = ((members + 1) / members) ** 0.5 * variance.sqrt() / error.sqrt()
 
 
 def _members(sums: Mapping[str, Tensor]) -> int:
@@ -194,34 +198,34 @@ def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def supported_thresholds(statistics: Statistics, *, min_pixels: int = 1000, min_events: int = 5) -> tuple[str, ...]:
-    """Return the labels of thresholds that were observed often enough to be averaged over.
+    """Return the labels of thresholds that were observed often enough for a mean over thresholds.
 
-    One set serves all leads and all forecasts of the same observations: it depends on the observations alone as long
-    as the forecasts cover the same pixels.
+    The result depends only on the observations as long as the forecasts cover the same pixels, so that one set of
+    thresholds can be used for all lead times and all forecasts.
 
     Args:
-        statistics: per event; rows of equal key are one event.
-        min_pixels: observed pixels (hits + misses) needed over all leads and events.
-        min_events: events needed that hold at least one such pixel.
+        statistics: one or more rows per event; rows of equal key are one event.
+        min_pixels: minimum number of observed pixels (hits + misses) over all lead times and events.
+        min_events: minimum number of events with at least one such pixel.
     """
     observed = (statistics.hits + statistics.misses).sum(-1)
-    places = {key: row for row, key in enumerate(dict.fromkeys(statistics.events))}
-    rows = torch.tensor([places[key] for key in statistics.events], dtype=torch.int64, device=observed.device)
-    by_event = observed.new_zeros(len(places), observed.shape[1]).index_add_(0, rows, observed)
-    enough = (by_event.sum(0) >= min_pixels) & ((by_event > 0).sum(0) >= min_events)
-    return tuple(label for label, keep in zip(statistics.protocol.labels, enough.tolist(), strict=True) if keep)
+    row_of = {key: row for row, key in enumerate(dict.fromkeys(statistics.events))}
+    rows = torch.tensor([row_of[key] for key in statistics.events], dtype=torch.int64, device=observed.device)
+    by_event = observed.new_zeros(len(row_of), observed.shape[1]).index_add_(0, rows, observed)
+    is_supported = (by_event.sum(0) >= min_pixels) & ((by_event > 0).sum(0) >= min_events)
+    return tuple(label for label, keep in zip(statistics.protocol.labels, is_supported.tolist(), strict=True) if keep)
 
 
 def mean_csi(statistics: Statistics, *, thresholds: Sequence[str] | None = None) -> Tensor:
-    """Return the mean CSI over thresholds for each lead, float64 ``[leads]``.
+    """Return the mean CSI over thresholds for each lead time, pooled over events, float64 ``[leads]``.
 
     Args:
-        statistics: pooled over their events here.
+        statistics: statistics of a forecast.
         thresholds: labels to average over, usually :func:`supported_thresholds`; all by default.
 
     Raises:
-        KeyError: a label that the protocol does not have.
-        ValueError: no label is given.
+        KeyError: the protocol does not have one of the labels.
+        ValueError: the list of labels is empty.
     """
     by_lead = csi(contingency(statistics), epsilon=statistics.protocol.epsilon)
     return by_lead[_rows(statistics.protocol, thresholds)].mean(0)
@@ -232,8 +236,8 @@ def _rows(protocol: ScoreProtocol, labels: Sequence[str] | None) -> list[int]:
         return list(range(len(protocol.labels)))
     if isinstance(labels, str) or not labels:
         raise ValueError(
-            f"a mean over thresholds wants a non-empty list of labels, out of {', '.join(protocol.labels)}; "
-            f"got {labels!r}"
+            f"a mean over thresholds requires a non-empty list of labels, got {labels!r}; choose from "
+            f"{', '.join(protocol.labels)}"
         )
     unknown = [label for label in labels if label not in protocol.labels]
     if unknown:

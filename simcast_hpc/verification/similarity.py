@@ -1,4 +1,4 @@
-"""Structural similarity: Wang, Bovik, Sheikh and Simoncelli 2004, with their Gaussian window of 11 pixels."""
+"""Structural similarity (SSIM) with a Gaussian window of 11 pixels (Wang, Bovik, Sheikh and Simoncelli 2004)."""
 
 import torch
 from torch import Tensor
@@ -15,17 +15,18 @@ def ssim(
     hidden: Tensor | None = None,
     reflect: bool = False,
 ) -> Tensor:
-    """Return the mean SSIM of each frame, float64 ``[T]``; NaN where no window lies within valid pixels.
+    """Return the mean SSIM of each frame, float64 ``[T]``; NaN if no window contains only valid pixels.
 
     ((2 m_x m_y + c1)(2 s_xy + c2)) / ((m_x^2 + m_y^2 + c1)(s_x^2 + s_y^2 + c2)), c1 = (0.01 L)^2, c2 = (0.03 L)^2,
-    averaged over windows that lie within the frame, as the authors do it and scikit-image after them.
+    averaged over windows within the frame, as in the original implementation and in scikit-image.
 
     Args:
         observed: floats ``[T, H, W]``.
         predicted: floats of the same shape.
-        data_range: L, the range of the values: 1 for [0, 1] fields (equal to 255 on codes).
-        hidden: True where either field is missing; windows that touch such a pixel are left out.
-        reflect: whether windows stand on all pixels of frames mirrored at the edge, as in torchmetrics.
+        data_range: L, the range of the values: 1 for [0, 1] fields (equal to 255 for uint8 values).
+        hidden: True where either field is missing; windows with such a pixel are excluded.
+        reflect: whether to reflect the frame at its edges and average over a window around every pixel, as in
+            torchmetrics.
     """
     if min(observed.shape[1:]) < _SIDE:
         return torch.full((observed.shape[0],), torch.nan, dtype=torch.float64, device=observed.device)
@@ -48,7 +49,7 @@ def _frame(x: Tensor, y: Tensor, data_range: float, hidden: Tensor | None) -> Te
     mean_x, mean_y = _smooth(x), _smooth(y)
     products = mean_x * mean_y
     squares = mean_x.square_().add_(mean_y.square_())
-    # Rounding may leave a variance of a flat field a little below 0.
+    # Rounding can make the variance of a constant field slightly negative.
     variances = (_smooth(x * x + y * y) - squares).clamp_(min=0.0)
     covariance = _smooth(x * y).sub_(products)
     c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2

@@ -1,7 +1,7 @@
-"""Sufficient statistics of verification: int64 and float64 sums per event from which every score follows.
+"""Sufficient statistics of verification: int64 and float64 sums per event from which every score is computed.
 
-Streaming, several ranks, bootstrap over events and pooling are all sums of these. Totals of the SEVIR test split reach
-2.15e10 pixels, past the 2**24 integers that float32 can tell apart, so no total is ever held in float32.
+Streaming, ranks, bootstrap over events and pooling are sums of these. Totals of the SEVIR test split reach 2.15e10
+pixels, above the 2**24 integers that float32 represents exactly, so no total is stored in float32.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ SUMS = (*TABLE, *PIXELS, *ERRORS)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Statistics:
-    """Sums over pixels, one row an event.
+    """Sums over pixels, one row per event.
 
     Attributes:
-        protocol: the rule by which the pixels were counted.
+        protocol: defines how the pixels were counted.
         events: key of each row; :meth:`select` may repeat keys, :func:`merge` sums rows of equal key.
         hits, misses, false_alarms, correct_negatives: int64 ``[events, thresholds, leads]``.
         valid_pixels: int64 ``[events, leads]``, pixels that are valid in observation and forecast.
         observed_pixels: int64 ``[events, leads]``, pixels that are valid in the observation.
         squared_error, absolute_error: float64 ``[events, leads]``, sums over valid pixels of [0, 1] fields.
-        extra: further sums by name, int64 or float64 with the events first: what pools, FSS, SSIM, ensembles and
-            spectra of the protocol need (:func:`~simcast_hpc.verification.counting.count` makes them).
+        extra: further sums by name, int64 or float64, with events as the first axis: those of the pools, FSS, SSIM,
+            ensembles and spectra of the protocol (see :func:`~simcast_hpc.verification.counting.count`).
     """
 
     protocol: ScoreProtocol
@@ -61,23 +61,23 @@ class Statistics:
         for name, tensor in self.extra.items():
             if tensor.shape[0] != rows or tensor.dtype not in (torch.int64, torch.float64):
                 raise ValueError(
-                    f"statistics.extra[{name!r}] must be int64 or float64 with {rows} events first, got "
+                    f"statistics.extra[{name!r}] must be int64 or float64 with {rows} events as the first axis, got "
                     f"{tensor.dtype} {tuple(tensor.shape)}"
                 )
 
     @property
     def sums(self) -> dict[str, Tensor]:
-        """Return every sum by name, extra ones by theirs."""
+        """All sums by name, including ``extra``."""
         return {name: getattr(self, name) for name in SUMS} | dict(self.extra)
 
     @property
     def members(self) -> int:
-        """Members of the ensemble that was counted; 1 for a single forecast."""
+        """The number of ensemble members; 1 for a single forecast."""
         return self.extra["ranks"].shape[-1] - 1 if "ranks" in self.extra else 1
 
     @property
     def leads(self) -> int:
-        """Number of lead times."""
+        """The number of lead times."""
         return self.squared_error.shape[-1]
 
     def merge(self, other: "Statistics") -> "Statistics":
@@ -85,7 +85,7 @@ class Statistics:
         return merge([self, other])
 
     def select(self, rows: Sequence[int] | Tensor) -> "Statistics":
-        """Return the given rows in the given order, repeats allowed: one draw of a bootstrap over events.
+        """Return these rows in this order; rows may be repeated, as in a bootstrap over events.
 
         Raises:
             IndexError: a row is outside ``0 .. events - 1``.
@@ -93,23 +93,23 @@ class Statistics:
         index = torch.as_tensor(rows, dtype=torch.int64).flatten()
         if ((index < 0) | (index >= len(self.events))).any():
             raise IndexError(
-                f"rows {int(index.min())} to {int(index.max())} asked of {len(self.events)} events; "
-                f"give rows within 0 to {len(self.events) - 1}"
+                f"rows {int(index.min())} to {int(index.max())} are out of range for {len(self.events)} events; "
+                f"valid rows are 0 to {len(self.events) - 1}"
             )
         on_device = index.to(self.hits.device)
         sums = {name: tensor.index_select(0, on_device) for name, tensor in self.sums.items()}
         return _from_sums(self.protocol, tuple(self.events[i] for i in index.tolist()), sums)
 
     def under(self, protocol: ScoreProtocol) -> "Statistics":
-        """Return the same counts to be scored by another protocol that counts pixels in the same way.
+        """Return the same counts under another protocol with the same counting hash.
 
         Raises:
-            ValueError: the other protocol counts differently, so the frames must be read again.
+            ValueError: the other protocol counts pixels differently, so the frames must be counted again.
         """
         if protocol.counting_hash != self.protocol.counting_hash:
             raise ValueError(
-                f"counts made under {_named(self.protocol)} cannot be scored under {_named(protocol)}: thresholds, "
-                "comparison or mask rule differ; count the frames again under the second"
+                f"counts of {_describe(self.protocol)} cannot be scored under {_describe(protocol)}: thresholds, "
+                "comparison or mask rule differ; count the frames again under the second protocol"
             )
         return dataclasses.replace(self, protocol=protocol)
 
@@ -118,7 +118,7 @@ class Statistics:
         return _from_sums(self.protocol, self.events, {name: sums.to(device) for name, sums in self.sums.items()})
 
     def save(self, path: Path) -> None:
-        """Write the sums as ``.npz``; the file appears whole or not at all."""
+        """Write the sums atomically as ``.npz``."""
         arrays = {name: sums.cpu().numpy() for name, sums in self.sums.items()}
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(
@@ -131,16 +131,16 @@ class Statistics:
 
     @classmethod
     def load(cls, path: Path) -> "Statistics":
-        """Read what :meth:`save` wrote.
+        """Read statistics written by :meth:`save`.
 
         Raises:
-            ValueError: the file holds something else; the message names the file and what is missing.
+            ValueError: the file does not contain verification statistics.
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 missing = {"protocol", "events", *SUMS} - set(arrays.files)
                 if missing:
-                    raise ValueError(f"it lacks {sorted(missing)}")
+                    raise ValueError(f"{sorted(missing)} are missing")
                 sums = {
                     name: torch.from_numpy(arrays[name]) for name in arrays.files if name not in ("protocol", "events")
                 }
@@ -148,17 +148,17 @@ class Statistics:
                 return _from_sums(protocol, tuple(arrays["events"].tolist()), sums)
         except (ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
-                f"{path} does not hold verification statistics written by Statistics.save: {error}"
+                f"{path} does not contain verification statistics written by Statistics.save: {error}"
             ) from error
 
 
 def merge(parts: Iterable[Statistics]) -> Statistics:
-    """Sum statistics of batches or ranks; rows of equal key are added, rows come out in the order of their keys.
+    """Return the sum of statistics of batches or ranks: rows of equal key are added, and rows are sorted by key.
 
-    Ordered rows make the result, and so a seeded bootstrap over it, independent of who counted which event.
+    Because rows are sorted, the result and a seeded bootstrap over it do not depend on which rank counted which event.
 
     Raises:
-        ValueError: nothing to merge, or protocols or numbers of leads differ; the message names both.
+        ValueError: there is nothing to merge, or protocols, lead times, members or additional sums differ.
     """
     parts = list(parts)
     if not parts:
@@ -166,16 +166,16 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
     first = parts[0]
     for part in parts[1:]:
         if part.protocol.hash != first.protocol.hash:
-            raise ValueError(f"cannot merge statistics of {_named(first.protocol)} with {_named(part.protocol)}")
+            raise ValueError(f"cannot merge statistics of {_describe(first.protocol)} with {_describe(part.protocol)}")
         if part.leads != first.leads:
             raise ValueError(f"cannot merge statistics of {first.leads} lead times with {part.leads} lead times")
         if part.members != first.members:
-            raise ValueError(f"cannot merge statistics of {first.members} members with those of {part.members}")
+            raise ValueError(f"cannot merge statistics of {first.members} members with {part.members} members")
         if part.extra.keys() != first.extra.keys():
             one_sided = sorted(part.extra.keys() ^ first.extra.keys())
             raise ValueError(
-                f"cannot merge statistics of {_named(first.protocol)} with {_named(part.protocol)}: sums of "
-                f"{', '.join(one_sided)} are on one side only; count both with the same pools and scores"
+                f"cannot merge statistics of {_describe(first.protocol)} with {_describe(part.protocol)}: only one has "
+                f"{', '.join(one_sided)}; count both with the same pools and scores"
             )
     keys = [key for part in parts for key in part.events]
     device = first.hits.device
@@ -184,10 +184,10 @@ def merge(parts: Iterable[Statistics]) -> Statistics:
 
 
 def group_events(protocol: ScoreProtocol, *, keys: Sequence[str], sums: dict[str, Tensor]) -> Statistics:
-    """Build statistics from one row of sums a window, adding the rows of one event; rows are ordered by key."""
+    """Return statistics from sums with one row per window; rows of an event are added, and rows are sorted by key."""
     events = tuple(sorted(set(keys)))
-    place = {key: row for row, key in enumerate(events)}
-    rows = torch.tensor([place[key] for key in keys], dtype=torch.int64)
+    row_of = {key: row for row, key in enumerate(events)}
+    rows = torch.tensor([row_of[key] for key in keys], dtype=torch.int64)
     grouped = {
         name: tensor.new_zeros(len(events), *tensor.shape[1:]).index_add_(0, rows.to(tensor.device), tensor)
         for name, tensor in sums.items()
@@ -200,7 +200,7 @@ def _from_sums(protocol: ScoreProtocol, events: tuple[str, ...], sums: Mapping[s
     return Statistics(protocol=protocol, events=events, extra=extra, **{name: sums[name] for name in SUMS})
 
 
-def _named(protocol: ScoreProtocol) -> str:
+def _describe(protocol: ScoreProtocol) -> str:
     return f"{protocol.name!r} ({protocol.hash}, thresholds {', '.join(protocol.labels)} {protocol.unit})"
 
 

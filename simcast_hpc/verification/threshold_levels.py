@@ -1,7 +1,7 @@
-"""Levels: how many thresholds a pixel reaches, once, as a byte. Tables of all thresholds and pools follow from them.
+"""Levels: the number of thresholds that a pixel reaches, as uint8, from which all tables are computed.
 
-A maximum over a block commutes with a threshold, so blocks are pooled as levels: a byte a pixel in place of a float,
-and one joint histogram of (observed, forecast) level holds the 2 x 2 tables of every threshold.
+A maximum over a block commutes with a threshold, so max pools are computed on levels (one byte per pixel instead of a
+float). A joint histogram of (observed, forecast) levels contains the 2 x 2 tables of all thresholds.
 """
 
 from collections.abc import Sequence
@@ -13,22 +13,22 @@ from simcast_hpc.data.encoding import code_to_unit
 
 from .protocols import Pool, ScoreProtocol
 
-# A code that became float32 is off by up to 255 * 2**-25 = 7.6e-6 codes, and so is an average of them.
+# A pixel value converted to float32 has an error of up to 255 * 2**-25 = 7.6e-6, and so has an average of them.
 _AVERAGE_SLACK = 1e-5
 
 
 def missing_level(protocol: ScoreProtocol) -> int:
-    """Return the level of a missing pixel, one more than that of all thresholds."""
+    """Return the level of a missing pixel: the number of thresholds plus one."""
     return len(protocol.thresholds) + 1
 
 
 def levels_of(field: Tensor, protocol: ScoreProtocol, *, has_nan: bool = True) -> Tensor:
-    """Return how many thresholds each pixel reaches, uint8 of the field's shape; :func:`missing_level` where missing.
+    """Return the number of thresholds each pixel reaches, uint8 of the field's shape; missing pixels are marked.
 
     Args:
-        field: uint8 codes or [0, 1] floats of any shape.
-        protocol: thresholds, comparison and missing code.
-        has_nan: whether a float field may hold NaN; False saves a pass where it is known not to.
+        field: uint8 pixel values or [0, 1] floats of any shape.
+        protocol: thresholds, comparison and missing value.
+        has_nan: whether a float field may contain NaN; False saves a pass over the field.
     """
     if field.dtype == torch.uint8:
         table = _levels_of_codes(protocol, field.device)
@@ -56,9 +56,10 @@ def _levels_of_floats(field: Tensor, protocol: ScoreProtocol) -> Tensor:
 
 
 def _released_values(field: Tensor, protocol: ScoreProtocol) -> Tensor:
-    """Return codes as the released evaluators make them of [0, 1] float32 fields, by true divisions on every device."""
+    """Return pixel values as the published evaluators compute them from [0, 1] float32 fields."""
     if protocol.comparison == "released-truncated":
         return (field * protocol.scale).trunc_()
+    # A tensor divisor gives a true division on every device; a scalar one may become a multiplication.
     return field / torch.full((), 1.0 / protocol.scale, dtype=torch.float32, device=field.device)
 
 
@@ -67,7 +68,7 @@ def _unit_thresholds(protocol: ScoreProtocol) -> list[float]:
 
 
 def _average_thresholds(protocol: ScoreProtocol) -> list[float]:
-    """Return thresholds for averages of codes that became float32: one that is on a threshold must not miss it."""
+    """Return thresholds for averages of float32 values, with a tolerance for their rounding errors."""
     slack = _AVERAGE_SLACK if protocol.strict else -_AVERAGE_SLACK
     return [(threshold + slack) / protocol.scale for threshold in protocol.thresholds]
 
@@ -77,7 +78,7 @@ def _float32(thresholds: tuple[float, ...]) -> list[float]:
 
 
 def _reached(field: Tensor, thresholds: list[float] | tuple[float, ...], *, strict: bool) -> Tensor:
-    # One comparison a threshold into the same buffer: several times faster on a CPU than torch.bucketize.
+    # One comparison per threshold into the same buffer is several times faster on a CPU than torch.bucketize.
     compare = torch.gt if strict else torch.ge
     reached = compare(field, thresholds[0]).view(torch.uint8)
     event = torch.empty_like(reached, dtype=torch.bool)
@@ -88,7 +89,7 @@ def _reached(field: Tensor, thresholds: list[float] | tuple[float, ...], *, stri
 
 
 def joint_histogram(observed: Tensor, predicted: Tensor, *, bins: int) -> Tensor:
-    """Return how often each pair of levels meets, int64 ``[T, bins, bins]`` (observed, forecast), of ``[T, ...]``."""
+    """Return the number of pixels with each (observed, forecast) pair of levels, int64 ``[T, bins, bins]``."""
     frames = observed.shape[0]
     if observed.device.type == "cpu" and bins * bins <= 256:
         pair = observed * bins
@@ -101,7 +102,7 @@ def joint_histogram(observed: Tensor, predicted: Tensor, *, bins: int) -> Tensor
 
 
 def tables(histogram: Tensor, protocol: ScoreProtocol) -> Tensor:
-    """Read the 2 x 2 tables off a joint histogram ``[T, L + 1, L + 1]``: int64 ``[4, thresholds, T]``.
+    """Return the 2 x 2 tables from a joint histogram ``[T, L + 1, L + 1]``, int64 ``[4, thresholds, T]``.
 
     The first axis is hits, misses, false alarms, correct negatives.
     """
@@ -119,22 +120,22 @@ def tables(histogram: Tensor, protocol: ScoreProtocol) -> Tensor:
 def pooled_levels(
     observed: Tensor, predicted: Tensor, hidden: Tensor | None, pool: Pool, protocol: ScoreProtocol
 ) -> tuple[Tensor, Tensor]:
-    """Return the levels of the blocks' maxima of both fields, ``[T, h, w]``.
+    """Return the levels of block maxima of both fields, ``[T, h, w]``.
 
-    Under ``excluded`` a block counts if any pixel of it is valid in both fields, over those that are; under
-    ``non-event`` one missing pixel makes the block missing, as NaN does in a maximum.
+    With ``missing_rule="excluded"`` a block counts if any of its pixels is valid in both fields, and its maximum is
+    over those; with ``"non-event"`` one missing pixel makes the block missing, as NaN does in a maximum.
 
     Args:
-        observed: levels ``[T, H, W]``.
-        predicted: levels of the forecast.
-        hidden: True where a pixel is missing in either; None where none is.
+        observed: levels of the observation ``[T, H, W]``.
+        predicted: levels of the forecast ``[T, H, W]``.
+        hidden: True where a pixel is missing in either; None if no pixel is.
         pool: a max pool.
         protocol: thresholds and mask rule.
     """
     if hidden is None or protocol.missing_rule == "non-event":
         first, second = (_block_maximum(field, pool, protocol) for field in (observed, predicted))
         return first, second
-    # One level up, so that 0 stands for missing pixels and loses against every level.
+    # Levels are shifted by one, so that 0 is a missing pixel and never a maximum of valid ones.
     blocks = [_block_maximum((field + 1).masked_fill_(hidden, 0), pool, protocol) for field in (observed, predicted)]
     empty = blocks[0] == 0
     first, second = ((block - 1).masked_fill_(empty, missing_level(protocol)) for block in blocks)
@@ -172,24 +173,24 @@ def _running_maximum(levels: Tensor, size: int, *, dim: int) -> Tensor:
 def released_levels(
     field: Tensor, pools: Sequence[Pool], protocol: ScoreProtocol, *, has_nan: bool = True
 ) -> dict[str, Tensor]:
-    """Return levels of pixels (key empty) and of blocks' float32 averages by pool, as the released evaluators do it.
+    """Return levels of pixels (empty key) and of float32 block averages by pool, as the published evaluators do.
 
     A missing pixel makes its block missing.
 
     Args:
         field: [0, 1] floats ``[T, H, W]``, NaN where missing.
         pools: average pools.
-        protocol: thresholds and a released comparison.
-        has_nan: whether the field may hold NaN; False saves a pass where it is known not to.
+        protocol: thresholds and a ``released`` comparison.
+        has_nan: whether the field may contain NaN; False saves a pass over the field.
     """
     values = _released_values(field.float(), protocol)
-    found = {"": values} | {
+    blocks = {"": values} | {
         pool.key: torch.nn.functional.avg_pool2d(values[:, None], pool.size)[:, 0] for pool in pools
     }
     thresholds = _float32(protocol.thresholds)
-    levels = {name: _reached(block, thresholds, strict=protocol.strict) for name, block in found.items()}
+    levels = {name: _reached(block, thresholds, strict=protocol.strict) for name, block in blocks.items()}
     if has_nan:
-        for name, block in found.items():
+        for name, block in blocks.items():
             levels[name].masked_fill_(torch.isnan(block), missing_level(protocol))
     return levels
 
@@ -197,31 +198,31 @@ def released_levels(
 def averaged_levels(
     field: Tensor, hidden: Tensor | None, pools: Sequence[Pool], protocol: ScoreProtocol
 ) -> dict[str, Tensor]:
-    """Return the levels of blocks' averages of a [0, 1] float field ``[T, H, W]``, uint8 ``[T, h, w]`` by pool's key.
+    """Return the levels of block averages of a [0, 1] float field ``[T, H, W]``, uint8 ``[T, h, w]`` by pool key.
 
     Args:
         field: float32, NaN where missing.
-        hidden: pixels that are missing in either field and left out of the average; None where none is.
+        hidden: True where a pixel is missing in either field and excluded from the average; None if no pixel is.
         pools: average pools.
         protocol: thresholds.
     """
-    found: dict[str, Tensor] = {}
+    by_pool: dict[str, Tensor] = {}
     for pool in pools:
         height, width = (length - length % pool.size for length in field.shape[1:])
-        shown = field[:, :height, :width]
+        cropped = field[:, :height, :width]
         if hidden is None:
-            values, empty = _block_sum(shown, pool.size) / pool.size**2, None
+            values, empty = _block_sum(cropped, pool.size) / pool.size**2, None
         else:
-            covered = hidden[:, :height, :width]
-            pixels = _block_sum((~covered).float(), pool.size)
-            values, empty = _block_sum(shown.masked_fill(covered, 0.0), pool.size) / pixels, pixels == 0
+            mask = hidden[:, :height, :width]
+            pixels = _block_sum((~mask).float(), pool.size)
+            values, empty = _block_sum(cropped.masked_fill(mask, 0.0), pool.size) / pixels, pixels == 0
         levels = _reached(values, _average_thresholds(protocol), strict=protocol.strict)
-        found[pool.key] = levels if empty is None else levels.masked_fill_(empty, missing_level(protocol))
-    return found
+        by_pool[pool.key] = levels if empty is None else levels.masked_fill_(empty, missing_level(protocol))
+    return by_pool
 
 
 def _block_sum(field: Tensor, size: int) -> Tensor:
-    """Return sums of blocks side by side in float64, exact for 16 x 16 float32 values of one magnitude."""
+    """Return sums of adjacent blocks in float64, exact for 16 x 16 float32 values of similar magnitude."""
     frames, height, width = field.shape
     rows = field.reshape(frames, height // size, size, width).sum(2, dtype=torch.float64)
     return rows.view(frames, height // size, width // size, size).sum(-1)

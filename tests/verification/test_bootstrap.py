@@ -1,4 +1,4 @@
-"""Intervals: seeded, exact in the centre, narrower with more events, and paired."""
+"""Bootstrap intervals: exact values, seeding, width, coverage, pairing; and intervals over training seeds."""
 
 import dataclasses
 import math
@@ -30,7 +30,7 @@ def statistics(events, *, noise=60, seed=0, protocol=PROTOCOL):
     return count(observed, forecast, protocol=protocol, events=[f"e{k:03d}" for k in range(events)])
 
 
-def test_the_centre_is_the_score_and_a_seed_is_a_result():
+def test_value_is_the_score_and_a_seed_reproduces():
     counted = statistics(12)
     found = bootstrap(counted, draws=200, per_lead=True)
     for key, value in scores(counted, per_lead=True).items():
@@ -40,8 +40,8 @@ def test_the_centre_is_the_score_and_a_seed_is_a_result():
     assert bootstrap(counted, draws=200)["csi/mean"] != bootstrap(counted, draws=200, seed=1)["csi/mean"]
 
 
-def test_draws_equal_selected_events():
-    """One draw by weights is one draw by rows: the scores of the selected events."""
+def test_resample_equals_selected_events():
+    """A resample by weights has the scores of the selected rows."""
     import torch
 
     counted = statistics(5)
@@ -52,40 +52,40 @@ def test_draws_equal_selected_events():
         assert one.low == one.high == pytest.approx(expected[key], rel=1e-12, nan_ok=True), key
 
 
-def test_more_events_say_more():
+def test_intervals_narrow_with_more_events():
     few, many = (bootstrap(statistics(n), draws=300)["csi/mean"] for n in (8, 128))
     assert many.high - many.low < 0.5 * (few.high - few.low)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_coverage_of_the_interval():
     truth = scores(statistics(400, seed=99))["csi/mean"]
     covered = 0
     for seed in range(40):
         one = bootstrap(statistics(30, seed=seed), draws=200)["csi/mean"]
         covered += one.low <= truth <= one.high
-    # 38 are expected of 40; 32 or fewer has a chance below 0.2 %.
+    # 38 of 40 are expected; the probability of 32 or fewer is below 0.2 %.
     assert covered >= 33
 
 
-def test_a_paired_difference_is_surer_than_two_intervals():
+def test_paired_difference_is_narrower_than_single_intervals():
     better, worse = statistics(40, noise=50), statistics(40, noise=60)
     pair = paired_difference(better, worse, draws=300)["csi/mean"]
     assert pair.value > 0 and pair.low > 0 and pair.above_zero == 1.0
-    apart = [bootstrap(side, draws=300)["csi/mean"] for side in (better, worse)]
-    assert pair.high - pair.low < max(one.high - one.low for one in apart)
+    separate = [bootstrap(side, draws=300)["csi/mean"] for side in (better, worse)]
+    assert pair.high - pair.low < max(one.high - one.low for one in separate)
     zero = paired_difference(better, better, draws=100)["csi/mean"]
     assert zero.value == zero.low == zero.high == 0.0
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 1000))
-def test_a_difference_changes_sign_with_its_sides(seed):
+def test_difference_is_antisymmetric(seed):
     one, two = statistics(6, seed=seed), statistics(6, noise=90, seed=seed)
     forward, back = (paired_difference(a, b, draws=50)["mae"] for a, b in ((one, two), (two, one)))
     assert forward.value == -back.value and forward.low == pytest.approx(-back.high)
 
 
-def test_what_cannot_be_compared_is_rejected():
+def test_rejects_incomparable_statistics():
     with pytest.raises(ValueError, match="at least 2 events, got statistics over 1 event"):
         bootstrap(statistics(1))
     with pytest.raises(ValueError, match="draws=0"):
@@ -97,7 +97,7 @@ def test_what_cannot_be_compared_is_rejected():
         paired_difference(statistics(3), statistics(3, protocol=strict))
 
 
-def test_scores_of_frames_are_resampled_too():
+def test_frame_scores_are_resampled():
     counted = statistics(6, protocol=PROTOCOLS["sevir-frame-mean"])
     found = bootstrap(counted, draws=50)["csi/74"]
     assert found.low < found.value < found.high

@@ -1,4 +1,4 @@
-"""From frames to counts: against a count per threshold in numpy, at ties, masks and bad input."""
+"""Counting: compared with one comparison per threshold in numpy, at ties, with masks and for invalid input."""
 
 import numpy as np
 import pytest
@@ -14,21 +14,21 @@ RELEASED = PROTOCOLS["sevir-global-released"]
 
 
 def plain_counts(observation, forecast, thresholds, valid):
-    """Return [events, thresholds, leads] counts, one comparison a threshold: the definition."""
+    """Return counts [events, thresholds, leads] by one comparison per threshold."""
     tables = {"hits": [], "misses": [], "false_alarms": [], "correct_negatives": []}
     for threshold in thresholds:
-        seen, said = observation >= threshold, forecast >= threshold
-        tables["hits"].append((seen & said & valid).sum((2, 3)))
-        tables["misses"].append((seen & ~said & valid).sum((2, 3)))
-        tables["false_alarms"].append((~seen & said & valid).sum((2, 3)))
-        tables["correct_negatives"].append((~seen & ~said & valid).sum((2, 3)))
+        observed, predicted = observation >= threshold, forecast >= threshold
+        tables["hits"].append((observed & predicted & valid).sum((2, 3)))
+        tables["misses"].append((observed & ~predicted & valid).sum((2, 3)))
+        tables["false_alarms"].append((~observed & predicted & valid).sum((2, 3)))
+        tables["correct_negatives"].append((~observed & ~predicted & valid).sum((2, 3)))
     return {name: np.stack(counts, axis=1) for name, counts in tables.items()}
 
 
 def random_codes(seed, shape=(3, 4, 17, 13)):
     generator = np.random.default_rng(seed)
     codes = generator.integers(0, 256, shape, dtype=np.uint8)
-    # Codes on and beside thresholds, where a comparison can go wrong.
+    # Values at and next to thresholds
     edges = np.array([15, 16, 17, 73, 74, 132, 133, 159, 160, 180, 181, 218, 219, 220], dtype=np.uint8)
     on_edge = generator.random(shape) < 0.4
     return np.where(on_edge, generator.choice(edges, shape), codes)
@@ -54,7 +54,7 @@ def test_counts_equal_one_comparison_per_threshold(seed, floats):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("threshold", GLOBAL.thresholds)
-def test_a_code_on_a_threshold_is_an_event_in_uint8_and_in_float(threshold, dtype):
+def test_value_at_threshold_is_an_event_in_uint8_and_float(threshold, dtype):
     codes = torch.tensor([threshold - 1, threshold], dtype=torch.uint8).view(1, 1, 1, 2)
     row = GLOBAL.thresholds.index(threshold)
     as_float = code_to_unit(codes).to(dtype)
@@ -65,33 +65,33 @@ def test_a_code_on_a_threshold_is_an_event_in_uint8_and_in_float(threshold, dtyp
             assert counted.correct_negatives[0, row].item() == 1
 
 
-def test_the_float_just_below_a_threshold_is_no_event():
+def test_float_just_below_threshold_is_not_an_event():
     at = torch.tensor(np.float32(219 / 255))
     below = torch.nextafter(at, torch.tensor(0.0))
     field = torch.stack([below, at]).view(1, 1, 1, 2)
     assert count(field, field, protocol=GLOBAL).hits[0, -1].item() == 1
 
 
-def test_released_comparison_drops_code_219_in_uint8_and_in_float():
+def test_released_comparison_puts_219_below_219_in_uint8_and_float():
     codes = torch.tensor([218, 219, 220, 221], dtype=torch.uint8).view(1, 1, 2, 2)
     for field in (codes, code_to_unit(codes)):
         assert count(field, field, protocol=GLOBAL).hits[0, -1].item() == 3
         assert count(field, field, protocol=RELEASED).hits[0, -1].item() == 2
 
 
-def test_codes_become_floats_by_correctly_rounded_division():
+def test_pixel_values_become_floats_by_correctly_rounded_division():
     codes = torch.arange(256).to(torch.uint8)
     assert np.array_equal(code_to_unit(codes).numpy(), (np.arange(256) / 255).astype(np.float32))
 
 
-def test_a_fractional_threshold_lies_between_its_codes():
+def test_fractional_threshold():
     rain = protocol_for("rain", (47.6,), ("0.5",), unit="mm/h")
     codes = torch.tensor([47, 48], dtype=torch.uint8).view(1, 1, 1, 2)
     for field in (codes, code_to_unit(codes)):
         assert count(field, field, protocol=rain).hits.item() == 1
 
 
-def test_missing_pixels_are_left_out_whichever_field_misses_them():
+def test_pixels_missing_in_either_field_are_excluded():
     observation = torch.tensor([[100, 255, 100, 0]], dtype=torch.uint8).view(1, 1, 1, 4)
     forecast = torch.tensor([[100, 100, float("nan"), 0]]).view(1, 1, 1, 4) / 255
     counted = count(observation, forecast, protocol=GLOBAL)
@@ -103,7 +103,7 @@ def test_missing_pixels_are_left_out_whichever_field_misses_them():
     assert counted.absolute_error.item() == 0.0
 
 
-def test_released_mask_rule_counts_missing_pixels_as_correct_negatives():
+def test_non_event_rule_counts_missing_pixels_as_correct_negatives():
     field = torch.tensor([[1.0, float("nan")]]).view(1, 1, 1, 2)
     counted = count(field, field, protocol=RELEASED)
     assert counted.hits[0, -1].item() == 1
@@ -111,14 +111,14 @@ def test_released_mask_rule_counts_missing_pixels_as_correct_negatives():
     assert counted.valid_pixels.item() == 1
 
 
-def test_a_data_set_without_missing_code_counts_255():
+def test_protocol_without_missing_value_counts_255():
     saturated = protocol_for("saturated", (219,), missing=None)
     field = torch.full((1, 1, 1, 1), 255, dtype=torch.uint8)
     assert count(field, field, protocol=saturated).hits.item() == 1
     assert count(field, field, protocol=GLOBAL).valid_pixels.item() == 0
 
 
-def test_a_domain_mask_equals_missing_pixels():
+def test_domain_mask_equals_missing_pixels():
     observation, forecast = random_codes(1), random_codes(2)
     domain = np.random.default_rng(3).random(observation.shape[2:]) < 0.5
     masked = count(observation, forecast, protocol=GLOBAL, valid=domain)
@@ -129,7 +129,7 @@ def test_a_domain_mask_equals_missing_pixels():
 
 
 def test_counts_past_float32_integers_are_exact():
-    side = 4200  # 17,640,000 pixels; float32 stops telling integers apart at 16,777,216
+    side = 4200  # 17,640,000 pixels; float32 represents integers exactly up to 16,777,216
     field = torch.full((1, 1, side, side), 100, dtype=torch.uint8)
     field[0, 0, 0, 0] = 0
     counted = count(field, field, protocol=protocol_for("one", (74,)))
@@ -137,7 +137,7 @@ def test_counts_past_float32_integers_are_exact():
     assert counted.valid_pixels.item() == side * side
 
 
-def test_inputs_are_left_untouched():
+def test_inputs_are_not_modified():
     observation, forecast = torch.rand(1, 2, 8, 8), torch.rand(1, 2, 8, 8)
     forecast[0, 0, 0, 0] = float("nan")
     copies = observation.clone(), forecast.clone()
@@ -146,16 +146,16 @@ def test_inputs_are_left_untouched():
     assert torch.equal(forecast.nan_to_num(-1), copies[1].nan_to_num(-1))
 
 
-def test_windows_of_one_event_are_one_row():
+def test_windows_of_an_event_are_summed():
     observation, forecast = random_codes(4), random_codes(5)
-    apart = count(observation, forecast, protocol=GLOBAL)
-    together = count(observation, forecast, protocol=GLOBAL, events=["b", "a", "b"])
-    assert together.events == ("a", "b")
-    assert torch.equal(together.hits[1], apart.hits[0] + apart.hits[2])
-    assert torch.equal(together.hits[0], apart.hits[1])
+    by_window = count(observation, forecast, protocol=GLOBAL)
+    by_event = count(observation, forecast, protocol=GLOBAL, events=["b", "a", "b"])
+    assert by_event.events == ("a", "b")
+    assert torch.equal(by_event.hits[1], by_window.hits[0] + by_window.hits[2])
+    assert torch.equal(by_event.hits[0], by_window.hits[1])
 
 
-def test_streaming_equals_all_at_once_and_may_go_on_after_a_look():
+def test_streaming_equals_one_call_and_continues_after_reading():
     observation, forecast = random_codes(6, (6, 2, 9, 9)), random_codes(7, (6, 2, 9, 9))
     events = ["c", "a", "b", "a", "c", "d"]
     stream = Accumulator(GLOBAL)
@@ -163,13 +163,13 @@ def test_streaming_equals_all_at_once_and_may_go_on_after_a_look():
         batch = slice(start, start + 2)
         stream.add(observation[batch], forecast[batch], events=events[batch])
         assert int(stream.statistics.valid_pixels.sum()) > 0
-    whole = count(observation, forecast, protocol=GLOBAL, events=events)
-    assert stream.statistics.events == whole.events
-    assert torch.equal(stream.statistics.hits, whole.hits)
-    torch.testing.assert_close(stream.statistics.squared_error, whole.squared_error, rtol=1e-14, atol=0)
+    expected = count(observation, forecast, protocol=GLOBAL, events=events)
+    assert stream.statistics.events == expected.events
+    assert torch.equal(stream.statistics.hits, expected.hits)
+    torch.testing.assert_close(stream.statistics.squared_error, expected.squared_error, rtol=1e-14, atol=0)
 
 
-def test_an_empty_stream_says_so():
+def test_empty_stream_raises():
     with pytest.raises(ValueError, match="count at least one batch"):
         _ = Accumulator(GLOBAL).statistics
 
@@ -178,13 +178,13 @@ FIELD = torch.zeros(2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
-    ("observation", "forecast", "options", "error", "says"),
+    ("observation", "forecast", "options", "error", "message"),
     [
         (FIELD, FIELD[:, :2], {}, ValueError, r"\(2, 3, 4, 5\) and forecast \(2, 2, 4, 5\)"),
         (FIELD[:, :, None], FIELD[:, :, None], {}, ValueError, r"\[N, T, H, W\]"),
-        (FIELD.int(), FIELD, {}, TypeError, "observation must be uint8 codes or floats"),
-        (FIELD, FIELD.bool(), {}, TypeError, "forecast must be uint8 codes or floats"),
-        (FIELD + 219, FIELD, {}, ValueError, "got 219 to 219; pass codes as uint8"),
+        (FIELD.int(), FIELD, {}, TypeError, "observation must be uint8 pixel values or floats"),
+        (FIELD, FIELD.bool(), {}, TypeError, "forecast must be uint8 pixel values or floats"),
+        (FIELD + 219, FIELD, {}, ValueError, "got 219 to 219; pass pixel values as uint8"),
         (FIELD - 0.5, FIELD, {}, ValueError, r"in \[0, 1\]"),
         (FIELD, FIELD + 219, {}, ValueError, "magnitude of 219"),
         (FIELD, FIELD + float("inf"), {}, ValueError, "diverged"),
@@ -193,18 +193,18 @@ FIELD = torch.zeros(2, 3, 4, 5)
         (FIELD, FIELD, {"valid": torch.ones(3, 3, dtype=torch.bool)}, ValueError, "does not broadcast"),
     ],
 )
-def test_bad_input_is_rejected_with_what_would_be_right(observation, forecast, options, error, says):
-    with pytest.raises(error, match=says):
+def test_rejects_invalid_input(observation, forecast, options, error, message):
+    with pytest.raises(error, match=message):
         count(observation, forecast, protocol=GLOBAL, **options)
 
 
-def test_a_forecast_may_leave_the_unit_interval_and_is_not_clipped():
+def test_forecast_outside_unit_interval_is_not_clipped():
     counted = count(FIELD, FIELD - 0.5, protocol=GLOBAL)
     assert counted.absolute_error.sum().item() == 0.5 * FIELD.numel()
 
 
-def test_many_thresholds_are_counted_as_few_are():
-    """Sixteen thresholds: pairs of levels no longer fit a byte."""
+def test_many_thresholds():
+    """With sixteen thresholds pairs of levels do not fit into a byte."""
     thresholds = tuple(range(10, 250, 15))
     observation, forecast = random_codes(11), random_codes(12)
     valid = (observation != 255) & (forecast != 255)

@@ -1,4 +1,4 @@
-"""Against pysteps and scores, to 1e-9: two libraries of other hands, on drawn fields and on real radar."""
+"""Compared with pysteps and scores to 1e-9, on synthetic fields and on real radar."""
 
 import contextlib
 import importlib
@@ -30,14 +30,14 @@ EXACT = 1e-9
 
 
 def library(name):
-    with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the place of its configuration file
+    with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the path of its configuration file
         return pytest.importorskip(
             name, reason=f"{name} is not installed: pip install -c constraints.txt -e '.[verify]'"
         )
 
 
-def drawn(seed, shape):
-    """Return smooth codes with structure at several scales, as rain has."""
+def synthetic(seed, shape):
+    """Return smooth uint8 fields with structure at several scales."""
     generator = np.random.default_rng(seed)
     coarse = generator.random((*shape[:-2], 8, 8))
     field = np.kron(coarse, np.ones((shape[-2] // 8, shape[-1] // 8))) * 0.7 + generator.random(shape) * 0.3
@@ -45,25 +45,25 @@ def drawn(seed, shape):
 
 
 def real():
-    """Return two instants of the same ten radar tiles, 20 minutes apart: what is seen, and persistence."""
+    """Return ten radar tiles at two times 20 minutes apart: observation and persistence forecast."""
     with h5py.File(shared("data/radar/rr/2019/RR_MRMS4KM_20190610.h5")) as file:
         frames = np.asarray(file["rr"])[:3].transpose(0, 3, 1, 2)
     frames = np.where(frames == 255, 0, frames).astype(np.uint8)
     return frames[:, 12:15], frames[:, 2:5]
 
 
-@pytest.fixture(params=["drawn", "radar"])
+@pytest.fixture(params=["synthetic", "radar"])
 def fields(request):
     """Observation and forecast, uint8 [N, T, H, W] without missing pixels."""
     if request.param == "radar":
         return real()
-    return drawn(0, (2, 3, 64, 64)), drawn(1, (2, 3, 64, 64))
+    return synthetic(0, (2, 3, 64, 64)), synthetic(1, (2, 3, 64, 64))
 
 
-@pytest.fixture(params=["drawn", "radar"])
+@pytest.fixture(params=["synthetic", "radar"])
 def ensembles(request):
-    """Observation [N, T, H, W] and five members [N, M, T, H, W] with ties, floats that are whole codes / 255."""
-    observed = drawn(0, (2, 2, 32, 32)) if request.param == "drawn" else real()[0][:2, :2, :64, :64]
+    """Observation [N, T, H, W] and five members [N, M, T, H, W] with ties, integers / 255."""
+    observed = synthetic(0, (2, 2, 32, 32)) if request.param == "synthetic" else real()[0][:2, :2, :64, :64]
     generator = np.random.default_rng(3)
     noise = generator.integers(-30, 31, (len(observed), 5, *observed.shape[1:]))
     members = np.clip(observed[:, None].astype(int) + noise, 0, 254)
@@ -77,10 +77,10 @@ def test_tables_and_their_scores(fields, strict):
     for threshold in THRESHOLDS:
         if strict:
             det = library("pysteps.verification.detcatscores").det_cat_fct
-            theirs = det(
+            reference = det(
                 forecast.astype(float), observed.astype(float), threshold, ["CSI", "POD", "FAR", "HSS", "BIAS"]
             )
-            expected = [theirs[name] for name in ("CSI", "POD", "FAR", "HSS", "BIAS")]
+            expected = [reference[name] for name in ("CSI", "POD", "FAR", "HSS", "BIAS")]
         else:
             xarray, manager = library("xarray"), library("scores.categorical").ThresholdEventOperator
             events = manager(default_event_threshold=threshold, default_op_fn=operator.ge)
@@ -110,16 +110,16 @@ def test_fss(fields, window):
     ours = scores(statistics)
     fss = library("pysteps.verification.spatialscores").fss
     single = library("scores.spatial").fss_2d_single_field
-    seen, said = observed[0, 0].astype(float), forecast[0, 0].astype(float)
+    truth, predicted = observed[0, 0].astype(float), forecast[0, 0].astype(float)
     for threshold in THRESHOLDS:
-        # pysteps takes values at or above the threshold here, unlike in its tables.
-        expected = fss(said.copy(), seen.copy(), threshold, window)
+        # Here pysteps takes values at or above the threshold, unlike in its tables.
+        expected = fss(predicted.copy(), truth.copy(), threshold, window)
         assert ours[f"fss/{window}/{threshold:g}"] == pytest.approx(expected, abs=EXACT, nan_ok=True)
     if window % 2:
-        # scores' own padding adds a row and a column of windows; within a margin of no events its windows are ours.
-        said, seen = (np.pad(field, window // 2) for field in (said, seen))
+        # The padding of scores adds a row and a column of windows; with a margin of no events the windows are equal.
+        predicted, truth = (np.pad(field, window // 2) for field in (predicted, truth))
         options = {"event_threshold": 90.5, "window_size": (window, window), "threshold_operator": np.greater_equal}
-        assert ours[f"fss/{window}/90.5"] == pytest.approx(float(single(said, seen, **options)), abs=EXACT)
+        assert ours[f"fss/{window}/90.5"] == pytest.approx(float(single(predicted, truth, **options)), abs=EXACT)
 
 
 def test_crps_fair_and_standard(ensembles):
@@ -127,14 +127,14 @@ def test_crps_fair_and_standard(ensembles):
     ours = score(observed, members, protocol=protocol_for("own", THRESHOLDS))
     xarray, crps = library("xarray"), library("scores.probability").crps_for_ensemble
     unit = {"obs": observed.astype(np.float32) / np.float32(255), "fcst": members.astype(np.float32) / np.float32(255)}
-    seen = xarray.DataArray(unit["obs"].astype(float), dims=("n", "t", "y", "x"))
-    said = xarray.DataArray(unit["fcst"].astype(float), dims=("n", "m", "t", "y", "x"))
+    truth = xarray.DataArray(unit["obs"].astype(float), dims=("n", "t", "y", "x"))
+    predicted = xarray.DataArray(unit["fcst"].astype(float), dims=("n", "m", "t", "y", "x"))
     for key, method in (("crps", "fair"), ("crps_standard", "ecdf")):
-        assert ours[key] == pytest.approx(float(crps(said, seen, "m", method=method)), abs=EXACT)
+        assert ours[key] == pytest.approx(float(crps(predicted, truth, "m", method=method)), abs=EXACT)
     pysteps = library("pysteps.verification.probscores")
-    expected = pysteps.CRPS(said.values.swapaxes(0, 1), seen.values)
-    # pysteps' sum over intervals leaves out those in which the observation equals a member, so ties are moved apart.
-    nudged = pysteps.CRPS(said.values.swapaxes(0, 1), seen.values + 1e-13)
+    expected = pysteps.CRPS(predicted.values.swapaxes(0, 1), truth.values)
+    # pysteps omits intervals in which the observation equals a member, so ties are perturbed.
+    nudged = pysteps.CRPS(predicted.values.swapaxes(0, 1), truth.values + 1e-13)
     assert ours["crps_standard"] == pytest.approx(nudged, abs=EXACT)
     assert abs(expected - nudged) < 0.05
 
@@ -145,11 +145,11 @@ def test_ranks_reliability_and_roc(ensembles):
     statistics = count(observed, members, protocol=protocol_for("own", (threshold,)))
     probability = (members >= threshold).mean(1)
     library("pysteps")
-    theirs = importlib.import_module("pysteps.verification.probscores")
-    roc = theirs.ROC_curve_init(threshold, 6)
-    # A probability of 3/5 is a rounding below the 0.6 of their bins.
-    theirs.ROC_curve_accum(roc, probability + 1e-9, observed.astype(float))
-    _, _, area = theirs.ROC_curve_compute(roc, compute_area=True)
+    reference = importlib.import_module("pysteps.verification.probscores")
+    roc = reference.ROC_curve_init(threshold, 6)
+    # A probability of 3/5 is below the bin edge 0.6 of pysteps by a rounding error.
+    reference.ROC_curve_accum(roc, probability + 1e-9, observed.astype(float))
+    _, _, area = reference.ROC_curve_compute(roc, compute_area=True)
     assert scores(statistics)[f"roc_area/{threshold:g}"] == pytest.approx(area, abs=EXACT)
     diagram = reliability(statistics)
     for row, value in enumerate(diagram["probability"].tolist()):
@@ -160,7 +160,7 @@ def test_ranks_reliability_and_roc(ensembles):
     assert scores(statistics)[f"brier/{threshold:g}"] == pytest.approx(brier, abs=EXACT)
     ranks = rank_histogram(statistics).sum(0).numpy()
     assert ranks.sum() == observed.size
-    # Ties fall by chance within the ranks they span: no cell can leave the bounds of all-low and all-high.
+    # Ties are broken at random within the ranks they span: the bounds are all low and all high.
     below, upto = (members < observed[:, None]).sum(1), (members <= observed[:, None]).sum(1)
     lowest = np.bincount(below.ravel(), minlength=6).cumsum()
     highest = np.bincount(upto.ravel(), minlength=6).cumsum()
@@ -190,8 +190,8 @@ def test_power_spectra(fields):
 
 
 @pytest.mark.parametrize("grid", [(48, 33), (7, 40), (5, 5)], ids=str)
-def test_power_of_a_field_that_is_no_square(grid):
-    """A direct sum over the rings, frequency by frequency."""
+def test_power_of_a_rectangular_field(grid):
+    """Compared with a direct sum over the rings, frequency by frequency."""
     field = np.random.default_rng(0).random(grid)
     power, longest = np.abs(np.fft.fft2(field)) ** 2 / field.size, max(grid)
     sums, counts = np.zeros(longest), np.zeros(longest)
@@ -204,8 +204,8 @@ def test_power_of_a_field_that_is_no_square(grid):
     np.testing.assert_allclose(radial_power(torch.from_numpy(field)).numpy(), sums[:half] / counts[:half], rtol=EXACT)
 
 
-def test_power_of_members_is_that_of_single_ones(ensembles):
-    """The mean of members has lost power that each of them has: both are kept, each against pysteps."""
+def test_power_of_members_and_of_their_mean(ensembles):
+    """The mean of the members has less power than each of them; both are compared with pysteps."""
     observed, members = ensembles
     library("pysteps")
     rapsd = importlib.import_module("pysteps.utils.spectral").rapsd
@@ -233,7 +233,7 @@ def test_spread_and_skill(ensembles):
 
 
 @pytest.mark.parametrize("pool", [Pool(size=4), Pool(size=4, kind="avg"), Pool(size=5, overlapping=True)])
-def test_pools_against_scipy(fields, pool):
+def test_pools_equal_scipy(fields, pool):
     ndimage = library("scipy.ndimage")
     observed, forecast = (field[..., :62, :61] for field in fields)  # a remainder in both directions
     protocol = protocol_for("own", THRESHOLDS, pools=(pool,))
@@ -248,9 +248,9 @@ def test_pools_against_scipy(fields, pool):
     plain = score(*(block[None, 0] / 255.0 if pool.kind == "avg" else block.astype(np.uint8) for block in blocks),
                   protocol=protocol_for("own", THRESHOLDS)) if pool.kind == "max" else None  # fmt: skip
     for threshold in THRESHOLDS:
-        seen, said = (block >= threshold for block in blocks)
-        union = (seen | said).sum()
-        expected = (seen & said).sum() / union if union else float("nan")
+        truth, predicted = (block >= threshold for block in blocks)
+        union = (truth | predicted).sum()
+        expected = (truth & predicted).sum() / union if union else float("nan")
         assert ours[f"csi_{pool.key}/{threshold:g}"] == pytest.approx(expected, abs=EXACT, nan_ok=True)
         if plain is not None:
             assert ours[f"hss_{pool.key}/{threshold:g}"] == pytest.approx(
@@ -258,8 +258,8 @@ def test_pools_against_scipy(fields, pool):
             )
 
 
-def test_ssim_is_the_published_formula():
-    """A direct sum over one window: the weights, constants and means of Wang et al. 2004, equations 13 to 17."""
+def test_ssim_equals_the_published_formula():
+    """Compared with a direct sum over one window (Wang et al. 2004, equations 13 to 17)."""
     generator = np.random.default_rng(0)
     x, y = generator.random((11, 11)), generator.random((11, 11))
     offsets = np.arange(11) - 5
@@ -274,6 +274,6 @@ def test_ssim_is_the_published_formula():
     assert ssim(torch.from_numpy(x)[None], torch.from_numpy(y)[None]).item() == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_roc_area_of_an_ensemble_that_knows_is_one():
+def test_roc_area_of_a_perfect_ensemble_is_one():
     events = torch.tensor([0, 0, 10])
     assert roc_area(events + torch.tensor([90, 0, 0]), events).item() == 1.0

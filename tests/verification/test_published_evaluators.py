@@ -1,4 +1,4 @@
-"""Against what the released evaluators of Earthformer and CasCast answer on the same fields (golden/verification)."""
+"""Compared with the published evaluators of Earthformer and CasCast on the same fields (golden/verification)."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ LABELS = PROTOCOLS["sevir-global"].labels
 def golden():
     answers = json.loads(shared("golden/verification/scores.json").read_text())["earthformer_sevir_skill_score"]
     fields = load_file(shared("golden/verification/scores.safetensors"))
-    # The evaluator saw the two batches one after the other; its totals are those of all their windows.
+    # The evaluator accumulated both batches, so its totals are those of all windows.
     return answers, fields["target"].flatten(0, 1), fields["prediction"].flatten(0, 1)
 
 
@@ -38,7 +38,7 @@ def test_pooled_and_lead_averaged_modes(golden, mode, protocol):
     compare(score(target, prediction, protocol=protocol), answers[mode])
 
 
-def test_the_mode_of_one_value_per_lead(golden):
+def test_mode_with_one_value_per_lead_time(golden):
     answers, target, prediction = golden
     ours = score(target, prediction, protocol="sevir-global-released", per_lead=True)
     leads = len(answers["1"]["16"]["csi"])
@@ -48,7 +48,7 @@ def test_the_mode_of_one_value_per_lead(golden):
         compare(ours, at_lead, suffix=f"/lead/{lead + 1}")
 
 
-def test_streamed_batches_answer_the_same(golden):
+def test_merged_batches(golden):
     answers, target, prediction = golden
     protocol = PROTOCOLS["sevir-global-released"]
     half = len(target) // 2
@@ -57,19 +57,19 @@ def test_streamed_batches_answer_the_same(golden):
     compare(scores(first.merge(second)), answers["0"])
 
 
-def test_an_honest_comparison_moves_csi_219_alone(golden):
+def test_exact_comparison_changes_only_csi_219(golden):
     answers, target, prediction = golden
-    honest = score(target, prediction, protocol="sevir-global")
-    assert honest["csi/219"] == pytest.approx(0.42243, abs=5e-6)
+    exact = score(target, prediction, protocol="sevir-global")
+    assert exact["csi/219"] == pytest.approx(0.42243, abs=5e-6)
     for label in LABELS[:-1]:
-        assert honest[f"csi/{label}"] == pytest.approx(answers["0"][label]["csi"], abs=2e-6)
+        assert exact[f"csi/{label}"] == pytest.approx(answers["0"][label]["csi"], abs=2e-6)
 
 
-def test_codes_answer_as_the_floats_made_from_them(golden):
+def test_uint8_values_score_like_the_floats_made_from_them(golden):
     _, target, prediction = golden
     target_codes = (target.double() * 255).round().to(torch.uint8)
     for protocol in (protocol for protocol in PROTOCOLS.values() if protocol.scale == 255.0):
-        # 385 target pixels hold 1.0, which as a code would be the missing one.
+        # 385 target pixels are 1.0, which as uint8 would be the missing value.
         every_code = dataclasses.replace(protocol, missing=None)
         from_floats = count(target, prediction, protocol=every_code)
         from_codes = count(target_codes, prediction, protocol=every_code)
@@ -96,7 +96,7 @@ def cascast():
 
 
 @pytest.mark.parametrize(("mode", "aggregation"), [("0", "global"), ("2", "lead-mean")])
-def test_cascast_tables_pools_and_its_bias(cascast, mode, aggregation):
+def test_cascast_tables_pools_and_bias(cascast, mode, aggregation):
     answers, fields = cascast
     protocol = dataclasses.replace(PROTOCOLS["cascast-released"], aggregation=aggregation)
     ours = score(fields["target"].flatten(0, 1), fields["prediction"].flatten(0, 1), protocol=protocol)
@@ -105,19 +105,19 @@ def test_cascast_tables_pools_and_its_bias(cascast, mode, aggregation):
         label = "mean" if label == "avg" else label
         assert 1 - ours[f"far/{label}"] == pytest.approx(row.pop("sucr"), abs=1e-6)
         assert set(row) == set(CASCAST_NAMES)
-        for theirs, expected in row.items():
-            assert ours[f"{CASCAST_NAMES[theirs]}/{label}"] == pytest.approx(expected, abs=2e-6), (theirs, label)
+        for name, expected in row.items():
+            assert ours[f"{CASCAST_NAMES[name]}/{label}"] == pytest.approx(expected, abs=2e-6), (name, label)
 
 
 @pytest.mark.parametrize("batch", [0, 1])
-def test_cascast_gaussian_crps_and_ssim_of_the_batch_range(cascast, batch):
+def test_cascast_gaussian_crps_and_ssim_with_batch_range(cascast, batch):
     answers, fields = cascast
     target, protocol = fields["target"][batch], PROTOCOLS["cascast-released"]
     ensemble = score(target, fields["ensemble"][batch], protocol=protocol)
     single = score(target, fields["prediction"][batch], protocol=protocol)
     expected = answers["cascast_crps_per_batch"][str(batch)]["crps"]
     assert ensemble["crps_gaussian"] == pytest.approx(expected, abs=2e-7)
-    assert abs(ensemble["crps_standard"] - expected) > 1e-4, "it is another quantity than the CRPS"
+    assert abs(ensemble["crps_standard"] - expected) > 1e-4, "it differs from the CRPS"
     expected = answers["cascast_ssim_psnr_per_batch"][str(batch)]["ssim"]
     assert single["ssim_batch_range"] == pytest.approx(expected, abs=1e-6)
     assert single["crps_gaussian"] == pytest.approx(single["mae"], rel=1e-6), "one member has no spread"

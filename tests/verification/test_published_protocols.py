@@ -1,4 +1,4 @@
-"""Each published protocol does what its page says: comparison, aggregation, pools, clipping, undefined scores."""
+"""Published protocols: comparison, aggregation, pools, clipping and undefined scores of each."""
 
 import math
 
@@ -18,20 +18,19 @@ def fields(seed, shape=(3, 2, 32, 32)):
     return observed, forecast
 
 
-def test_flowcast_counts_values_above_the_threshold_only():
+def test_flowcast_counts_only_values_above_the_threshold():
     field = torch.tensor([[[[219, 220]]]], dtype=torch.uint8)
     assert count(field, field, protocol=PROTOCOLS["flowcast"]).hits[0, -1].item() == 1
     assert count(field, field, protocol=PROTOCOLS["sevir-global"]).hits[0, -1].item() == 2
 
 
 @pytest.mark.parametrize("threshold", [84, 118, 141, 158, 185])
-def test_hko7_thresholds_are_the_pixels_of_the_paper(threshold):
+def test_hko7_thresholds_equal_the_pixel_values_of_the_paper(threshold):
     row = (84, 118, 141, 158, 185).index(threshold)
-    place = PROTOCOLS["hko7"].thresholds[row]
-    assert threshold - 1 < place <= threshold
+    assert threshold - 1 < PROTOCOLS["hko7"].thresholds[row] <= threshold
 
 
-def test_hko7_balanced_errors_weigh_by_observed_rain_and_sum_over_a_frame():
+def test_hko7_balanced_errors_are_weighted_by_observed_rain_and_summed_over_a_frame():
     observed = torch.tensor([[[[0, 100, 200]]]], dtype=torch.uint8)  # no rain, 1, 30 mm/h and more
     forecast = torch.tensor([[[[0.1, 100 / 255, 200 / 255 - 0.2]]]])
     found = score(observed, forecast, protocol="hko7")
@@ -40,17 +39,18 @@ def test_hko7_balanced_errors_weigh_by_observed_rain_and_sum_over_a_frame():
     assert found["mae"] == pytest.approx(0.3 / 3, rel=1e-5)
 
 
-def test_diffcast_clips_and_pools_over_all_leads_but_averages_pixels_over_leads():
+def test_diffcast_clips_and_pools_blocks_over_all_lead_times():
     observed, forecast = fields(0)
     floats = forecast / np.float32(255) * 1.2 - 0.05
-    found, honest = score(observed, floats, protocol="diffcast"), score(observed, floats, protocol="sevir-lead-mean")
-    assert found["csi/mean"] == honest["csi/mean"]
-    assert found["mae"] < honest["mae"], "values outside [0, 1] are clipped"
+    diffcast = score(observed, floats, protocol="diffcast")
+    lead_mean = score(observed, floats, protocol="sevir-lead-mean")
+    assert diffcast["csi/mean"] == lead_mean["csi/mean"]
+    assert diffcast["mae"] < lead_mean["mae"], "values outside [0, 1] are clipped"
     pooled = score(observed, floats, protocol="sevir-global")
-    assert found["csi_pool4/mean"] == pooled["csi_pool4/mean"]
+    assert diffcast["csi_pool4/mean"] == pooled["csi_pool4/mean"]
 
 
-def test_released_diffcast_keeps_whole_codes_and_calls_undefined_scores_zero():
+def test_diffcast_released_preserves_integers_and_scores_undefined_as_zero():
     codes = torch.arange(255, dtype=torch.uint8).view(1, 1, 5, 51)
     for threshold in range(1, 255):  # fp32 c / 255 * 255, truncated, is c for every code
         released = protocol_for("own", (threshold,), comparison="released-truncated")
@@ -60,14 +60,14 @@ def test_released_diffcast_keeps_whole_codes_and_calls_undefined_scores_zero():
     assert math.isnan(score(nothing, nothing, protocol="diffcast")["csi/mean"])
 
 
-def test_released_challenge_calls_an_undefined_score_one():
+def test_challenge_released_scores_undefined_as_one():
     nothing = torch.zeros(1, 1, 4, 4)
     found = score(nothing, nothing, protocol="sevir-challenge-released")
     assert found["csi/16"] == found["pod/16"] == found["frequency_bias/16"] == pytest.approx(1.0)
     assert math.isnan(score(nothing, nothing, protocol="sevir-challenge")["csi/16"])
 
 
-def test_partial_blocks_count_where_the_protocol_says_so():
+def test_partial_blocks():
     field = torch.zeros(1, 1, 6, 6, dtype=torch.uint8)
     field[..., 5, 5] = 200
     rules = {"pools": (Pool(size=4),)}
@@ -76,27 +76,27 @@ def test_partial_blocks_count_where_the_protocol_says_so():
     assert kept.flatten().tolist() == [1, 0, 0, 3]
 
 
-def test_a_pooled_block_counts_if_any_pixel_is_valid_over_those_that_are():
+def test_block_is_pooled_over_its_valid_pixels():
     observed = torch.full((1, 1, 4, 8), 255, dtype=torch.uint8)
     observed[..., 0, 0] = 100  # one valid pixel in the first block, none in the second
     forecast = torch.full((1, 1, 4, 8), 200 / 255)
-    forecast[..., 0, 0] = 0.0  # the forecast's heavy rain lies where nothing was observed
+    forecast[..., 0, 0] = 0.0  # the heavy rain of the forecast is at missing pixels
     for pool in (Pool(size=4), Pool(size=4, kind="avg")):
         table = count(observed, forecast, protocol=protocol_for("x", (74,), pools=(pool,))).extra[f"{pool.key}/table"]
         assert table.flatten().tolist() == [0, 1, 0, 0], pool
 
 
-def test_averages_of_codes_on_a_threshold_are_events():
+def test_block_averages_at_a_threshold_are_events():
     field = torch.tensor([[218, 220], [219, 219]], dtype=torch.uint8).view(1, 1, 2, 2)
     pools = (Pool(size=2, kind="avg"),)
     strict = protocol_for("x", (219,), strict=True, pools=pools)
-    for shown in (field, field.float() / 255):
-        at = count(shown, shown, protocol=protocol_for("x", (219,), pools=pools)).extra["pool2_avg/table"]
-        above = count(shown, shown, protocol=strict).extra["pool2_avg/table"]
+    for values in (field, field.float() / 255):
+        at = count(values, values, protocol=protocol_for("x", (219,), pools=pools)).extra["pool2_avg/table"]
+        above = count(values, values, protocol=strict).extra["pool2_avg/table"]
         assert (at[0, 0].item(), above[0, 0].item()) == (1, 0)
 
 
-def test_means_over_frames_and_samples_are_those_of_their_scores():
+def test_frame_mean_and_sample_mean_average_scores():
     observed, forecast = fields(1)
     by_frame = [
         score(observed[n : n + 1, t : t + 1], forecast[n : n + 1, t : t + 1])["csi/133"]
@@ -111,7 +111,7 @@ def test_means_over_frames_and_samples_are_those_of_their_scores():
 
 
 @pytest.mark.parametrize(("rounding", "expected"), [("none", 0), ("nearest", 1), ("truncate", 0)])
-def test_rounding_is_part_of_the_protocol(rounding, expected):
+def test_rounding_of_forecasts(rounding, expected):
     observed = torch.full((1, 1, 1, 1), 219, dtype=torch.uint8)
     forecast = torch.full((1, 1, 1, 1), 218.6 / 255)
     protocol = protocol_for("x", (219,), rounding=rounding)
@@ -119,32 +119,32 @@ def test_rounding_is_part_of_the_protocol(rounding, expected):
 
 
 @pytest.mark.parametrize("rounding", ["nearest", "truncate"])
-def test_rounding_leaves_whole_codes_alone(rounding):
+def test_rounding_preserves_integers(rounding):
     codes = torch.arange(255, dtype=torch.uint8).view(1, 1, 15, 17)
     protocol = protocol_for("x", (74,), rounding=rounding)
     assert count(codes, codes.float() / 255, protocol=protocol).absolute_error.item() == 0.0
 
 
-def test_members_are_averaged_or_scored_each():
+def test_members_are_averaged_or_scored_individually():
     observed, _ = fields(2)
     members = np.stack([fields(seed)[1] for seed in (3, 4, 5)], axis=1)
     mean = score(observed, members, protocol="sevir-global")
     plain = score(observed, torch.from_numpy(members / np.float32(255)).mean(1))
     assert mean["csi/mean"] == pytest.approx(plain["csi/mean"])
     each = count(observed, members, protocol=protocol_for("x", (74,), members="each"))
-    apart = [count(observed, members[:, m], protocol=protocol_for("x", (74,))) for m in range(3)]
-    assert torch.equal(each.hits, sum(one.hits for one in apart))
+    by_member = [count(observed, members[:, m], protocol=protocol_for("x", (74,))) for m in range(3)]
+    assert torch.equal(each.hits, sum(statistics.hits for statistics in by_member))
     assert scores(each)["crps"] == pytest.approx(mean["crps"])
 
 
-def test_one_member_is_a_single_forecast():
+def test_one_member_scores_like_a_single_forecast():
     observed, forecast = fields(6)
     assert score(observed, forecast[:, None]) == pytest.approx(score(observed, forecast), nan_ok=True)
 
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31), name=st.sampled_from(sorted(PROTOCOLS)))
-def test_every_protocol_gives_the_best_scores_to_the_truth_and_the_worst_to_its_opposite(seed, name):
+def test_perfect_and_opposite_forecasts_have_extreme_scores_under_every_protocol(seed, name):
     protocol = PROTOCOLS[name]
     observed = np.random.default_rng(seed).integers(0, 2, (2, 2, 32, 32)) * int(protocol.thresholds[-1] + 5)
     unit = (observed / protocol.scale).astype(np.float32)
@@ -160,7 +160,7 @@ def test_every_protocol_gives_the_best_scores_to_the_truth_and_the_worst_to_its_
 
 @settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 2**31))
-def test_pools_and_windows_forgive_more_the_wider_they_are(seed):
+def test_scores_increase_with_pool_and_window_size(seed):
     generator = np.random.default_rng(seed)
     observed = (generator.random((2, 2, 32, 32)) > 0.9).astype(np.uint8) * 200
     shifted = np.roll(observed, 1, axis=-1)
@@ -170,12 +170,12 @@ def test_pools_and_windows_forgive_more_the_wider_they_are(seed):
     assert found["fss/1/74"] <= found["fss/3/74"] + 0.05 and found["fss/3/74"] <= found["fss/9/74"] + 0.05
 
 
-@pytest.mark.parametrize("place", [(0, 0), (31, 31), (5, 20), (16, 0)])
-def test_a_lone_event_has_the_windows_that_reach_it(place):
-    """Wherever one pixel lies, n is 1 in those of the 8 x 8 windows around pixels of the frame that hold it."""
+@pytest.mark.parametrize("pixel", [(0, 0), (31, 31), (5, 20), (16, 0)])
+def test_fss_sums_of_a_single_event(pixel):
+    """n is 1 in every 8 x 8 window around a pixel of the frame that contains the event, and 0 elsewhere."""
     observed = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
-    observed[0, 0, *place] = 200
+    observed[0, 0, *pixel] = 200
     protocol = protocol_for("x", (74,), fss_km=(8.0, 2.0))
     sums = count(observed, torch.zeros_like(observed), protocol=protocol).extra["fss/8"].flatten().tolist()
-    rows, columns = (min(32, at + 5) - max(0, at - 3) for at in place)
+    rows, columns = (min(32, at + 5) - max(0, at - 3) for at in pixel)
     assert sums == [rows * columns, 0, rows * columns]

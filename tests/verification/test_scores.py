@@ -1,4 +1,4 @@
-"""Scores from counts: worked examples, properties, aggregation, undefined values, thresholds with support."""
+"""Scores from counts: worked examples, properties, aggregation, undefined values, supported thresholds."""
 
 import dataclasses
 import math
@@ -39,7 +39,7 @@ def codes(seed, shape=(4, 3, 12, 12)):
     return np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8)
 
 
-def test_the_worked_example_of_the_verification_handbook():
+def test_worked_example_of_wwrp():
     # 82 hits, 38 false alarms, 23 misses, 222 correct negatives in 365 days: WWRP/WGNE's example of yes/no forecasts.
     example = table(82, 23, 38, 222)
     assert csi(example).item() == pytest.approx(0.573426, abs=1e-6)
@@ -50,16 +50,16 @@ def test_the_worked_example_of_the_verification_handbook():
     assert hss(example).item() == pytest.approx((82 + 222 - chance) / (365 - chance))
 
 
-def test_a_perfect_forecast():
+def test_perfect_forecast():
     result = score(codes(0), codes(0), per_lead=True)
     for key, value in result.items():
         if key.startswith("psnr"):
             assert value == math.inf
-        elif not math.isnan(value):  # a pool of which every block is an event has no HSS
+        elif not math.isnan(value):  # HSS is undefined if every block is an event
             assert value == pytest.approx(0.0 if key.startswith(("far", "mse", "mae", "crps")) else 1.0, abs=1e-12), key
 
 
-def test_a_forecast_without_events_misses_all():
+def test_forecast_without_events():
     result = score(codes(0), np.zeros_like(codes(0)))
     for label in GLOBAL.labels:
         assert result[f"csi/{label}"] == result[f"pod/{label}"] == result[f"frequency_bias/{label}"] == 0.0
@@ -68,7 +68,7 @@ def test_a_forecast_without_events_misses_all():
     assert math.isnan(result["far/mean"])
 
 
-def test_an_event_nobody_saw_or_forecast_has_no_score_and_no_mean():
+def test_unobserved_and_unforecast_event_is_undefined():
     field = np.full((1, 1, 4, 4), 100, dtype=np.uint8)
     result = score(field, field)
     assert result["csi/74"] == 1.0
@@ -77,7 +77,7 @@ def test_an_event_nobody_saw_or_forecast_has_no_score_and_no_mean():
     assert score(field, field, mean_over=("16", "74"))["csi/mean"] == 1.0
 
 
-def test_released_protocols_answer_zero_where_a_score_is_undefined():
+def test_released_protocols_score_undefined_as_zero():
     field = np.full((1, 1, 4, 4), 100, dtype=np.uint8)
     result = score(field, field, protocol="sevir-global-released")
     assert result["csi/133"] == result["pod/133"] == 0.0
@@ -87,15 +87,15 @@ def test_released_protocols_answer_zero_where_a_score_is_undefined():
 
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 2**32 - 1), noise=st.integers(0, 120))
-def test_rarer_events_are_fewer_and_every_score_keeps_its_bounds(seed, noise):
+def test_counts_decrease_with_threshold_and_scores_are_bounded(seed, noise):
     generator = np.random.default_rng(seed)
     observation = generator.integers(0, 255, (2, 3, 10, 10), dtype=np.uint8)
     moved = observation + generator.integers(-noise, noise + 1, observation.shape)
     forecast = np.clip(moved, 0, 254).astype(np.uint8)
     counted = count(observation, forecast, protocol=GLOBAL)
-    observed, said = counted.hits + counted.misses, counted.hits + counted.false_alarms
+    observed, predicted = counted.hits + counted.misses, counted.hits + counted.false_alarms
     assert (observed.diff(dim=1) <= 0).all()
-    assert (said.diff(dim=1) <= 0).all()
+    assert (predicted.diff(dim=1) <= 0).all()
     total = observed + counted.false_alarms + counted.correct_negatives
     assert torch.equal(total, counted.valid_pixels[:, None].expand_as(total))
     for key, value in scores(counted, per_lead=True).items():
@@ -109,7 +109,7 @@ def test_rarer_events_are_fewer_and_every_score_keeps_its_bounds(seed, noise):
 
 @settings(deadline=None, max_examples=10)
 @given(order=st.permutations(range(4)))
-def test_the_order_of_windows_moves_no_score(order):
+def test_scores_are_independent_of_window_order(order):
     result = score(codes(0), codes(1), per_lead=True)
     permuted = score(codes(0)[order], codes(1)[order], per_lead=True)
     assert result.keys() == permuted.keys()
@@ -134,7 +134,7 @@ def test_global_pools_counts_and_lead_mean_averages_scores():
     assert pooled["mse"] == averaged["mse"] == pytest.approx(2 / 20 * (100 / 255) ** 2)
 
 
-def test_errors_are_per_valid_pixel_and_leads_weigh_by_their_pixels_under_global():
+def test_errors_are_averaged_over_valid_pixels():
     observation = torch.zeros(1, 2, 1, 4)
     forecast = torch.tensor([[[0.5] * 4], [[0.1, float("nan"), float("nan"), float("nan")]]])[None]
     pooled = score(observation, forecast, per_lead=True)
@@ -148,13 +148,13 @@ def test_errors_are_per_valid_pixel_and_leads_weigh_by_their_pixels_under_global
     assert pooled["coverage/lead/2"] == pytest.approx(1 / 4)
 
 
-def test_nothing_valid_scores_nan_not_zero():
+def test_no_valid_pixels_score_nan():
     field = np.full((1, 1, 3, 3), 255, dtype=np.uint8)
     result = score(field, field)
     assert all(math.isnan(value) for value in result.values())
 
 
-def test_the_keys_are_those_of_the_design():
+def test_keys():
     tables = ("csi", "pod", "far", "hss", "frequency_bias")
     names = {f"{name}{pool}" for name in tables for pool in ("", "_pool4", "_pool16")} | {"fss/4", "fss/16", "fss/64"}
     expected = {f"{name}/{label}" for name in names for label in (*GLOBAL.labels, "mean")}
@@ -165,7 +165,7 @@ def test_the_keys_are_those_of_the_design():
     assert all(isinstance(value, float) for value in per_lead.values())
 
 
-def test_unit_of_labels_stands_in_the_keys():
+def test_keys_contain_labels_in_their_unit():
     rain = protocol_for("rain", (47.6, 87.7), ("0.5", "2"), unit="mm/h")
     assert {"csi/0.5", "csi/2", "csi/mean"} <= set(score(codes(0), codes(1), protocol=rain))
 
@@ -179,10 +179,10 @@ def test_mean_over_rejects_unknown_and_empty_labels():
         score(codes(0), codes(1), mean_over="16")
 
 
-def test_supported_thresholds_want_pixels_and_events():
+def test_supported_thresholds_require_pixels_and_events():
     observation = np.zeros((6, 2, 20, 20), dtype=np.uint8)
     observation[:5, :, :, :6] = 140  # 5 events x 2 leads x 120 pixels at 133
-    observation[0] = 200  # one event alone holds 181
+    observation[0] = 200  # only one event reaches 181
     counted = count(observation, observation, protocol=GLOBAL)
     assert supported_thresholds(counted) == ("16", "74", "133")
     assert supported_thresholds(counted, min_events=1, min_pixels=800) == ("16", "74", "133", "160", "181")
@@ -191,15 +191,15 @@ def test_supported_thresholds_want_pixels_and_events():
     assert supported_thresholds(counted, min_events=6, min_pixels=0) == ()
 
 
-def test_support_counts_an_event_once_however_many_rows_it_has():
+def test_supported_thresholds_count_an_event_once():
     observation = np.full((5, 1, 20, 20), 100, dtype=np.uint8)
     rows = count(observation, observation, protocol=GLOBAL, events=["a"] * 4 + ["b"])
-    drawn = rows.select([0, 0, 0, 1, 1])
-    assert supported_thresholds(drawn, min_events=3) == ()
-    assert supported_thresholds(drawn, min_events=2) == ("16", "74")
+    selected = rows.select([0, 0, 0, 1, 1])
+    assert supported_thresholds(selected, min_events=3) == ()
+    assert supported_thresholds(selected, min_events=2) == ("16", "74")
 
 
-def test_mean_csi_by_lead_over_chosen_thresholds():
+def test_mean_csi_by_lead_time():
     counted = count(codes(0), codes(1), protocol=GLOBAL)
     result = scores(counted, per_lead=True, mean_over=("16", "133"))
     values = mean_csi(counted, thresholds=("16", "133"))
@@ -211,7 +211,7 @@ def test_mean_csi_by_lead_over_chosen_thresholds():
     assert mean_csi(counted).mean().item() == pytest.approx(scores(counted.under(LEAD_MEAN))["csi/mean"])
 
 
-def test_a_bootstrap_over_events_needs_the_sums_alone():
+def test_resampled_events_bracket_the_score():
     counted = count(codes(0, (8, 3, 16, 16)), codes(1, (8, 3, 16, 16)), protocol=GLOBAL)
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack(
@@ -226,7 +226,7 @@ def test_a_bootstrap_over_events_needs_the_sums_alone():
     assert (centre < high).all()
 
 
-def test_ranks_that_share_the_windows_agree_with_one_rank():
+def test_merged_ranks_equal_one_rank():
     observation, forecast = codes(0, (8, 2, 9, 9)), codes(1, (8, 2, 9, 9))
     events = [f"e{n // 2}" for n in range(8)]
     one = count(observation, forecast, protocol=GLOBAL, events=events)

@@ -1,4 +1,4 @@
-"""Sufficient statistics: merging, selecting, re-scoring, keeping."""
+"""Sufficient statistics: merging, selecting, scoring under another protocol, files."""
 
 import dataclasses
 
@@ -40,21 +40,21 @@ event_lists = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=6)
 
 @settings(deadline=None, max_examples=25)
 @given(batches=st.lists(event_lists, min_size=1, max_size=4), data=st.data())
-def test_merging_does_not_depend_on_order_or_grouping(batches, data):
+def test_merge_is_independent_of_order_and_grouping(batches, data):
     parts = [random_statistics(seed, events) for seed, events in enumerate(batches)]
-    whole = merge(parts)
-    assert_same(merge(data.draw(st.permutations(parts))), whole)
+    merged = merge(parts)
+    assert_same(merge(data.draw(st.permutations(parts))), merged)
     pairwise = parts[0]
     for part in parts[1:]:
         pairwise = pairwise.merge(part)
-    assert_same(merge([pairwise]), whole)
-    assert whole.events == tuple(sorted({key for events in batches for key in events}))
-    assert int(whole.hits.sum()) == sum(int(part.hits.sum()) for part in parts)
+    assert_same(merge([pairwise]), merged)
+    assert merged.events == tuple(sorted({key for events in batches for key in events}))
+    assert int(merged.hits.sum()) == sum(int(part.hits.sum()) for part in parts)
 
 
 @settings(deadline=None, max_examples=15)
 @given(order=st.permutations(range(7)))
-def test_the_order_of_events_moves_no_score(order):
+def test_scores_are_independent_of_event_order(order):
     statistics = random_statistics(3, "abcdefg", largest=10**6)
     before, after = scores(statistics, per_lead=True), scores(statistics.select(order), per_lead=True)
     assert before.keys() == after.keys()
@@ -70,7 +70,7 @@ def test_sums_past_2_to_the_24_and_to_the_31_are_exact():
     assert int(merge([big] * 3).hits[0, 0, 0]) == 64_499_999_997
 
 
-def test_merging_rejects_another_protocol_and_names_both():
+def test_merge_rejects_another_protocol():
     left = random_statistics(0, ["a"])
     right = dataclasses.replace(left, protocol=PROTOCOLS["sevir-global-released"])
     with pytest.raises(ValueError, match=r"sevir-global.*with.*sevir-global-released") as caught:
@@ -79,33 +79,33 @@ def test_merging_rejects_another_protocol_and_names_both():
     assert right.protocol.hash in str(caught.value)
 
 
-def test_merging_rejects_another_number_of_leads():
+def test_merge_rejects_another_number_of_lead_times():
     with pytest.raises(ValueError, match="2 lead times with 3 lead times"):
         random_statistics(0, ["a"]).merge(random_statistics(0, ["b"], leads=3))
 
 
-def test_the_same_calculation_under_another_name_merges():
+def test_merge_accepts_equal_hashes():
     renamed = protocol_for("my-radar", GLOBAL.thresholds)
     assert renamed.hash == GLOBAL.hash
     left = random_statistics(0, ["a"])
     assert left.merge(dataclasses.replace(left, protocol=renamed)).events == ("a",)
 
 
-def test_select_repeats_rows_as_a_bootstrap_does():
+def test_select_repeats_rows():
     statistics = random_statistics(5, "abc")
-    drawn = statistics.select([2, 0, 2])
-    assert drawn.events == ("c", "a", "c")
-    assert torch.equal(drawn.hits.sum(0), statistics.hits[0] + 2 * statistics.hits[2])
-    assert merge([drawn]).events == ("a", "c")
+    selected = statistics.select([2, 0, 2])
+    assert selected.events == ("c", "a", "c")
+    assert torch.equal(selected.hits.sum(0), statistics.hits[0] + 2 * statistics.hits[2])
+    assert merge([selected]).events == ("a", "c")
 
 
 @pytest.mark.parametrize("rows", [[3], [-1], [0, 5]])
-def test_select_rejects_rows_that_are_not_there(rows):
-    with pytest.raises(IndexError, match="within 0 to 2"):
+def test_select_rejects_rows_out_of_range(rows):
+    with pytest.raises(IndexError, match="valid rows are 0 to 2"):
         random_statistics(5, "abc").select(rows)
 
 
-def test_one_count_serves_every_aggregation_but_no_other_comparison():
+def test_counts_can_be_scored_with_another_aggregation_but_not_comparison():
     codes = np.random.default_rng(0).integers(0, 255, (3, 2, 8, 8), dtype=np.uint8)
     counted = count(codes, codes[::-1], protocol=GLOBAL)
     lead_mean = PROTOCOLS["sevir-lead-mean"]
@@ -114,7 +114,7 @@ def test_one_count_serves_every_aggregation_but_no_other_comparison():
         counted.under(PROTOCOLS["sevir-global-released"])
 
 
-def test_a_float32_total_is_rejected():
+def test_rejects_float32_sums():
     one = random_statistics(0, ["a"])
     with pytest.raises(ValueError, match=r"squared_error must be torch.float64"):
         dataclasses.replace(one, squared_error=one.squared_error.float())
@@ -122,7 +122,7 @@ def test_a_float32_total_is_rejected():
         dataclasses.replace(one, hits=one.hits[:, :2])
 
 
-def test_saved_statistics_come_back_whole(tmp_path):
+def test_save_and_load_round_trip(tmp_path):
     statistics = random_statistics(1, ["S001", "R18", "Zürich/2015"])
     path = tmp_path / "persistence.npz"
     statistics.save(path)
@@ -134,19 +134,19 @@ def test_saved_statistics_come_back_whole(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", None])
-def test_a_file_that_is_no_statistics_is_named(tmp_path, content):
+def test_load_rejects_other_files(tmp_path, content):
     path = tmp_path / "scores.npz"
     if content is None:
         np.savez(path, hits=np.zeros(3))
     else:
         path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"scores\.npz does not hold verification statistics"):
+    with pytest.raises(ValueError, match=r"scores\.npz does not contain verification statistics"):
         Statistics.load(path)
 
 
-def test_a_cut_file_is_named(tmp_path):
+def test_load_rejects_truncated_file(tmp_path):
     path = tmp_path / "scores.npz"
     random_statistics(1, ["a"]).save(path)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match=r"scores\.npz does not hold"):
+    with pytest.raises(ValueError, match=r"scores\.npz does not contain"):
         Statistics.load(path)
