@@ -1,4 +1,4 @@
-"""Forecasts of one test set counted under its protocols, side by side, and what a page or a paper needs of them."""
+"""Evaluation: score several forecasts of a test set under its protocols, and write scores, intervals and diagrams."""
 
 from .dataset_protocols import protocols_of
 from .entries import Entry, ForecastMethod, TestSet, baseline_entry, ensemble_entry, file_entry, model_entry, run_entry

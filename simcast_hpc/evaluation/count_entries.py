@@ -1,4 +1,4 @@
-"""One pass over the windows of a test set, spread over ranks by whole events, merged exactly."""
+"""Count all forecasts in one pass over the windows of a test set, distributed over ranks by event."""
 
 from collections.abc import Sequence
 
@@ -27,36 +27,38 @@ def count_entries(
     heavy: float,
     ranks: Ranks = SINGLE_RANK,
 ) -> tuple[Counted, int]:
-    """Return the statistics of each entry by counting hash, and the window with the most observed pixels of ``heavy``.
+    """Return the statistics of each entry by counting hash, and the window with the most pixels of at least ``heavy``.
 
-    Protocols that count alike share one pass, and the windows are read once. Each event is counted by one rank, in
-    one order, so that not only the integers but every sum is the same however many ranks there are. A collective
-    with several ranks all ranks return the same.
+    Protocols with the same counting hash share one pass, and each window is read once. Each event is counted by one
+    rank in a fixed order, so every sum is bitwise independent of the number of ranks. Collective with several ranks;
+    all ranks return the same.
     """
-    rules = {protocol.counting_hash: protocol for protocol in protocols}
+    by_hash = {protocol.counting_hash: protocol for protocol in protocols}
     own: list[tuple[str, str, Statistics]] = []
-    best = (-1, 0)
+    heaviest = (-1, 0)
+    # 1. Count the events of this rank
     with ranks.together():
-        for unit in _units(source, batch_size)[ranks.rank :: ranks.size]:
+        for unit in _group_by_event(source, batch_size)[ranks.rank :: ranks.size]:
             for begin in range(0, len(unit), batch_size):
                 indices = unit[begin : begin + batch_size]
                 windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
                 past, observed = windows[:, :frames_in], windows[:, frames_in:]
-                own += _counted(source, indices, past, observed, entries, rules)
+                own += _count_batch(source, indices, past, observed, entries, by_hash)
                 counts = ((observed >= heavy) & (observed != MISSING_CODE)).flatten(1).sum(1)
-                # Of equals the first window, as one rank alone would find it.
-                best = max([best, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
-        own = _merged(own)
-    gathered = ranks.gather((own, best))
-    parts = _merged([part for theirs, _ in gathered for part in theirs])
+                # The first of several equal windows, for any number of ranks
+                heaviest = max([heaviest, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
+        own = _merge(own)
+    # 2. Merge the ranks
+    gathered = ranks.gather((own, heaviest))
+    parts = _merge([part for rank_parts, _ in gathered for part in rank_parts])
     counted: Counted = {entry.name: {} for entry in entries}
-    for name, rule, statistics in parts:
-        counted[name][rule] = statistics
-    return counted, -max(found for _, found in gathered)[1]
+    for name, counting_hash, statistics in parts:
+        counted[name][counting_hash] = statistics
+    return counted, -max(candidate for _, candidate in gathered)[1]
 
 
-def _units(source: WindowSource, batch_size: int) -> list[list[int]]:
-    """Return windows in groups of whole events, of a batch where several fit into one."""
+def _group_by_event(source: WindowSource, batch_size: int) -> list[list[int]]:
+    """Return the windows in groups of complete events; small events are grouped up to the batch size."""
     by_event: dict[str, list[int]] = {}
     for index in range(len(source)):
         by_event.setdefault(source.key(index).event, []).append(index)
@@ -69,28 +71,28 @@ def _units(source: WindowSource, batch_size: int) -> list[list[int]]:
     return units
 
 
-def _counted(
+def _count_batch(
     source: WindowSource,
     indices: Sequence[int],
     past: torch.Tensor,
     observed: torch.Tensor,
     entries: Sequence[Entry],
-    rules: dict[str, ScoreProtocol],
+    by_hash: dict[str, ScoreProtocol],
 ) -> list[tuple[str, str, Statistics]]:
     keys = [source.key(index) for index in indices]
-    found = []
+    parts = []
     for entry in entries:
-        forecast = entry.of(keys, past, frames_out=observed.shape[1])
-        seen = observed.to(forecast.device)
-        for rule, protocol in rules.items():
-            statistics = count(seen, forecast, protocol=protocol, events=[key.event for key in keys])
-            found.append((entry.name, rule, statistics.to("cpu")))
-    return found
+        forecast = entry.forecast_windows(keys, past, frames_out=observed.shape[1])
+        target = observed.to(forecast.device)
+        for counting_hash, protocol in by_hash.items():
+            statistics = count(target, forecast, protocol=protocol, events=[key.event for key in keys])
+            parts.append((entry.name, counting_hash, statistics.to("cpu")))
+    return parts
 
 
-def _merged(parts: Sequence[tuple[str, str, Statistics]]) -> list[tuple[str, str, Statistics]]:
-    """Return one statistics an entry and rule; those of an event that was counted in batches keep their order."""
+def _merge(parts: Sequence[tuple[str, str, Statistics]]) -> list[tuple[str, str, Statistics]]:
+    """Return one statistics per entry and counting hash; batches of one event are added in their order."""
     grouped: dict[tuple[str, str], list[Statistics]] = {}
-    for name, rule, statistics in parts:
-        grouped.setdefault((name, rule), []).append(statistics)
-    return [(name, rule, merge(statistics)) for (name, rule), statistics in grouped.items()]
+    for name, counting_hash, statistics in parts:
+        grouped.setdefault((name, counting_hash), []).append(statistics)
+    return [(name, counting_hash, merge(statistics)) for (name, counting_hash), statistics in grouped.items()]

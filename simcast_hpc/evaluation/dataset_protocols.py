@@ -1,4 +1,4 @@
-"""Which protocols a data set is scored under: those by name, placed on the code of its data."""
+"""Protocols of a data set: by name, with thresholds converted to the encoding of its data."""
 
 import dataclasses
 import math
@@ -11,7 +11,7 @@ from simcast_hpc.verification.published_protocols import resolve_protocol
 
 _OWN: dict[str, Aggregation] = {name: name for name in ("global", "lead-mean", "frame-mean", "sample-mean")}
 _FSS_KM = (4.0, 16.0, 64.0)
-# Marshall and Palmer's relation is not HKO's: HKO-7 turns rain into dBZ by Z = 58.53 R^1.56.
+# HKO-7 converts rain rate to reflectivity by Z = 58.53 R^1.56, not by the Marshall-Palmer relation.
 _HKO_A, _HKO_B = 58.53, 1.56
 
 
@@ -23,32 +23,31 @@ def protocols_of(
     packed: bool = False,
     tables_only: bool = False,
 ) -> list[ScoreProtocol]:
-    """Return protocols by name, with thresholds on the data set's code axis; those that count as the first sum spectra.
+    """Return protocols by name with thresholds in encoded values of the data set; the first also sums power spectra.
 
-    ``global``, ``lead-mean``, ``frame-mean``, ``sample-mean`` and ``pysteps`` take the data set's own thresholds. The
-    published SEVIR protocols need SEVIR's code, ``hko7`` and ``meteonet-cascast`` data in dBZ.
+    ``global``, ``lead-mean``, ``frame-mean``, ``sample-mean`` and ``pysteps`` use the thresholds of the data set. The
+    published SEVIR protocols require the encoding of SEVIR; ``hko7`` and ``meteonet-cascast`` require data in dBZ.
 
     Args:
-        spec: the data set whose code the windows carry.
-        names: protocols.
-        spacing_km: spacing of the windows' pixels; by default the data set's own.
-        packed: whether a forecast among those compared is packed into bytes: then all are rounded to whole codes, and
-            the protocols' names say so.
-        tables_only: whether SSIM, FSS and spectra are left out, which take most of the time on a CPU.
+        spec: the data set that defines the encoding of the windows.
+        names: names of protocols.
+        spacing_km: grid spacing of the windows; by default that of the data set.
+        packed: whether any of the compared forecasts is stored as uint8: then all forecasts are rounded to integers,
+            and the names of the protocols get the suffix ``-packed``.
+        tables_only: whether to omit SSIM, FSS and spectra, which take most of the time on a CPU.
 
     Raises:
-        ConfigError: no such protocol, or it does not fit the data set.
+        ConfigError: unknown protocol, or it does not fit the data set.
     """
     spacing = spec.grid.spacing_km if spacing_km is None else spacing_km
-    found = [_by_name(spec, name, spacing) for name in names]
+    protocols = [_by_name(spec, name, spacing) for name in names]
     if packed:
-        found = [dataclasses.replace(one, name=f"{one.name}-packed", rounding="nearest") for one in found]
+        protocols = [dataclasses.replace(one, name=f"{one.name}-packed", rounding="nearest") for one in protocols]
     if tables_only:
-        return [dataclasses.replace(one, ssim=False, fss_km=(), spectrum=False) for one in found]
-    # Once is enough for a figure; those that share the first's counts must go on sharing them.
-    return [
-        dataclasses.replace(one, spectrum=one.spectrum or one.counting_hash == found[0].counting_hash) for one in found
-    ]
+        return [dataclasses.replace(one, ssim=False, fss_km=(), spectrum=False) for one in protocols]
+    # One set of spectra is sufficient; protocols that share the counts of the first must continue to share them.
+    first = protocols[0].counting_hash
+    return [dataclasses.replace(one, spectrum=one.spectrum or one.counting_hash == first) for one in protocols]
 
 
 def _by_name(spec: DatasetSpec, name: str, spacing: float) -> ScoreProtocol:
@@ -71,8 +70,8 @@ def _by_name(spec: DatasetSpec, name: str, spacing: float) -> ScoreProtocol:
         return dataclasses.replace(protocol, unit=spec.thresholds.unit, **_scales(spacing))
     if protocol.unit == "code" and spec.encoding.kind != "sevir_vil":
         raise ConfigError(
-            f"evaluation.protocols: {name} compares SEVIR's VIL codes, but {spec.name} is coded in "
-            f"{spec.encoding.unit}; its own thresholds are global and lead-mean"
+            f"evaluation.protocols: {name} requires the VIL encoding of SEVIR, but {spec.name} is encoded in "
+            f"{spec.encoding.unit}; choose from {', '.join(_OWN)}"
         )
     if protocol.unit != "code":
         protocol = _in_dbz(protocol, spec)
@@ -80,11 +79,11 @@ def _by_name(spec: DatasetSpec, name: str, spacing: float) -> ScoreProtocol:
 
 
 def _in_dbz(protocol: ScoreProtocol, spec: DatasetSpec) -> ScoreProtocol:
-    """Return ``hko7`` or ``meteonet-cascast`` with its thresholds on the code of a data set in dBZ."""
+    """Return ``hko7`` or ``meteonet-cascast`` with thresholds in encoded values of a data set in dBZ."""
     if spec.encoding.unit != "dBZ":
         raise ConfigError(
-            f"evaluation.protocols: {protocol.name} has thresholds in dBZ, but {spec.name} is coded in "
-            f"{spec.encoding.unit}; its own thresholds are global and lead-mean"
+            f"evaluation.protocols: {protocol.name} has thresholds in dBZ, but {spec.name} is encoded in "
+            f"{spec.encoding.unit}; choose from {', '.join(_OWN)}"
         )
     values = [float(label) for label in protocol.labels]
     if protocol.unit == "mm/h":
@@ -94,8 +93,8 @@ def _in_dbz(protocol: ScoreProtocol, spec: DatasetSpec) -> ScoreProtocol:
         abs(code - value) > 1e-6 for code, value in zip(codes, values, strict=True)
     ):
         raise ConfigError(
-            f"evaluation.protocols: {protocol.name} divides dBZ by 70, but the code of {spec.name} is not dBZ; "
-            f"take {protocol.name.removesuffix('-released')}"
+            f"evaluation.protocols: {protocol.name} divides dBZ by 70, but encoded values of {spec.name} are not dBZ; "
+            f"use {protocol.name.removesuffix('-released')}"
         )
     return _with_thresholds(protocol, spec, codes, protocol.labels)
 
@@ -111,7 +110,7 @@ def _with_thresholds(
 
 
 def _scales(spacing: float) -> dict[str, object]:
-    """Return the windows of the FSS that a grid can tell apart: none under a pixel, none twice."""
+    """Return the FSS windows in km for a grid: none below one pixel, and none with the same number of pixels."""
     by_pixels = {round(km / spacing): km for km in reversed(_FSS_KM) if km >= spacing}
     windows = [pixels for pixels in sorted(by_pixels) if pixels <= 128]
     return {"grid_km": spacing, "fss_km": tuple(by_pixels[pixels] for pixels in windows)}

@@ -1,4 +1,4 @@
-"""What stands in a table: trained models, baselines, and forecasts that somebody else made and wrote to a file."""
+"""The forecasts that an evaluation compares: trained models, baselines, and forecasts in files."""
 
 import math
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from simcast_hpc.inference.load import TrainedModel
 
 
 class ForecastMethod(Protocol):
-    """Anything that forecasts from frames: a trained model or a baseline."""
+    """A forecast method: a trained model or a baseline."""
 
     def forecast(self, frames: torch.Tensor, /, *, frames_out: int) -> torch.Tensor:
-        """Return float32 ``[B, frames_out, H, W]`` or ``[B, M, frames_out, H, W]`` after codes ``[B, T, H, W]``."""
+        """Return float32 ``[B, frames_out, H, W]`` or ``[B, M, frames_out, H, W]`` from uint8 ``[B, T, H, W]``."""
         ...
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: a forecast, what it is called and what it cost."""
+    """One compared forecast: its name, description and cost."""
 
     name: str
-    forecast: Any  # a ForecastMethod, or a ForecastFile
+    forecast: Any  # ForecastMethod | ForecastFile
     kind: str
     note: str
     steps: int | None = None
@@ -40,19 +40,19 @@ class Entry:
 
     @property
     def packed(self) -> bool:
-        """Whether the forecast was packed into bytes, and so rounded, before it came here."""
+        """Whether the forecast is stored as uint8, and so was rounded."""
         return isinstance(self.forecast, ForecastFile) and self.forecast.packed
 
-    def of(self, keys: Sequence[WindowKey], frames: torch.Tensor, *, frames_out: int) -> torch.Tensor:
-        """Return the forecast of some windows, of which ``frames`` are the inputs ``[B, T, H, W]``."""
+    def forecast_windows(self, keys: Sequence[WindowKey], frames: torch.Tensor, *, frames_out: int) -> torch.Tensor:
+        """Return the forecasts of windows with inputs ``frames`` ``[B, T, H, W]``."""
         if isinstance(self.forecast, ForecastFile):
-            return self.forecast.of(keys, frames_out=frames_out)
+            return self.forecast.read(keys, frames_out=frames_out)
         return self.forecast.forecast(frames, frames_out=frames_out)
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Windows that forecasts are held against."""
+    """The windows on which forecasts are evaluated."""
 
     __test__ = False  # not a pytest class
 
@@ -62,41 +62,42 @@ class TestSet:
 
 
 def run_entry(name: str, run: TrainedModel | TrainedEnsemble) -> Entry:
-    """Return the table row of a finished run, whether it forecasts once or in members."""
+    """Return the entry of a finished run, a deterministic model or an ensemble."""
     return ensemble_entry(name, run) if isinstance(run, TrainedEnsemble) else model_entry(name, run)
 
 
 def model_entry(name: str, model: TrainedModel) -> Entry:
-    """Return the table row of a trained model."""
-    sequence, made = model.config.sequence, model.config.frames_out
-    calls = math.ceil(sequence.frames_out / made)
-    reach = "one pass" if calls == 1 else f"rolled out in {calls} calls"
+    """Return the entry of a trained deterministic model."""
+    calls = math.ceil(model.config.sequence.frames_out / model.config.frames_out)
+    rollout = "one pass" if calls == 1 else f"rolled out in {calls} calls"
     origin = model.config.stage if model.steps is not None else "published weights"
-    note = f"{origin}, {reach}; {model.config.model.title}"
+    note = f"{origin}, {rollout}; {model.config.model.title}"
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     return Entry(name, model, "model", note, steps=model.steps, parameters=parameters)
 
 
 def ensemble_entry(name: str, ensemble: TrainedEnsemble) -> Entry:
-    """Return the table row of a trained ensemble: its members are scored by the rule of each protocol."""
-    chosen = ensemble.sampling
-    guidance = f", guidance {chosen.guidance:g}" if chosen.guidance != 1 else ""
-    note = f"{chosen.members} members of {ensemble.config.stage}, {chosen.sampler} in {chosen.steps} steps{guidance}"
+    """Return the entry of a trained ensemble."""
+    sampling = ensemble.sampling
+    guidance = f", guidance {sampling.guidance:g}" if sampling.guidance != 1 else ""
+    note = (
+        f"{sampling.members} members of {ensemble.config.stage}, {sampling.sampler} in {sampling.steps} steps{guidance}"
+    )
     parameters = sum(parameter.numel() for parameter in ensemble.network.parameters())
     return Entry(name, ensemble, "model", note, steps=ensemble.steps, parameters=parameters)
 
 
 def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, row: str | None = None) -> Entry:
-    """Return the table row of a baseline, bound to the code of a data set.
+    """Return the entry of a baseline for the encoding of a data set.
 
     Args:
-        name: of ``BASELINES``.
+        name: a name in ``BASELINES``.
         data: the data set.
-        cache: folder in which its forecasts are kept between evaluations.
-        row: what the row is called; by default the baseline's name.
+        cache: folder in which forecasts of the baseline are stored for later evaluations.
+        row: name of the entry; by default the name of the baseline.
 
     Raises:
-        ConfigError: no such baseline, or it needs an extra that is not installed.
+        ConfigError: unknown baseline, or it requires an extra that is not installed.
     """
     spec = target_spec(data)
     spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
@@ -104,47 +105,49 @@ def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, ro
         baseline = load_baseline(name, spec.encoding, step_minutes=step_minutes(data), spacing_km=spacing, cache=cache)
     except (KeyError, ImportError) as error:
         raise ConfigError(f"evaluation.baselines: {error.args[0]}") from error
-    return Entry(row or name, _Positional(baseline), "baseline", NOTES.get(name, ""))
+    return Entry(row or name, _BaselineMethod(baseline), "baseline", NOTES.get(name, ""))
 
 
 def file_entry(name: str, path: Path) -> Entry:
-    """Return the table row of forecasts in a file.
+    """Return the entry of forecasts in a file.
 
-    The file is ``.npz`` or HDF5 (``.h5``, ``.hdf5``) and holds ``forecast`` ``[N, T, H, W]`` or members
-    ``[N, M, T, H, W]``, uint8 codes or floats in [0, 1], and beside it ``event`` ``[N]`` (text) and ``start`` ``[N]``:
-    the first frame of each window in its event, as ``simcast data inspect`` and the windows' keys count it.
+    The file is ``.npz`` or HDF5 (``.h5``, ``.hdf5``) with ``forecast`` ``[N, T, H, W]`` or members
+    ``[N, M, T, H, W]``, uint8 pixel values or floats in [0, 1]; ``event`` ``[N]`` (text); and ``start`` ``[N]``, the
+    index of the first frame of each window in its event, as in ``simcast data inspect`` and in window keys.
 
     Raises:
-        DataError: the file cannot be read or lacks one of these; the message says which.
+        DataError: the file cannot be read, or one of these arrays is missing or invalid.
     """
-    written = ForecastFile(path)
-    rounding = ", packed into bytes" if written.packed else ""
-    return Entry(name, written, "file", f"{path.name}, {len(written.rows)} windows{rounding}")
+    file = ForecastFile(path)
+    rounding = ", stored as uint8" if file.packed else ""
+    return Entry(name, file, "file", f"{path.name}, {len(file.rows)} windows{rounding}")
 
 
 class ForecastFile:
-    """Forecasts in a file, found by the key of their window."""
+    """Forecasts in a file, addressed by window key."""
 
     def __init__(self, path: Path):
         self.path = path
         try:
             self.rows, self.shape, self.packed = self._read_keys()
         except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"{path} holds no forecasts: {error}; see `simcast evaluate --help`") from error
+            raise DataError(f"{path} does not contain forecasts: {error}; see `simcast evaluate --help`") from error
 
-    def of(self, keys: Sequence[WindowKey], *, frames_out: int) -> torch.Tensor:
-        """Return the forecasts of some windows.
+    def read(self, keys: Sequence[WindowKey], *, frames_out: int) -> torch.Tensor:
+        """Return the forecasts of these windows.
 
         Raises:
-            DataError: a window has none, or they have another number of frames.
+            DataError: a window has no forecast, or the forecasts have another number of frames.
         """
-        absent = [str(key) for key in keys if str(key) not in self.rows]
-        if absent:
+        missing = [str(key) for key in keys if str(key) not in self.rows]
+        if missing:
             raise DataError(
-                f"{self.path} has no forecast of window {absent[0]} ({len(absent)} of this batch are absent)"
+                f"{self.path} has no forecast of window {missing[0]} ({len(missing)} of this batch are missing)"
             )
         if self.shape[-3] != frames_out:
-            raise DataError(f"{self.path} has forecasts of {self.shape[-3]} frames; {frames_out} are scored")
+            raise DataError(
+                f"{self.path} has forecasts of {self.shape[-3]} frames; the evaluation requires {frames_out}"
+            )
         rows = [self.rows[str(key)] for key in keys]
         return torch.from_numpy(np.stack([self._row(row) for row in rows]))
 
@@ -161,14 +164,14 @@ class ForecastFile:
                 shape, dtype = dataset.shape, dataset.dtype
         if len(shape) not in (4, 5) or not len(shape) or len(events) != shape[0] or len(starts) != shape[0]:
             raise ValueError(
-                f"forecast {shape} must be [N, T, H, W] or [N, M, T, H, W] with {shape[0]} of event and start, got "
-                f"{len(events)} and {len(starts)}"
+                f"forecast {shape} must be [N, T, H, W] or [N, M, T, H, W] with event [N] and start [N], got "
+                f"{len(events)} events and {len(starts)} starts"
             )
         if dtype != np.uint8 and dtype.kind != "f":
-            raise ValueError(f"forecast is {dtype}; it must be uint8 codes or floats in [0, 1]")
+            raise ValueError(f"forecast must be uint8 pixel values or floats in [0, 1], got {dtype}")
         keys = [str(WindowKey(event, int(start))) for event, start in zip(events, starts, strict=True)]
         if len(set(keys)) != len(keys):
-            raise ValueError("two rows have one event and start")
+            raise ValueError("two rows have the same event and start")
         return {key: row for row, key in enumerate(keys)}, shape, dtype == np.uint8
 
     def _row(self, row: int) -> np.ndarray:
@@ -179,8 +182,8 @@ class ForecastFile:
             return np.asarray(dataset[row])
 
 
-class _Positional:
-    """A baseline in the form of a model's forecast."""
+class _BaselineMethod:
+    """Adapter from a baseline to :class:`ForecastMethod`."""
 
     def __init__(self, baseline: Any):
         self._baseline = baseline

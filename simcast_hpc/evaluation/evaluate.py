@@ -1,4 +1,4 @@
-"""Evaluation of one test set: every entry on the same windows, under every protocol, written once."""
+"""Evaluate all forecasts of a test set under all protocols, and write the results."""
 
 import logging
 from collections.abc import Sequence
@@ -34,24 +34,25 @@ def evaluate(
     train_dates: Sequence[str] = (),
     ranks: Ranks = SINGLE_RANK,
 ) -> dict[str, Any]:
-    """Count every entry's forecasts of a test set and write scores, statistics and an example.
+    """Score all entries on a test set, and write scores, statistics and an example window.
 
     Args:
-        test_set: which windows.
-        entries: what is compared, all on the same windows.
-        sequence: T and T'.
-        settings: protocols, batch size, draws, and from how much observed a threshold enters the mean.
-        folder: gets ``<name>.json``, ``<name>.csv``, ``<name>.example.npz`` and each entry's
-            ``<name>.<entry>.<counting hash>.npz``, written by rank 0.
-        train_dates: the dates that the models were trained on, so that a page can say which are shared.
-        ranks: the ranks that share the windows; None for one process.
+        test_set: the windows.
+        entries: the forecasts to compare, all on the same windows.
+        sequence: numbers of input and output frames.
+        settings: protocols, batch size, number of resamples, and minimum observations of a threshold in means.
+        folder: rank 0 writes ``<name>.json``, ``<name>.csv``, ``<name>.example.npz`` and for each entry
+            ``<name>.<entry>.<counting hash>.npz``.
+        train_dates: dates of the training data, so that the report can name dates shared with the test set.
+        ranks: the ranks over which windows are distributed; None for one process.
 
     Returns:
-        What the JSON holds; on other ranks than 0 nothing.
+        The content of the JSON file; empty on ranks other than 0.
 
     Raises:
-        ConfigError, DataError: an unknown protocol, or data that cannot be used.
+        ConfigError, DataError: unknown protocol, or invalid data.
     """
+    # 1. Count all forecasts
     spec, protocols = target_spec(test_set.data), _protocols(test_set, entries, settings)
     frames = sequence.frames_in + sequence.frames_out
     source = open_windows(test_set.data, split=test_set.split, frames=frames)
@@ -67,6 +68,7 @@ def evaluate(
     )
     if not ranks.is_first:
         return {}
+    # 2. Score and write
     result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
     result["train_dates"] = list(train_dates)
     _write(result, counted, folder)
@@ -116,15 +118,16 @@ def _result(
 ) -> dict[str, Any]:
     own = protocols[0].counting_hash
     first = counted[entries[0].name][own]
-    # A test set of fewer events than are asked for cannot meet that rule; all of its events then must.
+    # 1. Thresholds of the means; in a test set with fewer events than required, all of its events are required.
     min_events = min(settings.min_observed_events, len(set(first.events)))
     floor = {"min_pixels": settings.min_observed_pixels, "min_events": min_events}
     supported = supported_thresholds(first, **floor)
     if not supported:
-        logger.warning("%s: no threshold was observed on %s; the mean takes all", test_set.name, floor)
+        logger.warning("%s: no threshold was observed with %s; means are over all thresholds", test_set.name, floor)
+    # 2. Scores, intervals and differences
     observed = (first.hits + first.misses).sum(-1)
     bounds, differences = intervals(counted, protocols, supported=supported, draws=settings.draws)
-    found = {
+    scored = {
         entry.name: {
             protocol.name: scores(
                 counted[entry.name][protocol.counting_hash].under(protocol),
@@ -135,7 +138,8 @@ def _result(
         }
         for entry in entries
     }
-    return _described(test_set, source, sequence) | {
+    # 3. Content of the score file
+    return _test_set_metadata(test_set, source, sequence) | {
         "events": len(set(first.events)),
         "observed": {
             label: {"pixels": int(observed[:, row].sum()), "events": int((observed[:, row] > 0).sum())}
@@ -144,15 +148,15 @@ def _result(
         "supported_thresholds": list(supported),
         "min_observed_pixels": settings.min_observed_pixels,
         "min_observed_events": min_events,
-        "protocols": {protocol.name: {**_named(protocol), "hash": protocol.hash} for protocol in protocols},
+        "protocols": {protocol.name: {**_protocol_metadata(protocol), "hash": protocol.hash} for protocol in protocols},
         "entries": [{key: value for key, value in vars(entry).items() if key != "forecast"} for entry in entries],
-        "scores": found,
+        "scores": scored,
         "intervals": bounds,
         "differences": differences,
         "bootstrap": {"draws": settings.draws, "level": LEVEL, "over": "events"},
         "heavy_rain": {
             name: {protocol.name: heavy_rain_panel(row[protocol.name], protocol.labels) for protocol in protocols}
-            for name, row in found.items()
+            for name, row in scored.items()
         },
         "diagrams": {
             entry.name: diagrams(counted[entry.name][own], grid=source.grid, spacing_km=_spacing_km(test_set))
@@ -164,8 +168,8 @@ def _result(
     }
 
 
-def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig) -> dict[str, Any]:
-    """Return what the windows are, for a reader of the file."""
+def _test_set_metadata(test_set: TestSet, source: WindowSource, sequence: SequenceConfig) -> dict[str, Any]:
+
     spec, measured = target_spec(test_set.data), read_spec(test_set.data.dataset)
     return {
         "name": test_set.name,
@@ -187,5 +191,5 @@ def _described(test_set: TestSet, source: WindowSource, sequence: SequenceConfig
     }
 
 
-def _named(protocol: ScoreProtocol) -> dict[str, Any]:
+def _protocol_metadata(protocol: ScoreProtocol) -> dict[str, Any]:
     return {"labels": list(protocol.labels), "aggregation": protocol.aggregation, "source": protocol.source}

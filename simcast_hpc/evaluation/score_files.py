@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: scores with intervals and differences, as JSON for a page and CSV for a paper."""
+"""Content of score files: intervals, differences and diagram data; conversion to CSV and JSON."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from simcast_hpc.verification.sufficient_statistics import Statistics
 
 LEVEL = 0.95
 _DIGITS = 6
-# Differences of every pair at every threshold would fill pages; these are what claims are made of.
+# Differences are stored only for these scores and for means over thresholds.
 _COMPARED = ("mse", "mae", "crps", "ssim")
 
 
@@ -32,63 +32,63 @@ def intervals(
 
     Args:
         counted: statistics by entry and counting hash.
-        protocols: how they are scored.
+        protocols: the protocols of the scores.
         supported: labels of the thresholds in means.
-        draws: resamples of events.
+        draws: number of resamples of events.
     """
     names = list(counted)
-    if draws < 1 or any(len(one.events) < 2 for rules in counted.values() for one in rules.values()):
+    if draws < 1 or any(len(one.events) < 2 for by_hash in counted.values() for one in by_hash.values()):
         return {name: {} for name in names}, []
-    found: dict[str, Any] = {name: {} for name in names}
+    bounds: dict[str, Any] = {name: {} for name in names}
     differences: list[dict[str, Any]] = []
     for protocol in protocols:
         mean_over = [label for label in supported if label in protocol.labels] or None
-        drawn = {
-            name: resample(rules[protocol.counting_hash].under(protocol), draws=draws, mean_over=mean_over)
-            for name, rules in counted.items()
+        resamples = {
+            name: resample(by_hash[protocol.counting_hash].under(protocol), draws=draws, mean_over=mean_over)
+            for name, by_hash in counted.items()
         }
-        for name, one in drawn.items():
-            bounds = one.intervals(level=LEVEL)
-            found[name][protocol.name] = {key: [bound.low, bound.high] for key, bound in bounds.items()}
-        for place, first in enumerate(names):
-            for second in names[place + 1 :]:
-                # The later row is usually the model and the earlier the baseline, so the later comes first.
-                pairs = drawn[second].minus(drawn[first], level=LEVEL)
+        for name, one in resamples.items():
+            intervals_of = one.intervals(level=LEVEL)
+            bounds[name][protocol.name] = {key: [found.low, found.high] for key, found in intervals_of.items()}
+        for index, first in enumerate(names):
+            for second in names[index + 1 :]:
+                # Later entries are usually models and earlier ones baselines, so the later entry is the minuend.
+                pairs = resamples[second].minus(resamples[first], level=LEVEL)
                 differences += [
-                    {"first": second, "second": first, "protocol": protocol.name, "key": key, **_fields(one)}
-                    for key, one in pairs.items()
+                    {"first": second, "second": first, "protocol": protocol.name, "key": key, **_fields(pair)}
+                    for key, pair in pairs.items()
                     if key.endswith("/mean") or key in _COMPARED
                 ]
-    return found, differences
+    return bounds, differences
 
 
-def _fields(one: Interval) -> dict[str, float]:
-    return {"value": one.value, "low": one.low, "high": one.high, "above_zero": one.above_zero}
+def _fields(pair: Interval) -> dict[str, float]:
+    return {"value": pair.value, "low": pair.low, "high": pair.high, "above_zero": pair.above_zero}
 
 
 def as_csv(result: Mapping[str, Any]) -> str:
-    """Return every score of a result as CSV: one row an entry, protocol and key, with its interval where it has one."""
+    """Return every score as CSV: one row per entry, protocol and key, with its interval if it has one."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["test_set", "dataset", "entry", "protocol", "hash", "key", "value", "low", "high"])
     for entry, by_protocol in result["scores"].items():
-        for protocol, found in by_protocol.items():
+        for protocol, scores in by_protocol.items():
             bounds = result["intervals"].get(entry, {}).get(protocol, {})
             digest = result["protocols"][protocol]["hash"]
-            for key, value in found.items():
+            for key, value in scores.items():
                 low, high = bounds.get(key, ("", ""))
                 row = [_cell(number) for number in (value, low, high)]
                 writer.writerow([result["name"], result["dataset"], entry, protocol, digest, key, *row])
     return text.getvalue()
 
 
-def without_nan(thing: Any) -> Any:
-    """Return a copy in which NaN and infinity (the PSNR of a perfect forecast) are None, since JSON has neither."""
-    if isinstance(thing, dict):
-        return {key: without_nan(value) for key, value in thing.items()}
-    if isinstance(thing, list):
-        return [without_nan(value) for value in thing]
-    return None if isinstance(thing, float) and not math.isfinite(thing) else thing
+def without_nan(data: Any) -> Any:
+    """Return a copy with None in place of NaN and infinity (PSNR of a perfect forecast), which JSON lacks."""
+    if isinstance(data, dict):
+        return {key: without_nan(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [without_nan(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _cell(value: Any) -> str:
@@ -96,32 +96,32 @@ def _cell(value: Any) -> str:
 
 
 def diagrams(statistics: Statistics, *, grid: tuple[int, int], spacing_km: float) -> dict[str, Any]:
-    """Return the diagrams of one entry.
+    """Return the data of the diagrams of one entry, as nested lists for JSON; undefined values are NaN.
 
     Args:
-        statistics: its counts.
+        statistics: the counts.
         grid: height and width of the windows in pixels.
-        spacing_km: spacing of their pixels.
+        spacing_km: grid spacing.
 
     Returns:
-        ``spectra`` where the protocol sums them: ``wavelength_km`` ``[R]`` and, each ``[leads][R]``, mean power of the
-        [0, 1] field of ``observed``, ``forecast`` and, of an ensemble, ``members``; ``frames`` ``[leads]``, those
-        without a missing pixel. Of an ensemble also ``members``, how many; ``ranks`` ``[leads][M + 1]``; and
-        ``reliability`` by threshold label, each with ``probability``, ``observed_frequency`` and ``forecasts``
-        ``[M + 1]``. What is undefined is NaN.
+        ``spectra`` if the protocol sums them: ``wavelength_km`` ``[R]``; mean power of the [0, 1] field of
+        ``observed``, ``forecast`` and of the ``members`` of an ensemble, each ``[leads][R]``; ``frames`` ``[leads]``,
+        the number of frames without a missing pixel. For an ensemble also ``members``, their number; ``ranks``
+        ``[leads][M + 1]``; ``reliability`` by threshold label with ``probability``, ``observed_frequency`` and
+        ``forecasts``, each ``[M + 1]``.
     """
-    found: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     if "spectrum/frames" in statistics.extra:
-        found["spectra"] = {
+        data["spectra"] = {
             "wavelength_km": _numbers(wavelengths_km(grid, spacing_km)),
             "frames": statistics.extra["spectrum/frames"].sum(0).tolist(),
             **{name: _numbers(power[:, 1:]) for name, power in power_spectra(statistics).items()},
         }
     if statistics.members > 1:
         curves = reliability(statistics)
-        found["members"] = statistics.members
-        found["ranks"] = rank_histogram(statistics).tolist()
-        found["reliability"] = {
+        data["members"] = statistics.members
+        data["ranks"] = rank_histogram(statistics).tolist()
+        data["reliability"] = {
             label: {
                 "probability": _numbers(curves["probability"]),
                 "observed_frequency": _numbers(curves["observed_frequency"][row]),
@@ -129,11 +129,11 @@ def diagrams(statistics: Statistics, *, grid: tuple[int, int], spacing_km: float
             }
             for row, label in enumerate(statistics.protocol.labels)
         }
-    return found
+    return data
 
 
 def _numbers(values: Tensor) -> Any:
-    """Return nested lists of numbers rounded to what a figure can show."""
+    """Return nested lists of numbers with six significant digits."""
     if values.dim() > 1:
         return [_numbers(row) for row in values]
     return [float(f"{value:.{_DIGITS}g}") for value in torch.as_tensor(values).tolist()]

@@ -1,4 +1,4 @@
-"""Forecasts in files, packed or not, baselines as rows, chosen protocols, intervals, CSV, and the SEVIR reference."""
+"""Entries from files and baselines; protocols of a data set, intervals, CSV, leaderboard, and the SEVIR reference."""
 
 import csv
 import io
@@ -27,8 +27,8 @@ def data(tmp_path_factory) -> DataConfig:
 
 
 @pytest.fixture(scope="module")
-def written(data, tmp_path_factory):
-    """Return files of one forecast (persistence with noise): npz of floats, HDF5 of bytes, npz of members."""
+def files(data, tmp_path_factory):
+    """Return a folder with persistence plus noise: npz of floats, HDF5 of uint8, npz of members."""
     source = open_windows(data, split="test", frames=8)
     keys = [source.key(k) for k in range(len(source))]
     last = np.stack([source.read(k)[3:4] for k in range(len(source))]).astype(np.float32)
@@ -36,7 +36,7 @@ def written(data, tmp_path_factory):
     members = np.clip(np.where(last[:, None] == 255, 0, last[:, None]) + noise, 0, 254)
     folder = tmp_path_factory.mktemp("files")
     named = {"event": np.array([key.event for key in keys]), "start": np.array([key.start for key in keys])}
-    order = np.random.default_rng(1).permutation(len(keys))  # rows are found by key, not by place
+    order = np.random.default_rng(1).permutation(len(keys))  # rows are found by key, not by position
     named = {name: values[order] for name, values in named.items()}
     floats = (members[:, 0] / 255).astype(np.float32)
     np.savez(folder / "floats.npz", forecast=floats[order], **named)
@@ -58,17 +58,17 @@ def run(data, entries, folder, **settings):
     )
 
 
-def test_a_file_is_scored_beside_a_baseline_with_intervals_and_differences(data, written, tmp_path):
-    entries = [baseline_entry("persistence", data), file_entry("noisy", written / "floats.npz")]
-    made = run(data, entries, tmp_path)
+def test_file_and_baseline_have_intervals_and_differences(data, files, tmp_path):
+    entries = [baseline_entry("persistence", data), file_entry("noisy", files / "floats.npz")]
+    result = run(data, entries, tmp_path)
     for name in ("persistence", "noisy"):
-        low, high = made["intervals"][name]["synthetic-global"]["csi/mean"]
-        assert low <= made["scores"][name]["synthetic-global"]["csi/mean"] <= high
-    (pair,) = [one for one in made["differences"] if one["key"] == "mae" and one["protocol"] == "synthetic-global"]
+        low, high = result["intervals"][name]["synthetic-global"]["csi/mean"]
+        assert low <= result["scores"][name]["synthetic-global"]["csi/mean"] <= high
+    (pair,) = [one for one in result["differences"] if one["key"] == "mae" and one["protocol"] == "synthetic-global"]
     assert (pair["first"], pair["second"]) == ("noisy", "persistence")
-    scores = {name: made["scores"][name]["synthetic-global"]["mae"] for name in ("noisy", "persistence")}
+    scores = {name: result["scores"][name]["synthetic-global"]["mae"] for name in ("noisy", "persistence")}
     assert pair["value"] == pytest.approx(scores["noisy"] - scores["persistence"]) and pair["low"] <= pair["value"]
-    assert made["heavy_rain"]["noisy"]["synthetic-global"]["219"].keys() == {"pod", "far", "frequency_bias", "csi"}
+    assert result["heavy_rain"]["noisy"]["synthetic-global"]["219"].keys() == {"pod", "far", "frequency_bias", "csi"}
     rows = list(csv.DictReader(io.StringIO((tmp_path / "test.csv").read_text())))
     row = next(
         row for row in rows if (row["entry"], row["key"], row["protocol"]) == ("noisy", "mae", "synthetic-global")
@@ -76,51 +76,51 @@ def test_a_file_is_scored_beside_a_baseline_with_intervals_and_differences(data,
     assert float(row["value"]) == pytest.approx(scores["noisy"]) and row["low"] and len(row["hash"]) == 12
 
 
-def test_a_packed_file_makes_every_protocol_say_that_it_rounds(data, written, tmp_path):
-    packed = file_entry("packed", written / "bytes.h5")
-    made = run(data, [packed, file_entry("floats", written / "floats.npz")], tmp_path, draws=0)
-    assert set(made["protocols"]) == {"synthetic-global-packed", "synthetic-lead-mean-packed"}
-    one, other = (made["scores"][name]["synthetic-global-packed"]["csi/mean"] for name in ("packed", "floats"))
-    assert one == pytest.approx(other), "rounded to whole codes, both are one forecast"
-    plain = run(data, [file_entry("floats", written / "floats.npz")], tmp_path, draws=0)
-    assert plain["protocols"]["synthetic-global"]["hash"] != made["protocols"]["synthetic-global-packed"]["hash"]
+def test_packed_file_adds_rounding_to_every_protocol(data, files, tmp_path):
+    packed = file_entry("packed", files / "bytes.h5")
+    result = run(data, [packed, file_entry("floats", files / "floats.npz")], tmp_path, draws=0)
+    assert set(result["protocols"]) == {"synthetic-global-packed", "synthetic-lead-mean-packed"}
+    one, other = (result["scores"][name]["synthetic-global-packed"]["csi/mean"] for name in ("packed", "floats"))
+    assert one == pytest.approx(other), "rounded to integers, both forecasts are equal"
+    plain = run(data, [file_entry("floats", files / "floats.npz")], tmp_path, draws=0)
+    assert plain["protocols"]["synthetic-global"]["hash"] != result["protocols"]["synthetic-global-packed"]["hash"]
 
 
-def test_members_in_a_file_are_scored_as_an_ensemble(data, written, tmp_path):
-    made = run(data, [file_entry("members", written / "members.npz")], tmp_path, draws=0)
-    found = made["scores"]["members"]["synthetic-global"]
-    assert found["crps"] < found["mae"] and found["spread_skill"] > 0 and "roc_area/16" in found
+def test_members_in_file_are_scored_as_ensemble(data, files, tmp_path):
+    result = run(data, [file_entry("members", files / "members.npz")], tmp_path, draws=0)
+    scores = result["scores"]["members"]["synthetic-global"]
+    assert scores["crps"] < scores["mae"] and scores["spread_skill"] > 0 and "roc_area/16" in scores
 
 
-def test_files_that_hold_something_else_are_rejected(data, written, tmp_path):
-    with pytest.raises(DataError, match=r"absent\.npz holds no forecasts"):
+def test_rejects_invalid_forecast_files(data, files, tmp_path):
+    with pytest.raises(DataError, match=r"absent\.npz does not contain forecasts"):
         file_entry("x", tmp_path / "absent.npz")
     np.savez(tmp_path / "other.npz", forecast=np.zeros((2, 4, 8, 8), np.float32), event=np.array(["a", "b"]))
     with pytest.raises(DataError, match="start"):
         file_entry("x", tmp_path / "other.npz")
     two = {"event": np.array(["a", "a"]), "start": np.array([0, 0])}
     np.savez(tmp_path / "twice.npz", forecast=np.zeros((2, 4, 8, 8), np.float32), **two)
-    with pytest.raises(DataError, match="two rows have one event and start"):
+    with pytest.raises(DataError, match="two rows have the same event and start"):
         file_entry("x", tmp_path / "twice.npz")
     np.savez(tmp_path / "few.npz", forecast=np.zeros((1, 4, 32, 32), np.float32), event=np.array(["a"]), start=[0])
     with pytest.raises(DataError, match="has no forecast of window"):
         run(data, [file_entry("few", tmp_path / "few.npz")], tmp_path / "scores")
 
 
-def test_protocols_fit_the_data_set_or_are_rejected():
+def test_protocols_of_datasets():
     (pysteps,) = protocols_of(read_spec("mrms-4km"), ("pysteps",))
     assert pysteps.strict and pysteps.unit == "mm/h" and pysteps.labels == ("0.5", "2", "5", "10", "30")
     assert pysteps.fss_windows == (1, 4, 16) and pysteps.fss_km == (4.0, 16.0, 64.0)
-    with pytest.raises(ConfigError, match="hko7 has thresholds in dBZ, but sevir is coded in"):
+    with pytest.raises(ConfigError, match="hko7 has thresholds in dBZ, but sevir is encoded in"):
         protocols_of(read_spec("sevir"), ("hko7",))
     spec = read_spec("fmi")
     if spec.encoding.unit == "dBZ":
         (hko,) = protocols_of(spec, ("hko7",))
         assert hko.thresholds[0] == pytest.approx(float(spec.encoding.code_of(12.978)), abs=0.02)
-        with pytest.raises(ConfigError, match="the code of fmi is not dBZ"):
+        with pytest.raises(ConfigError, match="encoded values of fmi are not dBZ"):
             protocols_of(spec, ("meteonet-cascast-released",))
-    (lean,) = protocols_of(read_spec("sevir"), ("sevir-lead-mean",), tables_only=True)
-    assert not lean.ssim and not lean.fss_km and lean.hash == "a81b2d82da2d"
+    (tables,) = protocols_of(read_spec("sevir"), ("sevir-lead-mean",), tables_only=True)
+    assert not tables.ssim and not tables.fss_km and tables.hash == "a81b2d82da2d"
 
 
 def reference_result(csi: float, **changes):
@@ -137,43 +137,43 @@ def reference_result(csi: float, **changes):
     } | changes
 
 
-def test_persistence_on_sevir_is_set_beside_the_published_values():
+def test_persistence_on_sevir_is_compared_with_published_values():
     lines = "\n".join(sevir_reference(reference_result(0.269448)))
     assert "published 0.26945   agrees" in lines and "differs" not in lines
     assert "Earthformer, appendix" in lines and "sevir-vil-nowcasting-lab" in lines
     assert "csi/mean  here 0.2700000   published 0.26945   differs" in "\n".join(
         sevir_reference(reference_result(0.27))
     )
-    assert "expect no agreement" in sevir_reference(reference_result(0.3, windows=10))[0]
+    assert "will differ" in sevir_reference(reference_result(0.3, windows=10))[0]
     assert sevir_reference(reference_result(0.3, dataset="mrms-4km")) == []
     assert sevir_reference(reference_result(0.3, split="val")) == []
 
 
 @pytest.fixture
-def two_results(data, written, tmp_path):
-    run(data, [baseline_entry("persistence", data), file_entry("model", written / "floats.npz")], tmp_path / "a")
-    run(data, [baseline_entry("persistence", data), file_entry("model", written / "members.npz")], tmp_path / "b")
+def two_results(data, files, tmp_path):
+    run(data, [baseline_entry("persistence", data), file_entry("model", files / "floats.npz")], tmp_path / "a")
+    run(data, [baseline_entry("persistence", data), file_entry("model", files / "members.npz")], tmp_path / "b")
     return tmp_path
 
 
-def test_a_leaderboard_sets_forecasts_of_one_protocol_side_by_side(two_results, capsys):
+def test_leaderboard_ranks_forecasts_by_protocol(two_results, capsys):
     boards = read_boards([two_results / "a", two_results / "b" / "test.json"])
     assert [board.protocol for board in boards] == ["synthetic-global", "synthetic-lead-mean"]
     names = [row.name for row in boards[0].rows]
-    assert sorted(names) == ["b/model", "model", "persistence"], "persistence stands once"
+    assert sorted(names) == ["b/model", "model", "persistence"], "equal rows are joined"
     values = [row.scores["csi/mean"] for row in boards[0].rows]
     assert values == sorted(values, reverse=True)
     by_error = read_boards([two_results / "a", two_results / "b"], by="mae")[0].rows
     errors = [row.scores["mae"] for row in by_error]
     assert errors == sorted(errors)
     print_leaderboard([two_results / "a", two_results / "b"], csv_path=two_results / "board.csv")
-    said = capsys.readouterr().out
-    assert "csi/mean" in said and boards[0].hash in said
+    printed = capsys.readouterr().out
+    assert "csi/mean" in printed and boards[0].hash in printed
     rows = list(csv.DictReader(io.StringIO((two_results / "board.csv").read_text())))
     assert {row["name"] for row in rows} == set(names)
 
 
-def test_a_leaderboard_rejects_what_it_cannot_read(two_results):
+def test_leaderboard_rejects_unknown_scores_and_invalid_files(two_results):
     with pytest.raises(ResultsError, match="has no score 'csi/99'"):
         read_boards([two_results / "a"], by="csi/99")
     (two_results / "empty").mkdir()

@@ -167,7 +167,7 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     keys = [source.key(index) for index in range(3)]
     codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
     want = ensemble.forecast(codes, frames_out=4)
-    got = written.of(keys, frames_out=4).float()
+    got = written.read(keys, frames_out=4).float()
     torch.testing.assert_close(got, want, atol=5e-4, rtol=0)
     with h5py.File(out) as file:
         mean = torch.from_numpy(file["mean"][:]).float()  # pyright: ignore
