@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from safetensors.torch import save_file
 
-from simcast_hpc.config import TrainConfig, from_mapping, to_yaml
+from simcast_hpc.config import FORECASTING, TrainConfig, from_mapping, to_yaml
 from simcast_hpc.data.archive_windows import ArchiveSource
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.models import build_model
@@ -90,6 +90,8 @@ def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:
         "batch": {"global_size": 4, "micro_size": 2},
         "engine": {"precision": "fp32"},
     }
+    if "stage" in over and over["stage"] not in FORECASTING:
+        del sections["model"]
     return from_mapping(TrainConfig, sections | over)
 
 

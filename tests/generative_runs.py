@@ -14,10 +14,8 @@ from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 
-GENERATIVE: dict[str, Any] = {
-    "autoencoder": {"model": {"widths": [4, 8], "blocks": 1, "latent_channels": 2, "groups": 2}},
-    "sampling": {"steps": 4, "members": 5, "guidance": 1.5, "clip": 3.0},
-}
+AUTOENCODER: dict[str, Any] = {"model": {"widths": [4, 8], "blocks": 1, "latent_channels": 2, "groups": 2}}
+SAMPLING: dict[str, Any] = {"steps": 4, "members": 5, "guidance": 1.5, "clip": 3.0}
 DENOISER: dict[str, Any] = {
     "frame_width": 8, "frame_depth": 1, "frame_heads": 2, "width": 12, "depth": 1, "heads": 2,
 }  # fmt: skip
@@ -46,7 +44,7 @@ def make_runs(folder: Path, root: Path) -> Path:
     shared = {"data": {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}}
     torch.manual_seed(1)
     write_trained(tiny_config(folder / "student", **shared))
-    coder = tiny_config(folder / "autoencoder", stage="autoencoder", **shared, **GENERATIVE)
+    coder = tiny_config(folder / "autoencoder", stage="autoencoder", **shared, autoencoder=AUTOENCODER)
     torch.manual_seed(2)
     leave(coder, Autoencoder(coder.autoencoder.model), {}, scale_factor="1.25")
     config = diffusion_config(folder / "diffusion", folder, root)
@@ -59,7 +57,7 @@ def diffusion_config(run_dir: Path, runs: Path, root: Path, **over: Any) -> Trai
     """Return a run of the stage ``diffusion`` on the finished runs in ``runs``; ``over`` lies over its section."""
     data = {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}
     chosen = {"autoencoder": str(runs / "autoencoder"), "student": str(runs / "student"), "casformer": DENOISER}
-    return tiny_config(run_dir, stage="diffusion", data=data, diffusion=chosen | over, **GENERATIVE)
+    return tiny_config(run_dir, stage="diffusion", data=data, diffusion=chosen | over, sampling=SAMPLING)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,11 @@
-"""The configuration of a run: frozen, strict, read once from YAML and checked before any device is touched.
+"""Configurations: frozen models, read from YAML and validated before a device is used.
 
-A ``TrainConfig`` is one training run (``simcast train``). A ``PipelineConfig`` is several of them that share
-their fields, in order, with verification after (``simcast pipeline``). Global batch size is science, micro
-batch size is memory, accumulation follows from both and the number of ranks. Imports nothing of ours.
+A ``TrainConfig`` is one training run (``simcast train``). A ``PipelineConfig`` is several training runs that share
+fields, and their verification (``simcast pipeline``). Each section declares the stages that read it, and each field
+that does not affect results is marked as operational. This package imports no other package of the project.
 """
 
+from .data_config import DataConfig, HoldOutConfig, SequenceConfig
 from .diffusion_config import (
     AutoencoderConfig,
     AutoencoderTrainingConfig,
@@ -23,6 +24,7 @@ from .model_config import (
     SimVPConfig,
     StackConvStem,
 )
+from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
 from .pipeline_config import (
     EvaluationConfig,
     LaunchConfig,
@@ -31,29 +33,14 @@ from .pipeline_config import (
     TestSetConfig,
     read_run_config,
 )
+from .sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, is_operational
 from .shipped_configs import copy_config, list_configs, resolve, summary
-from .train_config import (
-    FORECASTING,
-    BatchConfig,
-    CheckpointConfig,
-    DataConfig,
-    EMAConfig,
-    EngineConfig,
-    HoldOutConfig,
-    LogConfig,
-    LossConfig,
-    OptimizerConfig,
-    SequenceConfig,
-    SharedConfig,
-    Stage,
-    StudentConfig,
-    TrainConfig,
-    WatchConfig,
-)
-from .yaml_files import StrictModel, from_mapping, read_config, to_yaml
+from .train_config import CheckpointConfig, LogConfig, SharedConfig, StudentConfig, TrainConfig, WatchConfig
+from .yaml_files import from_mapping, read_config, to_yaml
 
 __all__ = [
     "FORECASTING",
+    "STAGES",
     "AutoencoderConfig",
     "AutoencoderTrainingConfig",
     "BatchConfig",
@@ -76,9 +63,11 @@ __all__ = [
     "LossConfig",
     "ModelConfig",
     "NoStem",
+    "Operational",
     "OptimizerConfig",
     "PipelineConfig",
     "SamplingConfig",
+    "Section",
     "SequenceConfig",
     "SharedConfig",
     "SimVPConfig",
@@ -93,6 +82,7 @@ __all__ = [
     "WatchConfig",
     "copy_config",
     "from_mapping",
+    "is_operational",
     "list_configs",
     "read_config",
     "read_run_config",

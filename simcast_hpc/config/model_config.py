@@ -1,67 +1,84 @@
-"""Which network, and its sizes; ``kind`` tells one from another, and a bare name stands for its defaults."""
+"""The forecasting network and its sizes; ``kind`` selects the network, and a bare name selects its defaults."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PlainValidator, PositiveInt, Tag, model_validator
 
-from .yaml_files import StrictModel
+from .sections import FORECASTING, Operational, Section, StrictModel
 
 Activation = Literal["gelu", "leaky", "relu", "silu"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
-class SimVPConfig(StrictModel):
-    """SimVP with the Inception-UNet translator (Gao et al. 2022); by default the SEVIR size, 9.25 M parameters."""
+class SimVPConfig(Section, read_by=FORECASTING):
+    """SimVP with the Inception-UNet translator (Gao et al. 2022); the default is the SEVIR size, 9.25 M parameters."""
 
     title: ClassVar[str] = "SimVP"
     kind: Literal["simvp"] = "simvp"
+    """Selects SimVP."""
     hidden_spatial: PositiveInt = 64
+    """Features of encoder and decoder."""
     hidden_temporal: PositiveInt = 256
+    """Features of the translator."""
     spatial_blocks: PositiveInt = 2
+    """Convolution blocks of encoder and decoder each; every second one halves or doubles the grid."""
     temporal_blocks: PositiveInt = 4
+    """Blocks of the translator."""
     spatial_kernel: PositiveInt = 3
+    """Kernel size of encoder and decoder."""
     inception_kernels: tuple[PositiveInt, ...] = (3, 5, 7, 11)
+    """Kernel sizes of the translator's parallel convolutions."""
     groups: PositiveInt = 8
-    channels_last: bool = True
+    """Groups of the translator's grouped convolutions and group normalization."""
+    channels_last: Operational[bool] = True
+    """Store activations with channels last (NHWC)."""
 
 
 class StackConvStem(StrictModel):
-    """Down-sampling in stages, each ``convolutions`` 3x3 convolutions and a patch merge by ``scales``.
-
-    The head mirrors it. Stage ``i`` has ``widths[i]`` features; the last is the width of the finest level.
-    """
+    """Downsampling in stages, each of 3x3 convolutions and a patch merge; the head mirrors it."""
 
     kind: Literal["stack_conv"] = "stack_conv"
+    """Selects this stem."""
     widths: tuple[PositiveInt, ...] = (16, 64, 128)
+    """Features per stage; the last is the width of the finest level."""
     scales: tuple[PositiveInt, ...] = (3, 2, 2)
+    """Downsampling factor per stage."""
     convolutions: tuple[PositiveInt, ...] = (2, 2, 2)
+    """Convolutions per stage."""
     activation: Activation = "leaky"
+    """Activation function."""
 
     @model_validator(mode="after")
     def _stages_agree(self) -> Self:
         lengths = {len(self.widths), len(self.scales), len(self.convolutions)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(
-                f"model.stem.widths, scales and convolutions hold {len(self.widths)}, {len(self.scales)} and "
-                f"{len(self.convolutions)} values; give one of each per stage, such as 3"
+                f"model.stem.widths, scales and convolutions have {len(self.widths)}, {len(self.scales)} and "
+                f"{len(self.convolutions)} values; give each the same number of values, one per stage"
             )
         return self
 
 
 class ConvStem(StrictModel):
-    """One stage: 3x3 convolutions and a patch merge by ``scale``; the head up-samples and convolves."""
+    """Downsampling in one stage of 3x3 convolutions and a patch merge; the head upsamples and convolves."""
 
     kind: Literal["conv"] = "conv"
+    """Selects this stem."""
     scale: PositiveInt = 4
+    """Downsampling factor."""
     convolutions: PositiveInt = 1
+    """Convolutions before the patch merge."""
     head_convolutions: PositiveInt = 2
+    """Convolutions after upsampling."""
     activation: Activation = "leaky"
+    """Activation function."""
 
 
 class NoStem(StrictModel):
-    """No down-sampling: a pixel is a token, projected to the width of the finest level."""
+    """No downsampling: every pixel is a token, projected to the width of the finest level."""
 
     kind: Literal["none"] = "none"
+    """Selects no stem."""
 
 
 def _stem_kind(value: Any) -> Any:
@@ -76,65 +93,86 @@ StemConfig = Annotated[
 
 
 class GlobalVectorConfig(StrictModel):
-    """The vectors that all cuboids attend to; ``count`` 0 is none.
-
-    ``separate_projections`` gives the three kinds of attention that involve them their own weights.
-    ``self_attention`` lets the vectors see one another, ``feed_forward`` gives them a feed-forward of their own.
-    ``in_decoder`` and ``in_cross_attention`` show them to the decoder's attentions; ``updated_in_decoder`` hands on
-    what a decoder block made of them.
-    """
+    """Global vectors, to which all cuboids attend."""
 
     count: int = Field(default=8, ge=0)
+    """Number of global vectors; 0 disables them."""
     separate_projections: bool = True
+    """Use separate weights for the three kinds of attention that involve global vectors."""
     self_attention: bool = True
+    """Let global vectors attend to one another."""
     feed_forward: bool = False
+    """Apply a feed-forward layer to global vectors."""
     in_decoder: bool = False
+    """Let the decoder's self-attention attend to global vectors."""
     updated_in_decoder: bool = True
+    """Pass the global vectors that a decoder block updated to the next block."""
     in_cross_attention: bool = False
+    """Let the decoder's cross-attention attend to global vectors."""
 
 
-class EarthformerConfig(StrictModel):
-    """Earthformer (Gao et al. 2022); by default the released SEVIR configuration, 8.66 M parameters.
-
-    ``grid`` is (H, W) in pixels: positions and cuboids are made for one grid. Where it is not given a run takes its
-    data's, and keeps it in its folder. Level ``i`` has ``width * downsampling**i`` features; depths count blocks per
-    level, finest first. A pattern is one name for every level or a tuple of one per level;
-    ``models/earthformer/patterns.py`` lists them. ``checkpoint_levels`` are the levels whose blocks are computed again
-    in backward instead of kept.
-    """
+class EarthformerConfig(Section, read_by=FORECASTING):
+    """Earthformer (Gao et al. 2022); the default is the released SEVIR configuration, 8.66 M parameters."""
 
     title: ClassVar[str] = "Earthformer"
     kind: Literal["earthformer"] = "earthformer"
-    grid: tuple[PositiveInt, PositiveInt] | None = None
+    """Selects Earthformer."""
+    grid: Operational[tuple[PositiveInt, PositiveInt] | None] = None
+    """Height and width in pixels, for which position encodings and cuboids are built; null takes those of the data."""
     width: PositiveInt = 128
+    """Features of the finest level; level i has ``width * downsampling**i``."""
     heads: PositiveInt = 4
+    """Attention heads; must divide ``width``."""
     encoder_depth: tuple[PositiveInt, ...] = (1, 1)
+    """Blocks per level of the encoder, finest first."""
     decoder_depth: tuple[PositiveInt, ...] = (1, 1)
+    """Blocks per level of the decoder, finest first."""
     downsampling: int = Field(default=2, ge=2)
+    """Downsampling factor between levels."""
     encoder_pattern: str | tuple[str, ...] = "axial"
+    """Cuboid pattern of the encoder, one for all levels or one per level (``models/earthformer/patterns.py``)."""
     decoder_pattern: str | tuple[str, ...] = "axial"
+    """Cuboid pattern of the decoder's self-attention."""
     cross_pattern: str | tuple[str, ...] = "cross_1x1"
+    """Cuboid pattern of the cross-attention."""
     stem: StemConfig = StackConvStem()
+    """Downsampling before the encoder and upsampling after the decoder."""
     global_vectors: GlobalVectorConfig = GlobalVectorConfig()
+    """Global vectors."""
     encoder_feed_forward_between: bool = True
+    """Apply a feed-forward layer after each cuboid attention of an encoder block, not only after the last."""
     decoder_feed_forward_between: bool = True
+    """The same in the decoder."""
     activation: Activation = "gelu"
+    """Activation function of the feed-forward layers."""
     gated: bool = False
+    """Use gated feed-forward layers."""
     attention_dropout: Probability = 0.1
+    """Dropout of attention weights."""
     projection_dropout: Probability = 0.1
+    """Dropout after the output projection of an attention."""
     feed_forward_dropout: Probability = 0.1
+    """Dropout of the feed-forward layers."""
     padding: Literal["ignore", "zeros", "nearest"] = "zeros"
+    """How a grid is padded to whole cuboids."""
     positions: Literal["t+h+w", "t+hw"] = "t+h+w"
+    """Position encoding: one table per axis, or one for time and one for the grid."""
     relative_bias: bool = True
+    """Add a learned bias that depends on the relative position of two tokens."""
     decoder_first_self_attention: bool = False
+    """Begin the decoder with self-attention before the first cross-attention."""
     decoder_positions: bool = False
+    """Add a position encoding at every level of the decoder."""
     decoder_query: Literal["zeros", "nearest_interp", "last", "mean"] = "zeros"
+    """Initial query of the decoder: positions only, or the encoder's frames repeated, its last frame, their mean."""
     cross_last_frames: PositiveInt | None = None
-    checkpoint_levels: tuple[int, ...] = ()
+    """Let the cross-attention attend to the last frames of the encoder only; null uses all."""
+    checkpoint_levels: Operational[tuple[int, ...]] = ()
+    """Levels, 0 the finest, whose activations are recomputed in the backward pass (activation checkpointing)."""
 
     @property
     def levels(self) -> int:
-        """Levels of the hierarchy."""
+        """Number of levels of the hierarchy."""
         return len(self.encoder_depth)
 
     def width_at(self, level: int) -> int:
@@ -147,15 +185,15 @@ class EarthformerConfig(StrictModel):
         if levels == 0 or len(self.decoder_depth) != levels:
             raise ValueError(
                 f"model.encoder_depth={list(self.encoder_depth)} and model.decoder_depth={list(self.decoder_depth)} "
-                "must both hold one number of blocks per level"
+                "must have the same number of values, one number of blocks per level"
             )
         for name in ("encoder_pattern", "decoder_pattern", "cross_pattern"):
             pattern = getattr(self, name)
             if not isinstance(pattern, str) and len(pattern) != levels:
-                raise ValueError(f"model.{name} holds {len(pattern)} names for {levels} levels; give one or {levels}")
+                raise ValueError(f"model.{name} has {len(pattern)} names for {levels} levels; give 1 or {levels}")
         outside = [level for level in self.checkpoint_levels if not 0 <= level < levels]
         if outside:
-            raise ValueError(f"model.checkpoint_levels holds {outside[0]}; levels are 0 (finest) to {levels - 1}")
+            raise ValueError(f"model.checkpoint_levels contains {outside[0]}; levels are 0 (finest) to {levels - 1}")
         return self
 
     @model_validator(mode="after")
@@ -166,13 +204,14 @@ class EarthformerConfig(StrictModel):
             raise ValueError(
                 f"model.stem.widths ends in {self.stem.widths[-1]}; it must end in model.width={self.width}"
             )
-        shown = self.global_vectors.in_decoder or self.global_vectors.in_cross_attention
-        if shown and not self.global_vectors.count:
-            raise ValueError("model.global_vectors.count=0 leaves nothing to show the decoder; set it to at least 1")
-        if self.global_vectors.in_cross_attention and self.global_vectors.separate_projections:
+        vectors = self.global_vectors
+        if (vectors.in_decoder or vectors.in_cross_attention) and not vectors.count:
             raise ValueError(
-                "model.global_vectors.in_cross_attention=true needs separate_projections: false; no published "
-                "result tells what separate ones would compute"
+                "model.global_vectors.count=0 has no vectors for the decoder to attend to; set it to at least 1"
+            )
+        if vectors.in_cross_attention and vectors.separate_projections:
+            raise ValueError(
+                "model.global_vectors.in_cross_attention=true requires model.global_vectors.separate_projections=false"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Several training runs in order, with verification after."""
+"""A pipeline: several training runs in order, verification, and how its stages share their fields."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -7,115 +7,144 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .data_config import DataConfig
+from .sections import StrictModel, reject_unread_sections, unread_sections
 from .shipped_configs import resolve
-from .train_config import DataConfig, SharedConfig, TrainConfig
-from .yaml_files import StrictModel, from_mapping, merge, read_yaml
+from .train_config import SharedConfig, TrainConfig
+from .yaml_files import from_mapping, merge, read_yaml
 
 
 class SynthesisConfig(StrictModel):
-    """The synthetic archive that a pipeline makes for itself, in SEVIR's layout, under ``data.root``."""
+    """The synthetic archive, in SEVIR's layout, that a pipeline writes to ``data.root``."""
 
     seed: int = Field(default=0, ge=0)
+    """Seed of the archive."""
     size: PositiveInt = 48
+    """Pixels per side of a frame."""
     frames_per_event: PositiveInt = 25
+    """Frames per event."""
     train_events: PositiveInt = 150
+    """Events of the split ``train``."""
     val_events: PositiveInt = 8
+    """Events of the split ``val``."""
     test_events: PositiveInt = 48
+    """Events of the split ``test``."""
 
 
 class TestSetConfig(StrictModel):
-    """One more data set on which the trained models are verified."""
+    """A further data set on which the trained models are verified."""
 
     __test__ = False  # not a pytest class
 
     name: str
+    """Name in score files and report."""
     data: DataConfig
+    """Data set; without ``data.root`` it is read from the pipeline's."""
     split: Literal["train", "val", "test", "all"] = "test"
+    """Split to verify on."""
 
 
 class EvaluationConfig(StrictModel):
-    """What is verified after training: on which windows, under which protocols, beside which baselines.
-
-    ``draws`` resamples of the events give every score an interval, none without draws. ``tables_only`` leaves out
-    SSIM, FSS and spectra, which take most of the time on a CPU.
-    """
+    """Verification after training: windows, protocols, baselines and confidence intervals."""
 
     split: Literal["train", "val", "test", "all"] = "test"
+    """Split to verify on."""
     protocols: tuple[str, ...] = ("global", "lead-mean")
+    """Verification protocols by name."""
     baselines: tuple[str, ...] = ("persistence",)
+    """Baselines to compare with."""
     batch_size: PositiveInt = 8
+    """Windows per forecast."""
     min_observed_pixels: int = Field(default=1000, ge=0)
+    """Fewest observed pixels above a threshold for a score to be reported."""
     min_observed_events: int = Field(default=5, ge=0)
+    """Fewest events with such pixels for a score to be reported."""
     draws: int = Field(default=1000, ge=0)
+    """Bootstrap resamples of the events for the confidence intervals; 0 computes no intervals."""
     tables_only: bool = False
+    """Skip SSIM, FSS and spectra, which take most of the time on a CPU."""
     also: tuple[TestSetConfig, ...] = ()
+    """Further test sets."""
 
 
 class LaunchConfig(StrictModel):
-    """How a pipeline starts its stages: on how many ranks of this machine."""
+    """How a pipeline starts its stages."""
 
     ranks: PositiveInt = 1
+    """Ranks per stage, all on this machine."""
 
 
 class PipelineConfig(SharedConfig):
-    """Stages in order, each a training run of its own, then verification and a page.
+    """Stages in order, each a training run of its own, then verification and an HTML report.
 
-    ``stages`` maps a stage's name to the fields in which it differs from the shared ones; ``stage`` defaults to
-    the name. Students that hold out a fold of the events serve the diffusion's conditions alone and are not verified.
-    With ``time_budget_minutes`` the steps of all stages are scaled down together, once, before the first starts, so
-    that training fits (never up); ``fitted_steps`` then holds them, and ``stages`` still says what was asked for.
+    A model that holds out a fold of the events (``data.hold_out``) forecasts conditions for the diffusion and is not
+    verified.
     """
 
     stages: dict[str, dict[str, Any]]
+    """The fields of each stage that differ from the shared ones, by the stage's name; ``stage`` defaults to the name.
+    A stage takes those shared sections that it reads."""
     synthesis: SynthesisConfig | None = None
+    """Synthetic archive to write first; null uses the archive in ``data.root``."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """Verification after training."""
     launch: LaunchConfig = LaunchConfig()
+    """How stages are started."""
     time_budget_minutes: PositiveFloat | None = None
+    """Scale the steps of all stages down by one factor, once, so that training takes at most this long; null keeps
+    them. Steps are never scaled up."""
     fitted_steps: dict[str, PositiveInt] | None = None
+    """Steps of each stage after scaling to the time budget; written by the pipeline."""
 
     @classmethod
-    def of_another_kind(cls, data: Mapping[str, Any]) -> str | None:
-        """Say what ``data`` is where it is a training run's configuration."""
+    def other_kind(cls, data: Mapping[str, Any]) -> str | None:
+        """Return a message if ``data`` is the configuration of a training run."""
         if "stage" in data and "stages" not in data:
-            return "this is the configuration of one training run: start it by `simcast train`"
+            return "this is the configuration of one training run: run `simcast train`"
         return None
 
     @model_validator(mode="after")
     def _stages_are_runs(self) -> Self:
-        for name in self.stages:
-            self.train_config(name)
+        kinds = [self.train_config(name).stage for name in self.stages]
+        reject_unread_sections(self, list(dict.fromkeys(kinds)))
         return self
 
+    def unread_sections(self) -> set[str]:
+        """Return the names of the sections that no stage of the pipeline reads."""
+        return unread_sections(self, [fields.get("stage", name) for name, fields in self.stages.items()])
+
     def train_config(self, name: str) -> TrainConfig:
-        """Return the training run that stage ``name`` is.
+        """Return the training run of stage ``name``: the shared sections that it reads, overridden by its own fields.
 
         Raises:
-            ConfigError: a field of ``stages.<name>`` is unknown or does not fit.
+            ConfigError: a field of ``stages.<name>`` is unknown, invalid, or not read by the stage.
         """
-        shared = json.loads(self.model_dump_json(include=set(SharedConfig.model_fields)))
+        own = {"stage": name} | self.stages[name]
+        shared_fields = set(SharedConfig.model_fields) - unread_sections(self, [own["stage"]])
+        shared = json.loads(self.model_dump_json(include=shared_fields))
         shared |= {"name": f"{self.name}-{name}", "run_dir": str(self.run_dir / name)}
-        own = dict(self.stages[name])
-        own.setdefault("stage", name)
+        # 1. Runs of this pipeline that the stage builds on
         if own["stage"] == "student" and self.student.teacher is None:
-            held_out = self._held_out(name)
-            alike = [one for one in self._stages_of("teacher") if held_out and self._held_out(one) == held_out]
-            shared["student"]["teacher"] = str(self.run_dir / (alike[0] if alike else "teacher"))
+            fold = self._held_out(name)
+            same_fold = [teacher for teacher in self._stages_of("teacher") if fold and self._held_out(teacher) == fold]
+            shared["student"]["teacher"] = str(self.run_dir / (same_fold[0] if same_fold else "teacher"))
         if own["stage"] == "diffusion":
             for part in ("autoencoder", "student"):
                 if shared["diffusion"][part] is None and part in self.stages:
                     shared["diffusion"][part] = str(self.run_dir / part)
             if shared["diffusion"]["fold_students"] is None:
-                apart = [one for one in self._stages_of("student", "direct") if self._held_out(one)]
-                shared["diffusion"]["fold_students"] = [str(self.run_dir / one) for one in apart] or None
-        asked = from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")
+                folds = [student for student in self._stages_of("student", "direct") if self._held_out(student)]
+                shared["diffusion"]["fold_students"] = [str(self.run_dir / student) for student in folds] or None
+        # 2. The stage's own fields, and steps that were scaled to a time budget
+        config = from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")
         steps = None if self.fitted_steps is None else self.fitted_steps.get(name)
-        return asked if steps is None else _shortened(asked, steps)
+        return config if steps is None else _shortened(config, steps)
 
     def _stages_of(self, *kinds: str) -> list[str]:
         return [name for name, fields in self.stages.items() if fields.get("stage", name) in kinds]
 
     def _held_out(self, name: str) -> Any:
-        """Return ``data.hold_out`` of a stage as it stands in its own fields, None where it has none."""
+        """Return ``data.hold_out`` among a stage's own fields, or None."""
         data = self.stages[name].get("data")
         return data.get("hold_out") if isinstance(data, Mapping) else None
 
@@ -135,11 +164,11 @@ def read_run_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> 
     return from_mapping(PipelineConfig if "stages" in data else TrainConfig, data, where=str(path))
 
 
-def _shortened(asked: TrainConfig, steps: int) -> TrainConfig:
-    """Return a run of so many steps; what an autoencoder begins after a share of its steps keeps that share."""
-    fitted = asked.model_copy(update={"max_steps": steps})
-    begins = asked.autoencoder.adversarial_start
-    if asked.stage != "autoencoder" or begins >= asked.max_steps:
+def _shortened(config: TrainConfig, steps: int) -> TrainConfig:
+    """Return a run of ``steps`` optimizer steps whose discriminator is added after the same share of the steps."""
+    fitted = config.model_copy(update={"max_steps": steps})
+    start = config.autoencoder.adversarial_start
+    if config.stage != "autoencoder" or start >= config.max_steps:
         return fitted
-    share = {"adversarial_start": begins * steps // asked.max_steps}
-    return fitted.model_copy(update={"autoencoder": asked.autoencoder.model_copy(update=share)})
+    share = {"adversarial_start": start * steps // config.max_steps}
+    return fitted.model_copy(update={"autoencoder": config.autoencoder.model_copy(update=share)})

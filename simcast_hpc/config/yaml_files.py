@@ -1,4 +1,4 @@
-"""Strict YAML in, frozen models out: unknown keys, wrong types and doubled keys are errors that name themselves."""
+"""Read configurations from YAML files, apply overrides, and write resolved configurations."""
 
 import difflib
 import json
@@ -8,22 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
+from .sections import StrictModel
 from .shipped_configs import resolve
-
-
-class StrictModel(BaseModel):
-    """Frozen, no unknown keys, no silent conversion of types, no number that is none."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    @classmethod
-    def of_another_kind(cls, data: Mapping[str, Any]) -> str | None:
-        """Say what ``data`` is where it is plainly the configuration of something else."""
-        return None
-
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -58,87 +47,103 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not usable YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
+        raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
+    data = _with_file_references(data, path.parent)
     for override in overrides:
         _apply(data, override)
     return data
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
-    """Build ``cls`` from plain data; every wrong key is named with its dotted path, value and the nearest right one.
+    """Build a ``cls`` from plain data.
 
     Raises:
-        ConfigError: as above.
+        ConfigError: names every invalid key with its dotted path and value, and the nearest valid key.
     """
-    kind = cls.of_another_kind(data) if issubclass(cls, StrictModel) else None
-    if kind is not None:
+    if issubclass(cls, StrictModel) and (kind := cls.other_kind(data)) is not None:
         raise ConfigError(f"{where or cls.__name__}: {kind}")
     try:
         return cls.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
         lines = [_explain(cls, dict(item)) for item in error.errors()]
-        raise ConfigError(
-            "\n".join([f"{where or cls.__name__} does not hold:", *(f"  {line}" for line in lines)])
-        ) from None
+        heading = f"Invalid configuration {where or cls.__name__}:"
+        raise ConfigError("\n".join([heading, *(f"  {line}" for line in lines)])) from None
 
 
 def to_yaml(config: BaseModel) -> str:
-    """Return the resolved configuration as YAML that :func:`read_config` reads back to an equal object."""
-    return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False, width=120)
+    """Return the resolved configuration as YAML that :func:`read_config` reads back to an equal object.
+
+    It contains every field of the sections that the stages of the configuration read.
+    """
+    unread = config.unread_sections() if isinstance(config, StrictModel) else set()
+    return yaml.safe_dump(json.loads(config.model_dump_json(exclude=unread)), sort_keys=False, width=120)
 
 
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay ``over`` over ``base``, mapping by mapping."""
+def merge(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the values of ``overrides``, mapping by mapping."""
     merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    for key, value in overrides.items():
+        current = merged.get(key)
+        merged[key] = merge(current, value) if isinstance(current, dict) and isinstance(value, Mapping) else value
     return merged
 
 
+def _with_file_references(value: Any, folder: Path) -> Any:
+    """Join ``folder`` to names of YAML files that exist there only, such as ``data.dataset: my-radar.yaml``."""
+    if isinstance(value, dict):
+        return {key: _with_file_references(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_file_references(item, folder) for item in value]
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")) and not Path(value).exists():
+        return str(folder / value) if (folder / value).is_file() else value
+    return value
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
-    key, found, text = override.partition("=")
-    if not found or not key:
-        raise ConfigError(f"--set wants key=value with a dotted key, got {override!r}, for example batch.micro_size=2")
-    *above, last = key.split(".")
-    for part in above:
-        below = data.setdefault(part, {})
-        if not isinstance(below, dict):
-            raise ConfigError(f"--set {override}: {part} holds {below!r} and has no keys below it")
-        data = below
+    """Set the value of ``a.b=value`` in ``data``."""
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override!r} must be key=value, such as batch.micro_size=2")
+    *sections, last = key.split(".")
+    for name in sections:
+        section = data.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override}: {name} is {section!r}, not a section")
+        data = section
     try:
         data[last] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML: {error}") from error
+        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
 
 
 def _explain(cls: type[BaseModel], item: dict[str, Any]) -> str:
+    """Return pydantic's error ``item`` as one line: dotted key, what is invalid, the value."""
     path = _path_of(cls, item["loc"])
     if item["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(item["loc"][-1]), _fields_at(cls, item["loc"][:-1]), n=1, cutoff=0.5)
-        above = path.rpartition(".")[0]
-        hint = f"; did you mean {above + '.' if above else ''}{near[0]}?" if near else ""
+        section = path.rpartition(".")[0]
+        hint = f"; did you mean {section + '.' if section else ''}{near[0]}?" if near else ""
         return f"{path}: unknown key{hint}"
     if item["type"] == "missing" and isinstance(item["input"], dict):
-        return f"{path}: required, but absent"
+        return f"{path}: required key is missing"
     message = item["msg"].removeprefix("Value error, ")
     return f"{path}: {message}, got {item['input']!r}" if path and item["type"] != "value_error" else message
 
 
 def _path_of(cls: type[BaseModel], loc: tuple[Any, ...]) -> str:
-    """Return the dotted path as a file has it: without the tags of unions, which no key stands for."""
-    kept = []
-    for place, part in enumerate(loc):
-        fields = [] if isinstance(part, int) else _fields_at(cls, loc[:place])
-        if part in fields or not fields or place == len(loc) - 1:
-            kept.append(str(part))
-    return ".".join(kept)
+    """Return the dotted path as in a file, without the tags of unions, which are not keys."""
+    parts = []
+    for index, part in enumerate(loc):
+        fields = [] if isinstance(part, int) else _fields_at(cls, loc[:index])
+        if part in fields or not fields or index == len(loc) - 1:
+            parts.append(str(part))
+    return ".".join(parts)
 
 
 def _fields_at(cls: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
-    """Return the names of the fields that the model at ``loc`` has; a tagged union's tag is a part of ``loc``."""
+    """Return the field names of the model at ``loc``, which also contains the tags of tagged unions."""
     models: list[type[BaseModel]] = [cls]
     for part in loc:
         if isinstance(part, int):
@@ -152,13 +157,14 @@ def _fields_at(cls: type[BaseModel], loc: tuple[Any, ...]) -> list[str]:
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models in an annotation such as ``Annotated[A, Tag("a")] | B``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for option in get_args(annotation) for model in _models_in(option)]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 5e-3 is a number, and a key given twice is an error."""
+    """A safe loader that reads 5e-3 as a number and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -167,9 +173,9 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no name", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -123,7 +123,7 @@ def reject_a_pipeline(run_dir: Path) -> None:
         data = yaml.safe_load(RunDirectory(run_dir).config.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return
-    if not isinstance(data, dict) or TrainConfig.of_another_kind(data) is None:
+    if not isinstance(data, dict) or TrainConfig.other_kind(data) is None:
         return
     finished = [str(run_dir / name) for name in data["stages"] or () if _forecasts(run_dir / str(name))]
     raise ConfigError(

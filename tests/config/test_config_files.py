@@ -1,4 +1,4 @@
-"""Every file under configs/ can be read, says why it exists, and states nothing that would hold without it."""
+"""Every shipped configuration is valid, states its purpose, and states only what differs from the defaults."""
 
 import copy
 import re
@@ -19,15 +19,15 @@ def kind(path: Path):
     return PipelineConfig if path.parent.name == "pipeline" else TrainConfig
 
 
-def meaning(config: PipelineConfig | TrainConfig) -> list[Any]:
-    """Return what a configuration amounts to; a pipeline's stages count as the training runs they become."""
+def resolved(config: PipelineConfig | TrainConfig) -> list[Any]:
+    """Return all values of a configuration; for a pipeline, with the training runs of its stages."""
     if isinstance(config, TrainConfig):
         return [config.model_dump()]
     return [config.model_dump(exclude={"stages"}), *((name, config.train_config(name)) for name in config.stages)]
 
 
 def leaves(data: dict[str, Any], above: tuple[str, ...] = ()):
-    """Yield the path of every value that is no mapping, and of every empty mapping."""
+    """Yield the path of every value that is not a mapping, and of every empty mapping."""
     for key, value in data.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, (*above, key))
@@ -36,7 +36,7 @@ def leaves(data: dict[str, Any], above: tuple[str, ...] = ()):
 
 
 def without(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
-    """Return a copy of ``data`` that lacks one value; mappings above it stay."""
+    """Return a copy of ``data`` without the value at ``path``."""
     copied = copy.deepcopy(data)
     inner = copied
     for key in path[:-1]:
@@ -45,21 +45,21 @@ def without(data: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
     return copied
 
 
-def superfluous(cls, data: dict[str, Any]) -> list[str]:
-    """Return the dotted keys without which ``data`` would mean the same."""
-    whole, found = meaning(from_mapping(cls, data)), []
+def redundant_keys(cls, data: dict[str, Any]) -> list[str]:
+    """Return the dotted keys whose removal does not change the resolved configuration."""
+    expected, redundant = resolved(from_mapping(cls, data)), []
     for path in leaves(data):
         try:
-            changed = meaning(from_mapping(cls, without(data, path))) != whole
+            changed = resolved(from_mapping(cls, without(data, path))) != expected
         except ConfigError:
             changed = True  # the key has no default
         if not changed:
-            found.append(".".join(path))
-    return found
+            redundant.append(".".join(path))
+    return redundant
 
 
 def with_numbers(data: Any) -> Any:
-    """Turn texts such as 4e-3 into floats: plain YAML 1.1 leaves them texts, the project's reader does not."""
+    """Convert strings such as 4e-3 to floats, as the project's reader does and plain YAML 1.1 does not."""
     if isinstance(data, dict):
         return {key: with_numbers(value) for key, value in data.items()}
     if isinstance(data, str) and re.fullmatch(r"\d+(\.\d*)?e[+-]?\d+", data):
@@ -67,34 +67,34 @@ def with_numbers(data: Any) -> Any:
     return data
 
 
-def test_there_are_configurations():
+def test_configurations_are_found():
     assert {"teacher/sevir.yaml", "student/sevir.yaml", "direct/sevir.yaml"} <= set(IDS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_it_can_be_read_and_says_why_it_exists(path):
+def test_configuration_is_valid_and_states_its_purpose(path):
     config = read_config(kind(path), path)
     assert path.read_text(encoding="utf-8").startswith("# ")
     if isinstance(config, TrainConfig):
         assert config.stage == path.parent.name
-        assert config.data.root is None, "where data stands differs by machine: --set data.root=FOLDER"
+        assert config.data.root is None, "data.root differs by machine: --set data.root=FOLDER"
     else:
         assert config.name == path.stem
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
-def test_it_states_only_what_differs_from_the_defaults(path):
+def test_configuration_states_only_what_differs_from_the_defaults(path):
     data = with_numbers(yaml.safe_load(path.read_text(encoding="utf-8")))
-    assert superfluous(kind(path), data) == []
+    assert redundant_keys(kind(path), data) == []
 
 
-def test_a_default_stated_again_is_noticed():
+def test_redundant_keys_finds_stated_defaults():
     data = {"name": "n", "run_dir": "runs/n", "stage": "teacher", "seed": 0, "data": {"workers": 0, "augment": True}}
-    assert superfluous(TrainConfig, data) == ["seed", "data.workers"]
+    assert redundant_keys(TrainConfig, data) == ["seed", "data.workers"]
 
 
 @pytest.mark.parametrize("name", ["sevir", "sevir-earthformer"])
-def test_sevir_runs_compare_at_equal_steps(name):
+def test_sevir_runs_have_equal_total_steps(name):
     teacher, student, direct = (
         read_config(TrainConfig, CONFIGS / stage / f"{name}.yaml") for stage in ("teacher", "student", "direct")
     )

@@ -1,13 +1,13 @@
-"""A pipeline: how a stage's own fields lie over the shared ones."""
+"""Pipelines: how each stage combines the shared sections that it reads with its own fields."""
 
 from pathlib import Path
 
 import pytest
 
-from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping
+from simcast_hpc.config import ConfigError, PipelineConfig, StudentConfig, from_mapping
 
 
-def _pipeline(**over) -> PipelineConfig:
+def _pipeline(**changes) -> PipelineConfig:
     data = {
         "name": "p",
         "run_dir": "runs/p",
@@ -21,10 +21,10 @@ def _pipeline(**over) -> PipelineConfig:
             "direct-unweighted": {"stage": "direct", "loss": {"thresholds": [], "weights": [1.0]}},
         },
     }
-    return from_mapping(PipelineConfig, {**data, **over})
+    return from_mapping(PipelineConfig, {**data, **changes})
 
 
-def test_a_stage_takes_the_shared_fields_and_its_own_over_them():
+def test_own_fields_of_a_stage_override_the_shared_ones():
     student = _pipeline().train_config("student")
     assert student.stage == "student" and student.max_steps == 8 and student.seed == 3
     assert student.optimizer.learning_rate == 2e-3
@@ -33,14 +33,14 @@ def test_a_stage_takes_the_shared_fields_and_its_own_over_them():
     assert _pipeline().train_config("teacher").optimizer.learning_rate == 4e-3
 
 
-def test_a_stage_has_a_name_and_a_folder_of_its_own():
+def test_stage_has_its_own_name_and_run_directory():
     config = _pipeline().train_config("direct-unweighted")
     assert config.name == "p-direct-unweighted"
     assert config.run_dir == Path("runs/p/direct-unweighted")
     assert config.stage == "direct" and config.loss.weights == (1.0,)
 
 
-def test_the_student_learns_from_the_pipelines_own_teacher_unless_told_otherwise():
+def test_student_uses_the_teacher_of_the_pipeline_by_default():
     assert _pipeline().train_config("student").student.teacher == Path("runs/p/teacher")
     assert _pipeline().train_config("student").student.init == "teacher"
     own = _pipeline(stages={"student": {"student": {"teacher": "elsewhere"}}})
@@ -49,19 +49,42 @@ def test_the_student_learns_from_the_pipelines_own_teacher_unless_told_otherwise
     assert shared.train_config("student").student.teacher == Path("shared/teacher")
 
 
-def test_a_student_by_another_name_gets_the_teacher_too():
+def test_student_of_another_name_uses_the_teacher_too():
     config = _pipeline(stages={"teacher": {}, "oracle": {"stage": "student", "student": {"extension": "oracle"}}})
     assert config.train_config("oracle").student.teacher == Path("runs/p/teacher")
     assert config.train_config("oracle").student.extension == "oracle"
 
 
-def test_all_wrong_stages_are_rejected_when_the_pipeline_is_read():
-    with pytest.raises(ConfigError, match=r"stages\.b does not hold"):
+def test_rejects_invalid_stages_when_the_pipeline_is_read():
+    with pytest.raises(ConfigError, match=r"Invalid configuration stages\.b:"):
         _pipeline(stages={"teacher": {}, "b": {"stage": "direct", "engine": {"zero_stage": 0}}})
     with pytest.raises(ConfigError, match="stages"):
         _pipeline(stages={"teacher": 5})
 
 
-def test_a_field_of_the_pipeline_alone_is_no_field_of_a_stage():
+def test_rejects_field_of_the_pipeline_in_a_stage():
     with pytest.raises(ConfigError, match="time_budget_minutes: unknown key"):
         _pipeline(stages={"teacher": {"time_budget_minutes": 3}})
+
+
+def test_stage_takes_only_the_shared_sections_that_it_reads():
+    config = _pipeline(student={"rollouts": "cached"})
+    assert config.train_config("student").student.rollouts == "cached"
+    assert config.train_config("direct").student == StudentConfig()
+    assert config.unread_sections() == {"autoencoder", "diffusion", "sampling"}
+
+
+def test_rejects_section_that_no_stage_reads():
+    with pytest.raises(
+        ConfigError,
+        match=r"diffusion\.timesteps=7 has no effect in stages teacher, student, direct; "
+        r"section diffusion is read by: diffusion",
+    ):
+        _pipeline(diffusion={"timesteps": 7})
+
+
+def test_rejects_own_section_that_the_stage_does_not_read():
+    with pytest.raises(
+        ConfigError, match=r"(?s)stages\.direct:.*student\.extension=oracle has no effect in stage direct"
+    ):
+        _pipeline(stages={"direct": {"student": {"extension": "oracle"}}, "student": {}})

@@ -1,4 +1,4 @@
-"""YAML and --set: what is read, what is refused, and that the refusal names the key, its value and what is right."""
+"""YAML files and --set: valid input, and error messages that name the key, its value and the valid choice."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, from_mapping, read_config, to_yaml
 
-LEAST = {"name": "a", "run_dir": "runs/a", "stage": "direct"}
+MINIMAL = {"name": "a", "run_dir": "runs/a", "stage": "direct"}
 PIPELINE = {"name": "p", "run_dir": "runs/p", "stages": {"teacher": {}}}
 
 
@@ -19,12 +19,12 @@ def _read(tmp_path: Path, text: str, *overrides: str) -> TrainConfig:
 
 
 @pytest.mark.parametrize(
-    ("cls", "data", "says"),
+    ("cls", "data", "message"),
     [
-        (TrainConfig, {**LEAST, "sede": 1}, "sede: unknown key; did you mean seed?"),
+        (TrainConfig, {**MINIMAL, "sede": 1}, "sede: unknown key; did you mean seed?"),
         (
             TrainConfig,
-            {**LEAST, "optimizer": {"learning_rat": 1.0}},
+            {**MINIMAL, "optimizer": {"learning_rat": 1.0}},
             "optimizer.learning_rat: unknown key; did you mean optimizer.learning_rate?",
         ),
         (
@@ -39,31 +39,31 @@ def _read(tmp_path: Path, text: str, *overrides: str) -> TrainConfig:
         ),
     ],
 )
-def test_an_unknown_key_is_rejected_with_the_nearest_one(cls, data, says):
+def test_rejects_unknown_key_with_nearest_key(cls, data, message):
     with pytest.raises(ConfigError) as caught:
         from_mapping(cls, data, where="run.yaml")
-    assert says in str(caught.value).split("\n  ") or says in [line.strip() for line in str(caught.value).splitlines()]
+    assert message in [line.strip() for line in str(caught.value).splitlines()]
     assert "run.yaml" in str(caught.value)
 
 
-def test_a_key_under_a_stage_names_the_stage():
-    with pytest.raises(ConfigError, match=r"stages\.teacher does not hold"):
+def test_names_the_stage_of_an_invalid_key():
+    with pytest.raises(ConfigError, match=r"Invalid configuration stages\.teacher:"):
         from_mapping(PipelineConfig, {**PIPELINE, "stages": {"teacher": {"max_step": 2}}})
-    with pytest.raises(ConfigError, match=r"stages\.techer does not hold:\s+stage: .*'techer'"):
+    with pytest.raises(ConfigError, match=r"Invalid configuration stages\.techer:\s+stage: .*'techer'"):
         from_mapping(PipelineConfig, {**PIPELINE, "stages": {"techer": {}}})
 
 
-def test_an_unknown_key_far_from_all_gets_no_guess():
+def test_suggests_nothing_for_a_key_unlike_all_others():
     with pytest.raises(ConfigError, match=r"zzzzzz: unknown key$"):
-        from_mapping(TrainConfig, {**LEAST, "zzzzzz": 1})
+        from_mapping(TrainConfig, {**MINIMAL, "zzzzzz": 1})
 
 
-def test_all_wrong_keys_are_named_at_once():
-    data = {**LEAST, "sede": 1, "data": {"workers": -1}, "max_steps": "ten"}
+def test_names_all_invalid_keys_at_once():
+    data = {**MINIMAL, "sede": 1, "data": {"workers": -1}, "max_steps": "ten"}
     with pytest.raises(ConfigError) as caught:
         from_mapping(TrainConfig, data)
-    for said in ("sede", "data.workers", "-1", "max_steps", "'ten'"):
-        assert said in str(caught.value)
+    for part in ("sede", "data.workers", "-1", "max_steps", "'ten'"):
+        assert part in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_all_wrong_keys_are_named_at_once():
         ("run_dir", 3),
     ],
 )
-def test_a_wrong_value_is_rejected_by_its_dotted_key(key, value):
-    data: dict = dict(LEAST)
+def test_rejects_invalid_value_by_its_dotted_key(key, value):
+    data: dict = dict(MINIMAL)
     section, _, last = key.rpartition(".")
     if section:
         data[section] = {last: value}
@@ -102,15 +102,15 @@ def test_a_wrong_value_is_rejected_by_its_dotted_key(key, value):
         assert repr(value) in line
 
 
-def test_a_section_that_is_no_mapping_is_rejected():
+def test_rejects_section_that_is_not_a_mapping():
     with pytest.raises(ConfigError, match=r"batch: .*got 8"):
-        from_mapping(TrainConfig, {**LEAST, "batch": 8})
+        from_mapping(TrainConfig, {**MINIMAL, "batch": 8})
     with pytest.raises(ConfigError, match="student"):
         from_mapping(PipelineConfig, {**PIPELINE, "stages": {"student": {"student": 3}}})
 
 
-def test_a_missing_key_is_named():
-    with pytest.raises(ConfigError, match=r"run_dir: required, but absent$"):
+def test_names_missing_key():
+    with pytest.raises(ConfigError, match=r"run_dir: required key is missing$"):
         from_mapping(TrainConfig, {"name": "a", "stage": "direct"})
 
 
@@ -118,56 +118,68 @@ def test_a_missing_key_is_named():
     ("text", "key"),
     [("seed: 1\nseed: 2\n", "seed"), ("batch:\n  global_size: 8\n  global_size: 16\n", "global_size")],
 )
-def test_a_key_given_twice_is_rejected(tmp_path, text, key):
-    with pytest.raises(ConfigError, match=rf"(?s)run\.yaml.*key '{key}' stands twice.*line \d+"):
+def test_rejects_duplicate_key(tmp_path, text, key):
+    with pytest.raises(ConfigError, match=rf"(?s)run\.yaml.*duplicate key '{key}'.*line \d+"):
         _read(tmp_path, text)
 
 
 @pytest.mark.parametrize(
-    ("written", "value"),
+    ("text", "value"),
     [("5e-3", 5e-3), ("1E2", 100.0), ("1.e-2", 0.01), (".5e-2", 0.005), ("2e+1", 20.0), ("0.25", 0.25), ("3", 3.0)],
 )
-def test_numbers_are_read_as_people_write_them(tmp_path, written, value):
-    assert _read(tmp_path, f"optimizer: {{learning_rate: {written}}}\n").optimizer.learning_rate == value
-    assert _read(tmp_path, "", f"optimizer.learning_rate={written}").optimizer.learning_rate == value
+def test_reads_numbers_with_an_exponent(tmp_path, text, value):
+    assert _read(tmp_path, f"optimizer: {{learning_rate: {text}}}\n").optimizer.learning_rate == value
+    assert _read(tmp_path, "", f"optimizer.learning_rate={text}").optimizer.learning_rate == value
 
 
 @pytest.mark.parametrize("name", ["e5", "5e", "1e-x", "run-1e-3"])
-def test_words_with_an_e_stay_words(tmp_path, name):
+def test_keeps_words_that_resemble_numbers(tmp_path, name):
     path = tmp_path / "run.yaml"
     path.write_text(f"name: {name}\nrun_dir: runs/a\nstage: direct\n", encoding="utf-8")
     assert read_config(TrainConfig, path).name == name
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
-    [("", "got NoneType"), ("- a\n", "got list"), ("a: [1\n", "not usable YAML"), ("? [1]\n: 2\n", "not usable YAML")],
+    ("text", "message"),
+    [("", "got NoneType"), ("- a\n", "got list"), ("a: [1\n", "not valid YAML"), ("? [1]\n: 2\n", "not valid YAML")],
 )
-def test_a_file_that_is_no_mapping_is_rejected(tmp_path, text, says):
+def test_rejects_file_that_is_not_a_mapping(tmp_path, text, message):
     path = tmp_path / "run.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=f"run.yaml.*{says}"):
+    with pytest.raises(ConfigError, match=f"run.yaml.*{message}"):
         read_config(TrainConfig, path)
 
 
-def test_an_absent_file_is_rejected(tmp_path):
+def test_finds_a_referenced_yaml_file_next_to_the_configuration(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "configs" / "run.yaml"
+    path.write_text("name: a\nrun_dir: runs/a\nstage: direct\ndata: {dataset: radar.yaml}\n", encoding="utf-8")
+    (tmp_path / "configs" / "radar.yaml").touch()
+    assert read_config(TrainConfig, path).data.dataset == str(tmp_path / "configs" / "radar.yaml")
+    assert read_config(TrainConfig, path, ["data.dataset=radar.yaml"]).data.dataset == "radar.yaml"
+    (tmp_path / "radar.yaml").touch()
+    assert read_config(TrainConfig, path).data.dataset == "radar.yaml", "the working directory takes precedence"
+
+
+def test_rejects_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml is neither a configuration file nor the name"):
         read_config(TrainConfig, tmp_path / "absent.yaml")
 
 
-def test_a_file_that_is_no_text_is_rejected(tmp_path):
+def test_rejects_file_that_is_not_text(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"\x89HDF\r\n\xff\xfe")
-    with pytest.raises(ConfigError, match=r"run\.yaml"):
+    with pytest.raises(ConfigError, match=r"run\.yaml is not UTF-8 text"):
         read_config(TrainConfig, path)
 
 
-def test_anchors_may_be_merged(tmp_path):
+def test_merges_yaml_anchors(tmp_path):
     config = _read(tmp_path, "log: &often {every_steps: 5}\ncheckpoint: {<<: *often, keep: 3}\n")
     assert (config.log.every_steps, config.checkpoint.every_steps, config.checkpoint.keep) == (5, 5, 3)
 
 
-def test_set_lays_values_over_the_file(tmp_path):
+def test_overrides_replace_values_of_the_file(tmp_path):
     config = _read(
         tmp_path,
         "batch: {global_size: 8, micro_size: 4}\n",
@@ -190,30 +202,30 @@ def test_set_lays_values_over_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "message"),
     [
-        ("batch.micro_size", "--set wants key=value.*'batch.micro_size'.*for example"),
-        ("=3", "--set wants key=value.*'=3'"),
-        ("name.x=3", "name holds 'a' and has no keys below it"),
-        ("loss.weights=[1,", r"--set loss\.weights=.*not YAML"),
+        ("batch.micro_size", "--set 'batch.micro_size' must be key=value, such as"),
+        ("=3", "--set '=3' must be key=value"),
+        ("name.x=3", "name is 'a', not a section"),
+        ("loss.weights=[1,", r"--set loss\.weights=.*not valid YAML"),
         ("batch.micro_sise=2", r"did you mean batch\.micro_size"),
         ("batch..micro_size=2", "unknown key"),
         ("seed=x", "seed: .*'x'"),
     ],
 )
-def test_a_wrong_set_is_rejected(tmp_path, override, says):
-    with pytest.raises(ConfigError, match=f"(?s){says}"):
+def test_rejects_invalid_override(tmp_path, override, message):
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
         _read(tmp_path, "", override)
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        from_mapping(TrainConfig, LEAST),
+        from_mapping(TrainConfig, MINIMAL),
         from_mapping(
             TrainConfig,
             {
-                **LEAST,
+                **MINIMAL,
                 "data": {"root": "data/sevir", "file_names": ["a.h5", "b: c.h5"], "max_percent_missing": None},
                 "loss": {"thresholds": [0.5, 10.0], "unit": "mm/h", "weights": [1.0, 2.0, 1e-7]},
                 "optimizer": {"learning_rate": 1e-5, "betas": [0.8, 0.95]},
@@ -226,20 +238,21 @@ def test_a_wrong_set_is_rejected(tmp_path, override, says):
                 "synthesis": {},
                 "stages": {"teacher": {"max_steps": 3}, "student": {"optimizer": {"learning_rate": 2e-3}}},
                 "evaluation": {"also": [{"name": "x", "data": {"dataset": "mch"}}]},
+                "student": {"rollouts": "cached"},
                 "fitted_steps": {"teacher": 3},
             },
         ),
     ],
     ids=["defaults", "train", "pipeline"],
 )
-def test_the_resolved_yaml_reads_back_equal(tmp_path, config):
+def test_resolved_yaml_reads_back_equal(tmp_path, config):
     path = tmp_path / "config.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     assert read_config(type(config), path) == config
 
 
-def test_the_resolved_yaml_is_plain_and_names_every_default():
-    data = yaml.safe_load(to_yaml(from_mapping(TrainConfig, LEAST)))
+def test_resolved_yaml_contains_every_field_of_the_sections_that_are_read():
+    data = yaml.safe_load(to_yaml(from_mapping(TrainConfig, MINIMAL)))
     assert data["engine"] == {
         "zero_stage": 1,
         "precision": "bf16",
@@ -248,11 +261,11 @@ def test_the_resolved_yaml_is_plain_and_names_every_default():
         "timeout_minutes": 30.0,
     }
     assert data["data"]["root"] is None
-    assert set(data) == set(TrainConfig.model_fields)
+    assert set(TrainConfig.model_fields) - set(data) == {"student", "autoencoder", "diffusion", "sampling"}
 
 
-def test_a_configuration_is_frozen():
-    config = from_mapping(TrainConfig, LEAST)
+def test_configuration_is_frozen():
+    config = from_mapping(TrainConfig, MINIMAL)
     with pytest.raises(ValidationError, match="frozen"):
         config.seed = 3  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValidationError, match="frozen"):

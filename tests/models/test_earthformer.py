@@ -194,7 +194,7 @@ def test_frames_that_do_not_fit_are_rejected(frames, error, says):
         ({"width": 18, "heads": 4, "stem": NoStem()}, r"model\.width=18 must be a multiple of model\.heads=4"),
         ({"width": 32}, r"model\.stem\.widths ends in 16; it must end in model\.width=32"),
         ({"decoder_depth": (1,)}, r"model\.encoder_depth=\[1, 1\] and model\.decoder_depth=\[1\]"),
-        ({"cross_pattern": ("cross_1x1",)}, r"model\.cross_pattern holds 1 names for 2 levels"),
+        ({"cross_pattern": ("cross_1x1",)}, r"model\.cross_pattern has 1 names for 2 levels"),
         ({"checkpoint_levels": (2,)}, r"model\.checkpoint_levels holds 2; levels are 0 \(finest\) to 1"),
         (
             {"encoder_pattern": "axiel"},

@@ -108,7 +108,7 @@ def test_folds_without_an_event_are_rejected(root):
     config = tiny_config(root, data=data_of(root, {"folds": 1000, "fold": 1})).data
     with pytest.raises(DataError, match="leave nothing in fold 1 of 1000; take fewer folds"):
         open_windows(config, split="train", frames=7)
-    with pytest.raises(ConfigError, match=r"data\.hold_out\.fold=2 is none of data\.hold_out\.folds=2"):
+    with pytest.raises(ConfigError, match=r"data\.hold_out\.fold=2 is not below data\.hold_out\.folds=2"):
         tiny_config(root, data=data_of(root, {"folds": 2, "fold": 2}))
 
 

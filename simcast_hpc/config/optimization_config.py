@@ -1,0 +1,173 @@
+"""How a run is optimized: loss, batch, optimizer, weight average, and the DeepSpeed engine."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from .errors import ConfigError
+from .sections import FORECASTING, Operational, Section
+
+
+class LossConfig(Section, read_by=FORECASTING):
+    """Weighted MSE (SimCast Eq. 1-2): a pixel's weight depends on how many thresholds its target exceeds."""
+
+    thresholds: tuple[float, ...] | None = None
+    """Ascending thresholds in ``unit``; null uses the data set's highest evaluation threshold."""
+    unit: str | None = None
+    """Unit of ``thresholds``, which must be the data set's own threshold unit: ``code`` (SEVIR), ``mm/h``, ``dBZ``."""
+    weights: tuple[PositiveFloat, ...] = (1.0, 10.0)
+    """``weights[i]`` applies where the target exceeds i of the thresholds; one value more than there are thresholds."""
+    inclusive: bool = False
+    """Count a target equal to a threshold as above it (HKO-7's balanced weights)."""
+
+    @model_validator(mode="after")
+    def _weights_match_thresholds(self) -> Self:
+        if self.thresholds is None:
+            if len(self.weights) != 2:
+                raise ValueError(
+                    f"loss.weights has {len(self.weights)} values and loss.thresholds is not set; give 2 weights for "
+                    "the data set's highest threshold, or thresholds: [] and 1 weight for an unweighted loss"
+                )
+            return self
+        if len(self.weights) != len(self.thresholds) + 1:
+            raise ValueError(
+                f"loss.weights has {len(self.weights)} values for {len(self.thresholds)} thresholds; "
+                f"give {len(self.thresholds) + 1}"
+            )
+        if self.thresholds and self.unit is None:
+            raise ValueError("loss.thresholds requires loss.unit, the data set's threshold unit (code, mm/h, dBZ)")
+        if list(self.thresholds) != sorted(set(self.thresholds)):
+            raise ValueError(f"loss.thresholds must ascend, got {list(self.thresholds)}")
+        return self
+
+
+class BatchConfig(Section):
+    """Global and micro-batch size; the number of gradient accumulation steps follows from both and the ranks."""
+
+    global_size: PositiveInt = 8
+    """Samples per optimizer step, over all ranks."""
+    micro_size: Operational[PositiveInt] = 1
+    """Samples per forward pass of a rank."""
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Return the micro-batches per optimizer step on each of ``world_size`` ranks.
+
+        Raises:
+            ConfigError: the global batch is not divisible by micro-batch size times ranks.
+        """
+        per_step = self.micro_size * world_size
+        if self.global_size % per_step:
+            fits = [size for size in range(1, self.global_size + 1) if self.global_size % (size * world_size) == 0]
+            valid = (
+                f"choose batch.micro_size={_either(fits)}"
+                if fits
+                else f"the number of ranks must divide batch.global_size={self.global_size}"
+            )
+            raise ConfigError(
+                f"batch.global_size={self.global_size} is not a multiple of batch.micro_size x ranks = "
+                f"{self.micro_size} x {world_size}; {valid}"
+            )
+        return self.global_size // per_step
+
+
+class OptimizerConfig(Section):
+    """Adam, its learning rate as a function of the optimizer step (``train/learning_rate.py``), and clipping."""
+
+    learning_rate: PositiveFloat = 5e-3
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's first and second moment."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Decoupled weight decay (AdamW)."""
+    no_decay: Literal["norms_and_biases"] | None = None
+    """Exclude normalization parameters and biases from weight decay; null decays all parameters."""
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """Shape of the learning rate after the warm-up; ``train/learning_rate.py`` gives the formulas."""
+    warmup_fraction: float = Field(default=0.3, ge=0, lt=1)
+    """Share of the optimizer steps over which the learning rate rises to its peak."""
+    final_fraction: float | None = Field(default=None, gt=0, le=1)
+    """Learning rate of the last step as a share of the peak; null uses the schedule's own."""
+    gradient_clip: float = Field(default=1.0, ge=0)
+    """Largest global norm of the gradient; 0 does not clip."""
+
+    @model_validator(mode="after")
+    def _options_have_an_effect(self) -> Self:
+        if self.no_decay is not None and self.weight_decay == 0:
+            raise ValueError(
+                f"optimizer.no_decay={self.no_decay} has no effect with optimizer.weight_decay=0; "
+                "set optimizer.weight_decay, or remove optimizer.no_decay"
+            )
+        if self.final_fraction is not None and self.schedule == "constant":
+            raise ValueError(
+                f"optimizer.final_fraction={self.final_fraction} has no effect with optimizer.schedule=constant; "
+                "remove it"
+            )
+        return self
+
+
+class EMAConfig(Section):
+    """An exponential moving average of the weights, which is exported in their place."""
+
+    decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay per update; null keeps no average."""
+    every_steps: PositiveInt = 1
+    """Optimizer steps between updates."""
+
+
+class EngineConfig(Section):
+    """How DeepSpeed partitions and stores the model."""
+
+    zero_stage: Operational[Literal[0, 1, 2, 3]] = 1
+    """ZeRO stage: partition nothing (0), optimizer states (1), gradients too (2), weights too (3)."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Precision of forward and backward; with bf16 the master weights are fp32."""
+    offload: Operational[Literal["none", "optimizer", "parameters"]] = "none"
+    """Keep the optimizer states on the host and update them there, or the partitioned weights as well."""
+    zero_hpz_partition_size: Operational[PositiveInt] = 1
+    """Ranks, usually a node's, that hold a secondary partition of the weights, so that the all-gather of the backward
+    pass stays among them (ZeRO++, arXiv 2306.10209, section 3.2); 1 is without one."""
+    timeout_minutes: Operational[PositiveFloat] = 30.0
+    """Timeout of a collective, in minutes."""
+
+    @model_validator(mode="after")
+    def _bf16_needs_a_zero_stage(self) -> Self:
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError(
+                "engine.precision=bf16 with engine.zero_stage=0 drifts about 8 times more than stage 1; "
+                "set engine.zero_stage=1 (or engine.precision=fp32)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_match_zero_stage(self) -> Self:
+        stage = self.zero_stage
+        if self.offload == "optimizer" and stage == 0:
+            raise ValueError("engine.offload=optimizer requires engine.zero_stage=1, 2 or 3 (got 0)")
+        if self.offload == "parameters" and stage != 3:
+            raise ValueError(f"engine.offload=parameters requires engine.zero_stage=3 (got {stage})")
+        if self.zero_hpz_partition_size > 1 and stage != 3:
+            raise ValueError(
+                f"engine.zero_hpz_partition_size={self.zero_hpz_partition_size} requires engine.zero_stage=3 "
+                f"(got {stage})"
+            )
+        return self
+
+    def reject_ranks(self, world_size: int) -> None:
+        """Raise an error if the secondary partition does not divide the ranks.
+
+        Raises:
+            ConfigError: ``zero_hpz_partition_size`` is not a divisor of ``world_size``.
+        """
+        size = self.zero_hpz_partition_size
+        if world_size % size:
+            fits = [divisor for divisor in range(1, world_size + 1) if world_size % divisor == 0]
+            raise ConfigError(
+                f"engine.zero_hpz_partition_size={size} does not divide the number of ranks, {world_size}; "
+                f"choose {_either(fits)}"
+            )
+
+
+def _either(values: list[int]) -> str:
+    """Return ``1, 2 or 4``."""
+    *first, last = map(str, values)
+    return f"{', '.join(first)} or {last}" if first else last
