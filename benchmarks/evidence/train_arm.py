@@ -95,7 +95,7 @@ def config_of(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Path)
         teacher_frames_out=arm.frames_out if arm.stage == "teacher" else study.half_horizon,
     )
     weights = LossConfig(thresholds=(), weights=(1.0,)) if arm.weight == 1 else LossConfig(weights=(1.0, arm.weight))
-    student = StudentConfig(extension="none")
+    student = StudentConfig()
     if arm.stage == "student":
         student = StudentConfig(
             teacher=None if arm.teacher is None else folder.with_name(unit_name(arm.teacher, seed)),

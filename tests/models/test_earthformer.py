@@ -195,7 +195,7 @@ def test_frames_that_do_not_fit_are_rejected(frames, error, says):
         ({"width": 32}, r"model\.stem\.widths ends in 16; it must end in model\.width=32"),
         ({"decoder_depth": (1,)}, r"model\.encoder_depth=\[1, 1\] and model\.decoder_depth=\[1\]"),
         ({"cross_pattern": ("cross_1x1",)}, r"model\.cross_pattern has 1 names for 2 levels"),
-        ({"checkpoint_levels": (2,)}, r"model\.checkpoint_levels holds 2; levels are 0 \(finest\) to 1"),
+        ({"checkpoint_levels": (2,)}, r"model\.checkpoint_levels contains 2; levels are 0 \(finest\) to 1"),
         (
             {"encoder_pattern": "axiel"},
             r"model\.encoder_pattern: unknown attention pattern 'axiel'; did you mean 'axial'\?; known here are full",
@@ -211,7 +211,7 @@ def test_frames_that_do_not_fit_are_rejected(frames, error, says):
             "heads=3",
         ),
         ({"global_vectors": GlobalVectorConfig(count=0, in_decoder=True)}, r"model\.global_vectors\.count=0"),
-        ({"global_vectors": GlobalVectorConfig(in_cross_attention=True)}, "needs separate_projections: false"),
+        ({"global_vectors": GlobalVectorConfig(in_cross_attention=True)}, r"requires model\.global_vectors\.separate_projections=false"),
     ],
 )
 def test_sizes_and_names_that_do_not_fit_are_rejected(change, says):
