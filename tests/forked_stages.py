@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
-from simcast_hpc.pipeline import stage_process
+from simcast_hpc.config import PipelineConfig
+from simcast_hpc.pipeline import run_pipeline, stage_process
 
 PRELOADED = ["tests.forked_stages", "simcast_hpc.cli", "simcast_hpc.train.trainer", "deepspeed"]
 
@@ -38,9 +40,8 @@ def _simcast(arguments: list[str], environment: dict[str, str]) -> None:
     cli.main()
 
 
-@pytest.fixture(scope="module")
-def forked_stages():
-    """Run the stages of ``run_pipeline`` in forked processes."""
+def run_pipeline_forked(config: PipelineConfig) -> Path:
+    """Run a pipeline whose stages are forked processes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage_process, "run_ranks", run_forked)
-        yield
+        return run_pipeline(config)

@@ -1,4 +1,4 @@
-"""The whole walk on a tiny archive: every stage in a process of its own, then scores and a page; and starting again."""
+"""A pipeline on a tiny archive, from training in processes to scores and report; resuming, and invalid input."""
 
 import json
 import shutil
@@ -16,15 +16,15 @@ from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.pipeline import part_names, run_part, run_pipeline
-from simcast_hpc.pipeline.time_budget import scaled_steps
 from simcast_hpc.train.checkpoint import visible
+from tests.forked_stages import run_pipeline_forked
 from tests.multi_rank.runs import command, environment
 
 pytestmark = pytest.mark.multi
 
 
 def _config(run_dir: Path, **changes: object) -> PipelineConfig:
-    asked = {
+    settings = {
         "name": "tiny",
         "run_dir": str(run_dir),
         "data": {"dataset": "synthetic", "root": str(run_dir / "archive"), "window_stride": 4, "augment": True},
@@ -43,22 +43,22 @@ def _config(run_dir: Path, **changes: object) -> PipelineConfig:
         "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
         "time_budget_minutes": 0.02,
     }
-    return from_mapping(PipelineConfig, asked | changes)
+    return from_mapping(PipelineConfig, settings | changes)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("pipeline") / "run"
-    assert run_pipeline(_config(run_dir)) == run_dir / "report" / "index.html"
+    assert run_pipeline_forked(_config(run_dir)) == run_dir / "report" / "index.html"
     return run_dir
 
 
-def _marks(run_dir: Path) -> dict[str, int]:
+def _marker_times(run_dir: Path) -> dict[str, int]:
     return {str(path.relative_to(run_dir)): path.stat().st_mtime_ns for path in run_dir.glob("*/DONE.json")}
 
 
-def test_every_part_stands(finished):
-    assert sorted(_marks(finished)) == ["direct/DONE.json", "student/DONE.json", "teacher/DONE.json"]
+def test_pipeline_writes_the_output_of_every_part(finished):
+    assert sorted(_marker_times(finished)) == ["direct/DONE.json", "student/DONE.json", "teacher/DONE.json"]
     scores = json.loads((finished / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "direct"]
     assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls; SimVP"
@@ -68,33 +68,33 @@ def test_every_part_stands(finished):
     assert list(durations) == ["archive", "timing", "teacher", "student", "direct", "verification"]
 
 
-def test_the_time_budget_fixed_the_steps_before_the_teacher(finished):
+def test_time_budget_scales_all_steps_once(finished):
     resolved = read_config(PipelineConfig, finished / "config.yaml")
-    asked = resolved.model_copy(update={"fitted_steps": None})
-    assert [asked.train_config(name).max_steps for name in asked.stages] == [100, 200, 300]
+    requested = resolved.model_copy(update={"fitted_steps": None})
+    assert [requested.train_config(name).max_steps for name in requested.stages] == [100, 200, 300]
     steps = {name: resolved.train_config(name).max_steps for name in resolved.stages}
     assert steps["direct"] == steps["teacher"] + steps["student"] < 300
     done = {name: json.loads((finished / name / "DONE.json").read_text(encoding="utf-8"))["steps"] for name in steps}
     assert done == steps
 
 
-def test_started_again_it_does_nothing_over(finished):
-    before = _marks(finished)
-    run_pipeline(_config(finished))
-    assert _marks(finished) == before
+def test_complete_stages_are_skipped(finished):
+    before = _marker_times(finished)
+    run_pipeline_forked(_config(finished))
+    assert _marker_times(finished) == before
 
 
-def test_cut_short_it_goes_on(finished, tmp_path):
+def test_interrupted_pipeline_resumes(finished, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(finished, run_dir)
     config = _config(run_dir)
     text = (run_dir / "config.yaml").read_text(encoding="utf-8").replace(str(finished), str(run_dir))
     (run_dir / "config.yaml").write_text(text, encoding="utf-8")
-    before = _marks(run_dir)
-    for gone in (run_dir / "student" / "DONE.json", run_dir / "DONE.json", run_dir / "report" / "index.html"):
-        gone.unlink()
-    run_pipeline(config)
-    after = _marks(run_dir)
+    before = _marker_times(run_dir)
+    for missing in (run_dir / "student" / "DONE.json", run_dir / "DONE.json", run_dir / "report" / "index.html"):
+        missing.unlink()
+    run_pipeline_forked(config)
+    after = _marker_times(run_dir)
     assert after["teacher/DONE.json"] == before["teacher/DONE.json"]
     assert after["student/DONE.json"] > before["student/DONE.json"]
     assert (run_dir / "report" / "index.html").is_file() and (run_dir / "DONE.json").is_file()
@@ -112,14 +112,14 @@ EARTHFORMER = {
 
 @pytest.fixture(scope="module")
 def earthformer(tmp_path_factory) -> Path:
-    """The walk with the other backbone and its dropout, without a grid in its configuration."""
+    """A pipeline with Earthformer and dropout, without a grid in its configuration, in real processes."""
     run_dir = tmp_path_factory.mktemp("earthformer") / "run"
     steps = {"teacher": {"max_steps": 4}, "student": {"max_steps": 4}}
     run_pipeline(_config(run_dir, model=EARTHFORMER, stages=steps, time_budget_minutes=None))
     return run_dir
 
 
-def test_the_pipeline_takes_the_other_backbone(earthformer):
+def test_pipeline_trains_earthformer(earthformer):
     scores = json.loads((earthformer / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student"]
     assert all("Earthformer" in entry["note"] for entry in scores["entries"][1:])
@@ -127,7 +127,7 @@ def test_the_pipeline_takes_the_other_backbone(earthformer):
     assert "2 Earthformer models were trained" in page and "SimVP" not in page
 
 
-def test_the_run_folders_keep_the_grid_of_the_data(earthformer):
+def test_run_directories_store_the_grid_of_the_data(earthformer):
     for stage in ("teacher", "student"):
         trained = load_trained(earthformer / stage)
         assert grid_of(trained.config.model) == (16, 16)
@@ -136,38 +136,16 @@ def test_the_run_folders_keep_the_grid_of_the_data(earthformer):
         trained.forecast(torch.zeros(1, 4, 24, 24, dtype=torch.uint8), frames_out=4)
 
 
-def test_a_test_set_of_another_grid_is_rejected_before_anything_is_trained(tmp_path):
-    """A model that is made for one grid could never be verified there."""
+def test_rejects_test_set_of_another_grid_before_training(tmp_path):
     root = tmp_path / "wide"
     write_archive(root, seed=2, events={"train": 1, "val": 1, "test": 1}, size=24, frames_per_event=12)
     also = {"also": [{"name": "wide", "data": {"dataset": "synthetic", "root": str(root), "window_stride": 4}}]}
-    with pytest.raises(ConfigError, match=r"trained on, 16 x 16 pixels, and evaluation\.also wide has 24 x 24"):
+    with pytest.raises(ConfigError, match=r"trained on, 16 x 16 pixels, but evaluation\.also wide has 24 x 24"):
         run_pipeline(_config(tmp_path / "run", model=EARTHFORMER, evaluation=also))
     assert not list(tmp_path.glob("run/*/checkpoints"))
 
 
-@pytest.mark.parametrize(
-    ("seconds", "want"),
-    [
-        (0.001, {"teacher": 500, "student": 800, "direct": 1300}),
-        (0.4, {"teacher": 250, "student": 400, "direct": 650}),
-        (0.45, {"teacher": 222, "student": 355, "direct": 577}),
-        (1000.0, {"teacher": 20, "student": 20, "direct": 40}),
-    ],
-)
-def test_steps_are_scaled_by_one_factor_and_never_up(seconds, want):
-    asked = {"teacher": 500, "student": 800, "direct": 1300}
-    each = dict.fromkeys(asked, seconds)
-    assert scaled_steps(asked, seconds_per_step=each, budget_seconds=520.0, forecasting=list(asked)) == want
-
-
-def test_few_steps_stay_few():
-    asked = {"teacher": 6, "student": 4, "direct": 10}
-    each = dict.fromkeys(asked, 1000.0)
-    assert scaled_steps(asked, seconds_per_step=each, budget_seconds=1.0, forecasting=list(asked)) == asked
-
-
-def test_another_configuration_in_the_same_folder_is_rejected_and_nothing_is_touched(finished):
+def test_rejects_another_configuration_in_the_run_directory(finished):
     kept = {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()}
     with pytest.raises(ConfigError, match=r"belongs to another run: direct: seed was 0, is 1"):
         run_pipeline(_config(finished, seed=1))
@@ -176,21 +154,21 @@ def test_another_configuration_in_the_same_folder_is_rejected_and_nothing_is_tou
     assert {path: path.read_bytes() for path in finished.rglob("*.*") if path.is_file()} == kept
 
 
-def test_what_a_stage_cannot_be_named_is_said(tmp_path):
-    stages = {"scores": {"stage": "direct", "max_steps": 5}}
-    with pytest.raises(ConfigError, match=r"stages\.scores: the run folder has a scores of its own"):
+def test_rejects_reserved_stage_name(tmp_path):
+    stages = {"scores": {"stage": "student", "max_steps": 5}}
+    with pytest.raises(ConfigError, match=r"stages\.scores: the pipeline writes a folder of this name"):
         run_pipeline(_config(tmp_path / "run", stages=stages))
 
 
 @pytest.mark.parametrize(
     ("ranks", "number"), [(1, signal.SIGTERM), pytest.param(2, signal.SIGUSR2, marks=pytest.mark.slow)]
 )
-def test_a_pipeline_that_is_told_to_leave_has_its_stage_save_and_passes_85_on(ranks, number, tmp_path):
-    """A stage that went on alone would hold the machine, and the folder, for nobody."""
+def test_signal_is_forwarded_to_the_stage_which_saves_and_exits_with_85(ranks, number, tmp_path):
     config = _config(
         tmp_path / "run",
         time_budget_minutes=None,
         stages={"direct": {"max_steps": 100_000}},
+        student={},
         batch={"global_size": 4, "micro_size": 2},
         launch={"ranks": ranks},
     )
@@ -213,35 +191,35 @@ def test_a_pipeline_that_is_told_to_leave_has_its_stage_save_and_passes_85_on(ra
     assert len(visible(tmp_path / "run" / "direct" / "checkpoints")) == 1
 
 
-def test_parts_are_named_in_their_order(tmp_path):
+def test_part_names(tmp_path):
     config = _config(tmp_path / "run")
     assert part_names(config) == ["prepare", "teacher", "student:rollouts", "student", "direct", "verify"]
 
 
 @pytest.mark.parametrize(
-    ("part", "ranks", "says"),
+    ("part", "ranks", "message"),
     [
-        ("studnet", "1", "the parts are prepare, teacher, student:rollouts"),
-        ("prepare", "2", "wants one process"),
+        ("studnet", "1", "unknown part; choose prepare, teacher, student:rollouts"),
+        ("prepare", "2", "requires a single process"),
         ("teacher", "1", "run the part `prepare` first"),
     ],
 )
-def test_a_part_that_cannot_run_is_rejected(part, ranks, says, tmp_path, monkeypatch):
+def test_rejects_part_that_cannot_run(part, ranks, message, tmp_path, monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": ranks, "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         run_part(_config(tmp_path / "run"), part)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_part_keeps_to_the_steps_that_were_fixed_and_rejects_another_configuration(finished):
+def test_part_uses_the_fitted_steps_and_rejects_another_configuration(finished):
     run_part(_config(finished), "teacher")
     with pytest.raises(ConfigError, match="belongs to another run: direct: seed was 0, is 1"):
         run_part(_config(finished, seed=1), "teacher")
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"evaluation": {"baselines": ["persistance"]}}, "did you mean 'persistence'"),
         ({"evaluation": {"protocols": ["globl"]}}, "unknown verification protocol 'globl'"),
@@ -249,7 +227,7 @@ def test_a_part_keeps_to_the_steps_that_were_fixed_and_rejects_another_configura
         ({"synthesis": None, "data": {"dataset": "synthetic"}}, "data.root is not set"),
     ],
 )
-def test_a_bad_name_is_rejected_before_anything_is_trained(tmp_path, changes, says):
-    with pytest.raises(ConfigError, match=says):
+def test_rejects_unknown_name_before_training(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
         run_pipeline(_config(tmp_path / "run", **changes))
     assert not list(tmp_path.glob("run/*/DONE.json"))

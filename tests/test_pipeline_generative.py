@@ -1,4 +1,4 @@
-"""The walk with all five stages on a tiny archive: an ensemble stands beside the student in scores and page."""
+"""A pipeline with autoencoder and diffusion: the runs that a diffusion uses, and an ensemble in scores and report."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ import pytest
 from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
 from simcast_hpc.inference.ensemble import load_ensemble
 from simcast_hpc.inference.load import load_trained
-from simcast_hpc.pipeline import run_pipeline
+from tests.forked_stages import run_pipeline_forked
 
 pytestmark = pytest.mark.multi
 
 
 def five_stages(run_dir: Path, **changes: object) -> PipelineConfig:
-    asked = {
+    settings = {
         "name": "tiny",
         "run_dir": str(run_dir),
         "data": {"dataset": "synthetic", "root": str(run_dir / "archive"), "window_stride": 4},
@@ -38,34 +38,34 @@ def five_stages(run_dir: Path, **changes: object) -> PipelineConfig:
         "stages": {name: {"max_steps": 4} for name in ("teacher", "student", "autoencoder", "diffusion")},
         "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
     }  # fmt: skip
-    return from_mapping(PipelineConfig, asked | changes)
+    return from_mapping(PipelineConfig, settings | changes)
 
 
-def test_the_diffusion_stands_on_the_pipelines_own_runs(tmp_path):
+def test_diffusion_uses_the_runs_of_the_pipeline_by_default(tmp_path):
     config = five_stages(tmp_path)
-    chosen = config.train_config("diffusion").diffusion
-    assert (chosen.autoencoder, chosen.student) == (tmp_path / "autoencoder", tmp_path / "student")
+    diffusion = config.train_config("diffusion").diffusion
+    assert (diffusion.autoencoder, diffusion.student) == (tmp_path / "autoencoder", tmp_path / "student")
     other = five_stages(tmp_path, diffusion={"student": "elsewhere"})
     assert other.train_config("diffusion").diffusion.student == Path("elsewhere")
 
 
 @pytest.mark.slow
-def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
+def test_trains_all_stages_and_scores_the_ensemble(tmp_path):
     run_dir = tmp_path / "run"
     stages: dict[str, dict] = {name: {"max_steps": 30} for name in ("teacher", "student", "autoencoder", "diffusion")}
     stages["autoencoder"]["autoencoder"] = {"adversarial_start": 15}
     for fold in range(2):
-        apart = {"data": {"hold_out": {"folds": 2, "fold": fold}}}
-        stages |= {f"student-fold-{fold}": {"stage": "direct", "max_steps": 20, **apart}}
+        hold_out = {"data": {"hold_out": {"folds": 2, "fold": fold}}}
+        stages |= {f"student-fold-{fold}": {"stage": "direct", "max_steps": 20, **hold_out}}
     stages["diffusion"] = stages.pop("diffusion")  # the last
     budget = {"stages": stages, "time_budget_minutes": 0.001}
-    run_pipeline(five_stages(run_dir, **budget))
+    run_pipeline_forked(five_stages(run_dir, **budget))
     fitted = read_config(PipelineConfig, run_dir / "config.yaml").train_config("autoencoder")
     assert (fitted.max_steps, fitted.autoencoder.adversarial_start) == (20, 10)
     scores = json.loads((run_dir / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "diffusion"]
-    found = next(iter(scores["scores"]["diffusion"].values()))
-    assert found["crps"] <= found["crps_standard"] and "spread_skill" in found
+    values = next(iter(scores["scores"]["diffusion"].values()))
+    assert values["crps"] <= values["crps_standard"] and "spread_skill" in values
     inputs = json.loads((run_dir / "diffusion" / "DONE.json").read_text(encoding="utf-8"))["inputs"]
     folds = [load_trained(run_dir / f"student-fold-{fold}").weights_hash for fold in range(2)]
     assert [inputs[f"student without fold {fold}"] for fold in range(2)] == folds
@@ -75,8 +75,8 @@ def test_every_stage_stands_and_the_ensemble_is_scored(tmp_path):
     assert "a latent diffusion that turns a forecast into an ensemble" in page and "Spread / error" in page
     for shown in ("diffusion, its members", "Rank histogram", "Reliability", "probability-matched mean", "member 3"):
         assert shown in page, shown
-    run_pipeline(five_stages(run_dir, **budget))
+    run_pipeline_forked(five_stages(run_dir, **budget))
     with pytest.raises(ConfigError, match=r"autoencoder: autoencoder\.divergence_weight"):
         changed = five_stages(run_dir, **budget).model_dump(mode="json")
         changed["autoencoder"]["divergence_weight"] = 0.5
-        run_pipeline(from_mapping(PipelineConfig, changed))
+        run_pipeline_forked(from_mapping(PipelineConfig, changed))

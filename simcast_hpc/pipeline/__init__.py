@@ -1,7 +1,9 @@
-"""Stages in order, each a process, or a job step, of its own; what stands is skipped, what was cut short goes on.
+"""Run a pipeline: train its stages in order, verify them, and write the report.
 
-``run`` goes through all parts on one machine, ``parts`` names them and runs a single one on all ranks of whichever
-launcher started it, ``budget`` fits the steps to a time, ``checks`` refuses before anything is made.
+In the order of reading: ``run_pipeline`` runs all parts on one machine, each stage in child processes
+(``stage_process``). ``stages`` defines the parts and runs a single part on all ranks of a launcher. Part ``prepare``
+validates the configuration (``pipeline_checks``) and scales the steps to a time budget (``time_budget``), for which
+short runs are timed (``stage_timing``). Complete stages are skipped, interrupted ones are resumed.
 """
 
 from .run_pipeline import PipelineError, run_pipeline

@@ -1,4 +1,4 @@
-"""What a pipeline refuses before it makes anything, and the steps that an earlier start in its folder fixed."""
+"""Validate a pipeline before anything is written or trained, and resume one with the steps that were fixed."""
 
 import logging
 
@@ -9,81 +9,85 @@ from simcast_hpc.models import fitted_to, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, reject_another
 
 logger = logging.getLogger(__name__)
-_OWN_FOLDERS = {"archive", "report", "scores", "timing"}
-_OWN_PARTS = {"prepare", "verify"}
+_RESERVED_FOLDERS = {"archive", "report", "scores", "timing"}
+_RESERVED_PARTS = {"prepare", "verify"}
 
 
-def continue_or_reject(asked: PipelineConfig) -> PipelineConfig:
-    """Return ``asked`` with the steps that an earlier start in the same folder fixed.
-
-    Raises:
-        ConfigError: the folder holds stages of another configuration: they stay as they are.
-    """
-    path = RunDirectory(asked.run_dir).config
-    begun = [name for name in asked.stages if (asked.run_dir / name / "checkpoints").is_dir()]
-    if not path.is_file() or not begun:
-        return asked
-    return _continued(read_config(PipelineConfig, path), asked, begun)
-
-
-def prepared_or_reject(asked: PipelineConfig) -> PipelineConfig:
-    """Return ``asked`` with the steps that were fixed when the pipeline was prepared in its folder.
+def resumed_config(requested: PipelineConfig) -> PipelineConfig:
+    """Return ``requested`` with the steps that were fixed when the pipeline in its run directory was started.
 
     Raises:
-        ConfigError: it was not prepared, or for another configuration.
+        ConfigError: the run directory contains stages of another configuration.
     """
-    path = RunDirectory(asked.run_dir).config
+    path = RunDirectory(requested.run_dir).config
+    started = [name for name in requested.stages if (requested.run_dir / name / "checkpoints").is_dir()]
+    if not path.is_file() or not started:
+        return requested
+    return _with_fitted_steps(requested, read_config(PipelineConfig, path), started)
+
+
+def prepared_config(requested: PipelineConfig) -> PipelineConfig:
+    """Return ``requested`` with the steps that part ``prepare`` fixed.
+
+    Raises:
+        ConfigError: part ``prepare`` was not run, or ran for another configuration.
+    """
+    path = RunDirectory(requested.run_dir).config
     if not path.is_file():
-        raise ConfigError(f"{asked.run_dir} holds no {path.name}: run the part `prepare` first")
-    return _continued(read_config(PipelineConfig, path), asked, list(asked.stages))
+        raise ConfigError(f"{path} does not exist; run the part `prepare` first")
+    return _with_fitted_steps(requested, read_config(PipelineConfig, path), list(requested.stages))
 
 
-def _continued(before: PipelineConfig, asked: PipelineConfig, names: list[str]) -> PipelineConfig:
-    unfitted = (config.model_copy(update={"fitted_steps": None}) for config in (before, asked))
-    reject_another(*(_science(config, names) for config in unfitted), where=asked.run_dir)
-    if before.fitted_steps is None or asked.stages.keys() != before.stages.keys():
-        return asked
-    if asked.time_budget_minutes != before.time_budget_minutes:
+def _with_fitted_steps(requested: PipelineConfig, saved: PipelineConfig, names: list[str]) -> PipelineConfig:
+    """Return ``requested`` with the fitted steps of ``saved``, after comparing the science of the stages ``names``."""
+    without_steps = (config.model_copy(update={"fitted_steps": None}) for config in (saved, requested))
+    reject_another(*(_science(config, names) for config in without_steps), where=requested.run_dir)
+    if saved.fitted_steps is None or requested.stages.keys() != saved.stages.keys():
+        return requested
+    if requested.time_budget_minutes != saved.time_budget_minutes:
         raise ConfigError(
-            f"time_budget_minutes is {asked.time_budget_minutes}, and the steps of {asked.run_dir} were fitted to "
-            f"{before.time_budget_minutes} when it began, once for all; give the other budget another run_dir"
+            f"time_budget_minutes is {requested.time_budget_minutes}, but the steps in {requested.run_dir} were fitted "
+            f"to {saved.time_budget_minutes} minutes; choose another run_dir for another budget"
         )
-    return asked.model_copy(update={"fitted_steps": before.fitted_steps})
+    return requested.model_copy(update={"fitted_steps": saved.fitted_steps})
 
 
 def _science(config: PipelineConfig, names: list[str]) -> dict[str, object]:
-    """Return what decides the results of some stages, by dotted key."""
-    made: dict[str, object] = {}
+    """Return the fields that decide the results of stages, by dotted key."""
+    science: dict[str, object] = {}
     if config.synthesis is not None:
-        made |= {f"synthesis.{key}": value for key, value in config.synthesis.model_dump(mode="json").items()}
+        science |= {f"synthesis.{key}": value for key, value in config.synthesis.model_dump(mode="json").items()}
     for name in names:
         if name in config.stages:
-            made |= {f"{name}: {key}": value for key, value in config.train_config(name).science().items()}
-    return made
+            science |= {f"{name}: {key}": value for key, value in config.train_config(name).science().items()}
+    return science
 
 
 def check_names(config: PipelineConfig) -> None:
-    """Refuse what names something that does not exist, before anything is made."""
+    """Validate the names of the data set, protocols, baselines, stages and test sets.
+
+    Raises:
+        ConfigError: a name is unknown, reserved, or used twice.
+    """
     spec = target_spec(config.data)
     protocols_of(spec, config.evaluation.protocols)
     for name in config.evaluation.baselines:
         baseline_entry(name, config.data)
-    taken = sorted(_OWN_FOLDERS & config.stages.keys())
-    if taken:
-        raise ConfigError(f"stages.{taken[0]}: the run folder has a {taken[0]} of its own; give the stage another name")
-    taken = sorted(name for name in config.stages if name in _OWN_PARTS or ":" in name)
-    if taken:
-        raise ConfigError(f"stages.{taken[0]}: parts of every pipeline are called so; give the stage another name")
+    for name in sorted(config.stages):
+        if name in _RESERVED_FOLDERS:
+            raise ConfigError(f"stages.{name}: the pipeline writes a folder of this name; choose another name")
+        if name in _RESERVED_PARTS or ":" in name:
+            raise ConfigError(f"stages.{name}: reserved for a part of the pipeline; choose another name")
     names = ["test", *(one.name for one in config.evaluation.also)]
     if len(set(names)) != len(names):
-        raise ConfigError(f"evaluation.also repeats a name, or uses 'test': {names[1:]}; give each its own")
+        raise ConfigError(f"evaluation.also has the names {names[1:]}; choose different names other than 'test'")
 
 
 def check_data(config: PipelineConfig) -> None:
-    """Open every data set once and hold its grid against the models, before anything is trained.
+    """Open every data set, and compare its grid with those that the models require.
 
     Raises:
-        ConfigError, DataError: one of them cannot be used, or a model does not fit.
+        ConfigError, DataError: a data set cannot be used, or a model does not fit its grid.
     """
     frames = config.sequence.frames_in + config.sequence.frames_out
     grids = {}
@@ -92,25 +96,27 @@ def check_data(config: PipelineConfig) -> None:
         grids[f"the split {split}"] = source.grid
         logger.info("%s: %d windows of %d frames on %d dates", split, len(source), frames, len(source.dates))
     for one in config.evaluation.also:
-        grids[f"evaluation.also {one.name}"] = open_windows(beside(config, one), split=one.split, frames=frames).grid
+        source = open_windows(data_of_test_set(config, one), split=one.split, frames=frames)
+        grids[f"evaluation.also {one.name}"] = source.grid
     trained_on = grids["the split train"]
     for name in config.stages:
-        if config.train_config(name).stage not in FORECASTING:
-            continue  # they are held against the data when they begin
-        model = config.train_config(name).model
+        stage = config.train_config(name)
+        if stage.stage not in FORECASTING:
+            continue  # compared with the data when training starts
         try:
-            takes = grid_of(fitted_to(model, trained_on))
+            required = grid_of(fitted_to(stage.model, trained_on))
         except ValueError as error:
             raise ConfigError(f"stage {name}: the model does not fit: {error}") from error
         for where, grid in grids.items():
-            if takes not in (None, grid):
+            if required not in (None, grid):
                 raise ConfigError(
-                    f"stage {name}: model.kind={model.kind} is made for the grid that it is trained on, "
-                    f"{takes[0]} x {takes[1]} pixels, and {where} has {grid[0]} x {grid[1]}; leave that data out, or "
-                    "match it by block_mean"
+                    f"stage {name}: model.kind={stage.model.kind} requires the grid that it is trained on, "
+                    f"{required[0]} x {required[1]} pixels, but {where} has {grid[0]} x {grid[1]}; remove that data "
+                    "set, or match its grid by block_mean"
                 )
 
 
-def beside(config: PipelineConfig, one: TestSetConfig) -> DataConfig:
-    """Return the data of a further test set; it stands under the same root unless it names its own."""
-    return one.data if one.data.root is not None else one.data.model_copy(update={"root": config.data.root})
+def data_of_test_set(config: PipelineConfig, test_set: TestSetConfig) -> DataConfig:
+    """Return the data of a further test set, under the pipeline's ``data.root`` unless it has its own."""
+    data = test_set.data
+    return data if data.root is not None else data.model_copy(update={"root": config.data.root})

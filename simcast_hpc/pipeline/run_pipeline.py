@@ -1,7 +1,7 @@
-"""All parts of a pipeline in order, each stage a child process of its own.
+"""Run all parts of a pipeline in order on one machine, each stage in child processes.
 
-synthetic archive (if asked for) -> trained stages -> verification -> page. Markers decide, not memory: a stage is
-done when its ``DONE.json`` names equal inputs; the pipeline's own ``DONE.json`` comes last.
+Synthetic archive (if configured) -> trained stages -> verification -> HTML report. A stage is complete if its
+``DONE.json`` names equal inputs; the pipeline's own ``DONE.json`` is written last.
 """
 
 import os
@@ -12,31 +12,35 @@ from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
 
-from .durations import Durations
-from .stage_process import PipelineError, start
-from .stages import Announce, needs_rollouts, prepare, verify
+from .stage_process import PipelineError, run_stage
+from .stages import Announce, Durations, needs_rollouts, prepare, verify
 
 
-def run_pipeline(asked: PipelineConfig, *, announce: Announce = None, quiet: bool = False) -> Path:
-    """Run what ``asked`` describes to its end and return the page; ``announce`` is as :func:`.parts.prepare`'s.
+def run_pipeline(requested: PipelineConfig, *, announce: Announce = None, quiet: bool = False) -> Path:
+    """Run all parts of a pipeline and return the path of its HTML report.
+
+    Args:
+        requested: the configuration of the pipeline.
+        announce: called with the configuration after it was validated; see :func:`.stages.prepare`.
+        quiet: let the stages print warnings and errors only.
 
     Raises:
-        ConfigError, DataError: the pipeline cannot begin; nothing was trained.
-        PausedError, StoppedError: it was asked to leave; started again, it goes on.
+        ConfigError, DataError: the pipeline is invalid; nothing was trained.
+        PausedError, StoppedError: a signal or a STOP file ended it; the same command resumes it.
         PipelineError: a stage failed.
     """
     if find_rank(os.environ).world_size > 1:
         raise ConfigError(
-            "start the pipeline as one process and give the ranks of its stages by launch.ranks; "
-            "or start its parts one by one on all ranks, by --part"
+            "a pipeline runs as one process; set launch.ranks for the ranks of its stages, "
+            "or run its parts one by one on all ranks with --part"
         )
-    reject_stop_file([asked.run_dir])
+    reject_stop_file([requested.run_dir])
     with raise_on_signal():
-        config = prepare(asked, announce=announce)
-        durations = Durations(config.run_dir / "durations.json")
+        config = prepare(requested, announce=announce)
+        durations = Durations(config)
         for name in config.stages:
             reject_stop_file([config.run_dir])
-            with durations.of(name):
+            with durations.measure(name):
                 _train(config, name, quiet=quiet)
         return verify(config)
 
@@ -44,7 +48,8 @@ def run_pipeline(asked: PipelineConfig, *, announce: Announce = None, quiet: boo
 def _train(config: PipelineConfig, name: str, *, quiet: bool) -> None:
     stage = config.train_config(name)
     if needs_rollouts(stage):
-        start(stage, "rollout", ranks=config.launch.ranks, quiet=quiet)
-    start(stage, "train", ranks=config.launch.ranks, quiet=quiet)
-    if not RunDirectory(stage.run_dir).done.is_file():
-        raise PipelineError(f"stage {name} ended without its marker {RunDirectory(stage.run_dir).done}")
+        run_stage(stage, "rollout", ranks=config.launch.ranks, quiet=quiet)
+    run_stage(stage, "train", ranks=config.launch.ranks, quiet=quiet)
+    marker = RunDirectory(stage.run_dir).done
+    if not marker.is_file():
+        raise PipelineError(f"stage {name} ended without writing {marker}")

@@ -1,4 +1,4 @@
-"""A stage as a process of its own, or several ranks of this machine; and what its end means for the pipeline."""
+"""Run a stage in child processes, one per rank, and raise an error according to its exit status."""
 
 import sys
 
@@ -9,33 +9,33 @@ from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.preemption import RESTART_STATUS, STOPPED_STATUS, PausedError, StoppedError
 
-_REJECTED = 2
-_TOLD_BEFORE_IT_LISTENED = tuple(128 + number for number in SIGNALS)
+_INVALID_STATUS = 2
+_KILLED_BY_SIGNAL = tuple(128 + number for number in SIGNALS)  # before the process installed its handlers
 
 
 class PipelineError(SimcastError, RuntimeError):
-    """A stage's process failed; what it printed says why, and a restart goes on from there."""
+    """The process of a stage failed; its output gives the reason, and the same command resumes the pipeline."""
 
 
-def start(stage: TrainConfig, command: str, *, ranks: int, quiet: bool = False) -> None:
-    """Run ``simcast <command>`` on a stage's configuration to its end, in processes of its own.
+def run_stage(stage: TrainConfig, command: str, *, ranks: int, quiet: bool = False) -> None:
+    """Run ``simcast <command>`` on the configuration of a stage in child processes and wait for its end.
 
     Raises:
-        ConfigError: it was refused.
-        PausedError, StoppedError: it was asked to leave, and saved its state.
+        ConfigError: the configuration or the data are invalid.
+        PausedError, StoppedError: a signal or a STOP file ended it, and it saved its state.
         PipelineError: it failed.
     """
-    path = stage.run_dir / "asked.yaml"
+    path = stage.run_dir / "requested.yaml"
     RunDirectory(stage.run_dir).create()
     write_text(path, to_yaml(stage))
     line = [sys.executable, "-m", "simcast_hpc", command, str(path), *(["--quiet"] if quiet else [])]
-    code = run_ranks(line, ranks=ranks, environment=child_environment())
-    said = f"`simcast {command} {path}`"
-    if code == _REJECTED:
-        raise ConfigError(f"{said} was refused: the reason stands above")
-    if code == RESTART_STATUS or code in _TOLD_BEFORE_IT_LISTENED:
-        raise PausedError(f"{said} was asked to leave; started again, the pipeline goes on from there")
-    if code == STOPPED_STATUS:
-        raise StoppedError(f"{said} was stopped by a file; the pipeline goes on where it is removed")
-    if code != 0:
-        raise PipelineError(f"{said} ended with status {code}; started again, it goes on from there")
+    status = run_ranks(line, ranks=ranks, environment=child_environment())
+    call = f"`simcast {command} {path}`"
+    if status == _INVALID_STATUS:
+        raise ConfigError(f"{call} rejected its input; its message is above")
+    if status == RESTART_STATUS or status in _KILLED_BY_SIGNAL:
+        raise PausedError(f"{call} was interrupted by a signal; run the pipeline again to resume")
+    if status == STOPPED_STATUS:
+        raise StoppedError(f"{call} was stopped by a STOP file; remove the file and run the pipeline again to resume")
+    if status != 0:
+        raise PipelineError(f"{call} failed with status {status}; run the pipeline again to resume")

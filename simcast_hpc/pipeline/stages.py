@@ -1,16 +1,19 @@
-"""The parts of a pipeline by name, and a single one of them run on all ranks of the launcher in use.
+"""The parts of a pipeline by name, and a single part run on all ranks of a launcher.
 
-``prepare`` makes the archive, checks the data and fixes the steps; ``NAME:rollouts`` and ``NAME`` belong to a stage;
-``verify`` scores, writes the page and marks the pipeline as done. A batch script runs them as job steps.
+``prepare`` writes the synthetic archive, validates the data and fixes the steps. ``NAME:rollouts`` and ``NAME`` belong
+to the stage ``NAME``. ``verify`` scores all stages, writes the report and marks the pipeline as complete. A batch
+script runs the parts as job steps.
 """
 
 import json
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig
+from simcast_hpc.config import ConfigError, PipelineConfig, SynthesisConfig, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import find_rank
@@ -18,14 +21,14 @@ from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
 from simcast_hpc.inference.ensemble import load_run
 from simcast_hpc.inference.load import forecast_device
 from simcast_hpc.report import write_report
+from simcast_hpc.storage.atomic_files import write_json
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_cache
 from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
 from simcast_hpc.train.trainer import run
 
-from .durations import Durations
-from .pipeline_checks import beside, check_data, check_names, continue_or_reject, prepared_or_reject
-from .time_budget import fix_steps
+from .pipeline_checks import check_data, check_names, data_of_test_set, prepared_config, resumed_config
+from .time_budget import fit_steps
 
 logger = logging.getLogger(__name__)
 Announce = Callable[[PipelineConfig], None] | None
@@ -33,7 +36,7 @@ _ROLLOUTS = ":rollouts"
 
 
 def part_names(config: PipelineConfig) -> list[str]:
-    """Return the parts in their order."""
+    """Return the names of the parts in their order."""
     stages = []
     for name in config.stages:
         stages += [name + _ROLLOUTS] if needs_rollouts(config.train_config(name)) else []
@@ -42,113 +45,132 @@ def part_names(config: PipelineConfig) -> list[str]:
 
 
 def needs_rollouts(stage: TrainConfig) -> bool:
-    """Return whether a stage trains on stored pseudo-frames that another process makes before."""
+    """Return whether a stage trains on cached pseudo-frames, which ``simcast rollout`` computes first."""
     return stage.stage == "student" and stage.student.extension == "teacher" and stage.rollout_dir is not None
 
 
-def run_part(asked: PipelineConfig, part: str, *, announce: Announce = None) -> None:
-    """Run one part on the ranks that the launcher started; one that stands is passed over.
+def run_part(requested: PipelineConfig, part: str, *, announce: Announce = None) -> None:
+    """Run one part on all ranks of the launcher; a complete part is skipped.
 
-    ``announce`` is as :func:`prepare`'s; the other parts have its configuration in the run folder.
+    Args:
+        requested: the configuration of the pipeline.
+        part: a name of :func:`part_names`.
+        announce: see :func:`prepare`; the other parts have their configuration in the run directory.
 
     Raises:
-        ConfigError: no part is called so, parts before it are missing, or it wants a single process.
-        Others: what the part raises.
+        ConfigError: the name is unknown, an earlier part is missing, or the part requires a single process.
+        Others: those of the part.
     """
     rank_info = find_rank(os.environ)
-    if part not in part_names(asked):
-        raise ConfigError(f"--part {part}: no part is called so; the parts are {', '.join(part_names(asked))}")
-    reject_stop_file([asked.run_dir])
+    if part not in part_names(requested):
+        raise ConfigError(f"--part {part}: unknown part; choose {', '.join(part_names(requested))}")
+    reject_stop_file([requested.run_dir])
     if part in ("prepare", "verify"):
         if rank_info.world_size > 1:
             raise ConfigError(
-                f"--part {part} wants one process, {rank_info.launcher} started {rank_info.world_size}; start it "
-                "without a launcher, or as one task"
+                f"--part {part} requires a single process, but {rank_info.launcher} started {rank_info.world_size}; "
+                "run it without a launcher, or as one task"
             )
         with raise_on_signal():
             if part == "prepare":
-                prepare(asked, announce=announce)
+                prepare(requested, announce=announce)
             else:
-                verify(prepared_or_reject(asked))
+                verify(prepared_config(requested))
         return
-    stage = prepared_or_reject(asked).train_config(part.removesuffix(_ROLLOUTS))
+    stage = prepared_config(requested).train_config(part.removesuffix(_ROLLOUTS))
     if part.endswith(_ROLLOUTS):
         fill_cache(stage)
     else:
         run(stage)
 
 
-def prepare(asked: PipelineConfig, *, announce: Announce = None) -> PipelineConfig:
-    """Make what the stages need, and return the configuration that they share.
+def prepare(requested: PipelineConfig, *, announce: Announce = None) -> PipelineConfig:
+    """Prepare a pipeline for training and return its configuration, with the steps fitted to the time budget.
 
     Args:
-        asked: the pipeline.
-        announce: is given the configuration when everything that is not trained yet was found in order.
+        requested: the configuration of the pipeline.
+        announce: called with the configuration after names and data were validated.
 
     Raises:
-        ConfigError, DataError: the pipeline cannot begin; nothing was trained.
+        ConfigError, DataError: the pipeline is invalid; nothing was trained.
     """
-    config = continue_or_reject(asked)
-    folder = RunDirectory(config.run_dir)
-    durations = Durations(config.run_dir / "durations.json")
+    config = resumed_config(requested)
+    folder, durations = RunDirectory(config.run_dir), Durations(config)
     check_names(config)
     folder.create()
     if config.synthesis is not None:
-        with durations.of("archive"):
-            _synthesise(config)
+        with durations.measure("archive"):
+            _synthesize(config, config.synthesis)
     check_data(config)
     if announce is not None:
         announce(config)
     folder.prepare(config)
     if config.time_budget_minutes is not None and config.fitted_steps is None:
-        with durations.of("timing"):
-            config = fix_steps(config)
+        with durations.measure("timing"):
+            config = fit_steps(config)
         folder.prepare(config)
     return config
 
 
 def verify(config: PipelineConfig) -> Path:
-    """Score every stage, write the page, mark the pipeline as done, and return the page.
+    """Score all stages, write the HTML report, mark the pipeline as complete, and return the path of the report.
 
     Raises:
-        ConfigError: a stage is not finished.
+        ConfigError: a stage is not complete.
     """
-    with Durations(config.run_dir / "durations.json").of("verification"):
+    with Durations(config).measure("verification"):
         _score(config)
-    page = write_report(config.run_dir)
-    weights = {name: RunDirectory(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
-    RunDirectory(config.run_dir).finish(
-        {"stages": {name: json.loads(text)["weights"] for name, text in weights.items()}}, page=str(page.name)
-    )
-    return page
+    report = write_report(config.run_dir)
+    markers = {name: RunDirectory(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
+    weights = {name: json.loads(text)["weights"] for name, text in markers.items()}
+    RunDirectory(config.run_dir).finish({"stages": weights}, report=report.name)
+    return report
 
 
-def _synthesise(config: PipelineConfig) -> None:
-    wanted = config.synthesis
-    assert wanted is not None
+class Durations:
+    """Wall time of each part in seconds, summed over restarts, in ``durations.json`` of the run directory."""
+
+    def __init__(self, config: PipelineConfig):
+        self._path = config.run_dir / "durations.json"
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add the wall time of the block to that of part ``name``, also if it raises an error."""
+        logger.info("-- %s", name)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
+            seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 1)
+            write_json(self._path, seconds)
+
+
+def _synthesize(config: PipelineConfig, synthesis: SynthesisConfig) -> None:
     if config.data.root is None:
-        raise ConfigError("synthesis needs data.root, the folder that the archive is written to")
-    events = {"train": wanted.train_events, "val": wanted.val_events, "test": wanted.test_events}
-    made = write_archive(
+        raise ConfigError("section synthesis requires data.root, the folder to write the archive to")
+    written = write_archive(
         config.data.root,
-        seed=wanted.seed,
-        events=events,
-        size=wanted.size,
-        frames_per_event=wanted.frames_per_event,
+        seed=synthesis.seed,
+        events={"train": synthesis.train_events, "val": synthesis.val_events, "test": synthesis.test_events},
+        size=synthesis.size,
+        frames_per_event=synthesis.frames_per_event,
     )
-    logger.info("%s in %s", "synthetic archive written" if made else "synthetic archive stands", config.data.root)
+    logger.info("synthetic archive %s in %s", "written" if written else "already exists", config.data.root)
 
 
 def _score(config: PipelineConfig) -> None:
-    # An autoencoder forecasts nothing, and what holds out a fold serves others: the ensemble on top of them counts.
+    # 1. Models: autoencoders do not forecast, and models that held out a fold only forecast conditions
     stages = {name: config.train_config(name) for name in config.stages}
-    names = [name for name, one in stages.items() if one.stage != "autoencoder" and one.data.hold_out is None]
-    models = [run_entry(name, load_run(config.run_dir / name, device=forecast_device())) for name in names]
+    scored = [name for name, one in stages.items() if one.stage != "autoencoder" and one.data.hold_out is None]
+    models = [run_entry(name, load_run(config.run_dir / name, device=forecast_device())) for name in scored]
+    # 2. Test sets; events on dates of the training data are reported
     frames = config.sequence.frames_in + config.sequence.frames_out
     train_dates = open_windows(config.data, split="train", frames=frames).dates
-    sets = [TestSet("test", config.data, config.evaluation.split)]
-    sets += [TestSet(one.name, beside(config, one), one.split) for one in config.evaluation.also]
-    for test_set in sets:
+    test_sets = [TestSet("test", config.data, config.evaluation.split)]
+    test_sets += [TestSet(one.name, data_of_test_set(config, one), one.split) for one in config.evaluation.also]
+    # 3. Scores
+    for test_set in test_sets:
         baselines = [baseline_entry(name, test_set.data) for name in config.evaluation.baselines]
         evaluate(
             test_set,

@@ -1,4 +1,4 @@
-"""Fitting the steps of all stages to a time budget, once, before the first starts."""
+"""Scale the steps of all stages to a time budget, once, before the first stage starts."""
 
 import logging
 import math
@@ -6,61 +6,63 @@ from collections.abc import Mapping
 
 from simcast_hpc.config import FORECASTING, PipelineConfig
 
-from .stage_timing import seconds_of_steps
+from .stage_timing import measure_step_seconds
 
 logger = logging.getLogger(__name__)
 _FEWEST_STEPS = 20
 
 
-def fix_steps(config: PipelineConfig) -> PipelineConfig:
-    """Time some steps of every kind that the stages take, and scale all stages so that training fits the budget.
+def fit_steps(config: PipelineConfig) -> PipelineConfig:
+    """Time short runs of the stages, and return the configuration with all steps scaled so that training fits.
 
-    Making roll-outs and latents, starting processes and verifying are not part of the budget.
+    The budget excludes rollouts, latents, the start of processes, and verification.
     """
     assert config.time_budget_minutes is not None
     stages = {name: config.train_config(name) for name in config.stages}
-    asked = {name: stage.max_steps for name, stage in stages.items()}
-    seconds = seconds_of_steps(config)
-    steps = scaled_steps(
-        asked,
+    requested = {name: stage.max_steps for name, stage in stages.items()}
+    seconds = measure_step_seconds(config)
+    steps = scale_steps(
+        requested,
         seconds_per_step=seconds,
         budget_seconds=config.time_budget_minutes * 60,
         forecasting=[name for name, stage in stages.items() if stage.stage in FORECASTING],
     )
-    said = ", ".join(f"{name} {count} of {asked[name]} ({seconds[name]:.3f} s each)" for name, count in steps.items())
-    logger.info("steps that fit %.1f minutes: %s", config.time_budget_minutes, said)
-    share = sum(steps.values()) / sum(asked.values())
+    listed = ", ".join(
+        f"{name} {count} of {requested[name]} ({seconds[name]:.3f} s/step)" for name, count in steps.items()
+    )
+    logger.info("steps that fit %.1f minutes: %s", config.time_budget_minutes, listed)
+    share = sum(steps.values()) / sum(requested.values())
     if share < 1:
         logger.warning(
-            "training is cut to %.0f %% of the steps asked for, since this machine is slow or busy, and scores will be "
-            "lower for it; for all of them: --set time_budget_minutes=null and another run_dir",
+            "training is shortened to %.0f %% of the requested steps to fit the time budget on this machine, which "
+            "lowers the scores; for all steps: --set time_budget_minutes=null and another run_dir",
             100 * share,
         )
     return config.model_copy(update={"fitted_steps": steps})
 
 
-def scaled_steps(
-    asked: Mapping[str, int],
+def scale_steps(
+    requested: Mapping[str, int],
     *,
     seconds_per_step: Mapping[str, float],
     budget_seconds: float,
     forecasting: list[str],
 ) -> dict[str, int]:
-    """Return the steps of each stage scaled by one factor, at most 1, so that all together fit the budget.
+    """Return the steps of each stage scaled by one factor, at most 1, so that their total time fits the budget.
 
-    A forecasting stage that was asked to take as many steps as teacher and student together still does: equal
-    optimizer steps are what makes the comparison fair.
+    A forecasting stage whose requested steps equal those of teacher and student together keeps that equality, because
+    the comparison is at equal optimizer steps.
 
     Args:
-        asked: the steps of each stage.
-        seconds_per_step: of each stage, the mean over its steps.
-        budget_seconds: for all of them together.
+        requested: steps of each stage.
+        seconds_per_step: mean over the steps of each stage.
+        budget_seconds: for all stages together.
         forecasting: the stages that are compared with one another.
     """
-    factor = min(1.0, budget_seconds / sum(count * seconds_per_step[name] for name, count in asked.items()))
-    steps = {name: min(count, max(_FEWEST_STEPS, math.floor(count * factor))) for name, count in asked.items()}
+    factor = min(1.0, budget_seconds / sum(count * seconds_per_step[name] for name, count in requested.items()))
+    steps = {name: min(count, max(_FEWEST_STEPS, math.floor(count * factor))) for name, count in requested.items()}
     pair = ("teacher", "student")
-    if all(name in asked for name in pair):
-        total = sum(asked[name] for name in pair)
-        steps |= {name: sum(steps[one] for one in pair) for name in forecasting if asked[name] == total}
+    if all(name in requested for name in pair):
+        total = sum(requested[name] for name in pair)
+        steps |= {name: sum(steps[one] for one in pair) for name in forecasting if requested[name] == total}
     return steps

@@ -46,7 +46,7 @@ def test_synth_writes_an_archive_once(tmp_path, monkeypatch, capsys):
 
 def test_config_lists_shows_and_copies_shipped_configurations(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert re.search(r"^teacher/sevir +The short-horizon teacher", _run(monkeypatch, capsys, "config", "list")[1], re.M)
+    assert re.search(r"^teacher/sevir +Short-horizon teacher", _run(monkeypatch, capsys, "config", "list")[1], re.M)
     shown = _run(monkeypatch, capsys, "config", "show", "pipeline/quickstart", "--resolved")[1]
     assert "frames_in: 6" in shown and "seed: 0" in shown
     assert _run(monkeypatch, capsys, "config", "copy", "teacher/sevir")[:2] == (0, "teacher-sevir.yaml\n")

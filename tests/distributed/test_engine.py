@@ -24,7 +24,9 @@ def test_the_products_hold(tmp_path, ranks, micro):
 
 def test_ranks_that_cannot_share_the_batch_are_rejected(tmp_path):
     config = tiny_config(tmp_path, batch={"global_size": 8, "micro_size": 2})
-    with pytest.raises(ConfigError, match=r"batch\.global_size=8 is not a multiple of .* = 2 x 3; the number of ranks must divide"):
+    with pytest.raises(
+        ConfigError, match=r"batch\.global_size=8 is not a multiple of .* = 2 x 3; the number of ranks must divide"
+    ):
         deepspeed_config(config, world_size=3)
 
 

@@ -211,7 +211,10 @@ def test_frames_that_do_not_fit_are_rejected(frames, error, says):
             "heads=3",
         ),
         ({"global_vectors": GlobalVectorConfig(count=0, in_decoder=True)}, r"model\.global_vectors\.count=0"),
-        ({"global_vectors": GlobalVectorConfig(in_cross_attention=True)}, r"requires model\.global_vectors\.separate_projections=false"),
+        (
+            {"global_vectors": GlobalVectorConfig(in_cross_attention=True)},
+            r"requires model\.global_vectors\.separate_projections=false",
+        ),
     ],
 )
 def test_sizes_and_names_that_do_not_fit_are_rejected(change, says):

@@ -293,7 +293,11 @@ def test_a_run_belongs_to_its_science_its_data_and_its_teacher(tmp_path, root, t
 @pytest.mark.parametrize(
     ("over", "error", "says"),
     [
-        ({"batch": {"global_size": 4, "micro_size": 4}}, ConfigError, r"batch\.global_size=4 .* 4 x 2; try .*=8"),
+        (
+            {"batch": {"global_size": 4, "micro_size": 4}},
+            ConfigError,
+            r"batch\.global_size=4 .* 4 x 2; choose .*=1 or 2",
+        ),
         ({"data": {"root": None}}, ConfigError, r"data\.root is not set"),
         ({"data": {"dataset": "sevri"}}, ConfigError, r"the data set 'sevri' \(data\.dataset.* did you mean sevir"),
         ({"data": {"file_names": ["x"]}}, DataError, "split 'train' of synthetic is empty"),
