@@ -127,8 +127,8 @@ bench: $(VENV)/.runtime ## Time reading windows and the weighted loss on this ma
 bench-check: $(VENV)/.runtime ## Hold this run's ratios of ours to what does the same plainly against the committed ones: a minute
 	@$(PLAIN) $(BIN)/python -W ignore -m benchmarks.bench_check
 
-performance: $(VENV)/.runtime ## Draw docs/performance.md anew from the results in the repository
-	@$(PLAIN) $(BIN)/python -m benchmarks.report
+performance: $(VENV)/.runtime ## Refill the tables of docs/performance.md from the committed CSV files
+	@$(PLAIN) $(BIN)/python -m benchmarks.tabulate
 
 ##@ Install
 .PHONY: install install-dev system-packages clean help

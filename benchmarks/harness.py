@@ -33,7 +33,7 @@ from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 MODES = ("forward", "backward", "full")
 RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
 INTERPRETER = "interpreter"
-# Where a benchmark writes unless it is told another place; read by benchmarks/report.py from folders in it.
+# Where a benchmark writes unless it is told another place; tabulated by benchmarks/tabulate.py.
 RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
 MADE = ("load", "device", "torch", "commit", "python")  # columns that every table of the page of performance has
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from benchmarks import sevir_data as data
-from benchmarks.report_parts import PARTS
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +64,3 @@ def test_opening_is_written(tmp_path, monkeypatch, capsys):
     assert found == [["18979", "56937", "0.5", "20.0"], ["189790", "569370", "0.5", "20.0"]]
     assert [path.name for path in tmp_path.iterdir()] == ["data_opening.csv"], "of the part that was asked for"
     assert "Opening an index" in capsys.readouterr().out
-
-
-def test_each_file_of_the_folder_has_its_part_of_the_page():
-    assert list(PARTS["Reading and preparing data"]) == ["data_reading", "data_preparation", "data_opening"]
