@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 from simcast_hpc.storage.atomic_files import write_text
+from simcast_hpc.version import __version__, commit
 
 from .comparison import Source, joined, read_sources
 from .example_window import ResultsError
@@ -112,7 +113,8 @@ def _document(title: str, body: str) -> str:
         '<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n{text("title", f"{title}: SimCast-HPC")}\n<style>\n{style}</style>'
     )
-    content = f"<body>\n<main>\n{body}\n</main>\n<script>\n{script}</script>\n</body>"
+    footer = f"<footer>SimCast-HPC {__version__} (commit {commit()})</footer>"
+    content = f"<body>\n<main>\n{body}\n{footer}\n</main>\n<script>\n{script}</script>\n</body>"
     return f'<!DOCTYPE html>\n<html lang="en">\n<head>\n{head}\n</head>\n{content}\n</html>\n'
 
 
