@@ -1,8 +1,8 @@
-# How SimCast-HPC is installed, started and checked. `make help` lists what it does.
+# Installation, runs and checks of SimCast-HPC. `make help` lists the targets.
 #
-# Everything is installed into .venv, once: stamp files in there tell make what stands already. torch comes first and
-# alone, because it decides which build everything else meets: the CUDA build where nvidia-smi answers, the CPU build
-# elsewhere. On a cluster whose login node has no GPU, say so at the first call: make install DEVICE=cuda.
+# Everything is installed into .venv; stamp files in it record what is installed. torch is installed first, because its
+# build (CUDA if nvidia-smi answers, else CPU) determines the other packages. On a cluster whose login node has no GPU,
+# select the build at the first call: make install DEVICE=cuda.
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,12 +22,12 @@ ifndef DEVICE
 DEVICE := $(shell cat $(VENV)/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
 ifeq ($(filter cpu cuda,$(DEVICE)),)
-$(error DEVICE is cpu or cuda, the build of torch to install; it is '$(DEVICE)')
+$(error DEVICE='$(DEVICE)' is invalid; choose cpu or cuda, the build of torch)
 endif
 CONSTRAINTS := $(if $(filter cuda,$(DEVICE)),constraints-cuda.txt,constraints.txt)
 
-# Compiled operators and kernels stay in .venv: shared by all environments of a user, they would be built over one
-# another. DS_BUILD_OPS asks DeepSpeed to compile operators at installation; none is needed.
+# Caches of compiled operators and kernels are in .venv: the default folders are shared by all environments of a user.
+# DS_BUILD_OPS makes DeepSpeed compile operators at installation; none is needed.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 export TRITON_CACHE_DIR := $(CURDIR)/$(VENV)/triton_cache
 unexport DS_BUILD_OPS
@@ -35,61 +35,64 @@ unexport DS_BUILD_OPS
 LOG := $(VENV)/install.log
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install $(if $(PIP_INDEX),--index-url $(PIP_INDEX)) -c $(CONSTRAINTS)
-TO_LOG = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "The installation failed; all of it is in $(LOG)."; exit 1; }
+TO_LOG = >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "The installation failed; see $(LOG)."; exit 1; }
 
 ##@ Run
 BACKBONE := $(filter-out -simvp,-$(MODEL))
 .PHONY: run run-full radar
-run: $(VENV)/.runtime ## Train teacher, student and direct model on a synthetic archive, verify them, make a page
-	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart$(BACKBONE).yaml): up to 15 minutes on 2 cores."
-	@$(BIN)/simcast pipeline configs/pipeline/quickstart$(BACKBONE).yaml
+run: $(VENV)/.runtime ## Train teacher, student and direct model on synthetic data, verify them and write the report
+	@echo "Training and verification on synthetic data (pipeline/quickstart$(BACKBONE)): up to 15 minutes on 2 cores."
+	@$(BIN)/simcast pipeline pipeline/quickstart$(BACKBONE)
 
-run-full: $(VENV)/.runtime ## The same with all stages: a direct model without the weighted loss besides, autoencoder and diffusion
-	@echo "Training and verifying on a synthetic archive (configs/pipeline/quickstart-full.yaml): all stages, 12 minutes of training and what else there is to do."
-	@$(BIN)/simcast pipeline configs/pipeline/quickstart-full.yaml
+run-full: $(VENV)/.runtime ## The same with all stages: also a direct model with an unweighted loss, autoencoder and diffusion
+	@echo "Training and verification on synthetic data (pipeline/quickstart-full): all stages, 12 minutes of training."
+	@$(BIN)/simcast pipeline pipeline/quickstart-full
 
 .PHONY: archive-of-radar
 archive-of-radar:
-	@[ -f "$(DATA)/CATALOG.csv" ] || { echo "make radar needs DATA=FOLDER, a folder with CATALOG.csv; DATA is '$(DATA)'." >&2; exit 2; }
+	@[ -f "$(DATA)/CATALOG.csv" ] || { echo "make radar requires DATA=FOLDER with CATALOG.csv; DATA is '$(DATA)'." >&2; exit 2; }
 
-radar: archive-of-radar $(VENV)/.verify ## The same on real radar, DATA=FOLDER (that holds CATALOG.csv), with extrapolation as a baseline
-	@echo "Training and verifying on the radar archive in $(DATA) (configs/pipeline/radar$(BACKBONE).yaml): up to 20 minutes on 2 cores."
-	@$(BIN)/simcast pipeline configs/pipeline/radar$(BACKBONE).yaml --set "data.root=$(DATA)"
+radar: archive-of-radar $(VENV)/.verify ## The same on real radar, DATA=FOLDER with CATALOG.csv, with extrapolation as a baseline
+	@echo "Training and verification on the radar archive in $(DATA) (pipeline/radar$(BACKBONE)): up to 20 minutes on 2 cores."
+	@$(BIN)/simcast pipeline pipeline/radar$(BACKBONE) --set "data.root=$(DATA)"
 
 ##@ Check
-# Three processes, because a kernel's module looks at TRITON_INTERPRET when it is imported: kernels in the interpreter,
-# kernels compiled ahead of time, and the rest. Each has its turn whatever the others say.
+# Three processes, because TRITON_INTERPRET is read when a kernel is imported: kernels in the interpreter, kernels
+# compiled ahead of time, and the rest. A failure of one does not skip the others.
 PYTEST := $(BIN)/python -m pytest $(PYTEST_ARGS)
 PLAIN := env -u TRITON_INTERPRET -u SIMCAST_KERNELS
 INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
-RESULTS_OF_TESTS := $(VENV)/tests
-AND_NOTE = 2>&1 | tee $(RESULTS_OF_TESTS)
+TEST_LOGS := $(VENV)/tests
+TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-slow test-slurm drill lint types docs
-test: $(VENV)/.test ## Pass the tests: minutes, without GPU and without root
-	@rm -rf $(RESULTS_OF_TESTS); mkdir -p $(RESULTS_OF_TESTS); failed=; \
-	echo "Tests 1 of 3: kernels against their twins, in the interpreter"; \
-	$(INTERPRETED) $(PYTEST) tests/kernels tests/models_on_kernels -m "not gpu and not slow" $(AND_NOTE)/1-kernels.log || failed="$$failed kernels"; \
-	echo "Tests 2 of 3: kernels compiled ahead of time, and the benchmarks' own code"; \
-	$(PLAIN) $(PYTEST) tests/benchmarks -m "not gpu and not slow" $(AND_NOTE)/2-compiled.log || failed="$$failed compiled"; \
+.PHONY: test test-ci test-slow test-slurm drill lint types docs
+test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
+	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
+	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
+	$(INTERPRETED) $(PYTEST) tests/kernels tests/models_on_kernels -m "not gpu and not slow" $(TO_TEST_LOG)/1-kernels.log || failed="$$failed kernels"; \
+	echo "Tests 2 of 3: kernels compiled ahead of time, and benchmarks"; \
+	$(PLAIN) $(PYTEST) tests/benchmarks -m "not gpu and not slow" $(TO_TEST_LOG)/2-compiled.log || failed="$$failed compiled"; \
 	echo "Tests 3 of 3: everything else"; \
-	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels --ignore=tests/benchmarks -m "not gpu and not slow and not slurm" \
-	  $(AND_NOTE)/3-rest.log || failed="$$failed rest"; \
-	[ -z "$$failed" ] || echo "Failed:$$failed. The logs stand in $(RESULTS_OF_TESTS)."; \
-	tail -qn 1 $(RESULTS_OF_TESTS)/*.log; \
+	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels --ignore=tests/benchmarks -m "not gpu and not slow and not slurm and not ci" \
+	  $(TO_TEST_LOG)/3-rest.log || failed="$$failed rest"; \
+	[ -z "$$failed" ] || echo "Failed:$$failed. Logs: $(TEST_LOGS)."; \
+	tail -qn 1 $(TEST_LOGS)/*.log; \
 	[ -z "$$failed" ]
 
-# pytest's status 5 says that no test has the mark, which is no failure here.
-test-slow: $(VENV)/.test ## Pass the tests that take long: launchers times ZeRO stages, convergence
+test-ci: $(VENV)/.test ## Test sdist, wheels and installations in fresh environments outside the checkout
+	@$(PLAIN) $(PYTEST) tests -m ci
+
+# pytest's status 5 means that no test has the mark, which is not a failure here.
+test-slow: $(VENV)/.test ## Run the slow tests: all launchers and ZeRO stages, convergence
 	@failed=; \
 	$(INTERPRETED) $(PYTEST) tests/kernels tests/models_on_kernels -m "slow and not gpu" || [ $$? -eq 5 ] || failed=1; \
-	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels -m "slow and not gpu and not slurm" || failed=1; \
+	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels -m "slow and not gpu and not slurm and not ci" || failed=1; \
 	[ -z "$$failed" ]
 
-test-slurm: $(VENV)/.test ## Pass the tests on a real two-node Slurm of their own (as root)
+test-slurm: $(VENV)/.test ## Run the tests on a local Slurm cluster of two nodes (as root)
 	@$(PLAIN) $(PYTEST) tests -m slurm || [ $$? -eq 5 ]
 
-drill: $(VENV)/.test ## Kill ranks at 20 random moments, twice: checkpoints whole, no more lost than promised, the same weights
+drill: $(VENV)/.test ## Kill ranks at 20 random times, twice: complete checkpoints, bounded loss, equal weights
 	@$(PLAIN) $(PYTEST) -s tests/multi_rank/test_drill.py
 
 lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
@@ -97,34 +100,34 @@ lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
 	@$(BIN)/ruff check .
 	@$(BIN)/codespell
 	@$(BIN)/shellcheck --external-sources .ci/run slurm/*.sh
-	@echo "lint: nothing to say"
+	@echo "lint: no findings"
 
-types: $(VENV)/.dev $(VENV)/.test ## Check types, those of optional packages too
+types: $(VENV)/.dev $(VENV)/.test ## Check types
 	@$(BIN)/pyright
 
-docs: $(VENV)/.docs ## Build the documentation as a site, build/docs; a broken link fails
+docs: $(VENV)/.docs ## Build the documentation in build/docs; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean --config-file .mkdocs.yml
 	@echo "docs: build/docs/index.html"
 
 ##@ Kernels and speed
 .PHONY: kernels gpu bench bench-check performance
-kernels: $(VENV)/.runtime ## Compile every kernel for every GPU that we name, without one; hold registers, spills and the rest against the committed table
+kernels: $(VENV)/.runtime ## Compile every kernel for the supported GPUs, without a GPU, and compare with the committed table
 	@$(PLAIN) $(BIN)/python -m benchmarks.compile_kernels
 
-# A machine that is lent for minutes has torch already; installing anything there would eat its time.
+# A GPU machine with torch is used as it is: installing anything would cost GPU time.
 BARE := import torch, triton, pytest; raise SystemExit(not torch.cuda.is_available())
-gpu: ## On a CUDA machine: test every kernel, then time it; needs only a Python with torch, triton and pytest
+gpu: ## Test and benchmark every kernel on a GPU; needs only a Python with torch, triton and pytest
 	@if $(PYTHON) -c "$(BARE)" 2>/dev/null; then \
 	  echo "Using $$(command -v $(PYTHON)), whose torch sees a GPU."; PYTHONPATH=kernels $(PYTHON) -m benchmarks.run_gpu; \
 	elif [ "$(DEVICE)" = cuda ]; then \
 	  $(MAKE) $(VENV)/.test && PYTHONPATH=kernels $(BIN)/python -m benchmarks.run_gpu; \
-	else echo "No GPU here: nvidia-smi does not answer, and the torch of $(PYTHON), if any, sees no device." >&2; exit 2; fi
+	else echo "No GPU: nvidia-smi does not answer, and the torch of $(PYTHON), if any, sees no device." >&2; exit 2; fi
 
-bench: $(VENV)/.runtime ## Time reading windows and the weighted loss on this machine's CPU
+bench: $(VENV)/.runtime ## Benchmark data loading and the weighted loss on the CPU
 	@$(PLAIN) $(BIN)/python -m benchmarks.data_workers
 	@$(PLAIN) $(BIN)/python -m benchmarks.weighted_mse --device cpu
 
-bench-check: $(VENV)/.runtime ## Hold this run's ratios of ours to what does the same plainly against the committed ones: a minute
+bench-check: $(VENV)/.runtime ## Compare the speed-ups over reference implementations with the committed ones: a minute
 	@$(PLAIN) $(BIN)/python -W ignore -m benchmarks.bench_check
 
 performance: $(VENV)/.runtime ## Refill the tables of docs/performance.md from the committed CSV files
@@ -132,18 +135,18 @@ performance: $(VENV)/.runtime ## Refill the tables of docs/performance.md from t
 
 ##@ Install
 .PHONY: install install-dev system-packages clean help
-install: $(VENV)/.runtime ## Install into .venv what a run needs, and nothing else
+install: $(VENV)/.runtime ## Install the requirements of a run into .venv
 
-install-dev: $(VENV)/.dev $(VENV)/.test ## Install besides what tests and checks need
+install-dev: $(VENV)/.dev $(VENV)/.test ## Also install the requirements of tests and checks
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or later is needed; $(PYTHON) is $$($(PYTHON) -V 2>&1). Name another: make PYTHON=python3.12" >&2; exit 1; }
-	@echo "Making $(VENV) with $$($(PYTHON) -V)"
-	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed; Debian and Ubuntu want the package python3-venv." >&2; exit 1; }
+	  { echo "Python 3.11 or later is required, $(PYTHON) is $$($(PYTHON) -V 2>&1); choose another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) -m venv failed; Debian and Ubuntu need the package python3-venv." >&2; exit 1; }
 	@touch $@
 
-# A wheel that requires nvidia-* packages is a CUDA build. It is looked at before the gigabytes come.
+# A wheel that requires nvidia-* packages is a CUDA build; this is checked before the download of gigabytes.
 CUDA_BUILD := import json, sys; \
   needs = json.load(sys.stdin)["install"][0]["metadata"].get("requires_dist", []); \
   sys.exit(not any(name.startswith(("nvidia-", "cuda-")) for name in needs))
@@ -153,10 +156,10 @@ ifeq ($(TORCH_INDEX),)
 	@report=$(VENV)/torch.json; \
 	$(PIP) install $(if $(PIP_INDEX),--index-url $(PIP_INDEX)) --dry-run --ignore-installed --no-deps --quiet --report $$report \
 	  -c $(CONSTRAINTS) torch $(TO_LOG); \
-	if $(BIN)/python -c '$(CUDA_BUILD)' <$$report; then found=cuda; else found=cpu; fi; \
-	case $(DEVICE)-$$found in \
-	  cpu-cuda) echo "pip takes a CUDA build of torch (gigabytes) though no GPU answers; the CPU build: TORCH_INDEX=https://download.pytorch.org/whl/cpu";; \
-	  cuda-cpu) echo "pip takes a CPU build of torch though a GPU answers; name an index of CUDA builds by TORCH_INDEX=..." ;; \
+	if $(BIN)/python -c '$(CUDA_BUILD)' <$$report; then build=cuda; else build=cpu; fi; \
+	case $(DEVICE)-$$build in \
+	  cpu-cuda) echo "pip selects a CUDA build of torch (gigabytes) although there is no GPU; for the CPU build: TORCH_INDEX=https://download.pytorch.org/whl/cpu";; \
+	  cuda-cpu) echo "pip selects a CPU build of torch although there is a GPU; give an index of CUDA builds: TORCH_INDEX=..." ;; \
 	esac
 	@$(INSTALL) torch $(TO_LOG)
 else
@@ -167,55 +170,54 @@ endif
 
 PINS := setup.py pyproject.toml constraints.txt constraints-cuda.txt
 $(VENV)/.runtime: $(PINS) | $(VENV)/.torch
-	@echo "Installing SimCast-HPC and what it runs on"
+	@echo "Installing SimCast-HPC and its requirements"
 	@$(INSTALL) -e . $(TO_LOG)
 	@touch $@
 
-# The extrapolation baseline is an oracle of the tests as well.
+# The extrapolation baseline is also a reference of the tests.
 $(VENV)/.verify: $(VENV)/.runtime
-	@echo "Installing pysteps and OpenCV for the extrapolation baseline (compiles for a minute)"
+	@echo "Installing pysteps and OpenCV for the extrapolation baseline (compiles for about a minute)"
 	@$(INSTALL) -e '.[verify]' $(TO_LOG)
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.verify
-	@echo "Installing what the tests need"
+	@echo "Installing the requirements of the tests"
 	@$(INSTALL) -e '.[io,test]' $(TO_LOG)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	@echo "Installing what the checks need"
+	@echo "Installing the requirements of the checks"
 	@$(INSTALL) -e '.[dev]' $(TO_LOG)
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.runtime
-	@echo "Installing what the documentation is built with"
+	@echo "Installing the requirements of the documentation"
 	@$(INSTALL) -e '.[docs]' $(TO_LOG)
 	@touch $@
 
-# g++ compiles pysteps at its installation; shellcheck reads the batch scripts in tests; git names the commit of a run;
-# `make test-slurm` starts a cluster of its own from the packages of Slurm, and two nodes by those of iproute2.
-# Debian's own Python comes without venv and headers. A browser opens the page of a run in a test; Ubuntu has Chromium as
-# a snap alone, so there it is whatever Chrome and chromedriver stand on the machine.
+# g++ compiles pysteps; shellcheck checks the batch scripts in tests; git gives the commit of a run; `make test-slurm`
+# starts a cluster from the packages of Slurm, and iproute2 emulates two nodes. Debian's Python has neither venv nor
+# headers. A test opens the report in Chromium; Ubuntu has it only as a snap, so an installed Chrome is used there.
 PACKAGES := $(if $(shell grep -x ID=debian /etc/os-release 2>/dev/null),chromium chromium-driver) g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
-system-packages: ## Install the Debian packages that installation and tests want (as root or by sudo)
+system-packages: ## Install the Debian packages for installation and tests (as root or with sudo)
 	@command -v apt-get >/dev/null || \
-	  { echo "There is no apt-get here. By this system's own means, please install: $(PACKAGES)" >&2; exit 1; }
+	  { echo "apt-get is missing; install with the package manager of this system: $(PACKAGES)" >&2; exit 1; }
 	@missing=; for package in $(PACKAGES); do \
 	  dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; \
 	done; \
 	if [ -z "$$missing" ]; then echo "All Debian packages are here: $(PACKAGES)"; exit 0; fi; \
 	if [ "$$(id -u)" = 0 ]; then as_root=; elif command -v sudo >/dev/null; then as_root=sudo; \
-	else echo "Installing$$missing needs root, and there is no sudo." >&2; exit 1; fi; \
+	else echo "Installing$$missing requires root, and sudo is missing." >&2; exit 1; fi; \
 	echo "Installing Debian packages:$$missing"; \
 	$$as_root apt-get update -qq && $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing
 
-clean: ## Remove .venv, caches and build products; runs/ and data stay
+clean: ## Remove .venv, caches and build products; keep runs/ and data
 	rm -rf $(VENV) build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find benchmarks kernels simcast_hpc tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-help: ## List what make can do
+help: ## List the targets
 	@awk 'BEGIN { FS = ":.*## " } \
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@printf '%s\n' "" "Variables: PYTHON (python3), DEVICE (cpu or cuda; by nvidia-smi), TORCH_INDEX and PIP_INDEX (where pip" \
-	  "looks for torch and for the rest), MODEL (simvp or earthformer, of run and radar), PYTEST_ARGS."
+	@printf '%s\n' "" "Variables: PYTHON (python3), DEVICE (cpu or cuda; default by nvidia-smi), TORCH_INDEX and PIP_INDEX (package" \
+	  "indexes of torch and of the rest), MODEL (simvp or earthformer, for run and radar), PYTEST_ARGS."

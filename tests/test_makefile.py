@@ -1,4 +1,4 @@
-"""How the project installs and is checked: the Makefile, the pins, and what CI runs. Nothing is installed here."""
+"""The Makefile, the pins and the CI script; nothing is installed here."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.system_programs import program
 ROOT = Path(__file__).resolve().parents[1]
 STAMPS = (".python", ".torch", ".runtime", ".verify", ".test", ".dev")
 INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "constraints-cuda.txt")
-# Writes down how it was called and answers as pytest would; it fails where FAILS names the tests it was given.
+# Records its arguments and prints a line like pytest; fails if FAILS is part of its arguments.
 PYTHON = """#!/bin/bash
 echo "${TRITON_INTERPRET:-}|${SIMCAST_KERNELS:-}|$*" >>calls
 echo "===== closing line of $*"
@@ -25,9 +25,9 @@ case "$*" in *"${FAILS:-nothing}"*) exit 1 ;; esac
 
 
 def make(folder: Path, *arguments: str, **variables: str):
-    """Run make in a folder, told nothing by a make that may be running these tests."""
-    told = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL")
-    clean = {name: value for name, value in os.environ.items() if name not in told}
+    """Run make in a folder, done nothing by a make that may be running these tests."""
+    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL")
+    clean = {name: value for name, value in os.environ.items() if name not in inherited}
     return subprocess.run(
         [program("make", package="make"), *arguments],
         cwd=folder,
@@ -41,7 +41,7 @@ def make(folder: Path, *arguments: str, **variables: str):
 
 @pytest.fixture
 def bare(tmp_path):
-    """A checkout with nothing but the Makefile and what it depends on."""
+    """A checkout that contains only the Makefile and its inputs."""
     for name in (*INPUTS, "Makefile"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
@@ -49,7 +49,7 @@ def bare(tmp_path):
 
 @pytest.fixture
 def installed(bare):
-    """The same with an environment whose Python is a stand-in."""
+    """The same with an environment whose Python is a stub."""
     python = bare / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON)
@@ -74,7 +74,7 @@ def requirements() -> list[Requirement]:
     return [Requirement(text) for group in groups for text in group]
 
 
-def test_every_direct_requirement_is_pinned_within_its_range():
+def test_direct_requirements_are_pinned_within_their_range():
     pinned = pins("constraints.txt")
     for requirement in requirements():
         name = re.sub(r"[-_.]+", "-", requirement.name).lower()
@@ -82,57 +82,57 @@ def test_every_direct_requirement_is_pinned_within_its_range():
         assert pinned[name] in requirement.specifier, f"constraints.txt pins {name}=={pinned[name]}, not {requirement}"
 
 
-def test_the_cuda_pins_differ_by_triton_alone():
+def test_cuda_pins_differ_only_in_triton():
     cpu, cuda = pins("constraints.txt"), pins("constraints-cuda.txt")
     assert cpu.pop("triton")
     assert cpu == cuda
 
 
-def test_help_is_the_default_and_lists_every_target(bare):
-    told = make(bare)
-    assert told.returncode == 0, told.stderr
-    listed = re.findall(r"^  make (\S+) +\S.*$", told.stdout, flags=re.MULTILINE)
+def test_help_is_the_default_and_lists_all_targets(bare):
+    done = make(bare)
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"^  make (\S+) +\S.*$", done.stdout, flags=re.MULTILINE)
     phony = " ".join(re.findall(r"^\.PHONY: (.*)$", (bare / "Makefile").read_text(), flags=re.MULTILINE)).split()
     assert sorted(listed) == sorted(set(phony) - {"archive-of-radar"})
-    assert {"run", "run-full", "radar", "test", "kernels", "gpu", "system-packages"} <= set(listed)
+    assert {"run", "run-full", "radar", "test", "test-ci", "kernels", "gpu", "system-packages"} <= set(listed)
 
 
 @pytest.mark.parametrize(("device", "constraints"), [("cpu", "constraints.txt"), ("cuda", "constraints-cuda.txt")])
-def test_an_installation_from_nothing_begins_with_torch_of_the_right_build(bare, device, constraints):
-    told = make(bare, "--dry-run", "run", f"DEVICE={device}")
-    assert told.returncode == 0, told.stderr
-    installs = re.findall(r"pip .*?install +(?!.*--dry-run)(.*?) >>", told.stdout)
+def test_fresh_installation_starts_with_the_right_build_of_torch(bare, device, constraints):
+    done = make(bare, "--dry-run", "run", f"DEVICE={device}")
+    assert done.returncode == 0, done.stderr
+    installs = re.findall(r"pip .*?install +(?!.*--dry-run)(.*?) >>", done.stdout)
     assert installs == [f"-c {constraints} torch", f"-c {constraints} -e ."]
-    assert told.stdout.rstrip().endswith("simcast pipeline configs/pipeline/quickstart.yaml")
+    assert done.stdout.rstrip().endswith("simcast pipeline pipeline/quickstart")
 
 
 @pytest.mark.parametrize("target", ["run", "radar"])
-def test_either_backbone_has_its_pipeline(installed, target):
+def test_each_backbone_has_a_pipeline(installed, target):
     (installed / "CATALOG.csv").touch()
     for words, name in (([], target), (["MODEL=simvp"], target), (["MODEL=earthformer"], f"{target}-earthformer")):
-        told = make(installed, "--dry-run", target, "DEVICE=cpu", "DATA=.", *words)
-        file = f"configs/pipeline/{name.replace('run', 'quickstart')}.yaml"
-        assert f"simcast pipeline {file}" in told.stdout
-        assert (ROOT / file).is_file()
+        done = make(installed, "--dry-run", target, "DEVICE=cpu", "DATA=.", *words)
+        config = f"pipeline/{name.replace('run', 'quickstart')}"
+        assert f"simcast pipeline {config}" in done.stdout
+        assert (ROOT / "configs" / f"{config}.yaml").is_file()
 
 
-def test_indices_are_passed_on(bare):
-    told = make(bare, "--dry-run", "run", "DEVICE=cpu", "TORCH_INDEX=https://t.example", "PIP_INDEX=https://p.example")
-    installs = re.findall(r"pip .*?install +(.*?) >>", told.stdout)
+def test_package_indexes_are_passed_to_pip(bare):
+    done = make(bare, "--dry-run", "run", "DEVICE=cpu", "TORCH_INDEX=https://t.example", "PIP_INDEX=https://p.example")
+    installs = re.findall(r"pip .*?install +(.*?) >>", done.stdout)
     assert installs == [
         "--index-url https://t.example --no-deps -c constraints.txt torch",
         "--index-url https://p.example -c constraints.txt -e .",
     ]
 
 
-def test_a_second_call_installs_nothing_and_a_changed_pin_does(installed):
+def test_second_call_installs_nothing_unless_a_pin_changed(installed):
     assert " -e ." not in make(installed, "--dry-run", "run").stdout
     after = (installed / ".venv" / ".runtime").stat().st_mtime + 10
     os.utime(installed / "constraints.txt", (after, after))
     assert " -e ." in make(installed, "--dry-run", "run").stdout
 
 
-def test_the_kind_of_an_installation_is_remembered(installed):
+def test_device_of_an_installation_is_stored(installed):
     (installed / ".venv" / ".device").write_text("cuda\n")
     (installed / ".venv" / ".dev").unlink()
     assert "-c constraints-cuda.txt -e '.[dev]'" in make(installed, "--dry-run", "install-dev").stdout
@@ -154,39 +154,39 @@ CPU_WHEEL, CUDA_WHEEL = '"numpy"', '"numpy", "nvidia-cublas==13.1; platform_syst
     [
         ("cpu", CPU_WHEEL, None),
         ("cuda", CUDA_WHEEL, None),
-        ("cpu", CUDA_WHEEL, "takes a CUDA build of torch"),
-        ("cuda", CPU_WHEEL, "takes a CPU build of torch"),
+        ("cpu", CUDA_WHEEL, "selects a CUDA build of torch"),
+        ("cuda", CPU_WHEEL, "selects a CPU build of torch"),
     ],
 )
-def test_a_build_that_does_not_fit_the_machine_is_named(installed, device, wheel, says):
+def test_warns_of_the_wrong_build_of_torch(installed, device, wheel, says):
     (installed / ".venv" / "bin" / "python").write_text(PIP)
     (installed / ".venv" / ".torch").unlink()
-    told = make(installed, ".venv/.torch", f"DEVICE={device}", WHEEL_NEEDS=wheel, REAL_PYTHON=sys.executable)
-    assert told.returncode == 0, told.stdout + told.stderr
-    assert ("TORCH_INDEX=" in told.stdout) == (says is not None)
-    assert says is None or says in told.stdout
+    done = make(installed, ".venv/.torch", f"DEVICE={device}", WHEEL_NEEDS=wheel, REAL_PYTHON=sys.executable)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("TORCH_INDEX=" in done.stdout) == (says is not None)
+    assert says is None or says in done.stdout
     assert (installed / ".venv" / ".device").read_text() == f"{device}\n"
 
 
 @pytest.mark.parametrize("sees_a_gpu", [True, False])
-def test_gpu_takes_the_python_that_sees_one_and_installs_nothing(bare, sees_a_gpu):
+def test_gpu_uses_the_python_that_sees_a_gpu_and_installs_nothing(bare, sees_a_gpu):
     python = bare / "python-of-the-machine"
     answer = 0 if sees_a_gpu else 1
     python.write_text(f'#!/bin/bash\n[ "$1" != -c ] || exit {answer}\necho "$PYTHONPATH|$*" >>calls\n')
     python.chmod(0o755)
-    told = make(bare, "gpu", f"PYTHON={python}", "DEVICE=cpu")
-    assert (told.returncode == 0) == sees_a_gpu
+    done = make(bare, "gpu", f"PYTHON={python}", "DEVICE=cpu")
+    assert (done.returncode == 0) == sees_a_gpu
     if sees_a_gpu:
         assert calls(bare) == [["kernels", "-m benchmarks.run_gpu"]]
     else:
-        assert "No GPU here" in told.stderr
+        assert "No GPU:" in done.stderr
     assert not (bare / ".venv").exists()
 
 
-def test_radar_without_an_archive_is_rejected_before_anything_is_installed(bare):
-    told = make(bare, "radar", "DATA=nowhere")
-    assert told.returncode != 0
-    assert "make radar needs DATA=FOLDER" in told.stderr and "'nowhere'" in told.stderr
+def test_radar_without_data_is_rejected_before_installation(bare):
+    done = make(bare, "radar", "DATA=nowhere")
+    assert done.returncode != 0
+    assert "make radar requires DATA=FOLDER" in done.stderr and "'nowhere'" in done.stderr
     assert not (bare / ".venv").exists()
 
 
@@ -194,9 +194,9 @@ def calls(folder: Path) -> list[list[str]]:
     return [line.split("|") for line in (folder / "calls").read_text().splitlines()]
 
 
-def test_the_three_processes_of_the_tests(installed):
-    told = make(installed, "test", TRITON_INTERPRET="1", SIMCAST_KERNELS="triton")
-    assert told.returncode == 0, told.stderr
+def test_tests_run_in_three_processes(installed):
+    done = make(installed, "test", TRITON_INTERPRET="1", SIMCAST_KERNELS="triton")
+    assert done.returncode == 0, done.stderr
     kernels, compiled, rest = calls(installed)
     assert kernels == ["1", "", "-m pytest tests/kernels tests/models_on_kernels -m not gpu and not slow"]
     assert compiled == ["", "", "-m pytest tests/benchmarks -m not gpu and not slow"]
@@ -208,16 +208,16 @@ def test_the_three_processes_of_the_tests(installed):
 
 
 @pytest.mark.parametrize("fails", ["tests/models_on_kernels -m", "tests/benchmarks -m", "--ignore=tests/kernels"])
-def test_one_failure_fails_all_and_stops_none(installed, fails):
-    told = make(installed, "test", FAILS=fails)
-    assert told.returncode != 0
+def test_failure_of_one_process_does_not_stop_the_others(installed, fails):
+    done = make(installed, "test", FAILS=fails)
+    assert done.returncode != 0
     assert len(calls(installed)) == 3
-    assert "Failed: " in told.stdout
-    assert [line.split(" of ")[0] for line in told.stdout.splitlines()[-3:]] == ["===== closing line"] * 3
+    assert "Failed: " in done.stdout
+    assert [line.split(" of ")[0] for line in done.stdout.splitlines()[-3:]] == ["===== closing line"] * 3
 
 
 @pytest.mark.parametrize("state", [0, 2])
-def test_ci_runs_everything_and_ends_as_the_tests_do(tmp_path, state):
+def test_ci_runs_all_checks_and_returns_the_status_of_the_tests(tmp_path, state):
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
     (tmp_path / ".venv" / "tests").mkdir(parents=True)
@@ -227,14 +227,15 @@ def test_ci_runs_everything_and_ends_as_the_tests_do(tmp_path, state):
     fake.write_text('#!/bin/bash\necho "$SIMCAST_REQUIRE_SYSTEM $*" >>calls\n[ "$1" != test ] || exit "$STATE"\n')
     fake.chmod(0o755)
     environment = {**os.environ, "PATH": f"{fake.parent}{os.pathsep}{os.environ['PATH']}", "STATE": str(state)}
-    told = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
-    assert told.returncode == state
+    done = subprocess.run([tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == state
     assert (tmp_path / "calls").read_text().split("\n") == [
         "1 system-packages",
         "1 lint",
         "1 types",
         "1 docs",
         "1 test",
+        "1 test-ci",
         "",
     ]
-    assert ("1 failed in 2.00s" in told.stdout) == (state != 0)
+    assert ("1 failed in 2.00s" in done.stdout) == (state != 0)

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 _PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input"]
+_OFFLINE = ["--no-deps", "--no-index", "--no-build-isolation"]
 _PURELIB = sysconfig.get_paths()["purelib"]
 _BUILD_SDIST = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 
@@ -34,7 +35,7 @@ class Environment(NamedTuple):
 
     def install(self, *what: object) -> "Environment":
         """Install without dependencies, without an index and without a build environment of its own."""
-        _run([*_PIP, "--python", self.folder, "install", "--no-deps", "--no-index", "--no-build-isolation", *what])
+        _run([*_PIP, "--python", self.folder, "install", "--ignore-installed", *_OFFLINE, *what])
         return self
 
 
@@ -69,7 +70,7 @@ def sdist(tmp_path_factory) -> Path:
 def wheel(sdist, tmp_path_factory) -> Path:
     """The wheel built from the sdist."""
     folder = tmp_path_factory.mktemp("wheel")
-    _run([*_PIP, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, sdist])
+    _run([*_PIP, "wheel", *_OFFLINE, "--wheel-dir", folder, sdist])
     (path,) = folder.glob("*.whl")
     return path
 
@@ -78,7 +79,7 @@ def wheel(sdist, tmp_path_factory) -> Path:
 def kernels_wheel(sdist, tmp_path_factory) -> Path:
     """The wheel of the distribution simcast-kernels alone."""
     folder = tmp_path_factory.mktemp("kernels-wheel")
-    _run([*_PIP, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, sdist / "kernels"])
+    _run([*_PIP, "wheel", *_OFFLINE, "--wheel-dir", folder, sdist / "kernels"])
     (path,) = folder.glob("*.whl")
     return path
 

@@ -11,9 +11,9 @@ from tests.packaging.test_wheel import metadata
 
 pytestmark = pytest.mark.ci
 
-# Reject every module of a distribution that simcast-kernels does not require, directly or indirectly.
+# Hide every module of a distribution that simcast-kernels does not require, directly or indirectly.
 _ALONE = """
-import importlib.metadata, re, sys
+import importlib.machinery, importlib.metadata, importlib.util, re, sys
 
 def closure(name, found):
     name = re.sub("[-_.]+", "-", name).lower()
@@ -31,15 +31,13 @@ def closure(name, found):
 
 needed = closure("simcast-kernels", set())
 assert "torch" in needed and "deepspeed" not in needed and "numpy" not in needed, needed
-allowed = {top for top, names in importlib.metadata.packages_distributions().items()
-           if any(re.sub("[-_.]+", "-", name).lower() in needed for name in names)}
-class Reject:
-    def find_spec(self, name, path=None, target=None):
-        top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top in allowed:
-            return None
-        raise ModuleNotFoundError(f"{name} is not a requirement of simcast-kernels", name=name)
-sys.meta_path.insert(0, Reject())
+owners = importlib.metadata.packages_distributions()
+class RequiredOnly(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        names = {re.sub("[-_.]+", "-", owner).lower() for owner in owners.get(name.partition(".")[0], ())}
+        return None if names and not names & needed else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = RequiredOnly
 
 import simcast_kernels as sk
 assert "torch" not in sys.modules
@@ -49,6 +47,7 @@ target = torch.tensor([0, 100, 220, 255], dtype=torch.uint8).view(1, 1, 1, 2, 2)
 loss = sk.weighted_mse(prediction, target, thresholds=(219,), weights=(1, 10))
 loss.sum().backward()
 assert torch.isfinite(prediction.grad).all() and prediction.grad.any()
+assert importlib.util.find_spec("deepspeed") is None and importlib.util.find_spec("numpy") is None
 print(sk.__version__, sk.__file__)
 """
 
