@@ -1,4 +1,4 @@
-"""Finished runs of freshly drawn weights: student, autoencoder and denoiser, as `simcast train` leaves them."""
+"""Finished runs with random weights, in the files that ``simcast train`` writes, and ranks for a single process."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig, to_yaml
+from simcast_hpc.distributed.ranks import SingleRank
 from simcast_hpc.inference.ensemble import denoiser
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
@@ -21,17 +22,27 @@ DENOISER: dict[str, Any] = {
 }  # fmt: skip
 
 
-def leave(config: TrainConfig, network: torch.nn.Module, inputs: Mapping[str, str], **beside: str) -> Path:
-    """Leave in ``config.run_dir`` what a finished run with these weights leaves."""
-    folder = RunDirectory(config.run_dir)
-    folder.weights.parent.mkdir(parents=True)
-    folder.config.write_text(to_yaml(config), encoding="utf-8")
-    save_file(network.state_dict(), folder.weights, metadata=beside)
-    folder.finish({**config.science(), **inputs}, steps=3, weights=file_hash(folder.weights), **beside)
+class OneRank(SingleRank):
+    """One rank without a process group, with the methods of :class:`TorchRanks` that need none."""
+
+    device = torch.device("cpu")
+
+    def broadcast(self, thing: Any) -> Any:
+        return thing
+
+
+def write_finished(config: TrainConfig, network: torch.nn.Module, inputs: Mapping[str, str], **metadata: str) -> Path:
+    """Write the run directory of a finished run with these weights, and return it."""
+    directory = RunDirectory(config.run_dir)
+    directory.weights.parent.mkdir(parents=True)
+    directory.config.write_text(to_yaml(config), encoding="utf-8")
+    save_file(network.state_dict(), directory.weights, metadata=metadata)
+    directory.finish({**config.science(), **inputs}, steps=3, weights=file_hash(directory.weights), **metadata)
     return config.run_dir
 
 
-def randomised(network: torch.nn.Module, *, seed: int) -> torch.nn.Module:
+def randomize(network: torch.nn.Module, *, seed: int) -> torch.nn.Module:
+    """Add noise to all weights, in place: fresh networks of the project often start at zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -39,30 +50,30 @@ def randomised(network: torch.nn.Module, *, seed: int) -> torch.nn.Module:
     return network
 
 
-def make_runs(folder: Path, root: Path) -> Path:
-    """Leave finished runs ``student``, ``autoencoder`` and ``diffusion`` in ``folder``, of an archive's windows."""
-    shared = {"data": {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}}
-    torch.manual_seed(1)
-    write_trained(tiny_config(folder / "student", **shared))
-    coder = tiny_config(folder / "autoencoder", stage="autoencoder", **shared, autoencoder=AUTOENCODER)
+def make_runs(folder: Path, root: Path, *, seed: int = 1) -> Path:
+    """Write finished runs ``student``, ``autoencoder`` and ``diffusion`` on an archive into ``folder``."""
+    data = {"data": {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}}
+    torch.manual_seed(seed)
+    write_trained(tiny_config(folder / "student", **data))
+    autoencoder = tiny_config(folder / "autoencoder", stage="autoencoder", **data, autoencoder=AUTOENCODER)
     torch.manual_seed(2)
-    leave(coder, Autoencoder(coder.autoencoder.model), {}, scale_factor="1.25")
+    write_finished(autoencoder, Autoencoder(autoencoder.autoencoder.model), {}, scale_factor="1.25")
     config = diffusion_config(folder / "diffusion", folder, root)
     hashes = {name: file_hash(RunDirectory(folder / name).weights) for name in ("autoencoder", "student")}
-    leave(config, randomised(denoiser(config, channels=2), seed=3), hashes)
+    write_finished(config, randomize(denoiser(config, channels=2), seed=3), hashes)
     return folder
 
 
 def diffusion_config(run_dir: Path, runs: Path, root: Path, **over: Any) -> TrainConfig:
-    """Return a run of the stage ``diffusion`` on the finished runs in ``runs``; ``over`` lies over its section."""
+    """Return a run of stage ``diffusion`` on the finished runs in ``runs``; ``over`` overrides its section."""
     data = {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}
-    chosen = {"autoencoder": str(runs / "autoencoder"), "student": str(runs / "student"), "casformer": DENOISER}
-    return tiny_config(run_dir, stage="diffusion", data=data, diffusion=chosen | over, sampling=SAMPLING)
+    inputs = {"autoencoder": str(runs / "autoencoder"), "student": str(runs / "student"), "casformer": DENOISER}
+    return tiny_config(run_dir, stage="diffusion", data=data, diffusion=inputs | over, sampling=SAMPLING)
 
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An archive of five events of random codes, some of them missing."""
+    """An archive of five events of random pixel values, some of them missing."""
     return make_archive(tmp_path_factory.mktemp("ensemble"), random_codes(5, 11, missing=0.002))
 
 

@@ -24,7 +24,7 @@ from simcast_hpc.config import (
     TrainConfig,
 )
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.loader import micro_batches
+from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.distill.windows import Sample, to_frames, window_of_codes
 from simcast_hpc.distributed.engine import set_learning_rate
 from simcast_hpc.inference.load import forecast_device
@@ -32,9 +32,9 @@ from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from simcast_hpc.train.learning_rate import learning_rate
-from simcast_hpc.train.loop import DeviceBatch, Every, StepReport, train
-from simcast_hpc.train.stages import AnyStage, make_stage
-from simcast_hpc.train.stages.base import TrainingModule
+from simcast_hpc.train.loop import DeviceBatch, PeriodicHook, StepReport, train
+from simcast_hpc.train.stages import STAGES, ForecastStage
+from simcast_hpc.train.stages.forecast_stage import ForecastModule
 from simcast_hpc.train.stages.student_stage import StudentStage, extend
 
 from .study import Arm, Study
@@ -74,6 +74,14 @@ class PlainEngine:
     def gradient_accumulation_steps(self) -> int:
         """Return 1: a micro batch is the batch."""
         return 1
+
+    def gradients_are_finite(self) -> torch.Tensor:
+        """Return True: only losses are checked."""
+        return torch.tensor(True)
+
+    def skip_step(self) -> None:
+        """Discard the gradients."""
+        self.optimizer.zero_grad()
 
 
 class PseudoFrames:
@@ -134,14 +142,17 @@ def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Arch
     config = config_of(study, arm, seed=seed, folder=folder, archive=archive.root)
     run = RunDirectory(folder)
     run.prepare(config)
-    stage = make_stage(config)
-    source = _sequences(study, arm, stage, archive)
+    kind = STAGES[config.stage]
+    source = _sequences(study, arm, kind.window_frames(config), archive)
+    stage = kind(config, source)
+    assert isinstance(stage, ForecastStage)
     torch.manual_seed(seed)
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
-    stage.initialise(network)
+    stage.initialize(network)
     network.to(DEVICE)
-    stage.open(source, DEVICE)
     if isinstance(stage, StudentStage) and config.student.extension == "teacher":
+        assert stage.teacher is not None
+        stage.teacher.network.to(DEVICE)
         stage.extension = _pseudo_frames(stage, source, batch_size=study.scoring.batch_size)
     loss = WeightedMSE(config.loss, read_spec(config.data.dataset))
     curves = _train(config, stage, source, network, loss, _validation(config, archive, network, loss))
@@ -156,9 +167,9 @@ def weights_of(run: RunDirectory) -> str:
     return file_hash(run.weights)
 
 
-def _sequences(study: Study, arm: Arm, stage: AnyStage, archive: Archive) -> EventWindows:
-    beyond = study.sequence.frames_in + 2 * study.sequence.frames_out - stage.sequence_frames
-    return archive.windows("train", frames=stage.sequence_frames, which=arm.windows, room=beyond)
+def _sequences(study: Study, arm: Arm, frames: int, archive: Archive) -> EventWindows:
+    beyond = study.sequence.frames_in + 2 * study.sequence.frames_out - frames
+    return archive.windows("train", frames=frames, which=arm.windows, room=beyond)
 
 
 def _pseudo_frames(stage: StudentStage, source: EventWindows, *, batch_size: int) -> PseudoFrames:
@@ -173,13 +184,13 @@ def _pseudo_frames(stage: StudentStage, source: EventWindows, *, batch_size: int
 
 def _train(
     config: TrainConfig,
-    stage: AnyStage,
+    stage: ForecastStage,
     source: EventWindows,
     network: torch.nn.Module,
     loss: WeightedMSE,
     validate: Callable[[], float],
 ) -> dict[str, Any]:
-    engine = PlainEngine(TrainingModule(network, loss), config)
+    engine = PlainEngine(ForecastModule(network, loss), config)
     recent: list[torch.Tensor] = []
     curves: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
 
@@ -193,18 +204,18 @@ def _train(
         _prepared(config, stage, source),
         first_step=0,
         max_steps=config.max_steps,
-        before=lambda step: set_learning_rate(
+        before_step=lambda step: set_learning_rate(
             engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
         ),
-        after=[
-            Every(1, lambda _step, report: recent.append(report.loss)),
-            Every(max(1, config.max_steps // _VALIDATIONS), note),
+        hooks=[
+            PeriodicHook(1, lambda _step, report: recent.append(report.loss)),
+            PeriodicHook(max(1, config.max_steps // _VALIDATIONS), note),
         ],
     )
     return curves
 
 
-def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Iterator[DeviceBatch]:
+def _prepared(config: TrainConfig, stage: ForecastStage, source: EventWindows) -> Iterator[DeviceBatch]:
     size = config.batch.global_size
     batches = micro_batches(
         source,
@@ -216,9 +227,9 @@ def _prepared(config: TrainConfig, stage: AnyStage, source: EventWindows) -> Ite
         world_size=1,
         extension=stage.extension,
     )
-    for batch in batches:
+    for batch in prefetch_to_device(batches, DEVICE):
         indices = batch.indices
-        yield DeviceBatch(stage.sample(batch, DEVICE), lambda indices=indices: [str(source.key(i)) for i in indices])
+        yield DeviceBatch(stage.sample(batch), lambda indices=indices: [str(source.key(i)) for i in indices])
 
 
 def _validation(

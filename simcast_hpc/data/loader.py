@@ -33,6 +33,11 @@ class MicroBatch(NamedTuple):
     indices: list[int]
     extension: torch.Tensor | None
 
+    def to(self, device: torch.device) -> "MicroBatch":
+        """Return the micro-batch with its tensors on ``device``; pinned memory is copied asynchronously."""
+        extension = None if self.extension is None else self.extension.to(device, non_blocking=True)
+        return self._replace(codes=self.codes.to(device, non_blocking=True), extension=extension)
+
 
 class _Windows(Dataset[tuple[int, int, np.ndarray, np.ndarray | None]]):
     def __init__(self, source: WindowSource, extension: Extension | None, seed: int):
@@ -103,19 +108,18 @@ def _end(workers: list[BaseProcess]) -> None:
 
 
 def prefetch_to_device(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:
-    """Yield micro batches with their tensors on ``device``, the next one on its way while this one is used.
+    """Yield micro-batches with their tensors on ``device``: the only transfer of training data to the device.
 
-    On a GPU the copies, from pinned memory, run on a stream of their own; on a CPU nothing is copied or read ahead.
+    On a CUDA device the next batch is copied, from pinned memory, on a stream of its own while this one is used.
     """
     if device.type != "cuda":
-        yield from batches
+        yield from (batch.to(device) for batch in batches)
         return
     stream = torch.cuda.Stream(device)
 
     def start(batch: MicroBatch) -> MicroBatch:
         with torch.cuda.stream(stream):
-            extension = None if batch.extension is None else batch.extension.to(device, non_blocking=True)
-            return batch._replace(codes=batch.codes.to(device, non_blocking=True), extension=extension)
+            return batch.to(device)
 
     coming = start(next(batches))
     while True:

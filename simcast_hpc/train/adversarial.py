@@ -1,9 +1,9 @@
-"""Training an autoencoder against a discriminator under DeepSpeed.
+"""Adversarial training of an autoencoder under DeepSpeed.
 
-The autoencoder is the engine's; the discriminator is a plain torch module that every rank holds whole, with an
-optimizer of its own, its gradients averaged by hand. Two engines would be wrong: each takes the other's backward for
-its own. So the adversarial gradient never passes through the engine's backward as a loss: both losses are
-differentiated by a detached reconstruction first, and the engine is given the sum as the gradient of the
+DeepSpeed trains the autoencoder. The discriminator is a plain torch module, replicated on every rank, with its own
+optimizer and gradients averaged explicitly: with two DeepSpeed engines in one process, each takes the other's backward
+pass for its own. For the same reason the adversarial loss never passes through the engine's backward pass: both losses
+are differentiated with respect to a detached reconstruction, and the engine gets their sum as the gradient of the
 reconstruction.
 """
 
@@ -14,20 +14,20 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from simcast_hpc.config import AutoencoderTrainingConfig, OptimizerConfig
-from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
-from simcast_hpc.distributed.named_tensors import Tensors
+from simcast_hpc.distributed.named_tensors import MOMENTS, Tensors
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.losses import hinge_loss, reconstruction_loss
 from simcast_hpc.models.autoencoder import Autoencoder, Posterior
 from simcast_hpc.models.discriminator import Discriminator
 
+from .stage_engine import StageEngine
+
 _EPS = 1e-4
-_MOST_WEIGHT = 1e4
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MAX_WEIGHT = 1e4
 
 
 class AutoencoderModule(torch.nn.Module):
-    """What the engine holds: the autoencoder and the logarithm of the learned variance of its error."""
+    """The module of the engine: the autoencoder and the log of the learned variance of its error."""
 
     def __init__(self, model: Autoencoder):
         super().__init__()
@@ -40,11 +40,11 @@ class AutoencoderModule(torch.nn.Module):
         return reconstruction, *posterior, self.log_variance.float()
 
 
-class AdversarialEngine:
-    """A DeepSpeed engine and a discriminator that the training loop takes for one engine.
+class AdversarialEngine(StageEngine):
+    """A DeepSpeed engine and a discriminator, used by the loop as one engine.
 
-    The adaptive weight is computed for each micro batch, over all ranks: with accumulation it depends on how a global
-    batch falls into micro batches, as nothing else does.
+    The adaptive weight of the adversarial loss is computed per micro-batch, over all ranks. It is the only quantity of
+    the project that depends on how a global batch is divided into micro-batches.
     """
 
     def __init__(
@@ -56,59 +56,60 @@ class AdversarialEngine:
         config: AutoencoderTrainingConfig,
         optimizer: OptimizerConfig,
     ):
-        """Take over an engine that holds an :class:`AutoencoderModule`. A collective."""
-        self.engine, self.ranks, self.config = engine, ranks, config
+        """Wrap an engine of an :class:`AutoencoderModule`. A collective."""
+        super().__init__(engine)
+        self.ranks, self.config = ranks, config
         self.step_number = 0
         self.discriminator = discriminator.to(ranks.device)
-        self.discriminator.load_state_dict(ranks.broadcast(_on_host(self.discriminator.state_dict())))
+        initial = {name: tensor.cpu() for name, tensor in self.discriminator.state_dict().items()}
+        self.discriminator.load_state_dict(ranks.broadcast(initial))
         self._optimizer = torch.optim.AdamW(
             self.discriminator.parameters(), lr=0.0, betas=optimizer.betas, weight_decay=optimizer.weight_decay
         )
         self._surrogate: Tensor | None = None
         self._discriminator_loss: Tensor | None = None
-        self._last_input: Tensor | None = None
-        engine.module.model.last_layer.register_forward_hook(self._keep_input)
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is the engine's."""
-        return getattr(self.engine, name)
+        self._last_layer_input: Tensor | None = None
+        engine.module.model.last_layer.register_forward_hook(self._store_input)
 
     @property
-    def adversarial(self) -> bool:
-        """Whether the discriminator takes part in the coming optimizer step."""
+    def is_adversarial(self) -> bool:
+        """Whether the discriminator takes part in the next optimizer step."""
         return self.step_number >= self.config.adversarial_start
 
-    def __call__(self, frames: Tensor, valid: Tensor, noise: Tensor) -> Tensor:
-        """Return the loss of a micro batch; what :meth:`backward` needs is kept.
+    def __call__(self, *sample: Tensor) -> Tensor:
+        """Return the loss of a micro-batch and store what :meth:`backward` needs.
 
         Args:
-            frames: fp32 ``[B, C, H, W]`` in [0, 1], 0 where missing.
-            valid: bool, same shape.
-            noise: standard normal, of the latents' shape.
+            *sample: frames, fp32 ``[B, C, H, W]`` in [0, 1] and 0 where missing; their mask of valid pixels, bool;
+                standard normal noise in the shape of the latents.
         """
-        made, mean, log_variance, spread = self.engine(frames, noise)
-        leaf = made.detach().requires_grad_()
-        reconstruction = reconstruction_loss(frames, leaf, valid, spread.detach())
-        (gradient,) = torch.autograd.grad(reconstruction, leaf)
+        frames, valid, noise = sample
+        # 1. Reconstruction loss, differentiated with respect to the detached reconstruction
+        reconstruction, mean, log_variance, learned_log_variance = self.engine(frames, noise)
+        detached = reconstruction.detach().requires_grad_()
+        reconstruction_term = reconstruction_loss(frames, detached, valid, learned_log_variance.detach())
+        (gradient,) = torch.autograd.grad(reconstruction_term, detached)
+        # 2. Terms that depend on encoder and variance only. The variance is learned at the reconstruction's value.
         divergence = Posterior(mean, log_variance).divergence().mean()
-        # The variance is learned through the very loss, at the reconstruction's value.
-        learned = reconstruction_loss(frames, made.detach(), valid, spread)
-        loss = reconstruction.detach() + self.config.divergence_weight * divergence.detach()
+        variance_term = reconstruction_loss(frames, reconstruction.detach(), valid, learned_log_variance)
+        loss = reconstruction_term.detach() + self.config.divergence_weight * divergence.detach()
+        # 3. Adversarial loss and the discriminator's own
         self._discriminator_loss = None
-        if self.adversarial:
-            # Missing pixels show the discriminator the same zeros in both.
-            shown = torch.where(valid, leaf, 0.0)
-            fooled = -self.discriminator(shown).mean()
-            (against,) = torch.autograd.grad(fooled, leaf)
-            weight = self._adaptive_weight(gradient, against)
-            gradient = gradient + weight * against
-            loss = loss + weight * fooled.detach()
-            self._discriminator_loss = hinge_loss(self.discriminator(frames), self.discriminator(shown.detach()))
-        self._surrogate = (made * gradient).sum() + learned + self.config.divergence_weight * divergence
+        if self.is_adversarial:
+            # Missing pixels are 0 in both, so they give the discriminator nothing to distinguish.
+            masked = torch.where(valid, detached, 0.0)
+            adversarial_term = -self.discriminator(masked).mean()
+            (adversarial_gradient,) = torch.autograd.grad(adversarial_term, detached)
+            weight = self._adaptive_weight(gradient, adversarial_gradient)
+            gradient = gradient + weight * adversarial_gradient
+            loss = loss + weight * adversarial_term.detach()
+            self._discriminator_loss = hinge_loss(self.discriminator(frames), self.discriminator(masked.detach()))
+        # 4. A scalar whose gradient is that of the loss
+        self._surrogate = (reconstruction * gradient).sum() + variance_term + self.config.divergence_weight * divergence
         return loss
 
-    def backward(self, _loss: Tensor) -> None:
-        """Accumulate the gradients of the micro batch that was seen last."""
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradients of the last micro-batch in both networks; ``loss`` itself is not used."""
         assert self._surrogate is not None
         self.engine.backward(self._surrogate)
         if self._discriminator_loss is not None:
@@ -116,13 +117,13 @@ class AdversarialEngine:
         self._surrogate = self._discriminator_loss = None
 
     def step(self) -> None:
-        """Count a micro batch; on the last of a step, update both networks. A collective."""
-        last = self.engine.is_gradient_accumulation_boundary()
+        """Count a micro-batch; after the last one of an optimizer step, update both networks. A collective."""
+        is_last = self.engine.is_gradient_accumulation_boundary()
         rate = self.engine.optimizer.param_groups[0]["lr"]
         self.engine.step()
-        if not last:
+        if not is_last:
             return
-        if self.adversarial:
+        if self.is_adversarial:
             parameters = list(self.discriminator.parameters())
             flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
             mean = self.ranks.mean(flat).split([p.numel() for p in parameters])
@@ -134,54 +135,50 @@ class AdversarialEngine:
         self.step_number += 1
 
     def gradients_are_finite(self) -> Tensor:
-        """Return whether this rank's gradients are, of both networks."""
-        own = [parameter.grad for parameter in self.discriminator.parameters() if parameter.grad is not None]
-        finite = torch.isfinite(torch.nn.utils.get_total_norm(own, float("inf")))
-        return finite & gradients_are_finite(self.engine).to(finite.device)
+        """Return whether this rank's gradients of both networks are finite, a bool tensor."""
+        gradients = [parameter.grad for parameter in self.discriminator.parameters() if parameter.grad is not None]
+        finite = torch.isfinite(torch.nn.utils.get_total_norm(gradients, float("inf")))
+        return finite & super().gradients_are_finite().to(finite.device)
 
-    def leave_out_step(self) -> None:
-        """Count the optimizer step that is due without changing either network. A collective."""
-        leave_out_step(self.engine)
+    def skip_step(self) -> None:
+        """Count the pending optimizer step without changing either network. A collective."""
+        super().skip_step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step_number += 1
 
-    def state(self) -> Tensors:
-        """Return the discriminator's weights and moments by name, for a checkpoint."""
-        found: Tensors = {}
+    def auxiliary_state(self) -> Tensors:
+        """Return the discriminator's weights and moments by name."""
+        tensors: Tensors = {}
         for name, parameter in self.discriminator.named_parameters():
             state = self._optimizer.state.get(parameter, {})
-            found[f"param/{name}"] = parameter.detach()
-            found |= {f"{key}/{name}": state[key] for key in _MOMENTS if state}
-        return found
+            tensors[f"param/{name}"] = parameter.detach()
+            tensors |= {f"{key}/{name}": state[key] for key in MOMENTS if state}
+        return tensors
 
-    def restore(self, state: Tensors, *, step: int) -> None:
-        """Take up the discriminator where ``step`` optimizer steps left it."""
+    def restore_auxiliary(self, state: Tensors, *, step: int) -> None:
+        """Restore the discriminator as it was after ``step`` optimizer steps."""
         self.step_number = step
         for name, parameter in self.discriminator.named_parameters():
             parameter.data.copy_(state[f"param/{name}"])
             if f"exp_avg/{name}" in state:
-                moments = {key: state[f"{key}/{name}"].to(parameter.device) for key in _MOMENTS}
-                seen = torch.tensor(float(step - self.config.adversarial_start))
-                self._optimizer.state[parameter] = {"step": seen, **moments}
+                moments = {key: state[f"{key}/{name}"].to(parameter.device) for key in MOMENTS}
+                updates = torch.tensor(float(step - self.config.adversarial_start))
+                self._optimizer.state[parameter] = {"step": updates, **moments}
 
-    def _adaptive_weight(self, reconstruction: Tensor, against: Tensor) -> Tensor:
-        """Return the weight of the adversarial loss, from both gradients at the last layer's weights."""
+    def _adaptive_weight(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        """Return the weight of the adversarial loss, from both gradients at the weights of the last layer."""
         layer = self.engine.module.model.last_layer
-        assert self._last_input is not None
+        assert self._last_layer_input is not None
         shape = (layer.out_channels, layer.in_channels, *layer.kernel_size)
         both = torch.stack(
             [
-                conv2d_weight(self._last_input, shape, gradient, padding=layer.padding)
-                for gradient in (reconstruction, against)
+                conv2d_weight(self._last_layer_input, shape, gradient, padding=layer.padding)
+                for gradient in (reconstruction, adversarial)
             ]
         )
         norms = self.ranks.mean(both).flatten(1).norm(dim=1)
-        ratio = (norms[0] / (norms[1] + _EPS)).clamp(0.0, _MOST_WEIGHT)
+        ratio = (norms[0] / (norms[1] + _EPS)).clamp(0.0, _MAX_WEIGHT)
         return self.config.adversarial_weight * ratio
 
-    def _keep_input(self, _module: torch.nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        self._last_input = inputs[0].detach().float()
-
-
-def _on_host(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.cpu() for name, tensor in state.items()}
+    def _store_input(self, _module: torch.nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        self._last_layer_input = inputs[0].detach().float()

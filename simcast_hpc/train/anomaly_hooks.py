@@ -34,7 +34,7 @@ class SpikeHook:
         """Take in one step."""
         if self._factor is None:
             return
-        highest = report.verdict.highest_loss
+        highest = report.status.max_loss
         if len(self._before) >= _FEWEST:
             usual = statistics.median(self._before)
             if highest > self._factor * usual:
@@ -42,7 +42,7 @@ class SpikeHook:
         self._before.append(highest)
 
     def _say(self, step: int, report: StepReport, usual: float) -> None:
-        highest = report.verdict.highest_loss
+        highest = report.status.max_loss
         windows = report.windows([loss == highest for loss in report.losses.float().tolist()])
         if not windows:
             return

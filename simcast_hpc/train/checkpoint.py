@@ -27,6 +27,8 @@ from simcast_hpc.storage.run_directory import file_hash, reject_another
 logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.05
+_AUXILIARY = ("auxiliary/", "beside/")  # the second in checkpoints written before version 0.2
+_MODEL_PREFIX = "model."
 
 
 class CheckpointError(SimcastError, RuntimeError):
@@ -58,7 +60,7 @@ class CheckpointWriter:
         samples_seen: int,
         identity: Mapping[str, Any],
         average: Tensors | None = None,
-        beside: Tensors | None = None,
+        auxiliary: Tensors | None = None,
     ) -> None:
         """Copy the state to the host and begin to write it. A collective.
 
@@ -81,7 +83,7 @@ class CheckpointWriter:
                 mine |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
         mine |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
         if rank == 0:
-            mine |= {f"beside/{name}": _to_host(value) for name, value in (beside or {}).items()}
+            mine |= {f"auxiliary/{name}": _to_host(value) for name, value in (auxiliary or {}).items()}
         manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": size}
         self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
         self._thread.start()
@@ -189,16 +191,21 @@ class Checkpoint:
         """
         return self._tensor(f"ema/{name}")
 
-    def beside(self) -> dict[str, torch.Tensor]:
-        """Return what was held beside the engine, by name."""
-        names = [key.removeprefix("beside/") for key in self._file_of if key.startswith("beside/")]
-        return {name: self._tensor(f"beside/{name}") for name in names}
+    def auxiliary(self) -> Tensors:
+        """Return the state of the run that DeepSpeed does not hold, by name."""
+        keys = [key for key in self._file_of if key.startswith(_AUXILIARY)]
+        return {key.partition("/")[2]: self._tensor(key) for key in keys}
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Return what is exported: all fp32 values by name, the moving averages where there are any."""
         kind = "ema/" if any(key.startswith("ema/") for key in self._file_of) else "param/"
         names = sorted(key.removeprefix(kind) for key in self._file_of if key.startswith(kind))
         return {name: self._tensor(kind + name) for name in names}
+
+    def model_weights(self) -> dict[str, torch.Tensor]:
+        """Return the part of :meth:`weights` that is exported: the submodule ``model``, without that prefix."""
+        weights = self.weights().items()
+        return {name.removeprefix(_MODEL_PREFIX): value for name, value in weights if name.startswith(_MODEL_PREFIX)}
 
     def check_names(self, engine: Any) -> None:
         """Refuse a checkpoint whose parameters are not the engine's.

@@ -17,6 +17,7 @@ from .checkpoint import CheckpointWriter
 from .ema import EMA
 from .learning_rate import learning_rate
 from .loop import StepReport
+from .stage_engine import StageEngine
 
 
 class MetricsHook:
@@ -97,25 +98,23 @@ class CheckpointHook:
     def __init__(
         self,
         writer: CheckpointWriter,
-        engine: Any,
+        engine: StageEngine,
         *,
         global_size: int,
         identity: Mapping[str, Any],
         ema: EMA | None = None,
-        beside: Any = None,
     ):
         self.writer, self.engine, self.global_size, self.identity, self.ema = writer, engine, global_size, identity, ema
-        self.beside = beside
 
     def __call__(self, step: int, _report: StepReport) -> None:
         """Begin to write the checkpoint of ``step``."""
         self.writer.save(
-            self.engine,
+            self.engine.engine,
             step=step,
             samples_seen=step * self.global_size,
             identity=self.identity,
             average=None if self.ema is None else self.ema.tensors,
-            beside=None if self.beside is None else self.beside.state(),
+            auxiliary=self.engine.auxiliary_state(),
         )
 
 
@@ -150,5 +149,5 @@ class WriteFailureHook:
         Raises:
             CheckpointError: on every rank; the checkpoint before stands.
         """
-        if report.verdict.write_failed:
+        if report.status.write_failed:
             self.writer.wait()

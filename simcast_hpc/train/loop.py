@@ -1,4 +1,4 @@
-"""The training loop. One optimizer step per turn; everything periodic is an ``Every`` hook."""
+"""The training loop: one optimizer step per iteration; everything periodic is a hook."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
@@ -10,48 +10,59 @@ import torch
 from simcast_hpc.config import SimcastError
 from simcast_hpc.monitoring.stop_request import StopReason
 
-from .step_status import Agreement, StepStatus
+from .step_status import StatusReduction, StepStatus
 from .step_timing import StepTimer
 
 logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(SimcastError, RuntimeError):
-    """A loss or a gradient became infinite or NaN; no weight was changed by it."""
+    """A loss or gradient is NaN or infinite; the weights are unchanged."""
 
 
 class DeviceBatch(NamedTuple):
-    """A sample on the device, and the names of the windows that it was made from."""
+    """A micro-batch on the device.
+
+    Attributes:
+        sample: the arguments of the engine.
+        names: returns the names of its windows, for messages.
+        seed: of torch's generators for the forward pass (dropout); None leaves the generators alone. As a function of
+            the samples, it gives a resumed run the dropout masks of an uninterrupted one.
+    """
 
     sample: tuple[torch.Tensor, ...]
     names: Callable[[], list[str]]
+    seed: int | None = None
 
 
 class StepReport(NamedTuple):
-    """What is known of an optimizer step: this rank's losses, float32 ``[n]`` on the device, and their windows."""
+    """The result of an optimizer step.
+
+    Attributes:
+        losses: of this rank's micro-batches, float32 ``[n]`` on the device.
+        names: of the windows of each micro-batch.
+        status: what was reduced over the ranks.
+    """
 
     losses: torch.Tensor
     names: list[Callable[[], list[str]]]
-    verdict: StepStatus
+    status: StepStatus
 
     @property
     def loss(self) -> torch.Tensor:
         """This rank's mean loss, on the device."""
         return self.losses.mean()
 
-    def windows(self, of: Iterable[bool]) -> list[str]:
-        """Return the names of the windows of the micro batches that ``of`` marks."""
-        return [name for marked, make in zip(of, self.names, strict=True) if marked for name in make()]
-
-
-Hook = Callable[[int, StepReport], None]
+    def windows(self, selected: Iterable[bool]) -> list[str]:
+        """Return the names of the windows of the selected micro-batches."""
+        return [name for chosen, names in zip(selected, self.names, strict=True) if chosen for name in names()]
 
 
 class Engine(Protocol):
-    """The part of a DeepSpeed engine that the loop may use."""
+    """The part of an engine that the loop uses; see :class:`~simcast_hpc.train.stage_engine.StageEngine`."""
 
-    def __call__(self, *sample: Any, **more: Any) -> torch.Tensor:
-        """Return the loss of a sample."""
+    def __call__(self, *sample: Any) -> torch.Tensor:
+        """Return the loss of a micro-batch."""
         ...
 
     def backward(self, loss: torch.Tensor) -> Any:
@@ -59,62 +70,71 @@ class Engine(Protocol):
         ...
 
     def step(self) -> Any:
-        """Count a micro batch; on the last of a step, update the weights."""
+        """Count a micro-batch; after the last one of an optimizer step, update the weights."""
         ...
 
     def gradient_accumulation_steps(self) -> int:
-        """Return micro batches per optimizer step on this rank."""
+        """Return micro-batches per optimizer step on this rank."""
+        ...
+
+    def gradients_are_finite(self) -> torch.Tensor:
+        """Return whether this rank's share of the gradients is finite, a bool tensor."""
+        ...
+
+    def skip_step(self) -> None:
+        """Count the pending optimizer step without changing anything."""
         ...
 
 
-@dataclass(frozen=True)
-class Every:
-    """Run ``hook`` after each ``steps``-th optimizer step and after the last; 0 means after the last alone.
+Hook = Callable[[int, StepReport], None]
 
-    ``on_leaving`` runs it after the step at which a run is asked to leave as well.
+
+@dataclass(frozen=True)
+class PeriodicHook:
+    """A hook that runs after each ``steps``-th optimizer step and after the last; 0 means after the last only.
+
+    With ``before_exit`` it also runs after the step at which the run is asked to pause or stop.
     """
 
     steps: int
     hook: Hook
-    on_leaving: bool = False
+    before_exit: bool = False
 
-    def due(self, step: int, max_steps: int, *, leaving: bool = False) -> bool:
+    def is_due(self, step: int, max_steps: int, *, exiting: bool = False) -> bool:
         """Return whether the hook runs after ``step``."""
-        return step == max_steps or (self.steps > 0 and step % self.steps == 0) or (leaving and self.on_leaving)
+        return step == max_steps or (self.steps > 0 and step % self.steps == 0) or (exiting and self.before_exit)
 
 
 @dataclass
-class Gradients:
-    """How the loop looks at an engine's gradients, and what it does where they, or a loss, are no numbers.
+class NonFiniteGuard:
+    """Takes an optimizer step only if losses and gradients are finite on all ranks.
 
-    ``most_skipped`` steps in a row are left out before the run ends; 0 ends it at the first.
+    ``max_skipped`` steps in a row are skipped with a warning before the run fails; 0 fails at the first.
     """
 
-    are_finite: Callable[[Any], torch.Tensor] = lambda _engine: torch.tensor(True)
-    leave_out: Callable[[Any], None] = lambda _engine: None
-    most_skipped: int = 0
+    max_skipped: int = 0
     skipped_in_a_row: int = 0
 
     def step(self, engine: Engine, report: StepReport, *, step: int) -> None:
-        """Take the optimizer step ``step``, or leave it out.
+        """Take or skip optimizer step ``step``.
 
         Raises:
-            NonFiniteLossError: on every rank, naming the windows of this rank.
+            NonFiniteLossError: on every rank; names the windows of this rank.
         """
-        if not (report.verdict.bad_loss or report.verdict.bad_gradient):
+        if not (report.status.nonfinite_loss or report.status.nonfinite_gradient):
             self.skipped_in_a_row = 0
             engine.step()
             return
         self.skipped_in_a_row += 1
-        said = _what_is_not_finite(report, step=step)
-        if self.skipped_in_a_row > self.most_skipped:
-            so_far = f"after {self.most_skipped} steps left out in a row, " if self.most_skipped else ""
+        message = _describe_nonfinite(report, step=step)
+        if self.skipped_in_a_row > self.max_skipped:
+            skipped = f"after {self.max_skipped} skipped steps in a row, " if self.max_skipped else ""
             raise NonFiniteLossError(
-                f"{so_far}{said}; no weight was changed. Look at those windows, or lower optimizer.learning_rate; "
-                "watch.non_finite=skip leaves such steps out"
+                f"{skipped}{message}; the weights are unchanged. Inspect these windows or lower "
+                "optimizer.learning_rate; watch.non_finite=skip skips such steps"
             )
-        logger.warning("%s; the step is left out", said)
-        self.leave_out(engine)
+        logger.warning("%s; the step is skipped", message)
+        engine.skip_step()
 
 
 def train(
@@ -123,83 +143,79 @@ def train(
     *,
     first_step: int,
     max_steps: int,
-    before: Callable[[int], None],
-    agree: Agreement | None = None,
-    gradients: Gradients | None = None,
+    before_step: Callable[[int], None],
+    reduce_status: StatusReduction | None = None,
+    guard: NonFiniteGuard | None = None,
     timer: StepTimer | None = None,
-    after: Iterable[Every] = (),
+    hooks: Iterable[PeriodicHook] = (),
 ) -> tuple[int, StopReason]:
-    """Train from ``first_step`` until ``max_steps`` optimizer steps are done, or the ranks agree to leave.
+    """Train from ``first_step`` until ``max_steps`` optimizer steps are done or the run is asked to exit.
 
     Args:
         engine: see :class:`Engine`.
-        batches: endless, already standing where ``first_step`` left it.
-        first_step: optimizer steps done before.
-        max_steps: optimizer steps in all.
-        before: called with the number of steps done before each step; sets the learning rate.
-        agree: what the ranks tell one another before each optimizer step; by default this process is alone.
-        gradients: looked at before each optimizer step; by default losses alone are.
-        timer: of what this rank does on its own.
-        after: hooks; losses stay tensors on the device, so a hook that wants a number calls ``.item()`` itself.
+        batches: infinite, starting with the first micro-batch after ``first_step`` steps.
+        first_step: optimizer steps already done.
+        max_steps: optimizer steps in total.
+        before_step: called before each step with the number of steps done; sets the learning rate.
+        reduce_status: over the ranks, once per optimizer step; by default this process is the only rank.
+        guard: against non-finite losses and gradients.
+        timer: of the work of this rank that waits for no other rank.
+        hooks: called after their steps; losses are tensors on the device, so a hook calls ``.item()`` if needed.
 
     Returns:
-        The last step, and what was asked where that ended the run early: on every rank the same.
+        The last step, and why the run ended early, or ``StopReason.NONE``: the same on every rank.
 
     Raises:
-        NonFiniteLossError: on every rank, before the optimizer step, naming the windows of this rank's loss.
+        NonFiniteLossError: on every rank, before the optimizer step; names the windows of this rank.
     """
-    step, after = first_step, tuple(after)
-    agree, gradients = agree or Agreement(torch.Tensor.tolist), gradients or Gradients()
-    timer = timer or StepTimer(torch.device("cpu"))
+    step, hooks = first_step, tuple(hooks)
+    reduce_status = reduce_status or StatusReduction(torch.Tensor.tolist)
+    guard, timer = guard or NonFiniteGuard(), timer or StepTimer(torch.device("cpu"))
     while step < max_steps:
-        before(step)
-        report = _one_step(engine, batches, step=step + 1, agree=agree, gradients=gradients, timer=timer)
+        before_step(step)
+        report = _forward_backward(engine, batches, reduce_status=reduce_status, timer=timer)
         step += 1
-        leaving = report.verdict.ask != StopReason.NONE
-        for every in after:
-            if every.due(step, max_steps, leaving=leaving):
-                every.hook(step, report)
-        if leaving and step < max_steps:
-            return step, report.verdict.ask
+        guard.step(engine, report, step=step)
+        exiting = report.status.stop_reason != StopReason.NONE
+        for periodic in hooks:
+            if periodic.is_due(step, max_steps, exiting=exiting):
+                periodic.hook(step, report)
+        if exiting and step < max_steps:
+            return step, report.status.stop_reason
     return step, StopReason.NONE
 
 
-def _one_step(
-    engine: Engine,
-    batches: Iterator[DeviceBatch],
-    *,
-    step: int,
-    agree: Agreement,
-    gradients: Gradients,
-    timer: StepTimer,
+def _forward_backward(
+    engine: Engine, batches: Iterator[DeviceBatch], *, reduce_status: StatusReduction, timer: StepTimer
 ) -> StepReport:
+    """Run the micro-batches of an optimizer step; the step of the last one is left to the caller."""
     micro_steps = engine.gradient_accumulation_steps()
     losses: list[torch.Tensor] = []
     names: list[Callable[[], list[str]]] = []
     for micro in range(micro_steps):
         with timer.reading():
-            prepared = next(batches)
+            batch = next(batches)
+        if batch.seed is not None:
+            torch.manual_seed(batch.seed)
         with timer.forward():
-            loss = engine(*prepared.sample)
+            loss = engine(*batch.sample)
         losses.append(loss.detach())
-        names.append(prepared.names)
+        names.append(batch.names)
         engine.backward(loss)
         if micro < micro_steps - 1:
             engine.step()
-    together = torch.stack(losses)
-    report = StepReport(together, names, agree(together, gradients.are_finite(engine)))
-    gradients.step(engine, report, step=step)
-    return report
+    stacked = torch.stack(losses)
+    return StepReport(stacked, names, reduce_status(stacked, engine.gradients_are_finite()))
 
 
-def _what_is_not_finite(report: StepReport, *, step: int) -> str:
-    bad = (~torch.isfinite(report.losses)).tolist()
-    if report.verdict.bad_loss:
-        mine = report.windows(bad)
-        where = f"made from {', '.join(mine)} on this rank" if mine else "on another rank, which names its windows"
-        return f"the loss of optimizer step {step} is not finite, {where}"
-    mine = report.windows([True] * len(bad))
+def _describe_nonfinite(report: StepReport, *, step: int) -> str:
+    nonfinite = (~torch.isfinite(report.losses)).tolist()
+    if report.status.nonfinite_loss:
+        windows = report.windows(nonfinite)
+        source = f"windows {', '.join(windows)} of this rank" if windows else "on another rank, which names its windows"
+        return f"the loss of optimizer step {step} is not finite: {source}"
+    windows = report.windows([True] * len(nonfinite))
     return (
-        f"the gradient of optimizer step {step} is not finite though every loss is; "
-        f"this rank's part is made from {', '.join(mine)}"
+        f"the gradient of optimizer step {step} is not finite although every loss is: windows {', '.join(windows)} "
+        "of this rank"
     )

@@ -1,4 +1,4 @@
-"""What all ranks must know of one another before an optimizer step, in the one small reduction of each step."""
+"""The flags that all ranks share before an optimizer step, in the one small reduction of the step."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,45 +9,45 @@ from simcast_hpc.monitoring.stop_request import StopReason
 
 
 class StepStatus(NamedTuple):
-    """What holds on any rank; the same on every rank."""
+    """The maximum over the ranks of each flag; the same on every rank."""
 
-    bad_loss: bool
-    bad_gradient: bool
+    nonfinite_loss: bool
+    nonfinite_gradient: bool
     write_failed: bool
-    ask: StopReason
-    highest_loss: float
+    stop_reason: StopReason
+    max_loss: float
 
 
-class Agreement:
-    """Puts this rank's own flags and those of the step into one vector and reduces it."""
+class StatusReduction:
+    """Packs the flags of this rank into one vector and reduces it over the ranks."""
 
     def __init__(
         self,
         maximum: Callable[[torch.Tensor], list[float]],
         *,
-        ask: Callable[[], StopReason] = lambda: StopReason.NONE,
+        stop_request: Callable[[], StopReason] = lambda: StopReason.NONE,
         write_failed: Callable[[], bool] = lambda: False,
     ):
-        """Keep what is asked at every step.
+        """Store the sources of the flags.
 
         Args:
-            maximum: element-wise maximum of a float32 vector over the ranks; the one wait for the device in a step.
-            ask: what this rank is asked for.
-            write_failed: whether a checkpoint could not be written here.
+            maximum: element-wise maximum of a float32 vector over the ranks; the only device synchronization of a step.
+            stop_request: why this rank is asked to exit.
+            write_failed: whether this rank failed to write a checkpoint.
         """
-        self._maximum, self._ask, self._write_failed = maximum, ask, write_failed
+        self._maximum, self._stop_request, self._write_failed = maximum, stop_request, write_failed
 
     def __call__(self, losses: torch.Tensor, finite: torch.Tensor) -> StepStatus:
-        """Agree on a step.
+        """Return the status of an optimizer step. A collective.
 
         Args:
-            losses: this rank's micro batches, float32 ``[n]``.
+            losses: of this rank's micro-batches, float32 ``[n]``.
             finite: whether this rank's share of the gradient is finite, bool.
         """
         losses = losses.float()
-        own = torch.tensor([float(self._ask()), float(self._write_failed())], device=losses.device)
-        bad = (~torch.isfinite(losses)).any().float()
+        flags = torch.tensor([float(self._stop_request()), float(self._write_failed())], device=losses.device)
+        nonfinite = (~torch.isfinite(losses)).any().float()
         highest = torch.nan_to_num(losses, nan=float("inf")).max()
-        step = torch.stack([bad, (~finite.to(losses.device)).float(), highest])
-        ask, failed, bad_loss, bad_gradient, most = self._maximum(torch.cat([own, step]))
-        return StepStatus(bad_loss > 0, bad_gradient > 0, failed > 0, StopReason(int(ask)), most)
+        step = torch.stack([nonfinite, (~finite.to(losses.device)).float(), highest])
+        reason, failed, bad_loss, bad_gradient, max_loss = self._maximum(torch.cat([flags, step]))
+        return StepStatus(bad_loss > 0, bad_gradient > 0, failed > 0, StopReason(int(reason)), max_loss)

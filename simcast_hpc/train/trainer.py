@@ -1,4 +1,8 @@
-"""One training run, from its configuration to its weights: checked, resumed where it stopped, marked at its end."""
+"""One training run, from its configuration to its exported weights.
+
+:func:`plan` does everything that needs no device; :func:`run` then joins the ranks, builds the engine, resumes, trains
+and exports. What is trained is defined by the stage (``stages/``), how a step is taken by ``loop.py``.
+"""
 
 import logging
 import os
@@ -10,12 +14,12 @@ from typing import Any
 import torch
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.loader import MicroBatch, micro_batches, prefetch_to_device
+from simcast_hpc.data.augment import training_grid
+from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.data.open_windows import description_hash, open_windows
 from simcast_hpc.data.sample_order import draw
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.ranks import find_rank
@@ -23,190 +27,158 @@ from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.atomic_files import write_tensors
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
-from simcast_hpc.train.checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, reject_another_run
-from simcast_hpc.train.ema import EMA
-from simcast_hpc.train.hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
-from simcast_hpc.train.loop import DeviceBatch, Every, Gradients, train
-from simcast_hpc.train.watchdog import Watchdog
 
 from .anomaly_hooks import SpikeHook, StragglerHook
+from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, reject_another_run
+from .ema import EMA
+from .hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import learning_rate
+from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
 from .preemption import raise_for, reject_stop_file
-from .stages import AnyStage, make_stage, make_task
-from .stages.base import ExtraState, Task
-from .step_status import Agreement
+from .stage_engine import StageEngine
+from .stages import STAGES, Stage
+from .step_status import StatusReduction
 from .step_timing import StepTimer
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-_PREFIX = "model."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that has passed every check that needs no device; its configuration names the grid of its data."""
+    """A run that has passed every check that needs no device.
+
+    Attributes:
+        config: fitted to the grid of the data; the stage has the same one.
+        stage: what is trained.
+        directory: where the run writes.
+    """
 
     config: TrainConfig
-    stage: AnyStage
-    source: WindowSource
-    task: Task
-    folder: RunDirectory
+    stage: Stage
+    directory: RunDirectory
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the run's state belongs to: the science of its configuration, its data, its teacher."""
+        """What a checkpoint must share with the run: scientific configuration, data, weights of other runs."""
         return {
             **self.config.science(),
             "data description": description_hash(self.config.data),
-            "data fingerprint": self.source.fingerprint,
+            "data fingerprint": self.stage.source.fingerprint,
             **self.stage.inputs,
         }
 
 
 def plan(config: TrainConfig) -> Plan:
-    """Check a run as far as that goes without a device.
+    """Check a run as far as possible without a device.
 
     Raises:
-        ConfigError: the configuration cannot be run here.
-        DataError: the data cannot be used.
+        ConfigError: the configuration is invalid for these ranks or this data, or an input run is missing.
+        DataError: the data cannot be read.
     """
     ranks = find_rank(os.environ).world_size
     config.batch.accumulation_steps(ranks)
     config.engine.reject_ranks(ranks)
-    stage = make_stage(config)
-    source = open_windows(config.data, split="train", frames=stage.sequence_frames)
-    task = make_task(config, stage, source)
-    return Plan(task.config, stage, source, task, RunDirectory(config.run_dir))
+    stage_type = STAGES[config.stage]
+    source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))
+    config = stage_type.fit_config(config, training_grid(config.data, source.grid))
+    return Plan(config, stage_type(config, source), RunDirectory(config.run_dir))
 
 
 def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None = None) -> None:
-    """Train one stage to its end, from its newest checkpoint where there is one.
+    """Train one stage to its last step, resuming from the newest checkpoint if there is one.
 
     Args:
         config: of the run.
-        announce: is given the configuration when every check is passed and training is about to begin.
+        announce: called with the fitted configuration once every check has passed and training is about to start.
 
     Raises:
-        ConfigError, DataError: the run cannot begin.
-        CheckpointError: a checkpoint is of another run, or cannot be written; or none of them is whole.
-        NonFiniteLossError: the loss is no number any more; the last checkpoint stands.
-        PausedError: a signal asked the run to leave; its state is saved.
-        StoppedError: a STOP file keeps it from starting or from going on.
+        ConfigError, DataError: the run cannot start.
+        CheckpointError: the checkpoints belong to another run, are all damaged, or cannot be written.
+        NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is kept.
+        PausedError: a signal asked the run to exit; its state is saved.
+        StoppedError: a STOP file keeps the run from starting or ends it; its state is saved.
     """
-    rank_info = find_rank(os.environ)
-    request = StopRequest((config.run_dir, config.run_dir.parent), checks_files=rank_info.rank == 0)
-    with request.handle_signals():
-        _run(config, request, announce)
+    is_first = find_rank(os.environ).rank == 0
+    stop_files = (config.run_dir, config.run_dir.parent)
+    stop_request = StopRequest(stop_files, checks_files=is_first)
+    with stop_request.handle_signals():
+        # 1. Checks; a rejected run changes nothing in its directory
+        planned = plan(config)
+        marker = planned.directory.finished(planned.identity)
+        if marker is not None:
+            logger.info("%s is finished after %d steps; nothing to do", config.run_dir, marker["steps"])
+            return
+        reject_another_run(planned.directory.checkpoints, planned.identity)
+        reject_stop_file(stop_files)
+        # 2. Announcement, only now: an error below a hundred lines of configuration is overlooked
+        if announce is not None:
+            announce(planned.config)
+        if is_first:
+            planned.directory.prepare(planned.config)
+        # 3. Training
+        ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
+        try:
+            _train(planned, ranks, stop_request)
+        finally:
+            ranks.leave()
 
 
-def _run(config: TrainConfig, request: StopRequest, announce: Callable[[TrainConfig], None] | None) -> None:
-    ready = plan(config)
-    done = ready.folder.finished(ready.identity)
-    if done is not None:
-        logger.info("%s is done after %d steps: nothing to do", config.run_dir, done["steps"])
-        return
-    reject_another_run(ready.folder.checkpoints, ready.identity)
-    reject_stop_file((config.run_dir, config.run_dir.parent))
-    if announce is not None:
-        announce(ready.config)  # not before: a refusal under a hundred lines of configuration is not read
-    if find_rank(os.environ).rank == 0:
-        ready.folder.prepare(ready.config)  # only now: a refused run must not touch the configuration of what stands
-    ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
-    try:
-        _train(ready, ranks, request)
-    finally:
-        ranks.leave()
-
-
-def _train(ready: Plan, ranks: TorchRanks, request: StopRequest) -> None:
-    config, folder = ready.config, ready.folder
+def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest) -> None:
+    config, stage, directory = planned.config, planned.stage, planned.directory
+    # 1. Network: initial weights are a function of the seed; other runs are loaded before and draw no random numbers
     torch.manual_seed(config.seed)
-    module = ready.task.module()
-    ready.stage.initialise(module.get_submodule("model"))
-    ready.stage.open(ready.source, ranks.device)  # after it was copied from: a teacher at work may be bf16
-    engine = build_engine(module, config, ranks)
-    learner = ready.task.learner(engine, ranks)
-    beside = None if learner is engine else learner
-    ema = EMA(config.ema, engine, ranks) if config.ema.decay is not None else None
-    first_step = _resume(ready, engine, ranks, ema, beside)
+    module = stage.module()
+    stage.initialize(module.get_submodule("model"))
+    # 2. Windows and engine
+    windows = stage.prepare(ranks)
+    engine = stage.wrap_engine(build_engine(module, config, ranks), ranks)
+    ema = EMA(config.ema, engine.engine, ranks) if config.ema.decay is not None else None
+    # 3. Resume
+    first_step = _resume(planned, engine, ranks, ema)
+    # 4. Train
     writer = CheckpointWriter(
-        folder.checkpoints, keep=config.checkpoint.keep, ranks=ranks, timeout_minutes=config.engine.timeout_minutes
+        directory.checkpoints, keep=config.checkpoint.keep, ranks=ranks, timeout_minutes=config.engine.timeout_minutes
     )
     timer = StepTimer(ranks.device)
-    watchdog = Watchdog(
-        folder.path / "stacks", limit_minutes=config.watch.hang_minutes,
-        rank=ranks.rank, ranks=ranks.size,
-    )  # fmt: skip
-    save = CheckpointHook(
-        writer, engine, global_size=config.batch.global_size, identity=ready.identity, ema=ema, beside=beside
-    )
-    with watchdog, ExitStack() as closing:
-        shown = _shown(ready, ranks, engine, timer, ema, first_step=first_step, closing=closing)
-        averaged = [] if ema is None else [Every(1, ema)]
-        saving = [
-            Every(1, WriteFailureHook(writer)),
-            Every(config.checkpoint.every_steps, save, on_leaving=True),
-            Every(1, WaitForWriterHook(writer, ahead_steps=config.checkpoint.ahead_steps)),
-        ]
-        step, ask = train(
-            learner,
-            _prepared(ready, ranks, first_step=first_step),
+    with ExitStack() as resources:
+        step, reason = train(
+            engine,
+            _device_batches(planned, windows, ranks, first_step=first_step),
             first_step=first_step,
             max_steps=config.max_steps,
-            before=lambda step: set_learning_rate(
-                engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
+            before_step=lambda step: set_learning_rate(
+                engine.engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
             ),
-            agree=Agreement(ranks.maximum, ask=request, write_failed=writer.failed),
-            gradients=Gradients(
-                gradients_are_finite if beside is None else lambda _: beside.gradients_are_finite(),
-                leave_out_step if beside is None else lambda _: beside.leave_out_step(),
-                most_skipped=config.watch.most_skipped if config.watch.non_finite == "skip" else 0,
-            ),
+            reduce_status=StatusReduction(ranks.maximum, stop_request=stop_request, write_failed=writer.failed),
+            guard=NonFiniteGuard(config.watch.most_skipped if config.watch.non_finite == "skip" else 0),
             timer=timer,
-            after=[*averaged, *shown, Every(1, watchdog), *saving],
+            hooks=[
+                *([] if ema is None else [PeriodicHook(1, ema)]),
+                *_monitoring_hooks(planned, ranks, engine, timer, ema, first_step=first_step, resources=resources),
+                *_checkpoint_hooks(planned, writer, engine, ema),
+            ],
         )
     writer.wait()
-    if ask != StopReason.NONE:
-        cause = next(filter(None, ranks.gather(request.cause)))
-        raise_for(ask, cause=cause, saved=f"saved at step {step}")
-    checkpoint = latest(folder.checkpoints)
+    if reason != StopReason.NONE:
+        cause = next(filter(None, ranks.gather(stop_request.cause)))
+        raise_for(reason, cause=cause, saved=f"saved at step {step}")
+    # 5. Export
+    checkpoint = latest(directory.checkpoints)
     assert checkpoint is not None, "the last step saves a checkpoint"
-    beside_weights = ready.task.exported(checkpoint, ranks)
+    metadata = stage.export_metadata(checkpoint, ranks)
     with ranks.together():
         if ranks.is_first:
-            _finish(ready, checkpoint, beside_weights)
+            _export(planned, checkpoint, metadata)
 
 
-def _shown(
-    ready: Plan,
-    ranks: TorchRanks,
-    engine: Any,
-    timer: StepTimer,
-    ema: EMA | None,
-    *,
-    first_step: int,
-    closing: ExitStack,
-) -> list[Every]:
-    """Return the hooks that tell how training goes; what they hold open is closed with ``closing``."""
-    config, folder = ready.config, ready.folder
-    writer = None
-    hooks = [
-        Every(1, SpikeHook(config.watch, folder.path / "spikes.jsonl")),
-        Every(config.log.every_steps, StragglerHook(config.watch, ranks, timer)),
-    ]
-    if ranks.is_first:
-        writer = MetricsWriter(folder.metrics, folder.events, first_step=first_step)
-        progress = ProgressHook(config, first_step=first_step)
-        closing.callback(writer.close)
-        closing.callback(progress.close)
-        hooks.append(Every(1, progress))
-    validating = ready.task.hooks(engine, ranks, ema, writer)
-    return [Every(1, MetricsHook(config, ranks, writer, engine)), *hooks, *validating]
-
-
-def _prepared(ready: Plan, ranks: TorchRanks, *, first_step: int) -> Iterator[DeviceBatch]:
-    config, source = ready.config, ready.task.prepare(ranks)
+def _device_batches(
+    planned: Plan, windows: WindowSource, ranks: TorchRanks, *, first_step: int
+) -> Iterator[DeviceBatch]:
+    """Yield this rank's micro-batches after ``first_step`` steps, on the device, each with its seed for dropout."""
+    config, stage = planned.config, planned.stage
     batches = micro_batches(
-        source,
+        windows,
         seed=config.seed,
         first_step=first_step,
         global_size=config.batch.global_size,
@@ -214,44 +186,90 @@ def _prepared(ready: Plan, ranks: TorchRanks, *, first_step: int) -> Iterator[De
         rank=ranks.rank,
         world_size=ranks.size,
         workers=config.data.workers,
-        extension=ready.stage.extension,
+        extension=stage.extension,
     )
-
-    def names(batch: MicroBatch) -> list[str]:
-        return [str(source.key(index)) for index in batch.indices]
-
     for batch in prefetch_to_device(batches, ranks.device):
-        # Dropout draws from torch's generator: begun anew for each micro batch, a resumed run meets the same masks.
-        torch.manual_seed(draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63))
-        yield DeviceBatch(ready.stage.sample(batch, ranks.device), lambda batch=batch: names(batch))
+        yield DeviceBatch(
+            stage.sample(batch),
+            names=lambda batch=batch: [str(windows.key(index)) for index in batch.indices],
+            seed=draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63),
+        )
 
 
-def _resume(ready: Plan, engine: Any, ranks: TorchRanks, ema: EMA | None, beside: ExtraState | None) -> int:
-    """Put the newest checkpoint into the engine and return its step; 0 where there is none."""
-    checkpoint = newest_whole(ready.folder.checkpoints, ranks)
+def _monitoring_hooks(
+    planned: Plan,
+    ranks: TorchRanks,
+    engine: StageEngine,
+    timer: StepTimer,
+    ema: EMA | None,
+    *,
+    first_step: int,
+    resources: ExitStack,
+) -> list[PeriodicHook]:
+    """Return the hooks that observe training; ``resources`` closes their files and ends the watchdog."""
+    config, directory = planned.config, planned.directory
+    writer, progress = None, []
+    if ranks.is_first:
+        writer = MetricsWriter(directory.metrics, directory.events, first_step=first_step)
+        bar = ProgressHook(config, first_step=first_step)
+        resources.callback(writer.close)
+        resources.callback(bar.close)
+        progress = [PeriodicHook(1, bar)]
+    watchdog = resources.enter_context(
+        Watchdog(
+            directory.path / "stacks",
+            limit_minutes=config.watch.hang_minutes,
+            rank=ranks.rank,
+            ranks=ranks.size,
+        )
+    )
+    return [
+        PeriodicHook(1, MetricsHook(config, ranks, writer, engine.engine)),
+        PeriodicHook(1, SpikeHook(config.watch, directory.path / "spikes.jsonl")),
+        PeriodicHook(config.log.every_steps, StragglerHook(config.watch, ranks, timer)),
+        *progress,
+        *planned.stage.hooks(engine.engine, ranks, ema, writer),
+        PeriodicHook(1, watchdog),
+    ]
+
+
+def _checkpoint_hooks(
+    planned: Plan, writer: CheckpointWriter, engine: StageEngine, ema: EMA | None
+) -> list[PeriodicHook]:
+    config = planned.config.checkpoint
+    save = CheckpointHook(
+        writer, engine, global_size=planned.config.batch.global_size, identity=planned.identity, ema=ema
+    )
+    return [
+        PeriodicHook(1, WriteFailureHook(writer)),
+        PeriodicHook(config.every_steps, save, before_exit=True),
+        PeriodicHook(1, WaitForWriterHook(writer, ahead_steps=config.ahead_steps)),
+    ]
+
+
+def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | None) -> int:
+    """Restore the newest intact checkpoint and return its step; 0 if there is none."""
+    checkpoint = newest_whole(planned.directory.checkpoints, ranks)
     if checkpoint is None:
         return 0
     with ranks.together():
-        checkpoint.require(ready.identity)
-        checkpoint.check_names(engine)
+        checkpoint.require(planned.identity)
+        checkpoint.check_names(engine.engine)
 
     def warm_up() -> torch.Tensor:
-        return ready.task.warm_up(engine, ranks.device)
+        return planned.stage.warm_up(engine.engine, ranks.device)
 
-    write_state(engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
-    if beside is not None:
-        beside.restore(checkpoint.beside(), step=checkpoint.step)
+    write_state(engine.engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
+    engine.restore_auxiliary(checkpoint.auxiliary(), step=checkpoint.step)
     if ema is not None:
         ema.restore(checkpoint.average)
     logger.info("resumed from %s", checkpoint.path)
     return checkpoint.step
 
 
-def _finish(ready: Plan, checkpoint: Checkpoint, beside: Mapping[str, str]) -> None:
-    """Export the weights from the last checkpoint, with what stands ``beside`` them, and mark the run as done."""
-    found = checkpoint.weights().items()
-    weights = {name.removeprefix(_PREFIX): tensor for name, tensor in found if name.startswith(_PREFIX)}
-    path = ready.folder.weights
+def _export(planned: Plan, checkpoint: Checkpoint, metadata: Mapping[str, str]) -> None:
+    """Export the weights of a checkpoint with their metadata, and mark the run as finished."""
+    path = planned.directory.weights
     path.parent.mkdir(exist_ok=True)
-    write_tensors(path, weights, metadata=beside)
-    ready.folder.finish(ready.identity, steps=checkpoint.step, weights=file_hash(path), **beside)
+    write_tensors(path, checkpoint.model_weights(), metadata=metadata)
+    planned.directory.finish(planned.identity, steps=checkpoint.step, weights=file_hash(path), **metadata)

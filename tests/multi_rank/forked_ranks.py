@@ -44,8 +44,8 @@ def _rank(job: dict[str, Any], rank: int, port: int) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     windows: list[list[str]] = []
-    prepare = training._prepared
-    training._prepared = lambda *args, **kwargs: _recorded(prepare(*args, **kwargs), windows)
+    prepare = training._device_batches
+    training._device_batches = lambda *args, **kwargs: _recorded(prepare(*args, **kwargs), windows)
     try:
         training.run(read_config(TrainConfig, Path(job["config"]), [*job["set"], f"run_dir={job['run_dir']}"]))
     except BaseException:

@@ -65,8 +65,9 @@ class PlainLoop:
         self.opponent = torch.optim.AdamW(self.discriminator.parameters(), **rate)
 
     def run(self) -> list[float]:
-        config, stage = self.config, AutoencoderStage(self.config)
-        source = open_windows(config.data, split="train", frames=stage.sequence_frames)
+        config = self.config
+        source = open_windows(config.data, split="train", frames=AutoencoderStage.window_frames(config))
+        stage = AutoencoderStage(config, source)
         batches = micro_batches(
             source, seed=config.seed, first_step=0, global_size=4, micro_size=4, rank=0, world_size=1
         )
@@ -75,7 +76,7 @@ class PlainLoop:
             rate = learning_rate(step, max_steps=_STEPS, config=config.optimizer)
             for group in (*self.optimizer.param_groups, *self.opponent.param_groups):
                 group["lr"] = rate
-            found.append(self.step(*stage.sample(next(batches), torch.device("cpu")), number=step))
+            found.append(self.step(*stage.sample(next(batches)), number=step))
         return found
 
     def step(self, frames: Tensor, valid: Tensor, noise: Tensor, *, number: int) -> float:
@@ -130,12 +131,12 @@ def assert_equals_plain(
     assert exported.keys() == loop.network.state_dict().keys()
     checkpoint = latest(run_dir / "checkpoints")
     assert checkpoint is not None
-    beside = checkpoint.beside()
+    auxiliary = checkpoint.auxiliary()
     # A softmax does not see what is added to all its scores: in exact arithmetic the bias of keys has no gradient, and
     # Adam makes steps of full length out of its rounding.
     seen = {name: t for name, t in loop.network.state_dict().items() if not name.endswith("attention.key.bias")}
     pairs = [(exported[name], tensor) for name, tensor in seen.items()]
-    pairs += [(beside[f"param/{name}"], tensor) for name, tensor in loop.discriminator.state_dict().items()]
+    pairs += [(auxiliary[f"param/{name}"], tensor) for name, tensor in loop.discriminator.state_dict().items()]
     pairs.append((checkpoint.tensors("log_variance")["param"], loop.log_variance))
     assert max((a - b).abs().max().item() for a, b in pairs) < 1e-5
 
@@ -178,7 +179,7 @@ def test_a_run_goes_on_where_it_stopped_and_leaves_its_scale_factor(config, tmp_
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(cut).values(), strict=True))
     first, second = latest(whole / "checkpoints"), latest(cut / "checkpoints")
     assert first is not None and second is not None
-    assert all(torch.equal(first.beside()[name], tensor) for name, tensor in second.beside().items())
+    assert all(torch.equal(first.auxiliary()[name], tensor) for name, tensor in second.auxiliary().items())
     with safe_open(whole / "weights" / "model.safetensors", framework="pt") as file:
         scale = float(file.metadata()["scale_factor"])
     assert scale == pytest.approx(measured_scale(whole), rel=1e-6)

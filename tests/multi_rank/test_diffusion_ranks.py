@@ -12,9 +12,8 @@ from simcast_hpc.inference.ensemble import load_autoencoder
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.train.ensemble_validation import EnsembleValidation
 from tests.archives import Row, make_archive, random_codes
-from tests.generative_runs import diffusion_config, make_runs
+from tests.generative_runs import OneRank, diffusion_config, make_runs
 from tests.multi_rank.runs import losses, metrics, overrides, simcast, weights
-from tests.train.test_validation import OneRank
 
 pytestmark = pytest.mark.multi
 

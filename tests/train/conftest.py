@@ -1,15 +1,36 @@
-"""What all tests of training need."""
+"""Shared by all tests of training: one thread, no launcher, configuration sections of tiny runs."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+SMALL_EARTHFORMER = {
+    "kind": "earthformer",
+    "width": 8,
+    "heads": 1,
+    "stem": {"widths": [4, 8], "scales": [2, 2], "convolutions": [1, 1]},
+}
+
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Compute on one thread: with networks this small, threads that wait for one another on busy cores cost most."""
+    """Compute on one thread: in networks this small, threads cost more than they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch) -> None:
+    """Remove the variables of a launcher that these tests themselves may run under."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "SLURM_STEP_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def data_section(root: Path, **over: Any) -> dict[str, Any]:
+    """Return the section ``data`` of a tiny run on the archive ``root``."""
+    return {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None} | over

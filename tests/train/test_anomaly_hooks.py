@@ -26,8 +26,8 @@ def _heard(caplog):
 
 def _report(losses: list[float], highest: float | None = None) -> StepReport:
     names = [lambda number=number: [f"E{number}@0"] for number in range(len(losses))]
-    verdict = StepStatus(False, False, False, StopReason.NONE, max(losses) if highest is None else highest)
-    return StepReport(torch.tensor(losses), names, verdict)
+    status = StepStatus(False, False, False, StopReason.NONE, max(losses) if highest is None else highest)
+    return StepReport(torch.tensor(losses), names, status)
 
 
 def test_a_spike_is_logged_with_its_windows(tmp_path, caplog):

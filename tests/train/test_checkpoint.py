@@ -20,23 +20,10 @@ from simcast_hpc.train.checkpoint import (
     visible,
 )
 from simcast_hpc.train.hooks import WaitForWriterHook
+from tests.generative_runs import OneRank
 
 IDENTITY = {"seed": 5, "loss.weights": (1.0, 10.0), "data fingerprint": "abcd"}
 NAMES = ("model.head.weight", "model.head.bias")
-
-
-class Alone:
-    """A world of one rank without a process group."""
-
-    rank, size, is_first = 0, 1, True
-
-    def barrier(self) -> None: ...
-
-    def broadcast(self, thing):
-        return thing
-
-    def gather(self, thing):
-        return [thing]
 
 
 def _state(step: int) -> dict[str, dict[str, torch.Tensor]]:
@@ -57,7 +44,7 @@ def engine(monkeypatch):
 
 
 def _writer(folder, *, keep: int = 2) -> CheckpointWriter:
-    return CheckpointWriter(folder, keep=keep, ranks=Alone(), timeout_minutes=0.01)  # pyright: ignore[reportArgumentType]
+    return CheckpointWriter(folder, keep=keep, ranks=OneRank(), timeout_minutes=0.01)  # pyright: ignore[reportArgumentType]
 
 
 def _save(writer: CheckpointWriter, engine, *steps: int) -> None:
@@ -246,7 +233,7 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_serves(tmp
     reject_another_run(tmp_path, IDENTITY)
     with caplog.at_level("WARNING", logger="simcast_hpc"):
         logging.getLogger("simcast_hpc").propagate = True
-        found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
+        found = newest_whole(tmp_path, OneRank())  # pyright: ignore[reportArgumentType]
     assert found is not None and found.step == 1
     assert "step-00000002" in caplog.text
     assert [path.name for path in visible(tmp_path)] == ["step-00000001"]
@@ -254,11 +241,11 @@ def test_a_damaged_checkpoint_is_set_aside_by_name_and_the_one_before_serves(tmp
 
 
 def test_where_none_is_whole_the_run_does_not_begin_anew(tmp_path, engine):
-    assert newest_whole(tmp_path, Alone()) is None  # pyright: ignore[reportArgumentType]
+    assert newest_whole(tmp_path, OneRank()) is None  # pyright: ignore[reportArgumentType]
     _save(_writer(tmp_path), engine, 1)
     (tmp_path / "step-00000001" / "rank-00000.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole; .*step-00000001"):
-        newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
+        newest_whole(tmp_path, OneRank())  # pyright: ignore[reportArgumentType]
 
 
 def test_a_full_disk_is_told_and_frees_what_it_had_taken(tmp_path, engine, monkeypatch):
@@ -273,5 +260,5 @@ def test_a_full_disk_is_told_and_frees_what_it_had_taken(tmp_path, engine, monke
     with pytest.raises(CheckpointError, match="No space left on device"):
         _save(writer, engine, 2)
     assert not [path for path in tmp_path.rglob("*.safetensors*") if "step-00000001" not in str(path)]
-    found = newest_whole(tmp_path, Alone())  # pyright: ignore[reportArgumentType]
+    found = newest_whole(tmp_path, OneRank())  # pyright: ignore[reportArgumentType]
     assert found is not None and found.step == 1

@@ -1,6 +1,5 @@
-"""What the stage diffusion trains on, where its latents come from, and what it refuses to begin with."""
+"""Training samples of the stage diffusion, its stored latents, and the runs and data that it accepts."""
 
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +8,16 @@ import torch
 
 from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
-from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import clean_from_prediction
 from simcast_hpc.storage.block_store import block_path, open_block
 from simcast_hpc.train import precompute_latents as latents_module
-from simcast_hpc.train.stages import make_stage, make_task
-from simcast_hpc.train.stages.diffusion_stage import DiffusionModule, DiffusionStage, DiffusionTask
+from simcast_hpc.train.stages.diffusion_stage import DiffusionStage
+from simcast_hpc.train.trainer import plan
 from tests.archives import make_archive, random_codes
-from tests.generative_runs import diffusion_config, make_runs, randomised
+from tests.generative_runs import OneRank, diffusion_config, make_runs, randomize
 
 CPU = torch.device("cpu")
-
-
-class OneRank:
-    """A world of one rank that is joined to nobody."""
-
-    is_first, device, rank, size = True, CPU, 0, 1
-
-    @contextmanager
-    def together(self):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,37 +30,38 @@ def runs(root, tmp_path_factory) -> Path:
     return make_runs(tmp_path_factory.mktemp("runs"), root)
 
 
-def begun(config: TrainConfig) -> tuple[DiffusionStage, DiffusionTask]:
-    stage = make_stage(config)
+def diffusion_stage(config: TrainConfig) -> DiffusionStage:
+    stage = plan(config).stage
     assert isinstance(stage, DiffusionStage)
-    source = open_windows(config.data, split="train", frames=stage.sequence_frames)
-    task = make_task(config, stage, source)
-    assert isinstance(task, DiffusionTask)
-    stage.open(source, CPU)
-    return stage, task
+    return stage
 
 
-def batch_of(task: DiffusionTask, positions: list[int]) -> MicroBatch:
-    latents = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
+def prepare(stage: DiffusionStage) -> WindowSource:
+    return stage.prepare(OneRank())  # pyright: ignore[reportArgumentType]
+
+
+def batch_of(stage: DiffusionStage, positions: list[int]) -> MicroBatch:
+    latents = prepare(stage)
     indices = [position % len(latents) for position in positions]
     return MicroBatch(torch.stack([torch.from_numpy(latents.read(i)) for i in indices]), positions, indices, None)
 
 
 @pytest.mark.parametrize("observations", [False, True])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_a_sample_is_the_forward_process_of_the_windows_own_latents(tmp_path, root, runs, observations, prediction):
+def test_sample_is_the_forward_process_of_the_latents(tmp_path, root, runs, observations, prediction):
     over = {"prediction": prediction, "condition_dropout": 0.0}
     config = diffusion_config(tmp_path / "run", runs, root, **over)
-    former = config.diffusion.casformer.model_copy(update={"observations": observations})
-    config = config.model_copy(update={"diffusion": config.diffusion.model_copy(update={"casformer": former})})
-    stage, task = begun(config)
-    positions = [3, 8]
-    batch = batch_of(task, positions)
-    noisy, timesteps, condition, target, *more = stage.sample(batch, CPU)
+    casformer = config.diffusion.casformer.model_copy(update={"observations": observations})
+    config = config.model_copy(update={"diffusion": config.diffusion.model_copy(update={"casformer": casformer})})
+    stage = diffusion_stage(config)
+    batch = batch_of(stage, [3, 8])
+    sample = stage.sample(batch)
+    assert [part.shape for part in stage.example_sample(2, CPU)] == [part.shape for part in sample]
+    noisy, timesteps, condition, target, *observed = sample
     assert noisy.shape == condition.shape == target.shape == (2, 4, 2, 8, 8)
-    assert len(more) == observations
+    assert len(observed) == observations
 
-    windows = torch.stack([torch.from_numpy(task.source.read(index)) for index in batch.indices])
+    windows = torch.stack([torch.from_numpy(stage.source.read(index)) for index in batch.indices])
     forecast = stage.conditions.student.forecast(windows[:, :3], frames_out=4)
     scale = stage.autoencoder.scale
     torch.testing.assert_close(condition, stage.autoencoder.moments(forecast)[0] * scale, atol=3e-3, rtol=2e-3)
@@ -80,69 +70,69 @@ def test_a_sample_is_the_forward_process_of_the_windows_own_latents(tmp_path, ro
     mean, log_variance = stage.autoencoder.moments(frames)
     deviations = (clean / scale - mean) / torch.exp(log_variance / 2)
     assert abs(deviations.mean()) < 0.2 and 0.85 < deviations.std() < 1.15, "a sample of the posterior"
-    loss = task.module()(noisy, timesteps, condition, target, *more)
-    torch.testing.assert_close(loss, target.square().mean())  # a fresh denoiser predicts nothing
+    loss = stage.module()(*sample)
+    torch.testing.assert_close(loss, target.square().mean())  # a fresh denoiser predicts zeros
 
 
-def test_a_sample_depends_on_its_position_alone(tmp_path, root, runs):
-    stage, task = begun(diffusion_config(tmp_path / "run", runs, root, condition_dropout=0.5))
-    together = stage.sample(batch_of(task, [1, 2, 7]), CPU)
-    alone = stage.sample(batch_of(task, [7]), CPU)
-    assert all(torch.equal(a[2:], b) for a, b in zip(together, alone, strict=True))
-    epoch_later = stage.sample(batch_of(task, [7 + len(task.source)]), CPU)
-    assert not torch.equal(epoch_later[0], alone[0]), "the same window meets other noise in another epoch"
+def test_sample_depends_on_its_position_only(tmp_path, root, runs):
+    stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, condition_dropout=0.5))
+    three = stage.sample(batch_of(stage, [1, 2, 7]))
+    one = stage.sample(batch_of(stage, [7]))
+    assert all(torch.equal(a[2:], b) for a, b in zip(three, one, strict=True))
+    epoch_later = stage.sample(batch_of(stage, [7 + len(stage.source)]))
+    assert not torch.equal(epoch_later[0], one[0]), "the same window gets other noise in another epoch"
 
 
-def test_conditions_are_dropped_whole(tmp_path, root, runs):
-    stage, task = begun(diffusion_config(tmp_path / "run", runs, root, condition_dropout=0.5))
-    condition = stage.sample(batch_of(task, list(range(40))), CPU)[2]
+def test_conditions_are_dropped_per_sample(tmp_path, root, runs):
+    stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, condition_dropout=0.5))
+    condition = stage.sample(batch_of(stage, list(range(40))))[2]
     dropped = (condition == 0).flatten(1).all(dim=1)
     assert 8 < int(dropped.sum()) < 32
     assert not (condition[~dropped] == 0).any()
 
 
-def test_latents_are_made_once_and_a_cut_short_making_goes_on(tmp_path, root, runs, monkeypatch):
+def test_gradient_reaches_every_weight(tmp_path, root, runs):
+    stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root))
+    module = stage.module()
+    randomize(module.model, seed=1)
+    module(*stage.sample(batch_of(stage, [0, 1]))).backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None or p.grad.norm() == 0] == []
+
+
+def test_latents_are_computed_once_and_interrupted_computation_resumes(tmp_path, root, runs, monkeypatch):
     monkeypatch.setattr(latents_module, "BLOCK", 4)
     open_block.cache_clear()
-    config = diffusion_config(tmp_path / "run", runs, root)
-    stage, task = begun(config)
-    made = []
+    stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root))
+    encoded = []
     encode = stage.encode
-    monkeypatch.setattr(stage, "encode", lambda codes, events: made.append(len(codes)) or encode(codes, events))
-    whole = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
-    kept = [whole.read(index) for index in range(len(whole))]
-    assert sum(made) == len(task.source) > 8
-    task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
-    assert sum(made) == len(task.source), "what stands is not made again"
-    (task.folder / "manifest.json").unlink()
-    block_path(task.folder, 1).unlink()
+    monkeypatch.setattr(stage, "encode", lambda codes, events: encoded.append(len(codes)) or encode(codes, events))
+    latents = prepare(stage)
+    expected = [latents.read(index) for index in range(len(latents))]
+    assert sum(encoded) == len(stage.source) > 8
+    prepare(stage)
+    assert sum(encoded) == len(stage.source), "stored latents are not computed again"
+    (stage.latents_dir / "manifest.json").unlink()
+    block_path(stage.latents_dir, 1).unlink()
     open_block.cache_clear()
-    again = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
-    assert sum(made) == len(task.source) + 4, "one block of four was missing"
-    assert all(np.array_equal(again.read(index), kept[index]) for index in range(len(again)))
+    resumed = prepare(stage)
+    assert sum(encoded) == len(stage.source) + 4, "one block of four was missing"
+    assert all(np.array_equal(resumed.read(index), expected[index]) for index in range(len(resumed)))
 
 
-def test_latents_of_another_making_are_rejected(tmp_path, root, runs):
+def test_rejects_latents_of_other_weights(tmp_path, root, runs):
     shared = str(tmp_path / "latents")
-    config = diffusion_config(tmp_path / "one", runs, root, latents=shared)
-    _, task = begun(config)
-    task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
-    begun(diffusion_config(tmp_path / "two", runs, root, latents=shared))
-    others = make_runs(tmp_path / "others", root)
-    weights = others / "autoencoder"
-    assert weights.is_dir()
-    other = diffusion_config(tmp_path / "three", others, root, latents=shared)
-    stage = make_stage(other)
-    stage.inputs["student"] = "0" * 64
+    prepare(diffusion_stage(diffusion_config(tmp_path / "one", runs, root, latents=shared)))
+    diffusion_stage(diffusion_config(tmp_path / "two", runs, root, latents=shared))
+    others = make_runs(tmp_path / "others", root, seed=7)
     with pytest.raises(ConfigError, match="were made with student="):
-        make_task(other, stage, open_windows(other.data, split="train", frames=7))
+        diffusion_stage(diffusion_config(tmp_path / "three", others, root, latents=shared))
 
 
-def test_latents_that_are_not_finite_are_rejected(tmp_path, root, runs):
+def test_rejects_non_finite_latents(tmp_path, root, runs):
     open_block.cache_clear()
-    _, task = begun(diffusion_config(tmp_path / "run", runs, root))
-    latents = task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
-    path = block_path(task.folder, 0)
+    stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root))
+    latents = prepare(stage)
+    path = block_path(stage.latents_dir, 0)
     stored = np.load(path)
     stored[1, 0, 0, 0, 0] = np.nan
     np.save(path, stored)
@@ -152,45 +142,29 @@ def test_latents_that_are_not_finite_are_rejected(tmp_path, root, runs):
         latents.read(1)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, root, runs):
+def test_leaves_folders_of_other_content_alone(tmp_path, root, runs):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    _, task = begun(diffusion_config(tmp_path / "run", runs, root, latents=str(tmp_path / "mine")))
+    stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, latents=str(tmp_path / "mine")))
     with pytest.raises(ConfigError, match=r"thesis\.txt, no latents"):
-        task.prepare(OneRank())  # pyright: ignore[reportArgumentType]
-
-
-def test_a_gradient_reaches_every_weight(tmp_path, root, runs):
-    stage, task = begun(diffusion_config(tmp_path / "run", runs, root))
-    module = task.module()
-    randomised(module.model, seed=1)
-    DiffusionModule.forward(module, *stage.sample(batch_of(task, [0, 1]), CPU)).backward()
-    assert [name for name, p in module.named_parameters() if p.grad is None or p.grad.norm() == 0] == []
+        prepare(stage)
 
 
 @pytest.mark.parametrize(
-    ("over", "says"),
+    ("section", "over", "message"),
     [
-        ({"autoencoder": None}, r"diffusion\.autoencoder is not set"),
-        ({"student": None}, r"diffusion\.student is not set"),
-        ({"casformer": {"patch": 3}}, "the denoiser does not fit"),
+        ("diffusion", {"autoencoder": None}, r"diffusion\.autoencoder is not set"),
+        ("diffusion", {"student": None}, r"diffusion\.student is not set"),
+        ("diffusion", {"casformer": {"patch": 3}}, "the model does not fit"),
+        ("data", {"augment": True}, r"data\.augment=True is invalid in stage diffusion: latents .* are cached"),
+        ("data", {"crop": 8}, r"data\.crop=8"),
+        ("data", {"block_mean": 2}, r"data\.block_mean=1, the diffusion needs 2"),
+        ("sequence", {"frames_out": 5}, r"sequence\.frames_out=4, the diffusion needs 5"),
     ],
 )
-def test_what_cannot_be_trained_is_rejected(tmp_path, root, runs, over, says):
-    with pytest.raises(ConfigError, match=says):
-        begun(diffusion_config(tmp_path / "run", runs, root, **over))
-
-
-def test_turned_frames_and_other_data_are_rejected(tmp_path, root, runs):
-    config = diffusion_config(tmp_path / "run", runs, root)
-    for change, says in (
-        ({"augment": True}, r"data\.augment=True: latents are stored once"),
-        ({"crop": 8}, r"data\.crop=8"),
-        ({"block_mean": 2}, r"data\.block_mean=1, the diffusion needs 2"),
-    ):
-        other = config.model_copy(update={"data": config.data.model_copy(update=change)})
-        with pytest.raises(ConfigError, match=says):
-            make_stage(other)
-    longer = config.model_copy(update={"sequence": config.sequence.model_copy(update={"frames_out": 5})})
-    with pytest.raises(ConfigError, match="frames of a forecast=4, the diffusion needs 5"):
-        make_stage(longer)
+def test_rejects_invalid_configurations(tmp_path, root, runs, section, over, message):
+    config = diffusion_config(tmp_path / "run", runs, root, **(over if section == "diffusion" else {}))
+    if section != "diffusion":
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update=over)})
+    with pytest.raises(ConfigError, match=message):
+        diffusion_stage(config)

@@ -1,23 +1,26 @@
-"""The loop: batches, hooks, learning rate, resuming, and the stop before a loss that is no number does harm."""
+"""The training loop: batches, hooks, learning rate, resuming, and errors on non-finite losses and gradients."""
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from simcast_hpc.distill.windows import Sample
 from simcast_hpc.monitoring.stop_request import StopReason
-from simcast_hpc.train.loop import DeviceBatch, Every, Gradients, NonFiniteLossError, train
-from simcast_hpc.train.step_status import Agreement
+from simcast_hpc.train.loop import DeviceBatch, NonFiniteGuard, NonFiniteLossError, PeriodicHook, train
+from simcast_hpc.train.step_status import StatusReduction
 from simcast_hpc.train.step_timing import StepTimer
+
+NAN = float("nan")
 
 
 class RecordingEngine:
-    """Writes down in which order it is used; the loss of a batch is the value of its inputs."""
+    """Records how it is called; the loss of a batch is the value of its inputs."""
 
-    def __init__(self, accumulation: int = 1):
-        self.accumulation, self.calls = accumulation, []
+    def __init__(self, accumulation: int = 1, *, finite: bool = True):
+        self.accumulation, self.finite, self.calls = accumulation, torch.tensor(finite), []
 
     def __call__(self, inputs, target, valid) -> torch.Tensor:
         self.calls.append(("forward", inputs.item()))
@@ -33,197 +36,200 @@ class RecordingEngine:
     def gradient_accumulation_steps(self) -> int:
         return self.accumulation
 
-    @property
-    def seen(self) -> list[float]:
-        return [call[1] for call in self.calls if call[0] == "forward"]
+    def gradients_are_finite(self) -> torch.Tensor:
+        return self.finite
+
+    def skip_step(self) -> None:
+        self.calls.append(("skip",))
 
 
-def _batches(values) -> Iterator[DeviceBatch]:
+def _batches(values, seed: int | None = None) -> Iterator[DeviceBatch]:
     for number, value in enumerate(values):
-        told = torch.tensor(float(value))
-        yield DeviceBatch(Sample(told, told, told), lambda number=number: [f"E{number}@0", f"E{number}@12"])
+        tensor = torch.tensor(float(value))
+        names = lambda number=number: [f"E{number}@0", f"E{number}@12"]  # noqa: E731
+        yield DeviceBatch(Sample(tensor, tensor, tensor), names, seed and seed + number)
 
 
-def _options(**over):
-    return {
-        "before": lambda step: None,
-        "agree": Agreement(torch.Tensor.tolist),
-        "gradients": Gradients(lambda engine: torch.tensor(True), lambda engine: engine.calls.append(("left out",))),
-        "timer": StepTimer(torch.device("cpu")),
-        "after": (),
-    } | over
-
-
-def _run(engine, values=None, *, first_step=0, max_steps=3, **over) -> tuple[int, StopReason]:
+def _run(engine, values=None, *, first_step=0, max_steps=3, **over: Any) -> tuple[int, StopReason]:
     batches = _batches(itertools.count(first_step * engine.accumulation) if values is None else values)
-    return train(engine, batches, first_step=first_step, max_steps=max_steps, **_options(**over))
+    options = {"before_step": lambda step: None} | over
+    return train(engine, batches, first_step=first_step, max_steps=max_steps, **options)
 
 
 def _train(engine, values=None, **over) -> int:
     return _run(engine, values, **over)[0]
 
 
-def test_a_micro_batch_is_forward_backward_step():
+def test_micro_batch_is_forward_backward_step():
     engine = RecordingEngine(2)
     assert _train(engine, max_steps=2) == 2
-    each = [[("forward", value), ("backward", value), ("step",)] for value in range(4)]
-    assert engine.calls == list(itertools.chain(*each))
+    expected = [[("forward", value), ("backward", value), ("step",)] for value in range(4)]
+    assert engine.calls == list(itertools.chain(*expected))
 
 
-def test_no_batch_is_read_beyond_the_last_step():
+def test_reads_no_batch_after_the_last_step():
     batches = _batches(range(6))
-    engine = RecordingEngine(2)
-    train(engine, batches, first_step=0, max_steps=2, **_options())
-    assert next(batches).sample.inputs.item() == 4
+    train(RecordingEngine(2), batches, first_step=0, max_steps=2, before_step=lambda step: None)
+    assert next(batches).sample.inputs.item() == 4  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_seeds_torch_before_each_forward_pass():
+    seeds = []
+
+    class Seeded(RecordingEngine):
+        def __call__(self, *sample) -> torch.Tensor:
+            seeds.append(torch.initial_seed())
+            torch.rand(3)
+            return super().__call__(*sample)
+
+    train(Seeded(2), _batches(range(4), seed=90), first_step=0, max_steps=2, before_step=lambda step: None)
+    assert seeds == [90, 91, 92, 93]
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_a_resumed_run_sees_the_batches_and_steps_of_an_uninterrupted_one(accumulation):
-    whole, first, second = (RecordingEngine(accumulation) for _ in range(3))
+def test_resumed_run_has_the_batches_and_steps_of_an_uninterrupted_one(accumulation):
+    uninterrupted, first, second = (RecordingEngine(accumulation) for _ in range(3))
     steps: list[int] = []
-    _train(whole, max_steps=6, before=steps.append)
+    _train(uninterrupted, max_steps=6, before_step=steps.append)
     resumed: list[int] = []
-    _train(first, max_steps=4, before=resumed.append)
-    _train(second, first_step=4, max_steps=6, before=resumed.append)
-    assert first.calls + second.calls == whole.calls
+    _train(first, max_steps=4, before_step=resumed.append)
+    _train(second, first_step=4, max_steps=6, before_step=resumed.append)
+    assert first.calls + second.calls == uninterrupted.calls
     assert resumed == steps == list(range(6))
 
 
-def test_a_finished_run_does_nothing():
+def test_finished_run_does_nothing():
     engine = RecordingEngine()
     assert _train(engine, first_step=3, max_steps=3) == 3
     assert engine.calls == []
 
 
-def test_the_learning_rate_is_set_before_each_optimizer_step():
+def test_learning_rate_is_set_before_each_optimizer_step():
     engine = RecordingEngine(2)
-    _train(engine, max_steps=3, before=lambda step: engine.calls.append(("rate", step)))
+    _train(engine, max_steps=3, before_step=lambda step: engine.calls.append(("rate", step)))
     assert [call for call in engine.calls if call[0] in ("rate", "step")] == [
         ("rate", 0), ("step",), ("step",), ("rate", 1), ("step",), ("step",), ("rate", 2), ("step",), ("step",),
     ]  # fmt: skip
     assert engine.calls[0] == ("rate", 0)
 
 
-def test_hooks_run_on_their_steps_and_after_the_last_in_their_order():
-    seen: list[tuple[str, int]] = []
+def test_hooks_run_in_order_on_their_steps_and_after_the_last():
+    called: list[tuple[str, int]] = []
 
-    def note(name):
-        return lambda step, report: seen.append((name, step))
+    def periodic(steps, name):
+        return PeriodicHook(steps, lambda step, report: called.append((name, step)))
 
-    _train(RecordingEngine(), max_steps=7, after=[Every(3, note("a")), Every(0, note("b")), Every(7, note("c"))])
-    assert seen == [("a", 3), ("a", 6), ("a", 7), ("b", 7), ("c", 7)]
-
-
-def test_hooks_of_a_resumed_run_keep_their_steps():
-    seen: list[int] = []
-    _train(RecordingEngine(), first_step=4, max_steps=10, after=[Every(3, lambda step, report: seen.append(step))])
-    assert seen == [6, 9, 10]
+    _train(RecordingEngine(), max_steps=7, hooks=[periodic(3, "a"), periodic(0, "b"), periodic(7, "c")])
+    assert called == [("a", 3), ("a", 6), ("a", 7), ("b", 7), ("c", 7)]
+    called.clear()
+    _train(RecordingEngine(), first_step=4, max_steps=10, hooks=[periodic(3, "a")])
+    assert [step for _, step in called] == [6, 9, 10], "a resumed run keeps the steps"
 
 
 def test_hooks_get_the_mean_loss_of_the_step_as_a_tensor():
     losses: list[torch.Tensor] = []
-    hook = Every(1, lambda step, report: losses.append(report.loss))
-    _train(RecordingEngine(2), values=[1, 2, 3, 5], max_steps=2, after=[hook])
+    hook = PeriodicHook(1, lambda step, report: losses.append(report.loss))
+    _train(RecordingEngine(2), values=[1, 2, 3, 5], max_steps=2, hooks=[hook])
     assert all(isinstance(loss, torch.Tensor) and not loss.requires_grad for loss in losses)
     assert torch.stack(losses).tolist() == [1.5, 4.0]
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_loss_that_is_no_number_stops_before_the_weights_change_and_names_its_windows(bad, place):
+@pytest.mark.parametrize("value", [NAN, float("inf"), float("-inf")])
+@pytest.mark.parametrize("micro", [0, 1, 2])
+def test_non_finite_loss_fails_before_the_update_and_names_its_windows(value, micro):
     values = [0.0] * 6
-    values[3 + place] = bad
-    engine, hooked = RecordingEngine(3), []
+    values[3 + micro] = value
+    engine, steps = RecordingEngine(3), []
     with pytest.raises(NonFiniteLossError) as caught:
-        _train(engine, values=values, after=[Every(1, lambda step, report: hooked.append(step))])
-    said = str(caught.value)
-    assert "optimizer step 2 is not finite" in said and f"E{3 + place}@0, E{3 + place}@12 on this rank" in said
-    assert all(f"E{number}@" not in said for number in range(6) if number != 3 + place)
-    assert engine.calls.count(("step",)) == 3 + 2, "the third micro batch's step is the one that updates"
-    assert hooked == [1]
+        _train(engine, values=values, hooks=[PeriodicHook(1, lambda step, report: steps.append(step))])
+    message = str(caught.value)
+    assert "optimizer step 2 is not finite" in message
+    assert f"windows E{3 + micro}@0, E{3 + micro}@12 of this rank" in message
+    assert all(f"E{number}@" not in message for number in range(6) if number != 3 + micro)
+    assert engine.calls.count(("step",)) == 3 + 2, "the step of the third micro-batch is the one that updates"
+    assert steps == [1]
 
 
-def test_all_bad_micro_batches_of_a_step_are_named():
-    with pytest.raises(NonFiniteLossError, match="E0@0, E0@12, E1@0, E1@12 on this rank"):
-        _train(RecordingEngine(2), values=[float("nan"), float("inf")])
+def test_names_the_windows_of_all_non_finite_micro_batches():
+    with pytest.raises(NonFiniteLossError, match="windows E0@0, E0@12, E1@0, E1@12 of this rank"):
+        _train(RecordingEngine(2), values=[NAN, float("inf")])
 
 
-def test_another_ranks_flag_stops_this_rank_too():
-    asked: list[list[float]] = []
+def test_non_finite_loss_of_another_rank_fails_this_rank_too():
+    reduced: list[list[float]] = []
 
     def other_rank_is_bad(values: torch.Tensor) -> list[float]:
-        asked.append(values.tolist())
-        return [0.0, 0.0, float(len(asked) == 2), 0.0, 1.0]
+        reduced.append(values.tolist())
+        return [0.0, 0.0, float(len(reduced) == 2), 0.0, 1.0]
 
     engine = RecordingEngine(2)
-    with pytest.raises(NonFiniteLossError, match=r"step 2 .*on another rank, which names its windows; no weight"):
-        _train(engine, agree=Agreement(other_rank_is_bad))
-    assert [own[2] for own in asked] == [0.0, 0.0], "asked once an optimizer step, and this rank's losses were fine"
+    with pytest.raises(NonFiniteLossError, match=r"step 2 .*on another rank, which names its windows; the weights are"):
+        _train(engine, reduce_status=StatusReduction(other_rank_is_bad))
+    assert [own[2] for own in reduced] == [0.0, 0.0], "one reduction per optimizer step; this rank's losses were finite"
     assert engine.calls.count(("step",)) == 2 + 1
 
 
-def test_a_gradient_that_is_no_number_stops_and_names_all_windows_of_the_step():
-    engine = RecordingEngine(2)
-    bad = Gradients(lambda engine: torch.tensor(False), lambda engine: None)
-    with pytest.raises(NonFiniteLossError, match=r"the gradient of optimizer step 1 .*E0@0, E0@12, E1@0, E1@12; no"):
-        _train(engine, gradients=bad)
+def test_non_finite_gradient_fails_and_names_all_windows_of_the_step():
+    engine = RecordingEngine(2, finite=False)
+    with pytest.raises(NonFiniteLossError, match=r"gradient of optimizer step 1 .*E0@0, E0@12, E1@0, E1@12 of this"):
+        _train(engine)
     assert engine.calls.count(("step",)) == 1, "the step that updates was not taken"
 
 
-def test_steps_are_left_out_where_that_is_asked_for_up_to_a_limit(caplog):
-    nan = float("nan")
+def test_skips_non_finite_steps_up_to_a_limit():
     engine = RecordingEngine()
-    skipping = _options()["gradients"]
-    skipping.most_skipped = 2
-    assert _train(engine, values=[1, nan, nan, 4, nan, 6], max_steps=6, gradients=skipping) == 6
-    acted = [call[0] for call in engine.calls if call[0] in ("step", "left out")]
-    assert acted == ["step", "left out", "left out", "step", "left out", "step"]
-    with pytest.raises(NonFiniteLossError, match="after 2 steps left out in a row, the loss of optimizer step 4"):
-        _train(RecordingEngine(), values=[1, nan, nan, nan], max_steps=6, gradients=skipping)
+    guard = NonFiniteGuard(max_skipped=2)
+    assert _train(engine, values=[1, NAN, NAN, 4, NAN, 6], max_steps=6, guard=guard) == 6
+    steps = [call[0] for call in engine.calls if call[0] in ("step", "skip")]
+    assert steps == ["step", "skip", "skip", "step", "skip", "step"]
+    with pytest.raises(NonFiniteLossError, match="after 2 skipped steps in a row, the loss of optimizer step 4"):
+        _train(RecordingEngine(), values=[1, NAN, NAN, NAN], max_steps=6, guard=guard)
 
 
-@pytest.mark.parametrize("ask", [StopReason.PAUSE, StopReason.STOP])
-def test_asked_to_leave_the_step_is_finished_and_what_saves_runs(ask):
-    asked = iter([StopReason.NONE, ask])
-    seen: list[tuple[str, int]] = []
+@pytest.mark.parametrize("reason", [StopReason.PAUSE, StopReason.STOP])
+def test_stop_request_finishes_the_step_and_saves(reason):
+    requests = iter([StopReason.NONE, reason])
+    called: list[tuple[str, int]] = []
 
-    def note(name):
-        return lambda step, report: seen.append((name, step))
+    def record(name):
+        return lambda step, report: called.append((name, step))
 
-    hooks = [Every(100, note("save"), on_leaving=True), Every(100, note("other"))]
+    hooks = [PeriodicHook(100, record("save"), before_exit=True), PeriodicHook(100, record("other"))]
     engine = RecordingEngine(2)
-    agree = Agreement(torch.Tensor.tolist, ask=lambda: next(asked))
-    assert _run(engine, max_steps=50, agree=agree, after=hooks) == (2, ask)
-    assert seen == [("save", 2)]
+    reduction = StatusReduction(torch.Tensor.tolist, stop_request=lambda: next(requests))
+    assert _run(engine, max_steps=50, reduce_status=reduction, hooks=hooks) == (2, reason)
+    assert called == [("save", 2)]
     assert engine.calls.count(("step",)) == 4
 
 
-def test_asked_at_the_last_step_the_run_is_simply_done():
-    agree = Agreement(torch.Tensor.tolist, ask=lambda: StopReason.PAUSE)
-    assert _run(RecordingEngine(), max_steps=1, agree=agree) == (1, StopReason.NONE)
+def test_stop_request_at_the_last_step_is_ignored():
+    reduction = StatusReduction(torch.Tensor.tolist, stop_request=lambda: StopReason.PAUSE)
+    assert _run(RecordingEngine(), max_steps=1, reduce_status=reduction) == (1, StopReason.NONE)
 
 
-def test_what_another_rank_is_asked_for_counts_and_the_greater_wins():
-    for theirs, ours, want in ((1, 0, StopReason.PAUSE), (2, 1, StopReason.STOP), (0, 1, StopReason.PAUSE)):
-        together = Agreement(
-            lambda values, theirs=theirs: [max(theirs, values[0].item()), *values[1:].tolist()],
-            ask=lambda o=ours: StopReason(o),
-        )
-        assert _run(RecordingEngine(), max_steps=9, agree=together) == (1, want)
+@pytest.mark.parametrize(
+    ("other", "own", "expected"), [(1, 0, StopReason.PAUSE), (2, 1, StopReason.STOP), (0, 1, StopReason.PAUSE)]
+)
+def test_strongest_stop_request_of_all_ranks_applies(other, own, expected):
+    def maximum(values: torch.Tensor) -> list[float]:
+        return [max(other, values[0].item()), *values[1:].tolist()]
+
+    reduction = StatusReduction(maximum, stop_request=lambda: StopReason(own))
+    assert _run(RecordingEngine(), max_steps=9, reduce_status=reduction) == (1, expected)
 
 
-def test_one_reduction_a_step_carries_everything():
-    calls: list[int] = []
+def test_one_reduction_per_step_carries_all_flags():
+    sizes: list[int] = []
 
-    def counted(values: torch.Tensor) -> list[float]:
-        calls.append(len(values))
+    def maximum(values: torch.Tensor) -> list[float]:
+        sizes.append(len(values))
         return values.tolist()
 
-    _train(RecordingEngine(3), max_steps=4, agree=Agreement(counted))
-    assert calls == [5] * 4
+    _train(RecordingEngine(3), max_steps=4, reduce_status=StatusReduction(maximum))
+    assert sizes == [5] * 4
 
 
-def test_the_time_of_reading_and_of_forward_is_kept_apart(monkeypatch):
+def test_reading_and_forward_times_are_separate(monkeypatch):
     now = itertools.count()
     monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
     timer = StepTimer(torch.device("cpu"))

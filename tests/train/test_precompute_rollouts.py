@@ -14,10 +14,10 @@ from simcast_hpc.storage import block_store as cache
 from simcast_hpc.storage.leases import Leases
 from simcast_hpc.train import precompute_rollouts as fill
 from simcast_hpc.train.preemption import PausedError, StoppedError
-from simcast_hpc.train.stages.student_stage import StudentStage, extend
+from simcast_hpc.train.stages.student_stage import extend
+from simcast_hpc.train.trainer import plan
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
-
-CPU = torch.device("cpu")
+from tests.generative_runs import OneRank
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +44,9 @@ def _config(tmp_path, root, teacher, *, augment: bool = False, **student) -> Tra
 
 
 def _samples(config: TrainConfig):
-    stage = StudentStage(config)
-    source = open_windows(config.data, split="train", frames=stage.sequence_frames)
-    stage.open(source, CPU)
+    stage = plan(config).stage
     batches = micro_batches(
-        source,
+        stage.prepare(OneRank()),  # pyright: ignore[reportArgumentType]
         seed=config.seed,
         first_step=0,
         global_size=config.batch.global_size,
@@ -57,7 +55,7 @@ def _samples(config: TrainConfig):
         world_size=1,
         extension=stage.extension,
     )
-    return [stage.sample(batch, CPU) for batch in islice(batches, 10)]
+    return [stage.sample(batch) for batch in islice(batches, 10)]
 
 
 @pytest.mark.parametrize("augment", [False, True])
@@ -191,6 +189,6 @@ def test_a_signal_frees_what_a_roll_out_holds(tmp_path, root, teacher, monkeypat
 
 def test_a_stop_file_keeps_a_roll_out_from_starting(tmp_path, root, teacher):
     (tmp_path / "STOP").touch()
-    with pytest.raises(StoppedError, match="STOP is there"):
+    with pytest.raises(StoppedError, match="STOP exists"):
         fill.fill_cache(_config(tmp_path, root, teacher))
     assert not (tmp_path / "rollouts").exists()

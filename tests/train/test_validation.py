@@ -1,6 +1,5 @@
-"""Validation of a denoiser in training: the scores of its ensembles by hand, the same each time, nothing disturbed."""
+"""Validation of a denoiser during training: scores equal direct computation, repeat exactly, and disturb nothing."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,28 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.inference.ensemble import load_ensemble
 from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
-from simcast_hpc.train.loop import Every
-from simcast_hpc.train.stages import make_stage, make_task
-from simcast_hpc.train.stages.diffusion_stage import DiffusionTask
 from tests.archives import Row, make_archive, random_codes
-from tests.generative_runs import diffusion_config, make_runs
+from tests.generative_runs import OneRank, diffusion_config, make_runs
+from tests.train.test_diffusion_stage import diffusion_stage
 
-
-class OneRank:
-    """A world of one rank that is joined to nobody."""
-
-    is_first, device, rank, size = True, torch.device("cpu"), 0, 1
-
-    @contextmanager
-    def together(self):
-        yield
-
-    def gather(self, thing: Any) -> list[Any]:
-        return [thing]
+RANKS: Any = OneRank()
 
 
 @pytest.fixture(scope="module")
@@ -44,75 +30,67 @@ def runs(root, tmp_path_factory) -> Path:
     return make_runs(tmp_path_factory.mktemp("runs"), root)
 
 
-def begun(config: TrainConfig) -> DiffusionTask:
-    stage = make_stage(config)
-    task = make_task(config, stage, open_windows(config.data, split="train", frames=7))
-    assert isinstance(task, DiffusionTask)
-    return task
-
-
 @pytest.fixture
 def validation(root, runs, tmp_path) -> EnsembleValidation:
-    chosen = {"every_steps": 2, "windows": 3, "members": 3}
-    made = begun(diffusion_config(tmp_path / "run", runs, root, validation=chosen)).validation
-    assert made is not None
-    return made
+    section = {"every_steps": 2, "windows": 3, "members": 3}
+    validation = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, validation=section)).validation
+    assert validation is not None
+    return validation
 
 
-def test_scores_are_those_of_the_ensembles_by_hand(validation, root, runs):
+def test_scores_equal_those_computed_from_the_members(validation, root, runs):
     trained = load_ensemble(runs / "diffusion")
-    found = validation.scores(trained.network.state_dict(), OneRank())
+    scores = validation.scores(trained.network.state_dict(), RANKS)
     source = open_windows(trained.config.data, split="val", frames=7)
     assert len(source) == 6 and validation.indices == [0, 2, 4]
     ensemble = replace(trained, sampling=trained.sampling.model_copy(update={"members": 3}))
     windows = torch.stack([torch.from_numpy(source.read(index)) for index in validation.indices])
     members = ensemble.forecast(windows[:, :3], frames_out=4).double()
-    seen = windows[:, 3:]
-    valid = seen != 255
-    observed = seen.double()[:, None] / 255
+    future = windows[:, 3:]
+    valid = future != 255
+    observed = future.double()[:, None] / 255
     error = (members - observed).abs().mean(1)
-    apart = (members[:, :, None] - members[:, None]).abs().sum((1, 2)) / (2 * 3 * 2)
-    assert found["crps"] == pytest.approx((error - apart)[valid].mean().item(), rel=1e-5)
-    assert {"mae", "csi/mean", "csi/16", "spread_skill"} <= set(found)
+    spread = (members[:, :, None] - members[:, None]).abs().sum((1, 2)) / (2 * 3 * 2)
+    assert scores["crps"] == pytest.approx((error - spread)[valid].mean().item(), rel=1e-5)
+    assert {"mae", "csi/mean", "csi/16", "spread_skill"} <= set(scores)
 
 
-def test_the_same_again_and_no_generator_moves(validation, runs):
+def test_scores_repeat_and_leave_the_random_generator_alone(validation, runs):
     weights = load_ensemble(runs / "diffusion").network.state_dict()
-    before = torch.get_rng_state()
-    first = validation.scores(weights, OneRank())
-    assert validation.scores(weights, OneRank()) == first
-    assert torch.equal(torch.get_rng_state(), before)
+    state = torch.get_rng_state()
+    scores = validation.scores(weights, RANKS)
+    assert validation.scores(weights, RANKS) == scores
+    assert torch.equal(torch.get_rng_state(), state)
     other = {name: tensor * 1.1 for name, tensor in weights.items()}
-    assert validation.scores(other, OneRank())["crps"] != first["crps"]
+    assert validation.scores(other, RANKS)["crps"] != scores["crps"]
 
 
-def test_the_hook_scores_the_average_and_writes_it(validation, runs):
+def test_hook_writes_the_scores_of_the_moving_average(validation, runs):
     weights = load_ensemble(runs / "diffusion").network.state_dict()
-    held = {f"model.{name}": tensor for name, tensor in weights.items()}
-    engine = SimpleNamespace(module=SimpleNamespace(named_parameters=lambda: held.items()))
-    for tensor in held.values():
-        tensor.requires_grad_()
-    written = {}
-    writer = SimpleNamespace(write=lambda step, numbers: written.update({step: numbers}))
-    average = SimpleNamespace(tensors={name: 0.5 * tensor.detach() for name, tensor in held.items()})
-    ValidationHook(validation, engine, OneRank(), average, writer)(7, None)  # pyright: ignore
-    want = validation.scores({name: 0.5 * tensor.detach() for name, tensor in weights.items()}, OneRank())
-    assert written == {7: {f"validation/{name}": value for name, value in want.items()}}
+    parameters = {f"model.{name}": tensor.clone().requires_grad_() for name, tensor in weights.items()}
+    engine = SimpleNamespace(module=SimpleNamespace(named_parameters=lambda: parameters.items()))
+    metrics = {}
+    writer: Any = SimpleNamespace(write=lambda step, values: metrics.update({step: values}))
+    ema: Any = SimpleNamespace(tensors={name: 0.5 * tensor.detach() for name, tensor in parameters.items()})
+    ValidationHook(validation, engine, RANKS, ema, writer)(7, None)
+    expected = validation.scores({name: 0.5 * tensor for name, tensor in weights.items()}, RANKS)
+    assert metrics == {7: {f"validation/{name}": value for name, value in expected.items()}}
 
 
-def test_none_by_default_and_every_so_many_where_asked(root, runs, tmp_path):
-    plain, asked = (
-        begun(diffusion_config(tmp_path / "run", runs, root, validation={"every_steps": steps})) for steps in (0, 5)
+def test_validation_is_off_by_default_and_not_part_of_the_science(root, runs, tmp_path):
+    off, on = (
+        diffusion_stage(diffusion_config(tmp_path / "run", runs, root, validation={"every_steps": steps}))
+        for steps in (0, 5)
     )
-    nothing: Any = None
-    assert plain.hooks(nothing, nothing, None, None) == []
-    (hook,) = asked.hooks(nothing, nothing, None, None)
-    assert isinstance(hook, Every) and hook.steps == 5
-    assert asked.config.science() == plain.config.science(), "a run may be resumed with another validation"
+    engine: Any = None
+    assert off.hooks(engine, RANKS, None, None) == []
+    (hook,) = on.hooks(engine, RANKS, None, None)
+    assert hook.steps == 5
+    assert on.config.science() == off.config.science(), "a run may be resumed with other validation settings"
 
 
-def test_a_split_without_windows_is_rejected(runs, tmp_path):
+def test_rejects_a_validation_split_without_windows(runs, tmp_path):
     root = make_archive(tmp_path / "archive", random_codes(2, 11))
     config = diffusion_config(tmp_path / "run", runs, root, validation={"every_steps": 5})
     with pytest.raises((ConfigError, ValueError), match="val"):
-        begun(config)
+        diffusion_stage(config)

@@ -1,134 +1,119 @@
-"""What a run learns, apart from the data it learns from: the module, its loss, and what leaves at the end."""
+"""The base class of training stages: what the trainer asks of a stage, with defaults that do nothing.
 
+``trainer.py`` calls a stage in this order: :meth:`Stage.window_frames` and :meth:`Stage.fit_config` of the class, the
+constructor, and then, on the device, :meth:`Stage.module`, :meth:`Stage.initialize`, :meth:`Stage.prepare`,
+:meth:`Stage.wrap_engine`, :meth:`Stage.warm_up` (only to resume), :meth:`Stage.hooks`, :meth:`Stage.sample` once per
+micro-batch, and :meth:`Stage.export_metadata`.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.augment import training_grid
-from simcast_hpc.data.open_windows import target_spec
+from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.named_tensors import Tensors
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.losses import WeightedMSE
-from simcast_hpc.models import build_model, fitted_to
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.train.checkpoint import Checkpoint
 from simcast_hpc.train.ema import EMA
-from simcast_hpc.train.loop import Every
+from simcast_hpc.train.loop import PeriodicHook
+from simcast_hpc.train.stage_engine import StageEngine
 
 
-class ExtraState(Protocol):
-    """An engine that also holds what DeepSpeed does not: a discriminator."""
+class Stage(ABC):
+    """One kind of training: its windows, its network and loss, and what it exports.
 
-    def state(self) -> Tensors:
-        """Return that by name, for a checkpoint."""
-        ...
+    A stage defines ``name``, :meth:`module`, :meth:`sample` and :meth:`example_sample`; everything else has a default.
 
-    def restore(self, state: Tensors, *, step: int) -> None:
-        """Take it up where ``step`` optimizer steps left it."""
-        ...
+    Attributes:
+        name: the value of ``stage`` in the configuration.
+        config: of the run, already fitted to the grid of the data: the only configuration that the run has.
+        source: the windows of the data set, split ``train``.
+        grid: (H, W) of the frames that the network sees, after a crop.
+        inputs: hashes of the weights of other runs that this run depends on; part of the run's identity.
+        extension: stored frames that continue each window, read by the loader together with it.
+    """
 
-    def gradients_are_finite(self) -> torch.Tensor:
-        """Return whether this rank's gradients are, of the engine and of what it holds besides."""
-        ...
-
-    def leave_out_step(self) -> None:
-        """Count the optimizer step that is due without changing anything. A collective."""
-        ...
-
-
-class Task(Protocol):
-    """One kind of network to train. ``config`` is the run's, its model fitted to the grid of the data."""
-
-    config: TrainConfig
-
-    def prepare(self, ranks: TorchRanks) -> WindowSource:
-        """Return the windows that training reads, made where they are not the data's own. A collective."""
-        ...
-
-    def module(self) -> torch.nn.Module:
-        """Return what the engine holds; the network that is exported is its part ``model``."""
-        ...
-
-    def learner(self, engine: Any, ranks: TorchRanks) -> Any:
-        """Return what the loop trains: the engine, or a :class:`ExtraState` around it."""
-        ...
-
-    def warm_up(self, engine: Any, device: torch.device) -> torch.Tensor:
-        """Return a loss of the bare engine on empty samples of a micro batch, whose value means nothing."""
-        ...
-
-    def hooks(self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
-        """Return what else happens between steps, after the average took them in; ``writer`` on the first rank."""
-        ...
-
-    def exported(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
-        """Return what is written beside the weights, as text by name. A collective."""
-        ...
-
-
-class TrainingModule(torch.nn.Module):
-    """A forecasting network and its loss, so that one forward pass gives the scalar to differentiate."""
-
-    def __init__(self, model: torch.nn.Module, loss: WeightedMSE):
-        super().__init__()
-        self.model, self.loss = model, loss
-
-    def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a sample; the network computes in its own dtype and returns fp32."""
-        dtype = next(self.model.parameters()).dtype
-        return self.loss(self.model(inputs.to(dtype)), target, valid)
-
-
-class ForecastTask:
-    """A network from past frames to coming ones, under the weighted loss."""
+    name: ClassVar[str]
+    extension: Extension | None = None
 
     def __init__(self, config: TrainConfig, source: WindowSource):
-        """Fit the network to the data's grid and try it on shapes alone.
+        """Do everything that needs no device: load other runs, check them, check the shapes of the network.
 
         Raises:
-            ConfigError: it does not fit.
-            DataError: the loss does not speak of this data set.
+            ConfigError: the run cannot be trained.
+            DataError: the loss does not apply to this data set.
         """
-        self.loss = WeightedMSE(config.loss, target_spec(config.data))
+        self.config, self.source = config, source
         self.grid = training_grid(config.data, source.grid)
-        self.source = source
+        self.inputs: dict[str, str] = {}
+
+    @classmethod
+    def window_frames(cls, config: TrainConfig) -> int:
+        """Return the number of frames of the windows that the stage reads."""
+        return config.sequence.frames_in + config.sequence.frames_out
+
+    @classmethod
+    def fit_config(cls, config: TrainConfig, grid: tuple[int, int]) -> TrainConfig:
+        """Return the configuration with the fields that follow from the (H, W) of the frames filled in.
+
+        Raises:
+            ConfigError: the configuration does not fit this grid.
+        """
+        return config
+
+    @abstractmethod
+    def module(self) -> torch.nn.Module:
+        """Return what DeepSpeed trains: a module from a sample to its loss; its submodule ``model`` is exported."""
+
+    @abstractmethod
+    def sample(self, batch: MicroBatch) -> tuple[torch.Tensor, ...]:
+        """Return the arguments of :meth:`module` for a micro-batch, whose tensors are on the device already.
+
+        Random numbers come from counters of (seed, position, purpose), never from torch's generators.
+        """
+
+    @abstractmethod
+    def example_sample(self, batch_size: int, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """Return a sample of zeros in the shapes and dtypes of :meth:`sample`."""
+
+    def check_shapes(self) -> None:
+        """Run the network on the meta device, for the constructors of stages.
+
+        Raises:
+            ConfigError: the sizes of network and data do not fit.
+        """
         with torch.device("meta"):
             try:
-                self.config = config.model_copy(update={"model": fitted_to(config.model, self.grid)})
-                self._network()(torch.empty(1, config.sequence.frames_in, 1, *self.grid))
+                self.module()(*self.example_sample(1, torch.device("meta")))
             except ValueError as error:
                 raise ConfigError(f"the model does not fit: {error}") from error
 
+    def initialize(self, model: torch.nn.Module) -> None:  # noqa: B027  a default, not an omission
+        """Change the fresh weights of the submodule ``model`` in place; they are random by default."""
+
     def prepare(self, ranks: TorchRanks) -> WindowSource:
-        """Return the data's own windows."""
+        """Return the windows that training reads; load or compute what they need on the device. A collective."""
         return self.source
 
-    def module(self) -> torch.nn.Module:
-        """Return network and loss."""
-        return TrainingModule(self._network(), self.loss)
-
-    def learner(self, engine: Any, ranks: TorchRanks) -> Any:
-        """Return the engine itself."""
-        return engine
+    def wrap_engine(self, engine: Any, ranks: TorchRanks) -> StageEngine:
+        """Return the engine for the loop: DeepSpeed's, with a second network if the stage has one. A collective."""
+        return StageEngine(engine)
 
     def warm_up(self, engine: Any, device: torch.device) -> torch.Tensor:
-        """Return the loss of empty frames."""
-        micro = self.config.batch.micro_size
-        shape = (micro, self.config.sequence.frames_in, 1, *self.grid)
-        target = torch.zeros(micro, self.config.frames_out, 1, *self.grid, dtype=torch.uint8, device=device)
-        return engine(torch.zeros(shape, device=device), target, torch.ones_like(target, dtype=torch.bool))
+        """Return a scalar from one forward pass of the DeepSpeed engine; only its graph matters, not its value."""
+        return engine(*self.example_sample(self.config.batch.micro_size, device))
 
-    def hooks(self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None) -> list[Every]:
-        """Nothing else happens between steps."""
+    def hooks(
+        self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None
+    ) -> list[PeriodicHook]:
+        """Return further hooks, called after the EMA is updated; ``writer`` is given on the first rank only."""
         return []
 
-    def exported(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
-        """Nothing stands beside the weights."""
+    def export_metadata(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
+        """Return metadata stored with the exported weights. A collective."""
         return {}
-
-    def _network(self) -> torch.nn.Module:
-        config = self.config
-        return build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)

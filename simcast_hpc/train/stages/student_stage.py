@@ -1,7 +1,8 @@
-"""Stage ``student``: the long horizon in one pass, on sequences that the teacher extended (SimCast section 3.3).
+"""Stage ``student``: the long horizon in one pass, on sequences extended by the teacher (SimCast, section 3.3).
 
-A sequence of T + T'l real frames grows by T'l pseudo-frames, rolled out from its last T real ones; a training
-window of T + T'l begins at a random k in 0 .. T'l. Inputs are always real; the last k targets are the teacher's.
+A sequence of T + T'l real frames is extended by T'l pseudo-frames that the teacher rolls out from the last T real
+ones; a training window of T + T'l frames starts at a random k in 0 .. T'l. Inputs are always real; the last k targets
+are pseudo-frames.
 """
 
 import logging
@@ -9,101 +10,90 @@ import logging
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import augmented
-from simcast_hpc.data.loader import Extension, MicroBatch
+from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.rollout import roll_out, to_stored
-from simcast_hpc.distill.windows import Frames, Sample, starts, to_frames, window_of_codes, window_of_frames
+from simcast_hpc.distill.windows import Frames, Sample, to_frames, window_of_frames
+from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.load import TrainedModel, load_trained
 from simcast_hpc.models import start_from
 from simcast_hpc.storage.block_store import RolloutCache, cache_identity
+
+from .forecast_stage import ForecastStage
 
 logger = logging.getLogger(__name__)
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class StudentStage:
-    """Windows of T + T'l frames of extended sequences, from a teacher, from the event itself, or not extended."""
+class StudentStage(ForecastStage):
+    """Windows of T + T'l frames from sequences extended by a teacher, by the event's own frames, or not at all."""
 
-    def __init__(self, config: TrainConfig):
-        """Load the teacher where one is needed, and check that it speaks of the same frames and data.
+    name = "student"
+
+    def __init__(self, config: TrainConfig, source: WindowSource):
+        """Load the teacher if one is needed, check that it fits the data, and open cached pseudo-frames.
 
         Raises:
-            ConfigError: no finished teacher there, or it has another context length, data set or horizon.
+            ConfigError: the teacher is not finished, or has another context length, data set, horizon or grid; or the
+                cache is incomplete or was made from another teacher or other data.
         """
-        self.config = config
-        sequence = config.sequence
-        self.extension: Extension | None = None
+        super().__init__(config, source)
         self.teacher: TrainedModel | None = None
-        self.inputs: dict[str, str] = {}
-        self.sequence_frames = sequence.frames_in + sequence.frames_out
-        if config.student.extension == "oracle":
-            self.sequence_frames += sequence.frames_out
-        if config.student.extension == "teacher" or config.student.init == "teacher":
+        if "teacher" in (config.student.extension, config.student.init):
             self.teacher = load_teacher(config)
+            self.teacher.check_grid(source.grid)
             self.inputs["teacher"] = self.teacher.weights_hash
+            if config.student.extension == "teacher" and config.rollout_dir is not None:
+                identity = rollout_identity(config, self.teacher, source)
+                self.extension = RolloutCache(config.rollout_dir, identity=identity)
 
-    def open(self, source: WindowSource, device: torch.device) -> None:
-        """Open the cached pseudo-frames, or put the teacher on the device to make them online.
+    @classmethod
+    def window_frames(cls, config: TrainConfig) -> int:
+        """Return T + T'l, or T + 2 T'l if the event's own frames extend the sequence."""
+        own = config.sequence.frames_out if config.student.extension == "oracle" else 0
+        return super().window_frames(config) + own
 
-        Raises:
-            ConfigError: the cache is unfinished or of another teacher or other data, or the teacher of another grid.
-        """
-        if self.teacher is None:
-            return
-        self.teacher.check_grid(source.grid)
-        folder = self.config.rollout_dir
-        if self.config.student.extension == "teacher" and folder is not None:
-            self.extension = RolloutCache(folder, identity=rollout_identity(self.config, self.teacher, source))
-        else:
-            self.teacher.network.to(device, DTYPES[self.config.engine.precision])
+    @property
+    def start_choices(self) -> int:
+        """T'l + 1 for an extended sequence."""
+        return 1 if self.config.student.extension == "none" else self.config.sequence.frames_out + 1
 
-    def initialise(self, model: torch.nn.Module) -> None:
-        """With ``student.init: teacher`` begin from the teacher's weights, as far as they fit."""
-        if self.config.student.init != "teacher" or self.teacher is None:
-            return
-        started = start_from(model, self.teacher.network.state_dict())
-        logger.info("student begins from the teacher: %s", started)
+    def initialize(self, model: torch.nn.Module) -> None:
+        """With ``student.init: teacher``, copy the teacher's weights where name and shape match."""
+        if self.config.student.init == "teacher" and self.teacher is not None:
+            logger.info("initialized from the teacher: %s", start_from(model, self.teacher.network.state_dict()))
 
-    def sample(self, batch: MicroBatch, device: torch.device) -> Sample:
-        """Return the training sample of a micro batch."""
-        sequence, seed = self.config.sequence, self.config.seed
-        codes = batch.codes.to(device, non_blocking=True)
-        stored = None if batch.extension is None else batch.extension.to(device, non_blocking=True)
-        if stored is None and self.config.student.extension == "teacher":
-            stored = self._pseudo_frames(codes)
-        # After the roll-out, as with stored frames: a teacher is not quite symmetric, and sees the whole grid.
-        codes = augmented(codes, batch.positions, self.config.data, seed=seed)
-        stored = None if stored is None else augmented(stored, batch.positions, self.config.data, seed=seed)
-        extends = self.config.student.extension != "none"
-        first = starts(
-            batch.positions,
-            seed=seed,
-            purpose="student-start",
-            choices=sequence.frames_out + 1 if extends else 1,
-            device=device,
-        )
-        if stored is None:
-            return window_of_codes(codes, first, frames_in=sequence.frames_in, frames_out=sequence.frames_out)
-        pairs = zip(to_frames(codes), to_frames(stored), strict=True)
-        extended = Frames(*(torch.cat(pair, dim=1) for pair in pairs))
-        return window_of_frames(extended, first, frames_in=sequence.frames_in, frames_out=sequence.frames_out)
+    def prepare(self, ranks: TorchRanks) -> WindowSource:
+        """Move the teacher to the device, in the precision of training, if it rolls out during training."""
+        if self.teacher is not None and self.config.student.extension == "teacher" and self.extension is None:
+            self.teacher.network.to(ranks.device, DTYPES[self.config.engine.precision])
+        return self.source
 
-    def _pseudo_frames(self, codes: torch.Tensor) -> torch.Tensor:
-        assert self.teacher is not None
-        return extend(self.teacher, to_frames(codes), self.config)
+    def sample(self, batch: MicroBatch) -> Sample:
+        """Return inputs, targets and mask of a window of each extended sequence."""
+        pseudo = batch.extension
+        if pseudo is None and self.config.student.extension == "teacher":
+            assert self.teacher is not None
+            pseudo = extend(self.teacher, to_frames(batch.codes), self.config)
+        if pseudo is None:
+            return super().sample(batch)
+        # After the rollout, as with cached frames: the teacher sees the whole grid, and is not equivariant to flips.
+        parts = [to_frames(self.augmented(frames, batch)) for frames in (batch.codes, pseudo)]
+        extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)))
+        frames_in, frames_out = self.config.sequence.frames_in, self.config.sequence.frames_out
+        return window_of_frames(extended, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
 
 
 def load_teacher(config: TrainConfig) -> TrainedModel:
-    """Return the finished teacher that ``student.teacher`` names.
+    """Return the finished teacher in the run directory ``student.teacher``.
 
     Raises:
-        ConfigError: no finished run there, or it has another context length, data set, cadence, grid or code.
+        ConfigError: the run is not finished, or has another context length, data set, cadence, grid or encoding.
     """
     if config.student.teacher is None:
-        raise ConfigError("student.teacher is not set: the run folder of a trained teacher")
+        raise ConfigError("student.teacher is not set; set it to the run directory of a trained teacher")
     teacher = load_trained(config.student.teacher)
-    for key, theirs, ours in (
+    for key, of_teacher, of_student in (
         ("stage", teacher.config.stage, "teacher"),
         ("sequence.frames_in", teacher.config.sequence.frames_in, config.sequence.frames_in),
         ("data.dataset", teacher.config.data.dataset, config.data.dataset),
@@ -111,15 +101,15 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
         ("data.block_mean", teacher.config.data.block_mean, config.data.block_mean),
         ("data.recode_as", teacher.config.data.recode_as, config.data.recode_as),
     ):
-        if theirs != ours:
+        if of_teacher != of_student:
             raise ConfigError(
-                f"the teacher in {config.student.teacher} has {key}={theirs!r}, the student needs {ours!r}"
+                f"the teacher in {config.student.teacher} has {key}={of_teacher!r}, the student needs {of_student!r}"
             )
     return teacher
 
 
 def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Tensor:
-    """Return the T'l pseudo-frames after a sequence of real frames, rounded as they are stored."""
+    """Return the T'l pseudo-frames that continue a sequence of real frames, rounded as they are stored."""
     frames_in = config.sequence.frames_in
     dtype = next(teacher.network.parameters()).dtype
     last = Frames(real.values[:, -frames_in:], real.valid[:, -frames_in:])
@@ -128,7 +118,7 @@ def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Te
 
 
 def rollout_identity(config: TrainConfig, teacher: TrainedModel, source: WindowSource) -> dict[str, object]:
-    """Return what the cached pseudo-frames of this run must have been made of."""
+    """Return the identity that cached pseudo-frames must have for this run."""
     return cache_identity(
         teacher=teacher.weights_hash,
         source=source.fingerprint,

@@ -1,0 +1,102 @@
+"""Stages ``teacher`` and ``direct``: a network from past to future frames, trained on real sequences.
+
+``teacher`` learns the short horizon T's on sub-windows at random positions of each sequence (SimCast, section 3.2);
+``direct`` learns the long horizon T'l on whole sequences, the baseline of distillation.
+"""
+
+import torch
+
+from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.data.augment import augmented
+from simcast_hpc.data.loader import MicroBatch
+from simcast_hpc.data.open_windows import target_spec
+from simcast_hpc.data.window_source import WindowSource
+from simcast_hpc.distill.windows import Sample, starts, window_of_codes
+from simcast_hpc.losses import WeightedMSE
+from simcast_hpc.models import build_model, fitted_to
+
+from .base import Stage
+
+
+class ForecastModule(torch.nn.Module):
+    """A forecasting network and its loss, so that one forward pass returns the scalar to differentiate."""
+
+    def __init__(self, model: torch.nn.Module, loss: WeightedMSE):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a sample, fp32 scalar; the network computes in its own dtype and returns fp32."""
+        dtype = next(self.model.parameters()).dtype
+        return self.loss(self.model(inputs.to(dtype)), target, valid)
+
+
+class ForecastStage(Stage):
+    """A network from T past frames to ``config.frames_out`` future ones, under the weighted loss.
+
+    Each training window starts at one of :attr:`start_choices` frames of its sequence, drawn per sample.
+    """
+
+    def __init__(self, config: TrainConfig, source: WindowSource):
+        """Bind the loss to the data set's encoding and check the network's shapes."""
+        super().__init__(config, source)
+        self.loss = WeightedMSE(config.loss, target_spec(config.data))
+        self.check_shapes()
+
+    @classmethod
+    def fit_config(cls, config: TrainConfig, grid: tuple[int, int]) -> TrainConfig:
+        """Return the configuration with ``model.grid`` filled in, for models that are built for one grid."""
+        try:
+            return config.model_copy(update={"model": fitted_to(config.model, grid)})
+        except ValueError as error:
+            raise ConfigError(f"the model does not fit: {error}") from error
+
+    @property
+    def start_choices(self) -> int:
+        """Number of frames of a sequence at which a training window may start."""
+        return 1
+
+    def module(self) -> ForecastModule:
+        """Return the network and its loss."""
+        frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
+        return ForecastModule(build_model(self.config.model, frames_in=frames_in, frames_out=frames_out), self.loss)
+
+    def sample(self, batch: MicroBatch) -> Sample:
+        """Return inputs, targets and mask of a window of real frames from each sequence."""
+        codes = self.augmented(batch.codes, batch)
+        frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
+        return window_of_codes(codes, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
+
+    def example_sample(self, batch_size: int, device: torch.device) -> Sample:
+        """Return a sample of zeros."""
+        inputs = torch.zeros(batch_size, self.config.sequence.frames_in, 1, *self.grid, device=device)
+        target = torch.zeros(batch_size, self.config.frames_out, 1, *self.grid, dtype=torch.uint8, device=device)
+        return Sample(inputs, target, torch.ones_like(target, dtype=torch.bool))
+
+    def augmented(self, frames: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+        """Return frames ``[B, T, H, W]`` of a micro-batch, cropped and flipped by the configuration."""
+        return augmented(frames, batch.positions, self.config.data, seed=self.config.seed)
+
+    def window_starts(self, batch: MicroBatch) -> torch.Tensor:
+        """Return the first frame of each sample's window, int64 ``[B]``."""
+        purpose, device = f"{self.name}-start", batch.codes.device
+        return starts(
+            batch.positions, seed=self.config.seed, purpose=purpose, choices=self.start_choices, device=device
+        )
+
+
+class TeacherStage(ForecastStage):
+    """Windows of T + T's frames that start anywhere in a sequence of T + T'l frames."""
+
+    name = "teacher"
+
+    @property
+    def start_choices(self) -> int:
+        """T'l - T's + 1."""
+        return self.config.sequence.frames_out - self.config.sequence.teacher_frames_out + 1
+
+
+class DirectStage(ForecastStage):
+    """Each sequence of T + T'l frames is one window."""
+
+    name = "direct"
