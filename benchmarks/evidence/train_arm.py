@@ -56,9 +56,9 @@ class PlainEngine:
             fused=True,  # a tenth of a step of so small a network
         )
 
-    def __call__(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def __call__(self, *sample: torch.Tensor) -> torch.Tensor:
         """Return the loss of a sample."""
-        return self.module(inputs, target, valid)
+        return self.module(*sample)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute gradients."""
