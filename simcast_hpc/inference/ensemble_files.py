@@ -17,6 +17,7 @@ from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import exceedance_probability, probability_matched_mean
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
+from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import atomic_file
 
 from .ensemble import TrainedEnsemble
@@ -83,6 +84,7 @@ def draw_ensembles(
                 out.parent.mkdir(parents=True, exist_ok=True)
                 file = opened.enter_context(h5py.File(opened.enter_context(atomic_file(out)), "w"))
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
+        progress = Progress(logger, "sampling", count, unit="windows")
         for begin in range(0, count, batch):
             indices = range(begin, min(begin + batch, count))
             mine, clipped = torch.empty(0), 0.0
@@ -96,7 +98,7 @@ def draw_ensembles(
             with ranks.together():
                 if file is not None:
                     _write(file, indices, products_of(_interleaved([mine for mine, _ in shares]), thresholds))
-                    logger.info("%d of %d windows", indices[-1] + 1, count)
+                    progress.advance(len(indices))
         with ranks.together():
             if file is not None:
                 _tell_clipped(file, ensemble, sum(rates) / (count * ensemble.sampling.members))

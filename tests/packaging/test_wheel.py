@@ -32,7 +32,8 @@ def pipeline(installed, tmp_path_factory) -> Path:
     """The folder in which the quickstart pipeline ran, addressed by name."""
     folder = tmp_path_factory.mktemp("work")
     overrides = [word for override in _TINY for word in ("--set", override)]
-    installed.run("simcast", "pipeline", "pipeline/quickstart", *overrides, cwd=folder)
+    done = installed.run("simcast", "pipeline", "pipeline/quickstart", *overrides, cwd=folder)
+    assert not re.search(r"\[(INFO|WARNING)\]|run_dir:", done.stdout + done.stderr), "DeepSpeed or the configuration"
     return folder
 
 

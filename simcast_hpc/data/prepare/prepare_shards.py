@@ -29,6 +29,7 @@ from simcast_hpc.data.shards.shard_format import (
     write_index,
 )
 from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import sweep, write_text
 from simcast_hpc.storage.run_directory import file_hash
 
@@ -75,14 +76,16 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
     shards = _shards(len(source.events), recipe.events_per_shard)
     mine: dict[int, ShardFile] = {}
     with ranks.together():
-        for number in range(ranks.rank, len(shards), ranks.size):
+        own = range(ranks.rank, len(shards), ranks.size)
+        progress = Progress(logger, "prepare", len(own), unit="shards")
+        for number in own:
             path = into / shard_name(number)
             if not path.is_file():
                 write_shard(
                     path, source, shards[number], codec=recipe.codec, skip_unreadable="truncated" in recipe.skip
                 )
             mine[number] = _described(path, len(shards[number]))
-            logger.info("shard %d of %d stands", number + 1, len(shards))
+            progress.advance()
     files = {number: file for part in ranks.gather(mine) for number, file in part.items()}
     manifest = None
     with ranks.together():
