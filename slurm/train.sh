@@ -18,7 +18,8 @@ set -euo pipefail
 source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 begin_job train.sh
-[ -f "${1:-}" ] || leave $REFUSED "the first argument is the configuration of a stage, such as configs/teacher/sevir.yaml"
+[ -f "${1:-}" ] || [[ ${1:-} =~ ^[a-z]+/[a-z0-9-]+$ ]] ||
+  leave $REFUSED "the first argument is the configuration of a stage, a file or a name such as teacher/sevir"
 require_archive
 refuse_if_stopped "$1"
 check_nodes

@@ -4,18 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
-from simcast_hpc.config import (
-    PipelineConfig,
-    TrainConfig,
-    copy_config,
-    list_configs,
-    read_config,
-    resolve,
-    summary,
-    to_yaml,
-)
+from simcast_hpc.config import copy_config, list_configs, read_run_config, resolve, summary, to_yaml
 
 app = typer.Typer(help="List, show and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -43,11 +33,7 @@ def show(
 
     Example: simcast config show teacher/sevir --resolved
     """
-    path = resolve(name)
-    text = path.read_text(encoding="utf-8")
-    if resolved:
-        kind = PipelineConfig if "stages" in yaml.safe_load(text) else TrainConfig
-        text = to_yaml(read_config(kind, path))
+    text = to_yaml(read_run_config(name)) if resolved else resolve(name).read_text(encoding="utf-8")
     print(text.rstrip())
 
 

@@ -154,13 +154,13 @@ class EarthformerConfig(Section, read_by=FORECASTING):
     feed_forward_dropout: Probability = 0.1
     """Dropout of the feed-forward layers."""
     padding: Literal["ignore", "zeros", "nearest"] = "zeros"
-    """How a grid is padded to whole cuboids."""
+    """How a grid is padded to a multiple of the cuboid size."""
     positions: Literal["t+h+w", "t+hw"] = "t+h+w"
     """Position encoding: one table per axis, or one for time and one for the grid."""
     relative_bias: bool = True
     """Add a learned bias that depends on the relative position of two tokens."""
     decoder_first_self_attention: bool = False
-    """Begin the decoder with self-attention before the first cross-attention."""
+    """Start the decoder with self-attention before the first cross-attention."""
     decoder_positions: bool = False
     """Add a position encoding at every level of the decoder."""
     decoder_query: Literal["zeros", "nearest_interp", "last", "mean"] = "zeros"

@@ -36,7 +36,7 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     """Return the mapping in a YAML file with overrides applied, unvalidated.
 
     Raises:
-        ConfigError: the file is absent or not YAML, or holds no mapping.
+        ConfigError: the file is absent, not YAML, or not a mapping.
     """
     try:
         text = path.read_text(encoding="utf-8")

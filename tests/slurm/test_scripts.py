@@ -270,6 +270,8 @@ def test_one_stage_as_a_job_of_its_own(cluster):
     arguments = call["arguments"]
     assert arguments[arguments.index("train") + 1] == "configs/teacher/sevir.yaml"
     assert f"run_dir={cluster.run_dir}" in arguments and arguments[-1] == "max_steps=5"
+    state, output = cluster.run("teacher/sevir", script=TRAIN)
+    assert state == 0 and "teacher/sevir" in cluster.calls("srun")[-1]["arguments"], output
     state, output = cluster.run("no-such.yaml", script=TRAIN)
     assert state == 2 and "the first argument is the configuration of a stage" in output
 
