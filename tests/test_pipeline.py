@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import psutil
 import pytest
 import torch
 
-from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config, to_yaml
+from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, from_mapping, read_config, to_yaml
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models import grid_of
-from simcast_hpc.pipeline import part_names, run_part, run_pipeline
+from simcast_hpc.pipeline import PipelineError, part_names, run_part, run_pipeline, stage_process
 from simcast_hpc.train.checkpoint import visible
+from simcast_hpc.train.preemption import PausedError, StoppedError
 from tests.forked_stages import run_pipeline_forked
 from tests.multi_rank.runs import command, environment
 
@@ -112,10 +114,10 @@ EARTHFORMER = {
 
 @pytest.fixture(scope="module")
 def earthformer(tmp_path_factory) -> Path:
-    """A pipeline with Earthformer and dropout, without a grid in its configuration, in real processes."""
+    """A pipeline with Earthformer and dropout, without a grid in its configuration."""
     run_dir = tmp_path_factory.mktemp("earthformer") / "run"
     steps = {"teacher": {"max_steps": 4}, "student": {"max_steps": 4}}
-    run_pipeline(_config(run_dir, model=EARTHFORMER, stages=steps, time_budget_minutes=None))
+    run_pipeline_forked(_config(run_dir, model=EARTHFORMER, stages=steps, time_budget_minutes=None))
     return run_dir
 
 
@@ -189,6 +191,27 @@ def test_signal_is_forwarded_to_the_stage_which_saves_and_exits_with_85(ranks, n
     assert process.wait(timeout=60) == 85
     assert len(stages) == ranks and not any(stage.is_running() for stage in stages)
     assert len(visible(tmp_path / "run" / "direct" / "checkpoints")) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (2, ConfigError, "rejected its input"),
+        (85, PausedError, "run the pipeline again to resume"),
+        (128 + signal.SIGTERM, PausedError, "run the pipeline again to resume"),
+        (75, StoppedError, "remove the file"),
+        (1, PipelineError, "failed with status 1"),
+    ],
+)
+def test_exit_status_of_a_stage_becomes_an_error(status, error, message, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(stage_process, "run_ranks", lambda command, **_: commands.append(command) or status)
+    stage = _config(tmp_path / "run").train_config("student")
+    with pytest.raises(error, match=message):
+        stage_process.run_stage(stage, "rollout", ranks=1)
+    path = stage.run_dir / "requested.yaml"
+    assert commands == [[sys.executable, "-m", "simcast_hpc", "rollout", str(path)]]
+    assert read_config(TrainConfig, path) == stage
 
 
 def test_part_names(tmp_path):

@@ -105,6 +105,8 @@ class PipelineConfig(SharedConfig):
 
     @model_validator(mode="after")
     def _stages_are_runs(self) -> Self:
+        if not self.stages:
+            raise ValueError("stages is empty; give at least one stage")
         kinds = [self.train_config(name).stage for name in self.stages]
         reject_unread_sections(self, list(dict.fromkeys(kinds)))
         return self

@@ -65,7 +65,7 @@ def run_ranks(command: Sequence[str], *, ranks: int, environment: Mapping[str, s
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
     """Wait for all, or for half a minute after the first failure; return the first failure's status."""
     status, deadline = 0, float("inf")
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+    while None in [process.poll() for process in processes] and time.monotonic() < deadline:
         failed = [process.returncode for process in processes if process.returncode]
         if failed and not status:
             status, deadline = failed[0], time.monotonic() + _GRACE_SECONDS

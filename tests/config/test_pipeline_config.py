@@ -60,6 +60,8 @@ def test_rejects_invalid_stages_when_the_pipeline_is_read():
         _pipeline(stages={"teacher": {}, "b": {"stage": "direct", "engine": {"zero_stage": 0}}})
     with pytest.raises(ConfigError, match="stages"):
         _pipeline(stages={"teacher": 5})
+    with pytest.raises(ConfigError, match="stages is empty; give at least one stage"):
+        _pipeline(stages={})
 
 
 def test_rejects_field_of_the_pipeline_in_a_stage():
