@@ -1,10 +1,10 @@
 #!/bin/bash
-# The whole distillation as dependent jobs: each part one job, roll-outs an array whose tasks share the work.
+# The distillation pipeline as dependent jobs: one job per part, rollouts as a job array that shares the work.
 #
 #     SBATCH_ACCOUNT=... bash slurm/chain.sh [--set key=value ...]
 #
-# from the root of the repository, on a login node: it submits itself once a part, and prints the jobs. A part that
-# fails ends those that wait for it. slurm/README.md has the variables, the exit statuses and how to stop a job.
+# from the root of the repository, on a login node: the script submits itself once per part and prints the job numbers.
+# If a part fails, the parts that depend on it are cancelled. slurm/README.md describes variables and exit statuses.
 #SBATCH --job-name=simcast-chain
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -23,7 +23,7 @@ submit_all() { # submit_all ARGUMENTS...
   site_settings
   require_archive
   parts=$("$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts --set "run_dir=$RUN_DIR" "$@") ||
-    leave $REFUSED "$CONFIG cannot be read; the reason stands above"
+    leave $INVALID "CONFIG=$CONFIG is invalid, see the error above"
   export CONFIG RUN_DIR SEVIR_ROOT PYTHON
   for part in $parts; do
     more=()
@@ -32,7 +32,7 @@ submit_all() { # submit_all ARGUMENTS...
       prepare | verify) more+=(--nodes=1 --ntasks-per-node=1) ;;
       *:rollouts) more+=("--array=0-$((${ROLLOUT_JOBS:-4} - 1))") ;;
     esac
-    # Without the option a job whose parent failed waits for ever, and it cannot be added later.
+    # Without this option a job whose dependency failed stays in the queue, and it cannot be added later.
     # shellcheck disable=SC2086
     number=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="simcast-${part/:/-}" "${more[@]}" \
       ${SBATCH_OPTIONS:-} slurm/chain.sh "$part" "$@")
@@ -47,8 +47,8 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
 fi
 begin_job chain.sh
 require_archive
-[ $# -ge 1 ] || leave $REFUSED "on a login node: bash slurm/chain.sh"
-refuse_if_stopped "$1"
+[ $# -ge 1 ] || leave $INVALID "start it on a login node: bash slurm/chain.sh"
+reject_if_stopped "$1"
 case $1 in
   prepare | verify) data_root=$SEVIR_ROOT ;;
   *)

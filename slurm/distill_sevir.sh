@@ -1,9 +1,9 @@
 #!/bin/bash
-# SimCast on SEVIR from archive to page: every part of the pipeline a job step that goes on where it stopped.
+# SimCast on SEVIR from the archive to the report: every part of the pipeline is a job step that can be resumed.
 #
 #     sbatch --account=... --partition=... slurm/distill_sevir.sh [--set key=value ...]
 #
-# from the root of the repository. slurm/README.md has the variables, the exit statuses and how to stop a job.
+# from the root of the repository. slurm/README.md describes variables, exit statuses and how to stop a job.
 #SBATCH --job-name=distill-sevir
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4
@@ -19,11 +19,11 @@ source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 begin_job distill_sevir.sh
 require_archive
-refuse_if_stopped "the first part"
+reject_if_stopped "the first part"
 check_nodes
-parts=$(list_parts "$@") || leave $REFUSED "$CONFIG cannot be read; the reason stands above"
+parts=$(list_parts "$@") || leave $INVALID "CONFIG=$CONFIG is invalid, see the error above"
 stage_data
 for part in $parts; do
   run_part "$part" "$@"
 done
-say "all is done: $RUN_DIR/report/index.html"
+say "pipeline complete: $RUN_DIR/report/index.html"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Finished runs scored side by side, as a job of its own.
+# Score finished runs in one job.
 #
 #     RUN_DIR=runs/sevir/again sbatch --account=... slurm/evaluate.sh runs/sevir/teacher runs/sevir/student [option ...]
 #
@@ -18,6 +18,6 @@ set -euo pipefail
 source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 begin_job evaluate.sh
-[ $# -ge 1 ] || leave $REFUSED "the arguments are the folders of finished runs, or NAME=FOLDER"
+[ $# -ge 1 ] || leave $INVALID "the arguments are run directories, or NAME=FOLDER"
 run_step "evaluation" "${on_one_task[@]}" -- "$PYTHON" -m simcast_hpc evaluate "$@" --out "$RUN_DIR"
 say "scores: $RUN_DIR"

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# What the batch scripts of this folder share; they source it. slurm/README.md describes its variables.
+# Functions of the batch scripts in this folder, which source it. slurm/README.md describes the variables.
 
-REFUSED=2 NO_MARKER=70 STOPPED=75 AGAIN=85 CANCELLED=143
+INVALID=2 NO_MARKER=70 STOPPED=75 AGAIN=85 CANCELLED=143
 
 say() { echo "$(date -Is) $*" >&2; }
 
@@ -12,7 +12,7 @@ leave() { # leave STATUS REASON...
   exit "$state"
 }
 
-site_settings() { # what is true of this site, and what holds where nothing is said
+site_settings() { # settings of the site, and defaults
   if [ -f slurm/site.env ]; then
     # shellcheck source=slurm/site.env.example
     source slurm/site.env
@@ -21,45 +21,44 @@ site_settings() { # what is true of this site, and what holds where nothing is s
   : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}"
 }
 
-begin_job() { # begin_job NAME: settings of the site, variables, where the ranks meet, signals
-  [ -n "${SLURM_JOB_ID:-}" ] || leave $REFUSED "This is a batch script: sbatch slurm/$1"
-  cd "${SLURM_SUBMIT_DIR:?}" || leave $REFUSED "cannot change to $SLURM_SUBMIT_DIR"
+begin_job() { # begin_job NAME: settings, environment, rendezvous of the ranks, signal handlers
+  [ -n "${SLURM_JOB_ID:-}" ] || leave $INVALID "this is a batch script: sbatch slurm/$1"
+  cd "${SLURM_SUBMIT_DIR:?}" || leave $INVALID "cannot change to $SLURM_SUBMIT_DIR"
   site_settings
   mkdir -p "$RUN_DIR"
   MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-  # Two jobs that share a node must not meet at one port.
+  # Two jobs on one node must not use the same port.
   MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
   export MASTER_ADDR MASTER_PORT
   # srun does not inherit --cpus-per-task from sbatch since Slurm 22.05.
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   export HDF5_USE_FILE_LOCKING=FALSE PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
-  # A job that is killed while it compiles an operator leaves a lock; later jobs that find it wait for ever.
+  # A job that is killed while it compiles an operator leaves a lock, on which later jobs would hang.
   local scratch
   scratch=$(dirname "$(mktemp -u)")/simcast-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
   export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
   export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton_cache}
   step='' cancelled=0 interrupted=0 asked=0
-  trap pass_on_usr2 USR2
+  trap forward_usr2 USR2
   trap cancel TERM
   say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, nodes $SLURM_JOB_NODELIST," \
     "master $MASTER_ADDR:$MASTER_PORT, commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
 }
 
-# Slurm sends USR2 to this shell when the time limit is near; srun passes it on to every task, which saves and leaves.
-pass_on_usr2() {
+# Slurm sends USR2 to this shell before the time limit; srun forwards it to every task, which saves and exits.
+forward_usr2() {
   interrupted=1 asked=1
-  say "USR2: the tasks are asked to save and leave"
+  say "USR2: the tasks save and exit"
   [ -z "$step" ] || kill -USR2 "$step" 2>/dev/null || true
 }
 
-# scancel sends TERM to this shell as well as to the tasks; a preemption to the tasks alone. Whoever cancels a job does
-# not want it back.
+# scancel sends TERM to this shell and to the tasks; a preemption only to the tasks. A cancelled job is not requeued.
 cancel() {
   interrupted=1 cancelled=1
   [ -z "$step" ] || kill -TERM "$step" 2>/dev/null || true
 }
 
-run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: one job step to its end; its status in $state
+run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: run a job step to its end; sets $state to its status
   local name=$1 options=()
   shift
   while [ "$1" != -- ]; do
@@ -67,16 +66,16 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: one job step to its e
     shift
   done
   shift
-  refuse_if_stopped "$name"
+  reject_if_stopped "$name"
   [ "$cancelled" = 0 ] || leave $CANCELLED "cancelled before $name"
-  [ "$asked" = 0 ] || come_back "everything before $name"
+  [ "$asked" = 0 ] || requeue_job "everything before $name"
   say "$name"
-  # A rank that leaves with 85 must not have the others killed while they save; one that crashed ends them in a minute.
+  # A rank that exits with 85 must not end the others while they save; after a crash they are ended within a minute.
   # SRUN_OPTIONS and CONTAINER are lists of words.
   # shellcheck disable=SC2086
   srun --label --kill-on-bad-exit=0 --wait=60 "${options[@]}" $SRUN_OPTIONS $CONTAINER "$@" &
   step=$!
-  # A trap ends wait before the step ends; then it is waited for again.
+  # A trap interrupts wait before the step ends; then wait again.
   while :; do
     interrupted=0 state=0
     wait "$step" || state=$?
@@ -84,51 +83,51 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: one job step to its e
   done
   step=''
   [ "$cancelled" = 0 ] || leave $CANCELLED "cancelled in $name"
-  # A task that is told to leave before it listens dies of USR2 (128 + 12) or TERM (128 + 15): it had nothing to save.
+  # A signal before the task has installed its handler ends it with 128 + 12 (USR2) or 128 + 15 (TERM): nothing to save.
   case $state in
     0) ;;
-    "$AGAIN" | 140 | 143) come_back "$name" ;;
+    "$AGAIN" | 140 | 143) requeue_job "$name" ;;
     *) leave "$state" "$name ended with $state" ;;
   esac
 }
 
-come_back() { # queue this job again, as far as that is allowed; never returns
-  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$1 is saved, and $RUN_DIR/STOP is there: not queued again"
+requeue_job() { # requeue this job unless a limit is reached; does not return
+  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$1 is saved, but $RUN_DIR/STOP exists: not queued again"
   [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ] ||
-    leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not queued again; sbatch goes on from there"
+    leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not queued again; sbatch resumes it"
   say "$1 is saved: the job is queued again"
-  scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol cannot queue the job again; sbatch goes on from there"
-  # Slurm ends this shell; leaving by itself the job would count as failed.
+  scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol requeue failed; sbatch resumes the job"
+  # Slurm ends this shell; if it exited by itself, the job would count as failed.
   local waited=0
   while [ "$cancelled" = 0 ] && [ $waited -lt 600 ]; do
     sleep 1
     waited=$((waited + 1))
   done
-  leave $AGAIN "Slurm did not take the job back"
+  leave $AGAIN "Slurm did not requeue the job"
 }
 
-refuse_if_stopped() {
-  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$RUN_DIR/STOP is there: $1 is not started"
+reject_if_stopped() {
+  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$RUN_DIR/STOP exists: $1 is not started"
 }
 
-believe() { # believe MARKER: after a node failure srun can say 0 although ranks are gone
-  [ -f "$1" ] || leave $NO_MARKER "srun says all went well, but $1 is not there"
+require_marker() { # require_marker FILE: after a node failure srun can return 0 although ranks were lost
+  [ -f "$1" ] || leave $NO_MARKER "srun returned 0, but $1 does not exist"
 }
 
 on_one_task=(--nodes=1 --ntasks=1)
 
-check_nodes() { # devices, arithmetic, an all-reduce, free space; a node that fails is named and ends the job
+check_nodes() { # run simcast doctor on all nodes; an error ends the job
   [ "${CHECK_NODES:-1}" = 1 ] || return 0
   run_step "check of the nodes" -- "$PYTHON" -m simcast_hpc doctor --ranks --run-dir "$RUN_DIR" \
     --min-free-gib "${MIN_FREE_GIB:-10}"
 }
 
-require_archive() { # the variable SEVIR_ROOT names an archive
-  [ -n "${SEVIR_ROOT:-}" ] || leave $REFUSED "SEVIR_ROOT is not set: the folder that holds CATALOG.csv and data/vil"
-  [ -f "$SEVIR_ROOT/CATALOG.csv" ] || leave $REFUSED "SEVIR_ROOT=$SEVIR_ROOT holds no CATALOG.csv"
+require_archive() { # require that SEVIR_ROOT is an archive
+  [ -n "${SEVIR_ROOT:-}" ] || leave $INVALID "SEVIR_ROOT is not set; it is the folder with CATALOG.csv and data/vil"
+  [ -f "$SEVIR_ROOT/CATALOG.csv" ] || leave $INVALID "SEVIR_ROOT=$SEVIR_ROOT contains no CATALOG.csv"
 }
 
-stage_data() { # copy SEVIR_ROOT to LOCAL_DATA on every node, where that is set; $data_root is what training reads
+stage_data() { # copy SEVIR_ROOT to LOCAL_DATA on every node if it is set; sets $data_root, which training reads
   data_root=$SEVIR_ROOT
   [ -n "$LOCAL_DATA" ] || return 0
   run_step "copy of the data to $LOCAL_DATA" --ntasks-per-node=1 --ntasks="${SLURM_JOB_NUM_NODES:-1}" -- \
@@ -136,7 +135,7 @@ stage_data() { # copy SEVIR_ROOT to LOCAL_DATA on every node, where that is set;
   data_root=$LOCAL_DATA
 }
 
-run_part() { # run_part PART ARGUMENTS...: a part of the pipeline CONFIG; prepare and verify take one process
+run_part() { # run_part PART ARGUMENTS...: run a part of the pipeline CONFIG; prepare and verify use one process
   local part=$1 where=()
   shift
   case $part in prepare | verify) where=("${on_one_task[@]}") ;; esac
@@ -144,12 +143,12 @@ run_part() { # run_part PART ARGUMENTS...: a part of the pipeline CONFIG; prepar
     --set "run_dir=$RUN_DIR" --set "data.root=$data_root" "$@"
   case $part in
     prepare | *:rollouts) ;;
-    verify) believe "$RUN_DIR/DONE.json" ;;
-    *) believe "$RUN_DIR/$part/DONE.json" ;;
+    verify) require_marker "$RUN_DIR/DONE.json" ;;
+    *) require_marker "$RUN_DIR/$part/DONE.json" ;;
   esac
 }
 
-list_parts() { # list_parts ARGUMENTS...: the parts of CONFIG, one a line
+list_parts() { # list_parts ARGUMENTS...: print the parts of CONFIG, one per line
   # shellcheck disable=SC2086
   srun "${on_one_task[@]}" $SRUN_OPTIONS $CONTAINER "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts \
     --set "run_dir=$RUN_DIR" --set "data.root=$SEVIR_ROOT" "$@"

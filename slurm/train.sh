@@ -1,9 +1,9 @@
 #!/bin/bash
-# One stage of training as a job of its own, which goes on where it stopped.
+# Train one stage in one job, which can be resumed.
 #
-#     RUN_DIR=runs/sevir/teacher sbatch --account=... slurm/train.sh configs/teacher/sevir.yaml [--set key=value ...]
+#     RUN_DIR=runs/sevir/teacher sbatch --account=... slurm/train.sh teacher/sevir [--set key=value ...]
 #
-# from the root of the repository. slurm/README.md has the variables, the exit statuses and how to stop a job.
+# from the root of the repository. slurm/README.md describes variables, exit statuses and how to stop a job.
 #SBATCH --job-name=simcast-train
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -19,11 +19,11 @@ source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 begin_job train.sh
 [ -f "${1:-}" ] || [[ ${1:-} =~ ^[a-z]+/[a-z0-9-]+$ ]] ||
-  leave $REFUSED "the first argument is the configuration of a stage, a file or a name such as teacher/sevir"
+  leave $INVALID "the first argument is the configuration of a stage, a file or a name such as teacher/sevir"
 require_archive
-refuse_if_stopped "$1"
+reject_if_stopped "$1"
 check_nodes
 stage_data
 run_step "$1" -- "$PYTHON" -m simcast_hpc train "$1" --set "run_dir=$RUN_DIR" --set "data.root=$data_root" "${@:2}"
-believe "$RUN_DIR/DONE.json"
-say "$1 is done: $RUN_DIR"
+require_marker "$RUN_DIR/DONE.json"
+say "$1 complete: $RUN_DIR"

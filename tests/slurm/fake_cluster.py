@@ -1,7 +1,6 @@
-"""A cluster of one machine without Slurm: ``srun`` and ``scontrol`` that write down how they were called.
+"""Stubs of ``srun`` and ``scontrol`` that record their calls, for tests of batch scripts without Slurm.
 
-It shows what a batch script asks for, in which order, and what it makes of the answers. What Slurm does with the
-requests is not shown.
+They show the job steps of a script, their order, and its reaction to their status; not what Slurm does.
 """
 
 import json
@@ -17,12 +16,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "slurm" / "distill_sevir.sh"
 TRAIN = REPOSITORY / "slurm" / "train.sh"
 
-# Written into the environment so that a stand-in for srun, started by the script, can be told what to do.
+# The FAKE_* variables of the environment control the stub, which the script starts.
 _SRUN = """#!{python}
 import json, os, pathlib, signal, sys, time
-heard = []
+received = []
 if "FAKE_HANGS" in os.environ:
-    signal.signal(signal.SIGUSR2, lambda *_: heard.append("USR2"))
+    signal.signal(signal.SIGUSR2, lambda *_: received.append("USR2"))
 keep = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "HDF5_USE_FILE_LOCKING",
         "TORCH_EXTENSIONS_DIR")
 with open(os.environ["FAKE_CALLS"], "a") as calls:
@@ -35,7 +34,7 @@ if "--parts" in sys.argv:
 state = int(os.environ.get("FAKE_STATE", "0"))
 if "FAKE_HANGS" in os.environ:
     end = time.monotonic() + 60
-    while not heard and time.monotonic() < end:
+    while not received and time.monotonic() < end:
         time.sleep(0.02)
     state = 85
 part = sys.argv[sys.argv.index("--part") + 1] if "--part" in sys.argv else None
@@ -47,7 +46,7 @@ if state == 0 and "FAKE_NO_MARKER" not in os.environ and run_dirs:
     (folder / "DONE.json").write_text("{{}}")
 sys.exit(state)
 """
-# What follows srun's own options is run, as the only task of the step.
+# Runs the command after the options of srun as the only task of the step.
 _SRUN_ONE_TASK = """#!{python}
 import os, sys
 command = sys.argv[1:]
@@ -67,9 +66,9 @@ if sys.argv[1:3] == ["show", "hostnames"]:
 
 @dataclass
 class FakeCluster:
-    """Executables in ``folder/bin``, a job's environment, and the calls that were made.
+    """Stubs in ``folder/bin``, the environment of a job, and the recorded calls.
 
-    ``run_tasks`` makes ``srun`` run its command as one task instead of standing in for it.
+    With ``run_tasks`` the stub of ``srun`` runs its command as one task.
     """
 
     folder: Path
@@ -113,13 +112,13 @@ class FakeCluster:
 
     @property
     def run_dir(self) -> Path:
-        """Where the script keeps its stages."""
+        """The run directory of the script."""
         return self.folder / "run"
 
     def start(
         self, *arguments: str, changes: Mapping[str, str | None] | None = None, script: Path = SCRIPT
     ) -> subprocess.Popen[str]:
-        """Start a script as Slurm would start a batch shell; a variable changed to None is unset."""
+        """Start a script like a batch shell of Slurm; a variable changed to None is unset."""
         merged = self.environment | dict(changes or {})
         environment = {name: value for name, value in merged.items() if value is not None}
         return subprocess.Popen(
@@ -149,10 +148,10 @@ class FakeCluster:
         return [call for call in map(json.loads, lines) if call["program"] == name]
 
     def wait_for(self, happened: Callable[[], bool], *, seconds: float = 20.0) -> None:
-        """Wait until something has happened.
+        """Wait until ``happened()``.
 
         Raises:
-            TimeoutError: it has not, within ``seconds``.
+            TimeoutError: after ``seconds``.
         """
         end = time.monotonic() + seconds
         while not happened():

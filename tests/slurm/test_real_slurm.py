@@ -174,7 +174,7 @@ def test_a_signal_a_preemption_and_a_lost_node_change_nothing_in_the_result(
     cluster.tell("scontrol", "update", "nodename=n2", "state=resume", check=False)
     cluster.wait(lambda: "down" not in cluster.tell("sinfo", "-h", "-n", "n2", "-o", "%T"), what="n2 is up", seconds=60)
     assert job.end() == ("COMPLETED", 0)
-    assert "USR2: the tasks are asked to save and leave" in job.said()
+    assert "USR2: the tasks save and exit" in job.said()
     assert job.said().count("is saved: the job is queued again") >= 2
     assert "signal SIGUSR2: saved at step" in job.said() and "signal SIGTERM: saved at step" in job.said()
     assert losses(job.run_dir) == losses(uninterrupted)

@@ -1,4 +1,4 @@
-"""The batch scripts: sound shell, nothing of one site in them, and the right requests in the right order."""
+"""The batch scripts: valid shell without site settings, and job steps with the right options in the right order."""
 
 import re
 import signal
@@ -27,53 +27,65 @@ def cluster(tmp_path):
 
 
 def stages(cluster):
-    """Return the part of every step that was started."""
-    asked = [call["arguments"] for call in cluster.calls("srun")]
-    return [arguments[arguments.index("--part") + 1] for arguments in asked if "--part" in arguments]
+    """Return the part of every job step."""
+    steps = [call["arguments"] for call in cluster.calls("srun")]
+    return [arguments[arguments.index("--part") + 1] for arguments in steps if "--part" in arguments]
 
 
-def test_there_are_scripts():
+def test_finds_all_scripts():
     assert names(SCRIPTS) == ["chain.sh", "distill_sevir.sh", "evaluate.sh", "train.sh"]
 
 
 @pytest.mark.parametrize("script", SHELL, ids=names(SHELL))
-def test_bash_can_read_it(script):
-    told = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stderr) == (0, "")
+def test_bash_syntax_is_valid(script):
+    done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("script", SHELL, ids=names(SHELL))
-def test_shellcheck_has_nothing_to_say(script):
+def test_shellcheck_has_no_findings(script):
     checker = program("shellcheck", package="shellcheck")
-    told = subprocess.run([checker, "--external-sources", script], cwd=REPOSITORY, capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout
+    done = subprocess.run([checker, "--external-sources", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=names(SCRIPTS))
-def test_nothing_of_one_site_stands_in_it(script):
+def test_scripts_contain_no_site_settings(script):
     text = script.read_text()
     directives = re.findall(r"^#SBATCH\s+(\S+)", text, flags=re.MULTILINE)
-    assert directives, "a batch script without #SBATCH lines asks for one task on one node"
-    theirs = ("--account", "-A", "--partition", "-p", "--qos", "-q", "--mail-user", "--nodelist", "-w", "--chdir", "-D")
-    assert not [d for d in directives if d.split("=")[0] in theirs]
+    assert directives, "a batch script without #SBATCH lines requests one task on one node"
+    site_options = (
+        "--account",
+        "-A",
+        "--partition",
+        "-p",
+        "--qos",
+        "-q",
+        "--mail-user",
+        "--nodelist",
+        "-w",
+        "--chdir",
+        "-D",
+    )
+    assert not [d for d in directives if d.split("=")[0] in site_options]
     assert "--requeue" in directives and "--open-mode=append" in directives and "--signal=B:USR2@300" in directives
     body = text.split("\n", maxsplit=1)[1]
     assert re.findall(r"(?<![\w.}\])/$])/\w[\w/.-]*", body.replace("/dev/null", "")) == [], "absolute paths"
 
 
 @pytest.mark.parametrize("script", SHELL[:-1], ids=names(SHELL[:-1]))
-def test_every_command_that_it_calls_exists(script):
+def test_called_commands_exist(script):
     called = re.findall(r"(?:-m simcast_hpc|\bsimcast)\s+([a-z]+)", script.read_text())
     for command in called:
-        told = CliRunner().invoke(app, [command, "--help"])
-        assert told.exit_code == 0, f"{script.name} calls simcast {command}: {told.output}"
+        done = CliRunner().invoke(app, [command, "--help"])
+        assert done.exit_code == 0, f"{script.name} calls simcast {command}: {done.output}"
 
 
-def test_every_part_in_its_order_with_a_configuration_that_holds(cluster):
+def test_parts_run_in_order_with_a_valid_configuration(cluster):
     state, output = cluster.run("--set", "batch.micro_size=2", changes={"CHECK_NODES": "1"})
     assert state == 0, output
     assert stages(cluster) == ["prepare", "teacher", "student", "verify"]
-    assert "doctor" in cluster.calls("srun")[0]["arguments"], "the nodes are checked before anything else"
+    assert "doctor" in cluster.calls("srun")[0]["arguments"], "the first step checks the nodes"
     for call in cluster.calls("srun"):
         arguments = call["arguments"]
         start = arguments.index("-m")
@@ -91,14 +103,14 @@ def test_every_part_in_its_order_with_a_configuration_that_holds(cluster):
         assert config.batch.micro_size == 2
 
 
-def test_the_nodes_are_checked_first_and_a_bad_one_ends_the_job(cluster):
+def test_failed_node_check_ends_the_job(cluster):
     state, output = cluster.run(changes={"CHECK_NODES": None, "FAKE_STATE": "1", "MIN_FREE_GIB": "77"})
     (call,) = cluster.calls("srun")
     assert call["arguments"][-6:] == ["doctor", "--ranks", "--run-dir", str(cluster.run_dir), "--min-free-gib", "77"]
     assert state == 1 and "check of the nodes ended with 1" in output
 
 
-def test_a_container_and_options_of_srun_stand_before_the_program(cluster):
+def test_container_and_srun_options_precede_the_program(cluster):
     changes = {"CONTAINER": "apptainer exec --nv image.sif", "SRUN_OPTIONS": "--cpu-bind=cores --exclusive"}
     cluster.run(changes=changes)
     for call in cluster.calls("srun"):
@@ -115,7 +127,7 @@ def test_a_container_and_options_of_srun_stand_before_the_program(cluster):
         assert arguments[first + 6] == cluster.environment["PYTHON"]
 
 
-def test_data_are_copied_to_every_node_and_read_there(cluster, tmp_path):
+def test_data_are_copied_to_every_node_and_read_from_there(cluster, tmp_path):
     local = tmp_path / "local"
     cluster.run(changes={"LOCAL_DATA": str(local), "SLURM_JOB_NUM_NODES": "2"})
     copies = [call["arguments"] for call in cluster.calls("srun") if "slurm/copy_data.sh" in call["arguments"]]
@@ -126,7 +138,7 @@ def test_data_are_copied_to_every_node_and_read_there(cluster, tmp_path):
     assert stages(cluster)[-1] == "verify"
 
 
-def test_a_copy_is_whole_or_made_again(tmp_path):
+def test_incomplete_copy_is_repeated(tmp_path):
     source, copy = tmp_path / "from", tmp_path / "to"
     (source / "data").mkdir(parents=True)
     (source / "data" / "a.h5").write_bytes(b"storm" * 1000)
@@ -137,7 +149,7 @@ def test_a_copy_is_whole_or_made_again(tmp_path):
 
     assert "copied" in run()
     assert (copy / "data" / "a.h5").read_bytes() == b"storm" * 1000
-    assert "holds the copy" in run()
+    assert "contains the copy" in run()
     (copy / "data" / "a.h5").write_bytes(b"half")
     (copy / ".copied").unlink()
     assert "copied" in run()
@@ -157,26 +169,26 @@ def test_environment_of_a_step(cluster):
     }
 
 
-def test_two_jobs_have_two_ports(cluster):
+def test_jobs_use_different_ports(cluster):
     cluster.run(changes={"SLURM_JOB_ID": "40124"})
     assert cluster.calls("srun")[0]["environment"]["MASTER_PORT"] == "20124"
 
 
-def test_a_failed_stage_ends_the_job_with_its_status(cluster):
+def test_failed_stage_ends_the_job_with_its_status(cluster):
     state, output = cluster.run(changes={"FAKE_STATE": "9"})
     assert state == 9
     assert stages(cluster) == ["prepare"]
     assert "prepare ended with 9" in output
 
 
-def test_success_without_a_marker_is_not_believed(cluster):
+def test_success_without_marker_is_an_error(cluster):
     state, output = cluster.run(changes={"FAKE_NO_MARKER": "1"})
     assert state == 70
     assert stages(cluster) == ["prepare", "teacher"]
-    assert "teacher/DONE.json is not there" in output
+    assert "teacher/DONE.json does not exist" in output
 
 
-def test_stop_file_keeps_stages_from_starting(cluster):
+def test_stop_file_prevents_stages_from_starting(cluster):
     cluster.run_dir.mkdir()
     (cluster.run_dir / "STOP").touch()
     state, output = cluster.run()
@@ -190,7 +202,7 @@ def test_stop_file_keeps_stages_from_starting(cluster):
     [
         ({"SLURM_JOB_ID": None}, "sbatch slurm/distill_sevir.sh"),
         ({"SEVIR_ROOT": None}, "SEVIR_ROOT is not set"),
-        ({"SEVIR_ROOT": "nowhere"}, "SEVIR_ROOT=nowhere holds no CATALOG.csv"),
+        ({"SEVIR_ROOT": "nowhere"}, "SEVIR_ROOT=nowhere contains no CATALOG.csv"),
     ],
     ids=["not-a-job", "no-archive", "wrong-archive"],
 )
@@ -202,7 +214,7 @@ def test_rejections_name_what_is_missing(cluster, changes, says):
 
 
 def started(cluster, **changes):
-    """Start a job whose first step does not end by itself, and wait for that step."""
+    """Start a job whose first step does not end by itself, and wait until the step runs."""
     job = cluster.start(changes={"FAKE_HANGS": "1", **changes})
     cluster.wait_for(lambda: bool(stages(cluster)))
     return job
@@ -212,7 +224,7 @@ def requeues(cluster):
     return [call["arguments"] for call in cluster.calls("scontrol") if call["arguments"][0] == "requeue"]
 
 
-def test_near_the_limit_the_tasks_save_and_the_job_queues_itself_again(cluster):
+def test_time_limit_saves_and_requeues(cluster):
     job = started(cluster)
     job.send_signal(signal.SIGUSR2)
     cluster.wait_for(lambda: bool(requeues(cluster)))
@@ -223,7 +235,7 @@ def test_near_the_limit_the_tasks_save_and_the_job_queues_itself_again(cluster):
     assert "prepare is saved: the job is queued again" in output
 
 
-def test_asked_between_two_steps_the_job_comes_back_as_well(cluster):
+def test_time_limit_between_steps_requeues(cluster):
     job = cluster.start(changes={"FAKE_PARTS_SECONDS": "2"})
     cluster.wait_for(lambda: bool(cluster.calls("srun")))
     job.send_signal(signal.SIGUSR2)
@@ -234,15 +246,15 @@ def test_asked_between_two_steps_the_job_comes_back_as_well(cluster):
 
 
 @pytest.mark.parametrize("status", ["85", "140", "143"])
-def test_a_preempted_step_comes_back_whether_it_listened_already_or_not(cluster, status):
-    """A preemption tells the tasks alone, with TERM; before they listen they die of it."""
+def test_preempted_step_is_requeued(cluster, status):
+    """A preemption sends TERM only to the tasks, which ends them before their handler is installed."""
     job = cluster.start(changes={"FAKE_STATE": status})
     cluster.wait_for(lambda: bool(requeues(cluster)))
     job.terminate()
     job.communicate(timeout=20)
 
 
-def test_a_cancelled_job_does_not_come_back(cluster):
+def test_cancelled_job_is_not_requeued(cluster):
     job = started(cluster)
     job.send_signal(signal.SIGTERM)
     output, _ = job.communicate(timeout=20)
@@ -252,7 +264,7 @@ def test_a_cancelled_job_does_not_come_back(cluster):
 
 
 @pytest.mark.parametrize(("reason", "status"), [("STOP", 75), ("MAX_RESTARTS", 85)])
-def test_near_the_limit_of_the_last_restart_nothing_is_queued(cluster, reason, status):
+def test_time_limit_of_the_last_restart_does_not_requeue(cluster, reason, status):
     job = started(cluster, SLURM_RESTART_COUNT="2", MAX_RESTARTS="2" if reason == "MAX_RESTARTS" else "20")
     if reason == "STOP":
         (cluster.run_dir / "STOP").touch()
@@ -263,7 +275,7 @@ def test_near_the_limit_of_the_last_restart_nothing_is_queued(cluster, reason, s
     assert requeues(cluster) == []
 
 
-def test_one_stage_as_a_job_of_its_own(cluster):
+def test_train_script_runs_one_stage(cluster):
     state, output = cluster.run("configs/teacher/sevir.yaml", "--set", "max_steps=5", script=TRAIN)
     assert state == 0, output
     (call,) = cluster.calls("srun")
@@ -277,7 +289,7 @@ def test_one_stage_as_a_job_of_its_own(cluster):
 
 
 @pytest.mark.slow
-def test_the_trainer_skips_the_stages_that_are_done(tmp_path):
+def test_complete_stages_are_skipped(tmp_path):
     from simcast_hpc.data.synthetic import write_archive
 
     cluster = FakeCluster(tmp_path, host="127.0.0.1", run_tasks=True)
