@@ -249,7 +249,7 @@ class _Samples:
             rank=0, world_size=1, workers=int(self.archive),
         )  # fmt: skip
         first = torch.zeros(1, dtype=torch.int64)
-        samples = (window_of_codes(b.codes, first, frames_in=frames_in, frames_out=frames_out) for b in batches)
+        samples = (window_of_codes(b.windows, first, frames_in=frames_in, frames_out=frames_out) for b in batches)
         return samples if self.archive else _again(next(samples))
 
     def __exit__(self, *_: object) -> None:

@@ -85,7 +85,7 @@ class PlainEngine:
 
 
 class PseudoFrames:
-    """The teacher rolled out over every training sequence, held in memory as ``RolloutCache`` holds it on disk."""
+    """The teacher rolled out over every training sequence, kept in memory as ``BlockStore`` keeps it on disk."""
 
     def __init__(self, frames: np.ndarray):
         self.frames = frames

@@ -18,9 +18,9 @@ def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = Fals
     """
     resolved = read_config(TrainConfig, config, overrides or ())
     from simcast_hpc.monitoring.log import set_up_logging
-    from simcast_hpc.train.precompute_rollouts import fill_cache
+    from simcast_hpc.train.precompute_rollouts import fill_rollouts
 
     set_up_logging(find_rank(os.environ).rank, quiet=quiet)
-    folder = fill_cache(resolved)
+    folder = fill_rollouts(resolved)
     if not quiet:
         print(f"rollouts: {folder}")

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from .sample_order import rank_positions, sample_index
-from .window_source import WindowSource
+from .window_source import ArraySource
 
 _AHEAD = 4  # micro batches that each worker reads before they are asked for
 
@@ -26,9 +26,12 @@ class Extension(Protocol):
 
 
 class MicroBatch(NamedTuple):
-    """What one forward pass sees: ``codes`` uint8 ``[B, T, H, W]``; each sample's position and window index."""
+    """The samples of one forward pass, with the position and the window index of each.
 
-    codes: torch.Tensor
+    ``windows`` are pixel values, uint8 ``[B, T, H, W]``, or the arrays of another :class:`.ArraySource`, ``[B, ...]``.
+    """
+
+    windows: torch.Tensor
     positions: list[int]
     indices: list[int]
     extension: torch.Tensor | None
@@ -36,11 +39,11 @@ class MicroBatch(NamedTuple):
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the micro-batch with its tensors on ``device``; pinned memory is copied asynchronously."""
         extension = None if self.extension is None else self.extension.to(device, non_blocking=True)
-        return self._replace(codes=self.codes.to(device, non_blocking=True), extension=extension)
+        return self._replace(windows=self.windows.to(device, non_blocking=True), extension=extension)
 
 
 class _Windows(Dataset[tuple[int, int, np.ndarray, np.ndarray | None]]):
-    def __init__(self, source: WindowSource, extension: Extension | None, seed: int):
+    def __init__(self, source: ArraySource, extension: Extension | None, seed: int):
         self.source, self.extension, self.seed = source, extension, seed
 
     def __getitem__(self, position: int) -> tuple[int, int, np.ndarray, np.ndarray | None]:
@@ -53,7 +56,7 @@ def _collate(samples: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> M
     positions, indices, windows, extensions = zip(*samples, strict=True)
     stored = [item for item in extensions if item is not None]
     return MicroBatch(
-        codes=torch.from_numpy(np.stack(windows)),
+        windows=torch.from_numpy(np.stack(windows)),
         positions=list(positions),
         indices=list(indices),
         extension=torch.from_numpy(np.stack(stored)) if stored else None,
@@ -67,7 +70,7 @@ def _leave_signals_to_the_rank(_worker: int) -> None:
 
 
 def micro_batches(
-    source: WindowSource,
+    source: ArraySource,
     *,
     seed: int,
     first_step: int,
@@ -125,7 +128,7 @@ def prefetch_to_device(batches: Iterator[MicroBatch], device: torch.device) -> I
     while True:
         torch.cuda.current_stream(device).wait_stream(stream)
         batch = coming
-        for tensor in (batch.codes, batch.extension):
+        for tensor in (batch.windows, batch.extension):
             if tensor is not None:  # its memory is not to be given away before this stream has used it
                 tensor.record_stream(torch.cuda.current_stream(device))
         coming = start(next(batches))

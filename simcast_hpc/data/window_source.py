@@ -19,8 +19,24 @@ class WindowKey(NamedTuple):
         return f"{self.event}@{self.start}"
 
 
+class ArraySource(Protocol):
+    """One array per window: the window itself, or what was computed from it and stored, such as latents."""
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        ...
+
+    def read(self, index: int) -> np.ndarray:
+        """Return the array of window ``index``; all arrays of a source have one shape and dtype."""
+        ...
+
+    def key(self, index: int) -> WindowKey:
+        """Return the event and first frame of window ``index``."""
+        ...
+
+
 @runtime_checkable
-class WindowSource(Protocol):
+class WindowSource(ArraySource, Protocol):
     """Windows of one split of one data set. Archives, prepared shards and a user's own data implement it alike.
 
     Reading is safe in worker processes: files are opened where they are read, not where the source was made.
@@ -46,16 +62,8 @@ class WindowSource(Protocol):
         """UTC dates of the events, each once: independent weather is at most that many."""
         ...
 
-    def __len__(self) -> int:
-        """Return the number of windows."""
-        ...
-
     def read(self, index: int) -> np.ndarray:
         """Return window ``index`` as radar code, uint8 ``[T, H, W]``, 255 where missing."""
-        ...
-
-    def key(self, index: int) -> WindowKey:
-        """Return the event and first frame of window ``index``."""
         ...
 
 

@@ -23,7 +23,7 @@ from simcast_hpc.inference.load import forecast_device
 from simcast_hpc.report import write_report
 from simcast_hpc.storage.atomic_files import write_json
 from simcast_hpc.storage.run_directory import RunDirectory
-from simcast_hpc.train.precompute_rollouts import fill_cache
+from simcast_hpc.train.precompute_rollouts import fill_rollouts
 from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
 from simcast_hpc.train.trainer import run
 
@@ -79,7 +79,7 @@ def run_part(requested: PipelineConfig, part: str, *, announce: Announce = None)
         return
     stage = prepared_config(requested).train_config(part.removesuffix(_ROLLOUTS))
     if part.endswith(_ROLLOUTS):
-        fill_cache(stage)
+        fill_rollouts(stage)
     else:
         run(stage)
 

@@ -1,130 +1,234 @@
-"""Stored pseudo-frames: the teacher rolled out once over every training sequence, in blocks that processes share.
+"""Arrays computed once for every window of a data set, stored in blocks that any number of processes fill together.
 
-A block is one ``.npy`` of ``BLOCK`` windows, ``[n, T'l, H, W]``, fp16 with NaN or uint8 with 255. It appears by a
-rename, so a cut-short roll-out continues where it stopped, and what a reader sees is whole. Every writer has a partial
-file of its own: two that write the same block write the same bytes, and the later rename changes nothing.
+A store is a directory with one ``.npy`` per ``BLOCK`` windows, ``[n, ...]``, and a manifest with its identity: all that
+the arrays depend on. Processes divide the blocks by leases, so the blocks of a lost process are taken over, by others
+or by the next start. Blocks are written atomically, and two processes that compute the same block write the same bytes.
 """
 
 import json
-import os
-import socket
+import logging
+import time
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from simcast_hpc.config import ConfigError, DataError
 
+from .atomic_files import atomic_file, sweep, write_json
+from .leases import Lease, Leases
+
+logger = logging.getLogger(__name__)
 BLOCK = 64
+LEASE_SECONDS = 300.0
+_MAX_PAUSE_SECONDS = 2.0
 _MANIFEST = "manifest.json"
+_OWN_FILES = ("block-", "claim", "manifest", ".")
+Compute = Callable[[range], np.ndarray]
 
 
-class RolloutCache:
-    """Pseudo-frames of every window of a source, readable by window index."""
+class BlockStore:
+    """Stored arrays, readable by window index; opened files are mapped, so a store can be sent to worker processes."""
 
-    def __init__(self, folder: Path, *, identity: dict[str, object]):
-        """Open a finished cache.
+    def __init__(self, directory: Path, identity: Mapping[str, object], *, name: str):
+        """Describe a store; nothing is read or written yet.
 
         Args:
-            folder: what ``simcast rollout`` filled.
-            identity: what it must have been made of (see :func:`cache_identity`).
+            directory: of the blocks.
+            identity: all that the arrays depend on, as JSON values; among it the number of ``windows``.
+            name: the configuration field that names the directory, for messages.
+        """
+        self.directory, self.name = directory, name
+        self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
+        self.windows: int = self.identity["windows"]
+
+    def is_complete(self) -> bool:
+        """Return whether every block is stored.
 
         Raises:
-            ConfigError: there is none, it is unfinished, or it was made of something else.
+            ConfigError: the store is complete, but was computed from something else.
         """
-        self.folder = folder
-        found = read_manifest(folder)
-        if found is None:
-            raise ConfigError(f"student.rollouts={folder} holds no finished roll-out; run `simcast rollout` first")
-        differing = [key for key in identity if found.get(key) != identity[key]]
-        if differing:
-            key = differing[0]
-            raise ConfigError(
-                f"the roll-out in {folder} was made with {key}={found.get(key)!r}, this run has {identity[key]!r}; "
-                "roll out again into another folder"
-            )
+        manifest = self._manifest()
+        if manifest is None or not manifest["complete"]:
+            return False
+        stored = manifest["identity"]
+        for key in {**self.identity, **stored}:
+            if stored.get(key) != self.identity.get(key):
+                raise ConfigError(
+                    f"{self.name}={self.directory} was computed with {key}={stored.get(key)!r}, but this run has "
+                    f"{self.identity.get(key)!r}; name another directory"
+                )
+        return True
 
     def read(self, index: int) -> np.ndarray:
-        """Return the pseudo-frames after window ``index``, ``[T'l, H, W]``."""
-        block, place = divmod(index, BLOCK)
-        return np.array(open_block(self.folder, block)[place])
+        """Return a copy of the array of window ``index``.
+
+        Raises:
+            DataError: its block is absent or damaged.
+        """
+        block, row = divmod(index, BLOCK)
+        return np.array(open_block(self.path(block))[row])
+
+    def path(self, block: int) -> Path:
+        """Return the file of a block."""
+        return self.directory / f"block-{block:06d}.npy"
+
+    def stored_blocks(self) -> set[int]:
+        """Return the numbers of the stored blocks."""
+        return {int(path.stem.removeprefix("block-")) for path in self.directory.glob("block-*.npy")}
+
+    def fill(
+        self,
+        compute: Compute,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        ranks: int = 1,
+        lease_seconds: float = LEASE_SECONDS,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Compute the missing blocks together with all processes that fill the same store; return when it is complete.
+
+        Blocks that an interrupted fill of the same identity stored are kept; those of another identity are removed.
+
+        Args:
+            compute: returns the arrays ``[n, ...]`` of a range of n window indices.
+            batch_size: windows per call of ``compute``.
+            rank: of this process; ranks start with different blocks.
+            ranks: number of processes that are expected.
+            lease_seconds: seconds of silence after which the block of another process is taken over.
+            check: called between batches and while waiting; its exception ends the fill and releases the leases.
+
+        Raises:
+            ConfigError: the directory contains other files, or is being filled with another identity.
+        """
+        if self._is_claimed(complete=True):
+            logger.info("%s: all blocks are stored in %s", self.name, self.directory)
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        leases = Leases(self.directory, rank=rank, stale_seconds=lease_seconds)
+
+        def wait() -> None:
+            check()
+            time.sleep(min(_MAX_PAUSE_SECONDS, lease_seconds / 4))
+
+        # 1. Claim the directory for this identity: one process for all
+        while not self._is_claimed():
+            with leases.acquire("claim") as lease:
+                if lease is None:
+                    wait()
+                elif not self._is_claimed():
+                    self._clear(leases)
+                    self._write_manifest(complete=False)
+        # 2. Compute the missing blocks
+        blocks = range(-(-self.windows // BLOCK))
+        first = len(blocks) * rank // ranks
+        waited = False
+        while missing := set(blocks) - self.stored_blocks():
+            computed = False
+            for block in (block for block in (*blocks[first:], *blocks[:first]) if block in missing):
+                with leases.acquire(self.path(block).stem) as lease:
+                    if lease is not None and not self.path(block).is_file():
+                        computed = True
+                        self._fill_block(block, compute, batch_size, lease, check)
+            if not computed:
+                if not waited:
+                    owners = "; ".join(leases.owners("block-*"))
+                    logger.info("%s: waiting for %d blocks of %s", self.name, len(missing), owners)
+                waited = True
+                wait()
+        # 3. Declare the store complete
+        while not self._is_claimed(complete=True):
+            with leases.acquire("claim") as lease:
+                if lease is None:
+                    wait()
+                    continue
+                self._reject_another_claim()
+                self._write_manifest(complete=True)
+                sweep(self.directory)
+                for path in self.directory.glob("block-*.lease"):
+                    path.unlink(missing_ok=True)
+
+    def write(self, block: int, arrays: np.ndarray) -> None:
+        """Write a block atomically."""
+        path = self.path(block)
+        open_block.cache_clear()
+        try:
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, arrays)
+        except FileNotFoundError:
+            if not path.is_file():  # otherwise another process stored the same block, completed the store and swept it
+                raise
+
+    def _fill_block(
+        self, block: int, compute: Compute, batch_size: int, lease: Lease, check: Callable[[], None]
+    ) -> None:
+        end = min((block + 1) * BLOCK, self.windows)
+        parts = []
+        for begin in range(block * BLOCK, end, batch_size):
+            check()
+            if not lease.renew():
+                logger.warning("%s: block %d was taken over after too long a silence", self.name, block)
+                return
+            parts.append(compute(range(begin, min(begin + batch_size, end))))
+        self._reject_another_claim()
+        self.write(block, np.concatenate(parts))
+        logger.info("%s: block %d of %d", self.name, block + 1, -(-self.windows // BLOCK))
+
+    def _manifest(self) -> dict[str, Any] | None:
+        path = self.directory / _MANIFEST
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            return {"complete": bool(manifest["complete"]), "identity": dict(manifest["identity"])}
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def _write_manifest(self, *, complete: bool) -> None:
+        write_json(self.directory / _MANIFEST, {"complete": complete, "identity": self.identity})
+
+    def _is_claimed(self, *, complete: bool = False) -> bool:
+        """Return whether the directory belongs to this identity, and optionally whether it is complete."""
+        manifest = self._manifest()
+        if manifest is None or manifest["identity"] != self.identity:
+            return False
+        return manifest["complete"] or not complete
+
+    def _reject_another_claim(self) -> None:
+        if not self._is_claimed():
+            raise ConfigError(
+                f"{self.name}={self.directory} was claimed for another identity meanwhile; name another directory"
+            )
+
+    def _clear(self, leases: Leases) -> None:
+        """Remove the blocks of another identity, the manifest first."""
+        entries = sorted(self.directory.iterdir(), reverse=True)
+        if others := [path.name for path in entries if not path.name.startswith(_OWN_FILES)]:
+            raise ConfigError(
+                f"{self.name}={self.directory} contains {others[-1]}, which is not part of a store; "
+                "name another directory"
+            )
+        if owners := leases.owners("block-*"):
+            raise ConfigError(
+                f"{self.name}={self.directory} is being filled with another identity by {owners[0]}; "
+                "wait for it, or name another directory"
+            )
+        for path in entries:
+            if not path.name.startswith(("claim", ".")):
+                path.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=64)
-def open_block(folder: Path, block: int) -> np.ndarray:
-    """Return a stored block of a finished folder, mapped into memory; the files last used stay open.
+def open_block(path: Path) -> np.ndarray:
+    """Return a stored block, mapped into memory; the blocks that were used last stay open.
 
     Raises:
         DataError: the file is absent or damaged.
     """
-    path = block_path(folder, block)
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} is absent or damaged though {folder} was finished: {error}; remove the folder and make it again"
+            f"{path} is absent or damaged, but its store is complete: {error}; remove {path.parent} and fill it again"
         ) from error
-
-
-def cache_identity(
-    *, teacher: str, source: str, pseudo_dtype: str, frames_out: int, windows: int, precision: str
-) -> dict[str, object]:
-    """Return what a roll-out depends on: the teacher's weights, the windows and how frames are stored."""
-    return {
-        "teacher": teacher,
-        "source": source,
-        "pseudo_dtype": pseudo_dtype,
-        "frames_out": frames_out,
-        "windows": windows,
-        "precision": precision,
-    }
-
-
-def block_path(folder: Path, block: int) -> Path:
-    """Return where a block of windows stands."""
-    return folder / f"block-{block:06d}.npy"
-
-
-def write_block(folder: Path, block: int, frames: np.ndarray) -> None:
-    """Write a block whole or not at all."""
-    path = block_path(folder, block)
-    partial = _partial(path)
-    try:
-        with partial.open("wb") as file:
-            np.save(file, frames)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except FileNotFoundError:
-        if not path.is_file():  # another wrote the same block meanwhile, and swept up
-            raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def standing_blocks(folder: Path) -> set[int]:
-    """Return the numbers of the blocks that stand."""
-    return {int(path.stem.removeprefix("block-")) for path in folder.glob("block-*.npy")}
-
-
-def read_manifest(folder: Path) -> dict[str, object] | None:
-    """Return what a finished cache was made of; None where it is not finished."""
-    path = folder / _MANIFEST
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def write_manifest(folder: Path, identity: dict[str, object]) -> None:
-    """Declare the cache finished: the last thing that is written."""
-    partial = _partial(folder / _MANIFEST)
-    partial.write_text(json.dumps(identity, indent=1), encoding="utf-8")
-    partial.replace(folder / _MANIFEST)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a finished folder: leases, and blocks half written."""
-    for path in (*folder.glob("block-*.partial"), *folder.glob("block-*.lease")):
-        path.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")

@@ -18,7 +18,7 @@ from simcast_hpc.data.augment import training_grid
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.data.open_windows import description_hash, open_windows
 from simcast_hpc.data.sample_order import draw
-from simcast_hpc.data.window_source import WindowSource
+from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
@@ -173,7 +173,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest) -> None:
 
 
 def _device_batches(
-    planned: Plan, windows: WindowSource, ranks: TorchRanks, *, first_step: int
+    planned: Plan, windows: ArraySource, ranks: TorchRanks, *, first_step: int
 ) -> Iterator[DeviceBatch]:
     """Yield this rank's micro-batches after ``first_step`` steps, on the device, each with its seed for dropout."""
     config, stage = planned.config, planned.stage

@@ -41,7 +41,7 @@ def _assert_equal(left: list[MicroBatch], right: list[MicroBatch]) -> None:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         assert one.positions == other.positions and one.indices == other.indices
-        torch.testing.assert_close(one.codes, other.codes, rtol=0, atol=0)
+        torch.testing.assert_close(one.windows, other.windows, rtol=0, atol=0)
         assert (one.extension is None) == (other.extension is None)
         if one.extension is not None:
             torch.testing.assert_close(one.extension, other.extension, rtol=0, atol=0)
@@ -52,9 +52,9 @@ def test_a_batch_holds_the_windows_at_its_positions(root):
     for number, batch in enumerate(_take(source, 9)):
         assert batch.positions == list(range(3 * number, 3 * number + 3))
         assert batch.indices == [sample_index(place, seed=2, size=len(source)) for place in batch.positions]
-        assert batch.codes.dtype == torch.uint8 and batch.codes.shape == (3, 5, 16, 16)
+        assert batch.windows.dtype == torch.uint8 and batch.windows.shape == (3, 5, 16, 16)
         assert batch.extension is None
-        for codes, index in zip(batch.codes, batch.indices, strict=True):
+        for codes, index in zip(batch.windows, batch.indices, strict=True):
             np.testing.assert_array_equal(codes.numpy(), source.read(index))
 
 
@@ -138,7 +138,7 @@ def test_on_a_gpu_batches_arrive_whole_and_in_order(root):
     )
     wanted = _take(open_archive(root), 20, extension=Later())
     for copied, read in zip(prefetch_to_device(batches, torch.device("cuda")), wanted, strict=False):
-        assert copied.codes.is_cuda and torch.equal(copied.codes.cpu(), read.codes)
+        assert copied.windows.is_cuda and torch.equal(copied.windows.cpu(), read.windows)
         assert copied.extension is not None and torch.equal(copied.extension.cpu(), read.extension)
 
 

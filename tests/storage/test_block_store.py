@@ -1,109 +1,179 @@
-"""Stored roll-outs: read by window, whole or absent, and refused where they were made of something else."""
+"""Block stores: filled by many processes, read by window, complete or not, rejected if computed from something else."""
 
+import json
 import pickle
+import threading
 
 import numpy as np
 import pytest
 
-from simcast_hpc.config import ConfigError
-from simcast_hpc.storage.block_store import (
-    BLOCK,
-    RolloutCache,
-    block_path,
-    cache_identity,
-    read_manifest,
-    standing_blocks,
-    sweep,
-    write_block,
-    write_manifest,
-)
+from simcast_hpc.config import ConfigError, DataError
+from simcast_hpc.storage import block_store
+from simcast_hpc.storage.atomic_files import sweep
+from simcast_hpc.storage.block_store import BLOCK, BlockStore
+from simcast_hpc.storage.leases import Leases
 
-IDENTITY = cache_identity(
-    teacher="aa", source="bb", pseudo_dtype="uint8", frames_out=2, windows=BLOCK + 5, precision="fp32"
-)
+WINDOWS = BLOCK + 5
+IDENTITY = {"teacher": "aa", "source": "bb", "pseudo_dtype": "uint8", "windows": WINDOWS}
 
 
 @pytest.fixture
-def frames() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (BLOCK + 5, 2, 4, 4), dtype=np.uint8)
+def arrays() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (WINDOWS, 2, 4, 4), dtype=np.uint8)
+
+
+def _store(directory, **changes) -> BlockStore:
+    return BlockStore(directory, {**IDENTITY, **changes}, name="student.rollouts")
 
 
 @pytest.fixture
-def folder(tmp_path, frames):
-    for block in range(2):
-        write_block(tmp_path, block, frames[block * BLOCK : (block + 1) * BLOCK])
-    write_manifest(tmp_path, IDENTITY)
-    return tmp_path
+def store(tmp_path, arrays) -> BlockStore:
+    store = _store(tmp_path / "store")
+    store.fill(lambda indices: arrays[indices.start : indices.stop], batch_size=3)
+    return store
 
 
-def test_windows_are_read_from_their_blocks(folder, frames):
-    cache = RolloutCache(folder, identity=IDENTITY)
-    for index in (0, 1, BLOCK - 1, BLOCK, BLOCK + 4):
-        got = cache.read(index)
-        assert got.dtype == np.uint8
-        np.testing.assert_array_equal(got, frames[index])
-        got[:] = 0  # what is handed out is a copy: the file must not change
-        np.testing.assert_array_equal(cache.read(index), frames[index])
+def test_windows_are_read_from_their_blocks(store, arrays):
+    assert store.is_complete() and store.stored_blocks() == {0, 1}
+    for index in (0, 1, BLOCK - 1, BLOCK, WINDOWS - 1):
+        array = store.read(index)
+        assert array.dtype == np.uint8
+        np.testing.assert_array_equal(array, arrays[index])
+        array[:] = 0  # a copy: the file must not change
+        np.testing.assert_array_equal(store.read(index), arrays[index])
 
 
-def test_a_cache_can_be_sent_to_a_worker(folder, frames):
-    sent = pickle.loads(pickle.dumps(RolloutCache(folder, identity=IDENTITY)))
-    np.testing.assert_array_equal(sent.read(BLOCK + 1), frames[BLOCK + 1])
+def test_a_store_can_be_sent_to_a_worker_process(store, arrays):
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(store)).read(BLOCK + 1), arrays[BLOCK + 1])
 
 
-def test_fp16_keeps_its_nan(tmp_path):
-    frames = np.full((3, 2, 4, 4), 0.5, np.float16)
-    frames[1, 0, 0, 0] = np.nan
-    write_block(tmp_path, 0, frames)
-    write_manifest(tmp_path, {})
-    np.testing.assert_array_equal(RolloutCache(tmp_path, identity={}).read(1), frames[1])
+def test_nan_is_stored(tmp_path):
+    arrays = np.full((3, 2), 0.5, np.float16)
+    arrays[1, 0] = np.nan
+    store = _store(tmp_path / "store", windows=3)
+    store.fill(lambda indices: arrays[indices.start : indices.stop], batch_size=2)
+    np.testing.assert_array_equal(store.read(1), arrays[1])
 
 
 @pytest.mark.parametrize("key", list(IDENTITY))
-def test_a_cache_made_of_something_else_is_rejected_by_key_and_values(folder, key):
-    other = {**IDENTITY, key: "cc"}
-    with pytest.raises(ConfigError, match=f"made with {key}={IDENTITY[key]!r}, this run has 'cc'; roll out again"):
-        RolloutCache(folder, identity=other)
+def test_a_complete_store_of_another_identity_is_rejected_by_key_and_values(store, key):
+    with pytest.raises(ConfigError, match=f"computed with {key}={IDENTITY[key]!r}, but this run has 7; name another"):
+        _store(store.directory, **{key: 7}).is_complete()
 
 
-def test_an_unfinished_cache_is_rejected(tmp_path, frames):
-    write_block(tmp_path, 0, frames[:BLOCK])
-    assert read_manifest(tmp_path) is None
-    with pytest.raises(ConfigError, match="holds no finished roll-out; run `simcast rollout` first"):
-        RolloutCache(tmp_path, identity=IDENTITY)
-    with pytest.raises(ConfigError, match="absent holds no finished roll-out"):
-        RolloutCache(tmp_path / "absent", identity=IDENTITY)
+def test_a_damaged_block_is_named(store):
+    store.path(1).write_bytes(store.path(1).read_bytes()[:50])
+    store.read(0)
+    with pytest.raises(DataError, match=r"block-000001\.npy is absent or damaged"):
+        store.read(BLOCK)
 
 
-def test_a_block_that_fails_midway_leaves_the_one_before(folder, frames, monkeypatch):
-    def fail(*_args):
+def test_an_interrupted_fill_is_continued_and_a_complete_store_is_kept(tmp_path, arrays):
+    store, computed = _store(tmp_path / "store"), []
+
+    def compute(indices: range) -> np.ndarray:
+        if len(computed) == BLOCK:
+            raise KeyboardInterrupt
+        computed.extend(indices)
+        return arrays[indices.start : indices.stop]
+
+    assert not store.is_complete()
+    with pytest.raises(KeyboardInterrupt):
+        store.fill(compute, batch_size=8)
+    assert not store.is_complete() and store.stored_blocks() == {0} and not list(store.directory.glob("*.lease"))
+    computed.clear()
+    for _ in range(2):
+        store.fill(compute, batch_size=8)
+        assert computed == list(range(BLOCK, WINDOWS)) and store.is_complete()
+
+
+def test_processes_divide_the_blocks_and_compute_each_window_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(block_store, "BLOCK", 4)
+    arrays, computed = np.arange(50)[:, None], []
+
+    def compute(indices: range) -> np.ndarray:
+        computed.extend(indices)
+        return arrays[indices.start : indices.stop]
+
+    def fill(rank: int) -> None:
+        _store(tmp_path / "store", windows=50).fill(compute, batch_size=3, rank=rank, ranks=4, lease_seconds=20.0)
+
+    threads = [threading.Thread(target=fill, args=(rank,)) for rank in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    store = _store(tmp_path / "store", windows=50)
+    assert store.is_complete() and sorted(computed) == list(range(50))
+    assert [int(store.read(index)[0]) for index in range(50)] == list(range(50))
+    assert all(path.suffix in (".npy", ".json") for path in store.directory.iterdir())
+
+
+def test_a_block_that_was_taken_over_is_left_to_the_other_process(tmp_path, arrays, monkeypatch):
+    """A process that was stopped for long finds its block with another owner, and continues with the next."""
+    renewals = iter([True, False])
+    monkeypatch.setattr(block_store.Lease, "renew", lambda _: next(renewals, True))
+    store, written = _store(tmp_path / "store"), []
+    write = store.write
+    monkeypatch.setattr(store, "write", lambda block, array: written.append(block) or write(block, array))
+    store.fill(lambda indices: arrays[indices.start : indices.stop], batch_size=8)
+    assert written == [1, 0], "block 0 was given up, and computed at the end"
+
+
+def test_blocks_of_another_identity_are_replaced(store, arrays):
+    other = _store(store.directory, source="cc")
+    other.fill(lambda indices: 255 - arrays[indices.start : indices.stop], batch_size=9)
+    np.testing.assert_array_equal(other.read(BLOCK), 255 - arrays[BLOCK])
+
+
+def test_a_directory_of_other_files_is_not_cleared(tmp_path):
+    (tmp_path / "thesis.tex").write_text("ten years of work")
+    with pytest.raises(ConfigError, match=r"student\.rollouts=.* contains thesis\.tex, which is not part of a store"):
+        _store(tmp_path).fill(lambda _: np.zeros(1), batch_size=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_directory_that_others_fill_with_something_else_is_not_cleared(tmp_path):
+    other = Leases(tmp_path, rank=7, stale_seconds=60.0)
+    with other.acquire("block-000000"):
+        with pytest.raises(ConfigError, match=r"is being filled with another identity by rank 7, process"):
+            _store(tmp_path).fill(lambda _: np.zeros(1), batch_size=1)
+        assert other.owners() == [other.owner], "our lease on the claim is released"
+
+
+def test_a_directory_that_is_claimed_for_another_identity_meanwhile_gets_no_block(tmp_path, arrays):
+    store = _store(tmp_path)
+
+    def compute(indices: range) -> np.ndarray:
+        (tmp_path / "manifest.json").write_text(json.dumps({"complete": False, "identity": {"windows": 1}}))
+        return arrays[indices.start : indices.stop]
+
+    with pytest.raises(ConfigError, match="was claimed for another identity meanwhile"):
+        store.fill(compute, batch_size=8)
+    assert store.stored_blocks() == set()
+
+
+def test_a_failed_write_keeps_the_old_block(store, arrays, monkeypatch):
+    def fail(*_arguments):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(OSError, match="no space"):
-        write_block(folder, 1, frames[:1])
-    monkeypatch.undo()
-    np.testing.assert_array_equal(np.load(block_path(folder, 1)), frames[BLOCK:])
-    with pytest.raises(FileNotFoundError):
-        np.load(block_path(folder, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "save", fail)
+        with pytest.raises(OSError, match="no space"):
+            store.write(1, arrays[:1])
+    np.testing.assert_array_equal(store.read(BLOCK), arrays[BLOCK])
+    assert store.stored_blocks() == {0, 1}
 
 
-def test_two_writers_of_a_block_do_not_disturb_each_other(folder, frames, monkeypatch):
-    """The slower one of a lease that was taken over finds the block standing and its own partial file swept up."""
+def test_a_slow_writer_whose_temporary_file_was_swept_leaves_the_stored_block(store, arrays, monkeypatch):
+    """The slower of two processes that write one block finds it stored, and its own temporary file removed."""
     save = np.save
-
-    def save_slowly(file, array):
-        save(file, array)
-        (folder / "block-000001.lease").touch()
-        sweep(folder)
-
-    monkeypatch.setattr(np, "save", save_slowly)
-    write_block(folder, 1, frames[BLOCK:])
-    assert sorted(path.name for path in folder.iterdir()) == ["block-000000.npy", "block-000001.npy", "manifest.json"]
-    assert standing_blocks(folder) == {0, 1}
+    monkeypatch.setattr(np, "save", lambda *arguments: save(*arguments) or sweep(store.directory))
+    store.write(1, arrays[BLOCK:])
+    assert sorted(path.name for path in store.directory.iterdir()) == [
+        "block-000000.npy",
+        "block-000001.npy",
+        "manifest.json",
+    ]
     with pytest.raises(FileNotFoundError):
-        write_block(folder, 2, frames[:1])
-
-
-def test_the_manifest_says_what_it_was_given(folder):
-    assert read_manifest(folder) == IDENTITY
+        store.write(2, arrays[:1])

@@ -10,8 +10,7 @@ from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import clean_from_prediction
-from simcast_hpc.storage.block_store import block_path, open_block
-from simcast_hpc.train import precompute_latents as latents_module
+from simcast_hpc.storage import block_store
 from simcast_hpc.train.stages.diffusion_stage import DiffusionStage
 from simcast_hpc.train.trainer import plan
 from tests.archives import make_archive, random_codes
@@ -100,8 +99,7 @@ def test_gradient_reaches_every_weight(tmp_path, root, runs):
 
 
 def test_latents_are_computed_once_and_interrupted_computation_resumes(tmp_path, root, runs, monkeypatch):
-    monkeypatch.setattr(latents_module, "BLOCK", 4)
-    open_block.cache_clear()
+    monkeypatch.setattr(block_store, "BLOCK", 4)
     stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root))
     encoded = []
     encode = stage.encode
@@ -111,9 +109,8 @@ def test_latents_are_computed_once_and_interrupted_computation_resumes(tmp_path,
     assert sum(encoded) == len(stage.source) > 8
     prepare(stage)
     assert sum(encoded) == len(stage.source), "stored latents are not computed again"
-    (stage.latents_dir / "manifest.json").unlink()
-    block_path(stage.latents_dir, 1).unlink()
-    open_block.cache_clear()
+    stage.latents._write_manifest(complete=False)
+    stage.latents.path(1).unlink()
     resumed = prepare(stage)
     assert sum(encoded) == len(stage.source) + 4, "one block of four was missing"
     assert all(np.array_equal(resumed.read(index), expected[index]) for index in range(len(resumed)))
@@ -124,19 +121,17 @@ def test_rejects_latents_of_other_weights(tmp_path, root, runs):
     prepare(diffusion_stage(diffusion_config(tmp_path / "one", runs, root, latents=shared)))
     diffusion_stage(diffusion_config(tmp_path / "two", runs, root, latents=shared))
     others = make_runs(tmp_path / "others", root, seed=7)
-    with pytest.raises(ConfigError, match="were made with student="):
+    with pytest.raises(ConfigError, match="was computed with student="):
         diffusion_stage(diffusion_config(tmp_path / "three", others, root, latents=shared))
 
 
 def test_rejects_non_finite_latents(tmp_path, root, runs):
-    open_block.cache_clear()
     stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root))
     latents = prepare(stage)
-    path = block_path(stage.latents_dir, 0)
+    path = stage.latents.path(0)
     stored = np.load(path)
     stored[1, 0, 0, 0, 0] = np.nan
-    np.save(path, stored)
-    open_block.cache_clear()
+    stage.latents.write(0, stored)
     latents.read(0)
     with pytest.raises(DataError, match=r"latents of window .* are not finite"):
         latents.read(1)
@@ -146,7 +141,7 @@ def test_leaves_folders_of_other_content_alone(tmp_path, root, runs):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     stage = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, latents=str(tmp_path / "mine")))
-    with pytest.raises(ConfigError, match=r"thesis\.txt, no latents"):
+    with pytest.raises(ConfigError, match=r"diffusion\.latents=.* contains thesis\.txt, which is not part of a store"):
         prepare(stage)
 
 

@@ -11,7 +11,6 @@ from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.folds import fold_of
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.inference.load import load_trained
-from simcast_hpc.storage.block_store import open_block
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import diffusion_config, make_runs
@@ -95,10 +94,11 @@ def test_rejects_empty_and_unknown_folds(root):
 
 
 def test_stored_latents_belong_to_their_fold_students(root, runs, tmp_path):
-    open_block.cache_clear()
     shared = {"latents": str(tmp_path / "latents")}
     prepare(diffusion_stage(out_of_fold(runs, root, tmp_path / "run", "without-0", "without-1", **shared)))
-    with pytest.raises(ConfigError, match=r"made with student without fold 0='[0-9a-f]{64}', this run has None"):
+    with pytest.raises(
+        ConfigError, match=r"computed with student without fold 0='[0-9a-f]{64}', but this run has None"
+    ):
         diffusion_stage(diffusion_config(tmp_path / "other", runs, root, **shared))
 
 

@@ -84,9 +84,9 @@ def test_teacher_trains_on_sub_windows_at_random_starts(tmp_path, root, k):
     batch = _batch(stage.config, FRAMES_IN + FRAMES_OUT, positions)
     sample = stage.sample(batch)
     assert sample.inputs.shape == (2, FRAMES_IN, 1, 16, 16)
-    past = batch.codes[:, k : k + FRAMES_IN]
+    past = batch.windows[:, k : k + FRAMES_IN]
     assert torch.equal(sample.inputs[:, :, 0], torch.where(past == 255, 0.0, code_to_unit(past)))
-    assert torch.equal(sample.target[:, :, 0], batch.codes[:, k + FRAMES_IN : k + FRAMES_IN + SHORT])
+    assert torch.equal(sample.target[:, :, 0], batch.windows[:, k + FRAMES_IN : k + FRAMES_IN + SHORT])
     assert torch.equal(sample.valid, sample.target != 255)
 
 
@@ -94,8 +94,8 @@ def test_direct_trains_on_whole_sequences(tmp_path, root):
     stage = _stage(tmp_path, root, stage="direct")
     batch = _batch(stage.config, stage.window_frames(stage.config), [3, 4])
     sample = stage.sample(batch)
-    assert torch.equal(sample.target[:, :, 0], batch.codes[:, FRAMES_IN:])
-    assert sample.inputs.shape[1] + sample.target.shape[1] == batch.codes.shape[1] == FRAMES_IN + FRAMES_OUT
+    assert torch.equal(sample.target[:, :, 0], batch.windows[:, FRAMES_IN:])
+    assert sample.inputs.shape[1] + sample.target.shape[1] == batch.windows.shape[1] == FRAMES_IN + FRAMES_OUT
 
 
 @pytest.mark.parametrize("name", ["teacher", "direct", "student"])
@@ -110,7 +110,7 @@ def test_augmentation_flips_whole_sequences(tmp_path, root, name):
     plain, flipped = (_stage(tmp_path, root, stage=name, data={"augment": augment}) for augment in (False, True))
     positions = list(range(12))
     batch = _batch(plain.config, FRAMES_IN + FRAMES_OUT, positions)
-    expected = plain.sample(batch._replace(codes=random_symmetry(batch.codes, positions, seed=5)))
+    expected = plain.sample(batch._replace(windows=random_symmetry(batch.windows, positions, seed=5)))
     sample = flipped.sample(batch)
     assert all(torch.equal(*pair) for pair in zip(sample, expected, strict=True))
     assert not torch.equal(sample.inputs, plain.sample(batch).inputs)
@@ -123,7 +123,7 @@ def test_student_trains_on_windows_of_the_extended_sequence(tmp_path, root, teac
     positions = _positions_with(k, purpose="student-start", choices=FRAMES_OUT + 1)
     batch = _batch(stage.config, FRAMES_IN + FRAMES_OUT, positions)
     sample = stage.sample(batch)
-    real, pseudo = to_frames(batch.codes), to_frames(_pseudo_frames(teacher, batch.codes, pseudo_dtype))
+    real, pseudo = to_frames(batch.windows), to_frames(_pseudo_frames(teacher, batch.windows, pseudo_dtype))
     assert torch.equal(sample.inputs[:, :, 0], real.values[:, k : k + FRAMES_IN]), "inputs are always real"
     of_real = FRAMES_OUT - k
     assert torch.equal(sample.target[:, :of_real, 0], real.values[:, k + FRAMES_IN :])
@@ -154,11 +154,11 @@ def test_controls_train_on_real_frames_only(tmp_path, root, teacher, extension):
     sample = stage.sample(batch)
     choices = FRAMES_OUT + 1 if extension == "oracle" else 1
     first = torch.tensor([draw(p, seed=5, purpose="student-start", choices=choices) for p in positions])
-    expected = window_of_codes(batch.codes, first, frames_in=FRAMES_IN, frames_out=FRAMES_OUT)
+    expected = window_of_codes(batch.windows, first, frames_in=FRAMES_IN, frames_out=FRAMES_OUT)
     assert all(torch.equal(*pair) for pair in zip(sample, expected, strict=True))
     assert stage.inputs == {}
     if extension == "oracle":  # the same windows as of a student with a teacher
-        shorter = batch._replace(codes=batch.codes[:, : FRAMES_IN + FRAMES_OUT])
+        shorter = batch._replace(windows=batch.windows[:, : FRAMES_IN + FRAMES_OUT])
         assert torch.equal(_student(tmp_path, root, teacher).sample(shorter).inputs, sample.inputs)
 
 

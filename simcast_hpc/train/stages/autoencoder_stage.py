@@ -69,8 +69,8 @@ class AutoencoderStage(Stage):
 
     def sample(self, batch: MicroBatch) -> FrameSample:
         """Return a random frame of each sequence and the noise of its latent."""
-        seed, device = self.config.seed, batch.codes.device
-        codes = augmented(batch.codes, batch.positions, self.config.data, seed=seed)
+        seed, device = self.config.seed, batch.windows.device
+        codes = augmented(batch.windows, batch.positions, self.config.data, seed=seed)
         frame = starts(batch.positions, seed=seed, purpose="autoencoder-frame", choices=codes.shape[1], device=device)
         frames = to_frames(cut(codes, frame, 1))
         rows = rows_of(batch.positions, seed=seed, purpose="autoencoder-noise", device=device)

@@ -15,7 +15,7 @@ import torch
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.augment import training_grid
 from simcast_hpc.data.loader import Extension, MicroBatch
-from simcast_hpc.data.window_source import WindowSource
+from simcast_hpc.data.window_source import ArraySource, WindowSource
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.train.checkpoint import Checkpoint
@@ -96,7 +96,7 @@ class Stage(ABC):
     def initialize(self, model: torch.nn.Module) -> None:  # noqa: B027  a default, not an omission
         """Change the fresh weights of the submodule ``model`` in place; they are random by default."""
 
-    def prepare(self, ranks: TorchRanks) -> WindowSource:
+    def prepare(self, ranks: TorchRanks) -> ArraySource:
         """Return the windows that training reads; load or compute what they need on the device. A collective."""
         return self.source
 

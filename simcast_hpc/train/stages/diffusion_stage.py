@@ -19,11 +19,12 @@ from simcast_hpc.inference.ensemble import TrainedAutoencoder, denoiser, load_au
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.monitoring.metrics import MetricsWriter
+from simcast_hpc.storage.block_store import BlockStore
 from simcast_hpc.train.condition_forecasts import ConditionForecasts, reject_other_data
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
 from simcast_hpc.train.loop import PeriodicHook
-from simcast_hpc.train.precompute_latents import LatentSource, fill_latents, reject_other_latents
+from simcast_hpc.train.precompute_latents import StoredLatents, fill_latents
 
 from .base import Stage
 
@@ -79,7 +80,7 @@ class DiffusionStage(Stage):
                 f"of {model.reduction}"
             )
         # 4. Stored latents, noise schedule, validation
-        reject_other_latents(self.latents_dir, self.latents_identity)
+        self.latents.is_complete()
         self.schedule = make_schedule(
             section.schedule, timesteps=section.timesteps, beta_start=section.beta_start, beta_end=section.beta_end
         )
@@ -87,16 +88,11 @@ class DiffusionStage(Stage):
         self.validation = EnsembleValidation(config, self.autoencoder, self.conditions.student) if validates else None
 
     @property
-    def latents_dir(self) -> Path:
-        """The folder of the stored latents."""
-        stored = self.config.diffusion.latents
-        return self.config.run_dir / "latents" if stored == "cached" else Path(stored)
-
-    @property
-    def latents_identity(self) -> dict[str, object]:
-        """What the stored latents depend on."""
-        sequence = self.config.sequence
-        return {
+    def latents(self) -> BlockStore:
+        """The store of the latents."""
+        name, sequence = self.config.diffusion.latents, self.config.sequence
+        directory = self.config.run_dir / "latents" if name == "cached" else Path(name)
+        identity = {
             **self.inputs,
             "source": self.source.fingerprint,
             "windows": len(self.source),
@@ -104,20 +100,21 @@ class DiffusionStage(Stage):
             "frames_out": sequence.frames_out,
             "observations": self.config.diffusion.casformer.observations,
         }
+        return BlockStore(directory, identity, name="diffusion.latents")
 
     def module(self) -> DiffusionModule:
         """Return the denoiser and its loss."""
         return DiffusionModule(denoiser(self.config, channels=self.channels))
 
-    def prepare(self, ranks: TorchRanks) -> WindowSource:
-        """Return the latents as windows; compute those that are missing, then free the device of other networks."""
+    def prepare(self, ranks: TorchRanks) -> StoredLatents:
+        """Return the latents of all windows; compute those that are missing, then free the device of other networks."""
         self.autoencoder.network.to(ranks.device)
         self.conditions.to(ranks.device)
         batch_size = self.config.batch.micro_size
-        fill_latents(self.latents_dir, self.latents_identity, self.source, self.encode, ranks, batch=batch_size)
+        latents = fill_latents(self.latents, self.source, self.encode, ranks, batch_size=batch_size)
         self.autoencoder.network.cpu()
         self.conditions.to(torch.device("cpu"))
-        return LatentSource(self.latents_dir, self.source)
+        return latents
 
     def encode(self, codes: Tensor, events: Sequence[str]) -> Tensor:
         """Return the stored row of windows of these events, uint8 codes ``[B, T + T', H, W]``: ``[B, F, C, h, w]``."""
@@ -134,10 +131,10 @@ class DiffusionStage(Stage):
         section, frames = self.config.diffusion, self.config.sequence.frames_out
 
         def rows(purpose: str):
-            return rows_of(batch.positions, seed=self.config.seed, purpose=purpose, device=batch.codes.device)
+            return rows_of(batch.positions, seed=self.config.seed, purpose=purpose, device=batch.windows.device)
 
         # 1. Latents: a sample of the posterior, and the condition's means
-        stored = batch.codes.float()
+        stored = batch.windows.float()
         mean, log_variance, condition = stored[:, : 3 * frames].unflatten(1, (3, frames)).unbind(1)
         shape = tuple(mean.shape[1:])
         clean = Posterior(mean, log_variance).sample(rows("posterior").normal(shape)) * self.autoencoder.scale

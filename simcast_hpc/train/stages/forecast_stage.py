@@ -63,7 +63,7 @@ class ForecastStage(Stage):
 
     def sample(self, batch: MicroBatch) -> Sample:
         """Return inputs, targets and mask of a window of real frames from each sequence."""
-        codes = self.augmented(batch.codes, batch)
+        codes = self.augmented(batch.windows, batch)
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
         return window_of_codes(codes, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
 
@@ -79,7 +79,7 @@ class ForecastStage(Stage):
 
     def window_starts(self, batch: MicroBatch) -> torch.Tensor:
         """Return the first frame of each sample's window, int64 ``[B]``."""
-        purpose, device = f"{self.name}-start", batch.codes.device
+        purpose, device = f"{self.name}-start", batch.windows.device
         return starts(
             batch.positions, seed=self.config.seed, purpose=purpose, choices=self.start_choices, device=device
         )

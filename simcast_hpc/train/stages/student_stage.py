@@ -6,6 +6,7 @@ are pseudo-frames.
 """
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -17,7 +18,7 @@ from simcast_hpc.distill.windows import Frames, Sample, to_frames, window_of_fra
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.load import TrainedModel, load_trained
 from simcast_hpc.models import start_from
-from simcast_hpc.storage.block_store import RolloutCache, cache_identity
+from simcast_hpc.storage.block_store import BlockStore
 
 from .forecast_stage import ForecastStage
 
@@ -44,8 +45,12 @@ class StudentStage(ForecastStage):
             self.teacher.check_grid(source.grid)
             self.inputs["teacher"] = self.teacher.weights_hash
             if config.student.extension == "teacher" and config.rollout_dir is not None:
-                identity = rollout_identity(config, self.teacher, source)
-                self.extension = RolloutCache(config.rollout_dir, identity=identity)
+                store = rollout_store(config.rollout_dir, config, self.teacher, source)
+                if not store.is_complete():
+                    raise ConfigError(
+                        f"student.rollouts={store.directory} is not complete; run `simcast rollout` first"
+                    )
+                self.extension = store
 
     @classmethod
     def window_frames(cls, config: TrainConfig) -> int:
@@ -74,11 +79,11 @@ class StudentStage(ForecastStage):
         pseudo = batch.extension
         if pseudo is None and self.config.student.extension == "teacher":
             assert self.teacher is not None
-            pseudo = extend(self.teacher, to_frames(batch.codes), self.config)
+            pseudo = extend(self.teacher, to_frames(batch.windows), self.config)
         if pseudo is None:
             return super().sample(batch)
         # After the rollout, as with cached frames: the teacher sees the whole grid, and is not equivariant to flips.
-        parts = [to_frames(self.augmented(frames, batch)) for frames in (batch.codes, pseudo)]
+        parts = [to_frames(self.augmented(frames, batch)) for frames in (batch.windows, pseudo)]
         extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)))
         frames_in, frames_out = self.config.sequence.frames_in, self.config.sequence.frames_out
         return window_of_frames(extended, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
@@ -117,13 +122,14 @@ def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Te
     return to_stored(pseudo, config.student.pseudo_dtype)
 
 
-def rollout_identity(config: TrainConfig, teacher: TrainedModel, source: WindowSource) -> dict[str, object]:
-    """Return the identity that cached pseudo-frames must have for this run."""
-    return cache_identity(
-        teacher=teacher.weights_hash,
-        source=source.fingerprint,
-        pseudo_dtype=config.student.pseudo_dtype,
-        frames_out=config.sequence.frames_out,
-        windows=len(source),
-        precision=config.engine.precision,
-    )
+def rollout_store(directory: Path, config: TrainConfig, teacher: TrainedModel, source: WindowSource) -> BlockStore:
+    """Return the store of the pseudo-frames of a run: fp16 in [0, 1] with NaN or uint8 with 255, ``[T'l, H, W]``."""
+    identity = {
+        "teacher": teacher.weights_hash,
+        "source": source.fingerprint,
+        "pseudo_dtype": config.student.pseudo_dtype,
+        "frames_out": config.sequence.frames_out,
+        "windows": len(source),
+        "precision": config.engine.precision,
+    }
+    return BlockStore(directory, identity, name="student.rollouts")
