@@ -1,12 +1,13 @@
-"""Hold the ratios of one run against committed ones: ours over what does the same work plainly, in the same process.
+"""Compare speed and memory ratios, ours over a plain implementation in the same process, with the committed ones.
 
     PYTHONPATH=kernels python -m benchmarks.bench_check [--update] [--rounds 15] [--device cpu]
 
-Times of different days and machines say little of one another, a ratio of two that ran by turns says more. Each pair
-of ``ratio_pairs`` runs ``--rounds`` times in turns, on a CPU by processor time of one thread, on a GPU by events; the
-ratio is the median over the rounds. ``memory`` is the ratio of the bytes kept for backward, which has no noise. A ratio
-that passes its committed one, ``benchmarks/baseline.csv``, by more than the tolerance beside it is named, and the exit
-status is 1. ``--update`` writes the ratios of this device into the file instead and leaves tolerances as they stand.
+Times of different days or machines are not comparable; the ratio of two calls timed alternately is. Each pair of
+``ratio_pairs`` runs ``--rounds`` times alternately, on a CPU in CPU time of one thread, on a GPU by events; the ratio
+is the median over the rounds. ``memory`` is the ratio of the bytes saved for the backward pass, which has no noise. If
+a ratio exceeds the committed one, in ``benchmarks/baseline.csv``, by more than the tolerance in the file, it is
+reported and the exit status is 1. ``--update`` writes the ratios of this device to the file instead and keeps the
+tolerances.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from benchmarks.ratio_pairs import kept_bytes, pairs
 from benchmarks.timing import quantile
 
 COMMITTED = Path(__file__).parent / "baseline.csv"
-# By which factor a ratio may pass its committed one. Of time: what was seen between runs on a machine with other work.
+# Factor by which a ratio may exceed the committed one. Time: the spread between runs on a busy machine.
 TOLERANCE = {"time": 1.3, "memory": 1.001}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """One ratio, ours over the peer's, and where it was measured: below 1 ours is faster, or keeps less."""
+    """One ratio, ours over the peer's, and where it was measured: below 1 ours is faster or saves less memory."""
 
     device: str
     pair: str
@@ -43,7 +44,7 @@ class Ratio:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What makes it the same ratio in another run."""
+        """Identity of the ratio across runs."""
         return self.device, self.pair, self.quantity
 
 
@@ -67,8 +68,8 @@ def measured(device: str, rounds: int) -> list[Ratio]:
 
 
 def _times(ours: Callable[[], Any], peer: Callable[[], Any], *, device: str, rounds: int) -> list[float]:
-    """Return the ratio of each round, the two in turns, after one of each that is not counted."""
-    clock = _gpu_seconds if device == "cuda" else _processor_seconds
+    """Return the ratio of each round; the order alternates, and one warm-up call of each is not counted."""
+    clock = _gpu_seconds if device == "cuda" else _cpu_seconds
     for warm_up in (ours, peer):
         clock(warm_up)
     found = []
@@ -79,8 +80,8 @@ def _times(ours: Callable[[], Any], peer: Callable[[], Any], *, device: str, rou
     return found
 
 
-def _processor_seconds(call: Callable[[], Any], least: float = 0.02) -> float:
-    """Return the processor time of a call, over so many that the clock's own step does not show."""
+def _cpu_seconds(call: Callable[[], Any], least: float = 0.02) -> float:
+    """Return the CPU time of a call, over enough calls to exceed the resolution of the clock."""
     count, began = 0, time.process_time()
     while not count or time.process_time() - began < least:
         call()
@@ -99,21 +100,21 @@ def _gpu_seconds(call: Callable[[], Any], count: int = 10) -> float:
 
 
 def compare(committed: Sequence[Ratio], found: Sequence[Ratio]) -> list[str]:
-    """Return a text for each ratio that passes its committed one by more than the tolerance, or that is gone."""
+    """Return a message for each ratio that exceeds the committed one by more than the tolerance, or is missing."""
     before, after = ({ratio.key: ratio for ratio in ratios} for ratios in (committed, found))
     devices = {ratio.device for ratio in found}
     worse = [
-        f"{pair}, {quantity}: gone" for device, pair, quantity in before.keys() - after.keys() if device in devices
+        f"{pair}, {quantity}: missing" for device, pair, quantity in before.keys() - after.keys() if device in devices
     ]
     for key in before.keys() & after.keys():
         was, now = before[key], after[key]
-        if not now.ratio <= was.ratio * was.tolerance:  # so that NaN is worse too
+        if not now.ratio <= was.ratio * was.tolerance:  # NaN is worse too
             worse.append(f"{was.pair}, {was.quantity}: {now.ratio:.3f} of the peer's, was {was.ratio:.3f}")
     return sorted(worse)
 
 
 def read(path: Path) -> list[Ratio]:
-    """Return the committed ratios; none where there is no file."""
+    """Return the committed ratios; none without a file."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -122,7 +123,7 @@ def read(path: Path) -> list[Ratio]:
 
 
 def write(ratios: Sequence[Ratio], path: Path) -> None:
-    """Write the ratios in the order of their keys."""
+    """Write the ratios, sorted by key."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Ratio)], lineterminator="\n")
         writer.writeheader()
@@ -130,29 +131,29 @@ def write(ratios: Sequence[Ratio], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table, and compare or renew; return 1 if a ratio got worse."""
+    """Measure, print the table, and compare or update; return 1 if a ratio got worse."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--baseline", type=Path, default=COMMITTED)
-    parser.add_argument("--update", action="store_true", help="renew the committed ratios of this device")
+    parser.add_argument("--update", action="store_true", help="update the committed ratios of this device")
     options = parser.parse_args(arguments)
     if options.rounds < 1:
-        parser.error(f"--rounds {options.rounds} is no count; it is at least 1")
+        parser.error(f"--rounds {options.rounds} is invalid; it must be at least 1")
     if options.device == "cpu":
         torch.set_num_threads(1)
     committed, found = read(options.baseline), measured(options.device, options.rounds)
     before = {ratio.key: ratio for ratio in committed}
     for ratio in found:
         was = before.get(ratio.key)
-        stood = f"was {was.ratio:.3f}, up to {was.ratio * was.tolerance:.3f} passes" if was else "new"
-        print(f"{ratio.device}  {ratio.pair:<40} {ratio.quantity:<7} {ratio.ratio:>8.3f}  {stood}")
+        limit = f"committed {was.ratio:.3f}, limit {was.ratio * was.tolerance:.3f}" if was else "new"
+        print(f"{ratio.device}  {ratio.pair:<40} {ratio.quantity:<7} {ratio.ratio:>8.3f}  {limit}")
     if options.update:
         kept = {r.key: r.tolerance for r in committed}
-        renewed = [dataclasses.replace(r, tolerance=kept.get(r.key, r.tolerance)) for r in found]
+        updated = [dataclasses.replace(r, tolerance=kept.get(r.key, r.tolerance)) for r in found]
         devices = {ratio.device for ratio in found}
-        write([ratio for ratio in committed if ratio.device not in devices] + renewed, options.baseline)
-        print(f"{options.baseline}: {len(found)} ratios renewed")
+        write([ratio for ratio in committed if ratio.device not in devices] + updated, options.baseline)
+        print(f"{options.baseline}: {len(found)} ratios updated")
         return 0
     worse = compare(committed, found)
     for text in worse:

@@ -1,9 +1,9 @@
-"""The committed compile table, and what of it a compiler or a change of a kernel made worse.
+"""The committed compile table, and its comparison with a newly compiled one.
 
-``benchmarks/compiled.csv`` holds one line for each launch and target. A row is worse than its committed one if more of
-it spills, if it takes more shared memory, if more registers let fewer warps stand on a multiprocessor, if its matrix
-products moved to a weaker unit, or if a smaller share of its loads and stores is 16 bytes wide. Registers alone are no
-loss: what they cost is warps to hide latency with, and those are lost in whole blocks.
+``benchmarks/compiled.csv`` contains one line per launch and target. A row got worse if it spills more, needs more
+shared memory, needs more registers so that fewer warps are resident on a multiprocessor, uses a weaker matrix unit, or
+if a smaller share of its loads and stores is 16 bytes wide. More registers with the same number of resident warps are
+not worse.
 """
 
 import csv
@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from .compile_kernels import Row
 
-TRITON_WARPS = 4  # of a launch that names none
+TRITON_WARPS = 4  # default of a launch
 COMMITTED = Path(__file__).parent / "compiled.csv"
-# Weakest first: one thread's own arithmetic, a warp's matrix product, that of a group of warps or of a wavefront.
+# Weakest first: no matrix unit, warp-level, wavefront-level, warp-group-level, fifth-generation tensor cores.
 UNITS = ("", "mma", "mfma", "wgmma", "tcgen05")
 
 
 class Processor(NamedTuple):
-    """What blocks share on one multiprocessor: registers and shared memory are handed out in these portions.
+    """Resources that blocks share on one multiprocessor, and their allocation granularity.
 
-    Source: CUDA C++ Programming Guide, table of technical specifications per compute capability (registers by 256 to a
-    warp, 1 KiB of shared memory reserved for each block); AMD Instinct MI300 instruction set, sections 3.6 and 4 (512
-    registers a lane and SIMD by 8, 4 SIMDs with 8 waves each to a compute unit).
+    Source: CUDA C++ Programming Guide, table of technical specifications per compute capability (256 registers
+    per warp, 1 KiB of shared memory reserved per block); AMD Instinct MI300 instruction set, sections 3.6 and 4 (512
+    registers per lane and SIMD in units of 8, 4 SIMDs with 8 waves each per compute unit).
     """
 
     registers: int
@@ -50,7 +50,7 @@ PROCESSORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the committed table; ``warps`` are those that can stand on a multiprocessor at once."""
+    """One line of the committed table; ``warps`` is the number of resident warps per multiprocessor."""
 
     op: str
     kernel: str
@@ -71,12 +71,12 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What makes it the same launch before and after; a candidate is told from others by its options."""
+        """Identity of the launch across tables; candidates are distinguished by their options."""
         return self.op, self.kernel, self.case, self.direction, self.target, "" if self.dispatched else self.options
 
     @property
     def share(self) -> Fraction:
-        """Share of loads and stores that move 16 bytes; of none, all."""
+        """Share of loads and stores that move 16 bytes; 1 without any."""
         return Fraction(self.wide, self.accesses) if self.accesses else Fraction(1)
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class Entry:
 
 
 def entry_of(row: "Row", *, triton: str) -> Entry:
-    """Return the line of the committed table that a compiled launch makes."""
+    """Return the line of the committed table for a compiled launch."""
     counts = {name: int(count) for name, count in (mark.split(":") for mark in row.marks.split())}
     unit = max((name for name in UNITS if counts.get(name)), key=UNITS.index, default="")
     return Entry(
@@ -96,7 +96,7 @@ def entry_of(row: "Row", *, triton: str) -> Entry:
         dispatched=row.dispatched,
         options=row.options,
         registers=row.registers,
-        warps=standing_warps(row.target, row.registers, row.shared_bytes, warps=_warps_of(row.options)),
+        warps=resident_warps(row.target, row.registers, row.shared_bytes, warps=_warps_of(row.options)),
         spill_bytes=row.spill_bytes,
         shared_bytes=row.shared_bytes,
         unit=unit,
@@ -107,21 +107,23 @@ def entry_of(row: "Row", *, triton: str) -> Entry:
     )
 
 
-def standing_warps(target: str, registers: int, shared_bytes: int, *, warps: int) -> int:
-    """Return how many warps of a kernel can stand on one multiprocessor at once.
+def resident_warps(target: str, registers: int, shared_bytes: int, *, warps: int) -> int:
+    """Return the number of warps of a kernel that are resident on one multiprocessor.
 
     Args:
         target: a key of ``PROCESSORS``.
-        registers: of a thread.
-        shared_bytes: of a block.
-        warps: of a block.
+        registers: per thread.
+        shared_bytes: per block.
+        warps: per block.
     """
-    has = PROCESSORS[target]
+    processor = PROCESSORS[target]
     lanes = 64 if target.startswith("gfx") else 32
-    each = -(-registers * lanes // has.registers_by) * has.registers_by
-    by_registers = has.registers // each // warps if each else has.blocks
-    by_shared = has.shared_bytes // (shared_bytes + has.shared_reserved) if shared_bytes else has.blocks
-    return warps * min(has.blocks, has.warps // warps, by_registers, by_shared)
+    each = -(-registers * lanes // processor.registers_by) * processor.registers_by
+    by_registers = processor.registers // each // warps if each else processor.blocks
+    by_shared = (
+        processor.shared_bytes // (shared_bytes + processor.shared_reserved) if shared_bytes else processor.blocks
+    )
+    return warps * min(processor.blocks, processor.warps // warps, by_registers, by_shared)
 
 
 def _warps_of(options: str) -> int:
@@ -130,48 +132,48 @@ def _warps_of(options: str) -> int:
 
 
 def worse(before: Entry, after: Entry) -> list[str]:
-    """Return what got worse, one text for each column; see the top of this file for what counts."""
-    found = []
+    """Return what got worse, one message per column; see the docstring of this module."""
+    messages = []
     for column in ("spill_bytes", "shared_bytes"):
         old, new = getattr(before, column), getattr(after, column)
         if new > old:
-            found.append(f"{column} {old} -> {new}")
+            messages.append(f"{column} {old} -> {new}")
     if after.registers > before.registers and after.warps < before.warps:
-        found.append(f"registers {before.registers} -> {after.registers}, warps {before.warps} -> {after.warps}")
+        messages.append(f"registers {before.registers} -> {after.registers}, warps {before.warps} -> {after.warps}")
     if UNITS.index(after.unit) < UNITS.index(before.unit):
-        found.append(f"unit {before.unit} -> {after.unit or 'none'}")
+        messages.append(f"unit {before.unit} -> {after.unit or 'none'}")
     if after.share < before.share:
-        found.append(f"16-byte accesses {before.wide} of {before.accesses} -> {after.wide} of {after.accesses}")
-    return found
+        messages.append(f"16-byte accesses {before.wide} of {before.accesses} -> {after.wide} of {after.accesses}")
+    return messages
 
 
 class Comparison(NamedTuple):
-    """Two tables compared: texts of rows that got worse or are gone, and of what is only new or better."""
+    """Messages about rows that got worse or are missing, and notes about new or improved rows."""
 
     worse: list[str]
-    said: list[str]
+    notes: list[str]
 
 
 def compare(committed: Sequence[Entry], compiled: Sequence[Entry]) -> Comparison:
-    """Compare every compiled row with its committed one; rows of other operators or targets are not asked for."""
-    asked = {(entry.op, entry.target) for entry in compiled}
-    before = {entry.key: entry for entry in committed if (entry.op, entry.target) in asked}
+    """Compare every compiled row with the committed one; rows of other operators or targets are ignored."""
+    compiled_for = {(entry.op, entry.target) for entry in compiled}
+    before = {entry.key: entry for entry in committed if (entry.op, entry.target) in compiled_for}
     after = {entry.key: entry for entry in compiled}
-    lost = [f"{before[key]}: gone" for key in before.keys() - after.keys()]
-    said = [f"{after[key]}: new" for key in after.keys() - before.keys()]
+    lost = [f"{before[key]}: missing" for key in before.keys() - after.keys()]
+    notes = [f"{after[key]}: new" for key in after.keys() - before.keys()]
     for key in before.keys() & after.keys():
         lost += [f"{after[key]}: {text}" for text in worse(before[key], after[key])]
-        said += [f"{after[key]}: better, {text}" for text in worse(after[key], before[key])]
+        notes += [f"{after[key]}: better, {text}" for text in worse(after[key], before[key])]
         if before[key].options != after[key].options:
-            said.append(f"{after[key]}: options {before[key].options} -> {after[key].options}")
-    return Comparison(sorted(lost), sorted(said))
+            notes.append(f"{after[key]}: options {before[key].options} -> {after[key].options}")
+    return Comparison(sorted(lost), sorted(notes))
 
 
 def read(path: Path = COMMITTED) -> list[Entry]:
     """Return the committed table.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no file.
     """
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -184,7 +186,7 @@ def _read_as(kind: object, text: str) -> object:
 
 
 def write(entries: Iterable[Entry], path: Path = COMMITTED) -> None:
-    """Write the table anew, in the order of its keys, so that a change of it reads as a change of rows."""
+    """Write the table, sorted by key, so that a diff shows the changed rows."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Entry)], lineterminator="\n")
         writer.writeheader()
@@ -192,6 +194,6 @@ def write(entries: Iterable[Entry], path: Path = COMMITTED) -> None:
 
 
 def merged(committed: Sequence[Entry], compiled: Sequence[Entry]) -> list[Entry]:
-    """Return the committed table with all rows of the compiled operators and targets put in their place."""
-    asked = {(entry.op, entry.target) for entry in compiled}
-    return [entry for entry in committed if (entry.op, entry.target) not in asked] + list(compiled)
+    """Return the committed table with the rows of the compiled operators and targets replaced."""
+    compiled_for = {(entry.op, entry.target) for entry in compiled}
+    return [entry for entry in committed if (entry.op, entry.target) not in compiled_for] + list(compiled)

@@ -1,17 +1,17 @@
-"""Compile every case of every op for GPUs that need not be here, and hold the result to a budget.
+"""Compile every case of every op for several GPU targets, without a GPU, and check the result against a budget.
 
     PYTHONPATH=kernels python -m benchmarks.compile_kernels [--op OP] [--target sm_90] [--csv FILE] [--jobs N]
                                                             [--update]
 
-Each launch is specialised exactly as dispatch would launch it, by Triton's own ``warmup`` under a driver that only
-names the target. The table shows what the compiler made of it: registers, bytes spilled, shared memory and the
-instructions that matter. A launch fails its budget if it takes more shared memory than the target has, or if it
-spills on sm_90 or sm_100, or more than 64 bytes on sm_80. Spills on gfx942, of candidates that dispatch does not pick,
-and of cases that expect them on a target and say why, are printed only.
+Each launch is specialized exactly as in a call, by Triton's ``warmup`` under a driver that only names the target. The
+table contains registers, spilled bytes, shared memory and counts of the relevant instructions. A launch is over budget
+if it needs more shared memory than the target has, or if it spills on sm_90 or sm_100, or more than 64 bytes on sm_80.
+Spills on gfx942, of candidates that no call runs by default, and of cases that expect them on a target are only
+printed.
 
-The table is then held against the committed one, ``benchmarks/compiled.csv`` (see ``compile_baseline``), and every row
-and column that got worse is named. ``--update`` writes what was compiled into it instead. The exit status is 1 if any
-row fails its budget, or got worse.
+The table is then compared with the committed one, ``benchmarks/compiled.csv`` (see ``compile_baseline``), and every row
+and column that got worse is reported. ``--update`` updates the committed table instead. The exit status is 1 if a row
+is over budget or got worse.
 """
 
 # Pyright takes the methods that Triton's driver class declares without a body to return None.
@@ -40,7 +40,7 @@ from simcast_kernels.dispatch import Launch, interpreter_is_on
 
 
 class Target(NamedTuple):
-    """A GPU to compile for: Triton's name of it, its shared memory, and how much may spill (None: any)."""
+    """A GPU to compile for: its name in Triton, its shared memory, and the spills allowed (None: any)."""
 
     backend: str
     arch: int | str
@@ -71,7 +71,7 @@ MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What one launch became on one target. ``spill_bytes`` counts stores and loads, on gfx942 the stack's bytes."""
+    """One launch compiled for one target. ``spill_bytes`` counts stores and loads, on gfx942 bytes of the stack."""
 
     op: str
     kernel: str
@@ -89,7 +89,7 @@ class Row:
 
 
 class Job(NamedTuple):
-    """One launch of one case on one target, by names, so that it can be sent to another process."""
+    """One case, direction and target by name, to be sent to another process."""
 
     op: str
     case: str
@@ -98,7 +98,7 @@ class Job(NamedTuple):
 
 
 def over_budget(row: Row) -> str:
-    """Return why a row fails, or an empty string."""
+    """Return the reason why a row is over budget, or an empty string."""
     target = TARGETS[row.target]
     if row.shared_bytes > target.shared_bytes:
         return f"{row.shared_bytes} bytes of shared memory, {row.target} has {target.shared_bytes}"
@@ -111,7 +111,7 @@ def over_budget(row: Row) -> str:
 def jobs(
     ops: Sequence[str], targets: Sequence[str], *, directions: Sequence[Direction], first_only: bool = False
 ) -> list[Job]:
-    """Return a job for every case, direction and target; with ``first_only``, for each op's first case alone."""
+    """Return a job for every case, direction and target; with ``first_only``, only for the first case of each op."""
     found = []
     for op in ops:
         cases = op_cases(op).CASES
@@ -124,7 +124,7 @@ def compile_job(job: Job) -> list[Row]:
     """Compile the launches of one job.
 
     Raises:
-        RuntimeError: this process runs kernels in the interpreter, which cannot compile them.
+        RuntimeError: this process runs kernels in the interpreter.
     """
     if interpreter_is_on():
         raise RuntimeError("TRITON_INTERPRET=1 turns kernels into Python; unset it to compile them")
@@ -157,7 +157,7 @@ def compile_job(job: Job) -> list[Row]:
 
 
 def marks(assembly: str) -> str:
-    """Return how often the instructions of ``MARKS`` occur, as ``name:count`` for those that do."""
+    """Return the counts of the instructions in ``MARKS`` that occur, as ``name:count``."""
     counts = {name: len(re.findall(pattern, assembly)) for name, pattern in MARKS.items()}
     return " ".join(f"{name}:{count}" for name, count in counts.items() if count)
 
@@ -168,7 +168,7 @@ def _compile(launch: Launch, target: Target) -> Any:
     from triton.backends.driver import DriverBase
 
     class TargetOnly(DriverBase):
-        """A driver that knows what it would run on and can run nothing."""
+        """A driver that names a target and runs nothing."""
 
         @classmethod
         def is_active(cls):
@@ -184,7 +184,7 @@ def _compile(launch: Launch, target: Target) -> Any:
             return torch.device("meta")
 
         def get_current_device(self):
-            return str(target.arch)  # the key of a kernel's cache of compiled forms: one for each target
+            return str(target.arch)  # key of the cache of compiled kernels: one per target
 
         def get_current_stream(self, device=None):
             return 0
@@ -199,12 +199,12 @@ def _compile(launch: Launch, target: Target) -> Any:
     try:
         return kernel.warmup(*launch.arguments, grid=launch.grid, **launch.options)
     finally:
-        with contextlib.suppress(RuntimeError):  # without a GPU there is no driver to go back to
+        with contextlib.suppress(RuntimeError):  # without a GPU there is no driver to restore
             triton.runtime.driver.reset_active()
 
 
 def _resources(assembly: dict[str, Any]) -> tuple[int, int]:
-    """Return (registers a thread, bytes spilled) of a compiled kernel."""
+    """Return (registers per thread, bytes spilled) of a compiled kernel."""
     if "amdgcn" in assembly:
         noted = {name: int(count) for name, count in re.findall(r"\.(\w+):\s*(\d+)\s*$", assembly["amdgcn"], re.M)}
         return noted["vgpr_count"], max(noted["private_segment_fixed_size"], 4 * noted["vgpr_spill_count"])
@@ -224,12 +224,12 @@ def _resources(assembly: dict[str, Any]) -> tuple[int, int]:
 def _one(pattern: str, text: str) -> tuple[str, ...]:
     found = re.search(pattern, text)
     if found is None:
-        raise RuntimeError(f"the compiler's output has nothing like {pattern!r}:\n{text[-2000:]}")
+        raise RuntimeError(f"the output of the compiler does not match {pattern!r}:\n{text[-2000:]}")
     return found.groups()
 
 
 def compile_all(work: Sequence[Job], *, workers: int) -> Iterable[Row]:
-    """Compile ``work`` in ``workers`` processes, each with a cache of its own, and yield rows in the order of work."""
+    """Compile ``work`` in ``workers`` processes, each with its own cache, and yield rows in the order of ``work``."""
     with tempfile.TemporaryDirectory(prefix="simcast-compile-") as cache:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, initializer=_own_cache, initargs=(cache,)) as pool:
@@ -243,7 +243,7 @@ def _own_cache(folder: str) -> None:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print rows as a table, failures marked."""
+    """Print rows as a table with a verdict."""
     names = [f.name for f in fields(Row) if f.name != "spills_expected"]
     lines = [[*names, "verdict"]]
     for row in rows:
@@ -255,7 +255,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def against_committed(rows: Sequence[Row], *, update: bool) -> int:
-    """Print what got worse than in the committed table, or renew that; return how many things got worse."""
+    """Compare rows with the committed table, or update it; return the number of things that got worse."""
     from triton import __version__ as triton
 
     compiled = [compile_baseline.entry_of(row, triton=triton) for row in rows]
@@ -263,13 +263,13 @@ def against_committed(rows: Sequence[Row], *, update: bool) -> int:
     committed = compile_baseline.read(path) if path.is_file() else []
     if update:
         compile_baseline.write(compile_baseline.merged(committed, compiled), path)
-        print(f"{path}: {len(compiled)} rows renewed")
+        print(f"{path}: {len(compiled)} rows updated")
         return 0
     if {entry.triton for entry in committed} != {triton}:
         print(f"{path} was not compiled by triton {triton}: not compared")
         return 0
     comparison = compile_baseline.compare(committed, compiled)
-    for text in comparison.said:
+    for text in comparison.notes:
         print(text)
     for text in comparison.worse:
         print(f"worse: {text}", file=sys.stderr)
@@ -280,11 +280,11 @@ def against_committed(rows: Sequence[Row], *, update: bool) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compile, print the table, write the CSV, compare with the committed table; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--op", action="append", choices=op_names(), help="this op alone (may be repeated)")
-    parser.add_argument("--target", action="append", choices=list(TARGETS), help="this target alone (may be repeated)")
+    parser.add_argument("--op", action="append", choices=op_names(), help="only this op (repeatable)")
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="only this target (repeatable)")
     parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/compile_kernels.csv"))
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
-    parser.add_argument("--update", action="store_true", help="renew the committed table instead of comparing with it")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--update", action="store_true", help="update the committed table instead of comparing with it")
     options = parser.parse_args(arguments)
     if interpreter_is_on():
         parser.error("TRITON_INTERPRET=1 turns kernels into Python; unset it to compile them")

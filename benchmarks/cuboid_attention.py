@@ -1,14 +1,14 @@
-"""Time cuboid_attention: the twin, eager PyTorch in the inputs' dtype, that under torch.compile, SDPA, and the op.
+"""Time cuboid_attention: PyTorch, eager PyTorch in the dtype of the inputs, torch.compile, SDPA and the op in one run.
 
     PYTHONPATH=kernels python -m benchmarks.cuboid_attention [--case NAME] [--mode full] [--device cpu]
 
-Every provider starts from the projection ``[B, T, H, W, 3 D]`` and ends with ``[B, T, H, W, D]``, so that those that
-move tokens into cuboids pay for it. ``eager`` does what public code does under autocast: products in the inputs'
-dtype, softmax in float32. ``sdpa`` materialises bias and mask; ``flex`` (FlexAttention, CUDA only) evaluates them per
-score. A separate local-to-global query costs these two a head twice as long. With dropout the twin alone is compared:
-nobody else drops the same weights.
+Every provider starts from the projection ``[B, T, H, W, 3 D]`` and ends with ``[B, T, H, W, D]``, so reordering tokens
+into cuboids is included. ``eager`` does what the public code does under autocast: matmuls in the dtype of the inputs,
+softmax in float32. ``sdpa`` materializes bias and mask; ``flex`` (FlexAttention, CUDA only) evaluates them per score; a
+separate local-to-global query doubles the head size of these two. With dropout only ``pytorch``, the reference, is
+compared: the others drop other weights.
 
-Timed is the gradient of the projection; the op's backward is one kernel and computes all others with it.
+The gradient of the projection is timed; the backward kernel of the op computes all other gradients with it.
 """
 
 import functools
@@ -39,32 +39,32 @@ def tensors(case: CuboidAttentionCase, device: str, seed: int) -> tuple[Any, ...
 
 
 def exact(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
-    """Return the twin's result in float64."""
+    """Return the exact result in float64."""
     return case.attention({name: x.double() for name, x in _named(inputs).items()}, reference=True)
 
 
 def providers(case: CuboidAttentionCase, device: str) -> Sequence[Provider]:
-    """Return the providers that can run a case on a device, the twin first."""
+    """Return the providers for a case and device, the reference expression first."""
 
     def attention(*inputs: Tensor | None, reference: bool = False) -> Tensor:
         return case.attention(_named(inputs), reference=reference)
 
     if device == "cpu" and case.bytes_moved("forward") > CPU_BYTES:
         return []
-    inputs_ = [Provider(name="twin", function=functools.partial(attention, reference=True))]
+    candidates = [Provider(name="pytorch", function=functools.partial(attention, reference=True))]
     if case.dropout == 0:
         eager = functools.partial(_eager, case)
         baselines = {"eager": eager, "compiled": _compiled(eager), "sdpa": functools.partial(_sdpa, case)}
         if device == "cuda":
             baselines["flex"] = _compiled(functools.partial(_flex, case))
         slack = SLACK if case.dtype == torch.bfloat16 else 1.0
-        inputs_ += [Provider(name=name, function=function, slack=slack) for name, function in baselines.items()]
+        candidates += [Provider(name=name, function=function, slack=slack) for name, function in baselines.items()]
     if device == "cuda":
-        return [*inputs_, Provider(name="triton", function=attention, body="triton")]
-    inputs_.append(Provider(name="reference", function=attention, body="reference"))
+        return [*candidates, Provider(name="triton", function=attention, implementation="triton")]
+    candidates.append(Provider(name="reference", function=attention, implementation="reference"))
     if interpreter_is_on() and case.bytes_moved("forward") <= INTERPRETER_BYTES:
-        inputs_.append(Provider(name=INTERPRETER, function=attention, body="triton"))
-    return inputs_
+        candidates.append(Provider(name=INTERPRETER, function=attention, implementation="triton"))
+    return candidates
 
 
 def _eager(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
@@ -86,7 +86,7 @@ def _eager(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
 def _sdpa(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
     inputs_, problem = _problem(case, inputs)
     q, k, v = _with_global(*_cuboid_heads(inputs_, problem))
-    mask = _materialised(inputs_, problem, k.shape[-2], q)
+    mask = _materialized(inputs_, problem, k.shape[-2], q)
     flat = (x.flatten(0, 1) for x in (q, k, v))
     out = F.scaled_dot_product_attention(*flat, attn_mask=mask, scale=problem.scale).unflatten(0, q.shape[:2])
     return from_cuboids(out.transpose(2, 3).flatten(3), problem.query)
@@ -153,7 +153,7 @@ def _with_global(q, k, v, gq, gk, gv) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def _materialised(inputs_: Inputs, problem: Problem, keys: int, q: Tensor) -> Tensor | None:
+def _materialized(inputs_: Inputs, problem: Problem, keys: int, q: Tensor) -> Tensor | None:
     """Return bias and mask of every cuboid of a batch, ``[B x cuboids, heads, query tokens, keys]``, or None."""
     allowed = attention_mask(problem, q.device)
     if inputs_.bias is None and allowed is None:
@@ -169,8 +169,8 @@ def _materialised(inputs_: Inputs, problem: Problem, keys: int, q: Tensor) -> Te
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    torch.compiler.reset()  # every case has a shape of its own, and the compiler gives up after eight
-    torch._functorch.config.donated_buffer = False  # a backward alone is timed again and again on one forward
+    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
+    torch._functorch.config.donated_buffer = False  # one forward pass is differentiated repeatedly
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 

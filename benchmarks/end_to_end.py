@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.harness import RESULTS, machine
 from benchmarks.run_gpu import child_environment
-from benchmarks.timing import product_rate, quantile
+from benchmarks.timing import matmul_rate, quantile
 from benchmarks.train_step import Seconds, peak_memory, seconds_now
 from benchmarks.work_kinds import shares_by_kind
 from simcast_hpc.config import DataConfig, TrainConfig, read_config
@@ -262,7 +262,7 @@ def _again(sample: Any) -> Iterator[Any]:
 
 
 def _timed(step: Callable[[Any], None], source: Iterator[Any], precision: str, rounds: int) -> dict[str, Any]:
-    rates = [product_rate("cpu", DTYPES[precision])]
+    rates = [matmul_rate("cpu", DTYPES[precision])]
     times, peaks = [], []
     for _ in range(rounds + 1):
         with peak_memory("cpu") as peak:
@@ -270,7 +270,7 @@ def _timed(step: Callable[[Any], None], source: Iterator[Any], precision: str, r
             step(next(source))
             times.append(Seconds(*(b - a for a, b in zip(began, seconds_now("cpu"), strict=True))))
         peaks.append(peak[0])
-    rates.append(product_rate("cpu", DTYPES[precision]))
+    rates.append(matmul_rate("cpu", DTYPES[precision]))
     clock, processor = zip(*times[1:], strict=True)
     p50 = quantile(clock, 0.5)
     return {

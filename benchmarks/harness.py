@@ -1,11 +1,11 @@
-"""Time the providers of an op side by side: right results first, then microseconds, bytes and a share of the copy.
+"""Time the providers of an op: check the results, then measure time, bytes and the fraction of the roofline.
 
-An op's benchmark is a file of the op's own name that describes its providers in a :class:`Benchmark` and hands it to
-:func:`main`. A provider whose result is not that of the float64 twin is refused and not timed. Inputs rotate through
-several sets, so that a GPU's L2 cache does not stand in for its memory. On a GPU every mode is timed twice: call by
-call, launch overhead included, and, as ``<mode>/graph``, replayed from a CUDA graph without it. The bandwidth of a
-plain copy and the rate of a large matrix product are measured in the same run. They make a roofline; a provider's share
-of its lower limit, by bytes or by operations of matrix products, says how near the floor it is.
+The benchmark of an op is a file of the op's name that describes its providers in a :class:`Benchmark` and passes it to
+:func:`main`. A provider whose result differs from the float64 reference is rejected and not timed. Inputs rotate
+through several sets, so that the L2 cache of a GPU is not measured instead of its memory. On a GPU every mode is timed
+twice: call by call, including launch overhead, and, as ``<mode>/graph``, replayed from a CUDA graph. The bandwidth of a
+copy and the rate of a large matmul are measured in the same run; they define the roofline, and a provider's share of
+its limit, by bytes or by FLOPs of matmuls, shows how close to the floor it is.
 """
 
 import argparse
@@ -35,20 +35,20 @@ RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
 INTERPRETER = "interpreter"
 # Where a benchmark writes unless it is told another place; tabulated by benchmarks/tabulate.py.
 RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
-MADE = ("load", "device", "torch", "commit", "python")  # columns that every table of the page of performance has
+PROVENANCE = ("load", "device", "torch", "commit", "python")  # columns that say where a number was measured
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provider:
     """One way to compute an op: ``function(*tensors)`` with the tensors of :class:`Benchmark`, differentiable.
 
-    ``body`` is what ``SIMCAST_KERNELS`` holds during its calls. A provider called ``interpreter`` is checked and
-    shown, but gets no bandwidth: its time says nothing about a GPU. ``slack`` widens what a baseline may be wrong by.
+    ``implementation`` is the value of ``SIMCAST_KERNELS`` during its calls. A provider named ``interpreter`` is checked
+    and printed without a bandwidth: its time does not predict a GPU's. ``slack`` multiplies the allowed error.
     """
 
     name: str
     function: Callable[..., Tensor]
-    body: str = ""
+    implementation: str = ""
     slack: float = 1.0
 
 
@@ -57,11 +57,11 @@ class Benchmark:
     """An op to time.
 
     Attributes:
-        op: its name; its cases come from the registry.
-        tensors: ``(case, device, seed)`` to a provider's arguments; the first is the tensor that gradients are for.
-        providers: ``(case, device)`` to the providers that can run there, the twin first.
-        exact: ``(case, *tensors)`` to the twin's result; called with the first tensor in float64.
-        differentiable: whether it has a backward to check and to time.
+        op: its name; its cases are in ``benchmarks.cases``.
+        tensors: ``(case, device, seed)`` to a provider's arguments; gradients are with respect to the first.
+        providers: ``(case, device)`` to the providers that can run there, plain PyTorch first.
+        exact: ``(case, *tensors)`` to the result of the reference; called with the first tensor in float64.
+        differentiable: whether it has a backward pass to check and to time.
     """
 
     op: str
@@ -75,8 +75,8 @@ class Benchmark:
 class Row:
     """One line of the CSV; p20, p50 and p80 are quantiles of the time of one call.
 
-    ``limit`` is the ceiling that says the fewest microseconds, ``memory`` or ``product``, and ``fraction_of_limit`` the
-    share that those are of p50. The ceilings themselves stand beside them.
+    ``limit`` is the ceiling that determines the minimum time, ``memory`` or ``matmul``, and ``fraction_of_limit`` that
+    minimum divided by p50.
     """
 
     op: str
@@ -97,7 +97,7 @@ class Row:
     limit: str
     fraction_of_limit: float | None
     copy_gb_per_s: float
-    product_tflop_per_s: float | None
+    matmul_tflop_per_s: float | None
     device: str
     torch: str
     triton: str
@@ -109,16 +109,16 @@ COLUMNS = [field.name for field in dataclasses.fields(Row)]
 
 
 class WrongResultError(Exception):
-    """A provider does not compute what the twin computes."""
+    """The result of a provider differs from that of the reference."""
 
 
 def run_case(
     benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[str], roofline: Roofline
 ) -> Iterator[Row]:
-    """Check each provider of one case, time those that are right and yield their rows.
+    """Check each provider of one case, time those with correct results and yield their rows.
 
     Raises:
-        WrongResultError: after the others were timed, if a provider's result was wrong.
+        WrongResultError: the result of a provider is wrong; raised after the others were timed.
     """
     sets = [benchmark.tensors(case, device, seed) for seed in range(set_count(case.bytes_moved("forward"), device))]
     for tensors in sets:
@@ -127,7 +127,7 @@ def run_case(
     wrong = []
     for provider in benchmark.providers(case, device):
         rows = []
-        with chosen_body(provider.body):
+        with use_implementation(provider.implementation):
             try:
                 check(benchmark, case, provider, sets[0])
             except WrongResultError as error:
@@ -144,11 +144,11 @@ def run_case(
 
 
 def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[Any, ...]) -> None:
-    """Compare a provider's result and gradient with the twin's in float64.
+    """Compare result and gradient of a provider with the reference in float64.
 
     Raises:
-        WrongResultError: the root mean square of an error passes 1e-6 (float32) or 5e-3 (bfloat16) of the result's,
-            times the provider's ``slack``.
+        WrongResultError: the RMS error exceeds 1e-6 (float32) or 5e-3 (bfloat16) times the RMS of the result, times
+            the provider's ``slack``.
     """
     leaf = tensors[0].detach().double().requires_grad_(benchmark.differentiable)
     exact = benchmark.exact(case, leaf, *tensors[1:])
@@ -162,10 +162,10 @@ def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[A
     for what, got, want in compared:
         error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
         limit = provider.slack * RMS_RATIO[got.dtype]
-        if not error.item() < limit:  # so that NaN is refused too
+        if not error.item() < limit:  # also rejects NaN
             raise WrongResultError(
                 f"{benchmark.op}, {provider.name}, {case.name}: RMS error ratio of the {what} {error.item():.3g}, "
-                f"must be below {limit:.3g}; not timed"
+                f"it must be below {limit:.3g}; not timed"
             )
 
 
@@ -193,7 +193,7 @@ def _times(
     if device != "cuda":
         yield "", time_calls(_calls(provider, mode, sets), len(sets), device=device)
         return
-    # One stream for all: autograd runs a backward on its forward's stream, and a capture may not leave its own.
+    # One stream: autograd runs the backward pass on the stream of the forward pass, which must be the captured one.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -207,8 +207,8 @@ def _times(
 
 
 @contextlib.contextmanager
-def chosen_body(name: str) -> Iterator[None]:
-    """Let every op called inside take the body ``name`` (``reference``, ``triton``), or with "" its own choice."""
+def use_implementation(name: str) -> Iterator[None]:
+    """Let every op called inside run the implementation ``name`` (``reference``, ``triton``, or "" for the default)."""
     before = os.environ.pop(VARIABLE, None)
     if name:
         os.environ[VARIABLE] = name
@@ -245,15 +245,15 @@ def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> Row:
         limit=limit,
         fraction_of_limit=round(floor / (p50 * 1e-6), 4) if timed else None,
         copy_gb_per_s=round(roofline.copy / 1e9, 1),
-        product_tflop_per_s=round(roofline.products[case.dtype] / 1e12, 3) if operations else None,
+        matmul_tflop_per_s=round(roofline.matmuls[case.dtype] / 1e12, 3) if operations else None,
         **machine(device),
     )
 
 
 def machine(device: str, *, threads: int | None = None) -> dict[str, str]:
-    """Return what a number is worth nothing without: device, versions and commit.
+    """Return the provenance of a measurement: device, versions and commit.
 
-    ``threads`` are those of each process that was timed, where they are not this one's.
+    ``threads`` is the number per timed process, by default that of this process.
     """
     try:
         from triton import __version__ as triton_version
@@ -273,17 +273,17 @@ def machine(device: str, *, threads: int | None = None) -> dict[str, str]:
     }
 
 
-def made(device: str) -> dict[str, Any]:
-    """Return the columns ``MADE``: :func:`machine` without Triton's version, and the load.
+def provenance(device: str) -> dict[str, Any]:
+    """Return the columns ``PROVENANCE``: :func:`machine` without the version of Triton, and the load average.
 
-    ``load`` is how many processes wanted the machine's cores in the mean of the last minute.
+    ``load`` is the load average over one minute.
     """
-    found = {"load": round(os.getloadavg()[0], 1), **machine(device)}
-    return {name: found[name] for name in MADE}
+    values = {"load": round(os.getloadavg()[0], 1), **machine(device)}
+    return {name: values[name] for name in PROVENANCE}
 
 
 def commit() -> str:
-    """Return the short hash of the checkout, ``+changes`` where files differ from it, or ``unknown``."""
+    """Return the short hash of the checkout, with ``+changes`` for a modified work tree, or ``unknown``."""
     try:
         git = ["git", "-C", str(Path(__file__).parent)]
         head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
@@ -294,7 +294,7 @@ def commit() -> str:
 
 
 def show(rows: Sequence[dict[str, str]]) -> None:
-    """Print CSV rows as a table; ``vs first`` is how many times faster than the case's first provider, the twin."""
+    """Print CSV rows as a table; ``vs first`` is the speed-up over the first provider of the case."""
     first: dict[tuple[str, str, str], float] = {}
     lines = [("op", "case", "mode", "provider", "p50 us", "p20..p80", "GB/s", "of copy", "of limit", "vs first")]
     for row in rows:
@@ -322,10 +322,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write a CSV and the folders above it.
+    """Write a CSV and its parent folders.
 
     Raises:
-        ValueError: a row has another column.
+        ValueError: a row has an unknown column.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -335,13 +335,13 @@ def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: 
 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
-    """Run a benchmark from the command line, smallest case first; return 1 if a provider was wrong."""
+    """Run a benchmark from the command line, smallest case first; return 1 if a result was wrong."""
     parser = argparse.ArgumentParser(description=f"Time the providers of {benchmark.op}.")
     names = [case.name for case in op_cases(benchmark.op).CASES]
-    parser.add_argument("--case", action="append", choices=names, help="this case alone (may be repeated)")
-    parser.add_argument("--mode", action="append", choices=MODES, help="this mode alone (may be repeated)")
+    parser.add_argument("--case", action="append", choices=names, help="only this case (repeatable)")
+    parser.add_argument("--mode", action="append", choices=MODES, help="only this mode (repeatable)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no further case after so long")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="start no case after this time")
     parser.add_argument("--csv", type=Path, default=Path(f"benchmarks/results/{benchmark.op}.csv"))
     options = parser.parse_args(arguments)
     began, failed = time.perf_counter(), False
@@ -356,22 +356,22 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
             if options.case and case.name not in options.case:
                 continue
             if time.perf_counter() - began > options.seconds:
-                print(f"{benchmark.op}, {case.name}: not timed, {options.seconds:.0f} s are over")
+                print(f"{benchmark.op}, {case.name}: not timed, the limit of {options.seconds:.0f} s is reached")
                 continue
             try:
                 for row in run_case(
                     benchmark, case, device=options.device, modes=options.mode or MODES, roofline=roofline
                 ):
                     writer.writerow(dataclasses.asdict(row))
-                    file.flush()  # a run that is cut short keeps what it measured
+                    file.flush()  # keep the rows of an interrupted run
             except WrongResultError as error:
-                print(f"refused: {error}", file=sys.stderr)
+                print(f"rejected: {error}", file=sys.stderr)
                 failed = True
     show(read_rows(options.csv))
     ceilings = [
-        f"product in {str(t).removeprefix('torch.')} {r / 1e12:.2f} TFLOP/s" for t, r in roofline.products.items()
+        f"matmul in {str(t).removeprefix('torch.')} {r / 1e12:.2f} TFLOP/s" for t, r in roofline.matmuls.items()
     ]
     print(f"{', '.join([f'copy {roofline.copy / 1e9:.1f} GB/s', *ceilings])}; {options.csv}")
     if interpreter_is_on():
-        print("TRITON_INTERPRET=1: times of the interpreter are no speed of a kernel")
+        print("TRITON_INTERPRET=1: times of the interpreter do not predict those of a kernel")
     return int(failed)

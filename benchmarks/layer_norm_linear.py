@@ -1,10 +1,10 @@
-"""Time layer_norm_linear: PyTorch's norm and layers, those under torch.compile, and the op, in one run.
+"""Time layer_norm_linear: PyTorch norm and layers, torch.compile and the op in one run.
 
     PYTHONPATH=kernels python -m benchmarks.layer_norm_linear [--case NAME] [--mode full] [--device cpu]
 
-The result is all layers' side by side, so that one gradient of it reaches every layer; putting them side by side is
-timed with every provider alike. Timed is the gradient of x; the gradients of the layers are PyTorch's own products in
-any case, and left out.
+The results of all layers are concatenated, so that one gradient reaches every layer; every provider's time includes the
+concatenation. The backward pass computes the gradient of x; the gradients of the weights are PyTorch matmuls in every
+provider and are not timed.
 """
 
 import functools
@@ -24,51 +24,51 @@ from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_refere
 
 INTERPRETER_BYTES = 80_000
 CPU_BYTES = 60_000_000
-# The baselines round the normed tensor and, backward, its gradient to bfloat16; the op only the former.
+# The baselines round the normalized tensor and its gradient to bfloat16; the op only the former.
 SLACK = 2.0
 
 
 def tensors(case: LayerNormLinearCase, device: str, seed: int) -> tuple[Any, ...]:
-    """Return one set of arguments: x, the norm's weight and bias, layers' weights, layers' biases."""
+    """Return one set of arguments: x, the norm's weight and bias, layers' weights and biases of the layers."""
     return tuple(case.tensors(device, seed=seed))
 
 
 def exact(case: LayerNormLinearCase, *inputs: Any) -> Tensor:
-    """Return the twin's results in float64."""
+    """Return the exact results in float64."""
     x, norm_weight, norm_bias, weights, biases = inputs
     wide = [[tensor.double() for tensor in tensors] for tensors in (weights, biases)]
-    return _together(layer_norm_linear_reference, x.double(), norm_weight.double(), norm_bias.double(), *wide)
+    return _concatenated(layer_norm_linear_reference, x.double(), norm_weight.double(), norm_bias.double(), *wide)
 
 
 def providers(case: LayerNormLinearCase, device: str) -> Sequence[Provider]:
-    """Return the providers that can run a case on a device, the twin first."""
+    """Return the providers for a case and device, plain PyTorch first."""
     if device == "cpu" and case.bytes_moved("forward") > CPU_BYTES:
         return []
-    twin, op = (
-        functools.partial(_together, layer_norm_linear_reference),
-        functools.partial(_together, layer_norm_linear),
+    expression, op = (
+        functools.partial(_concatenated, layer_norm_linear_reference),
+        functools.partial(_concatenated, layer_norm_linear),
     )
     slack = SLACK if case.dtype == torch.bfloat16 else 1.0
-    found = [
-        Provider(name="twin", function=twin, slack=slack),
-        Provider(name="compiled", function=_compiled(twin), slack=slack),
+    candidates = [
+        Provider(name="pytorch", function=expression, slack=slack),
+        Provider(name="compiled", function=_compiled(expression), slack=slack),
     ]
     if device == "cuda":
-        return [*found, Provider(name="triton", function=op, body="triton", slack=slack)]
-    found.append(Provider(name="reference", function=op, body="reference", slack=slack))
+        return [*candidates, Provider(name="triton", function=op, implementation="triton", slack=slack)]
+    candidates.append(Provider(name="reference", function=op, implementation="reference", slack=slack))
     if interpreter_is_on() and case.bytes_moved("forward") <= INTERPRETER_BYTES:
-        found.append(Provider(name=INTERPRETER, function=op, body="triton", slack=slack))
-    return found
+        candidates.append(Provider(name=INTERPRETER, function=op, implementation="triton", slack=slack))
+    return candidates
 
 
-def _together(function: Callable[..., list[Tensor]], *inputs: Any) -> Tensor:
+def _concatenated(function: Callable[..., list[Tensor]], *inputs: Any) -> Tensor:
     x, norm_weight, norm_bias, weights, biases = inputs
     return torch.cat(function(x, norm_weight, norm_bias, weights=weights, biases=biases, eps=EPS), dim=-1)
 
 
 def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    torch.compiler.reset()  # every case has a shape of its own, and the compiler gives up after eight
-    torch._functorch.config.donated_buffer = False  # a backward alone is timed again and again on one forward
+    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
+    torch._functorch.config.donated_buffer = False  # one forward pass is differentiated repeatedly
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 

@@ -1,4 +1,4 @@
-"""What the regression guard compares: ours and what does the same work plainly, at sizes that take milliseconds."""
+"""Pairs of the regression check: our implementation and a plain one of the same computation, milliseconds each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from benchmarks.cases.adaln_norm_cases import AdalnNormCase
 from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
 from benchmarks.cases.layer_norm_linear_cases import LayerNormLinearCase
 from benchmarks.cases.sampler_step_cases import SamplerStepCase
-from benchmarks.harness import Benchmark, chosen_body
+from benchmarks.harness import Benchmark, use_implementation
 from simcast_hpc.models.earthformer.stems import UpConv
 from simcast_hpc.models.group_norm_silu import normed_silu
 
-# On a CPU an operator runs its twin, so its ratio is the price of the operator around it, and for attention that of the
-# twin's way of gathering cuboids. The cases below replace the released sizes, which a CPU has no time for.
+# On a CPU an operator runs its reference: its ratio is the overhead of the custom operator and, for attention, of
+# reordering into cuboids. These cases replace the released sizes, which take too long on a CPU.
 CPU_CASES: dict[str, Any] = {
     "cuboid_attention": CuboidAttentionCase(
         name="cpu", shape=(1, 13, 16, 16, 64), heads=2, cuboid=(13, 1, 1), global_vectors=8, dtype=torch.float32
@@ -31,13 +31,13 @@ CPU_CASES: dict[str, Any] = {
     "adaln_norm": AdalnNormCase(name="cpu", shape=(2, 576, 256), dtype=torch.float32),
     "sampler_step": SamplerStepCase(name="cpu", shape=(2, 12, 1, 96, 96)),
 }
-# Providers that no CPU is asked for: each takes half a minute to compile there.
+# Providers that are not timed on a CPU, where each takes half a minute to compile.
 GPU_ONLY = ("compiled", "flex")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two calls that give the same result and gradients; ``kept`` are two that only go forward, for their memory."""
+    """Two calls with the same result and gradients; ``kept`` are their forward passes, to count saved memory."""
 
     name: str
     ours: Callable[[], Any]
@@ -46,7 +46,7 @@ class Pair:
 
 
 def pairs(device: str) -> Iterator[Pair]:
-    """Yield every pair that a device is asked for, operators first."""
+    """Yield every pair for a device, operators first."""
     for op in sorted(CPU_CASES):
         yield from _of_operator(import_module(f"benchmarks.{op}").BENCHMARK, device)
     yield _group_norm_and_silu(device)
@@ -64,7 +64,7 @@ def _of_operator(benchmark: Benchmark, device: str) -> Iterator[Pair]:
 
     def call(provider: Any) -> Callable[[], Any]:
         def run() -> None:
-            with chosen_body(provider.body):
+            with use_implementation(provider.implementation):
                 result = provider.function(*tensors)
                 if leaves:
                     torch.autograd.grad(result.sum(), leaves, allow_unused=True)
@@ -72,15 +72,15 @@ def _of_operator(benchmark: Benchmark, device: str) -> Iterator[Pair]:
         return run
 
     by_name = {p.name: p for p in benchmark.providers(case, device) if device != "cpu" or p.name not in GPU_ONLY}
-    wanted = [("triton" if device == "cuda" else "reference", name) for name in by_name]
-    wanted.append(("compiled", "twin"))
-    for ours, peer in wanted:
+    names = [("triton" if device == "cuda" else "reference", name) for name in by_name]
+    names.append(("compiled", "pytorch"))
+    for ours, peer in names:
         if ours in by_name and ours != peer:
             yield Pair(name=f"{benchmark.op} {ours}/{peer}", ours=call(by_name[ours]), peer=call(by_name[peer]))
 
 
 def _as_leaves(inputs: Any, leaves: list[Tensor] | None) -> Any:
-    """Return the arguments of a provider with every floating tensor one that a gradient is asked of, as in training."""
+    """Return the arguments of a provider, every floating tensor a leaf that requires a gradient, as in training."""
     if isinstance(inputs, Tensor):
         if leaves is None or not inputs.is_floating_point():
             return inputs
@@ -127,7 +127,7 @@ def _backward(forward: Callable[[], Tensor], x: Tensor) -> Callable[[], Any]:
 
 
 def kept_bytes(forward: Callable[[], Any]) -> int:
-    """Return the bytes that a forward pass keeps for backward, each storage once, parameters too."""
+    """Return the bytes that a forward pass saves for backward, each storage once, parameters included."""
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:

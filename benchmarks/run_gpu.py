@@ -1,11 +1,11 @@
-"""On a CUDA machine: test every kernel, then time every op whose tests pass; one CSV, the table last, in 8 minutes.
+"""Test every kernel on a CUDA machine, then time every op whose tests pass; writes one CSV, in under 8 minutes.
 
     PYTHONPATH=kernels python -m benchmarks.run_gpu
 
-Needs torch, triton and pytest, no installation of ours. An op is found by its folder in ``simcast_kernels``, its tests
-by ``tests/kernels/test_<op>*.py``, its benchmark by ``benchmarks/<op>.py``. Each benchmark is a process of its own, so
-that a kernel that breaks the device's context takes no other op with it. The CSV goes to the folder that ``RESULTS``
-names, by default ``benchmarks/results``.
+Requires torch, triton and pytest; the project need not be installed. An op is found by its cases in
+``benchmarks/cases``, its tests by ``tests/kernels/test_<op>*.py``, its benchmark by ``benchmarks/<op>.py``. Each
+benchmark runs in its own process, so that a kernel that corrupts the CUDA context affects no other op. The CSV is
+written to the folder in ``RESULTS``, by default ``benchmarks/results``.
 """
 
 import csv
@@ -27,14 +27,14 @@ from benchmarks.harness import COLUMNS, machine, read_rows, show
 ROOT = Path(__file__).resolve().parents[1]
 TOTAL_SECONDS = 465.0
 TEST_SECONDS = 240.0
-# A case that begins just before an op's time is over still has to end.
+# Time for a case that starts just before the time of its op is over.
 CASE_SECONDS = 30.0
 
 
 def main() -> int:
-    """Run tests and benchmarks; return 1 if a test failed or a result was wrong, 2 without a CUDA device."""
+    """Run tests and benchmarks; return 1 after a failed test or wrong result, 2 without a CUDA device."""
     if not torch.cuda.is_available():
-        print("no CUDA device here: torch.cuda.is_available() is False. Nothing was run.", file=sys.stderr)
+        print("no CUDA device: torch.cuda.is_available() is False; nothing was run", file=sys.stderr)
         return 2
     began = time.perf_counter()
     about = machine("cuda")
@@ -47,8 +47,8 @@ def main() -> int:
             TEST_SECONDS,
             environment,
         )
-        red = failed_ops(report, op_names()) if not tests_passed else set()
-        ops = [op for op in by_size(op_names()) if (ROOT / "benchmarks" / f"{op}.py").is_file() and op not in red]
+        failed = failed_ops(report, op_names()) if not tests_passed else set()
+        ops = [op for op in by_size(op_names()) if (ROOT / "benchmarks" / f"{op}.py").is_file() and op not in failed]
         timed, rows = True, []
         for i, op in enumerate(ops):
             share = (TOTAL_SECONDS - (time.perf_counter() - began)) / (len(ops) - i)
@@ -60,22 +60,22 @@ def main() -> int:
     path = write(rows, about)
     show(rows)
     print(f"{len(rows)} rows in {path}; {time.perf_counter() - began:.0f} s")
-    if red:
-        print(f"not timed, since tests failed: {', '.join(sorted(red))}", file=sys.stderr)
+    if failed:
+        print(f"not timed, because tests failed: {', '.join(sorted(failed))}", file=sys.stderr)
     return 0 if tests_passed and timed else 1
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment, with our packages on the path and no switch of a kernel's body."""
+    """Return the environment of this process with the repository on PYTHONPATH and the default implementation."""
     kept = {k: v for k, v in os.environ.items() if k not in ("TRITON_INTERPRET", "SIMCAST_KERNELS")}
     paths = [str(ROOT), str(ROOT / "kernels"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
 def failed_ops(report: Path, ops: Iterable[str]) -> set[str]:
-    """Return the ops with a failed test in pytest's JUnit report; all of them if there is no whole report.
+    """Return the ops with a failed test in pytest's JUnit report; all of them without a complete report.
 
-    A test of no op in particular, such as one of dispatch, fails them all.
+    A failed test that belongs to no op, such as one of dispatch, counts for all.
     """
     ops = set(ops)
     try:
@@ -96,12 +96,12 @@ def failed_ops(report: Path, ops: Iterable[str]) -> set[str]:
 
 
 def by_size(ops: Sequence[str]) -> list[str]:
-    """Return the ops, that with the smallest largest case first."""
+    """Return the ops sorted by the size of their largest case."""
     return sorted(ops, key=lambda op: max(case.bytes_moved("forward") for case in op_cases(op).CASES))
 
 
 def write(rows: Sequence[dict[str, str]], about: dict[str, str]) -> Path:
-    """Write all rows into one CSV named after commit and device, and return its path."""
+    """Write all rows to one CSV named after commit and device, and return its path."""
     folder = Path(os.environ.get("RESULTS") or ROOT / "benchmarks" / "results")
     folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"gpu {about['commit']} {about['device']}").strip("-")
@@ -114,7 +114,7 @@ def write(rows: Sequence[dict[str, str]], about: dict[str, str]) -> Path:
 
 
 def _run(module: Sequence[str], seconds: float, environment: dict[str, str]) -> bool:
-    """Run ``python -m module`` for at most ``seconds``; return whether it ended well."""
+    """Run ``python -m module`` for at most ``seconds``; return whether it succeeded."""
     try:
         done = subprocess.run([sys.executable, "-m", *module], cwd=ROOT, env=environment, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:

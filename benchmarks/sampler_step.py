@@ -1,9 +1,9 @@
-"""Time sampler_step: the twin, the twin under torch.compile, and the op itself, in one run; a step has no backward.
+"""Time sampler_step: PyTorch, torch.compile and the op in one run; a step has no backward.
 
     PYTHONPATH=kernels python -m benchmarks.sampler_step [--case NAME] [--device cpu]
 
-On a CUDA device the op is its kernel, ``triton``. On a CPU it is ``reference``; with ``TRITON_INTERPRET=1`` small cases
-also go through the interpreter, for the check alone.
+On a CUDA device the op runs its kernel, ``triton``. On a CPU it runs its reference, ``reference``; with
+``TRITON_INTERPRET=1`` small cases also run in the interpreter, only to check the result.
 """
 
 import functools
@@ -24,25 +24,25 @@ INTERPRETER_ELEMENTS = 120_000
 
 
 def tensors(case: SamplerStepCase, device: str, seed: int) -> tuple[Any, ...]:
-    """Return one set of arguments: latent, two predictions, the clean latent of the step before."""
+    """Return one set of arguments: latent, two predictions, the clean latent of the previous step."""
     return tuple(case.tensors(device, seed=seed).values())
 
 
 def exact(case: SamplerStepCase, noisy: Tensor, prediction: Tensor, unconditional: Tensor | None, history) -> Tensor:
-    """Return the twin's next latent."""
+    """Return the exact next latent."""
     counters = case.counters(noisy.device)
     return sampler_step_reference(noisy, prediction, unconditional, history, counters=counters, **case.options)[0]
 
 
 def providers(case: SamplerStepCase, device: str) -> Sequence[Provider]:
-    """Return the providers that can run a case on a device, the twin first."""
+    """Return the providers for a case and device, plain PyTorch first."""
     counters = case.counters(device)
     hits = torch.zeros((), dtype=torch.int64, device=device)
 
     def expression(noisy: Tensor, prediction: Tensor, unconditional: Tensor | None, history: Tensor | None) -> Tensor:
-        made = sampler_step_reference(noisy, prediction, unconditional, history, counters=counters, **case.options)
-        hits.add_(made[2])
-        return made[0]
+        result = sampler_step_reference(noisy, prediction, unconditional, history, counters=counters, **case.options)
+        hits.add_(result[2])
+        return result[0]
 
     def op(noisy: Tensor, prediction: Tensor, unconditional: Tensor | None, history: Tensor | None) -> Tensor:
         return sampler_step(
@@ -56,17 +56,20 @@ def providers(case: SamplerStepCase, device: str) -> Sequence[Provider]:
             **case.options,
         )[0]
 
-    found = [Provider(name="twin", function=expression), Provider(name="compiled", function=_compiled(expression))]
+    candidates = [
+        Provider(name="pytorch", function=expression),
+        Provider(name="compiled", function=_compiled(expression)),
+    ]
     if device == "cuda":
-        return [*found, Provider(name="triton", function=op, body="triton")]
-    found.append(Provider(name="reference", function=op, body="reference"))
+        return [*candidates, Provider(name="triton", function=op, implementation="triton")]
+    candidates.append(Provider(name="reference", function=op, implementation="reference"))
     if interpreter_is_on() and case.numel <= INTERPRETER_ELEMENTS:
-        found.append(Provider(name=INTERPRETER, function=op, body="triton"))
-    return found
+        candidates.append(Provider(name=INTERPRETER, function=op, implementation="triton"))
+    return candidates
 
 
 def _compiled(expression):
-    torch.compiler.reset()  # every case has a shape of its own, and the compiler gives up after eight
+    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
     return functools.wraps(expression)(torch.compile(expression, dynamic=False, fullgraph=True))
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import MADE, RESULTS, machine, made, write_rows
+from benchmarks.harness import PROVENANCE, RESULTS, machine, provenance, write_rows
 from benchmarks.public_code import commit_of
 from benchmarks.released_evaluators import load_cascast
 from simcast_hpc.verification import PROTOCOLS, count
@@ -56,7 +56,8 @@ class Timed:
 
 
 COLUMNS = (
-    "provider", "shape", "thresholds", "p20_s", "p50_s", "p80_s", "cpu_least_s", "repetitions", "public_commit", *MADE,
+    "provider", "shape", "thresholds", "p20_s", "p50_s", "p80_s", "cpu_least_s", "repetitions", "public_commit",
+    *PROVENANCE,
 )  # fmt: skip
 
 
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "thresholds": len(_RELEASED.thresholds),
         "repetitions": given.repetitions,
         "public_commit": commit_of(given.cascast),
-        **made(device.type),
+        **provenance(device.type),
     }
     write_rows([row.row() | about for row in rows], COLUMNS, given.csv)
     print(given.csv)

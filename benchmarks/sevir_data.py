@@ -24,7 +24,7 @@ from benchmarks import data_index
 from benchmarks.data_archives import make_events, write_layouts
 from benchmarks.data_preparation import compare_with_bare, of_ranks
 from benchmarks.data_reading import BATCH, Reading, compare, read_all
-from benchmarks.harness import MADE, RESULTS, machine, made, write_rows
+from benchmarks.harness import PROVENANCE, RESULTS, machine, provenance, write_rows
 from benchmarks.public_code import commit_of
 from benchmarks.public_sevir_loader import import_loader
 
@@ -33,10 +33,10 @@ _EVENTS = ("events", "frames", "size", "repetitions")  # of what the first two p
 _VERSIONS = ("h5py", "hdf5")
 READING = (
     "provider", "layout", "order", "cache", "windows_per_core_s", "windows_per_s", *_EVENTS, "public_commit",
-    *_VERSIONS, *MADE,
+    *_VERSIONS, *PROVENANCE,
 )  # fmt: skip
-PREPARATION = ("way", "layout", "codec", "ranks", "bare_ms", "ours_ms", "megabytes", *_EVENTS, *_VERSIONS, *MADE)
-OPENING = ("events", "windows", "seconds", "mib", *_VERSIONS, *MADE)
+PREPARATION = ("way", "layout", "codec", "ranks", "bare_ms", "ours_ms", "megabytes", *_EVENTS, *_VERSIONS, *PROVENANCE)
+OPENING = ("events", "windows", "seconds", "mib", *_VERSIONS, *PROVENANCE)
 
 
 def table(lines: Sequence[tuple[str, ...]]) -> None:
@@ -129,7 +129,7 @@ def of_events(options: argparse.Namespace) -> dict[str, object]:
 
 def write(rows: Sequence[dict[str, object]], columns: Sequence[str], path: Path) -> None:
     """Write the rows of a part with what they were measured on, and say where."""
-    about = {"h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version, **made("cpu")}
+    about = {"h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version, **provenance("cpu")}
     write_rows([row | about for row in rows], columns, path)
     print(path)
 

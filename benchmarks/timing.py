@@ -1,4 +1,4 @@
-"""Timing a call, and what a device can do at most: a roofline from a copy and matrix products of the same run."""
+"""Time calls, and measure the roofline of a device: copy bandwidth and matmul rate in the same run."""
 
 import math
 import time
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-CPU_CACHE_BYTES = 2**25  # where the kernel does not tell
-MOST_CPU_CACHE_BYTES = 2**27  # a virtual machine is told of its whole socket's, of which it has a share
+CPU_CACHE_BYTES = 2**25  # if the operating system does not report a size
+MAX_CPU_CACHE_BYTES = 2**27  # a virtual machine reports the cache of the whole socket
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,33 +18,33 @@ class Roofline:
     """The two ceilings of a device (Williams, Waterman and Patterson 2009), measured.
 
     Attributes:
-        copy: bytes a second of a large copy, bytes read and bytes written both counted.
-        products: operations a second of a large matrix product by dtype, a multiplication and its addition as two.
+        copy: bandwidth of a large copy in bytes per second, reads plus writes.
+        matmuls: rate of a large matmul in FLOP/s by dtype, a multiply-add as two.
     """
 
     copy: float
-    products: dict[torch.dtype, float] = field(default_factory=dict)
+    matmuls: dict[torch.dtype, float] = field(default_factory=dict)
 
-    def floor(self, size: int, operations: int, dtype: torch.dtype) -> tuple[float, Literal["memory", "product"]]:
-        """Return the fewest seconds that work can take, and which of the two ceilings says so.
+    def floor(self, size: int, operations: int, dtype: torch.dtype) -> tuple[float, Literal["memory", "matmul"]]:
+        """Return the minimum time in seconds, and the ceiling that determines it.
 
         Args:
-            size: bytes moved at least.
-            operations: of matrix products; other arithmetic has another ceiling and is not counted.
-            dtype: of the products.
+            size: minimum number of bytes moved.
+            operations: FLOPs of the matmuls; other arithmetic is not counted.
+            dtype: dtype of the matmuls.
         """
         memory = size / self.copy
-        product = operations / self.products[dtype] if operations else 0.0
-        return (product, "product") if product > memory else (memory, "memory")
+        matmul = operations / self.matmuls[dtype] if operations else 0.0
+        return (matmul, "matmul") if matmul > memory else (memory, "memory")
 
 
 def measured_roofline(device: str, dtypes: Sequence[torch.dtype]) -> Roofline:
-    """Measure both ceilings of a device now."""
-    return Roofline(copy=copy_bandwidth(device), products={dtype: product_rate(device, dtype) for dtype in dtypes})
+    """Measure both ceilings of a device."""
+    return Roofline(copy=copy_bandwidth(device), matmuls={dtype: matmul_rate(device, dtype) for dtype in dtypes})
 
 
 def copy_bandwidth(device: str) -> float:
-    """Return the bandwidth of a large copy in bytes a second, bytes read and bytes written both counted."""
+    """Return the bandwidth of a large copy in bytes per second, reads plus writes."""
     size = 2**30 if device == "cuda" else max(2**26, 2 * cache_bytes(device))
     source = torch.randint(0, 256, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -52,8 +52,8 @@ def copy_bandwidth(device: str) -> float:
     return 2 * size / (quantile(times, 0.5) * 1e-6)
 
 
-def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Return the operations a second of a large square matrix product of random numbers, by PyTorch's own."""
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Return the rate of a large square PyTorch matmul of random numbers in FLOP/s."""
     size = 8192 if device == "cuda" else 1024
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
@@ -63,28 +63,28 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def cache_bytes(device: str) -> int:
-    """Return the size of the cache that repeated work on one buffer would be timed in."""
+    """Return the size of the cache that repeated work on one buffer could hit."""
     if device == "cuda":
         return torch.cuda.get_device_properties(0).L2_cache_size
     sizes = [CPU_CACHE_BYTES]
     for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         text = path.read_text().strip()
         sizes.append(int(text[:-1]) * 2**10 if text.endswith("K") else int(text.rstrip("M")) * 2**20)
-    return min(max(sizes), MOST_CPU_CACHE_BYTES)
+    return min(max(sizes), MAX_CPU_CACHE_BYTES)
 
 
 def set_count(size: int, device: str) -> int:
-    """Return how many sets of inputs of ``size`` bytes to rotate through, so that no set is still in the cache."""
-    wanted = math.ceil(4 * cache_bytes(device) / size) + 1
+    """Return the number of input sets of ``size`` bytes to rotate through, so that no set is still in the cache."""
+    count = math.ceil(4 * cache_bytes(device) / size) + 1
     if device != "cuda":
-        return max(2, min(wanted, 16, int(2**30 / size)))
+        return max(2, min(count, 16, int(2**30 / size)))
     free, _ = torch.cuda.mem_get_info()
-    # A set may come to hold its inputs, a graph of autograd and the intermediates of an eager twin.
-    return max(1, min(wanted, 256, int(free / 16 / size)))
+    # A set can hold its inputs, an autograd graph and the intermediates of eager PyTorch.
+    return max(1, min(count, 256, int(free / 16 / size)))
 
 
 def time_calls(call: Callable[[int], Any], count: int, *, device: str, seconds: float = 0.3) -> list[float]:
-    """Return the microseconds of each of at least 10 calls, after a warm-up, in about ``seconds`` in all."""
+    """Return the time in microseconds of each of at least 10 calls, after a warm-up, within about ``seconds``."""
     call(0)
     began = time.perf_counter()
     call(count - 1)
@@ -107,7 +107,7 @@ def time_calls(call: Callable[[int], Any], count: int, *, device: str, seconds: 
 
 
 def time_graph(call: Callable[[int], Any], count: int, stream: torch.cuda.Stream) -> list[float]:
-    """Return the microseconds of a call, averaged over a graph that calls every set, for each of 20 replays."""
+    """Return the time in microseconds of a call in a CUDA graph over all input sets, for each replay."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         for i in range(count):
@@ -117,7 +117,7 @@ def time_graph(call: Callable[[int], Any], count: int, stream: torch.cuda.Stream
 
 
 def wait(device: str) -> None:
-    """Wait for what the device was given to do."""
+    """Wait until the device has finished its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 

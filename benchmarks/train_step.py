@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import public_code
-from benchmarks.harness import chosen_body, machine
+from benchmarks.harness import machine, use_implementation
 from simcast_hpc.config import EarthformerConfig, SimVPConfig
 from simcast_hpc.models import build_model
 from simcast_hpc.models.published_weights import load_public
@@ -236,7 +236,7 @@ def measure(
 def one_step(contender: Contender, device: str) -> tuple[Seconds, Seconds, float]:
     """Return the time of a forward and of a backward pass, and the peak memory of both in gigabytes."""
     contender.network.zero_grad(set_to_none=True)
-    with peak_memory(device) as peak, chosen_body(contender.body), warnings.catch_warnings():
+    with peak_memory(device) as peak, use_implementation(contender.body), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         began = seconds_now(device)
         loss = contender.loss()
@@ -288,7 +288,7 @@ def _forecast(contender: Contender) -> Tensor:
     """Return the forecast ``[B, T', C, H, W]`` of a contender's batch, caught on its way into the loss."""
     caught: list[Tensor] = []
     hook = contender.network.register_forward_hook(lambda module, inputs, output: caught.append(output))
-    with torch.no_grad(), chosen_body(contender.body):
+    with torch.no_grad(), use_implementation(contender.body):
         contender.loss()
     hook.remove()
     (forecast,) = caught

@@ -1,9 +1,9 @@
-"""Time weighted_mse: the twin, the twin under torch.compile, and the op itself, in one run.
+"""Time weighted_mse: PyTorch, torch.compile and the op in one run.
 
     PYTHONPATH=kernels python -m benchmarks.weighted_mse [--case NAME] [--mode full] [--device cpu]
 
-On a CUDA device the op is its kernel, ``triton``. On a CPU it is ``reference``, what training on a CPU runs; with
-``TRITON_INTERPRET=1`` small cases also go through the interpreter, for the check alone.
+On a CUDA device the op runs its kernel, ``triton``. On a CPU it runs its reference, ``reference``, as in training; with
+``TRITON_INTERPRET=1`` small cases also run in the interpreter, only to check the result.
 """
 
 import functools
@@ -29,12 +29,12 @@ def tensors(case: WeightedMseCase, device: str, seed: int) -> tuple[Any, ...]:
 
 
 def exact(case: WeightedMseCase, prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the twin's loss."""
+    """Return the exact loss."""
     return weighted_mse_reference(prediction, target, mask=mask, **case.table)
 
 
 def providers(case: WeightedMseCase, device: str) -> Sequence[Provider]:
-    """Return the providers that can run a case on a device, the twin first."""
+    """Return the providers for a case and device, plain PyTorch first."""
 
     def expression(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         return weighted_mse_reference(prediction, target, mask=mask, **case.table)
@@ -42,20 +42,20 @@ def providers(case: WeightedMseCase, device: str) -> Sequence[Provider]:
     def op(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
         return weighted_mse(prediction, target, mask=mask, **case.table)
 
-    found = [
-        Provider(name="twin", function=expression),
+    candidates = [
+        Provider(name="pytorch", function=expression),
         Provider(name="compiled", function=_compiled(expression)),
     ]
     if device == "cuda":
-        return [*found, Provider(name="triton", function=op, body="triton")]
-    found.append(Provider(name="reference", function=op, body="reference"))
+        return [*candidates, Provider(name="triton", function=op, implementation="triton")]
+    candidates.append(Provider(name="reference", function=op, implementation="reference"))
     if interpreter_is_on() and case.numel <= INTERPRETER_ELEMENTS:
-        found.append(Provider(name=INTERPRETER, function=op, body="triton"))
-    return found
+        candidates.append(Provider(name=INTERPRETER, function=op, implementation="triton"))
+    return candidates
 
 
 def _compiled(expression):
-    torch.compiler.reset()  # every case has a shape of its own, and the compiler gives up after eight
+    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
     return functools.wraps(expression)(torch.compile(expression, dynamic=False, fullgraph=True))
 
 

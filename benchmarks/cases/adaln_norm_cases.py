@@ -1,4 +1,4 @@
-"""Cases of ``adaln_norm``: both stacks of CasFormer, a large one that shows the bandwidth, and sizes that break."""
+"""Cases of ``adaln_norm``: both stacks of CasFormer, a bandwidth-bound one, and sizes at the edges of the tiling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from simcast_kernels.dispatch import Launch
 
 @dataclass(frozen=True, kw_only=True)
 class AdalnNormCase:
-    """One input: ``shape`` is ``[N, L, D]``; ``residual`` says whether there is a gated branch."""
+    """One input: ``shape`` is ``[N, L, D]``; ``residual``: with a gated branch."""
 
     name: str
     shape: tuple[int, int, int]
@@ -26,10 +26,10 @@ class AdalnNormCase:
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the fewest bytes: stream and branch in, modulated and stream out, and each row's mean and deviation.
+        """Return the minimum bytes: stream and branch in, modulated and stream out, mean and deviation of each row.
 
-        The backward reads the gradient of the modulated tokens, stream and branch, and writes two gradients; one of
-        the stream, where something uses it later, would be read besides.
+        Backward reads the gradient of the modulated tokens, stream and branch, and writes two gradients; a gradient
+        of the stream from later layers is not counted.
         """
         tensors = (5 if self.residual else 3) if direction == "backward" else (4 if self.residual else 2)
         rows = self.shape[0] * self.shape[1] * 8
@@ -40,15 +40,15 @@ class AdalnNormCase:
         return 0
 
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:
-        """Return random inputs of order 1; shift, scale and gate are parts of one projection, as in the model."""
+        """Return random inputs of order 1; shift, scale and gate are chunks of one projection, as in the model."""
         generator = torch.Generator(device).manual_seed(seed)
 
         def random(*shape: int) -> Tensor:
             return torch.randn(shape, device=device, generator=generator).to(self.dtype)
 
         shift, scale, gate = random(self.shape[0], 3 * self.shape[2]).chunk(3, dim=-1)
-        made = {"x": random(*self.shape), "shift": shift, "scale": scale}
-        return made | {"branch": random(*self.shape), "gate": gate} if self.residual else made
+        tensors = {"x": random(*self.shape), "shift": shift, "scale": scale}
+        return tensors | {"branch": random(*self.shape), "gate": gate} if self.residual else tensors
 
 
 CASES = (

@@ -1,4 +1,4 @@
-"""Cases of ``cuboid_attention``: Earthformer's layers at SEVIR size and larger, and small ones that break kernels."""
+"""Cases of ``cuboid_attention``: layers of Earthformer at SEVIR size and larger, and small ones for edge cases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,15 +14,15 @@ from simcast_kernels.cuboid_attention.reference import cuboid_attention_referenc
 from simcast_kernels.dispatch import Launch
 
 LOCAL = ("l", "l", "l")
-SM_80 = {"sm_80": "64 x 64 scores beside global vectors leave too few registers"}
-FP32 = dict.fromkeys(("sm_80", "sm_90", "sm_100"), "float32 products run on plain registers; training is bfloat16")
+SM_80 = {"sm_80": "64 x 64 scores plus global vectors need too many registers"}
+FP32 = dict.fromkeys(("sm_80", "sm_90", "sm_100"), "float32 matmuls use no matrix unit; training is in bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CuboidAttentionCase:
     """One input: ``shape`` is ``[B, T, H, W, D]`` of the result; ``memory_frames`` above 0 means cross-attention.
 
-    ``shared_query`` lets the query itself attend to the global vectors, as the public code does without
+    ``shared_query``: the query also attends to the global vectors, as in the public code without
     ``separate_global_qkv``.
     """
 
@@ -43,7 +43,7 @@ class CuboidAttentionCase:
 
     @property
     def options(self) -> dict:
-        """The keyword arguments of the op that are no tensors."""
+        """The keyword arguments of the op that are not tensors."""
         return {
             "heads": self.heads,
             "cuboid": self.cuboid,
@@ -56,33 +56,33 @@ class CuboidAttentionCase:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every tensor argument by its name in :class:`.problem.Inputs`, the first ones positional."""
+        """The shape of every tensor argument by its name in ``Inputs``; the first are positional."""
         batch, _, h, w, width = self.shape
         cross = self.memory_frames > 0
-        found: dict[str, tuple[int, ...]] = {"query": (*self.shape[:4], width if cross else 3 * width)}
+        shapes: dict[str, tuple[int, ...]] = {"query": (*self.shape[:4], width if cross else 3 * width)}
         if cross:
-            found["memory"] = (batch, self.memory_frames, h, w, 2 * width)
+            shapes["memory"] = (batch, self.memory_frames, h, w, 2 * width)
         if self.biased:
-            main = {name: torch.empty(shape, device="meta") for name, shape in found.items()}
+            main = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
             problem = make_problem(Inputs(**main), Options(**self.options))
-            found["bias"] = (self.heads, problem.query.tokens, problem.memory.tokens)
+            shapes["bias"] = (self.heads, problem.query.tokens, problem.memory.tokens)
         if self.global_vectors:
             if not self.shared_query:
-                found["global_query"] = self.shape
-            found["global_key"] = found["global_value"] = (batch, self.global_vectors, width)
-        return found
+                shapes["global_query"] = self.shape
+            shapes["global_key"] = shapes["global_value"] = (batch, self.global_vectors, width)
+        return shapes
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the fewest bytes: forward reads all inputs and writes the result; backward does so and back again."""
+        """Return the minimum bytes: forward reads inputs, writes the result; backward also writes all gradients."""
         item = self.dtype.itemsize
         inputs = sum(prod(shape) * (4 if name == "bias" else item) for name, shape in self.shapes.items())
         result = prod(self.shape) * item
         return 2 * inputs + result if direction == "backward" else inputs + result
 
     def operations(self, direction: Direction) -> int:
-        """Return those of two products, of each token with its cuboid and the global vectors; backward of five.
+        """Return the FLOPs of two matmuls of each token with its cuboid and the global vectors; five in backward.
 
-        Backward the weights of pairs are computed again, since nobody keeps them, and four gradients come of them.
+        Backward recomputes the weights and computes four gradients.
         """
         _, t, h, w, width = self.shape
         tokens = (self.memory_frames or t, h, w)
@@ -91,7 +91,7 @@ class CuboidAttentionCase:
         return forward * 5 // 2 if direction == "backward" else forward
 
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:
-        """Return random inputs by name, of order 1; the bias is float32, as a parameter is."""
+        """Return random inputs by name, of order 1; the bias is float32, like a parameter."""
         generator = torch.Generator(device).manual_seed(seed)
         return {
             name: torch.randn(shape, device=device, generator=generator).to(
@@ -101,7 +101,7 @@ class CuboidAttentionCase:
         }
 
     def attention(self, tensors: dict[str, Tensor], *, reference: bool = False) -> Tensor:
-        """Return the op's result, or its twin's, of tensors named as :meth:`tensors` names them."""
+        """Return the result of the op, or of its reference, for tensors named as in :meth:`tensors`."""
         rest = dict(tensors)
         main = [rest.pop(name) for name in ("query", "memory") if name in rest]
         if reference:

@@ -1,4 +1,4 @@
-"""Cases of ``layer_norm_linear``: the layers of Earthformer at SEVIR size, and sizes that break kernels."""
+"""Cases of ``layer_norm_linear``: layers of Earthformer at SEVIR size, and sizes at the edges of the tiling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ EPS = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNormLinearCase:
-    """One input: ``shape`` is ``[..., D]`` of x, ``features`` the width of each layer's result."""
+    """One input: ``shape`` is ``[..., D]`` of x, ``features`` the output width of each layer."""
 
     name: str
     shape: tuple[int, ...]
@@ -26,28 +26,28 @@ class LayerNormLinearCase:
     spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the fewest bytes: forward reads inputs and writes results; backward does so and back again."""
+        """Return the minimum bytes: forward reads inputs, writes results; backward also writes all input gradients."""
         width, item = self.shape[-1], self.dtype.itemsize
         layers = (width + self.biased) * sum(self.features)
         x, norm, results = prod(self.shape), 2 * width, prod(self.shape[:-1]) * sum(self.features)
         return item * ((2 if direction == "backward" else 1) * (x + norm + layers) + results)
 
     def operations(self, direction: Direction) -> int:
-        """Return those of the layers, forward, or of the gradient of x; those of the weights are PyTorch's products."""
+        """Return the FLOPs of the layers or of the gradient of x; weight gradients are separate PyTorch matmuls."""
         return 2 * prod(self.shape) * sum(self.features)
 
     def tensors(self, device: torch.device | str, *, seed: int) -> Inputs:
-        """Return random inputs whose results are of order 1; x has a mean and a spread of its own in each row."""
+        """Return random inputs whose results are of order 1; the rows of x have mean and spread."""
         generator = torch.Generator(device).manual_seed(seed)
         width = self.shape[-1]
 
-        def drawn(*shape: int, spread: float, mean: float = 0.0) -> Tensor:
+        def random(*shape: int, spread: float, mean: float = 0.0) -> Tensor:
             return (torch.randn(shape, device=device, generator=generator) * spread + mean).to(self.dtype)
 
-        x = drawn(*self.shape, spread=2.0, mean=0.5)
-        weights = [drawn(f, width, spread=width**-0.5) for f in self.features]
-        biases = [drawn(f, spread=0.5) for f in self.features] if self.biased else []
-        return Inputs(x, drawn(width, spread=0.2, mean=1.0), drawn(width, spread=0.2), weights, biases)
+        x = random(*self.shape, spread=2.0, mean=0.5)
+        weights = [random(f, width, spread=width**-0.5) for f in self.features]
+        biases = [random(f, spread=0.5) for f in self.features] if self.biased else []
+        return Inputs(x, random(width, spread=0.2, mean=1.0), random(width, spread=0.2), weights, biases)
 
 
 CASES = (

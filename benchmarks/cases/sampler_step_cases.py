@@ -1,4 +1,4 @@
-"""Cases of ``sampler_step``: CasCast's latents, pixel-size tensors that show the bandwidth, and sizes that break."""
+"""Cases of ``sampler_step``: CasCast latents, bandwidth-bound pixel sizes, and sizes at the edges of the tiling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from benchmarks.cases import Direction
 from simcast_kernels.dispatch import Launch
 from simcast_kernels.sampler_step.reference import Coefficients, Counters
 
-# A step of DDIM from timestep 500 to 450 of the linear schedule, of its stochastic form, and of DPM-Solver++(2M).
+# Steps from timestep 500 to 450 of the linear schedule: DDIM, its stochastic form, DPM-Solver++(2M).
 DDIM = Coefficients(3.571, -3.428, 0.0, 0.9392, 0.3433)
 ANCESTRAL = Coefficients(3.571, -3.428, 0.0, 0.7211, 0.3433, noise=0.6017)
 DPM_SOLVER = Coefficients(3.571, -3.428, 0.9784, 0.0, 0.0844, from_history=-0.0152)
@@ -19,7 +19,7 @@ DPM_SOLVER = Coefficients(3.571, -3.428, 0.9784, 0.0, 0.0844, from_history=-0.01
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerStepCase:
-    """One input: ``shape`` is ``[rows, T, C, H, W]``; history is read and the clean latent written as ``forms`` ask."""
+    """One input: ``shape`` is ``[rows, T, C, H, W]``; ``forms`` determine whether history and clean latent are used."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,7 +41,7 @@ class SamplerStepCase:
         return self.forms.from_history != 0
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the fewest bytes of a step: latent and predictions read, next latent written, and the history's."""
+        """Return the minimum bytes: latent, predictions, history read; next and clean latent written."""
         return self.numel * self.dtype.itemsize * (3 + self.guided + 2 * self.with_clean)
 
     def operations(self, direction: Direction) -> int:
@@ -49,7 +49,7 @@ class SamplerStepCase:
         return 0
 
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor | None]:
-        """Return random latents of order 1 by the names of the op's arguments."""
+        """Return random latents of order 1, by argument name."""
         generator = torch.Generator(device).manual_seed(seed)
 
         def latent() -> Tensor:
@@ -63,7 +63,7 @@ class SamplerStepCase:
         }
 
     def counters(self, device: torch.device | str) -> Counters | None:
-        """Return the counters of rows that are members of two samples in turn; None without noise."""
+        """Return counters of rows that alternate between two samples; None without noise."""
         if not self.forms.noise:
             return None
         row = torch.arange(self.shape[0], device=device)
@@ -71,7 +71,7 @@ class SamplerStepCase:
 
     @property
     def options(self) -> dict:
-        """The keyword arguments of the op that are no tensors."""
+        """The keyword arguments of the op that are not tensors."""
         return {"coefficients": self.forms, "guidance": 1.5, "clip": self.clip}
 
 

@@ -1,4 +1,4 @@
-"""Cases of ``weighted_mse``: what the models train on, the published variants, and the sizes that break kernels."""
+"""Cases of ``weighted_mse``: training batches, published variants, and sizes at the edges of the tiling."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,7 +37,7 @@ class WeightedMseCase:
 
     @property
     def table(self) -> dict:
-        """The keyword arguments of the op that are no tensors."""
+        """The keyword arguments of the op that are not tensors."""
         return {
             "thresholds": self.thresholds,
             "weights": self.weights,
@@ -46,7 +46,7 @@ class WeightedMseCase:
         }
 
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the fewest bytes of one direction; the backward reads the stored gradient and writes the scaled."""
+        """Return the minimum bytes of one direction; backward reads the stored gradient and writes the scaled one."""
         if direction == "backward":
             return 2 * self.numel * self.dtype.itemsize
         read = self.dtype.itemsize + self.target.itemsize + self.masked
@@ -57,7 +57,7 @@ class WeightedMseCase:
         return 0
 
     def tensors(self, device: torch.device | str, *, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return random ``(prediction, target, mask)``: every code occurs in large cases, about 7 % is masked."""
+        """Return random ``(prediction, target, mask)``: every encoded value occurs in large cases, 7 % is masked."""
         generator = torch.Generator(device).manual_seed(seed)
         codes = torch.randint(0, 256, self.shape, dtype=torch.uint8, device=device, generator=generator)
         target = codes if self.target == torch.uint8 else codes / torch.full((), self.code_scale, device=device)

@@ -1,4 +1,4 @@
-"""The guard of ratios: what is worse is named, what is renewed is kept, and the pairs do give the same."""
+"""The guard of ratios: what is worse is named, what is updated is kept, and the pairs do give the same."""
 
 import dataclasses
 import time
@@ -21,14 +21,14 @@ def test_a_ratio_over_its_tolerance_is_named(now, worse):
     assert found == ([f"a/b, time: {now:.3f} of the peer's, was 0.800"] if worse else [])
 
 
-def test_a_pair_that_is_gone_is_named_and_other_devices_are_not_asked_for():
+def test_reports_missing_pairs_of_this_device_only():
     other = dataclasses.replace(RATIO, pair="c/d")
     of_gpu = dataclasses.replace(RATIO, device="NVIDIA H200")
-    assert compare([RATIO, other, of_gpu], [RATIO]) == ["c/d, time: gone"]
+    assert compare([RATIO, other, of_gpu], [RATIO]) == ["c/d, time: missing"]
     assert compare([RATIO], [RATIO, other]) == []
 
 
-def test_the_command_names_renews_and_keeps_tolerances(tmp_path, monkeypatch, capsys):
+def test_command_compares_and_updates_ratios(tmp_path, monkeypatch, capsys):
     slow = [1]
 
     def work():
@@ -54,12 +54,12 @@ def test_the_command_names_renews_and_keeps_tolerances(tmp_path, monkeypatch, ca
     assert main(words) == 1
     assert "worse: work, time: " in capsys.readouterr().err
     assert main([*words, "--update"]) == 0
-    renewed = {one.device: one for one in read(path)}
-    assert renewed["cpu"].ratio > 2 and renewed["cpu"].tolerance == 1.8
-    assert renewed["NVIDIA H200"].ratio == RATIO.ratio, "ratios of another device stand"
+    updated = {one.device: one for one in read(path)}
+    assert updated["cpu"].ratio > 2 and updated["cpu"].tolerance == 1.8
+    assert updated["NVIDIA H200"].ratio == RATIO.ratio, "ratios of other devices are kept"
 
 
-def test_every_pair_is_committed_and_runs_and_ours_give_the_same_and_keep_less():
+def test_every_pair_is_committed_agrees_and_saves_memory():
     found = list(pairs("cpu"))
     committed = {ratio.pair for ratio in read(COMMITTED) if ratio.device == "cpu"}
     assert {pair.name for pair in found} == committed, "python -m benchmarks.bench_check --update --device cpu"

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import compile_baseline, compile_kernels
 from benchmarks.cases import op_cases, op_names
-from benchmarks.compile_baseline import Entry, compare, entry_of, merged, read, standing_warps, worse, write
+from benchmarks.compile_baseline import Entry, compare, entry_of, merged, read, resident_warps, worse, write
 from benchmarks.compile_kernels import TARGETS, Row
 
 ENTRY = Entry(
@@ -52,10 +52,10 @@ def test_what_costs_nothing_is_no_worse(change):
     assert worse(ENTRY, changed(**change)) == []
 
 
-def test_rows_that_are_gone_are_worse_and_new_ones_are_said():
+def test_missing_rows_are_worse_and_new_rows_are_noted():
     found = compare([ENTRY, changed(case="other")], [ENTRY, changed(case="third")])
-    assert found.worse == ["op kernel other forward sm_90: gone"]
-    assert found.said == ["op kernel third forward sm_90: new"]
+    assert found.worse == ["op kernel other forward sm_90: missing"]
+    assert found.notes == ["op kernel third forward sm_90: new"]
 
 
 def test_operators_and_targets_that_were_not_compiled_are_not_asked_for():
@@ -79,8 +79,8 @@ def test_operators_and_targets_that_were_not_compiled_are_not_asked_for():
         ("gfx942", 32, 40_000, 4, 4),
     ],
 )
-def test_standing_warps_are_those_of_the_vendors_tables(target, registers, shared, warps, standing):
-    assert standing_warps(target, registers, shared, warps=warps) == standing
+def test_resident_warps_are_those_of_the_vendors_tables(target, registers, shared, warps, standing):
+    assert resident_warps(target, registers, shared, warps=warps) == standing
 
 
 def test_a_row_becomes_an_entry_and_comes_back_from_the_file(tmp_path):
@@ -96,11 +96,11 @@ def test_a_row_becomes_an_entry_and_comes_back_from_the_file(tmp_path):
     assert set(read(tmp_path / "table.csv")) == {entry, ENTRY}
 
 
-def test_the_committed_table_is_whole():
+def test_committed_table_has_every_launch():
     committed = read()
     keys = [entry.key for entry in committed]
     assert len(keys) == len(set(keys))
-    assert keys == sorted(keys), "written by --update, so that a change of it reads as a change of rows"
+    assert keys == sorted(keys), "sorted by --update, so that a diff shows the changed rows"
     launched = {
         (op, case.name, direction)
         for op in op_names()
@@ -108,11 +108,11 @@ def test_the_committed_table_is_whole():
         for direction, launches in op_cases(op).launches(case).items()
         if launches
     }
-    wanted = {(*launch, target) for launch in launched for target in TARGETS}
-    assert {(e.op, e.case, e.direction, e.target) for e in committed} == wanted, "compile_kernels --update"
+    expected = {(*launch, target) for launch in launched for target in TARGETS}
+    assert {(e.op, e.case, e.direction, e.target) for e in committed} == expected, "compile_kernels --update"
 
 
-def test_the_command_compares_and_renews(tmp_path, monkeypatch, capsys):
+def test_command_compares_and_updates(tmp_path, monkeypatch, capsys):
     row = Row(
         op="weighted_mse", kernel="kernel", case="case", direction="forward", target="sm_90", options="",
         dispatched=True, registers=40, spill_bytes=0, shared_bytes=0, marks="", seconds=1.0, spills_expected="",
@@ -127,8 +127,8 @@ def test_the_command_compares_and_renews(tmp_path, monkeypatch, capsys):
     rows[0] = dataclasses.replace(row, shared_bytes=512)
     capsys.readouterr()
     assert compile_kernels.main(words) == 1
-    told = capsys.readouterr()
-    assert "worse: weighted_mse kernel case forward sm_90: shared_bytes 0 -> 512" in told.err
+    output = capsys.readouterr()
+    assert "worse: weighted_mse kernel case forward sm_90: shared_bytes 0 -> 512" in output.err
     table = (tmp_path / "compiled.csv").read_text()
     (tmp_path / "compiled.csv").write_text(table.replace(read(tmp_path / "compiled.csv")[0].triton, "1.0"))
     assert compile_kernels.main(words) == 0

@@ -1,4 +1,4 @@
-"""Every provider of the cuboid attention benchmark computes what the twin computes."""
+"""Every provider of the cuboid attention benchmark computes what the reference computes."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def test_every_provider_is_right(case):
     tensors = cuboid_attention.tensors(case, "cpu", 0)
     tensors[0].requires_grad_()
     found = [p for p in cuboid_attention.providers(case, "cpu") if p.name != "compiled"]
-    assert {"twin", "eager", "sdpa", "reference"} <= {provider.name for provider in found}
+    assert {"pytorch", "eager", "sdpa", "reference"} <= {provider.name for provider in found}
     for provider in found:
         check(cuboid_attention.BENCHMARK, case, provider, tensors)
 

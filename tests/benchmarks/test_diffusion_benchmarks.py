@@ -1,4 +1,4 @@
-"""Every provider of the benchmarks of diffusion computes what the twin computes."""
+"""Every provider of the benchmarks of diffusion computes what the reference computes."""
 
 import pytest
 
@@ -13,7 +13,7 @@ def test_every_provider_of_a_step_is_right(name):
     (case,) = (case for case in CASES if case.name == name)
     tensors = sampler_step.tensors(case, "cpu", 0)
     found = [p for p in sampler_step.providers(case, "cpu") if p.name != "compiled"]
-    assert {"twin", "reference"} <= {provider.name for provider in found}
+    assert {"pytorch", "reference"} <= {provider.name for provider in found}
     for provider in found:
         check(sampler_step.BENCHMARK, case, provider, tensors)
 
@@ -24,6 +24,6 @@ def test_every_provider_of_a_norm_is_right(name):
     tensors = adaln_norm.tensors(case, "cpu", 0)
     tensors[0].requires_grad_()
     found = [p for p in adaln_norm.providers(case, "cpu") if p.name != "compiled"]
-    assert {"twin", "reference"} <= {provider.name for provider in found}
+    assert {"pytorch", "reference"} <= {provider.name for provider in found}
     for provider in found:
         check(adaln_norm.BENCHMARK, case, provider, tensors)

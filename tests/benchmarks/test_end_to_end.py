@@ -59,7 +59,7 @@ def test_a_small_step_is_measured_with_and_without_input(tmp_path, monkeypatch, 
     path = tmp_path / "rows.csv"
     words = ["--case", "earthformer-teacher", "--size", "24", "--rounds", "1", "--threads", "1", "--csv", str(path)]
     monkeypatch.setattr(end_to_end, "counted", lambda run, size, dtype: SMALL)
-    monkeypatch.setattr(end_to_end, "product_rate", lambda device, dtype: 1e11)
+    monkeypatch.setattr(end_to_end, "matmul_rate", lambda device, dtype: 1e11)
     assert end_to_end.main(words) == 0
     rows = list(csv.DictReader(path.open()))
     assert [row["input"] for row in rows] == ["none", "archive"]

@@ -13,16 +13,16 @@ from benchmarks.cases.weighted_mse_cases import CASES
 from benchmarks.harness import COLUMNS, Benchmark, Provider, WrongResultError, run_case
 from benchmarks.timing import Roofline, cache_bytes, measured_roofline, quantile, set_count
 
-SLOW = Roofline(copy=1e9, products={torch.float32: 1e10})
+SLOW = Roofline(copy=1e9, matmuls={torch.float32: 1e10})
 ODD = next(case for case in CASES if case.name == "odd")
 
 
 def providers_with(*extra: Provider):
     def providers(case, device):
-        def twin(prediction, target, mask):
+        def expression(prediction, target, mask):
             return weighted_mse.exact(case, prediction, target, mask)
 
-        return [Provider(name="twin", function=twin), *extra]
+        return [Provider(name="pytorch", function=expression), *extra]
 
     return Benchmark(op="weighted_mse", tensors=weighted_mse.tensors, providers=providers, exact=weighted_mse.exact)
 
@@ -49,7 +49,7 @@ def test_a_wrong_provider_is_not_timed(wrong, what):
         return wrong(weighted_mse.exact(ODD, prediction, target, mask), prediction)
 
     rows, message = rows_until_rejected(providers_with(Provider(name="fast", function=function)))
-    assert [row.provider for row in rows] == ["twin"]
+    assert [row.provider for row in rows] == ["pytorch"]
     assert f"fast, odd: RMS error ratio of the {what}" in message and "not timed" in message
 
 
@@ -66,13 +66,13 @@ def test_rows_carry_bytes_and_bandwidth():
 
 
 def test_the_lower_ceiling_binds():
-    roofline = Roofline(copy=1e9, products={torch.float32: 1e10})
+    roofline = Roofline(copy=1e9, matmuls={torch.float32: 1e10})
     assert roofline.floor(10**9, 0, torch.bfloat16) == (1.0, "memory")
     assert roofline.floor(10**9, 10**10 - 10, torch.float32) == (1.0, "memory")
-    assert roofline.floor(10**9, 3 * 10**10, torch.float32) == (3.0, "product")
+    assert roofline.floor(10**9, 3 * 10**10, torch.float32) == (3.0, "matmul")
 
 
-def test_operations_are_those_of_the_products():
+def test_operations_are_the_flops_of_the_matmuls():
     layers = next(case for case in LAYERS if case.name == "tiny")
     assert layers.operations("forward") == layers.operations("backward") == 2 * 30 * 24 * 47
     attention = next(case for case in ATTENTIONS if case.name == "sevir-axial-h")
@@ -86,7 +86,7 @@ def test_operations_are_those_of_the_products():
 def test_both_ceilings_of_this_machine_are_measured(monkeypatch):
     monkeypatch.setattr("benchmarks.timing.cache_bytes", lambda device: 2**22)
     roofline = measured_roofline("cpu", [torch.float32])
-    assert roofline.copy > 1e8 and roofline.products[torch.float32] > 1e8
+    assert roofline.copy > 1e8 and roofline.matmuls[torch.float32] > 1e8
 
 
 def test_inputs_rotate_through_more_than_the_cache_holds():
@@ -101,10 +101,10 @@ def test_quantiles_are_times_that_were_measured():
 
 
 def test_the_interpreter_gets_no_bandwidth():
-    def twin(prediction, target, mask):
+    def expression(prediction, target, mask):
         return weighted_mse.exact(ODD, prediction, target, mask)
 
-    benchmark = providers_with(Provider(name=harness.INTERPRETER, function=twin))
+    benchmark = providers_with(Provider(name=harness.INTERPRETER, function=expression))
     row = list(run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW))[-1]
     assert row.provider == "interpreter" and row.gb_per_s is None and row.fraction_of_copy is None
 
@@ -117,7 +117,7 @@ def test_the_switch_is_set_for_a_provider_alone(monkeypatch):
         seen.append(os.environ.get("SIMCAST_KERNELS"))
         return weighted_mse.exact(ODD, prediction, target, mask)
 
-    benchmark = providers_with(Provider(name="op", function=function, body="reference"))
+    benchmark = providers_with(Provider(name="op", function=function, implementation="reference"))
     list(run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW))
     assert set(seen) == {"reference"}
     assert os.environ["SIMCAST_KERNELS"] == "triton"
@@ -136,10 +136,10 @@ def test_main_writes_the_columns_and_prints_ratios(tmp_path, monkeypatch, capsys
     assert "1.00x" in capsys.readouterr().out
 
 
-def test_main_stops_beginning_cases_when_time_is_over(tmp_path, monkeypatch, capsys):
+def test_main_starts_no_case_after_the_time_limit(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(harness, "measured_roofline", lambda device, dtypes: SLOW)
     assert harness.main(providers_with(), ["--seconds", "0", "--device", "cpu", "--csv", str(tmp_path / "o.csv")]) == 0
-    assert capsys.readouterr().out.count("not timed, 0 s are over") == len(CASES)
+    assert capsys.readouterr().out.count("not timed, the limit of 0 s is reached") == len(CASES)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_main_stops_beginning_cases_when_time_is_over(tmp_path, monkeypatch, cap
         (["tests.kernels.test_dispatch"], {"ddim", "weighted_mse"}),
     ],
 )
-def test_ops_with_red_tests_are_not_timed(failed, expected, tmp_path):
+def test_ops_with_failed_tests_are_not_timed(failed, expected, tmp_path):
     report = tmp_path / "tests.xml"
     cases = "".join(f'<testcase classname="{name}"><failure/></testcase>' for name in failed)
     passed = '<testcase classname="tests.kernels.test_ddim"/>'
@@ -163,7 +163,7 @@ def test_without_a_report_no_op_is_timed(tmp_path):
     assert run_gpu.failed_ops(tmp_path / "none.xml", ["ddim"]) == {"ddim"}
 
 
-def test_run_gpu_needs_a_gpu_and_passes_no_switch_on(monkeypatch, capsys):
+def test_run_gpu_requires_a_gpu_and_clears_the_switches(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run_gpu.main() == 2
     assert "no CUDA device" in capsys.readouterr().err
@@ -172,26 +172,28 @@ def test_run_gpu_needs_a_gpu_and_passes_no_switch_on(monkeypatch, capsys):
     assert not {"TRITON_INTERPRET", "SIMCAST_KERNELS"} & set(run_gpu.child_environment())
 
 
-def test_results_go_to_the_folder_named(tmp_path, monkeypatch):
+def test_results_are_written_to_the_named_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS", str(tmp_path / "new"))
     path = run_gpu.write([dict.fromkeys(COLUMNS, "1")], {"commit": "abc1234", "device": "NVIDIA H200"})
     assert path == tmp_path / "new" / "gpu-abc1234-NVIDIA-H200.csv"
     assert harness.read_rows(path)[0]["op"] == "1"
 
 
-@pytest.mark.parametrize("red", [False, True])
-def test_run_gpu_tests_first_and_times_what_is_green(red, tmp_path, monkeypatch, capsys):
-    """Everything but the GPU: the children are replaced by what they would leave behind."""
+@pytest.mark.parametrize("has_failure", [False, True])
+def test_run_gpu_times_ops_whose_tests_pass(has_failure, tmp_path, monkeypatch, capsys):
+    """Without a GPU: the child processes are replaced by their output files."""
     began = []
 
     def child(module, seconds, environment):
         began.append(module[0])
         if module[0] == "pytest":
             report = module[-1].removeprefix("--junitxml=")
-            failure = '<testcase classname="tests.kernels.test_weighted_mse"><failure/></testcase>' if red else ""
+            failure = (
+                '<testcase classname="tests.kernels.test_weighted_mse"><failure/></testcase>' if has_failure else ""
+            )
             with open(report, "w") as file:
                 file.write(f"<testsuite>{failure}</testsuite>")
-            return not red
+            return not has_failure
         with open(module[-1], "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=COLUMNS)
             writer.writeheader()
@@ -203,11 +205,11 @@ def test_run_gpu_tests_first_and_times_what_is_green(red, tmp_path, monkeypatch,
     monkeypatch.setattr(run_gpu, "machine", lambda device: about)
     monkeypatch.setattr(run_gpu, "_run", child)
     monkeypatch.setenv("RESULTS", str(tmp_path))
-    assert run_gpu.main() == int(red)
+    assert run_gpu.main() == int(has_failure)
     (path,) = tmp_path.glob("*.csv")
     timed = [row["op"] for row in harness.read_rows(path)]
     assert began[0] == "pytest" and began[1:] == timed
-    assert ("benchmarks.weighted_mse" in timed) is not red
+    assert ("benchmarks.weighted_mse" in timed) is not has_failure
     out = capsys.readouterr()
     assert out.out.splitlines()[-1].startswith(f"{len(timed)} rows in")
-    assert ("not timed, since tests failed: weighted_mse" in out.err) is red
+    assert ("not timed, because tests failed: weighted_mse" in out.err) is has_failure

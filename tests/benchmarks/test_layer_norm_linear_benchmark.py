@@ -1,4 +1,4 @@
-"""Every provider of the layer norm benchmark computes what the twin computes."""
+"""Every provider of the layer norm benchmark computes what the reference computes."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def test_every_provider_is_right(case):
     tensors = layer_norm_linear.tensors(case, "cpu", 0)
     tensors[0].requires_grad_()
     found = [p for p in layer_norm_linear.providers(case, "cpu") if p.name != "compiled"]
-    assert {"twin", "reference"} <= {provider.name for provider in found}
+    assert {"pytorch", "reference"} <= {provider.name for provider in found}
     for provider in found:
         check(layer_norm_linear.BENCHMARK, case, provider, tensors)
 
