@@ -1,9 +1,9 @@
 """Checkpoints: the whole training state by name, independent of ZeRO stage and number of ranks.
 
-A checkpoint is a folder: one safetensors file a rank with that rank's share of the names (fp32 master value and
-both Adam moments), and a manifest with hashes. It is written by a thread from cloned host copies into
-a hidden directory and becomes visible by one rename at the end, so that it is complete or absent; a checkpoint that is
-removed is hidden by a rename first. The ranks must share the file system.
+A checkpoint is a folder with one safetensors file per rank, which contains that rank's share of the parameters (fp32
+master value and both Adam moments), and a manifest with hashes. A thread writes it from host copies into a hidden
+directory, and one rename at the end makes it visible, so that it is complete or absent; a checkpoint is hidden by a
+rename before it is removed. The ranks must share the file system.
 """
 
 import json
@@ -36,20 +36,20 @@ class CheckpointError(SimcastError, RuntimeError):
 
 
 class CheckpointWriter:
-    """Writes checkpoints in the background; at most one is under way, at most ``keep`` stay."""
+    """Writes checkpoints in the background, one at a time, and keeps the newest ``keep``."""
 
     def __init__(self, folder: Path, *, keep: int, ranks: TorchRanks, timeout_minutes: float):
         self.folder, self.keep, self.ranks = folder, keep, ranks
         self._timeout_seconds = timeout_minutes * 60
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
-        self.under_way: int | None = None  # the step whose checkpoint is being written; on every rank the same
+        self.pending_step: int | None = None  # the step whose checkpoint is being written; the same on every rank
         if ranks.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             sweep(folder)
 
     def failed(self) -> bool:
-        """Return whether this rank could not write its part of what is under way; not a collective."""
+        """Return whether this rank failed to write its share of the pending checkpoint; not a collective."""
         return self._failure is not None
 
     def save(
@@ -62,54 +62,60 @@ class CheckpointWriter:
         average: Tensors | None = None,
         auxiliary: Tensors | None = None,
     ) -> None:
-        """Copy the state to the host and begin to write it. A collective.
+        """Copy the state to the host and start writing it. A collective.
 
-        With it go this rank's share of an average, and what every rank holds whole beside the engine.
+        Args:
+            engine: the DeepSpeed engine.
+            step: optimizer steps done.
+            samples_seen: samples that they were computed from.
+            identity: of the run, for :meth:`Checkpoint.require`.
+            average: this rank's share of the moving average.
+            auxiliary: state outside the engine, complete on every rank.
 
         Raises:
-            CheckpointError: the previous checkpoint could not be written; the one before it stands.
+            CheckpointError: the previous checkpoint could not be written; the one before it is kept.
         """
         self.wait()
         rank, size = self.ranks.rank, self.ranks.size
         final = self.folder / f"step-{step:08d}"
-        if self.ranks.broadcast(final.exists()):  # a resumed run that ends where it began
+        if self.ranks.broadcast(final.exists()):  # a resumed run that is at its last step already
             return
         partial, error = self.ranks.broadcast(_make_temporary(final) if self.ranks.is_first else None)
         if error:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {error}")
-        mine: Tensors = {}
+        share: Tensors = {}
         for number, (name, tensors) in enumerate(read_state(engine)):
             if is_owner(number, rank=rank, ranks=size):
-                mine |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
-        mine |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
+                share |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
+        share |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
         if rank == 0:
-            mine |= {f"auxiliary/{name}": _to_host(value) for name, value in (auxiliary or {}).items()}
+            share |= {f"auxiliary/{name}": _to_host(value) for name, value in (auxiliary or {}).items()}
         manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": size}
-        self._thread = threading.Thread(target=self._write, args=(partial, final, mine, manifest), daemon=True)
+        self._thread = threading.Thread(target=self._write, args=(partial, final, share, manifest), daemon=True)
         self._thread.start()
-        self.under_way = step
+        self.pending_step = step
 
     def wait(self) -> None:
-        """Wait until what is under way is written. A collective.
+        """Wait until the pending checkpoint is written. A collective.
 
         Raises:
-            CheckpointError: on every rank, where it failed on any.
+            CheckpointError: on every rank, if writing failed on any.
         """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        self.under_way = None
+        self.pending_step = None
         failures = [message for message in self.ranks.gather(self._failure and str(self._failure)) if message]
         self._failure = None
         if failures:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {failures[0]}")
 
-    def _write(self, partial: Path, final: Path, mine: Tensors, manifest: dict[str, Any]) -> None:
+    def _write(self, partial: Path, final: Path, share: Tensors, manifest: dict[str, Any]) -> None:
         rank = self.ranks.rank
         try:
             path = partial / f"rank-{rank:05d}.safetensors"
-            write_tensors(path, mine)
-            note = {"file": path.name, "sha256": file_hash(path), "tensors": sorted(mine)}
+            write_tensors(path, share)
+            note = {"file": path.name, "sha256": file_hash(path), "tensors": sorted(share)}
             write_json(partial / f"rank-{rank:05d}.json", note)
             if rank == 0:
                 manifest["files"] = self._collect(partial, manifest["ranks"])
@@ -124,7 +130,7 @@ class CheckpointWriter:
                 (partial / f"rank-{rank:05d}.failed").touch()
 
     def _collect(self, partial: Path, ranks: int) -> list[dict[str, Any]]:
-        """Wait for the notes of all ranks and return them."""
+        """Wait for the file descriptions of all ranks and return them."""
         deadline = time.monotonic() + self._timeout_seconds
         while len(notes := sorted(partial.glob("rank-*.json"))) < ranks:
             if any(partial.glob("rank-*.failed")):
@@ -136,13 +142,13 @@ class CheckpointWriter:
 
 
 class Checkpoint:
-    """One visible checkpoint, read tensor by tensor."""
+    """A checkpoint on disk, read tensor by tensor."""
 
     def __init__(self, path: Path):
         """Read the manifest.
 
         Raises:
-            CheckpointError: there is none, or it is not one of ours.
+            CheckpointError: it is missing or invalid.
         """
         self.path = path
         try:
@@ -153,22 +159,22 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Optimizer steps that the state has seen."""
+        """Optimizer steps done."""
         return int(self.manifest["step"])
 
     def verify(self, *, rank: int = 0, ranks: int = 1) -> None:
         """Compare the hashes of this rank's share of the files.
 
         Raises:
-            CheckpointError: a file is absent or differs.
+            CheckpointError: a file is missing or differs.
         """
         for note in self.manifest["files"][rank::ranks]:
             path = self.path / note["file"]
             if not path.is_file() or file_hash(path) != note["sha256"]:
-                raise CheckpointError(f"{path} is absent or damaged")
+                raise CheckpointError(f"{path} is missing or damaged")
 
     def require(self, identity: Mapping[str, Any]) -> None:
-        """Refuse to continue a run of another configuration or other data.
+        """Reject an identity that differs from that of the checkpoint.
 
         Raises:
             ConfigError: names the first keys that differ, with both values.
@@ -179,7 +185,7 @@ class Checkpoint:
         """Return the fp32 ``param``, ``exp_avg`` and ``exp_avg_sq`` of one parameter.
 
         Raises:
-            CheckpointError: the checkpoint holds no such parameter.
+            CheckpointError: the checkpoint has no such parameter.
         """
         return {key: self._tensor(f"{key}/{name}") for key in ("param", "exp_avg", "exp_avg_sq")}
 
@@ -187,7 +193,7 @@ class Checkpoint:
         """Return the fp32 moving average of one parameter.
 
         Raises:
-            CheckpointError: the checkpoint holds none.
+            CheckpointError: the checkpoint has none.
         """
         return self._tensor(f"ema/{name}")
 
@@ -197,7 +203,7 @@ class Checkpoint:
         return {key.partition("/")[2]: self._tensor(key) for key in keys}
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Return what is exported: all fp32 values by name, the moving averages where there are any."""
+        """Return all fp32 parameters by name: their moving averages if the checkpoint has them."""
         kind = "ema/" if any(key.startswith("ema/") for key in self._file_of) else "param/"
         names = sorted(key.removeprefix(kind) for key in self._file_of if key.startswith(kind))
         return {name: self._tensor(kind + name) for name in names}
@@ -208,28 +214,28 @@ class Checkpoint:
         return {name.removeprefix(_MODEL_PREFIX): value for name, value in weights if name.startswith(_MODEL_PREFIX)}
 
     def check_names(self, engine: Any) -> None:
-        """Refuse a checkpoint whose parameters are not the engine's.
+        """Reject a checkpoint whose parameters are not those of the engine.
 
         Raises:
-            CheckpointError: names the first parameter that either side lacks.
+            CheckpointError: names the first parameters that are missing or unexpected.
         """
-        wanted = set(parameter_names(engine))
-        held = {key.removeprefix("param/") for key in self._file_of if key.startswith("param/")}
-        if wanted != held:
+        expected = set(parameter_names(engine))
+        stored = {key.removeprefix("param/") for key in self._file_of if key.startswith("param/")}
+        if expected != stored:
             raise CheckpointError(
-                f"{self.path} does not fit the model: it lacks {sorted(wanted - held)[:3]}, "
-                f"it holds unknown {sorted(held - wanted)[:3]}"
+                f"{self.path} does not fit the model: missing parameters {sorted(expected - stored)[:3]}, "
+                f"unexpected {sorted(stored - expected)[:3]}"
             )
 
     def _tensor(self, key: str) -> torch.Tensor:
         if key not in self._file_of:
-            raise CheckpointError(f"{self.path} holds no {key}")
+            raise CheckpointError(f"{self.path} contains no {key}")
         with safe_open(self.path / self._file_of[key], framework="pt") as file:
             return file.get_tensor(key)
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy on the host: there a gathered tensor may be the live one, which the next step would change."""
+    """Return a copy on the host; on a CPU the gathered tensor may be the live one, which the next step changes."""
     return tensor.detach().cpu().clone()
 
 
@@ -244,18 +250,18 @@ def _make_temporary(final: Path) -> tuple[Path, str | None]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the whole checkpoints of a folder, oldest first."""
+    """Return the complete checkpoints of a folder, oldest first."""
     return sorted(path for path in folder.glob("step-*") if not path.suffix and (path / _MANIFEST).is_file())
 
 
 def latest(folder: Path) -> Checkpoint | None:
-    """Return the newest whole checkpoint, or None."""
-    found = visible(folder)
-    return Checkpoint(found[-1]) if found else None
+    """Return the newest complete checkpoint, or None."""
+    paths = visible(folder)
+    return Checkpoint(paths[-1]) if paths else None
 
 
 def reject_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Hold the newest checkpoint that can be read against what the run is.
+    """Compare the newest readable checkpoint with the identity of the run.
 
     Raises:
         ConfigError: it belongs to another configuration or other data.
@@ -269,31 +275,31 @@ def reject_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
         return
 
 
-def newest_whole(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
-    """Return the newest checkpoint whose hashes hold, or None where there is none at all. A collective.
+def newest_intact(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
+    """Return the newest checkpoint whose hashes match, or None if there is no checkpoint. A collective.
 
-    A damaged one is named in a warning, set aside as ``step-N.damaged``, and the one before takes its place.
+    A damaged checkpoint is renamed to ``step-N.damaged`` with a warning, and the one before is tried.
 
     Raises:
-        CheckpointError: there are checkpoints, and none is whole: training is not begun anew in silence.
+        CheckpointError: every checkpoint is damaged; training does not silently restart from step 0.
     """
     rank, size = ranks.rank, ranks.size
     paths: list[Path] = ranks.broadcast(visible(folder))
-    said = ""
+    message = ""
     for path in reversed(paths):
-        found, problem = None, None
+        checkpoint, failure = None, None
         try:
-            found = Checkpoint(path)
-            found.verify(rank=rank, ranks=size)
+            checkpoint = Checkpoint(path)
+            checkpoint.verify(rank=rank, ranks=size)
         except CheckpointError as error:
-            problem = str(error)
-        problems = [one for one in ranks.gather(problem) if one]
-        if not problems:
-            return found
-        said = problems[0]
+            failure = str(error)
+        failures = [text for text in ranks.gather(failure) if text]
+        if not failures:
+            return checkpoint
+        message = failures[0]
         if ranks.is_first:
-            logger.warning("%s: it is set aside, and the checkpoint before takes its place", said)
+            logger.warning("%s: renamed to %s.damaged; the checkpoint before it is used", message, path.name)
             path.rename(path.with_name(path.name + ".damaged"))
     if paths:
-        raise CheckpointError(f"no checkpoint in {folder} is whole; the last that was tried: {said}")
+        raise CheckpointError(f"every checkpoint in {folder} is damaged; the oldest: {message}")
     return None

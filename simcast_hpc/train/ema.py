@@ -1,7 +1,7 @@
-"""An exponential moving average of the fp32 masters, each rank owning whole tensors by name.
+"""An exponential moving average of the fp32 master weights; each rank owns complete tensors by name.
 
-Kept apart from the weights that forward uses: in bf16 an update below 2^-9 of a weight would vanish. Parameters are
-gathered one at a time, so no rank ever holds the whole model for it.
+It averages master weights, because an update below 2^-9 of a weight vanishes in bf16. Parameters are gathered one at a
+time, so no rank holds the complete model.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,32 +15,31 @@ from simcast_hpc.distributed.process_group import TorchRanks
 
 
 class EMA:
-    """The average of a run: ``ema <- decay * ema + (1 - decay) * weights`` after every ``every_steps``-th step.
+    """``ema <- decay * ema + (1 - decay) * weights`` after every ``every_steps``-th optimizer step.
 
-    Until the average has seen enough, a step uses the smaller decay (1 + n) / (10 + n), n updates in, so that it is
-    not held back by the random weights that it began from.
+    Update n uses the smaller of ``decay`` and (1 + n) / (10 + n), so that initial weights are soon forgotten.
     """
 
     def __init__(self, config: EMAConfig, engine: Any, ranks: TorchRanks):
-        """Begin from the engine's weights. A collective."""
+        """Start from the engine's weights. A collective."""
         assert config.decay is not None
         self._decay, self._every, self._engine, self._ranks = config.decay, config.every_steps, engine, ranks
-        self.tensors: Tensors = {name: tensor.clone() for name, tensor in self._mine()}
+        self.tensors: Tensors = {name: tensor.clone() for name, tensor in self._owned()}
 
     def __call__(self, step: int, _report: object) -> None:
-        """Take in the weights after optimizer step ``step``. A collective."""
+        """Update with the weights after optimizer step ``step``. A collective."""
         if step % self._every:
             return
         updates = step // self._every
         decay = min(self._decay, (1 + updates) / (10 + updates))
-        for name, tensor in self._mine():
+        for name, tensor in self._owned():
             self.tensors[name].lerp_(tensor, 1.0 - decay)
 
     def restore(self, lookup: Callable[[str], torch.Tensor]) -> None:
-        """Take this rank's share from a checkpoint."""
+        """Restore this rank's share; ``lookup`` returns a tensor by name."""
         self.tensors = {name: lookup(name).to(tensor.device) for name, tensor in self.tensors.items()}
 
-    def _mine(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _owned(self) -> Iterator[tuple[str, torch.Tensor]]:
         ranks = self._ranks
         for number, (name, tensor) in enumerate(read_parameters(self._engine)):
             if is_owner(number, rank=ranks.rank, ranks=ranks.size):

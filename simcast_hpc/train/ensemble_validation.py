@@ -1,4 +1,4 @@
-"""Validation while a denoiser trains: small ensembles of a few held-out windows, scored as evaluations score."""
+"""Validation of a denoiser during training: small ensembles of a few validation windows, scored as in evaluation."""
 
 import math
 from typing import Any
@@ -24,11 +24,11 @@ _PREFIX = "model."
 
 
 class EnsembleValidation:
-    """Draws ensembles of the same windows with the averaged weights, where there are some, and writes their scores.
+    """Samples and scores ensembles of the same windows each time.
 
-    Every rank holds the whole denoiser for it, in fp32, beside its share of training, and draws its share of the
-    windows. Members are functions of the sampling seed, the window and their number, and nothing is drawn from torch's
-    generators: training goes on as it would have without.
+    Every rank holds the complete denoiser in fp32, in addition to its share of training, and samples its share of the
+    windows. Members are functions of the sampling seed, the window and their number; torch's generators are not used,
+    so validation does not change training.
     """
 
     def __init__(self, config: TrainConfig, autoencoder: TrainedAutoencoder, student: TrainedModel):
@@ -38,50 +38,51 @@ class EnsembleValidation:
             ConfigError: the split has no window.
             DataError: the data cannot be used.
         """
-        self.config, chosen, sequence = config, config.diffusion.validation, config.sequence
+        self.config, section, sequence = config, config.diffusion.validation, config.sequence
         self.source: WindowSource = open_windows(
             config.data, split="val", frames=sequence.frames_in + sequence.frames_out
         )
         if not len(self.source):
             raise ConfigError(
-                f"diffusion.validation.every_steps={chosen.every_steps}: {config.data.root} has no window of split val"
+                f"diffusion.validation.every_steps={section.every_steps}: {config.data.root} has no window of split val"
             )
-        wanted = min(chosen.windows, len(self.source))
-        self.indices = [number * len(self.source) // wanted for number in range(wanted)]
+        count = min(section.windows, len(self.source))
+        self.indices = [number * len(self.source) // count for number in range(count)]
         sampling = config.sampling.model_copy(
-            update={"members": chosen.members, "precision": "fp32", "cuda_graph": False}
+            update={"members": section.members, "precision": "fp32", "cuda_graph": False}
         )
         network = denoiser(config, channels=autoencoder.config.autoencoder.model.latent_channels)
-        plain = TrainedEnsemble(network.eval().requires_grad_(False), config, autoencoder, student, sampling, "")
-        self.ensemble = plain.sampled_by(sampling)
+        ensemble = TrainedEnsemble(network.eval().requires_grad_(False), config, autoencoder, student, sampling, "")
+        self.ensemble = ensemble.sampled_by(sampling)
         spec = target_spec(config.data)
         self.protocol = protocol_for(
             "validation", spec.threshold_codes(), spec.threshold_labels(), unit=spec.thresholds.unit
         )
 
     def scores(self, weights: Tensors, ranks: TorchRanks) -> dict[str, float]:
-        """Return the scores of these whole weights, by the names of ``verification.scores``. A collective.
+        """Return the scores of these weights, complete on every rank, by the names of ``verification.scores``.
 
-        ``crps`` is the fair one; ``csi/<threshold>`` and ``csi/mean`` are pooled over windows and leads. What is
-        undefined, such as a CSI of what neither was seen nor forecast, is left out.
+        ``crps`` is the fair estimator; ``csi/<threshold>`` and ``csi/mean`` are pooled over windows and lead times.
+        Undefined scores, such as the CSI of a threshold that is neither observed nor forecast, are omitted. A
+        collective.
         """
         self.ensemble.network.load_state_dict(weights)
-        mine = self.indices[ranks.rank :: ranks.size]
+        share = self.indices[ranks.rank :: ranks.size]
         frames_in, parts = self.config.sequence.frames_in, []
         with ranks.together():
             self.ensemble.on(ranks.device)
-            for index in mine:
+            for index in share:
                 codes = torch.from_numpy(np.asarray(self.source.read(index)))[None]
                 members = self.ensemble.members(codes[:, :frames_in], range(self.ensemble.sampling.members))
                 event = self.source.key(index).event
                 parts.append(count(codes[:, frames_in:], members.cpu(), protocol=self.protocol, events=[event]))
             self.ensemble.on(torch.device("cpu"))
-        whole = merge([part for share in ranks.gather(parts) for part in share])
-        return {name: value for name, value in scores(whole).items() if _told(name) and math.isfinite(value)}
+        statistics = merge([part for gathered in ranks.gather(parts) for part in gathered])
+        return {name: value for name, value in scores(statistics).items() if _is_logged(name) and math.isfinite(value)}
 
 
 class ValidationHook:
-    """Scores the weights after its step."""
+    """Writes the validation scores of the moving average, or of the weights without one."""
 
     def __init__(
         self,
@@ -94,23 +95,23 @@ class ValidationHook:
         self.validation, self.engine, self.ranks, self.ema, self.writer = validation, engine, ranks, ema, writer
 
     def __call__(self, step: int, _report: object) -> None:
-        """Draw, score and write. A collective."""
-        found = self.validation.scores(self._weights(), self.ranks)
+        """Sample, score and write. A collective."""
+        scores = self.validation.scores(self._weights(), self.ranks)
         if self.writer is not None:
-            self.writer.write(step, {f"validation/{name}": value for name, value in found.items()})
+            self.writer.write(step, {f"validation/{name}": value for name, value in scores.items()})
 
     def _weights(self) -> Tensors:
-        """Return the whole denoiser's weights on the host of every rank, gathered one tensor at a time."""
+        """Return the denoiser's weights on the host of every rank, gathered one tensor at a time."""
         if self.ema is None:
-            whole = {name: tensor.detach().cpu().clone() for name, tensor in read_parameters(self.engine)}
+            weights = {name: tensor.detach().cpu().clone() for name, tensor in read_parameters(self.engine)}
         else:
-            mine = self.ema.tensors
-            whole = {}
+            owned = self.ema.tensors
+            weights = {}
             for name in parameter_names(self.engine):
-                held = self.ranks.gather(mine[name].cpu() if name in mine else None)
-                whole[name] = next(tensor for tensor in held if tensor is not None)
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in whole.items() if name.startswith(_PREFIX)}
+                gathered = self.ranks.gather(owned[name].cpu() if name in owned else None)
+                weights[name] = next(tensor for tensor in gathered if tensor is not None)
+        return {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_PREFIX)}
 
 
-def _told(name: str) -> bool:
+def _is_logged(name: str) -> bool:
     return name in ("crps", "mae", "spread_skill") or name.startswith("csi/")

@@ -1,4 +1,4 @@
-"""What happens between optimizer steps: metrics, progress, checkpoints."""
+"""Hooks between optimizer steps: metrics, progress, checkpoints."""
 
 import sys
 import time
@@ -21,9 +21,9 @@ from .stage_engine import StageEngine
 
 
 class MetricsHook:
-    """Called after every step; writes the mean loss of an interval, the rate, and the speed, every so many.
+    """Called after every step; writes mean loss, learning rate and throughput once per logging interval.
 
-    The losses stay on the device in between, so the loop waits for it once an interval.
+    In between, losses stay on the device, so the loop synchronizes with it once per interval.
     """
 
     def __init__(self, config: TrainConfig, ranks: TorchRanks, writer: MetricsWriter | None, engine: Any):
@@ -33,7 +33,7 @@ class MetricsHook:
         self._since = time.perf_counter()
 
     def __call__(self, step: int, report: StepReport) -> None:
-        """Take in one step."""
+        """Accumulate one step; at the end of an interval, write its metrics. A collective."""
         self._sum = report.loss if self._sum is None else self._sum + report.loss
         self._steps += 1
         if step % self.config.log.every_steps and step != self.config.max_steps:
@@ -41,7 +41,7 @@ class MetricsHook:
         loss = self.ranks.mean(self._sum / self._steps).item()
         seconds = time.perf_counter() - self._since
         rate = learning_rate(step - 1, max_steps=self.config.max_steps, config=self.config.optimizer)
-        numbers = {
+        metrics = {
             "loss": loss,
             "learning_rate": rate,
             "throughput/samples_per_second": self._steps * self.config.batch.global_size / seconds,
@@ -49,16 +49,16 @@ class MetricsHook:
         }
         norm = self.engine.get_global_grad_norm()
         if norm is not None:
-            numbers["gradient_norm"] = float(norm)
+            metrics["gradient_norm"] = float(norm)
         if torch.cuda.is_available():
-            numbers["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+            metrics["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if self.writer is not None:
-            self.writer.write(step, numbers)
+            self.writer.write(step, metrics)
         self._sum, self._steps, self._since = None, 0, time.perf_counter()
 
 
 class ProgressHook:
-    """A progress bar on rank 0: live in a terminal, a line every tenth of the run in a log file."""
+    """A progress bar on rank 0: live in a terminal, otherwise a line per tenth of the run."""
 
     def __init__(self, config: TrainConfig, *, first_step: int):
         self.config = config
@@ -78,22 +78,22 @@ class ProgressHook:
         self._bar.start()
 
     def __call__(self, step: int, report: StepReport) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if step % self.config.log.every_steps == 0 or step == self.config.max_steps:
             self._bar.update(self._task, completed=step, loss=f"{report.loss.item():.5f}")
         if not self._live and (step % self._tenth == 0 or step == self.config.max_steps):
             each = (time.perf_counter() - self._began) / (step - self._first)
             total = self.config.max_steps
             loss = report.loss.item()
-            print(f"{self.config.stage}: step {step} of {total}, loss {loss:.5f}, {each:.3f} s a step", flush=True)
+            print(f"{self.config.stage}: step {step} of {total}, loss {loss:.5f}, {each:.3f} s/step", flush=True)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar."""
         self._bar.stop()
 
 
 class CheckpointHook:
-    """Saves the state after its step."""
+    """Saves a checkpoint."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class CheckpointHook:
         self.writer, self.engine, self.global_size, self.identity, self.ema = writer, engine, global_size, identity, ema
 
     def __call__(self, step: int, _report: StepReport) -> None:
-        """Begin to write the checkpoint of ``step``."""
+        """Start writing the checkpoint of ``step``. A collective."""
         self.writer.save(
             self.engine.engine,
             step=step,
@@ -119,35 +119,35 @@ class CheckpointHook:
 
 
 class WaitForWriterHook:
-    """Holds training back where it has run so many steps ahead of a checkpoint that is still being written.
+    """Limits how many steps training runs ahead of a checkpoint that is still being written.
 
-    Without it a slow disk would stretch what a kill costs to two intervals.
+    Without the limit, a kill could lose two checkpoint intervals on a slow disk.
     """
 
     def __init__(self, writer: CheckpointWriter, *, ahead_steps: int):
         self.writer, self.ahead_steps = writer, ahead_steps
 
     def __call__(self, step: int, _report: StepReport) -> None:
-        """Wait where the limit is reached.
+        """Wait for the writer if the limit is reached.
 
         Raises:
-            CheckpointError: on every rank; the checkpoint before stands.
+            CheckpointError: on every rank; the previous checkpoint is kept.
         """
-        if self.writer.under_way is not None and step - self.writer.under_way >= self.ahead_steps:
+        if self.writer.pending_step is not None and step - self.writer.pending_step >= self.ahead_steps:
             self.writer.wait()
 
 
 class WriteFailureHook:
-    """Ends the run one step after a checkpoint could not be written, rather than when the next is due."""
+    """Ends the run one step after writing a checkpoint failed, not only when the next one is due."""
 
     def __init__(self, writer: CheckpointWriter):
         self.writer = writer
 
     def __call__(self, _step: int, report: StepReport) -> None:
-        """Look at what the ranks agreed on.
+        """Raise the writer's error if any rank reports one.
 
         Raises:
-            CheckpointError: on every rank; the checkpoint before stands.
+            CheckpointError: on every rank; the previous checkpoint is kept.
         """
         if report.status.write_failed:
             self.writer.wait()

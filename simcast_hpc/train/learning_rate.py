@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing of it needs saving, and a resume cannot shift it."""
+"""The learning rate as a pure function of the step: it needs no state, so resuming cannot shift it."""
 
 import math
 
@@ -9,7 +9,7 @@ _END_DIVISOR = 1e4
 
 
 def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate of optimizer step ``step``, counted from 0, of ``max_steps``.
+    """Return the learning rate of optimizer step ``step``, counted from 0.
 
     ``one_cycle``: cosine from peak / 25 up to the peak over the warm-up, cosine down to peak / 10^4 / 25 (Smith and
     Topin 2018; the shape of OpenSTL's SimVP recipe). ``cosine``: linear from 0, then cosine to peak / 10^3
@@ -23,19 +23,19 @@ def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> floa
         bottom = peak / _START_DIVISOR
         if step < warm_up:
             return _cosine(bottom, peak, step / warm_up)
-        return _cosine(peak, last or bottom / _END_DIVISOR, _share(step, warm_up, max_steps))
+        return _cosine(peak, last or bottom / _END_DIVISOR, _decay_fraction(step, warm_up, max_steps))
     if step < warm_up:
         return peak * (step + 1) / max(1.0, math.ceil(warm_up))
     if config.schedule == "constant":
         return peak
-    return _cosine(peak, last or peak * 1e-3, _share(step, warm_up, max_steps))
+    return _cosine(peak, last or peak * 1e-3, _decay_fraction(step, warm_up, max_steps))
 
 
-def _share(step: int, warm_up: float, max_steps: int) -> float:
-    """Return how far ``step`` stands between the end of the warm-up and the last step, 0 to 1."""
+def _decay_fraction(step: int, warm_up: float, max_steps: int) -> float:
+    """Return the position of ``step`` between the end of the warm-up, 0, and the last step, 1."""
     last = max_steps - 1
     return 1.0 if last <= warm_up else (step - warm_up) / (last - warm_up)
 
 
-def _cosine(start: float, end: float, share: float) -> float:
-    return end + (start - end) * (1.0 + math.cos(math.pi * min(1.0, max(0.0, share)))) / 2.0
+def _cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1.0 + math.cos(math.pi * min(1.0, max(0.0, fraction)))) / 2.0

@@ -1,7 +1,7 @@
-"""What a rank spends on its own in a step, before it has to wait for others: reading samples, and forward passes.
+"""Time that a rank spends on reading samples and on forward passes, before it waits for other ranks.
 
-Steps take equally long on every rank, since the ranks wait for one another; what tells a slow rank is what it does
-alone. Under ZeRO 3 a forward pass waits for parts of other ranks, so there the reading alone tells.
+Steps take equally long on all ranks because they synchronize; a slow rank shows only in the work it does alone. Under
+ZeRO 3 the forward pass gathers weights from other ranks, so only the reading time is conclusive.
 """
 
 import time
@@ -12,7 +12,7 @@ import torch
 
 
 class StepTimer:
-    """Adds up seconds of reading (host) and of forward passes (on the device where it is a GPU)."""
+    """Accumulates seconds of reading (host time) and of forward passes (device time on a GPU)."""
 
     def __init__(self, device: torch.device):
         self._device = device
@@ -21,14 +21,14 @@ class StepTimer:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Time the making of a sample."""
+        """Time the creation of a sample."""
         since = time.perf_counter()
         yield
         self._reading += time.perf_counter() - since
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Time a forward pass, without waiting for it on a GPU."""
+        """Time a forward pass, without synchronization on a GPU."""
         if self._device.type == "cuda":
             begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             begin.record()
@@ -41,7 +41,7 @@ class StepTimer:
         self._forward += time.perf_counter() - since
 
     def take(self) -> tuple[float, float]:
-        """Return the seconds of reading and of forward passes since the last call. Waits for the device."""
+        """Return the seconds of reading and of forward passes since the last call. Synchronizes with the device."""
         if self._events:
             torch.cuda.synchronize(self._device)
             self._forward += sum(begin.elapsed_time(end) for begin, end in self._events) / 1e3

@@ -29,7 +29,7 @@ from simcast_hpc.storage.atomic_files import write_tensors
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 from .anomaly_hooks import SpikeHook, StragglerHook
-from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_whole, reject_another_run
+from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
 from .ema import EMA
 from .hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import learning_rate
@@ -249,7 +249,7 @@ def _checkpoint_hooks(
 
 def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | None) -> int:
     """Restore the newest intact checkpoint and return its step; 0 if there is none."""
-    checkpoint = newest_whole(planned.directory.checkpoints, ranks)
+    checkpoint = newest_intact(planned.directory.checkpoints, ranks)
     if checkpoint is None:
         return 0
     with ranks.together():

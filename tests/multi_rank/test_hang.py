@@ -40,6 +40,6 @@ def test_a_stopped_rank_is_named_and_the_run_ends_in_time(teacher_config, tmp_pa
             stopped.kill()
     assert process.returncode != 0
     assert time.monotonic() - since < 4 * _LIMIT_SECONDS, "the launcher ends with the rank that gave up"
-    assert "no optimizer step for 6 s after step" in said and "no sign of life from rank 1" in said, said[-3000:]
+    assert "no optimizer step for 6 s after step" in said and "no heartbeat from rank 1" in said, said[-3000:]
     stacks = (run_dir / "stacks" / "rank-00000.txt").read_text(encoding="utf-8")
     assert "most recent call first" in stacks and "in train" in stacks
