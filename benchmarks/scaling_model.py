@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import log2
 
 from simcast_hpc.config import EngineConfig
-from simcast_hpc.distributed.zero_memory import MOST_GATHERED
+from simcast_hpc.distributed.zero_memory import MAX_GATHERED_ELEMENTS
 
 HEADERS = 1514 / 1448
 """Bytes on an Ethernet link of 1,500-byte frames for each byte of TCP's payload, with time stamps."""
@@ -72,7 +72,7 @@ def traffic(
         if paper:
             return Traffic(scattered=times * wide, gathered=wide, collectives=times + 1)
         return Traffic(reduced=times * wide, gathered=wide, collectives=times + 1)
-    again = 1 if paper or parameters > MOST_GATHERED else 0
+    again = 1 if paper or parameters > MAX_GATHERED_ELEMENTS else 0
     inside = engine.zero_hpz_partition_size > 1
     return Traffic(
         scattered=accumulation * wide,

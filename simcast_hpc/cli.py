@@ -27,7 +27,7 @@ from simcast_hpc.commands import (
     train,
 )
 from simcast_hpc.config import SimcastError
-from simcast_hpc.distributed.launchers import tell_torchrun
+from simcast_hpc.distributed.launchers import report_to_torchrun
 
 # Without rich markup, brackets such as those of `[io]` in help texts and file names are printed as they are.
 app = typer.Typer(
@@ -93,4 +93,4 @@ def main() -> None:
 
 def _print_error(error: Exception) -> None:
     print(f"simcast: {error}", file=sys.stderr)
-    tell_torchrun(f"simcast: {error}", os.environ)
+    report_to_torchrun(f"simcast: {error}", os.environ)

@@ -1,1 +1,1 @@
-"""Short-to-long distillation: teacher -> extended sequences -> student (SimCast section 3)."""
+"""Short-to-long distillation: the teacher extends sequences, on which the student is trained (SimCast, section 3)."""

@@ -1,6 +1,6 @@
-"""Feeding a forecast back as input, and the pseudo-frames that extend a training sequence.
+"""Roll out a network over its own forecasts, and store the pseudo-frames that extend a training sequence.
 
-SimCast section 3.3: the frozen teacher starts from the last T real frames, so time stays consistent.
+SimCast, section 3.3: the frozen teacher starts from the last T real frames, so the sequence stays consistent in time.
 """
 
 from collections.abc import Callable
@@ -16,31 +16,31 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 @torch.no_grad()
 def roll_out(network: Network, frames: Frames, *, frames_out: int) -> Frames:
-    """Return ``frames_out`` forecast frames after ``frames``, the window sliding over the network's own output.
+    """Return ``frames_out`` forecast frames after ``frames``, by feeding the network's output back as input.
 
-    Each call's output is clipped to [0, 1] before it is fed back; the last call is cut short where the horizons
-    do not divide. A forecast pixel is valid where all the input frames that it was made from are.
+    Each output is clipped to [0, 1] before it is fed back; the last one is truncated if the horizons do not divide. A
+    forecast pixel is valid where all input frames of its forecast are valid.
 
     Args:
         network: maps ``[B, T, 1, H, W]`` to ``[B, T's, 1, H, W]``, float32.
         frames: the last T frames, values ``[B, T, H, W]``.
-        frames_out: frames to make.
+        frames_out: number of frames to forecast.
     """
     frames_in = frames.values.shape[1]
     values, valid = frames.values, frames.valid
     while values.shape[1] < frames_in + frames_out:
-        made = network(values[:, -frames_in:, None])[:, :, 0].float().clamp(0.0, 1.0)
-        seen = valid[:, -frames_in:].all(dim=1, keepdim=True).expand_as(made)
-        values = torch.cat([values, torch.where(seen, made, 0.0)], dim=1)
-        valid = torch.cat([valid, seen], dim=1)
+        forecast = network(values[:, -frames_in:, None])[:, :, 0].float().clamp(0.0, 1.0)
+        forecast_valid = valid[:, -frames_in:].all(dim=1, keepdim=True).expand_as(forecast)
+        values = torch.cat([values, torch.where(forecast_valid, forecast, 0.0)], dim=1)
+        valid = torch.cat([valid, forecast_valid], dim=1)
     last = frames_in + frames_out
     return Frames(values[:, frames_in:last], valid[:, frames_in:last])
 
 
 def to_stored(frames: Frames, pseudo_dtype: str) -> torch.Tensor:
-    """Return pseudo-frames as a cache holds them: fp16 with NaN, or uint8 codes with 255, where not valid.
+    """Return pseudo-frames in the dtype in which they are stored; invalid pixels are NaN (fp16) or 255 (uint8).
 
-    The online path takes its pseudo-frames through here too, so that both paths train on the same numbers.
+    Online rollouts are rounded in the same way, so that training sees the same values with and without a store.
     """
     if pseudo_dtype == "uint8":
         codes = (frames.values * 255.0).round().clamp(0, MISSING_CODE - 1).to(torch.uint8)

@@ -1,6 +1,6 @@
-"""Which frames of a sequence a stage trains on. Codes become floats here, and missing pixels masks.
+"""Training windows cut from sequences; pixel values become floats, and missing pixels become a mask.
 
-A sequence is T + T'l frames of one event; T frames in, T'l the long horizon, T's the teacher's short one.
+A sequence has T + T'l frames of one event: T input frames and the long horizon T'l; T's is the teacher's horizon.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from simcast_hpc.data.sample_order import draw
 
 
 class Sample(NamedTuple):
-    """A micro batch as the network and the loss want it.
+    """The tensors of a micro-batch for the network and the loss.
 
-    ``inputs`` float32 ``[B, T, 1, H, W]`` in [0, 1], 0 where missing; ``target`` uint8 code or float32
-    ``[B, T', 1, H, W]``; ``valid`` bool of the target's shape.
+    ``inputs`` float32 ``[B, T, 1, H, W]`` in [0, 1], 0 where missing; ``target`` uint8 pixel values or float32
+    ``[B, T', 1, H, W]``; ``valid`` bool in the shape of the target.
     """
 
     inputs: torch.Tensor
@@ -32,7 +32,7 @@ class Frames(NamedTuple):
 
 
 def to_frames(stored: torch.Tensor) -> Frames:
-    """Return uint8 codes (255 missing) or fp16 / fp32 values (NaN missing) as floats in [0, 1] and a mask."""
+    """Return uint8 pixel values (255 missing) or fp16 / fp32 values (NaN missing) as floats in [0, 1] and a mask."""
     if stored.dtype == torch.uint8:
         valid = stored != MISSING_CODE
         return Frames(torch.where(valid, code_to_unit(stored), 0.0), valid)
@@ -42,26 +42,26 @@ def to_frames(stored: torch.Tensor) -> Frames:
 
 
 def starts(positions: Sequence[int], *, seed: int, purpose: str, choices: int, device: torch.device) -> torch.Tensor:
-    """Return one first frame per sample, int64 ``[B]``, uniform in 0 .. ``choices`` - 1, from counters."""
+    """Return a random first frame per sample, int64 ``[B]``, uniform in 0 .. ``choices`` - 1, from counters."""
     drawn = [draw(position, seed=seed, purpose=purpose, choices=choices) for position in positions]
     return torch.tensor(drawn, device=device)
 
 
 def cut(frames: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:
-    """Return ``length`` frames of each sample of ``[B, T, H, W]``, beginning at its own frame ``first[b]``."""
+    """Return ``length`` frames of each sample of ``[B, T, H, W]``, starting at frame ``first[b]``."""
     times = first[:, None] + torch.arange(length, device=frames.device)
     return frames[torch.arange(len(frames), device=frames.device)[:, None], times]
 
 
 def window_of_codes(codes: torch.Tensor, first: torch.Tensor, *, frames_in: int, frames_out: int) -> Sample:
-    """Return the training window that begins at ``first`` in real frames, uint8 ``[B, T_all, H, W]``."""
+    """Return the training window that starts at ``first`` in real frames, uint8 ``[B, T_all, H, W]``."""
     window = cut(codes, first, frames_in + frames_out)
     target = window[:, frames_in:, None]
     return Sample(to_frames(window[:, :frames_in]).values[:, :, None], target, target != MISSING_CODE)
 
 
 def window_of_frames(frames: Frames, first: torch.Tensor, *, frames_in: int, frames_out: int) -> Sample:
-    """Return the training window that begins at ``first`` in an extended sequence of floats."""
+    """Return the training window that starts at ``first`` in an extended sequence of floats."""
     values = cut(frames.values, first, frames_in + frames_out)
     valid = cut(frames.valid, first, frames_in + frames_out)
     return Sample(values[:, :frames_in, None], values[:, frames_in:, None], valid[:, frames_in:, None])

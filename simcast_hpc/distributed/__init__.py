@@ -1,1 +1,1 @@
-"""The only owner of torch.distributed, DeepSpeed and MPI: place in the world, engine, collectives, launch."""
+"""Ranks, process groups, the DeepSpeed engine and sharded state: the only importer of torch.distributed and MPI."""

@@ -1,7 +1,7 @@
-"""Starting a command as one process or as several ranks of this machine, and passing on what it is told.
+"""Start a command as one process or as several ranks on this machine, and forward signals to it.
 
-``torchrun`` is not used for it: it dies of USR2, and every status of a rank becomes its own 1, so "saved, start me
-again" would be lost.
+``torchrun`` is not suitable: USR2 kills it, and it replaces every exit status of a rank by 1, so the status that asks
+for a restart would be lost.
 """
 
 import json
@@ -17,53 +17,49 @@ from types import FrameType
 
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 30.0
-PASSED_ON = (signal.SIGUSR2, signal.SIGTERM)
+FORWARDED_SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
-def run_ranks(command: Sequence[str], *, ranks: int, environment: Mapping[str, str], asked_before: bool = False) -> int:
-    """Run a command to its end on ``ranks`` processes of this machine and return its status.
+def run_ranks(command: Sequence[str], *, ranks: int, environment: Mapping[str, str]) -> int:
+    """Run a command on ``ranks`` processes of this machine and return its exit status.
 
-    USR2 and TERM are passed on to every rank; what the command makes of them is its own affair. Where a rank fails
-    the others get half a minute to notice, and are killed then: waiting for a rank that is gone they would hear no
-    signal.
+    USR2 and TERM are forwarded to every rank. If a rank fails, the others are killed after 30 s: blocked in a
+    collective with a lost rank, they handle no signal.
 
     Args:
-        command: the words of the command line, the same for every rank.
-        ranks: 1 starts it without a launcher's variables.
-        environment: of the ranks, to which their places are added.
-        asked_before: TERM came already, and is passed on at once.
+        command: the arguments of the command line, the same for every rank.
+        ranks: number of processes; a single one gets no launcher variables.
+        environment: of the processes; rank and world size are added to it.
 
     Returns:
-        The status of the rank that failed first, 128 + n where a signal ended it; 0 where none failed.
+        The exit status of the rank that failed first, 128 + n if signal n ended it; 0 if none failed.
     """
-    places: list[dict[str, str]] = [{}]
+    variables: list[dict[str, str]] = [{}]
     if ranks > 1:
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
-        places = [{**meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
+        variables = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
     processes: list[subprocess.Popen[bytes]] = []
 
-    def pass_on(number: int, _frame: FrameType | None) -> None:
+    def forward(number: int, _frame: FrameType | None) -> None:
         for process in processes:
             if process.poll() is None:
                 process.send_signal(number)
 
-    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    previous = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
     try:
-        processes += [subprocess.Popen(list(command), env={**environment, **place}) for place in places]
-        if asked_before:
-            pass_on(signal.SIGTERM, None)
+        processes += [subprocess.Popen(list(command), env={**environment, **own}) for own in variables]
         return _wait(processes)
     finally:
         for process in processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
-    """Wait for all, or for half a minute after the first failure; return the first failure's status."""
+    """Wait for all processes, or for 30 s after the first failure; return the status of the first failure."""
     status, deadline = 0, float("inf")
     while None in [process.poll() for process in processes] and time.monotonic() < deadline:
         failed = [process.returncode for process in processes if process.returncode]
@@ -81,18 +77,18 @@ def _free_port() -> int:
 
 
 def child_environment() -> dict[str, str]:
-    """Return this process's environment as its children should have it."""
+    """Return the environment for child processes."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     if "OMP_WAIT_POLICY" not in environment:
-        # By default a waiting CPU thread spins for milliseconds: steps get several times slower as soon as anything
-        # else runs. A short spin is as fast on an idle machine, which none at all is not.
+        # By default a waiting OpenMP thread spins for milliseconds, which makes steps several times slower as soon as
+        # anything else runs. A short spin is as fast on an idle machine; none at all is slower.
         environment.setdefault("GOMP_SPINCOUNT", "20000")
     return environment
 
 
-def tell_torchrun(message: str, environ: Mapping[str, str]) -> None:
-    """Leave what ended this rank where torchrun looks for it, so that it stands at the end of its long account."""
+def report_to_torchrun(message: str, environ: Mapping[str, str]) -> None:
+    """Write the error of this rank to the file that torchrun reads, so that it ends torchrun's report."""
     file = environ.get("TORCHELASTIC_ERROR_FILE")
     if file:
-        with suppress(OSError):  # the message itself stands on the terminal already
+        with suppress(OSError):  # the message is on stderr already
             Path(file).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A model's training state as whole named fp32 tensors, whatever the ZeRO stage and the number of ranks.
+"""A model's training state as full fp32 tensors by name, independent of ZeRO stage and number of ranks.
 
-Every function that takes an engine is a collective: each rank calls it with the same names in the same order.
+Functions that take an engine are collectives: each rank calls them with the same names in the same order.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ def parameter_names(engine: Any) -> list[str]:
 
 
 def read_state(engine: Any) -> Iterator[tuple[str, Tensors]]:
-    """Yield each parameter's name, fp32 master value and Adam moments, gathered whole, one parameter at a time.
+    """Yield each parameter's name, fp32 master value and Adam moments, gathered one parameter at a time.
 
-    The tensors may alias live memory: clone what is kept.
+    The tensors may alias live memory: clone them before the next step.
     """
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
@@ -34,7 +34,7 @@ def read_state(engine: Any) -> Iterator[tuple[str, Tensors]]:
 
 
 def read_parameters(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield each parameter's name and fp32 master value, gathered whole, one at a time; clone what is kept."""
+    """Yield each parameter's name and fp32 master value, gathered one at a time; clone them before the next step."""
     from deepspeed.utils import safe_get_full_fp32_param
 
     for name, parameter in _parameters(engine):
@@ -45,18 +45,18 @@ def read_parameters(engine: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def is_owner(number: int, *, rank: int, ranks: int) -> bool:
-    """Return whether the parameter at place ``number`` of the module is in the share of ``rank``."""
+    """Return whether ``rank`` writes the parameter of this ``number`` in the order of the module."""
     return number % ranks == rank
 
 
 def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, warm_up: Callable[[], Any]) -> None:
-    """Put whole named tensors into an engine: masters, moments, Adam's step, and the weights that forward uses.
+    """Write full named tensors into an engine: fp32 masters, moments, Adam's step and the weights of the forward pass.
 
     Args:
-        engine: a fresh engine whose learning rate is still 0.
-        lookup: name -> ``param``, ``exp_avg``, ``exp_avg_sq``, fp32, in the shape of the parameter.
-        step: optimizer steps that the state has seen.
-        warm_up: runs one forward pass and returns its loss: DeepSpeed makes optimizer state at the first step only.
+        engine: a new engine whose learning rate is still 0.
+        lookup: maps a name to ``param``, ``exp_avg``, ``exp_avg_sq``, fp32, in the shape of the parameter.
+        step: number of optimizer steps of the state.
+        warm_up: runs a forward pass and returns its loss, since DeepSpeed allocates optimizer state at the first step.
     """
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
@@ -73,7 +73,7 @@ def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, war
             continue
         if hasattr(parameter, "ds_id"):
             _write_partition(parameter, tensors)
-            with GatheredParameters([parameter], modifier_rank=0):  # what forward reads is another, partitioned copy
+            with GatheredParameters([parameter], modifier_rank=0):  # the forward pass reads another copy
                 parameter.data.copy_(tensors["param"])
             continue
         safe_set_full_fp32_param(parameter, tensors["param"])
@@ -87,10 +87,10 @@ def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, war
 
 
 def _write_partition(parameter: Any, tensors: Tensors) -> None:
-    """Write this rank's part of one parameter's state under ZeRO-3.
+    """Write this rank's partition of one parameter's state under ZeRO 3.
 
-    DeepSpeed 0.19.8's setters of whole tensors overrun a tensor whose size the ranks do not divide, since the last
-    partition is padded; those of a local partition take the padded part as it is.
+    The setters of full tensors in DeepSpeed 0.19.8 overrun a tensor whose size is not divisible by the ranks, since
+    the last partition is padded; the setters of local partitions take the padded partition.
     """
     from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param, safe_set_local_optimizer_state
 
@@ -111,10 +111,10 @@ def _parameters(engine: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
 
 
 def _present(tensor: torch.Tensor | None, name: str) -> torch.Tensor:
-    assert tensor is not None, f"DeepSpeed holds no state of {name}: a checkpoint wants at least one optimizer step"
+    assert tensor is not None, f"DeepSpeed has no state of {name}: a checkpoint requires at least one optimizer step"
     return tensor
 
 
 def _is_plain(engine: Any) -> bool:
-    """Return whether the optimizer is torch's own on whole tensors (ZeRO 0 in fp32)."""
+    """Return whether the optimizer is torch's own on full tensors (ZeRO 0 in fp32)."""
     return isinstance(engine.optimizer, torch.optim.Optimizer)

@@ -1,4 +1,4 @@
-"""What a rank holds of a model in training, by ZeRO's own account and by what DeepSpeed adds to it."""
+"""Memory per rank of a model in training: the partitions of ZeRO, and the buffers that DeepSpeed adds."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,13 @@ from simcast_hpc.config import EngineConfig
 
 _FP32 = 4
 _MOMENTS = 2
-MOST_IN_BUCKET, MOST_GATHERED = 500_000_000, 1_000_000_000
-"""Elements of DeepSpeed's bucket of gradients, and of weights that ZeRO 3 keeps gathered at most (its defaults)."""
+MAX_BUCKET_ELEMENTS, MAX_GATHERED_ELEMENTS = 500_000_000, 1_000_000_000
+"""Maximum elements of DeepSpeed's gradient bucket, and of the weights that ZeRO 3 keeps gathered (its defaults)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankBytes:
-    """Bytes on one rank's device: weights, gradients, and what Adam keeps (fp32 masters and two moments)."""
+    """Bytes on the device of one rank: weights, gradients and Adam's state (fp32 master weights and two moments)."""
 
     weights: int
     gradients: int
@@ -21,13 +21,13 @@ class RankBytes:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkingBytes:
-    """Bytes on one rank besides: what DeepSpeed works with on the device, and what offload keeps on the host.
+    """Further bytes of one rank: DeepSpeed's buffers on the device, and what offload keeps on the host.
 
     Attributes:
-        buckets: gradients on their way to be reduced.
-        gathered: whole weights that ZeRO 3 has brought together.
-        hierarchical: this rank's part of the second copy of the weights, of hpZ.
-        host: masters, moments, gradients and staged weights under offload.
+        buckets: gradients that are being reduced.
+        gathered: full weights that ZeRO 3 has gathered.
+        hierarchical: this rank's partition of the secondary copy of the weights (hpZ).
+        host: master weights, moments, gradients and staged weights under offload.
     """
 
     buckets: int
@@ -37,59 +37,59 @@ class WorkingBytes:
 
 
 def rank_bytes(parameters: int, *, engine: EngineConfig, world_size: int) -> RankBytes:
-    """Return what each of ``world_size`` ranks holds of a model in training, on its device.
+    """Return the bytes of a model in training on the device of each of ``world_size`` ranks.
 
-    Stage 1 shares out what Adam keeps, stage 2 the gradients too, stage 3 the weights too. Micro batches are summed
-    in fp32. Offload moves what Adam keeps to the host, and the sums of gradients where they are in the weights' own
-    dtype, or where ZeRO 3 shares them out. What stands in :func:`working_bytes`, activations and what the allocator
-    holds back are not in it.
+    Stage 1 partitions Adam's state, stage 2 also the gradients, stage 3 also the weights. Gradients are accumulated in
+    fp32. Offload moves Adam's state to the host, and the accumulated gradients too if they have the dtype of the
+    weights or are partitioned (ZeRO 3). Not included: :func:`working_bytes`, activations, the allocator's cache.
 
     Source: Rajbhandari et al., "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"
     (arXiv 1910.02054), section 3 and figure 1, with fp32 gradients; Ren et al., "ZeRO-Offload" (arXiv 2101.06840).
     """
     stage, own = engine.zero_stage, -(-parameters // world_size)
-    wide, moved = _wide(engine), engine.offload != "none"
-    master = 0 if stage == 0 else _FP32  # without ZeRO the fp32 weights are their own masters
-    gradients = own if stage >= 2 or moved else parameters
-    if moved and (stage == 3 or engine.precision == "fp32"):
+    element, offloaded = _element_bytes(engine), engine.offload != "none"
+    master = 0 if stage == 0 else _FP32  # without ZeRO the weights are fp32 and need no master copy
+    gradients = own if stage >= 2 or offloaded else parameters
+    if offloaded and (stage == 3 or engine.precision == "fp32"):
         gradients = 0
     weights = own if stage >= 3 else parameters
     return RankBytes(
-        weights=0 if engine.offload == "parameters" else wide * weights,
+        weights=0 if engine.offload == "parameters" else element * weights,
         gradients=_FP32 * gradients,
-        optimizer=0 if moved else (master + _MOMENTS * _FP32) * (own if stage >= 1 else parameters),
+        optimizer=0 if offloaded else (master + _MOMENTS * _FP32) * (own if stage >= 1 else parameters),
     )
 
 
 def working_bytes(parameters: int, *, engine: EngineConfig, world_size: int) -> WorkingBytes:
-    """Return what DeepSpeed 0.19.8 holds besides :func:`rank_bytes` at the end of a backward pass, as seen there.
+    """Return the bytes that DeepSpeed 0.19.8 uses in addition to :func:`rank_bytes` at the end of a backward pass.
 
-    Its bucket holds as many gradients as there are, 5e8 at most (``distributed/engine.py`` sets it so). In bf16 with
-    stage 1 the gradients themselves stand beside their fp32 sums. ZeRO 3 keeps up to 1e9 weights gathered from
-    forward to backward. The host holds masters, moments, fp32 gradients and weights on their way to the device.
+    The bucket has as many elements as there are gradients, at most 5e8 (``distributed/engine.py`` sets it). In bf16
+    with stage 1 the gradients exist next to their fp32 sums. ZeRO 3 keeps up to 1e9 weights gathered between forward
+    and backward. The host holds master weights, moments, fp32 gradients and weights that are being transferred.
     """
-    stage, own, wide = engine.zero_stage, -(-parameters // world_size), _wide(engine)
-    moved = engine.offload != "none"
-    buckets = wide * min(parameters, MOST_IN_BUCKET)
-    if stage == 1 and not moved:  # in fp32 the gradients stand in the bucket, and this rank's sums beside them
-        buckets = wide * parameters if engine.precision == "bf16" else _FP32 * own
+    stage, own, element = engine.zero_stage, -(-parameters // world_size), _element_bytes(engine)
+    offloaded = engine.offload != "none"
+    buckets = element * min(parameters, MAX_BUCKET_ELEMENTS)
+    if stage == 1 and not offloaded:  # in fp32 the bucket holds the gradients, and this rank's sums are extra
+        buckets = element * parameters if engine.precision == "bf16" else _FP32 * own
     host = 0
-    if moved:
-        host = (_FP32 * (1 + _MOMENTS + 1) + (_FP32 if stage == 3 else wide)) * own
+    if offloaded:
+        host = (_FP32 * (1 + _MOMENTS + 1) + (_FP32 if stage == 3 else element)) * own
     if engine.offload == "parameters":
-        host += wide * own
+        host += element * own
     hierarchical = 0
     if engine.zero_hpz_partition_size > 1:
-        hierarchical = wide * -(-parameters // engine.zero_hpz_partition_size)
+        hierarchical = element * -(-parameters // engine.zero_hpz_partition_size)
         if engine.offload == "parameters":
             host, hierarchical = host + hierarchical, 0
     return WorkingBytes(
         buckets=buckets,
-        gathered=wide * min(parameters, MOST_GATHERED) if stage == 3 else 0,
+        gathered=element * min(parameters, MAX_GATHERED_ELEMENTS) if stage == 3 else 0,
         hierarchical=hierarchical,
         host=host,
     )
 
 
-def _wide(engine: EngineConfig) -> int:
+def _element_bytes(engine: EngineConfig) -> int:
+    """Return the bytes of a weight in the precision of training."""
     return _FP32 if engine.precision == "fp32" else 2

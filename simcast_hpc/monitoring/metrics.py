@@ -1,4 +1,4 @@
-"""Numbers over the steps of a run: one JSON line an interval, and the same for TensorBoard."""
+"""Metrics over the steps of a run: one JSON line per logging interval, and the same values for TensorBoard."""
 
 import json
 from pathlib import Path
@@ -10,24 +10,24 @@ from simcast_hpc.storage.atomic_files import write_text
 
 
 class MetricsWriter:
-    """Appends metrics to ``metrics.jsonl`` and to TensorBoard events. Rank 0 alone holds one.
+    """Appends metrics to ``metrics.jsonl`` and to TensorBoard events; only rank 0 has one.
 
-    Keys carry their unit where they have one: ``throughput/samples_per_second``.
+    Keys contain the unit, if there is one: ``throughput/samples_per_second``.
     """
 
     def __init__(self, path: Path, events: Path, *, first_step: int):
-        """Continue after ``first_step``; lines of later steps, left by a run that was cut short, are dropped."""
+        """Append after ``first_step``; lines of later steps, which an interrupted run wrote, are removed."""
         if path.is_file():
-            kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
+            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= first_step]
             write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
-    def write(self, step: int, numbers: dict[str, float]) -> None:
-        """Write the numbers of one step."""
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Write the metrics of one step."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
-        for key, value in numbers.items():
+        for key, value in metrics.items():
             self._events.add_scalar(key, value, step)
 
     def close(self) -> None:
@@ -37,11 +37,11 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``; a half line at the end, left by a kill, is passed over."""
-    return [json.loads(line) for line in _whole_lines(path)] if path.is_file() else []
+    """Return the lines of a ``metrics.jsonl``; an incomplete last line, which a kill can leave, is ignored."""
+    return [json.loads(line) for line in _complete_lines(path)] if path.is_file() else []
 
 
-def _whole_lines(path: Path) -> list[str]:
+def _complete_lines(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     return lines if text.endswith("\n") else lines[:-1]

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
+from simcast_hpc.distributed.gradients import gradients_are_finite, skip_step
 from simcast_hpc.distributed.named_tensors import Tensors
 
 
@@ -36,7 +36,7 @@ class StageEngine:
 
     def skip_step(self) -> None:
         """Count the pending optimizer step without changing weights or optimizer state. A collective."""
-        leave_out_step(self.engine)
+        skip_step(self.engine)
 
     def auxiliary_state(self) -> Tensors:
         """Return the state that DeepSpeed does not hold, by name; every rank has all of it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.gradients import gradients_are_finite, leave_out_step
+from simcast_hpc.distributed.gradients import gradients_are_finite, skip_step
 from simcast_hpc.distributed.named_tensors import read_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from tests.archives import tiny_config
@@ -51,7 +51,7 @@ def _step(engine, ranks: TorchRanks, number: int, *, bad: bool) -> bool:
         if finite:
             engine.step()
         else:
-            leave_out_step(engine)
+            skip_step(engine)
     return finite
 
 

@@ -1,4 +1,4 @@
-"""Resuming equals not stopping: to the bit at the same ranks and stage, within 1e-5 at others."""
+"""A resumed run equals an uninterrupted one: bitwise at the same ranks and stage, within 1e-5 at others."""
 
 import shutil
 import signal
@@ -10,6 +10,9 @@ import psutil
 import pytest
 import torch
 
+from simcast_hpc.config import ConfigError, TrainConfig, read_config
+from simcast_hpc.inference.load import load_trained
+from simcast_hpc.train import trainer
 from simcast_hpc.train.checkpoint import visible
 from tests.multi_rank.runs import command, environment, losses, overrides, simcast, weights
 
@@ -23,7 +26,7 @@ def _equal_to_the_bit(one: Path, other: Path) -> bool:
 
 
 def _kill_in_mid_training(launcher: str, ranks: int, arguments: list[str], run_dir: Path) -> None:
-    """Start a run and send SIGKILL to one of its ranks once a checkpoint stands."""
+    """Start a run and send SIGKILL to one of its ranks after the first checkpoint."""
     process = subprocess.Popen(
         [*command(launcher, ranks), *arguments],
         env=environment(),
@@ -79,8 +82,8 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
         pytest.param((2, 2), (2, 3), marks=pytest.mark.slow),
     ],
 )
-def test_another_world_size_and_stage_go_on(saved_by, resumed_by, teacher_config, one_rank, tmp_path):
-    """The first half by one layout, the second by another; the losses are those of one rank."""
+def test_a_run_resumes_with_another_world_size_and_stage(saved_by, resumed_by, teacher_config, one_rank, tmp_path):
+    """The first half runs with one layout, the second with another; the losses are those of one rank."""
     run_dir = tmp_path / "run"
     for ranks, stage in (saved_by, resumed_by):
         simcast(
@@ -92,41 +95,41 @@ def test_another_world_size_and_stage_go_on(saved_by, resumed_by, teacher_config
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
 
 
-def test_a_run_that_is_done_is_left_alone(teacher_config, one_rank):
+def _config(run_dir: Path, **changes: float) -> TrainConfig:
+    config = read_config(TrainConfig, run_dir / "config.yaml")
+    optimizer = config.optimizer.model_copy(update=changes)
+    return config.model_copy(update={"run_dir": run_dir, "optimizer": optimizer})
+
+
+def test_a_finished_run_is_not_started_again(one_rank, monkeypatch):
     before = (one_rank / "DONE.json").stat().st_mtime_ns
-    told = simcast("python", 1, ["train", str(teacher_config), *overrides(run_dir=one_rank, engine__zero_stage=0)])
-    assert "nothing to do" in told.stderr
+    monkeypatch.setattr(trainer, "join_process_group", lambda **_: pytest.fail("the run started"))
+    trainer.run(_config(one_rank))
     assert (one_rank / "DONE.json").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_of_another_configuration_is_rejected(teacher_config, one_rank, tmp_path):
+def test_a_checkpoint_of_another_configuration_is_rejected(one_rank, tmp_path):
     run_dir = tmp_path / "run"
     shutil.copytree(one_rank, run_dir)
-    kept = (run_dir / "config.yaml").read_text(encoding="utf-8")
-    told = simcast(
-        "python",
-        1,
-        [
-            "train",
-            str(teacher_config),
-            *overrides(run_dir=run_dir, engine__zero_stage=0, optimizer__learning_rate=1e-3),
-        ],
-        check=False,
-    )
-    assert told.returncode == 2
-    assert "optimizer.learning_rate was 0.005, is 0.001" in told.stderr
-    assert (run_dir / "config.yaml").read_text(encoding="utf-8") == kept, "what stands keeps its configuration"
+    config = (run_dir / "config.yaml").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate was 0\.005, is 0\.001"):
+        trainer.run(_config(run_dir, learning_rate=1e-3))
+    assert (run_dir / "config.yaml").read_text(encoding="utf-8") == config, "the rejected run does not replace it"
     assert (run_dir / "DONE.json").exists()
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(teacher_config, one_rank, tmp_path):
+def test_truncated_weights_and_a_damaged_checkpoint_are_replaced(teacher_config, one_rank, tmp_path):
+    """What a power cut can leave: the run resumes from the checkpoint before and is finished again."""
     run_dir = tmp_path / "run"
     shutil.copytree(one_rank, run_dir)
-    (run_dir / "DONE.json").unlink()
+    exported = run_dir / "weights" / "model.safetensors"
+    exported.write_bytes(exported.read_bytes()[: exported.stat().st_size // 2])
     damaged = run_dir / "checkpoints" / "step-00000006" / "rank-00000.safetensors"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
-    told = simcast("python", 1, ["train", str(teacher_config), *overrides(run_dir=run_dir, engine__zero_stage=0)])
-    assert f"{damaged} is absent or damaged: it is set aside" in told.stderr
+    result = simcast("python", 1, ["train", str(teacher_config), *overrides(run_dir=run_dir, engine__zero_stage=0)])
+    assert f"{exported} is missing or damaged: the run is finished again" in result.stderr
+    assert f"{damaged} is absent or damaged" in result.stderr
     assert losses(run_dir) == losses(one_rank) and _equal_to_the_bit(one_rank, run_dir)
+    assert load_trained(run_dir).weights_hash == load_trained(one_rank).weights_hash
