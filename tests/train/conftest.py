@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.generative_runs import root, runs  # noqa: F401  fixtures
+
 SMALL_EARTHFORMER = {
     "kind": "earthformer",
     "width": 8,
@@ -31,6 +33,6 @@ def no_launcher(monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def data_section(root: Path, **over: Any) -> dict[str, Any]:
-    """Return the section ``data`` of a tiny run on the archive ``root``."""
-    return {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None} | over
+def data_section(archive: Path, **over: Any) -> dict[str, Any]:
+    """Return the section ``data`` of a tiny run on an archive."""
+    return {"dataset": "synthetic", "root": str(archive), "window_stride": 2, "max_percent_missing": None} | over

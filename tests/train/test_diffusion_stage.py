@@ -1,7 +1,5 @@
 """Training samples of the stage diffusion, its stored latents, and the runs and data that it accepts."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,20 +11,9 @@ from simcast_hpc.diffusion import clean_from_prediction
 from simcast_hpc.storage import block_store
 from simcast_hpc.train.stages.diffusion_stage import DiffusionStage
 from simcast_hpc.train.trainer import plan
-from tests.archives import make_archive, random_codes
 from tests.generative_runs import OneRank, diffusion_config, make_runs, randomize
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    return make_archive(tmp_path_factory.mktemp("latents"), random_codes(5, 11, missing=0.002))
-
-
-@pytest.fixture(scope="module")
-def runs(root, tmp_path_factory) -> Path:
-    return make_runs(tmp_path_factory.mktemp("runs"), root)
 
 
 def diffusion_stage(config: TrainConfig) -> DiffusionStage:

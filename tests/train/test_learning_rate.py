@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: its ends, its peak, its course, and runs of very few steps."""
+"""The learning rate as a function of the step: ends, peak, monotonicity, and runs of very few steps."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ def _assert_rises_then_falls(rates: list[float], top: int) -> None:
     assert all(one > other for one, other in pairwise(rates[top:]))
 
 
-def test_one_cycle_runs_from_a_25th_over_the_peak_to_almost_nothing():
+def test_one_cycle_rises_from_peak_over_25_and_falls_to_almost_zero():
     rates = _rates("one_cycle", steps=1000)
     assert rates[0] == pytest.approx(PEAK / 25)
     assert rates[300] == pytest.approx(PEAK)
@@ -30,7 +30,7 @@ def test_one_cycle_runs_from_a_25th_over_the_peak_to_almost_nothing():
     _assert_rises_then_falls(rates, 300)
 
 
-def test_cosine_rises_in_a_line_and_falls_to_a_thousandth():
+def test_cosine_rises_linearly_and_falls_to_a_thousandth_of_the_peak():
     rates = _rates("cosine", steps=1000, warmup=0.1)
     assert rates[0] == pytest.approx(PEAK / 100) and rates[49] == pytest.approx(PEAK / 2)
     assert rates[99] == pytest.approx(PEAK) and rates[100] == pytest.approx(PEAK)
@@ -39,17 +39,19 @@ def test_cosine_rises_in_a_line_and_falls_to_a_thousandth():
     _assert_rises_then_falls(rates[100:], 0)
 
 
-def test_constant_rises_in_a_line_and_stays():
+def test_constant_rises_linearly_and_stays():
     rates = _rates("constant", steps=100, warmup=0.2)
     assert rates[:20] == pytest.approx([PEAK * (step + 1) / 20 for step in range(20)])
     assert rates[20:] == [PEAK] * 80
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
-def test_the_end_may_be_set_and_moves_nothing_before_the_peak(schedule):
-    plain = OptimizerConfig(learning_rate=PEAK, schedule=schedule)
-    ending = plain.model_copy(update={"final_fraction": 0.1})
-    rates, others = ([learning_rate(step, max_steps=100, config=one) for step in range(100)] for one in (plain, ending))
+def test_final_fraction_sets_the_end_and_changes_nothing_before_the_peak(schedule):
+    default = OptimizerConfig(learning_rate=PEAK, schedule=schedule)
+    changed = default.model_copy(update={"final_fraction": 0.1})
+    rates, others = (
+        [learning_rate(step, max_steps=100, config=one) for step in range(100)] for one in (default, changed)
+    )
     top = rates.index(max(rates))
     assert others[: top + 1] == rates[: top + 1]
     assert others[-1] == pytest.approx(PEAK / 10)
@@ -58,7 +60,7 @@ def test_the_end_may_be_set_and_moves_nothing_before_the_peak(schedule):
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
-def test_without_a_warm_up_a_run_begins_at_its_peak(schedule):
+def test_starts_at_the_peak_without_warm_up(schedule):
     rates = _rates(schedule, steps=50, warmup=0.0)
     assert rates[0] == pytest.approx(PEAK)
     assert rates[-1] == pytest.approx({"one_cycle": PEAK / 25e4, "cosine": PEAK / 1000, "constant": PEAK}[schedule])
@@ -67,7 +69,7 @@ def test_without_a_warm_up_a_run_begins_at_its_peak(schedule):
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
 @pytest.mark.parametrize("steps", [1, 2, 5])
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.5, 0.999])
-def test_few_steps_have_rates_too(schedule, steps, warmup):
+def test_runs_of_few_steps_have_valid_rates(schedule, steps, warmup):
     rates = _rates(schedule, steps=steps, warmup=warmup)
     assert all(0 < rate <= PEAK * (1 + 1e-12) for rate in rates)
     top = rates.index(max(rates))
@@ -75,6 +77,6 @@ def test_few_steps_have_rates_too(schedule, steps, warmup):
     assert all(one >= other for one, other in pairwise(rates[top:]))
 
 
-def test_the_rate_of_a_step_knows_no_history():
+def test_rate_depends_on_the_step_only():
     config = OptimizerConfig(learning_rate=PEAK)
     assert learning_rate(70, max_steps=100, config=config) == _rates("one_cycle", steps=100)[70]
