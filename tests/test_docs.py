@@ -1,4 +1,4 @@
-"""What the pages tell a reader to type: commands and options that exist, files and targets that are there."""
+"""Commands, options, files and make targets in the documentation exist."""
 
 import re
 import shlex
@@ -15,12 +15,12 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "slurm" / "README.
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 PROGRAM: Any = typer.main.get_command(cli.app)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-# Where these stand, what follows is our own program; everything before belongs to a launcher.
+# The words before these belong to a launcher, those after them to our program.
 _STARTS = ("simcast", "simcast_hpc")
 
 
 def lines_to_type(page: Path) -> list[str]:
-    """Return the lines of a page's plain code blocks, joined where they go on, without their comments."""
+    """Return the lines of the plain code blocks of a page, with continuations joined and without comments."""
     inside, kept = None, []
     for line in page.read_text(encoding="utf-8").splitlines():
         if line.startswith("```"):
@@ -32,7 +32,7 @@ def lines_to_type(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the words that follow ``simcast``, under whichever launcher, of each line that calls it."""
+    """Return the words after ``simcast`` of each line that calls it, with or without a launcher."""
     found = []
     for line in lines_to_type(page):
         if not any(start in line for start in _STARTS):
@@ -44,21 +44,21 @@ def commands(page: Path) -> list[list[str]]:
     return found
 
 
-class Refused(Exception):
-    """The command line does not take some words; typer's own errors stand in a module of its own."""
+class InvalidCommandError(Exception):
+    """The command line rejects a command of a page."""
 
 
 def parse(words: list[str]) -> None:
-    """Let the command line take these words, without running what they ask for.
+    """Parse the words of a command without running it.
 
     Raises:
-        Refused: a command or an option does not exist, or an argument lacks.
+        InvalidCommandError: a command or an option does not exist, or an argument is missing.
     """
     command, name, rest = PROGRAM, [], list(words)
     while hasattr(command, "commands"):
         name.append(rest.pop(0))
         if name[-1] not in command.commands:
-            raise Refused(f"there is no command {' '.join(name)}")
+            raise InvalidCommandError(f"there is no command {' '.join(name)}")
         command = command.commands[name[-1]]
     if "--help" in rest or "..." in rest:
         return
@@ -67,16 +67,16 @@ def parse(words: list[str]) -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        raise Refused(error.format_message()) from error
+        raise InvalidCommandError(error.format_message()) from error
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_command_of_a_page_is_taken(page):
+def test_commands_of_a_page_are_valid(page):
     wrong = []
     for words in commands(page):
         try:
             parse(words)
-        except Refused as error:
+        except InvalidCommandError as error:
             wrong.append(f"simcast {' '.join(words)}: {error}")
     assert wrong == []
 
@@ -85,24 +85,24 @@ def test_every_command_of_a_page_is_taken(page):
 def test_files_targets_and_modules_of_a_page_exist(page):
     lines = "\n".join(lines_to_type(page))
     paths = set(re.findall(r"(?<![\w/])(?:configs|slurm|tests|benchmarks|kernels)/[\w./-]+\w", lines))
-    made = {"slurm/site.env"}  # by the reader, from the example
-    assert sorted(path for path in paths - made if not (ROOT / path).exists()) == []
+    created = {"slurm/site.env"}  # by the reader, from the example
+    assert sorted(path for path in paths - created if not (ROOT / path).exists()) == []
     assert {target for target in re.findall(r"^make ([a-z-]+)", lines, flags=re.MULTILINE)} - TARGETS == set()
     modules = set(re.findall(r"-m (benchmarks\.[\w.]+)", lines))
     assert [name for name in modules if not list(ROOT.glob(f"{name.replace('.', '/')}*"))] == []
 
 
-def test_nothing_asks_for_our_package_from_an_index():
-    """No index holds it: extras are installed from the checkout, in pages and in messages."""
+def test_no_page_installs_the_package_from_an_index():
+    """No index contains it: pages and messages install extras from the checkout."""
     places = [*PAGES, *sorted((ROOT / "simcast_hpc").rglob("*.py"))]
     assert [str(path) for path in places if "simcast-hpc[" in path.read_text(encoding="utf-8")] == []
 
 
-def test_a_page_with_a_mistake_would_be_seen(tmp_path):
+def test_detects_an_invalid_command(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("```\ntorchrun -m simcast_hpc train a.yaml \\\n  --sett x=1   # no\nsimcast fly a.yaml\nls\n```\n")
     first, second = commands(page)
-    with pytest.raises(Refused, match="--sett"):
+    with pytest.raises(InvalidCommandError, match="--sett"):
         parse(first)
-    with pytest.raises(Refused, match="no command fly"):
+    with pytest.raises(InvalidCommandError, match="no command fly"):
         parse(second)

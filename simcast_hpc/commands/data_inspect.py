@@ -34,8 +34,10 @@ def inspect(
         raise ConfigError(f"--allow {unknown[0]} is unknown; choose from {', '.join(KINDS)}")
     from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.inspection import inspect
+    from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.event_strip import draw_event
 
+    set_up_logging(0)
     spec = read_spec(dataset)
     inspection = inspect(spec, root)
     for name, fact in inspection.facts.items():

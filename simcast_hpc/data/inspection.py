@@ -3,6 +3,7 @@
 Prepared shards are read to the last byte; raw data is looked into by the reader that preparation uses.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.distributed.ranks import SingleRank
+from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.run_directory import file_hash
 
 from .catalog import repeated_ids_of
@@ -35,6 +37,7 @@ from .shards.shard_format import (
 )
 from .window_source import event_checksum
 
+logger = logging.getLogger(__name__)
 _MOST_PICTURES = 4
 
 
@@ -70,7 +73,8 @@ def _of_raw(spec: DatasetSpec, root: Path) -> Inspection:
     problems = [*source.problems, *source.notes]
     pictures: list[Picture] = []
     spread = set(np.linspace(0, len(source.events) - 1, _MOST_PICTURES).astype(int).tolist())
-    for number, event in enumerate(source.events):
+    progress = Progress(logger, "inspect", len(source.events), unit="events")
+    for number, event in enumerate(progress.track(source.events)):
         try:
             codes = source.read(number)
         except DataError as error:
@@ -124,7 +128,8 @@ def _of_shards(spec: DatasetSpec, root: Path) -> Inspection:
 
 
 def _of_files(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
-    for number, shard in enumerate(manifest.shards):
+    progress = Progress(logger, "checksums", len(manifest.shards), unit="shards")
+    for number, shard in enumerate(progress.track(manifest.shards)):
         try:
             check_present(root, manifest, [number])
         except DataError as error:
