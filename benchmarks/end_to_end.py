@@ -38,7 +38,7 @@ from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distill.windows import window_of_codes
 from simcast_hpc.losses import WeightedMSE
-from simcast_hpc.models import build_model, fitted_to
+from simcast_hpc.models import build_model, with_grid
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.planning.flops import Account, account_of, denoiser_account
 
@@ -176,7 +176,7 @@ def counted(run: TrainConfig, size: int, dtype: torch.dtype) -> Account:
         grid = (size // REDUCTION, size // REDUCTION)
         return denoiser_account(run.diffusion.casformer, channels=LATENT_CHANNELS, grid=grid, dtype=dtype, **sizes)
     grid = (size, size)
-    return account_of(fitted_to(run.model, grid), grid=grid, dtype=dtype, **sizes)
+    return account_of(with_grid(run.model, grid), grid=grid, dtype=dtype, **sizes)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -198,7 +198,7 @@ class Forecasting(torch.nn.Module):
 
     def __init__(self, run: TrainConfig, size: int):
         super().__init__()
-        model = fitted_to(run.model, (size, size))
+        model = with_grid(run.model, (size, size))
         self.model = build_model(model, frames_in=run.sequence.frames_in, frames_out=run.frames_out)
         self.loss = WeightedMSE(run.loss, target_spec(DataConfig(dataset="sevir", root=Path("."))))
 

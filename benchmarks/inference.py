@@ -26,7 +26,7 @@ from benchmarks.harness import RESULTS, machine, write_rows
 from benchmarks.timing import quantile, time_calls
 from simcast_hpc.config import TrainConfig, read_config
 from simcast_hpc.inference.cuda_graph import Graphs
-from simcast_hpc.models import build_model, fitted_to
+from simcast_hpc.models import build_model, with_grid
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("simvp-student", "earthformer-student")
@@ -86,7 +86,7 @@ def measured(case: str, precision: str, options: argparse.Namespace) -> list[dic
     run = read_config(TrainConfig, ROOT / "configs" / CONFIGURED[case], [])
     grid, device = (options.size, options.size), options.device
     torch.manual_seed(0)
-    model = fitted_to(run.model, grid)
+    model = with_grid(run.model, grid)
     network = build_model(model, frames_in=run.sequence.frames_in, frames_out=run.frames_out)
     network = network.to(device, DTYPES[precision]).eval().requires_grad_(False)
     frames = torch.rand(options.batch, run.sequence.frames_in, 1, *grid, device=device).to(DTYPES[precision])

@@ -34,7 +34,7 @@ from benchmarks.scaling_model import (
 )
 from benchmarks.scaling_worker import THREADS, parameters
 from simcast_hpc.config import EngineConfig, TrainConfig, read_config
-from simcast_hpc.models import fitted_to
+from simcast_hpc.models import with_grid
 from simcast_hpc.planning.flops import forecaster, training_flops
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "direct"
@@ -191,7 +191,7 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
 def costs(config: TrainConfig) -> tuple[int, int, int]:
     """Return parameters, operations of a sample's forward and backward pass, and modules that hold parameters."""
     frames = {"frames_in": config.sequence.frames_in, "frames_out": config.frames_out}
-    subject = forecaster(fitted_to(config.model, GRID), grid=GRID, dtype=torch.bfloat16, **frames)
+    subject = forecaster(with_grid(config.model, GRID), grid=GRID, dtype=torch.bfloat16, **frames)
     made = subject.on_meta(None, torch.bfloat16)
     modules = sum(1 for module in made.modules() if next(module.parameters(recurse=False), None) is not None)
     count = sum(parameter.numel() for parameter in made.parameters())

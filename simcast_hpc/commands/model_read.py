@@ -84,14 +84,14 @@ def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoencoder
     Raises:
         ValueError: the sizes are inconsistent.
     """
-    from simcast_hpc.models import fitted_to
+    from simcast_hpc.models import with_grid
     from simcast_hpc.planning import flops as account
 
     if run.stage == "autoencoder":
         return account.autoencoder(autoencoder, grid=grid)
     frames = {"frames_in": run.sequence.frames_in, "frames_out": run.frames_out}
     if run.stage in FORECASTING:
-        return account.forecaster(fitted_to(run.model, grid), grid=grid, dtype=dtype_of(run), **frames)
+        return account.forecaster(with_grid(run.model, grid), grid=grid, dtype=dtype_of(run), **frames)
     reduction = autoencoder.reduction
     if grid[0] % reduction or grid[1] % reduction:
         raise ValueError(

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig, from_mapping, to_yaml
-from simcast_hpc.models.published_weights import OurForm, load_public, our_form
+from simcast_hpc.models.published_weights import ForecasterSpec, load_public, forecaster_spec
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_tensors, write_text
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
@@ -41,7 +41,7 @@ def convert(
         raise ConfigError(f"{out} is there already; name a folder that is not, or remove it")
     state = read_state_dict(file, prefix=prefix)
     try:
-        form = our_form(architecture, config)
+        form = forecaster_spec(architecture, config)
         model = load_public(architecture, config, state)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{file}: {error}") from error
@@ -91,7 +91,7 @@ def read_state_dict(file: Path, *, prefix: str = "") -> dict[str, Tensor]:
     return found
 
 
-def _as_run(form: OurForm, out: Path, *, dataset: str) -> TrainConfig:
+def _as_run(form: ForecasterSpec, out: Path, *, dataset: str) -> TrainConfig:
     if form.channels != 1:
         raise ConfigError(f"these weights take {form.channels} channels; forecasts here are of one")
     frames = {"frames_in": form.frames_in, "frames_out": form.frames_out, "teacher_frames_out": form.frames_out}

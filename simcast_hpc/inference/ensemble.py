@@ -17,12 +17,12 @@ from simcast_hpc.diffusion import (
     Rows,
     make_schedule,
     plan_steps,
-    reject_broken,
+    check_finite,
     spaced_timesteps,
     stream_key,
     walk,
 )
-from simcast_hpc.diffusion.guidance import reject_untrained_guidance
+from simcast_hpc.diffusion.guidance import check_guidance
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
@@ -89,7 +89,7 @@ class TrainedEnsemble:
         """
         result = replace(self, sampling=sampling, graphs=Graphs("the sampling loop"))
         try:
-            reject_untrained_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
+            check_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
             result._steps()
         except ValueError as error:
             raise ConfigError(f"sampling: {error}") from error
@@ -163,7 +163,7 @@ class TrainedEnsemble:
             frames.append(self.autoencoder.decode(result.latents))
             rates.append(result.clip_rate * len(part) / len(row))
             broken.append(result.broken)
-        reject_broken(torch.stack(broken).sum(), len(row))
+        check_finite(torch.stack(broken).sum(), len(row))
         all_frames = torch.cat(frames).unflatten(0, (len(codes), len(members)))
         return Members(all_frames, torch.stack(rates).sum())
 

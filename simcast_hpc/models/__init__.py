@@ -1,6 +1,7 @@
-"""What is learned: every model maps ``[B, T, C, H, W]`` to ``[B, T', C, H, W]`` and returns fp32.
+"""Networks. A forecasting model maps ``[B, T, C, H, W]`` to ``[B, T', C, H, W]`` and returns fp32.
 
-``build_model`` is the one way from a configuration to a network; ``public`` brings published weights in.
+``build_model`` builds a forecasting model from its configuration; ``published_weights`` loads the weights of public
+projects.
 """
 
 from collections.abc import Callable
@@ -10,11 +11,11 @@ from torch import nn
 from simcast_hpc.config import ModelConfig
 
 from .earthformer import Earthformer
-from .model_grid import fitted_to, grid_of
+from .model_grid import grid_of, with_grid
 from .simvp import SimVP
-from .warm_start import Started, start_from
+from .warm_start import WarmStart, warm_start
 
-__all__ = ["Earthformer", "SimVP", "Started", "build_model", "fitted_to", "grid_of", "start_from"]
+__all__ = ["Earthformer", "SimVP", "WarmStart", "build_model", "grid_of", "warm_start", "with_grid"]
 
 _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "earthformer": Earthformer,
@@ -23,21 +24,21 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_model(config: ModelConfig, *, frames_in: int, frames_out: int, channels: int = 1) -> nn.Module:
-    """Build the network that ``config.kind`` names, with fresh weights from torch's generator.
+    """Build the network named by ``config.kind``, randomly initialized from torch's global generator.
 
     Args:
         config: the ``model`` section of a run's configuration.
-        frames_in: T, frames of the past that go in.
-        frames_out: T', frames that come out.
+        frames_in: T, number of input frames.
+        frames_out: T', number of forecast frames.
         channels: C of input and output.
 
     Returns:
-        A module from ``[B, T, C, H, W]`` to ``[B, T', C, H, W]``, fp32 out whatever it was cast to.
+        A module from ``[B, T, C, H, W]`` to ``[B, T', C, H, W]``; its output is fp32 whatever dtype it is cast to.
 
     Raises:
-        ValueError: the kind is unknown, or the sizes do not fit one another.
+        ValueError: the kind is unknown, or the sizes are inconsistent.
     """
     constructor = _CONSTRUCTORS.get(config.kind)
     if constructor is None:
-        raise ValueError(f"model.kind={config.kind!r} is unknown; known kinds are {', '.join(sorted(_CONSTRUCTORS))}")
+        raise ValueError(f"model.kind={config.kind!r} is unknown; choose {' or '.join(sorted(_CONSTRUCTORS))}")
     return constructor(config, frames_in=frames_in, frames_out=frames_out, channels=channels)

@@ -1,9 +1,9 @@
-"""CasFormer: the denoiser of latent sequences, under the latents of a deterministic forecast.
+"""CasFormer: a denoiser of latent sequences conditioned on the latents of a deterministic forecast.
 
-Source: Gong et al., CasCast (2024), section 3.3, with the DiT blocks of Peebles and Xie (2023). Frames of noisy latent
-and condition go through a frame-wise encoder with shared weights, are joined by one linear layer (the sequence
-aggregator), and go through a sequence decoder together. Every block is modulated by the timestep; the stream of tokens
-between two branches is one call of ``adaln_norm``.
+Source: Gong et al., CasCast (2024), section 3.3, with the DiT blocks of Peebles and Xie (2023). A frame-wise encoder
+with shared weights processes each frame of noisy latents and condition, a linear layer aggregates the frames, and a
+sequence decoder processes them jointly. The timestep modulates every block. The residual addition, norm and modulation
+between two branches are one call of ``adaln_norm``.
 """
 
 import math
@@ -17,14 +17,14 @@ from torch.utils.checkpoint import checkpoint
 from simcast_hpc.config import CasFormerConfig
 from simcast_kernels.adaln_norm import adaln_norm
 
-from .layers import WideLinear
+from .layers import Fp32Linear
 
-_FREQUENCIES = 256
-_LONGEST = 10_000.0
+_TIME_FEATURES = 256
+_MAX_PERIOD = 10_000.0
 
 
 class _Stream(NamedTuple):
-    """Tokens ``[N, L, D]`` and what the last branch adds to them: ``branch``, weighted by ``gate`` ``[N, D]``."""
+    """Tokens ``[N, L, D]`` and the pending residual of the last branch, ``branch`` times ``gate`` ``[N, D]``."""
 
     tokens: Tensor
     branch: Tensor | None = None
@@ -36,19 +36,20 @@ class CasFormer(nn.Module):
 
     Args:
         config: the ``casformer`` section of a run's configuration.
-        frames: T, frames of a forecast.
+        frames: T, number of forecast frames.
         channels: C, channels of a latent.
-        frames_in: frames of the observations, where ``config.observations`` is set.
+        frames_in: number of observed frames; required if ``config.observations`` is set.
 
-    ``published_places`` is set by ``models.public``: patches along an axis of the published table of positions.
+    Attributes:
+        published_positions: side of the published position table in patches; set by ``models.published_weights``.
     """
 
-    published_places: int | None = None
+    published_positions: int | None = None
 
     def __init__(self, config: CasFormerConfig, *, frames: int, channels: int, frames_in: int | None = None):
         super().__init__()
         if config.observations and frames_in is None:
-            raise ValueError("casformer.observations=true needs the number of observed frames")
+            raise ValueError("casformer.observations=true requires frames_in, the number of observed frames")
         self.config, self.frames, self.channels = config, frames, channels
         patch, ratio = config.patch, config.feed_forward_ratio
         self.embed = nn.Conv2d(2 * channels, config.frame_width, patch, stride=patch)
@@ -59,14 +60,14 @@ class CasFormer(nn.Module):
         self.aggregate = nn.Linear(config.frame_width * frames, config.width)
         self.time = TimestepEmbedding(config.width)
         self.blocks = nn.ModuleList(
-            Block(config.width, config.heads, ratio, crosses=config.observations) for _ in range(config.depth)
+            Block(config.width, config.heads, ratio, cross_attention=config.observations) for _ in range(config.depth)
         )
         self.observe = None
         if config.observations and frames_in is not None:
             self.observe = nn.Conv2d(frames_in * channels, config.width, patch, stride=patch)
         self.modulate = nn.Linear(config.width, 2 * config.width)
-        self.head = WideLinear(config.width, frames * channels * patch**2)
-        self._initialise()
+        self.head = Fp32Linear(config.width, frames * channels * patch**2)
+        self._initialize()
 
     def forward(
         self, noisy: Tensor, timesteps: Tensor, condition: Tensor, observations: Tensor | None = None
@@ -76,41 +77,45 @@ class CasFormer(nn.Module):
         Args:
             noisy: latents x_t, ``[B, T, C, h, w]``.
             timesteps: t of each sample, int64 ``[B]``.
-            condition: latents of the deterministic forecast, same shape; zeros stand for no condition.
-            observations: latents of the observed frames, ``[B, T_in, C, h, w]``, for ``config.observations`` alone.
+            condition: latents of the deterministic forecast, same shape; zeros mean unconditional.
+            observations: latents of the observed frames, ``[B, T_in, C, h, w]``; only with ``config.observations``.
 
         Raises:
-            ValueError: frames, channels or grid do not fit, or observations are given to a network without, or lack.
+            ValueError: invalid frames, channels or grid; observations are missing, or the network does not use them.
         """
         self._check(noisy, condition, observations)
         dtype = self.aggregate.weight.dtype
-        patch, width = self.config.patch, self.config.frame_width
-        batch, frames, _, height, across = noisy.shape
-        rows, columns = height // patch, across // patch
-        pairs = torch.cat([noisy, condition], dim=2).to(dtype).flatten(0, 1)
-        tokens = self.embed(pairs).flatten(2).transpose(1, 2) + position_table(rows, columns, width, like=pairs)
+        patch, frame_width = self.config.patch, self.config.frame_width
+        batch, frames, _, height, width = noisy.shape
+        rows, columns = height // patch, width // patch
 
-        stream = _Stream(tokens.reshape(batch, frames * rows * columns, width))
-        stream = self._through(self.frame_blocks, stream, self.frame_time(timesteps, dtype), apart=frames)
-        tokens = _settled(stream).unflatten(1, (frames, -1)).transpose(1, 2).flatten(2)
+        # 1. Frame-wise encoder
+        pairs = torch.cat([noisy, condition], dim=2).to(dtype).flatten(0, 1)
+        tokens = self.embed(pairs).flatten(2).transpose(1, 2) + position_table(rows, columns, frame_width, like=pairs)
+        stream = _Stream(tokens.reshape(batch, frames * rows * columns, frame_width))
+        stream = self._run_blocks(self.frame_blocks, stream, self.frame_time(timesteps, dtype), segments=frames)
+
+        # 2. Sequence decoder on the aggregated frames
+        tokens = _add_branch(stream).unflatten(1, (frames, -1)).transpose(1, 2).flatten(2)
         context = None
         if self.observe is not None and observations is not None:
-            seen = self.observe(observations.to(dtype).flatten(1, 2)).flatten(2).transpose(1, 2)
-            context = seen + position_table(rows, columns, self.config.width, like=seen)
+            observed = self.observe(observations.to(dtype).flatten(1, 2)).flatten(2).transpose(1, 2)
+            context = observed + position_table(rows, columns, self.config.width, like=observed)
         time = self.time(timesteps, dtype)
-        stream = self._through(self.blocks, _Stream(self.aggregate(tokens)), time, context=context)
+        stream = self._run_blocks(self.blocks, _Stream(self.aggregate(tokens)), time, context=context)
 
+        # 3. Output layer and patches to grid
         shift, scale = self.modulate(F.silu(time)).chunk(2, dim=-1)
         modulated, _ = adaln_norm(stream.tokens, shift, scale, branch=stream.branch, gate=stream.gate)
         patches = self.head(modulated).view(batch, rows, columns, patch, patch, frames, self.channels)
-        return patches.permute(0, 5, 6, 1, 3, 2, 4).reshape(batch, frames, self.channels, height, across)
+        return patches.permute(0, 5, 6, 1, 3, 2, 4).reshape(batch, frames, self.channels, height, width)
 
-    def _through(self, blocks: nn.ModuleList, stream: _Stream, time: Tensor, **more) -> _Stream:
+    def _run_blocks(self, blocks: nn.ModuleList, stream: _Stream, time: Tensor, **options) -> _Stream:
         for block in blocks:
             if self.config.checkpoint and self.training:
-                stream = _Stream(*checkpoint(block, *stream, time, use_reentrant=False, **more))
+                stream = _Stream(*checkpoint(block, *stream, time, use_reentrant=False, **options))
             else:
-                stream = block(*stream, time, **more)
+                stream = block(*stream, time, **options)
         return stream
 
     def _check(self, noisy: Tensor, condition: Tensor, observations: Tensor | None) -> None:
@@ -121,16 +126,18 @@ class CasFormer(nn.Module):
                 f"[B, {self.frames}, {self.channels}, h, w]"
             )
         if noisy.shape[3] % patch or noisy.shape[4] % patch:
-            raise ValueError(f"latents of {tuple(noisy.shape[3:])} do not fall into patches of {patch}")
+            raise ValueError(
+                f"the grid of the latents {tuple(noisy.shape[3:])} is not a multiple of casformer.patch={patch}"
+            )
         if (observations is None) != (self.observe is None):
             raise ValueError(
-                "observations are given to a network without casformer.observations"
+                "observations require casformer.observations=true"
                 if self.observe is None
-                else "casformer.observations=true needs the latents of the observed frames"
+                else "casformer.observations=true requires the latents of the observed frames"
             )
 
-    def _initialise(self) -> None:
-        """AdaLN-Zero (Peebles and Xie, section 3.2): at first every block is the identity and the prediction 0."""
+    def _initialize(self) -> None:
+        """Initialize as AdaLN-Zero (Peebles and Xie, section 3.2): each block is the identity and the prediction 0."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -150,30 +157,32 @@ class CasFormer(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Timesteps to vectors: sines and cosines (Vaswani et al. 2017, section 3.5), and two layers."""
+    """Embed timesteps: sines and cosines (Vaswani et al. 2017, section 3.5) and two linear layers."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.inner, self.outer = nn.Linear(_FREQUENCIES, width), nn.Linear(width, width)
+        self.inner, self.outer = nn.Linear(_TIME_FEATURES, width), nn.Linear(width, width)
 
     def forward(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return ``[B, D]`` of timesteps ``[B]``; the angles are fp32 whatever the weights are."""
-        wide = torch.promote_types(dtype, torch.float32)
-        exponents = torch.arange(_FREQUENCIES // 2, dtype=wide, device=timesteps.device) / (_FREQUENCIES // 2)
-        angles = timesteps.to(wide)[:, None] * torch.exp(-math.log(_LONGEST) * exponents)
+        """Return the embedding ``[B, D]`` of timesteps ``[B]``; angles are computed at least in fp32."""
+        angle_dtype = torch.promote_types(dtype, torch.float32)
+        exponents = torch.arange(_TIME_FEATURES // 2, dtype=angle_dtype, device=timesteps.device) / (
+            _TIME_FEATURES // 2
+        )
+        angles = timesteps.to(angle_dtype)[:, None] * torch.exp(-math.log(_MAX_PERIOD) * exponents)
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype)
         return self.outer(F.silu(self.inner(waves)))
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, modulated and gated by the timestep; with ``crosses``, attention to a context too."""
+    """Attention, optional cross-attention and feed-forward, each modulated and gated by the timestep."""
 
-    def __init__(self, width: int, heads: int, ratio: float, *, crosses: bool = False):
+    def __init__(self, width: int, heads: int, ratio: float, *, cross_attention: bool = False):
         super().__init__()
-        self.branches = 3 if crosses else 2
+        self.branches = 3 if cross_attention else 2
         hidden = int(width * ratio)
         self.attention = Attention(width, heads)
-        self.cross = CrossAttention(width, heads) if crosses else None
+        self.cross = CrossAttention(width, heads) if cross_attention else None
         self.feed_forward = FeedForward(width, hidden)
         self.modulate = nn.Linear(width, 3 * self.branches * width)
 
@@ -184,36 +193,42 @@ class Block(nn.Module):
         gate: Tensor | None,
         time: Tensor,
         *,
-        apart: int = 1,
+        segments: int = 1,
         context: Tensor | None = None,
     ) -> _Stream:
         """Return the stream after this block.
 
         Args:
             tokens: ``[N, L, D]``.
-            branch: what the branch before adds, or None.
-            gate: its weight.
+            branch: output of the previous branch, not yet added to ``tokens``; or None.
+            gate: weight of ``branch``, ``[N, D]``.
             time: embedded timesteps, ``[N, D]``.
-            apart: parts of the L tokens that do not see one another, such as frames.
+            segments: number of equal segments of the L tokens, such as frames; attention stays within a segment.
             context: tokens ``[N, L', D]`` for the cross-attention.
         """
-        parts = self.modulate(F.silu(time)).chunk(3 * self.branches, dim=-1)
-        steps = [parts[i : i + 3] for i in range(0, len(parts), 3)]
-        (shift, scale, next_gate), *rest = steps
+        chunks = self.modulate(F.silu(time)).chunk(3 * self.branches, dim=-1)
+        modulations = [chunks[i : i + 3] for i in range(0, len(chunks), 3)]
+
+        # 1. Self-attention
+        (shift, scale, next_gate), *rest = modulations
         modulated, tokens = adaln_norm(tokens, shift, scale, branch=branch, gate=gate)
-        split = modulated.unflatten(1, (apart, -1)).flatten(0, 1)
+        split = modulated.unflatten(1, (segments, -1)).flatten(0, 1)
         branch, gate = self.attention(split).reshape(modulated.shape), next_gate
+
+        # 2. Cross-attention to the context
         if self.cross is not None and context is not None:
             (shift, scale, next_gate), *rest = rest
             modulated, tokens = adaln_norm(tokens, shift, scale, branch=branch, gate=gate)
             branch, gate = self.cross(modulated, context), next_gate
+
+        # 3. Feed-forward
         ((shift, scale, next_gate),) = rest
         modulated, tokens = adaln_norm(tokens, shift, scale, branch=branch, gate=gate)
         return _Stream(tokens, self.feed_forward(modulated), next_gate)
 
 
 class Attention(nn.Module):
-    """All tokens of a sample see one another: ``[N, L, D] -> [N, L, D]``."""
+    """Self-attention over the tokens of a sample: ``[N, L, D] -> [N, L, D]``."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -221,14 +236,14 @@ class Attention(nn.Module):
         self.project, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the tokens saw."""
+        """Return the attended values."""
         query, key, value = self.project(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return self.out(seen.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
-    """Tokens see those of a context: ``[N, L, D], [N, L', D] -> [N, L, D]``."""
+    """Attention of tokens to those of a context: ``[N, L, D], [N, L', D] -> [N, L, D]``."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -240,41 +255,41 @@ class CrossAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Return what the tokens saw of the context."""
+        """Return the attended values of the context."""
         query = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.project(context).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
-    """Two layers with GELU (its tanh form) between: ``[N, L, D] -> [N, L, D]``."""
+    """Two linear layers with a GELU (tanh approximation) between them: ``[N, L, D] -> [N, L, D]``."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
         self.inner, self.outer = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what the tokens made of themselves."""
+        """Return the output of the second layer."""
         return self.outer(F.gelu(self.inner(x), approximate="tanh"))
 
 
-def _settled(stream: _Stream) -> Tensor:
+def _add_branch(stream: _Stream) -> Tensor:
     if stream.branch is None or stream.gate is None:
         return stream.tokens
     return stream.tokens + stream.gate[:, None] * stream.branch
 
 
 def position_table(rows: int, columns: int, width: int, *, like: Tensor) -> Tensor:
-    """Return the fixed vector of each place, ``[rows * columns, D]``: half of it tells the column, half the row.
+    """Return sine-cosine position embeddings ``[rows * columns, D]``, half of the features for the column.
 
-    Computed where it is used, in float64, and cast last: as a buffer an engine would cast it with the weights.
+    Computed in float64 at each use and cast last: an engine would cast a buffer together with the weights.
     """
     quarter = width // 4
     exponents = torch.arange(quarter, dtype=torch.float64, device=like.device) / quarter
-    frequencies = _LONGEST**-exponents
+    frequencies = _MAX_PERIOD**-exponents
 
-    def waves(places: int) -> Tensor:
-        angles = torch.arange(places, dtype=torch.float64, device=like.device)[:, None] * frequencies
+    def waves(positions: int) -> Tensor:
+        angles = torch.arange(positions, dtype=torch.float64, device=like.device)[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
     column = waves(columns)[None].expand(rows, -1, -1)

@@ -1,7 +1,7 @@
-"""The patch discriminator that autoencoders are trained against.
+"""The patch discriminator of the adversarial loss of autoencoders.
 
-Source: Isola et al., Image-to-image translation with conditional adversarial networks (2017), section 3.2.2. Its batch
-norm is a group norm here, so that what it says of a frame does not depend on the frames beside it, or on the ranks.
+Source: Isola et al., Image-to-image translation with conditional adversarial networks (2017), section 3.2.2. It uses
+group norm instead of batch norm, so that the logits of a frame do not depend on the other frames or on the ranks.
 """
 
 import torch.nn.functional as F
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import DiscriminatorConfig
 
-_MOST_GROWTH = 8
-_SLOPE = 0.2
+_MAX_GROWTH = 8
+_LEAKY_SLOPE = 0.2
 
 
 class Discriminator(nn.Module):
-    """Say of each patch of frames ``[N, C, H, W]`` how real it looks: logits ``[N, 1, h, w]``."""
+    """Classify patches of frames as observed or reconstructed: ``[N, C, H, W]`` to logits ``[N, 1, h, w]``."""
 
     def __init__(self, config: DiscriminatorConfig, *, channels: int = 1):
         super().__init__()
-        widths = [config.width * min(2**i, _MOST_GROWTH) for i in range(config.layers + 1)]
+        widths = [config.width * min(2**i, _MAX_GROWTH) for i in range(config.layers + 1)]
         self.stem = nn.Conv2d(channels, widths[0], 4, stride=2, padding=1)
         strides = [2] * (config.layers - 1) + [1]
         self.convs = nn.ModuleList(
-            nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=False)
-            for before, width, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+            nn.Conv2d(width_in, width_out, 4, stride=stride, padding=1, bias=False)
+            for width_in, width_out, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
         self.norms = nn.ModuleList(nn.GroupNorm(config.groups, width) for width in widths[1:])
         self.head = nn.Conv2d(widths[-1], 1, 4, padding=1)
@@ -32,13 +32,13 @@ class Discriminator(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Return the logits; large where a patch looks like an observation."""
-        x = F.leaky_relu(self.stem(frames), _SLOPE)
+        """Return the logits, large where a patch is classified as observed."""
+        x = F.leaky_relu(self.stem(frames), _LEAKY_SLOPE)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), _SLOPE)
+            x = F.leaky_relu(norm(conv(x)), _LEAKY_SLOPE)
         return self.head(x)
 
     @property
     def smallest_frame(self) -> int:
-        """Pixels along an axis below which no patch is left."""
+        """Pixels along an axis below which the output has no patch."""
         return 3 * 2 ** len(self.convs)

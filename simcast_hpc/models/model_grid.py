@@ -1,4 +1,4 @@
-"""Which grid of pixels a model is made for, and whether it divides it evenly."""
+"""The pixel grid that a model is built for, and whether the model divides it evenly."""
 
 import math
 from itertools import product
@@ -12,55 +12,59 @@ _LARGEST_SCALE = 8
 
 
 def grid_of(config: ModelConfig) -> Grid | None:
-    """Return the one grid (H, W) that a model of ``config`` takes; None where it takes several, or it is left open."""
+    """Return the only grid (H, W) that the model accepts; None if it accepts several or the field is not set."""
     return config.grid if isinstance(config, EarthformerConfig) else None
 
 
-def fitted_to(config: ModelConfig, grid: Grid) -> ModelConfig:
-    """Return ``config`` with the grid of its data, if the model is made for one grid.
+def with_grid(config: ModelConfig, grid: Grid) -> ModelConfig:
+    """Return ``config`` with the grid of the data filled in, if the model is built for one grid.
 
     Raises:
-        ValueError: another grid is stated, or its merges do not divide this one. An incomplete patch would be padded
-            on the way in and stretched on the way out, which moves what it shows; published weights alone may do so.
+        ValueError: ``config`` sets another grid, or the merges of the model do not divide this one. An incomplete patch
+            would be padded by the stem and stretched by the head, which shifts the field; only published weights may
+            do so.
     """
     if isinstance(config, SimVPConfig):
         return config
     if config.grid not in (None, grid):
         raise ValueError(
-            f"model.grid={list(config.grid or ())} but the frames of the data are {_by(grid)}; "
-            "leave model.grid out, then it is that of the data"
+            f"model.grid={list(config.grid or ())} differs from the frames of the data, which are {_format(grid)}; "
+            "remove model.grid to use the grid of the data"
         )
-    _reject_incomplete_patches(config, grid)
+    _check_complete_patches(config, grid)
     return config.model_copy(update={"grid": grid})
 
 
-def _reject_incomplete_patches(config: EarthformerConfig, grid: Grid) -> None:
-    below = config.downsampling ** (config.levels - 1)
-    factor = math.prod(stem_scales(config)) * below
+def _check_complete_patches(config: EarthformerConfig, grid: Grid) -> None:
+    level_factor = config.downsampling ** (config.levels - 1)
+    factor = math.prod(stem_scales(config)) * level_factor
     if grid[0] % factor == 0 and grid[1] % factor == 0:
         return
-    field, value = _merges(config)
+    field, value = _stem_field(config)
     raise ValueError(
-        f"{field}={value} and {config.levels - 1} merge(s) by model.downsampling={config.downsampling} divide the grid "
-        f"by {factor}, which {_by(grid)} pixels are no multiple of; {_remedy(config, math.gcd(*grid), below, field)}"
+        f"{field}={value} and {config.levels - 1} merge(s) by model.downsampling={config.downsampling} reduce the grid "
+        f"by {factor}, which does not divide {_format(grid)}; "
+        f"{_suggestion(config, math.gcd(*grid), level_factor, field)}"
     )
 
 
-def _remedy(config: EarthformerConfig, divisor: int, below: int, field: str) -> str:
-    """Return the scales nearest to those asked for that do divide the grid, in words."""
-    wanted, stages = math.prod(stem_scales(config)), len(stem_scales(config))
+def _suggestion(config: EarthformerConfig, divisor: int, level_factor: int, field: str) -> str:
+    """Return the valid scales of the stem that are nearest to the configured ones, as part of a message."""
+    configured, stages = math.prod(stem_scales(config)), len(stem_scales(config))
     choices = [
         scales
         for scales in product(range(_LARGEST_SCALE, 0, -1), repeat=stages)
-        if list(scales) == sorted(scales, reverse=True) and divisor % (math.prod(scales) * below) == 0
+        if list(scales) == sorted(scales, reverse=True) and divisor % (math.prod(scales) * level_factor) == 0
     ]
     if not choices or not stages:
-        return "take fewer levels (shorter model.encoder_depth and model.decoder_depth)"
-    nearest = min(choices, key=lambda scales: (abs(math.log(math.prod(scales) / wanted)), max(scales) - min(scales)))
+        return "use fewer levels (shorter model.encoder_depth and model.decoder_depth)"
+    nearest = min(
+        choices, key=lambda scales: (abs(math.log(math.prod(scales) / configured)), max(scales) - min(scales))
+    )
     return f"try {field}={list(nearest) if isinstance(config.stem, StackConvStem) else nearest[0]}"
 
 
-def _merges(config: EarthformerConfig) -> tuple[str, object]:
+def _stem_field(config: EarthformerConfig) -> tuple[str, object]:
     if isinstance(config.stem, StackConvStem):
         return "model.stem.scales", list(config.stem.scales)
     if isinstance(config.stem, ConvStem):
@@ -68,5 +72,5 @@ def _merges(config: EarthformerConfig) -> tuple[str, object]:
     return "model.stem", "none"
 
 
-def _by(grid: Grid) -> str:
-    return f"{grid[0]} x {grid[1]}"
+def _format(grid: Grid) -> str:
+    return f"{grid[0]} x {grid[1]} pixels"

@@ -1,11 +1,9 @@
-"""SimVP: a spatial encoder, a translator that mixes time, a spatial decoder; convolutions only.
+"""SimVP: a convolutional model of a spatial encoder, a translator over time and a spatial decoder.
 
-Source: Gao et al., "SimVP: Simpler yet Better Video Prediction" (CVPR 2022), in the form that OpenSTL calls
-IncepU and SimCast (arXiv 2510.07953) takes as its backbone. Time is folded into the batch in the encoder and
-decoder, and into the channels in the translator.
+Source: Gao et al., "SimVP: Simpler yet Better Video Prediction" (CVPR 2022), in the variant that
+OpenSTL calls IncepU and SimCast (arXiv 2510.07953) uses as its backbone. The encoder and decoder process frames as a
+batch; the translator has the frames of a sample in its channels.
 """
-
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +11,15 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import SimVPConfig
 
-from .group_norm_silu import normed_silu
-from .shared_features import shared_with_first
+from .group_norm_silu import group_norm_silu
+from .layers import Fp32Conv2d
 
 SPATIAL_NORM_GROUPS = 2
 LEAKY_SLOPE = 0.2
 
 
 class SpatialBlock(nn.Module):
-    """Convolution, group normalisation, SiLU; ``stride`` 2 halves H and W. ``[N, C, H, W] -> [N, D, H/s, W/s]``."""
+    """Convolution, group norm, SiLU; ``stride`` 2 halves H and W. ``[N, C, H, W] -> [N, D, H/s, W/s]``."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, stride: int, channels_last: bool):
         super().__init__()
@@ -31,11 +29,11 @@ class SpatialBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features."""
-        return normed_silu(self.conv(_laid_out(x, self.channels_last)), self.norm)
+        return group_norm_silu(self.conv(_with_layout(x, self.channels_last)), self.norm)
 
 
 class UpsamplingBlock(nn.Module):
-    """Convolution to 4D channels, pixel shuffle, group normalisation, SiLU: ``[N, D, H, W] -> [N, D, 2H, 2W]``."""
+    """Convolution to 4D channels, pixel shuffle, group norm, SiLU: ``[N, D, H, W] -> [N, D, 2H, 2W]``."""
 
     def __init__(self, channels: int, *, kernel: int, channels_last: bool):
         super().__init__()
@@ -45,11 +43,11 @@ class UpsamplingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features on the finer grid."""
-        return normed_silu(F.pixel_shuffle(self.expand(_laid_out(x, self.channels_last)), 2), self.norm)
+        return group_norm_silu(F.pixel_shuffle(self.expand(_with_layout(x, self.channels_last)), 2), self.norm)
 
 
 class SpatialEncoder(nn.Module):
-    """Frame by frame to features; every second block halves the grid. ``[N, C, H, W] -> [N, D, H/f, W/f]``."""
+    """Encode frames; every second block halves the grid: ``[N, C, H, W] -> [N, D, H/f, W/f]``."""
 
     def __init__(self, config: SimVPConfig, *, channels: int):
         super().__init__()
@@ -66,25 +64,25 @@ class SpatialEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor, *, batch: int, keep: int) -> tuple[Tensor, Tensor]:
-        """Return latents and features of the first block.
+        """Return the latents of all frames, and the features of the first block for the skip connection.
 
         Args:
-            x: ``[N, C, H, W]``, the frames of ``batch`` samples one after another.
+            x: ``[N, C, H, W]``, the frames of ``batch`` consecutive samples.
             batch: B.
-            keep: of how many frames of each sample the features are wanted: K.
+            keep: K, number of frames of each sample whose features are returned.
 
         Returns:
             ``[N, D, H/f, W/f]`` and ``[B * K, D, H, W]``.
         """
         first, *rest = self.blocks
-        latent, skip = shared_with_first(first(x), batch, keep)
+        features = latent = first(x)
         for block in rest:
             latent = block(latent)
-        return latent, skip
+        return latent, features.unflatten(0, (batch, -1))[:, :keep].flatten(0, 1)
 
 
 class SpatialDecoder(nn.Module):
-    """The encoder backwards; the last block sees the encoder's first features added. ``-> [N, D, H, W]``."""
+    """Mirror of the encoder; its last block also receives the first features of the encoder: ``-> [N, D, H, W]``."""
 
     def __init__(self, config: SimVPConfig):
         super().__init__()
@@ -101,11 +99,11 @@ class SpatialDecoder(nn.Module):
         *front, last = self.blocks
         for block in front:
             latent = block(latent)
-        return last(latent.add_(skip))  # in place: the block before keeps its input alone
+        return last(latent.add_(skip))  # in place: the previous block saves only its input for backward
 
 
 class InceptionBranch(nn.Module):
-    """Grouped convolution, group normalisation, leaky ReLU: ``[N, C, H, W] -> [N, D, H, W]``."""
+    """Grouped convolution, group norm, leaky ReLU: ``[N, C, H, W] -> [N, D, H, W]``."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, groups: int):
         super().__init__()
@@ -114,12 +112,12 @@ class InceptionBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features."""
-        # In place: the translator's activations are most of the model's memory, and no backward needs the norm's output
+        # In place: no backward needs the output of the norm, and these tensors are most of the activation memory.
         return F.leaky_relu(self.norm(self.conv(x)), LEAKY_SLOPE, inplace=True)
 
 
 class InceptionBlock(nn.Module):
-    """A 1x1 convolution to fewer channels, then the sum of branches of several kernel sizes."""
+    """A 1x1 convolution to fewer channels, followed by the sum of branches with several kernel sizes."""
 
     def __init__(self, channels_in: int, channels_out: int, *, config: SimVPConfig):
         super().__init__()
@@ -133,19 +131,20 @@ class InceptionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, channels_out, H, W]`` from ``[N, channels_in, H, W]``."""
-        x = self.reduce(_laid_out(x, self.channels_last))
+        x = self.reduce(_with_layout(x, self.channels_last))
         first, *rest = self.branches
         total = first(x)
-        for place, branch in enumerate(rest):
-            # The first sum is a tensor of its own, since a branch keeps its output; the others are added into it.
-            total = total + branch(x) if place == 0 else total.add_(branch(x))
+        for i, branch in enumerate(rest):
+            # The first sum allocates, because a branch saves its output for backward; the others are in place.
+            total = total + branch(x) if i == 0 else total.add_(branch(x))
         return total
 
 
 class Translator(nn.Module):
-    """A UNet of inception blocks on one grid: features of all frames to features of all next frames.
+    """A UNet of inception blocks on one grid: ``[B, T * D, h, w] -> [B, T * D, h, w]``.
 
-    ``[B, T * D, h, w] -> [B, T * D, h, w]``. Decoder block i > 0 also reads encoder block ``blocks - 1 - i``.
+    It maps the features of the input frames to those of the next T frames. Decoder block i > 0 also reads encoder block
+    ``blocks - 1 - i``.
     """
 
     def __init__(self, config: SimVPConfig, *, channels: int):
@@ -160,12 +159,12 @@ class Translator(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the translated features."""
+        """Return the features of the next frames."""
         skips: list[Tensor] = []
         for block in self.encoder:
             x = block(x)
             skips.append(x)
-        skips.pop()  # the deepest features go straight into the decoder's first block
+        skips.pop()  # the deepest features are the input of the decoder
         first, *rest = self.decoder
         x = first(x)
         for block in rest:
@@ -173,28 +172,12 @@ class Translator(nn.Module):
         return x
 
 
-class Head(nn.Conv2d):
-    """The last 1x1 projection: ``[N, D, H, W] -> [N, C, H, W]``, in fp32 or wider whatever it was cast to.
-
-    One bf16 step near 1 is up to half of a radar code out of 255, so everything from here on stays fp32.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the frames, fp32 (float64 for a model cast to float64)."""
-        wide = torch.promote_types(self.weight.dtype, torch.float32)
-        bias = None if self.bias is None else self.bias.to(wide)
-        # The meta device, on which a run is checked before any device is touched, knows no autocast.
-        wide_only = nullcontext() if input.is_meta else torch.autocast(input.device.type, enabled=False)
-        with wide_only:
-            return F.conv2d(input.to(wide), self.weight.to(wide), bias)
-
-
 class SimVP(nn.Module):
     """SimVP with the Inception-UNet translator: ``[B, T, C, H, W] -> [B, T', C, H, W]``, fp32 out.
 
-    The network proper makes T frames from T. For T' < T only the first T' are decoded; for T' > T the predicted
-    block is fed back until T' frames stand, and the last block is cut (the rule of OpenSTL's SimVP method).
-    Predictions are not bounded: no activation follows the head.
+    One pass predicts T frames from T. For T' < T only the first T' are decoded. For T' > T the model is rolled out on
+    its own predictions and the last block is truncated (as in OpenSTL's SimVP method). Predictions are unbounded: no
+    activation follows the head.
 
     Args:
         config: the ``model`` section of a run's configuration.
@@ -203,11 +186,11 @@ class SimVP(nn.Module):
         channels: C.
 
     Raises:
-        ValueError: the sizes do not fit one another; the message names the field and a value that would do.
+        ValueError: the sizes are inconsistent; the message names the field and a valid value.
 
-    Source: Gao et al. (CVPR 2022, arXiv 2206.05099). SimCast (arXiv 2510.07953) states 2 spatial and 4 temporal
-    blocks; the widths are those of OpenSTL's SEVIR configuration. Weights are drawn as torch's ``Conv2d`` draws
-    them, from its global generator alone.
+    Source: Gao et al. (CVPR 2022, arXiv 2206.05099). SimCast (arXiv 2510.07953) specifies 2 spatial and 4
+    temporal blocks; the widths are those of OpenSTL's SEVIR configuration. Weights have torch's default initialization
+    of ``Conv2d``, from its global generator.
     """
 
     def __init__(self, config: SimVPConfig, *, frames_in: int, frames_out: int, channels: int = 1):
@@ -219,29 +202,29 @@ class SimVP(nn.Module):
         self.encoder = SpatialEncoder(config, channels=channels)
         self.translator = Translator(config, channels=frames_in * config.hidden_spatial)
         self.decoder = SpatialDecoder(config)
-        self.head = Head(config.hidden_spatial, channels, 1)
+        self.head = Fp32Conv2d(config.hidden_spatial, channels, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Forecast the next frames.
 
         Args:
             frames: ``[B, T, C, H, W]``, floating point, in [0, 1]; H and W multiples of ``downsampling``. Cast to
-                the dtype of the weights inside.
+                the dtype of the weights.
 
         Returns:
             ``[B, T', C, H, W]``, fp32, in the units of the input.
 
         Raises:
-            TypeError: ``frames`` holds integers.
-            ValueError: ``frames`` has the wrong number of axes, frames or channels, or a grid that cannot be halved.
+            TypeError: ``frames`` is not floating point.
+            ValueError: ``frames`` has the wrong number of axes, frames or channels, or a grid that is not divisible.
         """
         self._check_frames(frames)
         blocks: list[Tensor] = []
-        missing = self.frames_out
-        while missing > 0:
-            frames = self._next_frames(frames, keep=min(missing, self.frames_in))
+        remaining = self.frames_out
+        while remaining > 0:
+            frames = self._next_frames(frames, keep=min(remaining, self.frames_in))
             blocks.append(frames)
-            missing -= self.frames_in
+            remaining -= self.frames_in
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def _next_frames(self, frames: Tensor, *, keep: int) -> Tensor:
@@ -249,42 +232,48 @@ class SimVP(nn.Module):
         batch = frames.shape[0]
         frames = frames.to(next(self.encoder.parameters()).dtype)
         latent, skip = self.encoder(frames.flatten(0, 1), batch=batch, keep=keep)
-        mixed = self.translator(_time_in_channels(latent, batch, self.channels_last))
-        mixed = mixed.unflatten(1, (self.frames_in, -1))[:, :keep]
-        features = self.decoder(mixed.flatten(0, 1), skip)
+        translated = self.translator(_frames_to_channels(latent, batch, self.channels_last))
+        translated = translated.unflatten(1, (self.frames_in, -1))[:, :keep]
+        features = self.decoder(translated.flatten(0, 1), skip)
         return self.head(features).unflatten(0, (batch, keep))
 
     def _check_frames(self, frames: Tensor) -> None:
         shape, factor = tuple(frames.shape), self.downsampling
-        wanted = f"[B, {self.frames_in}, {self.channels}, H, W]"
         if frames.ndim != 5:
-            raise ValueError(f"SimVP wants frames {wanted}, got {frames.ndim} axes: {shape}")
+            raise ValueError(
+                f"frames of shape {shape} have {frames.ndim} axes; SimVP requires "
+                f"[B, {self.frames_in}, {self.channels}, H, W]"
+            )
         if not frames.is_floating_point():
             raise TypeError(
-                f"SimVP wants floating-point frames in [0, 1], got {frames.dtype}; divide codes by 255 first"
+                f"frames have dtype {frames.dtype}; SimVP requires floating point in [0, 1]: divide uint8 values by 255"
             )
         if shape[1] != self.frames_in:
-            raise ValueError(f"SimVP was built for frames_in={self.frames_in}, got {shape[1]} frames in {shape}")
+            raise ValueError(
+                f"frames of shape {shape} have {shape[1]} frames; SimVP requires frames_in={self.frames_in}"
+            )
         if shape[2] != self.channels:
-            raise ValueError(f"SimVP was built for channels={self.channels}, got {shape[2]} channels in {shape}")
+            raise ValueError(
+                f"frames of shape {shape} have {shape[2]} channels; SimVP requires channels={self.channels}"
+            )
         if shape[3] % factor or shape[4] % factor or 0 in shape:
             raise ValueError(
-                f"SimVP halves the grid {factor.bit_length() - 1} time(s), so H and W must be positive multiples of "
-                f"{factor} and B at least 1; got shape {shape}"
+                f"frames of shape {shape} do not fit SimVP; it requires H and W to be positive multiples of {factor}, "
+                "and B at least 1"
             )
 
 
-def _laid_out(x: Tensor, channels_last: bool) -> Tensor:
-    """Return ``x`` in channels-last memory if asked; free where it already is.
+def _with_layout(x: Tensor, channels_last: bool) -> Tensor:
+    """Return ``x`` in channels-last memory if requested; free if it already is.
 
-    Asked of every block, because GroupNorm on CUDA returns channels-first memory. The weights stay as they are:
-    under ZeRO they are views of one flat buffer, and convolutions take the layout of their input.
+    Called in every block, because GroupNorm on CUDA returns channels-first memory. The weights keep their layout:
+    under ZeRO they are views of one flat buffer, and convolutions follow the layout of their input.
     """
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
 
-def _time_in_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
-    """Return ``[B * T, D, h, w]`` as ``[B, T * D, h, w]``: one copy where ``flatten`` and a layout would make two."""
+def _frames_to_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
+    """Return ``[B * T, D, h, w]`` as ``[B, T * D, h, w]``, in one copy instead of a flatten and a change of layout."""
     frames = x.unflatten(0, (batch, -1))
     if not channels_last:
         return frames.flatten(1, 2)
@@ -292,28 +281,34 @@ def _time_in_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
 
 
 def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channels: int) -> None:
-    for name, value in (("frames_in", frames_in), ("frames_out", frames_out), ("channels", channels)):
+    # 1. Each size alone
+    for name, value in (
+        ("frames_in", frames_in),
+        ("frames_out", frames_out),
+        ("channels", channels),
+        ("model.temporal_blocks", config.temporal_blocks),
+    ):
         if value < 1:
-            raise ValueError(f"SimVP: {name}={value} must be at least 1")
+            raise ValueError(f"{name}={value} must be at least 1")
     if config.spatial_blocks % 2 or config.spatial_blocks < 2:
         raise ValueError(
-            f"model.spatial_blocks={config.spatial_blocks} must be even and at least 2: every second block halves "
-            "the grid"
+            f"model.spatial_blocks={config.spatial_blocks} must be even and at least 2, because every second block "
+            "halves the grid"
         )
-    if config.temporal_blocks < 1:
-        raise ValueError(f"model.temporal_blocks={config.temporal_blocks} must be at least 1")
     if not config.inception_kernels:
-        raise ValueError("model.inception_kernels is empty; the paper's kernels are (3, 5, 7, 11)")
+        raise ValueError("model.inception_kernels is empty; the paper uses (3, 5, 7, 11)")
     for name, kernel in (
         ("spatial_kernel", config.spatial_kernel),
         *(("inception_kernels", kernel) for kernel in config.inception_kernels),
     ):
         if kernel % 2 == 0 or kernel < 1:
-            raise ValueError(f"model.{name} holds {kernel}; kernels must be odd so that the grid keeps its size")
+            raise ValueError(f"model.{name} contains {kernel}; kernel sizes must be odd to preserve the grid")
+
+    # 2. Divisibility by the groups of norms and convolutions
     if config.hidden_spatial % SPATIAL_NORM_GROUPS:
         raise ValueError(
             f"model.hidden_spatial={config.hidden_spatial} must be a multiple of {SPATIAL_NORM_GROUPS}, the groups of "
-            "the spatial normalisation"
+            "the spatial group norm"
         )
     if config.hidden_temporal % (2 * config.groups):
         raise ValueError(
@@ -323,5 +318,5 @@ def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channe
     if (frames_in * config.hidden_spatial) % config.groups:
         raise ValueError(
             f"frames_in x model.hidden_spatial = {frames_in} x {config.hidden_spatial} must be a multiple of "
-            f"model.groups={config.groups}; a hidden_spatial that is one always does"
+            f"model.groups={config.groups}; use a hidden_spatial that is a multiple of it"
         )

@@ -5,7 +5,7 @@ import logging
 from simcast_hpc.config import FORECASTING, ConfigError, DataConfig, PipelineConfig, TestSetConfig, read_config
 from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.evaluation import baseline_entry, protocols_of
-from simcast_hpc.models import fitted_to, grid_of
+from simcast_hpc.models import with_grid, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, reject_another
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def check_data(config: PipelineConfig) -> None:
         if stage.stage not in FORECASTING:
             continue  # compared with the data when training starts
         try:
-            required = grid_of(fitted_to(stage.model, trained_on))
+            required = grid_of(with_grid(stage.model, trained_on))
         except ValueError as error:
             raise ConfigError(f"stage {name}: the model does not fit: {error}") from error
         for where, grid in grids.items():

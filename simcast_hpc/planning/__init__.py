@@ -1,1 +1,5 @@
-"""Cost of a model, estimated without allocating it: FLOPs, peak memory, activation checkpointing, memory plan."""
+"""Cost of training a model, computed without allocating it.
+
+``flops`` counts parameters, FLOPs and saved activations, ``peak_memory`` the peak of a training step, ``recompute`` the
+trade-off of activation checkpointing, and ``memory_plan`` searches ZeRO stage, offload, checkpointing and micro-batch.
+"""

@@ -1,7 +1,7 @@
-"""What a model costs: parameters, matrix products and bytes kept for backward, by part; no memory is allocated.
+"""Parameters, FLOPs and saved activations of a model by part, without allocating memory.
 
-The model is built and run on the meta device, which knows shapes and no values. Attention of torch's own is counted as
-the fused one that GPUs run, which keeps no weights of token pairs.
+The model is built and run on the meta device, where tensors have shapes but no values. Torch's scaled dot product
+attention is counted as the fused kernel of GPUs, which does not save attention weights.
 """
 
 from collections import Counter
@@ -29,130 +29,133 @@ Levels = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Account:
-    """Costs of one model at one batch.
+class ModelCost:
+    """Cost of one model for one micro-batch.
 
     Attributes:
-        parameters: of each part.
-        forward_flops: operations of matrix products and convolutions in a forward pass, a multiplication and its
-            addition as two, of each part.
-        training_flops: of a forward and a backward pass, what is computed again in backward counted again.
-        activation_bytes: of the tensors that the forward pass keeps for backward; weights are not among them.
-        activation_bytes_kept_all: the same if no level were computed again in backward.
-        activation_bytes_recomputed_all: the same if every level were; equal where a model cannot.
+        parameters: number of parameters by part.
+        forward_flops: FLOPs of matmuls and convolutions in a forward pass by part; a multiply-add counts as two.
+        training_flops: FLOPs of a forward and a backward pass, including recomputed activations.
+        activation_bytes: bytes of the tensors that the forward pass saves for backward, without weights.
+        activation_bytes_without_checkpointing: the same without activation checkpointing.
+        activation_bytes_with_checkpointing: the same with all levels checkpointed; equal if the model has none.
     """
 
     parameters: dict[str, int]
     forward_flops: dict[str, int]
     training_flops: int
     activation_bytes: int
-    activation_bytes_kept_all: int
-    activation_bytes_recomputed_all: int
+    activation_bytes_without_checkpointing: int
+    activation_bytes_with_checkpointing: int
 
 
-class Subject(NamedTuple):
-    """A network to be looked at.
+class Network(NamedTuple):
+    """A network whose cost is computed.
 
-    ``made(again)`` builds it, as configured (None) or with these of its ``levels`` computed again in backward: one that
-    knows all or nothing has the one level 0, one that cannot has none. ``inputs(batch)`` are those of a micro
-    batch, on the meta device.
+    Attributes:
+        build: builds the network with activation checkpointing of the given levels, or as configured (None).
+        inputs: returns the inputs of a micro-batch of the given size, on the meta device.
+        levels: levels that can be checkpointed; only level 0 if checkpointing is all or nothing, empty if unsupported.
     """
 
-    made: Callable[[Levels | None], nn.Module]
+    build: Callable[[Levels | None], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
     levels: Levels
 
-    def on_meta(self, again: Levels | None, dtype: torch.dtype) -> nn.Module:
-        """Return the network without its memory, ready to train."""
+    def on_meta(self, recompute_levels: Levels | None, dtype: torch.dtype) -> nn.Module:
+        """Return the network on the meta device, in training mode."""
         with torch.device("meta"):
-            return self.made(again).to(dtype).train()
+            return self.build(recompute_levels).to(dtype).train()
 
 
 def forecaster(
     config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], dtype: torch.dtype
-) -> Subject:
-    """Return a forecasting network; see :func:`account_of`."""
+) -> Network:
+    """Return a forecasting network; see :func:`forecaster_cost`."""
     levels = tuple(range(config.levels)) if isinstance(config, EarthformerConfig) else ()
 
-    def made(again: Levels | None) -> nn.Module:
-        one = config.model_copy(update={"checkpoint_levels": again}) if levels and again is not None else config
-        return build_model(one, frames_in=frames_in, frames_out=frames_out)
+    def build(recompute: Levels | None) -> nn.Module:
+        changes = {"checkpoint_levels": recompute} if levels and recompute is not None else {}
+        return build_model(config.model_copy(update=changes), frames_in=frames_in, frames_out=frames_out)
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
         return (torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=dtype),)
 
-    return Subject(made, inputs, levels)
+    return Network(build, inputs, levels)
 
 
-def autoencoder(config: AutoencoderConfig, *, grid: tuple[int, int]) -> Subject:
-    """Return an autoencoder; see :func:`autoencoder_account`."""
+def autoencoder(config: AutoencoderConfig, *, grid: tuple[int, int]) -> Network:
+    """Return an autoencoder; see :func:`autoencoder_cost`."""
 
-    def made(again: Levels | None) -> nn.Module:
-        return Autoencoder(config if again is None else config.model_copy(update={"checkpoint": bool(again)}))
+    def build(recompute: Levels | None) -> nn.Module:
+        changes = {} if recompute is None else {"checkpoint": bool(recompute)}
+        return Autoencoder(config.model_copy(update=changes))
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
         latent = (config.latent_channels, *(size // config.reduction for size in grid))
         return torch.empty(batch, 1, *grid, device="meta"), torch.empty(batch, *latent, device="meta")
 
-    return Subject(made, inputs, (0,))
+    return Network(build, inputs, (0,))
 
 
 def denoiser(
     config: CasFormerConfig, *, frames_in: int, frames_out: int, channels: int, grid: tuple[int, int]
-) -> Subject:
-    """Return a CasFormer; see :func:`denoiser_account`."""
+) -> Network:
+    """Return a CasFormer; see :func:`denoiser_cost`."""
 
-    def made(again: Levels | None) -> nn.Module:
-        one = config if again is None else config.model_copy(update={"checkpoint": bool(again)})
-        return CasFormer(one, frames=frames_out, channels=channels, frames_in=frames_in)
+    def build(recompute: Levels | None) -> nn.Module:
+        changes = {} if recompute is None else {"checkpoint": bool(recompute)}
+        return CasFormer(config.model_copy(update=changes), frames=frames_out, channels=channels, frames_in=frames_in)
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
         def latents(frames: int) -> Tensor:
             return torch.empty(batch, frames, channels, *grid, device="meta")
 
         timesteps = torch.empty(batch, dtype=torch.int64, device="meta")
-        seen = (latents(frames_in),) if config.observations else ()
-        return latents(frames_out), timesteps, latents(frames_out), *seen
+        observations = (latents(frames_in),) if config.observations else ()
+        return latents(frames_out), timesteps, latents(frames_out), *observations
 
-    return Subject(made, inputs, (0,))
+    return Network(build, inputs, (0,))
 
 
-def account_of(
+def forecaster_cost(
     config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], batch: int, dtype: torch.dtype
-) -> Account:
-    """Return what a model costs in training on a micro batch.
+) -> ModelCost:
+    """Return the cost of training a forecasting model on one micro-batch.
 
     Args:
-        config: the ``model`` section of a run's configuration, fitted to ``grid``.
+        config: the ``model`` section of a run's configuration, with ``grid`` set.
         frames_in: T.
         frames_out: T'.
         grid: H and W, in pixels.
-        batch: samples of a micro batch.
-        dtype: of weights and activations.
+        batch: samples per micro-batch.
+        dtype: dtype of weights and activations.
 
     Raises:
-        ValueError: the sizes do not fit one another.
+        ValueError: the sizes are inconsistent.
     """
-    subject = forecaster(config, frames_in=frames_in, frames_out=frames_out, grid=grid, dtype=dtype)
-    return account(subject, batch, dtype)
+    network = forecaster(config, frames_in=frames_in, frames_out=frames_out, grid=grid, dtype=dtype)
+    return model_cost(network, batch, dtype)
 
 
-def autoencoder_account(config: AutoencoderConfig, *, grid: tuple[int, int], batch: int, dtype: torch.dtype) -> Account:
-    """Return what an autoencoder costs on a micro batch of single frames; the discriminator is not in it.
+def autoencoder_cost(
+    config: AutoencoderConfig, *, grid: tuple[int, int], batch: int, dtype: torch.dtype
+) -> ModelCost:
+    """Return the cost of training an autoencoder on a micro-batch of frames, without the discriminator.
 
     Args:
-        config: the network's sizes.
+        config: the sizes of the network.
         grid: H and W, in pixels.
-        batch: frames of a micro batch.
-        dtype: of weights and activations.
+        batch: frames per micro-batch.
+        dtype: dtype of weights and activations.
 
     Raises:
-        ValueError: the grid does not fall into latents.
+        ValueError: the grid is not a multiple of the reduction.
     """
-    return account(autoencoder(config, grid=grid), batch, dtype)
+    return model_cost(autoencoder(config, grid=grid), batch, dtype)
 
 
-def denoiser_account(
+def denoiser_cost(
     config: CasFormerConfig,
     *,
     frames_in: int,
@@ -161,91 +164,92 @@ def denoiser_account(
     grid: tuple[int, int],
     batch: int,
     dtype: torch.dtype,
-) -> Account:
-    """Return what a CasFormer costs on a micro batch of latent sequences, which are fp32 as in training.
+) -> ModelCost:
+    """Return the cost of training a CasFormer on a micro-batch of latent sequences, which are fp32 as in training.
 
     Args:
-        config: the network's sizes.
-        frames_in: frames of the observations, of use where ``config.observations`` is set.
+        config: the sizes of the network.
+        frames_in: number of observed frames; used only if ``config.observations`` is set.
         frames_out: T', frames of a latent sequence.
-        channels: C, of a latent.
-        grid: h and w, of a latent.
-        batch: sequences of a micro batch.
-        dtype: of weights and activations.
+        channels: C of a latent.
+        grid: h and w of a latent.
+        batch: sequences per micro-batch.
+        dtype: dtype of weights and activations.
 
     Raises:
-        ValueError: the latents do not fall into patches.
+        ValueError: the grid is not a multiple of the patch.
     """
-    subject = denoiser(config, frames_in=frames_in, frames_out=frames_out, channels=channels, grid=grid)
-    return account(subject, batch, dtype)
+    network = denoiser(config, frames_in=frames_in, frames_out=frames_out, channels=channels, grid=grid)
+    return model_cost(network, batch, dtype)
 
 
-def account(subject: Subject, batch: int, dtype: torch.dtype) -> Account:
-    """Return what a network costs on a micro batch of ``batch``, in ``dtype``."""
-    model, inputs = subject.on_meta(None, dtype), subject.inputs(batch)
-    return Account(
-        parameters=dict(_by_part({name: p.numel() for name, p in model.named_parameters()})),
+def model_cost(network: Network, batch: int, dtype: torch.dtype) -> ModelCost:
+    """Return the cost of training a network on a micro-batch of ``batch`` samples in ``dtype``."""
+    model, inputs = network.on_meta(None, dtype), network.inputs(batch)
+    return ModelCost(
+        parameters=dict(_sum_by_part({name: p.numel() for name, p in model.named_parameters()})),
         forward_flops=forward_flops(model, *inputs),
         training_flops=training_flops(model, *inputs),
-        activation_bytes=kept_bytes(model, *inputs),
-        activation_bytes_kept_all=kept_bytes(subject.on_meta((), dtype), *inputs),
-        activation_bytes_recomputed_all=kept_bytes(subject.on_meta(subject.levels, dtype), *inputs),
+        activation_bytes=saved_bytes(model, *inputs),
+        activation_bytes_without_checkpointing=saved_bytes(network.on_meta((), dtype), *inputs),
+        activation_bytes_with_checkpointing=saved_bytes(network.on_meta(network.levels, dtype), *inputs),
     )
 
 
 def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
-    """Return the operations of a forward pass of each part; see :class:`Account`."""
+    """Return the FLOPs of a forward pass by part; see :class:`ModelCost`."""
     with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         model(*inputs)
-    whole = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
-    own = Counter(whole)
-    for name in whole:
-        above = _called_above(name, whole)
-        if above is not None:
-            own[above] -= whole[name]
+    totals = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
+    own = Counter(totals)  # FLOPs of a module without those of the modules that it calls
+    for name in totals:
+        caller = _caller(name, totals)
+        if caller is not None:
+            own[caller] -= totals[name]
     own[""] = own.pop("Global", 0)
     root = type(model).__name__
-    return dict(_by_part({name.removeprefix(root).removeprefix("."): count for name, count in own.items() if count}))
+    return dict(
+        _sum_by_part({name.removeprefix(root).removeprefix("."): count for name, count in own.items() if count})
+    )
 
 
 def training_flops(model: nn.Module, *inputs: Tensor) -> int:
-    """Return the operations of a forward and a backward pass; see :class:`Account`."""
+    """Return the FLOPs of a forward and a backward pass; see :class:`ModelCost`."""
     with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         torch.stack([part.sum() for part in output_tensors(model(*inputs))]).sum().backward()
     model.zero_grad(set_to_none=True)
     return counter.get_total_flops()
 
 
-def kept_bytes(model: nn.Module, *inputs: Tensor) -> int:
-    """Return the bytes of the tensors that a forward pass keeps for backward, each storage once, weights left out."""
-    weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    seen: dict[int, Tensor] = {}
+def saved_bytes(model: nn.Module, *inputs: Tensor) -> int:
+    """Return the bytes of the tensors that a forward pass saves for backward, each storage once, without weights."""
+    weights = {_storage_id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    saved: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in weights:
-            seen[_storage(tensor)] = tensor  # held, so that no other storage takes its place
+    def pack(tensor: Tensor) -> Tensor:
+        if _storage_id(tensor) not in weights:
+            saved[_storage_id(tensor)] = tensor  # referenced, so that the id of its storage is not reused
         return tensor
 
-    with fused_attention(), saved_tensors_hooks(keep, lambda tensor: tensor):
+    with fused_attention(), saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(*inputs)
-    kept = sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
+    total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     del output
-    return kept
+    return total
 
 
 @contextmanager
 def fused_attention() -> Iterator[None]:
-    """Take torch's attention on the meta device for the fused one.
+    """Replace torch's attention on the meta device with the fused kernel of GPUs.
 
-    There torch spells it out, and would count weights of pairs that no GPU keeps.
-
-    The function itself is replaced: a mode of torch would not reach what backward computes again.
+    On the meta device torch uses the unfused implementation, which would count attention weights that no GPU saves. The
+    function is patched because a torch dispatch mode would not apply to activations recomputed in backward.
     """
-    spelt_out = F.scaled_dot_product_attention
+    original = F.scaled_dot_product_attention
 
     def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if query.device.type != "meta":
-            return spelt_out(query, key, value)
+            return original(query, key, value)
         return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
 
     with patch.object(F, "scaled_dot_product_attention", attention):
@@ -253,16 +257,16 @@ def fused_attention() -> Iterator[None]:
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """Return the tensors of a network's output, however they are nested."""
+    """Return the tensors of a possibly nested output of a network."""
     return [output] if isinstance(output, Tensor) else [tensor for part in output for tensor in output_tensors(part)]
 
 
-def _storage(tensor: Tensor) -> int:
+def _storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _called_above(name: str, called: Mapping[str, Any]) -> str | None:
-    """Return the nearest module around ``name`` whose forward was called."""
+def _caller(name: str, called: Mapping[str, Any]) -> str | None:
+    """Return the nearest enclosing module of ``name`` whose forward was called."""
     while name not in ("", "Global"):
         name = name.rpartition(".")[0] or "Global"
         if name in called:
@@ -270,18 +274,18 @@ def _called_above(name: str, called: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _by_part(numbers: Mapping[str, int]) -> Counter[str]:
-    """Add numbers of modules or parameters up: to the model's children, in encoder and decoder to their children."""
+def _sum_by_part(counts: Mapping[str, int]) -> Counter[str]:
+    """Sum counts of modules or parameters by child of the model; encoder and decoder are split into their children."""
     parts: Counter[str] = Counter()
-    for name, number in numbers.items():
-        places = name.split(".")
-        deep = 1 if places[0] not in _SPLIT else 3 if places[1:2] == ["levels"] else 2
-        parts[".".join(places[:deep])] += number
+    for name, count in counts.items():
+        path = name.split(".")
+        depth = 1 if path[0] not in _SPLIT else 3 if path[1:2] == ["levels"] else 2
+        parts[".".join(path[:depth])] += count
     return parts
 
 
 def _formulas() -> dict[Any, Any]:
-    """Return the operations of our own operators, which torch's counter does not know."""
+    """Return the FLOP formulas of operators that torch's counter does not count correctly."""
     operators = torch.ops.simcast_kernels
     return {
         operators.cuboid_attention: _attention_flops,
@@ -291,27 +295,27 @@ def _formulas() -> dict[Any, Any]:
 
 
 def _convolution_backward_flops(grad, _input, weight, *options, out_shape=None) -> int:
-    """Return the operations of the gradients that are asked for, each as many as the forward pass has.
+    """Return the FLOPs of the requested gradients, each equal to those of the forward pass.
 
-    torch's own count takes the weights of a grouped convolution for those of a full one.
+    Torch's counter treats the weights of a grouped convolution as those of an ungrouped one.
     """
-    wanted = sum(options[-1][:2])
-    return wanted * 2 * grad[0] * prod(grad[2:]) * prod(weight)
+    gradients = sum(options[-1][:2])
+    return gradients * 2 * grad[0] * prod(grad[2:]) * prod(weight)
 
 
 def _attention_flops(query, memory, _bias, _global_query, global_key, _global_value, *options, out_shape=None) -> int:
-    """Two products: of each token with the keys of its cuboid and of the global vectors, of the weights with values."""
+    """Return the FLOPs of two matmuls: query and keys (of cuboid and global vectors), weights and values."""
     _heads, cuboid, strategy, shift, *_ = options
     batch, *tokens, width = query
     width = width // 3 if memory is None else width
-    keys = tokens if memory is None else memory[1:4]
-    grid = make_grid(tuple(keys), cuboid=tuple(cuboid), strategy=tuple(strategy), shift=tuple(shift))
-    seen = grid.tokens + (0 if global_key is None else global_key[1])
-    return 4 * batch * prod(tokens) * seen * width
+    key_grid = tokens if memory is None else memory[1:4]
+    grid = make_grid(tuple(key_grid), cuboid=tuple(cuboid), strategy=tuple(strategy), shift=tuple(shift))
+    keys = grid.tokens + (0 if global_key is None else global_key[1])
+    return 4 * batch * prod(tokens) * keys * width
 
 
 def _attention_backward_flops(
     query, memory, bias, global_query, global_key, global_value, _grad, *options, out_shape=None
 ) -> int:
-    """Five products for two: the scores again, and the gradients of values, weights, queries and keys."""
+    """Return the FLOPs of five matmuls: recomputed scores and the gradients of values, weights, queries and keys."""
     return _attention_flops(query, memory, bias, global_query, global_key, global_value, *options) * 5 // 2

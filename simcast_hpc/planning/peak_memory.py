@@ -1,7 +1,7 @@
-"""The most bytes that a training step holds at once besides weights and gradients, told without allocating them.
+"""Peak memory of a training step without weights and gradients, computed without allocating it.
 
-Every tensor that an operator makes is counted while its storage lives, through forward and backward: what autograd
-keeps, what backward computes again, and what either needs for a moment. On the meta device nothing is allocated.
+The storage of every tensor that an operator creates in forward and backward is counted while it is alive: saved
+activations, recomputed activations and temporaries. On the meta device nothing is allocated.
 """
 
 import weakref
@@ -16,49 +16,49 @@ from .flops import fused_attention, output_tensors
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the storages of new tensors while they live; ``most`` is the largest sum so far."""
+    """Count the bytes of live storages; ``peak`` is the maximum so far."""
 
     def __init__(self, ignored: list[Tensor]):
-        """Leave out the storages of ``ignored``."""
+        """Ignore the storages of ``ignored``."""
         super().__init__()
-        self._known = {_key(tensor) for tensor in ignored}
-        self.now = self.most = 0
+        self._known = {_storage_id(tensor) for tensor in ignored}
+        self.current = self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operator, and take in what it made."""
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        """Run the operator and count the storages of its results."""
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._see(tensor)
-        return made
+                self._add(tensor)
+        return result
 
-    def _see(self, tensor: Tensor) -> None:
-        key, storage = _key(tensor), tensor.untyped_storage()
+    def _add(self, tensor: Tensor) -> None:
+        key, storage = _storage_id(tensor), tensor.untyped_storage()
         if key in self._known:
             return
         self._known.add(key)
         size = storage.nbytes()
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self._lose, key, size)
+        self.current += size
+        self.peak = max(self.peak, self.current)
+        weakref.finalize(storage, self._remove, key, size)
 
-    def _lose(self, key: int, size: int) -> None:
+    def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
-        self.now -= size
+        self.current -= size
 
 
 def peak_bytes(model: nn.Module, *inputs: Tensor) -> int:
-    """Return the most bytes held at once in a forward and a backward pass of a squared error.
+    """Return the peak number of bytes in a forward and backward pass of a squared error.
 
-    The inputs count; weights do not, and a weight's gradient only until it is whole: what becomes of it then is the
-    engine's affair.
+    The inputs are included. Weights are not, and the gradient of a weight only until it is complete: the engine
+    manages it from then on.
     """
     hooks = [
-        parameter.register_post_accumulate_grad_hook(_drop)
+        parameter.register_post_accumulate_grad_hook(_drop_grad)
         for parameter in model.parameters()
         if parameter.requires_grad
     ]
-    given = sum({_key(tensor): tensor.untyped_storage().nbytes() for tensor in inputs}.values())
+    input_bytes = sum({_storage_id(tensor): tensor.untyped_storage().nbytes() for tensor in inputs}.values())
     counter = LiveBytes([*model.parameters(), *model.buffers(), *inputs])
     try:
         with fused_attention(), counter:
@@ -69,12 +69,12 @@ def peak_bytes(model: nn.Module, *inputs: Tensor) -> int:
     finally:
         for hook in hooks:
             hook.remove()
-    return given + counter.most
+    return input_bytes + counter.peak
 
 
-def _drop(parameter: Tensor) -> None:
+def _drop_grad(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _key(tensor: Tensor) -> int:
+def _storage_id(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata

@@ -1,7 +1,6 @@
-"""What of a network's activations to compute again in backward: what each way saves, and by how much it slows a step.
+"""Activation checkpointing: memory and slow-down of each choice of levels to recompute.
 
-Which levels are computed again is a choice under a budget: of all ways that fit, the cheapest. Bytes are told on the
-meta device; a way's cost is counted in operations, or measured as the time of real steps.
+Memory is computed on the meta device. The slow-down is counted in FLOPs or measured as the time of real steps.
 """
 
 import itertools
@@ -15,20 +14,20 @@ from torch import Tensor
 
 from simcast_hpc.config import ConfigError
 
-from .flops import Levels, Subject, output_tensors, training_flops
+from .flops import Levels, Network, output_tensors, training_flops
 from .peak_memory import peak_bytes
 
 _ROUNDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recomputation:
-    """One way: which levels are computed again, what activations then need, and what it costs.
+class RecomputeOption:
+    """Activation memory and slow-down of one choice of checkpointed levels.
 
     Attributes:
-        levels: computed again, ascending; none of them keeps all. A network that knows all or nothing has level 0.
-        activations: bytes at micro batch 1 and 2.
-        cost: by which share a training step becomes longer than with all kept.
+        levels: checkpointed levels, ascending; empty without checkpointing, (0,) if it is all or nothing.
+        activations: peak bytes at micro-batch 1 and 2.
+        cost: relative increase of the training step compared with no checkpointing.
     """
 
     levels: Levels
@@ -36,97 +35,100 @@ class Recomputation:
     cost: float
 
     def bytes_at(self, micro: int) -> int:
-        """Return the peak at a micro batch, on the line through those of 1 and 2, and never under it."""
+        """Return the peak at a micro-batch, extrapolated linearly from 1 and 2 and at least proportional to it."""
         one, two = self.activations
         return max(one + (two - one) * (micro - 1), one * micro)
 
 
-def ways_of(subject: Subject) -> list[Levels]:
-    """Return every choice of levels to compute again, that of none first."""
-    counts = range(len(subject.levels) + 1)
-    return [ways for count in counts for ways in itertools.combinations(subject.levels, count)]
+def level_subsets(network: Network) -> list[Levels]:
+    """Return every subset of the levels that can be checkpointed, starting with the empty one."""
+    sizes = range(len(network.levels) + 1)
+    return [subset for size in sizes for subset in itertools.combinations(network.levels, size)]
 
 
-def recomputations(
-    subject: Subject, *, dtype: torch.dtype, costs: Mapping[Levels, float] | None = None, more: int = 0
-) -> tuple[Recomputation, ...]:
-    """Return the ways worth taking, to keep all first, then the cheapest: each needs less memory than those before it.
+def recompute_options(
+    network: Network, *, dtype: torch.dtype, costs: Mapping[Levels, float] | None = None, extra_bytes: int = 0
+) -> tuple[RecomputeOption, ...]:
+    """Return the Pareto-optimal options, first no checkpointing, then by cost; each needs less memory than the last.
 
     Args:
-        subject: the network.
-        dtype: of weights and activations.
-        costs: of each way; by default counted: operations of matrix products and convolutions of a step.
-        more: bytes that other networks need for a sample besides.
+        network: the network.
+        dtype: dtype of weights and activations.
+        costs: cost per subset of levels; by default counted from the FLOPs of matmuls and convolutions.
+        extra_bytes: activation bytes per sample of other networks.
     """
-    found = []
-    for levels in ways_of(subject):
-        made = subject.on_meta(levels, dtype)
-        one, two = (peak_bytes(made, *subject.inputs(micro)) + micro * more for micro in (1, 2))
-        cost = float(training_flops(made, *subject.inputs(1))) if costs is None else costs[levels]
-        found.append(Recomputation(levels=levels, activations=(one, two), cost=cost))
+    options = []
+    for levels in level_subsets(network):
+        model = network.on_meta(levels, dtype)
+        one, two = (peak_bytes(model, *network.inputs(micro)) + micro * extra_bytes for micro in (1, 2))
+        cost = float(training_flops(model, *network.inputs(1))) if costs is None else costs[levels]
+        options.append(RecomputeOption(levels=levels, activations=(one, two), cost=cost))
     if costs is None:
-        kept = found[0].cost
-        found = [Recomputation(levels=w.levels, activations=w.activations, cost=w.cost / kept - 1) for w in found]
-    return tuple(_worth_taking(found))
+        baseline = options[0].cost
+        options = [
+            RecomputeOption(levels=option.levels, activations=option.activations, cost=option.cost / baseline - 1)
+            for option in options
+        ]
+    return tuple(_pareto_front(options))
 
 
-def measured_costs(subject: Subject, *, dtype: torch.dtype, device: torch.device) -> dict[Levels, float]:
-    """Return by which share each way makes a step of micro batch 1 longer, forward and backward, on ``device``.
+def measured_costs(network: Network, *, dtype: torch.dtype, device: torch.device) -> dict[Levels, float]:
+    """Return the measured relative slow-down of a step at micro-batch 1 for each subset of levels on ``device``.
 
-    Medians of three steps after one that warms up, one way after the other; the update of the weights, which is the
-    same in all, is left out. Differences below what the machine's own noise makes are none.
+    The time is the median of three forward and backward passes after one warm-up pass. The optimizer step, which is the
+    same for all, is not included. Negative differences, which are noise, are reported as 0.
 
     Raises:
-        ConfigError: a step does not fit into the device's memory.
+        ConfigError: a step does not fit into the memory of the device.
     """
     seconds = {}
-    for levels in ways_of(subject):
+    for levels in level_subsets(network):
         try:
-            seconds[levels] = _seconds(subject, levels, dtype, device)
+            seconds[levels] = _step_seconds(network, levels, dtype, device)
         except torch.OutOfMemoryError as error:
             raise ConfigError(
-                f"--measure runs real steps, and one with levels {list(levels)} computed again does not fit into "
-                f"{device}: leave --measure out, which counts operations instead"
+                f"--measure: a training step with recomputed levels {list(levels)} does not fit into the memory of "
+                f"{device}; omit --measure to count FLOPs instead"
             ) from error
-    kept = seconds[()]
-    return {levels: max(0.0, spent / kept - 1) for levels, spent in seconds.items()}
+    baseline = seconds[()]
+    return {levels: max(0.0, elapsed / baseline - 1) for levels, elapsed in seconds.items()}
 
 
-def _seconds(subject: Subject, levels: Levels, dtype: torch.dtype, device: torch.device) -> float:
+def _step_seconds(network: Network, levels: Levels, dtype: torch.dtype, device: torch.device) -> float:
     torch.manual_seed(0)
-    model = subject.made(levels).to(device, dtype).train()
-    inputs = [_real(tensor, device) for tensor in subject.inputs(1)]
+    model = network.build(levels).to(device, dtype).train()
+    inputs = [_materialize(tensor, device) for tensor in network.inputs(1)]
     times = []
     for _ in range(_ROUNDS + 1):
-        _wait(device)
-        began = time.perf_counter()
+        _synchronize(device)
+        start = time.perf_counter()
         outputs = output_tensors(model(*inputs))
         torch.stack([part.float().square().mean() for part in outputs]).sum().backward()
         model.zero_grad(set_to_none=True)
-        _wait(device)
-        times.append(time.perf_counter() - began)
+        _synchronize(device)
+        times.append(time.perf_counter() - start)
     return median(times[1:])
 
 
-def _real(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor with values where one on the meta device has none."""
+def _materialize(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on ``device`` with the shape and dtype of one on the meta device."""
     if tensor.is_floating_point():
         return torch.rand(tensor.shape, dtype=tensor.dtype, device=device)
     return torch.zeros(tensor.shape, dtype=tensor.dtype, device=device)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _worth_taking(ways: Iterable[Recomputation]) -> list[Recomputation]:
-    # To keep all stays first, though by the noise of a clock another way may cost nothing either.
-    ordered: Sequence[Recomputation] = sorted(
-        ways, key=lambda way: (len(way.levels) > 0, way.cost, way.activations, len(way.levels))
+def _pareto_front(options: Iterable[RecomputeOption]) -> list[RecomputeOption]:
+    # No checkpointing stays first, even if timing noise gives another option the same cost.
+    ordered: Sequence[RecomputeOption] = sorted(
+        options, key=lambda option: (len(option.levels) > 0, option.cost, option.activations, len(option.levels))
     )
-    kept: list[Recomputation] = []
-    for way in ordered:  # each costs at least what those before it cost
-        if all(way.activations[i] < better.activations[i] for better in kept for i in (0, 1)):
-            kept.append(way)
-    return kept
+    front: list[RecomputeOption] = []
+    for option in ordered:  # costs ascend
+        if all(option.activations[i] < better.activations[i] for better in front for i in (0, 1)):
+            front.append(option)
+    return front

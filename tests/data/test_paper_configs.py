@@ -8,7 +8,7 @@ import torch
 from simcast_hpc.config import EarthformerConfig, StackConvStem, TrainConfig, read_config
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.losses import WeightedMSE
-from simcast_hpc.models import build_model, fitted_to
+from simcast_hpc.models import build_model, with_grid
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RUNS = [
@@ -28,7 +28,7 @@ def read(run: str) -> TrainConfig:
 
 
 def network_of(config: TrainConfig, grid: tuple[int, int]) -> torch.nn.Module:
-    model = fitted_to(config.model, grid)
+    model = with_grid(config.model, grid)
     return build_model(model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
 
 

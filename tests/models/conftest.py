@@ -1,4 +1,4 @@
-"""One thread for the models: goldens are held to 1e-4, and the order of a sum over threads moves the last digits."""
+"""Run model tests on one thread: the golden tolerance is 1e-4, and thread count changes the order of sums."""
 
 from collections.abc import Iterator
 

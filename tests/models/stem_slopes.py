@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from simcast_hpc.models.earthformer.stems import LEAKY_SLOPE, OVERWRITING, ConvBlock
+from simcast_hpc.models.earthformer.stems import LEAKY_SLOPE, INPLACE_ACTIVATIONS, ConvBlock
 
 # Relative to the largest input of the layer: a few times what fp32 loses on the way there.
 WITHIN_ROUNDING_IN_STEM = 5e-6
@@ -50,7 +50,7 @@ class Slopes:
         """Take the place of the activation in every block of convolutions."""
         for module in model.modules():
             if isinstance(module, ConvBlock):
-                assert module.activation is OVERWRITING["leaky"]
+                assert module.activation is INPLACE_ACTIVATIONS["leaky"]
                 module.activation = self
 
     def forget(self) -> None:

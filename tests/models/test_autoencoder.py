@@ -1,4 +1,4 @@
-"""The autoencoder: posterior, grids, and what memory and precision may not change."""
+"""The autoencoder: posterior, grids, checkpointing and precision."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_posterior_samples_and_divergence():
     assert Posterior(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1, 1)).divergence().item() == 0
 
 
-def test_noise_picks_the_latent_that_is_decoded():
+def test_decodes_sample_or_mean():
     model = make().eval()
     noise = torch.randn(2, 3, 4, 6)
     reconstruction, posterior = model(frames(), noise)
@@ -47,30 +47,30 @@ def test_noise_picks_the_latent_that_is_decoded():
     torch.testing.assert_close(model(frames())[0], model.decode(posterior.mean))
 
 
-def test_every_weight_gets_a_gradient():
+def test_every_parameter_gets_a_gradient():
     model = make()
     reconstruction, posterior = model(frames(), torch.randn(2, 3, 4, 6))
     (reconstruction.square().sum() + posterior.divergence().sum()).backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_checkpointing_changes_no_gradient():
-    found = []
+def test_checkpointing_preserves_gradients():
+    results = []
     for config in (SMALL, SMALL.model_copy(update={"checkpoint": True})):
         model = make(config).train()
         out = model(frames())[0]
         out.square().sum().backward()
-        found.append([out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        results.append([out.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_bf16_weights_give_fp32():
+def test_bf16_model_returns_fp32():
     model = make().bfloat16()
     reconstruction, posterior = model(frames())
     assert reconstruction.dtype == posterior.mean.dtype == posterior.log_variance.dtype == torch.float32
 
 
-def test_a_wild_variance_is_bounded():
+def test_log_variance_is_clamped():
     model = make()
     with torch.no_grad():
         assert model.to_moments.bias is not None
@@ -78,8 +78,8 @@ def test_a_wild_variance_is_bounded():
     assert torch.isfinite(model.encode(frames()).divergence()).all()
 
 
-def test_what_does_not_fit_is_rejected():
-    with pytest.raises(ValueError, match=r"halves a grid 2 times: \(16, 22\) is no multiple of 4"):
+def test_rejects_invalid_grid_and_groups():
+    with pytest.raises(ValueError, match=r"frames of \(16, 22\) pixels .* requires multiples of 4"):
         make().encode(frames()[..., :22])
     with pytest.raises(ConfigError, match=r"autoencoder\.groups=5"):
         from_mapping(AutoencoderConfig, {"groups": 5})

@@ -1,4 +1,4 @@
-"""CasFormer: where it starts, what it accepts, and what memory and precision may not change."""
+"""CasFormer: initialization, inputs, checkpointing and precision."""
 
 import pytest
 import torch
@@ -16,8 +16,8 @@ def make(**change) -> CasFormer:
     return CasFormer(config, frames=FRAMES, channels=CHANNELS, frames_in=5 if config.observations else None)
 
 
-def randomised(model: CasFormer) -> CasFormer:
-    """Move every weight off its initial value: adaLN-Zero begins as the identity, which hides mistakes."""
+def randomized(model: CasFormer) -> CasFormer:
+    """Perturb all weights: adaLN-Zero is initialized as the identity, which hides errors."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -35,18 +35,18 @@ def observed(batch: int = 2) -> torch.Tensor:
     return torch.randn(batch, 5, CHANNELS, 8, 6, generator=torch.Generator().manual_seed(3))
 
 
-def test_a_fresh_network_predicts_nothing():
+def test_initial_prediction_is_zero():
     assert torch.equal(make()(*inputs()), torch.zeros(2, FRAMES, CHANNELS, 8, 6))
 
 
-def test_every_weight_gets_a_gradient():
-    for model, more in ((randomised(make()), ()), (randomised(make(observations=True)), (observed(),))):
+def test_every_parameter_gets_a_gradient():
+    for model, more in ((randomized(make()), ()), (randomized(make(observations=True)), (observed(),))):
         model(*inputs(), *more).square().sum().backward()
         assert [name for name, p in model.named_parameters() if p.grad is None or p.grad.norm() == 0] == []
 
 
-def test_output_depends_on_time_and_condition_of_its_own_sample():
-    model = randomised(make()).eval()
+def test_output_depends_on_timestep_and_condition_of_its_sample():
+    model = randomized(make()).eval()
     noisy, timesteps, condition = inputs()
     base = model(noisy, timesteps, condition)
     for changed in (
@@ -57,76 +57,76 @@ def test_output_depends_on_time_and_condition_of_its_own_sample():
         assert (changed[1] - base[1]).abs().max() > 1e-3
 
 
-def test_frames_see_one_another_and_their_order():
-    model = randomised(make()).eval()
+def test_output_depends_on_other_frames_and_their_order():
+    model = randomized(make()).eval()
     noisy, timesteps, condition = inputs()
-    moved = noisy.clone()
-    moved[:, 0] += 1
-    difference = (model(moved, timesteps, condition) - model(noisy, timesteps, condition)).abs()
+    changed = noisy.clone()
+    changed[:, 0] += 1
+    difference = (model(changed, timesteps, condition) - model(noisy, timesteps, condition)).abs()
     assert difference[:, 1:].max() > 1e-3
     swapped = model(noisy.flip(1), timesteps, condition.flip(1)).flip(1)
     assert (swapped - model(noisy, timesteps, condition)).abs().max() > 1e-3
 
 
-def test_observations_reach_the_prediction():
-    model = randomised(make(observations=True)).eval()
+def test_output_depends_on_observations():
+    model = randomized(make(observations=True)).eval()
     first, second = model(*inputs(), observed()), model(*inputs(), observed() + 1)
     assert (first - second).abs().max() > 1e-3
     assert torch.equal(make(observations=True)(*inputs(), observed()), torch.zeros(2, FRAMES, CHANNELS, 8, 6))
 
 
 @pytest.mark.parametrize("observations", [False, True])
-def test_checkpointing_changes_no_gradient(observations):
-    found = []
-    for again in (False, True):
-        model = randomised(make(observations=observations, checkpoint=again)).train()
+def test_checkpointing_preserves_gradients(observations):
+    results = []
+    for recompute in (False, True):
+        model = randomized(make(observations=observations, checkpoint=recompute)).train()
         out = model(*inputs(), *([observed()] if observations else []))
         out.square().sum().backward()
-        found.append([out.detach(), *(p.grad for p in model.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        results.append([out.detach(), *(p.grad for p in model.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_bf16_weights_give_fp32_near_the_fp32_result():
-    model = randomised(make()).eval()
+def test_bf16_model_returns_fp32():
+    model = randomized(make()).eval()
     exact = model(*inputs())
     rounded = model.bfloat16()(*inputs())
     assert rounded.dtype == torch.float32
     assert (rounded - exact).norm() < 0.03 * exact.norm()
 
 
-def test_float64_stays_float64():
+def test_float64_model_returns_float64():
     noisy, timesteps, condition = inputs()
-    assert randomised(make()).double()(noisy.double(), timesteps, condition.double()).dtype == torch.float64
+    assert randomized(make()).double()(noisy.double(), timesteps, condition.double()).dtype == torch.float64
 
 
-def test_any_grid_of_whole_patches_goes():
-    model = randomised(make()).eval()
+def test_accepts_any_grid_of_complete_patches():
+    model = randomized(make()).eval()
     for grid in ((2, 2), (4, 10), (12, 2)):
         assert model(*inputs(grid)).shape == (2, FRAMES, CHANNELS, *grid)
 
 
-def test_positions_tell_rows_from_columns():
+def test_positions_encode_rows_and_columns():
     table = position_table(3, 4, 8, like=torch.zeros(())).view(3, 4, 8)
-    assert torch.equal(table[0, :, :4], table[2, :, :4]), "the first half is the column's"
-    assert torch.equal(table[:, 0, 4:], table[:, 3, 4:]), "the second half is the row's"
+    assert torch.equal(table[0, :, :4], table[2, :, :4]), "first half: column"
+    assert torch.equal(table[:, 0, 4:], table[:, 3, 4:]), "second half: row"
     assert len({tuple(vector) for vector in table.view(12, 8).tolist()}) == 12
 
 
-def test_what_does_not_fit_is_rejected():
+def test_rejects_invalid_inputs():
     model = make()
     noisy, timesteps, condition = inputs()
     with pytest.raises(ValueError, match=r"must both be \[B, 3, 4, h, w\]"):
         model(noisy[:, :2], timesteps, condition[:, :2])
-    with pytest.raises(ValueError, match="patches of 2"):
+    with pytest.raises(ValueError, match=r"not a multiple of casformer\.patch=2"):
         model(noisy[..., :5], timesteps, condition[..., :5])
-    with pytest.raises(ValueError, match=r"without casformer\.observations"):
+    with pytest.raises(ValueError, match=r"observations require casformer\.observations=true"):
         model(noisy, timesteps, condition, observed())
-    with pytest.raises(ValueError, match="needs the latents of the observed frames"):
+    with pytest.raises(ValueError, match="requires the latents of the observed frames"):
         make(observations=True)(noisy, timesteps, condition)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"heads": 5}, r"casformer\.width=24 must be a multiple of casformer\.heads=5"),
         ({"frame_heads": 3}, r"casformer\.frame_heads=3"),
@@ -134,6 +134,6 @@ def test_what_does_not_fit_is_rejected():
         ({"dept": 3}, "depth"),
     ],
 )
-def test_wrong_sizes_are_rejected_by_name(change, says):
-    with pytest.raises(ConfigError, match=says):
+def test_rejects_invalid_config(change, message):
+    with pytest.raises(ConfigError, match=message):
         from_mapping(CasFormerConfig, SMALL | change)

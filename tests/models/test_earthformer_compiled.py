@@ -1,4 +1,4 @@
-"""Whole Earthformer blocks compile as one graph, forward and backward, to the same numbers."""
+"""Earthformer blocks compile as one graph, forward and backward, with equal results."""
 
 import pytest
 import torch
@@ -42,8 +42,8 @@ def step(block: nn.Module, inputs: list[Tensor], function) -> list[Tensor]:
     block.zero_grad()
     outputs = function(*leaves) if isinstance(block, SelfAttentionBlock) else [function(*leaves, None)]
     sum(x.square().sum() for x in outputs).backward()
-    kept = [p.grad.clone() for p in block.parameters() if p.grad is not None]
-    return [x.detach() for x in outputs] + [x.grad for x in leaves] + kept
+    gradients = [p.grad.clone() for p in block.parameters() if p.grad is not None]
+    return [x.detach() for x in outputs] + [x.grad for x in leaves] + gradients
 
 
 def compiled_equals_eager(make, device: str, backend: str) -> None:
@@ -51,9 +51,9 @@ def compiled_equals_eager(make, device: str, backend: str) -> None:
     block = make().to(device).train()
     for module in block.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0  # torch's own draws differ from call to call; the attention's are counted
-    others = torch.randn(1, 3, 16) if make is encoder_block else torch.randn(1, 3, 6, 5, 16)
-    inputs = [torch.randn(1, 3 if make is encoder_block else 2, 6, 5, 16).to(device), others.to(device)]
+            module.p = 0.0  # torch's dropout differs per call; that of the attention is counter-based
+    context = torch.randn(1, 3, 16) if make is encoder_block else torch.randn(1, 3, 6, 5, 16)
+    inputs = [torch.randn(1, 3 if make is encoder_block else 2, 6, 5, 16).to(device), context.to(device)]
 
     def function(*tensors):
         return block(*tensors, seed=7)
@@ -67,13 +67,13 @@ def compiled_equals_eager(make, device: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("make", [encoder_block, decoder_block])
-def test_a_whole_block_compiles_as_one_graph(make):
+def test_block_compiles_as_one_graph(make):
     compiled_equals_eager(make, "cpu", "aot_eager")
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("make", [encoder_block, decoder_block])
-def test_a_whole_block_compiles_as_one_graph_with_inductor(make):
+def test_block_compiles_as_one_graph_with_inductor(make):
     if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
+        pytest.skip("requires a CUDA device")
     compiled_equals_eager(make, "cuda", "inductor")

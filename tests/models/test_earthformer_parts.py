@@ -1,4 +1,4 @@
-"""The parts of Earthformer against their plain definitions: patterns, biases, global vectors, shifts."""
+"""Parts of Earthformer compared with their plain definitions: patterns, biases, global vectors, shifts."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from simcast_hpc.models.earthformer.attention import RelativeBias
 from simcast_hpc.models.earthformer.global_vectors import GlobalAttention, GlobalUpdate, key_multiplicity
 from simcast_hpc.models.earthformer.patterns import DILATED, Cuboid, cross_attention_pattern, self_attention_pattern
-from simcast_hpc.models.earthformer.stems import PatchMerge, UpSample
+from simcast_hpc.models.earthformer.stems import PatchMerge, Upsample
 from simcast_kernels.cuboid_attention.reference import cuboid_cross_attention_reference
 
 
@@ -41,24 +41,22 @@ def test_self_attention_patterns(name, cuboids):
 
 
 def test_cross_attention_patterns():
-    tokens, whole = (5, 8, 6), Cuboid((5, 4, 4))
+    tokens, local = (5, 8, 6), Cuboid((5, 4, 4))
     assert cross_attention_pattern("cross_1x1", tokens) == (Cuboid((5, 1, 1)),)
-    assert cross_attention_pattern("cross_4x4_lg", tokens) == (whole, Cuboid((5, 4, 4), DILATED))
-    heterogeneous = (whole, Cuboid((5, 4, 4), DILATED), Cuboid((5, 4, 4), shift=(0, 2, 2)))
+    assert cross_attention_pattern("cross_4x4_lg", tokens) == (local, Cuboid((5, 4, 4), DILATED))
+    heterogeneous = (local, Cuboid((5, 4, 4), DILATED), Cuboid((5, 4, 4), shift=(0, 2, 2)))
     assert cross_attention_pattern("cross_4x4_heter", tokens) == heterogeneous
     assert cross_attention_pattern("cross_8x8", tokens) == (Cuboid((5, 6, 6)),)
 
 
 @pytest.mark.parametrize("name", ["swin", "video_swin_0x4", "spatial_lg", "axial_space_dilate_x", "cross_1x1"])
-def test_unknown_patterns_are_rejected(name):
-    with pytest.raises(
-        ValueError, match=f"unknown attention pattern '{name}'.*; known here are full, axial, divided_st"
-    ):
+def test_rejects_unknown_pattern(name):
+    with pytest.raises(ValueError, match=f"unknown attention pattern '{name}'.*; choose full, axial, divided_st"):
         self_attention_pattern(name, (5, 8, 6))
 
 
 @pytest.mark.parametrize(
-    ("name", "find", "near"),
+    ("name", "find", "similar"),
     [
         ("axail", self_attention_pattern, "axial"),
         ("video_swim_2x8", self_attention_pattern, "video_swin_PxM"),
@@ -67,13 +65,13 @@ def test_unknown_patterns_are_rejected(name):
         ("cross_2x2_hetero", cross_attention_pattern, "cross_KxK_heter"),
     ],
 )
-def test_the_pattern_most_like_an_unknown_one_is_named(name, find, near):
-    with pytest.raises(ValueError, match=f"'{name}'; did you mean '{near}'\\?; known here"):
+def test_suggests_most_similar_pattern(name, find, similar):
+    with pytest.raises(ValueError, match=f"'{name}'; did you mean '{similar}'\\?; choose"):
         find(name, (5, 8, 6))
 
 
-def test_a_name_like_no_pattern_gets_no_guess():
-    with pytest.raises(ValueError, match="'zzzz'; known here"):
+def test_suggests_nothing_for_dissimilar_name():
+    with pytest.raises(ValueError, match="'zzzz'; choose"):
         self_attention_pattern("zzzz", (5, 8, 6))
 
 
@@ -81,23 +79,22 @@ def test_a_name_like_no_pattern_gets_no_guess():
     ("extents", "queries", "keys"),
     [((3, 2, 4), (3, 2, 4), (3, 2, 4)), ((5, 2, 2), (3, 2, 2), (3, 2, 2)), ((7, 3, 2), (3, 3, 2), (4, 3, 2))],
 )
-def test_bias_is_the_table_read_by_offsets(extents, queries, keys):
+def test_relative_bias_equals_indexed_table(extents, queries, keys):
     torch.manual_seed(1)
     bias = RelativeBias(2, extents=extents, queries=queries, keys=keys)
     rows = bias.index()[: torch.Size(queries).numel(), : torch.Size(keys).numel()]
-    wanted = bias.table[rows].permute(2, 0, 1)
     got = bias()
-    assert torch.equal(got, wanted)
+    assert torch.equal(got, bias.table[rows].permute(2, 0, 1))
     weights = some(*got.shape)
     (gradient,) = torch.autograd.grad((got * weights).sum(), bias.table)
-    plain = torch.zeros_like(bias.table).index_put_(
+    expected = torch.zeros_like(bias.table).index_put_(
         (rows.flatten(),), weights.permute(1, 2, 0).flatten(0, 1), accumulate=True
     )
-    torch.testing.assert_close(gradient, plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("self_attention", [True, False])
-def test_global_vectors_are_renewed_by_one_softmax_over_repeated_keys(self_attention):
+def test_global_attention_is_one_softmax_over_repeated_keys(self_attention):
     heads, width, tokens = 2, 8, 6
     layer = GlobalAttention(
         width, heads=heads, self_attention=self_attention, attention_dropout=0.0, projection_dropout=0.0
@@ -120,11 +117,11 @@ def test_global_vectors_are_renewed_by_one_softmax_over_repeated_keys(self_atten
         scores = torch.cat([scores, split(update.self_query) @ split(update.self_key).mT], dim=-1)
         values = torch.cat([values, update.self_value], dim=1)
     weights = (scores * (width // heads) ** -0.5).softmax(-1)
-    wanted = layer.project((weights @ split(values)).transpose(1, 2).flatten(2))
-    torch.testing.assert_close(layer(update, key_counts=counts, zero_keys=zero_keys), wanted, rtol=1e-5, atol=1e-5)
+    expected = layer.project((weights @ split(values)).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(update, key_counts=counts, zero_keys=zero_keys), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_keys_of_the_global_vectors_count_as_padding_says():
+def test_key_multiplicity_per_padding():
     cuboid, tokens = Cuboid((2, 2, 2), shift=(1, 1, 1)), (3, 4, 5)
     assert key_multiplicity(Cuboid((1, 2, 5)), tokens, padding="ignore") == (None, 0)
     assert key_multiplicity(cuboid, tokens, padding="zeros") == (None, 4 * 4 * 6 - 3 * 4 * 5)
@@ -139,8 +136,8 @@ def test_keys_of_the_global_vectors_count_as_padding_says():
 
 
 @pytest.mark.parametrize(("size", "shift"), [(4, 2), (3, 1), (5, 2)])
-def test_a_shift_of_a_whole_axis_splits_it_in_cross_attention(size, shift):
-    cuboid = Cuboid((2, 1, size), shift=(0, 0, shift)).split_where_whole((1, 1, size))
+def test_cross_attention_splits_shifted_axis(size, shift):
+    cuboid = Cuboid((2, 1, size), shift=(0, 0, shift)).split_shifted_axes((1, 1, size))
     key_value = torch.cat([torch.zeros(size, size), torch.eye(size)], dim=1).view(1, 1, 1, size, 2 * size)
     weights = cuboid_cross_attention_reference(
         torch.zeros(1, 1, 1, size, size),
@@ -151,26 +148,26 @@ def test_a_shift_of_a_whole_axis_splits_it_in_cross_attention(size, shift):
         shift=cuboid.shift,
         padding="ignore",
     )
-    beyond = torch.arange(size) >= shift
-    assert torch.equal(weights.view(size, size) > 0, beyond[:, None] == beyond[None, :])
+    part = torch.arange(size) >= shift
+    assert torch.equal(weights.view(size, size) > 0, part[:, None] == part[None, :])
 
 
-def test_a_patch_is_merged_row_by_row_and_padded_at_its_end():
+def test_patch_merge_order_and_padding():
     merge = PatchMerge(1, 4, scale=2, padding="zeros")
-    seen = []
-    merge.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    patches = []
+    merge.norm.register_forward_hook(lambda module, inputs, output: patches.append(inputs[0]))
     x = torch.arange(1.0, 7.0).view(1, 2, 3, 1)
     assert merge(x).shape == (1, 1, 2, 4)
-    assert seen[0].tolist() == [[[[1, 2, 4, 5], [3, 0, 6, 0]]]]
-    stretched = PatchMerge(1, 4, scale=2, padding="nearest")
-    stretched.norm.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
-    stretched(x)
-    assert seen[1].tolist() == [[[[1, 1, 4, 4], [2, 3, 5, 6]]]]
+    assert patches[0].tolist() == [[[[1, 2, 4, 5], [3, 0, 6, 0]]]]
+    resampled = PatchMerge(1, 4, scale=2, padding="nearest")
+    resampled.norm.register_forward_hook(lambda module, inputs, output: patches.append(inputs[0]))
+    resampled(x)
+    assert patches[1].tolist() == [[[[1, 1, 4, 4], [2, 3, 5, 6]]]]
 
 
 @pytest.mark.parametrize("scales", [(2, 2), (3, 3), (4, 2)])
-def test_up_sampling_is_a_convolution_of_repeated_tokens(scales):
-    up = UpSample(2, 3, grid=(3 * scales[0], 4 * scales[1])).double()
+def test_upsample_equals_convolution_of_repeated_tokens(scales):
+    up = Upsample(2, 3, grid=(3 * scales[0], 4 * scales[1])).double()
     leaves = [some(2, 1, 3, 4, 2).double().requires_grad_(), *up.parameters()]
     repeated = leaves[0].flatten(0, 1).permute(0, 3, 1, 2)
     for axis, scale in enumerate(scales, start=2):
@@ -179,21 +176,21 @@ def test_up_sampling_is_a_convolution_of_repeated_tokens(scales):
     got = up(leaves[0])
     torch.testing.assert_close(got, want.permute(0, 2, 3, 1).unflatten(0, (2, 1)))
     grad = some(*got.shape, seed=1).double()
-    wanted = torch.autograd.grad(want, leaves, grad.flatten(0, 1).permute(0, 3, 1, 2))
-    for found, expected in zip(torch.autograd.grad(got, leaves, grad), wanted, strict=True):
-        torch.testing.assert_close(found, expected)
+    gradients = torch.autograd.grad(want, leaves, grad.flatten(0, 1).permute(0, 3, 1, 2))
+    for gradient, expected in zip(torch.autograd.grad(got, leaves, grad), gradients, strict=True):
+        torch.testing.assert_close(gradient, expected)
 
 
-def test_up_sampling_to_no_multiple_takes_the_nearest_token():
-    up = UpSample(2, 3, grid=(4, 3))
+def test_upsample_to_non_multiple_uses_nearest_token():
+    up = Upsample(2, 3, grid=(4, 3))
     x = some(1, 2, 2, 2, 2)
     repeated = x.flatten(0, 1).permute(0, 3, 1, 2)[:, :, [0, 0, 1, 1]][:, :, :, [0, 0, 1]]
     want = torch.nn.functional.conv2d(repeated, up.conv.weight, up.conv.bias, padding=1)
     torch.testing.assert_close(up(x), want.permute(0, 2, 3, 1).unflatten(0, (1, 2)))
 
 
-def test_up_sampling_keeps_the_dtypes_of_autocast():
-    up = UpSample(2, 3, grid=(4, 4))
+def test_upsample_dtypes_under_autocast():
+    up = Upsample(2, 3, grid=(4, 4))
     x = some(1, 2, 2, 2, 2).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         result = up(x)

@@ -1,4 +1,4 @@
-"""A block: the attentions of a pattern one after another, each added to its input, with feed-forwards."""
+"""Blocks of consecutive attentions and feed-forwards, and position embeddings."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ from .stems import ACTIVATIONS
 
 
 class Positions(nn.Module):
-    """Add a learned vector per place: ``[B, T, H, W, D] -> [B, T, H, W, D]``.
+    """Add learned position embeddings: ``[B, T, H, W, D] -> [B, T, H, W, D]``.
 
-    ``t+h+w`` has a table per axis, ``t+hw`` one of time and one of space.
+    ``t+h+w`` has one table per axis, ``t+hw`` one for time and one for space.
     """
 
     def __init__(self, kind: str, *, tokens: Triple, width: int):
@@ -28,7 +28,7 @@ class Positions(nn.Module):
         self.space = None if separate else _table(h * w, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with its positions added."""
+        """Return ``x`` plus the position embeddings."""
         x = x + self.time[:, None, None]
         if self.space is not None:
             return x + self.space.unflatten(0, self.grid)
@@ -36,17 +36,17 @@ class Positions(nn.Module):
         return x + self.row[:, None] + self.column
 
 
-def _table(places: int, width: int) -> nn.Parameter:
-    return nn.Parameter(nn.init.trunc_normal_(torch.empty(places, width), std=0.02))
+def _table(rows: int, width: int) -> nn.Parameter:
+    return nn.Parameter(nn.init.trunc_normal_(torch.empty(rows, width), std=0.02))
 
 
 EXPANSION = 4
 
 
 class FeedForward(nn.Module):
-    """Layer norm, widen fourfold, activate, narrow, add to the input: ``[..., D] -> [..., D]``.
+    """Layer norm and a two-layer MLP with a residual connection: ``[..., D] -> [..., D]``.
 
-    Gated, the activated half multiplies a second projection (Shazeer, arXiv 2002.05202).
+    With ``config.gated`` the activated projection multiplies a second one (Shazeer, arXiv 2002.05202).
     """
 
     def __init__(self, config: EarthformerConfig, *, width: int):
@@ -59,21 +59,21 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(config.feed_forward_dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` with what the network makes of it added."""
+        """Return ``x`` plus the output of the MLP."""
         if self.gate is None:
-            (wide,) = normed_linear(x, self.norm, [self.widen])
-            hidden = self.activation(wide)
+            (widened,) = normed_linear(x, self.norm, [self.widen])
+            hidden = self.activation(widened)
         else:
-            gate, wide = normed_linear(x, self.norm, [self.gate, self.widen])
-            hidden = self.activation(gate) * wide
+            gate, widened = normed_linear(x, self.norm, [self.gate, self.widen])
+            hidden = self.activation(gate) * widened
         return x + self.dropout(self.narrow(self.dropout(hidden)))
 
 
 class SelfAttentionBlock(nn.Module):
     """Cuboid self-attentions: ``[B, T, H, W, D] -> [B, T, H, W, D]``, and the global vectors ``[B, G, D]``.
 
-    A feed-forward follows each attention, or, where none stand between, the last. ``pattern_tokens`` is the grid for
-    which the pattern's cuboids are made, ``tokens`` the one that they meet.
+    A feed-forward follows each attention, or only the last one without ``feed_forward_between``. The cuboids of the
+    pattern are sized for the grid ``pattern_tokens`` and applied to the grid ``tokens``.
     """
 
     def __init__(
@@ -96,33 +96,31 @@ class SelfAttentionBlock(nn.Module):
         )
         count = len(self.attentions) if feed_forward_between else 1
         self.feed_forwards = nn.ModuleList(FeedForward(config, width=width) for _ in range(count))
-        vectors_too = global_vectors and config.global_vectors.feed_forward
-        self.global_feed_forwards = nn.ModuleList(
-            FeedForward(config, width=width) for _ in range(count if vectors_too else 0)
-        )
+        global_count = count if global_vectors and config.global_vectors.feed_forward else 0
+        self.global_feed_forwards = nn.ModuleList(FeedForward(config, width=width) for _ in range(global_count))
 
     def forward(self, x: Tensor, vectors: Tensor | None, *, seed: int) -> tuple[Tensor, Tensor | None]:
-        """Return tokens and global vectors after the block; computed again in backward if configured so."""
+        """Return tokens and global vectors after the block, with activation checkpointing if configured."""
         if self.recompute and self.training:
             return checkpoint(self._attend, x, vectors, seed, use_reentrant=False)
         return self._attend(x, vectors, seed)
 
     def _attend(self, x: Tensor, vectors: Tensor | None, seed: int) -> tuple[Tensor, Tensor | None]:
-        first_with = len(self.attentions) - len(self.feed_forwards)
-        for place, attention in enumerate(self.attentions):
-            learnt, renewed = attention(x, vectors, seed=seed)
-            x = x + learnt
-            if renewed is not None:
-                vectors = vectors + renewed
-            if place >= first_with:
-                x = self.feed_forwards[place - first_with](x)
-                if renewed is not None and self.global_feed_forwards:
-                    vectors = self.global_feed_forwards[place - first_with](vectors)
+        first = len(self.attentions) - len(self.feed_forwards)
+        for i, attention in enumerate(self.attentions):
+            update, vector_update = attention(x, vectors, seed=seed)
+            x = x + update
+            if vector_update is not None:
+                vectors = vectors + vector_update
+            if i >= first:
+                x = self.feed_forwards[i - first](x)
+                if vector_update is not None and self.global_feed_forwards:
+                    vectors = self.global_feed_forwards[i - first](vectors)
         return x, vectors
 
 
 class CrossAttentionBlock(nn.Module):
-    """Cuboid cross-attentions to one level's memory: ``[B, T', H, W, D] -> [B, T', H, W, D]``."""
+    """Cuboid cross-attentions to the memory of one level: ``[B, T', H, W, D] -> [B, T', H, W, D]``."""
 
     def __init__(self, config: EarthformerConfig, *, level: int, pattern: str, memory: Triple, frames_out: int):
         super().__init__()
@@ -136,15 +134,15 @@ class CrossAttentionBlock(nn.Module):
         self.feed_forwards = nn.ModuleList(FeedForward(config, width=width) for _ in range(count))
 
     def forward(self, x: Tensor, memory: Tensor, vectors: Tensor | None, *, seed: int) -> Tensor:
-        """Return the tokens after the block; computed again in backward if configured so."""
+        """Return the tokens after the block, with activation checkpointing if configured."""
         if self.recompute and self.training:
             return checkpoint(self._attend, x, memory, vectors, seed, use_reentrant=False)
         return self._attend(x, memory, vectors, seed)
 
     def _attend(self, x: Tensor, memory: Tensor, vectors: Tensor | None, seed: int) -> Tensor:
-        first_with = len(self.attentions) - len(self.feed_forwards)
-        for place, attention in enumerate(self.attentions):
+        first = len(self.attentions) - len(self.feed_forwards)
+        for i, attention in enumerate(self.attentions):
             x = x + attention(x, memory, vectors, seed=seed)
-            if place >= first_with:
-                x = self.feed_forwards[place - first_with](x)
+            if i >= first:
+                x = self.feed_forwards[i - first](x)
         return x

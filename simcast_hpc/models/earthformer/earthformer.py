@@ -1,21 +1,20 @@
-"""The whole: stem, positions, encoder, decoder, head."""
-
-from contextlib import nullcontext
+"""The Earthformer model: stem, positions, encoder, decoder, head."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcast_hpc.config import EarthformerConfig
+from simcast_hpc.models.layers import Fp32Linear
 
 from .attention import CuboidCrossAttention, CuboidSelfAttention
 from .blocks import CrossAttentionBlock, Positions, SelfAttentionBlock
 from .patterns import check_patterns, level_grids, pattern_at
-from .stems import LEAKY_SLOPE, PatchMerge, UpSample, build_head_stages, build_stem, head_width, stem_grids
+from .stems import LEAKY_SLOPE, PatchMerge, Upsample, build_head_stages, build_stem, head_width, stem_grids
 
 
 class Encoder(nn.Module):
-    """Tokens of the finest level to a memory of every level, finest first.
+    """Encode tokens of the finest level to a memory of each level, finest first.
 
     Source: Gao et al. (arXiv 2207.05833), section 3.3.
     """
@@ -51,7 +50,7 @@ class Encoder(nn.Module):
         )
 
     def forward(self, x: Tensor, vectors: Tensor | None, *, seed: int) -> tuple[list[Tensor], list[Tensor | None]]:
-        """Return each level's tokens ``[B, T, H, W, D]`` and global vectors ``[B, G, D]``, finest first."""
+        """Return tokens ``[B, T, H, W, D]`` and global vectors ``[B, G, D]`` of each level, finest first."""
         memories: list[Tensor] = []
         vector_memories: list[Tensor | None] = []
         for level, blocks in enumerate(self.levels):
@@ -67,10 +66,10 @@ class Encoder(nn.Module):
 
 
 class InitialQuery(nn.Module):
-    """What the decoder starts from: ``[B, T, h, w, D] -> [B, T', h, w, D]`` on the coarsest grid.
+    """Input of the decoder on the coarsest grid: ``[B, T, h, w, D] -> [B, T', h, w, D]``.
 
-    ``zeros`` is the positions alone, ``nearest_interp`` the memory's frames repeated to T', ``last`` its last frame
-    and ``mean`` its mean; then a projection.
+    ``zeros`` uses only the positions, ``nearest_interp`` the frames of the memory resampled to T', ``last`` its last
+    frame and ``mean`` its mean over time; a projection follows.
     """
 
     def __init__(self, config: EarthformerConfig, *, frames_out: int):
@@ -90,15 +89,14 @@ class InitialQuery(nn.Module):
         if self.kind == "nearest_interp":
             frames = F.interpolate(memory.flatten(2).transpose(1, 2), size=self.frames_out).transpose(1, 2)
             return self.project(frames.reshape(shape))
-        chosen = memory[:, -1:] if self.kind == "last" else memory.mean(dim=1, keepdim=True)
-        return self.project(chosen).expand(shape)
+        frame = memory[:, -1:] if self.kind == "last" else memory.mean(dim=1, keepdim=True)
+        return self.project(frame).expand(shape)
 
 
 class DecoderLevel(nn.Module):
-    """Blocks of self-attention and cross-attention in turn, on one grid.
+    """Alternating blocks of self-attention and cross-attention on one grid.
 
-    ``self_first`` False leaves out the first self-attention: before anything was asked of the memory it would see
-    positions alone.
+    Without ``self_first`` the level starts with cross-attention: a first self-attention would see only positions.
     """
 
     def __init__(self, config: EarthformerConfig, *, level: int, frames_in: int, frames_out: int, self_first: bool):
@@ -106,8 +104,8 @@ class DecoderLevel(nn.Module):
         grid = level_grids(config)[level]
         depth = config.decoder_depth[level]
         self.self_first = self_first
-        self.hands_on = config.global_vectors.updated_in_decoder
-        self.shows_vectors = config.global_vectors.in_decoder
+        self.passes_globals = config.global_vectors.updated_in_decoder
+        self.self_attends_globals = config.global_vectors.in_decoder
         self.self_blocks = nn.ModuleList(
             SelfAttentionBlock(
                 config,
@@ -116,7 +114,7 @@ class DecoderLevel(nn.Module):
                 pattern_tokens=(frames_in, *grid),
                 tokens=(frames_out, *grid),
                 feed_forward_between=config.decoder_feed_forward_between,
-                global_vectors=self.shows_vectors,
+                global_vectors=self.self_attends_globals,
             )
             for _ in range(depth if self_first else depth - 1)
         )
@@ -134,17 +132,18 @@ class DecoderLevel(nn.Module):
     def forward(self, x: Tensor, memory: Tensor, vectors: Tensor | None, *, seed: int) -> Tensor:
         """Return the tokens ``[B, T', H, W, D]`` after the level."""
         skipped = 0 if self.self_first else 1
-        for place, cross in enumerate(self.cross_blocks):
-            if place >= skipped:
-                x, renewed = self.self_blocks[place - skipped](x, vectors if self.shows_vectors else None, seed=seed)
-                if self.shows_vectors and self.hands_on:
-                    vectors = renewed
+        for i, cross in enumerate(self.cross_blocks):
+            if i >= skipped:
+                block_vectors = vectors if self.self_attends_globals else None
+                x, block_vectors = self.self_blocks[i - skipped](x, block_vectors, seed=seed)
+                if self.self_attends_globals and self.passes_globals:
+                    vectors = block_vectors
             x = cross(x, memory, vectors, seed=seed)
         return x
 
 
 class Decoder(nn.Module):
-    """From the query on the coarsest grid to tokens ``[B, T', H, W, D]`` of the finest, all frames at once.
+    """Decode the query on the coarsest grid to tokens ``[B, T', H, W, D]`` of the finest, all frames in one pass.
 
     Source: Gao et al. (arXiv 2207.05833), section 3.3.
     """
@@ -163,7 +162,7 @@ class Decoder(nn.Module):
             for level in range(config.levels)
         )
         self.ups = nn.ModuleList(
-            UpSample(config.width_at(level + 1), config.width_at(level), grid=grids[level]) for level in range(coarsest)
+            Upsample(config.width_at(level + 1), config.width_at(level), grid=grids[level]) for level in range(coarsest)
         )
         self.positions = nn.ModuleList(
             Positions(config.positions, tokens=(frames_out, *grids[level]), width=config.width_at(level))
@@ -172,7 +171,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, query: Tensor, memories: list[Tensor], vectors: list[Tensor | None], *, seed: int) -> Tensor:
-        """Return the finest tokens; ``memories`` and ``vectors`` are the encoder's, finest first."""
+        """Return tokens of the finest level; ``memories`` and ``vectors`` are those of the encoder, finest first."""
         x = query
         for level in reversed(range(len(self.levels))):
             x = self.levels[level](x, memories[level], vectors[level], seed=seed)
@@ -183,31 +182,16 @@ class Decoder(nn.Module):
         return x
 
 
-# Attentions of one pass share a random draw and add their number, so draws stand this far apart.
+# Attentions of one forward pass share a random seed and add their offset, so seeds are multiples of this number.
 SEEDS_PER_PASS = 2**16
-
-
-class Head(nn.Linear):
-    """The last projection: ``[..., D] -> [..., C]``, in fp32 whatever it was cast to.
-
-    One bf16 step near 1 is up to half of a radar code out of 255, so everything from here on stays fp32.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the frames, fp32."""
-        wide = torch.promote_types(self.weight.dtype, torch.float32)
-        # The meta device, on which a run is checked before any device is touched, knows no autocast.
-        wide_only = nullcontext() if input.is_meta else torch.autocast(input.device.type, enabled=False)
-        with wide_only:
-            return F.linear(input.to(wide), self.weight.to(wide), self.bias.to(wide))
 
 
 class Earthformer(nn.Module):
     """Earthformer, non-autoregressive: ``[B, T, C, H, W] -> [B, T', C, H, W]``, fp32 out.
 
-    All T' frames come from one pass. Predictions are not bounded: no activation follows the head. In training with
-    ``attention_dropout`` each pass draws one seed from torch's CPU generator, outside of what is computed again in
-    backward; each attention adds its number. Other dropout uses the generator of its device.
+    One pass predicts all T' frames. Predictions are unbounded: no activation follows the head. In training with
+    ``attention_dropout`` each pass draws one seed from torch's CPU generator, outside of checkpointed blocks, and each
+    attention adds its offset. Other dropout uses the generator of its device.
 
     Args:
         config: the ``model`` section of a run's configuration; ``grid`` is H and W.
@@ -216,11 +200,11 @@ class Earthformer(nn.Module):
         channels: C.
 
     Raises:
-        ValueError: an unknown pattern, or sizes that do not fit one another.
+        ValueError: a pattern is unknown, or the sizes are inconsistent.
 
-    Source: Gao et al. (NeurIPS 2022, arXiv 2207.05833). Linear and convolution weights are drawn from normal
-    distributions of variance 1 / fan-in, with He's factor for the stem's activation, biases are 0, as in the released
-    training code; tables from a normal distribution of standard deviation 0.02 cut at 2.
+    Source: Gao et al. (NeurIPS 2022, arXiv 2207.05833). As in the released training code, linear and convolution
+    weights are initialized from normal distributions of variance 1 / fan-in, with He's factor for the activation of the
+    stem; biases are 0; tables come from a truncated normal distribution of standard deviation 0.02.
     """
 
     def __init__(self, config: EarthformerConfig, *, frames_in: int, frames_out: int, channels: int = 1):
@@ -239,29 +223,29 @@ class Earthformer(nn.Module):
         self.query = InitialQuery(config, frames_out=frames_out)
         self.decoder = Decoder(config, frames_in=frames_in, frames_out=frames_out)
         self.head_stages = build_head_stages(config)
-        self.head = Head(head_width(config), channels)
-        self.draws_seeds = config.attention_dropout > 0
-        self._number_attentions()
+        self.head = Fp32Linear(head_width(config), channels)
+        self.uses_seeds = config.attention_dropout > 0
+        self._assign_seed_offsets()
         if not (vectors.in_decoder or vectors.in_cross_attention):
-            self._leave_out_last_renewal()
-        self._draw_weights()
+            self._disable_last_global_update()
+        self._initialize_weights()
 
     def forward(self, frames: Tensor) -> Tensor:
         """Forecast the next frames.
 
         Args:
             frames: ``[B, T, C, H, W]``, floating point, in [0, 1], on the configured grid. Cast to the dtype of the
-                weights inside.
+                weights.
 
         Returns:
             ``[B, T', C, H, W]``, fp32, in the units of the input.
 
         Raises:
-            TypeError: ``frames`` holds integers.
-            ValueError: ``frames`` has another shape than the model was built for.
+            TypeError: ``frames`` is not floating point.
+            ValueError: ``frames`` has a shape other than the configured one.
         """
         self._check_frames(frames)
-        seed = _draw_seed() if self.training and self.draws_seeds else 0
+        seed = _random_seed() if self.training and self.uses_seeds else 0
         batch = frames.shape[0]  # len() would fix the size in an exported program
         pixels = frames.to(self.head.weight.dtype).flatten(0, 1).permute(0, 2, 3, 1)
         x = self.positions(self.stem(pixels).unflatten(0, (batch, self.frames_in)))
@@ -272,34 +256,33 @@ class Earthformer(nn.Module):
         return forecast.permute(0, 3, 1, 2).unflatten(0, (batch, self.frames_out))
 
     def output_time_tables(self) -> list[str]:
-        """Return the names of the parameters that hold a row for each frame of the forecast: ``[T', D]``."""
-        places = {"query.positions": self.query.positions}
-        places |= {f"decoder.positions.{i}": one for i, one in enumerate(self.decoder.positions)}
-        return [f"{place}.time" for place in places]
+        """Return the names of the parameters with one row per forecast frame, ``[T', D]``."""
+        return ["query.positions.time", *(f"decoder.positions.{i}.time" for i in range(len(self.decoder.positions)))]
 
     def _check_frames(self, frames: Tensor) -> None:
-        wanted = (self.frames_in, self.channels, *self.grid)
-        if frames.ndim != 5 or tuple(frames.shape[1:]) != wanted or frames.shape[0] == 0:
+        expected = (self.frames_in, self.channels, *self.grid)
+        if frames.ndim != 5 or tuple(frames.shape[1:]) != expected or frames.shape[0] == 0:
             raise ValueError(
-                f"this Earthformer was built for frames [B, {', '.join(map(str, wanted))}] (frames_in, channels and "
-                f"model.grid), got shape {tuple(frames.shape)}"
+                f"frames have shape {tuple(frames.shape)}; this Earthformer requires [B, "
+                f"{', '.join(map(str, expected))}] (frames_in, channels and model.grid)"
             )
         if not frames.is_floating_point():
             raise TypeError(
-                f"Earthformer wants floating-point frames in [0, 1], got {frames.dtype}; divide codes by 255 first"
+                f"frames have dtype {frames.dtype}; Earthformer requires floating point in [0, 1]: divide uint8 values "
+                "by 255"
             )
 
-    def _number_attentions(self) -> None:
+    def _assign_seed_offsets(self) -> None:
         kinds = (CuboidSelfAttention, CuboidCrossAttention)
-        for number, attention in enumerate(module for module in self.modules() if isinstance(module, kinds)):
-            attention.number = number
+        for offset, attention in enumerate(module for module in self.modules() if isinstance(module, kinds)):
+            attention.seed_offset = offset
 
-    def _leave_out_last_renewal(self) -> None:
-        """Let the encoder's last attention leave the global vectors as they are: nobody reads them after it."""
+    def _disable_last_global_update(self) -> None:
+        """Skip the update of the global vectors in the last attention of the encoder: no later layer reads it."""
         *_, last = (module for module in self.encoder.modules() if isinstance(module, CuboidSelfAttention))
-        last.renews = False
+        last.updates_globals = False
 
-    def _draw_weights(self) -> None:
+    def _initialize_weights(self) -> None:
         if self.global_vectors is not None:
             nn.init.trunc_normal_(self.global_vectors, std=0.02)
         for module in self.modules():
@@ -313,5 +296,5 @@ class Earthformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def _draw_seed() -> int:
+def _random_seed() -> int:
     return int(torch.randint(2**46, (), device="cpu")) * SEEDS_PER_PASS

@@ -1,9 +1,9 @@
-"""What the global vectors ask and answer, and how they are renewed.
+"""Global vectors: their projections, the attention that updates them, and the multiplicity of its keys.
 
-Source: Gao et al. (arXiv 2207.05833), section 3.2: tokens attend to their cuboid and the global vectors in one
-softmax; the global vectors attend to all tokens, and if wanted to one another, in another. With separate
-projections each of these directions has its own weights, else all share one projection of the global vectors and
-the tokens' own.
+Source: Gao et al. (arXiv 2207.05833), section 3.2. Tokens attend to their cuboid and to the global vectors in one
+softmax. The global vectors attend to all tokens, and optionally to one another, in a second softmax. With separate
+projections each of these directions has its own weights; otherwise all share one projection of the global vectors and
+that of the tokens.
 """
 
 import math
@@ -22,9 +22,9 @@ from .patterns import Cuboid, Triple
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalKeys:
-    """What tokens see of the global vectors: keys and values ``[B, G, D]``, their own query ``[B, T, H, W, D]``.
+    """Keys and values of the global vectors for tokens, ``[B, G, D]``, and the tokens' query ``[B, T, H, W, D]``.
 
-    Without ``query`` the tokens ask with the query of their cuboid.
+    If ``query`` is None, the tokens use the query of their cuboid attention.
     """
 
     key: Tensor
@@ -34,9 +34,9 @@ class GlobalKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalUpdate:
-    """What renews the global vectors: their query ``[B, G, D]`` to tokens with ``key`` and ``value [B, N, D]``.
+    """Inputs of the update of the global vectors: their query ``[B, G, D]``, keys and values of tokens ``[B, N, D]``.
 
-    ``self_query``, ``self_key`` and ``self_value [B, G, D]`` are their attention to one another.
+    ``self_query``, ``self_key`` and ``self_value``, ``[B, G, D]``, are for their attention to one another.
     """
 
     query: Tensor
@@ -48,35 +48,36 @@ class GlobalUpdate:
 
 
 class SharedProjections(nn.Module):
-    """One projection of the global vectors; tokens take part with their query, key and value of the cuboid."""
+    """One projection of the global vectors; tokens reuse the query, key and value of their cuboid attention."""
 
     def __init__(self, width: int):
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width, bias=False)
 
-    def of_tokens(self, *, update: bool) -> list[nn.Linear]:
-        """Return the layers of the normed tokens that are wanted besides their query, key and value: none."""
+    def token_layers(self, *, update: bool) -> list[nn.Linear]:
+        """Return the additional projections of the normalized tokens: none."""
         return []
 
     def forward(
         self, vectors: Tensor, *, tokens: Sequence[Tensor], update: bool
     ) -> tuple[GlobalKeys, GlobalUpdate | None]:
-        """Return what tokens see of ``vectors [B, G, D]``, and with ``update`` what renews them.
+        """Return the keys of ``vectors [B, G, D]`` for tokens, and with ``update`` the inputs of their update.
 
-        ``tokens`` holds the tokens' own query, key and value as one, and the results of :meth:`of_tokens`.
+        ``tokens`` contains the concatenated query, key and value of the tokens, and the output of
+        :meth:`token_layers`.
         """
         query, key, value = self.qkv(vectors).chunk(3, dim=-1)
-        seen = GlobalKeys(key=key, value=value, query=None)
+        keys = GlobalKeys(key=key, value=value, query=None)
         if not update:
-            return seen, None
+            return keys, None
         _, token_key, token_value = tokens[0].flatten(1, 3).chunk(3, dim=-1)
-        return seen, GlobalUpdate(
+        return keys, GlobalUpdate(
             query=query, key=token_key, value=token_value, self_query=query, self_key=key, self_value=value
         )
 
 
 class SeparateProjections(nn.Module):
-    """Own projections for tokens to vectors, for vectors to tokens, and for vectors to vectors."""
+    """Separate projections for tokens to vectors, vectors to tokens, and vectors to vectors."""
 
     def __init__(self, width: int, *, self_attention: bool):
         super().__init__()
@@ -87,42 +88,45 @@ class SeparateProjections(nn.Module):
         self.value = nn.Linear(width, width, bias=False)
         self.self_qkv = nn.Linear(width, 3 * width, bias=False) if self_attention else None
 
-    def of_tokens(self, *, update: bool) -> list[nn.Linear]:
-        """Return the layers of the normed tokens that are wanted besides their query, key and value."""
+    def token_layers(self, *, update: bool) -> list[nn.Linear]:
+        """Return the additional projections of the normalized tokens."""
         return [self.seen_query, self.key, self.value] if update else [self.seen_query]
 
     def forward(
         self, vectors: Tensor, *, tokens: Sequence[Tensor], update: bool
     ) -> tuple[GlobalKeys, GlobalUpdate | None]:
-        """Return what tokens see of ``vectors [B, G, D]``, and with ``update`` what renews them.
+        """Return the keys of ``vectors [B, G, D]`` for tokens, and with ``update`` the inputs of their update.
 
-        ``tokens`` holds the tokens' own query, key and value as one, and the results of :meth:`of_tokens`.
+        ``tokens`` contains the concatenated query, key and value of the tokens, and the output of
+        :meth:`token_layers`.
         """
         key, value = self.seen_key_value(vectors).chunk(2, dim=-1)
-        seen = GlobalKeys(key=key, value=value, query=tokens[1])
+        keys = GlobalKeys(key=key, value=value, query=tokens[1])
         if not update:
-            return seen, None
+            return keys, None
         query = self.query(vectors)
-        own = (query, query, query) if self.self_qkv is None else self.self_qkv(vectors).chunk(3, dim=-1)
-        return seen, GlobalUpdate(
+        self_query, self_key, self_value = (
+            (query, query, query) if self.self_qkv is None else self.self_qkv(vectors).chunk(3, dim=-1)
+        )
+        return keys, GlobalUpdate(
             query=query,
             key=tokens[2].flatten(1, 3),
             value=tokens[3].flatten(1, 3),
-            self_query=own[0],
-            self_key=own[1],
-            self_value=own[2],
+            self_query=self_query,
+            self_key=self_key,
+            self_value=self_value,
         )
 
 
 class GlobalAttention(nn.Module):
-    """Renew the global vectors from all tokens: ``-> [B, G, D]``, before the residual.
+    """Attention that updates the global vectors from all tokens: ``-> [B, G, D]``, without the residual.
 
     Args:
         width: D.
         heads: attention heads.
-        self_attention: whether the vectors are keys to one another, in the same softmax.
-        attention_dropout: share of weights set to 0, from torch's generator of the device.
-        projection_dropout: likewise, of the result.
+        self_attention: whether the vectors also attend to one another, in the same softmax.
+        attention_dropout: dropout probability of attention weights, from torch's generator of the device.
+        projection_dropout: dropout probability of the output.
     """
 
     def __init__(
@@ -135,12 +139,12 @@ class GlobalAttention(nn.Module):
         self.dropout = nn.Dropout(projection_dropout)
 
     def forward(self, update: GlobalUpdate, *, key_counts: Tensor | None, zero_keys: int) -> Tensor:
-        """Return what the vectors learn.
+        """Return the update of the vectors.
 
         Args:
             update: queries, keys and values.
-            key_counts: how often each token counts, ``[N]``; once each if None.
-            zero_keys: how many keys and values of zeros count besides.
+            key_counts: multiplicity of each token as a key, ``[N]``; None means one each.
+            zero_keys: number of additional all-zero keys and values.
         """
         count, tokens = update.query.shape[1], update.key.shape[1]
         scale = (update.query.shape[2] // self.heads) ** -0.5
@@ -149,61 +153,63 @@ class GlobalAttention(nn.Module):
         if key_counts is not None:
             scores[0] = scores[0] + key_counts.log().to(query.dtype)
         if self.self_attention:
-            own = _by_head(update.self_query * scale, self.heads)
-            scores.append(own @ update.self_key.transpose(1, 2))
+            self_query = _by_head(update.self_query * scale, self.heads)
+            scores.append(self_query @ update.self_key.transpose(1, 2))
         if zero_keys:
             scores.append(query.new_full((*query.shape[:2], 1), math.log(zero_keys)))
-        wide = torch.promote_types(query.dtype, torch.float32)
-        weights = self.weight_dropout(torch.cat(scores, dim=-1).to(wide).softmax(-1)).to(update.value.dtype)
-        learnt = weights[..., :tokens] @ update.value
+        softmax_dtype = torch.promote_types(query.dtype, torch.float32)
+        weights = self.weight_dropout(torch.cat(scores, dim=-1).to(softmax_dtype).softmax(-1)).to(update.value.dtype)
+        attended = weights[..., :tokens] @ update.value
         if self.self_attention:
-            learnt = learnt + weights[..., tokens : tokens + count] @ update.self_value
-        return self.dropout(self.project(_own_head(learnt, self.heads)))
+            attended = attended + weights[..., tokens : tokens + count] @ update.self_value
+        return self.dropout(self.project(_own_head(attended, self.heads)))
 
 
 def _by_head(query: Tensor, heads: int) -> Tensor:
-    """Return ``[B, G, D]`` as ``[B, heads * G, D]``, a row for each head with zeros in the others' features.
+    """Return ``[B, G, D]`` as ``[B, heads * G, D]``, one row per head with zeros in the features of the other heads.
 
-    So one matrix product over all features gives the scores of every head, and the keys of all tokens are read in
-    place, where a product per head would first copy them. There are few vectors: the added zeros cost little.
+    One matmul over all features then computes the scores of every head and reads the keys in place, where a matmul per
+    head would first copy them. There are few vectors, so the added zeros cost little.
     """
-    mine = torch.eye(heads, dtype=query.dtype, device=query.device)
-    return torch.einsum("bghd,hk->bhgkd", query.unflatten(2, (heads, -1)), mine).flatten(3, 4).flatten(1, 2)
+    head_mask = torch.eye(heads, dtype=query.dtype, device=query.device)
+    return torch.einsum("bghd,hk->bhgkd", query.unflatten(2, (heads, -1)), head_mask).flatten(3, 4).flatten(1, 2)
 
 
 def _own_head(rows: Tensor, heads: int) -> Tensor:
-    """Return ``[B, heads * G, D]`` as ``[B, G, D]``, of each row the features of its own head."""
+    """Return ``[B, heads * G, D]`` as ``[B, G, D]``, taking from each row the features of its head."""
     rows = rows.unflatten(2, (heads, -1)).unflatten(1, (heads, -1))
     return rows.diagonal(dim1=1, dim2=3).permute(0, 1, 3, 2).flatten(2)
 
 
 def key_multiplicity(cuboid: Cuboid, tokens: Triple, *, padding: str) -> tuple[Tensor | None, int]:
-    """Return how often each token counts, int64 ``[T * H * W]`` on the CPU, and how many keys of zeros do.
+    """Return the multiplicity of each token as a key, int64 ``[T * H * W]`` on the CPU, and the number of zero keys.
 
-    ``zeros`` counts every token once and every padded one as a key of zeros; ``nearest`` counts a token as often as
-    it is repeated. ``ignore`` follows the released code, whose mask marks places of the padded and rolled grid while
-    its keys stand in the order of cuboids: so it leaves out real tokens in the stead of padded ones. Weights that
-    were published for it expect that. None for the first stands for once each.
+    The released code updates the global vectors from the padded tokens in the order of cuboids. Without moving tokens
+    this means: each real token counts zero, one or more times, and some all-zero keys are added. ``zeros`` counts every
+    token once and every padded one as a zero key; ``nearest`` counts a token as often as it is repeated. ``ignore``
+    follows the released code, whose mask marks positions of the padded and rolled grid while its keys are in the order
+    of cuboids, so it masks real tokens instead of padded ones; published weights expect that. None for the first result
+    means that each token counts once.
     """
-    # The device is named, so that a model that is built on the meta device has real counts as well.
-    places = torch.arange(1, tokens[0] * tokens[1] * tokens[2] + 1, device="cpu").view(1, *tokens, 1)
+    # The device is explicit, so that a model built on the meta device also has real counts.
+    token_ids = torch.arange(1, tokens[0] * tokens[1] * tokens[2] + 1, device="cpu").view(1, *tokens, 1)
     grid = make_grid(tokens, cuboid=cuboid.size, strategy=cuboid.strategy, shift=cuboid.shift)
     if not any(grid.padding):
         return None, 0
     if padding == "zeros":
-        return None, grid.padded[0] * grid.padded[1] * grid.padded[2] - places.numel()
+        return None, grid.padded[0] * grid.padded[1] * grid.padded[2] - token_ids.numel()
     if padding == "nearest":
-        repeated = resample(places, grid.padded)
+        repeated = resample(token_ids, grid.padded)
         assert repeated is not None
-        counted = repeated.flatten()
+        keys = repeated.flatten()
     else:
-        counted = to_cuboids(places, grid).flatten()[_marked(grid)]
-    counts = counted.bincount(minlength=places.numel() + 1)
+        keys = to_cuboids(token_ids, grid).flatten()[_released_mask(grid)]
+    counts = keys.bincount(minlength=token_ids.numel() + 1)
     return counts[1:], int(counts[0])
 
 
-def _marked(grid: Grid) -> Tensor:
-    """Return the places that the released code's mask marks as real, bool, over the padded and rolled grid."""
+def _released_mask(grid: Grid) -> Tensor:
+    """Return the mask of real tokens in the released code, bool, over the padded and rolled grid."""
     t, h, w = grid.padding
     real = F.pad(torch.ones(grid.size, dtype=torch.bool, device="cpu"), (0, w, 0, h, 0, t))
     return real.roll([-shift for shift in grid.shift], (0, 1, 2)).flatten()

@@ -1,8 +1,8 @@
-"""Named patterns: the cuboids of the attentions that follow one another in a block.
+"""Attention patterns: a name to the cuboids of consecutive attentions in a block, and the grids of the levels.
 
-Source: Gao et al. (arXiv 2207.05833), section 3.1 and table 2, with the sizes and shifts of the released code. A
-token attends to those of its own cuboid. Per axis a cuboid is local (``l``, neighbours) or dilated (``d``, every
-n-th); a shift moves the grid of cuboids.
+Source: Gao et al. (arXiv 2207.05833), section 3.1 and table 2, with the sizes and shifts of the released code. A token
+attends to the tokens of its cuboid. Along each axis a cuboid is local (``l``, adjacent tokens) or dilated (``d``, every
+n-th token); a shift moves the grid of cuboids.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from simcast_hpc.config import EarthformerConfig
 
-from .stems import Grid, merged, stem_grids
+from .stems import Grid, merged_grid, stem_grids
 
 Triple = tuple[int, int, int]
 Strategy = tuple[str, str, str]
@@ -23,23 +23,23 @@ DILATED: Strategy = ("d", "d", "d")
 
 @dataclass(frozen=True)
 class Cuboid:
-    """One attention: cuboid size, shift in tokens, and strategy, each over (T, H, W)."""
+    """Cuboid of one attention: size and shift in tokens, and strategy, each over (T, H, W)."""
 
     size: Triple
     strategy: Strategy = LOCAL
     shift: Triple = (0, 0, 0)
 
     def clipped(self, tokens: Triple) -> Triple:
-        """Return the size on a grid of ``tokens``: a cuboid longer than its axis is the whole axis."""
+        """Return the size clipped to a grid of ``tokens`` (T, H, W)."""
         t, h, w = (min(extent, size) for extent, size in zip(tokens, self.size, strict=True))
         return t, h, w
 
-    def split_where_whole(self, tokens: Triple) -> "Cuboid":
-        """Return the cuboid of which a shift on an axis of H or W that fits into one cuboid splits that axis in two.
+    def split_shifted_axes(self, tokens: Triple) -> "Cuboid":
+        """Return the cuboid with each shifted axis of H or W that it covers completely split in two.
 
-        In cross-attention the released code rolls such an axis all the same, and the two stretches that the roll
-        brings together do not see each other. They are the cuboids of a smaller size: half the axis, or the larger
-        half with a shift. In self-attention such an axis has no shift.
+        In cross-attention the released code also rolls such an axis, and the two parts that the roll joins do not
+        attend to each other. They are cuboids of a smaller size: half the axis, or the larger half with a shift. In
+        self-attention such an axis is not shifted.
         """
         size, shift = list(self.size), list(self.shift)
         for axis in (1, 2):
@@ -52,19 +52,19 @@ class Cuboid:
 def self_attention_pattern(name: str, tokens: Triple) -> tuple[Cuboid, ...]:
     """Return the cuboids of ``name`` on a grid of ``tokens`` (T, H, W).
 
-    Known are ``full``, ``axial``, ``divided_st``, ``video_swin_PxM``, ``spatial_lg_M`` and ``axial_space_dilate_K``,
+    Valid names: ``full``, ``axial``, ``divided_st``, ``video_swin_PxM``, ``spatial_lg_M`` and ``axial_space_dilate_K``,
     with numbers for P, M and K.
 
     Raises:
-        ValueError: the name is unknown or its number does not fit the grid.
+        ValueError: the name is unknown or its number is invalid for the grid.
     """
     return _find(name, _SELF, tokens)
 
 
 def cross_attention_pattern(name: str, tokens: Triple) -> tuple[Cuboid, ...]:
-    """Return the cuboids of ``name`` on a memory of ``tokens`` (T, H, W); each spans the whole time axis.
+    """Return the cuboids of ``name`` on a memory of ``tokens`` (T, H, W); each covers the complete time axis.
 
-    Known are ``cross_KxK``, ``cross_KxK_lg`` and ``cross_KxK_heter``, with a number for K.
+    Valid names: ``cross_KxK``, ``cross_KxK_lg`` and ``cross_KxK_heter``, with a number for K.
 
     Raises:
         ValueError: the name is unknown.
@@ -135,44 +135,44 @@ _CROSS: dict[str, Callable[..., tuple[Cuboid, ...]]] = {
 
 
 def _find(name: str, known: dict[str, Callable[..., tuple[Cuboid, ...]]], tokens: Triple) -> tuple[Cuboid, ...]:
-    for template, make in known.items():
-        found = re.fullmatch(re.sub("[KMP]", "([1-9][0-9]*)", template), name)
-        if found:
-            numbers = [int(number) for number in found.groups()]
+    for template, build in known.items():
+        match = re.fullmatch(re.sub("[KMP]", "([1-9][0-9]*)", template), name)
+        if match:
+            numbers = [int(number) for number in match.groups()]
             if template.startswith("cross") and numbers[0] != numbers[1]:
                 break
-            return make(tokens, *numbers)
+            return build(tokens, *numbers)
     raise ValueError(
-        f"unknown attention pattern {name!r}{_nearest(name, known)}; known here are {', '.join(known)}, with numbers "
-        "for capitals"
+        f"unknown attention pattern {name!r}{_hint(name, known)}; choose {', '.join(known)}, with numbers for the "
+        "capital letters"
     )
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question that names the known pattern most like ``name``, numbers aside; nothing where none is like."""
-    words = {re.sub("[KMP]", "", template): template for template in known}
-    near = difflib.get_close_matches(re.sub("[0-9]+", "", name), words, n=1)
-    return f"; did you mean {words[near[0]]!r}?" if near else ""
+def _hint(name: str, known: Iterable[str]) -> str:
+    """Return a hint with the pattern most similar to ``name``, ignoring numbers; empty if none is similar."""
+    templates = {re.sub("[KMP]", "", template): template for template in known}
+    closest = difflib.get_close_matches(re.sub("[0-9]+", "", name), templates, n=1)
+    return f"; did you mean {templates[closest[0]]!r}?" if closest else ""
 
 
 def level_grids(config: EarthformerConfig) -> list[Grid]:
-    """Return the grid (H, W) of tokens of every level, finest first."""
+    """Return the grid (H, W) of tokens at each level, finest first."""
     grids = [stem_grids(config)[-1]]
     for _ in range(1, config.levels):
-        grids.append(merged(grids[-1], config.downsampling))
+        grids.append(merged_grid(grids[-1], config.downsampling))
     return grids
 
 
 def pattern_at(pattern: str | tuple[str, ...], level: int) -> str:
-    """Return the name of a pattern at ``level``."""
+    """Return the name of the pattern at ``level``."""
     return pattern if isinstance(pattern, str) else pattern[level]
 
 
 def check_patterns(config: EarthformerConfig, *, frames_in: int) -> None:
-    """Refuse the name of a pattern that is none.
+    """Check the names of all attention patterns.
 
     Raises:
-        ValueError: names the field, and the pattern most like it.
+        ValueError: a name is unknown; the message contains the field and the most similar name.
     """
     for level, grid in enumerate(level_grids(config)):
         for field, find in (

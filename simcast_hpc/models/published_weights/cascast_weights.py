@@ -94,7 +94,7 @@ class CasFormerForm:
         """Return the model, freshly initialised."""
         model = CasFormer(self.config, frames=self.frames, channels=self.channels)
         # Ours takes any grid; the published table of positions, which is no weight, has one.
-        model.published_places = self.places
+        model.published_positions = self.places
         return model
 
 
@@ -219,7 +219,7 @@ def _our_casformer(config: Mapping[str, Any]) -> CasFormerForm:
 
 def _positions(model: nn.Module) -> dict[str, Tensor]:
     assert isinstance(model, CasFormer)
-    places = model.published_places
+    places = model.published_positions
     assert places is not None
     like = model.aggregate.weight
     return {"model.pos_embed": position_table(places, places, model.config.frame_width, like=like)[None]}

@@ -13,7 +13,7 @@ from simcast_hpc.data.augment import augmented
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.sample_order import draw
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.diffusion.counter_noise import rows_of
+from simcast_hpc.diffusion.counter_noise import training_noise
 from simcast_hpc.distill.windows import cut, starts, to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.models.autoencoder import Autoencoder
@@ -73,7 +73,7 @@ class AutoencoderStage(Stage):
         codes = augmented(batch.windows, batch.positions, self.config.data, seed=seed)
         frame = starts(batch.positions, seed=seed, purpose="autoencoder-frame", choices=codes.shape[1], device=device)
         frames = to_frames(cut(codes, frame, 1))
-        rows = rows_of(batch.positions, seed=seed, purpose="autoencoder-noise", device=device)
+        rows = training_noise(batch.positions, seed=seed, purpose="autoencoder-noise", device=device)
         return FrameSample(frames.values, frames.valid, rows.normal(self._latent_shape))
 
     def example_sample(self, batch_size: int, device: torch.device) -> tuple[Tensor, ...]:

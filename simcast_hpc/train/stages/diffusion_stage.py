@@ -11,7 +11,7 @@ from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import add_noise, make_schedule, training_target
-from simcast_hpc.diffusion.counter_noise import draw_timesteps, rows_of
+from simcast_hpc.diffusion.counter_noise import sample_timesteps, training_noise
 from simcast_hpc.diffusion.guidance import drop_condition
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
@@ -131,7 +131,7 @@ class DiffusionStage(Stage):
         section, frames = self.config.diffusion, self.config.sequence.frames_out
 
         def rows(purpose: str):
-            return rows_of(batch.positions, seed=self.config.seed, purpose=purpose, device=batch.windows.device)
+            return training_noise(batch.positions, seed=self.config.seed, purpose=purpose, device=batch.windows.device)
 
         # 1. Latents: a sample of the posterior, and the condition's means
         stored = batch.windows.float()
@@ -144,7 +144,7 @@ class DiffusionStage(Stage):
             conditions.append(stored[:, 3 * frames :] * self.autoencoder.scale)
         conditions = [drop_condition(part, rows("condition"), section.condition_dropout) for part in conditions]
         # 3. Forward process
-        noise, timesteps = rows("noise").normal(shape), draw_timesteps(rows("timestep"), section.timesteps)
+        noise, timesteps = rows("noise").normal(shape), sample_timesteps(rows("timestep"), section.timesteps)
         noisy = add_noise(self.schedule, clean, noise, timesteps)
         target = training_target(self.schedule, section.prediction, clean, noise, timesteps)
         return noisy, timesteps, conditions[0], target, *conditions[1:]

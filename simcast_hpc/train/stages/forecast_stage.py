@@ -13,7 +13,7 @@ from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.windows import Sample, starts, window_of_codes
 from simcast_hpc.losses import WeightedMSE
-from simcast_hpc.models import build_model, fitted_to
+from simcast_hpc.models import build_model, with_grid
 
 from .base import Stage
 
@@ -47,7 +47,7 @@ class ForecastStage(Stage):
     def fit_config(cls, config: TrainConfig, grid: tuple[int, int]) -> TrainConfig:
         """Return the configuration with ``model.grid`` filled in, for models that are built for one grid."""
         try:
-            return config.model_copy(update={"model": fitted_to(config.model, grid)})
+            return config.model_copy(update={"model": with_grid(config.model, grid)})
         except ValueError as error:
             raise ConfigError(f"the model does not fit: {error}") from error
 

@@ -17,7 +17,7 @@ from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import Frames, Sample, to_frames, window_of_frames
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.load import TrainedModel, load_trained
-from simcast_hpc.models import start_from
+from simcast_hpc.models import warm_start
 from simcast_hpc.storage.block_store import BlockStore
 
 from .forecast_stage import ForecastStage
@@ -66,7 +66,7 @@ class StudentStage(ForecastStage):
     def initialize(self, model: torch.nn.Module) -> None:
         """With ``student.init: teacher``, copy the teacher's weights where name and shape match."""
         if self.config.student.init == "teacher" and self.teacher is not None:
-            logger.info("initialized from the teacher: %s", start_from(model, self.teacher.network.state_dict()))
+            logger.info("initialized from the teacher: %s", warm_start(model, self.teacher.network.state_dict()))
 
     def prepare(self, ranks: TorchRanks) -> WindowSource:
         """Move the teacher to the device, in the precision of training, if it rolls out during training."""
