@@ -40,7 +40,7 @@ from simcast_hpc.distill.windows import window_of_codes
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, with_grid
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.planning.flops import Account, account_of, denoiser_account
+from simcast_hpc.planning.flops import ModelCost, denoiser_cost, forecaster_cost
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = {
@@ -169,14 +169,14 @@ def measured(case: str, precision: str, options: argparse.Namespace) -> Iterator
         )
 
 
-def counted(run: TrainConfig, size: int, dtype: torch.dtype) -> Account:
+def counted(run: TrainConfig, size: int, dtype: torch.dtype) -> ModelCost:
     """Return the costs of a configuration's network on one window, without memory."""
     sizes: dict[str, Any] = {"frames_in": run.sequence.frames_in, "frames_out": run.frames_out, "batch": 1}
     if run.stage == "diffusion":
         grid = (size // REDUCTION, size // REDUCTION)
-        return denoiser_account(run.diffusion.casformer, channels=LATENT_CHANNELS, grid=grid, dtype=dtype, **sizes)
+        return denoiser_cost(run.diffusion.casformer, channels=LATENT_CHANNELS, grid=grid, dtype=dtype, **sizes)
     grid = (size, size)
-    return account_of(with_grid(run.model, grid), grid=grid, dtype=dtype, **sizes)
+    return forecaster_cost(with_grid(run.model, grid), grid=grid, dtype=dtype, **sizes)
 
 
 def line(row: dict[str, Any]) -> str:

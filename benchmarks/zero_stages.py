@@ -33,7 +33,7 @@ from simcast_hpc.distributed.launchers import child_environment, run_ranks
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.zero_memory import rank_bytes
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.planning.flops import Account, denoiser_account
+from simcast_hpc.planning.flops import ModelCost, denoiser_cost
 from simcast_hpc.train.stages.diffusion_stage import DiffusionModule
 
 CHANNELS, MIB = 4, 2**20
@@ -148,11 +148,11 @@ def config_of(options: argparse.Namespace, stage: int) -> TrainConfig:
     )
 
 
-def account_of(options: argparse.Namespace) -> Account:
+def account_of(options: argparse.Namespace) -> ModelCost:
     """Return the costs of the network on one micro batch, computed."""
     config, frames, side = SIZES[options.size]
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    return denoiser_account(
+    return denoiser_cost(
         config, frames_in=1, frames_out=frames, channels=CHANNELS, grid=(side, side), batch=options.micro, dtype=dtype
     )
 

@@ -15,7 +15,7 @@ from .options import ConfigFile, Overrides
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from simcast_hpc.planning.flops import Account
+    from simcast_hpc.planning.flops import ModelCost
 
 app = typer.Typer(help="Analyse and plan models.", no_args_is_help=True, rich_markup_mode=None)
 app.command("plan")(model_plan.plan)
@@ -43,10 +43,10 @@ def info(
         _print(costs)
 
 
-def _account(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "Account":
-    from simcast_hpc.planning import flops as account
+def _account(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "ModelCost":
+    from simcast_hpc.planning import flops
 
-    return account.account(subject_of(run, grid, autoencoder), run.batch.micro_size, dtype_of(run))
+    return flops.model_cost(subject_of(run, grid, autoencoder), run.batch.micro_size, dtype_of(run))
 
 
 def _costs(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig, ranks: int) -> dict[str, Any]:
@@ -82,8 +82,8 @@ def _costs(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConf
         "bytes_on_a_rank": {
             **by_stage[str(run.engine.zero_stage)],
             "activations": account.activation_bytes,
-            "activations_kept_all": account.activation_bytes_kept_all,
-            "activations_recomputed_all": account.activation_bytes_recomputed_all,
+            "activations_kept_all": account.activation_bytes_without_checkpointing,
+            "activations_recomputed_all": account.activation_bytes_with_checkpointing,
         },
         "bytes_on_a_rank_by_zero_stage": by_stage,
     }

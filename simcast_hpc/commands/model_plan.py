@@ -13,7 +13,7 @@ from .options import ConfigFile, Overrides
 if TYPE_CHECKING:
     import torch
 
-    from simcast_hpc.planning.memory_plan import Facts, Machine, Need
+    from simcast_hpc.planning.memory_plan import Machine, MemoryEstimate, ModelMemory
 
 _GIB = 2**30
 _WIDTH = 160
@@ -46,21 +46,21 @@ def plan(
 
     Example: simcast model plan direct/synthetic-earthformer --gpus 2 --memory 16
     """
-    from simcast_hpc.planning.memory_plan import Machine, first_fit, gpus_that_fit, needs
+    from simcast_hpc.planning.memory_plan import Machine, estimate_plans, first_fit, smallest_gpu_count
 
     machine = Machine(gpus=gpus, nodes=nodes, memory=memory * _GIB)
     target = read_run(config, overrides or (), stage)
     device = _device() if measure else None
     facts = _facts(target, device)
     run = target.run
-    plans = needs(facts, machine, run.batch, run.engine)
+    plans = estimate_plans(facts, machine, run.batch, run.engine)
     best = first_fit(plans, machine)
     if as_json:
         print(json.dumps(_as_json(target, facts, machine, plans, best, method=_method(device)), indent=1))
     else:
         _print(target, facts, machine, plans, best, method=_method(device))
     if best is None:
-        _raise_nothing_fits(facts, machine, plans, gpus_that_fit(facts, machine, run.batch, run.engine))
+        _raise_nothing_fits(facts, machine, plans, smallest_gpu_count(facts, machine, run.batch, run.engine))
 
 
 def _device() -> "torch.device":
@@ -75,13 +75,13 @@ def _method(device: "torch.device | None") -> str:
     )
 
 
-def _facts(target: ModelTarget, device: "torch.device | None") -> "Facts":
+def _facts(target: ModelTarget, device: "torch.device | None") -> "ModelMemory":
     """Return the costs of the run's network; those of recomputation are measured if a ``device`` is given.
 
     Raises:
         ConfigError: its sizes are inconsistent, or a step does not fit into the memory of the device.
     """
-    from simcast_hpc.planning.memory_plan import facts_of
+    from simcast_hpc.planning.memory_plan import model_memory
     from simcast_hpc.planning.recompute import measured_costs
 
     run, dtype = target.run, dtype_of(target.run)
@@ -90,7 +90,9 @@ def _facts(target: ModelTarget, device: "torch.device | None") -> "Facts":
         auxiliary, more = _auxiliary_bytes(run, target.grid, target.autoencoder)
         averaged = run.ema.decay is not None
         costs = None if device is None else measured_costs(subject, dtype=dtype, device=device)
-        return facts_of(subject, dtype=dtype, averaged=averaged, beside=auxiliary, more_activations=more, costs=costs)
+        return model_memory(
+            subject, dtype=dtype, ema=averaged, auxiliary=auxiliary, auxiliary_activations=more, costs=costs
+        )
     except ValueError as error:
         raise ConfigError(f"invalid model: {error}") from error
 
@@ -117,37 +119,43 @@ def _auxiliary_bytes(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoe
     return dtype.itemsize * sum(parameter.numel() for parameter in network.parameters()), 0
 
 
-def _settings(target: ModelTarget, need: "Need") -> list[str]:
+def _settings(target: ModelTarget, need: "MemoryEstimate") -> list[str]:
     """Return the overrides ``key=value`` of a plan."""
-    run, choice = target.run, need.choice
+    run, choice = target.run, need.plan
     engine = choice.engine
     settings = [f"engine.zero_stage={engine.zero_stage}", f"engine.offload={engine.offload}"]
     if engine.zero_hpz_partition_size > 1:
         settings.append(f"engine.zero_hpz_partition_size={engine.zero_hpz_partition_size}")
     if run.stage == "autoencoder":
-        settings.append(f"autoencoder.model.checkpoint={str(bool(choice.again.levels)).lower()}")
+        settings.append(f"autoencoder.model.checkpoint={str(bool(choice.recompute.levels)).lower()}")
     elif run.stage == "diffusion":
-        settings.append(f"diffusion.casformer.checkpoint={str(bool(choice.again.levels)).lower()}")
+        settings.append(f"diffusion.casformer.checkpoint={str(bool(choice.recompute.levels)).lower()}")
     elif isinstance(run.model, EarthformerConfig):
-        settings.append(f"model.checkpoint_levels={list(choice.again.levels)}".replace(" ", ""))
-    settings.append(f"batch.micro_size={choice.micro}")
+        settings.append(f"model.checkpoint_levels={list(choice.recompute.levels)}".replace(" ", ""))
+    settings.append(f"batch.micro_size={choice.micro_batch}")
     return [target.prefix + setting for setting in settings]
 
 
 def _as_json(
-    target: ModelTarget, facts: "Facts", machine: "Machine", plans: "list[Need]", best: "Need | None", *, method: str
+    target: ModelTarget,
+    facts: "ModelMemory",
+    machine: "Machine",
+    plans: "list[MemoryEstimate]",
+    best: "MemoryEstimate | None",
+    *,
+    method: str,
 ) -> dict[str, Any]:
-    def as_data(need: "Need") -> dict[str, Any]:
-        engine = need.choice.engine
+    def as_data(need: "MemoryEstimate") -> dict[str, Any]:
+        engine = need.plan.engine
         return {
             "zero_stage": engine.zero_stage,
             "offload": engine.offload,
             "zero_hpz_partition_size": engine.zero_hpz_partition_size,
-            "recomputed_levels": list(need.choice.again.levels),
-            "step_time_increase": round(need.choice.again.cost, 4),
-            "micro_batch": need.choice.micro,
+            "recomputed_levels": list(need.plan.recompute.levels),
+            "step_time_increase": round(need.plan.recompute.cost, 4),
+            "micro_batch": need.plan.micro_batch,
             "bytes_on_a_gpu": {**need.parts, "all": need.total},
-            "bytes_on_a_host": need.host_of_a_node,
+            "bytes_on_a_host": need.host_per_node,
             "fits": need.total <= machine.memory,
             "bottleneck": need.bottleneck,
         }
@@ -167,7 +175,13 @@ def _as_json(
 
 
 def _print(
-    target: ModelTarget, facts: "Facts", machine: "Machine", plans: "list[Need]", best: "Need | None", *, method: str
+    target: ModelTarget,
+    facts: "ModelMemory",
+    machine: "Machine",
+    plans: "list[MemoryEstimate]",
+    best: "MemoryEstimate | None",
+    *,
+    method: str,
 ) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -186,7 +200,7 @@ def _print(
         table.add_column(column, justify="right")
     table.add_column("")
     for need in plans:
-        engine = need.choice.engine
+        engine = need.plan.engine
         hpz = engine.zero_hpz_partition_size
         fits = need.total <= machine.memory
         mark = "<- recommended" if need is best else "fits" if fits else f"too large: {need.bottleneck}"
@@ -195,18 +209,18 @@ def _print(
             f"{engine.zero_stage}{f' hpZ {hpz}' if hpz > 1 else ''}",
             engine.offload,
             _levels(target, need),
-            f"+{100 * need.choice.again.cost:.0f} %",
-            str(need.choice.micro),
+            f"+{100 * need.plan.recompute.cost:.0f} %",
+            str(need.plan.micro_batch),
             *numbers,
             f"{need.total / _GIB:,.2f}",
-            f"{need.host_of_a_node / _GIB:,.1f}",
+            f"{need.host_per_node / _GIB:,.1f}",
             mark,
         )
     console.print(table)
     console.print(_LEGEND)
     if best is None:
         return
-    steps = run.batch.global_size // (best.choice.micro * machine.gpus)
+    steps = run.batch.global_size // (best.plan.micro_batch * machine.gpus)
     free = machine.memory - best.total
     console.print(
         f"The largest part is {best.bottleneck}; {free / _GIB:.2f} GiB remain free; {steps} "
@@ -216,16 +230,18 @@ def _print(
     print(" ".join(f"--set {word}" for word in _settings(target, best)))
 
 
-def _levels(target: ModelTarget, need: "Need") -> str:
-    levels = need.choice.again.levels
+def _levels(target: ModelTarget, need: "MemoryEstimate") -> str:
+    levels = need.plan.recompute.levels
     by_level = target.run.stage in FORECASTING and isinstance(target.run.model, EarthformerConfig)
     return ", ".join(map(str, levels)) if levels and by_level else "yes" if levels else "no"
 
 
-def _raise_nothing_fits(facts: "Facts", machine: "Machine", plans: "list[Need]", more: int | None) -> None:
+def _raise_nothing_fits(
+    facts: "ModelMemory", machine: "Machine", plans: "list[MemoryEstimate]", more: int | None
+) -> None:
     least = min(plans, key=lambda need: need.total)
     lacking = (least.total - machine.memory) / _GIB
-    engine = least.choice.engine
+    engine = least.plan.engine
     gpus = f"{more} GPUs of this size suffice" if more else "more GPUs of this size do not suffice (1 sample per GPU)"
     advice = {
         "activations": "use a smaller grid, fewer frames or a narrower model",
@@ -233,14 +249,14 @@ def _raise_nothing_fits(facts: "Facts", machine: "Machine", plans: "list[Need]",
     }.get(least.bottleneck, "use more GPUs to shard it further")
     raise NothingFitsError(
         f"no plan fits into {machine.memory / _GIB:g} GiB: the smallest needs {least.total / _GIB:.2f} GiB (ZeRO "
-        f"{engine.zero_stage}, offload {engine.offload}, micro-batch {least.choice.micro}"
-        f"{', recomputed' if least.choice.again.levels else ''}), {lacking:.2f} GiB too much; its largest part is "
+        f"{engine.zero_stage}, offload {engine.offload}, micro-batch {least.plan.micro_batch}"
+        f"{', recomputed' if least.plan.recompute.levels else ''}), {lacking:.2f} GiB too much; its largest part is "
         f"{least.bottleneck} with {least.parts[least.bottleneck] / _GIB:.2f} GiB: {advice}; {gpus}"
     )
 
 
 _LEGEND = (
-    "weights, gradients, optimizer: as sharded by ZeRO. average: EMA of the weights. beside: teacher, discriminator.\n"
+    "weights, gradients, optimizer: as sharded by ZeRO. ema: EMA of the weights. auxiliary: teacher, discriminator.\n"
     "activations: peak of forward and backward. recomputed: levels with activation checkpointing; step time: cost\n"
     "in FLOPs or, with --measure, in time. buffers: gradients in reduction, gathered weights, the second copy of hpZ.\n"
     "margin: 1 GiB for CUDA and NCCL and 10 % of activations and buffers, both assumed. host: per node. Kernels and\n"

@@ -9,7 +9,7 @@ from simcast_hpc.config import FORECASTING, AutoencoderConfig, ConfigError, Pipe
 if TYPE_CHECKING:
     import torch
 
-    from simcast_hpc.planning.flops import Subject
+    from simcast_hpc.planning.flops import Network
 
 
 class ModelTarget(NamedTuple):
@@ -78,24 +78,24 @@ def dtype_of(run: TrainConfig) -> "torch.dtype":
     return torch.bfloat16 if run.engine.precision == "bf16" else torch.float32
 
 
-def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "Subject":
+def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> "Network":
     """Return the network that a run trains.
 
     Raises:
         ValueError: the sizes are inconsistent.
     """
     from simcast_hpc.models import with_grid
-    from simcast_hpc.planning import flops as account
+    from simcast_hpc.planning import flops
 
     if run.stage == "autoencoder":
-        return account.autoencoder(autoencoder, grid=grid)
+        return flops.autoencoder(autoencoder, grid=grid)
     frames = {"frames_in": run.sequence.frames_in, "frames_out": run.frames_out}
     if run.stage in FORECASTING:
-        return account.forecaster(with_grid(run.model, grid), grid=grid, dtype=dtype_of(run), **frames)
+        return flops.forecaster(with_grid(run.model, grid), grid=grid, dtype=dtype_of(run), **frames)
     reduction = autoencoder.reduction
     if grid[0] % reduction or grid[1] % reduction:
         raise ValueError(
             f"frames of {grid[0]} x {grid[1]} are not divisible by the autoencoder's reduction {reduction}"
         )
     latent = (grid[0] // reduction, grid[1] // reduction)
-    return account.denoiser(run.diffusion.casformer, channels=autoencoder.latent_channels, grid=latent, **frames)
+    return flops.denoiser(run.diffusion.casformer, channels=autoencoder.latent_channels, grid=latent, **frames)

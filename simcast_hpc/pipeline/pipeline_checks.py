@@ -5,7 +5,7 @@ import logging
 from simcast_hpc.config import FORECASTING, ConfigError, DataConfig, PipelineConfig, TestSetConfig, read_config
 from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.evaluation import baseline_entry, protocols_of
-from simcast_hpc.models import with_grid, grid_of
+from simcast_hpc.models import grid_of, with_grid
 from simcast_hpc.storage.run_directory import RunDirectory, reject_another
 
 logger = logging.getLogger(__name__)

@@ -138,9 +138,7 @@ def forecaster_cost(
     return model_cost(network, batch, dtype)
 
 
-def autoencoder_cost(
-    config: AutoencoderConfig, *, grid: tuple[int, int], batch: int, dtype: torch.dtype
-) -> ModelCost:
+def autoencoder_cost(config: AutoencoderConfig, *, grid: tuple[int, int], batch: int, dtype: torch.dtype) -> ModelCost:
     """Return the cost of training an autoencoder on a micro-batch of frames, without the discriminator.
 
     Args:

@@ -8,15 +8,15 @@ from torch import nn
 
 from benchmarks import end_to_end
 from benchmarks.work_kinds import KINDS, kind_of, shares_by_kind
-from simcast_hpc.planning.flops import Account
+from simcast_hpc.planning.flops import ModelCost
 
-SMALL = Account(
+SMALL = ModelCost(
     parameters={"all": 10},
     forward_flops={"all": 10**8},
     training_flops=3 * 10**8,
     activation_bytes=100,
-    activation_bytes_kept_all=100,
-    activation_bytes_recomputed_all=100,
+    activation_bytes_without_checkpointing=100,
+    activation_bytes_with_checkpointing=100,
 )
 
 

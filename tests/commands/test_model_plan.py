@@ -28,7 +28,7 @@ def test_recommended_settings_of_every_stage_are_accepted(stage, switch, capsys)
     overrides = [word for setting in best["set"] for word in ("--set", setting)]
     assert simcast(*words, *overrides) == 0
     assert json.loads(capsys.readouterr().out)["plans"] == plans, "the plan does not depend on what it recommends"
-    assert (plans[0]["bytes_on_a_gpu"]["beside"] > 0) == (stage == "autoencoder")
+    assert (plans[0]["bytes_on_a_gpu"]["auxiliary"] > 0) == (stage == "autoencoder")
 
 
 def test_table_marks_the_recommended_plan(capsys):
@@ -76,4 +76,4 @@ def test_gpus_that_do_not_divide_the_batch_are_status_2(capsys):
     assert (
         simcast("model", "plan", CONFIGS / "direct" / "synthetic-earthformer.yaml", "--gpus", "7", "--memory", "9") == 2
     )
-    assert "does not fall evenly on --gpus 7" in capsys.readouterr().err
+    assert "--gpus 7 does not divide batch.global_size" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from simcast_hpc.models.earthformer.stems import LEAKY_SLOPE, INPLACE_ACTIVATIONS, ConvBlock
+from simcast_hpc.models.earthformer.stems import INPLACE_ACTIVATIONS, LEAKY_SLOPE, ConvBlock
 
 # Relative to the largest input of the layer: a few times what fp32 loses on the way there.
 WITHIN_ROUNDING_IN_STEM = 5e-6

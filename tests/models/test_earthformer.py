@@ -176,7 +176,11 @@ def test_compiles_as_one_graph():
 @pytest.mark.parametrize(
     ("frames", "error", "message"),
     [
-        (torch.zeros(2, 3, 16, 8), ValueError, r"shape \(2, 3, 16, 8\); .* \[B, 3, 1, 16, 8\] \(frames_in, channels and model\.grid\)"),
+        (
+            torch.zeros(2, 3, 16, 8),
+            ValueError,
+            r"shape \(2, 3, 16, 8\); .* \[B, 3, 1, 16, 8\] \(frames_in, channels and model\.grid\)",
+        ),
         (torch.zeros(2, 4, 1, 16, 8), ValueError, r"shape \(2, 4, 1, 16, 8\)"),
         (torch.zeros(2, 3, 1, 16, 16), ValueError, r"shape \(2, 3, 1, 16, 16\)"),
         (torch.zeros(0, 3, 1, 16, 8), ValueError, r"shape \(0, 3, 1, 16, 8\)"),

@@ -1,4 +1,4 @@
-"""The peak of a training step: by hand, the same without memory as with it, and what the allocator of torch says."""
+"""Peak memory of a training step: by hand, on the meta device against a real one, and against torch's allocator."""
 
 import json
 from itertools import accumulate
@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import profile
 
 from simcast_hpc.config import EarthformerConfig, SimVPConfig, StackConvStem
-from simcast_hpc.planning.flops import forecaster, kept_bytes
+from simcast_hpc.planning.flops import forecaster, saved_bytes
 from simcast_hpc.planning.peak_memory import peak_bytes
 
 TINY_STEM = StackConvStem(widths=(4, 8), scales=(2, 1), convolutions=(1, 1))
@@ -23,36 +23,36 @@ class _Squares(nn.Module):
         return (x * x).exp()
 
 
-def test_by_hand():
-    """Of 1,000 fp32 numbers, four bytes each."""
+def test_peak_by_hand():
+    """1000 fp32 numbers of four bytes each."""
     x = torch.empty(1000, requires_grad=True)
-    found = peak_bytes(_Squares(), x)
-    # At the end of forward: the input, exp (kept), zeros, the difference (kept), its square, and the scalar losses.
-    # Backward holds the first two and the difference, the gradient that comes in, and at most three on its way out.
-    assert 5 * 4000 < found < 7 * 4000 + 64
+    peak = peak_bytes(_Squares(), x)
+    # End of forward: the input, exp (saved), zeros, the difference (saved), its square and the scalar losses. Backward:
+    # the first two, the difference, the incoming gradient and at most three temporaries.
+    assert 5 * 4000 < peak < 7 * 4000 + 64
 
 
 @pytest.mark.parametrize("config", [TINY_SIMVP, TINY_EARTHFORMER], ids=["simvp", "earthformer"])
-def test_without_memory_as_with_it(config):
-    subject = forecaster(config, frames_in=4, frames_out=3, grid=(16, 16), dtype=torch.float32)
-    meta = peak_bytes(subject.on_meta(None, torch.float32), *subject.inputs(2))
-    real = peak_bytes(subject.made(None).train(), torch.zeros(2, 4, 1, 16, 16))
-    assert meta == pytest.approx(real, rel=0.25), (
-        "the bodies of operators on a CPU differ in what they need for moments"
+def test_meta_device_equals_real_device(config):
+    network = forecaster(config, frames_in=4, frames_out=3, grid=(16, 16), dtype=torch.float32)
+    meta = peak_bytes(network.on_meta(None, torch.float32), *network.inputs(2))
+    real = peak_bytes(network.build(None).train(), torch.zeros(2, 4, 1, 16, 16))
+    assert meta == pytest.approx(real, rel=0.25), "operators on a CPU use other temporaries"
+    assert meta >= saved_bytes(network.on_meta(None, torch.float32), *network.inputs(2))
+
+
+def test_checkpointing_reduces_peak():
+    network = forecaster(TINY_EARTHFORMER, frames_in=4, frames_out=3, grid=(16, 16), dtype=torch.float32)
+    without, checkpointed = (
+        peak_bytes(network.on_meta(levels, torch.float32), *network.inputs(8)) for levels in ((), (0, 1))
     )
-    assert meta >= kept_bytes(subject.on_meta(None, torch.float32), *subject.inputs(2))
+    assert checkpointed < without
 
 
-def test_computed_again_less_is_held():
-    subject = forecaster(TINY_EARTHFORMER, frames_in=4, frames_out=3, grid=(16, 16), dtype=torch.float32)
-    kept, again = (peak_bytes(subject.on_meta(way, torch.float32), *subject.inputs(8)) for way in ((), (0, 1)))
-    assert again < kept
-
-
-def test_the_allocator_says_the_same(tmp_path: Path):
-    """The profiler's running total of torch's own CPU allocator, an independent count, over the same step."""
-    subject = forecaster(TINY_SIMVP, frames_in=4, frames_out=3, grid=(32, 32), dtype=torch.float32)
-    model, frames = subject.made(None).train(), torch.zeros(2, 4, 1, 32, 32)
+def test_peak_equals_allocator_peak(tmp_path: Path):
+    """Compared with the running total of torch's CPU allocator in a profile of the same step."""
+    network = forecaster(TINY_SIMVP, frames_in=4, frames_out=3, grid=(32, 32), dtype=torch.float32)
+    model, frames = network.build(None).train(), torch.zeros(2, 4, 1, 32, 32)
 
     def step() -> None:
         output = model(frames)
@@ -61,13 +61,13 @@ def test_the_allocator_says_the_same(tmp_path: Path):
     step()
     model.zero_grad(set_to_none=True)
     hooks = [p.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None)) for p in model.parameters()]
-    with profile(profile_memory=True) as seen:
+    with profile(profile_memory=True) as trace:
         step()
     for hook in hooks:
         hook.remove()
-    seen.export_chrome_trace(str(tmp_path / "trace.json"))
+    trace.export_chrome_trace(str(tmp_path / "trace.json"))
     events = json.loads((tmp_path / "trace.json").read_text(encoding="utf-8"))["traceEvents"]
     memory = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
-    most = max(accumulate(int(event["args"]["Bytes"]) for event in memory))
+    allocated = max(accumulate(int(event["args"]["Bytes"]) for event in memory))
     counted = peak_bytes(model, frames) - frames.untyped_storage().nbytes()
-    assert counted == pytest.approx(most, rel=0.15), "workspaces of convolutions are the allocator's alone"
+    assert counted == pytest.approx(allocated, rel=0.15), "only the allocator counts workspaces of convolutions"
