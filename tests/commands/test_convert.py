@@ -128,7 +128,7 @@ def break_weights(case: str, file: Path) -> None:
             "misfit",
             r"1 missing, first dec_final_proj\.weight \[1, 4\].*1 unexpected, first spare\.weight \[1, 4\].*"
             r"first init_global_vectors: the configuration gives \[2, 16\], the state dict has \[4, 16\].*"
-            r"num_global_vectors=2 in the configuration, 4 by the shapes",
+            r"num_global_vectors=2 in the configuration but 4 in the state dict",
         ),
         ("prefix", r"every key begins with 'net\.', which a training wrapper adds: remove it"),
         ("integers", r"dec_final_proj\.weight of the state dict is torch\.int8; weights are floating-point"),
@@ -157,7 +157,7 @@ def test_invalid_file_is_one_message_and_leaves_no_output(tmp_path, config, file
         (["earthformer", "{file}", "{out}", "--dataset", "sevri"], r"data\.dataset='sevri'|sevri"),
         (["earthformer", "{file}", "{out}", "--prefix", "x."], r"no key begins with 'x\.'; the first is 'init_global"),
         (["earthformer", "{file}", "{out}", "--config", "{file}"], r"earthformer\.pt is not usable YAML"),
-        (["earthformer", "{file}", "{out}"], r"input_shape T=13 in the configuration, 3 by the shapes"),
+        (["earthformer", "{file}", "{out}"], r"input_shape T=13 in the configuration but 3 in the state dict"),
     ],
 )
 def test_invalid_arguments_are_rejected(tmp_path, file, capsys, words, says):

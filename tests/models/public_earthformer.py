@@ -1,4 +1,4 @@
-"""A small configuration of the public Earthformer, and weights of it."""
+"""A small public Earthformer configuration and weights for it."""
 
 from typing import Any
 
@@ -48,13 +48,13 @@ PUBLIC: dict[str, Any] = {
 
 
 def public_weights(config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Return weights for ``config``, its constants as a model of it has them."""
+    """Return random weights for ``config`` with the constants of its model."""
     generator = torch.Generator().manual_seed(5)
     shapes = public_keys("earthformer", config)
     weights = {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
     for key in weights:
         if key.endswith("relative_position_index"):
-            extent = shapes[key][0]  # the cuboids of these patterns are lines
-            places = torch.arange(extent)
-            weights[key] = places[:, None] - places[None, :] + extent - 1
+            extent = shapes[key][0]  # the cuboids of these patterns are one-dimensional
+            positions = torch.arange(extent)
+            weights[key] = positions[:, None] - positions[None, :] + extent - 1
     return weights

@@ -1,4 +1,4 @@
-"""Autoencoder and CasFormer against CasCast's released implementation: outputs, gradients, samples, keys."""
+"""Autoencoder and CasFormer compared with the released CasCast: outputs, gradients, samples, keys."""
 
 import json
 from typing import Any
@@ -13,9 +13,9 @@ from simcast_hpc.diffusion import add_noise, make_schedule, plan_steps, sample, 
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.models.published_weights import (
+    forecaster_spec,
     from_public,
     load_public,
-    our_form,
     public_keys,
     released_config,
     to_public,
@@ -23,7 +23,7 @@ from simcast_hpc.models.published_weights import (
 from tests.shared_data import shared
 
 TOLERANCE = 1e-4
-AFTER_TWENTY = 1e-3
+TOLERANCE_AFTER_20_STEPS = 1e-3
 
 
 def read_golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,17 +37,17 @@ def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def load(name: str) -> tuple[Any, dict[str, Tensor], dict[str, Any]]:
-    golden, about = read_golden(name)
-    return load_public(name, about["config"], part(golden, "state/")).eval(), golden, about
+    golden, metadata = read_golden(name)
+    return load_public(name, metadata["config"], part(golden, "state/")).eval(), golden, metadata
 
 
 def error(got: Tensor, want: Tensor) -> float:
-    """Return the largest difference over the golden's largest magnitude."""
+    """Return the maximum difference divided by the maximum of the golden."""
     assert got.shape == want.shape
     return ((got - want).abs().max() / want.abs().max()).item()
 
 
-def test_the_autoencoder_equals_its_golden():
+def test_autoencoder_equals_golden():
     model, golden, _ = load("autoencoder")
     with torch.no_grad():
         reconstruction, posterior = model(golden["input"])
@@ -60,7 +60,7 @@ def test_the_autoencoder_equals_its_golden():
     assert {key: error(value, golden[key]) for key, value in got.items() if error(value, golden[key]) > TOLERANCE} == {}
 
 
-def test_casformer_equals_its_golden():
+def test_casformer_equals_golden():
     model, golden, _ = load("casformer")
     noisy = golden["noisy"].clone().requires_grad_()
     output = model(noisy, golden["timesteps"], golden["condition"])
@@ -69,15 +69,15 @@ def test_casformer_equals_its_golden():
     got = {"output": output.detach(), "loss": loss.detach(), "input_grad": noisy.grad}
     wrong = {key: error(value, golden[key]) for key, value in got.items() if error(value, golden[key]) > TOLERANCE}
     norms = part(golden, "grad_norm/")
-    found = {to_public("casformer", name): p.grad.norm() for name, p in model.named_parameters()}
-    assert found.keys() == norms.keys()
-    wrong |= {key: error(found[key], norms[key]) for key in norms if error(found[key], norms[key]) > TOLERANCE}
+    gradients = {to_public("casformer", name): p.grad.norm() for name, p in model.named_parameters()}
+    assert gradients.keys() == norms.keys()
+    wrong |= {key: error(gradients[key], norms[key]) for key in norms if error(gradients[key], norms[key]) > TOLERANCE}
     assert wrong == {}
 
 
-def test_the_forward_process_equals_its_golden():
-    _, golden, about = load("casformer")
-    sampler = about["sampler"]
+def test_forward_process_equals_golden():
+    _, golden, metadata = load("casformer")
+    sampler = metadata["sampler"]
     schedule = make_schedule(
         sampler["schedule"],
         timesteps=sampler["train_timesteps"],
@@ -88,28 +88,28 @@ def test_the_forward_process_equals_its_golden():
     assert error(noisy, golden["noisy"]) < TOLERANCE
 
 
-def test_the_guided_ddim_run_equals_its_golden():
-    model, golden, about = load("casformer")
-    settings = about["sampler"]
+def test_guided_ddim_equals_golden():
+    model, golden, metadata = load("casformer")
+    settings = metadata["sampler"]
     schedule = make_schedule(settings["schedule"], beta_start=settings["beta_start"], beta_end=settings["beta_end"])
     timesteps = spaced_timesteps(schedule, settings["steps"], settings["timestep_spacing"])
     assert timesteps == settings["timesteps"]
     steps = plan_steps("ddim", schedule, timesteps, prediction=settings["prediction"], eta=settings["eta"])
-    condition, seen = golden["condition"], {}
+    condition, latents = golden["condition"], {}
     with torch.no_grad():
-        drawn = sample(
+        result = sample(
             steps,
             lambda x, t: model(x, t, condition),
             golden["sample/initial"],
             unconditional=lambda x, t: model(x, t, torch.zeros_like(condition)),
             guidance=settings["guidance"],
             clip=settings["clip_sample_range"],
-            after_step=lambda number, x: seen.update({number: x}),
+            after_step=lambda number, x: latents.update({number: x}),
         )
-    assert error(seen[0], golden["sample/after_step_0"]) < TOLERANCE
-    assert error(seen[1], golden["sample/after_step_1"]) < TOLERANCE
-    assert error(drawn.latents, golden["sample/final"]) < AFTER_TWENTY
-    assert drawn.clip_rate.item() > 0, "a random network drives some of it to the clip"
+    assert error(latents[0], golden["sample/after_step_0"]) < TOLERANCE
+    assert error(latents[1], golden["sample/after_step_1"]) < TOLERANCE
+    assert error(result.latents, golden["sample/final"]) < TOLERANCE_AFTER_20_STEPS
+    assert result.clip_rate.item() > 0, "a random network reaches the clip"
 
 
 def published(name: str) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def published(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("casformer", 309_246_016), ("autoencoder", 83_649_253)])
-def test_full_size_keys_one_for_one(name, parameters):
+def test_full_size_keys_equal_published_keys(name, parameters):
     full = published(name)
     keys = public_keys(name, full.get("config", released_config(name)))
     assert keys == public_keys(name, released_config(name))
@@ -130,46 +130,46 @@ def shapes(model: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
     return {to_public(name, key): tuple(tensor.shape) for key, tensor in model.state_dict().items()}
 
 
-def test_the_default_configurations_are_the_published_ones():
+def test_default_configurations_are_the_published_ones():
     with torch.device("meta"):
         models = {
             "autoencoder": Autoencoder(AutoencoderConfig()),
             "casformer": CasFormer(CasFormerConfig(), frames=12, channels=4),
         }
     for name, model in models.items():
-        wanted = {key: tuple(shape) for key, shape in published(name)["state_dict"].items()}
-        wanted.pop("model.pos_embed", None)
-        assert shapes(model, name) == wanted
+        expected = {key: tuple(shape) for key, shape in published(name)["state_dict"].items()}
+        expected.pop("model.pos_embed", None)
+        assert shapes(model, name) == expected
         assert [from_public(name, key) for key in shapes(model, name)] == list(model.state_dict())
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "says"),
+    ("name", "change", "message"),
     [
-        ("casformer", {"enc_depth": 3}, "enc_depth=3 in the configuration, 2"),
-        ("casformer", {"hidden_size": 128}, "hidden_size=128 in the configuration, 64"),
-        ("casformer", {"input_size": 32}, "input_size=32 in the configuration, 16"),
+        ("casformer", {"enc_depth": 3}, "enc_depth=3 in the configuration but 2"),
+        ("casformer", {"hidden_size": 128}, "hidden_size=128 in the configuration but 64"),
+        ("casformer", {"input_size": 32}, "input_size=32 in the configuration but 16"),
         ("casformer", {"learn_sigma": True}, "learn_sigma"),
         ("casformer", {"out_channels": 12}, "out_channels=12"),
-        ("autoencoder", {"layers_per_block": 1}, "layers_per_block=1 in the configuration, 2"),
+        ("autoencoder", {"layers_per_block": 1}, "layers_per_block=1 in the configuration but 2"),
         ("autoencoder", {"block_out_channels": [8, 16, 32, 64]}, "block_out_channels"),
         ("autoencoder", {"up_block_types": ["AttnUpDecoderBlock2D"] * 4}, "AttnUpDecoderBlock2D"),
         ("autoencoder", {"out_channels": 3}, "out_channels=3"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_rejected(name, change, says):
-    golden, about = read_golden(name)
-    with pytest.raises(ValueError, match=says):
-        load_public(name, {**about["config"], **change}, part(golden, "state/"))
+def test_rejects_mismatching_configuration(name, change, message):
+    golden, metadata = read_golden(name)
+    with pytest.raises(ValueError, match=message):
+        load_public(name, {**metadata["config"], **change}, part(golden, "state/"))
 
 
-def test_parts_of_a_generative_model_are_no_forecast():
-    with pytest.raises(ValueError, match="casformer does not forecast alone"):
-        our_form("casformer", released_config("casformer"))
+def test_component_of_generative_model_has_no_forecaster_spec():
+    with pytest.raises(ValueError, match="'casformer' is not a forecasting model"):
+        forecaster_spec("casformer", released_config("casformer"))
 
 
-def test_other_positions_are_rejected():
-    golden, about = read_golden("casformer")
+def test_rejects_different_position_table():
+    golden, metadata = read_golden("casformer")
     state = part(golden, "state/")
     with pytest.raises(ValueError, match=r"model\.pos_embed of the state dict differs"):
-        load_public("casformer", about["config"], state | {"model.pos_embed": state["model.pos_embed"] + 0.1})
+        load_public("casformer", metadata["config"], state | {"model.pos_embed": state["model.pos_embed"] + 0.1})

@@ -1,4 +1,4 @@
-"""The configuration of Earthformer, ours and the public one: what is read, what is refused, and how it is said."""
+"""Earthformer configuration, ours and the public one: accepted fields, rejected fields and error messages."""
 
 from typing import Any
 
@@ -15,27 +15,27 @@ def run_config(model: Any) -> TrainConfig:
     return from_mapping(TrainConfig, {"stage": "direct", "name": "t", "run_dir": "runs/t", "model": model})
 
 
-def test_a_bare_name_stands_for_its_defaults():
+def test_name_alone_selects_defaults():
     assert run_config("earthformer").model == EarthformerConfig()
     assert run_config("simvp").model == SimVPConfig()
     assert run_config({"hidden_spatial": 32}).model == SimVPConfig(hidden_spatial=32)
 
 
-def test_a_configuration_survives_its_file():
+def test_configuration_survives_yaml_round_trip():
     given = {"kind": "earthformer", "grid": [48, 32], "encoder_pattern": ["axial", "full"], "stem": {"kind": "conv"}}
     config = run_config(given)
     assert config.model == EarthformerConfig(grid=(48, 32), encoder_pattern=("axial", "full"), stem=ConvStem())
     assert from_mapping(TrainConfig, yaml.safe_load(to_yaml(config))) == config
 
 
-def test_recomputation_is_no_science():
-    plain, saving = run_config("earthformer"), run_config({"kind": "earthformer", "checkpoint_levels": [0]})
-    assert plain != saving
-    assert plain.science() == saving.science()
+def test_checkpoint_levels_are_not_scientific():
+    plain, checkpointed = run_config("earthformer"), run_config({"kind": "earthformer", "checkpoint_levels": [0]})
+    assert plain != checkpointed
+    assert plain.science() == checkpointed.science()
 
 
 @pytest.mark.parametrize(
-    ("model", "says"),
+    ("model", "message"),
     [
         ("simvq", "model: kind is unknown; known kinds are earthformer, simvp, got 'simvq'"),
         ({"kind": "simvq"}, "model: kind is unknown; known kinds are earthformer, simvp, got"),
@@ -47,19 +47,19 @@ def test_recomputation_is_no_science():
         ({"kind": "earthformer", "gated": "yes"}, r"model\.gated: Input should be a valid boolean, got 'yes'"),
     ],
 )
-def test_a_wrong_key_is_named_as_the_file_has_it(model, says):
-    with pytest.raises(ConfigError, match=says):
+def test_errors_name_the_key(model, message):
+    with pytest.raises(ConfigError, match=message):
         run_config(model)
 
 
-def test_one_pattern_may_be_named_per_level_or_for_all():
+def test_pattern_per_level_or_for_all():
     per_level = {key: value for key, value in PUBLIC.items() if not key.endswith("_pattern")}
     per_level |= {f"{kind}_attn_patterns": ["axial", "axial"] for kind in ("enc", "dec_self")}
     per_level["dec_cross_attn_patterns"] = ["cross_1x1", "cross_1x1"]
     assert public_keys("earthformer", per_level) == public_keys("earthformer", PUBLIC)
 
 
-def test_weights_load_and_constants_are_not_kept():
+def test_loads_weights_without_constants():
     weights = public_weights(PUBLIC)
     model = load_public("earthformer", PUBLIC, weights)
     table = "encoder.blocks.0.0.attn_l.1.relative_position_bias_table"
@@ -67,7 +67,7 @@ def test_weights_load_and_constants_are_not_kept():
     assert not any("index" in key for key in model.state_dict())
 
 
-def test_a_stem_of_another_kind_is_named():
+def test_mismatch_names_kind_of_stem():
     conv = {
         "initial_downsample_type": "conv",
         "initial_downsample_scale": 4,
@@ -75,66 +75,73 @@ def test_a_stem_of_another_kind_is_named():
         "final_upsample_conv_layers": 2,
     }
     config = {key: value for key, value in PUBLIC.items() if "stack_conv_" not in key} | conv
-    with pytest.raises(ValueError, match=r"initial_downsample_type='conv' .*, 'stack_conv' by the shapes"):
+    with pytest.raises(ValueError, match=r"initial_downsample_type='conv' .* 'stack_conv' in the state dict"):
         load_public("earthformer", config, public_weights(PUBLIC))
 
 
-def test_an_index_of_another_layout_is_rejected():
+def test_rejects_index_of_another_layout():
     weights = public_weights(PUBLIC)
     key = "encoder.blocks.0.0.attn_l.1.relative_position_index"
     weights[key] = weights[key].T
-    with pytest.raises(ValueError, match=f"{key} of the state dict differs from what the configuration fixes"):
+    with pytest.raises(
+        ValueError, match=f"{key} of the state dict differs from the value that the configuration determines"
+    ):
         load_public("earthformer", PUBLIC, weights)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"base_units": 32, "initial_downsample_stack_conv_dim_list": [4, 32]}, "base_units=32 .*, 16 by the shapes"),
-        ({"enc_depth": [2, 1]}, r"enc_depth=\(2, 1\) .*, \(1, 1\) by the shapes"),
-        ({"dec_depth": [1, 2]}, r"dec_depth=\(1, 2\) .*, \(1, 1\) by the shapes"),
-        ({"num_global_vectors": 4}, "num_global_vectors=4 .*, 2 by the shapes"),
-        ({"separate_global_qkv": False}, "separate_global_qkv=False .*, True by the shapes"),
-        ({"gated_ffn": True}, "gated_ffn=True .*, False by the shapes"),
-        ({"num_heads": 4}, "num_heads=4 .*, 2 by the shapes"),
-        ({"pos_embed_type": "t+hw"}, "pos_embed_type='t\\+hw' .*, 't\\+h\\+w' by the shapes"),
-        ({"use_relative_pos": False}, "use_relative_pos=False .*, True by the shapes"),
-        ({"dec_use_first_self_attn": True}, "dec_use_first_self_attn=True .*, False by the shapes"),
-        ({"target_shape": [4, 16, 8, 1]}, "target_shape T=4 .*, 2 by the shapes"),
-        ({"input_shape": [4, 16, 8, 1]}, "input_shape T=4 .*, 3 by the shapes"),
+        (
+            {"base_units": 32, "initial_downsample_stack_conv_dim_list": [4, 32]},
+            "base_units=32 .* 16 in the state dict",
+        ),
+        ({"enc_depth": [2, 1]}, r"enc_depth=\(2, 1\) .* \(1, 1\) in the state dict"),
+        ({"dec_depth": [1, 2]}, r"dec_depth=\(1, 2\) .* \(1, 1\) in the state dict"),
+        ({"num_global_vectors": 4}, "num_global_vectors=4 .* 2 in the state dict"),
+        ({"separate_global_qkv": False}, "separate_global_qkv=False .* True in the state dict"),
+        ({"gated_ffn": True}, "gated_ffn=True .* False in the state dict"),
+        ({"num_heads": 4}, "num_heads=4 .* 2 in the state dict"),
+        ({"pos_embed_type": "t+hw"}, "pos_embed_type='t\\+hw' .* 't\\+h\\+w' in the state dict"),
+        ({"use_relative_pos": False}, "use_relative_pos=False .* True in the state dict"),
+        ({"dec_use_first_self_attn": True}, "dec_use_first_self_attn=True .* False in the state dict"),
+        ({"target_shape": [4, 16, 8, 1]}, "target_shape T=4 .* 2 in the state dict"),
+        ({"input_shape": [4, 16, 8, 1]}, "input_shape T=4 .* 3 in the state dict"),
     ],
 )
-def test_a_misfit_names_the_field_that_explains_it_and_no_other(change, says):
-    with pytest.raises(ValueError, match=says) as refusal:
+def test_mismatch_names_exactly_the_fields_that_explain_it(change, message):
+    with pytest.raises(ValueError, match=message) as error:
         load_public("earthformer", {**PUBLIC, **change}, public_weights(PUBLIC))
-    explained = [line.split("=")[0].split()[0] for line in str(refusal.value).splitlines() if " by the shapes " in line]
-    assert set(explained) == set(change)
+    fields = [
+        line.split("=")[0].split()[0] for line in str(error.value).splitlines() if " in the configuration but " in line
+    ]
+    assert set(fields) == set(change)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"global_dim_ratio": 2}, "global_dim_ratio=2 is not built here; only 1 is"),
-        ({"norm_layer": "rms_norm"}, "norm_layer='rms_norm' is not built here; only 'layer_norm' is"),
-        ({"scale_alpha": 0.5}, "scale_alpha=0.5 is not built here"),
-        ({"self_attn_use_final_proj": False}, "self_attn_use_final_proj=False is not built here; only True is"),
-        ({"downsample": [2, 2, 2]}, r"downsample=\(2, 2, 2\) is not built; give one number"),
-        ({"initial_downsample_type": "interp"}, "initial_downsample_type='interp' is none that we build"),
-        ({"use_dec_cross_global": True}, "use_dec_cross_global=True with separate_global_qkv=True is not built"),
-        ({"use_dec_self_golbal": True}, "use_dec_self_golbal=True is no field of the public model that we know"),
+        ({"global_dim_ratio": 2}, "global_dim_ratio=2 is not supported; only 1 is"),
+        ({"norm_layer": "rms_norm"}, "norm_layer='rms_norm' is not supported; only 'layer_norm' is"),
+        ({"scale_alpha": 0.5}, "scale_alpha=0.5 is not supported"),
+        ({"self_attn_use_final_proj": False}, "self_attn_use_final_proj=False is not supported; only True is"),
+        ({"downsample": [2, 2, 2]}, r"downsample=\(2, 2, 2\) is not supported; use one number"),
+        ({"initial_downsample_type": "interp"}, "initial_downsample_type='interp' is not supported"),
+        ({"use_dec_cross_global": True}, "use_dec_cross_global=True with separate_global_qkv=True is not supported"),
+        ({"use_dec_self_golbal": True}, "use_dec_self_golbal=True is an unknown field of the public model"),
         ({"self_pattern": None}, "lacks enc_attn_patterns"),
         ({"self_pattern": "random_8"}, "unknown attention pattern 'random_8'"),
-        ({"target_shape": [2, 16, 4, 1]}, "must agree in all but T"),
+        ({"target_shape": [2, 16, 4, 1]}, "must be equal except for T"),
         ({"input_shape": [16, 8, 1]}, r"input_shape=\(16, 8, 1\) of the public Earthformer must be \[T, H, W, C\]"),
         ({"initial_downsample_stack_conv_num_layers": 3}, "initial_downsample_stack_conv_num_layers=3 must be"),
     ],
 )
-def test_what_we_do_not_build_is_rejected_by_name(change, says):
-    with pytest.raises(ValueError, match=says):
+def test_rejects_unsupported_field(change, message):
+    with pytest.raises(ValueError, match=message):
         public_keys("earthformer", {**PUBLIC, **change})
 
 
 @pytest.mark.parametrize("field", ["base_units", "padding_type", "initial_downsample_stack_conv_dim_list"])
-def test_a_field_that_is_not_stated_is_asked_for(field):
+def test_rejects_missing_field(field):
     with pytest.raises(ValueError, match=f"the public configuration lacks {field}"):
         public_keys("earthformer", {key: value for key, value in PUBLIC.items() if key != field})

@@ -1,4 +1,4 @@
-"""Earthformer against the released implementation: outputs, gradients, unused parameters, keys."""
+"""Earthformer compared with the released implementation: outputs, gradients, unused parameters, keys."""
 
 import json
 from typing import Any
@@ -19,8 +19,8 @@ from tests.models.stem_slopes import FixedSlopes, GoldenBackward
 from tests.shared_data import shared
 
 TOLERANCE = 1e-4
-# How far rounding may lead the golden itself from float64, where float64 has to judge.
-MOST_OF_GOLDEN = 5e-4
+# Largest error of the golden itself against float64, where float64 decides.
+MAX_GOLDEN_ERROR = 5e-4
 CASES = (
     "axial_sevir_like",
     "dilate_full_shared_qkv_dec_global",
@@ -59,17 +59,17 @@ def gradient_norms(model: nn.Module) -> dict[str, Tensor]:
 
 
 def without_gradient(model: nn.Module) -> set[str]:
-    """Return our biases that a norm of one channel per group subtracts again: in exact arithmetic they get none."""
-    found = set()
+    """Return biases followed by a norm of one channel per group, whose exact gradient is zero."""
+    names = set()
     for name, block in model.named_modules():
         if isinstance(block, ConvBlock):
-            alone = [place for place, norm in enumerate(block.norms) if norm.num_groups == norm.num_channels]
-            found |= {f"{name}.convs.{place}.bias" for place in alone}
-    return found
+            single = [i for i, norm in enumerate(block.norms) if norm.num_groups == norm.num_channels]
+            names |= {f"{name}.convs.{i}.bias" for i in single}
+    return names
 
 
 def in_float64(case: str, choices: list[Tensor], monkeypatch) -> dict[str, Tensor]:
-    """Return output, loss and gradients in float64 with the twin of the attention and given slopes."""
+    """Return output, loss and gradients in float64, with the reference attention and the given slopes."""
     monkeypatch.setattr(attention, "cuboid_attention", cuboid_attention_reference)
     monkeypatch.setattr(attention, "cuboid_cross_attention", cuboid_cross_attention_reference)
     monkeypatch.setattr(attention, "layer_norm_linear", layer_norm_linear_reference)
@@ -85,7 +85,7 @@ def in_float64(case: str, choices: list[Tensor], monkeypatch) -> dict[str, Tenso
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_equals_its_golden(case, monkeypatch):
+def test_equals_golden(case, monkeypatch):
     config, golden, unused = read_golden(case)
     model = load_public("earthformer", config, part(golden, "state/")).eval()
     passes = GoldenBackward(model, channels_second(golden["input"]), channels_second(golden["target"]))
@@ -96,8 +96,8 @@ def test_it_equals_its_golden(case, monkeypatch):
     got = {"output": output, "loss": loss, "input_grad": gradient, **norms}
 
     assert norms.keys() == part(golden, "grad_norm/").keys()
-    silent = {to_public("earthformer", name) for name, p in model.named_parameters() if p.grad is None}
-    assert silent == set(unused)
+    without_grad = {to_public("earthformer", name) for name, p in model.named_parameters() if p.grad is None}
+    assert without_grad == set(unused)
     for name in without_gradient(model):
         bias, weight = to_public("earthformer", name), to_public("earthformer", name.replace(".bias", ".weight"))
         assert max(got.pop(bias), want.pop(bias)) < 1e-5 * want[weight]
@@ -108,18 +108,18 @@ def test_it_equals_its_golden(case, monkeypatch):
         exact = in_float64(case, passes.slopes.choices(), monkeypatch)
         for key in unequal:
             ours, theirs = error(got[key], exact[key]), error(want[key], exact[key])
-            assert ours < TOLERANCE and ours < 2 * theirs and theirs < MOST_OF_GOLDEN, (
+            assert ours < TOLERANCE and ours < 2 * theirs and theirs < MAX_GOLDEN_ERROR, (
                 f"{key}: ours {ours:.2e}, golden {theirs:.2e}"
             )
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_golden_keys_are_those_of_the_configuration(case):
+def test_keys_follow_from_configuration(case):
     config, golden, _ = read_golden(case)
     assert public_keys("earthformer", config) == {k: tuple(v.shape) for k, v in part(golden, "state/").items()}
 
 
-def test_the_released_keys_one_for_one():
+def test_keys_equal_released_keys():
     published = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())
     keys = public_keys("earthformer", published["config"])
     assert keys == {key: tuple(shape) for key, (shape, _) in published["state_dict"].items()}
@@ -127,7 +127,7 @@ def test_the_released_keys_one_for_one():
     assert sum(shape.numel() for shape in weights) == published["parameters"] == 8_659_677
 
 
-def test_the_released_configuration_is_known():
+def test_released_configuration():
     published = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())
     known = released_config("earthformer")
     assert public_keys("earthformer", known) == public_keys("earthformer", published["config"])
@@ -135,19 +135,19 @@ def test_the_released_configuration_is_known():
     assert {name: fields.get(name, "cross_1x1") for name in known} == known
 
 
-def test_the_default_configuration_is_the_released_one():
+def test_default_configuration_is_the_released_one():
     published = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())
     with torch.device("meta"):
         model = build_model(EarthformerConfig(grid=(384, 384)), frames_in=13, frames_out=12)
     keys = {to_public("earthformer", key): tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    wanted = {key: tuple(shape) for key, (shape, _) in published["state_dict"].items()}
-    assert keys == {key: shape for key, shape in wanted.items() if not key.endswith("relative_position_index")}
+    expected = {key: tuple(shape) for key, (shape, _) in published["state_dict"].items()}
+    assert keys == {key: shape for key, shape in expected.items() if not key.endswith("relative_position_index")}
     assert [from_public("earthformer", key) for key in keys] == list(model.state_dict())
 
 
 @pytest.mark.parametrize(("vectors", "separate", "parameters"), [(0, True, 6_164_573), (8, False, 7_185_117)])
-def test_published_counts_of_the_variants(vectors, separate, parameters):
-    """Counts of the released code's own variants of its SEVIR configuration."""
+def test_parameter_counts_of_variants(vectors, separate, parameters):
+    """Counts of variants of the SEVIR configuration in the released code."""
     published = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())
     config = {**published["config"], "num_global_vectors": vectors, "separate_global_qkv": separate}
     shapes = public_keys("earthformer", config)

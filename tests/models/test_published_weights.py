@@ -1,4 +1,4 @@
-"""Published weights: equal to the public implementation, key for key, and refused where they do not fit."""
+"""Published weights: outputs and keys equal the public implementation; mismatches are rejected."""
 
 import json
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor
 from simcast_hpc.config import SimVPConfig
 from simcast_hpc.models import build_model
 from simcast_hpc.models.published_weights import (
+    forecaster_spec,
     from_public,
     load_public,
-    our_form,
     public_keys,
     released_config,
     to_public,
@@ -57,7 +57,7 @@ def public_weights(config: dict[str, Any]) -> dict[str, Tensor]:
     return {key: torch.randn(shape, generator=generator) for key, shape in public_keys("simvp", config).items()}
 
 
-def test_simvp_equals_its_golden():
+def test_simvp_equals_golden():
     for path in golden_files():
         config, golden = read_golden(path)
         model = load_public("simvp", config, part(golden, "state/")).eval()
@@ -71,9 +71,9 @@ def test_simvp_equals_its_golden():
         assert frames.grad is not None
         assert relative_error(frames.grad, golden["input_grad"]) < TOLERANCE
         norms = {to_public("simvp", name): p.grad.norm() for name, p in model.named_parameters() if p.grad is not None}
-        wanted = part(golden, "grad_norm/")
-        assert norms.keys() == wanted.keys()
-        errors = {key: relative_error(norms[key], wanted[key]) for key in wanted}
+        expected = part(golden, "grad_norm/")
+        assert norms.keys() == expected.keys()
+        errors = {key: relative_error(norms[key], expected[key]) for key in expected}
         assert max(errors.values()) < TOLERANCE, max(errors.items(), key=lambda item: item[1])
 
 
@@ -85,51 +85,51 @@ def test_simvp_golden_at_other_horizons(frames_out):
         model = load_public("simvp", {**config, "aft_seq_length": frames_out}, part(golden, "state/")).eval()
         with torch.no_grad():
             output = model(golden["input"])
-            kept = min(frames_out, 5)
-            assert relative_error(output[:, :kept], golden["output"][:, :kept]) < TOLERANCE
+            frames = min(frames_out, 5)
+            assert relative_error(output[:, :frames], golden["output"][:, :frames]) < TOLERANCE
             if frames_out > 5:
                 second = one_block(golden["output"])
                 third = one_block(second)
                 assert relative_error(output, torch.cat([golden["output"], second, third[:, :2]], dim=1)) < TOLERANCE
 
 
-def test_sevir_size_keys_one_for_one():
+def test_sevir_keys_equal_published_keys():
     published = json.loads(shared("golden/simvp/sevir_state_dict.json").read_text())
     keys = public_keys("simvp", published["config"])
     assert keys == {key: tuple(shape) for key, shape in published["state_dict"].items()}
     assert sum(torch.Size(shape).numel() for shape in keys.values()) == published["parameters"] == 9_254_209
 
 
-def test_the_released_configuration_is_the_sevir_size():
+def test_released_configuration_has_sevir_size():
     assert public_keys("simvp", released_config("simvp")) == public_keys(
         "simvp", {"in_shape": [13, 1, 384, 384], "hid_S": 64, "hid_T": 256, "N_S": 2, "N_T": 4, "model_type": "IncepU"}
     )
-    assert our_form("simvp", released_config("simvp")).frames_out == 12
+    assert forecaster_spec("simvp", released_config("simvp")).frames_out == 12
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
-def test_weights_that_are_no_floating_point_numbers_are_rejected(dtype):
+def test_rejects_integer_weights(dtype):
     weights = public_weights(SMALL)
     weights["dec.readout.weight"] = weights["dec.readout.weight"].to(dtype)
-    with pytest.raises(TypeError, match=rf"dec\.readout\.weight of the state dict is {dtype}; weights are floating"):
+    with pytest.raises(TypeError, match=rf"dec\.readout\.weight of the state dict has dtype {dtype}; weights must"):
         load_public("simvp", SMALL, weights)
 
 
-def test_the_default_configuration_is_the_sevir_size():
+def test_default_configuration_has_sevir_size():
     with torch.device("meta"):
         model = build_model(SimVPConfig(), frames_in=13, frames_out=12)
     assert sum(p.numel() for p in model.parameters()) == 9_254_209
 
 
-def test_names_go_both_ways():
+def test_keys_translate_in_both_directions():
     with torch.device("meta"):
-        ours = list(build_model(SimVPConfig(spatial_blocks=4), frames_in=13, frames_out=12).state_dict())
-    theirs = [to_public("simvp", key) for key in ours]
-    assert len(set(theirs)) == len(ours)
-    assert [from_public("simvp", key) for key in theirs] == ours
+        own = list(build_model(SimVPConfig(spatial_blocks=4), frames_in=13, frames_out=12).state_dict())
+    public = [to_public("simvp", key) for key in own]
+    assert len(set(public)) == len(own)
+    assert [from_public("simvp", key) for key in public] == own
 
 
-def test_weights_are_copied_not_shared():
+def test_weights_are_copied():
     weights = public_weights(SMALL)
     model = load_public("simvp", SMALL, weights)
     weights["dec.readout.weight"].zero_()
@@ -143,58 +143,60 @@ def test_bf16_weights_load_as_fp32():
     assert torch.equal(model.get_parameter("head.weight"), weights["dec.readout.weight"].float())
 
 
-def test_fields_of_the_public_trainer_are_ignored():
-    whole = {**SMALL, "method": "SimVP", "lr": 5e-3, "drop_path": 0.1, "batch_size": 8}
-    assert public_keys("simvp", whole) == public_keys("simvp", SMALL)
+def test_ignores_fields_of_public_trainer():
+    config = {**SMALL, "method": "SimVP", "lr": 5e-3, "drop_path": 0.1, "batch_size": 8}
+    assert public_keys("simvp", config) == public_keys("simvp", SMALL)
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
-        ({"hid_S": 16}, "hid_S=16 in the configuration, 8 by the shapes"),
-        ({"hid_T": 32}, "hid_T=32 in the configuration, 16 by the shapes"),
-        ({"N_S": 4}, "N_S=4 in the configuration, 2 by the shapes"),
-        ({"N_T": 3}, "N_T=3 in the configuration, 2 by the shapes"),
-        ({"in_shape": [6, 1, 16, 16]}, "in_shape T=6 in the configuration, 5 by the shapes"),
-        ({"in_shape": [5, 2, 16, 16]}, "in_shape C=2 in the configuration, 1 by the shapes"),
-        ({"spatio_kernel_enc": 5, "spatio_kernel_dec": 5}, "spatio_kernel_enc=5 in the configuration, 3 by the"),
-        ({"incep_ker": [3, 5]}, r"incep_ker=\(3, 5\) in the configuration, \(3, 5, 7, 11\) by the shapes"),
-        ({"groups": 4}, "groups=4 in the configuration, 8 by the shapes"),
+        ({"hid_S": 16}, "hid_S=16 in the configuration but 8 in the state dict"),
+        ({"hid_T": 32}, "hid_T=32 in the configuration but 16 in the state dict"),
+        ({"N_S": 4}, "N_S=4 in the configuration but 2 in the state dict"),
+        ({"N_T": 3}, "N_T=3 in the configuration but 2 in the state dict"),
+        ({"in_shape": [6, 1, 16, 16]}, "in_shape T=6 in the configuration but 5 in the state dict"),
+        ({"in_shape": [5, 2, 16, 16]}, "in_shape C=2 in the configuration but 1 in the state dict"),
+        ({"spatio_kernel_enc": 5, "spatio_kernel_dec": 5}, "spatio_kernel_enc=5 in the configuration but 3 by the"),
+        ({"incep_ker": [3, 5]}, r"incep_ker=\(3, 5\) in the configuration but \(3, 5, 7, 11\) in the state dict"),
+        ({"groups": 4}, "groups=4 in the configuration but 8 in the state dict"),
     ],
 )
-def test_a_misfit_names_the_field_that_explains_it_and_no_other(change, says):
-    with pytest.raises(ValueError, match=says) as refusal:
+def test_mismatch_names_exactly_the_fields_that_explain_it(change, message):
+    with pytest.raises(ValueError, match=message) as error:
         load_public("simvp", {**SMALL, **change}, public_weights(SMALL))
-    explained = [line for line in str(refusal.value).splitlines() if " by the shapes " in line]
-    assert {line.split("=")[0].split()[0] for line in explained} == set(change)
+    lines = [line for line in str(error.value).splitlines() if " in the configuration but " in line]
+    assert {line.split("=")[0].split()[0] for line in lines} == set(change)
 
 
-def test_a_misfit_names_missing_and_unexpected_keys_and_shapes():
+def test_mismatch_lists_missing_and_unexpected_keys_and_shapes():
     weights = public_weights(SMALL)
     weights["dec.out.weight"] = weights.pop("dec.readout.weight")
     weights["dec.readout.bias"] = torch.zeros(3)
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError) as error:
         load_public("simvp", SMALL, weights)
-    text = str(refusal.value)
+    text = str(error.value)
     assert "1 missing, first dec.readout.weight [1, 8, 1, 1]" in text
     assert "1 unexpected, first dec.out.weight [1, 8, 1, 1]" in text
-    assert "first dec.readout.bias: the configuration gives [1], the state dict has [3]" in text
-    assert "no field of the configuration explains this" in text
+    assert "first dec.readout.bias: [1] in the configuration, [3] in the state dict" in text
+    assert "no configuration field explains this" in text
 
 
-def test_a_training_wrappers_prefix_is_named():
+def test_mismatch_names_prefix_of_training_wrapper():
     weights = {f"model.{key}": tensor for key, tensor in public_weights(SMALL).items()}
-    with pytest.raises(ValueError, match=r"every key begins with 'model\.', which a training wrapper adds: remove it"):
+    with pytest.raises(
+        ValueError, match=r"every key starts with 'model\.', which a training wrapper added; remove this"
+    ):
         load_public("simvp", SMALL, weights)
 
 
-def test_an_empty_state_dict_is_rejected():
+def test_rejects_empty_state_dict():
     with pytest.raises(ValueError, match="missing, first"):
         load_public("simvp", SMALL, {})
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         ({**SMALL, "model_type": "gSTA"}, "model_type='gSTA'"),
         ({key: value for key, value in SMALL.items() if key != "model_type"}, "the public default is 'gSTA'"),
@@ -203,13 +205,13 @@ def test_an_empty_state_dict_is_rejected():
         ({**SMALL, "N_S": 3}, "spatial_blocks=3 must be even"),
     ],
 )
-def test_a_public_configuration_that_we_do_not_build_is_rejected(config, says):
-    with pytest.raises(ValueError, match=says):
+def test_rejects_unsupported_configuration(config, message):
+    with pytest.raises(ValueError, match=message):
         public_keys("simvp", config)
 
 
-def test_unknown_names_are_rejected():
-    with pytest.raises(KeyError, match="'simvq'; known are autoencoder, casformer, earthformer, simvp"):
+def test_rejects_unknown_names():
+    with pytest.raises(KeyError, match="'simvq'; choose autoencoder, casformer, earthformer, simvp"):
         load_public("simvq", SMALL, {})
     with pytest.raises(KeyError, match=r"'hid\.enc\.0\.block\.norm1\.weight' is not a key of the public simvp"):
         from_public("simvp", "hid.enc.0.block.norm1.weight")

@@ -1,7 +1,7 @@
-"""Published weights in: a public project's configuration and key names to one of our models, and back.
+"""Load published weights: convert the configuration and keys of a public project to ours, and keys back.
 
-Each architecture is one ``PublicArchitecture``: a table of names, a reader of the public configuration, and a reader
-of a state dict's shapes that tells which field of the configuration does not agree with them.
+Each architecture is one ``PublicArchitecture``: a table of keys, a reader of the public configuration, and a reader of
+the shapes of a state dict, which finds the configuration fields that disagree with them.
 """
 
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .architecture import OurForm, PublicArchitecture, Shape, translated
+from .architecture import ForecasterSpec, PublicArchitecture, Shape, translate_key
 from .cascast_weights import AUTOENCODER, CASFORMER
 from .earthformer_weights import EARTHFORMER
 from .simvp_weights import SIMVP
-from .state_dict_errors import reject_integers, reject_misfit, reject_other_constants
+from .state_dict_errors import check_constants, check_floating_point, check_keys_and_shapes
 
 __all__ = [
     "ARCHITECTURES",
-    "OurForm",
+    "ForecasterSpec",
+    "forecaster_spec",
     "from_public",
     "load_public",
-    "our_form",
     "public_keys",
     "released_config",
     "to_public",
@@ -33,69 +33,69 @@ _ARCHITECTURES: dict[str, PublicArchitecture] = {
     "earthformer": EARTHFORMER,
     "simvp": SIMVP,
 }
-ARCHITECTURES = ("earthformer", "simvp")  # those that forecast, and so can be a run
+ARCHITECTURES = ("earthformer", "simvp")  # forecasting models, which can be converted to a run
 
 
 def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
-    """Build our model of a public configuration and give it published weights.
+    """Build our model of a public configuration with published weights.
 
     Args:
         name: the architecture: ``autoencoder`` or ``casformer`` (both CasCast's), ``earthformer`` or ``simvp``.
-        config: the public project's own configuration. Fields of SimVP that do not shape the network (learning rate,
-            drop path where the translator has none) are ignored, as the public constructor ignores them; of
-            Earthformer, every field is wanted, and one that we do not know is refused.
-        state_dict: tensors under the public project's own keys; copied, any floating dtype.
+        config: configuration of the public project. For SimVP, fields that do not affect the network (learning rate,
+            drop path of a translator without one) are ignored, as in the public constructor. For Earthformer, every
+            field is required and unknown fields are rejected.
+        state_dict: tensors under the keys of the public project; copied, any floating dtype.
 
     Returns:
         Our model on the CPU, fp32, in training mode.
 
     Raises:
         KeyError: the architecture is unknown.
-        TypeError: a tensor does not hold floating-point numbers.
-        ValueError: the configuration is not one that we build, or the state dict does not fit it. The message names
-            the first missing and unexpected keys, the shapes, and the field that would explain them.
+        TypeError: a tensor is not floating point.
+        ValueError: the configuration is not supported, or the state dict does not match it. The message contains the
+            first missing and unexpected keys, the shapes, and the fields that explain the difference.
     """
     architecture = _architecture(name)
     expected = public_keys(name, config)
-    reject_misfit(architecture, config, expected, state_dict)
-    model = architecture.ours(config).build()
+    check_keys_and_shapes(architecture, config, expected, state_dict)
+    model = architecture.to_spec(config).build()
     constants = architecture.constants(model)
-    reject_other_constants(constants, state_dict)
-    reject_integers(constants, state_dict)
+    check_constants(constants, state_dict)
+    check_floating_point(constants, state_dict)
     weights = {key: tensor for key, tensor in state_dict.items() if key not in constants}
     model.load_state_dict({from_public(name, key): tensor for key, tensor in weights.items()})
     return model
 
 
 def public_keys(name: str, config: Mapping[str, Any]) -> dict[str, Shape]:
-    """Return the public keys and shapes that ``config`` asks for, constants too, without allocating a weight.
+    """Return the public keys and shapes of ``config``, including constants, without allocating weights.
 
     Raises:
-        KeyError, ValueError: as :func:`load_public`, for the architecture and the configuration.
+        KeyError, ValueError: the architecture or the configuration is invalid, as in :func:`load_public`.
     """
     architecture = _architecture(name)
     with torch.device("meta"):
-        model = architecture.ours(config).build()
+        model = architecture.to_spec(config).build()
         constants = architecture.constants(model)
     weights = {to_public(name, key): tensor for key, tensor in model.state_dict().items()}
     return {key: tuple(tensor.shape) for key, tensor in {**weights, **constants}.items()}
 
 
-def our_form(name: str, config: Mapping[str, Any]) -> OurForm:
-    """Return our form of a public configuration of a model that forecasts.
+def forecaster_spec(name: str, config: Mapping[str, Any]) -> ForecasterSpec:
+    """Return our configuration of a published forecasting model.
 
     Raises:
-        KeyError, ValueError: as :func:`load_public`, for the architecture and the configuration.
-        ValueError: the architecture is a part of a generative model and forecasts nothing alone.
+        KeyError, ValueError: the architecture or the configuration is invalid, as in :func:`load_public`.
+        ValueError: the architecture is a component of a generative model and cannot forecast.
     """
-    form = _architecture(name).ours(config)
-    if not isinstance(form, OurForm):
-        raise ValueError(f"{name} does not forecast alone; those that do are {', '.join(ARCHITECTURES)}")
-    return form
+    spec = _architecture(name).to_spec(config)
+    if not isinstance(spec, ForecasterSpec):
+        raise ValueError(f"{name!r} is not a forecasting model; choose {' or '.join(ARCHITECTURES)}")
+    return spec
 
 
 def released_config(name: str) -> dict[str, Any]:
-    """Return the public configuration of the weights that the project published for SEVIR.
+    """Return the public configuration of the weights published for SEVIR.
 
     Raises:
         KeyError: the architecture is unknown.
@@ -104,25 +104,25 @@ def released_config(name: str) -> dict[str, Any]:
 
 
 def to_public(name: str, key: str) -> str:
-    """Return the public project's name of our state-dict key.
+    """Return the public key of one of our state-dict keys.
 
     Raises:
-        KeyError: the architecture is unknown, or has no such key of ours.
+        KeyError: the architecture is unknown, or our model has no such key.
     """
-    return translated(key, _architecture(name).names, where=f"our {name}")
+    return translate_key(key, _architecture(name).key_pairs, where=f"our {name}")
 
 
 def from_public(name: str, key: str) -> str:
-    """Return our name of a public project's state-dict key.
+    """Return our key of a public state-dict key.
 
     Raises:
-        KeyError: the architecture is unknown, or its public form has no such key.
+        KeyError: the architecture is unknown, or the public model has no such key.
     """
-    pairs = [(theirs, ours) for ours, theirs in _architecture(name).names]
-    return translated(key, pairs, where=f"the public {name}")
+    pairs = [(public, own) for own, public in _architecture(name).key_pairs]
+    return translate_key(key, pairs, where=f"the public {name}")
 
 
 def _architecture(name: str) -> PublicArchitecture:
     if name not in _ARCHITECTURES:
-        raise KeyError(f"no published architecture {name!r}; known are {', '.join(sorted(_ARCHITECTURES))}")
+        raise KeyError(f"unknown published architecture {name!r}; choose {', '.join(sorted(_ARCHITECTURES))}")
     return _ARCHITECTURES[name]

@@ -1,4 +1,4 @@
-"""What it takes to read one published architecture: its names, its configuration, and what its shapes tell."""
+"""How a published architecture is read: key names, configuration fields, and what the shapes of its tensors imply."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -14,8 +14,8 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OurForm:
-    """A public configuration as ours: the model, T, T' and C."""
+class ForecasterSpec:
+    """Our configuration of a published forecasting model: the model section, T, T' and C."""
 
     model: ModelConfig
     frames_in: int
@@ -23,67 +23,67 @@ class OurForm:
     channels: int
 
     def build(self) -> nn.Module:
-        """Return the model, freshly initialised.
+        """Return the model, randomly initialized.
 
         Raises:
-            ValueError: the sizes do not fit one another.
+            ValueError: the sizes are inconsistent.
         """
         return build_model(self.model, frames_in=self.frames_in, frames_out=self.frames_out, channels=self.channels)
 
 
-class Form(Protocol):
-    """A public configuration as ours, of any model."""
+class ModelSpec(Protocol):
+    """Our configuration of any published model."""
 
     def build(self) -> nn.Module:
-        """Return the model, freshly initialised."""
+        """Return the model, randomly initialized."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicArchitecture:
-    """How one published architecture becomes ours.
+    """How one published architecture maps to ours.
 
     Attributes:
-        source: the public project, commit and class whose names these are.
-        names: pairs (ours, theirs) of key templates. ``{i}`` and ``{j}`` stand for block numbers, ``{leaf}`` for the
-            last part of a key (``weight``, ``bias``); every key matches exactly one template of its side.
-        ours: from a public configuration to our form of it.
-        released: the public configuration of the weights that the project published for SEVIR.
-        stated: the fields of a public configuration that shapes depend on, defaults filled in.
-        measured: the same fields as far as the shapes of a state dict show them.
-        constants: tensors that the public project stores beside its weights though the configuration fixes them, by
-            their public keys, for our model of that configuration. Ours does not keep them.
+        source: public project, commit and class.
+        key_pairs: pairs (our key, public key) of key templates. ``{i}`` and ``{j}`` stand for block numbers, ``{leaf}``
+            for the last part of a key (``weight``, ``bias``); every key matches exactly one template of its side.
+        to_spec: converts a public configuration to ours.
+        released: public configuration of the weights published for SEVIR.
+        config_fields: returns the fields of a public configuration that determine shapes, with defaults filled in.
+        shape_fields: returns the same fields as far as they follow from the shapes of a state dict.
+        constants: returns, by public key, tensors that the public project stores with its weights although the
+            configuration determines them. Our models do not store them.
     """
 
     source: str
-    names: tuple[tuple[str, str], ...]
-    ours: Callable[[Mapping[str, Any]], Form]
+    key_pairs: tuple[tuple[str, str], ...]
+    to_spec: Callable[[Mapping[str, Any]], ModelSpec]
     released: Mapping[str, Any]
-    stated: Callable[[Mapping[str, Any]], dict[str, Any]]
-    measured: Callable[[Mapping[str, Shape]], dict[str, Any]]
+    config_fields: Callable[[Mapping[str, Any]], dict[str, Any]]
+    shape_fields: Callable[[Mapping[str, Shape]], dict[str, Any]]
     constants: Callable[[nn.Module], dict[str, Tensor]] = lambda model: {}
 
 
-def translated(key: str, pairs: Iterable[tuple[str, str]], *, where: str) -> str:
-    """Return the other name of ``key``, by the first of ``pairs`` whose first template it matches.
+def translate_key(key: str, pairs: Iterable[tuple[str, str]], *, where: str) -> str:
+    """Translate ``key`` by the first of ``pairs`` whose first template matches.
 
     Raises:
-        KeyError: none matches; the message says that ``key`` is not a key of ``where``.
+        KeyError: no template matches; the message says that ``key`` is not a key of ``where``.
     """
-    for template, wanted in pairs:
-        found = pattern_of(template).fullmatch(key)
-        if found:
-            return wanted.format(**found.groupdict())
+    for template, target in pairs:
+        match = key_pattern(template).fullmatch(key)
+        if match:
+            return target.format(**match.groupdict())
     raise KeyError(f"{key!r} is not a key of {where}")
 
 
-def pattern_of(template: str) -> re.Pattern[str]:
-    """Return what a key template matches, a group for each of its variables."""
+def key_pattern(template: str) -> re.Pattern[str]:
+    """Return the regular expression of a key template, with a named group per variable."""
     escaped = re.escape(template).replace(r"\{leaf\}", r"(?P<leaf>[a-z_]+)")
     return re.compile(re.sub(r"\\\{([a-z])\\\}", r"(?P<\1>[0-9]+)", escaped))
 
 
-def count_of(template: str, shapes: Mapping[str, Shape]) -> int:
-    """Return how many keys of a state dict stand for ``template``, such as the blocks of a network."""
-    pattern = pattern_of(template)
+def count_keys(template: str, shapes: Mapping[str, Shape]) -> int:
+    """Return the number of keys of a state dict that match ``template``, such as the blocks of a network."""
+    pattern = key_pattern(template)
     return sum(1 for key in shapes if pattern.fullmatch(key))

@@ -1,4 +1,4 @@
-"""CasCast's autoencoder and CasFormer, as its repository publishes them."""
+"""The autoencoder and CasFormer as published by CasCast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer, position_table
 
-from .architecture import PublicArchitecture, Shape, count_of
+from .architecture import PublicArchitecture, Shape, count_keys
 
 _SOURCE = "OpenEarthLab/CasCast, commit 487a68b"
 _AUTOENCODER_DEFAULTS: dict[str, Any] = {
@@ -70,36 +70,36 @@ _ATTENTION = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderForm:
-    """A public autoencoder's configuration as ours."""
+class AutoencoderSpec:
+    """Our configuration of a published autoencoder."""
 
     config: AutoencoderConfig
     channels: int
 
     def build(self) -> nn.Module:
-        """Return the model, freshly initialised."""
+        """Return the model, randomly initialized."""
         return Autoencoder(self.config, channels=self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CasFormerForm:
-    """A public CasFormer's configuration as ours, and the grid of patches whose positions it stores."""
+class CasFormerSpec:
+    """Our configuration of a published CasFormer, and the side of its position table in patches."""
 
     config: CasFormerConfig
     frames: int
     channels: int
-    places: int
+    positions: int
 
     def build(self) -> nn.Module:
-        """Return the model, freshly initialised."""
+        """Return the model, randomly initialized."""
         model = CasFormer(self.config, frames=self.frames, channels=self.channels)
-        # Ours takes any grid; the published table of positions, which is no weight, has one.
-        model.published_positions = self.places
+        # Our model accepts any grid; the published position table, which is not a weight, has one.
+        model.published_positions = self.positions
         return model
 
 
 def _half(half: str, level: str, resample: tuple[str, str]) -> tuple[tuple[str, str], ...]:
-    """Return the names of encoder or decoder; its levels are called ``level`` there."""
+    """Return the key pairs of encoder or decoder; ``level`` is the public name of its levels."""
     theirs = f"net.{half}."
     blocks = (f"{half}.levels.{{i}}.blocks.{{j}}.", f"{theirs}{level}.{{i}}.resnets.{{j}}.")
     middle = f"{theirs}mid_block."
@@ -109,7 +109,7 @@ def _half(half: str, level: str, resample: tuple[str, str]) -> tuple[tuple[str, 
         ((f"{half}.middle.after.", f"{middle}resnets.1."), _RESIDUAL),
         ((f"{half}.middle.attention.", f"{middle}attentions.0."), _ATTENTION),
     ]
-    names = [(a + ours, b + their) for (a, b), pairs in prefixed for ours, their in pairs]
+    names = [(a + own, b + public) for (a, b), pairs in prefixed for own, public in pairs]
     return (
         *names,
         (f"{half}.levels.{{i}}.{resample[0]}.{{leaf}}", f"{theirs}{level}.{{i}}.{resample[1]}.0.conv.{{leaf}}"),
@@ -119,110 +119,110 @@ def _half(half: str, level: str, resample: tuple[str, str]) -> tuple[tuple[str, 
     )
 
 
-def _stated(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    stated = {field: config.get(field, default) for field, default in defaults.items()}
-    return {field: tuple(value) if isinstance(value, list) else value for field, value in stated.items()}
+def _fields(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {field: config.get(field, default) for field, default in defaults.items()}
+    return {field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()}
 
 
-def _autoencoder_stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _stated(config, _AUTOENCODER_DEFAULTS)
+def _autoencoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    return _fields(config, _AUTOENCODER_DEFAULTS)
 
 
-def _autoencoder_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+def _autoencoder_shape_fields(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     widths = [shapes.get(f"net.encoder.down_blocks.{i}.resnets.0.conv1.weight", ()) for i in range(32)]
-    measured: dict[str, Any] = {
-        "layers_per_block": count_of("net.encoder.down_blocks.0.resnets.{j}.conv1.weight", shapes)
+    fields: dict[str, Any] = {
+        "layers_per_block": count_keys("net.encoder.down_blocks.0.resnets.{j}.conv1.weight", shapes)
     }
     stem, head = shapes.get("net.encoder.conv_in.weight", ()), shapes.get("net.decoder.conv_out.weight", ())
     latent = shapes.get("net.post_quant_conv.weight", ())
     if any(widths):
-        measured["block_out_channels"] = tuple(shape[0] for shape in widths if shape)
+        fields["block_out_channels"] = tuple(shape[0] for shape in widths if shape)
     for field, shape, axis in (("in_channels", stem, 1), ("out_channels", head, 0), ("latent_channels", latent, 0)):
         if len(shape) == 4:
-            measured[field] = shape[axis]
-    return measured
+            fields[field] = shape[axis]
+    return fields
 
 
-def _our_autoencoder(config: Mapping[str, Any]) -> AutoencoderForm:
-    stated = _autoencoder_stated(config)
+def _autoencoder_spec(config: Mapping[str, Any]) -> AutoencoderSpec:
+    fields = _autoencoder_fields(config)
     for field, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         levels = config.get(field, (kind,))
-        if set(levels) != {kind} or len(levels) != len(stated["block_out_channels"]):
+        if set(levels) != {kind} or len(levels) != len(fields["block_out_channels"]):
             raise ValueError(
-                f"{field}={list(levels)} is not built here; one {kind!r} for each of block_out_channels="
-                f"{list(stated['block_out_channels'])} is"
+                f"{field}={list(levels)} is not supported; it must contain {kind!r} once per entry of "
+                f"block_out_channels={list(fields['block_out_channels'])}"
             )
     if config.get("act_fn", "silu") != "silu":
-        raise ValueError(f"act_fn={config['act_fn']!r} is not built here; only 'silu' is")
-    if stated["in_channels"] != stated["out_channels"]:
+        raise ValueError(f"act_fn={config['act_fn']!r} is not supported; only 'silu' is")
+    if fields["in_channels"] != fields["out_channels"]:
         raise ValueError(
-            f"in_channels={stated['in_channels']} and out_channels={stated['out_channels']} must be equal: an "
-            "autoencoder gives back what it was given"
+            f"in_channels={fields['in_channels']} and out_channels={fields['out_channels']} must be equal for an "
+            "autoencoder"
         )
-    own = AutoencoderConfig(
-        widths=stated["block_out_channels"],
-        blocks=stated["layers_per_block"],
-        latent_channels=stated["latent_channels"],
-        groups=stated["norm_num_groups"],
+    autoencoder = AutoencoderConfig(
+        widths=fields["block_out_channels"],
+        blocks=fields["layers_per_block"],
+        latent_channels=fields["latent_channels"],
+        groups=fields["norm_num_groups"],
     )
-    return AutoencoderForm(config=own, channels=stated["in_channels"])
+    return AutoencoderSpec(config=autoencoder, channels=fields["in_channels"])
 
 
-def _casformer_stated(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _stated(config, _CASFORMER_DEFAULTS)
+def _casformer_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    return _fields(config, _CASFORMER_DEFAULTS)
 
 
-def _casformer_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    measured: dict[str, Any] = {
-        "enc_depth": count_of("model.encoder_blocks.{i}.attn.qkv.weight", shapes),
-        "latent_depth": count_of("model.blocks.{i}.attn.qkv.weight", shapes),
+def _casformer_shape_fields(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "enc_depth": count_keys("model.encoder_blocks.{i}.attn.qkv.weight", shapes),
+        "latent_depth": count_keys("model.blocks.{i}.attn.qkv.weight", shapes),
     }
     embed = shapes.get("model.x_embedder.proj.weight", ())
-    joined = shapes.get("model.enc2hidden_linear.weight", ())
+    aggregate = shapes.get("model.enc2hidden_linear.weight", ())
     head = shapes.get("model.final_layer.linear.weight", ())
-    places = shapes.get("model.pos_embed", ())
+    positions = shapes.get("model.pos_embed", ())
     if len(embed) == 4:
-        measured |= {"enc_hidden_size": embed[0], "in_channels": embed[1], "patch_size": embed[2]}
-        if len(places) == 3:
-            measured["input_size"] = round(places[1] ** 0.5) * embed[2]
+        fields |= {"enc_hidden_size": embed[0], "in_channels": embed[1], "patch_size": embed[2]}
+        if len(positions) == 3:
+            fields["input_size"] = round(positions[1] ** 0.5) * embed[2]
         if len(head) == 2:
-            measured["out_channels"] = head[0] // embed[2] ** 2
-        if len(joined) == 2:
-            measured |= {"hidden_size": joined[0], "split_num": joined[1] // embed[0]}
-    return measured
+            fields["out_channels"] = head[0] // embed[2] ** 2
+        if len(aggregate) == 2:
+            fields |= {"hidden_size": aggregate[0], "split_num": aggregate[1] // embed[0]}
+    return fields
 
 
-def _our_casformer(config: Mapping[str, Any]) -> CasFormerForm:
-    stated = _casformer_stated(config)
+def _casformer_spec(config: Mapping[str, Any]) -> CasFormerSpec:
+    fields = _casformer_fields(config)
     if config.get("learn_sigma", False):
-        raise ValueError("learn_sigma=True is not built here: the network predicts no variance")
-    frames, channels = stated["split_num"], stated["in_channels"] // 2
-    if stated["in_channels"] % 2 or stated["out_channels"] != frames * channels:
+        raise ValueError("learn_sigma=True is not supported; the network does not predict a variance")
+    frames, channels = fields["split_num"], fields["in_channels"] // 2
+    if fields["in_channels"] % 2 or fields["out_channels"] != frames * channels:
         raise ValueError(
-            f"in_channels={stated['in_channels']} must be twice the channels of a latent (noisy and condition), and "
-            f"out_channels={stated['out_channels']} those of split_num={frames} frames"
+            f"in_channels={fields['in_channels']} must be even (noisy latent and condition), and "
+            f"out_channels={fields['out_channels']} must be half of it times split_num={frames}"
         )
-    own = CasFormerConfig(
-        frame_width=stated["enc_hidden_size"],
-        frame_depth=stated["enc_depth"],
-        frame_heads=stated["single_heads_num"],
-        width=stated["hidden_size"],
-        depth=stated["latent_depth"],
-        heads=stated["num_heads"],
-        feed_forward_ratio=float(stated["mlp_ratio"]),
-        patch=stated["patch_size"],
+    casformer = CasFormerConfig(
+        frame_width=fields["enc_hidden_size"],
+        frame_depth=fields["enc_depth"],
+        frame_heads=fields["single_heads_num"],
+        width=fields["hidden_size"],
+        depth=fields["latent_depth"],
+        heads=fields["num_heads"],
+        feed_forward_ratio=float(fields["mlp_ratio"]),
+        patch=fields["patch_size"],
     )
-    return CasFormerForm(
-        config=own, frames=frames, channels=channels, places=stated["input_size"] // stated["patch_size"]
+    return CasFormerSpec(
+        config=casformer, frames=frames, channels=channels, positions=fields["input_size"] // fields["patch_size"]
     )
 
 
 def _positions(model: nn.Module) -> dict[str, Tensor]:
     assert isinstance(model, CasFormer)
-    places = model.published_positions
-    assert places is not None
+    positions = model.published_positions
+    assert positions is not None
     like = model.aggregate.weight
-    return {"model.pos_embed": position_table(places, places, model.config.frame_width, like=like)[None]}
+    return {"model.pos_embed": position_table(positions, positions, model.config.frame_width, like=like)[None]}
 
 
 def _blocks(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
@@ -238,21 +238,21 @@ def _blocks(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
 
 AUTOENCODER = PublicArchitecture(
     source=f"autoencoder_kl of {_SOURCE}",
-    names=(
+    key_pairs=(
         *_half("encoder", "down_blocks", ("down", "downsamplers")),
         *_half("decoder", "up_blocks", ("up", "upsamplers")),
         ("to_moments.{leaf}", "net.quant_conv.{leaf}"),
         ("from_latent.{leaf}", "net.post_quant_conv.{leaf}"),
     ),
-    ours=_our_autoencoder,
+    to_spec=_autoencoder_spec,
     released=_RELEASED_AUTOENCODER,
-    stated=_autoencoder_stated,
-    measured=_autoencoder_measured,
+    config_fields=_autoencoder_fields,
+    shape_fields=_autoencoder_shape_fields,
 )
 
 CASFORMER = PublicArchitecture(
     source=f"CasFormer of {_SOURCE}",
-    names=(
+    key_pairs=(
         *_blocks("frame_blocks", "encoder_blocks"),
         *_blocks("blocks", "blocks"),
         ("embed.{leaf}", "model.x_embedder.proj.{leaf}"),
@@ -264,9 +264,9 @@ CASFORMER = PublicArchitecture(
         ("modulate.{leaf}", "model.final_layer.adaLN_modulation.1.{leaf}"),
         ("head.{leaf}", "model.final_layer.linear.{leaf}"),
     ),
-    ours=_our_casformer,
+    to_spec=_casformer_spec,
     released=_RELEASED_CASFORMER,
-    stated=_casformer_stated,
-    measured=_casformer_measured,
+    config_fields=_casformer_fields,
+    shape_fields=_casformer_shape_fields,
     constants=_positions,
 )

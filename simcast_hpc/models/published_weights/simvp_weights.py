@@ -1,13 +1,13 @@
-"""SimVP as OpenSTL publishes it."""
+"""SimVP as published by OpenSTL."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from simcast_hpc.config import SimVPConfig
 
-from .architecture import OurForm, PublicArchitecture, Shape, count_of
+from .architecture import ForecasterSpec, PublicArchitecture, Shape, count_keys
 
-# OpenSTL's SimVP_Model with its IncepU translator. Its constructor fixes the inception kernels and the groups.
+# Defaults of OpenSTL's SimVP_Model with the IncepU translator; its constructor fixes inception kernels and groups.
 _SIMVP_DEFAULTS: dict[str, Any] = {
     "hid_S": 16,
     "hid_T": 256,
@@ -20,19 +20,19 @@ _SIMVP_DEFAULTS: dict[str, Any] = {
 }
 
 
-def _simvp_stated(config: Mapping[str, Any]) -> dict[str, Any]:
+def _simvp_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     in_shape = config.get("in_shape")
     if in_shape is None or len(in_shape) != 4:
         raise ValueError(f"in_shape={in_shape!r} of the public SimVP must be [T, C, H, W], such as [13, 1, 384, 384]")
-    stated = {field: config.get(field, default) for field, default in _SIMVP_DEFAULTS.items()}
-    stated["incep_ker"] = tuple(stated["incep_ker"])
-    return {"in_shape T": in_shape[0], "in_shape C": in_shape[1], **stated}
+    fields = {field: config.get(field, default) for field, default in _SIMVP_DEFAULTS.items()}
+    fields["incep_ker"] = tuple(fields["incep_ker"])
+    return {"in_shape T": in_shape[0], "in_shape C": in_shape[1], **fields}
 
 
-def _simvp_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
-    measured: dict[str, Any] = {
-        "N_S": count_of("enc.enc.{i}.conv.norm.weight", shapes),
-        "N_T": count_of("hid.enc.{i}.conv1.weight", shapes),
+def _simvp_shape_fields(shapes: Mapping[str, Shape]) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "N_S": count_keys("enc.enc.{i}.conv.norm.weight", shapes),
+        "N_T": count_keys("hid.enc.{i}.conv1.weight", shapes),
     }
     first = shapes.get("enc.enc.0.conv.conv.weight", ())
     up = shapes.get("dec.dec.0.conv.conv.0.weight", ())
@@ -40,48 +40,48 @@ def _simvp_measured(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     branches = [shapes.get(f"hid.enc.0.layers.{j}.conv.weight", ()) for j in range(len(shapes))]
     branches = [shape for shape in branches if len(shape) == 4]
     if len(first) == 4:
-        measured |= {"hid_S": first[0], "in_shape C": first[1], "spatio_kernel_enc": first[2]}
+        fields |= {"hid_S": first[0], "in_shape C": first[1], "spatio_kernel_enc": first[2]}
     if len(up) == 4:
-        measured["spatio_kernel_dec"] = up[2]
+        fields["spatio_kernel_dec"] = up[2]
     if len(reduce) == 4 and len(first) == 4 and reduce[1] % first[0] == 0:
-        measured["in_shape T"] = reduce[1] // first[0]
+        fields["in_shape T"] = reduce[1] // first[0]
     if branches:
-        measured |= {"hid_T": branches[0][0], "incep_ker": tuple(shape[2] for shape in branches)}
+        fields |= {"hid_T": branches[0][0], "incep_ker": tuple(shape[2] for shape in branches)}
     if branches and len(reduce) == 4:
-        measured["groups"] = reduce[0] // branches[0][1]
-    return measured
+        fields["groups"] = reduce[0] // branches[0][1]
+    return fields
 
 
-def _our_simvp(config: Mapping[str, Any]) -> OurForm:
-    stated = _simvp_stated(config)
+def _simvp_spec(config: Mapping[str, Any]) -> ForecasterSpec:
+    fields = _simvp_fields(config)
     translator = config.get("model_type") or "gSTA"
     if translator.lower() != "incepu":
         raise ValueError(
-            f"model_type={translator!r} (the public default is 'gSTA') is another translator; ours is 'IncepU', "
-            "the one of SimCast"
+            f"model_type={translator!r} (the public default is 'gSTA') is not supported; only the translator of "
+            "SimCast, 'IncepU', is"
         )
-    if stated["spatio_kernel_enc"] != stated["spatio_kernel_dec"]:
+    if fields["spatio_kernel_enc"] != fields["spatio_kernel_dec"]:
         raise ValueError(
-            f"spatio_kernel_enc={stated['spatio_kernel_enc']} and spatio_kernel_dec={stated['spatio_kernel_dec']} "
-            "must be equal: ours has one kernel size for encoder and decoder"
+            f"spatio_kernel_enc={fields['spatio_kernel_enc']} and spatio_kernel_dec={fields['spatio_kernel_dec']} "
+            "must be equal, because encoder and decoder share one kernel size here"
         )
-    own = SimVPConfig(
-        hidden_spatial=stated["hid_S"],
-        hidden_temporal=stated["hid_T"],
-        spatial_blocks=stated["N_S"],
-        temporal_blocks=stated["N_T"],
-        spatial_kernel=stated["spatio_kernel_enc"],
-        inception_kernels=stated["incep_ker"],
-        groups=stated["groups"],
+    model = SimVPConfig(
+        hidden_spatial=fields["hid_S"],
+        hidden_temporal=fields["hid_T"],
+        spatial_blocks=fields["N_S"],
+        temporal_blocks=fields["N_T"],
+        spatial_kernel=fields["spatio_kernel_enc"],
+        inception_kernels=fields["incep_ker"],
+        groups=fields["groups"],
     )
-    frames_in = stated["in_shape T"]
+    frames_in = fields["in_shape T"]
     frames_out = config.get("aft_seq_length", frames_in)
-    return OurForm(model=own, frames_in=frames_in, frames_out=frames_out, channels=stated["in_shape C"])
+    return ForecasterSpec(model=model, frames_in=frames_in, frames_out=frames_out, channels=fields["in_shape C"])
 
 
 SIMVP = PublicArchitecture(
     source="SimVP_Model (IncepU) of chengtan9907/OpenSTL, commit c74deb5",
-    names=(
+    key_pairs=(
         ("encoder.blocks.{i}.conv.{leaf}", "enc.enc.{i}.conv.conv.{leaf}"),
         ("encoder.blocks.{i}.norm.{leaf}", "enc.enc.{i}.conv.norm.{leaf}"),
         ("translator.encoder.{i}.reduce.{leaf}", "hid.enc.{i}.conv1.{leaf}"),
@@ -95,7 +95,7 @@ SIMVP = PublicArchitecture(
         ("decoder.blocks.{i}.norm.{leaf}", "dec.dec.{i}.conv.norm.{leaf}"),
         ("head.{leaf}", "dec.readout.{leaf}"),
     ),
-    ours=_our_simvp,
+    to_spec=_simvp_spec,
     released={
         "in_shape": [13, 1, 384, 384],
         "aft_seq_length": 12,
@@ -105,6 +105,6 @@ SIMVP = PublicArchitecture(
         "N_T": 4,
         "model_type": "IncepU",
     },
-    stated=_simvp_stated,
-    measured=_simvp_measured,
+    config_fields=_simvp_fields,
+    shape_fields=_simvp_shape_fields,
 )

@@ -1,4 +1,4 @@
-"""Why a state dict does not fit a configuration, in words."""
+"""Checks of a published state dict against its configuration."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,89 +9,92 @@ from torch import Tensor
 from .architecture import PublicArchitecture, Shape
 
 
-def reject_misfit(
+def check_keys_and_shapes(
     architecture: PublicArchitecture,
     config: Mapping[str, Any],
     expected: Mapping[str, Shape],
     state_dict: Mapping[str, Tensor],
 ) -> None:
-    """Say what does not fit: missing and unexpected keys, shapes, and the field that would explain them.
+    """Check the keys and shapes of a state dict.
 
     Raises:
-        ValueError: ``state_dict`` has other keys or shapes than ``expected``.
+        ValueError: ``state_dict`` does not have the keys and shapes of ``expected``. The message contains the first
+            missing and unexpected keys, the shapes, and the configuration fields that explain the difference.
     """
-    given = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    misshapen = [key for key in expected if key in given and given[key] != expected[key]]
-    if not (missing or unexpected or misshapen):
+    actual = {key: tuple(tensor.shape) for key, tensor in state_dict.items()}
+    missing = [key for key in expected if key not in actual]
+    unexpected = [key for key in actual if key not in expected]
+    different = [key for key in expected if key in actual and actual[key] != expected[key]]
+    if not (missing or unexpected or different):
         return
-    lines = [f"the state dict does not fit this configuration of {architecture.source}:"]
+    lines = [f"the state dict does not match this configuration of {architecture.source}:"]
     if missing:
         lines.append(f"  {len(missing)} missing, first {missing[0]} {list(expected[missing[0]])}")
     if unexpected:
-        lines.append(f"  {len(unexpected)} unexpected, first {unexpected[0]} {list(given[unexpected[0]])}")
-    if misshapen:
-        key = misshapen[0]
+        lines.append(f"  {len(unexpected)} unexpected, first {unexpected[0]} {list(actual[unexpected[0]])}")
+    if different:
+        key = different[0]
         lines.append(
-            f"  {len(misshapen)} of another shape, first {key}: the configuration gives {list(expected[key])}, "
-            f"the state dict has {list(given[key])}"
+            f"  {len(different)} of different shape, first {key}: {list(expected[key])} in the configuration, "
+            f"{list(actual[key])} in the state dict"
         )
-    lines += [f"  {line}" for line in _explanations(architecture, config, expected, given)]
+    lines += [f"  {line}" for line in _explanations(architecture, config, expected, actual)]
     raise ValueError("\n".join(lines))
 
 
-def reject_other_constants(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse stored constants that are not those of the configuration.
+def check_constants(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
+    """Check that stored constants equal those of the configuration.
 
     Raises:
-        ValueError: a tensor of ``state_dict`` differs from the one of that key in ``constants``.
+        ValueError: a tensor of ``state_dict`` differs from that of the same key in ``constants``.
     """
-    for key, wanted in constants.items():
-        # Tables of floats are computed, and two libraries' sines differ in the last bit.
-        near = torch.allclose if wanted.is_floating_point() else torch.equal
-        if not near(state_dict[key].to(wanted), wanted):
+    for key, constant in constants.items():
+        # Computed tables of floats differ in the last bit between libraries.
+        equal = torch.allclose if constant.is_floating_point() else torch.equal
+        if not equal(state_dict[key].to(constant), constant):
             raise ValueError(
-                f"{key} of the state dict differs from what the configuration fixes: the tables that it indexes are "
-                "laid out in another way, and the weights would be read wrongly"
+                f"{key} of the state dict differs from the value that the configuration determines; the weights have a "
+                "different layout and cannot be loaded"
             )
 
 
-def reject_integers(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse weights that are no floating-point numbers, as a quantised file holds them.
+def check_floating_point(constants: Mapping[str, Tensor], state_dict: Mapping[str, Tensor]) -> None:
+    """Check that all weights are floating point, unlike those of a quantized file.
 
     Raises:
-        TypeError: names the first such key and its dtype.
+        TypeError: a weight is not; the message contains the first such key and its dtype.
     """
     for key, tensor in state_dict.items():
         if key not in constants and not tensor.is_floating_point():
-            raise TypeError(f"{key} of the state dict is {tensor.dtype}; weights are floating-point, such as float32")
+            raise TypeError(
+                f"{key} of the state dict has dtype {tensor.dtype}; weights must be floating point, such as float32"
+            )
 
 
 def _explanations(
     architecture: PublicArchitecture,
     config: Mapping[str, Any],
     expected: Mapping[str, Shape],
-    given: Mapping[str, Shape],
+    actual: Mapping[str, Shape],
 ) -> list[str]:
-    prefix = _shared_prefix(expected, given)
+    prefix = _shared_prefix(expected, actual)
     if prefix:
-        return [f"every key begins with {prefix!r}, which a training wrapper adds: remove it"]
-    stated, measured = architecture.stated(config), architecture.measured(given)
-    differing = [
-        f"{field}={stated[field]!r} in the configuration, {value!r} by the shapes of the state dict"
-        for field, value in measured.items()
-        if stated[field] != value
+        return [f"every key starts with {prefix!r}, which a training wrapper added; remove this prefix"]
+    fields = architecture.config_fields(config)
+    differences = [
+        f"{field}={fields[field]!r} in the configuration but {value!r} in the state dict"
+        for field, value in architecture.shape_fields(actual).items()
+        if fields[field] != value
     ]
-    return differing or ["no field of the configuration explains this: the file may be cut short or of another model"]
+    return differences or ["no configuration field explains this; the file may be truncated or of another model"]
 
 
-def _shared_prefix(expected: Mapping[str, Shape], given: Mapping[str, Shape]) -> str:
-    """Return the prefix that turns every given key into an expected one, or the empty string."""
+def _shared_prefix(expected: Mapping[str, Shape], actual: Mapping[str, Shape]) -> str:
+    """Return the prefix whose removal turns every actual key into an expected one, or the empty string."""
     first = next(iter(expected))
-    for key in given:
+    for key in actual:
         if key != first and key.endswith(first):
             prefix = key.removesuffix(first)
-            if all(other.startswith(prefix) and other.removeprefix(prefix) in expected for other in given):
+            if all(other.startswith(prefix) and other.removeprefix(prefix) in expected for other in actual):
                 return prefix
     return ""
