@@ -21,7 +21,15 @@ from torch import Tensor
 
 from benchmarks.harness import RESULTS, machine, write_rows
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
-from simcast_hpc.diffusion import Drawn, Rows, Step, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import (
+    BatchNoise,
+    SamplerStep,
+    SamplingResult,
+    make_schedule,
+    plan_steps,
+    run_sampler,
+    spaced_timesteps,
+)
 from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
@@ -113,25 +121,25 @@ def timed(
 
 
 def draw(
-    network: CasFormer, steps: Sequence[Step], condition: Tensor, numbers: range, graphs: Graphs | None = None
+    network: CasFormer, steps: Sequence[SamplerStep], condition: Tensor, numbers: range, graphs: Graphs | None = None
 ) -> Tensor:
     """Return the latents of some members of one window, with guidance."""
     member = torch.tensor(list(numbers), device=condition.device)
-    rows = Rows(7, torch.zeros_like(member), member)
+    rows = BatchNoise(7, torch.zeros_like(member), member)
 
-    def loop(start: Tensor, sample: Tensor, member: Tensor, under: Tensor) -> Drawn:
-        return walk(
+    def loop(start: Tensor, sample: Tensor, member: Tensor, under: Tensor) -> SamplingResult:
+        return run_sampler(
             steps,
             lambda x, t: network(x, t, under),
             start,
             unconditional=lambda x, t: network(x, t, torch.zeros_like(under)),
             guidance=GUIDANCE,
             clip=CLIP,
-            rows=Rows(rows.key, sample, member),
+            batch_noise=BatchNoise(rows.key, sample, member),
         )
 
     under = condition.expand(len(numbers), -1, -1, -1, -1)
-    tensors = (rows.start(tuple(condition.shape[1:])), rows.sample, member, under)
+    tensors = (rows.initial(tuple(condition.shape[1:])), rows.sample, member, under)
     return (loop(*tensors) if graphs is None else graphs.run(loop, *tensors)).latents
 
 

@@ -1,4 +1,4 @@
-"""The losses: SimCast's weighted MSE (Eq. 1-2), bound to a data set's code, and those of the autoencoder."""
+"""Losses: the weighted MSE of SimCast (Eq. 1-2) with thresholds of a data set, and the autoencoder losses."""
 
 import torch
 import torch.nn.functional as F
@@ -10,17 +10,17 @@ from simcast_kernels.weighted_mse import weighted_mse
 
 
 class WeightedMSE(torch.nn.Module):
-    """Sum over valid pixels of w(y) (f - y)^2, over B T' C H W: a constant denominator.
+    """Weighted MSE: the sum over valid pixels of w(y) (f - y)^2, divided by the constant B T' C H W.
 
-    w is a step function of the target: 1 up to the data set's highest evaluation threshold and 10 above it in
-    the paper; any table of thresholds and weights here.
+    The weight w is a step function of the target. In the paper it is 1 up to the highest evaluation threshold of the
+    data set and 10 above; here thresholds and weights are configurable.
     """
 
     def __init__(self, config: LossConfig, spec: DatasetSpec):
-        """Turn the thresholds into code.
+        """Convert the thresholds to encoded values.
 
         Raises:
-            DataError: ``loss.unit`` is not the data set's unit, or a threshold lies outside its code.
+            DataError: ``loss.unit`` is not the unit of the data set, or a threshold is outside its range.
         """
         super().__init__()
         if config.thresholds is None:
@@ -33,8 +33,8 @@ class WeightedMSE(torch.nn.Module):
         """Return the loss, fp32 scalar.
 
         Args:
-            prediction: fp32 ``[B, T', C, H, W]`` in units of code / 255.
-            target: uint8 code or float32 code / 255, same shape.
+            prediction: fp32 ``[B, T', C, H, W]`` in [0, 1] (encoded value / 255).
+            target: encoded value, uint8, or encoded value / 255, float32; same shape.
             valid: bool, same shape, False where the target is missing; or None.
         """
         return weighted_mse(
@@ -48,9 +48,9 @@ class WeightedMSE(torch.nn.Module):
 
 
 def reconstruction_loss(frames: Tensor, reconstruction: Tensor, valid: Tensor, log_variance: Tensor) -> Tensor:
-    """Return the negative log-likelihood of a Laplace-like error with one learned variance, summed over valid pixels.
+    """Return the negative log-likelihood of a Laplacian error with one learned log-scale, over valid pixels.
 
-    ``sum (|x - r| / exp(s) + s) / N`` (as in Rombach et al.'s code; s is ``log_variance``).
+    ``sum (|x - r| / exp(s) + s) / N``, as in the code of Rombach et al.; s is ``log_variance``.
 
     Args:
         frames: x, fp32 ``[N, C, H, W]``.
@@ -62,6 +62,6 @@ def reconstruction_loss(frames: Tensor, reconstruction: Tensor, valid: Tensor, l
     return (error * torch.exp(-log_variance) + log_variance * valid.sum()).squeeze() / len(frames)
 
 
-def hinge_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Return the discriminator's hinge loss of its logits (Lim and Ye 2017, Eq. 4 and 5, halved)."""
-    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + made).mean())
+def hinge_loss(real: Tensor, reconstructed: Tensor) -> Tensor:
+    """Return the hinge loss of the discriminator from its logits (Lim and Ye 2017, Eq. 4 and 5, halved)."""
+    return 0.5 * (F.relu(1.0 - real).mean() + F.relu(1.0 + reconstructed).mean())

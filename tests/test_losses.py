@@ -1,4 +1,4 @@
-"""The loss bound to a data set's code: where the weight steps, in which unit, over which denominator."""
+"""Weighted MSE: thresholds in the units of a data set, weights, mask and denominator."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def _loss(dataset: str, **loss) -> WeightedMSE:
 
 
 def _weight(loss: WeightedMSE, target: torch.Tensor) -> float:
-    """The weight of a target that fills the field: the loss of a prediction that is 0.5 off."""
+    """Return the weight of a constant target, from the loss of a prediction with error 0.5."""
     unit = target.float() / 255 if target.dtype == torch.uint8 else target
     return loss(unit + 0.5, target, None).item() / 0.25
 
@@ -26,7 +26,7 @@ def _full(value: float, dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("code", "weight"), [(0, 1), (181, 1), (218, 1), (219, 1), (220, 10), (254, 10)])
-def test_sevirs_weight_steps_above_219(code, weight):
+def test_sevir_weight_increases_above_219(code, weight):
     loss = _loss("sevir")
     assert loss.thresholds == (219.0,)
     assert _weight(loss, _full(code, torch.uint8)) == pytest.approx(weight, rel=1e-5)
@@ -34,12 +34,12 @@ def test_sevirs_weight_steps_above_219(code, weight):
     assert _weight(loss, _full(float(unit), torch.float32)) == pytest.approx(weight, rel=1e-5)
 
 
-def test_a_float_target_just_above_219_is_above():
+def test_float_target_just_above_threshold():
     above = float(np.nextafter(np.float32(219) / np.float32(255), np.float32(1)))
     assert _weight(_loss("sevir"), _full(above, torch.float32)) == pytest.approx(10, rel=1e-5)
 
 
-def test_a_rain_rate_threshold_stands_where_the_rate_is():
+def test_rain_rate_threshold_is_encoded():
     loss = _loss("mrms-4km", thresholds=(10.0,), unit="mm/h", weights=(1.0, 10.0))
     rates = read_spec("mrms-4km").encoding.decode(np.arange(255, dtype=np.uint8))
     last_below = int(np.flatnonzero(rates <= 10.0)[-1])
@@ -48,21 +48,21 @@ def test_a_rain_rate_threshold_stands_where_the_rate_is():
     assert _weight(loss, _full(last_below + 1, torch.uint8)) == pytest.approx(10, rel=1e-5)
 
 
-def test_by_default_the_step_stands_at_the_highest_threshold():
+def test_default_threshold_is_the_highest():
     spec = read_spec("mrms-4km")
     assert _loss("mrms-4km").thresholds == spec.threshold_codes()[-1:]
 
 
-def test_a_table_gives_one_weight_an_interval_and_inclusive_moves_the_border():
+def test_one_weight_per_interval_and_inclusive_bounds():
     table = {"thresholds": (74.0, 133.0, 219.0), "unit": "code", "weights": (1.0, 2.0, 5.0, 10.0)}
-    for inclusive, wanted in ((False, (1, 1, 2, 2, 5, 10)), (True, (1, 2, 2, 5, 5, 10))):
+    for inclusive, expected in ((False, (1, 1, 2, 2, 5, 10)), (True, (1, 2, 2, 5, 5, 10))):
         loss = _loss("sevir", **table, inclusive=inclusive)
         got = [_weight(loss, _full(code, torch.uint8)) for code in (73, 74, 75, 133, 218, 220)]
-        assert got == pytest.approx(wanted, rel=1e-5)
+        assert got == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_the_loss_is_the_masked_sum_over_a_constant_denominator(dtype):
+def test_masked_sum_over_constant_denominator(dtype):
     generator = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 255, SHAPE, dtype=torch.uint8, generator=generator)
     valid = torch.rand(SHAPE, generator=generator) > 0.3
@@ -77,7 +77,7 @@ def test_the_loss_is_the_masked_sum_over_a_constant_denominator(dtype):
     np.testing.assert_allclose(prediction.grad.numpy(), 2 * weight * error / codes.numel(), rtol=2e-5, atol=1e-9)
 
 
-def test_the_loss_of_a_batch_is_the_mean_over_its_micro_batches_however_much_is_missing():
+def test_batch_loss_is_mean_over_micro_batches():
     generator = torch.Generator().manual_seed(1)
     codes = torch.randint(0, 255, (4, 3, 1, 4, 4), dtype=torch.uint8, generator=generator)
     valid = torch.ones_like(codes, dtype=torch.bool)
@@ -89,13 +89,13 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_micro_batches_however_much_is_
     torch.testing.assert_close(torch.stack(parts).mean(), loss(prediction, codes, valid))
 
 
-def test_without_a_table_every_pixel_weighs_the_same():
+def test_no_thresholds_gives_uniform_weight():
     loss = _loss("sevir", thresholds=(), weights=(1.0,))
     assert _weight(loss, _full(250, torch.uint8)) == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("dataset", "thresholds", "unit", "says"),
+    ("dataset", "thresholds", "unit", "message"),
     [
         ("sevir", (30.0,), "mm/h", r"are in 'mm/h', but sevir is coded in 'kg/m\^2'"),
         ("mrms-4km", (40.0,), "dBZ", "are in 'dBZ', but mrms-4km is coded in 'mm/h'"),
@@ -103,10 +103,10 @@ def test_without_a_table_every_pixel_weighs_the_same():
         ("sevir", (255.0,), "code", "threshold 255 code"),
     ],
 )
-def test_thresholds_in_the_wrong_unit_are_rejected(dataset, thresholds, unit, says):
-    with pytest.raises(DataError, match=says):
+def test_rejects_thresholds_in_wrong_unit(dataset, thresholds, unit, message):
+    with pytest.raises(DataError, match=message):
         _loss(dataset, thresholds=thresholds, unit=unit)
 
 
-def test_the_loss_has_nothing_that_an_engine_could_cast():
+def test_loss_has_no_state_that_an_engine_could_cast():
     assert not list(_loss("sevir").state_dict())

@@ -1,7 +1,7 @@
-"""Random numbers of training and sampling as functions of counters: nothing of them needs saving, or agreeing on.
+"""Counter-based random numbers for training and sampling: nothing has to be stored or synchronized between ranks.
 
-The noise of an element is a function of (seed, purpose, sample, member, step, element). So members never repeat, and
-always reproduce, however they are batched, chunked or spread over ranks.
+The noise of an element is a function of (seed, purpose, sample, member, step, element). Members are therefore distinct
+and reproducible for any batch size, chunking and number of ranks.
 """
 
 import hashlib
@@ -13,23 +13,23 @@ from torch import Tensor
 from simcast_kernels.philox import normals, philox
 from simcast_kernels.sampler_step import Counters
 
-_START = 2**32 - 1  # the step whose noise a sampler begins from; a schedule has no such timestep
+_INITIAL_STEP = 2**32 - 1  # the step of the initial noise of a sampler; no schedule has such a timestep
 
 
 def stream_key(seed: int, purpose: str) -> int:
-    """Return the Philox key of one use of chance under a seed, in [0, 2^63); uses do not share a stream."""
+    """Return the Philox key of a seed and purpose, in [0, 2^63); different purposes have different streams."""
     digest = hashlib.blake2b(f"{seed}:{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What the rows of a batch are: a member of a sample each.
+class BatchNoise:
+    """Random numbers of a batch in which each row is one member of one sample.
 
     Attributes:
-        key: the stream, from :func:`stream_key`.
-        sample: which sample a row belongs to, int64 ``[rows]``, in [0, 2^32): its place in the data set.
-        member: which member of it, int64 ``[rows]``, in [0, 2^32).
+        key: key of the stream, from :func:`stream_key`.
+        sample: sample of each row, int64 ``[rows]``, in [0, 2^32): its index in the data set.
+        member: ensemble member of each row, int64 ``[rows]``, in [0, 2^32).
     """
 
     key: int
@@ -37,12 +37,12 @@ class Rows:
     member: Tensor
 
     def counters(self, step: int) -> Counters:
-        """Return where the noise that a sampler adds at ``step`` comes from."""
+        """Return the counters of the noise that a sampler adds at ``step``."""
         return Counters(self.key, self.sample, self.member, step)
 
-    def start(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the noise that sampling begins from, ``[rows, *shape]``."""
-        return self.normal(shape, step=_START, dtype=dtype)
+    def initial(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return the initial noise of sampling, ``[rows, *shape]``."""
+        return self.normal(shape, step=_INITIAL_STEP, dtype=dtype)
 
     def normal(self, shape: tuple[int, ...], *, step: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return standard normal numbers ``[rows, *shape]`` of one step."""
@@ -52,20 +52,20 @@ class Rows:
         return flat.view(-1, *shape)
 
     def uniform(self) -> Tensor:
-        """Return one number in [0, 1) for each row, float64."""
+        """Return one number in [0, 1) per row, float64."""
         zero = torch.zeros((), dtype=torch.int64, device=self.sample.device)
         return philox(self.key, (zero, self.sample, self.member, zero))[0].double() * 2.0**-32
 
 
-def rows_of(positions: list[int], *, seed: int, purpose: str, device: torch.device | str) -> Rows:
-    """Return rows for training: each sample by its position in the run, one member.
+def training_noise(positions: list[int], *, seed: int, purpose: str, device: torch.device | str) -> BatchNoise:
+    """Return the random numbers of a training batch, in which a row is a sample at a position of the run.
 
-    Position p of the run is split into two words, so that runs of any length have streams of their own.
+    The position is split into two 32-bit words, so that runs of any length have unique streams.
     """
-    place = torch.tensor(positions, dtype=torch.int64, device=device)
-    return Rows(stream_key(seed, purpose), place & 0xFFFFFFFF, place >> 32)
+    position = torch.tensor(positions, dtype=torch.int64, device=device)
+    return BatchNoise(stream_key(seed, purpose), position & 0xFFFFFFFF, position >> 32)
 
 
-def draw_timesteps(rows: Rows, timesteps: int) -> Tensor:
-    """Return a timestep for each row, uniform in 0 .. ``timesteps`` - 1, int64."""
-    return (rows.uniform() * timesteps).long().clamp_max(timesteps - 1)
+def sample_timesteps(noise: BatchNoise, timesteps: int) -> Tensor:
+    """Return one timestep per row, uniform in 0 .. ``timesteps`` - 1, int64."""
+    return (noise.uniform() * timesteps).long().clamp_max(timesteps - 1)

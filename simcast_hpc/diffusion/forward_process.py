@@ -1,4 +1,4 @@
-"""The forward process and what a network learns of it."""
+"""The forward process, the training target of the network, and the clean latent from a prediction."""
 
 from typing import Literal
 
@@ -25,7 +25,7 @@ def add_noise(schedule: NoiseSchedule, clean: Tensor, noise: Tensor, timesteps: 
 def training_target(
     schedule: NoiseSchedule, kind: PredictionKind, clean: Tensor, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """Return what the network is to say: epsilon (Ho et al. 2020, Eq. 14) or v (Salimans and Ho 2022, section 4).
+    """Return the training target: epsilon (Ho et al. 2020, Eq. 14) or v (Salimans and Ho 2022, section 4).
 
     v = alpha_t epsilon - sigma_t x_0.
     """
@@ -38,20 +38,20 @@ def training_target(
 def clean_from_prediction(
     schedule: NoiseSchedule, kind: PredictionKind, noisy: Tensor, prediction: Tensor, timesteps: Tensor
 ) -> Tensor:
-    """Return the clean latent that a prediction stands for: the inverse of Eq. 4, or alpha_t x_t - sigma_t v."""
+    """Return the clean latent of a prediction: the inverse of Eq. 4, or alpha_t x_t - sigma_t v."""
     alpha, sigma = _factors(schedule, timesteps, like=noisy)
     if kind == "epsilon":
         return (noisy - sigma * prediction) / alpha
     return alpha * noisy - sigma * prediction
 
 
-def clean_forms(schedule: NoiseSchedule, kind: PredictionKind, timestep: int) -> tuple[float, float]:
+def clean_coefficients(schedule: NoiseSchedule, kind: PredictionKind, timestep: int) -> tuple[float, float]:
     """Return (a, b) such that the clean latent is a x_t + b prediction at ``timestep``."""
     alpha, sigma = schedule.alpha(timestep), schedule.sigma(timestep)
     return (1.0 / alpha, -sigma / alpha) if kind == "epsilon" else (alpha, -sigma)
 
 
-def noise_forms(schedule: NoiseSchedule, kind: PredictionKind, timestep: int) -> tuple[float, float]:
+def noise_coefficients(schedule: NoiseSchedule, kind: PredictionKind, timestep: int) -> tuple[float, float]:
     """Return (a, b) such that epsilon is a x_t + b prediction at ``timestep``."""
     return (0.0, 1.0) if kind == "epsilon" else (schedule.sigma(timestep), schedule.alpha(timestep))
 

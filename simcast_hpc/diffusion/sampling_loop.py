@@ -1,4 +1,4 @@
-"""From noise to clean latents: the network and one fused launch, step after step."""
+"""The sampling loop from noise to clean latents: one network call and one fused kernel per step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,119 +8,121 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import SimcastError
-from simcast_kernels.sampler_step import Coefficients, sampler_step
+from simcast_kernels.sampler_step import sampler_step
 
-from .counter_noise import Rows
-from .samplers import Step
+from .counter_noise import BatchNoise
+from .samplers import SamplerStep
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class NonFiniteLatentError(SimcastError, RuntimeError):
-    """Sampling came to latents that are infinite or NaN."""
+    """Sampling returned infinite or NaN latents."""
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What sampling gave, all of it on the device, so that nothing waits for it.
+class SamplingResult:
+    """Result of sampling. All tensors stay on the device, so that the host does not synchronize.
 
     Attributes:
         latents: clean latents ``[rows, ...]``.
-        clip_rate: the share of elements that were clipped, of the clean latents of all steps; float scalar.
-        broken: how many rows are not finite, int64 scalar.
+        clip_rate: fraction of clipped elements of the clean latents of all steps, float scalar.
+        non_finite: number of rows that are not finite, int64 scalar.
     """
 
     latents: Tensor
     clip_rate: Tensor
-    broken: Tensor
+    non_finite: Tensor
 
 
-def reject_broken(broken: Tensor, rows: int) -> None:
-    """Refuse latents of ``rows`` rows of which ``broken`` are not finite. Waits for the device.
+def check_finite(non_finite: Tensor, rows: int) -> None:
+    """Check that no row is non-finite. Synchronizes with the device.
 
     Raises:
-        NonFiniteLatentError: says how many.
+        NonFiniteLatentError: ``non_finite`` of ``rows`` rows are not finite.
     """
-    count = int(broken)
+    count = int(non_finite)
     if count:
         raise NonFiniteLatentError(
-            f"{count} of {rows} sampled latents are not finite: look at the condition and at the weights, or "
-            "sample in fp32"
+            f"{count} of {rows} sampled latents are not finite; check the condition and the weights, or sample in fp32"
         )
 
 
-def sample(steps: Sequence[Step], conditional: Denoiser, start: Tensor, **options: Any) -> Drawn:
-    """Return the clean latents that ``steps`` lead to from ``start``; as :func:`walk`, but refused if not finite.
+def sample(steps: Sequence[SamplerStep], conditional: Denoiser, start: Tensor, **options: Any) -> SamplingResult:
+    """Return the result of :func:`run_sampler` and check that it is finite. Synchronizes with the device.
 
     Raises:
-        ValueError: as :func:`walk`.
-        NonFiniteLatentError: what came out is not finite. Waits for the device.
+        ValueError: as :func:`run_sampler`.
+        NonFiniteLatentError: the result is not finite.
     """
-    drawn = walk(steps, conditional, start, **options)
-    reject_broken(drawn.broken, len(start))
-    return drawn
+    result = run_sampler(steps, conditional, start, **options)
+    check_finite(result.non_finite, len(start))
+    return result
 
 
-def walk(
-    steps: Sequence[Step],
+def run_sampler(
+    steps: Sequence[SamplerStep],
     conditional: Denoiser,
     start: Tensor,
     *,
     unconditional: Denoiser | None = None,
     guidance: float = 1.0,
     clip: float | None = None,
-    rows: Rows | None = None,
+    batch_noise: BatchNoise | None = None,
     noise: Callable[[int], Tensor] | None = None,
     after_step: Callable[[int, Tensor], None] | None = None,
-) -> Drawn:
-    """Return the clean latents that ``steps`` lead to from ``start``, finite or not.
+) -> SamplingResult:
+    """Run the sampler from ``start`` to clean latents, which may be non-finite.
 
-    Nothing in it waits for the device or has a shape that depends on values, so that a CUDA graph can hold it.
+    It neither synchronizes with the device nor creates shapes that depend on values, so a CUDA graph can capture it.
 
     Args:
-        steps: the sampler's steps, from ``samplers.plan_steps``.
-        conditional: (x_t, timesteps int64 ``[rows]``) to the prediction under each row's condition, in x_t's dtype.
-        start: pure noise ``[rows, ...]``, float32 or float64; see ``Rows.start``.
-        unconditional: the same without a condition; needed unless ``guidance`` is 1.
-        guidance: the weight of classifier-free guidance.
-        clip: bound of the clean latent's magnitude; None does not clip.
-        rows: counters of the noise that stochastic samplers add.
-        noise: given noise in their place: step number to a tensor of ``start``'s shape.
-        after_step: called with the step's number and the latent after it.
+        steps: steps of the sampler, from ``samplers.plan_steps``.
+        conditional: maps (x_t, timesteps int64 ``[rows]``) to the conditional prediction, in the dtype of x_t.
+        start: initial noise ``[rows, ...]``, float32 or float64; see ``BatchNoise.initial``.
+        unconditional: the unconditional prediction; required unless ``guidance`` is 1.
+        guidance: weight of classifier-free guidance.
+        clip: bound of the magnitude of the clean latent; None disables clipping.
+        batch_noise: counter-based noise for stochastic samplers.
+        noise: alternative source of noise, from step number to a tensor of the shape of ``start``.
+        after_step: called with the step number and the latent after each step.
 
     Raises:
         ValueError: guidance without an unconditional network, or a stochastic sampler without a source of noise.
     """
     if guidance != 1.0 and unconditional is None:
-        raise ValueError(f"guidance={guidance} needs the network without a condition as well")
-    if rows is None and noise is None and any(step.coefficients.noise for step in steps):
-        raise ValueError("this sampler adds noise: give rows (counters) or noise")
-    hits = torch.zeros((), dtype=torch.int64, device=start.device)
+        raise ValueError(f"guidance={guidance} requires an unconditional prediction")
+    if batch_noise is None and noise is None and any(step.coefficients.noise for step in steps):
+        raise ValueError("a stochastic sampler requires batch_noise or noise")
+    clip_count = torch.zeros((), dtype=torch.int64, device=start.device)
     latent, history = start, None
     for number, step in enumerate(steps):
-        told = torch.full((len(latent),), step.timestep, dtype=torch.int64, device=latent.device)
-        given = noise if step.coefficients.noise else None
-        forms = _without_noise(step.coefficients) if given is not None else step.coefficients
-        following = steps[number + 1] if number + 1 < len(steps) else None
+        # 1. Predictions of the network
+        timesteps = torch.full((len(latent),), step.timestep, dtype=torch.int64, device=latent.device)
+        prediction = conditional(latent, timesteps)
+        unconditional_prediction = None
+        if unconditional is not None and guidance != 1.0:
+            unconditional_prediction = unconditional(latent, timesteps)
+
+        # 2. Fused update of the latent; given noise is added separately
+        step_noise = noise if step.coefficients.noise else None
+        coefficients = step.coefficients if step_noise is None else step.coefficients._replace(noise=0.0)
+        next_step = steps[number + 1] if number + 1 < len(steps) else None
         latent, history = sampler_step(
             latent,
-            conditional(latent, told),
-            unconditional=None if unconditional is None or guidance == 1.0 else unconditional(latent, told),
+            prediction,
+            unconditional=unconditional_prediction,
             guidance=guidance,
             history=history if step.uses_history else None,
-            coefficients=forms,
+            coefficients=coefficients,
             clip=clip,
-            hits=hits,
-            counters=None if rows is None or not forms.noise else rows.counters(number),
-            with_clean=following is not None and following.uses_history,
+            hits=clip_count,
+            counters=None if batch_noise is None or not coefficients.noise else batch_noise.counters(number),
+            with_clean=next_step is not None and next_step.uses_history,
         )
-        if given is not None:
-            latent = latent + step.coefficients.noise * given(number)
+        if step_noise is not None:
+            latent = latent + step.coefficients.noise * step_noise(number)
         if after_step is not None:
             after_step(number, latent)
-    broken = (~torch.isfinite(latent.flatten(1)).all(dim=1)).sum()
-    return Drawn(latent, hits / (len(steps) * latent.numel()), broken)
-
-
-def _without_noise(coefficients: Coefficients) -> Coefficients:
-    return coefficients._replace(noise=0.0)
+    non_finite = (~torch.isfinite(latent.flatten(1)).all(dim=1)).sum()
+    return SamplingResult(latent, clip_count / (len(steps) * latent.numel()), non_finite)

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import peers, public_code
 from benchmarks.peers import WrongForecastError
-from simcast_hpc.diffusion import make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import make_schedule, plan_steps, run_sampler, spaced_timesteps
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_the_scheduler_that_stands_in_for_cascasts_steps_as_our_ddim():
         return torch.sin(3 * x) + timesteps.view(-1, 1, 1) / 1000
 
     steps = plan_steps("ddim", schedule, spaced_timesteps(schedule, 5))
-    ours = walk(steps, denoiser, latents, clip=1.5)
+    ours = run_sampler(steps, denoiser, latents, clip=1.5)
     scheduler = public_code._Ddim(5, 1.5)
     for timestep in scheduler.timesteps:
         noise = denoiser(latents, torch.full((2,), timestep))

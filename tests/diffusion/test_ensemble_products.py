@@ -10,7 +10,7 @@ def members() -> torch.Tensor:
     return torch.rand(2, 5, 3, 8, 9, generator=torch.Generator().manual_seed(0)) ** 4
 
 
-def test_probability_is_the_share_of_members():
+def test_probability_is_fraction_of_members():
     field = members()
     got = exceedance_probability(field, [0.1, 0.5])
     assert got.shape == (2, 2, 3, 8, 9)
@@ -20,11 +20,11 @@ def test_probability_is_the_share_of_members():
     assert exceedance_probability(missing, [0.0]).item() == 0
 
 
-def test_matched_mean_has_the_pattern_of_the_mean_and_the_values_of_the_members():
+def test_matched_mean_has_pattern_of_mean_and_values_of_members():
     field = members()
     matched, mean = probability_matched_mean(field), field.mean(dim=1)
     assert torch.equal(matched.flatten(2).argsort(-1), mean.flatten(2).argsort(-1))
-    assert torch.isin(matched, field).all(), "every value is one of a member"
+    assert torch.isin(matched, field).all(), "every value occurs in a member"
     assert matched.max() > 0.9 * field.max() > mean.max()
     torch.testing.assert_close(matched.mean(), field.mean(), rtol=0.02, atol=0)
 
@@ -35,7 +35,7 @@ def test_matched_mean_of_equal_members_is_the_member():
     torch.testing.assert_close(probability_matched_mean(one), one[:, 0])
 
 
-def test_what_is_no_ensemble_is_rejected():
+def test_rejects_invalid_members():
     with pytest.raises(ValueError, match=r"shape \(2, 3, 8, 9\)"):
         probability_matched_mean(torch.rand(2, 3, 8, 9))
     with pytest.raises(ValueError, match="uint8"):

@@ -1,11 +1,11 @@
-"""The forward process and its inverse, guidance and the chance of training."""
+"""Forward process and its inverse, guidance, and random numbers of training."""
 
 import pytest
 import torch
 
 from simcast_hpc.diffusion import add_noise, clean_from_prediction, make_schedule, stream_key, training_target
-from simcast_hpc.diffusion.counter_noise import draw_timesteps, rows_of
-from simcast_hpc.diffusion.guidance import drop_condition, guided, reject_untrained_guidance
+from simcast_hpc.diffusion.counter_noise import sample_timesteps, training_noise
+from simcast_hpc.diffusion.guidance import check_guidance, drop_condition, guided
 
 SCHEDULE = make_schedule()
 TIMESTEPS = torch.tensor([0, 400, 999])
@@ -26,7 +26,7 @@ def test_forward_process_is_equation_4():
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
-def test_the_right_prediction_gives_the_clean_latent_back(kind):
+def test_exact_prediction_inverts_forward_process(kind):
     clean, noise = clean_and_noise()
     noisy = add_noise(SCHEDULE, clean, noise, TIMESTEPS)
     target = training_target(SCHEDULE, kind, clean, noise, TIMESTEPS)
@@ -41,38 +41,38 @@ def test_v_is_a_rotation():
     torch.testing.assert_close(noisy.square() + v.square(), clean.square() + noise.square())
 
 
-def test_the_dtype_of_the_latent_stays():
+def test_add_noise_preserves_dtype():
     clean, noise = clean_and_noise(torch.float32)
     assert add_noise(SCHEDULE, clean, noise, TIMESTEPS).dtype == torch.float32
 
 
-def rows(positions, purpose="condition"):
-    return rows_of(list(positions), seed=3, purpose=purpose, device="cpu")
+def noise_at(positions, purpose="condition"):
+    return training_noise(list(positions), seed=3, purpose=purpose, device="cpu")
 
 
-def test_conditions_are_dropped_for_each_sample_alone():
+def test_condition_dropout_is_per_sample():
     condition = torch.ones(4000, 2, 3)
-    dropped = drop_condition(condition, rows(range(4000)), 0.1)
+    dropped = drop_condition(condition, noise_at(range(4000)), 0.1)
     share = (dropped == 0).float().mean(dim=(1, 2))
-    assert set(share.tolist()) == {0.0, 1.0}, "a sample is dropped whole or not at all"
+    assert set(share.tolist()) == {0.0, 1.0}, "complete samples are dropped"
     assert share.mean().item() == pytest.approx(0.1, abs=4 * (0.09 / 4000) ** 0.5)
-    part = drop_condition(condition[100:130], rows(range(100, 130)), 0.1)
-    assert torch.equal(part, dropped[100:130]), "whatever batch it is in"
-    assert torch.equal(drop_condition(condition, rows(range(4000)), 0.0), condition)
+    part = drop_condition(condition[100:130], noise_at(range(100, 130)), 0.1)
+    assert torch.equal(part, dropped[100:130]), "independent of the batch"
+    assert torch.equal(drop_condition(condition, noise_at(range(4000)), 0.0), condition)
     with pytest.raises(ValueError, match="condition_dropout=1"):
-        drop_condition(condition, rows(range(4000)), 1)
+        drop_condition(condition, noise_at(range(4000)), 1)
 
 
-def test_timesteps_are_uniform_and_depend_on_the_position_alone():
-    drawn = draw_timesteps(rows(range(8000), "timestep"), 1000)
-    assert 0 <= drawn.min() < 5 and 994 < drawn.max() < 1000
-    assert drawn.float().mean().item() == pytest.approx(499.5, abs=4 * 289 / 8000**0.5)
-    assert torch.equal(draw_timesteps(rows([7, 2**33 + 1], "timestep"), 1000)[:1], drawn[7:8])
-    assert not torch.equal(draw_timesteps(rows(range(50), "noise"), 1000), drawn[:50])
+def test_timesteps_are_uniform_and_depend_only_on_position():
+    timesteps = sample_timesteps(noise_at(range(8000), "timestep"), 1000)
+    assert 0 <= timesteps.min() < 5 and 994 < timesteps.max() < 1000
+    assert timesteps.float().mean().item() == pytest.approx(499.5, abs=4 * 289 / 8000**0.5)
+    assert torch.equal(sample_timesteps(noise_at([7, 2**33 + 1], "timestep"), 1000)[:1], timesteps[7:8])
+    assert not torch.equal(sample_timesteps(noise_at(range(50), "noise"), 1000), timesteps[:50])
 
 
-def test_positions_past_a_word_have_streams_of_their_own():
-    far = rows([5, 5 + 2**32])
+def test_positions_beyond_32_bits_have_distinct_streams():
+    far = noise_at([5, 5 + 2**32])
     assert not torch.equal(*far.normal((8,)).unbind())
 
 
@@ -85,7 +85,7 @@ def test_guidance():
     conditional, unconditional = torch.tensor([3.0]), torch.tensor([1.0])
     assert guided(conditional, unconditional, 1.0).item() == 3
     assert guided(conditional, unconditional, 2.0).item() == 5
-    reject_untrained_guidance(1.0, 0.0)
-    reject_untrained_guidance(2.0, 0.1)
-    with pytest.raises(ValueError, match="condition_dropout=0 and never learned"):
-        reject_untrained_guidance(2.0, 0.0)
+    check_guidance(1.0, 0.0)
+    check_guidance(2.0, 0.1)
+    with pytest.raises(ValueError, match="trained with condition_dropout=0"):
+        check_guidance(2.0, 0.0)

@@ -1,4 +1,4 @@
-"""The sampling loop as a graph: what can be recorded, what is replayed, and what happens where recording fails."""
+"""CUDA graphs of the sampling loop: capture, replay, and fallback if capture fails."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import CasFormerConfig
-from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import BatchNoise, SamplingResult, make_schedule, plan_steps, run_sampler, spaced_timesteps
 from simcast_hpc.diffusion.samplers import SamplerKind
 from simcast_hpc.diffusion.sampling_loop import sample
 from simcast_hpc.inference.cuda_graph import Graphs
@@ -24,18 +24,18 @@ def steps_of(kind: SamplerKind):
 
 
 def loop_of(network: CasFormer, kind: SamplerKind = "ddpm", guidance: float = 2.0):
-    """Return the loop as ensembles run it."""
+    """Return the sampling loop of ensembles."""
     steps = steps_of(kind)
 
-    def loop(start: Tensor, sample_of: Tensor, member: Tensor, condition: Tensor) -> Drawn:
-        return walk(
+    def loop(start: Tensor, sample_of: Tensor, member: Tensor, condition: Tensor) -> SamplingResult:
+        return run_sampler(
             steps,
             lambda x, t: network(x, t, condition),
             start,
             unconditional=None if guidance == 1 else lambda x, t: network(x, t, torch.zeros_like(condition)),
             guidance=guidance,
             clip=2.0,
-            rows=Rows(7, sample_of, member),
+            batch_noise=BatchNoise(7, sample_of, member),
         )
 
     return loop
@@ -56,22 +56,22 @@ def inputs(rows: int = 3, *, device: str = "cpu", seed: int = 0) -> tuple[Tensor
 
 
 @pytest.fixture
-def without_values() -> CasFormer:
-    """A network whose tensors have shapes and a place, and no values that anything could wait for."""
+def meta_network() -> CasFormer:
+    """Return a network on the meta device, which has no values that the host could wait for."""
     return CasFormer(SMALL, frames=FRAMES, channels=CHANNELS).eval().requires_grad_(False).to("meta")
 
 
 @pytest.mark.parametrize(("kind", "guidance"), [("ddpm", 2.0), ("ddim", 1.0), ("dpm_solver", 2.0)])
-def test_the_loop_neither_waits_nor_leaves_the_device(kind, guidance, without_values):
-    loop, tensors = loop_of(without_values, kind, guidance), inputs(device="meta")
+def test_loop_neither_synchronizes_nor_leaves_device(kind, guidance, meta_network):
+    loop, tensors = loop_of(meta_network, kind, guidance), inputs(device="meta")
     with OnMeta() as mode:
-        drawn = loop(*tensors)
+        result = loop(*tensors)
     assert mode.seen > 100
-    assert drawn.latents.shape == (3, FRAMES, CHANNELS, SIZE, SIZE)
+    assert result.latents.shape == (3, FRAMES, CHANNELS, SIZE, SIZE)
 
 
 @pytest.mark.parametrize(
-    ("wait", "seen", "says"),
+    ("synchronize", "error", "message"),
     [
         (lambda t: t + int(t[0]), RuntimeError, "item"),
         (lambda t: t[t > 0], NotImplementedError, "nonzero"),
@@ -79,21 +79,21 @@ def test_the_loop_neither_waits_nor_leaves_the_device(kind, guidance, without_va
         (lambda t: t + torch.ones(1).sum().to("meta"), AssertionError, "leaves the device"),
     ],
 )
-def test_what_could_not_be_recorded_would_be_seen(wait, seen, says, without_values):
+def test_operations_that_cannot_be_captured_are_detected(synchronize, error, message, meta_network):
     steps, tensors = steps_of("ddim"), inputs(device="meta")
-    with pytest.raises(seen, match=says), OnMeta():
-        walk(steps, lambda x, t: without_values(x, wait(t), tensors[3]), tensors[0])
+    with pytest.raises(error, match=message), OnMeta():
+        run_sampler(steps, lambda x, t: meta_network(x, synchronize(t), tensors[3]), tensors[0])
     with pytest.raises(RuntimeError, match="item"), OnMeta():
-        sample(steps, lambda x, t: without_values(x, t, tensors[3]), tensors[0])
+        sample(steps, lambda x, t: meta_network(x, t, tensors[3]), tensors[0])
 
 
 @pytest.fixture
 def network() -> CasFormer:
     torch.manual_seed(0)
-    made = CasFormer(SMALL, frames=FRAMES, channels=CHANNELS).eval().requires_grad_(False)
-    for parameter in made.parameters():
+    network = CasFormer(SMALL, frames=FRAMES, channels=CHANNELS).eval().requires_grad_(False)
+    for parameter in network.parameters():
         parameter.add_(0.2 * torch.randn(parameter.shape))
-    return made
+    return network
 
 
 @pytest.fixture
@@ -102,17 +102,17 @@ def graphs(monkeypatch) -> Graphs:
     return Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_second_of_a_size_is_recorded_and_every_answer_is_the_loops_own(network, graphs):
-    loop, made = loop_of(network), []
+def test_captures_second_call_of_a_size(network, graphs):
+    loop, counts = loop_of(network), []
     for seed in range(4):
-        drawn = graphs.run(loop, *inputs(seed=seed))
+        result = graphs.run(loop, *inputs(seed=seed))
         want = loop(*inputs(seed=seed))
-        assert torch.equal(drawn.latents, want.latents) and torch.equal(drawn.clip_rate, want.clip_rate)
-        made.append(Replayed.made)
-    assert made == [0, 1, 1, 1]
+        assert torch.equal(result.latents, want.latents) and torch.equal(result.clip_rate, want.clip_rate)
+        counts.append(Replayed.made)
+    assert counts == [0, 1, 1, 1]
 
 
-def test_the_rest_of_an_ensemble_has_a_graph_of_its_own_and_no_third_is_kept(network, graphs):
+def test_keeps_two_least_recently_used_sizes(network, graphs):
     loop = loop_of(network)
     for rows in (3, 2, 3, 2, 3, 2):
         assert len(graphs.run(loop, *inputs(rows)).latents) == rows
@@ -122,12 +122,12 @@ def test_the_rest_of_an_ensemble_has_a_graph_of_its_own_and_no_third_is_kept(net
     assert Replayed.made == 2
     graphs.run(loop, *inputs(3))
     graphs.run(loop, *inputs(2))
-    assert Replayed.made == 2, "3 made room for 1, and 1 for 3: each was used longest ago"
+    assert Replayed.made == 2, "1 evicts 3 and 3 evicts 1, the least recently used"
     graphs.run(loop, *inputs(3))
     assert Replayed.made == 3
 
 
-def test_what_has_moved_is_recorded_anew(network, graphs):
+def test_clear_discards_graphs(network, graphs):
     loop = loop_of(network)
     for _ in range(2):
         graphs.run(loop, *inputs())
@@ -137,23 +137,23 @@ def test_what_has_moved_is_recorded_anew(network, graphs):
     assert Replayed.made == 2
 
 
-def test_where_recording_fails_it_is_said_once_and_the_loop_runs_as_it_is(network, caplog):
-    tried = []
+def test_failed_capture_warns_once_and_runs_eagerly(network, caplog):
+    attempts = []
 
     def fails(loop: Any, held: list[Tensor]) -> Any:
-        tried.append(len(held))
+        attempts.append(len(held))
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     graphs, loop = Graphs("the sampling loop", record=fails), loop_of(network)
     for seed in range(3):
         assert torch.equal(graphs.run(loop, *inputs(seed=seed)).latents, loop(*inputs(seed=seed)).latents)
-    assert tried == [4]
+    assert attempts == [4]
     assert [record.getMessage() for record in caplog.records] == [
         "the sampling loop runs without a CUDA graph: operation not permitted when stream is capturing"
     ]
 
 
-def test_on_a_cpu_nothing_is_recorded(network, monkeypatch):
+def test_no_capture_on_cpu(network, monkeypatch):
     monkeypatch.setattr("simcast_hpc.inference.cuda_graph.Recorded", None)
     graphs, loop = Graphs(), loop_of(network)
     for _ in range(3):

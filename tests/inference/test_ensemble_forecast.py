@@ -109,8 +109,8 @@ def test_latents_are_scaled_there_and_back(ensemble, past):
 @pytest.mark.parametrize(
     ("sampling", "says"),
     [
-        ({"steps": 1001}, "1001 sampling steps asked of a schedule of 1000"),
-        ({"sampler": "ddpm", "eta": 0.5}, r"eta=0\.5 is for ddim alone"),
+        ({"steps": 1001}, "1001 sampling steps for a schedule of 1000"),
+        ({"sampler": "ddpm", "eta": 0.5}, r"eta=0\.5 is invalid for sampler ddpm"),
     ],
 )
 def test_what_cannot_be_sampled_is_rejected(ensemble, sampling, says):
@@ -121,7 +121,7 @@ def test_what_cannot_be_sampled_is_rejected(ensemble, sampling, says):
 def test_guidance_of_a_network_without_dropped_conditions_is_rejected(ensemble):
     diffusion = ensemble.config.diffusion.model_copy(update={"condition_dropout": 0.0})
     untrained = replace(ensemble, config=ensemble.config.model_copy(update={"diffusion": diffusion}))
-    with pytest.raises(ConfigError, match="never learned what to say without a condition"):
+    with pytest.raises(ConfigError, match="requires a network trained with condition dropout"):
         untrained.sampled_by(SamplingConfig(guidance=2.0))
     untrained.sampled_by(SamplingConfig(guidance=1.0))
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import CasFormerConfig
-from simcast_hpc.diffusion import Drawn, Rows, make_schedule, plan_steps, spaced_timesteps, walk
+from simcast_hpc.diffusion import BatchNoise, SamplingResult, make_schedule, plan_steps, run_sampler, spaced_timesteps
 from simcast_hpc.inference.cuda_graph import Graphs
 from simcast_hpc.models.casformer import CasFormer
 
@@ -33,15 +33,15 @@ def test_graph_and_loop_give_the_same_members(kind, kernel_device, caplog):
     network, schedule = network_on(kernel_device), make_schedule()
     steps = plan_steps(kind, schedule, spaced_timesteps(schedule, 6, "trailing"))
 
-    def loop(start: Tensor, sample: Tensor, member: Tensor, condition: Tensor) -> Drawn:
-        return walk(
+    def loop(start: Tensor, sample: Tensor, member: Tensor, condition: Tensor) -> SamplingResult:
+        return run_sampler(
             steps,
             lambda x, t: network(x, t, condition),
             start,
             unconditional=lambda x, t: network(x, t, torch.zeros_like(condition)),
             guidance=2.0,
             clip=1.0,
-            rows=Rows(11, sample, member),
+            batch_noise=BatchNoise(11, sample, member),
         )
 
     graphs, previous = Graphs(), None
@@ -50,12 +50,12 @@ def test_graph_and_loop_give_the_same_members(kind, kernel_device, caplog):
             member = torch.arange(rows, device=kernel_device)
             generator = torch.Generator(kernel_device).manual_seed(seed)
             condition = torch.randn(rows, *SHAPE, device=kernel_device, generator=generator)
-            start = Rows(11, member * 0 + seed, member).start(SHAPE)
+            start = BatchNoise(11, member * 0 + seed, member).initial(SHAPE)
             tensors = (start, member * 0 + seed, member, condition)
             drawn, want = graphs.run(loop, *tensors), loop(*tensors)
             torch.testing.assert_close(drawn.latents, want.latents, atol=1e-5, rtol=0)
             torch.testing.assert_close(drawn.clip_rate, want.clip_rate)
-            assert int(drawn.broken) == 0 and 0 < float(drawn.clip_rate) < 1
+            assert int(drawn.non_finite) == 0 and 0 < float(drawn.clip_rate) < 1
             if rows == 5:
                 assert previous is None or (drawn.latents - previous).abs().max() > 1e-3
                 previous = drawn.latents
