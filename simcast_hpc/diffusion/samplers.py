@@ -127,8 +127,6 @@ def _check_arguments(kind: SamplerKind, schedule: NoiseSchedule, timesteps: Sequ
         raise ValueError(f"{len(timesteps)} sampling steps for a schedule of {schedule.timesteps} timesteps")
     decreasing = all(a > b for a, b in itertools.pairwise(timesteps))
     if not timesteps or not decreasing or not 0 <= timesteps[-1] <= timesteps[0] < schedule.timesteps:
-        raise ValueError(
-            f"timesteps {list(timesteps)} must decrease, from at most {schedule.timesteps - 1} to at least 0"
-        )
+        raise ValueError(f"timesteps {list(timesteps)} must decrease within {schedule.timesteps - 1} and 0")
     if not 0 <= eta <= 1 or (eta and kind != "ddim"):
         raise ValueError(f"eta={eta} is invalid for sampler {kind}; it must be 0, or for ddim 0 to 1")

@@ -127,11 +127,11 @@ def break_weights(case: str, file: Path) -> None:
         (
             "misfit",
             r"1 missing, first dec_final_proj\.weight \[1, 4\].*1 unexpected, first spare\.weight \[1, 4\].*"
-            r"first init_global_vectors: the configuration gives \[2, 16\], the state dict has \[4, 16\].*"
+            r"first init_global_vectors: \[2, 16\] in the configuration, \[4, 16\] in the state dict.*"
             r"num_global_vectors=2 in the configuration but 4 in the state dict",
         ),
-        ("prefix", r"every key begins with 'net\.', which a training wrapper adds: remove it"),
-        ("integers", r"dec_final_proj\.weight of the state dict is torch\.int8; weights are floating-point"),
+        ("prefix", r"every key starts with 'net\.', which a training wrapper added; remove"),
+        ("integers", r"dec_final_proj\.weight of the state dict has dtype torch\.int8; weights must"),
         ("pickle", r"earthformer\.pt holds more than tensors, or is damaged, and is not opened"),
         ("list", r"holds a list; a state dict maps names to tensors"),
         ("number", r"'epoch' is a int; a state dict maps names to tensors alone"),

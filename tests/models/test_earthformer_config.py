@@ -133,7 +133,7 @@ def test_mismatch_names_exactly_the_fields_that_explain_it(change, message):
         ({"self_pattern": "random_8"}, "unknown attention pattern 'random_8'"),
         ({"target_shape": [2, 16, 4, 1]}, "must be equal except for T"),
         ({"input_shape": [16, 8, 1]}, r"input_shape=\(16, 8, 1\) of the public Earthformer must be \[T, H, W, C\]"),
-        ({"initial_downsample_stack_conv_num_layers": 3}, "initial_downsample_stack_conv_num_layers=3 must be"),
+        ({"initial_downsample_stack_conv_num_layers": 3}, "initial_downsample_stack_conv_num_layers=3 must equal"),
     ],
 )
 def test_rejects_unsupported_field(change, message):

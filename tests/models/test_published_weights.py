@@ -157,7 +157,7 @@ def test_ignores_fields_of_public_trainer():
         ({"N_T": 3}, "N_T=3 in the configuration but 2 in the state dict"),
         ({"in_shape": [6, 1, 16, 16]}, "in_shape T=6 in the configuration but 5 in the state dict"),
         ({"in_shape": [5, 2, 16, 16]}, "in_shape C=2 in the configuration but 1 in the state dict"),
-        ({"spatio_kernel_enc": 5, "spatio_kernel_dec": 5}, "spatio_kernel_enc=5 in the configuration but 3 by the"),
+        ({"spatio_kernel_enc": 5, "spatio_kernel_dec": 5}, "spatio_kernel_enc=5 in the configuration but 3 in"),
         ({"incep_ker": [3, 5]}, r"incep_ker=\(3, 5\) in the configuration but \(3, 5, 7, 11\) in the state dict"),
         ({"groups": 4}, "groups=4 in the configuration but 8 in the state dict"),
     ],
