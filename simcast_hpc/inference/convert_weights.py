@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig, from_mapping, to_yaml
-from simcast_hpc.models.published_weights import ForecasterSpec, load_public, forecaster_spec
+from simcast_hpc.models.published_weights import ForecasterSpec, forecaster_spec, load_public
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_tensors, write_text
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.diffusion import (
-    Drawn,
-    Rows,
+    BatchNoise,
+    SamplingResult,
+    check_finite,
     make_schedule,
     plan_steps,
-    check_finite,
+    run_sampler,
     spaced_timesteps,
     stream_key,
-    walk,
 )
 from simcast_hpc.diffusion.guidance import check_guidance
 from simcast_hpc.distill.windows import to_frames
@@ -58,7 +58,7 @@ class TrainedAutoencoder:
 
 
 class Members(NamedTuple):
-    """``frames`` fp32 ``[B, M, T', H, W]`` in [0, 1], and ``clip_rate``, fp32 scalar: as :class:`diffusion.Drawn`'s."""
+    """``frames`` fp32 ``[B, M, T', H, W]`` in [0, 1], and ``clip_rate`` of :class:`.SamplingResult`, fp32."""
 
     frames: Tensor
     clip_rate: Tensor
@@ -157,12 +157,12 @@ class TrainedEnsemble:
         frames, rates, broken = [], [], []
         for part in row.split(self.sampling.chunk):
             sample = part // len(members)
-            rows = Rows(stream_key(self.sampling.seed, "member"), identity[sample], members[part % len(members)])
-            first = rows.start(tuple(condition.shape[1:])) if start is None else start.to(device).flatten(0, 1)[part]
+            rows = BatchNoise(stream_key(self.sampling.seed, "member"), identity[sample], members[part % len(members)])
+            first = rows.initial(tuple(condition.shape[1:])) if start is None else start.to(device).flatten(0, 1)[part]
             result = self._sample(rows, first, condition[sample], None if observed is None else observed[sample])
             frames.append(self.autoencoder.decode(result.latents))
             rates.append(result.clip_rate * len(part) / len(row))
-            broken.append(result.broken)
+            broken.append(result.non_finite)
         check_finite(torch.stack(broken).sum(), len(row))
         all_frames = torch.cat(frames).unflatten(0, (len(codes), len(members)))
         return Members(all_frames, torch.stack(rates).sum())
@@ -176,23 +176,23 @@ class TrainedEnsemble:
         height, width = (-(-size // model.reduction) for size in grid)
         members = torch.tensor(list(numbers), dtype=torch.int64)
         identity = sample_identity(codes[None]).cpu().expand(len(members))
-        rows = Rows(stream_key(self.sampling.seed, "member"), identity, members)
-        return rows.start((self.config.sequence.frames_out, model.latent_channels, height, width))
+        rows = BatchNoise(stream_key(self.sampling.seed, "member"), identity, members)
+        return rows.initial((self.config.sequence.frames_out, model.latent_channels, height, width))
 
-    def _sample(self, rows: Rows, first: Tensor, condition: Tensor, observed: Tensor | None) -> Drawn:
+    def _sample(self, rows: BatchNoise, first: Tensor, condition: Tensor, observed: Tensor | None) -> SamplingResult:
         guided, steps = self.sampling.guidance != 1.0, self._steps()
         observations = () if observed is None else (observed,)
 
-        def loop(start: Tensor, sample: Tensor, member: Tensor, condition: Tensor, *observations: Tensor) -> Drawn:
+        def loop(start: Tensor, sample: Tensor, member: Tensor, condition: Tensor, *observations: Tensor):
             dropped = (torch.zeros_like(condition), *(torch.zeros_like(one) for one in observations))
-            return walk(
+            return run_sampler(
                 steps,
                 lambda x, t: self.network(x, t, condition, *observations),
                 start,
                 unconditional=(lambda x, t: self.network(x, t, *dropped)) if guided else None,
                 guidance=self.sampling.guidance,
                 clip=self.sampling.clip,
-                rows=Rows(rows.key, sample, member),
+                batch_noise=BatchNoise(rows.key, sample, member),
             )
 
         tensors = (first, rows.sample, rows.member, condition, *observations)
