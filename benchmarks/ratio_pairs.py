@@ -15,8 +15,8 @@ from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
 from benchmarks.cases.layer_norm_linear_cases import LayerNormLinearCase
 from benchmarks.cases.sampler_step_cases import SamplerStepCase
 from benchmarks.harness import Benchmark, use_implementation
-from simcast_hpc.models.earthformer.stems import UpConv
-from simcast_hpc.models.group_norm_silu import normed_silu
+from simcast_hpc.models.earthformer.stems import UpsampleConv
+from simcast_hpc.models.group_norm_silu import group_norm_silu
 
 # On a CPU an operator runs its reference: its ratio is the overhead of the custom operator and, for attention, of
 # reordering into cuboids. These cases replace the released sizes, which take too long on a CPU.
@@ -97,14 +97,14 @@ def _group_norm_and_silu(device: str) -> Pair:
         return F.silu(norm(x))
 
     def one() -> Tensor:
-        return normed_silu(x, norm)
+        return group_norm_silu(x, norm)
 
     return Pair(name="group norm and SiLU one/two", ours=_backward(one, x), peer=_backward(two, x), kept=(one, two))
 
 
 def _up_sampling(device: str) -> Pair:
     x = torch.randn(2, 32, 32, 32, device=device).contiguous(memory_format=torch.channels_last).requires_grad_()
-    conv = UpConv(32, 32, grid=(96, 96)).to(device)
+    conv = UpsampleConv(32, 32, grid=(96, 96)).to(device)
 
     def on_fine() -> Tensor:
         return F.conv2d(F.interpolate(x, size=(96, 96)), conv.weight, conv.bias, padding=1)
