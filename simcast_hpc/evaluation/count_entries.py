@@ -1,5 +1,6 @@
 """Count all forecasts in one pass over the windows of a test set, distributed over ranks by event."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
+from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.verification.counting import count
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
@@ -15,6 +17,7 @@ from simcast_hpc.verification.sufficient_statistics import Statistics, merge
 from .entries import Entry
 
 Counted = dict[str, dict[str, Statistics]]
+logger = logging.getLogger(__name__)
 
 
 def count_entries(
@@ -38,7 +41,9 @@ def count_entries(
     heaviest = (-1, 0)
     # 1. Count the events of this rank
     with ranks.together():
-        for unit in _group_by_event(source, batch_size)[ranks.rank :: ranks.size]:
+        units = _group_by_event(source, batch_size)[ranks.rank :: ranks.size]
+        progress = Progress(logger, "evaluation", sum(map(len, units)), unit="windows")
+        for unit in units:
             for begin in range(0, len(unit), batch_size):
                 indices = unit[begin : begin + batch_size]
                 windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
@@ -47,6 +52,7 @@ def count_entries(
                 counts = ((observed >= heavy) & (observed != MISSING_CODE)).flatten(1).sum(1)
                 # The first of several equal windows, for any number of ranks
                 heaviest = max([heaviest, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
+                progress.advance(len(indices))
         own = _merge(own)
     # 2. Merge the ranks
     gathered = ranks.gather((own, heaviest))

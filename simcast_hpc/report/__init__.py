@@ -1,8 +1,6 @@
-"""Figures and pages from the results of a run; the only owner of matplotlib.
+"""Reports: HTML report, terminal tables and figures from the results of runs and evaluations.
 
-``results`` reads a run folder, ``claims`` says in sentences what its numbers hold, ``tables`` arranges them,
-``figures`` and ``frames`` draw them, ``page`` and ``terminal`` put them before a reader. Nothing here computes a
-score: what is shown was measured by ``verification`` and stands in the run folder.
+Only this package imports matplotlib. It computes no scores: all scores are read from files written by ``evaluation``.
 """
 
 from .example_window import ResultsError

@@ -1,4 +1,4 @@
-"""Observation and forecasts side by side in motion: a GIF in the colours of the page."""
+"""Animated GIF of observation and forecasts side by side, in the colours of the report."""
 
 import io
 from collections.abc import Sequence
@@ -19,26 +19,23 @@ _GREYS = 8
 
 
 def animation(panels: Sequence[Panel], *, lead_minutes: Sequence[float], start: np.ndarray) -> bytes:
-    """Return a GIF that begins with the last input ``[H, W]`` in every panel and ends with the last lead.
-
-    The panels share one colour scale.
-    """
+    """Return a GIF from the last input frame ``start`` ``[H, W]`` to the last lead time, with one colour scale."""
     steps = panels[0].steps
-    scenes = [_scene([start] * len(panels), panels, steps, "0 min, the last input")]
+    scenes = [_scene([start] * len(panels), panels, steps, "0 min, last input")]
     for lead, minutes in enumerate(lead_minutes):
         scenes.append(_scene([panel.fields[lead] for panel in panels], panels, steps, in_minutes(minutes)))
     colours = _palette_image(steps)
-    still = [scene.quantize(palette=colours, dither=Image.Dither.NONE) for scene in scenes]
+    frames = [scene.quantize(palette=colours, dither=Image.Dither.NONE) for scene in scenes]
     target = io.BytesIO()
-    durations = [_FRAME_MS] * (len(still) - 1) + [_LAST_MS]
-    still[0].save(
-        target, format="GIF", save_all=True, append_images=still[1:], duration=durations, loop=0, optimize=False
+    durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_MS]
+    frames[0].save(
+        target, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, optimize=False
     )
     return target.getvalue()
 
 
 def _scene(fields: Sequence[np.ndarray], panels: Sequence[Panel], steps: Steps, header: str) -> Image.Image:
-    images = [_bounded(field_image(field, steps).convert("RGB")) for field in fields]
+    images = [_downsample(field_image(field, steps).convert("RGB")) for field in fields]
     width, height = images[0].size
     columns = min(_COLUMNS, len(images))
     rows = -(-len(images) // columns)
@@ -46,34 +43,34 @@ def _scene(fields: Sequence[np.ndarray], panels: Sequence[Panel], steps: Steps, 
     scene = Image.new("RGB", (columns * cell[0] + _MARGIN, rows * cell[1] + _HEADER), _PAPER)
     pen = ImageDraw.Draw(scene)
     pen.text((_MARGIN, 5), header, fill=_INK, font=font(14))
-    for place, (drawn, panel) in enumerate(zip(images, panels, strict=True)):
-        left = _MARGIN + place % columns * cell[0]
-        top = _HEADER + place // columns * cell[1]
-        pen.text((left, top + 2), _shortened(panel.title, pen, width), fill=_INK, font=font(12))
-        scene.paste(drawn, (left, top + _TITLE))
+    for index, (image, panel) in enumerate(zip(images, panels, strict=True)):
+        left = _MARGIN + index % columns * cell[0]
+        top = _HEADER + index // columns * cell[1]
+        pen.text((left, top + 2), _truncate(panel.title, pen, width), fill=_INK, font=font(12))
+        scene.paste(image, (left, top + _TITLE))
     return scene
 
 
-def _bounded(drawn: Image.Image) -> Image.Image:
-    """Return the picture, a large one with every n-th pixel alone: a GIF of all would be as large as all the rest."""
-    every = -(-max(drawn.size) // _MOST_PIXELS)
-    return (
-        drawn if every == 1 else drawn.resize((drawn.width // every, drawn.height // every), Image.Resampling.NEAREST)
-    )
+def _downsample(image: Image.Image) -> Image.Image:
+    """Return a large image with every n-th pixel only, which limits the size of the GIF."""
+    every = -(-max(image.size) // _MOST_PIXELS)
+    if every == 1:
+        return image
+    return image.resize((image.width // every, image.height // every), Image.Resampling.NEAREST)
 
 
-def _shortened(title: str, pen: ImageDraw.ImageDraw, width: int) -> str:
+def _truncate(title: str, pen: ImageDraw.ImageDraw, width: int) -> str:
     while len(title) > 1 and pen.textlength(title, font=font(12)) > width:
         title = title.rstrip("…")[:-1] + "…"
     return title
 
 
 def _palette_image(steps: Steps) -> Image.Image:
-    greys = [level for k in range(_GREYS) for level in _between(k / (_GREYS - 1))]
-    holder = Image.new("P", (1, 1))
-    holder.putpalette([*palette(steps), *greys])
-    return holder
+    greys = [level for k in range(_GREYS) for level in _grey(k / (_GREYS - 1))]
+    image = Image.new("P", (1, 1))
+    image.putpalette([*palette(steps), *greys])
+    return image
 
 
-def _between(share: float) -> list[int]:
-    return [round(ink + share * (paper - ink)) for ink, paper in zip(_INK, _PAPER, strict=True)]
+def _grey(fraction: float) -> list[int]:
+    return [round(ink + fraction * (paper - ink)) for ink, paper in zip(_INK, _PAPER, strict=True)]

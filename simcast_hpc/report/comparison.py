@@ -1,7 +1,7 @@
-"""Score files of several runs and evaluations, brought together where their numbers may stand side by side.
+"""Join score files of several runs and evaluations where their numbers are comparable.
 
-Two files are comparable if they hold the same windows of the same data, the same thresholds in the means and at least
-one protocol of equal name and hash. What is not comparable keeps a section of its own.
+Two files are comparable if they have the same windows of the same data, the same thresholds in means and at least one
+protocol of equal name and hash. Files that are not comparable get separate sections.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,16 +14,16 @@ import numpy as np
 from simcast_hpc.config import from_mapping
 
 from .example_window import SUFFIX, ExampleFrames, ResultsError, read_example
-from .pipeline_results import RunResults, ScoredTestSet, ScoreFile, read_json, read_results, reject_a_stage
+from .pipeline_results import RunResults, ScoredTestSet, ScoreFile, read_json, read_results, reject_stage_run
 
 T = TypeVar("T")
-# What stands in the folder of a run or of an export and is no score file.
+# JSON files in run and export directories that are not score files
 _NO_SCORES = ("DONE.json", "durations.json", "export.json", "versions.json")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One run or evaluation: what it is called on the page, its test sets, and all else of a pipeline's run."""
+    """One run or evaluation: its label in the report, its test sets, and the results of a pipeline run."""
 
     label: str
     path: Path
@@ -32,47 +32,47 @@ class Source:
 
 
 def read_sources(paths: Sequence[Path]) -> list[Source]:
-    """Read pipeline runs, folders that ``simcast evaluate`` wrote, and single score files.
+    """Read pipeline runs, output folders of ``simcast evaluate``, and single score files.
 
     Raises:
-        ResultsError: a path holds no scores, or damaged ones.
+        ResultsError: a path contains no scores, or damaged ones.
         ConfigError: a configuration or a score file has a wrong or missing key.
     """
     return [_read(path, label) for path, label in zip(paths, labels_of(paths), strict=True)]
 
 
 def labels_of(paths: Sequence[Path]) -> list[str]:
-    """Return for each path the shortest of its ends that no other path has, without what all runs share."""
-    whole = [_telling_parts(path) for path in paths]
+    """Return for each path its shortest unique suffix, without a final ``scores`` folder."""
+    all_parts = [_label_parts(path) for path in paths]
     labels = []
-    for own in whole:
-        length = next((n for n in range(1, len(own)) if sum(one[-n:] == own[-n:] for one in whole) == 1), len(own))
-        labels.append("/".join(own[-length:]))
+    for parts in all_parts:
+        unique = (n for n in range(1, len(parts)) if sum(other[-n:] == parts[-n:] for other in all_parts) == 1)
+        labels.append("/".join(parts[-next(unique, len(parts)) :]))
     return labels
 
 
-def joined(sources: Sequence[Source]) -> list[ScoredTestSet]:
-    """Return the test sets of all sources, those that are comparable as one.
+def join_test_sets(sources: Sequence[Source]) -> list[ScoredTestSet]:
+    """Return the test sets of all sources, with comparable ones joined.
 
-    Entries of equal name and scores, such as a baseline in every file, stand once; those of equal name and other scores
-    bear the label of their source.
+    Entries of equal name and scores, such as a baseline in every file, are joined; entries of equal name with other
+    scores get the label of their source.
     """
     groups: list[list[tuple[str, ScoredTestSet]]] = []
     for source in sources:
         for test_set in source.test_sets:
-            group = next((held for held in groups if _comparable([one for _, one in held], test_set)), None)
+            group = next((some for some in groups if _comparable([one for _, one in some], test_set)), None)
             if group is None:
                 groups.append([(source.label, test_set)])
             else:
                 group.append((source.label, test_set))
-    return [_joined(group, place) for place, group in enumerate(groups, start=1)]
+    return [_join(group, number) for number, group in enumerate(groups, start=1)]
 
 
-def _telling_parts(path: Path) -> tuple[str, ...]:
+def _label_parts(path: Path) -> tuple[str, ...]:
     parts = list(path.resolve().parts[1:])
     if path.suffix == ".json":
         parts[-1] = path.stem
-    # `scores` alone is what its reader knows it by; as a part of a named folder it tells nothing.
+    # A path given as `scores` keeps that name; as the end of a longer path it adds nothing.
     while len(path.parts) > 1 and len(parts) > 1 and parts[-1] == "scores":
         parts.pop()
     return tuple(parts)
@@ -80,18 +80,18 @@ def _telling_parts(path: Path) -> tuple[str, ...]:
 
 def _read(path: Path, label: str) -> Source:
     if not path.exists():
-        raise ResultsError(f"{path}: no such folder or file")
+        raise ResultsError(f"{path} does not exist")
     if path.is_dir() and (path / "config.yaml").is_file() and (path / "scores").is_dir():
         run = read_results(path)
         return Source(label, path, run.test_sets, run)
     folders = [path, path / "scores"] if path.is_dir() else []
-    held = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name not in _NO_SCORES]
-    files = [path] if path.is_file() else held
+    found = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name not in _NO_SCORES]
+    files = [path] if path.is_file() else found
     if not files:
-        reject_a_stage(path)
+        reject_stage_run(path)
         raise ResultsError(
-            f"{path} holds no scores; give the run folder of `simcast pipeline`, the folder that `simcast evaluate "
-            "--out` wrote, or a score file of it"
+            f"{path} contains no scores; give the run directory of `simcast pipeline`, the output folder of "
+            "`simcast evaluate --out`, or a score file"
         )
     return Source(label, path, tuple(_test_set(file) for file in files))
 
@@ -101,9 +101,9 @@ def _test_set(file: Path) -> ScoredTestSet:
     return ScoredTestSet(file.stem, scores, read_example(file.with_name(file.stem + SUFFIX)))
 
 
-def _comparable(held: Sequence[ScoredTestSet], other: ScoredTestSet) -> bool:
-    return _windows(held[0].scores) == _windows(other.scores) and bool(
-        _shared_protocols([*(one.scores for one in held), other.scores])
+def _comparable(group: Sequence[ScoredTestSet], other: ScoredTestSet) -> bool:
+    return _windows(group[0].scores) == _windows(other.scores) and bool(
+        _shared_protocols([*(one.scores for one in group), other.scores])
     )
 
 
@@ -113,7 +113,7 @@ def _windows(scores: ScoreFile) -> tuple[object, ...]:
 
 
 def _shared_protocols(files: Sequence[ScoreFile]) -> list[str]:
-    """Return the protocols of the first file that all others hold with the same hash."""
+    """Return the protocols of the first file that all others have with the same hash."""
     first, *others = files
     return [
         name
@@ -122,12 +122,12 @@ def _shared_protocols(files: Sequence[ScoreFile]) -> list[str]:
     ]
 
 
-def _joined(group: Sequence[tuple[str, ScoredTestSet]], place: int) -> ScoredTestSet:
+def _join(group: Sequence[tuple[str, ScoredTestSet]], number: int) -> ScoredTestSet:
     first = group[0][1]
     if len(group) == 1:
-        return replace(first, stem=f"{place}-{first.stem}")
+        return replace(first, stem=f"{number}-{first.stem}")
     protocols = _shared_protocols([test_set.scores for _, test_set in group])
-    names = _names(group, protocols)
+    names = _entry_names(group, protocols)
     merged: dict[str, Any] = {
         "protocols": {name: first.scores.protocols[name] for name in protocols},
         "entries": tuple(
@@ -146,22 +146,22 @@ def _joined(group: Sequence[tuple[str, ScoredTestSet]], place: int) -> ScoredTes
     for key in ("scores", "intervals", "diagrams", "mean_csi_by_lead"):
         merged[key] = _renamed([getattr(test_set.scores, key) for _, test_set in group], names)
     scores = first.scores.model_copy(update=merged)
-    return ScoredTestSet(f"{place}-{first.stem}", scores, _example([test_set.example for _, test_set in group], names))
+    return ScoredTestSet(f"{number}-{first.stem}", scores, _example([test_set.example for _, test_set in group], names))
 
 
-def _names(group: Sequence[tuple[str, ScoredTestSet]], protocols: Sequence[str]) -> list[dict[str, str]]:
-    """Return what each source's entries are called; an entry that stands already is left out."""
-    held: dict[str, list[object]] = {}
+def _entry_names(group: Sequence[tuple[str, ScoredTestSet]], protocols: Sequence[str]) -> list[dict[str, str]]:
+    """Return for each source the new names of its entries by name, without entries that an earlier source has."""
+    distinct: dict[str, list[object]] = {}
     kept: list[list[str]] = []
     for _, test_set in group:
         kept.append([])
         for name in test_set.scores.names:
-            found = [test_set.scores.scores[name][protocol] for protocol in protocols]
-            if found not in held.setdefault(name, []):
-                held[name].append(found)
+            scores = [test_set.scores.scores[name][protocol] for protocol in protocols]
+            if scores not in distinct.setdefault(name, []):
+                distinct[name].append(scores)
                 kept[-1].append(name)
     return [
-        {name: f"{label}/{name}" if len(held[name]) > 1 else name for name in names}
+        {name: f"{label}/{name}" if len(distinct[name]) > 1 else name for name in names}
         for (label, _), names in zip(group, kept, strict=True)
     ]
 
@@ -176,18 +176,18 @@ def _renamed(parts: Sequence[Mapping[str, T]], names: Sequence[Mapping[str, str]
 
 
 def _example(examples: Sequence[ExampleFrames | None], names: Sequence[Mapping[str, str]]) -> ExampleFrames | None:
-    """Return one window with the forecasts of all files that show the same one."""
+    """Return the first example window with the forecasts of all files that have the same window."""
     first = next((example for example in examples if example is not None), None)
     if first is None:
         return None
-    alike = [
+    same = [
         (example, renamed)
         for example, renamed in zip(examples, names, strict=True)
         if example is not None and example.event == first.event and np.array_equal(example.observed, first.observed)
     ]
-    by_file = [renamed for _, renamed in alike]
+    by_file = [renamed for _, renamed in same]
     return replace(
         first,
-        forecasts=_renamed([example.forecasts for example, _ in alike], by_file),
-        ensembles=_renamed([example.ensembles for example, _ in alike], by_file),
+        forecasts=_renamed([example.forecasts for example, _ in same], by_file),
+        ensembles=_renamed([example.ensembles for example, _ in same], by_file),
     )

@@ -1,4 +1,4 @@
-"""An event of radar codes as a strip of frames, in the colours of the pages."""
+"""Figure of a radar event as a strip of frames, in the colours of the report."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +14,12 @@ _MOST_FRAMES = 8
 
 
 def draw_event(spec: DatasetSpec, name: str, codes: np.ndarray) -> Figure:
-    """Draw at most eight frames of an event, evenly spaced, missing pixels grey and hatched.
+    """Return a figure of at most eight evenly spaced frames of an event; missing pixels are grey and hatched.
 
     Args:
-        spec: the data set, whose thresholds step the colours.
-        name: what the figure is called.
-        codes: uint8 ``[T, H, W]``.
+        spec: the data set; its thresholds are the colour levels.
+        name: name of the event in the title.
+        codes: uint8 pixel values ``[T, H, W]``.
     """
     steps = steps_for(spec.threshold_codes(), labels=spec.threshold_labels(), unit=spec.thresholds.unit)
     chosen = np.unique(np.linspace(0, len(codes) - 1, min(len(codes), _MOST_FRAMES)).round().astype(int))
@@ -32,7 +32,7 @@ def draw_event(spec: DatasetSpec, name: str, codes: np.ndarray) -> Figure:
 
 
 def _show_frame(axes: Axes, frame: np.ndarray, steps: Steps) -> None:
-    """Show one frame ``[H, W]``, codes or [0, 1], in stepped colours; missing pixels are grey and hatched."""
+    """Draw one frame ``[H, W]``, uint8 or in [0, 1], in stepped colours; missing pixels are grey and hatched."""
     axes.set_facecolor(MISSING_FACE)
     axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
     colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))

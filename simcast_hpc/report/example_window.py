@@ -1,4 +1,4 @@
-"""The example window beside a score file, read and checked before it is shown."""
+"""Read and check the example window of a score file."""
 
 import zipfile
 from dataclasses import dataclass, field
@@ -12,15 +12,18 @@ SUFFIX = ".example.npz"
 
 
 class ResultsError(DataError):
-    """A run folder whose results cannot be shown; the message names the file and what would be right."""
+    """Results that cannot be read; the message has the file and the reason."""
 
 
 @dataclass(frozen=True)
 class EnsembleFrames:
     """Products of an ensemble, floats in [0, 1].
 
-    ``members`` ``[k, T', H, W]``, some of them; ``mean`` and ``matched_mean`` (probability-matched, Ebert 2001)
-    ``[T', H, W]``; ``probability`` ``[thresholds, T', H, W]`` of reaching each threshold.
+    Attributes:
+        members: ``[k, T', H, W]``, a subset.
+        mean: ``[T', H, W]``.
+        matched_mean: ``[T', H, W]``, probability-matched mean (Ebert 2001).
+        probability: ``[thresholds, T', H, W]`` of exceeding each threshold.
     """
 
     members: np.ndarray
@@ -33,7 +36,7 @@ class EnsembleFrames:
 class ExampleFrames:
     """One window: ``inputs`` and ``observed`` uint8 ``[T, H, W]``, forecasts float32 ``[T', H, W]`` in [0, 1].
 
-    Of an ensemble ``forecasts`` holds one member; ``ensembles`` has its products, where the file does.
+    For an ensemble ``forecasts`` has one member, and ``ensembles`` its products if the file has them.
     """
 
     event: str
@@ -45,10 +48,10 @@ class ExampleFrames:
 
 
 def read_example(path: Path) -> ExampleFrames | None:
-    """Return the example window in a file; None where there is no such file.
+    """Return the example window in a file; None if the file does not exist.
 
     Raises:
-        ResultsError: the file holds something else.
+        ResultsError: the file does not contain a valid example window.
     """
     if not path.is_file():
         return None
@@ -70,7 +73,7 @@ def read_example(path: Path) -> ExampleFrames | None:
                 },
             )
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ResultsError(f"{path} holds no example frames: {error}") from error
+        raise ResultsError(f"{path} does not contain an example window: {error}") from error
     _check(example, path)
     return example
 
@@ -82,10 +85,10 @@ def _check(example: ExampleFrames, path: Path) -> None:
     shape = example.observed.shape
     for name, frames in example.forecasts.items():
         if frames.shape != shape:
-            raise ResultsError(f"{path}: forecast/{name} has shape {frames.shape}; observed has {shape}")
-    for name, made in example.ensembles.items():
-        wanted = {"mean": shape, "matched_mean": shape, "probability": (len(example.thresholds), *shape)}
-        for kind, expected in {**wanted, "members": (len(made.members), *shape)}.items():
-            found = getattr(made, kind).shape
-            if found != expected:
-                raise ResultsError(f"{path}: {kind}/{name} has shape {found}; it must be {expected}")
+            raise ResultsError(f"{path}: forecast/{name} must have the shape of observed, {shape}, got {frames.shape}")
+    for name, products in example.ensembles.items():
+        shapes = {"mean": shape, "matched_mean": shape, "probability": (len(example.thresholds), *shape)}
+        for kind, expected in {**shapes, "members": (len(products.members), *shape)}.items():
+            actual = getattr(products, kind).shape
+            if actual != expected:
+                raise ResultsError(f"{path}: {kind}/{name} must have shape {expected}, got {actual}")

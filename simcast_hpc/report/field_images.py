@@ -1,4 +1,4 @@
-"""One field as one small picture: a palette PNG whose pixels are the field's, enlarged by a whole factor."""
+"""Images of single fields: palette PNGs in which every pixel of the field is enlarged by an integer factor."""
 
 import io
 
@@ -13,29 +13,29 @@ _STRIPE_PIXELS = 6
 
 
 def field_image(frame: np.ndarray, steps: Steps, *, side: int = SIDE) -> Image.Image:
-    """Return ``[H, W]``, codes or floats in [0, 1], as a palette picture; missing pixels are grey and hatched.
+    """Return a palette image of ``[H, W]``, uint8 or floats in [0, 1]; missing pixels are grey and hatched.
 
-    A field smaller than ``side`` is enlarged by the whole factor that brings its longer side there or just below.
+    A field smaller than ``side`` is enlarged by the largest integer factor that keeps its longer side within ``side``.
     """
     index = steps.index(frame)
     factor = max(1, side // max(frame.shape))
-    drawn = np.repeat(np.repeat(index.filled(len(steps.colours)), factor, axis=0), factor, axis=1)
-    rows, columns = np.indices(drawn.shape)
+    pixels = np.repeat(np.repeat(index.filled(len(steps.colours)), factor, axis=0), factor, axis=1)
+    rows, columns = np.indices(pixels.shape)
     stripe = (rows + columns) % _STRIPE_PIXELS < _STRIPE_PIXELS // 3
-    drawn = np.where((drawn == len(steps.colours)) & stripe, len(steps.colours) + 1, drawn)
-    image = Image.fromarray(drawn.astype(np.uint8), mode="P")
+    pixels = np.where((pixels == len(steps.colours)) & stripe, len(steps.colours) + 1, pixels)
+    image = Image.fromarray(pixels.astype(np.uint8), mode="P")
     image.putpalette(palette(steps))
     return image
 
 
 def palette(steps: Steps) -> list[int]:
-    """Return red, green, blue, 0 to 255, of each step, of what is missing, and of the hatch on it."""
+    """Return red, green and blue, 0 to 255, of each step, of missing pixels and of their hatching."""
     colours = [*steps.colours, MISSING_FACE, MISSING_HATCH]
     return [round(255 * part) for colour in colours for part in to_rgb(colour)]
 
 
 def as_png(image: Image.Image) -> bytes:
-    """Return the picture as PNG, as small as it goes."""
+    """Return the image as an optimized PNG."""
     target = io.BytesIO()
     image.save(target, format="PNG", optimize=True)
     return target.getvalue()

@@ -1,4 +1,4 @@
-"""Fields side by side with a slider over lead time; without a script each is a strip of all its leads."""
+"""HTML viewer of fields side by side with a slider over lead time; without JavaScript, strips of all lead times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from .html_markup import image, text
 
 @dataclass(frozen=True)
 class Panel:
-    """One row of fields ``[T', H, W]``, codes or floats in [0, 1], and the colours in which they are shown.
+    """A sequence of fields ``[T', H, W]``, uint8 or floats in [0, 1], with its colour scale.
 
-    ``unit`` is that of the steps' labels, for the alternative texts; empty where they carry it or are codes.
+    ``unit`` is the unit of the labels of ``steps`` in alternative texts; empty for encoded values and probabilities.
     """
 
     title: str
@@ -25,12 +25,12 @@ class Panel:
 
 
 def viewer(panels: Sequence[Panel], *, lead_minutes: Sequence[float], label: str) -> str:
-    """Return the panels, one picture for each lead, and the controls, which the page's script shows and serves.
+    """Return the HTML of the panels, one image per lead time, and of the controls, which the script displays.
 
     Args:
-        panels: all of ``len(lead_minutes)`` fields.
-        lead_minutes: of each field, in minutes after the last input frame.
-        label: what the slider is called where it is read out.
+        panels: panels of ``len(lead_minutes)`` fields each.
+        lead_minutes: lead time of each field in minutes.
+        label: accessible name of the slider.
     """
     rows = "\n".join(_panel(panel, lead_minutes) for panel in panels)
     last = len(lead_minutes) - 1
@@ -46,7 +46,7 @@ def viewer(panels: Sequence[Panel], *, lead_minutes: Sequence[float], label: str
 
 
 def strip(panel: Panel, minutes: Sequence[float]) -> str:
-    """Return one panel as a strip that scrolls, at these minutes after the last input frame."""
+    """Return the HTML of one panel as a scrolling strip; ``minutes`` are relative to the last input frame."""
     return f'<div class="panels still">\n{_panel(panel, minutes)}\n</div>'
 
 
@@ -60,25 +60,25 @@ def _panel(panel: Panel, minutes: Sequence[float]) -> str:
 
 
 def _cell(panel: Panel, lead: int, minutes: float) -> str:
-    drawn = field_image(panel.fields[lead], panel.steps)
-    alt = f"{panel.title} at {in_minutes(minutes)}: {_highest(panel.fields[lead], panel.steps, panel.unit)}"
-    enlarged = drawn.size != panel.fields[lead].shape[::-1]
-    shown = image(as_png(drawn), alt=alt, size=drawn.size, kind="enlarged" if enlarged else "")
-    return f"<figure>{shown}{text('figcaption', in_minutes(minutes))}</figure>"
+    picture = field_image(panel.fields[lead], panel.steps)
+    alt = f"{panel.title} at {in_minutes(minutes)}: {_describe_maximum(panel.fields[lead], panel.steps, panel.unit)}"
+    enlarged = picture.size != panel.fields[lead].shape[::-1]
+    element = image(as_png(picture), alt=alt, size=picture.size, kind="enlarged" if enlarged else "")
+    return f"<figure>{element}{text('figcaption', in_minutes(minutes))}</figure>"
 
 
-def _highest(field: np.ndarray, steps: Steps, unit: str) -> str:
-    """Return in words how high the field reaches and how much of it lies there."""
+def _describe_maximum(field: np.ndarray, steps: Steps, unit: str) -> str:
+    """Return a text with the highest level reached and the fraction of pixels that reach it."""
     index = steps.index(field)
     if index.count() == 0:
         return "all missing"
     top = int(index.max())
     if top == 0:
-        return f"nothing at or above {steps.labels[0]}{unit and ' ' + unit}"
-    share = 100 * float((index == top).sum()) / index.count()
-    return f"up to at least {steps.labels[top - 1]}{unit and ' ' + unit}, on {share:.2g} % of the pixels"
+        return f"no pixel at or above {steps.labels[0]}{unit and ' ' + unit}"
+    percent = 100 * float((index == top).sum()) / index.count()
+    return f"maximum at or above {steps.labels[top - 1]}{unit and ' ' + unit}, on {percent:.2g} % of the pixels"
 
 
 def in_minutes(minutes: float) -> str:
-    """Return a time after the last input as it is shown: ``+5 min``, ``−10 min``, ``0 min``."""
+    """Return a time relative to the last input frame: ``+5 min``, ``−10 min``, ``0 min``."""
     return f"{minutes:+g} min".replace("+0 ", "0 ").replace("-", "−")

@@ -1,4 +1,4 @@
-"""Pictures of one forecast: the last frame and the leads side by side (PNG), and one after another (GIF)."""
+"""Figures of one operational forecast: lead times side by side (PNG) and animated (GIF)."""
 
 import io
 from pathlib import Path
@@ -23,12 +23,12 @@ _NAMES = {"mm/h": "rain rate", "dBZ": "reflectivity", "kg/m^2": "vertically inte
 
 
 def draw_forecast(forecast: Forecast, path: Path) -> None:
-    """Write a PNG: the last input and up to five leads, and for an ensemble the probability of its middle threshold.
+    """Write a PNG of the last input and up to five lead times; for an ensemble also exceedance probabilities.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    steps, leads = _steps(forecast), _chosen(len(forecast.shown))
+    steps, leads = _steps(forecast), _lead_indices(len(forecast.shown))
     rows = 1 if forecast.probability is None else 2
     height = _PANEL_INCHES * rows * forecast.grid.height / forecast.grid.width
     figure = new_figure(_PANEL_INCHES * (len(leads) + 1), height + 1.4)
@@ -44,10 +44,10 @@ def draw_forecast(forecast: Forecast, path: Path) -> None:
 
 
 def animate_forecast(forecast: Forecast, path: Path) -> None:
-    """Write a GIF: the last input, then every lead; it holds the last and begins again.
+    """Write a looping GIF of the last input and every lead time, with a pause at the last.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     steps = _steps(forecast)
     pictures = [_picture(forecast, forecast.observed, steps, f"observed {forecast.issue:%H:%M} UTC")]
@@ -63,17 +63,17 @@ def _picture(forecast: Forecast, field: np.ndarray, steps: Steps, title: str) ->
     axes = figure.subplots()
     _show(axes, field, steps, title=title)
     _bar(figure, np.array([axes]), steps, plain(f"{_NAMES[forecast.unit]}, {forecast.unit}"))
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=100)
-    return Image.open(held).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return Image.open(buffer).convert("RGB").quantize(64, dither=Image.Dither.NONE)
 
 
 def _show(axes: Axes, field: np.ndarray, steps: Steps, *, title: str) -> None:
-    field = _coarse(field)
+    field = _coarsen(field)
     missing = np.isnan(field)
     index = np.ma.masked_array(np.searchsorted(steps.levels, np.where(missing, -np.inf, field), side="right"), missing)
     colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))
-    _face(axes, title)
+    _format_panel(axes, title)
     axes.imshow(index, cmap=colours, vmin=-0.5, vmax=len(steps.colours) - 0.5, interpolation="nearest")
 
 
@@ -88,7 +88,7 @@ def _probabilities(figure: Figure, panels: np.ndarray, forecast: Forecast, leads
     _bar(figure, panels, steps, plain(f"probability of {threshold} or more"))
 
 
-def _face(axes: Axes, title: str) -> None:
+def _format_panel(axes: Axes, title: str) -> None:
     axes.set_facecolor(MISSING_FACE)
     axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
     axes.set_xticks([])
@@ -97,7 +97,7 @@ def _face(axes: Axes, title: str) -> None:
         axes.set_title(title, fontsize=8, pad=3)
 
 
-def _bar(figure: Figure, panels: np.ndarray, steps: Steps, words: str) -> None:
+def _bar(figure: Figure, panels: np.ndarray, steps: Steps, label: str) -> None:
     count = len(steps.colours)
     scale = ScalarMappable(norm=BoundaryNorm(np.arange(count + 1), count), cmap=ListedColormap(list(steps.colours)))
     bar = figure.colorbar(
@@ -105,7 +105,7 @@ def _bar(figure: Figure, panels: np.ndarray, steps: Steps, words: str) -> None:
     )
     bar.set_ticklabels([plain(label) for label in steps.labels])
     bar.ax.tick_params(labelsize=8)
-    bar.set_label(words, fontsize=8)
+    bar.set_label(label, fontsize=8)
 
 
 def _steps(forecast: Forecast) -> Steps:
@@ -113,8 +113,8 @@ def _steps(forecast: Forecast) -> Steps:
     return steps_for(forecast.thresholds, labels=labels, unit=forecast.unit)
 
 
-def _coarse(field: np.ndarray) -> np.ndarray:
-    """Return a field of at most so many pixels a side, each the highest value of its block, so that no cell is lost."""
+def _coarsen(field: np.ndarray) -> np.ndarray:
+    """Return a field of at most ``_MOST_PIXELS`` per side by block maxima, so that small cells remain visible."""
     factor = -(-max(field.shape) // _MOST_PIXELS)
     if factor == 1:
         return field
@@ -124,8 +124,8 @@ def _coarse(field: np.ndarray) -> np.ndarray:
     return np.where(np.isneginf(highest), np.nan, highest)
 
 
-def _chosen(count: int) -> list[int]:
-    """Return the leads that are shown: evenly spaced, the last among them."""
+def _lead_indices(count: int) -> list[int]:
+    """Return the indices of evenly spaced lead times, including the last."""
     return sorted({round(k) for k in np.linspace(0, count - 1, min(count, _MOST_PANELS - 1))})
 
 

@@ -1,4 +1,4 @@
-"""All rows of one window in a single picture, for slides and READMEs: inputs, observation, every forecast."""
+"""One image of a window for slides: inputs, observation and every forecast."""
 
 from collections.abc import Sequence
 
@@ -19,16 +19,16 @@ _INK, _PAPER, _EDGE = "#222222", "white", "#6b7785"
 def overview(
     inputs: Panel, forecasts: Sequence[Panel], *, minutes_in: Sequence[float], minutes_out: Sequence[float], title: str
 ) -> Image.Image:
-    """Return a row of inputs and one for each panel, at most six frames a row, evenly spaced, the last among them.
+    """Return an image with a row of inputs and one row per panel, of at most six evenly spaced frames each.
 
     Args:
-        inputs: what went in.
-        forecasts: the observation first, then each forecast; all in the colours of ``inputs``.
-        minutes_in: of each input, after the last of them.
-        minutes_out: of each forecast, likewise.
-        title: of the colour scale: quantity and unit.
+        inputs: the input frames.
+        forecasts: the observation first, then each forecast; all with the colour scale of ``inputs``.
+        minutes_in: time of each input frame relative to the last one.
+        minutes_out: lead time of each forecast frame.
+        title: title of the colour scale: quantity and unit.
     """
-    into, out = chosen(len(minutes_in)), chosen(len(minutes_out))
+    into, out = frame_indices(len(minutes_in)), frame_indices(len(minutes_out))
     columns = max(len(into), len(out))
     bands = 2 * _TIMES + (len(forecasts) + 1) * (_SIDE + _GAP)
     picture = Image.new("RGB", (_LABEL + columns * (_SIDE + _GAP), bands + _FOOT), _PAPER)
@@ -37,14 +37,14 @@ def overview(
     _row(picture, pen, inputs, into, top=_TIMES)
     top = _TIMES + _SIDE + _GAP
     _times(pen, [minutes_out[k] for k in out], top=top)
-    for place, panel in enumerate(forecasts):
-        _row(picture, pen, panel, out, top=top + _TIMES + place * (_SIDE + _GAP))
+    for row, panel in enumerate(forecasts):
+        _row(picture, pen, panel, out, top=top + _TIMES + row * (_SIDE + _GAP))
     _scale(pen, inputs.steps, title, top=bands + 6, width=picture.width)
     return picture.quantize(_COLOURS, dither=Image.Dither.NONE)
 
 
-def chosen(count: int) -> list[int]:
-    """Return which of so many frames are shown."""
+def frame_indices(count: int) -> list[int]:
+    """Return the indices of at most six evenly spaced frames out of ``count``, including the last."""
     return [int(k) for k in np.unique(np.linspace(0, count - 1, min(count, MOST_COLUMNS)).round())]
 
 
@@ -57,20 +57,20 @@ def _times(pen: ImageDraw.ImageDraw, minutes: Sequence[float], *, top: int) -> N
 def _row(picture: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, frames: Sequence[int], *, top: int) -> None:
     pen.text((_LABEL - 10, top + _SIDE // 2), panel.title, fill=_INK, anchor="rm", font=font(13))
     for column, frame in enumerate(frames):
-        drawn = field_image(panel.fields[frame], panel.steps, side=_SIDE).convert("RGB")
-        fitted = drawn.resize(_fitting(drawn.size), Image.Resampling.NEAREST)
+        image = field_image(panel.fields[frame], panel.steps, side=_SIDE).convert("RGB")
+        image = image.resize(_fit(image.size), Image.Resampling.NEAREST)
         left = _LABEL + column * (_SIDE + _GAP)
-        picture.paste(fitted, (left, top))
-        pen.rectangle((left, top, left + fitted.width - 1, top + fitted.height - 1), outline=_EDGE)
+        picture.paste(image, (left, top))
+        pen.rectangle((left, top, left + image.width - 1, top + image.height - 1), outline=_EDGE)
 
 
-def _fitting(size: tuple[int, int]) -> tuple[int, int]:
+def _fit(size: tuple[int, int]) -> tuple[int, int]:
     longest = max(size)
     return round(size[0] * _SIDE / longest), round(size[1] * _SIDE / longest)
 
 
 def _scale(pen: ImageDraw.ImageDraw, steps: Steps, title: str, *, top: int, width: int) -> None:
-    """Draw a patch for each step with the value from which on it holds at its left edge, and one for missing."""
+    """Draw a colour bar: a patch per step with its lower level at the left edge, and one for missing pixels."""
     colours = [*steps.colours, MISSING_FACE]
     patch = min(90, (width - 20) // len(colours))
     left = (width - patch * len(colours)) // 2

@@ -1,6 +1,6 @@
-"""HTML out of text, tables and pictures. Every text is escaped here; callers pass plain strings and join the rest.
+"""HTML elements from text, tables and images. All text is escaped here; callers pass plain strings.
 
-Pictures are put into the page itself, as data URIs: a page is one file, which can be copied off a cluster or mailed.
+Images are embedded as data URIs, so that a report is a single file.
 """
 
 from base64 import b64encode
@@ -30,52 +30,52 @@ def bullets(items: Sequence[str]) -> str:
 
 
 def definitions(pairs: Sequence[tuple[str, str]]) -> str:
-    """Return a list of terms and what they mean."""
+    """Return a definition list of (term, meaning)."""
     return "<dl>\n" + "\n".join(text("dt", term) + text("dd", meaning) for term, meaning in pairs) + "\n</dl>"
 
 
 def links(pairs: Sequence[tuple[str, str]], *, label: str) -> str:
-    """Return a navigation list of (identifier on this page, title)."""
+    """Return a navigation list of (identifier in the document, title)."""
     items = "\n".join(f'<li><a href="#{escape(identifier)}">{escape(title)}</a></li>' for identifier, title in pairs)
     return f'<nav aria-label="{escape(label)}">\n<ul>\n{items}\n</ul>\n</nav>'
 
 
-def folded(summary: str, content: str, *, is_open: bool = False) -> str:
-    """Return content that opens and closes without a script."""
+def collapsible(summary: str, content: str, *, is_open: bool = False) -> str:
+    """Return a collapsible section, which requires no script."""
     return f"<details{' open' if is_open else ''}>\n{text('summary', summary)}\n{content}\n</details>"
 
 
 def image(data: bytes, *, alt: str, size: tuple[int, int] | None = None, kind: str = "") -> str:
-    """Return a PNG or GIF as an element; ``size`` is its width and height, so that nothing moves as it is decoded."""
+    """Return an image element of a PNG or GIF; ``size``, width and height, prevents layout shifts while decoding."""
     measures = f' width="{size[0]}" height="{size[1]}"' if size else ""
     what = f' class="{escape(kind)}"' if kind else ""
     return f'<img src="{data_uri(data)}" alt="{escape(alt)}"{measures}{what}>'
 
 
 def data_uri(data: bytes) -> str:
-    """Return a PNG or GIF as the address of itself."""
+    """Return a PNG or GIF as a data URI."""
     kind = "gif" if data.startswith(b"GIF") else "png"
     return f"data:image/{kind};base64,{b64encode(data).decode('ascii')}"
 
 
-def looping(data: bytes, *, alt: str) -> str:
-    """Return a GIF that does not load before it is opened to view; a reader who wants no motion leaves it folded."""
+def animated_figure(data: bytes, *, alt: str) -> str:
+    """Return a figure of a GIF that loads only when it is displayed."""
     return f'<figure class="moving"><img src="{data_uri(data)}" alt="{escape(alt)}" loading="lazy"></figure>'
 
 
 def picture(data: bytes, *, alt: str, caption: str, wide: bool = False) -> str:
-    """Return a figure; a wide one keeps its size and scrolls on a narrow screen."""
+    """Return a figure with a caption; a wide one keeps its size and scrolls on a narrow screen."""
     kind = ' class="wide"' if wide else ""
     return f"<figure{kind}>\n{image(data, alt=alt)}\n{text('figcaption', caption)}\n</figure>"
 
 
 def chart_grid(charts: Sequence[Chart], *, caption: str, legend: str = "") -> str:
-    """Return charts side by side where there is room, one below the other where there is none.
+    """Return a figure with charts in a grid that adapts to the width of the screen.
 
     Args:
-        charts: what is drawn.
-        caption: what all of them show.
-        legend: what :func:`line_legend` returned.
+        charts: the charts.
+        caption: caption of the figure.
+        legend: HTML from :func:`line_legend`.
     """
     cells = "\n".join(
         f'<div class="chart">{text("p", chart.title, kind="title")}\n{image(chart.png, alt=chart.alt)}</div>'
@@ -87,17 +87,17 @@ def chart_grid(charts: Sequence[Chart], *, caption: str, legend: str = "") -> st
 
 
 def line_legend(styles: Mapping[str, LineStyle]) -> str:
-    """Return the names of curves, each beside a piece of its line."""
+    """Return a legend with a line sample for each name."""
     items = "\n".join(f"<li>{_line(style)}{escape(name)}</li>" for name, style in styles.items())
     return f'<ul class="legend">\n{items}\n</ul>'
 
 
 def colour_legend(steps: Steps, *, title: str, unit: str) -> str:
-    """Return a colour scale: of each step a patch and the values from which on it holds, and what is missing."""
-    named = [f"below {steps.labels[0]}", *(f"≥ {label}" for label in steps.labels)]
+    """Return a legend of a colour scale: a patch and the lower level of each step, and a patch for missing pixels."""
+    labels = [f"below {steps.labels[0]}", *(f"≥ {label}" for label in steps.labels)]
     items = [
         f'<li><span class="patch" style="background:{colour}"></span>{escape(name)}</li>'
-        for colour, name in zip(steps.colours, named, strict=True)
+        for colour, name in zip(steps.colours, labels, strict=True)
     ]
     items.append('<li><span class="patch missing"></span>missing</li>')
     heading = f"{title}, {unit}" if unit else title
@@ -121,13 +121,13 @@ def _outline(marker: str) -> str:
     letters = {Outline.MOVETO: "M", Outline.LINETO: "L", Outline.CURVE3: "Q", Outline.CURVE4: "C"}
     parts = []
     for points, code in shape.get_path().transformed(shape.get_transform()).iter_segments():
-        numbers = " ".join(f"{(-1) ** place * 9 * value:.1f}" for place, value in enumerate(points))
+        numbers = " ".join(f"{(-1) ** k * 9 * value:.1f}" for k, value in enumerate(points))
         parts.append("Z" if code == Outline.CLOSEPOLY else letters[code] + numbers)
     return "".join(parts)
 
 
 def table(content: Table) -> str:
-    """Return a table with caption and scoped headings, in a frame that scrolls on a narrow screen."""
+    """Return a table with caption and scoped headings, in a container that scrolls on a narrow screen."""
     heads = "".join(_head(column, words=k <= content.text_cells) for k, column in enumerate(content.columns))
     body = "\n".join(_group(group, content) for group in content.groups)
     return (

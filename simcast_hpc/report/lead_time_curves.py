@@ -1,7 +1,6 @@
-"""How a chart of the page looks, and curves over lead time; pyplot and its state are not touched.
+"""Charts of the report, and curves over lead time. The global state of pyplot is not used.
 
-Charts are small and of one size: the page sets them side by side on a wide screen and one below the other on a phone,
-where their letters are as large as those of the text.
+All charts have the same small size, so that a grid of them adapts to the screen and text remains legible on a phone.
 """
 
 import math
@@ -30,7 +29,7 @@ _MAX_LEAD_TICKS = 6
 
 @dataclass(frozen=True)
 class Chart:
-    """One small figure, its title, and what it shows in words."""
+    """One small figure with its title and alternative text."""
 
     title: str
     alt: str
@@ -38,15 +37,15 @@ class Chart:
 
     @property
     def png(self) -> bytes:
-        """The figure as a palette PNG, a third of the size of one in full colour."""
+        """The figure as a palette PNG, a third of the size of a full-colour PNG."""
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        return as_png(drawn.quantize(_PALETTE_COLOURS, dither=Image.Dither.NONE))
+        image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+        return as_png(image.quantize(_PALETTE_COLOURS, dither=Image.Dither.NONE))
 
 
 def new_figure(width_inches: float, height_inches: float, *, gap_inches: float = 0.06) -> Figure:
-    """Return an empty white figure that draws by Agg, whatever backend an importer uses."""
+    """Return an empty white figure with the Agg backend, independent of the backend of the importing program."""
     layout = ConstrainedLayoutEngine(w_pad=gap_inches, h_pad=gap_inches, wspace=0, hspace=0)
     figure = Figure(figsize=(width_inches, height_inches), dpi=_DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
@@ -54,16 +53,16 @@ def new_figure(width_inches: float, height_inches: float, *, gap_inches: float =
 
 
 def plain(text: str) -> str:
-    """Return text from a file so that matplotlib draws it as it stands, a dollar sign included."""
+    """Return text with escaped dollar signs, which matplotlib would interpret as mathematics."""
     return text.replace("$", r"\$")
 
 
 def new_chart() -> tuple[Figure, Axes]:
-    """Return an empty chart of the page's size and its axes, with a light grid."""
+    """Return an empty chart and its axes, with a light grid."""
     figure = Figure(figsize=_CHART_INCHES, dpi=_CHART_DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    # Margins of its own, and alike in all charts: a layout engine draws everything twice.
+    # Fixed margins: a layout engine would draw everything twice.
     figure.subplots_adjust(left=0.18, right=0.97, bottom=0.19, top=0.96)
     axes.grid(visible=True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
@@ -74,13 +73,13 @@ def new_chart() -> tuple[Figure, Axes]:
 
 
 def name_axes(axes: Axes, across: str, up: str) -> None:
-    """Name both axes of a chart."""
+    """Set the labels of both axes."""
     axes.set_xlabel(across, color=INK, fontsize=10)
     axes.set_ylabel(up, color=INK, fontsize=10)
 
 
 def start_at_zero(axes: Axes, values: Sequence[float | None]) -> None:
-    """Begin the vertical axis at 0 and end it above the highest of these values."""
+    """Set the vertical axis from 0 to slightly above the highest of these values."""
     highest = max((value for value in values if value is not None and math.isfinite(value)), default=0.0)
     axes.set_ylim(0, 1.06 * highest if highest > 0 else 1.0)
 
@@ -94,15 +93,15 @@ def lead_curves(
     styles: Mapping[str, LineStyle] | None = None,
     reference: float | None = None,
 ) -> Chart:
-    """Return curves over lead time; a value that is undefined leaves a gap.
+    """Return a chart of curves over lead time; an undefined value leaves a gap.
 
     Args:
-        scores: what the leads are of.
-        curves: by name, a value for each lead.
-        up: name of the vertical axis.
-        title: of the chart.
-        styles: of the curves; those of the entries by default.
-        reference: a value that is right or perfect, drawn as a level line.
+        scores: the score file, which defines the lead times.
+        curves: a value per lead time, by name.
+        up: label of the vertical axis.
+        title: title of the chart.
+        styles: line styles by name; by default those of the entries.
+        reference: ideal value, drawn as a horizontal line.
     """
     figure, axes = new_chart()
     styles = styles or line_styles(scores.names)
@@ -115,13 +114,13 @@ def lead_curves(
     ticks = scores.lead_minutes[every - 1 :: every]
     axes.set_xticks(ticks, [f"{minutes:g}" for minutes in ticks])
     name_axes(axes, "lead time, minutes", up)
-    return Chart(title, f"{title}: {up} against lead time. {_ends(scores, curves)}", figure)
+    return Chart(title, f"{title}: {up} against lead time. {_describe_ends(scores, curves)}", figure)
 
 
 def draw_line(
     axes: Axes, across: Sequence[float], up: Sequence[float | None], style: LineStyle, *, name: str, every: int = 1
 ) -> None:
-    """Draw one curve in the style of its name, a marker on every ``every``-th point."""
+    """Draw one curve with a marker on every ``every``-th point."""
     axes.plot(
         across,
         [math.nan if value is None else value for value in up],
@@ -136,12 +135,12 @@ def draw_line(
 
 
 def mean_csi_chart(scores: ScoreFile) -> Chart:
-    """Return mean CSI against lead time, a line for each entry."""
+    """Return a chart of mean CSI against lead time, one line per entry."""
     return lead_curves(scores, scores.mean_csi_by_lead, up="mean CSI", title="Mean CSI")
 
 
 def csi_charts(scores: ScoreFile) -> list[Chart]:
-    """Return CSI against lead time, a chart for each threshold with an axis of its own."""
+    """Return charts of CSI against lead time, one per threshold, each with its own vertical axis."""
     charts = []
     for label in scores.protocols[scores.pooled_protocol].labels:
         rare = "" if label in scores.supported_thresholds else " (rare)"
@@ -150,7 +149,7 @@ def csi_charts(scores: ScoreFile) -> list[Chart]:
     return charts
 
 
-def _ends(scores: ScoreFile, curves: Mapping[str, Sequence[float | None]]) -> str:
-    """Return in words where each curve ends."""
+def _describe_ends(scores: ScoreFile, curves: Mapping[str, Sequence[float | None]]) -> str:
+    """Return a text with the last value of each curve."""
     ends = [f"{name} {'undefined' if values[-1] is None else f'{values[-1]:.3g}'}" for name, values in curves.items()]
     return f"At {scores.lead_minutes[-1]:g} minutes: {', '.join(ends)}."

@@ -1,9 +1,9 @@
-"""Results of several evaluations side by side: only numbers of one protocol on the same windows share a table."""
+"""Leaderboards of several evaluations: one table per protocol and set of windows."""
 
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -33,7 +33,7 @@ class BoardRow:
 
 @dataclass(frozen=True)
 class Board:
-    """Rows that may be compared, and what they share."""
+    """Comparable rows, and what they have in common."""
 
     title: str
     protocol: str
@@ -43,13 +43,13 @@ class Board:
 
 
 def read_boards(paths: Sequence[Path], *, by: str = "csi/mean") -> list[Board]:
-    """Return one board for each data set, set of windows, protocol and set of averaged thresholds, best row first.
+    """Return one board per data set, set of windows, protocol and set of averaged thresholds, best row first.
 
-    A baseline that stands in several files with the same scores stands once. Rows of equal name from several folders
-    are told apart by the folder.
+    Rows of equal name and scores, such as a baseline in several files, are joined. Other rows of equal name are
+    prefixed with their folder.
 
     Raises:
-        ResultsError: a path holds no scores, or nothing has the score ``by``.
+        ResultsError: a path contains no scores, or the score ``by`` does not exist.
     """
     files = [(path, scores) for given in paths for path, scores in _score_files(given)]
     grouped: dict[tuple[object, ...], list[BoardRow]] = {}
@@ -62,84 +62,82 @@ def read_boards(paths: Sequence[Path], *, by: str = "csi/mean") -> list[Board]:
             key = (scores.fingerprint, title, protocol, used.hash, scores.supported_thresholds)
             rows = grouped.setdefault(key, [])
             for entry in scores.entries:
-                found = scores.scores[entry.name][protocol]
-                if by not in found:
+                by_key = scores.scores[entry.name][protocol]
+                if by not in by_key:
                     raise ResultsError(
-                        f"{path} has no score {by!r} under {protocol}; it has {', '.join(list(found)[:8])}, ..."
+                        f"{path} has no score {by!r} under {protocol}; choose from {', '.join(list(by_key)[:8])}, ..."
                     )
-                row = BoardRow(entry.name, entry.kind, found, scores.intervals.get(entry.name, {}).get(protocol, {}))
+                row = BoardRow(entry.name, entry.kind, by_key, scores.intervals.get(entry.name, {}).get(protocol, {}))
                 if not any(other.name == row.name and other.scores == row.scores for other in rows):
-                    taken = any(other.name == row.name for other in rows)
-                    rows.append(BoardRow(f"{path.parent.name}/{row.name}", *_rest(row)) if taken else row)
+                    is_taken = any(other.name == row.name for other in rows)
+                    rows.append(replace(row, name=f"{path.parent.name}/{row.name}") if is_taken else row)
     return [
-        Board(str(title), str(protocol), str(digest), tuple(supported), _ordered(rows, by))  # type: ignore[arg-type]
+        Board(str(title), str(protocol), str(digest), tuple(supported), _sort(rows, by))  # type: ignore[arg-type]
         for (_, title, protocol, digest, supported), rows in grouped.items()
     ]
 
 
-def _rest(row: BoardRow) -> tuple[str, dict[str, float | None], dict[str, tuple[float | None, float | None]]]:
-    return row.kind, row.scores, row.intervals
-
-
-def _ordered(rows: Sequence[BoardRow], by: str) -> tuple[BoardRow, ...]:
+def _sort(rows: Sequence[BoardRow], by: str) -> tuple[BoardRow, ...]:
     sign = 1 if by.startswith(_LOWER_IS_BETTER) else -1
 
-    def place(row: BoardRow) -> tuple[bool, float]:
+    def key(row: BoardRow) -> tuple[bool, float]:
         value = row.scores[by]
         return (value is None, 0.0 if value is None else sign * value)
 
-    return tuple(sorted(rows, key=place))
+    return tuple(sorted(rows, key=key))
 
 
 def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:
     folders = (path, path / "scores") if path.is_dir() else ()
     candidates = [file for folder in folders for file in sorted(folder.glob("*.json"))] if folders else [path]
-    found = []
+    files = []
     for candidate in candidates:
         try:
-            found.append((candidate, ScoreFile.model_validate_json(candidate.read_text(encoding="utf-8"))))
+            files.append((candidate, ScoreFile.model_validate_json(candidate.read_text(encoding="utf-8"))))
         except (OSError, ValidationError) as error:
             if not path.is_dir():
-                raise ResultsError(f"{path} holds no scores of `simcast evaluate`: {error}") from error
-    if not found:
-        raise ResultsError(f"{path} holds no scores; give the folder that `simcast evaluate --out` wrote, or its JSON")
-    return found
+                raise ResultsError(f"{path} does not contain scores of `simcast evaluate`: {error}") from error
+    if not files:
+        raise ResultsError(
+            f"{path} contains no scores; give the output folder of `simcast evaluate --out` or a score file"
+        )
+    return files
 
 
 def print_leaderboard(
     paths: Sequence[Path], *, by: str = "csi/mean", csv_path: Path | None = None, console: Console | None = None
 ) -> None:
-    """Print boards, and write them as CSV if asked.
+    """Print leaderboards, and write them to ``csv_path`` if it is given.
 
     Raises:
         ResultsError: see :func:`read_boards`.
-        ConfigError: the CSV cannot be written.
+        ConfigError: the CSV file cannot be written.
     """
     console = console or Console()
     boards = read_boards(paths, by=by)
     for board in boards:
         console.print(Text(f"\n{board.title}", style="bold"))
-        console.print(_rendered(board, by))
+        console.print(_table(board, by))
     if csv_path is not None:
         try:
             write_text(csv_path, _as_csv(boards))
         except OSError as error:
-            raise ConfigError(f"{csv_path} cannot be written: {error.strerror}") from error
+            raise ConfigError(f"cannot write {csv_path}: {error.strerror}") from error
 
 
-def _rendered(board: Board, by: str) -> Table:
+def _table(board: Board, by: str) -> Table:
     top = [f"{name}/{label}" for label in board.thresholds[-2:] for name in ("csi", "pod", "far", "frequency_bias")]
-    wanted = [by, *(key for key in (*_COLUMNS, *top) if key != by)]
-    keys = [key for key in wanted if any(row.scores.get(key) is not None for row in board.rows)]
+    candidates = [by, *(key for key in (*_COLUMNS, *top) if key != by)]
+    keys = [key for key in candidates if any(row.scores.get(key) is not None for row in board.rows)]
     means = f"means over thresholds {', '.join(board.thresholds)}; " if board.thresholds else ""
-    caption = f"Protocol {board.protocol} ({board.hash}); {means}brackets: 95 % of resamples of events."
-    shown = Table(caption=caption, caption_justify="left")
-    shown.add_column("score", overflow="fold")
+    caption = f"Protocol {board.protocol} ({board.hash}); {means}in brackets 95 % intervals over events."
+    table = Table(caption=caption, caption_justify="left")
+    table.add_column("score", overflow="fold")
     for row in board.rows:
-        shown.add_column(row.name, justify="right", overflow="fold")
+        table.add_column(row.name, justify="right", overflow="fold")
     for key in keys:
-        shown.add_row(key, *(_cell(row, key) for row in board.rows))
-    return shown
+        table.add_row(key, *(_cell(row, key) for row in board.rows))
+    return table
 
 
 def _cell(row: BoardRow, key: str) -> str:

@@ -1,4 +1,4 @@
-"""The results of a pipeline run, read from its folder and checked before anything is drawn."""
+"""Read and check the results of a pipeline run."""
 
 import json
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ METRICS_PER_THRESHOLD = ("csi", "pod", "far", "frequency_bias")
 
 
 class _Read(BaseModel):
-    """Frozen and typed; keys that a later version may add are passed over."""
+    """Frozen and typed; unknown keys of later versions are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
 
 class ObservedCount(_Read):
-    """How much of the observation lies at or above one threshold, over all windows and leads."""
+    """Observed pixels and events at or above one threshold, over all windows and lead times."""
 
     pixels: NonNegativeInt
     events: NonNegativeInt
 
 
 class ProtocolUsed(_Read):
-    """One verification protocol, as far as a reader needs it."""
+    """One verification protocol of a score file."""
 
     hash: str
     labels: tuple[str, ...]
@@ -38,7 +38,7 @@ class ProtocolUsed(_Read):
 
 
 class ScoredEntry(_Read):
-    """One forecast that was scored. ``kind`` is ``baseline`` or ``model``; a baseline has no steps."""
+    """One scored forecast. ``kind`` is ``baseline``, ``model`` or ``file``; only models have ``steps``."""
 
     name: str
     kind: str
@@ -48,7 +48,7 @@ class ScoredEntry(_Read):
 
 
 class Spectra(_Read):
-    """Mean radial power of the [0, 1] field by lead, at each wavelength, over the frames that miss no pixel."""
+    """Mean radial power of the [0, 1] field by lead time and wavelength, over frames without missing pixels."""
 
     wavelength_km: tuple[float, ...]
     frames: tuple[int, ...]
@@ -58,7 +58,7 @@ class Spectra(_Read):
 
 
 class Reliability(_Read):
-    """How often an event was observed where so many members forecast it."""
+    """Observed frequency of an event by forecast probability."""
 
     probability: tuple[float, ...]
     observed_frequency: tuple[float | None, ...]
@@ -66,7 +66,7 @@ class Reliability(_Read):
 
 
 class Diagrams(_Read):
-    """What the figures of one entry are drawn from; of a single forecast the spectra alone."""
+    """Data of the diagrams of one entry; a single forecast has only spectra."""
 
     spectra: Spectra | None = None
     members: int = 1
@@ -75,7 +75,7 @@ class Diagrams(_Read):
 
 
 class Difference(_Read):
-    """The first entry's score less the second's, with its interval over the same resamples of events."""
+    """Score of the first entry minus that of the second, with its paired interval over events."""
 
     first: str
     second: str
@@ -87,11 +87,11 @@ class Difference(_Read):
 
 
 class ScoreFile(_Read):
-    """What ``scores/<test set>.json`` holds; a score that is undefined is None.
+    """Content of ``scores/<test set>.json``; an undefined score is None.
 
-    ``mean_csi_by_lead`` is the mean over ``supported_thresholds`` of CSI from counts pooled at that lead.
-    ``train_dates`` may name the dates of the training windows, so that the page can say which dates are shared.
-    ``grid`` (height, width), ``spacing_km``, ``differences`` and ``diagrams`` are absent from files of older versions.
+    ``mean_csi_by_lead`` is the mean over ``supported_thresholds`` of the CSI of counts pooled at each lead time.
+    ``train_dates`` are the dates of the training windows, if known. ``grid`` (height, width), ``spacing_km``,
+    ``differences`` and ``diagrams`` are absent in files of older versions.
     """
 
     name: str
@@ -125,43 +125,45 @@ class ScoreFile(_Read):
     spacing_km: float | None = None
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _check_completeness(self) -> Self:
         if not self.entries or not self.protocols:
-            raise ValueError("entries and protocols must each name at least one")
-        if absent := [label for label in self.supported_thresholds if label not in self.observed]:
-            raise ValueError(f"supported_thresholds {absent} are not among those observed: {list(self.observed)}")
+            raise ValueError("entries and protocols must not be empty")
+        if unknown := [label for label in self.supported_thresholds if label not in self.observed]:
+            raise ValueError(f"supported_thresholds {unknown} are not in observed, which has {list(self.observed)}")
         for label in self.supported_thresholds:
-            seen = self.observed[label]
-            if seen.pixels < self.min_observed_pixels or seen.events < self.min_observed_events:
+            count = self.observed[label]
+            if count.pixels < self.min_observed_pixels or count.events < self.min_observed_events:
                 raise ValueError(
-                    f"supported_thresholds has {label} with {seen.pixels} pixels from {seen.events} events; at least "
-                    f"{self.min_observed_pixels} from {self.min_observed_events} are asked for"
+                    f"supported_thresholds has {label} with {count.pixels} pixels from {count.events} events; required "
+                    f"are {self.min_observed_pixels} pixels from {self.min_observed_events} events"
                 )
         for entry in self.entries:
             leads = self.mean_csi_by_lead.get(entry.name, ())
             if len(leads) != self.frames_out:
                 raise ValueError(
-                    f"mean_csi_by_lead.{entry.name} has {len(leads)} values; frames_out={self.frames_out} wants as many"
+                    f"mean_csi_by_lead.{entry.name} must have frames_out={self.frames_out} values, got {len(leads)}"
                 )
             for protocol, used in self.protocols.items():
-                given = self.scores.get(entry.name, {}).get(protocol, {})
-                if lacking := [key for key in self._needed(used) if key not in given]:
-                    raise ValueError(f"scores.{entry.name}.{protocol} lacks {lacking[0]} ({len(lacking)} keys in all)")
+                by_key = self.scores.get(entry.name, {}).get(protocol, {})
+                if missing := [key for key in self._required_keys(used) if key not in by_key]:
+                    raise ValueError(
+                        f"scores.{entry.name}.{protocol} has no key {missing[0]} ({len(missing)} keys are missing)"
+                    )
         return self
 
-    def _needed(self, protocol: ProtocolUsed) -> list[str]:
-        whole = [f"{metric}/{label}" for metric in METRICS_PER_THRESHOLD for label in protocol.labels]
+    def _required_keys(self, protocol: ProtocolUsed) -> list[str]:
+        overall = [f"{metric}/{label}" for metric in METRICS_PER_THRESHOLD for label in protocol.labels]
         leads = range(1, self.frames_out + 1)
-        return whole + [f"csi/{label}/lead/{lead}" for label in protocol.labels for lead in leads]
+        return overall + [f"csi/{label}/lead/{lead}" for label in protocol.labels for lead in leads]
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the observations are simulated storms, for which dates mean nothing."""
+        """Whether the observations are simulated storms, whose dates are meaningless."""
         return self.dataset == "synthetic"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The entries' names, in the order of the file."""
+        """The names of the entries, in the order of the file."""
         return tuple(entry.name for entry in self.entries)
 
     @property
@@ -171,23 +173,23 @@ class ScoreFile(_Read):
 
     @property
     def ensembles(self) -> tuple[str, ...]:
-        """The entries that are ensembles and whose diagrams were kept."""
+        """The names of the entries that are ensembles with diagram data."""
         return tuple(name for name in self.names if name in self.diagrams and self.diagrams[name].members > 1)
 
     def by_lead(self, name: str, key: str) -> tuple[float | None, ...]:
-        """Return one score of an entry at every lead, under the protocol of curves; None where it has none."""
-        found = self.scores[name][self.pooled_protocol]
-        return tuple(found.get(f"{key}/lead/{lead}") for lead in range(1, self.frames_out + 1))
+        """Return one score of an entry at every lead time, under the pooled protocol; None where undefined."""
+        by_key = self.scores[name][self.pooled_protocol]
+        return tuple(by_key.get(f"{key}/lead/{lead}") for lead in range(1, self.frames_out + 1))
 
     def interval(self, name: str, protocol: str, key: str) -> tuple[float, float] | None:
-        """Return the bounds of one score over resamples of events; None where there are none."""
+        """Return the bounds of the interval of one score; None if there is no interval."""
         low, high = self.intervals.get(name, {}).get(protocol, {}).get(key, (None, None))
         return None if low is None or high is None else (low, high)
 
     def difference(self, first: str, second: str, key: str) -> tuple[float, float, float] | None:
-        """Return the first entry's score less the second's and its bounds, under the protocol of curves.
+        """Return the score of the first entry minus that of the second, and its bounds, under the pooled protocol.
 
-        None where it was not resampled, as between entries of different files.
+        None if the difference was not computed, as between entries of different files.
         """
         for one in self.differences:
             if one.protocol == self.pooled_protocol and one.key == key and {one.first, one.second} == {first, second}:
@@ -198,26 +200,26 @@ class ScoreFile(_Read):
 
     @property
     def pooled_protocol(self) -> str:
-        """The protocol of per-lead curves: the first that pools counts over leads, else the first."""
+        """The protocol of the curves: the first that pools counts over lead times, else the first."""
         pooled = (name for name, used in self.protocols.items() if used.aggregation == "global")
         return next(pooled, next(iter(self.protocols)))
 
     @property
     def compared_leads(self) -> tuple[int, ...]:
-        """Lead indices (from 0) at which the mean CSI of every entry is defined."""
+        """Indices of the lead times at which the mean CSI of every entry is defined."""
         return tuple(
             k for k in range(self.frames_out) if all(self.mean_csi_by_lead[name][k] is not None for name in self.names)
         )
 
     def mean_csi(self, name: str) -> float | None:
-        """Return the mean of ``mean_csi_by_lead`` over the leads at which every entry has one; None without any."""
+        """Return the mean of ``mean_csi_by_lead`` over ``compared_leads``; None if there are none."""
         values = [value for k in self.compared_leads if (value := self.mean_csi_by_lead[name][k]) is not None]
         return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True)
 class ScoredTestSet:
-    """The scores of one test set, the stem of its files and its example, where one was kept."""
+    """The scores of one test set, the stem of its file names, and its example window if there is one."""
 
     __test__ = False  # not a pytest class
 
@@ -228,7 +230,7 @@ class ScoredTestSet:
 
 @dataclass(frozen=True)
 class StageResult:
-    """One finished training stage: its configuration, its marker, its metrics by step and those of validation."""
+    """One finished training stage: configuration, completion marker, training metrics and validation metrics."""
 
     name: str
     config: TrainConfig
@@ -238,12 +240,12 @@ class StageResult:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps that were taken."""
+        """The number of optimizer steps."""
         return int(self.marker["steps"])
 
     @property
     def seconds(self) -> float:
-        """Wall time of the steps, from the step times of ``metrics.jsonl``; start-up and pauses are not in it."""
+        """Wall time of the steps in seconds, from ``metrics.jsonl``, without start-up and interruptions."""
         before, total = 0, 0.0
         for line in self.metrics:
             total += (line["step"] - before) * line.get("time/seconds_per_step", 0.0)
@@ -253,7 +255,7 @@ class StageResult:
 
 @dataclass(frozen=True)
 class RunResults:
-    """Everything a page shows of one pipeline run; the first test set is the run's own."""
+    """The results of one pipeline run; the first test set is that of the run's own data."""
 
     run_dir: Path
     config: PipelineConfig
@@ -262,7 +264,7 @@ class RunResults:
     test_sets: tuple[ScoredTestSet, ...]
 
     def stage(self, name: str) -> StageResult | None:
-        """Return the stage of that name, if the run has one."""
+        """Return the stage of this name, or None."""
         return next((stage for stage in self.stages if stage.name == name), None)
 
     def names_of(self, kind: str) -> tuple[str, ...]:
@@ -274,12 +276,12 @@ def read_results(run_dir: Path) -> RunResults:
     """Read a finished pipeline run.
 
     Raises:
-        ResultsError: a file or a stage's folder is absent or damaged, or this is the run of one stage.
-        ConfigError: the configuration or a score file has a wrong or missing key.
+        ResultsError: a file or a stage directory is missing or damaged, or ``run_dir`` is the run of one stage.
+        ConfigError: the configuration or a score file has an invalid or missing key.
     """
     if not run_dir.is_dir():
-        raise ResultsError(f"{run_dir} is not a folder; give the run folder of `simcast pipeline` (its run_dir)")
-    reject_a_stage(run_dir)
+        raise ResultsError(f"{run_dir} is not a directory; give the run directory of `simcast pipeline` (its run_dir)")
+    reject_stage_run(run_dir)
     config = read_config(PipelineConfig, run_dir / "config.yaml")
     return RunResults(
         run_dir=run_dir,
@@ -290,21 +292,21 @@ def read_results(run_dir: Path) -> RunResults:
     )
 
 
-def reject_a_stage(run_dir: Path) -> None:
-    """Refuse the folder of one training run, which holds no scores; what is wrong otherwise is left to the reader.
+def reject_stage_run(run_dir: Path) -> None:
+    """Raise an error if ``run_dir`` is the run directory of one training stage, which contains no scores.
 
     Raises:
-        ResultsError: says what to give in its place.
+        ResultsError: with the valid alternatives.
     """
-    if not _holds(TrainConfig, run_dir):
+    if not _has_config(TrainConfig, run_dir):
         return
-    whole = f"give its pipeline's folder ({run_dir.parent}), or " if _holds(PipelineConfig, run_dir.parent) else ""
+    pipeline = f"give its pipeline ({run_dir.parent}), or " if _has_config(PipelineConfig, run_dir.parent) else ""
     raise ResultsError(
-        f"{run_dir} is one stage's run; {whole}score it first: `simcast evaluate {run_dir} --out scores`"
+        f"{run_dir} is the run of one stage; {pipeline}score it first: `simcast evaluate {run_dir} --out scores`"
     )
 
 
-def _holds(kind: type[TrainConfig] | type[PipelineConfig], folder: Path) -> bool:
+def _has_config(kind: type[TrainConfig] | type[PipelineConfig], folder: Path) -> bool:
     try:
         read_config(kind, folder / "config.yaml")
     except ConfigError:
@@ -315,48 +317,48 @@ def _holds(kind: type[TrainConfig] | type[PipelineConfig], folder: Path) -> bool
 def _read_stage(folder: Path, config: TrainConfig) -> StageResult:
     if not folder.is_dir():
         raise ResultsError(
-            f"stage {folder.name} of the configuration has no folder {folder}; run `simcast pipeline` to its end first"
+            f"stage {folder.name} of the configuration has no directory {folder}; run `simcast pipeline` first"
         )
     marker = read_json(folder / "DONE.json", hint=f"stage {folder.name} is not finished")
     if not isinstance(marker.get("steps"), int):
-        raise ResultsError(f"{folder / 'DONE.json'}: steps must be a whole number, got {marker.get('steps')!r}")
+        raise ResultsError(f"{folder / 'DONE.json'}: steps must be an integer, got {marker.get('steps')!r}")
     lines = read_metrics(folder / "metrics.jsonl")
     metrics = [line for line in lines if "loss" in line]
     if not metrics:
-        raise ResultsError(f"{folder / 'metrics.jsonl'} is absent or empty; the stage's training writes it")
+        raise ResultsError(f"{folder / 'metrics.jsonl'} is missing or empty; training of the stage writes it")
     return StageResult(folder.name, config, marker, metrics, [line for line in lines if "loss" not in line])
 
 
 def _read_test_sets(folder: Path, config: PipelineConfig) -> tuple[ScoredTestSet, ...]:
-    """Read all score files: first those that the run's own data made, then ``evaluation.also`` in its order."""
-    found = {path.stem: path for path in sorted(folder.glob("*.json"))}
-    if not found:
-        raise ResultsError(f"no score files at {folder}/*.json; verification writes one for every test set")
+    """Read all score files: first those of the run's own data, then those of ``evaluation.also`` in its order."""
+    files = {path.stem: path for path in sorted(folder.glob("*.json"))}
+    if not files:
+        raise ResultsError(f"no score files at {folder}/*.json; evaluation writes one for every test set")
     also = [test_set.name for test_set in config.evaluation.also]
-    stems = [stem for stem in found if stem not in also] + [name for name in also if name in found]
+    stems = [stem for stem in files if stem not in also] + [name for name in also if name in files]
     return tuple(
         ScoredTestSet(
             stem=stem,
-            scores=from_mapping(ScoreFile, read_json(found[stem]), where=str(found[stem])),
+            scores=from_mapping(ScoreFile, read_json(files[stem]), where=str(files[stem])),
             example=read_example(folder / (stem + SUFFIX)),
         )
         for stem in stems
     )
 
 
-def read_json(path: Path, *, hint: str = "the run is not finished or its folder is damaged") -> dict[str, Any]:
-    """Return the mapping in a JSON file; NaN in it means null.
+def read_json(path: Path, *, hint: str = "the run is not finished or its directory is damaged") -> dict[str, Any]:
+    """Return the mapping in a JSON file; NaN is read as None.
 
     Raises:
-        ResultsError: it cannot be read, or holds something else.
+        ResultsError: the file cannot be read, or is not a JSON mapping.
     """
     try:
-        # NaN is not JSON, but Python writes it; here it means the same as null, an undefined score.
+        # NaN is not valid JSON, but Python writes it; it is an undefined score.
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
     except OSError as error:
         raise ResultsError(f"cannot read {path}: {error.strerror or error}; {hint}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path} is not JSON ({error}); {hint}") from error
     if not isinstance(data, dict):
-        raise ResultsError(f"{path} must hold a mapping of keys to values, got {type(data).__name__}")
+        raise ResultsError(f"{path} must contain a mapping, got {type(data).__name__}")
     return data

@@ -1,4 +1,4 @@
-// Each viewer: show one lead at a time, chosen by a slider or played. Without this script all leads stand in strips.
+// Each viewer shows one lead time, selected by a slider or animated. Without this script all lead times are in strips.
 for (const viewer of document.querySelectorAll(".viewer")) {
   const slider = viewer.querySelector("input");
   const output = viewer.querySelector("output");

@@ -1,8 +1,9 @@
-"""The tables of a run as plain data: the page and the terminal show the same cells."""
+"""Score tables as plain data, used by the HTML report and the terminal."""
 
 from dataclasses import dataclass
 
 from simcast_hpc.config import FORECASTING
+from simcast_hpc.monitoring.progress import format_duration
 
 from .findings_text import with_unit
 from .pipeline_results import METRICS_PER_THRESHOLD, RunResults, ScoredEntry, ScoreFile
@@ -11,8 +12,8 @@ UNDEFINED = "–"
 METRIC_TITLES = {"csi": "CSI", "pod": "POD", "far": "FAR", "frequency_bias": "Frequency bias"}
 SCORE_TITLES = {
     "csi/mean": "Mean CSI",
-    "csi_pool4/mean": "Mean CSI, 4-pixel maxima",
-    "csi_pool16/mean": "Mean CSI, 16-pixel maxima",
+    "csi_pool4/mean": "Mean CSI, 4 × 4 max pool",
+    "csi_pool16/mean": "Mean CSI, 16 × 16 max pool",
     "hss/mean": "Mean HSS",
     "mse": "MSE",
     "mae": "MAE",
@@ -22,7 +23,7 @@ SCORE_TITLES = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its heading, its cells, and which of the cells are best."""
+    """One row: heading, cells, and the indices of cells that are best in their column."""
 
     heading: str
     cells: tuple[str, ...]
@@ -31,7 +32,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that belong together under one heading; the heading of a table's only group is empty."""
+    """Rows under a common heading; the heading is empty if the table has only one group."""
 
     heading: str
     rows: tuple[Row, ...]
@@ -39,9 +40,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, the heading of every column (that of the row headings first) and the rows in groups.
+    """A table: caption, column headings (that of the row headings first) and groups of rows.
 
-    The first ``text_cells`` cells of a row are words, the others numbers.
+    The first ``text_cells`` cells of a row are text, the others numbers.
     """
 
     caption: str
@@ -51,53 +52,52 @@ class Table:
 
 
 def lead_table(scores: ScoreFile, *, bounds: bool = True) -> Table:
-    """Return mean CSI by lead time, an entry a row; the best of a column is marked, at the precision that is shown.
+    """Return mean CSI by lead time, one row per entry; the best of each column is marked.
 
     Args:
-        scores: the file.
-        bounds: whether the caption tells the intervals, for a reader who has no table of them.
+        scores: the score file.
+        bounds: whether the caption contains intervals, for output without a table of them.
     """
     columns = [[scores.mean_csi_by_lead[name][k] for name in scores.names] for k in range(scores.frames_out)]
     columns.append([scores.mean_csi(name) for name in scores.names])
-    shown = [[number(value) for value in column] for column in columns]
-    best = [{i for i, text in enumerate(column) if text == _highest(column)} for column in shown]
+    cells = [[number(value) for value in column] for column in columns]
+    best = [{i for i, text in enumerate(column) if text == _highest(column)} for column in cells]
     rows = tuple(
-        Row(name, tuple(column[i] for column in shown), frozenset(k for k, which in enumerate(best) if i in which))
+        Row(name, tuple(column[i] for column in cells), frozenset(k for k, rows in enumerate(best) if i in rows))
         for i, name in enumerate(scores.names)
     )
     note = ""
     if len(scores.compared_leads) < scores.frames_out:
         leads = ", ".join(f"{scores.lead_minutes[k]:g}" for k in scores.compared_leads) or "none"
-        note = f" The last column is over the leads at which every forecast has a score: {leads}."
+        note = f" The last column is over the lead times at which all forecasts have a score: {leads}."
     protocol, used = next(iter(scores.protocols.items()))
     return Table(
-        caption=f"Mean CSI by lead time (1 is perfect), counted under protocol {protocol} ({used.hash}), pooled "
-        f"over events at each lead; the last column is the mean over leads. The best of each column in bold.{note}"
+        caption=f"Mean CSI by lead time (1 is perfect) under protocol {protocol} ({used.hash}), pooled over events. "
+        f"The last column is the mean over lead times; the best value of each column is in bold.{note}"
         f"{_intervals(scores, protocol) if bounds else ''}",
-        columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "Mean of leads"),
+        columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "Mean"),
         groups=(Group("", rows),),
     )
 
 
 def _intervals(scores: ScoreFile, protocol: str) -> str:
-    """Return a sentence with each forecast's mean CSI and its interval; empty where nothing was resampled."""
-    said = []
+    """Return a sentence with the mean CSI and interval of each forecast; empty if there are no intervals."""
+    values = []
     for name in scores.names:
         low, high = scores.intervals.get(name, {}).get(protocol, {}).get("csi/mean", (None, None))
         if low is not None and high is not None:
             value = scores.scores[name][protocol].get("csi/mean")
-            said.append(f"{name} {number(value)} [{number(low)}, {number(high)}]")
-    if not said:
+            values.append(f"{name} {number(value)} [{number(low)}, {number(high)}]")
+    if not values:
         return ""
-    pooled = f"With all leads pooled instead, mean CSI of {protocol} and 95 % of the resamples of events in brackets"
-    return f" {pooled}: {'; '.join(said)}."
+    return f" Mean CSI pooled over lead times, with 95 % intervals over events in brackets: {'; '.join(values)}."
 
 
 def score_table(scores: ScoreFile, protocol: str) -> Table:
-    """Return the scores that are means over thresholds or of the whole field, with their intervals, an entry a row."""
+    """Return means over thresholds and scores of the whole field with their intervals, one row per entry."""
     used = scores.protocols[protocol]
-    held = [scores.scores[name][protocol] for name in scores.names]
-    keys = [key for key in SCORE_TITLES if any(found.get(key) is not None for found in held)]
+    by_entry = [scores.scores[name][protocol] for name in scores.names]
+    keys = [key for key in SCORE_TITLES if any(by_key.get(key) is not None for by_key in by_entry)]
     rows = tuple(
         Row(name, tuple(bounded(scores, name, protocol, key, places=_places(key)) for key in keys))
         for name in scores.names
@@ -105,15 +105,15 @@ def score_table(scores: ScoreFile, protocol: str) -> Table:
     over = ", ".join(scores.supported_thresholds) or "all thresholds"
     return Table(
         caption=f"Scores under protocol {protocol}, hash {used.hash}. Means are over the thresholds {over}"
-        f"{'' if scores.unit == 'code' else ' ' + scores.unit}; errors are of the field in [0, 1]. In brackets the "
-        "bounds of 95 % of resamples of whole events.",
+        f"{'' if scores.unit == 'code' else ' ' + scores.unit}; errors are of the [0, 1] field. In brackets 95 % "
+        "intervals over events.",
         columns=("Forecast", *(SCORE_TITLES[key] for key in keys)),
         groups=(Group("", rows),),
     )
 
 
 def bounded(scores: ScoreFile, name: str, protocol: str, key: str, *, places: int = 3) -> str:
-    """Return a score with the bounds of its interval, where it has one."""
+    """Return a score as text, with the bounds of its interval if it has one."""
     value, bounds = number(scores.scores[name][protocol].get(key), places=places), scores.interval(name, protocol, key)
     return value if bounds is None else f"{value} [{', '.join(number(bound, places=places) for bound in bounds)}]"
 
@@ -129,8 +129,8 @@ def threshold_table(scores: ScoreFile, protocol: str) -> Table:
         Group(observed_heading(scores, label), _threshold_rows(scores, protocol, label)) for label in used.labels
     )
     rule = {
-        "global": "counts pooled over all lead times",
-        "lead-mean": "a score for every lead time, then their mean",
+        "global": "counts pooled over lead times",
+        "lead-mean": "mean of the scores of all lead times",
     }.get(used.aggregation, used.aggregation)
     source = f"; {used.source}" if used.source else ""
     return Table(
@@ -141,38 +141,39 @@ def threshold_table(scores: ScoreFile, protocol: str) -> Table:
 
 
 def entry_table(scores: ScoreFile) -> Table:
-    """Return what each forecast is, what it cost, and its squared and absolute error."""
-    found = {entry.name: scores.scores[entry.name][scores.pooled_protocol] for entry in scores.entries}
-    measured = {"mse": "MSE", "mae": "MAE"}
-    caption = "The forecasts compared. MSE and MAE: mean squared and absolute error of the field in [0, 1]."
-    if any("spread_skill" in values for values in found.values()):
-        measured |= {"crps": "CRPS", "spread_skill": "Spread / error"}
+    """Return the description and cost of each forecast, and its squared and absolute error."""
+    by_entry = {entry.name: scores.scores[entry.name][scores.pooled_protocol] for entry in scores.entries}
+    titles = {"mse": "MSE", "mae": "MAE"}
+    caption = "Compared forecasts. MSE and MAE: mean squared and absolute error of the [0, 1] field."
+    if any("spread_skill" in by_key for by_key in by_entry.values()):
+        titles |= {"crps": "CRPS", "spread_skill": "Spread / error"}
         caption += (
-            " Of an ensemble they are its mean's. CRPS: the fair score of members, of a single forecast its MAE; lower "
-            "is better. Spread / error: members' standard deviation over the error of their mean; 1 is right."
+            " For an ensemble they are those of its mean. CRPS: fair CRPS of an ensemble, MAE of a single forecast; "
+            "lower is better. Spread / error: standard deviation of the members over the error of their mean; 1 is "
+            "ideal."
         )
     rows = tuple(
         Row(
             entry.name,
             (
                 entry.note or UNDEFINED,
-                _whole(entry.steps),
-                _whole(entry.parameters),
-                *(number(found[entry.name].get(key), places=5) for key in measured),
+                _integer(entry.steps),
+                _integer(entry.parameters),
+                *(number(by_entry[entry.name].get(key), places=5) for key in titles),
             ),
         )
         for entry in scores.entries
     )
     return Table(
         caption=caption,
-        columns=("Forecast", "What it is", "Optimizer steps", "Parameters", *measured.values()),
+        columns=("Forecast", "Description", "Optimizer steps", "Parameters", *titles.values()),
         groups=(Group("", rows),),
         text_cells=1,
     )
 
 
 def stage_table(run: RunResults) -> Table:
-    """Return how each stage was trained."""
+    """Return the training settings, time and weights of each stage."""
     rows = []
     for stage in run.stages:
         config = stage.config
@@ -184,12 +185,12 @@ def stage_table(run: RunResults) -> Table:
             f"{stage.steps * config.batch.global_size}",
             "1 → 1" if config.stage == "autoencoder" else f"{config.sequence.frames_in} → {config.frames_out}",
             weights if weighted else "none",
-            duration(stage.seconds),
+            format_duration(stage.seconds),
             str(stage.marker.get("weights", UNDEFINED))[:12],
         )
         rows.append(Row(stage.name, cells))
     return Table(
-        caption="How each model was trained. Loss weights: below / above the loss's thresholds.",
+        caption="Training of each model. Loss weights: below / above the thresholds of the loss.",
         columns=(
             "Model",
             "Stage",
@@ -198,7 +199,7 @@ def stage_table(run: RunResults) -> Table:
             "Frames in → out",
             "Loss weights",
             "Time",
-            "Weights' hash",
+            "Hash of weights",
         ),
         groups=(Group("", tuple(rows)),),
         text_cells=1,
@@ -206,26 +207,16 @@ def stage_table(run: RunResults) -> Table:
 
 
 def number(value: float | None, *, places: int = 3) -> str:
-    """Return a score as text; an undefined one is a dash."""
+    """Return a score as text; a dash if it is undefined."""
     return UNDEFINED if value is None else f"{value:.{places}f}"
 
 
-def duration(seconds: float) -> str:
-    """Return a time as people say it: 48 s, 4 min 12 s, 3 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
 def observed_heading(scores: ScoreFile, label: str) -> str:
-    """Return a threshold and how much of it was observed."""
+    """Return a threshold with the numbers of observed pixels and events."""
     count = scores.observed.get(label)
-    seen = f": {count.pixels} pixels, {count.events} events observed" if count is not None else ""
-    aside = "" if label in scores.supported_thresholds else " (too rare for the mean)"
-    return f"≥ {with_unit(label, scores.unit)}{seen}{aside}"
+    observed = f": {count.pixels} pixels, {count.events} events observed" if count is not None else ""
+    excluded = "" if label in scores.supported_thresholds else " (excluded from means)"
+    return f"≥ {with_unit(label, scores.unit)}{observed}{excluded}"
 
 
 def _threshold_rows(scores: ScoreFile, protocol: str, label: str) -> tuple[Row, ...]:
@@ -241,5 +232,5 @@ def _highest(column: list[str]) -> str | None:
     return max(numbers, key=float) if numbers else None
 
 
-def _whole(value: int | None) -> str:
+def _integer(value: int | None) -> str:
     return UNDEFINED if value is None else f"{value:,}"

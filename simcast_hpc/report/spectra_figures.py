@@ -1,4 +1,4 @@
-"""Power by wavelength: what of the observed small scales a forecast, a member and a mean of members still hold."""
+"""Charts of power spectra of observation, forecasts, ensemble members and ensemble means."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,21 +16,21 @@ _OBSERVED_STYLE = LineStyle("#111111", "", "-")
 
 
 def spectra_styles(scores: ScoreFile) -> dict[str, LineStyle]:
-    """Return the line of the observation and of every forecast; an ensemble has one of its members and of its mean."""
-    found = {OBSERVED: _OBSERVED_STYLE}
+    """Return the line styles of the observation and every forecast; an ensemble has two, for members and mean."""
+    styles = {OBSERVED: _OBSERVED_STYLE}
     for name, style in line_styles(scores.names).items():
-        if (held := _spectra(scores, name)) is None:
+        if (spectra := _spectra(scores, name)) is None:
             continue
-        if held.members is None:
-            found[name] = style
+        if spectra.members is None:
+            styles[name] = style
         else:
-            found[f"{name}, its members"] = style
-            found[f"{name}, their mean"] = replace(style, dashes=":", marker="")
-    return found if len(found) > 1 else {}
+            styles[f"{name}, members"] = style
+            styles[f"{name}, mean"] = replace(style, dashes=":", marker="")
+    return styles if len(styles) > 1 else {}
 
 
 def spectra_charts(scores: ScoreFile) -> list[Chart]:
-    """Return power against wavelength at the first and the last lead, and at the last relative to the observed."""
+    """Return charts of power at the first and last lead time, and of power relative to the observation at the last."""
     styles = spectra_styles(scores)
     if not styles:
         return []
@@ -39,10 +39,10 @@ def spectra_charts(scores: ScoreFile) -> list[Chart]:
     return [*charts, _chart(scores, scores.frames_out - 1, styles, relative=True)]
 
 
-def whole_frames(scores: ScoreFile) -> tuple[int, int] | None:
-    """Return how many frames the spectra are of, and how many there were, at the first lead; None without spectra."""
-    held = next((found for name in scores.names if (found := _spectra(scores, name)) is not None), None)
-    return None if held is None else (held.frames[0], scores.windows)
+def complete_frames(scores: ScoreFile) -> tuple[int, int] | None:
+    """Return the numbers of complete and of all frames at the first lead time; None if there are no spectra."""
+    spectra = next((one for name in scores.names if (one := _spectra(scores, name)) is not None), None)
+    return None if spectra is None else (spectra.frames[0], scores.windows)
 
 
 def _spectra(scores: ScoreFile, name: str) -> Spectra | None:
@@ -50,48 +50,48 @@ def _spectra(scores: ScoreFile, name: str) -> Spectra | None:
 
 
 def _curves(scores: ScoreFile, lead: int) -> tuple[Sequence[float], dict[str, Sequence[float | None]]]:
-    """Return the wavelengths in km and power by name, as :func:`spectra_styles` names the curves."""
+    """Return the wavelengths in km, and power by the names of :func:`spectra_styles`."""
     curves: dict[str, Sequence[float | None]] = {}
     wavelengths: Sequence[float] = ()
     for name in scores.names:
-        if (held := _spectra(scores, name)) is None:
+        if (spectra := _spectra(scores, name)) is None:
             continue
-        wavelengths = held.wavelength_km
-        curves.setdefault(OBSERVED, held.observed[lead])
-        if held.members is None:
-            curves[name] = held.forecast[lead]
+        wavelengths = spectra.wavelength_km
+        curves.setdefault(OBSERVED, spectra.observed[lead])
+        if spectra.members is None:
+            curves[name] = spectra.forecast[lead]
         else:
-            curves[f"{name}, its members"] = held.members[lead]
-            curves[f"{name}, their mean"] = held.forecast[lead]
+            curves[f"{name}, members"] = spectra.members[lead]
+            curves[f"{name}, mean"] = spectra.forecast[lead]
     return wavelengths, curves
 
 
 def _chart(scores: ScoreFile, lead: int, styles: Mapping[str, LineStyle], *, relative: bool) -> Chart:
     wavelengths, curves = _curves(scores, lead)
-    shown = {
-        name: [_over(*pair) for pair in zip(values, curves[OBSERVED], strict=True)] for name, values in curves.items()
+    ratios = {
+        name: [_ratio(*pair) for pair in zip(values, curves[OBSERVED], strict=True)] for name, values in curves.items()
     }
     figure, axes = new_chart()
-    for name, values in (shown if relative else curves).items():
-        drawn = [value if value is not None and value > 0 else None for value in values]
-        draw_line(axes, wavelengths, drawn, styles[name], name=name, every=max(1, len(wavelengths) // 8))
+    for name, values in (ratios if relative else curves).items():
+        positive = [value if value is not None and value > 0 else None for value in values]
+        draw_line(axes, wavelengths, positive, styles[name], name=name, every=max(1, len(wavelengths) // 8))
     _log_axes(axes, wavelengths)
     minutes = f"+{scores.lead_minutes[lead]:g} min"
-    title = f"{minutes}, relative to the observed" if relative else f"{minutes}, power"
+    title = f"{minutes}, relative power" if relative else f"{minutes}, power"
     name_axes(axes, "wavelength, km", "power / observed power" if relative else "power")
     if relative:
         axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4))
         axes.axhline(1.0, color=FAINT, linewidth=0.8)
     ends = ", ".join(
         f"{name} {'undefined' if values[-1] is None else f'{values[-1]:.2g}'}"
-        for name, values in shown.items()
+        for name, values in ratios.items()
         if name != OBSERVED
     )
-    said = f"At the shortest wavelength, {wavelengths[-1]:.3g} km, over the observed power: {ends}."
-    return Chart(title, f"Power spectra at {minutes}. {said}", figure)
+    description = f"Power relative to the observation at the shortest wavelength, {wavelengths[-1]:.3g} km: {ends}."
+    return Chart(title, f"Power spectra at {minutes}. {description}", figure)
 
 
-def _over(power: float | None, observed: float | None) -> float | None:
+def _ratio(power: float | None, observed: float | None) -> float | None:
     return power / observed if power is not None and observed else None
 
 

@@ -1,4 +1,4 @@
-"""The score tables of a run in the terminal."""
+"""Print score tables and findings in the terminal."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from simcast_hpc.config import from_mapping
 
-from .findings_text import claims, general_claims, headlines, thresholds_in_the_mean
+from .findings_text import findings, headlines, run_findings, thresholds_of_the_mean
 from .pipeline_results import ScoreFile, read_results
 from .score_tables import Table, lead_table
 
@@ -17,11 +17,11 @@ _CELL_FRAME = 3  # a border and a space on either side
 
 
 def print_tables(run_dir: Path, *, console: Console | None = None) -> None:
-    """Print mean CSI by lead time for every test set of a finished pipeline run, and what it says.
+    """Print mean CSI by lead time for every test set of a finished pipeline run, and its findings.
 
     Raises:
-        ResultsError: a result is absent or damaged.
-        ConfigError: the configuration or a score file has a wrong or missing key.
+        ResultsError: a result is missing or damaged.
+        ConfigError: the configuration or a score file has an invalid or missing key.
     """
     console = console or Console()
     run = read_results(run_dir)
@@ -29,45 +29,45 @@ def print_tables(run_dir: Path, *, console: Console | None = None) -> None:
         scores = test_set.scores
         size = f"{scores.windows} windows of {scores.events} events"
         console.print(Text(f"\n{scores.title}: {size}", style="bold"))
-        console.print(_rendered(lead_table(scores), width=console.width))
+        console.print(_rich_table(lead_table(scores), width=console.width))
         is_first = test_set is run.test_sets[0]
-        for sentence in claims(run, scores) if is_first else headlines(run, scores):
+        for sentence in findings(run, scores) if is_first else headlines(run, scores):
             console.print(Text(f"- {sentence}"))
-    console.print(Text("\nThe whole run", style="bold"))
-    for sentence in general_claims(run):
+    console.print(Text("\nRun", style="bold"))
+    for sentence in run_findings(run):
         console.print(Text(f"- {sentence}"))
 
 
 def print_scores(path: Path, *, console: Console | None = None) -> None:
-    """Print mean CSI by lead time from one score file, as ``simcast evaluate`` writes it.
+    """Print mean CSI by lead time from one score file of ``simcast evaluate``.
 
     Raises:
-        ConfigError: the file has a wrong or missing key.
+        ConfigError: the file has an invalid or missing key.
     """
     console = console or Console()
     scores = from_mapping(ScoreFile, json.loads(path.read_text(encoding="utf-8")), where=str(path))
     console.print(Text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
-    console.print(_rendered(lead_table(scores), width=console.width))
-    console.print(Text(f"- {thresholds_in_the_mean(scores)}"))
+    console.print(_rich_table(lead_table(scores), width=console.width))
+    console.print(Text(f"- {thresholds_of_the_mean(scores)}"))
 
 
-def _rendered(content: Table, *, width: int) -> RichTable:
-    """Return the table for rich; on its side where it is wider than ``width`` and narrower so."""
+def _rich_table(content: Table, *, width: int) -> RichTable:
+    """Return the table for rich; transposed if it is wider than ``width`` and the transposed table is narrower."""
     rows = [
         [Text(row.heading), *(Text(cell, "bold" if k in row.best else "") for k, cell in enumerate(row.cells))]
         for group in content.groups
         for row in group.rows
     ]
     grid = [[Text(column) for column in content.columns], *rows]
-    turned = [list(column) for column in zip(*grid, strict=True)]
-    turned[0][0] = Text("Lead time")
-    heads, *rows = turned if width < _width(grid) > _width(turned) else grid
-    shown = RichTable(caption=Text(content.caption), caption_justify="left")
+    transposed = [list(column) for column in zip(*grid, strict=True)]
+    transposed[0][0] = Text("Lead time")
+    heads, *rows = transposed if width < _width(grid) > _width(transposed) else grid
+    table = RichTable(caption=Text(content.caption), caption_justify="left")
     for k, head in enumerate(heads):
-        shown.add_column(head, justify="left" if k == 0 else "right", overflow="fold")
+        table.add_column(head, justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:
-        shown.add_row(*row)
-    return shown
+        table.add_row(*row)
+    return table
 
 
 def _width(grid: list[list[Text]]) -> int:

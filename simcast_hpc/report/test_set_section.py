@@ -1,4 +1,4 @@
-"""What a page shows of one test set: tables, curves, heavy rain, scales, ensembles, frames."""
+"""Section of the report about one test set: tables, curves, example frames, heavy rain, spectra, ensembles."""
 
 from .animation import animation
 from .colours import LineStyle, Steps, line_styles, probability_steps, steps_for
@@ -18,15 +18,15 @@ from .field_images import as_png
 from .field_viewer import Panel, strip, viewer
 from .frame_overview import overview
 from .heavy_rain import heavy_rain_charts, heavy_rain_table
-from .html_markup import chart_grid, colour_legend, folded, line_legend, looping, picture, table, text
+from .html_markup import animated_figure, chart_grid, collapsible, colour_legend, line_legend, picture, table, text
 from .lead_time_curves import csi_charts, mean_csi_chart
 from .pipeline_results import ScoredTestSet, ScoreFile
 from .score_tables import entry_table, lead_table, score_table, threshold_table
-from .spectra_figures import spectra_charts, spectra_styles, whole_frames
+from .spectra_figures import complete_frames, spectra_charts, spectra_styles
 
 
-def parts_of(test_set: ScoredTestSet) -> list[str]:
-    """Return the parts of a test set's section in their order, as HTML."""
+def test_set_section(test_set: ScoredTestSet) -> list[str]:
+    """Return the parts of the section of a test set as HTML."""
     scores = test_set.scores
     styles = line_styles(scores.names)
     return [
@@ -40,19 +40,19 @@ def parts_of(test_set: ScoredTestSet) -> list[str]:
         text("h3", "The forecasts"),
         table(entry_table(scores)),
         text("h3", "Scores per threshold"),
-        text("p", "The rarer a threshold, the fewer pixels its scores rest on and the more they move from run to run."),
+        text("p", "Scores of rare thresholds are based on few pixels and vary strongly between runs."),
         *(
-            folded(f"Protocol {protocol}, hash {used.hash}", table(threshold_table(scores, protocol)))
+            collapsible(f"Protocol {protocol}, hash {used.hash}", table(threshold_table(scores, protocol)))
             for protocol, used in scores.protocols.items()
         ),
     ]
 
 
 def provenance(scores: ScoreFile) -> str:
-    """Return in words which windows these are and where the data comes from."""
+    """Return a text with the split, windows, grid, source and licence of the data."""
     return (
         f"Split “{scores.split}” of {scores.dataset}: {scores.windows} windows of {scores.events} events, "
-        f"{scores.frames_in} frames in, {scores.frames_out} out, {scores.step_minutes:g} minutes apart"
+        f"{scores.frames_in} input and {scores.frames_out} output frames, {scores.step_minutes:g} minutes apart"
         f"{_grid(scores)}. Source: {scores.citation}. Licence: {scores.license}."
     )
 
@@ -65,61 +65,60 @@ def _grid(scores: ScoreFile) -> str:
 
 
 def _scores(scores: ScoreFile) -> list[str]:
-    """Return the table of the protocol of the curves, and those of the others folded."""
+    """Return the table of the pooled protocol, and collapsed tables of the others."""
     first, *others = sorted(scores.protocols, key=lambda name: name != scores.pooled_protocol)
-    folds = [
-        folded(f"Under protocol {name}, hash {scores.protocols[name].hash}", table(score_table(scores, name)))
+    collapsed = [
+        collapsible(f"Protocol {name}, hash {scores.protocols[name].hash}", table(score_table(scores, name)))
         for name in others
     ]
-    return [table(score_table(scores, first)), *folds]
+    return [table(score_table(scores, first)), *collapsed]
 
 
 def _curves(scores: ScoreFile, styles: dict[str, LineStyle]) -> list[str]:
     protocol = scores.pooled_protocol
     return [
-        text("h3", "By lead time"),
+        text("h3", "CSI by lead time"),
         chart_grid(
             [mean_csi_chart(scores), *csi_charts(scores)],
             legend=line_legend(styles),
-            caption=f"Critical success index by lead time, higher is better: the mean over thresholds, then each "
-            f"threshold, counts pooled at each lead (protocol {protocol}, hash {scores.protocols[protocol].hash}). "
-            "Every chart has its own vertical scale.",
+            caption="Critical success index by lead time (higher is better): mean over thresholds, and each threshold, "
+            f"pooled at each lead time (protocol {protocol}, hash {scores.protocols[protocol].hash}). Vertical axes "
+            "differ between charts.",
         ),
     ]
 
 
 def _heavy_rain(scores: ScoreFile, styles: dict[str, LineStyle]) -> list[str]:
     return [
-        text("h3", "The heaviest echoes"),
+        text("h3", "Heavy rain"),
         chart_grid(
             heavy_rain_charts(scores),
             legend=line_legend(styles),
-            caption="Performance diagram, all leads together: POD against success ratio, the perfect forecast at the "
-            "top right; grey curves have one CSI, dashed lines one frequency bias. Beside it the frequency bias by "
-            "lead: 1 is right on average, below it heavy echoes are missed.",
+            caption="Performance diagram, pooled over lead times: POD against success ratio, with curves of equal CSI "
+            "and dashed lines of equal frequency bias; a perfect forecast is at the top right. Frequency bias by lead "
+            "time: 1 is unbiased, below 1 is under-forecast.",
         ),
         table(heavy_rain_table(scores)),
     ]
 
 
 def _spectra(scores: ScoreFile) -> list[str]:
-    drawn, kept = spectra_charts(scores), whole_frames(scores)
-    heading = text("h3", "Scales: power spectra")
-    if not drawn or kept is None:
-        return [heading, text("p", "No spectra were summed for this test set (an older file, or --tables-only).")]
-    whole, all_of_them = kept
-    if whole == 0:
-        return [heading, text("p", "Every frame misses pixels, so that none has a spectrum.")]
-    left_out = "" if whole == all_of_them else f" Of {all_of_them} frames {whole} miss no pixel and are counted."
+    charts, frames = spectra_charts(scores), complete_frames(scores)
+    heading = text("h3", "Power spectra")
+    if not charts or frames is None:
+        return [heading, text("p", "This score file has no spectra (older version, or --tables-only).")]
+    complete, total = frames
+    if complete == 0:
+        return [heading, text("p", "Every frame has missing pixels, so there are no spectra.")]
+    excluded = "" if complete == total else f" {complete} of {total} frames have no missing pixels and are used."
     return [
         heading,
         chart_grid(
-            drawn,
+            charts,
             legend=line_legend(spectra_styles(scores)),
-            caption="Radially averaged power of the [0, 1] field by wavelength, mean over windows. A forecast below "
-            "the observation at short wavelengths is blurred; a mean of members is so by nature, a member should not "
-            "be."
-            f"{left_out}",
+            caption="Radially averaged power of the [0, 1] field by wavelength, mean over windows. A forecast with "
+            "less power than the observation at short wavelengths is overly smooth, as is expected of an ensemble mean "
+            f"but not of a member.{excluded}",
         ),
     ]
 
@@ -129,28 +128,28 @@ def _ensembles(test_set: ScoredTestSet, styles: dict[str, LineStyle]) -> list[st
     if not scores.ensembles:
         return []
     parts = [
-        text("h3", "The ensemble beside single forecasts"),
+        text("h3", "Ensemble and single forecasts"),
         table(ensemble_table(scores)),
         chart_grid(
-            [crps_chart(scores)], legend=line_legend(styles), caption="Fair CRPS by lead time, lower is better."
+            [crps_chart(scores)], legend=line_legend(styles), caption="Fair CRPS by lead time (lower is better)."
         ),
     ]
     for name in scores.ensembles:
         parts += [
-            text("h3", f"{name}: is it sure enough, is it right?"),
+            text("h3", f"{name}: spread and reliability"),
             chart_grid(
                 [spread_chart(scores, name), rank_chart(scores, name)],
                 legend=line_legend(spread_styles()),
-                caption="The spread of the members, enlarged for their number, should equal the error of their mean at "
-                "every lead. The rank histogram, of all leads, should be flat: a U says that the members are too "
-                "alike, a slope that they are biased.",
+                caption="The spread of the members, corrected for their number, should equal the error of their mean. "
+                "The rank histogram over all lead times should be flat: a U shape indicates underdispersion, a slope "
+                "indicates bias.",
             ),
             chart_grid(
                 [reliability_chart(scores, name), sharpness_chart(scores, name)],
                 legend=line_legend(threshold_styles(scores, name)),
-                caption="Reliability: where an event is forecast by so many members, it should be observed as often; "
-                "on the diagonal it is. Beside it the share of pixels for which each probability was forecast. "
-                f"{scores.diagrams[name].members} members, all windows, pixels and leads.",
+                caption="Reliability: a reliable ensemble is on the diagonal. Sharpness: fraction of pixels for which "
+                f"each probability was forecast. {scores.diagrams[name].members} members, all windows, pixels and lead "
+                "times.",
             ),
             *_products(test_set, name),
         ]
@@ -163,23 +162,23 @@ def _products(test_set: ScoredTestSet, name: str) -> list[str]:
         return []
     steps, unit = field_steps(scores, example)
     panels = product_panels(scores, example, name, steps, unit)
-    chances = colour_legend(probability_steps(), title="Probability", unit="")
+    probability_legend = colour_legend(probability_steps(), title="Probability", unit="")
     return [
-        text("h3", f"{name}: members and what follows from them"),
+        text("h3", f"{name}: members and ensemble products"),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the ensemble's fields"),
-        colour_legend(steps, title=scores.quantity, unit=scores.unit) + chances,
+        colour_legend(steps, title=scores.quantity, unit=scores.unit) + probability_legend,
         text(
             "p",
-            f"{len(example.ensembles[name].members)} of {scores.diagrams[name].members} members, the mean of all "
-            "(blurred by nature), the mean's pattern with the members' values, and the share of members at or above a "
-            f"threshold, for {_window(scores, example)}.",
+            f"{len(example.ensembles[name].members)} of {scores.diagrams[name].members} members, ensemble mean, "
+            "probability-matched mean, and exceedance probabilities (fraction of members at or above a threshold), for "
+            f"{_window(scores, example)}.",
             kind="caption",
         ),
     ]
 
 
 def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
-    """Return the colour scale of a test set's fields and the unit of its labels, empty where they are codes."""
+    """Return the colour scale of the fields of a test set and the unit of its labels; empty for encoded values."""
     labels = scores.protocols[scores.pooled_protocol].labels
     if len(labels) != len(example.thresholds):
         labels = tuple(f"{code:g}" for code in example.thresholds)
@@ -190,9 +189,10 @@ def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
 
 def _frames(test_set: ScoredTestSet) -> list[str]:
     scores, example = test_set.scores, test_set.example
-    heading = text("h3", "Frames side by side")
+    heading = text("h3", "Example frames")
     if example is None:
-        return [heading, text("p", "No example frames were kept for this test set.")]
+        return [heading, text("p", "This test set has no example window.")]
+    # 1. Panels
     steps, unit = field_steps(scores, example)
     panels = [Panel("observed", example.observed, steps, unit)]
     panels += [
@@ -202,23 +202,26 @@ def _frames(test_set: ScoredTestSet) -> list[str]:
     ]
     before = [(k - len(example.inputs) + 1) * scores.step_minutes for k in range(len(example.inputs))]
     inputs = Panel("inputs", example.inputs, steps, unit)
-    whole = overview(
+    # 2. Static and animated images
+    slide = overview(
         inputs, panels, minutes_in=before, minutes_out=scores.lead_minutes, title=f"{scores.quantity}, {scores.unit}"
     )
-    alt = f"Rows of inputs and of {', '.join(panel.title for panel in panels)}: the same fields as above."
+    alt = f"Rows of inputs and of {', '.join(panel.title for panel in panels)}; the same fields as above."
     caption = f"{_window(scores, example)}."
     moving = animation(panels, lead_minutes=scores.lead_minutes, start=example.inputs[-1])
     return [
         heading,
-        text("p", f"One window chosen by its observations alone (most heavy pixels), not by how well it was forecast: "
+        text("p", f"The window with the most observed pixels of heavy rain, selected without regard to the forecasts: "
              f"{_window(scores, example)}. Missing pixels are grey and hatched."),
         strip(inputs, before),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the forecasts"),
         colour_legend(steps, title=scores.quantity, unit=scores.unit),
-        folded("All in one picture, for slides", picture(as_png(whole), alt=alt, wide=True, caption=caption)),
-        folded(
+        collapsible("Single image for slides", picture(as_png(slide), alt=alt, wide=True, caption=caption)),
+        collapsible(
             "Animation",
-            looping(moving, alt=f"The same fields in motion, from the last input to +{scores.lead_minutes[-1]:g} min."),
+            animated_figure(
+                moving, alt=f"Animation of the same fields, from the last input to +{scores.lead_minutes[-1]:g} min."
+            ),
         ),
     ]  # fmt: skip
 

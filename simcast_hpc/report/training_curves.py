@@ -1,4 +1,4 @@
-"""How training went: the loss, the speed and what was validated, by optimizer step."""
+"""Charts of training: loss, throughput and validation scores by optimizer step."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from .colours import LineStyle, line_styles
 from .lead_time_curves import Chart, draw_line, name_axes, new_chart, start_at_zero
 from .pipeline_results import StageResult
 
-_SPEED = "throughput/samples_per_second"
-_VALIDATED = {"validation/crps": "fair CRPS", "validation/mae": "MAE of the mean", "validation/csi/mean": "mean CSI"}
+_THROUGHPUT = "throughput/samples_per_second"
+_VALIDATION = {"validation/crps": "fair CRPS", "validation/mae": "MAE of the mean", "validation/csi/mean": "mean CSI"}
 
 
 def loss_charts(stages: Sequence[StageResult]) -> list[Chart]:
-    """Return the training loss of each stage: logarithmic where all of it is above 0, since targets differ."""
+    """Return a chart of the training loss of each stage, on a logarithmic axis if all values are positive."""
     charts = []
-    for stage, style in _styled(stages):
+    for stage, style in _with_styles(stages):
         losses = [line["loss"] for line in stage.metrics]
         chart = _chart(stage, losses, style, up="training loss", from_zero=False)
         if all(loss is not None and loss > 0 for loss in losses):
@@ -26,28 +26,28 @@ def loss_charts(stages: Sequence[StageResult]) -> list[Chart]:
     return charts
 
 
-def speed_charts(stages: Sequence[StageResult]) -> list[Chart]:
-    """Return the samples that each stage trained on in a second; none for a stage that did not log them."""
+def throughput_charts(stages: Sequence[StageResult]) -> list[Chart]:
+    """Return a chart of the throughput of each stage that logged it, in samples per second."""
     return [
-        _chart(stage, [line.get(_SPEED) for line in stage.metrics], style, up="samples a second")
-        for stage, style in _styled(stages)
-        if any(line.get(_SPEED) is not None for line in stage.metrics)
+        _chart(stage, [line.get(_THROUGHPUT) for line in stage.metrics], style, up="samples per second")
+        for stage, style in _with_styles(stages)
+        if any(line.get(_THROUGHPUT) is not None for line in stage.metrics)
     ]
 
 
 def validation_charts(stages: Sequence[StageResult]) -> list[Chart]:
-    """Return what stages measured on validation windows while they trained."""
+    """Return charts of the validation scores that stages logged during training."""
     charts = []
-    for stage, style in _styled(stages):
-        for key, title in _VALIDATED.items():
-            found = [(line["step"], line[key]) for line in stage.validated if line.get(key) is not None]
-            if found:
-                steps, values = zip(*found, strict=True)
+    for stage, style in _with_styles(stages):
+        for key, title in _VALIDATION.items():
+            points = [(line["step"], line[key]) for line in stage.validated if line.get(key) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
                 charts.append(_over_steps(stage, steps, values, style, up=title, title=f"{stage.name}: {title}"))
     return charts
 
 
-def _styled(stages: Sequence[StageResult]) -> list[tuple[StageResult, LineStyle]]:
+def _with_styles(stages: Sequence[StageResult]) -> list[tuple[StageResult, LineStyle]]:
     styles = line_styles(tuple(stage.name for stage in stages))
     return [(stage, styles[stage.name]) for stage in stages]
 
@@ -76,8 +76,8 @@ def _over_steps(
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     name_axes(axes, "optimizer step", up)
     last = next((value for value in reversed(values) if value is not None and math.isfinite(value)), None)
-    said = "never defined" if last is None else f"{last:.3g} at the end"
-    return Chart(title or stage.name, f"{stage.name}: {up} against optimizer step, {said}.", figure)
+    description = "undefined" if last is None else f"{last:.3g} at the end"
+    return Chart(title or stage.name, f"{stage.name}: {up} against optimizer step, {description}.", figure)
 
 
 def _log_axis(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""A page with an ensemble on one test set and rain rates on another, written once for all who read or open it."""
+"""A report with an ensemble on one test set and rain rates on another, written once per session."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.report.fake_run import WITH_ENSEMBLE, radar_file, score_file, write_r
 
 
 @pytest.fixture(scope="session")
-def ensemble_page(tmp_path_factory) -> Path:
+def ensemble_report(tmp_path_factory) -> Path:
     sets = [score_file(mean_csi=WITH_ENSEMBLE), radar_file()]
     also = {"also": [{"name": "mch", "data": {"dataset": "mch"}}]}
     run_dir = tmp_path_factory.mktemp("ensemble") / "run"

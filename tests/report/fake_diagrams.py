@@ -1,4 +1,4 @@
-"""Made-up spectra, ranks, reliability and products of an ensemble, in the form in which verification writes them."""
+"""Synthetic spectra, ranks, reliability and products of an ensemble, in the format of evaluation."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ SCORES = {"crps": 0.021, "crps_standard": 0.026, "spread": 0.05, "spread_skill":
 
 
 def diagrams(labels: list[str], *, frames_out: int, windows: int, ensemble: bool) -> dict[str, Any]:
-    """Return what one entry's figures are drawn from; the highest threshold was never forecast by all members."""
+    """Return the diagram data of one entry; the highest threshold is never forecast by all members."""
     power = [3.0 / k**2.5 for k in range(1, 24)]
 
     def curves(blur: float) -> list[list[float]]:
@@ -41,16 +41,16 @@ def diagrams(labels: list[str], *, frames_out: int, windows: int, ensemble: bool
 
 
 def products(name: str, observed: np.ndarray, thresholds: list[float]) -> dict[str, np.ndarray]:
-    """Return the arrays of an ensemble in an example: members shifted to either side of what was observed."""
+    """Return the arrays of an ensemble in an example window: members are the shifted observation."""
     field = np.where(observed == 255, 0, observed) / 255
     members = np.stack([np.roll(field, shift, axis=-1) for shift in (-4, -2, 2, 4)])
-    reached = np.stack([(members >= level / 255).mean(0) for level in thresholds])
-    made = {"members": members, "mean": members.mean(0), "matched_mean": members.max(0), "probability": reached}
-    return {f"{kind}/{name}": array.astype(np.float16) for kind, array in made.items()}
+    probability = np.stack([(members >= level / 255).mean(0) for level in thresholds])
+    arrays = {"members": members, "mean": members.mean(0), "matched_mean": members.max(0), "probability": probability}
+    return {f"{kind}/{name}": array.astype(np.float16) for kind, array in arrays.items()}
 
 
 def intervals(scores: dict[str, float | None]) -> dict[str, list[float]]:
-    """Return bounds around every score that is no lead's."""
+    """Return bounds of every score over all lead times."""
     return {
         key: [0.9 * value, 1.1 * value] for key, value in scores.items() if value is not None and "/lead/" not in key
     }

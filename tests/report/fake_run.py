@@ -1,4 +1,4 @@
-"""A pipeline's run folder with made-up results: small enough to read, complete enough for a page."""
+"""A complete run directory of a pipeline with synthetic results."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ MEAN_CSI = {
 }
 ENSEMBLE = "diffusion"
 WITH_ENSEMBLE = {**MEAN_CSI, ENSEMBLE: (0.601, 0.55, 0.45, 0.36, 0.31, 0.26)}
-_NOTES = {"persistence": "the last frame, held", "teacher": "rolled out 2 times"}
+_NOTES = {"persistence": "the last input frame", "teacher": "rolled out 2 times"}
 
 
 def write_run(
@@ -33,7 +33,7 @@ def write_run(
     config: Mapping[str, Any] | None = None,
     test_sets: Sequence[dict[str, Any]] | None = None,
 ) -> Path:
-    """Write a finished run; ``test_sets`` are score files made by :func:`score_file`, by default one."""
+    """Write a finished run; ``test_sets`` are score files from :func:`score_file`, by default one."""
     steps = STEPS if steps is None else steps
     settings = {
         "name": name,
@@ -64,7 +64,7 @@ def score_file(
     thresholds: Mapping[str, float] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """Return what verification writes for one test set; ``changes`` replace whole keys."""
+    """Return the score file of one test set; ``changes`` replace top-level keys."""
     mean_csi = MEAN_CSI if mean_csi is None else mean_csi
     labels = list(CODES if thresholds is None else thresholds)
     frames_out = len(next(iter(mean_csi.values())))
@@ -147,7 +147,7 @@ def radar_file(name: str = "mch", **changes: Any) -> dict[str, Any]:
 
 
 def moving_storm(count: int, *, first: int, size: int = 48) -> np.ndarray:
-    """Return uint8 ``[count, size, size]``: two cells in a shield, moving by a pixel and a half a frame."""
+    """Return uint8 ``[count, size, size]``: two moving convective cells in stratiform rain."""
     y, x = np.mgrid[:size, :size]
     frames = []
     for t in range(first, first + count):
@@ -159,15 +159,16 @@ def moving_storm(count: int, *, first: int, size: int = 48) -> np.ndarray:
 
 
 def write_example(path: Path, scores: dict[str, Any]) -> None:
-    """Write an example window with a missing corner, and every entry's forecast of it."""
+    """Write an example window with a missing corner and the forecasts of all entries."""
     inputs = moving_storm(scores["frames_in"], first=0)
     observed = moving_storm(scores["frames_out"], first=scores["frames_in"])
     for frames in (inputs, observed):
         frames[:, -9:, -14:] = 255
-    held = np.repeat(moving_storm(1, first=scores["frames_in"] - 1), scores["frames_out"], axis=0)
+    persistence = np.repeat(moving_storm(1, first=scores["frames_in"] - 1), scores["frames_out"], axis=0)
     truth = moving_storm(scores["frames_out"], first=scores["frames_in"])
     forecasts = {
-        entry["name"]: held if entry["kind"] == "baseline" else truth // 2 + held // 2 for entry in scores["entries"]
+        entry["name"]: persistence if entry["kind"] == "baseline" else truth // 2 + persistence // 2
+        for entry in scores["entries"]
     }
     known = {**CODES, **RATES}
     labels = next(iter(scores["protocols"].values()))["labels"]
@@ -201,7 +202,7 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 def _scores(mean_csi: Sequence[float | None], labels: Sequence[str]) -> dict[str, float | None]:
-    """Return scores that fall with the threshold and follow ``mean_csi`` over the leads; undefined where it is."""
+    """Return scores that decrease with threshold and follow ``mean_csi`` over lead times; undefined where it is."""
     found: dict[str, float | None] = {"mse": 0.00638, "mae": 0.0321, "crps": 0.0321, "csi/mean": 0.41}
     found |= {f"crps/lead/{lead}": 0.01 + 0.006 * lead for lead in range(1, len(mean_csi) + 1)}
     for k, label in enumerate(labels):

@@ -1,4 +1,4 @@
-"""Fields as pictures: the colour of every pixel, what is missing, and scales that the colour-blind can read."""
+"""Images of fields: pixel colours, missing pixels, and colour scales for colour-blind readers."""
 
 import io
 
@@ -11,7 +11,7 @@ from simcast_hpc.report.animation import animation
 from simcast_hpc.report.colours import MISSING_FACE, MISSING_HATCH, probability_steps, steps_for
 from simcast_hpc.report.field_images import as_png, field_image
 from simcast_hpc.report.field_viewer import Panel, in_minutes, viewer
-from simcast_hpc.report.frame_overview import chosen, overview
+from simcast_hpc.report.frame_overview import frame_indices, overview
 from tests.report.fake_run import CODES, RATES, moving_storm
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")
@@ -22,7 +22,7 @@ SCALES = {
     "eight steps of dBZ": steps_for(tuple(20.0 * k for k in range(1, 9)), labels=tuple("abcdefgh"), unit="dBZ"),
     "probability": probability_steps(),
 }
-# What dichromats see, on linear RGB: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
+# Dichromatic vision, on linear RGB: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
 SEEN = {
     "all cones": np.eye(3),
     "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
@@ -43,8 +43,8 @@ def lab(colour: str, seen: object) -> np.ndarray:
 
 @pytest.mark.parametrize("eyes", SEEN)
 @pytest.mark.parametrize("scale", SCALES)
-def test_steps_are_told_apart_and_ordered_by_whoever_looks(scale, eyes):
-    """Every two colours differ by several times what can just be seen (2.3), and lightness alone orders them."""
+def test_steps_are_distinguishable_and_ordered_for_colour_blind_readers(scale, eyes):
+    """All colours differ by several just noticeable differences (2.3), and lightness orders them."""
     seen = np.stack([lab(colour, SEEN[eyes]) for colour in SCALES[scale].colours])
     between = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     assert between[np.triu_indices(len(seen), 1)].min() > 7
@@ -52,20 +52,20 @@ def test_steps_are_told_apart_and_ordered_by_whoever_looks(scale, eyes):
     assert (lightness > 2).all() or (lightness < -2).all()
 
 
-def test_every_pixel_has_the_colour_of_its_step_and_missing_ones_are_hatched():
+def test_pixel_colours_and_hatching_of_missing_pixels():
     codes = np.array([[0, 16, 74], [133, 254, 255]], np.uint8)
-    drawn = field_image(codes, VIL, side=30)
-    assert drawn.size == (30, 20) and drawn.mode == "P"
-    pixels = np.asarray(Image.open(io.BytesIO(as_png(drawn))).convert("RGB"))
+    image = field_image(codes, VIL, side=30)
+    assert image.size == (30, 20) and image.mode == "P"
+    pixels = np.asarray(Image.open(io.BytesIO(as_png(image))).convert("RGB"))
     colours = {tuple(round(255 * part) for part in to_rgb(colour)): k for k, colour in enumerate(VIL.colours)}
     shown = [[colours[tuple(pixels[10 * row + 5, 10 * column + 5])] for column in range(3 - row)] for row in (0, 1)]
     assert shown == [[0, 1, 4], [6, 9]]
     missing = {tuple(pixel) for pixel in pixels[10:, 20:].reshape(-1, 3)}
     assert missing == {tuple(round(255 * part) for part in to_rgb(grey)) for grey in (MISSING_FACE, MISSING_HATCH)}
-    assert not missing & set(colours), "no step looks like what is missing"
+    assert not missing & set(colours), "colours of missing pixels differ from all steps"
 
 
-def test_a_large_field_keeps_its_pixels():
+def test_large_field_is_not_enlarged():
     assert field_image(np.zeros((384, 300), np.uint8), VIL).size == (300, 384)
 
 
@@ -74,7 +74,7 @@ def panels(leads: int, size: int = 48) -> list[Panel]:
     return [Panel(name, frames, VIL) for name in ("observed", "student", "a very long name of a forecast that is cut")]
 
 
-def test_the_animation_has_a_scene_for_the_input_and_for_each_lead():
+def test_animation_has_a_frame_for_the_input_and_each_lead_time():
     moving = Image.open(
         io.BytesIO(animation(panels(4), lead_minutes=(5, 10, 15, 20), start=moving_storm(1, first=0)[0]))
     )
@@ -87,19 +87,19 @@ def test_the_animation_has_a_scene_for_the_input_and_for_each_lead():
 
 
 @pytest.mark.parametrize(("leads", "shown"), [(1, [0]), (6, [0, 1, 2, 3, 4, 5]), (12, [0, 2, 4, 7, 9, 11])])
-def test_the_picture_of_all_shows_at_most_six_frames_and_the_last(leads, shown):
-    assert chosen(leads) == shown
+def test_overview_has_at_most_six_frames_including_the_last(leads, shown):
+    assert frame_indices(leads) == shown
     minutes = [5.0 * (k + 1) for k in range(leads)]
     rows = panels(leads)
     whole = overview(rows[0], rows, minutes_in=[-5.0, 0.0][:leads], minutes_out=minutes, title="VIL, code")
     assert whole.width > 150 * len(shown) and whole.height > 150 * 4
 
 
-def test_alternative_texts_say_how_high_a_field_reaches():
+def test_alternative_texts_describe_the_maximum():
     fields = np.zeros((3, 10, 10), np.uint8)
     fields[1, 0, 0], fields[2] = 140, 255
     page = viewer([Panel("observed", fields, VIL)], lead_minutes=(5, 10, 15), label="Lead time")
-    assert 'alt="observed at +5 min: nothing at or above 16"' in page
-    assert 'alt="observed at +10 min: up to at least 133, on 1 % of the pixels"' in page
+    assert 'alt="observed at +5 min: no pixel at or above 16"' in page
+    assert 'alt="observed at +10 min: maximum at or above 133, on 1 % of the pixels"' in page
     assert 'alt="observed at +15 min: all missing"' in page
     assert [in_minutes(minutes) for minutes in (-10, 0, 2.5)] == ["−10 min", "0 min", "+2.5 min"]

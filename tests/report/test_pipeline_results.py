@@ -1,4 +1,4 @@
-"""A run folder that is not whole is refused by name."""
+"""Reading run directories: complete, incomplete and damaged ones."""
 
 import json
 
@@ -16,7 +16,7 @@ def run_dir(tmp_path):
     return write_run(tmp_path / "run")
 
 
-def test_a_whole_run_is_read(run_dir):
+def test_reads_complete_run(run_dir):
     run = read_results(run_dir)
     assert [stage.name for stage in run.stages] == ["teacher", "student", "direct"]
     assert run.stages[1].steps == 800
@@ -26,46 +26,46 @@ def test_a_whole_run_is_read(run_dir):
     assert example is not None and set(example.forecasts) == {"persistence", "teacher", "student", "direct"}
 
 
-def test_rejections_are_data_errors_so_that_the_command_line_shows_them_plainly():
+def test_results_error_is_a_data_error():
     assert issubclass(ResultsError, DataError)
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(ResultsError, match=r"absent is not a folder; give the run folder"):
+def test_rejects_missing_directory(tmp_path):
+    with pytest.raises(ResultsError, match=r"absent is not a directory; give the run directory"):
         read_results(tmp_path / "absent")
 
 
-def test_a_missing_stage_folder_is_named(run_dir):
+def test_rejects_missing_stage_directory(run_dir):
     (run_dir / "student").rename(run_dir / "elsewhere")
-    with pytest.raises(ResultsError, match=r"stage student .* has no folder .*student; run `simcast pipeline`"):
+    with pytest.raises(ResultsError, match=r"stage student .* has no directory .*student; run `simcast pipeline`"):
         read_results(run_dir)
 
 
-def test_an_unfinished_stage_is_named(run_dir):
+def test_rejects_unfinished_stage(run_dir):
     (run_dir / "direct" / "DONE.json").unlink()
     with pytest.raises(ResultsError, match=r"DONE\.json.*stage direct is not finished"):
         read_results(run_dir)
 
 
-def test_a_marker_without_steps(run_dir):
+def test_rejects_marker_without_steps(run_dir):
     write_json(run_dir / "direct" / "DONE.json", {"inputs": {}, "steps": None})
-    with pytest.raises(ResultsError, match=r"steps must be a whole number, got None"):
+    with pytest.raises(ResultsError, match=r"steps must be an integer, got None"):
         read_results(run_dir)
 
 
-def test_a_stage_without_metrics(run_dir):
+def test_rejects_stage_without_metrics(run_dir):
     (run_dir / "teacher" / "metrics.jsonl").write_text("", encoding="utf-8")
-    with pytest.raises(ResultsError, match=r"teacher.metrics\.jsonl is absent or empty"):
+    with pytest.raises(ResultsError, match=r"teacher.metrics\.jsonl is missing or empty"):
         read_results(run_dir)
 
 
-def test_no_scores(run_dir):
+def test_rejects_missing_scores(run_dir):
     (run_dir / "scores" / "test.json").unlink()
     with pytest.raises(ResultsError, match=r"no score files at .*scores"):
         read_results(run_dir)
 
 
-def test_half_a_score_file(run_dir):
+def test_rejects_truncated_score_file(run_dir):
     path = run_dir / "scores" / "test.json"
     path.write_text(path.read_text(encoding="utf-8")[:200], encoding="utf-8")
     with pytest.raises(ResultsError, match=r"test\.json is not JSON"):
@@ -73,23 +73,23 @@ def test_half_a_score_file(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"windows": "many"}, r"windows: .*got 'many'"),
-        ({"entries": []}, r"entries and protocols must each name at least one"),
-        ({"supported_thresholds": ["17"]}, r"supported_thresholds \['17'\] are not among those observed"),
+        ({"entries": []}, r"entries and protocols must not be empty"),
+        ({"supported_thresholds": ["17"]}, r"supported_thresholds \['17'\] are not in observed"),
         ({"supported_thresholds": ["219"]}, r"supported_thresholds has 219 with 87 pixels from 13 events"),
-        ({"frames_out": 7}, r"mean_csi_by_lead\.persistence has 6 values; frames_out=7"),
-        ({"scores": {}}, r"scores\.persistence\.test-global lacks csi/16"),
+        ({"frames_out": 7}, r"mean_csi_by_lead\.persistence must have frames_out=7 values, got 6"),
+        ({"scores": {}}, r"scores\.persistence\.test-global has no key csi/16"),
     ],
 )
-def test_a_score_file_that_does_not_hold(run_dir, changes, says):
+def test_rejects_invalid_score_file(run_dir, changes, message):
     write_json(run_dir / "scores" / "test.json", score_file(**changes))
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         read_results(run_dir)
 
 
-def test_a_missing_key_of_a_score_file_is_named(run_dir):
+def test_rejects_score_file_with_missing_key(run_dir):
     scores = score_file()
     del scores["fingerprint"]
     write_json(run_dir / "scores" / "test.json", scores)
@@ -97,7 +97,7 @@ def test_a_missing_key_of_a_score_file_is_named(run_dir):
         read_results(run_dir)
 
 
-def test_nan_means_the_same_as_null(run_dir):
+def test_nan_is_read_as_null(run_dir):
     scores = score_file()
     scores["scores"]["student"]["test-global"]["csi/219"] = float("nan")
     scores["mean_csi_by_lead"]["student"][2] = float("nan")
@@ -111,23 +111,26 @@ def test_nan_means_the_same_as_null(run_dir):
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"inputs": np.zeros((6, 8, 8), np.float32)}, r"inputs must be uint8 \[T, H, W\], got float32"),
-        ({"forecast/student": np.zeros((5, 48, 48), np.float32)}, r"forecast/student has shape \(5, 48, 48\)"),
-        ({"event": None}, r"holds no example frames"),
+        (
+            {"forecast/student": np.zeros((5, 48, 48), np.float32)},
+            r"forecast/student must have the shape of observed.*got \(5, 48, 48\)",
+        ),
+        ({"event": None}, r"does not contain an example window"),
     ],
 )
-def test_a_damaged_example(run_dir, changes, says):
+def test_rejects_damaged_example(run_dir, changes, message):
     path = run_dir / "scores" / "test.example.npz"
     with np.load(path) as file:
         arrays = {**file, **changes}
     np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
-    with pytest.raises(ResultsError, match=says):
+    with pytest.raises(ResultsError, match=message):
         read_results(run_dir)
 
 
-def test_lines_of_validation_are_not_among_the_losses(run_dir):
+def test_validation_lines_are_not_training_metrics(run_dir):
     path = run_dir / "student" / "metrics.jsonl"
     before = read_results(run_dir).stages[1].metrics
     with path.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Figures: colours step where scores step, gaps stay gaps, and an importer's matplotlib is left as it was."""
+"""Figures: colour steps at thresholds, gaps for undefined scores, unchanged global state of matplotlib."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from simcast_hpc.report.ensemble_section import rank_chart, reliability_chart, s
 from simcast_hpc.report.lead_time_curves import csi_charts, mean_csi_chart, plain
 from simcast_hpc.report.pipeline_results import read_results
 from simcast_hpc.report.spectra_figures import spectra_charts
-from simcast_hpc.report.training_curves import loss_charts, speed_charts, validation_charts
+from simcast_hpc.report.training_curves import loss_charts, throughput_charts, validation_charts
 from tests.report.fake_run import CODES, ENSEMBLE, MEAN_CSI, RATES, WITH_ENSEMBLE, score_file, write_run
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")
@@ -19,7 +19,7 @@ RAIN = steps_for(tuple(RATES.values()), labels=tuple(RATES), unit="mm/h")
 
 
 @pytest.mark.parametrize("scale", [VIL, RAIN], ids=["code", "mm/h"])
-def test_a_pixel_on_a_threshold_has_its_colour_in_codes_and_in_floats(scale):
+def test_value_at_threshold_has_its_colour_in_uint8_and_float(scale):
     codes = np.arange(255, dtype=np.uint8)[None]
     expected = [sum(code >= level for level in scale.levels) for code in range(255)]
     assert scale.index(codes)[0].tolist() == expected
@@ -32,13 +32,13 @@ def test_missing_pixels_are_masked():
     assert VIL.index(np.array([[0.0, 1.0, np.nan]], np.float32)).mask.tolist() == [[False, False, True]]
 
 
-def test_thresholds_that_vil_is_not_stepped_at_make_their_own_scale():
+def test_other_thresholds_have_their_own_scale():
     assert set(CODES.values()) <= set(VIL.levels)
     own = steps_for((20.0, 90.0), labels=("20", "90"), unit="code")
     assert own.levels == (20.0, 90.0) and own.labels == ("20", "90")
 
 
-def test_every_line_differs_from_every_other():
+def test_line_styles_are_distinct():
     names = ("persistence", "extrapolation", "teacher", "student", "direct", "direct-unweighted", "mine", "yours")
     styles = line_styles(names)
     assert len(set(styles.values())) == len(names)
@@ -61,7 +61,7 @@ def test_undefined_scores_leave_gaps(tmp_path):
     assert np.isnan(charts[0].figure.axes[0].lines[2].get_ydata()[1])
 
 
-def test_losses_have_a_panel_and_a_scale_of_their_own(tmp_path):
+def test_losses_have_separate_charts_and_axes(tmp_path):
     run = read_results(write_run(tmp_path / "run"))
     charts = loss_charts(run.stages)
     assert [chart.title for chart in charts] == ["teacher", "student", "direct"]
@@ -70,13 +70,13 @@ def test_losses_have_a_panel_and_a_scale_of_their_own(tmp_path):
     assert len({panel.get_ylim() for panel in panels}) == 3
     assert panels[0].lines[0].get_xdata()[-1] == 500
     assert [panel.get_yscale() for panel in panels] == ["log"] * 3
-    speeds = speed_charts(run.stages)
+    speeds = throughput_charts(run.stages)
     assert [chart.title for chart in speeds] == ["teacher", "student", "direct"]
     assert set(speeds[0].figure.axes[0].lines[0].get_ydata()) == {66.7}
 
 
-def test_a_loss_that_no_logarithm_takes_is_shown_as_it_is(tmp_path):
-    """The autoencoder's loss is a log-likelihood, which falls below 0."""
+def test_loss_with_negative_values_has_a_linear_axis(tmp_path):
+    """The loss of the autoencoder is a log-likelihood, which can be negative."""
     run_dir = write_run(tmp_path / "run", steps={"direct": 100})
     lines = '{"step": 20, "loss": 3.0}\n{"step": 40, "loss": -7.0}\n{"step": 60, "loss": null}\n'
     (run_dir / "direct" / "metrics.jsonl").write_text(lines, encoding="utf-8")
@@ -84,10 +84,10 @@ def test_a_loss_that_no_logarithm_takes_is_shown_as_it_is(tmp_path):
     (axes,) = loss_charts(stages)[0].figure.axes
     assert axes.get_yscale() == "linear" and axes.lines[0].get_ydata()[:2].tolist() == [3.0, -7.0]
     assert np.isnan(axes.lines[0].get_ydata()[2])
-    assert speed_charts(stages) == [], "nothing was logged"
+    assert throughput_charts(stages) == [], "throughput was not logged"
 
 
-def test_validation_is_drawn_where_a_stage_made_any(tmp_path):
+def test_validation_charts(tmp_path):
     run_dir = write_run(tmp_path / "run")
     assert validation_charts(read_results(run_dir).stages) == []
     with (run_dir / "student" / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -97,11 +97,11 @@ def test_validation_is_drawn_where_a_stage_made_any(tmp_path):
     assert chart.figure.axes[0].lines[0].get_xdata().tolist() == [400, 800]
 
 
-def test_dollar_signs_are_no_mathematics():
+def test_dollar_signs_are_escaped():
     assert plain("a $x$ b") == r"a \$x\$ b"
 
 
-def test_importing_and_drawing_leave_the_importers_matplotlib_alone(tmp_path):
+def test_report_does_not_change_global_state_of_matplotlib(tmp_path):
     mean_csi = {name: leads[:1] for name, leads in MEAN_CSI.items()}
     write_run(tmp_path / "run", steps={"direct": 100}, test_sets=[score_file(mean_csi=mean_csi, frames_in=1)])
     script = (
@@ -120,12 +120,12 @@ def test_importing_and_drawing_leave_the_importers_matplotlib_alone(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_reliability_has_the_thresholds_that_were_counted(tmp_path):
-    """It is counted under the first protocol alone, which may have fewer of them than that of the curves."""
-    made = score_file(mean_csi=WITH_ENSEMBLE)
-    held = made["diagrams"][ENSEMBLE]["reliability"]
-    made["diagrams"][ENSEMBLE]["reliability"] = {label: held[label] for label in ("16", "74", "219")}
-    scores = read_results(write_run(tmp_path / "run", test_sets=[made])).test_sets[0].scores
+def test_reliability_has_the_counted_thresholds(tmp_path):
+    """Reliability is counted only under the first protocol, which may have fewer thresholds."""
+    scores_json = score_file(mean_csi=WITH_ENSEMBLE)
+    reliability = scores_json["diagrams"][ENSEMBLE]["reliability"]
+    scores_json["diagrams"][ENSEMBLE]["reliability"] = {label: reliability[label] for label in ("16", "74", "219")}
+    scores = read_results(write_run(tmp_path / "run", test_sets=[scores_json])).test_sets[0].scores
     chart = reliability_chart(scores, ENSEMBLE)
     assert (
         [line.get_label() for line in chart.figure.axes[0].lines[1:]]
@@ -135,9 +135,9 @@ def test_reliability_has_the_thresholds_that_were_counted(tmp_path):
     assert "≥ 16 observed in 85 %" in chart.alt
 
 
-def test_spread_is_enlarged_for_the_number_of_members(tmp_path):
-    made = score_file(mean_csi=WITH_ENSEMBLE)
-    scores = read_results(write_run(tmp_path / "run", test_sets=[made])).test_sets[0].scores
+def test_spread_is_corrected_for_the_number_of_members(tmp_path):
+    scores_json = score_file(mean_csi=WITH_ENSEMBLE)
+    scores = read_results(write_run(tmp_path / "run", test_sets=[scores_json])).test_sets[0].scores
     spread, error = (line.get_ydata() for line in spread_chart(scores, ENSEMBLE).figure.axes[0].lines)
     assert spread[0] == pytest.approx(0.05 * 1.1 * np.sqrt(6 / 5))
     assert error[0] == pytest.approx(spread[0] / (0.9 * 1.1))
@@ -145,18 +145,18 @@ def test_spread_is_enlarged_for_the_number_of_members(tmp_path):
     assert [bar.get_height() for bar in bars] == pytest.approx(np.array([300, 200, 150, 150, 200, 320]) / 220)
 
 
-def test_spectra_tell_members_from_their_mean(tmp_path):
-    made = score_file(mean_csi=WITH_ENSEMBLE)
-    scores = read_results(write_run(tmp_path / "run", test_sets=[made])).test_sets[0].scores
+def test_spectra_of_members_and_mean(tmp_path):
+    scores_json = score_file(mean_csi=WITH_ENSEMBLE)
+    scores = read_results(write_run(tmp_path / "run", test_sets=[scores_json])).test_sets[0].scores
     first, last, relative = spectra_charts(scores)
     assert (first.title, last.title, relative.title) == (
         "+5 min, power",
         "+30 min, power",
-        "+30 min, relative to the observed",
+        "+30 min, relative power",
     )
     lines = {line.get_label(): line for line in relative.figure.axes[0].lines}
     assert lines["observed"].get_ydata() == pytest.approx(np.ones(23))
-    members, mean = (lines[f"diffusion, {kind}"].get_ydata()[-1] for kind in ("its members", "their mean"))
+    members, mean = (lines[f"diffusion, {kind}"].get_ydata()[-1] for kind in ("members", "mean"))
     assert members == pytest.approx(np.exp(-0.1 * 5 * 22 / 23)) and mean == pytest.approx(np.exp(-0.6 * 5 * 22 / 23))
     left, right = relative.figure.axes[0].get_xlim()
-    assert left > 8 * 48 > 8 * 48 / 23 > right, "kilometres, the long waves first"
+    assert left > 8 * 48 > 8 * 48 / 23 > right, "kilometres, long wavelengths first"

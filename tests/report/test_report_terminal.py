@@ -1,4 +1,4 @@
-"""The terminal: the same numbers as the page, in whatever width there is; ``simcast report`` prints both."""
+"""Terminal output: the same numbers as the report, for any width; and the command ``simcast report``."""
 
 from io import StringIO
 
@@ -21,41 +21,41 @@ def _rows(printed: str) -> dict[str, list[str]]:
     return {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines}
 
 
-def test_rows_are_forecasts_where_there_is_room(tmp_path):
+def test_rows_are_forecasts_in_a_wide_terminal(tmp_path):
     rows = _rows(_printed(write_run(tmp_path / "run"), width=120))
-    assert rows["Forecast"] == ["5 min", "10 min", "15 min", "20 min", "25 min", "30 min", "Mean of leads"]
+    assert rows["Forecast"] == ["5 min", "10 min", "15 min", "20 min", "25 min", "30 min", "Mean"]
     assert rows["student"] == ["0.614", "0.573", "0.461", "0.373", "0.318", "0.269", "0.435"]
     assert set(rows) == {"Forecast", *MEAN_CSI}
 
 
-def test_a_narrow_terminal_gets_the_table_on_its_side(tmp_path):
+def test_table_is_transposed_in_a_narrow_terminal(tmp_path):
     rows = _rows(_printed(write_run(tmp_path / "run"), width=60))
     assert rows["Lead time"] == list(MEAN_CSI)
     assert rows["10 min"] == ["0.468", "0.552", "0.573", "0.555"]
-    assert "Mean of leads" in rows
+    assert "Mean" in rows
 
 
-def test_names_are_not_taken_for_markup(tmp_path):
+def test_names_are_not_interpreted_as_markup(tmp_path):
     scores = score_file(mean_csi={**MEAN_CSI, "[red]mine": (0.1,) * 6}, title="[bold]storms[/bold]")
     printed = _printed(write_run(tmp_path / "run", test_sets=[scores]), width=120)
     assert "[red]mine" in printed and "[bold]storms[/bold]" in printed
 
 
-def test_the_claims_are_printed(tmp_path):
+def test_findings_are_printed(tmp_path):
     printed = " ".join(_printed(write_run(tmp_path / "run"), width=400).split())
-    assert "The student's mean CSI is above persistence's at every lead time beyond the first" in printed
-    assert "no evidence" in printed
+    assert "The mean CSI of student is higher than that of persistence at every lead time after the first" in printed
+    assert "do not show that one training method is better" in printed
 
 
-def test_an_evaluation_names_the_thresholds_of_its_mean(tmp_path):
+def test_print_scores_lists_the_thresholds_of_the_mean(tmp_path):
     write_json(tmp_path / "test.json", score_file())
     console = Console(file=StringIO(), width=400)
     print_scores(tmp_path / "test.json", console=console)
-    said = " ".join(console.file.getvalue().split())
-    assert "Mean CSI is the mean over the thresholds with at least" in said and "16, 74, 133" in said
+    printed = " ".join(console.file.getvalue().split())
+    assert "Mean CSI is the mean over thresholds with at least" in printed and "16, 74, 133" in printed
 
 
-def test_the_command_writes_the_page_and_prints_its_path(tmp_path):
+def test_command_writes_the_report_and_prints_its_path(tmp_path):
     run_dir = write_run(tmp_path / "run", steps={"direct": 100})
     (run_dir / "scores" / "test.example.npz").unlink()
     result = CliRunner().invoke(app, ["report", str(run_dir)], catch_exceptions=False)
