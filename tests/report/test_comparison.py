@@ -123,5 +123,5 @@ def test_rejects_run_of_one_stage(two, tmp_path):
         assert str(raised.value) == f"{stage} is the run of one stage; give its pipeline ({pipeline}), or {score}"
     alone = tmp_path / "alone"
     shutil.copytree(stage, alone)
-    with pytest.raises(ResultsError, match=r"alone is the run of one stage;  score it first: `simcast evaluate"):
+    with pytest.raises(ResultsError, match=r"alone is the run of one stage; score it first: `simcast evaluate"):
         read_sources([alone])
