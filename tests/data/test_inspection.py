@@ -105,7 +105,7 @@ def test_the_command_draws_and_its_status_tells(archive, shards, tmp_path, capsy
     assert exit_.value.exit_code == 1 and "[catalog] vil/2018/storms.h5, event E1" in capsys.readouterr().out
     command(spoiled, dataset="synthetic", allow=["catalog"])
     assert "allowed [catalog]" in capsys.readouterr().out
-    with pytest.raises(ConfigError, match="--allow typo: the kinds of problems are absent-file"):
+    with pytest.raises(ConfigError, match="--allow typo is unknown; choose from absent-file"):
         command(archive, dataset="synthetic", allow=["typo"])
 
 

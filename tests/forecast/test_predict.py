@@ -228,7 +228,7 @@ def test_rejections(model, frames, tmp_path, runs):
         in refusal(model, frames, "--tile", 31, 33)
     )
     assert "a tile has at least a pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
-    assert "is one model; name a run of diffusion" in refusal(model, frames, "--set", "members=2")
+    assert "is deterministic; give a diffusion run" in refusal(model, frames, "--set", "members=2")
     assert "is not a finished training run" in refusal(tmp_path, frames)
     for given in ([frames, "--any-spacing"], [frames / "3.h5"]):  # one frame is too few as well: the unit comes first
         assert "no option converts one to the other" in refusal(runs / "student", *given)

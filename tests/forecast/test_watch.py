@@ -260,7 +260,7 @@ def test_the_batch_systems_notice_asks_to_be_started_again(model, frames, folder
 def test_the_folder_of_forecasts_is_not_watched(model, tmp_path):
     with pytest.raises(ConfigError, match="is --out as well"):
         predict(model, "--watch", tmp_path, "--out", tmp_path)
-    with pytest.raises(ConfigError, match="is no folder"):
+    with pytest.raises(ConfigError, match="is not a folder"):
         predict(model, "--watch", tmp_path / "none", "--out", tmp_path)
 
 
