@@ -216,11 +216,11 @@ def test_an_earlier_issue_time_is_asked_for(model, frames, tmp_path):
 
 def test_rejections(model, frames, tmp_path, runs):
     (tmp_path / "bad.h5").write_bytes(b"nothing")
-    assert "name radar files or folders, or --watch" in refusal(model)
+    assert "give either FRAMES (radar files or folders) or --watch FOLDER" in refusal(model)
     assert "bad.h5 begins with" in refusal(model, tmp_path / "bad.h5")
     assert "neither a file nor a folder" in refusal(model, tmp_path / "none")
     assert "--pattern '*.gif'" in refusal(model, frames, "--pattern", "*.gif")
-    assert "--at 'noon' is no time" in refusal(model, frames, "--at", "noon")
+    assert "--at 'noon' is not a time" in refusal(model, frames, "--at", "noon")
     assert "--write png: nc or zarr" in refusal(model, frames, "--write", "png")
     assert "--overlap 20 with tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
     assert (

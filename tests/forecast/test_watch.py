@@ -252,13 +252,13 @@ def test_the_batch_systems_notice_asks_to_be_started_again(model, frames, folder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simcast_hpc.forecast.watch_folder.sweep", then_notify)  # called once, as the watch begins
-        with pytest.raises(PausedError, match="SIGUSR2; started again, it goes on"):
+        with pytest.raises(PausedError, match="SIGUSR2; run the same command to resume"):
             predict(model, "--watch", folder, "--out", out, "--write", "nc", "--every", "0.1")
     assert health(out)["state"] == "stopped"
 
 
 def test_the_folder_of_forecasts_is_not_watched(model, tmp_path):
-    with pytest.raises(ConfigError, match="is --out as well"):
+    with pytest.raises(ConfigError, match="equals --out"):
         predict(model, "--watch", tmp_path, "--out", tmp_path)
     with pytest.raises(ConfigError, match="is not a folder"):
         predict(model, "--watch", tmp_path / "none", "--out", tmp_path)
