@@ -336,6 +336,7 @@ def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     """Run a benchmark from the command line, smallest case first; return 1 if a result was wrong."""
+    # 1. Arguments
     parser = argparse.ArgumentParser(description=f"Time the providers of {benchmark.op}.")
     names = [case.name for case in op_cases(benchmark.op).CASES]
     parser.add_argument("--case", action="append", choices=names, help="only this case (repeatable)")
@@ -344,9 +345,11 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no case after this time")
     parser.add_argument("--csv", type=Path, default=Path(f"benchmarks/results/{benchmark.op}.csv"))
     options = parser.parse_args(arguments)
+    # 2. Roofline
     began, failed = time.perf_counter(), False
     dtypes = {case.dtype for case in op_cases(benchmark.op).CASES if case.operations("forward")}
     roofline = measured_roofline(options.device, sorted(dtypes, key=str))
+    # 3. Cases
     cases = sorted(op_cases(benchmark.op).CASES, key=lambda case: case.bytes_moved("forward"))
     options.csv.parent.mkdir(parents=True, exist_ok=True)
     with options.csv.open("w", newline="") as file:
@@ -367,6 +370,7 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
             except WrongResultError as error:
                 print(f"rejected: {error}", file=sys.stderr)
                 failed = True
+    # 4. Summary
     show(read_rows(options.csv))
     ceilings = [
         f"matmul in {str(t).removeprefix('torch.')} {r / 1e12:.2f} TFLOP/s" for t, r in roofline.matmuls.items()

@@ -41,6 +41,7 @@ def main() -> int:
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     environment = child_environment()
     with tempfile.TemporaryDirectory() as folder:
+        # 1. Tests
         report = Path(folder, "tests.xml")
         tests_passed = _run(
             ["pytest", "tests/kernels", "-m", "gpu and not slow", "-q", f"--junitxml={report}"],
@@ -48,6 +49,7 @@ def main() -> int:
             environment,
         )
         failed = failed_ops(report, op_names()) if not tests_passed else set()
+        # 2. Benchmarks of the ops without failures, smallest first
         ops = [op for op in by_size(op_names()) if (ROOT / "benchmarks" / f"{op}.py").is_file() and op not in failed]
         timed, rows = True, []
         for i, op in enumerate(ops):
@@ -57,6 +59,7 @@ def main() -> int:
             command = [f"benchmarks.{op}", "--device", "cuda", "--seconds", f"{seconds:.0f}", "--csv", str(result)]
             timed &= _run(command, max(share, CASE_SECONDS), environment)
             rows += read_rows(result) if result.is_file() else []
+    # 3. Results
     path = write(rows, about)
     show(rows)
     print(f"{len(rows)} rows in {path}; {time.perf_counter() - began:.0f} s")

@@ -78,7 +78,7 @@ class CuboidAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Initialize as the public implementation: Kaiming-normal weights, zero biases, unit norms.
 
-        The table of biases keeps its values, as there.
+        The table of biases keeps its values, as in the public code.
         """
         for name, layer in self.named_children():
             if isinstance(layer, nn.LayerNorm):
@@ -97,7 +97,7 @@ class CuboidSelfAttention(CuboidAttention):
     """Self-attention within cuboids, and global vectors that attend to all tokens; includes its layer norms.
 
     A drop-in for ``CuboidSelfAttentionLayer`` of the public Earthformer: the same arguments, parameter names and
-    result. ``checkpoint_level`` has no effect, as there: the block around the layer applies activation checkpointing.
+    result. ``checkpoint_level`` has no effect in either: the block around the layer applies activation checkpointing.
 
     Source: Gao et al. (arXiv 2207.05833), sections 3.1 and 3.2.
     """
@@ -183,13 +183,13 @@ class CuboidSelfAttention(CuboidAttention):
             if separate:
                 key, value = self.l2g_global_kv_net(vectors).chunk(2, dim=-1)
                 global_inputs = {"global_query": tokens[0], "global_key": key, "global_value": value}
-                own = self.g2g_global_qkv_net(vectors).chunk(3, dim=-1) if self.use_global_self_attn else None
-                update = (self.g2l_global_q_net(vectors), tokens[1], tokens[2], own)
+                self_qkv = self.g2g_global_qkv_net(vectors).chunk(3, dim=-1) if self.use_global_self_attn else None
+                update = (self.g2l_global_q_net(vectors), tokens[1], tokens[2], self_qkv)
             else:
                 query, key, value = self.global_qkv(vectors).chunk(3, dim=-1)
                 global_inputs = {"global_key": key, "global_value": value}
-                own = (query, key, value) if self.use_global_self_attn else None
-                update = (query, *qkv.chunk(3, dim=-1)[1:], own)
+                self_qkv = (query, key, value) if self.use_global_self_attn else None
+                update = (query, *qkv.chunk(3, dim=-1)[1:], self_qkv)
             global_inputs = {name: tensor.to(qkv.dtype) for name, tensor in global_inputs.items()}
         # 2. Attention within cuboids; the bias index is cut as in the public code
         bias = None
@@ -216,9 +216,9 @@ class CuboidSelfAttention(CuboidAttention):
         return out, self.proj_drop(self.global_proj(result)) if self.use_final_proj else result
 
     def _update_global_vectors(
-        self, query: Tensor, key: Tensor, value: Tensor, own: Sequence[Tensor] | None, *, grid: Grid
+        self, query: Tensor, key: Tensor, value: Tensor, self_qkv: Sequence[Tensor] | None, *, grid: Grid
     ) -> Tensor:
-        """Return the attention of the global vectors to all tokens and, with ``own``, to one another."""
+        """Return the attention of the global vectors to all tokens and, with ``self_qkv``, to one another."""
         # 1. Tokens and mask. The public mask is in the order of the grid, its keys in the order of the cuboids.
         mask = None
         if not any(grid.padding):
@@ -243,11 +243,11 @@ class CuboidSelfAttention(CuboidAttention):
         heads = (self.num_heads, -1)
         query, key, value = (x.unflatten(-1, heads).transpose(1, 2) for x in (query, key, value))
         scores = query @ key.mT * self.scale
-        if own is not None:
-            own_query, own_key, own_value = (x.unflatten(-1, heads).transpose(1, 2) for x in own)
-            scores = torch.cat([scores, own_query @ own_key.mT * self.scale], dim=-1)
-            value = torch.cat([value, own_value], dim=2)
-            mask = None if mask is None else F.pad(mask, (0, own_key.shape[2]), value=True)
+        if self_qkv is not None:
+            self_query, self_key, self_value = (x.unflatten(-1, heads).transpose(1, 2) for x in self_qkv)
+            scores = torch.cat([scores, self_query @ self_key.mT * self.scale], dim=-1)
+            value = torch.cat([value, self_value], dim=2)
+            mask = None if mask is None else F.pad(mask, (0, self_key.shape[2]), value=True)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
         weights = self.global_attn_drop(scores.softmax(-1))
@@ -300,6 +300,7 @@ class CuboidCrossAttention(CuboidAttention):
         self.use_relative_pos, self.use_global_vector = use_relative_pos, use_global_vector
         self.separate_global_qkv, self.global_dim_ratio = separate_global_qkv, global_dim_ratio
         self.checkpoint_level = checkpoint_level
+        # 1. Parameters, with the public names
         if use_relative_pos:
             self._add_bias_table(_triple((max_temporal_relative, *self.cuboid_hw)))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)

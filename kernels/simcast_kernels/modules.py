@@ -135,14 +135,14 @@ def patch_earthformer(model: nn.Module) -> int:
         ValueError: a layer has an option that these layers do not support.
     """
     replacements: dict[nn.Module, nn.Module] = {}
-    places = []
+    slots = []
     for parent in model.modules():
         for name, child in parent._modules.items():  # named_children() yields a shared layer only once
             if child is not None and (layer := _LAYERS.get(type(child).__name__)) is not None:
-                places.append((parent, name, child))
+                slots.append((parent, name, child))
                 if child not in replacements:
                     replacements[child] = _from_public(layer, child)
-    for parent, name, child in places:
+    for parent, name, child in slots:
         setattr(parent, name, replacements[child])
     return len(replacements)
 

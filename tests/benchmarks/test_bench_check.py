@@ -1,4 +1,4 @@
-"""The guard of ratios: what is worse is named, what is updated is kept, and the pairs do give the same."""
+"""Regression check of ratios: comparison, update of the committed file, and agreement of the pairs."""
 
 import dataclasses
 import time
@@ -16,7 +16,7 @@ RATIO = Ratio(device="cpu", pair="a/b", quantity="time", ratio=0.8, tolerance=1.
 @pytest.mark.parametrize(
     ("now", "worse"), [(0.8, False), (1.0, False), (1.01, True), (float("nan"), True), (0.1, False)]
 )
-def test_a_ratio_over_its_tolerance_is_named(now, worse):
+def test_reports_ratio_over_its_tolerance(now, worse):
     found = compare([RATIO], [dataclasses.replace(RATIO, ratio=now)])
     assert found == ([f"a/b, time: {now:.3f} of the peer's, was 0.800"] if worse else [])
 

@@ -1,4 +1,4 @@
-"""The committed compile table: what counts as worse, what is said, and that the table is whole."""
+"""The committed compile table: what counts as worse, notes, and that no launch is missing."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def changed(**change) -> Entry:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"spill_bytes": 4}, "spill_bytes 0 -> 4"),
         ({"shared_bytes": 1040}, "shared_bytes 1024 -> 1040"),
@@ -32,9 +32,9 @@ def changed(**change) -> Entry:
         ({"accesses": 10}, "16-byte accesses 6 of 8 -> 6 of 10"),
     ],
 )
-def test_a_column_that_got_worse_is_named_with_its_row(change, says):
+def test_reports_row_and_column_that_got_worse(change, message):
     found = compare([ENTRY], [changed(**change)])
-    assert found.worse == [f"op kernel case forward sm_90: {says}"]
+    assert found.worse == [f"op kernel case forward sm_90: {message}"]
     assert compare([changed(**change)], [ENTRY]).worse == [], "the other way round it is better"
 
 
@@ -48,7 +48,7 @@ def test_a_column_that_got_worse_is_named_with_its_row(change, says):
         {"options": "BLOCK=128 num_warps=4"},
     ],
 )
-def test_what_costs_nothing_is_no_worse(change):
+def test_changes_without_cost_are_not_worse(change):
     assert worse(ENTRY, changed(**change)) == []
 
 
@@ -58,7 +58,7 @@ def test_missing_rows_are_worse_and_new_rows_are_noted():
     assert found.notes == ["op kernel third forward sm_90: new"]
 
 
-def test_operators_and_targets_that_were_not_compiled_are_not_asked_for():
+def test_ignores_operators_and_targets_that_were_not_compiled():
     others = [changed(op="another"), changed(target="sm_80")]
     assert compare([ENTRY, *others], [ENTRY]) == ([], [])
     renewed = changed(registers=64)
@@ -79,11 +79,11 @@ def test_operators_and_targets_that_were_not_compiled_are_not_asked_for():
         ("gfx942", 32, 40_000, 4, 4),
     ],
 )
-def test_resident_warps_are_those_of_the_vendors_tables(target, registers, shared, warps, standing):
+def test_resident_warps_match_the_vendor_tables(target, registers, shared, warps, standing):
     assert resident_warps(target, registers, shared, warps=warps) == standing
 
 
-def test_a_row_becomes_an_entry_and_comes_back_from_the_file(tmp_path):
+def test_entry_of_a_row_survives_the_file(tmp_path):
     row = Row(
         op="op", kernel="kernel", case="case", direction="forward", target="sm_90",
         options="THRESHOLDS=(1.0, 2.0) num_warps=8", dispatched=False, registers=64, spill_bytes=0, shared_bytes=32,
@@ -91,7 +91,7 @@ def test_a_row_becomes_an_entry_and_comes_back_from_the_file(tmp_path):
     )  # fmt: skip
     entry = entry_of(row, triton="3.6.0")
     assert (entry.unit, entry.products, entry.wide, entry.accesses, entry.warps) == ("wgmma", 2, 4, 6, 32)
-    assert "THRESHOLDS" in str(entry), "candidates are told apart by their options"
+    assert "THRESHOLDS" in str(entry), "candidates are distinguished by their options"
     write([entry, ENTRY], tmp_path / "table.csv")
     assert set(read(tmp_path / "table.csv")) == {entry, ENTRY}
 

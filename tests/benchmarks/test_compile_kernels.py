@@ -1,4 +1,4 @@
-"""Every op compiles within budget for every target, on a machine that has none of them."""
+"""Every op compiles within budget for every target, without a GPU."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ ONE_EACH = [
 def test_dispatched_kernel_is_within_budget(job, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     rows = compile_job(job)
-    assert rows, "what a case says it launches"
+    assert rows, "what a case message it launches"
     for row in rows:
         assert not over_budget(row)
         assert 0 < row.registers <= (512 if row.target == "gfx942" else 255)
@@ -67,7 +67,7 @@ def test_weighted_mse_moves_memory_in_16_byte_accesses(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"shared_bytes": 232_449}, "232449 bytes of shared memory, sm_90 has 232448"),
         ({"shared_bytes": 65_537, "target": "gfx942"}, "gfx942 has 65536"),
@@ -77,8 +77,8 @@ def test_weighted_mse_moves_memory_in_16_byte_accesses(tmp_path, monkeypatch):
         ({"spill_bytes": 68, "target": "sm_80"}, "sm_80 allows 64"),
     ],
 )
-def test_budget_rejects(change, says):
-    assert says in over_budget(dataclasses.replace(ROW, **change))
+def test_budget_rejects(change, message):
+    assert message in over_budget(dataclasses.replace(ROW, **change))
 
 
 @pytest.mark.parametrize(
@@ -91,11 +91,11 @@ def test_budget_rejects(change, says):
         {"spill_bytes": 5000, "spills_expected": "a flash backward would not"},
     ],
 )
-def test_budget_lets_pass(change):
+def test_budget_accepts(change):
     assert over_budget(dataclasses.replace(ROW, **change)) == ""
 
 
-def test_a_row_over_budget_is_the_exit_status(tmp_path, monkeypatch, capsys):
+def test_row_over_budget_sets_the_exit_status(tmp_path, monkeypatch, capsys):
     rows = [ROW, dataclasses.replace(ROW, spill_bytes=12)]
     monkeypatch.setattr("benchmarks.compile_kernels.compile_all", lambda work, workers: rows)
     monkeypatch.setattr("benchmarks.compile_kernels.interpreter_is_on", lambda: False)
@@ -118,7 +118,7 @@ def test_every_case_direction_and_target_is_a_job():
     assert len(every) == len(set(every)) >= 4 * 8
 
 
-def test_a_process_of_the_interpreter_compiles_nothing(monkeypatch):
+def test_interpreter_process_does_not_compile(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(RuntimeError, match="unset it to compile"):
         compile_job(ONE_EACH[0])

@@ -17,7 +17,7 @@ SMALL = [*(case for case in CASES if case.name.startswith("tiny")), SHARED, data
 
 
 @pytest.mark.parametrize("case", SMALL, ids=["self", "cross", "shared", "no-bias"])
-def test_every_provider_is_right(case):
+def test_every_provider_is_correct(case):
     tensors = cuboid_attention.tensors(case, "cpu", 0)
     tensors[0].requires_grad_()
     found = [p for p in cuboid_attention.providers(case, "cpu") if p.name != "compiled"]
@@ -26,6 +26,6 @@ def test_every_provider_is_right(case):
         check(cuboid_attention.BENCHMARK, case, provider, tensors)
 
 
-def test_what_a_cpu_has_no_time_for_is_left_out():
+def test_large_cases_are_skipped_on_a_cpu():
     (large,) = (case for case in CASES if case.name == "wide-axial-t")
     assert cuboid_attention.providers(large, "cpu") == []

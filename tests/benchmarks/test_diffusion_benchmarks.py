@@ -9,7 +9,7 @@ from benchmarks.harness import check
 
 
 @pytest.mark.parametrize("name", ["odd", "odd-bf16", "one-past-a-program"])
-def test_every_provider_of_a_step_is_right(name):
+def test_every_step_provider_is_correct(name):
     (case,) = (case for case in CASES if case.name == name)
     tensors = sampler_step.tensors(case, "cpu", 0)
     found = [p for p in sampler_step.providers(case, "cpu") if p.name != "compiled"]
@@ -19,7 +19,7 @@ def test_every_provider_of_a_step_is_right(name):
 
 
 @pytest.mark.parametrize("name", ["odd", "odd-first", "odd-bf16"])
-def test_every_provider_of_a_norm_is_right(name):
+def test_every_norm_provider_is_correct(name):
     (case,) = (case for case in NORMS if case.name == name)
     tensors = adaln_norm.tensors(case, "cpu", 0)
     tensors[0].requires_grad_()

@@ -1,4 +1,4 @@
-"""The benchmark harness: it refuses wrong providers, counts bytes, and leaves the rest of the process as it was."""
+"""The benchmark harness: rejects wrong providers, counts bytes, restores the environment."""
 
 import csv
 import os
@@ -44,7 +44,7 @@ def rows_until_rejected(benchmark):
     ],
     ids=["result", "gradient", "nan"],
 )
-def test_a_wrong_provider_is_not_timed(wrong, what):
+def test_wrong_provider_is_not_timed(wrong, what):
     def function(prediction, target, mask):
         return wrong(weighted_mse.exact(ODD, prediction, target, mask), prediction)
 
@@ -53,7 +53,7 @@ def test_a_wrong_provider_is_not_timed(wrong, what):
     assert f"fast, odd: RMS error ratio of the {what}" in message and "not timed" in message
 
 
-def test_rows_carry_bytes_and_bandwidth():
+def test_rows_contain_bytes_and_bandwidth():
     rows = list(run_case(providers_with(), ODD, device="cpu", modes=harness.MODES, roofline=Roofline(copy=2e9)))
     assert [row.mode for row in rows] == ["forward", "backward", "full"]
     assert [row.bytes for row in rows] == [5187 * (4 + 4 + 1 + 4), 5187 * 8, 5187 * 21]
@@ -65,7 +65,7 @@ def test_rows_carry_bytes_and_bandwidth():
         assert (row.operations, row.limit, row.fraction_of_limit) == (0, "memory", row.fraction_of_copy)
 
 
-def test_the_lower_ceiling_binds():
+def test_the_lower_ceiling_is_the_limit():
     roofline = Roofline(copy=1e9, matmuls={torch.float32: 1e10})
     assert roofline.floor(10**9, 0, torch.bfloat16) == (1.0, "memory")
     assert roofline.floor(10**9, 10**10 - 10, torch.float32) == (1.0, "memory")
@@ -76,7 +76,7 @@ def test_operations_are_the_flops_of_the_matmuls():
     layers = next(case for case in LAYERS if case.name == "tiny")
     assert layers.operations("forward") == layers.operations("backward") == 2 * 30 * 24 * 47
     attention = next(case for case in ATTENTIONS if case.name == "sevir-axial-h")
-    # 8 x 13 x 32 x 32 queries of 128 features meet 32 keys and 8 vectors, twice
+    # 8 x 13 x 32 x 32 queries of 128 features, 32 keys and 8 vectors each, two matmuls
     assert attention.operations("forward") == 2 * 2 * 8 * 13 * 32 * 32 * 40 * 128
     assert attention.operations("backward") == attention.operations("forward") * 5 // 2
     cross = next(case for case in ATTENTIONS if case.name == "tiny-cross")
@@ -89,18 +89,18 @@ def test_both_ceilings_of_this_machine_are_measured(monkeypatch):
     assert roofline.copy > 1e8 and roofline.matmuls[torch.float32] > 1e8
 
 
-def test_inputs_rotate_through_more_than_the_cache_holds():
+def test_inputs_rotate_beyond_the_cache_size():
     assert cache_bytes("cpu") >= 2**20
     assert set_count(cache_bytes("cpu"), "cpu") >= 2
     assert set_count(2**12, "cpu") == 16, "tiny sets are bounded by number, large ones by memory"
     assert set_count(2**30, "cpu") == 2
 
 
-def test_quantiles_are_times_that_were_measured():
+def test_quantiles_are_measured_times():
     assert [quantile([3.0, 1.0, 2.0, 5.0, 4.0], q) for q in (0.0, 0.2, 0.5, 0.8, 1.0)] == [1.0, 2.0, 3.0, 4.0, 5.0]
 
 
-def test_the_interpreter_gets_no_bandwidth():
+def test_interpreter_has_no_bandwidth():
     def expression(prediction, target, mask):
         return weighted_mse.exact(ODD, prediction, target, mask)
 
@@ -109,7 +109,7 @@ def test_the_interpreter_gets_no_bandwidth():
     assert row.provider == "interpreter" and row.gb_per_s is None and row.fraction_of_copy is None
 
 
-def test_the_switch_is_set_for_a_provider_alone(monkeypatch):
+def test_implementation_is_set_only_for_the_provider(monkeypatch):
     monkeypatch.setenv("SIMCAST_KERNELS", "triton")
     seen = []
 
@@ -159,7 +159,7 @@ def test_ops_with_failed_tests_are_not_timed(failed, expected, tmp_path):
     assert run_gpu.failed_ops(report, ["ddim", "weighted_mse"]) == expected
 
 
-def test_without_a_report_no_op_is_timed(tmp_path):
+def test_no_op_is_timed_without_a_report(tmp_path):
     assert run_gpu.failed_ops(tmp_path / "none.xml", ["ddim"]) == {"ddim"}
 
 

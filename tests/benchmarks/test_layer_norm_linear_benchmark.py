@@ -10,7 +10,7 @@ from benchmarks.harness import check
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.name in ("tiny", "one-row", "odd")], ids=lambda c: c.name
 )
-def test_every_provider_is_right(case):
+def test_every_provider_is_correct(case):
     tensors = layer_norm_linear.tensors(case, "cpu", 0)
     tensors[0].requires_grad_()
     found = [p for p in layer_norm_linear.providers(case, "cpu") if p.name != "compiled"]
@@ -19,5 +19,5 @@ def test_every_provider_is_right(case):
         check(layer_norm_linear.BENCHMARK, case, provider, tensors)
 
 
-def test_what_a_cpu_has_no_time_for_is_left_out():
+def test_large_cases_are_skipped_on_a_cpu():
     assert layer_norm_linear.providers(CASES[0], "cpu") == []

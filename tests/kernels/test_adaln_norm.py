@@ -1,4 +1,4 @@
-"""adaln_norm: kernel and reference equal the definition and its gradient by autograd, both judged against float64."""
+"""adaln_norm: kernel and reference equal the definition in float64, results and gradients."""
 
 import dataclasses
 from typing import Any
@@ -38,7 +38,7 @@ def results_of(function: Any, tensors: dict[str, Tensor]) -> tuple[Tensor, Tenso
 
 
 def terms_of(case: AdalnNormCase, tensors: dict[str, Tensor], grads: list[Tensor], exact: dict[str, Tensor]):
-    """Return the sum of the terms' magnitudes of those gradients that are sums over tokens."""
+    """Return the sums of the magnitudes of the terms, for gradients that are sums over tokens."""
     centred = exact["carried"] - exact["carried"].mean(dim=-1, keepdim=True)
     normed = centred * (centred.square().mean(dim=-1, keepdim=True) + 1e-6).rsqrt()
     grad = grads[0].double()
@@ -68,7 +68,7 @@ def test_kernel_matches_the_definition(case, kernel_device):
 
 
 @by_name(SMALL)
-def test_twin_matches_the_definition(case, reference_device):
+def test_reference_matches_the_definition(case, reference_device):
     assert_case_is_right(case, reference_device, interpreted=False)
 
 
@@ -103,7 +103,7 @@ def test_gradient_by_differences(reference_device):
 
 
 @pytest.mark.kernel
-def test_float64_takes_the_twin(kernel_device):
+def test_float64_runs_the_reference(kernel_device):
     gradcheck(kernel_device)
 
 
@@ -119,16 +119,16 @@ def one_result_alone(device: str) -> None:
 
 
 @pytest.mark.kernel
-def test_either_result_may_go_unused(kernel_device):
+def test_either_result_may_be_unused(kernel_device):
     one_result_alone(kernel_device)
 
 
-def test_either_result_may_go_unused_in_the_twin(reference_device):
+def test_either_result_may_be_unused_in_the_reference(reference_device):
     one_result_alone(reference_device)
 
 
 @pytest.mark.kernel
-def test_streams_that_are_no_contiguous_memory(kernel_device):
+def test_accepts_inputs_that_are_not_contiguous(kernel_device):
     case = next(c for c in SMALL if c.name == "odd")
     dense = case.tensors(kernel_device, seed=2)
     crooked = {k: v.transpose(0, -1).contiguous().transpose(0, -1) for k, v in dense.items()}
@@ -150,11 +150,11 @@ def well_formed(device: str) -> None:
 
 
 @pytest.mark.kernel
-def test_operators_are_well_formed(kernel_device):
+def test_opcheck(kernel_device):
     well_formed(kernel_device)
 
 
-def test_operators_are_well_formed_in_the_twin(reference_device):
+def test_opcheck_of_the_reference(reference_device):
     well_formed(reference_device)
 
 
@@ -198,7 +198,7 @@ def test_rejects_invalid_input(change, error, message):
 
 
 def under_autocast(device: str) -> None:
-    """Layers give autocast's dtype, the stream stays wider: what comes with it is rounded once and no more."""
+    """Assert that under autocast the bfloat16 arguments are cast to the float32 dtype of the stream."""
     case = next(c for c in SMALL if c.name == "odd" and c.dtype == torch.float32)
     tensors = {k: v if k == "x" else v.bfloat16() for k, v in case.tensors(device, seed=3).items()}
     leaves = {k: v.detach().requires_grad_() for k, v in tensors.items()}

@@ -40,7 +40,7 @@ VALUES = {
     "cross": (False, True),
 }
 Choice = tuple
-# Of two values: an axis that is dilated has no shift, so a cuboid dilated along all three has none.
+# A dilated axis has no shift, so a cuboid dilated along all three axes is not shifted.
 IMPOSSIBLE_PAIRS = {((0, "ddd"), (1, True))}
 
 
@@ -49,7 +49,7 @@ def pairs_of(choice: Choice) -> set[tuple]:
 
 
 def covering(product: Iterable[Choice]) -> list[Choice]:
-    """Return few of the choices, so that every pair of values that occurs in the product occurs in one of them."""
+    """Return a subset of the choices that covers every pair of values (pairwise testing)."""
     choices = list(product)
     missing = set().union(*map(pairs_of, choices))
     found = []
@@ -81,7 +81,7 @@ def case_of(choice: Choice) -> CuboidAttentionCase:
 
 
 def shift_is_felt(choice: Choice) -> bool:
-    """Return whether a choice called shifted has an axis that is: one neither whole nor dilated."""
+    """Return whether a choice called shifted has a shifted axis: neither dilated nor covered by one cuboid."""
     case = case_of(choice)
     main = {name: torch.empty(shape, device="meta") for name, shape in case.shapes.items()}
     return not choice[1] or any(make_problem(Inputs(**main), Options(**case.options)).query.shift)
@@ -129,7 +129,7 @@ def by_name(case: CuboidAttentionCase) -> str:
 
 
 def terms_of_sums(case: CuboidAttentionCase, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The magnitudes of the terms of each gradient that is a sum over cuboids: of the bias, the global key and value.
+    """Return the magnitudes of the terms of gradients that are sums over cuboids: bias, global key and value.
 
     With weights p and the gradient g of the result, that of the bias is the sum of ``d = p (g v - sum p g v)``, that of
     a global key the sum of ``d q`` and that of a global value the sum of ``p g``.
@@ -187,7 +187,7 @@ def test_kernel_matches_definition_in_every_case(case, kernel_device):
 
 
 @pytest.mark.parametrize("case", COVERING + SPECIAL, ids=by_name)
-def test_reference_body_matches_definition(case, reference_device):
+def test_reference_matches_definition(case, reference_device):
     assert_matches_definition(case, reference_device)
 
 
@@ -205,7 +205,7 @@ def test_few_cases_cover_every_pair():
 
 
 def keys_by_hand(case: CuboidAttentionCase, axis: int, place: int) -> list[tuple[int, int]]:
-    """The keys that a query at ``place`` sees along one axis, as (place or -1 for padding, token number)."""
+    """Return the keys of a query at ``place`` along one axis, as (place or -1 for padding, token number)."""
     size, tokens = case.shape[1 + axis], case.cuboid[axis]
     if tokens >= size:
         return [(x, x) for x in range(size)]
@@ -218,7 +218,7 @@ def keys_by_hand(case: CuboidAttentionCase, axis: int, place: int) -> list[tuple
     seen = []
     for other in range(rolled // tokens * tokens, rolled // tokens * tokens + tokens):
         x = (other + shift) % length
-        # In the last block, what the roll brought from the beginning is no neighbour of what was at the end.
+        # In the last block, tokens that the roll moved from the start do not attend to those from the end.
         if (rolled >= length - shift) == (other >= length - shift):
             seen.append((x if x < size else -1, other % tokens))
     return seen
@@ -229,7 +229,7 @@ def token_by_hand(case: CuboidAttentionCase, axis: int, place: int) -> int:
 
 
 def attention_by_hand(case: CuboidAttentionCase, tensors: dict[str, Tensor], head: int, where: tuple) -> Tensor:
-    """One head of one query of the first sample, key by key."""
+    """Return the attention of one query and head of the first sample, computed key by key."""
     size = case.shape[-1] // case.heads
     features = slice(head * size, (head + 1) * size)
     q, k, v = (part[0, ..., features] for part in tensors["query"].chunk(3, dim=-1))
@@ -275,16 +275,16 @@ def test_nearest_padding_is_attention_on_the_resampled_grid(reference_device):
     assert torch.equal(case.attention(tensors), want)
 
 
-def test_resampling_takes_the_tokens_that_interpolate_takes():
+def test_resampling_equals_interpolate():
     for length, size in itertools.product((1, 2, 13, 22, 31), (1, 3, 14, 26, 40)):
         x = torch.arange(float(length)).view(1, 1, length)
         got = resample(x.view(1, 1, length, 1, 1), (1, size, 1)).flatten()
         assert torch.equal(got, torch.nn.functional.interpolate(x, size=size).flatten())
 
 
-def test_dropout_drops_its_share_and_keeps_the_mean(reference_device):
+def test_dropout_rate_and_mean(reference_device):
     qkv = torch.zeros(1, 1, 64, 64, 3)
-    qkv[..., 2] = 1  # every value is 1, so a result is the sum of the weights that stay
+    qkv[..., 2] = 1  # every value is 1, so a result is the sum of the kept weights
     table: dict[str, Any] = {
         "heads": 1,
         "cuboid": (1, 64, 1),

@@ -12,7 +12,7 @@ from simcast_kernels import dispatch
 from simcast_kernels.cuboid_attention import cuboid_attention, cuboid_cross_attention
 from simcast_kernels.cuboid_attention.geometry import Inputs, Options, make_problem
 
-# Few programs: Triton's interpreter runs each in Python, and opcheck calls an operator a dozen times.
+# Few programs, because the interpreter is slow and opcheck calls an operator a dozen times.
 TINY = CuboidAttentionCase(
     name="self", shape=(2, 2, 3, 3, 8), heads=1, cuboid=(2, 2, 2), strategy=("l", "d", "l"), shift=(0, 0, 1),
     padding="zeros", global_vectors=3, dtype=torch.float32,
@@ -46,12 +46,12 @@ def check_operators(case: CuboidAttentionCase, device: str) -> None:
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("case", KINDS)
-def test_operators_are_well_formed(case, kernel_device):
+def test_opcheck(case, kernel_device):
     check_operators(case, kernel_device)
 
 
 @pytest.mark.parametrize("case", KINDS)
-def test_operators_are_well_formed_in_the_reference(case, reference_device):
+def test_opcheck_of_the_reference(case, reference_device):
     check_operators(case, reference_device)
 
 
@@ -89,7 +89,7 @@ def test_compiles_as_one_graph_with_inductor(cuda):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("case", KINDS)
-def test_same_bits_every_time(case, kernel_device):
+def test_is_bitwise_reproducible(case, kernel_device):
     case = dataclasses.replace(case, dropout=0.2)
     tensors = case.tensors(kernel_device, seed=3)
     first, second = (result_and_gradients(case, tensors) for _ in range(2))
@@ -99,7 +99,7 @@ def test_same_bits_every_time(case, kernel_device):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["sevir-axial-t-dropout", "sevir-axial-h", "video-swin-2x8", "sevir-cross-1x1"])
-def test_same_bits_every_time_at_real_shapes(name, cuda):
+def test_is_bitwise_reproducible_at_real_shapes(name, cuda):
     case = next(c for c in CASES if c.name == name)
     tensors = case.tensors(cuda, seed=3)
     first = result_and_gradients(case, tensors)
@@ -119,7 +119,7 @@ def test_inputs_need_not_be_contiguous(case, kernel_device):
 
 
 @pytest.mark.kernel
-def test_a_gradient_that_is_not_contiguous_is_taken(kernel_device):
+def test_gradient_need_not_be_contiguous(kernel_device):
     tensors = TINY.tensors(kernel_device, seed=5)
     leaf = tensors["query"].requires_grad_()
     result = TINY.attention(tensors)
@@ -140,7 +140,7 @@ def in_guards(values: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("case", KINDS)
-def test_nothing_outside_the_tensors_is_read_or_written(case, kernel_device, monkeypatch):
+def test_accesses_stay_within_the_tensors(case, kernel_device, monkeypatch):
     from simcast_kernels.cuboid_attention import kernel
 
     guards = []
@@ -166,8 +166,8 @@ def test_nothing_outside_the_tensors_is_read_or_written(case, kernel_device, mon
 
 
 @pytest.mark.kernel
-def test_nan_in_one_cuboid_stays_there(kernel_device):
-    """Not so below 9 tokens, where cuboids share a tile and 0 times NaN is NaN."""
+def test_nan_stays_in_its_cuboid(kernel_device):
+    """Cuboids of fewer than 9 tokens share a tile, where 0 times NaN is NaN."""
     case = CuboidAttentionCase(name="n", shape=(1, 3, 4, 4, 8), heads=1, cuboid=(3, 2, 2), dtype=torch.float32)
     tensors = case.tensors(kernel_device, seed=7)
     tensors["query"][0, 0, 0, 0, -1] = float("nan")

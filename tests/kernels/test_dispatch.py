@@ -54,8 +54,8 @@ def test_each_call_reads_the_variable(kernel_device, monkeypatch):
     calls, run = [], kernel.loss_and_gradient
     monkeypatch.setattr(kernel, "loss_and_gradient", lambda *a, **k: calls.append(1) or run(*a, **k))
     counts = []
-    for body in ("reference", "triton", "reference"):
-        monkeypatch.setenv(VARIABLE, body)
+    for implementation in ("reference", "triton", "reference"):
+        monkeypatch.setenv(VARIABLE, implementation)
         weighted_mse(
             torch.zeros(3, device=kernel_device), torch.ones(3, device=kernel_device), thresholds=(), weights=[1]
         )

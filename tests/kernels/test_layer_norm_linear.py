@@ -1,4 +1,4 @@
-"""layer_norm_linear: reference and kernel equal the definition in float64; the operator is well-formed and refuses."""
+"""layer_norm_linear: reference and kernel equal the definition in float64; operator registration, invalid input."""
 
 import dataclasses
 import warnings
@@ -47,7 +47,7 @@ def called(inputs: Inputs, *, reference: bool = False) -> list[Tensor]:
 
 
 def factor_of(shape: torch.Size, x: Tensor) -> Tensor:
-    """The gradient of a result, in the dtype of x, so that it is the same in float64."""
+    """Return the gradient of a result, rounded to the dtype of x, so that it is equal in float64."""
     generator = torch.Generator(x.device).manual_seed(99)
     return torch.randn(shape, device=x.device, generator=generator).bfloat16().to(x.dtype)
 
@@ -65,7 +65,7 @@ def results_and_gradients(inputs: Inputs, *, reference: bool = False) -> dict[st
 
 
 def terms_of_sums(inputs: Inputs) -> dict[str, Tensor]:
-    """Magnitudes of the terms of the results, sums over features, and of the norm's gradients, sums over rows."""
+    """Return the magnitudes of the terms of results (over features) and of the gradients of the norm (over rows)."""
     x, scale, shift, weights, biases = packed([x.double() for x in flat(inputs)], inputs)
     factors = [factor_of(torch.Size((*x.shape[:-1], weight.shape[0])), x).abs() for weight in weights]
     d_normed = sum((f @ w.abs() for f, w in zip(factors, weights, strict=True)), torch.zeros_like(x))
@@ -97,7 +97,7 @@ def test_kernel_matches_definition(case, kernel_device):
 
 
 @pytest.mark.parametrize("case", SMALL, ids=by_name)
-def test_reference_body_matches_definition(case, reference_device):
+def test_reference_matches_definition(case, reference_device):
     assert_matches_definition(case, reference_device)
 
 
@@ -107,7 +107,7 @@ def test_kernel_matches_definition_at_real_shapes(case, cuda):
     assert_matches_definition(case, cuda)
 
 
-def test_definition_is_pytorch_s_own():
+def test_definition_equals_pytorch():
     inputs = TINY.tensors("cpu", seed=2)
     normed = torch.nn.functional.layer_norm(inputs.x, (24,), inputs.norm_weight, inputs.norm_bias, 1e-5)
     for got, weight, bias in zip(called(inputs, reference=True), inputs.weights, inputs.biases, strict=True):
@@ -115,7 +115,7 @@ def test_definition_is_pytorch_s_own():
 
 
 @pytest.mark.kernel
-def test_operators_are_well_formed(kernel_device):
+def test_opcheck(kernel_device):
     inputs = TINY.tensors(kernel_device, seed=3)
     leaves = packed([x.clone().requires_grad_() for x in flat(inputs)], inputs)
     torch.library.opcheck(forward_op, (*leaves, 1e-5))
@@ -141,7 +141,7 @@ def test_compiles_as_one_graph(kernel_device):
 
 
 @pytest.mark.kernel
-def test_same_bits_every_time(kernel_device):
+def test_is_bitwise_reproducible(kernel_device):
     inputs = SMALL[-2].tensors(kernel_device, seed=5)
     first, second = results_and_gradients(inputs), results_and_gradients(inputs)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -166,7 +166,7 @@ def in_guards(values: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("case", [TINY, SMALL[3]], ids=by_name)
-def test_nothing_outside_the_tensors_is_read_or_written(case, kernel_device):
+def test_accesses_stay_within_the_tensors(case, kernel_device):
     from simcast_kernels.layer_norm_linear import kernel
 
     tensors = case.tensors(kernel_device, seed=7)
@@ -183,7 +183,7 @@ def test_nothing_outside_the_tensors_is_read_or_written(case, kernel_device):
 
 
 @pytest.mark.kernel
-def test_a_result_that_nobody_reads_has_no_gradient(kernel_device):
+def test_unused_result_has_no_gradient(kernel_device):
     inputs = TINY.tensors(kernel_device, seed=8)
     leaves = packed([x.clone().requires_grad_() for x in flat(inputs)], inputs)
     first, _ = called(leaves)

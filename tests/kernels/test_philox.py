@@ -1,4 +1,4 @@
-"""Counted noise: published words, the moments of a normal distribution, and places that decide alone."""
+"""Counter-based noise: published words, moments of the normal distribution, dependence on the counters."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from simcast_kernels.philox import normals, philox
 
 
-def test_philox_gives_the_published_words():
+def test_philox_matches_published_words():
     """Known answers of Random123's philox4x32-10: all zeros, and the digits of pi."""
     zero = torch.zeros((), dtype=torch.int64)
     words = [int(word) for word in philox(0, [zero] * 4)]
@@ -35,7 +35,7 @@ def test_numbers_are_standard_normal():
     assert (z[1:] * z[:-1]).mean().item() == pytest.approx(0, abs=4 * count**-0.5), "rows are independent"
 
 
-def test_a_row_depends_on_its_own_counters_alone():
+def test_row_depends_on_its_counters_only():
     sample, member = rows(10)
     together = normals(3, sample, member, step=4, elements=101)
     order = torch.tensor([7, 2, 9])
@@ -43,7 +43,7 @@ def test_a_row_depends_on_its_own_counters_alone():
     assert torch.equal(normals(3, sample, member, step=4, elements=50), together[:, :50])
 
 
-def test_any_other_counter_gives_other_numbers():
+def test_other_counters_give_other_numbers():
     sample, member = torch.tensor([1]), torch.tensor([2])
     base = normals(3, sample, member, step=4, elements=8)
     others = [

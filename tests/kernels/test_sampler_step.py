@@ -1,4 +1,4 @@
-"""sampler_step: the kernel equals the definition; clip, guidance and noise do what they say; bad input is refused."""
+"""sampler_step: kernel against the definition; clipping, guidance and noise; invalid input."""
 
 import dataclasses
 
@@ -70,7 +70,7 @@ def test_real_sizes(case, cuda):
 
 
 @pytest.mark.kernel
-def test_rows_that_are_no_contiguous_memory(kernel_device):
+def test_rows_need_not_be_contiguous(kernel_device):
     case = dataclasses.replace(SMALL[1], shape=(4, 6, 10))
     tensors = {
         k: None if v is None else v.transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -81,7 +81,7 @@ def test_rows_that_are_no_contiguous_memory(kernel_device):
 
 
 def noise_alone(device: str) -> None:
-    """With only noise in the form, what comes out is the stream that the reference names, whatever shares the call."""
+    """Assert that a step of pure noise returns the stream of its counters, for any grouping of rows."""
     shape, forms = (6, 3, 5, 7), Coefficients(0, 0, 0, 0, 0, noise=1.0)
     sample = torch.tensor([0, 1, 2**32 - 1, 0, 1, 5], device=device)
     member = torch.tensor([0, 0, 3, 1, 1, 2**20], device=device)
@@ -137,11 +137,11 @@ def well_formed(device: str) -> None:
 
 
 @pytest.mark.kernel
-def test_operator_is_well_formed(kernel_device):
+def test_opcheck(kernel_device):
     well_formed(kernel_device)
 
 
-def test_operator_is_well_formed_in_the_reference(reference_device):
+def test_opcheck_of_the_reference(reference_device):
     well_formed(reference_device)
 
 

@@ -1,4 +1,4 @@
-"""weighted_mse: reference and kernel equal the definition in float64, forward and backward, on every awkward input."""
+"""weighted_mse: reference and kernel equal the definition in float64, forward and backward, including edge cases."""
 
 import pytest
 import torch
@@ -29,16 +29,16 @@ def loss_and_grad(function, prediction: Tensor, target: Tensor, *, grad_output: 
 def assert_matches_definition(case: WeightedMseCase, device: str) -> None:
     prediction, target, mask = case.tensors(device, seed=1)
     # The unscaled gradient is of order 1 / numel: this factor makes it of order 1. A power of two for bfloat16, since
-    # the interpreter truncates at each store, and a second truncation would be the interpreter's error, not ours.
+    # the interpreter truncates at each store, and a second truncation would add its own error.
     factor = -(2.0 ** case.numel.bit_length()) if case.dtype == torch.bfloat16 else -0.37 * case.numel
     inputs = {"mask": mask, "grad_output": factor, **case.table}
     loss, gradient = loss_and_grad(weighted_mse, prediction, target, **inputs)
-    _, twin_gradient = loss_and_grad(weighted_mse_reference, prediction, target, **inputs)
+    _, reference_gradient = loss_and_grad(weighted_mse_reference, prediction, target, **inputs)
     exact, exact_gradient = loss_and_grad(weighted_mse_reference, prediction.double(), target, **inputs)
     assert exact > 0
     assert_sum_close("loss", loss, exact=exact, terms=exact)
     assert_tensor_close(
-        "gradient", gradient, reference=twin_gradient, exact=exact_gradient, truncates_bf16=interpreter_is_on()
+        "gradient", gradient, reference=reference_gradient, exact=exact_gradient, truncates_bf16=interpreter_is_on()
     )
 
 
@@ -49,7 +49,7 @@ def test_kernel_matches_definition(case, kernel_device):
 
 
 @pytest.mark.parametrize("case", SMALL)
-def test_reference_body_matches_definition(case, reference_device):
+def test_reference_matches_definition(case, reference_device):
     assert_matches_definition(case, reference_device)
 
 
@@ -71,7 +71,7 @@ def test_definition_is_the_papers_formula():
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("scale", [255.0, 254.0, 70.0])
-def test_codes_become_correctly_rounded_floats(scale, kernel_device):
+def test_encoded_values_are_divided_with_correct_rounding(scale, kernel_device):
     codes = torch.arange(256, dtype=torch.int32).to(torch.uint8).to(kernel_device)
     _, gradient = loss_and_grad(weighted_mse, torch.zeros(256, device=kernel_device), codes, code_scale=scale, **PLAIN)
     exact = (torch.arange(256, dtype=torch.float64) / scale).to(torch.float32)
@@ -79,7 +79,7 @@ def test_codes_become_correctly_rounded_floats(scale, kernel_device):
 
 
 def weights_of(target: Tensor, **table) -> list[float]:
-    """The weight that each pixel of ``target`` (none of them 0) got, read off the gradient at prediction 0."""
+    """Return the weight of each pixel of ``target`` (none is 0), derived from the gradient at prediction 0."""
     _, gradient = loss_and_grad(weighted_mse, torch.zeros(target.shape, device=target.device), target, **table)
     level = target if target.is_floating_point() else target / 255
     return (gradient * target.numel() / (-2 * level)).tolist()
@@ -104,7 +104,7 @@ def test_tie_at_the_threshold_in_the_reference(dtype, reference_device):
 
 
 @pytest.mark.kernel
-def test_float_targets_beside_the_threshold(kernel_device):
+def test_float_targets_next_to_the_threshold(kernel_device):
     tie = torch.tensor(219 / 255, dtype=torch.float32)
     one = torch.tensor(1.0)
     target = torch.stack([torch.nextafter(tie, -one), tie, torch.nextafter(tie, one)]).to(kernel_device)
@@ -115,14 +115,14 @@ def test_float_targets_beside_the_threshold(kernel_device):
 @pytest.mark.parametrize("inclusive", [False, True])
 def test_threshold_between_two_codes(inclusive, kernel_device):
     target = torch.tensor([73, 74], dtype=torch.uint8, device=kernel_device)
-    # In float32 this threshold is 74: compared so, code 74 would not lie above it.
+    # In float32 this threshold rounds to 74, so that code 74 would not exceed it.
     table = {"thresholds": (74 - 1e-9,), "weights": (1.0, 10.0)}
     assert weights_of(target, inclusive=inclusive, **table) == pytest.approx([1, 10], rel=1e-6)
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("inclusive", [False, True])
-def test_codes_and_their_floats_give_the_same(inclusive, kernel_device):
+def test_encoded_and_float_targets_agree(inclusive, kernel_device):
     codes = torch.arange(256, dtype=torch.int32).to(torch.uint8).repeat(20).to(kernel_device)
     floats = codes / torch.full((), 255.0, device=kernel_device)
     prediction = torch.rand(codes.shape, generator=torch.Generator().manual_seed(2)).to(kernel_device)
@@ -130,7 +130,7 @@ def test_codes_and_their_floats_give_the_same(inclusive, kernel_device):
     loss, gradient = loss_and_grad(weighted_mse, prediction, codes, **table)
     float_loss, float_gradient = loss_and_grad(weighted_mse, prediction, floats, **table)
     assert torch.equal(gradient, float_gradient)
-    # On a GPU the two targets have other layouts and so other orders of summation.
+    # On a GPU the layouts of the two targets, and so the summation orders, differ.
     assert_sum_close("loss", loss, exact=float_loss.double(), terms=float_loss.double())
 
 
@@ -153,17 +153,17 @@ def assert_masked_pixels_do_nothing(device: str, target_dtype: torch.dtype) -> N
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32], ids=str)
-def test_masked_pixels_do_nothing(target_dtype, kernel_device):
+def test_masked_pixels_have_no_effect(target_dtype, kernel_device):
     assert_masked_pixels_do_nothing(kernel_device, target_dtype)
 
 
 @pytest.mark.parametrize("target_dtype", [torch.uint8, torch.float32], ids=str)
-def test_masked_pixels_do_nothing_in_the_reference(target_dtype, reference_device):
+def test_masked_pixels_have_no_effect_in_the_reference(target_dtype, reference_device):
     assert_masked_pixels_do_nothing(reference_device, target_dtype)
 
 
 @pytest.mark.kernel
-def test_nan_in_a_valid_pixel_is_not_hidden(kernel_device):
+def test_nan_in_a_valid_pixel_propagates(kernel_device):
     prediction = torch.zeros(5, device=kernel_device)
     prediction[3] = float("nan")
     loss = weighted_mse(prediction, torch.zeros(5, dtype=torch.uint8, device=kernel_device), **STEP)
@@ -171,7 +171,7 @@ def test_nan_in_a_valid_pixel_is_not_hidden(kernel_device):
 
 
 @pytest.mark.kernel
-def test_same_bits_every_time(kernel_device):
+def test_is_bitwise_reproducible(kernel_device):
     case = next(c for c in CASES if c.name == "quickstart")
     prediction, target, mask = case.tensors(kernel_device, seed=4)
     runs = [loss_and_grad(weighted_mse, prediction, target, mask=mask, grad_output=0.3, **STEP) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""weighted_mse as a PyTorch operator: registration, compilation, memory it may touch, sizes past 2^31."""
+"""weighted_mse as a PyTorch operator: registration, compilation, memory accesses, sizes beyond 2^31."""
 
 import pytest
 import torch
@@ -29,11 +29,11 @@ def check_operators(device: str) -> None:
 
 
 @pytest.mark.kernel
-def test_operators_are_well_formed(kernel_device):
+def test_opcheck(kernel_device):
     check_operators(kernel_device)
 
 
-def test_operators_are_well_formed_in_the_reference(reference_device):
+def test_opcheck_of_the_reference(reference_device):
     check_operators(reference_device)
 
 
@@ -68,7 +68,7 @@ def test_compiles_as_one_graph_with_inductor(cuda):
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("how", ["no_grad", "inference_mode", "constant"])
-def test_no_gradient_is_written_where_none_is_wanted(how, kernel_device, monkeypatch):
+def test_no_gradient_is_written_if_not_needed(how, kernel_device, monkeypatch):
     from simcast_kernels.weighted_mse import kernel
 
     written, launch = [], kernel.loss_launch
@@ -90,7 +90,7 @@ def test_no_gradient_is_written_where_none_is_wanted(how, kernel_device, monkeyp
     assert want.requires_grad == (how != "constant")
 
 
-def test_a_forward_without_gradient_rejects_its_backward(reference_device):
+def test_rejects_backward_without_gradient(reference_device):
     prediction, target, _ = odd_case(reference_device)
     loss, _ = forward_op(prediction.requires_grad_(), target, None, [219.0], [1.0, 10.0], False, 255.0, False)
     with pytest.raises(RuntimeError, match="with_gradient=False"):
@@ -98,7 +98,7 @@ def test_a_forward_without_gradient_rejects_its_backward(reference_device):
 
 
 @pytest.mark.kernel
-def test_backward_twice_gives_the_same_and_spares_what_is_saved(kernel_device):
+def test_backward_twice_is_equal_and_keeps_saved_tensors(kernel_device):
     prediction, target, mask = odd_case(kernel_device)
     loss = weighted_mse(prediction.requires_grad_(), target, mask=mask, **STEP)
     (first,) = torch.autograd.grad(loss, prediction, torch.tensor(5.0, device=kernel_device), retain_graph=True)
@@ -121,7 +121,7 @@ def in_guards(values: Tensor, poison: float, *, offset: int) -> tuple[Tensor, Te
 @pytest.mark.parametrize("offset", [64, 65], ids=["aligned", "misaligned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("size", [1, 5, 1023, 4096, 4097, 8191])
-def test_nothing_outside_the_tensors_is_read_or_written(size, dtype, offset, kernel_device):
+def test_accesses_stay_within_the_tensors(size, dtype, offset, kernel_device):
     from simcast_kernels.weighted_mse import kernel
 
     nan = float("nan")
@@ -195,7 +195,7 @@ def test_captured_in_a_cuda_graph(cuda):
 
 
 @pytest.mark.gpu
-def test_runs_on_the_tensors_own_device(cuda):
+def test_runs_on_the_device_of_the_tensors(cuda):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA devices")
     prediction, target, mask = odd_case("cuda:0")

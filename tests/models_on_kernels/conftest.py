@@ -1,4 +1,4 @@
-"""Whole models and their blocks on our kernels: in the interpreter, in the process of kernel tests, or on a GPU."""
+"""Devices of tests that run models on the kernels: the interpreter, or a GPU."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """On a CUDA machine every test of kernels is a GPU test."""
+    """Mark every kernel test as a GPU test on a CUDA machine."""
     if torch.cuda.is_available() and not interpreter_is_on():
         for item in items:
             if item.get_closest_marker("kernel"):
@@ -20,8 +20,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def kernel_device(monkeypatch) -> str:
-    """The device on which kernels run here; ops take their kernels."""
+    """The device on which kernels run here; every op runs its kernel."""
     if not interpreter_is_on() and not torch.cuda.is_available():
-        pytest.skip("no CUDA device; on a CPU, start a process of kernel tests alone with TRITON_INTERPRET=1")
+        pytest.skip("no CUDA device; on a CPU, set TRITON_INTERPRET=1 before starting a process of kernel tests")
     monkeypatch.setenv(VARIABLE, "triton")
     return "cpu" if interpreter_is_on() else "cuda"

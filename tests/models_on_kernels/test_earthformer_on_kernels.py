@@ -1,4 +1,4 @@
-"""Earthformer with our kernels: the golden outputs, single blocks, and steps of training."""
+"""Earthformer on the kernels: golden outputs, single blocks, training steps."""
 
 from collections.abc import Callable
 
@@ -19,16 +19,16 @@ from simcast_kernels.layer_norm_linear import kernel as projection_kernel
 from tests.models.stem_slopes import GoldenBackward
 from tests.models.test_earthformer_golden import CASES, TOLERANCE, channels_second, error, part, read_golden
 
-# Kernels off and on add in another order, as other numbers of ranks do: the same bound as there (relative).
+# Kernels and references add in different orders, like different numbers of ranks: the same relative bound.
 SAME_LOSSES = 1e-5
-# Over 200 steps the weights themselves part: each step of Adam may turn a rounding of a gradient near 0 into one of
-# the learning rate's size. A wrong kernel is off by far more at once.
+# Over 200 steps the weights diverge: Adam can turn the rounding of a gradient near 0 into a step of the size of the
+# learning rate. A wrong kernel differs by far more at once.
 AFTER_MANY = 1e-3
 
 
 @pytest.fixture
 def launched(monkeypatch) -> dict[str, int]:
-    """How often each op's kernel was called, so that a silent fall-back to the reference is seen."""
+    """Count the calls of each kernel, to detect a silent fallback to the reference."""
     counts = {"attention": 0, "projection": 0}
     for name, module in (("attention", attention_kernel), ("projection", projection_kernel)):
         for direction in ("forward", "backward"):
@@ -52,31 +52,31 @@ def golden_model(case: str) -> tuple[nn.Module, dict[str, Tensor]]:
 def assert_equals_golden(case: str, device: str) -> None:
     model, golden = golden_model(case)
     frames, target = (channels_second(golden[name]).to(device) for name in ("input", "target"))
-    wanted = channels_second(golden["input_grad"]).to(device)
+    expected = channels_second(golden["input_grad"]).to(device)
     passes = GoldenBackward(model.to(device), frames, target)
-    output, loss, gradient = passes.match(wanted, enough=TOLERANCE)
+    output, loss, gradient = passes.match(expected, enough=TOLERANCE)
     assert error(output, channels_second(golden["output"]).to(device)) < TOLERANCE
     assert error(loss, golden["loss"].to(device)) < TOLERANCE
-    assert error(gradient, wanted) < TOLERANCE
+    assert error(gradient, expected) < TOLERANCE
 
 
 @pytest.mark.kernel
-def test_a_whole_model_equals_its_golden(kernel_device, launched):
+def test_model_equals_its_golden(kernel_device, launched):
     assert_equals_golden("no_global_axial", kernel_device)
     assert launched["attention"] and launched["projection"]
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("case", CASES)
-def test_whole_models_equal_their_goldens_on_a_gpu(case, kernel_device):
+def test_models_equal_their_goldens_on_a_gpu(case, kernel_device):
     assert_equals_golden(case, kernel_device)
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("case", [case for case in CASES if case != "no_global_axial"])
 @pytest.mark.parametrize("kind", [SelfAttentionBlock, CrossAttentionBlock], ids=["encoder", "decoder"])
-def test_a_block_of_a_golden_model_equals_its_twin(case, kind, kernel_device, launched, monkeypatch):
-    """The coarsest block on what reaches it from the golden's input, with the golden's weights."""
+def test_block_of_a_golden_model_equals_its_reference(case, kind, kernel_device, launched, monkeypatch):
+    """Return the coarsest block with golden weights, and its input for the golden input."""
     model, golden = golden_model(case)
     model = model.to(kernel_device)
     block = [module for module in model.modules() if isinstance(module, kind)]
@@ -115,7 +115,7 @@ def test_a_block_of_a_golden_model_equals_its_twin(case, kind, kernel_device, la
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("steps", [10, pytest.param(200, marks=pytest.mark.slow)])
-def test_steps_have_the_same_losses_with_kernels_and_without(steps, kernel_device, launched, monkeypatch):
+def test_losses_are_equal_with_and_without_kernels(steps, kernel_device, launched, monkeypatch):
     config = EarthformerConfig(
         grid=(2, 2),
         width=16,
@@ -132,19 +132,19 @@ def test_steps_have_the_same_losses_with_kernels_and_without(steps, kernel_devic
     generator = torch.Generator().manual_seed(5)
     frames = torch.rand(steps, 1, 4, 1, 2, 2, generator=generator).to(kernel_device)
     losses: dict[str, list[float]] = {}
-    for body in ("reference", "triton"):
-        monkeypatch.setenv(VARIABLE, body)
+    for implementation in ("reference", "triton"):
+        monkeypatch.setenv(VARIABLE, implementation)
         torch.manual_seed(6)
         model = build_model(config, frames_in=2, frames_out=2).to(kernel_device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        losses[body] = []
+        losses[implementation] = []
         for step in frames:
             past, future = step.split(2, dim=1)
             loss = (model(past) - future).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses[body].append(loss.item())
+            losses[implementation].append(loss.item())
     assert launched["attention"] and launched["projection"]
     assert losses["triton"] == pytest.approx(losses["reference"], rel=SAME_LOSSES if steps == 10 else AFTER_MANY)
     assert losses["triton"] != pytest.approx([losses["triton"][0]] * steps, rel=1e-2), "the steps must change something"

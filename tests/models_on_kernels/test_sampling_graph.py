@@ -1,4 +1,4 @@
-"""The sampling loop replayed as a CUDA graph gives the members that the loop itself gives, on our kernels."""
+"""Sampling replayed as a CUDA graph gives the same members as the sampling loop, on the kernels."""
 
 import logging
 

@@ -47,28 +47,28 @@ def _forward_kernel(
     sample = (program // tiles).to(tl.int64)
     token = (program % tiles) * BLOCK_R + tl.arange(0, BLOCK_R)
     column = tl.arange(0, BLOCK_D)
-    alive, inside = token < tokens, column < features
-    valid = alive[:, None] & inside[None, :]
+    is_token, is_feature = token < tokens, column < features
+    valid = is_token[:, None] & is_feature[None, :]
     row = sample * tokens + token
     offset = row[:, None] * features + column[None, :]
     # 1. Gated residual connection
     value = tl.load(x + offset, mask=valid, other=0.0).to(tl.float32)
     if branch is not None:
-        factor = tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+        factor = tl.load(gate + sample * gate_stride + column, mask=is_feature, other=0.0).to(tl.float32)
         value += factor[None, :] * tl.load(branch + offset, mask=valid, other=0.0).to(tl.float32)
         stored = value.to(carried.dtype.element_ty)
         tl.store(carried + offset, stored, mask=valid)
         value = stored.to(tl.float32)  # normalize the stored (rounded) value, which the backward pass reads
     # 2. Layer norm
-    average = tl.sum(value, axis=1) / features
-    centred = tl.where(valid, value - average[:, None], 0.0)
-    scaled = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / features + eps)
-    tl.store(mean + row, average, mask=alive)
-    tl.store(rstd + row, scaled, mask=alive)
+    row_mean = tl.sum(value, axis=1) / features
+    centred = tl.where(valid, value - row_mean[:, None], 0.0)
+    row_rstd = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / features + eps)
+    tl.store(mean + row, row_mean, mask=is_token)
+    tl.store(rstd + row, row_rstd, mask=is_token)
     # 3. Modulation
-    stretch = 1.0 + tl.load(scale + sample * scale_stride + column, mask=inside, other=0.0).to(tl.float32)
-    offset_by = tl.load(shift + sample * shift_stride + column, mask=inside, other=0.0).to(tl.float32)
-    result = centred * scaled[:, None] * stretch[None, :] + offset_by[None, :]
+    one_plus_scale = 1.0 + tl.load(scale + sample * scale_stride + column, mask=is_feature, other=0.0).to(tl.float32)
+    shift_row = tl.load(shift + sample * shift_stride + column, mask=is_feature, other=0.0).to(tl.float32)
+    result = centred * row_rstd[:, None] * one_plus_scale[None, :] + shift_row[None, :]
     tl.store(modulated + offset, result.to(modulated.dtype.element_ty), mask=valid)
 
 
@@ -100,29 +100,29 @@ def _backward_kernel(
     sample = (program // parts).to(tl.int64)
     first = (program % parts) * (BLOCK_R * STEPS)
     column = tl.arange(0, BLOCK_D)
-    inside = column < features
-    stretch = 1.0 + tl.load(scale + sample * scale_stride + column, mask=inside, other=0.0).to(tl.float32)
+    is_feature = column < features
+    one_plus_scale = 1.0 + tl.load(scale + sample * scale_stride + column, mask=is_feature, other=0.0).to(tl.float32)
     if branch is not None:
-        factor = tl.load(gate + sample * gate_stride + column, mask=inside, other=0.0).to(tl.float32)
+        factor = tl.load(gate + sample * gate_stride + column, mask=is_feature, other=0.0).to(tl.float32)
     to_shift = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
     to_scale = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
     to_gate = tl.zeros((BLOCK_R, BLOCK_D), tl.float32)
     for step in range(STEPS):
         token = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
-        alive = token < tokens
-        valid = alive[:, None] & inside[None, :]
+        is_token = token < tokens
+        valid = is_token[:, None] & is_feature[None, :]
         row = sample * tokens + token
         offset = row[:, None] * features + column[None, :]
         # 1. Gradient of x through the layer norm
         grad = tl.load(grad_modulated + offset, mask=valid, other=0.0).to(tl.float32)
         value = tl.load(carried + offset, mask=valid, other=0.0).to(tl.float32)
-        average = tl.load(mean + row, mask=alive, other=0.0)
-        scaled = tl.load(rstd + row, mask=alive, other=0.0)
-        normed = tl.where(valid, (value - average[:, None]) * scaled[:, None], 0.0)
-        inner = grad * stretch[None, :]
+        row_mean = tl.load(mean + row, mask=is_token, other=0.0)
+        row_rstd = tl.load(rstd + row, mask=is_token, other=0.0)
+        normed = tl.where(valid, (value - row_mean[:, None]) * row_rstd[:, None], 0.0)
+        inner = grad * one_plus_scale[None, :]
         across = tl.sum(inner, axis=1) / features
         along = tl.sum(inner * normed, axis=1) / features
-        back = scaled[:, None] * (inner - across[:, None] - normed * along[:, None])
+        back = row_rstd[:, None] * (inner - across[:, None] - normed * along[:, None])
         if grad_carried is not None:
             back += tl.load(grad_carried + offset, mask=valid, other=0.0).to(tl.float32)
         tl.store(grad_x + offset, back.to(grad_x.dtype.element_ty), mask=valid)
@@ -134,11 +134,11 @@ def _backward_kernel(
             to_gate += tl.where(valid, from_branch * back, 0.0)
             tl.store(grad_branch + offset, (factor[None, :] * back).to(grad_branch.dtype.element_ty), mask=valid)
     # 3. Partial sums of this program
-    place = program.to(tl.int64) * features + column
-    tl.store(shift_partials + place, tl.sum(to_shift, axis=0), mask=inside)
-    tl.store(scale_partials + place, tl.sum(to_scale, axis=0), mask=inside)
+    offset_out = program.to(tl.int64) * features + column
+    tl.store(shift_partials + offset_out, tl.sum(to_shift, axis=0), mask=is_feature)
+    tl.store(scale_partials + offset_out, tl.sum(to_scale, axis=0), mask=is_feature)
     if branch is not None:
-        tl.store(gate_partials + place, tl.sum(to_gate, axis=0), mask=inside)
+        tl.store(gate_partials + offset_out, tl.sum(to_gate, axis=0), mask=is_feature)
 
 
 def unsupported(x: Tensor) -> bool:

@@ -96,18 +96,18 @@ def cuboid_cross_attention(
     Args:
         query: ``[B, Tq, H, W, D]``, float32 or bfloat16.
         key_value: key and value along the last axis, ``[B, Tm, H, W, 2 D]``, dtype of ``query``.
-        heads: as in :func:`cuboid_attention`, also the arguments below without a description.
+        heads: as in :func:`cuboid_attention`.
         cuboid: frames (at least ``max(Tq, Tm)``), and tokens along H and W.
-        strategy: see there.
-        shift: see there.
-        padding: see there, along H and W.
+        strategy: as in :func:`cuboid_attention`.
+        shift: as in :func:`cuboid_attention`.
+        padding: as in :func:`cuboid_attention`, along H and W.
         bias: ``[heads, Lq, Lm]`` over the query tokens and the memory tokens of a cuboid.
         global_query: ``[B, Tq, H, W, D]``; default: ``query``.
-        global_key: see there.
-        global_value: see there.
-        scale: see there.
-        dropout: see there.
-        seed: see there.
+        global_key: as in :func:`cuboid_attention`.
+        global_value: as in :func:`cuboid_attention`.
+        scale: as in :func:`cuboid_attention`.
+        dropout: as in :func:`cuboid_attention`.
+        seed: as in :func:`cuboid_attention`.
 
     Raises:
         TypeError: a dtype that is not listed above.

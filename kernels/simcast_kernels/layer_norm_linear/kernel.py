@@ -23,10 +23,10 @@ WIDEST = 1024
 
 
 @triton.jit
-def _statistics(x, row, there, eps, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
+def _statistics(x, row, is_row, eps, WIDTH: tl.constexpr, BLOCK_D: tl.constexpr):
     """Return (rows normalized to mean 0 and variance 1, float32, 0 beyond WIDTH; reciprocal standard deviations)."""
     column = tl.arange(0, BLOCK_D)
-    inside = there[:, None] & (column < WIDTH)[None, :]
+    inside = is_row[:, None] & (column < WIDTH)[None, :]
     value = tl.load(x + row[:, None] * WIDTH + column[None, :], mask=inside, other=0.0).to(tl.float32)
     value = tl.where(inside, value - (tl.sum(value, 1) / WIDTH)[:, None], 0.0)
     inverse = tl.rsqrt(tl.sum(value * value, 1) / WIDTH + eps)
@@ -59,8 +59,8 @@ def _forward_kernel(
     """Write BLOCK_M rows of every result."""
     # 1. Normalized rows
     row = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    there = row < rows
-    normed, _inverse = _statistics(x, row, there, eps, WIDTH, BLOCK_D)
+    is_row = row < rows
+    normed, _inverse = _statistics(x, row, is_row, eps, WIDTH, BLOCK_D)
     scale, shift = _per_column(norm_weight, WIDTH, BLOCK_D), _per_column(norm_bias, WIDTH, BLOCK_D)
     normed = (normed * scale[None, :] + shift[None, :]).to(DOT)
     # 2. Matmul of every layer, BLOCK_N features at a time
@@ -68,14 +68,14 @@ def _forward_kernel(
     for part in tl.static_range(len(FEATURES)):
         for first in range(0, FEATURES[part], BLOCK_N):
             column = first + tl.arange(0, BLOCK_N)
-            known = column < FEATURES[part]
+            is_feature = column < FEATURES[part]
             address = weights[part] + column[None, :] * WIDTH + depth[:, None]
-            weight = tl.load(address, mask=known[None, :] & (depth < WIDTH)[:, None], other=0.0)
+            weight = tl.load(address, mask=is_feature[None, :] & (depth < WIDTH)[:, None], other=0.0)
             value = tl.dot(normed, weight.to(tl.float32).to(DOT), input_precision="ieee")
             if len(biases) > 0:
-                value += tl.load(biases[part] + column, mask=known, other=0.0).to(tl.float32)[None, :]
+                value += tl.load(biases[part] + column, mask=is_feature, other=0.0).to(tl.float32)[None, :]
             out = outs[part] + row[:, None] * FEATURES[part] + column[None, :]
-            tl.store(out, value.to(outs[part].dtype.element_ty), mask=there[:, None] & known[None, :])
+            tl.store(out, value.to(outs[part].dtype.element_ty), mask=is_row[:, None] & is_feature[None, :])
 
 
 @triton.jit
@@ -101,29 +101,29 @@ def _rows_kernel(
     # 1. Gradient of the normalized rows: sum over the layers
     program = tl.program_id(0).to(tl.int64)
     row = program * BLOCK_M + tl.arange(0, BLOCK_M)
-    there = row < rows
+    is_row = row < rows
     depth = tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
     for part in tl.static_range(len(FEATURES)):
         for first in range(0, FEATURES[part], BLOCK_N):
             column = first + tl.arange(0, BLOCK_N)
-            known = column < FEATURES[part]
+            is_feature = column < FEATURES[part]
             address = grads[part] + row[:, None] * FEATURES[part] + column[None, :]
-            grad = tl.load(address, mask=there[:, None] & known[None, :], other=0.0).to(tl.float32)
+            grad = tl.load(address, mask=is_row[:, None] & is_feature[None, :], other=0.0).to(tl.float32)
             address = weights[part] + column[:, None] * WIDTH + depth[None, :]
-            weight = tl.load(address, mask=known[:, None] & (depth < WIDTH)[None, :], other=0.0).to(tl.float32)
+            weight = tl.load(address, mask=is_feature[:, None] & (depth < WIDTH)[None, :], other=0.0).to(tl.float32)
             total += tl.dot(grad.to(DOT), weight.to(DOT), input_precision="ieee")
     # 2. Normalized rows again, stored for the gradients of the weights
-    unit, inverse = _statistics(x, row, there, eps, WIDTH, BLOCK_D)
-    valid = there[:, None] & (depth < WIDTH)[None, :]
+    unit, inverse = _statistics(x, row, is_row, eps, WIDTH, BLOCK_D)
+    valid = is_row[:, None] & (depth < WIDTH)[None, :]
     at = row[:, None] * WIDTH + depth[None, :]
     scale, shift = _per_column(norm_weight, WIDTH, BLOCK_D), _per_column(norm_bias, WIDTH, BLOCK_D)
     if normed is not None:
         tl.store(normed + at, (unit * scale[None, :] + shift[None, :]).to(normed.dtype.element_ty), mask=valid)
     # 3. Gradients of the norm: partial sums over BLOCK_M rows
-    own = partials + program * (2 * WIDTH) + depth
-    tl.store(own, tl.sum(total * unit, 0), mask=depth < WIDTH)
-    tl.store(own + WIDTH, tl.sum(total, 0), mask=depth < WIDTH)
+    address = partials + program * (2 * WIDTH) + depth
+    tl.store(address, tl.sum(total * unit, 0), mask=depth < WIDTH)
+    tl.store(address + WIDTH, tl.sum(total, 0), mask=depth < WIDTH)
     # 4. Gradient of x
     total = total * scale[None, :]
     along, mean = tl.sum(total * unit, 1) / WIDTH, tl.sum(total, 1) / WIDTH
