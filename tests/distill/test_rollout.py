@@ -1,4 +1,4 @@
-"""Rolling a network out over its own forecasts, against the same recursion frame by frame in numpy."""
+"""Rollouts compared with the same recursion frame by frame in numpy, and the rounding of stored frames."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def _by_hand(frames: Frames, frames_out: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("frames_out", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("missing", [0.0, 0.3])
-def test_roll_out_is_the_recursion_by_hand(frames_out, missing):
+def test_roll_out_equals_the_recursion(frames_out, missing):
     network, frames = Linear(), _frames(missing)
     got = roll_out(network, frames, frames_out=frames_out)
     values, valid = _by_hand(frames, frames_out)
@@ -69,7 +69,7 @@ def test_the_output_is_clipped_before_it_is_fed_back():
     assert torch.equal(network.inputs[1][:, 1:, 0], got.values[:, :2])
 
 
-def test_the_mask_is_the_union_over_the_frames_that_a_pixel_was_made_from():
+def test_the_mask_is_the_union_over_the_input_frames():
     frames = Frames(torch.full((1, 3, 1, 3), 0.5), torch.ones(1, 3, 1, 3, dtype=torch.bool))
     frames.valid[0, 0, 0, 0] = False  # leaves the window after the first call, but what was made of it does not
     frames.valid[0, 2, 0, 1] = False
@@ -78,7 +78,7 @@ def test_the_mask_is_the_union_over_the_frames_that_a_pixel_was_made_from():
     assert (got.values[~got.valid] == 0).all()
 
 
-def test_roll_out_leaves_its_argument_alone_and_makes_no_graph():
+def test_roll_out_changes_no_argument_and_records_no_graph():
     frames = _frames(0.3)
     before = [tensor.clone() for tensor in frames]
     weight = torch.nn.Parameter(torch.ones(1))
@@ -92,7 +92,7 @@ def test_a_network_in_bf16_gives_float32_frames():
     assert got.values.dtype == torch.float32
 
 
-def test_stored_codes_come_back_as_they_were():
+def test_uint8_frames_are_stored_unchanged():
     codes = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     codes[0, 0, 0] = 255
     assert torch.equal(to_stored(to_frames(codes), "uint8"), codes)

@@ -1,4 +1,4 @@
-"""Codes to floats and masks, and the frames that a training window holds."""
+"""Pixel values to floats and masks, and the frames of a training window."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_cut_takes_each_sample_from_its_own_frame():
     assert got[:, :, 0, 0].tolist() == [[0, 1, 2, 3], [10, 11, 12, 13], [15, 16, 17, 18]]
 
 
-def test_starts_are_the_counters_draws():
+def test_starts_are_drawn_from_counters():
     got = starts([4, 5, 900], seed=3, purpose="teacher-start", choices=5, device=torch.device("cpu"))
     assert got.dtype == torch.int64
     assert got.tolist() == [draw(place, seed=3, purpose="teacher-start", choices=5) for place in (4, 5, 900)]

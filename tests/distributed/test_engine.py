@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration, derived: its products hold on every number of ranks, and nothing of it is ours twice."""
+"""The derived DeepSpeed configuration: batch sizes are consistent for every number of ranks."""
 
 import json
 from itertools import product
@@ -14,7 +14,7 @@ from tests.archives import tiny_config
 
 
 @pytest.mark.parametrize(("ranks", "micro"), list(product([1, 2, 3, 4, 8], [1, 2, 4])))
-def test_the_products_hold(tmp_path, ranks, micro):
+def test_batch_sizes_are_consistent(tmp_path, ranks, micro):
     config = tiny_config(tmp_path, batch={"global_size": 96, "micro_size": micro})
     derived = deepspeed_config(config, world_size=ranks)
     assert derived["train_batch_size"] == 96
@@ -22,7 +22,7 @@ def test_the_products_hold(tmp_path, ranks, micro):
     assert micro * ranks * derived["gradient_accumulation_steps"] == 96
 
 
-def test_ranks_that_cannot_share_the_batch_are_rejected(tmp_path):
+def test_ranks_that_do_not_divide_the_batch_are_rejected(tmp_path):
     config = tiny_config(tmp_path, batch={"global_size": 8, "micro_size": 2})
     with pytest.raises(
         ConfigError, match=r"batch\.global_size=8 is not a multiple of .* = 2 x 3; the number of ranks must divide"
@@ -31,7 +31,7 @@ def test_ranks_that_cannot_share_the_batch_are_rejected(tmp_path):
 
 
 @pytest.mark.parametrize(("stage", "precision"), [(0, "fp32"), (1, "bf16"), (2, "fp32"), (3, "bf16")])
-def test_stage_precision_and_clipping_go_through(tmp_path, stage, precision):
+def test_stage_precision_and_clipping_are_passed_on(tmp_path, stage, precision):
     config = tiny_config(
         tmp_path, engine={"zero_stage": stage, "precision": precision}, optimizer={"gradient_clip": 0.5}
     )
@@ -51,7 +51,7 @@ def test_stage_precision_and_clipping_go_through(tmp_path, stage, precision):
         ({"zero_stage": 3, "zero_hpz_partition_size": 2}, {"zero_hpz_partition_size"}),
     ],
 )
-def test_memory_options_reach_deepspeed_alone(tmp_path, engine, wanted):
+def test_memory_options_are_passed_to_deepspeed(tmp_path, engine, wanted):
     derived = deepspeed_config(tiny_config(tmp_path, engine={"precision": "fp32", **engine}), world_size=2)
     zero = derived["zero_optimization"]
     assert zero.keys() - {"stage", "stage3_param_persistence_threshold"} == wanted
@@ -71,7 +71,7 @@ def test_hierarchical_partitions_that_do_not_divide_the_ranks_are_rejected(tmp_p
         deepspeed_config(config, world_size=3)
 
 
-def test_neither_optimizer_nor_schedule_is_left_to_deepspeed(tmp_path):
+def test_deepspeed_configures_no_optimizer_and_no_schedule(tmp_path):
     assert not {"optimizer", "scheduler"} & deepspeed_config(tiny_config(tmp_path), world_size=1).keys()
 
 
@@ -82,13 +82,13 @@ def test_a_model_without_trainable_parameters_is_rejected(tmp_path):
         build_engine(frozen, tiny_config(tmp_path), world)  # pyright: ignore[reportArgumentType]
 
 
-def test_without_a_choice_all_parameters_decay_in_one_group():
+def test_by_default_all_parameters_decay_in_one_group():
     module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
     (group,) = parameter_groups(module, OptimizerConfig(weight_decay=0.1))
     assert [id(one) for one in group["params"]] == [id(one) for one in module.parameters()]
 
 
-def test_norms_biases_and_tables_of_bias_do_not_decay():
+def test_norms_biases_and_position_bias_tables_do_not_decay():
     config = EarthformerConfig(
         grid=(8, 8), width=8, heads=1, stem=StackConvStem(widths=(4, 8), scales=(2, 1), convolutions=(1, 1))
     )
@@ -106,12 +106,12 @@ def test_norms_biases_and_tables_of_bias_do_not_decay():
     assert all(module.get_parameter(name).ndim > 1 for name in decayed)
 
 
-def test_a_group_without_members_is_left_out():
+def test_empty_groups_are_omitted():
     (group,) = parameter_groups(torch.nn.LayerNorm(2), OptimizerConfig(weight_decay=0.1, no_decay="norms_and_biases"))
     assert group["weight_decay"] == 0.0
 
 
-def test_the_learning_rate_goes_into_every_group():
+def test_the_learning_rate_is_written_into_every_group():
     groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 0.0} for _ in range(3)]
     engine = SimpleNamespace(optimizer=torch.optim.AdamW(groups))
     set_learning_rate(engine, 0.25)

@@ -55,25 +55,25 @@ HALVES = [
 
 
 @pytest.mark.parametrize(("launcher", "environ", "name"), HALVES, ids=[name for _, _, name in HALVES])
-def test_a_half_set_place_is_rejected_by_name(launcher, environ, name):
+def test_a_missing_variable_is_named(launcher, environ, name):
     half = {key: value for key, value in environ.items() if key != name}
     with pytest.raises(LauncherError) as caught:
         find_rank(half)
-    said = str(caught.value)
-    assert f"{name} is not set" in said and launcher in said and next(iter(environ)) in said
+    message = str(caught.value)
+    assert f"{name} is not set" in message and launcher in message and next(iter(environ)) in message
 
 
 @pytest.mark.parametrize("text", ["", "five", "-1", "1.0"])
-def test_a_variable_that_is_no_number_is_rejected_with_its_value(text):
+def test_rejects_a_variable_that_is_not_a_number(text):
     with pytest.raises(LauncherError, match=rf"LOCAL_RANK='{text}' is not a number"):
         find_rank({**TORCHRUN, "LOCAL_RANK": text})
 
 
-def test_a_rank_past_the_world_is_rejected():
+def test_rejects_a_rank_beyond_the_world_size():
     with pytest.raises(LauncherError, match="torchrun or deepspeed set rank 8 of 8"):
         find_rank({**TORCHRUN, "RANK": "8"})
 
 
-def test_a_world_without_a_rank_is_rejected():
+def test_rejects_a_world_size_without_a_rank():
     with pytest.raises(LauncherError, match="WORLD_SIZE=8 is set but RANK is not"):
         find_rank({"WORLD_SIZE": "8", "LOCAL_RANK": "1"})

@@ -1,4 +1,4 @@
-"""ZeRO's account of a rank's memory, held against the sums of its paper."""
+"""Predicted memory per rank under ZeRO, compared with the formulas of the paper."""
 
 import pytest
 
@@ -18,13 +18,13 @@ N = 1_000_000
         ("bf16", 3, 2 / 8, 4 / 8, 12 / 8),
     ],
 )
-def test_each_stage_shares_out_one_thing_more(precision, stage, weights, gradients, optimizer):
+def test_each_stage_partitions_one_more_part(precision, stage, weights, gradients, optimizer):
     engine = EngineConfig(precision=precision, zero_stage=stage)
     wanted = RankBytes(weights=int(weights * N), gradients=int(gradients * N), optimizer=int(optimizer * N))
     assert rank_bytes(N, engine=engine, world_size=8) == wanted
 
 
-def test_a_share_is_rounded_up():
+def test_a_partition_is_rounded_up():
     shared = rank_bytes(10, engine=EngineConfig(zero_stage=3), world_size=4)
     assert shared == RankBytes(weights=6, gradients=12, optimizer=36)
 
@@ -45,7 +45,7 @@ def test_offload_moves_to_the_host(precision, stage, offload, on_device, host):
     assert working_bytes(N, engine=engine, world_size=8).host == int(host * N)
 
 
-def test_what_deepspeed_works_with_is_bounded():
+def test_buffers_are_bounded():
     many = 2_000_000_000
     three = EngineConfig(zero_stage=3, zero_hpz_partition_size=4)
     working = working_bytes(many, engine=three, world_size=8)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: lines that a resume keeps, those it drops, and what a kill leaves."""
+"""metrics.jsonl: lines that a resume keeps, lines that it removes, and incomplete lines after a kill."""
 
 import json
 
@@ -14,7 +14,7 @@ def _write(folder, steps, *, first_step: int, offset: float = 0.0) -> None:
     writer.close()
 
 
-def test_lines_hold_the_step_and_the_numbers(tmp_path):
+def test_lines_contain_the_step_and_the_metrics(tmp_path):
     _write(tmp_path, [5, 10], first_step=0)
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"step": 5, "loss": 5.0, "throughput/samples_per_second": 2.5},
@@ -22,14 +22,14 @@ def test_lines_hold_the_step_and_the_numbers(tmp_path):
     ]
 
 
-def test_a_resume_drops_the_lines_of_steps_that_are_done_again(tmp_path):
+def test_a_resume_removes_the_lines_of_repeated_steps(tmp_path):
     _write(tmp_path, [5, 10, 15, 20], first_step=0)
     _write(tmp_path, [15, 20], first_step=10, offset=0.5)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(5, 5.0), (10, 10.0), (15, 15.5), (20, 20.5)]
 
 
-def test_a_half_line_left_by_a_kill_is_passed_over_and_then_gone(tmp_path):
+def test_an_incomplete_line_is_ignored_and_removed_by_a_resume(tmp_path):
     _write(tmp_path, [5, 10], first_step=0)
     path = tmp_path / "metrics.jsonl"
     with path.open("a", encoding="utf-8") as file:
@@ -39,18 +39,18 @@ def test_a_half_line_left_by_a_kill_is_passed_over_and_then_gone(tmp_path):
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [5, 10, 15]
 
 
-def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
+def test_a_line_can_be_read_as_soon_as_it_is_written(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "events", first_step=0)
     writer.write(1, {"loss": 1.0})
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
     writer.close()
 
 
-def test_no_file_is_no_lines(tmp_path):
+def test_a_missing_file_has_no_lines(tmp_path):
     assert read_metrics(tmp_path / "absent.jsonl") == []
 
 
-def test_tensorboard_gets_the_same_numbers_without_those_of_a_cut_short_run(tmp_path):
+def test_tensorboard_gets_the_same_values_without_those_of_an_interrupted_run(tmp_path):
     _write(tmp_path, [5, 10, 15], first_step=0)
     _write(tmp_path, [15, 20], first_step=10, offset=0.5)
     events = EventAccumulator(str(tmp_path / "events"))

@@ -1,7 +1,7 @@
-"""Run on two ranks: the bytes of all tensors that live in a rank while it trains, for each way to hold a model.
+"""Run on two ranks: measure the bytes of all live tensors of a rank in training, for each memory option.
 
-Rank 0 writes one JSON line a case into ``held.jsonl`` of the folder; ``test_held_bytes.py`` judges them. Both a rank's
-device and its host are the CPU's memory here, so that the sum of both is seen.
+Rank 0 appends one JSON line per case to ``bytes.jsonl``; ``test_allocated_bytes.py`` compares them. Device and host of
+a rank are both the CPU's memory here, so their sum is measured.
 """
 
 import gc
@@ -28,7 +28,7 @@ CASES = [
 
 
 class Layers(torch.nn.Module):
-    """Linear layers, whose weights outweigh what they keep for backward by far."""
+    """Linear layers, whose weights are much larger than their activations."""
 
     def __init__(self):
         super().__init__()
@@ -36,7 +36,7 @@ class Layers(torch.nn.Module):
         self.look = lambda: None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return a loss; ``look`` is called late in its backward pass, when the last layers' gradients are there."""
+        """Return a loss; ``look`` is called late in the backward pass, when the gradients of the last layers exist."""
         x = x.to(self.layers[0].weight.dtype)
         for number, layer in enumerate(self.layers):
             x = torch.relu(layer(x))
@@ -48,17 +48,17 @@ class Layers(torch.nn.Module):
 def living() -> dict[int, int]:
     """Return the bytes of every tensor storage of this process, by its address."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some objects warn when they are looked at
+        warnings.simplefilter("ignore")  # some objects warn when they are inspected
         tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
         storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
     return {storage._cdata: storage.nbytes() for storage in storages}
 
 
-def most_held(held: dict[str, object], ranks: TorchRanks, folder: Path) -> int:
-    """Return the most bytes that stood in a step of two micro batches."""
+def peak_bytes(options: dict[str, object], ranks: TorchRanks, folder: Path) -> int:
+    """Return the peak bytes of a step of two micro-batches."""
     gc.collect()
     before = living()
-    config = tiny_config(folder, engine=held, batch={"global_size": 16, "micro_size": 4})
+    config = tiny_config(folder, engine=options, batch={"global_size": 16, "micro_size": 4})
     module = Layers()
     engine = build_engine(module, config, ranks)
     set_learning_rate(engine, 0.1)
@@ -78,14 +78,14 @@ def most_held(held: dict[str, object], ranks: TorchRanks, folder: Path) -> int:
 
 
 def main(folder: Path) -> None:
-    """Go through all cases."""
+    """Measure all cases."""
     ranks = join_process_group(timeout_minutes=2)
     torch.set_num_threads(1)
-    for held in CASES:
-        most = most_held(held, ranks, folder)
+    for options in CASES:
+        peak = peak_bytes(options, ranks, folder)
         if ranks.is_first:
-            with (folder / "held.jsonl").open("a") as file:
-                file.write(json.dumps({"engine": held, "bytes": most}) + "\n")
+            with (folder / "bytes.jsonl").open("a") as file:
+                file.write(json.dumps({"engine": options, "bytes": peak}) + "\n")
     ranks.leave()
 
 

@@ -1,4 +1,4 @@
-"""A tiny archive and the run of one rank that all others are held against."""
+"""A tiny archive and the run of one rank with which all others are compared."""
 
 from pathlib import Path
 

@@ -36,7 +36,7 @@ def _recorded(batches: Iterator[DeviceBatch], into: list[list[str]]) -> Iterator
 
 
 def _rank(job: dict[str, Any], rank: int, port: int) -> None:
-    """Train as one rank; the status of the process is 0 where all went well."""
+    """Train as one rank; the exit status of the process is 0 on success."""
     ranks, folder = job["ranks"], Path(job["folder"])
     log = os.open(folder / f"log-{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
@@ -53,7 +53,7 @@ def _rank(job: dict[str, Any], rank: int, port: int) -> None:
         os._exit(1)
     (folder / f"windows-{rank}.json").write_text(json.dumps(windows), encoding="utf-8")
     sys.stdout.flush()
-    os._exit(0)  # without the parent's way out
+    os._exit(0)  # without the parent's exit handlers
 
 
 def _train(job: dict[str, Any]) -> None:
@@ -69,19 +69,19 @@ def _train(job: dict[str, Any]) -> None:
         deadline = time.monotonic() + _TIMEOUT_SECONDS
         while time.monotonic() < deadline and any(rank.exitcode is None for rank in ranks):
             if any(rank.exitcode for rank in ranks):
-                break  # the others wait for it in vain
+                break  # the others would wait for it forever
             wait([rank.sentinel for rank in ranks if rank.exitcode is None], timeout=1)
     finally:
         for rank in ranks:
             rank.kill()
             rank.join()
     if failed := [number for number, rank in enumerate(ranks) if rank.exitcode]:
-        said = (Path(job["folder"]) / f"log-{failed[0]}.txt").read_text(encoding="utf-8")
-        raise SystemExit(f"ranks {failed} of {job} failed; rank {failed[0]} said:\n{said[-4000:]}")
+        output = (Path(job["folder"]) / f"log-{failed[0]}.txt").read_text(encoding="utf-8")
+        raise SystemExit(f"ranks {failed} of {job} failed; rank {failed[0]} printed:\n{output[-4000:]}")
 
 
 def main(jobs: Path) -> None:
-    """Go through the runs of a file."""
+    """Run the training runs of a file."""
     import_deepspeed()
     import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401  each engine would import it, and inductor with it
 

@@ -1,4 +1,4 @@
-"""Starting real training runs as processes of their own, by every launcher, and reading what they left."""
+"""Start training runs as processes by every launcher, and read their outputs."""
 
 import json
 import os
@@ -16,14 +16,14 @@ _TIMEOUT_SECONDS = 240
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def command(launcher: str, ranks: int) -> list[str]:
-    """Return the beginning of a command line that ends in ``-m simcast_hpc ...`` by a launcher."""
+    """Return the start of the command line of ``python -m simcast_hpc`` under a launcher."""
     if launcher == "python":
         return [sys.executable, "-m", "simcast_hpc"]
     if launcher == "torchrun":
@@ -37,7 +37,7 @@ def command(launcher: str, ranks: int) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment without what a launcher or the kernel tests put there."""
+    """Return the environment without variables of launchers and of the kernel tests."""
     ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TRITON_INTERPRET")
     kept = {key: value for key, value in os.environ.items() if key not in ours}
     return kept | {"OMP_NUM_THREADS": "1", "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
@@ -61,7 +61,7 @@ def simcast(
 
 def two_ranks(module: str, *arguments: str) -> None:
     """Run a module of tests on two ranks of ``mpiexec`` to its end; a failure shows what it printed."""
-    told = subprocess.run(
+    result = subprocess.run(
         [str(BIN / "mpiexec"), "-n", "2", sys.executable, "-m", module, *arguments],
         env=environment(),
         capture_output=True,
@@ -69,7 +69,7 @@ def two_ranks(module: str, *arguments: str) -> None:
         timeout=_TIMEOUT_SECONDS,
         check=False,
     )
-    assert told.returncode == 0, told.stderr[-4000:]
+    assert result.returncode == 0, result.stderr[-4000:]
 
 
 def overrides(**values: object) -> list[str]:

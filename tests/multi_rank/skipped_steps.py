@@ -1,4 +1,4 @@
-"""Run on two ranks: a step whose gradient is no number, wherever ZeRO holds it, and what stood before and after it.
+"""Run on two ranks: a step with a non-finite gradient under every ZeRO stage, and the state before and after it.
 
 Rank 0 writes one JSON line a case into ``cases.jsonl`` of the folder; ``test_non_finite.py`` judges them. Not printed:
 a launcher may mix the lines of two ranks.
@@ -27,7 +27,7 @@ CASES = [
 
 
 class _Line(torch.nn.Module):
-    """A mean square; 7 and 3 features, so that no number of ranks divides the parameters."""
+    """A mean square; 7 and 3 features, so that the parameters are not divisible by the ranks."""
 
     def __init__(self):
         super().__init__()
@@ -39,7 +39,7 @@ class _Line(torch.nn.Module):
 
 
 def _step(engine, ranks: TorchRanks, number: int, *, bad: bool) -> bool:
-    """Take a step of two micro batches, the last one's gradient spoilt on rank 1; return what was seen of it."""
+    """Take a step of two micro-batches, with a NaN gradient on rank 1 if ``bad``; return whether it was finite."""
     finite = True
     for micro in range(2):
         generator = torch.Generator().manual_seed(100 * number + 10 * micro + ranks.rank)
@@ -64,10 +64,10 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
 
 
 def main(folder: Path) -> None:
-    """Go through all cases."""
+    """Run all cases."""
     ranks = join_process_group(timeout_minutes=2)
-    for held in CASES:
-        config = tiny_config(folder, engine=held, batch={"global_size": 16, "micro_size": 4})
+    for options in CASES:
+        config = tiny_config(folder, engine=options, batch={"global_size": 16, "micro_size": 4})
         states, seen = [], []
         for steps in ([False, False], [False, True, False]):
             torch.manual_seed(0)
@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
                     untouched = _equal(before, _state(engine))
             states.append(_state(engine))
         if ranks.is_first:
-            case = {"engine": held, "finite": seen, "untouched": untouched}
+            case = {"engine": options, "finite": seen, "untouched": untouched}
             with (folder / "cases.jsonl").open("a") as file:
                 file.write(json.dumps({**case, "same after": _equal(*states)}) + "\n")
     ranks.leave()

@@ -1,4 +1,4 @@
-"""The autoencoder against its discriminator on ranks and ZeRO stages equals a loop of plain torch, within 1e-5."""
+"""Adversarial training on several ranks and ZeRO stages equals a plain torch loop within 1e-5."""
 
 import shutil
 from itertools import product
@@ -152,7 +152,7 @@ def test_every_rank_and_stage_equals_plain_torch(ranks, stage, config, plain, tm
     assert_equals_plain(config, plain, tmp_path / "run", ranks=ranks, stage=stage)
 
 
-def test_both_networks_move(config, plain):
+def test_both_networks_are_trained(config, plain):
     """A comparison of networks that stand still would prove nothing."""
     loop, _ = plain
     fresh = PlainLoop(config)
@@ -162,7 +162,7 @@ def test_both_networks_move(config, plain):
     assert loop.log_variance.item() != 0
 
 
-def test_a_run_goes_on_where_it_stopped_and_leaves_its_scale_factor(config, tmp_path):
+def test_a_run_resumes_and_exports_its_scale_factor(config, tmp_path):
     path = tmp_path / "autoencoder.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -1,4 +1,4 @@
-"""The stage diffusion and its ensembles on one and on two ranks: the same losses, the same members, within 1e-5."""
+"""Stage diffusion and its ensembles on one and on two ranks: equal losses and members within 1e-5."""
 
 from pathlib import Path
 

@@ -36,7 +36,7 @@ def whole(teacher_config, tmp_path_factory) -> list[float]:
 
 
 @pytest.mark.parametrize("saved_by", [(2, 3), (1, 0)], ids=["two-ranks-zero-3", "same"])
-def test_a_resumed_run_meets_the_same_dropout_and_decay(saved_by, teacher_config, whole, tmp_path):
+def test_a_resumed_run_has_the_same_dropout_and_decay(saved_by, teacher_config, whole, tmp_path):
     """Micro batches of equal size draw equal masks on any number of ranks."""
     run_dir = tmp_path / "run"
     same = {"model": DROPOUT, **DECAY}
@@ -52,7 +52,7 @@ def test_dropout_and_decay_change_a_run(teacher_config, whole, tmp_path):
     assert _train(1, 0, teacher_config, tmp_path / "other", model=QUIET) != pytest.approx(whole, abs=1e-4)
 
 
-def test_kernels_and_twins_give_the_same_losses(teacher_config, tmp_path, monkeypatch):
+def test_kernels_and_references_give_the_same_losses(teacher_config, tmp_path, monkeypatch):
     """Ten steps with the kernels in Triton's interpreter; fp32 both, and the attention's dropout at work in both."""
     same = {"model": QUIET, "max_steps": 10, "batch__global_size": 1}
     twins = _train(1, 0, teacher_config, tmp_path / "twins", **same)

@@ -1,4 +1,4 @@
-"""Evaluation on 1, 2 and 4 ranks, by torchrun and mpiexec: the same sums to the bit, the same files."""
+"""Evaluation on 1, 2 and 4 ranks by torchrun and mpiexec gives bitwise equal sums and files."""
 
 from pathlib import Path
 
@@ -13,14 +13,14 @@ pytestmark = pytest.mark.multi
 
 @pytest.fixture(scope="module")
 def storms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five test events of three windows each, which neither 2 nor 4 ranks share evenly."""
+    """Five test events of three windows each, which 2 or 4 ranks cannot divide evenly."""
     root = tmp_path_factory.mktemp("storms") / "storms"
     write_archive(root, seed=2, events={"train": 1, "val": 1, "test": 5}, size=24, frames_per_event=12)
     return root
 
 
 def evaluated(launcher: str, ranks: int, storms: Path, out: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Return the arrays of every statistics file that ``simcast evaluate`` leaves, and its CSV under ``csv``."""
+    """Return the arrays of every statistics file of ``simcast evaluate``, and its CSV under ``csv``."""
     protocols = [
         word for name in ("sevir-global", "cascast-released", "sevir-sample-mean") for word in ("--protocol", name)
     ]
@@ -36,12 +36,12 @@ def evaluated(launcher: str, ranks: int, storms: Path, out: Path) -> dict[str, d
 
 @pytest.fixture(scope="module")
 def alone(storms: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, np.ndarray]]:
-    """What one process counts."""
+    """The statistics of one process."""
     return evaluated("python", 1, storms, tmp_path_factory.mktemp("one"))
 
 
 @pytest.mark.parametrize(("launcher", "ranks"), [("torchrun", 2), ("mpiexec", 4)])
-def test_ranks_count_the_same_to_the_bit(launcher, ranks, storms, alone, tmp_path):
+def test_statistics_are_bitwise_independent_of_ranks(launcher, ranks, storms, alone, tmp_path):
     together = evaluated(launcher, ranks, storms, tmp_path / "scores")
     assert together.keys() == alone.keys() and len(alone) == 4
     for name, arrays in alone.items():

@@ -1,4 +1,4 @@
-"""A disk that fills up while a checkpoint is written: told plainly, the one before is whole, and the run goes on."""
+"""A disk that fills up while a checkpoint is written: an error, an intact previous checkpoint, and a resumed run."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def small_disk(tmp_path) -> Path:
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on(teacher_config, one_rank, small_disk, tmp_path):
+def test_a_full_disk_keeps_the_previous_checkpoint_and_the_run_resumes(teacher_config, one_rank, small_disk, tmp_path):
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "checkpoints").symlink_to(small_disk)  # metrics stay on the large disk, as a quota for checkpoints would
@@ -35,13 +35,13 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_run_goes_on(teacher_co
     one = sum(path.stat().st_size for path in (visible(one_rank / "checkpoints")[0]).iterdir())
     room = 16 * 2**20 - int(1.6 * one)
     (small_disk / "other").write_bytes(b"x" * room)
-    told = simcast("python", 1, arguments, check=False)
-    assert told.returncode == 1, told.stderr[-3000:]
-    assert "a checkpoint in" in told.stderr and "could not be written" in told.stderr
-    assert "No space left on device" in told.stderr, told.stderr[-3000:]
-    (whole,) = visible(run_dir / "checkpoints")
-    Checkpoint(whole).verify()
-    assert whole.name == "step-00000002"
+    result = simcast("python", 1, arguments, check=False)
+    assert result.returncode == 1, result.stderr[-3000:]
+    assert "a checkpoint in" in result.stderr and "could not be written" in result.stderr
+    assert "No space left on device" in result.stderr, result.stderr[-3000:]
+    (checkpoint,) = visible(run_dir / "checkpoints")
+    Checkpoint(checkpoint).verify()
+    assert checkpoint.name == "step-00000002"
     (small_disk / "other").unlink()
     simcast("python", 1, arguments)
     assert losses(run_dir) == losses(one_rank)

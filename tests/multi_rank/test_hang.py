@@ -13,7 +13,7 @@ pytestmark = pytest.mark.multi
 _LIMIT_SECONDS = 6
 
 
-def test_a_stopped_rank_is_named_and_the_run_ends_in_time(teacher_config, tmp_path):
+def test_a_stopped_rank_is_named_and_the_run_ends_within_the_timeout(teacher_config, tmp_path):
     run_dir = tmp_path / "run"
     limits = overrides(run_dir=run_dir, max_steps=100_000, watch__hang_minutes=_LIMIT_SECONDS / 60)
     process = subprocess.Popen(
@@ -34,12 +34,12 @@ def test_a_stopped_rank_is_named_and_the_run_ends_in_time(teacher_config, tmp_pa
     stopped.send_signal(signal.SIGSTOP)
     since = time.monotonic()
     try:
-        _, said = process.communicate(timeout=60)
+        _, output = process.communicate(timeout=60)
     finally:
         if stopped.is_running():
             stopped.kill()
     assert process.returncode != 0
     assert time.monotonic() - since < 4 * _LIMIT_SECONDS, "the launcher ends with the rank that gave up"
-    assert "no optimizer step for 6 s after step" in said and "no heartbeat from rank 1" in said, said[-3000:]
+    assert "no optimizer step for 6 s after step" in output and "no heartbeat from rank 1" in output, output[-3000:]
     stacks = (run_dir / "stacks" / "rank-00000.txt").read_text(encoding="utf-8")
     assert "most recent call first" in stacks and "in train" in stacks

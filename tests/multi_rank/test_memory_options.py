@@ -1,4 +1,4 @@
-"""Offload and hierarchical partitioning move what a run holds, never what it computes: fp32 losses within 1e-5."""
+"""Offload and hierarchical partitioning change where memory is used, not the losses: fp32 within 1e-5."""
 
 import shutil
 
@@ -16,7 +16,7 @@ def _train(config, run_dir, ranks, options) -> None:
 
 
 def _forget_the_end(run_dir) -> None:
-    """Take away the last two steps, as if the run had been lost after its checkpoint of step 4."""
+    """Remove the last two steps, as if the run had been killed after its checkpoint of step 4."""
     (run_dir / "DONE.json").unlink()
     shutil.rmtree(run_dir / "checkpoints" / "step-00000006")
 
@@ -31,20 +31,18 @@ def _forget_the_end(run_dir) -> None:
         pytest.param(4, _HIERARCHICAL, marks=pytest.mark.slow),
     ],
 )
-def test_the_losses_are_those_of_one_rank_and_so_they_are_after_a_resume(
-    ranks, options, teacher_config, one_rank, tmp_path
-):
+def test_the_losses_equal_those_of_one_rank_also_after_a_resume(ranks, options, teacher_config, one_rank, tmp_path):
     run_dir = tmp_path / "run"
     _train(teacher_config, run_dir, ranks, options)
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
-    whole = losses(run_dir)
+    reference = losses(run_dir)
     _forget_the_end(run_dir)
     _train(teacher_config, run_dir, ranks, options)
-    assert losses(run_dir) == whole, "at the same layout the resumed steps are equal to the bit"
+    assert losses(run_dir) == reference, "at the same layout the resumed steps are equal to the bit"
 
 
-def test_saved_from_the_host_and_resumed_hierarchically(teacher_config, one_rank, tmp_path):
-    """Weights and moments leave the hosts' memory by name, and enter a layout with a second copy of the weights."""
+def test_a_checkpoint_of_an_offloaded_run_resumes_hierarchically(teacher_config, one_rank, tmp_path):
+    """Weights and moments are saved from host memory by name and restored into a layout with a second copy."""
     run_dir = tmp_path / "run"
     _train(teacher_config, run_dir, 2, _HOST)
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
@@ -55,7 +53,7 @@ def test_saved_from_the_host_and_resumed_hierarchically(teacher_config, one_rank
 
 @pytest.mark.slow
 def test_bf16_on_the_host_equals_bf16_on_the_device(teacher_config, tmp_path):
-    """Stage 1 sums and reduces in fp32 either way, so that offload moves a bf16 run by Adam's own rounding alone."""
+    """Stage 1 sums and reduces in fp32 either way, so that offload changes a bf16 run only by the rounding of Adam."""
     on = {"engine__precision": "bf16", "engine__zero_stage": 1, "ema__decay": 0.9}
     _train(teacher_config, tmp_path / "device", 2, on)
     _train(teacher_config, tmp_path / "host", 2, on | {"engine__offload": "optimizer"})
@@ -72,7 +70,7 @@ def test_bf16_on_the_host_equals_bf16_on_the_device(teacher_config, tmp_path):
     ],
     ids=["device to host", "host to device", "hierarchical to host"],
 )
-def test_a_checkpoint_crosses_every_place(saved_by, resumed_by, teacher_config, one_rank, tmp_path):
+def test_a_checkpoint_resumes_under_every_memory_option(saved_by, resumed_by, teacher_config, one_rank, tmp_path):
     run_dir = tmp_path / "run"
     for ranks, options in (saved_by, resumed_by):
         if (run_dir / "DONE.json").exists():
@@ -81,10 +79,10 @@ def test_a_checkpoint_crosses_every_place(saved_by, resumed_by, teacher_config, 
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
 
 
-def test_a_partition_of_more_ranks_than_there_are_is_rejected_before_anything_starts(teacher_config, tmp_path):
-    told = simcast(
+def test_a_partition_larger_than_the_world_size_is_rejected_at_the_start(teacher_config, tmp_path):
+    result = simcast(
         "python", 1, ["train", str(teacher_config), *overrides(run_dir=tmp_path / "run", **_HIERARCHICAL)], check=False
     )
-    assert told.returncode == 2
-    assert "engine.zero_hpz_partition_size=2 does not divide the 1 rank" in told.stderr
+    assert result.returncode == 2
+    assert "engine.zero_hpz_partition_size=2 does not divide the 1 rank" in result.stderr
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A loss that is no number stops every rank before the optimizer step, and the windows are named."""
+"""A non-finite loss stops every rank before the optimizer step and names the windows; skipped steps change nothing."""
 
 import json
 
@@ -12,8 +12,8 @@ pytestmark = pytest.mark.multi
 
 
 def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
-    """A learning rate beyond reason makes the loss overflow within a few steps."""
-    told = simcast(
+    """An extreme learning rate makes the loss overflow within a few steps."""
+    result = simcast(
         "torchrun",
         2,
         ["train", str(teacher_config), *overrides(run_dir=tmp_path / "run", max_steps=50,
@@ -21,15 +21,15 @@ def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
                                                   optimizer__gradient_clip=0)],
         check=False,
     )  # fmt: skip
-    assert told.returncode != 0
-    assert told.stderr.count("is not finite") >= 2, "both ranks say so"
-    assert "windows " in told.stderr and "@" in told.stderr, told.stderr[-3000:]
+    assert result.returncode != 0
+    assert result.stderr.count("is not finite") >= 2, "both ranks say so"
+    assert "windows " in result.stderr and "@" in result.stderr, result.stderr[-3000:]
     assert not (tmp_path / "run" / "DONE.json").exists()
     assert all(path.name < "step-00000050" for path in visible(tmp_path / "run" / "checkpoints"))
 
 
-def test_a_left_out_step_leaves_no_trace_on_any_stage(tmp_path):
-    """Only rank 1's gradient is spoilt; both ranks see it, no weight, moment or count changes, and training goes on."""
+def test_a_skipped_step_changes_nothing_under_any_zero_stage(tmp_path):
+    """Only rank 1's gradient is NaN; both ranks skip: no weight, moment or count changes, and training continues."""
     two_ranks("tests.multi_rank.skipped_steps", str(tmp_path))
     cases = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
     assert [case["engine"] for case in cases] == CASES

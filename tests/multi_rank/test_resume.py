@@ -62,15 +62,17 @@ def _kill_in_mid_training(launcher: str, ranks: int, arguments: list[str], run_d
 def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     launcher, ranks, stage, precision, decay, teacher_config, tmp_path
 ):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
     same = {"max_steps": _STEPS, "engine__zero_stage": stage, "engine__precision": precision, "ema__decay": decay}
-    simcast(launcher, ranks, ["train", str(teacher_config), *overrides(run_dir=whole, **same)])
+    simcast(launcher, ranks, ["train", str(teacher_config), *overrides(run_dir=reference, **same)])
     arguments = ["train", str(teacher_config), *overrides(run_dir=killed, **same)]
     _kill_in_mid_training(launcher, ranks, arguments, killed)
     assert not (killed / "DONE.json").exists(), "the run was over before it was killed; raise its steps"
     simcast(launcher, ranks, arguments)
-    assert [line for line in losses(killed)] == losses(whole), "each step is logged once, as if nothing had happened"
-    assert _equal_to_the_bit(whole, killed)
+    assert [line for line in losses(killed)] == losses(reference), (
+        "each step is logged once, as if nothing had happened"
+    )
+    assert _equal_to_the_bit(reference, killed)
 
 
 @pytest.mark.parametrize(

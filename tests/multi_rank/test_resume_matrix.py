@@ -1,4 +1,4 @@
-"""From every ZeRO stage to every other, over other numbers of ranks: the next five losses and the same windows."""
+"""A resume from every ZeRO stage to every other and to other world sizes: equal windows and next five losses."""
 
 import json
 import subprocess
@@ -104,7 +104,7 @@ def _windows(run_dir: Path, ranks: int) -> list[str]:
     "cells",
     [pytest.param(_COVERING, id="covering"), pytest.param(_PRODUCT, id="product", marks=pytest.mark.slow)],
 )
-def test_the_next_five_losses_and_windows_are_those_of_the_uninterrupted_run(cells, teacher_config, tmp_path):
+def test_the_next_five_losses_and_windows_equal_those_of_the_uninterrupted_run(cells, teacher_config, tmp_path):
     _train_all(cells, config=teacher_config, folder=tmp_path)
     apart: dict[str, list[float]] = {"fp32": [], "bf16": []}
     for saved, after in cells:

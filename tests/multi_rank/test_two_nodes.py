@@ -1,4 +1,4 @@
-"""Two nodes of one rank each train as one node of two: by torchrun, deepspeed and mpiexec, with ssh and without."""
+"""Two nodes of one rank each give the losses of one node of two: torchrun, deepspeed, mpiexec, with and without ssh."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _PORT = 29555  # free in namespaces that are this test's own
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[TwoNodes]:
-    """Return two nodes that share nothing but the disk."""
+    """Return two nodes that share only the disk."""
     if reason := missing():
         pytest.skip(reason)
     program("ip", package="iproute2")
@@ -36,22 +36,22 @@ def one_node(teacher_config: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def _run(commands: list[list[str]], variables: dict[str, str]) -> None:
-    """Run command lines side by side to their ends."""
+    """Run command lines concurrently and wait for all."""
     started = [
         subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for command in commands
     ]
     try:
-        said = [process.communicate(timeout=_TIMEOUT_SECONDS)[0] for process in started]
+        outputs = [process.communicate(timeout=_TIMEOUT_SECONDS)[0] for process in started]
     finally:
         for process in started:
             if process.poll() is None:
                 process.kill()
-    assert not any(process.returncode for process in started), "\n".join(text[-4000:] for text in said)
+    assert not any(process.returncode for process in started), "\n".join(text[-4000:] for text in outputs)
 
 
 def _agrees(run_dir: Path, one_node: Path) -> None:
-    """The world is the same, so nothing may differ, not even a bit."""
+    """World size and ranks are the same, so losses are bitwise equal."""
     assert losses(run_dir) == losses(one_node)
     assert all((tensor == weights(one_node)[name]).all() for name, tensor in weights(run_dir).items())
 

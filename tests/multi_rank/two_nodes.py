@@ -23,7 +23,7 @@ _START_SECONDS = 20
 
 
 class TwoNodes:
-    """Two namespaces; ``folder`` holds what they are set up with."""
+    """Two namespaces; ``folder`` contains their configuration files."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -90,7 +90,7 @@ class TwoNodes:
         )
         programs = self.folder / "bin"
         programs.mkdir()
-        client = programs / "ssh"  # stands for the Host entries that a user keeps in ~/.ssh/config
+        client = programs / "ssh"  # replaces the Host entries that a user has in ~/.ssh/config
         client.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {self.folder}/ssh_config "$@"\n')
         client.chmod(0o755)
         reaching = environment()
@@ -114,12 +114,12 @@ class TwoNodes:
 
 
 def missing() -> str | None:
-    """Return why there can be no nodes here; None where there can."""
+    """Return why nodes cannot be created here; None if they can."""
     return None if os.geteuid() == 0 else "network namespaces need root"
 
 
 def _ssh_server() -> str:
-    """Return the server's path, which ssh wants whole, or skip the calling test."""
+    """Return the server's path, an absolute path, or skip the calling test."""
     path = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if path is None:
         # Not among the packages of `make system-packages`: installed, it would let others into this machine.

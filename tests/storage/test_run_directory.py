@@ -1,4 +1,4 @@
-"""A run's folder: what stands in it, whole files only, a marker bound to its inputs, a refusal where none can be."""
+"""The run directory: configuration and versions, a marker bound to inputs and weights, errors by name."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions
 from tests.archives import tiny_config
 
 
-def test_configuration_and_versions_are_kept_with_the_run(tmp_path):
+def test_configuration_and_versions_are_written(tmp_path):
     config = tiny_config(tmp_path / "deep" / "run")
     folder = RunDirectory(config.run_dir)
     folder.prepare(config)
@@ -23,7 +23,7 @@ def test_configuration_and_versions_are_kept_with_the_run(tmp_path):
 
 
 @pytest.mark.parametrize("spoil", ["file in the way", "file above"])
-def test_a_folder_that_cannot_be_written_is_rejected_by_name(tmp_path, spoil):
+def test_rejects_a_directory_that_cannot_be_written(tmp_path, spoil):
     path = tmp_path / "run" if spoil == "file in the way" else tmp_path / "run" / "below"
     (tmp_path / "run").write_text("not a folder")
     with pytest.raises(ConfigError, match=rf"run_dir={path} cannot be written: (File exists|Not a directory)"):
@@ -31,13 +31,13 @@ def test_a_folder_that_cannot_be_written_is_rejected_by_name(tmp_path, spoil):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_is_rejected(tmp_path):
+def test_rejects_a_read_only_directory(tmp_path):
     tmp_path.chmod(0o555)
     with pytest.raises(ConfigError, match="cannot be written: Permission denied"):
         RunDirectory(tmp_path / "run").prepare(tiny_config(tmp_path / "run"))
 
 
-def test_a_marker_counts_for_equal_inputs_alone(tmp_path):
+def test_a_marker_is_valid_for_equal_inputs_and_intact_weights(tmp_path):
     folder = RunDirectory(tmp_path)
     inputs = {"seed": 1, "loss.weights": (1.0, 10.0)}
     assert folder.finished(inputs) is None
@@ -56,14 +56,14 @@ def test_a_marker_counts_for_equal_inputs_alone(tmp_path):
         folder.finished({"seed": 1})
 
 
-def test_a_damaged_marker_is_rejected_by_name(tmp_path):
+def test_a_damaged_marker_is_named(tmp_path):
     folder = RunDirectory(tmp_path)
     folder.done.write_text('{"inputs": ', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"DONE\.json is damaged .*remove it"):
         folder.finished({})
 
 
-def test_a_files_hash_is_its_sha256(tmp_path):
+def test_file_hash_is_the_sha256(tmp_path):
     path = tmp_path / "a"
     content = bytes(range(256)) * 5000
     path.write_bytes(content)

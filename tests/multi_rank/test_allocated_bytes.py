@@ -1,4 +1,4 @@
-"""The account of a rank's memory, against the tensors that really live in it: on two ranks, for each way to hold."""
+"""The predicted memory per rank, compared with the tensors that exist in training on two ranks."""
 
 import json
 
@@ -13,15 +13,15 @@ pytestmark = [pytest.mark.multi, pytest.mark.slow]
 COUNT = LAYERS * (WIDTH * WIDTH + WIDTH)
 
 
-def test_what_lives_is_what_is_computed(tmp_path):
-    """Never more than the account but for two buffers of offload, each as large as the largest tensor.
+def test_allocated_bytes_are_those_predicted(tmp_path):
+    """Never more than predicted, except two buffers of offload, each as large as the largest tensor.
 
     And not much less: the parts of the account are not all there at the moments that can be looked at. Without ZeRO
     the gradients are flattened for the reduction alone, after backward; late in backward ZeRO 3 has released most of
     the weights that it had gathered.
     """
     two_ranks("tests.multi_rank.allocated_bytes", str(tmp_path))
-    found = [json.loads(line) for line in (tmp_path / "held.jsonl").read_text().splitlines()]
+    found = [json.loads(line) for line in (tmp_path / "bytes.jsonl").read_text().splitlines()]
     assert [one["engine"] for one in found] == CASES
     for one in found:
         engine = EngineConfig(**one["engine"])
