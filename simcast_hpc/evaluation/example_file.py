@@ -9,6 +9,7 @@ import torch
 
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.inference.ensemble_files import products_of
+from simcast_hpc.storage.atomic_files import atomic_file
 
 from .entries import Entry
 
@@ -54,7 +55,8 @@ def write_example(
             arrays[f"forecast/{entry.name}"] = forecast[0].float().numpy()
         else:
             arrays |= _ensemble_arrays(entry.name, forecast, thresholds)
-    np.savez_compressed(path, **arrays)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def _ensemble_arrays(name: str, members: torch.Tensor, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
