@@ -72,8 +72,8 @@ def test_trains_all_stages_and_scores_the_ensemble(tmp_path):
     ensemble = load_ensemble(run_dir / "diffusion")
     assert ensemble.sampling.members == 3 and ensemble.autoencoder.scale > 0
     page = (run_dir / "report" / "index.html").read_text(encoding="utf-8")
-    assert "a latent diffusion that turns a forecast into an ensemble" in page and "Spread / error" in page
-    for shown in ("diffusion, its members", "Rank histogram", "Reliability", "probability-matched mean", "member 3"):
+    assert "a latent diffusion model for ensembles" in page and "Spread / error" in page
+    for shown in ("diffusion, members", "Rank histogram", "Reliability", "probability-matched mean", "member 3"):
         assert shown in page, shown
     run_pipeline_forked(five_stages(run_dir, **budget))
     with pytest.raises(ConfigError, match=r"autoencoder: autoencoder\.divergence_weight"):

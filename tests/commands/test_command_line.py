@@ -75,7 +75,7 @@ def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
         (["evaluate", "{0}/direct", "{0}/direct"], r"two rows have the same name"),
         (["evaluate", "{0}/direct", "{0}/other"], r"belongs to another run: sequence\.frames_out was 4, is 6"),
         (["evaluate", "{0}/direct", "--protocol", "sevir-globl"], "did you mean 'sevir-global"),
-        (["report", "{0}/direct"], r"direct is one stage's run; score it first: `simcast evaluate"),
+        (["report", "{0}/direct"], r"direct is the run of one stage; score it first: `simcast evaluate"),
     ],
 )
 def test_invalid_input_is_one_message(trained, monkeypatch, capsys, arguments, says):

@@ -177,9 +177,9 @@ def test_leaderboard_rejects_unknown_scores_and_invalid_files(two_results):
     with pytest.raises(ResultsError, match="has no score 'csi/99'"):
         read_boards([two_results / "a"], by="csi/99")
     (two_results / "empty").mkdir()
-    with pytest.raises(ResultsError, match="holds no scores"):
+    with pytest.raises(ResultsError, match="contains no scores"):
         read_boards([two_results / "empty"])
     damaged = two_results / "a" / "test.json"
     damaged.write_text(json.dumps({"name": "x"}))
-    with pytest.raises(ResultsError, match=r"test\.json holds no scores"):
+    with pytest.raises(ResultsError, match=r"test\.json does not contain scores"):
         read_boards([damaged])
