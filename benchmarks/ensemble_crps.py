@@ -23,7 +23,7 @@ from torch import Tensor
 from benchmarks.harness import machine
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import open_windows
-from simcast_hpc.data.sample_order import draw
+from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.evaluation import protocols_of
@@ -156,7 +156,10 @@ def residuals_of(ensemble: TrainedEnsemble, source: WindowSource, *, batch: int)
 def dress(forecast: Tensor, residuals: Tensor, indices: Sequence[int], *, members: int, seed: int) -> Tensor:
     """Return ``[B, members, T', H, W]``: the forecast plus residuals of whole windows, drawn for (window, member)."""
     chosen = [
-        [draw(index * members + m, seed=seed, purpose="dressing", choices=len(residuals)) for m in range(members)]
+        [
+            random_integer(index * members + m, seed=seed, purpose="dressing", choices=len(residuals))
+            for m in range(members)
+        ]
         for index in indices
     ]
     return (forecast[:, None] + residuals[torch.tensor(chosen)]).clamp(0.0, 1.0)

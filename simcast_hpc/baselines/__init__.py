@@ -1,4 +1,4 @@
-"""Baselines: forecasts that learn nothing, in the form of a model's forecast, so that one table holds both."""
+"""Baselines without training, with the forecast interface of a model: persistence, extrapolation, pysteps methods."""
 
 import difflib
 from pathlib import Path
@@ -25,7 +25,7 @@ __all__ = [
 
 
 class Baseline(Protocol):
-    """Anything that forecasts from frames alone."""
+    """A forecast method that uses only the input frames."""
 
     name: str
 
@@ -39,15 +39,15 @@ class Baseline(Protocol):
         ...
 
 
-# Name and what a table says of it.
+# Name and description in tables.
 NOTES = {
-    "persistence": "the last frame, held",
+    "persistence": "the last frame at every lead time",
     "extrapolation": "pysteps: Lucas-Kanade motion, semi-Lagrangian advection",
     "darts": "pysteps: DARTS motion, semi-Lagrangian advection",
-    "s-prog": "pysteps: S-PROG, scales fade as they lose predictability",
+    "s-prog": "pysteps: S-PROG, scale-dependent smoothing",
     "steps": "pysteps: STEPS, 10 members",
     "linda": "pysteps: LINDA, deterministic, one domain",
-    "anvil": "pysteps: ANVIL, growth and decay by scale",
+    "anvil": "pysteps: ANVIL, scale-dependent growth and decay",
 }
 BASELINES = tuple(NOTES)
 
@@ -60,23 +60,23 @@ def load_baseline(
     spacing_km: float = 1.0,
     cache: Path | None = None,
 ) -> Baseline:
-    """Return a baseline by its name, bound to a data set's encoding.
+    """Return the baseline of this name for the encoding of a dataset.
 
     Args:
-        name: of ``BASELINES``.
-        encoding: between code and physical value.
-        step_minutes: minutes between frames; STEPS and LINDA ask for it.
-        spacing_km: spacing of the pixels, likewise.
-        cache: folder in which forecasts are kept between evaluations.
+        name: one of ``BASELINES``.
+        encoding: encoding of the pixel values.
+        step_minutes: minutes between frames, used by STEPS and LINDA.
+        spacing_km: pixel spacing in km, used by STEPS and LINDA.
+        cache: folder in which forecasts are cached between evaluations.
 
     Raises:
-        KeyError: no baseline has this name; the message gives the nearest one and all others.
-        ImportError: the baseline needs an extra that is not installed.
+        KeyError: unknown name; the message gives the nearest name and all names.
+        ImportError: the extra that the baseline needs is not installed.
     """
     if name not in BASELINES:
         near = difflib.get_close_matches(name, BASELINES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise KeyError(f"unknown baseline {name!r}; {hint}known: {', '.join(BASELINES)}")
+        raise KeyError(f"unknown baseline {name!r}; {hint}choose one of {', '.join(BASELINES)}")
     if name == "persistence":
         return Persistence()
     if name in ("extrapolation", "darts"):

@@ -1,4 +1,4 @@
-"""The frames that every baseline starts from, checked and brought to one form."""
+"""Checks and conversions of the input frames of baselines."""
 
 import numpy as np
 import torch
@@ -10,31 +10,31 @@ def check_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, min_fram
     """Return the frames as a tensor ``[B, T, H, W]``, uint8 or floating.
 
     Raises:
-        ValueError: not four axes, fewer than ``min_frames`` frames, or ``frames_out`` below 1.
-        TypeError: neither uint8 nor floating.
+        ValueError: the frames do not have four axes or are fewer than ``min_frames``, or ``frames_out`` is below 1.
+        TypeError: the frames are neither uint8 nor floating.
     """
     if isinstance(frames, np.ndarray):
         frames = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
     if frames.dim() != 4:
-        raise ValueError(f"a baseline wants frames [B, T, H, W], got shape {tuple(frames.shape)}")
+        raise ValueError(f"frames must have shape [B, T, H, W], got {tuple(frames.shape)}")
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
-        raise TypeError(f"a baseline wants uint8 codes or floats in [0, 1], got {frames.dtype}")
+        raise TypeError(f"frames must be uint8 or floats in [0, 1], got {frames.dtype}")
     if frames.shape[1] < min_frames:
-        raise ValueError(f"this baseline wants at least {min_frames} input frames, got {frames.shape[1]}")
+        raise ValueError(f"the baseline needs at least {min_frames} input frames, got {frames.shape[1]}")
     if frames_out < 1:
-        raise ValueError(f"frames_out={frames_out} must be 1 or more")
+        raise ValueError(f"frames_out={frames_out} must be at least 1")
     return frames
 
 
 def to_unit_interval(frames: torch.Tensor) -> torch.Tensor:
-    """Return codes / 255 as float32, correctly rounded, with missing pixels (code 255, NaN) as 0."""
+    """Return code / 255 as float32, correctly rounded, with missing pixels (code 255 or NaN) as 0."""
     if frames.dtype == torch.uint8:
         return code_to_unit(frames).masked_fill_(frames == MISSING_CODE, 0.0)
     return torch.where(torch.isnan(frames), 0.0, frames).float()
 
 
 def to_codes(frames: torch.Tensor) -> np.ndarray:
-    """Return uint8 codes on the host, floats rounded to the nearest code, with missing pixels (NaN) as code 255."""
+    """Return uint8 codes on the host, floats rounded to the nearest code, missing pixels (NaN) as 255."""
     if frames.dtype == torch.uint8:
         return frames.cpu().numpy()
     codes = torch.where(torch.isnan(frames), MISSING_CODE, (frames.double() * 255.0).round().clamp(0, MISSING_CODE - 1))

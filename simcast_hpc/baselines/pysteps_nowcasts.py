@@ -1,11 +1,11 @@
-"""S-PROG, STEPS, LINDA and ANVIL by pysteps: extrapolation with growth, decay and uncertainty.
+"""S-PROG, STEPS, LINDA and ANVIL of pysteps: extrapolation with growth, decay and uncertainty.
 
 S-PROG: Seed 2003. STEPS: Bowler, Pierce and Seed 2006. LINDA: Pulkkinen et al. 2021. ANVIL: Pulkkinen et al. 2020.
-Motion is Lucas-Kanade's (:class:`Extrapolation`). S-PROG and STEPS work on 10 log10 of the intensity, dry pixels 5 dB
-under 0.1; LINDA and ANVIL on the intensity itself (mm/h, kg/m2; dBZ by Marshall and Palmer).
+The motion is the Lucas-Kanade optical flow of :class:`Extrapolation`. S-PROG and STEPS use 10 log10 of the intensity,
+with dry pixels 5 dB below 0.1; LINDA and ANVIL the intensity itself (mm/h, kg/m2; dBZ by Marshall and Palmer).
 
-A method that has too little rain to fit its statistics, or that fails on a window, is replaced there by Lucas-Kanade
-extrapolation; ``fallbacks`` counts these windows and the log states them.
+For a window with too little rain to estimate the statistics, or on which the method fails, the forecast is Lucas-Kanade
+extrapolation; ``fallbacks`` counts these windows, and each is logged.
 """
 
 import contextlib
@@ -30,30 +30,30 @@ from .intensity import (
     codes_of_decibel,
     codes_of_intensity,
     decibel,
-    identity,
+    encoding_hash,
     intensity,
 )
 
 logger = logging.getLogger(__name__)
 
-# Autoregressive statistics of a hundredth of the frame are noise; pysteps itself warns of few wet pixels.
-_FEWEST_WET = 0.01
+# Below 1 % wet pixels, autoregressive parameters are noise (pysteps warns about few wet pixels as well).
+_MIN_WET_FRACTION = 0.01
 _FAILURES = (ValueError, RuntimeError, IndexError, ZeroDivisionError, FloatingPointError, np.linalg.LinAlgError)
 MEMBERS = 10
 
 
 class PystepsNowcast(WindowBaseline):
-    """One of pysteps' nowcasting methods.
+    """A nowcasting method of pysteps.
 
     Args:
         name: ``s-prog``, ``steps``, ``linda`` or ``anvil``.
-        encoding: between code and physical value, usually ``DatasetSpec.encoding``.
+        encoding: encoding of the pixel values, usually ``DatasetSpec.encoding``.
         step_minutes: minutes between frames.
-        spacing_km: spacing of the pixels.
-        cache: folder in which forecasts are kept.
+        spacing_km: pixel spacing in km.
+        cache: folder in which forecasts are cached.
 
     Raises:
-        ImportError: pysteps or OpenCV is not installed; the message has the line that installs them.
+        ImportError: pysteps or OpenCV is not installed; the message contains the install command.
     """
 
     min_frames = 3
@@ -75,9 +75,9 @@ class PystepsNowcast(WindowBaseline):
         self._forecast = _nowcast_method(_METHODS[name])
 
     def settings(self) -> dict[str, Any]:
-        """Return what decides the forecast besides the frames."""
+        """Return the settings on which the forecast depends."""
         return {
-            "encoding": identity(self.encoding),
+            "encoding": encoding_hash(self.encoding),
             "step_minutes": self.step_minutes,
             "spacing_km": self.spacing_km,
             "members": MEMBERS if self.name == "steps" else 1,
@@ -85,39 +85,39 @@ class PystepsNowcast(WindowBaseline):
             "version": 1,
         }
 
-    def codes(self, window: np.ndarray, frames_out: int) -> np.ndarray:
-        """Return uint8 codes ``[frames_out, H, W]``, for STEPS ``[M, frames_out, H, W]``."""
-        wet = float((intensity(window[-3:], self.encoding) >= WET).mean(axis=(1, 2)).min())
-        reason = f"{wet:.2%} of a frame is wet"
-        if wet >= _FEWEST_WET:
+    def forecast_window(self, window: np.ndarray, frames_out: int) -> np.ndarray:
+        """Return the forecast of frames ``[T, H, W]``, uint8 ``[frames_out, H, W]``, of STEPS ``[M, frames_out, H, W]``."""
+        wet_fraction = float((intensity(window[-3:], self.encoding) >= WET).mean(axis=(1, 2)).min())
+        reason = f"{wet_fraction:.2%} of a frame is wet"
+        if wet_fraction >= _MIN_WET_FRACTION:
             try:
                 return self._run(window, frames_out)
             except _FAILURES as error:
                 reason = f"pysteps failed: {error}"
         self.fallbacks += 1
-        logger.info("%s: Lucas-Kanade extrapolation in its place for one window (%s)", self.name, reason)
-        held = self._extrapolation.codes(window, frames_out)
-        return np.repeat(held[None], MEMBERS, axis=0) if self.name == "steps" else held
+        logger.info("%s: using Lucas-Kanade extrapolation for one window (%s)", self.name, reason)
+        forecast = self._extrapolation.forecast_window(window, frames_out)
+        return np.repeat(forecast[None], MEMBERS, axis=0) if self.name == "steps" else forecast
 
     def _run(self, window: np.ndarray, frames_out: int) -> np.ndarray:
         motion = self._extrapolation.motion(window[-3:])
         levels = max(2, min(6, int(np.log2(min(window.shape[1:]))) - 2))
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            made = _CALLS[self.name](self, window, motion, frames_out, levels)
-        if made.shape[-3:] != (frames_out, *window.shape[1:]) or not np.isfinite(made).any():
-            raise ValueError(f"it returned {made.shape} without a finite value")
-        return made
+            forecast = _CALLS[self.name](self, window, motion, frames_out, levels)
+        if forecast.shape[-3:] != (frames_out, *window.shape[1:]) or not np.isfinite(forecast).any():
+            raise ValueError(f"invalid result of shape {forecast.shape}")
+        return forecast
 
     def _s_prog(self, window: np.ndarray, motion: np.ndarray, frames_out: int, levels: int) -> np.ndarray:
         field = decibel(window[-3:], self.encoding)
-        made = self._forecast(field, motion, frames_out, precip_thr=WET_DB, n_cascade_levels=levels)
-        return codes_of_decibel(made, self.encoding)
+        forecast = self._forecast(field, motion, frames_out, precip_thr=WET_DB, n_cascade_levels=levels)
+        return codes_of_decibel(forecast, self.encoding)
 
     def _steps(self, window: np.ndarray, motion: np.ndarray, frames_out: int, levels: int) -> np.ndarray:
-        # The seed is the frames' own, so that a window has one ensemble whoever makes it, and when.
+        # The seed is a hash of the frames, so that the ensemble of a window is reproducible.
         seed = int.from_bytes(hashlib.sha256(np.ascontiguousarray(window).tobytes()).digest()[:4], "big")
-        made = self._forecast(
+        forecast = self._forecast(
             decibel(window[-3:], self.encoding),
             motion,
             frames_out,
@@ -128,22 +128,24 @@ class PystepsNowcast(WindowBaseline):
             timestep=self.step_minutes,
             seed=seed,
         )
-        return codes_of_decibel(made, self.encoding)
+        return codes_of_decibel(forecast, self.encoding)
 
     def _linda(self, window: np.ndarray, motion: np.ndarray, frames_out: int, levels: int) -> np.ndarray:
         field = intensity(window[-3:], self.encoding)
-        made = self._forecast(
+        forecast = self._forecast(
             field, motion, frames_out, feature_method="domain", add_perturbations=False, kmperpixel=self.spacing_km,
             timestep=self.step_minutes,
         )  # fmt: skip
-        return codes_of_intensity(made, self.encoding)
+        return codes_of_intensity(forecast, self.encoding)
 
     def _anvil(self, window: np.ndarray, motion: np.ndarray, frames_out: int, levels: int) -> np.ndarray:
-        # Order 1 wants three frames; two of the differences are what the longer order is fitted to.
+        # Three frames are sufficient for order 1.
         field = intensity(window[-3:], self.encoding)
         radius = min(50, min(window.shape[1:]) // 4)
-        made = self._forecast(field, motion, frames_out, n_cascade_levels=levels, ar_order=1, ar_window_radius=radius)
-        return codes_of_intensity(made, self.encoding)
+        forecast = self._forecast(
+            field, motion, frames_out, n_cascade_levels=levels, ar_order=1, ar_window_radius=radius
+        )
+        return codes_of_intensity(forecast, self.encoding)
 
 
 _CALLS: dict[str, Callable[[PystepsNowcast, np.ndarray, np.ndarray, int, int], np.ndarray]] = {
@@ -156,6 +158,6 @@ _METHODS = {"s-prog": "sprog", "steps": "steps", "linda": "linda", "anvil": "anv
 
 
 def _nowcast_method(name: str) -> Callable[..., np.ndarray]:
-    # pysteps prints the place of its configuration file on import.
+    # pysteps prints the path of its configuration file on import.
     with contextlib.redirect_stdout(io.StringIO()):
         return importlib.import_module("pysteps.nowcasts").get_method(name)

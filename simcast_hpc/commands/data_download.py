@@ -52,7 +52,7 @@ def download(
 
     store = Store(bucket, endpoint, stall_seconds)
     objects = download(
-        store, root, image_type=image_type, years=year, patience=RetryPolicy(tries=tries), started=start_progress
+        store, root, image_type=image_type, years=year, retry=RetryPolicy(tries=tries), on_start=start_progress
     )
     size = sum(one.size for one in objects) / 1e9
     print(f"{root}: {len(objects)} files, {size:.1f} GB, verified; next: simcast data prepare {root} SHARDS")

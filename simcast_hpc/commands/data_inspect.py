@@ -44,9 +44,9 @@ def inspect(
         print(f"{name}: {json.dumps(fact)}")
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
-        for picture in inspection.pictures:
-            path = pictures / f"{picture.event}.png"
-            draw_event(spec, picture.event, picture.codes).savefig(path)
+        for sample in inspection.samples:
+            path = pictures / f"{sample.event}.png"
+            draw_event(spec, sample.event, sample.codes).savefig(path)
             print(path)
     for problem in inspection.problems:
         print(f"{'allowed ' if problem.kind in allowed else ''}{problem}")

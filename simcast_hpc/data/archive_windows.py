@@ -1,7 +1,7 @@
-"""Windows of an archive in SEVIR's layout: ``CATALOG.csv`` and HDF5 files of whole events, time last.
+"""Windows of an archive in SEVIR's layout: ``CATALOG.csv`` and HDF5 files of events, time last.
 
-Events and their order are chosen in ``catalog.py``; windows of ``frames`` begin every ``window_stride`` frames, whole
-ones only, as those of the public SEVIR loader (method.md 4.1).
+``catalog.py`` selects and sorts the events; complete windows of ``frames`` frames start every ``window_stride`` frames,
+as in the public SEVIR loader.
 """
 
 from collections.abc import Sequence
@@ -36,22 +36,22 @@ class ArchiveSource:
         max_percent_missing: float | None = 0.0,
         file_names: Sequence[str] | None = None,
     ):
-        """Read the catalog and look into every file that the split needs.
+        """Read the catalog and check each file that the split needs.
 
         Args:
-            spec: the data set's description.
+            spec: the dataset description.
             root: folder of ``CATALOG.csv``.
-            split: ``train``, ``val``, ``test``, or ``all``.
-            frames: frames in a window, T, counted after ``frame_stride``.
+            split: ``train``, ``val``, ``test`` or ``all``.
+            frames: frames per window, T, counted after ``frame_stride``.
             window_stride: frames between the starts of two windows of an event, counted after ``frame_stride``.
-            frame_stride: every n-th frame of an event is kept.
-            max_percent_missing: events with more missing pixels are left out; None keeps all.
-            file_names: only events of these files (the catalog's ``file_name``); None takes all.
+            frame_stride: keep every n-th frame of an event.
+            max_percent_missing: skip events with a larger percentage of missing pixels; None keeps all.
+            file_names: use only events of these files (``file_name`` in the catalog); None uses all.
 
         Raises:
-            DataError: no catalog, a column of it missing, an empty split, a row without its file, a file that is
-                truncated or not HDF5, a data set missing or of the wrong type, unit or number of frames, a file
-                whose ids or times are not the catalog's.
+            DataError: the catalog or a column is missing; the split is empty; a file is missing, truncated or not
+                HDF5; an HDF5 dataset is missing or has the wrong type, unit or number of frames; or ids or times of
+                a file contradict the catalog.
         """
         self.spec, self.root, self.frames = spec, Path(root), frames
         self.window_stride, self.frame_stride = window_stride, frame_stride
@@ -60,14 +60,16 @@ class ArchiveSource:
         self._last: tuple[Event, np.ndarray] | None = None
         shapes = {name: self._check_file(name, rows) for name, rows in events_by_file(self.events).items()}
         if len(set(shapes.values())) > 1:
-            raise DataError(f"files of {self.root} disagree on [H, W, frames]: {shapes}; one archive holds one grid")
+            raise DataError(
+                f"files of {self.root} have different [H, W, frames]: {shapes}; an archive must have one shape"
+            )
         height, width, available = next(iter(shapes.values()))
         self.grid = (height, width)
         kept = (available + frame_stride - 1) // frame_stride
         if frames > kept:
             raise DataError(
-                f"windows of {frames} frames are asked of events of {kept} frames ({available} in the file, "
-                f"data.frame_stride={frame_stride}) in {self.root}; shorten sequence.frames_in or frames_out"
+                f"windows of {frames} frames do not fit in events of {kept} frames ({available} in the file, "
+                f"data.frame_stride={frame_stride}) in {self.root}; reduce sequence.frames_in or frames_out"
             )
         self.windows_per_event = (kept - frames) // window_stride + 1
 
@@ -76,29 +78,29 @@ class ArchiveSource:
 
     def key(self, index: int) -> WindowKey:
         """Return the event and first frame of window ``index``."""
-        event, place = divmod(range(len(self))[index], self.windows_per_event)
-        return WindowKey(self.events[event].id, place * self.window_stride)
+        event, window = divmod(range(len(self))[index], self.windows_per_event)
+        return WindowKey(self.events[event].id, window * self.window_stride)
 
     def read(self, index: int) -> np.ndarray:
         """Return window ``index`` as uint8 ``[T, H, W]``.
 
         Raises:
-            DataError: the file broke since it was looked into.
+            DataError: the file was damaged after it was checked.
         """
-        number, place = divmod(range(len(self))[index], self.windows_per_event)
-        first = place * self.window_stride * self.frame_stride
+        number, window = divmod(range(len(self))[index], self.windows_per_event)
+        first = window * self.window_stride * self.frame_stride
         stored = self._stored(self.events[number], first, first + (self.frames - 1) * self.frame_stride + 1)
-        # The frames between are read too: HDF5 takes ten times as long over a selection with a stride.
+        # Read the frames in between as well: HDF5 is ten times slower for a selection with a stride.
         return time_major(stored[..., :: self.frame_stride])
 
     @property
     def dates(self) -> tuple[str, ...]:
-        """UTC dates of the events, each once, in order."""
+        """Distinct UTC dates of the events, sorted."""
         return tuple(sorted({event.time.date().isoformat() for event in self.events}))
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the chosen windows and of all codes of 16 of their events (of all where there are fewer)."""
+        """Hash of the selected windows and of the frames of at most 16 of their events."""
         return self._fingerprint
 
     @cached_property
@@ -112,7 +114,7 @@ class ArchiveSource:
         )
 
     def _stored(self, event: Event, first: int = 0, last: int | None = None) -> np.ndarray:
-        """Return frames of an event, ``[H, W, frames]``; an event compressed as one is kept until the next is asked."""
+        """Return frames of an event, ``[H, W, frames]``; the last event stored as one chunk is cached."""
         if self._last is not None and self._last[0] == event:
             return self._last[1][..., first:last]
         try:
@@ -140,7 +142,7 @@ class ArchiveSource:
                 raise DataError(
                     f"{self.root / CATALOG} lists event {rows[0].id} in {file_name}, but there is no file {path}"
                 )
-            raise DataError(f"{path}: {problems[0].says}")
+            raise DataError(f"{path}: {problems[0].message}")
         assert shape is not None
         return shape
 
@@ -156,9 +158,9 @@ def events_by_file(events: Sequence[Event]) -> dict[str, list[Event]]:
 def check_archive_file(
     path: Path, spec: DatasetSpec, rows: Sequence[Event]
 ) -> tuple[tuple[int, int, int] | None, list[DataProblem]]:
-    """Return the [H, W, frames] of an archive's file, None where it has none, and what is wrong with it.
+    """Return ``[H, W, frames]`` of a file of an archive, or None, and its problems.
 
-    A problem of the whole file comes alone, without an event.
+    A problem of the file as a whole is the only one returned, and has no event.
     """
     if not path.is_file():
         return None, [DataProblem("absent-file", path.name, "", f"there is no file {path}")]
@@ -166,61 +168,62 @@ def check_archive_file(
         with h5py.File(path, "r") as file:
             stored = file.get(spec.image_type)
             if not isinstance(stored, h5py.Dataset):
-                says = f"it has no data set {spec.image_type!r}; it holds {sorted(file.keys())}"
-                return None, [DataProblem("dtype", path.name, "", says)]
-            wrong = _wrong_dataset(stored, spec)
-            if wrong is not None:
-                return None, [DataProblem(wrong[0], path.name, "", wrong[1])]
+                message = f"it has no dataset {spec.image_type!r}; it contains {sorted(file.keys())}"
+                return None, [DataProblem("dtype", path.name, "", message)]
+            problem = _dataset_problem(stored, spec)
+            if problem is not None:
+                return None, [DataProblem(problem[0], path.name, "", problem[1])]
             shape = stored.shape
-            return (shape[1], shape[2], shape[3]), _rows_at_odds(file, path.name, spec, rows, shape)
+            return (shape[1], shape[2], shape[3]), _row_problems(file, path.name, spec, rows, shape)
     except OSError as error:
-        says = f"truncated or not an HDF5 file: {error}; fetch it again"
-        return None, [DataProblem("truncated", path.name, "", says)]
+        message = f"truncated or not an HDF5 file: {error}; download it again"
+        return None, [DataProblem("truncated", path.name, "", message)]
 
 
-def _wrong_dataset(stored: h5py.Dataset, spec: DatasetSpec) -> tuple[Any, str] | None:
-    kind, shape, want = spec.image_type, stored.shape, spec.frames_per_event
+def _dataset_problem(stored: h5py.Dataset, spec: DatasetSpec) -> tuple[Any, str] | None:
+    name, shape, frames = spec.image_type, stored.shape, spec.frames_per_event
     if stored.dtype != np.uint8 or len(shape) != 4:
-        return "dtype", f"{kind!r} is {stored.dtype} {shape}; it must be uint8 [events, H, W, frames]"
-    if want is not None and shape[3] != want:
-        return "missing-frame", f"{kind!r} has {shape[3]} frames an event; {spec.name} has {want}"
+        return "dtype", f"{name!r} is {stored.dtype} {shape}; it must be uint8 [events, H, W, frames]"
+    if frames is not None and shape[3] != frames:
+        return "missing-frame", f"{name!r} has {shape[3]} frames per event; {spec.name} has {frames}"
     units = _text(stored.attrs.get("units", stored.file.attrs.get("units")))
-    if units is not None and _plain(units) != _plain(spec.encoding.unit):
-        return "unit", f"{kind!r} says units={units!r}; {spec.name} is coded in {spec.encoding.unit!r}"
+    if units is not None and _normalize(units) != _normalize(spec.encoding.unit):
+        return "unit", f"{name!r} has units={units!r}; {spec.name} is encoded in {spec.encoding.unit!r}"
     return None
 
 
-def _rows_at_odds(
+def _row_problems(
     file: h5py.File, name: str, spec: DatasetSpec, rows: Sequence[Event], shape: tuple[int, ...]
 ) -> list[DataProblem]:
     problems = []
     ids, times = file.get("id"), file.get("time")
-    held = None if not isinstance(ids, h5py.Dataset) else [_text(value) for value in ids[:]]
+    stored_ids = None if not isinstance(ids, h5py.Dataset) else [_text(value) for value in ids[:]]
     stamps = times[:] if isinstance(times, h5py.Dataset) and times.shape == (shape[0], shape[3]) else None
     for row in rows:
         if not 0 <= row.file_index < shape[0]:
-            says = f"{CATALOG} places event {row.id} at index {row.file_index} of {name}, which holds {shape[0]} events"
-            problems.append(DataProblem("catalog", name, row.id, says))
-        elif held is not None and held[row.file_index] != row.id:
-            says = (
-                f"{CATALOG} places event {row.id} at index {row.file_index}, where the file has {held[row.file_index]}"
+            message = (
+                f"{CATALOG} has event {row.id} at index {row.file_index} of {name}, which contains {shape[0]} events"
             )
-            problems.append(DataProblem("catalog", name, row.id, says))
+            problems.append(DataProblem("catalog", name, row.id, message))
+        elif stored_ids is not None and stored_ids[row.file_index] != row.id:
+            found = stored_ids[row.file_index]
+            message = f"{CATALOG} has event {row.id} at index {row.file_index}, where the file has {found}"
+            problems.append(DataProblem("catalog", name, row.id, message))
         elif stamps is not None:
-            problems += _wrong_stamps(stamps[row.file_index], spec, name, row)
+            problems += _time_problems(stamps[row.file_index], spec, name, row)
     return problems
 
 
-def _wrong_stamps(stamps: np.ndarray, spec: DatasetSpec, name: str, row: Event) -> list[DataProblem]:
+def _time_problems(stamps: np.ndarray, spec: DatasetSpec, name: str, row: Event) -> list[DataProblem]:
     steps = np.diff(stamps) / 60
     if (steps <= 0).any():
-        return [DataProblem("unsorted-times", name, row.id, f"the times of event {row.id} do not ascend")]
+        return [DataProblem("unsorted-times", name, row.id, f"the times of event {row.id} are not ascending")]
     wrong = steps[np.abs(steps - spec.step_minutes) > spec.step_minutes / 2]
     if len(wrong):
-        says = f"frames of event {row.id} are {wrong[0]:g} minutes apart; {spec.name} has {spec.step_minutes:g}"
-        return [DataProblem("cadence", name, row.id, says)]
+        message = f"frames of event {row.id} are {wrong[0]:g} minutes apart; {spec.name} has {spec.step_minutes:g}"
+        return [DataProblem("cadence", name, row.id, message)]
     if row.seconds + round(row.first_minute * 60) != stamps[0] and row.offsets:
-        return [DataProblem("catalog", name, row.id, f"{CATALOG} and the file date event {row.id} differently")]
+        return [DataProblem("catalog", name, row.id, f"{CATALOG} and the file have different times for event {row.id}")]
     return []
 
 
@@ -230,6 +233,6 @@ def _text(value: Any) -> str | None:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _plain(unit: str) -> str:
-    """Return a unit without the ways of writing it: kg m-2 is kg/m^2."""
+def _normalize(unit: str) -> str:
+    """Return a unit in a normalized spelling: kg m-2 is kg/m^2."""
     return unit.lower().replace(" ", "").replace("^", "").replace("**", "").replace("m-2", "/m2").replace("h-1", "/h")

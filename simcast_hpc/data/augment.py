@@ -1,7 +1,6 @@
-"""Augmentation of training samples, on the device and off by default: crops and the eight symmetries of the square.
+"""Augmentation of training samples on the device, off by default: random crops and the eight symmetries of the square.
 
-What happens to a sample is drawn from counters, a function of seed and position alone, so that workers, ranks and
-resumed runs see the same.
+The augmentation of a sample is a function of seed and position only, independent of workers, ranks and resuming.
 """
 
 from collections.abc import Sequence
@@ -10,21 +9,21 @@ import torch
 
 from simcast_hpc.config import ConfigError, DataConfig
 
-from .sample_order import draw
+from .sample_order import random_integer
 
 
-def augmented(frames: torch.Tensor, positions: Sequence[int], config: DataConfig, *, seed: int) -> torch.Tensor:
-    """Return each sample of ``[B, ..., H, W]`` cut, flipped and turned as ``config`` and its position say.
+def augment(frames: torch.Tensor, positions: Sequence[int], config: DataConfig, *, seed: int) -> torch.Tensor:
+    """Return each sample of ``[B, ..., H, W]`` cropped, flipped and rotated according to ``config``.
 
-    Whatever belongs to one sample (codes, stored pseudo-frames) is treated alike.
+    All tensors of one sample (real frames, stored pseudo-frames) get the same augmentation.
     """
     if config.crop is not None:
-        frames = crop(frames, positions, size=config.crop, seed=seed)
+        frames = random_crop(frames, positions, size=config.crop, seed=seed)
     return random_symmetry(frames, positions, seed=seed) if config.augment else frames
 
 
 def training_grid(config: DataConfig, grid: tuple[int, int]) -> tuple[int, int]:
-    """Return the grid that training sees of data of ``grid``.
+    """Return the grid (H, W) of training samples of data with ``grid``.
 
     Raises:
         ConfigError: ``data.crop`` is larger than the grid.
@@ -36,31 +35,31 @@ def training_grid(config: DataConfig, grid: tuple[int, int]) -> tuple[int, int]:
     return (config.crop, config.crop)
 
 
-def crop(frames: torch.Tensor, positions: Sequence[int], *, size: int, seed: int) -> torch.Tensor:
-    """Return ``size`` x ``size`` pixels of each sample of ``[B, ..., H, W]``, from the place its position draws."""
+def random_crop(frames: torch.Tensor, positions: Sequence[int], *, size: int, seed: int) -> torch.Tensor:
+    """Return a random ``size`` x ``size`` crop of each sample of ``[B, ..., H, W]``."""
     height, width = frames.shape[-2:]
-    cut = []
+    crops = []
     for sample, position in zip(frames, positions, strict=True):
-        top = draw(position, seed=seed, purpose="crop-top", choices=height - size + 1)
-        left = draw(position, seed=seed, purpose="crop-left", choices=width - size + 1)
-        cut.append(sample[..., top : top + size, left : left + size])
-    return torch.stack(cut)
+        top = random_integer(position, seed=seed, purpose="crop-top", choices=height - size + 1)
+        left = random_integer(position, seed=seed, purpose="crop-left", choices=width - size + 1)
+        crops.append(sample[..., top : top + size, left : left + size])
+    return torch.stack(crops)
 
 
 def random_symmetry(frames: torch.Tensor, positions: Sequence[int], *, seed: int) -> torch.Tensor:
-    """Return each sample of ``[B, ..., H, W]`` flipped or turned by the symmetry that its position draws.
+    """Return each sample of ``[B, ..., H, W]`` transformed by a random symmetry of the square.
 
-    Quarter turns need a square grid; elsewhere only the four symmetries that keep the shape are drawn.
+    On a grid that is not square, only the four symmetries that keep the shape are used.
     """
     square = frames.shape[-1] == frames.shape[-2]
-    turned = []
+    transformed = []
     for sample, position in zip(frames, positions, strict=True):
-        which = draw(position, seed=seed, purpose="symmetry", choices=8 if square else 4)
-        if which & 1:
+        symmetry = random_integer(position, seed=seed, purpose="symmetry", choices=8 if square else 4)
+        if symmetry & 1:
             sample = sample.flip(-1)
-        if which & 2:
+        if symmetry & 2:
             sample = sample.flip(-2)
-        if which & 4:
+        if symmetry & 4:
             sample = sample.transpose(-1, -2)
-        turned.append(sample)
-    return torch.stack(turned)
+        transformed.append(sample)
+    return torch.stack(transformed)

@@ -1,7 +1,7 @@
-"""``CATALOG.csv`` of an archive in SEVIR's layout: its rows, and those that a split uses.
+"""``CATALOG.csv`` of an archive in SEVIR's layout: read its rows, and select the events of a split.
 
-The choice is that of the public SEVIR loader (method.md 4.1; Earthformer's ``SEVIRDataLoader``): rows of one image
-type, inside a split's dates, with at most so much missing, ids that stand once, sorted by id.
+The selection is that of the public SEVIR loader (``SEVIRDataLoader`` of Earthformer): rows of one image type, within
+the dates of the split, with a limited percentage of missing pixels and a unique id, sorted by id.
 """
 
 import csv
@@ -27,7 +27,7 @@ _OFFSETS = "minute_offsets"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One row of the catalog; ``offsets`` is its ``minute_offsets``, empty where the catalog has none."""
+    """One row of the catalog; ``offsets`` is its ``minute_offsets``, empty if the catalog has none."""
 
     id: str
     file_name: str
@@ -48,10 +48,10 @@ class Event:
 
 
 def read_catalog(spec: DatasetSpec, root: Path, *, file_names: Collection[str] | None = None) -> list[Event]:
-    """Return the catalog's rows of the data set's image type, in the catalog's order.
+    """Return the rows of the dataset's image type, in the order of the catalog.
 
     Raises:
-        DataError: no catalog, a column of it missing, or a row that is cut or holds no number or time.
+        DataError: the catalog or a column is missing, or a row is truncated or contains an invalid number or time.
     """
     catalog = root / CATALOG
     try:
@@ -60,16 +60,16 @@ def read_catalog(spec: DatasetSpec, root: Path, *, file_names: Collection[str] |
     except OSError as error:
         raise DataError(_no_catalog(root, error)) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"the catalog {catalog} is no UTF-8 text: {error}; fetch it again") from error
+        raise DataError(f"the catalog {catalog} is not UTF-8 text: {error}; download it again") from error
 
 
 def _no_catalog(root: Path, error: OSError) -> str:
     if root.is_dir() and isinstance(error, FileNotFoundError):
         return (
-            f"{root} holds neither {CATALOG} nor prepared shards (manifest.json). Name the folder that holds one of "
-            "them; `simcast data synth FOLDER` makes an archive to try things with, docs/data.md says how to get others"
+            f"{root} contains neither {CATALOG} nor prepared shards (manifest.json); pass the folder of one of them. "
+            "`simcast data synth FOLDER` writes a synthetic archive; docs/data.md describes how to get others"
         )
-    return f"{root / CATALOG} cannot be read: {error.strerror}. Name a folder that holds an archive or prepared shards"
+    return f"{root / CATALOG} cannot be read: {error.strerror}; pass the folder of an archive or of prepared shards"
 
 
 def _rows(
@@ -86,8 +86,8 @@ def _rows(
         if not row:
             continue
         if len(row) <= needed:
-            cut = [column for column in (*_COLUMNS, _OFFSETS) if column in header and header.index(column) >= len(row)]
-            raise DataError(f"{catalog}, line {number}, event {row[0]}: it ends before {cut[0]}; was it cut?")
+            lost = [column for column in (*_COLUMNS, _OFFSETS) if column in header and header.index(column) >= len(row)]
+            raise DataError(f"{catalog}, line {number}, event {row[0]}: truncated before column {lost[0]}")
         if row[types] != image_type or (file_names is not None and row[names] not in file_names):
             continue
         try:
@@ -109,91 +109,87 @@ def choose_events(
     """Return the events of a split, sorted by id.
 
     Raises:
-        DataError: as :func:`read_catalog`; an event's cadence is not the data set's; or no event is left.
+        DataError: as :func:`read_catalog`; the cadence of an event is not that of the dataset; or no event remains.
     """
     rows = read_catalog(spec, root, file_names=file_names)
     choose = spec.splits.chooser(root)
     chosen = [
         event for event in rows
-        # An unknown share is not "none": the public loader drops it too.
+        # An unknown percentage is excluded, as in the public loader.
         if (max_percent_missing is None or event.percent_missing <= max_percent_missing)
         and split in ("all", choose(event.id, event.time))
     ]  # fmt: skip
-    times_seen = Counter(event.id for event in chosen)  # SEVIR repeats some ids; the public loader drops them all
-    events = sorted((event for event in chosen if times_seen[event.id] == 1), key=lambda event: event.id)
+    counts = Counter(event.id for event in chosen)  # SEVIR repeats some ids; the public loader drops all of them
+    events = sorted((event for event in chosen if counts[event.id] == 1), key=lambda event: event.id)
     if not events:
         raise DataError(
-            f"split {split!r} of {spec.name} is empty in {root / CATALOG}: {len(rows)} rows, none of type "
-            f"{spec.image_type!r} inside the split with at most {max_percent_missing} % missing"
+            f"split {split!r} of {spec.name} is empty in {root / CATALOG}: none of {len(rows)} rows of type "
+            f"{spec.image_type!r} is in the split with at most {max_percent_missing} % missing pixels"
             + (f" in files {list(file_names)}" if file_names is not None else "")
         )
     for event in events:
         problem = cadence_problem(spec, event)
         if problem is not None:
-            raise DataError(f"{root / CATALOG}, event {event.id}: {problem.says}")
+            raise DataError(f"{root / CATALOG}, event {event.id}: {problem.message}")
     return events
 
 
 def repeated_ids(events: Sequence[Event]) -> list[DataProblem]:
-    """Return a problem for every event's id that stands more than once."""
+    """Return a problem for each repeated id of ``events``."""
     return repeated_ids_of([event.id for event in events])
 
 
 def repeated_ids_of(ids: Sequence[str]) -> list[DataProblem]:
-    """Return a problem for every id that stands more than once."""
-    seen = Counter(ids)
+    """Return a problem for each repeated id."""
+    counts = Counter(ids)
     return [
-        DataProblem(
-            "repeated-id", CATALOG, name, f"stands {times} times; every reader leaves it out, as the public loader"
-        )
-        for name, times in seen.items()
+        DataProblem("repeated-id", CATALOG, name, f"occurs {times} times; it is not used, as in the public loader")
+        for name, times in counts.items()
         if times > 1
     ]
 
 
 def cadence_problem(spec: DatasetSpec, event: Event) -> DataProblem | None:
-    """Return what is wrong with the times of an event's frames, as the catalog gives them; None where nothing is."""
+    """Return the problem of the frame times of an event in the catalog, or None."""
     if not event.offsets:
         return None
-    said = _wrong_offsets(event.offsets, spec.step_minutes, spec.frames_per_event)
-    return (
-        None
-        if said is None
-        else DataProblem("unsorted-times" if "ascend" in said else "cadence", CATALOG, event.id, said)
-    )
+    message = _offsets_problem(event.offsets, spec.step_minutes, spec.frames_per_event)
+    if message is None:
+        return None
+    return DataProblem("unsorted-times" if "ascending" in message else "cadence", CATALOG, event.id, message)
 
 
 @lru_cache(maxsize=1024)
-def _wrong_offsets(text: str, step_minutes: float, frames: int | None) -> str | None:
+def _offsets_problem(text: str, step_minutes: float, frames: int | None) -> str | None:
     try:
         offsets = parse_offsets(text)
     except ValueError:
-        return f"minute_offsets {text[:40]!r} are no numbers"
+        return f"minute_offsets {text[:40]!r} are not numbers"
     steps = [later - earlier for earlier, later in pairwise(offsets)]
     if any(step <= 0 for step in steps):
-        return f"minute_offsets {text[:40]!r}... do not ascend"
-    # SEVIR-LR keeps the catalog of SEVIR, whose every second frame it holds.
+        return f"minute_offsets {text[:40]!r}... are not ascending"
+    # SEVIR-LR has the catalog of SEVIR, but only every second frame.
     kept = 1 if frames is None or frames < 2 else max(1, (len(offsets) - 1) // (frames - 1))
     if any(abs(step * kept - step_minutes) > step_minutes / 2 for step in steps):
         worst = max(steps, key=lambda step: abs(step * kept - step_minutes))
-        return f"frames are {worst * kept:g} minutes apart in minute_offsets; the data set has {step_minutes:g}"
+        return f"frames are {worst * kept:g} minutes apart in minute_offsets; the dataset has {step_minutes:g}"
     return None
 
 
 @lru_cache(maxsize=1024)
 def parse_offsets(text: str) -> tuple[float, ...]:
-    """Return ``minute_offsets`` as minutes.
+    """Return ``minute_offsets`` as numbers.
 
     Raises:
-        ValueError: a part of it is no finite number.
+        ValueError: a part is not a finite number.
     """
     offsets = tuple(float(part) for part in text.split(":"))
     if not all(map(math.isfinite, offsets)):
-        raise ValueError(f"{text!r} holds what is no number")
+        raise ValueError(f"{text!r} contains a value that is not a finite number")
     return offsets
 
 
 def _utc(text: str) -> datetime:
-    """Return a time without a zone, as SEVIR writes UTC; one with a zone is turned to UTC first."""
+    """Return a UTC time without a time zone, as SEVIR writes it; a time with a zone is converted to UTC."""
     time = datetime.fromisoformat(text)
     return time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""What can be wrong with data, by kind: refused when met, or skipped where a configuration names the kind."""
+"""Kinds of problems in data, which raise an error or, if the user names the kind, are skipped."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ KINDS: tuple[str, ...] = get_args(ProblemKind)
 
 @dataclass(frozen=True)
 class DataProblem:
-    """One thing that is wrong, with the file and, where it is one event's, the event."""
+    """One problem of a file or, if ``event`` is not empty, of one event of it."""
 
     kind: ProblemKind
     file: str
     event: str
-    says: str
+    message: str
 
     def __str__(self) -> str:
         where = f"{self.file}, event {self.event}" if self.event else self.file
-        return f"[{self.kind}] {where}: {self.says}"
+        return f"[{self.kind}] {where}: {self.message}"
 
 
-def refuse(problems: Sequence[DataProblem], *, skip: Collection[str] = ()) -> list[DataProblem]:
-    """Return the problems that ``skip`` names; refuse if there is any other.
+def require_skipped(problems: Sequence[DataProblem], *, skip: Collection[str] = ()) -> list[DataProblem]:
+    """Return the problems if all are of kinds in ``skip``.
 
     Raises:
-        DataError: with the first few of the others, how many there are, and how they could be skipped.
-        ValueError: ``skip`` holds a word that is no kind of problem.
+        DataError: there are others (the message lists the first ten and the options that skip them), or ``skip``
+            contains an unknown kind.
     """
     unknown = sorted(set(skip) - set(KINDS))
     if unknown:
-        raise DataError(f"{unknown[0]!r} is no kind of problem; the kinds are {', '.join(KINDS)}")
+        raise DataError(f"{unknown[0]!r} is not a kind of problem; choose {', '.join(KINDS)}")
     others = [problem for problem in problems if problem.kind not in skip]
     if others:
         shown = "\n  ".join(str(problem) for problem in others[:10])
@@ -44,6 +44,6 @@ def refuse(problems: Sequence[DataProblem], *, skip: Collection[str] = ()) -> li
         kinds = " ".join(f"--skip {kind}" for kind in sorted({problem.kind for problem in others}))
         raise DataError(
             f"{len(others)} problem{'s' if len(others) > 1 else ''} in the data:\n  {shown}{more}\n"
-            f"mend them, or leave out what they touch: simcast data prepare ... {kinds}"
+            f"fix them, or skip the affected events: simcast data prepare ... {kinds}"
         )
     return list(problems)

@@ -1,6 +1,6 @@
-"""What a data set is: its quantity, code, cadence, grid, thresholds, splits, licence. Read from YAML, checked whole.
+"""Dataset descriptions, read from YAML: quantity, encoding, cadence, grid, thresholds, splits, licence.
 
-The built-in descriptions stand in ``specs/``; a user's own radar is one more such file.
+The built-in descriptions are in ``specs/``; a user-defined radar needs one more such file.
 """
 
 import csv
@@ -24,7 +24,7 @@ SplitChooser = Callable[[str, datetime], str]
 
 
 class PixelGrid(StrictModel):
-    """Pixels and their spacing; the archive's own shape wins where the two differ (a crop, a coarser copy)."""
+    """Number of pixels and their spacing; the shape in the files takes precedence (a crop, a coarser copy)."""
 
     height: PositiveInt
     width: PositiveInt
@@ -32,7 +32,7 @@ class PixelGrid(StrictModel):
 
 
 class Thresholds(StrictModel):
-    """Evaluation thresholds, ascending, in ``code`` or in the encoding's physical unit; an event is ``>=``."""
+    """Evaluation thresholds, ascending, in ``code`` or the physical unit of the encoding; an event is ``>=``."""
 
     values: tuple[float, ...]
     unit: str
@@ -40,12 +40,12 @@ class Thresholds(StrictModel):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if not self.values or list(self.values) != sorted(set(self.values)):
-            raise ValueError(f"thresholds.values must ascend and not be empty, got {list(self.values)}")
+            raise ValueError(f"thresholds.values={list(self.values)} must be ascending and not empty")
         return self
 
 
 class DateSplits(StrictModel):
-    """Splits by issue date: train up to and with ``train_until``, then val up to and with ``val_until``, then test."""
+    """Splits by date: train until ``train_until`` (inclusive), val until ``val_until`` (inclusive), then test."""
 
     kind: Literal["dates"]
     train_until: datetime
@@ -55,11 +55,11 @@ class DateSplits(StrictModel):
     def _in_order(self) -> Self:
         if self.train_until.tzinfo is not None or self.val_until.tzinfo is not None:
             raise ValueError(
-                'splits: a date is UTC text without a time zone, such as "2019-01-01T00:00:00"; '
-                f"got {self.train_until} and {self.val_until}"
+                f"splits: the dates {self.train_until} and {self.val_until} must be UTC without a time zone, such as "
+                '"2019-01-01T00:00:00"'
             )
         if self.val_until < self.train_until:
-            raise ValueError(f"splits.val_until={self.val_until} lies before splits.train_until={self.train_until}")
+            raise ValueError(f"splits.val_until={self.val_until} is before splits.train_until={self.train_until}")
         return self
 
     def chooser(self, root: Path) -> SplitChooser:
@@ -72,16 +72,16 @@ class DateSplits(StrictModel):
 
 
 class TableSplits(StrictModel):
-    """Splits by a CSV table below the data root with one row an event: columns ``id`` and ``split``."""
+    """Splits by a CSV table below the data root, one row per event, columns ``id`` and ``split``."""
 
     kind: Literal["table"]
     file: Path
 
     def chooser(self, root: Path) -> SplitChooser:
-        """Return the function from (event id, time) to its split; events that the table lacks belong to none.
+        """Return the function from (event id, time) to its split, empty for events that are not in the table.
 
         Raises:
-            DataError: no such table, or a column is missing.
+            DataError: the table or a column of it is missing.
         """
         table = root / self.file
         try:
@@ -90,12 +90,12 @@ class TableSplits(StrictModel):
         except OSError as error:
             raise DataError(f"the split table {table} cannot be read: {error.strerror}") from error
         except KeyError as error:
-            raise DataError(f"the split table {table} has no column {error}; it needs id and split") from error
+            raise DataError(f"the split table {table} has no column {error}; it must have id and split") from error
         return lambda event, _time: rows.get(event, "")
 
 
 class SingleSplit(StrictModel):
-    """All events belong to one split: data to test on, never to train on."""
+    """All events belong to one split, for example test data that is never trained on."""
 
     kind: Literal["single"]
     split: Literal["train", "val", "test"]
@@ -106,7 +106,7 @@ class SingleSplit(StrictModel):
 
 
 class DayListSplits(StrictModel):
-    """Splits by lists of days below the data root, one ``YYYYMMDD`` a line, what follows a comma unread (HKO-7)."""
+    """Splits by lists of days below the data root, one ``YYYYMMDD`` per line, text after a comma ignored (HKO-7)."""
 
     kind: Literal["day_lists"]
     train: Path
@@ -114,10 +114,10 @@ class DayListSplits(StrictModel):
     test: Path
 
     def days(self, root: Path) -> dict[str, str]:
-        """Return the split of every listed day.
+        """Return the split of each listed day.
 
         Raises:
-            DataError: a list is absent, a line is no day, or a day stands on two lists.
+            DataError: a list is missing, a line is not a day, or a day is on two lists.
         """
         days: dict[str, str] = {}
         for split in ("train", "val", "test"):
@@ -128,13 +128,13 @@ class DayListSplits(StrictModel):
                 raise DataError(f"the list of {split} days {path} cannot be read: {error.strerror}") from error
             for day in (word.rstrip(",") for word in lines if len(word.rstrip(",")) == 8):
                 if not day.isdigit():
-                    raise DataError(f"{path} holds {day!r}; a day is YYYYMMDD")
+                    raise DataError(f"{path} contains {day!r}; a day must be YYYYMMDD")
                 if days.setdefault(day, split) != split:
-                    raise DataError(f"{path}: day {day} stands on the list of {days[day]} too")
+                    raise DataError(f"{path}: day {day} is also on the list of {days[day]}")
         return days
 
     def chooser(self, root: Path) -> SplitChooser:
-        """Return the function from (event id, time) to its split; days on no list belong to none."""
+        """Return the function from (event id, time) to its split, empty for days that are on no list."""
         days = self.days(root)
         return lambda _event, time: days.get(f"{time:%Y%m%d}", "")
 
@@ -146,17 +146,17 @@ class ZRRelation(StrictModel):
     b: PositiveFloat
 
     def reflectivity(self, rain_rate: float) -> float:
-        """Return the reflectivity in dBZ of a rain rate in mm/h, above 0."""
+        """Return the reflectivity in dBZ of a rain rate above 0 in mm/h."""
         return 10 * math.log10(self.a) + 10 * self.b * math.log10(rain_rate)
 
 
 class DatasetSpec(StrictModel):
-    """The description of a data set.
+    """Description of a dataset.
 
-    ``folder`` stands between the data root and a catalog row's ``file_name`` (``data`` in SEVIR).
-    ``frames_per_event`` empty takes the files' own number. ``step_minutes`` is the files' cadence.
-    ``z_r`` is the Z-R relation of a data set in dBZ: with it thresholds may be given in mm/h.
-    ``layout`` is how raw data stands before it is prepared; the description of an archive may leave it out.
+    ``folder`` is the folder between the data root and the ``file_name`` of a catalog row (``data`` in SEVIR).
+    ``frames_per_event`` null takes the number from the files. ``step_minutes`` is the cadence of the files.
+    ``z_r`` is the Z-R relation of a dataset in dBZ; with it, thresholds may be given in mm/h.
+    ``layout`` is the layout of raw data before preparation; the default is an archive.
     """
 
     name: str
@@ -182,11 +182,11 @@ class DatasetSpec(StrictModel):
         return self
 
     def codes_of(self, thresholds: tuple[float, ...], *, unit: str) -> tuple[float, ...]:
-        """Return thresholds given in ``unit`` on the 0..254 code axis.
+        """Return thresholds given in ``unit`` as positions on the 0..254 code axis.
 
         Raises:
-            DataError: ``unit`` is neither ``code`` nor the encoding's unit, nor mm/h under a Z-R relation, or a value
-                lies outside the code.
+            DataError: ``unit`` is not ``code``, the unit of the encoding, or mm/h with a Z-R relation; or a value is
+                outside the range of the encoding.
         """
         if unit == "code":
             codes = tuple(float(value) for value in thresholds)
@@ -196,45 +196,45 @@ class DatasetSpec(StrictModel):
             codes = tuple(float(self.encoding.code_of(self.z_r.reflectivity(value))) for value in thresholds)
         else:
             raise DataError(
-                f"thresholds {list(thresholds)} are in {unit!r}, but {self.name} is coded in {self.encoding.unit!r}; "
-                f"give them in {self.encoding.unit!r} or as 'code'"
+                f"thresholds {list(thresholds)} are in {unit!r}, but {self.name} is encoded in {self.encoding.unit!r}; "
+                f"use {self.encoding.unit!r} or 'code'"
             )
         for value, code in zip(thresholds, codes, strict=True):
             if not 0 < code < MISSING_CODE:
                 raise DataError(
                     f"threshold {value:g} {unit} of {self.name} is code {code:g}, outside 1..{MISSING_CODE - 1}; "
-                    f"is it in the wrong unit? this data set's own thresholds are in {self.thresholds.unit!r}"
+                    f"check the unit: the thresholds of this dataset are in {self.thresholds.unit!r}"
                 )
         return codes
 
     def threshold_codes(self) -> tuple[float, ...]:
-        """Return the evaluation thresholds on the code axis."""
+        """Return the evaluation thresholds as positions on the code axis."""
         return self.codes_of(self.thresholds.values, unit=self.thresholds.unit)
 
     def threshold_labels(self) -> tuple[str, ...]:
-        """Return the evaluation thresholds as they are named in results, in their own unit."""
+        """Return the names of the evaluation thresholds in results, in their own unit."""
         return tuple(f"{value:g}" for value in self.thresholds.values)
 
 
 def built_in_specs() -> Mapping[str, Path]:
-    """Return the names of the built-in descriptions and their files."""
+    """Return the built-in descriptions: name and file, sorted by name."""
     folder = Path(str(resources.files("simcast_hpc.data") / "specs"))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def read_spec(name_or_path: str) -> DatasetSpec:
-    """Return the built-in description of that name, or the one in that YAML file.
+    """Return the built-in description of this name, or the description in this YAML file.
 
     Raises:
-        ConfigError: no such name or file, or a field of it does not hold.
+        ConfigError: no such name or file, or a field is invalid.
     """
-    known = built_in_specs()
-    if name_or_path in known:
-        return read_config(DatasetSpec, known[name_or_path])
+    built_in = built_in_specs()
+    if name_or_path in built_in:
+        return read_config(DatasetSpec, built_in[name_or_path])
     if Path(name_or_path).suffix in {".yaml", ".yml"}:
         return read_config(DatasetSpec, Path(name_or_path))
-    near = difflib.get_close_matches(name_or_path, known, n=1)
+    near = difflib.get_close_matches(name_or_path, built_in, n=1)
     raise ConfigError(
-        f"the data set {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "
-        f"({', '.join(known)}) nor the path of a YAML file" + (f"; did you mean {near[0]}?" if near else "")
+        f"the dataset {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "
+        f"({', '.join(built_in)}) nor the path of a YAML file" + (f"; did you mean {near[0]}?" if near else "")
     )

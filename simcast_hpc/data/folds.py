@@ -1,7 +1,7 @@
-"""Folds of events: what one model must not have seen so that another can be judged, or taught, on it.
+"""Cross-validation folds of events, so that one model can be trained or evaluated on events that another has not seen.
 
-The fold of an event is a function of its identifier alone. So no event's windows straddle folds, and neither window
-stride, order nor which events are kept move an event from one fold to another.
+The fold of an event is a function of its identifier only. All windows of an event are therefore in one fold, and window
+stride, order and event selection do not change the fold of an event.
 """
 
 import hashlib
@@ -14,27 +14,27 @@ from .window_source import WindowKey, WindowSource
 
 
 def fold_of(event: str, folds: int) -> int:
-    """Return which of ``folds`` folds an event is in, by a hash of its identifier."""
+    """Return the fold of an event, 0 .. ``folds`` - 1, computed from a hash of its identifier."""
     return int.from_bytes(hashlib.blake2b(event.encode(), digest_size=8).digest(), "little") % folds
 
 
 class WithoutFold:
-    """The windows of ``inner`` whose events are not in the fold that is held out."""
+    """The windows of ``inner`` whose events are not in the held-out fold."""
 
     def __init__(self, inner: WindowSource, held_out: HoldOutConfig):
-        """Choose the windows.
+        """Select the windows.
 
         Raises:
-            DataError: no window is left, or none is held out: there are too few events.
+            DataError: no window remains, or none is held out, because there are too few events.
         """
         self.inner, self.frames, self.grid, self.dates = inner, inner.frames, inner.grid, inner.dates
         folds = np.array([fold_of(inner.key(index).event, held_out.folds) for index in range(len(inner))])
         self._kept = np.flatnonzero(folds != held_out.fold)
         if len(self._kept) in (0, len(inner)):
-            what = "nothing but" if len(self._kept) == 0 else "nothing in"
+            share = "all" if len(self._kept) == 0 else "none"
             raise DataError(
-                f"data.hold_out: the training events leave {what} fold {held_out.fold} of {held_out.folds}; take fewer "
-                "folds"
+                f"data.hold_out: {share} of the training events are in fold {held_out.fold} of {held_out.folds}; use "
+                "fewer folds"
             )
         recipe = f"{inner.fingerprint} without fold {held_out.fold} of {held_out.folds}"
         self.fingerprint = hashlib.sha256(recipe.encode()).hexdigest()[:16]

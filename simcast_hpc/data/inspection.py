@@ -1,6 +1,6 @@
-"""Looking at data as a whole: checksums, shapes, times, gaps, missing pixels, splits that leak, statistics, pictures.
+"""Inspection of a dataset: checksums, shapes, times, gaps, missing pixels, overlapping splits, statistics, images.
 
-Prepared shards are read to the last byte; raw data is looked into by the reader that preparation uses.
+Prepared shards are read completely; raw data is read with the readers of the preparation.
 """
 
 import logging
@@ -38,12 +38,12 @@ from .shards.shard_format import (
 from .window_source import event_checksum
 
 logger = logging.getLogger(__name__)
-_MOST_PICTURES = 4
+_MAX_SAMPLES = 4
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Some frames of one event, uint8 ``[T, H, W]``, to be drawn."""
+class SampleEvent:
+    """Frames of one event to plot: ``codes`` uint8 ``[T, H, W]``."""
 
     event: str
     codes: np.ndarray
@@ -51,28 +51,28 @@ class Picture:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found: problems, facts by name, and a few events to look at."""
+    """Result of an inspection: problems, facts by name, and a few events to plot."""
 
     problems: list[DataProblem]
     facts: dict[str, Any]
-    pictures: list[Picture]
+    samples: list[SampleEvent]
 
 
 def inspect(spec: DatasetSpec, root: Path) -> Inspection:
-    """Look at prepared shards or raw data.
+    """Inspect prepared shards or raw data.
 
     Raises:
-        DataError: there is nothing that can be looked at, or shards were prepared by another description.
+        DataError: there is no usable data, or shards were prepared with another description.
     """
-    return _of_shards(spec, root) if is_prepared(root) else _of_raw(spec, root)
+    return _inspect_shards(spec, root) if is_prepared(root) else _inspect_raw(spec, root)
 
 
-def _of_raw(spec: DatasetSpec, root: Path) -> Inspection:
+def _inspect_raw(spec: DatasetSpec, root: Path) -> Inspection:
     source = open_raw(spec, root)
     source.complete(SingleRank())
     problems = [*source.problems, *source.notes]
-    pictures: list[Picture] = []
-    spread = set(np.linspace(0, len(source.events) - 1, _MOST_PICTURES).astype(int).tolist())
+    samples: list[SampleEvent] = []
+    plotted = set(np.linspace(0, len(source.events) - 1, _MAX_SAMPLES).astype(int).tolist())
     progress = Progress(logger, "inspect", len(source.events), unit="events")
     for number, event in enumerate(progress.track(source.events)):
         try:
@@ -80,11 +80,11 @@ def _of_raw(spec: DatasetSpec, root: Path) -> Inspection:
         except DataError as error:
             problems.append(DataProblem("truncated", event.file, event.id, str(error)))
             continue
-        problems += _of_codes(spec, event.file, event.id, codes, event.percent_missing)
-        if number in spread:
-            pictures.append(Picture(event.id, codes))
-    problems += leaks(spec, source.events, source.frames)
-    return Inspection(problems, _facts(source), pictures)
+        problems += _code_problems(spec, event.file, event.id, codes, event.percent_missing)
+        if number in plotted:
+            samples.append(SampleEvent(event.id, codes))
+    problems += split_overlaps(spec, source.events, source.frames)
+    return Inspection(problems, _facts(source), samples)
 
 
 def _facts(source: EventSource) -> dict[str, Any]:
@@ -92,15 +92,15 @@ def _facts(source: EventSource) -> dict[str, Any]:
     return {"events": len(source.events), "frames": source.frames, "grid": list(source.grid), "splits": dict(splits)}
 
 
-def _of_shards(spec: DatasetSpec, root: Path) -> Inspection:
+def _inspect_shards(spec: DatasetSpec, root: Path) -> Inspection:
     manifest = read_manifest(root)
     require_description(spec, root, manifest)
     index = read_index(root, manifest)
-    problems = list(_of_files(root, manifest))
+    problems = list(_file_problems(root, manifest))
     damaged = {problem.file for problem in problems}
     stored = np.flatnonzero(index.shard >= 0)
-    pictures: list[Picture] = []
-    spread = set(stored[np.linspace(0, len(stored) - 1, _MOST_PICTURES).astype(int)].tolist())
+    samples: list[SampleEvent] = []
+    plotted = set(stored[np.linspace(0, len(stored) - 1, _MAX_SAMPLES).astype(int)].tolist())
     files = OpenFiles()
     for row in stored.tolist():
         name = manifest.shards[index.shard[row]].name
@@ -112,22 +112,22 @@ def _of_shards(spec: DatasetSpec, root: Path) -> Inspection:
                 problems.append(DataProblem("truncated", name, event, f"cannot be read: {error}"))
             continue
         if event_checksum(codes) != index.sha256[row].tobytes():
-            problems.append(DataProblem("checksum", name, event, "its codes are not those that were prepared"))
-        problems += _of_codes(spec, name, event, codes, None)
-        if row in spread:
-            pictures.append(Picture(event, codes))
+            problems.append(DataProblem("checksum", name, event, "the frames differ from those that were prepared"))
+        problems += _code_problems(spec, name, event, codes, None)
+        if row in plotted:
+            samples.append(SampleEvent(event, codes))
     events = list(_events(index, manifest))
     problems += repeated_ids_of([event.id for event in events])
-    problems += leaks(spec, [events[row] for row in stored.tolist()], manifest.frames_per_event)
+    problems += split_overlaps(spec, [events[row] for row in stored.tolist()], manifest.frames_per_event)
     facts = {
         "manifest": manifest.hash, "dataset": manifest.dataset, "codec": manifest.codec, "events": len(stored),
         "frames": manifest.frames_per_event, "grid": list(manifest.grid), "statistics": manifest.statistics,
-        "left out": list(manifest.left_out), "notes": list(manifest.notes),
+        "skipped": list(manifest.left_out), "notes": list(manifest.notes),
     }  # fmt: skip
-    return Inspection(problems, facts, pictures)
+    return Inspection(problems, facts, samples)
 
 
-def _of_files(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
+def _file_problems(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
     progress = Progress(logger, "checksums", len(manifest.shards), unit="shards")
     for number, shard in enumerate(progress.track(manifest.shards)):
         try:
@@ -137,7 +137,7 @@ def _of_files(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
             yield DataProblem(kind, shard.name, "", str(error))
             continue
         if file_hash(root / shard.name) != shard.sha256:
-            yield DataProblem("checksum", shard.name, "", "its SHA-256 is not that of the manifest")
+            yield DataProblem("checksum", shard.name, "", "the SHA-256 differs from that in the manifest")
 
 
 def _codes(files: OpenFiles, path: Path, row: int) -> np.ndarray:
@@ -159,24 +159,24 @@ def _events(index: Index, manifest: Manifest) -> Iterator[RawEvent]:
         )
 
 
-def _of_codes(
+def _code_problems(
     spec: DatasetSpec, file: str, event: str, codes: np.ndarray, percent_missing: float | None
 ) -> Iterator[DataProblem]:
-    """Yield what is wrong with an event's codes: frames without a valid pixel, a missing share that is not told."""
+    """Yield the problems of an event's frames: no valid pixel, or a percentage of missing pixels unlike the catalog."""
     missing = (codes == MISSING_CODE).mean(axis=(1, 2))
-    gone = np.flatnonzero(missing == 1)
-    if len(gone) and spec.layout.kind == "archive":
-        yield DataProblem("missing-frame", file, event, f"frames {gone.tolist()} hold no valid pixel")
+    empty = np.flatnonzero(missing == 1)
+    if len(empty) and spec.layout.kind == "archive":
+        yield DataProblem("missing-frame", file, event, f"frames {empty.tolist()} contain no valid pixel")
     counted = 100 * float(missing.mean())
     if percent_missing is not None and abs(counted - percent_missing) > 0.5:
-        says = f"{counted:.2f} % of its pixels are missing, the catalog says {percent_missing:g} %"
-        yield DataProblem("missing-share", file, event, says)
+        message = f"{counted:.2f} % of the pixels are missing, {percent_missing:g} % according to the catalog"
+        yield DataProblem("missing-share", file, event, message)
 
 
-def leaks(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[DataProblem]:
-    """Return a problem for every date with events of two splits, and for frames of two splits at one time.
+def split_overlaps(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[DataProblem]:
+    """Return a problem for each date with events of two splits, and for each pair of splits with simultaneous frames.
 
-    Two splits at one time are told once a pair of splits, with how many events of the later one it concerns.
+    The latter gives the number of affected events of the later split.
     """
     problems: list[DataProblem] = []
     dates: dict[str, set[str]] = {}
@@ -186,16 +186,16 @@ def leaks(spec: DatasetSpec, events: Sequence[RawEvent], frames: int) -> list[Da
             dates.setdefault(day, set()).add(event.split)
     for day, splits in sorted(dates.items()):
         if len(splits) > 1:
-            named = " and ".join(split for split in SPLITS if split in splits)
-            problems.append(DataProblem("date-in-two-splits", day, "", f"has events of {named}"))
+            names = " and ".join(split for split in SPLITS if split in splits)
+            problems.append(DataProblem("date-in-two-splits", day, "", f"has events of {names}"))
     length = round((frames - 1) * spec.step_minutes * 60)
-    spans = {split: np.sort([e.begin for e in events if e.split == split]) for split in SPLITS[1:]}
-    for place, one in enumerate(SPLITS[1:]):
-        for other in SPLITS[2 + place :]:
-            begins, others = spans[one], spans[other]
+    starts = {split: np.sort([e.begin for e in events if e.split == split]) for split in SPLITS[1:]}
+    for number, split in enumerate(SPLITS[1:]):
+        for other in SPLITS[2 + number :]:
+            begins, others = starts[split], starts[other]
             near = np.searchsorted(begins, others + length, "right") - np.searchsorted(begins, others - length, "left")
             count = int((near > 0).sum()) if len(begins) else 0
             if count:
-                says = f"{count} of {len(others)} events of {other} have frames at the time of events of {one}"
-                problems.append(DataProblem("overlapping-splits", f"{one}, {other}", "", says))
+                message = f"{count} of {len(others)} events of {other} overlap in time with events of {split}"
+                problems.append(DataProblem("overlapping-splits", f"{split}, {other}", "", message))
     return problems

@@ -1,4 +1,4 @@
-"""How raw data stands on disk before it is prepared, as the field ``layout`` of a description says it."""
+"""Layouts of raw data on disk: the field ``layout`` of a dataset description."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,17 +9,17 @@ from simcast_hpc.config import StrictModel
 
 
 class ArchiveLayout(StrictModel):
-    """SEVIR's: ``CATALOG.csv`` and HDF5 files of whole events, read in place or prepared (``archive.py``)."""
+    """SEVIR's layout: ``CATALOG.csv`` and HDF5 files of events, read in place or prepared (``archive_windows.py``)."""
 
     kind: Literal["archive"] = "archive"
 
 
 class HKO7Layout(StrictModel):
-    """HKO-7's: ``radarPNG/YYYY/MM/DD/RADyymmddHHMM00.png``, grey, every 6 minutes; an event is a day.
+    """HKO-7's layout: ``radarPNG/YYYY/MM/DD/RADyymmddHHMM00.png``, grey, every 6 minutes; an event is a day.
 
-    ``masks`` holds a zlib-compressed boolean file a frame, true where valid; ``domain_file`` is the repository's
-    ``mask_dat.npz``, whose ``exclude_mask`` is 1 outside the radar's circle. Pixels that a mask excludes become
-    missing, or 0 as in CasCast, or the mask is not looked at.
+    ``masks`` contains one zlib-compressed boolean file per frame, true where valid; ``domain_file`` is ``mask_dat.npz``
+    of the HKO-7 repository, whose ``exclude_mask`` is 1 outside the radar's circle. ``domain`` and ``noise`` decide
+    what masked pixels become: missing, 0 (as in CasCast), or unchanged (``ignore``).
     """
 
     kind: Literal["hko7"]
@@ -31,7 +31,7 @@ class HKO7Layout(StrictModel):
 
 
 class Crop(StrictModel):
-    """A part of the grid; row 0 is the first row of the file."""
+    """A rectangle of the grid; row 0 is the first row of the file."""
 
     top: int = Field(default=0, ge=0)
     left: int = Field(default=0, ge=0)
@@ -40,11 +40,11 @@ class Crop(StrictModel):
 
 
 class RainSelection(StrictModel):
-    """CasCast's choice of rainy events in an unbroken run of frames (method.md 4.3).
+    """CasCast's selection of rainy events in a gap-free run of frames.
 
-    Frame i, from ``first_frame`` on, is a hit where its mean exceeds ``mean``; the event is the ``before`` frames
-    before it and ``after`` from it on, if their mean is at least ``mean``; the search goes on ``after + 1`` frames
-    later. Means are over the values of the file, in its own unit, no echo counting as it is written there.
+    Frame i, starting at ``first_frame``, is a hit if its mean exceeds ``mean``. The event is the ``before`` frames
+    before it and ``after`` frames from it on, if their mean is at least ``mean``; the search then continues
+    ``after + 1`` frames later. Means are over the stored values in the unit of the file, no echo included.
     """
 
     mean: PositiveFloat
@@ -54,11 +54,11 @@ class RainSelection(StrictModel):
 
 
 class MeteoNetLayout(StrictModel):
-    """MeteoNet's npz files, loose or inside its tar files: ``data`` int16 ``[T, H, W]``, ``dates``, ``miss_dates``.
+    """MeteoNet's npz files, loose or in tar files: ``data`` int16 ``[T, H, W]``, ``dates``, ``miss_dates``.
 
     ``reflectivity_old`` is in dBZ with 255 missing, ``reflectivity_new`` in tenths of dBZ with -100 no echo and -200
-    missing, ``rainfall`` in hundredths of mm per 5 minutes with -1 missing. An event has ``event_frames`` frames of
-    one unbroken run; a frame with a missing pixel in the crop breaks a run if ``whole_frames``.
+    missing, ``rainfall`` in hundredths of mm per 5 minutes with -1 missing. An event has ``event_frames`` consecutive
+    frames; with ``whole_frames``, a frame with a missing pixel in the crop ends a run.
     """
 
     kind: Literal["meteonet"]

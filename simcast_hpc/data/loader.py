@@ -1,4 +1,4 @@
-"""Micro batches of one rank, in the order that ``order.py`` fixes, read by worker processes ahead of their use."""
+"""Micro-batches of one rank in the order of ``sample_order.py``, prefetched by worker processes and to the device."""
 
 import atexit
 import signal
@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from .sample_order import rank_positions, sample_index
 from .window_source import ArraySource
 
-_AHEAD = 4  # micro batches that each worker reads before they are asked for
+_PREFETCH_FACTOR = 4  # micro-batches that each worker reads ahead
 
 
 class Extension(Protocol):
-    """Stored pseudo-frames that continue each window of a source."""
+    """Stored pseudo-frames that extend each window of a source."""
 
     def read(self, index: int) -> np.ndarray:
         """Return the frames after window ``index``: fp16 in [0, 1] with NaN, or uint8 with 255, ``[T', H, W]``."""
@@ -63,8 +63,8 @@ def _collate(samples: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> M
     )
 
 
-def _leave_signals_to_the_rank(_worker: int) -> None:
-    """Outlive what a batch system sends to all processes of a job: the rank still needs samples up to its save."""
+def _ignore_job_signals(_worker: int) -> None:
+    """Ignore the signals that a batch system sends to all processes: the rank needs samples until its checkpoint."""
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
@@ -81,29 +81,29 @@ def micro_batches(
     workers: int = 0,
     extension: Extension | None = None,
 ) -> Iterator[MicroBatch]:
-    """Yield the micro batches of ``rank`` from optimizer step ``first_step`` on, endlessly."""
+    """Yield the micro-batches of ``rank`` endlessly, starting at optimizer step ``first_step``."""
     positions = rank_positions(
         first_step=first_step, global_size=global_size, micro_size=micro_size, rank=rank, world_size=world_size
     )
-    others = set(active_children())
+    other_children = set(active_children())
     batches = iter(
         DataLoader(
             _Windows(source, extension, seed),
-            batch_sampler=positions,  # pyright: ignore[reportArgumentType]  an iterator of index lists is all it needs
+            batch_sampler=positions,  # pyright: ignore[reportArgumentType]  an iterator of index lists suffices
             num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_rank,
+            worker_init_fn=_ignore_job_signals,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
-            prefetch_factor=_AHEAD if workers else None,
+            prefetch_factor=_PREFETCH_FACTOR if workers else None,
         )
     )
-    atexit.register(_end, [process for process in active_children() if process not in others])
+    atexit.register(_kill_workers, [process for process in active_children() if process not in other_children])
     return batches
 
 
-def _end(workers: list[BaseProcess]) -> None:
-    """Kill workers that are left when the program ends: Python asks by SIGTERM, which they ignore, and would wait."""
-    # torch raises in its handler of SIGCHLD when a worker dies, and the workers after the first would be left.
+def _kill_workers(workers: list[BaseProcess]) -> None:
+    """Kill the remaining workers at exit: Python would send SIGTERM, which they ignore, and wait forever."""
+    # The SIGCHLD handler of torch raises when a worker dies, which would end this loop after the first.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for process in workers:
         if process.is_alive():
@@ -120,16 +120,16 @@ def prefetch_to_device(batches: Iterator[MicroBatch], device: torch.device) -> I
         return
     stream = torch.cuda.Stream(device)
 
-    def start(batch: MicroBatch) -> MicroBatch:
+    def start_copy(batch: MicroBatch) -> MicroBatch:
         with torch.cuda.stream(stream):
             return batch.to(device)
 
-    coming = start(next(batches))
+    next_batch = start_copy(next(batches))
     while True:
         torch.cuda.current_stream(device).wait_stream(stream)
-        batch = coming
+        batch = next_batch
         for tensor in (batch.windows, batch.extension):
-            if tensor is not None:  # its memory is not to be given away before this stream has used it
+            if tensor is not None:  # keeps the allocator from reusing the memory before this stream has used it
                 tensor.record_stream(torch.cuda.current_stream(device))
-        coming = start(next(batches))
+        next_batch = start_copy(next(batches))
         yield batch

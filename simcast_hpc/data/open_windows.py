@@ -1,4 +1,4 @@
-"""From a configuration to the windows it means."""
+"""Open the windows that a ``data`` configuration section describes."""
 
 import hashlib
 import os
@@ -16,48 +16,48 @@ from .window_source import WindowSource
 
 
 def target_spec(config: DataConfig) -> DatasetSpec:
-    """Return the description whose code and thresholds the windows of ``config`` carry."""
+    """Return the description whose encoding and thresholds apply to the windows of ``config``."""
     return read_spec(config.recode_as or config.dataset)
 
 
 def description_hash(config: DataConfig) -> str:
-    """Return a hash of what the codes of ``config`` mean: encoding, thresholds, splits and cadence, not the names."""
-    words = {"name", "title", "quantity", "license", "citation", "source", "grid"}
-    described = [
-        read_spec(config.dataset).model_dump_json(exclude=words),
-        target_spec(config).model_dump_json(exclude=words),
+    """Return a hash of encoding, thresholds, splits and cadence of ``config``, without descriptive fields."""
+    descriptive = {"name", "title", "quantity", "license", "citation", "source", "grid"}
+    descriptions = [
+        read_spec(config.dataset).model_dump_json(exclude=descriptive),
+        target_spec(config).model_dump_json(exclude=descriptive),
     ]
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+    return hashlib.sha256("\n".join(descriptions).encode()).hexdigest()[:16]
 
 
 def step_minutes(config: DataConfig) -> float:
-    """Return the minutes between two frames that are kept."""
+    """Return the minutes between two frames, after ``frame_stride``."""
     return read_spec(config.dataset).step_minutes * config.frame_stride
 
 
 def frame_grid(config: DataConfig) -> tuple[int, int]:
-    """Return the pixels (H, W) of a frame as the data set's description has them, after averaging."""
+    """Return the pixels (H, W) of a frame by the dataset description, after ``block_mean``."""
     grid = read_spec(config.dataset).grid
     return grid.height // config.block_mean, grid.width // config.block_mean
 
 
 def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSource:
-    """Return the windows of ``frames`` frames of one split, from prepared shards or from an archive in place.
+    """Return the windows of ``frames`` frames of one split, from prepared shards or from an archive.
 
     Raises:
-        ConfigError: ``data.root`` is not given.
-        DataError: the data cannot be used (see :class:`ArchiveSource`, :class:`~.shards.reader.ShardSource`).
+        ConfigError: ``data.root`` is not set, or does not contain data that can be read directly.
+        DataError: the data is invalid (see :class:`ArchiveSource`, :class:`~.shards.shard_reader.ShardSource`).
     """
     if config.root is None:
         raise ConfigError(
-            "data.root is not set: the folder of CATALOG.csv or of prepared shards; for example --set data.root=DIR"
+            "data.root is not set; set it to the folder of CATALOG.csv or of prepared shards (--set data.root=DIR)"
         )
     spec = read_spec(config.dataset)
     reader = ShardSource if is_prepared(config.root) else ArchiveSource
     if reader is ArchiveSource and spec.layout.kind != "archive":
         raise ConfigError(
-            f"data.root={config.root} holds no prepared shards, and {spec.name} cannot be read as it is published: "
-            f"simcast data prepare {config.root} SHARDS --dataset {config.dataset}, then --set data.root=SHARDS"
+            f"data.root={config.root} contains no prepared shards, and {spec.name} must be prepared before use: run "
+            f"`simcast data prepare {config.root} SHARDS --dataset {config.dataset}` and set data.root=SHARDS"
         )
     source = reader(
         spec,
@@ -71,11 +71,13 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
     )
     if config.stage_to is not None:
         if not isinstance(source, ShardSource):
-            raise ConfigError(f"data.stage_to copies prepared shards, and data.root={config.root} holds none")
+            raise ConfigError(
+                f"data.stage_to={config.stage_to} needs prepared shards; data.root={config.root} contains none"
+            )
         source.stage(Path(os.path.expandvars(config.stage_to)))
-    chosen: WindowSource = source
+    windows: WindowSource = source
     if split == "train" and config.hold_out is not None:
-        chosen = WithoutFold(source, config.hold_out)
+        windows = WithoutFold(source, config.hold_out)
     if config.block_mean == 1 and config.recode_as is None:
-        return chosen
-    return ResampledSource(chosen, spec=spec, target=target_spec(config), factor=config.block_mean)
+        return windows
+    return ResampledSource(windows, spec=spec, target=target_spec(config), factor=config.block_mean)

@@ -1,4 +1,4 @@
-"""Coarser or recoded windows of another source: averaged in physical, linear units, never in dB-like codes."""
+"""Windows of another source averaged to a coarser grid or re-encoded, computed in linear physical units."""
 
 import hashlib
 
@@ -12,16 +12,16 @@ from .window_source import WindowKey, WindowSource
 
 
 class ResampledSource:
-    """Windows of ``inner`` decoded, averaged over ``factor`` x ``factor`` valid pixels, and coded as ``target`` codes.
+    """Windows of ``inner``, averaged over the valid pixels of ``factor`` x ``factor`` blocks and encoded as ``target``.
 
-    Reflectivity becomes rain rate by Marshall-Palmer's Z = 200 R^1.6 where the target is a rain rate.
+    Reflectivity is converted to rain rate by Z = 200 R^1.6 (Marshall and Palmer) if the target is a rain rate.
     """
 
     def __init__(self, inner: WindowSource, *, spec: DatasetSpec, target: DatasetSpec, factor: int):
-        """Check that the quantities can be turned into one another.
+        """Check grid and units.
 
         Raises:
-            DataError: the grid does not divide by ``factor``, or there is no rule between the two units.
+            DataError: ``factor`` does not divide the grid, or there is no conversion between the two units.
         """
         height, width = inner.grid
         if height % factor or width % factor:
@@ -30,17 +30,18 @@ class ResampledSource:
         if spec.encoding.unit != target.encoding.unit and not self._to_rain:
             raise DataError(
                 f"{spec.name} is in {spec.encoding.unit} and data.recode_as={target.name} in {target.encoding.unit}; "
-                "only dBZ to mm/h has a rule"
+                "the only conversion is from dBZ to mm/h"
             )
         if factor > 1 and spec.encoding.unit == "dBZ" and not self._to_rain:
             raise DataError(
-                f"{spec.name} is in dBZ, which must not be averaged: set data.recode_as to a rain-rate data set"
+                f"data.block_mean={factor} needs linear units and {spec.name} is in dBZ; set data.recode_as to a "
+                "dataset in mm/h"
             )
         self.inner, self.factor = inner, factor
-        self._from, self._into = spec.encoding, target.encoding
+        self._source_encoding, self._target_encoding = spec.encoding, target.encoding
         self.dates = inner.dates
         self.frames, self.grid = inner.frames, (height // factor, width // factor)
-        recipe = f"{inner.fingerprint} {factor} {self._from!r} {self._into!r}"
+        recipe = f"{inner.fingerprint} {factor} {self._source_encoding!r} {self._target_encoding!r}"
         self.fingerprint = hashlib.sha256(recipe.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
@@ -51,8 +52,8 @@ class ResampledSource:
         return self.inner.key(index)
 
     def read(self, index: int) -> np.ndarray:
-        """Return window ``index``, uint8 ``[T, H, W]`` in the target's code."""
-        values = self._from.decode(self.inner.read(index))
+        """Return window ``index``, uint8 ``[T, H, W]`` in the target's encoding."""
+        values = self._source_encoding.decode(self.inner.read(index))
         if self._to_rain:
             values = rain_rate_from_reflectivity(values)
-        return self._into.encode(block_mean(values, self.factor))
+        return self._target_encoding.encode(block_mean(values, self.factor))

@@ -1,7 +1,7 @@
-"""Which sample stands where, and what chance decides for it: pure functions of the seed, never of the machine.
+"""Sample order and random numbers per sample, as pure functions of the seed.
 
-Position p counts samples since the start of the run. TorchRanks size, micro batch and workers never change which
-samples form optimizer step n: they are the positions ``n * global_size`` up to ``(n + 1) * global_size``.
+Position p counts samples since the start of the run. Optimizer step n uses the positions ``n * global_size`` to
+``(n + 1) * global_size``, independent of world size, micro-batch size and workers.
 """
 
 import zlib
@@ -12,9 +12,9 @@ import numpy as np
 
 
 def sample_index(position: int, *, seed: int, size: int) -> int:
-    """Return which of ``size`` windows stands at ``position``: every epoch is a permutation of all of them."""
-    epoch, place = divmod(position, size)
-    return int(_permutation(seed, epoch, size)[place])
+    """Return the window index, below ``size``, of the sample at ``position``; each epoch is a permutation."""
+    epoch, offset = divmod(position, size)
+    return int(_permutation(seed, epoch, size)[offset])
 
 
 @lru_cache(maxsize=4)
@@ -22,11 +22,11 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(size)
 
 
-def draw(position: int, *, seed: int, purpose: str, choices: int) -> int:
-    """Return a number in 0 .. ``choices`` - 1, uniform, a function of (seed, position, purpose) alone.
+def random_integer(position: int, *, seed: int, purpose: str, choices: int) -> int:
+    """Return a uniform random integer in 0 .. ``choices`` - 1, a function of (seed, position, purpose) only.
 
-    Every sample draws from its own counter, so a resumed run, another world size or another order of reading
-    meets the same chance. ``purpose`` keeps the draws of one sample independent of each other.
+    A resumed run, another world size or another read order therefore gets the same numbers. ``purpose`` makes the
+    numbers of one sample independent of each other.
     """
     return int(np.random.default_rng([seed, position, zlib.crc32(purpose.encode())]).integers(choices))
 
@@ -34,10 +34,10 @@ def draw(position: int, *, seed: int, purpose: str, choices: int) -> int:
 def rank_positions(
     *, first_step: int, global_size: int, micro_size: int, rank: int, world_size: int
 ) -> Iterator[list[int]]:
-    """Yield the positions of each micro batch of one rank, endlessly, from optimizer step ``first_step`` on."""
+    """Yield the positions of each micro-batch of one rank, endlessly, starting at optimizer step ``first_step``."""
     step = first_step
     while True:
         for start in range(step * global_size, (step + 1) * global_size, micro_size * world_size):
-            mine = start + rank * micro_size
-            yield list(range(mine, mine + micro_size))
+            first = start + rank * micro_size
+            yield list(range(first, first + micro_size))
         step += 1

@@ -1,7 +1,7 @@
-"""An archive of synthetic storms in SEVIR's layout: ``CATALOG.csv`` and HDF5 files of whole events, time last.
+"""Archive of synthetic storms in SEVIR's layout: ``CATALOG.csv`` and HDF5 files of events, time last.
 
-Whatever reads SEVIR reads it. Its dates fall on the two sides of SEVIR's split dates (method.md 4.1), the events of
-each split come from generator indices that the others never use, and equal recipes give equal bytes.
+Readers of SEVIR can read it. The dates of each split are within SEVIR's dates for that split, the splits use disjoint
+generator indices, and equal recipes give equal bytes.
 """
 
 import csv
@@ -26,9 +26,9 @@ __all__ = ["FIRST_INDEX", "RECIPE", "storm_event", "write_archive"]
 RECIPE = "recipe.json"
 CATALOG = "CATALOG.csv"
 FIRST_INDEX = {"train": 0, "val": 1_000_000, "test": 2_000_000}
-"""Where the generator's indices of each split begin."""
+"""First generator index of each split."""
 
-_MOST_EVENTS = 1_000_000
+_MAX_EVENTS = 1_000_000
 _COLUMNS: list[str] = [
     "id",
     "file_name",
@@ -57,8 +57,8 @@ _PERIODS = {
     "val": (("RANDOM", "2019", "0105", "0430"),),
     "test": (("STORM", "2019", "0701", "1130"),),
 }
-# The storms stand nowhere: every event gets the same box of 384 km about the origin of SEVIR's projection.
-_PLACE = {
+# The storms have no location: all events get the same box of 384 km around the origin of SEVIR's projection.
+_LOCATION = {
     "llcrnrlat": "36.2536",
     "llcrnrlon": "-100.1412",
     "urcrnrlat": "39.7057",
@@ -71,7 +71,7 @@ _PLACE = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """All that the bytes of an archive depend on."""
+    """Everything that the bytes of an archive depend on."""
 
     generator: int
     seed: int
@@ -86,7 +86,7 @@ class _Recipe:
 
 @dataclass(frozen=True)
 class _File:
-    """One HDF5 file of the archive and the events that belong in it."""
+    """One HDF5 file of the archive and its events."""
 
     name: str
     first_index: int
@@ -103,29 +103,30 @@ def write_archive(
     step_minutes: int = 5,
     progress: Callable[[int, int], None] | None = None,
 ) -> bool:
-    """Write an archive of synthetic storms, or keep the one that stands there if it has the same recipe.
+    """Write an archive of synthetic storms, or keep an existing one with the same recipe.
 
-    It is written atomically: ``root`` is never part of an archive. A killed run may leave a hidden ``.partial``
-    directory next to it, which nothing reads.
+    The archive is written atomically. An interrupted run may leave a hidden ``.partial`` directory next to ``root``,
+    which nothing reads.
 
     Args:
-        root: folder of ``CATALOG.csv``; its parents are made.
+        root: folder of ``CATALOG.csv``; its parents are created.
         seed: seed of all events.
-        events: number of events of the splits ``train``, ``val``, ``test``; those left out get none.
+        events: number of events per split ``train``, ``val``, ``test``; 0 if not given.
         size: pixels along each side of the 384 km box.
-        frames_per_event: frames of an event; SEVIR has 49.
-        step_minutes: spacing that ``minute_offsets`` states; the storms move the same per frame.
-        progress: called with (events done, all events) after each event.
+        frames_per_event: frames per event; SEVIR has 49.
+        step_minutes: cadence in ``minute_offsets``; the motion per frame does not depend on it.
+        progress: called with (events done, events in total) after each event.
 
     Returns:
-        Whether the archive was made now; False if an equal one stood there.
+        True if the archive was written, False if an equal one existed.
 
     Raises:
-        ValueError: an unknown split, a number of events out of range, or none at all.
-        DataError: ``root`` holds something else, an archive of another recipe, or one with files missing or cut.
+        ValueError: an unknown split, a number of events out of range, or no event.
+        DataError: ``root`` contains something else, an archive of another recipe, or an incomplete one.
     """
+    # 1. Recipe
     root = Path(root)
-    recipe = _check(
+    recipe = _validate(
         _Recipe(
             generator=GENERATOR,
             seed=seed,
@@ -136,62 +137,65 @@ def write_archive(
         ),
         events,
     )
-    if _stands(root, recipe):
+    if _is_complete(root, recipe):
         return False
+    # 2. Archive
     root.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic_directory(root) as temporary:
             _write(temporary, recipe, progress)
     except OSError:
-        if _stands(root, recipe):  # another process was faster with the same recipe
+        if _is_complete(root, recipe):  # another process was faster with the same recipe
             return False
         raise
     return True
 
 
-def _check(recipe: _Recipe, events: Mapping[str, int]) -> _Recipe:
+def _validate(recipe: _Recipe, events: Mapping[str, int]) -> _Recipe:
     unknown = sorted(set(events) - set(FIRST_INDEX))
     if unknown:
-        raise ValueError(f"events names the split {unknown[0]!r}; the splits are {', '.join(FIRST_INDEX)}")
+        raise ValueError(f"events has an unknown split {unknown[0]!r}; choose {', '.join(FIRST_INDEX)}")
     for split, count in recipe.events.items():
-        if not 0 <= count <= _MOST_EVENTS:
-            raise ValueError(f"events[{split!r}]={count}; it must lie between 0 and {_MOST_EVENTS}")
+        if not 0 <= count <= _MAX_EVENTS:
+            raise ValueError(f"events[{split!r}]={count}; it must be between 0 and {_MAX_EVENTS}")
     if not any(recipe.events.values()):
-        raise ValueError("events asks for no event at all; give at least one, for example {'train': 150, 'test': 48}")
+        raise ValueError("events contains no event; give at least one, for example {'train': 150, 'test': 48}")
     if recipe.size < 16 or recipe.frames_per_event < 1 or recipe.step_minutes < 1 or recipe.seed < 0:
         raise ValueError(
-            f"an archive needs size >= 16, frames_per_event >= 1, step_minutes >= 1 and seed >= 0, got {recipe.size}, "
+            f"size >= 16, frames_per_event >= 1, step_minutes >= 1 and seed >= 0 are required, got {recipe.size}, "
             f"{recipe.frames_per_event}, {recipe.step_minutes} and {recipe.seed}"
         )
     return recipe
 
 
-def _stands(root: Path, recipe: _Recipe) -> bool:
-    """Whether ``root`` holds a whole archive of ``recipe``; False if it is absent or empty."""
+def _is_complete(root: Path, recipe: _Recipe) -> bool:
+    """Return whether ``root`` contains a complete archive of ``recipe``; False if it is absent or empty."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        found = json.loads((root / RECIPE).read_text(encoding="utf-8"))
-        files, settings = found["files"], found["recipe"]
-        equal = found["sha256"] == recipe.digest()
+        record = json.loads((root / RECIPE).read_text(encoding="utf-8"))
+        files, settings = record["files"], record["recipe"]
+        is_equal = record["sha256"] == recipe.digest()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{root} is not empty and holds no usable {RECIPE} of a synthetic archive ({error}); "
-            "give another folder, or remove it"
+            f"{root} is not empty and contains no valid {RECIPE} of a synthetic archive ({error}); "
+            "choose another folder, or remove it"
         ) from error
-    if not equal:
-        wanted = asdict(recipe)
-        unlike = [
-            f"{key} is {settings.get(key)}, wanted {wanted[key]}" for key in wanted if settings.get(key) != wanted[key]
+    if not is_equal:
+        requested = asdict(recipe)
+        differences = [
+            f"{key} is {settings.get(key)}, requested {value}"
+            for key, value in requested.items()
+            if settings.get(key) != value
         ]
         raise DataError(
-            f"{root} holds a synthetic archive of another recipe ({'; '.join(unlike) or 'hash differs'}); "
-            "give another folder, or remove it"
+            f"{root} contains a synthetic archive of another recipe ({'; '.join(differences) or 'hash differs'}); "
+            "choose another folder, or remove it"
         )
     for name, size in files.items():
         path = root / name
         if not path.is_file() or path.stat().st_size != size:
-            raise DataError(f"{path} is missing or not of its {size} bytes; remove {root} and have it written again")
+            raise DataError(f"{path} is missing or does not have {size} bytes; remove {root} and write it again")
     return True
 
 
@@ -217,7 +221,7 @@ def _write(root: Path, recipe: _Recipe, progress: Callable[[int, int], None] | N
 
 
 def _files(recipe: _Recipe) -> Iterator[_File]:
-    """Share the events of each split among its files, in the order of the generator's indices."""
+    """Distribute the events of each split over its files, in the order of the generator indices."""
     for split, count in recipe.events.items():
         periods = _PERIODS[split]
         borders = [count * number // len(periods) for number in range(len(periods) + 1)]
@@ -226,7 +230,7 @@ def _files(recipe: _Recipe) -> Iterator[_File]:
                 continue
             opens = datetime.strptime(year + start, "%Y%m%d")
             minutes = (datetime.strptime(year + end, "%Y%m%d") - opens) / timedelta(minutes=1)
-            steps = [int(minutes * (place + 0.5) / (last - first)) // 5 * 5 for place in range(last - first)]
+            steps = [int(minutes * (number + 0.5) / (last - first)) // 5 * 5 for number in range(last - first)]
             yield _File(
                 name=f"vil/{year}/SEVIR_VIL_{kind}EVENTS_{year}_{start}_{end}.h5",
                 first_index=FIRST_INDEX[split] + first,
@@ -235,7 +239,7 @@ def _files(recipe: _Recipe) -> Iterator[_File]:
 
 
 def _write_file(path: Path, file: _File, recipe: _Recipe) -> Iterator[dict[str, Any]]:
-    """Write one HDF5 file event by event, and yield the catalog row of each."""
+    """Write one HDF5 file event by event, and yield the catalog row of each event."""
     size, frames, count = recipe.size, recipe.frames_per_event, len(file.times)
     offsets = ":".join(str((frame - frames // 2) * recipe.step_minutes) for frame in range(frames))
     ids = [f"{Path(file.name).name[len('SEVIR_VIL_')]}{file.first_index + number:07d}" for number in range(count)]
@@ -253,7 +257,7 @@ def _write_file(path: Path, file: _File, recipe: _Recipe) -> Iterator[dict[str, 
         for number, time in enumerate(file.times):
             event = storm_event(seed=recipe.seed, index=file.first_index + number, size=size, frames=frames)
             vil[number] = np.moveaxis(event, 0, -1)
-            yield _PLACE | {
+            yield _LOCATION | {
                 "id": ids[number],
                 "file_name": file.name,
                 "file_index": number,

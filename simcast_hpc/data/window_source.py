@@ -1,4 +1,4 @@
-"""The one shape that all data takes: windows of radar code, readable by index. Nobody past here knows an archive."""
+"""``WindowSource``, the interface of all data (windows of encoded radar frames, read by index), and its fingerprint."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ SAMPLED_EVENTS = 16
 
 
 class WindowKey(NamedTuple):
-    """Where a window comes from: the event, and its first frame counted in frames that are kept."""
+    """Origin of a window: the event, and its first frame, counted after ``frame_stride``."""
 
     event: str
     start: int
@@ -37,14 +37,14 @@ class ArraySource(Protocol):
 
 @runtime_checkable
 class WindowSource(ArraySource, Protocol):
-    """Windows of one split of one data set. Archives, prepared shards and a user's own data implement it alike.
+    """Windows of one split of one dataset, implemented by archives, prepared shards and user-defined sources.
 
-    Reading is safe in worker processes: files are opened where they are read, not where the source was made.
+    Reading is safe in worker processes: each process opens its own files.
     """
 
     @property
     def frames(self) -> int:
-        """Frames in a window, T."""
+        """Frames per window, T."""
         ...
 
     @property
@@ -54,42 +54,42 @@ class WindowSource(ArraySource, Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Short hex hash of the content: equal data gives an equal one wherever it stands."""
+        """Short hex hash of the content, independent of where and how the data is stored."""
         ...
 
     @property
     def dates(self) -> tuple[str, ...]:
-        """UTC dates of the events, each once: independent weather is at most that many."""
+        """Distinct UTC dates of the events: an upper bound of the number of independent weather situations."""
         ...
 
     def read(self, index: int) -> np.ndarray:
-        """Return window ``index`` as radar code, uint8 ``[T, H, W]``, 255 where missing."""
+        """Return window ``index`` as encoded pixel values, uint8 ``[T, H, W]``, 255 where missing."""
         ...
 
 
 def event_checksum(frames: np.ndarray) -> bytes:
-    """Return the SHA-256 of an event's codes, uint8 ``[T, H, W]``."""
+    """Return the SHA-256 of an event's encoded frames, uint8 ``[T, H, W]``."""
     return hashlib.sha256(np.ascontiguousarray(frames).data).digest()
 
 
 def fingerprint(
     recipe: str, ids: Sequence[bytes], times: np.ndarray, windows: np.ndarray, checksum: Callable[[int], bytes]
 ) -> str:
-    """Return 16 hex digits over the windows that ``recipe`` cuts from events.
+    """Return a hash of 16 hex digits of windows, equal for an archive, a copy of it and its prepared shards.
 
     Args:
         recipe: frames and strides, as text.
         ids: event ids in the order of use, UTF-8.
-        times: their times in seconds since 1970 UTC, int64 ``[E]``.
-        windows: how many windows each has, ``[E]``.
-        checksum: :func:`event_checksum` of the n-th event. Asked for at most 16 evenly spaced events, the first and
-            the last among them, because an archive must decompress what it hashes.
+        times: event times in seconds since 1970 UTC, int64 ``[E]``.
+        windows: number of windows per event, ``[E]``.
+        checksum: :func:`event_checksum` of the n-th event. Called for at most 16 evenly spaced events, including
+            the first and last, because an archive must decompress what it hashes.
     """
     digest = hashlib.sha256(recipe.encode())
     digest.update(b"\n".join(ids))
     digest.update(np.ascontiguousarray(times, dtype="<i8").data)
     digest.update(np.ascontiguousarray(windows, dtype="<i8").data)
     count = min(len(ids), SAMPLED_EVENTS)
-    for place in range(count):
-        digest.update(checksum((len(ids) - 1) * place // max(count - 1, 1)))
+    for number in range(count):
+        digest.update(checksum((len(ids) - 1) * number // max(count - 1, 1)))
     return digest.hexdigest()[:16]

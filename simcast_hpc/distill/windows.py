@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from simcast_hpc.data.encoding import MISSING_CODE, code_to_unit
-from simcast_hpc.data.sample_order import draw
+from simcast_hpc.data.sample_order import random_integer
 
 
 class Sample(NamedTuple):
@@ -43,7 +43,7 @@ def to_frames(stored: torch.Tensor) -> Frames:
 
 def starts(positions: Sequence[int], *, seed: int, purpose: str, choices: int, device: torch.device) -> torch.Tensor:
     """Return a random first frame per sample, int64 ``[B]``, uniform in 0 .. ``choices`` - 1, from counters."""
-    drawn = [draw(position, seed=seed, purpose=purpose, choices=choices) for position in positions]
+    drawn = [random_integer(position, seed=seed, purpose=purpose, choices=choices) for position in positions]
     return torch.tensor(drawn, device=device)
 
 

@@ -17,7 +17,7 @@ from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.augment import training_grid
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.data.open_windows import description_hash, open_windows
-from simcast_hpc.data.sample_order import draw
+from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
@@ -192,7 +192,7 @@ def _device_batches(
         yield DeviceBatch(
             stage.sample(batch),
             names=lambda batch=batch: [str(windows.key(index)) for index in batch.indices],
-            seed=draw(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63),
+            seed=random_integer(batch.positions[0], seed=config.seed, purpose="dropout", choices=2**63),
         )
 
 

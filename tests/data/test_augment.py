@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, DataConfig
-from simcast_hpc.data.augment import augmented, crop, random_symmetry, training_grid
+from simcast_hpc.data.augment import augment, random_crop, random_symmetry, training_grid
 
 
 def _square() -> torch.Tensor:
@@ -58,13 +58,13 @@ def test_positions_must_be_as_many_as_samples():
 
 def test_crops_are_functions_of_the_position_and_reach_every_place():
     codes = torch.arange(36, dtype=torch.uint8).reshape(1, 1, 6, 6)
-    cut = crop(codes.expand(800, 1, 6, 6), range(800), size=4, seed=3)
+    cut = random_crop(codes.expand(800, 1, 6, 6), range(800), size=4, seed=3)
     assert cut.shape == (800, 1, 4, 4)
     corners = cut[:, 0, 0, 0].tolist()
     assert set(corners) == {top * 6 + left for top in range(3) for left in range(3)}
     assert all(50 <= corners.count(corner) <= 130 for corner in set(corners))
     for place in (0, 17, 799):
-        alone = crop(codes, [place], size=4, seed=3)
+        alone = random_crop(codes, [place], size=4, seed=3)
         assert torch.equal(alone[0], cut[place])
         assert torch.equal(alone[0, 0], codes[0, 0, corners[place] // 6 :, corners[place] % 6 :][:4, :4])
 
@@ -72,10 +72,10 @@ def test_crops_are_functions_of_the_position_and_reach_every_place():
 def test_codes_and_extension_are_cut_and_turned_alike():
     codes = torch.randint(0, 256, (6, 4, 9, 9), dtype=torch.uint8)
     config = DataConfig(augment=True, crop=5)
-    whole = augmented(codes, range(6), config, seed=1)
-    parts = [augmented(part, range(6), config, seed=1) for part in codes.split(2, dim=1)]
+    whole = augment(codes, range(6), config, seed=1)
+    parts = [augment(part, range(6), config, seed=1) for part in codes.split(2, dim=1)]
     assert whole.shape == (6, 4, 5, 5) and torch.equal(whole, torch.cat(parts, dim=1))
-    assert torch.equal(augmented(codes, range(6), DataConfig(), seed=1), codes), "off by default"
+    assert torch.equal(augment(codes, range(6), DataConfig(), seed=1), codes), "off by default"
 
 
 def test_a_crop_larger_than_the_grid_is_rejected():

@@ -89,7 +89,7 @@ def test_days_become_events_with_masks(folder, domain):
     want = np.where(excluded, 255, np.minimum(pixels_of("20100612", 7), 254))
     np.testing.assert_array_equal(codes[7], want)
     assert [note.event for note in source.notes] == ["20100612", "20141111"]
-    assert "3 of 240 frames are absent" in source.notes[0].says
+    assert "3 of 240 frames are absent" in source.notes[0].message
 
 
 def test_as_cascast_reads_it_outside_is_zero_and_noise_stays(folder, domain):

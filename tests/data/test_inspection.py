@@ -12,7 +12,7 @@ from PIL import Image
 from simcast_hpc.commands.data_inspect import inspect as command
 from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.inspection import inspect, leaks
+from simcast_hpc.data.inspection import inspect, split_overlaps
 from simcast_hpc.data.prepare import RawEvent
 from tests.archives import FILE, Row, make_archive, random_codes
 from tests.data.shards import prepared
@@ -41,7 +41,7 @@ def test_good_data_has_no_problem(archive, shards):
     facts = inspect(SPEC, shards).facts
     assert facts["events"] == 4 and facts["grid"] == [16, 16] and facts["statistics"]["train"]["events"] == 4
     assert len(facts["manifest"]) == 64
-    assert [picture.event for picture in inspect(SPEC, archive).pictures] == ["E0", "E1", "E2", "E3"]
+    assert [picture.event for picture in inspect(SPEC, archive).samples] == ["E0", "E1", "E2", "E3"]
 
 
 def test_a_changed_byte_is_found_by_shard_and_event(shards):
@@ -75,13 +75,13 @@ def _event(name: str, hour: int, split: str) -> RawEvent:
 
 def test_splits_that_share_a_date_or_a_time_leak():
     apart = [_event("A", 0, "train"), _event("B", 48, "val"), _event("C", 96, "test")]
-    assert leaks(SPEC, apart, 49) == []
+    assert split_overlaps(SPEC, apart, 49) == []
     one_date = [*apart, _event("D", 10, "val")]
-    [problem] = leaks(SPEC, one_date, 49)
-    assert problem.kind == "date-in-two-splits" and problem.file == "1970-01-01" and "train and val" in problem.says
+    [problem] = split_overlaps(SPEC, one_date, 49)
+    assert problem.kind == "date-in-two-splits" and problem.file == "1970-01-01" and "train and val" in problem.message
     at_once = [*apart, _event("D", 3, "test"), _event("E", 97, "train")]
-    assert [p.kind for p in leaks(SPEC, at_once, 49)] == ["date-in-two-splits"] * 2 + ["overlapping-splits"]
-    assert "2 of 2 events of test" in leaks(SPEC, at_once, 49)[2].says
+    assert [p.kind for p in split_overlaps(SPEC, at_once, 49)] == ["date-in-two-splits"] * 2 + ["overlapping-splits"]
+    assert "2 of 2 events of test" in split_overlaps(SPEC, at_once, 49)[2].message
 
 
 def test_the_golden_archive_leaks_at_its_borders():

@@ -58,7 +58,7 @@ def test_the_native_reflectivity_has_its_gaps_and_missing_codes(region):
         data, dates = file["data"], file["dates"]
     assert not events.problems and len(events.notes) == 1
     gaps = sum(later - earlier != timedelta(minutes=5) for earlier, later in pairwise(dates))
-    assert f"29 frames, {gaps} gaps between them" in events.notes[0].says
+    assert f"29 frames, {gaps} gaps between them" in events.notes[0].message
     assert events.events, "the longest unbroken run has 5 frames"
     for number, event in enumerate(events.events):
         first = event.file_index
@@ -196,7 +196,7 @@ def test_bad_files_are_rejected_or_skipped_and_listed(tmp_path, case):
 def test_reflectivity_under_the_name_of_rainfall_is_seen(tmp_path):
     write(tmp_path / "rainfall_SE_2016_08.3.npz", old(3, dbz=35))
     [problem] = complete(read_spec("meteonet-rain"), tmp_path).problems
-    assert problem.kind == "unit" and "is it reflectivity in dBZ" in problem.says
+    assert problem.kind == "unit" and "is it reflectivity in dBZ" in problem.message
 
 
 def test_a_pickle_of_anything_but_dates_is_rejected(tmp_path):
@@ -214,7 +214,7 @@ def test_a_pickle_of_anything_but_dates_is_rejected(tmp_path):
     with zipfile.ZipFile(tmp_path / NAME, "w") as file:
         file.writestr("dates.npy", stream.getvalue())
     [problem] = complete(read_spec("meteonet"), tmp_path).problems
-    assert problem.kind == "truncated" and "builtins.print, which is no date" in problem.says
+    assert problem.kind == "truncated" and "builtins.print, which is no date" in problem.message
 
 
 def test_nothing_to_read_and_one_file_twice_are_rejected(tmp_path):

@@ -5,7 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from simcast_hpc.data.sample_order import draw, rank_positions, sample_index
+from simcast_hpc.data.sample_order import random_integer, rank_positions, sample_index
 
 LAYOUTS = [(1, 12), (1, 4), (1, 1), (2, 3), (3, 4), (4, 3), (6, 2), (12, 1)]  # ranks, micro batch; 12 a step
 
@@ -74,7 +74,7 @@ def test_a_sample_is_found_without_those_before_it():
 @pytest.mark.parametrize("purpose", ["student-start", "symmetry"])
 def test_draws_are_uniform(choices, purpose):
     count = 4000
-    drawn = [draw(position, seed=11, purpose=purpose, choices=choices) for position in range(count)]
+    drawn = [random_integer(position, seed=11, purpose=purpose, choices=choices) for position in range(count)]
     seen = np.bincount(drawn, minlength=choices)
     assert len(seen) == choices
     expected = count / choices
@@ -89,7 +89,7 @@ def test_draws_of_another_purpose_seed_or_sample_are_independent(other):
     told = {"seed": 11, "purpose": "teacher-start", "choices": choices}
     table = np.zeros((choices, choices))
     for position in range(count):
-        table[draw(position, **told), draw(position + shift, **(told | other))] += 1
+        table[random_integer(position, **told), random_integer(position + shift, **(told | other))] += 1
     expected = count / choices**2
     freedom = (choices - 1) ** 2
     assert ((table - expected) ** 2 / expected).sum() < freedom + 5 * np.sqrt(2 * freedom)
@@ -97,7 +97,7 @@ def test_draws_of_another_purpose_seed_or_sample_are_independent(other):
 
 def test_a_draw_is_repeatable_and_stays_in_range():
     for position in (0, 1, 10**6, 2**40):
-        assert draw(position, seed=0, purpose="x", choices=1) == 0
-        first = draw(position, seed=0, purpose="x", choices=1000)
-        assert first == draw(position, seed=0, purpose="x", choices=1000)
+        assert random_integer(position, seed=0, purpose="x", choices=1) == 0
+        first = random_integer(position, seed=0, purpose="x", choices=1000)
+        assert first == random_integer(position, seed=0, purpose="x", choices=1000)
         assert 0 <= first < 1000

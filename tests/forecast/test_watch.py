@@ -130,7 +130,7 @@ def test_thirty_frames_one_damaged_one_late_one_missing_and_a_kill(model, frames
     gaps = {one["issue"]: one["problem"] for one in said["problems"] if "issue" in one}
     assert (
         "1 of 3 frames every 5 minutes are missing: 02:40" in gaps["2024-11-26T02:45:00Z"]
-        and "1 missing: 01:45" in gaps["2024-11-26T01:50:00Z"]
+        and "1 of 3 frames every 5 minutes are missing: 01:45" in gaps["2024-11-26T01:50:00Z"]
     )
 
 

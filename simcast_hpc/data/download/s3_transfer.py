@@ -1,4 +1,4 @@
-"""One object of S3 into one file: byte ranges of one version of it, resumed where it stopped, verified at the end."""
+"""Download of one S3 object into one file: byte ranges of one version, resumed after an interruption, then verified."""
 
 import hashlib
 import logging
@@ -13,22 +13,22 @@ from simcast_hpc.storage.atomic_files import flush, publish
 
 logger = logging.getLogger(__name__)
 MIB = 2**20
-# Part sizes of the usual tools: aws and boto3 8 MiB, s3fs 50, rclone 5, s3cmd 15; then powers of two.
+# Part sizes of common tools: aws and boto3 8 MiB, s3fs 50, rclone 5, s3cmd 15; then powers of two.
 _PART_SIZES = tuple(size * MIB for size in (8, 5, 10, 15, 16, 50, 64, 32, 100, 128, 256, 512, 1024))
 LARGEST_BLOCK, SMALLEST_BLOCK = 16 * 2**20, 2**18
 
 
 class DownloadError(SimcastError, RuntimeError):
-    """An object could not be fetched whole; what was fetched stays, and the same call goes on from there."""
+    """An object could not be downloaded completely; the same call resumes the download."""
 
 
 class ObjectChangedError(DownloadError):
-    """The object on the server is no longer the one that was listed."""
+    """The object on the server is no longer the listed version."""
 
 
 @dataclass(frozen=True)
 class RemoteObject:
-    """An object: ``key`` with its bucket, size in bytes, and ETag without quotes."""
+    """An S3 object: ``key`` with its bucket, size in bytes, ETag without quotes."""
 
     key: str
     size: int
@@ -37,59 +37,59 @@ class RemoteObject:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How many failures in a row without a byte of progress are borne, and the first pause after one, in seconds."""
+    """Number of consecutive failures without progress until an error, and the pause after the first one in seconds."""
 
     tries: int = 8
     pause: float = 1.0
 
 
 def part_of(into: Path) -> Path:
-    """Return where the bytes of an unfinished file stand."""
+    """Return the path of an unfinished download."""
     return into.with_name(f".{into.name}.part")
 
 
 def etag_of(path: Path) -> Path:
-    """Return the file that says which version of the object the bytes of ``path`` are of."""
+    """Return the path of the file that stores the ETag of the bytes in ``path``."""
     return path.with_name(f".{path.name.lstrip('.')}.etag")
 
 
-def stands(remote: RemoteObject, into: Path) -> bool:
-    """Say whether an earlier call fetched and verified exactly this object."""
+def is_downloaded(remote: RemoteObject, into: Path) -> bool:
+    """Return whether an earlier call downloaded and verified this version of the object."""
     return into.is_file() and into.stat().st_size == remote.size and _recorded(into) == remote.etag
 
 
-def fetched(remote: RemoteObject, into: Path) -> int:
-    """Return how many bytes of this version of an object are there, whole or in part."""
+def downloaded_bytes(remote: RemoteObject, into: Path) -> int:
+    """Return the number of bytes of this version of an object that are downloaded."""
     part = part_of(into)
-    if stands(remote, into):
+    if is_downloaded(remote, into):
         return remote.size
     return min(part.stat().st_size, remote.size) if part.is_file() and _recorded(part) == remote.etag else 0
 
 
-def fetch(
-    filesystem: Any, remote: RemoteObject, into: Path, *, patience: RetryPolicy, progress: Callable[[int], None]
+def download_object(
+    filesystem: Any, remote: RemoteObject, into: Path, *, retry: RetryPolicy, progress: Callable[[int], None]
 ) -> bool:
-    """Fetch ``remote`` into ``into``; return whether a checksum was verified (else its size alone was).
+    """Download ``remote`` into ``into``; return whether a checksum was verified (otherwise only the size was).
 
     Args:
-        filesystem: an ``s3fs.S3FileSystem``; its read timeout is what ends a stalled connection.
-        remote: what the listing said; every request asks for this version by its ETag.
-        into: the file, which appears when it is whole.
-        patience: when to give up.
-        progress: called with the number of bytes after each block, negative when bytes had to be thrown away.
+        filesystem: an ``s3fs.S3FileSystem``; its read timeout ends a stalled connection.
+        remote: the listed object; each request checks the ETag.
+        into: the file; it is created when the download is complete.
+        retry: when to give up.
+        progress: called with the number of bytes after each block, negative when bytes were discarded.
 
     Raises:
-        ObjectChangedError: the object is not the listed one any more; its bytes so far are removed.
-        DownloadError: no progress in so many tries, the object is shorter than listed, or its checksum is wrong.
+        ObjectChangedError: the object is no longer the listed version; the partial download is removed.
+        DownloadError: no progress in the allowed tries, the object is shorter than listed, or its checksum is wrong.
     """
     into.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(into)
     if part.is_file() and (_recorded(part) != remote.etag or part.stat().st_size > remote.size):
-        logger.warning("%s changed since it was fetched in part: from the beginning", remote.key)
+        logger.warning("%s changed since its partial download; restarting", remote.key)
         part.unlink()
     etag_of(part).write_text(remote.etag, encoding="utf-8")
     try:
-        _fill(filesystem, remote, part, patience=patience, progress=progress)
+        _fill(filesystem, remote, part, retry=retry, progress=progress)
     except ObjectChangedError:
         progress(-part.stat().st_size if part.is_file() else 0)
         part.unlink(missing_ok=True)
@@ -97,8 +97,10 @@ def fetch(
     verified = matches_etag(part, remote.etag)
     if verified is False:
         part.unlink()
-        raise DownloadError(f"{remote.key}: the bytes fetched are not those of its ETag {remote.etag}; fetch it again")
-    etag_of(into).unlink(missing_ok=True)  # of what stood there before
+        raise DownloadError(
+            f"{remote.key}: the checksum of the download differs from its ETag {remote.etag}; download it again"
+        )
+    etag_of(into).unlink(missing_ok=True)  # of an earlier version
     flush(part)
     publish(part, into)
     etag_of(part).replace(etag_of(into))
@@ -106,7 +108,7 @@ def fetch(
 
 
 def _fill(
-    filesystem: Any, remote: RemoteObject, part: Path, *, patience: RetryPolicy, progress: Callable[[int], None]
+    filesystem: Any, remote: RemoteObject, part: Path, *, retry: RetryPolicy, progress: Callable[[int], None]
 ) -> None:
     failures, block = 0, LARGEST_BLOCK
     with part.open("ab") as file:
@@ -116,19 +118,19 @@ def _fill(
                 data = _read(filesystem, remote, begin, end)
             except ConnectionError as error:
                 failures += 1
-                if failures >= patience.tries:
+                if failures >= retry.tries:
                     raise DownloadError(
-                        f"{remote.key}: no progress in {failures} tries, {begin} of {remote.size} bytes are there: "
-                        f"{error}; the same call goes on from there"
+                        f"{remote.key}: no progress in {failures} tries after {begin} of {remote.size} bytes: {error}; "
+                        "run the same command to resume"
                     ) from error
-                logger.info("%s: %s; again from byte %d", remote.key, error, begin)
-                time.sleep(min(30.0, patience.pause * 2 ** (failures - 1)))
-                block = max(SMALLEST_BLOCK, block // 2)  # a connection that is cut early still brings something
+                logger.info("%s: %s; retrying from byte %d", remote.key, error, begin)
+                time.sleep(min(30.0, retry.pause * 2 ** (failures - 1)))
+                block = max(SMALLEST_BLOCK, block // 2)  # so that a connection that breaks early still makes progress
                 continue
             if len(data) != end - begin:
                 raise DownloadError(
-                    f"{remote.key} is truncated on the server: {len(data)} of the {end - begin} bytes from {begin} on; "
-                    f"the listing says {remote.size} bytes"
+                    f"{remote.key} is truncated on the server: {len(data)} of {end - begin} bytes at offset {begin}; "
+                    f"the listed size is {remote.size} bytes"
                 )
             file.write(data)
             file.flush()
@@ -137,7 +139,7 @@ def _fill(
 
 
 def _read(filesystem: Any, remote: RemoteObject, begin: int, end: int) -> bytes:
-    """Return a range of bytes; whatever a bad connection raises in the libraries below is a ConnectionError."""
+    """Return a range of bytes; raise any connection failure of the libraries as ConnectionError."""
     from aiohttp import ClientError
     from botocore.exceptions import BotoCoreError
     from s3fs.utils import FileExpired
@@ -146,21 +148,21 @@ def _read(filesystem: Any, remote: RemoteObject, begin: int, end: int) -> bytes:
         with filesystem.open(remote.key, "rb", cache_type="none") as stored:
             if stored.details["ETag"].strip('"') != remote.etag or stored.size != remote.size:
                 raise ObjectChangedError(
-                    f"{remote.key} changed on the server: it had {remote.size} bytes and ETag {remote.etag}, now "
+                    f"{remote.key} changed on the server: from {remote.size} bytes and ETag {remote.etag} to "
                     f"{stored.size} and {stored.details['ETag']}"
                 )
             stored.seek(begin)
             return stored.read(end - begin)
     except FileExpired as error:
-        raise ObjectChangedError(f"{remote.key} changed on the server while it was fetched") from error
+        raise ObjectChangedError(f"{remote.key} changed on the server during the download") from error
     except FileNotFoundError as error:
-        raise ObjectChangedError(f"{remote.key} is not on the server any more") from error
+        raise ObjectChangedError(f"{remote.key} no longer exists on the server") from error
     except (OSError, TimeoutError, ClientError, BotoCoreError) as error:
         raise ConnectionError(str(error) or type(error).__name__) from error
-    except IndexError as error:  # s3fs 2026.9 looks for a number in a timeout that has none
+    except IndexError as error:  # s3fs 2026.9 expects an error number in a timeout
         if not isinstance(error.__context__, TimeoutError):
             raise
-        raise ConnectionError("the connection was silent for too long") from error
+        raise ConnectionError("the connection timed out") from error
 
 
 def _recorded(path: Path) -> str:
@@ -169,10 +171,10 @@ def _recorded(path: Path) -> str:
 
 
 def matches_etag(path: Path, etag: str) -> bool | None:
-    """Return whether a file has the bytes that an ETag stands for; None where the ETag cannot say.
+    """Return whether the content of a file matches an ETag, None if the ETag does not allow to decide.
 
-    An object that was uploaded in parts has an ETag ``HASH-PARTS`` that depends on their size, which S3 does not
-    tell: sizes of usual tools that give so many parts are tried.
+    An ETag is an MD5, or for a multipart upload ``HASH-PARTS``, the MD5 of the MD5s of the parts. S3 does not give
+    the part size, so the sizes of common tools that result in this number of parts are tried.
     """
     digest, _, parts = etag.strip('"').partition("-")
     if len(digest) != 32 or not set(digest) <= set("0123456789abcdef"):
@@ -182,14 +184,14 @@ def matches_etag(path: Path, etag: str) -> bool | None:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == digest
     size = path.stat().st_size
     for part in _PART_SIZES:
-        if -(-size // part) == int(parts) and _of_parts(path, part) == digest:
+        if -(-size // part) == int(parts) and _multipart_md5(path, part) == digest:
             return True
     return None
 
 
-def _of_parts(path: Path, size: int) -> str:
-    whole = hashlib.md5(usedforsecurity=False)
+def _multipart_md5(path: Path, size: int) -> str:
+    combined = hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
         while part := file.read(size):
-            whole.update(hashlib.md5(part, usedforsecurity=False).digest())
-    return whole.hexdigest()
+            combined.update(hashlib.md5(part, usedforsecurity=False).digest())
+    return combined.hexdigest()

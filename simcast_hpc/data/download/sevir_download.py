@@ -1,4 +1,4 @@
-"""SEVIR out of its public bucket: the catalog and the files of one kind of image, all years or some."""
+"""Download of SEVIR from its public bucket: the catalog and the files of one image type, of all or some years."""
 
 import logging
 import shutil
@@ -12,7 +12,15 @@ import h5py
 from simcast_hpc.config import ConfigError
 
 from ..catalog import CATALOG
-from .s3_transfer import DownloadError, ObjectChangedError, RemoteObject, RetryPolicy, fetch, fetched, stands
+from .s3_transfer import (
+    DownloadError,
+    ObjectChangedError,
+    RemoteObject,
+    RetryPolicy,
+    download_object,
+    downloaded_bytes,
+    is_downloaded,
+)
 
 logger = logging.getLogger(__name__)
 _RESTARTS = 3
@@ -21,14 +29,14 @@ _SPARE_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Store:
-    """Where the bucket is: the public one, or another of the same layout behind ``endpoint``."""
+    """Location of the bucket: the public one, or another with the same layout at ``endpoint``."""
 
     bucket: str = "sevir"
     endpoint: str | None = None
     stall_seconds: float = 30.0
 
     def connect(self) -> Any:
-        """Return an anonymous ``s3fs.S3FileSystem`` that leaves retries to the caller.
+        """Return an anonymous ``s3fs.S3FileSystem`` without retries of its own.
 
         Raises:
             ConfigError: s3fs is not installed.
@@ -58,49 +66,49 @@ def list_objects(
     """Return the catalog and the HDF5 files of an image type, of all years or the given ones.
 
     Raises:
-        DownloadError: the bucket cannot be listed, or has nothing of that kind or of one of the years.
+        DownloadError: the bucket cannot be listed, or has no file of the image type or of one of the years.
     """
     prefix = f"{bucket}/data/{image_type}"
     try:
-        found = filesystem.find(prefix, detail=True)
+        keys = filesystem.find(prefix, detail=True)
         catalog = filesystem.info(f"{bucket}/{CATALOG}")
-    except Exception as error:  # botocore, aiohttp and s3fs each have errors of their own for the same thing
+    except Exception as error:  # botocore, aiohttp and s3fs raise different errors
         raise DownloadError(f"s3://{prefix} cannot be listed: {error or type(error).__name__}") from error
-    objects = {int(key.split("/")[-2]): [] for key in found if key.endswith(".h5")}
-    for key, about in sorted(found.items()):
+    objects = {int(key.split("/")[-2]): [] for key in keys if key.endswith(".h5")}
+    for key, info in sorted(keys.items()):
         if key.endswith(".h5"):
-            objects[int(key.split("/")[-2])].append(_remote(key, about))
+            objects[int(key.split("/")[-2])].append(_remote(key, info))
     absent = sorted(set(years or ()) - set(objects))
     if not objects or absent:
-        wanted = f"year {absent[0]}" if absent else "files"
-        raise DownloadError(f"s3://{prefix} has no {wanted}; it has the years {sorted(objects)}")
+        missing = f"year {absent[0]}" if absent else "files"
+        raise DownloadError(f"s3://{prefix} has no {missing}; it has the years {sorted(objects)}")
     chosen = [remote for year in sorted(objects) if not years or year in years for remote in objects[year]]
     return [_remote(f"{bucket}/{CATALOG}", catalog), *chosen]
 
 
-def _remote(key: str, about: Any) -> RemoteObject:
-    return RemoteObject(key, int(about["size"]), str(about["ETag"]).strip('"'))
+def _remote(key: str, info: Any) -> RemoteObject:
+    return RemoteObject(key, int(info["size"]), str(info["ETag"]).strip('"'))
 
 
 def require_space(objects: Sequence[RemoteObject], root: Path) -> int:
-    """Return the bytes that are still to come; refuse if they do not fit on the disk of ``root``.
+    """Return the number of bytes that remain to be downloaded.
 
     Raises:
-        DownloadError: with what is needed and what is free.
+        DownloadError: they do not fit on the disk of ``root``; gives the needed and the free space.
     """
-    missing = sum(remote.size - fetched(remote, place(remote, root)) for remote in objects)
+    missing = sum(remote.size - downloaded_bytes(remote, local_path(remote, root)) for remote in objects)
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if missing and missing + _SPARE_BYTES > free:
         raise DownloadError(
-            f"{missing / 1e9:.1f} GB are to come and a spare 1.1 GB stays free, but {root} has {free / 1e9:.1f} GB "
-            "free; choose years, or another disk"
+            f"the download needs {missing / 1e9:.1f} GB and a reserve of 1.1 GB, but {root} has {free / 1e9:.1f} GB "
+            "free; select years, or another disk"
         )
     return missing
 
 
-def place(remote: RemoteObject, root: Path) -> Path:
-    """Return the file of an object below ``root``: the bucket's own tree."""
+def local_path(remote: RemoteObject, root: Path) -> Path:
+    """Return the file of an object below ``root``, in the folders of the bucket."""
     return root.joinpath(*remote.key.split("/")[1:])
 
 
@@ -110,43 +118,43 @@ def download(
     *,
     image_type: str = "vil",
     years: Collection[int] | None = None,
-    patience: RetryPolicy | None = None,
-    started: Callable[[int], Callable[[int], None]] | None = None,
+    retry: RetryPolicy | None = None,
+    on_start: Callable[[int], Callable[[int], None]] | None = None,
 ) -> list[RemoteObject]:
-    """Fetch what is not there yet; return all objects.
+    """Download the objects that are missing; return all objects.
 
-    ``started`` is told the bytes to come and returns what is told of progress.
+    ``on_start`` is called with the number of bytes to download and returns the progress callback.
 
     Raises:
-        DownloadError: something cannot be fetched whole; all that was fetched stays.
+        DownloadError: an object cannot be downloaded completely; all that was downloaded is kept.
     """
     filesystem = store.connect()
     objects = list_objects(filesystem, store.bucket, image_type=image_type, years=years)
     missing = require_space(objects, root)
-    progress = started(missing) if started else lambda _bytes: None
+    progress = on_start(missing) if on_start else lambda _bytes: None
     for remote in objects:
-        into = place(remote, root)
-        if stands(remote, into):
+        into = local_path(remote, root)
+        if is_downloaded(remote, into):
             continue
-        verified = _fetch_newest(filesystem, remote, into, patience or RetryPolicy(), progress)
+        verified = _download_newest(filesystem, remote, into, retry or RetryPolicy(), progress)
         if not verified:
-            logger.warning("%s: uploaded in parts of unknown size, so its size alone is verified", into)
+            logger.warning("%s: multipart upload of unknown part size, only the file size is verified", into)
         if into.suffix == ".h5":
             _require_hdf5(into)
     return objects
 
 
-def _fetch_newest(
-    filesystem: Any, remote: RemoteObject, into: Path, patience: RetryPolicy, progress: Callable[[int], None]
+def _download_newest(
+    filesystem: Any, remote: RemoteObject, into: Path, retry: RetryPolicy, progress: Callable[[int], None]
 ) -> bool:
-    """Fetch an object; begin again with its newest version if it changes meanwhile."""
+    """Download an object; restart with its newest version if it changes during the download."""
     for restart in range(_RESTARTS):
         try:
-            return fetch(filesystem, remote, into, patience=patience, progress=progress)
+            return download_object(filesystem, remote, into, retry=retry, progress=progress)
         except ObjectChangedError as error:
             if restart + 1 == _RESTARTS:
                 raise
-            logger.warning("%s: from the beginning", error)
+            logger.warning("%s; restarting", error)
             try:
                 remote = _remote(remote.key, filesystem.info(remote.key))
             except FileNotFoundError:
@@ -160,4 +168,4 @@ def _require_hdf5(path: Path) -> None:
             pass
     except OSError as error:
         path.unlink()
-        raise DownloadError(f"{path.name} is no whole HDF5 file on the server: {error}") from error
+        raise DownloadError(f"{path.name} is not a complete HDF5 file on the server: {error}") from error

@@ -1,4 +1,4 @@
-"""From raw data to shards: readers of each layout (``events.py`` says what they have in common) and the ranks' work."""
+"""Preparation of raw data into shards, distributed over ranks, with one reader per layout."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from .raw_events import EventSource, RawEvent
 
 
 def open_raw(spec: DatasetSpec, root: Path) -> EventSource:
-    """Return the events of raw data in the layout that its description names.
+    """Return the events of raw data in the layout of its description.
 
     Raises:
-        DataError: there is nothing there that can be used.
+        DataError: there is no usable data.
     """
     kinds = {"archive": ArchiveEvents, "hko7": HKO7Events, "meteonet": MeteoNetEvents}
     return kinds[spec.layout.kind](spec, root)

@@ -1,4 +1,4 @@
-"""Events of an archive in SEVIR's layout, for preparation: every row of the image type whose file holds it."""
+"""Events of an archive in SEVIR's layout, for preparation: all rows of the image type that exist in a file."""
 
 import hashlib
 from collections.abc import Collection
@@ -23,10 +23,10 @@ class ArchiveEvents:
     """An :class:`~simcast_hpc.data.prepare.raw_events.EventSource` over an archive."""
 
     def __init__(self, spec: DatasetSpec, root: Path, *, file_names: Collection[str] | None = None):
-        """Read the catalog and look into every file that it names.
+        """Read the catalog and check each of its files.
 
         Raises:
-            DataError: the catalog cannot be read, or nothing in it can be used.
+            DataError: the catalog cannot be read, or no event is usable.
         """
         self.spec, self.root = spec, Path(root)
         rows = read_catalog(spec, self.root, file_names=file_names)
@@ -34,28 +34,28 @@ class ArchiveEvents:
         self.problems: list[DataProblem] = []
         shapes: dict[str, tuple[int, int, int]] = {}
         digest = hashlib.sha256()
-        for name, of_file in sorted(events_by_file(rows).items()):
+        for name, file_rows in sorted(events_by_file(rows).items()):
             path = self.root / spec.folder / name
-            shape, problems = check_archive_file(path, spec, of_file)
-            self.problems += [DataProblem(p.kind, name, p.event, p.says) for p in problems]
+            shape, problems = check_archive_file(path, spec, file_rows)
+            self.problems += [DataProblem(p.kind, name, p.event, p.message) for p in problems]
             if shape is not None:
                 shapes[name] = shape
             digest.update(f"{name} {path.stat().st_size if path.is_file() else -1}\n".encode())
         self._check_grids(shapes, [row.file_name for row in rows])
         cadence = [problem for row in rows if (problem := cadence_problem(spec, row)) is not None]
         self.problems += cadence
-        late = {problem.event for problem in cadence}
+        wrong_cadence = {problem.event for problem in cadence}
         bad = {(problem.file, problem.event) for problem in self.problems}
-        bad |= {(row.file_name, row.id) for row in rows if row.id in late}
-        self._excuse_repeated(rows)
+        bad |= {(row.file_name, row.id) for row in rows if row.id in wrong_cadence}
+        self._demote_repeated(rows)
         choose = spec.splits.chooser(self.root)
         usable = [row.file_name in shapes and not {(row.file_name, row.id), (row.file_name, "")} & bad for row in rows]
         kept = [row for row, good in zip(rows, usable, strict=True) if good]
         if not kept:
-            said = str(self.problems[0]) if self.problems else f"{CATALOG} has no row of type {spec.image_type!r}"
+            reason = str(self.problems[0]) if self.problems else f"{CATALOG} has no row of type {spec.image_type!r}"
             raise DataError(
-                f"nothing in {self.root} can be prepared as {spec.name}: {said}. Is it another data set? --dataset "
-                "names it; an archive of `simcast data synth` is --dataset synthetic"
+                f"{self.root} contains no usable event of {spec.name}: {reason}. If it is another dataset, pass "
+                "--dataset; for an archive of `simcast data synth` it is --dataset synthetic"
             )
         self.events = [_raw(row, choose(row.id, row.time)) for row in kept]
         self.absent = [_raw(row, choose(row.id, row.time)) for row, good in zip(rows, usable, strict=True) if not good]
@@ -66,29 +66,29 @@ class ArchiveEvents:
         self.identity = digest.hexdigest()[:16]
         self._open = OpenFiles()
 
-    def _excuse_repeated(self, rows: list[Event]) -> None:
-        """Turn what is wrong with a row of a repeated id into a note: no reader uses such a row."""
+    def _demote_repeated(self, rows: list[Event]) -> None:
+        """Turn the problems of rows with a repeated id into notes: these rows are never used."""
         repeated = {note.event for note in repeated_ids(rows)}
         self.notes += [problem for problem in self.problems if problem.event in repeated]
         self.problems = [problem for problem in self.problems if problem.event not in repeated]
 
     def _check_grids(self, shapes: dict[str, tuple[int, int, int]], files: list[str]) -> None:
-        """Make a problem of every file whose shape is not that of most events."""
-        found = [shapes[name] for name in files if name in shapes]
-        usual = max(dict.fromkeys(found), key=found.count, default=None)
+        """Add a problem for each file whose shape differs from that of most events."""
+        all_shapes = [shapes[name] for name in files if name in shapes]
+        usual = max(dict.fromkeys(all_shapes), key=all_shapes.count, default=None)
         for name in [name for name, shape in shapes.items() if shape != usual]:
-            says = f"holds [H, W, frames] {shapes[name]} where other files hold {usual}; shards have one grid"
-            self.problems.append(DataProblem("grid", name, "", says))
+            message = f"has [H, W, frames] {shapes[name]} and other files have {usual}; shards must have one shape"
+            self.problems.append(DataProblem("grid", name, "", message))
             del shapes[name]
 
     def complete(self, ranks: Ranks) -> None:
-        """Nothing is left to look at."""
+        """Do nothing: the constructor has found all events."""
 
     def read(self, number: int) -> np.ndarray:
         """Return event ``number`` as uint8 ``[T, H, W]``.
 
         Raises:
-            DataError: its file is damaged there.
+            DataError: the file is damaged.
         """
         event = self.events[number]
         path = self.root / self.spec.folder / event.file

@@ -1,4 +1,4 @@
-"""Statistics of prepared events, counted on the way: wet area, missing pixels, how often each code occurs."""
+"""Statistics of prepared events: area above each threshold, missing pixels, histogram of the codes."""
 
 from typing import Any
 
@@ -16,19 +16,19 @@ def summary(spec: DatasetSpec, index: Index, histograms: np.ndarray) -> dict[str
     """Return the statistics of each split.
 
     Args:
-        spec: the data set, whose lowest threshold a wet pixel reaches.
+        spec: the dataset description, for the thresholds.
         index: the events.
-        histograms: counts of the 256 codes of each event, ``[E, 256]``; events past the end stand in no shard.
+        histograms: counts of the 256 codes of each event, ``[E, 256]``; events beyond the end are in no shard.
     """
-    found: dict[str, Any] = {}
+    statistics: dict[str, Any] = {}
     for number, split in enumerate(SPLITS):
-        mine = histograms[index.split[: len(histograms)] == number].astype(np.int64)
-        if len(mine):
-            found[split or "no split"] = _of(spec, mine.sum(axis=0)) | {"events": len(mine)}
-    return found
+        in_split = histograms[index.split[: len(histograms)] == number].astype(np.int64)
+        if len(in_split):
+            statistics[split or "no split"] = _of_counts(spec, in_split.sum(axis=0)) | {"events": len(in_split)}
+    return statistics
 
 
-def _of(spec: DatasetSpec, counts: np.ndarray) -> dict[str, Any]:
+def _of_counts(spec: DatasetSpec, counts: np.ndarray) -> dict[str, Any]:
     valid = int(counts[:MISSING_CODE].sum())
     codes = np.arange(MISSING_CODE)
     thresholds = zip(spec.threshold_labels(), spec.threshold_codes(), strict=True)
@@ -47,8 +47,8 @@ def _of(spec: DatasetSpec, counts: np.ndarray) -> dict[str, Any]:
 def code_histogram(codes: np.ndarray) -> np.ndarray:
     """Return the counts of the 256 codes in uint8 ``codes`` of any shape, int64 ``[256]``.
 
-    Pairs of neighbours are counted as one 16-bit number, in pieces that stay in the cache: four times as fast as
-    counting bytes.
+    Pairs of adjacent codes are counted as one 16-bit number, in pieces that fit in the cache: four times as fast as
+    counting bytes, and a tenth of the cost of compressing them.
     """
     flat = np.ascontiguousarray(codes).reshape(-1)
     even = len(flat) // 2 * 2

@@ -1,7 +1,7 @@
-"""Days of HKO-7 from its folder of PNG files, for preparation; the layout is described in ``layouts.HKO7Layout``.
+"""Days of HKO-7 from its folder of PNG files, for preparation; for the layout see ``layouts.HKO7Layout``.
 
-A pixel is floor(255 (dBZ + 10) / 70 + 0.5) (Shi et al. 2017), so it is the code already; 255, which marks missing
-pixels here, becomes 254. A frame that is absent, or whose noise mask is, is wholly missing: no window contains it.
+A pixel is floor(255 (dBZ + 10) / 70 + 0.5) (Shi et al. 2017), which is the code of the description; 255, the missing
+code, becomes 254. A frame without image or noise mask is entirely missing, and no window contains it.
 """
 
 import hashlib
@@ -26,21 +26,21 @@ class HKO7Events:
     """An :class:`~.raw_events.EventSource` over HKO-7: one day per event, 240 frames from midnight."""
 
     def __init__(self, spec: DatasetSpec, root: Path):
-        """FileSummary which frames the listed days have, and read the domain mask.
+        """List the frames of the listed days, and read the domain mask.
 
         Raises:
-            DataError: no list of days, no images, no masks although the description uses them.
+            DataError: a list of days, the images, or masks that the description uses are missing.
         """
         assert isinstance(spec.layout, HKO7Layout) and isinstance(spec.splits, DayListSplits)
         self.spec, self.root, self.layout = spec, Path(root), spec.layout
         self.frames = spec.frames_per_event or round(24 * 60 / spec.step_minutes)
         self.grid = (spec.grid.height, spec.grid.width)
         self._domain = None if self.layout.domain == "ignore" else self._domain_mask()
-        for folder, wanted in ((self.layout.images, True), (self.layout.masks, self.layout.noise != "ignore")):
-            if wanted and not (self.root / folder).is_dir():
+        for folder, required in ((self.layout.images, True), (self.layout.masks, self.layout.noise != "ignore")):
+            if required and not (self.root / folder).is_dir():
                 raise DataError(
-                    f"HKO-7 is looked for in {self.root}, which has no folder {folder}; "
-                    "a description with layout.noise: ignore does without the noise masks"
+                    f"{self.root} has no folder {folder} of HKO-7; set layout.noise: ignore in the description to read "
+                    "it without noise masks"
                 )
         self.events: list[RawEvent] = []
         self.absent: list[RawEvent] = []
@@ -53,28 +53,28 @@ class HKO7Events:
             self._add(day, split, int(present.sum()))
         self.identity = digest.hexdigest()[:16]
         if not self.events:
-            raise DataError(f"no frame of any listed day stands in {self.root / self.layout.images}")
+            raise DataError(f"{self.root / self.layout.images} contains no frame of a listed day")
 
     def _add(self, day: datetime, split: str, present: int) -> None:
         name, seconds = f"{day:%Y%m%d}", int(day.replace(tzinfo=UTC).timestamp())
         event = RawEvent(name, seconds, seconds, split, None, f"{self.layout.images}/{day:%Y/%m/%d}", 0)
         if not present:
-            self.problems.append(DataProblem("absent-file", event.file, name, "no frame of this day is there"))
+            self.problems.append(DataProblem("absent-file", event.file, name, "the day has no frame"))
             self.absent.append(event._replace(percent_missing=100.0))
             return
         self.events.append(event)
         if present < self.frames:
-            says = f"{self.frames - present} of {self.frames} frames are absent; no window contains them"
-            self.notes.append(DataProblem("missing-frame", event.file, name, says))
+            message = f"{self.frames - present} of {self.frames} frames are missing; no window contains them"
+            self.notes.append(DataProblem("missing-frame", event.file, name, message))
 
     def complete(self, ranks: Ranks) -> None:
-        """Nothing is left to look at."""
+        """Do nothing: the constructor has found all events."""
 
     def read(self, number: int) -> np.ndarray:
         """Return a day as uint8 ``[240, H, W]``.
 
         Raises:
-            DataError: an image or mask is damaged, or has another size or mode.
+            DataError: an image or mask is damaged, or has the wrong size or mode.
         """
         day = datetime.fromtimestamp(self.events[number].time, UTC)
         codes = np.full((self.frames, *self.grid), MISSING_CODE, np.uint8)
@@ -86,29 +86,29 @@ class HKO7Events:
     def _frame(self, image: Path, mask: Path) -> np.ndarray:
         pixels = np.minimum(self._pixels(image), LAST_CODE)
         if self.layout.noise != "ignore":
-            pixels = np.where(self._noise(mask), _left(self.layout.noise), pixels)
+            pixels = np.where(self._noise(mask), _masked_code(self.layout.noise), pixels)
         if self._domain is not None:
-            pixels = np.where(self._domain, _left(self.layout.domain), pixels)
+            pixels = np.where(self._domain, _masked_code(self.layout.domain), pixels)
         return pixels
 
     def _pixels(self, path: Path) -> np.ndarray:
         try:
             with Image.open(path) as image:
                 if image.mode != "L":
-                    raise DataError(f"{path} is of mode {image.mode}; an image of HKO-7 is 8-bit grey (L)")
+                    raise DataError(f"{path} has mode {image.mode}; an image of HKO-7 must be 8-bit grey (L)")
                 pixels = np.asarray(image)
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
-            raise DataError(f"{path} is truncated or no PNG: {error}; extract it again") from error
+            raise DataError(f"{path} is truncated or not a PNG: {error}; extract it again") from error
         if pixels.shape != self.grid:
             raise DataError(f"{path} has {pixels.shape} pixels; {self.spec.name} has {self.grid}")
         return pixels
 
     def _noise(self, path: Path) -> np.ndarray:
-        """Return where a noise mask excludes pixels: its file is true where they are valid."""
+        """Return where a noise mask excludes pixels (the file is true where they are valid)."""
         try:
             valid = np.frombuffer(zlib.decompress(path.read_bytes()), np.uint8)
         except (OSError, zlib.error) as error:
-            raise DataError(f"{path} is truncated or no noise mask: {error}; extract it again") from error
+            raise DataError(f"{path} is truncated or not a noise mask: {error}; extract it again") from error
         if valid.size != self.grid[0] * self.grid[1]:
             raise DataError(f"{path} masks {valid.size} pixels; {self.spec.name} has {self.grid[0]} x {self.grid[1]}")
         return valid.reshape(self.grid) == 0
@@ -119,7 +119,9 @@ class HKO7Events:
             with np.load(path, allow_pickle=False) as file:
                 excluded = file["exclude_mask"] != 0
         except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"the domain mask {path} cannot be read: {error}; it is in HKO-7's repository") from error
+            raise DataError(
+                f"the domain mask {path} cannot be read: {error}; copy it from the HKO-7 repository"
+            ) from error
         if excluded.shape != self.grid:
             raise DataError(f"{path} masks {excluded.shape} pixels; {self.spec.name} has {self.grid}")
         return excluded
@@ -133,8 +135,8 @@ class HKO7Events:
             {path.name for path in folder.iterdir()} if folder.is_dir() else set()
             for folder in (self.root / top / f"{day:%Y/%m/%d}" for top in (self.layout.images, self.layout.masks))
         )  # fmt: skip
-        wants_masks = self.layout.noise != "ignore"
-        return np.array([i.name in images and (not wants_masks or m.name in masks) for i, m in self._paths(day)])
+        needs_masks = self.layout.noise != "ignore"
+        return np.array([i.name in images and (not needs_masks or m.name in masks) for i, m in self._paths(day)])
 
     def _paths(self, day: datetime) -> list[tuple[Path, Path]]:
         paths = []
@@ -146,5 +148,5 @@ class HKO7Events:
         return paths
 
 
-def _left(choice: str) -> np.uint8:
+def _masked_code(choice: str) -> np.uint8:
     return np.uint8(MISSING_CODE if choice == "missing" else 0)

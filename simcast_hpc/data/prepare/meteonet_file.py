@@ -1,6 +1,6 @@
-"""One npz file of MeteoNet, loose or in a tar: its dates, and its frames one at a time, in constant memory.
+"""Reader of one npz file of MeteoNet, loose or in a tar file: dates, and frames one at a time in constant memory.
 
-``dates`` is an array of Python objects, which numpy stores by pickle. Nothing but dates is unpickled.
+``dates`` is an array of Python objects, which numpy stores as pickle. Only dates are unpickled.
 """
 
 import io
@@ -23,19 +23,19 @@ from simcast_hpc.config import DataError
 from ..layouts import MeteoNetLayout
 
 GRIDS = {"NW": (565, 784), "SE": (515, 784)}
-_HARMLESS = {
+_ALLOWED_CLASSES = {
     ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
     ("numpy", "dtype"), ("datetime", "datetime"), ("datetime", "date"), ("_codecs", "encode"),
 }  # fmt: skip
 
 
 class WrongTypeError(DataError):
-    """An array of a file is of another type or number of axes than MeteoNet's."""
+    """An array of a file has another dtype or number of axes than in MeteoNet."""
 
 
 @dataclass(frozen=True)
 class MeteoNetFile:
-    """Where a file stands: ``archive`` is the tar it is in, or None; ``name`` its name, ``size`` in bytes."""
+    """Location of a file: ``archive`` is its tar file or None, ``name`` the name in it, ``size`` in bytes."""
 
     path: Path
     archive: Path | None
@@ -46,7 +46,7 @@ class MeteoNetFile:
         """Return the times of the frames, UTC.
 
         Raises:
-            DataError: the file is damaged or holds no dates.
+            DataError: the file is damaged or contains no dates.
         """
         with self._open("dates") as stream:
             _, _, dtype = _header(stream)
@@ -56,10 +56,10 @@ class MeteoNetFile:
         return list(dates.ravel())
 
     def frames(self) -> Iterator[np.ndarray]:
-        """Yield the frames as they are stored, int16 ``[H, W]``.
+        """Yield the frames as stored, int16 ``[H, W]``.
 
         Raises:
-            DataError: the file is damaged, or its data is not int16 ``[T, H, W]``.
+            DataError: the file is damaged, or ``data`` is not int16 ``[T, H, W]``.
         """
         with self._open("data") as stream:
             shape, fortran, dtype = _header(stream)
@@ -69,7 +69,7 @@ class MeteoNetFile:
             for _ in range(shape[0]):
                 raw = stream.read(size)
                 if len(raw) != size:
-                    raise DataError(f"{self.path} is truncated: {len(raw)} of a frame's {size} bytes")
+                    raise DataError(f"{self.path} is truncated: {len(raw)} of {size} bytes of a frame")
                 yield np.frombuffer(raw, dtype).reshape(shape[1:])
 
     @contextmanager
@@ -90,7 +90,9 @@ class MeteoNetFile:
         ) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{self.path} is truncated or no npz of MeteoNet: {error}; fetch it again") from error
+            raise DataError(
+                f"{self.path} is truncated or not an npz file of MeteoNet: {error}; download it again"
+            ) from error
 
     def _bytes(self) -> Any:
         if self.archive is None:
@@ -102,11 +104,11 @@ class MeteoNetFile:
 
 
 class _Dates(pickle.Unpickler):
-    """An unpickler that knows arrays and dates, and refuses everything else."""
+    """Unpickler that allows only arrays and dates."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _HARMLESS:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no date")
+        if (module, name) not in _ALLOWED_CLASSES:
+            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not a date")
         return super().find_class(module, name)
 
 
@@ -117,37 +119,37 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def find_files(root: Path, layout: MeteoNetLayout) -> list[MeteoNetFile]:
-    """Return the files of a product and region below ``root``, loose and in tar files, by name.
+    """Return the files of a product and region below ``root``, loose and in tar files, sorted by name.
 
     Raises:
-        DataError: there is none, one stands twice, or a tar file is damaged.
+        DataError: there is none, one exists twice, or a tar file is damaged.
     """
-    wanted = re.compile(rf"{layout.product}_{layout.region}_\d{{4}}_\d{{2}}\.\d\.npz")
-    found: dict[str, MeteoNetFile] = {}
+    pattern = re.compile(rf"{layout.product}_{layout.region}_\d{{4}}_\d{{2}}\.\d\.npz")
+    files: dict[str, MeteoNetFile] = {}
     for path in sorted(Path(root).rglob("*")):
-        if wanted.fullmatch(path.name):
+        if pattern.fullmatch(path.name):
             candidates = [MeteoNetFile(path, None, path.name, path.stat().st_size)]
         elif path.name.endswith((".tar", ".tar.gz", ".tgz")):
-            candidates = _members(path, wanted)
+            candidates = _members(path, pattern)
         else:
             continue
         for file in candidates:
             name = file.path.name
-            if name in found:
-                raise DataError(f"{file.path} and {found[name].path} are the same file of MeteoNet; remove one")
-            found[name] = file
-    if not found:
-        raise DataError(f"no file {layout.product}_{layout.region}_YEAR_MONTH.PART.npz stands below {root}")
-    return [found[name] for name in sorted(found)]
+            if name in files:
+                raise DataError(f"{file.path} and {files[name].path} are the same file of MeteoNet; remove one")
+            files[name] = file
+    if not files:
+        raise DataError(f"there is no file {layout.product}_{layout.region}_YEAR_MONTH.PART.npz below {root}")
+    return [files[name] for name in sorted(files)]
 
 
-def _members(path: Path, wanted: re.Pattern[str]) -> list[MeteoNetFile]:
+def _members(path: Path, pattern: re.Pattern[str]) -> list[MeteoNetFile]:
     try:
         with tarfile.open(path) as tar:
             return [
                 MeteoNetFile(path / Path(member.name).name, path, member.name, member.size)
                 for member in tar
-                if member.isfile() and wanted.fullmatch(Path(member.name).name)
+                if member.isfile() and pattern.fullmatch(Path(member.name).name)
             ]
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise DataError(f"{path} is truncated or no tar file: {error}; fetch it again") from error
+        raise DataError(f"{path} is truncated or not a tar file: {error}; download it again") from error

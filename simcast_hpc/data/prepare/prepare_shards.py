@@ -1,4 +1,4 @@
-"""The preparation: ranks take shards in turn, rank 0 puts index and manifest together; killed, it goes on."""
+"""Preparation of shards: ranks write shards in turn, rank 0 writes index and manifest; resumes an interrupted run."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.data_errors import DataProblem, refuse
+from simcast_hpc.data.data_errors import DataProblem, require_skipped
 from simcast_hpc.data.shards.shard_format import (
     CLAIM,
     FORMAT,
@@ -43,7 +43,7 @@ DEFAULT_EVENTS_PER_SHARD = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """How raw data becomes shards. ``skip`` names the kinds of problems whose events are left out and listed."""
+    """Options of the preparation. ``skip`` contains the kinds of problems whose events are skipped and listed."""
 
     codec: str = "lz4"
     events_per_shard: int = DEFAULT_EVENTS_PER_SHARD
@@ -51,42 +51,46 @@ class Recipe:
 
 
 def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, ranks: Ranks) -> Manifest:
-    """Write the shards of a source of events into the folder ``into`` and return their manifest, on every rank.
+    """Write the events of a source as shards into the folder ``into`` and return their manifest, on each rank.
 
-    Shards that a killed preparation of the same raw data by the same recipe left stand.
+    Complete shards of an interrupted preparation of the same raw data with the same recipe are kept.
 
     Raises:
-        DataError: the raw data holds problems that are not to be skipped, or the folder holds something else.
-        SimcastError: on every rank, when another one failed.
+        DataError: the raw data has problems that are not skipped, or the folder contains something else.
+        SimcastError: on each rank, if another one failed.
     """
+    # 1. Source and its problems
     with ranks.together():
         source = open_source()
     source.complete(ranks)
     with ranks.together():
         made_of = _made_of(source, recipe)
-        left_out = refuse(source.problems, skip=recipe.skip)
+        left_out = require_skipped(source.problems, skip=recipe.skip)
         if not source.events:
-            raise DataError(f"nothing of {source.spec.name} can be prepared: no event among {len(source.notes)} files")
+            raise DataError(f"{len(source.notes)} files contain no event of {source.spec.name}")
         compression(recipe.codec)
+    # 2. Target folder
     with ranks.together():
         if ranks.is_first:
             _claim(into, made_of)
     if (into / MANIFEST).is_file():
-        return _standing(into, made_of, ranks)
+        return _check_finished(into, made_of, ranks)
+    # 3. Shards, distributed over the ranks
     shards = _shards(len(source.events), recipe.events_per_shard)
-    mine: dict[int, ShardFile] = {}
+    own: dict[int, ShardFile] = {}
     with ranks.together():
-        own = range(ranks.rank, len(shards), ranks.size)
-        progress = Progress(logger, "prepare", len(own), unit="shards")
-        for number in own:
+        numbers = range(ranks.rank, len(shards), ranks.size)
+        progress = Progress(logger, "prepare", len(numbers), unit="shards")
+        for number in numbers:
             path = into / shard_name(number)
             if not path.is_file():
                 write_shard(
                     path, source, shards[number], codec=recipe.codec, skip_unreadable="truncated" in recipe.skip
                 )
-            mine[number] = _described(path, len(shards[number]))
+            own[number] = _shard_file(path, len(shards[number]))
             progress.advance()
-    files = {number: file for part in ranks.gather(mine) for number, file in part.items()}
+    # 4. Index and manifest
+    files = {number: file for part in ranks.gather(own) for number, file in part.items()}
     manifest = None
     with ranks.together():
         if ranks.is_first:
@@ -98,7 +102,7 @@ def _shards(events: int, each: int) -> list[range]:
     return [range(begin, min(begin + each, events)) for begin in range(0, events, each)]
 
 
-def _described(path: Path, events: int) -> ShardFile:
+def _shard_file(path: Path, events: int) -> ShardFile:
     return ShardFile(name=path.name, bytes=path.stat().st_size, sha256=file_hash(path), events=events)
 
 
@@ -108,27 +112,27 @@ def _made_of(source: EventSource, recipe: Recipe) -> str:
 
 
 def _claim(into: Path, made_of: str) -> None:
-    """Say what the folder is for; refuse one that is for something else."""
+    """Record what the folder is used for, and reject a folder that is used for something else."""
     claim = into / CLAIM
     if claim.is_file():
         sweep(into)
         if claim.read_text(encoding="utf-8").strip() != made_of:
             raise DataError(
-                f"{into} holds shards of other raw data, another description, codec or number of events a shard; "
-                "name another folder, or remove it"
+                f"{into} contains shards of other raw data, another description, codec or number of events per shard; "
+                "choose another folder, or remove it"
             )
         return
     if into.exists() and any(into.iterdir()):
-        raise DataError(f"{into} is not empty and holds no shards; name another folder")
+        raise DataError(f"{into} is not empty and contains no shards; choose another folder")
     into.mkdir(parents=True, exist_ok=True)
     write_text(claim, made_of + "\n")
 
 
-def _standing(into: Path, made_of: str, ranks: Ranks) -> Manifest:
+def _check_finished(into: Path, made_of: str, ranks: Ranks) -> Manifest:
     manifest = read_manifest(into)
     with ranks.together():
         if manifest.made_of != made_of:
-            raise DataError(f"{into / MANIFEST} is not of the claim beside it; remove the folder and prepare again")
+            raise DataError(f"{into / MANIFEST} does not match {CLAIM}; remove the folder and prepare again")
         check_present(into, manifest, range(len(manifest.shards)))
     return manifest
 
@@ -138,16 +142,16 @@ def _finish(
 ) -> Manifest:
     events, rows = [], []
     columns: dict[str, list[np.ndarray]] = {"sha256": [], "gaps": [], "histogram": []}
-    for shard, (held, about) in enumerate(
+    for shard, (numbers, shard_file) in enumerate(
         zip(_shards(len(source.events), recipe.events_per_shard), shards, strict=True)
     ):
-        with h5py.File(into / about.name, "r") as file:
+        with h5py.File(into / shard_file.name, "r") as file:
             usable = np.flatnonzero(column(file, "usable"))
             for name, parts in columns.items():
                 parts.append(column(file, name)[usable])
-        lost = sorted(set(range(len(held))) - set(usable.tolist()))
-        left_out += [unreadable(source, held[row]) for row in lost]
-        events += [source.events[held[row]] for row in usable]
+        lost = sorted(set(range(len(numbers))) - set(usable.tolist()))
+        left_out += [unreadable(source, numbers[row]) for row in lost]
+        events += [source.events[numbers[row]] for row in usable]
         rows += [(shard, row) for row in usable]
     checksums, gaps, histograms = (np.concatenate(parts) for parts in columns.values())
     if not events:
@@ -166,7 +170,7 @@ def _finish(
         chunk_frames=chunk_frames(source.frames, source.grid),
         whole_frames=source.spec.layout.kind != "archive",
         shards=tuple(shards),
-        index=_described(into / INDEX, len(events)),
+        index=_shard_file(into / INDEX, len(events)),
         files=tuple(files),
         left_out=tuple(str(problem) for problem in left_out),
         notes=tuple(str(problem) for problem in source.notes),
@@ -185,7 +189,7 @@ def _index(
     gaps: np.ndarray,
     histograms: np.ndarray,
 ) -> Index:
-    """Return the index: the stored events, then those that were left out, which stand in no shard."""
+    """Return the index: the stored events, then the skipped ones, which are in no shard."""
     events = [*stored, *absent]
     rows = rows + [(-1, -1)] * len(absent)
     checksums, gaps = (np.pad(part, ((0, len(absent)), (0, 0))) for part in (checksums, gaps))

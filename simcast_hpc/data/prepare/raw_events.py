@@ -1,4 +1,4 @@
-"""What every reader of raw data offers to the preparation: events of equal length and grid, by number."""
+"""``EventSource``, the interface of the readers of raw data: events of equal length and grid, read by number."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -11,10 +11,10 @@ from simcast_hpc.distributed.ranks import Ranks
 
 
 class RawEvent(NamedTuple):
-    """An event before it is read. Times are seconds since 1970 UTC: ``time`` decides the split, ``begin`` is frame 0.
+    """Metadata of an event. Times are seconds since 1970 UTC: ``time`` decides the split, ``begin`` is that of frame 0.
 
-    ``percent_missing`` is what the catalog says of it, None where that is counted from the codes.
-    ``file`` and ``file_index`` say where it stands.
+    ``percent_missing`` is the value of the catalog, or None if it is to be counted from the pixel values.
+    ``file`` and ``file_index`` locate the event.
     """
 
     id: str
@@ -27,11 +27,11 @@ class RawEvent(NamedTuple):
 
 
 class EventSource(Protocol):
-    """Raw data, looked into: what can be used in ``events``, what cannot in ``problems``."""
+    """Checked raw data: ``events`` are usable, ``problems`` describe the rest."""
 
     @property
     def spec(self) -> DatasetSpec:
-        """The data set's description."""
+        """Description of the dataset."""
         ...
 
     @property
@@ -41,32 +41,32 @@ class EventSource(Protocol):
 
     @property
     def frames(self) -> int:
-        """Frames of an event."""
+        """Frames per event."""
         ...
 
     @property
     def events(self) -> Sequence[RawEvent]:
-        """The usable events, in the order in which they are stored."""
+        """Usable events, in the order in which they are stored."""
         ...
 
     @property
     def absent(self) -> Sequence[RawEvent]:
-        """Events that are named but cannot be used: readers count them where an id must stand once."""
+        """Listed events that are not usable; they count where an id must be unique."""
         ...
 
     @property
     def problems(self) -> Sequence[DataProblem]:
-        """What is wrong with the rest."""
+        """Problems of the events that are not usable."""
         ...
 
     @property
     def notes(self) -> Sequence[DataProblem]:
-        """What is peculiar, and harmless to those who read the shards."""
+        """Peculiarities that do not affect the shards."""
         ...
 
     @property
     def identity(self) -> str:
-        """Hash that changes when the raw data does, as far as that shows without reading it."""
+        """Hash of the raw data from metadata such as names and sizes, without reading the frames."""
         ...
 
     def complete(self, ranks: Ranks) -> None:
@@ -77,6 +77,6 @@ class EventSource(Protocol):
         """Return event ``number`` as uint8 ``[T, H, W]``, 255 where missing.
 
         Raises:
-            DataError: it cannot be read.
+            DataError: the event cannot be read.
         """
         ...

@@ -1,4 +1,4 @@
-"""One shard: so many events, read, checked, counted, compressed, and visible when it is whole."""
+"""Write one shard: read its events, compute checksums and histograms, compress, and write atomically."""
 
 from pathlib import Path
 
@@ -20,8 +20,8 @@ def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, 
     """Write the events ``numbers`` of ``source``.
 
     Raises:
-        DataError: an event cannot be read, and unreadable ones are not to be skipped.
-        OSError: the disk is full or the folder cannot be written; no shard of that name is left behind.
+        DataError: an event cannot be read and ``skip_unreadable`` is false.
+        OSError: the disk is full or the folder is not writable; no shard of this name is created.
     """
     height, width = source.grid
     count, frames = len(numbers), source.frames
@@ -40,13 +40,13 @@ def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, 
         for row, number in enumerate(numbers):
             event = _read(source, number, skip_unreadable=skip_unreadable)
             if event is None:
-                codes[row] = MISSING_CODE  # so that a piece that was never written stays a sign of damage
+                codes[row] = MISSING_CODE  # so that a chunk that was never written is always damage
                 continue
             usable[row] = 1
             codes[row] = event
             checksums[row] = np.frombuffer(event_checksum(event), np.uint8)
             histograms[row] = code_histogram(event)
-            gaps[row] = _wholly_missing(event, anything=bool(histograms[row, MISSING_CODE]))
+            gaps[row] = _empty_frames(event, any_missing=bool(histograms[row, MISSING_CODE]))
         file["id"] = np.array([source.events[number].id.encode() for number in numbers])
         file["sha256"], file["usable"], file["gaps"] = checksums, usable, gaps
         file.create_dataset("histogram", data=histograms, compression="gzip")
@@ -61,10 +61,10 @@ def _read(source: EventSource, number: int, *, skip_unreadable: bool) -> np.ndar
         raise
 
 
-def _wholly_missing(codes: np.ndarray, *, anything: bool) -> np.ndarray:
-    """Return which frames of ``[T, H, W]`` hold no valid pixel; a first row that has one is enough to know better."""
+def _empty_frames(codes: np.ndarray, *, any_missing: bool) -> np.ndarray:
+    """Return which frames of ``[T, H, W]`` have no valid pixel; only frames whose first row is empty are searched."""
     missing = np.zeros(len(codes), bool)
-    if anything:
+    if any_missing:
         for frame in np.flatnonzero((codes[:, 0] == MISSING_CODE).all(axis=1)):
             missing[frame] = (codes[frame] == MISSING_CODE).all()
     return missing

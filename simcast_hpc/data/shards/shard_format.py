@@ -1,4 +1,4 @@
-"""The files of prepared data: names, manifest and index."""
+"""File format of prepared data: names, manifest and index."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _CHUNK_BYTES = 2**16
 
 
 class ShardFile(StrictModel):
-    """A shard: its file, its size and SHA-256, and its events."""
+    """A shard: file name, size, SHA-256 and number of events."""
 
     name: str
     bytes: PositiveInt
@@ -59,17 +59,17 @@ class Manifest(StrictModel):
 
     @property
     def text(self) -> str:
-        """The manifest as it is written."""
+        """The manifest as text."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
 
 
 @dataclass(frozen=True)
 class Index:
-    """One row an event, as arrays: ids (bytes), times and first frames in seconds since 1970 UTC, and where it stands.
+    """One row per event, as arrays: ids (bytes), times and first frames in seconds since 1970 UTC, and location.
 
-    ``gaps`` is bool ``[E, T]``, true where a frame is wholly missing; None where none is.
-    ``shard`` is -1 for an event that was left out; it counts where an id must stand once, and is never read.
-    ``file`` counts in the manifest's ``files``, ``file_index`` is the place in that file.
+    ``gaps`` is bool ``[E, T]``, true where a frame is entirely missing, or None if no frame is.
+    ``shard`` is -1 for a skipped event, which counts where an id must be unique and is never read.
+    ``file`` is an index into ``files`` of the manifest, ``file_index`` the position in that file.
     """
 
     id: np.ndarray
@@ -89,21 +89,21 @@ class Index:
 
 
 def stored_description_hash(spec: DatasetSpec) -> str:
-    """Return a hash of what a description says about stored codes and splits, whatever it is called."""
-    words = {"name", "title", "quantity", "license", "citation", "source", "grid", "thresholds", "z_r"}
-    return hashlib.sha256(spec.model_dump_json(exclude=words).encode()).hexdigest()[:16]
+    """Return a hash of encoding, layout, cadence and splits of a description, without descriptive fields."""
+    excluded = {"name", "title", "quantity", "license", "citation", "source", "grid", "thresholds", "z_r"}
+    return hashlib.sha256(spec.model_dump_json(exclude=excluded).encode()).hexdigest()[:16]
 
 
 def require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> None:
-    """Refuse a description by which this data was not prepared.
+    """Check that the data was prepared with this description.
 
     Raises:
-        DataError: names both.
+        DataError: it was prepared with another one; names both.
     """
     if manifest.description != stored_description_hash(spec):
         raise DataError(
-            f"{root / MANIFEST}: prepared as {manifest.dataset}, by a description that is not that of {spec.name} now "
-            "(encoding, cadence, splits or layout differ); name the right data.dataset (--dataset), or prepare again"
+            f"{root / MANIFEST}: prepared as {manifest.dataset}, with a description that differs from {spec.name} now "
+            "(encoding, cadence, splits or layout); set the right data.dataset (--dataset), or prepare again"
         )
 
 
@@ -113,21 +113,21 @@ def shard_name(number: int) -> str:
 
 
 def chunk_frames(frames: int, grid: tuple[int, int]) -> int:
-    """Return the frames of a chunk: one, or so many of a small grid that a chunk holds 64 KiB."""
+    """Return the frames per chunk: one, or as many of a small grid as fit in 64 KiB."""
     return min(frames, max(1, _CHUNK_BYTES // (grid[0] * grid[1])))
 
 
 def compression(codec: str) -> dict[str, Any]:
-    """Return h5py's options of a codec.
+    """Return the h5py options of a codec.
 
     Raises:
-        DataError: there is no such codec.
+        DataError: the codec is unknown.
     """
     if codec == "lz4":
         return dict(hdf5plugin.LZ4())
     if codec == "zstd":
         return dict(hdf5plugin.Zstd(clevel=3))
-    raise DataError(f"{codec!r} is no codec; shards are compressed by {' or '.join(CODECS)}")
+    raise DataError(f"{codec!r} is not a codec; choose {' or '.join(CODECS)}")
 
 
 def write_index(path: Path, index: Index) -> None:
@@ -142,11 +142,13 @@ def read_index(root: Path, manifest: Manifest) -> Index:
     """Return the index that belongs to a manifest.
 
     Raises:
-        DataError: it is absent or not that of the manifest.
+        DataError: it is missing or does not match the manifest.
     """
     path = root / INDEX
     if not path.is_file() or file_hash(path) != manifest.index.sha256:
-        raise DataError(f"{path} is {'not that of its manifest' if path.is_file() else 'absent'}; prepare {root} again")
+        raise DataError(
+            f"{path} {'does not match its manifest' if path.is_file() else 'is missing'}; prepare {root} again"
+        )
     with h5py.File(path, "r") as file:
         columns: dict[str, Any] = {str(name): column(file, str(name)) for name in file}
     if "gaps" in columns:
@@ -156,7 +158,7 @@ def read_index(root: Path, manifest: Manifest) -> Index:
 
 
 def column(file: h5py.File, name: str) -> np.ndarray:
-    """Return a whole data set of an HDF5 file."""
+    """Return a dataset of an HDF5 file as an array."""
     stored = file[name]
     assert isinstance(stored, h5py.Dataset)
     return stored[:]
@@ -166,7 +168,7 @@ def read_manifest(root: Path) -> Manifest:
     """Return the manifest of prepared data.
 
     Raises:
-        DataError: there is none (the preparation did not end), or it is no manifest of this format.
+        DataError: there is none (the preparation is unfinished), or it is not a manifest of this format.
     """
     path = root / MANIFEST
     try:
@@ -174,38 +176,38 @@ def read_manifest(root: Path) -> Manifest:
     except OSError as error:
         unfinished = (root / CLAIM).is_file()
         raise DataError(
-            f"{root} holds prepared data without {MANIFEST}: its preparation did not end; start it again and it goes on"
+            f"{root} contains prepared data without {MANIFEST}: the preparation is unfinished; run it again to resume"
             if unfinished
             else f"{path} cannot be read: {error.strerror}"
         ) from error
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise DataError(f"{path} is no manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+        raise DataError(f"{path} is not a manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
     if manifest.format != FORMAT:
-        raise DataError(f"{path} is of format {manifest.format}; this program reads {FORMAT}: prepare again")
+        raise DataError(f"{path} has format {manifest.format}; the supported format is {FORMAT}: prepare again")
     return manifest
 
 
 def is_prepared(root: Path) -> bool:
-    """Say whether a folder holds prepared data, finished or not."""
+    """Return whether a folder contains prepared data, finished or not."""
     return (root / MANIFEST).is_file() or (root / CLAIM).is_file()
 
 
 def check_present(root: Path, manifest: Manifest, shards: Iterable[int]) -> None:
-    """Refuse if one of these shards is absent or has another size than the manifest says.
+    """Check that these shards exist with the size in the manifest.
 
     Raises:
-        DataError: with its name.
+        DataError: one does not; names it.
     """
     for number in shards:
-        told_of = manifest.shards[number]
-        path = root / told_of.name
+        shard = manifest.shards[number]
+        path = root / shard.name
         try:
             size = path.stat().st_size
         except OSError as error:
+            raise DataError(f"shard {path} with {shard.events} events is missing; copy or prepare it again") from error
+        if size != shard.bytes:
             raise DataError(
-                f"shard {path} is absent; {MANIFEST} counts {told_of.events} events in it. Copy or prepare it again"
-            ) from error
-        if size != told_of.bytes:
-            raise DataError(f"shard {path} has {size} bytes, {MANIFEST} says {told_of.bytes}; copy or prepare it again")
+                f"shard {path} has {size} bytes, not {shard.bytes} as in {MANIFEST}; copy or prepare it again"
+            )

@@ -1,4 +1,4 @@
-"""Windows of prepared shards: those of the data they were prepared from, in the same order, to the byte."""
+"""Windows of prepared shards: identical, in the same order, to those of the data they were prepared from."""
 
 from collections.abc import Collection
 from datetime import UTC, datetime
@@ -32,15 +32,16 @@ class ShardSource:
         max_percent_missing: float | None = 0.0,
         file_names: Collection[str] | None = None,
     ):
-        """Read manifest and index; the arguments are those of :class:`~simcast_hpc.data.archive_windows.ArchiveSource`.
+        """Read manifest and index; for the arguments see :class:`~simcast_hpc.data.archive_windows.ArchiveSource`.
 
-        Windows with a frame that is wholly missing are left out, except where the data is an archive in SEVIR's
-        layout, whose readers keep them.
+        Windows with an entirely missing frame are skipped, except for an archive in SEVIR's layout, whose readers
+        keep them.
 
         Raises:
-            DataError: the preparation did not end, a shard that the split needs is absent or of another size, the
-                data was prepared by another description, or the split is empty.
+            DataError: the preparation is unfinished, a shard of the split is missing or has another size, the data
+                was prepared with another description, or the split is empty.
         """
+        # 1. Manifest
         self.spec, self.root, self.frames = spec, Path(root), frames
         self.window_stride, self.frame_stride = window_stride, frame_stride
         self.manifest = read_manifest(self.root)
@@ -49,38 +50,42 @@ class ShardSource:
         kept = (self.manifest.frames_per_event + frame_stride - 1) // frame_stride
         if frames > kept:
             raise DataError(
-                f"windows of {frames} frames are asked of events of {kept} frames ({self.manifest.frames_per_event} "
-                f"prepared, data.frame_stride={frame_stride}) in {self.root}; shorten sequence.frames_in or frames_out"
+                f"windows of {frames} frames do not fit in events of {kept} frames ({self.manifest.frames_per_event} "
+                f"prepared, data.frame_stride={frame_stride}) in {self.root}; reduce sequence.frames_in or frames_out"
             )
+        # 2. Events of the split
         index = read_index(self.root, self.manifest)
         events = _choose(index, self.manifest, split, max_percent_missing, file_names)
         if not len(events):
             raise DataError(
-                f"split {split!r} of {spec.name} is empty in {self.root}: {len(index)} events, none inside the split "
-                f"with at most {max_percent_missing} % missing"
+                f"split {split!r} of {spec.name} is empty in {self.root}: none of {len(index)} events is in the split "
+                f"with at most {max_percent_missing} % missing pixels"
             )
         check_present(self.root, self.manifest, np.unique(index.shard[events]).tolist())
+        # 3. Windows
         self._starts, self._events = self._windows(index, events, kept)
         if not len(self._starts):
-            raise DataError(f"no window of {frames} whole frames in split {split!r} of {spec.name} in {self.root}")
+            raise DataError(
+                f"split {split!r} of {spec.name} in {self.root} has no window of {frames} frames without a gap"
+            )
         self._index, self._open = index, OpenFiles()
 
     def _windows(self, index: Index, events: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return first frame (counted in kept frames) and event (row of the index) of every window."""
+        """Return first frame (after ``frame_stride``) and event (row of the index) of each window."""
         starts = np.arange(0, kept - self.frames + 1, self.window_stride, dtype=np.int32)
-        whole = np.ones((len(events), len(starts)), bool)
+        complete = np.ones((len(events), len(starts)), bool)
         if index.gaps is not None and self.manifest.whole_frames:
             gaps = np.cumsum(index.gaps[events][:, :: self.frame_stride], axis=1)
             gaps = np.concatenate([np.zeros((len(events), 1), gaps.dtype), gaps], axis=1)
-            whole = gaps[:, starts + self.frames] == gaps[:, starts]
-        event, place = np.nonzero(whole)
-        return starts[place], events[event].astype(np.int32)
+            complete = gaps[:, starts + self.frames] == gaps[:, starts]
+        event, window = np.nonzero(complete)
+        return starts[window], events[event].astype(np.int32)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def stage(self, into: Path) -> None:
-        """Read from a copy below ``into``, a folder on the node's own disk (see ``staging.py``)."""
+        """Copy the needed shards below ``into``, a folder on a local disk, and read from there (see ``staging.py``)."""
         used = np.unique(self._index.shard[np.unique(self._events)])
         self.root = stage(self.root, self.manifest, used.tolist(), into)
 
@@ -90,10 +95,10 @@ class ShardSource:
         return WindowKey(bytes(self._index.id[self._events[place]]).decode(), int(self._starts[place]))
 
     def read(self, index: int) -> np.ndarray:
-        """Return window ``index`` as uint8 ``[T, H, W]``; only its own frames are decompressed.
+        """Return window ``index`` as uint8 ``[T, H, W]``; only its frames are decompressed.
 
         Raises:
-            DataError: the shard is damaged, or a part of it was never written.
+            DataError: the shard is damaged or incomplete.
         """
         place = range(len(self))[index]
         event = int(self._events[place])
@@ -110,31 +115,31 @@ class ShardSource:
             raise DataError(f"{path}: event {name} cannot be read: {error}; inspect {self.root}") from error
 
     def _codes(self, path: Path) -> h5py.Dataset:
-        fresh = path not in self._open
+        is_new = path not in self._open
         codes = self._open.get(path)["codes"]
         assert isinstance(codes, h5py.Dataset)
-        if fresh:
+        if is_new:
             frames, each = self.manifest.frames_per_event, self.manifest.chunk_frames
-            want = codes.shape[0] * ((frames + each - 1) // each)
-            if codes.shape[1:] != (frames, *self.grid) or codes.id.get_num_chunks() != want:
-                raise OSError(f"{codes.id.get_num_chunks()} of {want} pieces were written")  # HDF5 would read zeros
+            chunks = codes.shape[0] * ((frames + each - 1) // each)
+            if codes.shape[1:] != (frames, *self.grid) or codes.id.get_num_chunks() != chunks:
+                raise OSError(f"{codes.id.get_num_chunks()} of {chunks} chunks exist")  # HDF5 would read zeros
         return codes
 
     @property
     def dates(self) -> tuple[str, ...]:
-        """UTC dates of the events, each once, in order."""
+        """Distinct UTC dates of the events, sorted."""
         days = np.unique(self._index.time[np.unique(self._events)] // 86400)
         return tuple(datetime.fromtimestamp(int(day) * 86400, UTC).date().isoformat() for day in days)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the chosen windows and of the checksums of 16 of their events: that of the archive."""
+        """Hash of the selected windows and of the checksums of at most 16 events, equal to that of the archive."""
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        events, places, windows = np.unique(self._events, return_index=True, return_counts=True)
-        order = np.argsort(places)
+        events, first_windows, windows = np.unique(self._events, return_index=True, return_counts=True)
+        order = np.argsort(first_windows)
         events, windows = events[order], windows[order]
         return fingerprint(
             f"{self.frames} {self.window_stride} {self.frame_stride}",
@@ -152,13 +157,13 @@ def _choose(
     max_percent_missing: float | None,
     file_names: Collection[str] | None,
 ) -> np.ndarray:
-    """Return the rows of a split's events, sorted by id, as :func:`~simcast_hpc.data.catalog.choose_events` does."""
+    """Return the rows of the events of a split, sorted by id, like :func:`~simcast_hpc.data.catalog.choose_events`."""
     chosen = np.ones(len(index), bool) if split == "all" else index.split == SPLITS.index(split)
     if max_percent_missing is not None:
-        chosen &= index.percent_missing <= max_percent_missing  # NaN, unknown, is not "none"
+        chosen &= index.percent_missing <= max_percent_missing  # false for NaN (unknown)
     if file_names is not None:
         chosen &= np.isin(index.file, [number for number, name in enumerate(manifest.files) if name in file_names])
     rows = np.flatnonzero(chosen)
-    _, first, times = np.unique(index.id[rows], return_index=True, return_counts=True)
-    once = rows[first[times == 1]]
-    return once[index.shard[once] >= 0]
+    _, first, counts = np.unique(index.id[rows], return_index=True, return_counts=True)
+    unique = rows[first[counts == 1]]
+    return unique[index.shard[unique] >= 0]

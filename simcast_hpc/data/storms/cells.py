@@ -1,4 +1,4 @@
-"""Convective cells: born in a system, carried off, drawn back, grown and decayed; and their VIL on a grid."""
+"""Convective cells of a storm system: tracks, growth and decay, and their VIL on a grid."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .wind import BOX, Flow
 
 @dataclass(frozen=True)
 class Cells:
-    """Convective cells: where and when they are born, how long they live, how heavy and wide they get."""
+    """Parameters of convective cells: position and time of birth, lifetime, peak VIL and size, each ``[cells]``."""
 
     system: np.ndarray
     birth: np.ndarray
@@ -24,8 +24,8 @@ class Cells:
     drift: np.ndarray
 
     @classmethod
-    def draw(cls, random: np.random.Generator, systems: Systems, frames: int) -> "Cells":
-        """Draw all cells that live in an event; ``systems`` say how many, where and how heavy."""
+    def sample(cls, random: np.random.Generator, systems: Systems, frames: int) -> "Cells":
+        """Sample the cells of an event; number, places and intensity follow from ``systems``."""
         mean_life, span = 12.0, frames + SPIN_UP
         active = np.array([random.uniform(*kind.active_cells) for kind in systems.kinds])
         system = np.repeat(np.arange(len(active)), np.rint(active * span / mean_life).astype(int))
@@ -50,22 +50,22 @@ class Cells:
         )
 
     def tracks(self, systems: Systems, flow: Flow, frames: int) -> np.ndarray:
-        """Places of all cells, ``[frames, cells, 2]``; before birth, the place of birth."""
+        """Return the positions of all cells, ``[frames, cells, 2]``; before birth, the place of birth."""
         born = np.floor(self.birth).astype(int)
-        place = systems.place(self.system, self.along, self.across, born)
+        position = systems.positions(self.system, self.along, self.across, born)
         tracks = np.empty((frames, len(born), 2))
         for time in range(-SPIN_UP, frames):
             if time >= 0:
-                tracks[time] = place
-            y, x = place.T
+                tracks[time] = position
+            y, x = position.T
             velocity = np.stack(flow.at(y, x, time), axis=1) + self.drift + systems.drifts[self.system]
-            velocity += 0.02 * (systems.centres[time + SPIN_UP, self.system] - place)
-            place = np.where((born <= time)[:, None], place + velocity, place)
+            velocity += 0.02 * (systems.centres[time + SPIN_UP, self.system] - position)
+            position = np.where((born <= time)[:, None], position + velocity, position)
         return tracks
 
 
 def render_convection(cells: Cells, tracks: np.ndarray, size: int, frames: int) -> np.ndarray:
-    """Sum of the cells' VIL in kg/m^2, float32 ``[frames, size, size]``. Work goes with their area, not the box's."""
+    """Return the sum of the cells' VIL in kg/m^2, float32 ``[frames, size, size]``; only their pixels are computed."""
     scale = size / BOX
     reach = 5.2 * cells.radius
     margin = int(np.ceil(reach.max() * scale)) + 1
@@ -83,7 +83,7 @@ def render_convection(cells: Cells, tracks: np.ndarray, size: int, frames: int) 
         rows, columns = corner[:, :1] + box, corner[:, 1:] + box
         dy = ((rows + 0.5) / scale - tracks[times, number, :1]).astype(np.float32)[:, :, None]
         dx = ((columns + 0.5) / scale - tracks[times, number, 1:]).astype(np.float32)[:, None, :]
-        # What is clipped falls on the rim of the margin, which is cut off.
+        # Clipped pixels fall on the edge of the margin, which is removed.
         rows = np.clip(rows + margin, 0, canvas.shape[1] - 1)
         columns = np.clip(columns + margin, 0, canvas.shape[2] - 1)
         canvas[times[:, None, None], rows[:, :, None], columns[:, None, :]] += _profile(
@@ -101,7 +101,7 @@ def _profile(
     sin, cos = np.float32(np.sin(cells.angle[number])), np.float32(np.cos(cells.angle[number]))
     stretch = np.float32(np.sqrt(cells.aspect[number]))
     near = ((dy * sin + dx * cos) / stretch) ** 2 + ((dy * cos - dx * sin) * stretch) ** 2
-    # Exponential skirts, a rounded top, and a taper that ends the profile without an edge.
+    # Exponential profile with a rounded top, and a taper that ends it without an edge.
     skirt = np.exp(1 - np.sqrt(1 + 2.2 * near / width**2))
     taper = np.maximum(1 - (dy**2 + dx**2) / reach**2, 0) ** 2
     return np.float32(cells.peak[number]) * stage * skirt * taper

@@ -7,23 +7,23 @@ import numpy as np
 from .wind import BOX, Flow
 
 SPIN_UP = 20
-"""Frames before the first one kept, so that an event opens with storms of every age."""
+"""Frames simulated before the first one, so that an event starts with storms of all ages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SystemType:
-    """How a kind of storm system looks; pairs are the ends of uniform draws.
+    """Parameters of one type of storm system; a pair is the range of a uniform distribution.
 
     Attributes:
-        share: how often it is drawn.
-        line: cells evenly along a line across the wind, its shield behind it; else scattered about the centre.
+        share: probability of the type.
+        line: cells are evenly distributed along a line across the wind; otherwise scattered around the centre.
         half_length: extent of the cells along the system, units of 8 km.
-        half_width: their spread across it, units.
-        active_cells: cells that live at one time.
-        peak: median VIL of a cell at its height, kg/m^2.
+        half_width: spread of the cells across the system, units.
+        active_cells: number of simultaneous cells.
+        peak: median of the maximum VIL of a cell, kg/m^2.
         shield: VIL of the stratiform shield, kg/m^2.
-        shield_radius: its radius across the system, units.
-        lag: how far it trails behind the centre, units.
+        shield_radius: radius of the shield across the system, units.
+        lag: distance of the shield behind the centre, units.
     """
 
     share: float
@@ -86,7 +86,7 @@ KINDS = (SQUALL_LINE, CLUSTER, SCATTERED_CELLS, RAIN_SHIELD)
 
 @dataclass(frozen=True)
 class Systems:
-    """Storm systems; the first axis of ``centres`` counts frames from ``-SPIN_UP``."""
+    """Parameters of storm systems, each ``[systems]``; the first axis of ``centres`` is the frame from ``-SPIN_UP``."""
 
     kinds: list[SystemType]
     lines: np.ndarray
@@ -104,8 +104,8 @@ class Systems:
     lags: np.ndarray
 
     @classmethod
-    def draw(cls, random: np.random.Generator, flow: Flow, frames: int) -> "Systems":
-        """Draw the systems of one event, the first inside the box in mid-event, the others in it or near."""
+    def sample(cls, random: np.random.Generator, flow: Flow, frames: int) -> "Systems":
+        """Sample the systems of one event: the first is inside the box at mid-event, the others inside or near it."""
         count = int(random.integers(2, 6))
         kinds = [KINDS[number] for number in random.choice(len(KINDS), count, p=[kind.share for kind in KINDS])]
         lines = np.array([kind.line for kind in kinds])
@@ -116,7 +116,7 @@ class Systems:
         middle = frames / 2 + random.normal(0, 0.35 * frames, count)
         half_lengths = np.array([random.uniform(*kind.half_length) for kind in kinds])
         across = np.array([random.uniform(*kind.shield_radius) for kind in kinds])
-        # A squall line stands across the wind, within a spread; the others lie as they like.
+        # A squall line is perpendicular to the wind, with some spread; the others have a random orientation.
         angles = random.uniform(0, np.pi, count)
         angles = np.where(lines, flow.heading + np.pi / 2 + random.normal(0, 0.5, count), angles)
         return cls(
@@ -137,12 +137,12 @@ class Systems:
         )
 
     def activity(self, time: np.ndarray | float) -> np.ndarray:
-        """Stage of each system's own growth and decay, 0 to 1, ``[systems]`` or ``[times, systems]``."""
+        """Return the stage of growth and decay of each system, 0 to 1, ``[systems]`` or ``[times, systems]``."""
         age = np.clip((np.asarray(time)[..., None] - self.starts) / self.lives, 0, 1)
         return np.sin(np.pi * age) ** 0.7
 
-    def place(self, which: np.ndarray, along: np.ndarray, across: np.ndarray, time: np.ndarray) -> np.ndarray:
-        """Turn coordinates of systems ``which`` into places ``[..., 2]`` at whole frames ``time``."""
+    def positions(self, which: np.ndarray, along: np.ndarray, across: np.ndarray, time: np.ndarray) -> np.ndarray:
+        """Return the positions ``[..., 2]`` of coordinates relative to the systems ``which`` at frames ``time``."""
         angle = self.angles[which] + self.turns[which] * time
         bent = across + self.bends[which] * along**2
         y = along * np.sin(angle) + bent * np.cos(angle)
@@ -150,10 +150,10 @@ class Systems:
         return self.centres[time + SPIN_UP, which] + np.stack([y, x], axis=-1)
 
     def shields(self, time: int, coarse: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Stratiform VIL in kg/m^2, ``[H, W]``; ``coarse`` texture makes the borders ragged."""
+        """Return the stratiform VIL in kg/m^2, ``[H, W]``; the ``coarse`` texture makes its border irregular."""
         total = np.zeros_like(coarse)
         ragged = np.exp(-0.7 * np.clip(coarse, -0.8, 0.8))
-        activity = self.activity(time - 4.0)  # rain from anvils follows the cells by some 20 minutes
+        activity = self.activity(time - 4.0)  # stratiform rain follows the cells by about 20 minutes
         for number, peak in enumerate(self.shields_peak * activity * self.strengths**0.4):
             if peak < 0.02:
                 continue
@@ -173,7 +173,7 @@ class Systems:
 
 
 def _paths(anchor: np.ndarray, drifts: np.ndarray, flow: Flow, frames: int) -> np.ndarray:
-    """Carry the systems from ``anchor`` in mid-event both ways: ``[SPIN_UP + frames + 1, systems, 2]``."""
+    """Advect the systems from ``anchor`` at mid-event in both directions: ``[SPIN_UP + frames + 1, systems, 2]``."""
     steps = SPIN_UP + frames + 1
     middle = SPIN_UP + frames // 2
     centres = np.empty((steps, *anchor.shape))

@@ -1,4 +1,4 @@
-"""Log-normal texture of rain: several wavelengths, renewed at their own pace, carried by the flow of each pixel."""
+"""Log-normal texture of rain: several wavelengths with different lifetimes, advected by the flow of each pixel."""
 
 import numpy as np
 
@@ -12,10 +12,10 @@ _LIFETIMES = (36.0, 26.0, 16.0, 10.0, 7.0, 5.0, 4.0)
 
 
 class Texture:
-    """Gaussian texture of several wavelengths, each of two overlapping generations that the flow carries along.
+    """Gaussian texture of several wavelengths, each the sum of two overlapping generations, advected by the flow.
 
-    A generation fades in and out as a sine of its age, its twin as the cosine, so the variance is steady. It starts
-    undeformed, which keeps the flow from winding the texture up.
+    The weight of a generation is the sine of its age, that of the other one the cosine, so that the variance is
+    constant. Each generation starts undeformed, which limits the deformation by the flow.
     """
 
     def __init__(self, random: np.random.Generator, size: int, frames: int):
@@ -34,20 +34,20 @@ class Texture:
         self.moved = np.zeros((size, size, len(kept), 2, 2), np.float32)
 
     def _ages(self, time: int) -> np.ndarray:
-        """Age of both generations of each wavelength in lives, ``[wavelengths, 2]``, the whole part counting them."""
+        """Return the ages of the two generations per wavelength in lifetimes, ``[wavelengths, 2]``."""
         return (time / self.lives + self.phases)[:, None] + np.array([0.0, 0.5])
 
     def advect(self, flow: Flow, time: int) -> None:
-        """Carry the texture from frame ``time - 1`` to ``time``, every pixel by its own flow."""
+        """Advect the texture from frame ``time - 1`` to ``time`` by the flow of each pixel."""
         v, u = flow.at(self.rows, self.columns, time - 0.5)
         v, u = flow.at(self.rows - v / 2, self.columns - u / 2, time - 0.5)
         y, x = (self.rows - v) * self.scale - 0.5, (self.columns - u) * self.scale - 0.5
-        sources = _bilinear(self.moved.reshape(*v.shape, -1), y, x).reshape(self.moved.shape)
+        sources = _interpolate(self.moved.reshape(*v.shape, -1), y, x).reshape(self.moved.shape)
         self.moved = sources - np.stack([v, u], axis=-1)[:, :, None, None]
         self.moved[:, :, np.floor(self._ages(time)) > np.floor(self._ages(time - 1))] = 0
 
     def at(self, time: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sum of the two longest wavelengths and that of the rest, each ``[H, W]``."""
+        """Return the sum of the two longest wavelengths and the sum of the others, each ``[H, W]``."""
         coarse, fine = np.zeros_like(self.rows), np.zeros_like(self.rows)
         for number, ages in enumerate(self._ages(time)):
             weights = (_AMPLITUDES[number] * np.sin(np.pi * (ages % 1))).astype(np.float32)
@@ -55,22 +55,22 @@ class Texture:
             step = _WAVELENGTHS[number] / _POINTS_PER_WAVE
             y = (self.rows + self.moved[..., number, :, 0].transpose(2, 0, 1)) / step + start[:, 0]
             x = (self.columns + self.moved[..., number, :, 1].transpose(2, 0, 1)) / step + start[:, 1]
-            twins = _periodic(self.lattices[number], y, x) * weights[:, None, None]
+            generations = _interpolate_periodic(self.lattices[number], y, x) * weights[:, None, None]
             total = coarse if number < 2 else fine
-            total += twins[0] + twins[1]
+            total += generations[0] + generations[1]
         return coarse, fine
 
 
 def _band_pass(random: np.random.Generator) -> np.ndarray:
-    """Periodic Gaussian field of one wavelength and its surroundings, variance 1, any direction alike."""
+    """Return a periodic, isotropic Gaussian field around one wavelength, with variance 1."""
     wave = np.hypot(np.fft.fftfreq(_LATTICE)[:, None], np.fft.rfftfreq(_LATTICE)) * _POINTS_PER_WAVE
     ring = np.exp(-(np.log(np.maximum(wave, 1e-6)) ** 2) / (2 * 0.35**2))
     field = np.fft.irfft2(np.fft.rfft2(random.standard_normal((_LATTICE, _LATTICE))) * ring, s=(_LATTICE, _LATTICE))
     return (field / field.std()).astype(np.float32)
 
 
-def _bilinear(fields: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Values of ``fields [H, W, N]`` at places in pixels, the border going on outside: ``[H, W, N]``."""
+def _interpolate(fields: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Interpolate ``fields [H, W, N]`` bilinearly at positions in pixels, clipped to the border: ``[H, W, N]``."""
     height, width, count = fields.shape
     y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
     top, left = np.minimum(np.floor(y), height - 2), np.minimum(np.floor(x), width - 2)
@@ -82,17 +82,17 @@ def _bilinear(fields: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _corners(lattice: np.ndarray) -> np.ndarray:
-    """Pack every lattice point with its three neighbours, so that one look-up serves an interpolation."""
+    """Pack each lattice point with its three neighbours, so that an interpolation needs one gather."""
     right = np.roll(lattice, -1, axis=1)
     return np.stack([lattice, right, np.roll(lattice, -1, axis=0), np.roll(right, -1, axis=0)], axis=-1)
 
 
-def _periodic(corners: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Values of ``corners [L, L, 4]`` at places counted in lattice points, wrapping round."""
+def _interpolate_periodic(corners: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Interpolate ``corners [L, L, 4]`` bilinearly at positions in lattice points, periodically."""
     top, left = np.floor(y), np.floor(x)
     down, right = y - top, x - left
-    place = (top.astype(np.int32) & _LATTICE - 1) * _LATTICE + (left.astype(np.int32) & _LATTICE - 1)
-    four = corners.reshape(-1, 4).take(place, axis=0)
+    index = (top.astype(np.int32) & _LATTICE - 1) * _LATTICE + (left.astype(np.int32) & _LATTICE - 1)
+    four = corners.reshape(-1, 4).take(index, axis=0)
     upper = four[..., 0] + (four[..., 1] - four[..., 0]) * right
     lower = four[..., 2] + (four[..., 3] - four[..., 2]) * right
     return upper + (lower - upper) * down

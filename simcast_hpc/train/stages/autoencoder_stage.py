@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import augmented
+from simcast_hpc.data.augment import augment
 from simcast_hpc.data.loader import MicroBatch
-from simcast_hpc.data.sample_order import draw
+from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion.counter_noise import training_noise
 from simcast_hpc.distill.windows import cut, starts, to_frames
@@ -70,7 +70,7 @@ class AutoencoderStage(Stage):
     def sample(self, batch: MicroBatch) -> FrameSample:
         """Return a random frame of each sequence and the noise of its latent."""
         seed, device = self.config.seed, batch.windows.device
-        codes = augmented(batch.windows, batch.positions, self.config.data, seed=seed)
+        codes = augment(batch.windows, batch.positions, self.config.data, seed=seed)
         frame = starts(batch.positions, seed=seed, purpose="autoencoder-frame", choices=codes.shape[1], device=device)
         frames = to_frames(cut(codes, frame, 1))
         rows = training_noise(batch.positions, seed=seed, purpose="autoencoder-noise", device=device)
@@ -128,5 +128,7 @@ class AutoencoderStage(Stage):
         frames = []
         for index in indices:
             window = self.source.read(index)
-            frames.append(window[draw(index, seed=self.config.seed, purpose="scale-factor-frame", choices=len(window))])
+            frames.append(
+                window[random_integer(index, seed=self.config.seed, purpose="scale-factor-frame", choices=len(window))]
+            )
         return to_frames(torch.from_numpy(np.stack(frames))[:, None].to(device)).values

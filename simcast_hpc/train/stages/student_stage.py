@@ -83,7 +83,7 @@ class StudentStage(ForecastStage):
         if pseudo is None:
             return super().sample(batch)
         # After the rollout, as with cached frames: the teacher sees the whole grid, and is not equivariant to flips.
-        parts = [to_frames(self.augmented(frames, batch)) for frames in (batch.windows, pseudo)]
+        parts = [to_frames(self.augment(frames, batch)) for frames in (batch.windows, pseudo)]
         extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)))
         frames_in, frames_out = self.config.sequence.frames_in, self.config.sequence.frames_out
         return window_of_frames(extended, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
