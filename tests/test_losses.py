@@ -97,9 +97,9 @@ def test_no_thresholds_gives_uniform_weight():
 @pytest.mark.parametrize(
     ("dataset", "thresholds", "unit", "message"),
     [
-        ("sevir", (30.0,), "mm/h", r"are in 'mm/h', but sevir is coded in 'kg/m\^2'"),
-        ("mrms-4km", (40.0,), "dBZ", "are in 'dBZ', but mrms-4km is coded in 'mm/h'"),
-        ("mrms-4km", (2000.0,), "mm/h", "threshold 2000 mm/h .*wrong unit"),
+        ("sevir", (30.0,), "mm/h", r"are in 'mm/h', but sevir is encoded in 'kg/m\^2'"),
+        ("mrms-4km", (40.0,), "dBZ", "are in 'dBZ', but mrms-4km is encoded in 'mm/h'"),
+        ("mrms-4km", (2000.0,), "mm/h", "threshold 2000 mm/h .*check the unit"),
         ("sevir", (255.0,), "code", "threshold 255 code"),
     ],
 )

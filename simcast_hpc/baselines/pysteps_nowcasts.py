@@ -86,7 +86,7 @@ class PystepsNowcast(WindowBaseline):
         }
 
     def forecast_window(self, window: np.ndarray, frames_out: int) -> np.ndarray:
-        """Return the forecast of frames ``[T, H, W]``, uint8 ``[frames_out, H, W]``, of STEPS ``[M, frames_out, H, W]``."""
+        """Return the uint8 forecast of frames ``[T, H, W]``: ``[frames_out, H, W]``, or ``[M, ...]`` for STEPS."""
         wet_fraction = float((intensity(window[-3:], self.encoding) >= WET).mean(axis=(1, 2)).min())
         reason = f"{wet_fraction:.2%} of a frame is wet"
         if wet_fraction >= _MIN_WET_FRACTION:

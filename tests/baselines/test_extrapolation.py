@@ -39,7 +39,7 @@ def centre(field):
 
 @needs_pysteps
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: type(encoding).__name__)
-def test_a_steady_translation_is_followed(encoding):
+def test_follows_a_steady_translation(encoding):
     storms = moving_storms()
     frames, future = storms[:, :5], storms[:, 5:]
     forecast = Extrapolation(encoding).forecast(frames, 4)
@@ -55,7 +55,7 @@ def test_a_steady_translation_is_followed(encoding):
 
 
 @needs_pysteps
-def test_motion_is_in_pixels_a_frame_x_before_y():
+def test_motion_is_x_y_in_pixels_per_frame():
     motion = Extrapolation(RAIN_RATE).motion(moving_storms(shift=(1, 2))[0, :5].numpy())
     assert motion.shape == (2, 64, 64)
     assert np.median(motion[0]) == pytest.approx(2.0, abs=0.2)
@@ -64,7 +64,7 @@ def test_motion_is_in_pixels_a_frame_x_before_y():
 
 @needs_pysteps
 @pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: type(encoding).__name__)
-def test_without_motion_it_is_persistence(encoding):
+def test_without_motion_equals_persistence(encoding):
     storms = moving_storms(frames=1).repeat(1, 4, 1, 1)
     extrapolation = Extrapolation(encoding)
     extrapolation.motion = lambda codes: np.zeros((2, *codes.shape[1:]))
@@ -76,14 +76,14 @@ def test_without_motion_it_is_persistence(encoding):
 
 @needs_pysteps
 @pytest.mark.parametrize("fill", [0, 60, 255])
-def test_a_field_without_features_stands_still(fill):
+def test_field_without_features_has_no_motion(fill):
     frames = torch.full((2, 4, 32, 40), fill, dtype=torch.uint8)
     forecast = Extrapolation(RAIN_RATE).forecast(frames, 3)
     assert torch.equal(forecast, Persistence().forecast(frames, 3))
 
 
 @needs_pysteps
-def test_the_inflow_edge_and_missing_pixels_are_no_echo():
+def test_inflow_and_missing_pixels_are_no_echo():
     storms = moving_storms(shift=(0, 3))
     frames = torch.maximum(storms[:, :5], torch.tensor(60, dtype=torch.uint8))
     frames[:, :, :6, :6] = 255
@@ -95,7 +95,7 @@ def test_the_inflow_edge_and_missing_pixels_are_no_echo():
 
 
 @needs_pysteps
-def test_floats_forecast_as_the_codes_they_come_from():
+def test_floats_give_the_forecast_of_their_codes():
     storms = moving_storms(frames=4)
     storms[0, :, :4, :4] = 255
     floats = torch.where(storms == 255, float("nan"), storms / 255.0)
@@ -104,14 +104,14 @@ def test_floats_forecast_as_the_codes_they_come_from():
 
 
 @needs_pysteps
-def test_a_grid_past_the_small_settings_is_followed_too():
+def test_follows_motion_on_a_large_grid():
     storms = moving_storms(side=160, frames=5, seed=2)
     motion = Extrapolation(RAIN_RATE).motion(storms[0].numpy())
     assert np.median(motion[0]) == pytest.approx(2.0, abs=0.3)
 
 
 @needs_pysteps
-def test_bad_input_is_rejected():
+def test_rejects_invalid_input():
     with pytest.raises(ValueError, match="motion_frames=1"):
         Extrapolation(RAIN_RATE, motion_frames=1)
     with pytest.raises(ValueError, match="at least 2 input frames, got 1"):
@@ -119,7 +119,7 @@ def test_bad_input_is_rejected():
 
 
 @pytest.mark.parametrize("absent", ["pysteps.motion", "cv2"])
-def test_without_its_extra_the_error_holds_the_line_that_installs_it(monkeypatch, absent):
+def test_missing_extra_error_names_the_install_command(monkeypatch, absent):
     present = importlib.import_module
 
     def fail(name, package=None):

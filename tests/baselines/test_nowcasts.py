@@ -1,4 +1,4 @@
-"""pysteps' nowcasting methods as baselines: they follow the field, fall back on dry windows, and are kept on disk."""
+"""Nowcasting methods of pysteps as baselines: skill, fallback on dry windows, cache of forecasts."""
 
 import importlib.util
 import logging
@@ -27,38 +27,38 @@ def storms():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_follows_the_field_better_than_persistence(name, storms):
+def test_each_method_has_more_skill_than_persistence(name, storms):
     frames, future = storms[:, :9], storms[:, 9:]
     forecast = load_baseline(name, RAIN_RATE).forecast(frames, 4)
     members = (10,) if name == "steps" else ()
     assert forecast.shape == (1, *members, 4, 64, 64) and forecast.dtype == torch.float32
-    assert torch.equal((forecast * 255).round() / 255, forecast), "whole codes"
+    assert torch.equal((forecast * 255).round() / 255, forecast), "integer codes"
     protocol = protocol_for("heavy", (80.0, 120.0))
-    made = score(centre(future), centre(forecast), protocol=protocol)
-    held = score(centre(future), centre(Persistence().forecast(frames, 4)), protocol=protocol)
-    assert made["csi/mean"] > held["csi/mean"] + 0.2
-    assert made["crps"] < held["crps"]
+    scores = score(centre(future), centre(forecast), protocol=protocol)
+    persistence = score(centre(future), centre(Persistence().forecast(frames, 4)), protocol=protocol)
+    assert scores["csi/mean"] > persistence["csi/mean"] + 0.2
+    assert scores["crps"] < persistence["crps"]
 
 
 @pytest.mark.parametrize("encoding", [REFLECTIVITY, SevirVil()], ids=["dBZ", "VIL"])
-def test_other_codes_are_turned_into_intensity_and_back(encoding, storms):
+def test_other_encodings_are_converted_to_intensity_and_back(encoding, storms):
     frames, future = storms[:, :9], storms[:, 9:]
     forecast = load_baseline("s-prog", encoding).forecast(frames, 4)
-    found = score(centre(future), centre(forecast), protocol=protocol_for("heavy", (80.0, 120.0)))
-    assert found["csi/mean"] > 0.8
+    scores = score(centre(future), centre(forecast), protocol=protocol_for("heavy", (80.0, 120.0)))
+    assert scores["csi/mean"] > 0.8
     codes = np.arange(255, dtype=np.uint8)
     back = intensities.codes_of_intensity(intensities.intensity(codes, encoding), encoding)
     assert np.abs(back.astype(int) - encoding.encode(encoding.decode(codes)).astype(int)).max() <= 1
 
 
-def test_an_ensemble_is_a_function_of_its_frames(storms):
+def test_ensemble_is_a_function_of_the_frames(storms):
     first = load_baseline("steps", RAIN_RATE).forecast(storms[:, :9], 2)
     assert torch.equal(load_baseline("steps", RAIN_RATE).forecast(storms[:, :9], 2), first)
     assert not torch.equal(first[:, 0], first[:, 1]), "members differ"
 
 
 @pytest.mark.parametrize("name", ["s-prog", "steps", "linda", "anvil"])
-def test_dry_windows_are_extrapolated_and_counted(name, caplog):
+def test_uses_extrapolation_on_dry_windows(name, caplog):
     dry = torch.zeros(1, 5, 32, 32, dtype=torch.uint8)
     baseline = load_baseline(name, RAIN_RATE)
     with caplog.at_level(logging.INFO, logger="simcast_hpc"):
@@ -68,7 +68,7 @@ def test_dry_windows_are_extrapolated_and_counted(name, caplog):
     assert "0.00% of a frame is wet" in caplog.text
 
 
-def test_a_failure_of_the_method_is_stated_and_replaced(storms, monkeypatch, caplog):
+def test_uses_extrapolation_if_the_method_fails(storms, monkeypatch, caplog):
     def fail(*_arguments, **_options):
         raise ValueError("singular matrix")
 
@@ -81,13 +81,15 @@ def test_a_failure_of_the_method_is_stated_and_replaced(storms, monkeypatch, cap
     assert "singular matrix" in caplog.text
 
 
-def test_forecasts_are_kept_by_content_and_damaged_files_are_made_again(storms, tmp_path, monkeypatch):
+def test_cache_is_keyed_by_content_and_replaces_damaged_files(storms, tmp_path, monkeypatch):
     baseline = load_baseline("extrapolation", RAIN_RATE, cache=tmp_path)
     first = baseline.forecast(storms[:, :9], 2)
     (path,) = (tmp_path / "extrapolation").glob("*.npz")
     calls = []
-    codes = type(baseline).codes
-    monkeypatch.setattr(type(baseline), "codes", lambda self, *a: calls.append(1) or codes(self, *a))
+    forecast_window = type(baseline).forecast_window
+    monkeypatch.setattr(
+        type(baseline), "forecast_window", lambda self, *a: calls.append(1) or forecast_window(self, *a)
+    )
     assert torch.equal(baseline.forecast(storms[:, :9], 2), first) and not calls
     path.write_bytes(path.read_bytes()[:50])
     assert torch.equal(baseline.forecast(storms[:, :9], 2), first) and len(calls) == 1
@@ -97,12 +99,12 @@ def test_forecasts_are_kept_by_content_and_damaged_files_are_made_again(storms, 
     assert len(calls) == 3 and len(list((tmp_path / "extrapolation").iterdir())) == 3
 
 
-def test_too_few_frames_are_rejected_with_the_number_that_is_wanted():
+def test_rejects_too_few_frames():
     frames = torch.zeros(1, 2, 16, 16, dtype=torch.uint8)
-    for name, wanted in (("darts", 5), ("s-prog", 3)):
-        with pytest.raises(ValueError, match=f"at least {wanted} input frames, got 2"):
+    for name, needed in (("darts", 5), ("s-prog", 3)):
+        with pytest.raises(ValueError, match=f"at least {needed} input frames, got 2"):
             load_baseline(name, RAIN_RATE).forecast(frames, 1)
 
 
-def test_all_names_have_a_note_and_a_baseline():
+def test_each_name_has_a_note_and_a_baseline():
     assert {load_baseline(name, RAIN_RATE).name for name in BASELINES} == set(BASELINES)

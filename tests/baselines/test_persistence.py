@@ -1,4 +1,4 @@
-"""Persistence keeps codes exactly and knows nothing where the last frame is missing."""
+"""Persistence: exact pixel values of the last frame, 0 where it is missing."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def every_code():
     return frames
 
 
-def test_the_last_frame_is_kept_to_the_bit():
+def test_forecast_equals_the_last_frame_exactly():
     frames = every_code()
     forecast = Persistence().forecast(frames, 4)
     assert forecast.shape == (1, 4, 16, 16)
@@ -36,7 +36,7 @@ def test_missing_pixels_are_forecast_as_no_echo():
     assert torch.isnan(floats[0, 1, 0, 0])
 
 
-def test_nothing_that_moves_scores_perfectly():
+def test_constant_field_has_perfect_scores():
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (2, 3, 12, 12), dtype=np.uint8))
     forecast = Persistence().forecast(frames, 2)
     result = score(frames[:, -1:].repeat(1, 2, 1, 1), forecast)
@@ -44,7 +44,7 @@ def test_nothing_that_moves_scores_perfectly():
     assert result["mse"] == 0.0
 
 
-def test_the_forecast_is_no_view_of_its_input():
+def test_forecast_is_not_a_view_of_the_input():
     frames = torch.rand(1, 2, 4, 4)
     forecast = Persistence().forecast(frames, 2)
     before = forecast.clone()
@@ -53,20 +53,20 @@ def test_the_forecast_is_no_view_of_its_input():
 
 
 @pytest.mark.parametrize(
-    ("frames", "frames_out", "error", "says"),
+    ("frames", "frames_out", "error", "message"),
     [
         (torch.zeros(2, 4, 4), 1, ValueError, r"\[B, T, H, W\]"),
         (torch.zeros(1, 0, 4, 4), 1, ValueError, "at least 1 input frames, got 0"),
         (torch.zeros(1, 2, 4, 4), 0, ValueError, "frames_out=0"),
-        (torch.zeros(1, 2, 4, 4, dtype=torch.int32), 1, TypeError, "uint8 codes or floats"),
+        (torch.zeros(1, 2, 4, 4, dtype=torch.int32), 1, TypeError, "uint8 or floats"),
     ],
 )
-def test_bad_input_is_rejected(frames, frames_out, error, says):
-    with pytest.raises(error, match=says):
+def test_rejects_invalid_input(frames, frames_out, error, message):
+    with pytest.raises(error, match=message):
         Persistence().forecast(frames, frames_out)
 
 
-def test_baselines_are_found_by_name():
+def test_loads_baselines_by_name():
     encoding = read_spec("sevir").encoding
     assert {"persistence", "extrapolation"} <= set(BASELINES)
     assert load_baseline("persistence", encoding).name == "persistence"

@@ -1,4 +1,4 @@
-"""Persistence on real radar: the scores that were published beside the data, made by other code."""
+"""Persistence on real radar, compared with scores published with the data and computed by other code."""
 
 import csv
 
@@ -33,7 +33,7 @@ def test_tiles():
     return [event for event, _ in windows], np.stack([window for _, window in windows])
 
 
-def test_persistence_scores_as_published(test_tiles):
+def test_persistence_scores_equal_the_published_scores(test_tiles):
     events, windows = test_tiles
     spec = read_spec("mrms-4km")
     protocol = protocol_for("mrms", spec.threshold_codes(), spec.threshold_labels(), unit="mm/h")
@@ -41,7 +41,7 @@ def test_persistence_scores_as_published(test_tiles):
     statistics = count(windows[:, 6:], forecast, protocol=protocol, events=events)
     result = scores(statistics, per_lead=True)
     for label, published in PUBLISHED.items():
-        ours = [result[f"csi/{label}/lead/{lead}"] for lead in (1, 3, 6)]
-        assert ours == pytest.approx(published, abs=5.1e-4), label
+        values = [result[f"csi/{label}/lead/{lead}"] for lead in (1, 3, 6)]
+        assert values == pytest.approx(published, abs=5.1e-4), label
     assert len(statistics.events) == 10
     assert supported_thresholds(statistics) == ("0.5", "2", "5", "10")

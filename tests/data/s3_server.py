@@ -1,4 +1,4 @@
-"""A real S3 server over HTTP (moto's) with a TCP proxy before it that cuts and stalls connections, and tells a test."""
+"""S3 server over HTTP (moto) behind a TCP proxy that closes and stalls connections and records requests."""
 
 import socket
 import threading
@@ -15,10 +15,10 @@ BUCKET = "sevir"
 
 @dataclass
 class Proxy:
-    """Passes connections on to ``target``; what a test sets on it is done to the answers that come back.
+    """Forwards connections to the port ``target``.
 
-    ``cut_after`` closes each of the next ``cuts`` connections after so many bytes of an answer; ``stalls`` of the
-    next ones go silent instead. ``on_bytes`` is called once, when so many bytes in all have passed.
+    Each of the next ``cuts`` connections is closed after ``cut_after`` bytes of a response; the next ``stalls``
+    connections stall instead. ``on_bytes`` is (number of bytes, function called once when they have passed).
     """
 
     target: int
@@ -37,11 +37,11 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The address that a client is given."""
+        """URL for the client."""
         return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def close(self) -> None:
-        """Accept no more."""
+        """Stop accepting connections."""
         self._stopped.set()
         self._listener.close()
 
@@ -110,7 +110,7 @@ def _shut(connection: socket.socket) -> None:
 
 @contextmanager
 def s3_server() -> Iterator[tuple[Any, int]]:
-    """Yield a client that may write to an empty bucket ``sevir`` and the server's port."""
+    """Yield a client with write access to an empty bucket ``sevir``, and the port of the server."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,4 +1,4 @@
-"""The archive reader: the public loader's windows to the byte, strides, and a named refusal of everything broken."""
+"""Archive reader: windows equal those of the public loader, strides, fingerprint, and errors for damaged data."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from simcast_hpc.data.window_source import WindowKey, WindowSource
 from tests.archives import COLUMNS, FILE, Row, make_archive, open_archive, random_codes, write_catalog, write_file
 from tests.shared_data import shared
 
-SEVIR_EVENTS = {  # which of the golden catalog's rows survive filters and fall into which split, by hand
+SEVIR_EVENTS = {  # events of each split of the golden catalog after filtering, determined by hand
     "train": "R00765057003 R01074078792 R02813861435 R06457383650 S749283 S755728 S757888 S798113 S798752",
     "val": "R01812765974 R07260939945 S705109 S751673 S772776",
     "test": "R00307588731 R00737471171",
@@ -26,7 +26,7 @@ SEVIR_EVENTS = {  # which of the golden catalog's rows survive filters and fall 
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_windows_are_those_of_the_public_loader(split: Split):
+def test_windows_equal_those_of_the_public_loader(split: Split):
     root = shared("golden/sevir_archive")
     expected = json.loads((root / "expected_samples.json").read_text())[split]
     source = open_windows(DataConfig(dataset="sevir", root=root), split=split, frames=25)
@@ -39,7 +39,7 @@ def test_windows_are_those_of_the_public_loader(split: Split):
     assert list(dict.fromkeys(source.key(index).event for index in range(len(source)))) == SEVIR_EVENTS[split].split()
 
 
-def test_splits_share_nothing_and_all_holds_each_event_once():
+def test_splits_are_disjoint_and_all_is_their_union():
     root = shared("golden/sevir_archive")
     events = {
         split: {event.id for event in ArchiveSource(read_spec("sevir"), root, split=split, frames=25).events}
@@ -49,7 +49,7 @@ def test_splits_share_nothing_and_all_holds_each_event_once():
     assert len(events["all"]) == sum(len(events[split]) for split in ("train", "val", "test")) == 16
 
 
-def test_mrms_tiles_split_by_region_every_second_frame():
+def test_mrms_tiles_with_table_splits_and_frame_stride():
     root = shared("data/radar")
     data = DataConfig(dataset="mrms-4km", root=root, frame_stride=2, window_stride=3, max_percent_missing=None)
     assert step_minutes(data) == 4
@@ -92,7 +92,7 @@ def root(tmp_path, codes):
         (1, 1, 20, [0]),
     ],
 )
-def test_strides(root, codes, frames, window_stride, frame_stride, starts):
+def test_window_stride_and_frame_stride(root, codes, frames, window_stride, frame_stride, starts):
     source = open_archive(root, frames=frames, window_stride=window_stride, frame_stride=frame_stride)
     assert [source.key(index) for index in range(len(source))] == [
         (f"E{event:03d}", start) for event in range(4) for start in starts
@@ -104,7 +104,7 @@ def test_strides(root, codes, frames, window_stride, frame_stride, starts):
     assert isinstance(source, WindowSource) and source.frames == frames
 
 
-def test_an_index_past_the_end_is_an_index_error(root):
+def test_index_out_of_range_raises_index_error(root):
     source = open_archive(root)
     for index in (len(source), -len(source) - 1):
         with pytest.raises(IndexError):
@@ -114,7 +114,7 @@ def test_an_index_past_the_end_is_an_index_error(root):
     assert source.key(-1) == source.key(len(source) - 1) == WindowKey("E003", 6)
 
 
-def test_events_are_sorted_by_id_and_read_from_their_own_place(tmp_path, codes):
+def test_events_are_sorted_by_id_and_read_at_their_file_index(tmp_path, codes):
     rows = [Row("C", 0), Row("A", 2), Row("D", 3), Row("B", 1)]
     source = open_archive(make_archive(tmp_path, codes, rows=rows), frames=11)
     assert [source.key(index).event for index in range(4)] == ["A", "B", "C", "D"]
@@ -122,7 +122,7 @@ def test_events_are_sorted_by_id_and_read_from_their_own_place(tmp_path, codes):
         np.testing.assert_array_equal(source.read(index), codes[place])
 
 
-def test_rows_that_are_left_out(tmp_path, codes):
+def test_skips_repeated_missing_other_type_and_other_split_rows(tmp_path, codes):
     rows = [
         Row("good", 0),
         Row("twice", 1),
@@ -139,12 +139,12 @@ def test_rows_that_are_left_out(tmp_path, codes):
     assert [event.id for event in open_archive(tmp_path, max_percent_missing=0.1).events] == ["good", "holes", "last"]
 
 
-def test_an_id_counts_as_repeated_only_among_rows_that_are_used(tmp_path, codes):
+def test_id_counts_as_repeated_only_among_selected_rows(tmp_path, codes):
     rows = [Row("A", 0), Row("A", 1, img_type="ir107"), Row("A", 2, pct_missing="3.0")]
     assert [event.file_index for event in open_archive(make_archive(tmp_path, codes, rows=rows)).events] == [0]
 
 
-def test_events_of_chosen_files_only(tmp_path, codes):
+def test_selects_events_of_given_files(tmp_path, codes):
     make_archive(tmp_path, codes, rows=[Row("A", 0), Row("B", 0, file_name="other.h5")])
     write_file(tmp_path / "data" / "other.h5", np.moveaxis(codes[:1], 1, -1))
     assert [event.id for event in open_archive(tmp_path, file_names=["other.h5"]).events] == ["B"]
@@ -152,7 +152,7 @@ def test_events_of_chosen_files_only(tmp_path, codes):
         open_archive(tmp_path, file_names=["absent.h5"])
 
 
-def test_times_with_a_zone_are_utc(tmp_path, codes):
+def test_times_with_a_time_zone_are_converted_to_utc(tmp_path, codes):
     rows = [Row("A", 0, time_utc="2019-01-01T00:30:00+01:00"), Row("B", 1, time_utc="2018-12-31T23:30:00-01:00")]
     make_archive(tmp_path, codes, rows=rows)
     assert [event.id for event in open_archive(tmp_path).events] == ["A"]
@@ -160,7 +160,7 @@ def test_times_with_a_zone_are_utc(tmp_path, codes):
     assert open_archive(tmp_path).dates == ("2018-12-31",)
 
 
-def test_dates_are_each_once_in_order(tmp_path, codes):
+def test_dates_are_distinct_and_sorted(tmp_path, codes):
     times = ("2018-05-02 23:59:00", "2018-05-01 00:00:00", "2018-05-02 00:00:00", "2018-04-01 12:00:00")
     make_archive(tmp_path, codes, rows=[Row(f"E{i}", i, time_utc=time) for i, time in enumerate(times)])
     assert open_archive(tmp_path).dates == ("2018-04-01", "2018-05-01", "2018-05-02")
@@ -179,19 +179,22 @@ def _catalog(*rows, columns=COLUMNS):
     return lambda root: write_catalog(root, rows, columns=columns)
 
 
-def _grids_differ(root):
+def _two_grids(root):
     write_file(root / "data" / "coarse.h5", np.zeros((1, 8, 8, 11), np.uint8))
     write_catalog(root, [Row("A"), Row("B", file_name="coarse.h5")])
 
 
 BROKEN = {
-    "truncated": (_truncate, r"storms\.h5: truncated or not an HDF5 file: .*fetch it again"),
+    "truncated": (_truncate, r"storms\.h5: truncated or not an HDF5 file: .*download it again"),
     "not HDF5": (
         lambda root: (root / "data" / FILE).write_text("<html>404</html>"),
         r"storms\.h5: truncated or not an HDF5 file",
     ),
     "empty file": (lambda root: (root / "data" / FILE).write_bytes(b""), r"storms\.h5: truncated or not an HDF5"),
-    "no data set": (_replace(np.zeros(3), name="ir107"), r"storms\.h5: it has no data set 'vil'; it holds \['ir107'\]"),
+    "no data set": (
+        _replace(np.zeros(3), name="ir107"),
+        r"storms\.h5: it has no dataset 'vil'; it contains \['ir107'\]",
+    ),
     "dtype": (
         _replace(np.zeros((4, 16, 16, 11), np.int16)),
         r"storms\.h5: 'vil' is int16 \(4, 16, 16, 11\); it must be uint8 \[events, H, W, frames\]",
@@ -201,8 +204,8 @@ BROKEN = {
         lambda root: (root / "data" / FILE).unlink(),
         r"CATALOG\.csv lists event E000 in vil/2018/storms\.h5, but there is no file .*storms\.h5",
     ),
-    "index beyond": (_catalog(Row("A", 4)), r"event A at index 4 of .*storms\.h5, which holds 4 events"),
-    "index below": (_catalog(Row("A", -1)), r"event A at index -1 of .*storms\.h5, which holds 4 events"),
+    "index beyond": (_catalog(Row("A", 4)), r"event A at index 4 of .*storms\.h5, which contains 4 events"),
+    "index below": (_catalog(Row("A", -1)), r"event A at index -1 of .*storms\.h5, which contains 4 events"),
     "index no number": (_catalog(Row("A", "x")), r"CATALOG\.csv, line 2, event A: .*'x'"),
     "time no time": (_catalog(Row("A"), Row("B", time_utc="noon")), r"CATALOG\.csv, line 3, event B: .*'noon'"),
     "missing no number": (_catalog(Row("A", pct_missing="few")), r"CATALOG\.csv, line 2, event A: .*'few'"),
@@ -210,14 +213,14 @@ BROKEN = {
         _catalog(Row("A"), columns=[column for column in COLUMNS if column != "pct_missing"]),
         r"CATALOG\.csv has no column pct_missing; it has \['id'",
     ),
-    "no rows": (_catalog(), r"split 'train' of synthetic is empty in .*CATALOG\.csv: 0 rows"),
+    "no rows": (_catalog(), r"split 'train' of synthetic is empty in .*CATALOG\.csv: none of 0 rows"),
     "other split": (
         _catalog(Row("A", time_utc="2019-02-01")),
-        r"split 'train' of synthetic is empty in .*: 1 rows, none of type 'vil' .*at most 0\.0 % missing",
+        r"split 'train' of synthetic is empty in .*: none of 1 rows of type 'vil' .*at most 0\.0 % missing",
     ),
     "no catalog": (
         lambda root: (root / "CATALOG.csv").unlink(),
-        r"holds neither CATALOG\.csv nor prepared shards .*Name the folder",
+        r"contains neither CATALOG\.csv nor prepared shards .*pass the folder",
     ),
     "cut catalog": (
         lambda root: (root / "CATALOG.csv").write_text(",".join(COLUMNS) + f"\nA,{FILE},0,vil"),
@@ -225,34 +228,34 @@ BROKEN = {
     ),
     "cut catalog, early": (
         lambda root: (root / "CATALOG.csv").write_text(",".join(COLUMNS) + "\nA,vil/20"),
-        r"CATALOG\.csv, line 2, event A: it ends before file_index",
+        r"CATALOG\.csv, line 2, event A: truncated before column file_index",
     ),
     "catalog no text": (lambda root: (root / "CATALOG.csv").write_bytes(b"\x89HDF\xff"), r"CATALOG\.csv .*UTF-8"),
-    "grids differ": (_grids_differ, r"disagree on \[H, W, frames\]: .*coarse\.h5.*\(8, 8, 11\)"),
+    "grids differ": (_two_grids, r"have different \[H, W, frames\]: .*coarse\.h5.*\(8, 8, 11\)"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_broken_data_is_rejected_by_name_when_it_is_opened(root, case):
-    spoil, says = BROKEN[case]
-    spoil(root)
-    with pytest.raises(DataError, match=says):
+def test_rejects_damaged_data_when_opened(root, case):
+    damage, message = BROKEN[case]
+    damage(root)
+    with pytest.raises(DataError, match=message):
         open_archive(root)
 
 
-def test_a_wrong_number_of_frames_is_rejected(root):
-    with pytest.raises(DataError, match=r"storms\.h5: 'vil' has 11 frames an event; sevir has 49"):
+def test_rejects_another_number_of_frames_per_event(root):
+    with pytest.raises(DataError, match=r"storms\.h5: 'vil' has 11 frames per event; sevir has 49"):
         ArchiveSource(read_spec("sevir"), root, split="train", frames=5)
 
 
-def test_windows_longer_than_events_are_rejected(root):
-    with pytest.raises(DataError, match=r"windows of 12 frames are asked of events of 11 frames.*sequence\.frames_in"):
+def test_rejects_windows_longer_than_events(root):
+    with pytest.raises(DataError, match=r"windows of 12 frames do not fit in events of 11 frames.*sequence\.frames_in"):
         open_archive(root, frames=12)
     with pytest.raises(DataError, match=r"events of 6 frames \(11 in the file, data\.frame_stride=2\)"):
         open_archive(root, frames=7, frame_stride=2)
 
 
-def test_a_file_that_breaks_after_it_was_opened_is_named(tmp_path, codes):
+def test_names_a_file_that_is_damaged_after_opening(tmp_path, codes):
     root = make_archive(tmp_path, codes)
     source = open_archive(root)
     _truncate(root)
@@ -260,12 +263,12 @@ def test_a_file_that_breaks_after_it_was_opened_is_named(tmp_path, codes):
         source.read(0)
 
 
-def test_no_root_is_rejected():
-    with pytest.raises(ConfigError, match=r"data\.root is not set: .*--set data\.root=DIR"):
+def test_requires_data_root():
+    with pytest.raises(ConfigError, match=r"data\.root is not set; .*--set data\.root=DIR"):
         open_windows(DataConfig(), split="train", frames=25)
 
 
-def test_fingerprint_is_of_the_content_not_of_the_place(tmp_path, root):
+def test_fingerprint_depends_on_content_not_on_path(tmp_path, root):
     moved = tmp_path / "deep" / "elsewhere"
     shutil.copytree(root, moved)
     assert open_archive(moved).fingerprint == open_archive(root).fingerprint
@@ -276,7 +279,7 @@ def test_fingerprint_is_of_the_content_not_of_the_place(tmp_path, root):
     assert open_archive(moved).fingerprint != open_archive(root).fingerprint
 
 
-def test_fingerprint_does_not_know_how_the_file_is_stored(tmp_path, codes, root):
+def test_fingerprint_does_not_depend_on_compression(tmp_path, codes, root):
     other = tmp_path / "compressed"
     shutil.copytree(root, other)
     with h5py.File(other / "data" / FILE, "w") as file:
@@ -284,7 +287,7 @@ def test_fingerprint_does_not_know_how_the_file_is_stored(tmp_path, codes, root)
     assert open_archive(other).fingerprint == open_archive(root).fingerprint
 
 
-def test_fingerprint_sees_the_ends_of_many_events(tmp_path):
+def test_fingerprint_covers_first_and_last_event(tmp_path):
     codes = random_codes(40, 6, size=8)
     before = open_archive(make_archive(tmp_path / "a", codes)).fingerprint
     for number, event in enumerate((0, 39)):
@@ -298,32 +301,32 @@ def test_fingerprint_sees_the_ends_of_many_events(tmp_path):
     [{"frames": 6}, {"window_stride": 1}, {"frame_stride": 2}, {"split": "all"}],
     ids=str,
 )
-def test_fingerprint_moves_with_the_choice_of_windows(tmp_path, codes, over):
+def test_fingerprint_depends_on_the_selected_windows(tmp_path, codes, over):
     rows = [Row("A", 0), Row("B", 1, time_utc="2019-03-01")]
     root = make_archive(tmp_path, codes, rows=rows)
     assert open_archive(root, **over).fingerprint != open_archive(root).fingerprint
 
 
-def test_fingerprint_is_short_hex(root):
+def test_fingerprint_is_16_hex_digits(root):
     assert len(open_archive(root).fingerprint) == 16
     int(open_archive(root).fingerprint, 16)
 
 
-def test_a_source_that_has_read_can_be_sent_to_another_process(root):
+def test_source_can_be_pickled_after_reading(root):
     source = open_archive(root)
     window, fingerprint = source.read(2), source.fingerprint
-    sent = pickle.loads(pickle.dumps(source))
-    np.testing.assert_array_equal(sent.read(2), window)
-    assert sent.fingerprint == fingerprint and sent.key(2) == source.key(2)
+    unpickled = pickle.loads(pickle.dumps(source))
+    np.testing.assert_array_equal(unpickled.read(2), window)
+    assert unpickled.fingerprint == fingerprint and unpickled.key(2) == source.key(2)
 
 
-def test_a_forked_child_opens_files_of_its_own(root):
+def test_forked_child_opens_its_own_files(root):
     source = open_archive(root)
     window = source.read(0)
     path = root / "data" / FILE
     opened = source._open.get(path)
     child = os.fork()
-    if child == 0:  # the child answers by its exit status alone
+    if child == 0:  # the child reports by its exit status
         same = np.array_equal(source.read(0), window)
         os._exit(0 if same and source._open.get(path) is not opened else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -331,7 +334,7 @@ def test_a_forked_child_opens_files_of_its_own(root):
     assert source._open.get(path) is opened
 
 
-def test_an_event_whose_missing_share_is_unknown_is_dropped_by_a_filter(tmp_path):
+def test_filter_drops_events_with_unknown_missing_percentage(tmp_path):
     codes = random_codes(2, frames=4)
     rows = [Row("A", 0), Row("B", 1, pct_missing="")]
     make_archive(tmp_path, codes, rows=rows)

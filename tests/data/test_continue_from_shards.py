@@ -1,4 +1,4 @@
-"""A run trained from an archive continues from the shards prepared of it, as if nothing had changed."""
+"""A run trained on an archive resumes on its prepared shards with the same losses and weights."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from tests.multi_rank.runs import losses, overrides, simcast, weights
 
 
 @pytest.mark.multi
-def test_a_run_continues_from_the_shards_of_its_archive(tmp_path):
+def test_run_resumes_on_the_shards_of_its_archive(tmp_path):
     archive = tmp_path / "archive"
     write_archive(archive, seed=5, events={"train": 6, "val": 1, "test": 2}, size=16, frames_per_event=12)
     shards = prepared(archive, tmp_path / "shards", events_per_shard=2)
@@ -33,16 +33,16 @@ def test_a_run_continues_from_the_shards_of_its_archive(tmp_path):
     )
     (tmp_path / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
     train = ["train", str(tmp_path / "run.yaml")]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    simcast("python", 1, [*train, *overrides(run_dir=whole, data__root=archive)])
-    shutil.copytree(whole, cut)  # as it was at step 4
-    (cut / "DONE.json").unlink()
-    shutil.rmtree(cut / "weights")
-    last = max((cut / "checkpoints").iterdir(), key=lambda path: path.name)
+    complete, interrupted = tmp_path / "complete", tmp_path / "interrupted"
+    simcast("python", 1, [*train, *overrides(run_dir=complete, data__root=archive)])
+    shutil.copytree(complete, interrupted)  # state at step 4
+    (interrupted / "DONE.json").unlink()
+    shutil.rmtree(interrupted / "weights")
+    last = max((interrupted / "checkpoints").iterdir(), key=lambda path: path.name)
     assert "6" in last.name
     shutil.rmtree(last)
-    done = simcast("python", 1, [*train, *overrides(run_dir=cut, data__root=shards)])
+    done = simcast("python", 1, [*train, *overrides(run_dir=interrupted, data__root=shards)])
     assert "resumed from" in done.stderr
-    assert losses(cut) == losses(whole) and len(losses(whole)) == 6
-    one, other = weights(whole), weights(cut)
+    assert losses(interrupted) == losses(complete) and len(losses(complete)) == 6
+    one, other = weights(complete), weights(interrupted)
     assert all(one[name].equal(other[name]) for name in one)

@@ -1,4 +1,4 @@
-"""The download against a real S3 server over HTTP, behind a proxy that cuts and stalls."""
+"""Download from an S3 server over HTTP, behind a proxy that closes and stalls connections."""
 
 import io
 import subprocess
@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-pytest.importorskip("moto", reason="the S3 server of these tests is moto's: pip install -e '.[test]'")
+pytest.importorskip("moto", reason="these tests need the S3 server of moto: pip install -e '.[test]'")
 
 from simcast_hpc.commands.data_download import download as command
 from simcast_hpc.config import ConfigError
@@ -45,18 +45,18 @@ def server() -> Iterator[tuple]:
 @pytest.fixture
 def objects(server) -> dict[str, bytes]:
     client, _ = server
-    held = {"CATALOG.csv": b"id,file_name\n" * 50, FILES[2018]: hdf5(1), FILES[2019]: hdf5(2)}
-    for key, content in held.items():
+    content_of = {"CATALOG.csv": b"id,file_name\n" * 50, FILES[2018]: hdf5(1), FILES[2019]: hdf5(2)}
+    for key, content in content_of.items():
         client.put_object(Bucket=BUCKET, Key=key, Body=content)
-    client.put_object(Bucket=BUCKET, Key="data/ir107/2018/other.h5", Body=b"not asked for")
-    return held
+    client.put_object(Bucket=BUCKET, Key="data/ir107/2018/other.h5", Body=b"not selected")
+    return content_of
 
 
 @pytest.fixture
 def proxy(server) -> Iterator[Proxy]:
-    made = Proxy(server[1])
-    yield made
-    made.close()
+    proxy = Proxy(server[1])
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(autouse=True)
@@ -75,90 +75,94 @@ def files_of(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
-def test_everything_of_the_kind_is_fetched_and_told(proxy, objects, tmp_path):
-    told = []
+def test_downloads_all_files_of_the_image_type_and_reports_progress(proxy, objects, tmp_path):
+    progress = []
 
-    def started(missing: int):
-        told.append(missing)
-        return told.append
+    def on_start(missing: int):
+        progress.append(missing)
+        return progress.append
 
-    fetched = download(store(proxy), tmp_path / "sevir", patience=QUICK, started=started)
+    downloaded = download(store(proxy), tmp_path / "sevir", retry=QUICK, on_start=on_start)
     assert files_of(tmp_path / "sevir") == objects
-    assert [remote.key for remote in fetched] == [f"{BUCKET}/{key}" for key in objects]
-    assert told[0] == sum(told[1:]) == sum(map(len, objects.values()))
+    assert [remote.key for remote in downloaded] == [f"{BUCKET}/{key}" for key in objects]
+    assert progress[0] == sum(progress[1:]) == sum(map(len, objects.values()))
     before = len(proxy.requests)
-    download(store(proxy), tmp_path / "sevir", patience=QUICK)
-    assert not any("/data/vil/2018/" in line for line in proxy.requests[before:]), "what stands is not fetched again"
+    download(store(proxy), tmp_path / "sevir", retry=QUICK)
+    assert not any("/data/vil/2018/" in line for line in proxy.requests[before:]), (
+        "existing files are not downloaded again"
+    )
 
 
-def test_chosen_years_alone(proxy, objects, tmp_path):
-    download(store(proxy), tmp_path, years=[2019], patience=QUICK)
+def test_downloads_only_the_selected_years(proxy, objects, tmp_path):
+    download(store(proxy), tmp_path, years=[2019], retry=QUICK)
     assert files_of(tmp_path) == {key: objects[key] for key in ("CATALOG.csv", FILES[2019])}
     with pytest.raises(DownloadError, match=r"has no year 2031; it has the years \[2018, 2019\]"):
-        download(store(proxy), tmp_path, years=[2031], patience=QUICK)
+        download(store(proxy), tmp_path, years=[2031], retry=QUICK)
     with pytest.raises(DownloadError, match="has no files"):
-        download(store(proxy), tmp_path, image_type="vis", patience=QUICK)
+        download(store(proxy), tmp_path, image_type="vis", retry=QUICK)
 
 
-def test_broken_connections_are_made_anew(proxy, objects, tmp_path):
+def test_retries_closed_connections(proxy, objects, tmp_path):
     proxy.cut_after, proxy.cuts = 60_000, 6
-    download(store(proxy), tmp_path, patience=QUICK)
+    download(store(proxy), tmp_path, retry=QUICK)
     assert proxy.cuts == 0 and files_of(tmp_path) == objects
 
 
-def test_stalled_connections_are_made_anew(proxy, objects, tmp_path):
+def test_retries_stalled_connections(proxy, objects, tmp_path):
     proxy.cut_after, proxy.stalls = 60_000, 2
-    download(store(proxy, stall_seconds=1.0), tmp_path, patience=QUICK)
+    download(store(proxy, stall_seconds=1.0), tmp_path, retry=QUICK)
     assert proxy.stalls == 0 and files_of(tmp_path) == objects
 
 
-def test_what_was_fetched_is_kept_and_the_next_call_goes_on_from_there(proxy, objects, tmp_path):
-    def break_it() -> None:
+def test_resumes_a_partial_download(proxy, objects, tmp_path):
+    def break_connections() -> None:
         proxy.cut_after, proxy.cuts = 2_000, 10**6
 
-    proxy.on_bytes = (1_000_000, break_it)
-    with pytest.raises(DownloadError, match=r"no progress in 4 tries, \d+ of \d+ bytes are there: .*goes on from"):
-        download(store(proxy), tmp_path, patience=QUICK)
+    proxy.on_bytes = (1_000_000, break_connections)
+    with pytest.raises(
+        DownloadError, match=r"no progress in 4 tries after \d+ of \d+ bytes: .*run the same command to resume"
+    ):
+        download(store(proxy), tmp_path, retry=QUICK)
     part = part_of(tmp_path / FILES[2018])
-    stood = part.stat().st_size
-    assert stood >= 400_000 and not (tmp_path / FILES[2018]).exists()
-    assert part.read_bytes() == objects[FILES[2018]][:stood]
+    partial_size = part.stat().st_size
+    assert partial_size >= 400_000 and not (tmp_path / FILES[2018]).exists()
+    assert part.read_bytes() == objects[FILES[2018]][:partial_size]
     proxy.cuts, passed = 0, proxy.passed
-    download(store(proxy), tmp_path, patience=QUICK)
+    download(store(proxy), tmp_path, retry=QUICK)
     assert files_of(tmp_path) == objects
     total = sum(map(len, objects.values()))
-    assert proxy.passed - passed < total - stood + 100_000, "only the rest was fetched"
+    assert proxy.passed - passed < total - partial_size + 100_000, "only the rest was downloaded"
 
 
-def test_an_object_that_changes_meanwhile_is_fetched_whole_and_new(server, proxy, objects, tmp_path):
+def test_restarts_an_object_that_changes_during_the_download(server, proxy, objects, tmp_path):
     newer = hdf5(7)
     proxy.on_bytes = (700_000, lambda: server[0].put_object(Bucket=BUCKET, Key=FILES[2018], Body=newer))
-    download(store(proxy), tmp_path, patience=QUICK)
+    download(store(proxy), tmp_path, retry=QUICK)
     assert files_of(tmp_path) == objects | {FILES[2018]: newer}
 
 
-def test_a_part_of_an_older_version_is_thrown_away(server, proxy, objects, tmp_path):
-    def break_it() -> None:
+def test_discards_a_partial_download_of_an_older_version(server, proxy, objects, tmp_path):
+    def break_connections() -> None:
         proxy.cut_after, proxy.cuts = 2_000, 10**6
 
-    proxy.on_bytes = (700_000, break_it)
+    proxy.on_bytes = (700_000, break_connections)
     with pytest.raises(DownloadError):
-        download(store(proxy), tmp_path, patience=QUICK)
+        download(store(proxy), tmp_path, retry=QUICK)
     newer = hdf5(8)
     server[0].put_object(Bucket=BUCKET, Key=FILES[2018], Body=newer)
     proxy.cuts = 0
-    download(store(proxy), tmp_path, patience=QUICK)
+    download(store(proxy), tmp_path, retry=QUICK)
     assert files_of(tmp_path)[FILES[2018]] == newer
 
 
-def test_an_object_truncated_on_the_server_is_rejected(server, proxy, objects, tmp_path):
+def test_rejects_an_object_truncated_on_the_server(server, proxy, objects, tmp_path):
     server[0].put_object(Bucket=BUCKET, Key=FILES[2019], Body=objects[FILES[2019]][:-5000])
-    with pytest.raises(DownloadError, match=r"2019_0101_0630\.h5 is no whole HDF5 file on the server"):
-        download(store(proxy), tmp_path, patience=QUICK)
+    with pytest.raises(DownloadError, match=r"2019_0101_0630\.h5 is not a complete HDF5 file on the server"):
+        download(store(proxy), tmp_path, retry=QUICK)
     assert FILES[2019] not in files_of(tmp_path) and FILES[2018] in files_of(tmp_path)
 
 
-def test_an_object_shorter_than_its_listing_is_rejected(proxy, objects, tmp_path, monkeypatch):
+def test_rejects_an_object_shorter_than_listed(proxy, objects, tmp_path, monkeypatch):
     class Short:
         details: ClassVar = {"ETag": '"abc"'}
         size = 1000
@@ -169,49 +173,49 @@ def test_an_object_shorter_than_its_listing_is_rejected(proxy, objects, tmp_path
         def __exit__(self, *_):
             return None
 
-        def seek(self, _place):
+        def seek(self, _offset):
             return None
 
         def read(self, count):
             return bytes(count - 1)
 
     filesystem = type("FS", (), {"open": lambda *_args, **_options: Short()})()
-    with pytest.raises(DownloadError, match=r"truncated on the server: 999 of the 1000 bytes from 0 on"):
-        transfer.fetch(
-            filesystem, RemoteObject("b/k", 1000, "abc"), tmp_path / "k", patience=QUICK, progress=lambda _count: None
+    with pytest.raises(DownloadError, match=r"truncated on the server: 999 of 1000 bytes at offset 0"):
+        transfer.download_object(
+            filesystem, RemoteObject("b/k", 1000, "abc"), tmp_path / "k", retry=QUICK, progress=lambda _count: None
         )
 
 
-def test_damaged_bytes_are_rejected(server, proxy, objects, tmp_path):
-    def break_it() -> None:
+def test_rejects_a_damaged_download(server, proxy, objects, tmp_path):
+    def break_connections() -> None:
         proxy.cut_after, proxy.cuts = 2_000, 10**6
 
-    proxy.on_bytes = (700_000, break_it)
+    proxy.on_bytes = (700_000, break_connections)
     with pytest.raises(DownloadError):
-        download(store(proxy), tmp_path, patience=QUICK)
+        download(store(proxy), tmp_path, retry=QUICK)
     with part_of(tmp_path / FILES[2018]).open("r+b") as file:
         file.write(b"\0\1\2\3")
     proxy.cuts = 0
-    with pytest.raises(DownloadError, match="the bytes fetched are not those of its ETag"):
-        download(store(proxy), tmp_path, patience=QUICK)
-    download(store(proxy), tmp_path, patience=QUICK)
+    with pytest.raises(DownloadError, match="the checksum of the download differs from its ETag"):
+        download(store(proxy), tmp_path, retry=QUICK)
+    download(store(proxy), tmp_path, retry=QUICK)
     assert files_of(tmp_path) == objects
 
 
-def test_no_space_is_said_before_anything_is_fetched(proxy, objects, tmp_path, monkeypatch):
+def test_checks_free_space_before_the_download(proxy, objects, tmp_path, monkeypatch):
     monkeypatch.setattr(sevir.shutil, "disk_usage", lambda _path: SimpleNamespace(free=10**6))
-    with pytest.raises(DownloadError, match=r"0\.0 GB are to come .*0\.0 GB free; choose years"):
-        download(store(proxy), tmp_path, patience=QUICK)
+    with pytest.raises(DownloadError, match=r"needs 0\.0 GB .*0\.0 GB free; select years"):
+        download(store(proxy), tmp_path, retry=QUICK)
     assert files_of(tmp_path) == {}
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path):
+def test_unreachable_server_is_named(tmp_path):
     with pytest.raises(DownloadError, match=r"s3://sevir/data/vil cannot be listed"):
-        download(Store(endpoint="http://127.0.0.1:9", stall_seconds=1.0), tmp_path, patience=QUICK)
+        download(Store(endpoint="http://127.0.0.1:9", stall_seconds=1.0), tmp_path, retry=QUICK)
 
 
 @pytest.mark.parametrize("size", [100, 20 * 2**20])
-def test_etags_of_one_and_of_several_parts(server, tmp_path, size):
+def test_etags_of_single_and_multipart_uploads(server, tmp_path, size):
     client, _ = server
     content = np.random.default_rng(size).bytes(size)
     if size > 2**20:
@@ -232,7 +236,7 @@ def test_etags_of_one_and_of_several_parts(server, tmp_path, size):
     assert matches_etag(tmp_path / "file", "no-md5") is None
 
 
-def test_the_command_fetches_and_says_where_the_rest_is(proxy, objects, tmp_path):
+def test_command_downloads_the_selected_year(proxy, objects, tmp_path):
     simcast = [sys.executable, "-m", "simcast_hpc", "data", "download"]
     done = subprocess.run(
         [*simcast, "sevir", str(tmp_path), "--year", "2018", "--endpoint", proxy.url],
@@ -246,8 +250,8 @@ def test_the_command_fetches_and_says_where_the_rest_is(proxy, objects, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("dataset", "says"), [("hko7", "undertaking"), ("meteonet", "Kaggle"), ("era5", "'era5' cannot be fetched")]
+    ("dataset", "message"), [("hko7", "undertaking"), ("meteonet", "Kaggle"), ("era5", "'era5' cannot be fetched")]
 )
-def test_what_cannot_be_fetched_is_said(dataset, says, tmp_path):
-    with pytest.raises(ConfigError, match=says):
+def test_explains_datasets_without_download(dataset, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
         command(dataset, tmp_path)

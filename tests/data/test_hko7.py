@@ -1,4 +1,4 @@
-"""HKO-7 from a folder in its documented layout: pixels, masks, gaps, days, thresholds, and what is refused."""
+"""HKO-7 from a folder in its documented layout: pixels, masks, gaps, days, thresholds, errors."""
 
 import zlib
 from datetime import datetime, timedelta
@@ -21,7 +21,7 @@ ABSENT = {"20100612": [0, 100, 101], "20141111": list(range(30, 240))}
 
 
 def small(name: str) -> DatasetSpec:
-    """Return a built-in description on a grid that a test can write in a second."""
+    """Return a built-in description with a small grid."""
     spec = read_spec(name)
     return spec.model_copy(update={"grid": spec.grid.model_copy(update={"height": SIDE, "width": SIDE})})
 
@@ -58,7 +58,7 @@ def folder(tmp_path_factory, domain) -> Path:
     return root
 
 
-def test_the_thresholds_of_the_paper_are_pixels_by_the_z_r_relation():
+def test_paper_thresholds_follow_from_the_z_r_relation():
     spec = read_spec("hko7")
     assert spec.z_r is not None and spec.threshold_codes() == (84, 118, 141, 158, 185)
     rain = (0.5, 2, 5, 10, 30)
@@ -68,7 +68,7 @@ def test_the_thresholds_of_the_paper_are_pixels_by_the_z_r_relation():
     np.testing.assert_allclose(spec.codes_of(rain, unit="mm/h"), [255 * (value + 10) / 70 for value in dbz])
 
 
-def test_pixels_are_the_published_function_of_dbz():
+def test_encoding_equals_the_published_formula():
     encoding = read_spec("hko7").encoding
     dbz = np.linspace(-9.8, 59.6, 300)
     np.testing.assert_array_equal(encoding.encode(dbz), np.floor(255 * (dbz + 10) / 70 + 0.5).astype(np.uint8))
@@ -77,7 +77,7 @@ def test_pixels_are_the_published_function_of_dbz():
     assert encoding.decode(np.zeros(1, np.uint8))[0] == -np.inf
 
 
-def test_days_become_events_with_masks(folder, domain):
+def test_days_are_events_with_masks(folder, domain):
     source = HKO7Events(small("hko7"), folder)
     assert [event.id for event in source.events] == ["20090401", "20100612", "20141111", "20150107"]
     assert [event.split for event in source.events] == ["train", "train", "val", "test"]
@@ -85,19 +85,19 @@ def test_days_become_events_with_masks(folder, domain):
     assert codes.shape == (240, SIDE, SIDE) and codes.dtype == np.uint8
     for frame in (0, 100, 101):
         assert (codes[frame] == 255).all()
-    excluded = (domain == 1) | noise_of("20100612", 7)
-    want = np.where(excluded, 255, np.minimum(pixels_of("20100612", 7), 254))
+    masked = (domain == 1) | noise_of("20100612", 7)
+    want = np.where(masked, 255, np.minimum(pixels_of("20100612", 7), 254))
     np.testing.assert_array_equal(codes[7], want)
     assert [note.event for note in source.notes] == ["20100612", "20141111"]
-    assert "3 of 240 frames are absent" in source.notes[0].message
+    assert "3 of 240 frames are missing" in source.notes[0].message
 
 
-def test_as_cascast_reads_it_outside_is_zero_and_noise_stays(folder, domain):
+def test_cascast_description_sets_outside_to_zero_and_keeps_noise(folder, domain):
     codes = HKO7Events(small("hko7-cascast"), folder).read(0)
     np.testing.assert_array_equal(codes[5], np.where(domain == 1, 0, np.minimum(pixels_of("20090401", 5), 254)))
 
 
-def test_windows_of_prepared_days_contain_no_absent_frame(folder, tmp_path, monkeypatch):
+def test_windows_contain_no_missing_frame(folder, tmp_path, monkeypatch):
     spec = small("hko7")
     (tmp_path / "spec.yaml").write_text(_yaml(spec))
     shards = prepared(folder, tmp_path / "shards", dataset=str(tmp_path / "spec.yaml"), events_per_shard=2)
@@ -123,7 +123,7 @@ def _yaml(spec: DatasetSpec) -> str:
     return to_yaml(spec)
 
 
-def _with(root: Path, tmp_path: Path) -> Path:
+def copy_of_one_day(root: Path, tmp_path: Path) -> Path:
     import shutil
 
     copy = tmp_path / "copy"
@@ -134,46 +134,49 @@ def _with(root: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def test_a_listed_day_without_any_frame_is_rejected_or_skipped(folder, tmp_path):
-    root = _with(folder, tmp_path)
+def test_day_without_frames_raises_or_is_skipped(folder, tmp_path):
+    root = copy_of_one_day(folder, tmp_path)
     (root / "hko7_rainy_test_days.txt").write_text("20150107, 1\n")
     (tmp_path / "spec.yaml").write_text(_yaml(small("hko7")))
-    with pytest.raises(DataError, match=r"\[absent-file\] radarPNG/2015/01/07, event 20150107: no frame of this day"):
+    with pytest.raises(DataError, match=r"\[absent-file\] radarPNG/2015/01/07, event 20150107: the day has no frame"):
         prepared(root, tmp_path / "out", dataset=str(tmp_path / "spec.yaml"))
-    made = prepared(root, tmp_path / "out", dataset=str(tmp_path / "spec.yaml"), skip=("absent-file",))
-    assert "20150107" in read_manifest(made).left_out[0]
+    shards = prepared(root, tmp_path / "out", dataset=str(tmp_path / "spec.yaml"), skip=("absent-file",))
+    assert "20150107" in read_manifest(shards).left_out[0]
 
 
 BROKEN = {
     "cut image": (
         lambda image, mask: image.write_bytes(image.read_bytes()[:200]),
-        r"RAD.*\.png is truncated or no PNG",
+        r"RAD.*\.png is truncated or not a PNG",
     ),
-    "colour": (lambda image, mask: Image.new("RGB", (SIDE, SIDE)).save(image), r"is of mode RGB; .* 8-bit grey"),
+    "colour": (lambda image, mask: Image.new("RGB", (SIDE, SIDE)).save(image), r"has mode RGB; .* 8-bit grey"),
     "size": (lambda image, mask: Image.new("L", (SIDE, 8)).save(image), r"has \(8, 24\) pixels; hko7 has \(24, 24\)"),
-    "cut mask": (lambda image, mask: mask.write_bytes(mask.read_bytes()[:9]), r"\.mask is truncated or no noise mask"),
+    "cut mask": (
+        lambda image, mask: mask.write_bytes(mask.read_bytes()[:9]),
+        r"\.mask is truncated or not a noise mask",
+    ),
     "mask size": (lambda image, mask: mask.write_bytes(zlib.compress(bytes(9))), r"masks 9 pixels; hko7 has 24 x 24"),
 }
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_damaged_images_and_masks_are_named(folder, tmp_path, case):
-    root = _with(folder, tmp_path)
-    spoil, says = BROKEN[case]
+def test_names_damaged_images_and_masks(folder, tmp_path, case):
+    root = copy_of_one_day(folder, tmp_path)
+    damage, message = BROKEN[case]
     stem = "2009/04/01/RAD090401060000"
-    spoil(root / "radarPNG" / f"{stem}.png", root / "radarPNG_mask" / f"{stem}.mask")
-    with pytest.raises(DataError, match=says):
+    damage(root / "radarPNG" / f"{stem}.png", root / "radarPNG_mask" / f"{stem}.mask")
+    with pytest.raises(DataError, match=message):
         HKO7Events(small("hko7"), root).read(0)
 
 
-def test_what_the_folder_lacks_is_named(folder, tmp_path):
-    root = _with(folder, tmp_path)
+def test_names_missing_folders_and_files(folder, tmp_path):
+    root = copy_of_one_day(folder, tmp_path)
     (root / "radarPNG_mask").rename(root / "elsewhere")
-    with pytest.raises(DataError, match=r"no folder radarPNG_mask; .*layout\.noise: ignore"):
+    with pytest.raises(DataError, match=r"no folder radarPNG_mask of HKO-7; .*layout\.noise: ignore"):
         HKO7Events(small("hko7"), root)
     assert len(HKO7Events(small("hko7-cascast"), root).events) == 1
     (root / "hko7_rainy_test_days.txt").write_text("20090401, 3\n")
-    with pytest.raises(DataError, match="day 20090401 stands on the list of train too"):
+    with pytest.raises(DataError, match="day 20090401 is also on the list of train"):
         HKO7Events(small("hko7-cascast"), root)
     (root / "hko7_rainy_test_days.txt").unlink()
     with pytest.raises(DataError, match=r"list of test days .* cannot be read"):

@@ -1,4 +1,4 @@
-"""The inspection: what is right is said to be, what is wrong is named by file and event, and pictures are drawn."""
+"""Inspection: problems by file and event, facts, and images of a few events."""
 
 import shutil
 from pathlib import Path
@@ -36,79 +36,80 @@ def shards(archive, tmp_path) -> Path:
     return prepared(archive, tmp_path / "shards", events_per_shard=2)
 
 
-def test_good_data_has_no_problem(archive, shards):
+def test_valid_data_has_no_problem(archive, shards):
     assert kinds(archive) == [] and kinds(shards) == []
     facts = inspect(SPEC, shards).facts
     assert facts["events"] == 4 and facts["grid"] == [16, 16] and facts["statistics"]["train"]["events"] == 4
     assert len(facts["manifest"]) == 64
-    assert [picture.event for picture in inspect(SPEC, archive).samples] == ["E0", "E1", "E2", "E3"]
+    assert [sample.event for sample in inspect(SPEC, archive).samples] == ["E0", "E1", "E2", "E3"]
 
 
-def test_a_changed_byte_is_found_by_shard_and_event(shards):
+def test_checksum_finds_the_changed_event(shards):
     path = shards / "shard-00001.h5"
     with h5py.File(path, "r+") as file:
         frame = file["codes"][1, 3]
         file["codes"][1, 3] = frame ^ 1
-    found = kinds(shards)
-    assert ("checksum", "E3") in found and not any(event in ("E0", "E1", "E2") for _, event in found)
+    problems = kinds(shards)
+    assert ("checksum", "E3") in problems and not any(event in ("E0", "E1", "E2") for _, event in problems)
 
 
-def test_a_lost_and_a_cut_shard_are_found(shards):
+def test_finds_missing_and_truncated_shards(shards):
     (shards / "shard-00000.h5").unlink()
     path = shards / "shard-00001.h5"
     path.write_bytes(path.read_bytes()[:-100])
     assert kinds(shards) == [("absent-file", ""), ("truncated", "")]
 
 
-def test_problems_of_an_archive_are_found_without_an_end(archive):
+def test_lists_all_problems_of_an_archive(archive):
     with h5py.File(archive / "data" / FILE, "r+") as file:
         file["vil"][2, :, :, 4] = 255
         file["id"] = [b"E0", b"other", b"E2", b"E3"]
-    found = kinds(archive)
-    assert ("catalog", "E1") in found and ("missing-frame", "E2") in found and ("missing-share", "E2") in found
-    assert len(found) == 3
+    problems = kinds(archive)
+    assert ("catalog", "E1") in problems and ("missing-frame", "E2") in problems and ("missing-share", "E2") in problems
+    assert len(problems) == 3
 
 
 def _event(name: str, hour: int, split: str) -> RawEvent:
     return RawEvent(name, hour * 3600, hour * 3600, split, 0.0, "f", 0)
 
 
-def test_splits_that_share_a_date_or_a_time_leak():
+def test_finds_splits_that_share_a_date_or_overlap_in_time():
     apart = [_event("A", 0, "train"), _event("B", 48, "val"), _event("C", 96, "test")]
     assert split_overlaps(SPEC, apart, 49) == []
     one_date = [*apart, _event("D", 10, "val")]
     [problem] = split_overlaps(SPEC, one_date, 49)
     assert problem.kind == "date-in-two-splits" and problem.file == "1970-01-01" and "train and val" in problem.message
-    at_once = [*apart, _event("D", 3, "test"), _event("E", 97, "train")]
-    assert [p.kind for p in split_overlaps(SPEC, at_once, 49)] == ["date-in-two-splits"] * 2 + ["overlapping-splits"]
-    assert "2 of 2 events of test" in split_overlaps(SPEC, at_once, 49)[2].message
+    simultaneous = [*apart, _event("D", 3, "test"), _event("E", 97, "train")]
+    assert [p.kind for p in split_overlaps(SPEC, simultaneous, 49)] == ["date-in-two-splits"] * 2 + [
+        "overlapping-splits"
+    ]
+    assert "2 of 2 events of test" in split_overlaps(SPEC, simultaneous, 49)[2].message
 
 
-def test_the_golden_archive_leaks_at_its_borders():
-    found = inspect(read_spec("sevir"), shared("golden/sevir_archive")).problems
-    assert {problem.kind for problem in found} >= {"date-in-two-splits", "repeated-id"}
-    assert any(problem.file == "2019-01-01" for problem in found)
+def test_golden_archive_splits_share_a_date():
+    problems = inspect(read_spec("sevir"), shared("golden/sevir_archive")).problems
+    assert {problem.kind for problem in problems} >= {"date-in-two-splits", "repeated-id"}
+    assert any(problem.file == "2019-01-01" for problem in problems)
 
 
-def test_the_command_draws_and_its_status_tells(archive, shards, tmp_path, capsys):
+def test_command_writes_images_and_sets_the_exit_status(archive, shards, tmp_path, capsys):
     command(shards, dataset="synthetic", pictures=tmp_path / "pictures")
-    said = capsys.readouterr().out
-    assert f"{shards}: 0 problems, 0 allowed" in said
-    with Image.open(tmp_path / "pictures" / "E0.png") as picture:
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 5
-    spoiled = tmp_path / "spoiled"
-    shutil.copytree(archive, spoiled)
-    with h5py.File(spoiled / "data" / FILE, "r+") as file:
+    assert f"{shards}: 0 problems, 0 allowed" in capsys.readouterr().out
+    with Image.open(tmp_path / "pictures" / "E0.png") as image:
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 5
+    damaged = tmp_path / "damaged"
+    shutil.copytree(archive, damaged)
+    with h5py.File(damaged / "data" / FILE, "r+") as file:
         file["id"] = [b"E0", b"other", b"E2", b"E3"]
     with pytest.raises(typer.Exit) as exit_:
-        command(spoiled, dataset="synthetic")
+        command(damaged, dataset="synthetic")
     assert exit_.value.exit_code == 1 and "[catalog] vil/2018/storms.h5, event E1" in capsys.readouterr().out
-    command(spoiled, dataset="synthetic", allow=["catalog"])
+    command(damaged, dataset="synthetic", allow=["catalog"])
     assert "allowed [catalog]" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="--allow typo is unknown; choose from absent-file"):
         command(archive, dataset="synthetic", allow=["typo"])
 
 
-def test_shards_of_another_description_are_rejected(shards):
-    with pytest.raises(DataError, match="by a description that is not that of sevir"):
+def test_rejects_shards_of_another_description(shards):
+    with pytest.raises(DataError, match="with a description that differs from sevir"):
         inspect(read_spec("sevir"), shards)

@@ -1,4 +1,4 @@
-"""An index of SEVIR's size and of ten times it: memory asserted here, seconds by ``benchmarks.sevir_data``."""
+"""Memory for opening and sampling an index of SEVIR's size and ten times that (times: ``benchmarks.sevir_data``)."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("times", [1, 10])
-def test_opening_and_sampling_take_little_memory(tmp_path, times):
+def test_opening_and_sampling_need_little_memory(tmp_path, times):
     events = times * data_index.SEVIR_EVENTS
     data_index.make(tmp_path / "sparse", events)
     done = subprocess.run(
@@ -29,6 +29,6 @@ def test_opening_and_sampling_take_little_memory(tmp_path, times):
     )
     shutil.rmtree(tmp_path / "sparse")
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["windows"] == 3 * events
-    assert 3 < found["mib"] < 500, "a window alone is 3.5 MiB"
+    result = json.loads(done.stdout)
+    assert result["windows"] == 3 * events
+    assert 3 < result["mib"] < 500, "one window is 3.5 MiB"

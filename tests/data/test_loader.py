@@ -1,4 +1,4 @@
-"""Micro batches: what is in them, and that neither workers nor ranks change it."""
+"""Micro-batches: content, and independence of workers, ranks and resuming."""
 
 import os
 import subprocess
@@ -20,8 +20,8 @@ from tests.archives import FILE, make_archive, open_archive, random_codes
 from tests.data.shards import prepared
 
 
-class Later:
-    """An extension whose frames tell the window that they belong to."""
+class IndexExtension:
+    """An extension whose pixel values encode the window index."""
 
     def read(self, index: int) -> np.ndarray:
         return np.full((2, 16, 16), index / 64, np.float16)
@@ -47,11 +47,11 @@ def _assert_equal(left: list[MicroBatch], right: list[MicroBatch]) -> None:
             torch.testing.assert_close(one.extension, other.extension, rtol=0, atol=0)
 
 
-def test_a_batch_holds_the_windows_at_its_positions(root):
+def test_batch_contains_the_windows_of_its_positions(root):
     source = open_archive(root)
     for number, batch in enumerate(_take(source, 9)):
         assert batch.positions == list(range(3 * number, 3 * number + 3))
-        assert batch.indices == [sample_index(place, seed=2, size=len(source)) for place in batch.positions]
+        assert batch.indices == [sample_index(position, seed=2, size=len(source)) for position in batch.positions]
         assert batch.windows.dtype == torch.uint8 and batch.windows.shape == (3, 5, 16, 16)
         assert batch.extension is None
         for codes, index in zip(batch.windows, batch.indices, strict=True):
@@ -59,48 +59,48 @@ def test_a_batch_holds_the_windows_at_its_positions(root):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("extension", [None, Later()], ids=["plain", "extended"])
-def test_workers_change_nothing(root, workers, extension):
+@pytest.mark.parametrize("extension", [None, IndexExtension()], ids=["plain", "extended"])
+def test_workers_do_not_change_the_batches(root, workers, extension):
     source = open_archive(root)
     source.read(0)  # the workers are forked from a process that has the file open
-    alone = _take(source, 8, extension=extension)
-    _assert_equal(_take(source, 8, workers=workers, extension=extension), alone)
-    _assert_equal(_take(source, 8, extension=extension), alone)
+    without_workers = _take(source, 8, extension=extension)
+    _assert_equal(_take(source, 8, workers=workers, extension=extension), without_workers)
+    _assert_equal(_take(source, 8, extension=extension), without_workers)
 
 
-def test_an_extension_goes_with_its_window(root):
-    for batch in _take(open_archive(root), 4, extension=Later()):
+def test_extension_belongs_to_its_window(root):
+    for batch in _take(open_archive(root), 4, extension=IndexExtension()):
         assert batch.extension is not None
         assert batch.extension.dtype == torch.float16 and batch.extension.shape == (3, 2, 16, 16)
         assert (batch.extension[:, 0, 0, 0] * 64).tolist() == batch.indices
 
 
 @pytest.mark.parametrize(("world_size", "micro_size"), [(1, 6), (2, 3), (3, 1), (6, 1)])
-def test_ranks_together_read_a_step_once(root, world_size, micro_size):
+def test_ranks_together_read_each_sample_of_a_step_once(root, world_size, micro_size):
     source = open_archive(root)
     micro_steps = 6 // (world_size * micro_size)
     seen: list[int] = []
     for rank in range(world_size):
-        mine = _take(source, micro_steps, first_step=4, micro_size=micro_size, rank=rank, world_size=world_size)
-        seen += [index for batch in mine for index in batch.indices]
-    assert sorted(seen) == sorted(sample_index(24 + place, seed=2, size=len(source)) for place in range(6))
+        own = _take(source, micro_steps, first_step=4, micro_size=micro_size, rank=rank, world_size=world_size)
+        seen += [index for batch in own for index in batch.indices]
+    assert sorted(seen) == sorted(sample_index(24 + position, seed=2, size=len(source)) for position in range(6))
 
 
-def test_resuming_is_continuing(root):
+def test_resuming_continues_the_order(root):
     source = open_archive(root)
     _assert_equal(_take(source, 10)[6:], _take(source, 4, first_step=3))
 
 
-def test_an_epoch_reads_every_window_once_and_the_next_follows(root):
+def test_each_epoch_reads_each_window_once(root):
     source = open_archive(root)
     size = len(source)
-    assert size % 3, "an epoch that ends inside a micro batch"
+    assert size % 3, "the epoch must end inside a micro-batch"
     indices = [index for batch in _take(source, size) for index in batch.indices]
     for epoch in range(3):
         assert sorted(indices[epoch * size : (epoch + 1) * size]) == list(range(size))
 
 
-def test_the_seed_alone_decides_the_order(root):
+def test_order_depends_only_on_the_seed(root):
     source = open_archive(root)
     one, other = _take(source, 6), _take(source, 6, seed=3)
     assert [batch.indices for batch in one] != [batch.indices for batch in other]
@@ -109,7 +109,7 @@ def test_the_seed_alone_decides_the_order(root):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_breaks_is_named_wherever_it_is_read(tmp_path, workers):
+def test_names_a_damaged_file_with_and_without_workers(tmp_path, workers):
     root = make_archive(tmp_path, random_codes(3, 11))
     source = open_archive(root)
     path = root / "data" / FILE
@@ -126,24 +126,31 @@ def test_shards_and_archive_give_the_same_batches(root, tmp_path):
     _assert_equal(_take(source, 4, first_step=3, workers=1), _take(open_archive(root), 10)[6:])
 
 
-def test_on_a_cpu_nothing_is_copied_or_read_ahead(root):
+def test_prefetch_on_a_cpu_changes_nothing(root):
     batches = micro_batches(open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1)
     _assert_equal(list(islice(prefetch_to_device(batches, torch.device("cpu")), 3)), _take(open_archive(root), 3))
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_batches_arrive_whole_and_in_order(root):
+def test_prefetch_on_a_gpu_keeps_content_and_order(root):
     batches = micro_batches(
-        open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1, extension=Later()
+        open_archive(root),
+        seed=2,
+        first_step=0,
+        global_size=6,
+        micro_size=3,
+        rank=0,
+        world_size=1,
+        extension=IndexExtension(),
     )
-    wanted = _take(open_archive(root), 20, extension=Later())
-    for copied, read in zip(prefetch_to_device(batches, torch.device("cuda")), wanted, strict=False):
+    expected = _take(open_archive(root), 20, extension=IndexExtension())
+    for copied, read in zip(prefetch_to_device(batches, torch.device("cuda")), expected, strict=False):
         assert copied.windows.is_cuda and torch.equal(copied.windows.cpu(), read.windows)
         assert copied.extension is not None and torch.equal(copied.extension.cpu(), read.extension)
 
 
-def test_a_program_that_fails_does_not_wait_for_its_workers(root):
-    """Workers outlive SIGTERM, by which Python ends what is left of them; so they are killed."""
+def test_failing_program_does_not_wait_for_workers(root):
+    """Workers ignore SIGTERM, which Python sends at exit, so the loader must kill them."""
     program = (
         "import sys\n"
         "from pathlib import Path\n"

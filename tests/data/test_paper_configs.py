@@ -1,4 +1,4 @@
-"""The paper's runs on HKO-7 and MeteoNet: each network stands at full size, and learns at a small one."""
+"""The paper's configurations on HKO-7 and MeteoNet: network shapes at full size, training steps at a small size."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ RUNS = [
     for name in ("hko7", "meteonet")
     for backbone in ("", "-earthformer")
 ]
-PAPER = {  # frames in, out, of the teacher; minutes; grid; tau and its unit; batch-independent lengths are in the files
+PAPER = {  # frames in, frames out, teacher frames out, minutes, grid, tau, unit of tau
     "hko7": (10, 10, 5, 6, (480, 480), 185, "code"),
     "meteonet": (12, 12, 6, 5, (400, 400), 47, "dBZ"),
 }
@@ -33,7 +33,7 @@ def network_of(config: TrainConfig, grid: tuple[int, int]) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_network_of_the_paper_stands_at_full_size(run):
+def test_paper_network_has_the_right_shapes(run):
     config, spec = read(run), target_spec(read(run).data)
     frames_in, frames_out, short, minutes, grid, tau, unit = PAPER[run.split("/")[1].split("-")[0]]
     sequence = config.sequence
@@ -41,10 +41,12 @@ def test_a_network_of_the_paper_stands_at_full_size(run):
     assert (spec.grid.height, spec.grid.width) == grid and step_minutes(config.data) == minutes
     loss = WeightedMSE(config.loss, spec)
     assert loss.weights == (1.0, 10.0) and loss.thresholds == spec.codes_of((tau,), unit=unit)
-    assert loss.thresholds == ((185.0,) if unit == "code" else (141.0,)), "whole codes: a target on tau weighs 1"
+    assert loss.thresholds == ((185.0,) if unit == "code" else (141.0,)), (
+        "integer codes: a target equal to tau has weight 1"
+    )
     with torch.device("meta"):
-        made = network_of(config, grid)(torch.empty(1, frames_in, 1, *grid))
-    assert made.shape == (1, config.frames_out, 1, *grid)
+        output = network_of(config, grid)(torch.empty(1, frames_in, 1, *grid))
+    assert output.shape == (1, config.frames_out, 1, *grid)
     if isinstance(config.model, EarthformerConfig):
         stem = config.model.stem
         assert isinstance(stem, StackConvStem)
@@ -57,7 +59,7 @@ def test_a_network_of_the_paper_stands_at_full_size(run):
     "run",
     [run if run.startswith(("teacher", "student")) else pytest.param(run, marks=pytest.mark.slow) for run in RUNS],
 )
-def test_a_network_of_the_paper_learns_at_a_small_size(run):
+def test_paper_network_learns_at_a_small_size(run):
     config = read(run)
     side = {"hko7": 24, "meteonet": 20}[run.split("/")[1].split("-")[0]]
     torch.manual_seed(0)
@@ -76,11 +78,11 @@ def test_a_network_of_the_paper_learns_at_a_small_size(run):
     assert losses[2] < losses[0]
 
 
-def test_tau_is_compared_with_the_code_itself():
+def test_tau_is_compared_with_the_code():
     spec = target_spec(read("teacher/meteonet").data)
     loss = WeightedMSE(read("teacher/meteonet").loss, spec)
     codes = torch.tensor([[[[[140, 141, 142]]]]], dtype=torch.uint8)
     zero = torch.zeros(codes.shape)
-    alone = [float(loss(zero[..., k : k + 1], codes[..., k : k + 1], None)) for k in range(3)]
+    values = [float(loss(zero[..., k : k + 1], codes[..., k : k + 1], None)) for k in range(3)]
     unit = [(code / 255) ** 2 for code in (140, 141, 142)]
-    assert alone == pytest.approx([unit[0], unit[1], 10 * unit[2]], rel=1e-6), "47 dBZ is code 141"
+    assert values == pytest.approx([unit[0], unit[1], 10 * unit[2]], rel=1e-6), "47 dBZ is code 141"

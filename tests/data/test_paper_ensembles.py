@@ -1,4 +1,4 @@
-"""The cascade on the paper's three data sets: autoencoder and denoiser stand at full size, and learn at a small one."""
+"""Autoencoder and denoiser on the paper's three datasets: shapes at full size, training steps at a small size."""
 
 import pytest
 import torch
@@ -9,11 +9,11 @@ from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from tests.data.test_paper_configs import read
 
-LATENTS = {"sevir": (12, 48), "hko7": (10, 60), "meteonet": (12, 50)}  # frames out; elements of a latent along an axis
+LATENTS = {"sevir": (12, 48), "hko7": (10, 60), "meteonet": (12, 50)}  # frames out; latent elements per axis
 
 
 @pytest.mark.parametrize("name", LATENTS)
-def test_autoencoder_and_denoiser_stand_at_full_size(name):
+def test_autoencoder_and_denoiser_have_the_right_shapes(name):
     first, second, (frames, side) = read(f"autoencoder/{name}"), read(f"diffusion/{name}"), LATENTS[name]
     grid, model = target_spec(first.data).grid, first.autoencoder.model
     assert (first.stage, second.stage) == ("autoencoder", "diffusion")
@@ -29,14 +29,14 @@ def test_autoencoder_and_denoiser_stand_at_full_size(name):
 
 
 @pytest.mark.parametrize("name", LATENTS)
-def test_both_learn_at_a_small_size(name):
+def test_autoencoder_and_denoiser_learn_at_a_small_size(name):
     torch.manual_seed(0)
     coder = Autoencoder(
         read(f"autoencoder/{name}").autoencoder.model.model_copy(update={"widths": (8, 16), "groups": 8})
     )
-    seen = torch.rand(2, 1, 16, 16)
+    images = torch.rand(2, 1, 16, 16)
     assert isinstance(coder.config, AutoencoderConfig)
-    assert _falls(coder, lambda: (coder(seen)[0] - seen).abs().mean())
+    assert _loss_decreases(coder, lambda: (coder(images)[0] - images).abs().mean())
 
     small = {"frame_width": 16, "frame_depth": 1, "width": 32, "depth": 1, "heads": 4}
     config = read(f"diffusion/{name}").diffusion.casformer.model_copy(update=small)
@@ -44,11 +44,11 @@ def test_both_learn_at_a_small_size(name):
     frames = LATENTS[name][0]
     network = CasFormer(config, frames=frames, channels=4)
     noisy, condition, noise = torch.randn(3, 2, frames, 4, 8, 8)
-    assert _falls(network, lambda: (network(noisy, torch.tensor([3, 700]), condition) - noise).square().mean())
+    assert _loss_decreases(network, lambda: (network(noisy, torch.tensor([3, 700]), condition) - noise).square().mean())
 
 
-def _falls(network: torch.nn.Module, loss_of) -> bool:
-    """Say whether a loss falls over a few optimizer steps."""
+def _loss_decreases(network: torch.nn.Module, loss_of) -> bool:
+    """Return whether a loss decreases over a few optimizer steps."""
     optimizer, losses = torch.optim.AdamW(network.parameters(), lr=1e-3), []
     for _ in range(4):
         optimizer.zero_grad()

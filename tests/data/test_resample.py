@@ -1,4 +1,4 @@
-"""Coarser and recoded windows, against the same arithmetic in float64 written from the files' own description."""
+"""Averaged and re-encoded windows, compared with float64 arithmetic written from the description of the files."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ RADARS = [  # description, file, dates
 
 
 class Windows:
-    """Given codes, [N, T, H, W], as a source."""
+    """A window source over given frames ``[N, T, H, W]``."""
 
     def __init__(self, codes: np.ndarray):
         self.codes, self.frames, self.grid = codes, codes.shape[1], codes.shape[2:]
@@ -38,7 +38,7 @@ class Windows:
 
 
 def _rain(codes: np.ndarray, *, reflectivity: bool) -> np.ndarray:
-    """Rain rates in float64, NaN where missing, as the archive's README describes its codes."""
+    """Return rain rates in float64, NaN where missing, by the encoding in the README of the archive."""
     code = codes.astype(np.float64)
     if reflectivity:
         rain = (10 ** ((0.5 * code - 32) / 10) / 200) ** (1 / 1.6)
@@ -59,19 +59,19 @@ def _block_mean(rain: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _assert_codes(got: np.ndarray, rain: np.ndarray) -> None:
-    """Equal codes, but for values within a thousandth of a step of a border between two, which rounding may move."""
+    """Assert equal codes, except within a thousandth of a step of a boundary, where rounding may differ."""
     missing, dry = np.isnan(rain), rain < 0.1
-    place = (10 * np.log10(np.where(missing | dry, 1.0, rain)) + 10) / 0.15 + 1
-    codes = np.where(missing, 255, np.where(dry, 0, np.clip(np.rint(place), 1, 254)))
+    position = (10 * np.log10(np.where(missing | dry, 1.0, rain)) + 10) / 0.15 + 1
+    codes = np.where(missing, 255, np.where(dry, 0, np.clip(np.rint(position), 1, 254)))
     np.testing.assert_array_equal(got == 255, missing)
-    clear = (np.abs(place % 1 - 0.5) > 1e-3) & (np.abs(rain - 0.1) > 1e-6) | missing
+    clear = (np.abs(position % 1 - 0.5) > 1e-3) & (np.abs(rain - 0.1) > 1e-6) | missing
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(got[clear], codes[clear])
     assert (np.abs(got.astype(int) - codes) <= 1).all()
 
 
 @pytest.mark.parametrize(("dataset", "file", "dates"), RADARS, ids=[file for _, file, _ in RADARS])
-def test_real_radar_is_averaged_in_rain_rate_over_valid_pixels(dataset, file, dates):
+def test_averages_real_radar_in_rain_rate_over_valid_pixels(dataset, file, dates):
     data = DataConfig(
         dataset=dataset,
         root=shared("data/radar"),
@@ -92,7 +92,7 @@ def test_real_radar_is_averaged_in_rain_rate_over_valid_pixels(dataset, file, da
     assert (got > 0).any()
 
 
-def test_missing_pixels_leave_the_mean_and_a_block_of_them_stays_missing():
+def test_excludes_missing_pixels_from_the_mean():
     codes = np.zeros((1, 1, 4, 4), np.uint8)
     codes[0, 0, :2, :2] = 255
     codes[0, 0, :2, 2:] = [[255, 101], [255, 121]]
@@ -104,38 +104,38 @@ def test_missing_pixels_leave_the_mean_and_a_block_of_them_stays_missing():
     assert got[1, 0] == 121 and got[1, 1] == 0
     mean = (10**0.5 + 10**0.8) / 2
     assert got[0, 1] == round((10 * np.log10(mean) + 10) / 0.15 + 1)
-    assert got[0, 1] != (101 + 121) // 2, "a mean of codes"
+    assert got[0, 1] != (101 + 121) // 2, "not the mean of codes"
 
 
 @pytest.mark.parametrize("dataset", ["mch", "fmi"])
-def test_random_codes_with_holes_match_float64(dataset):
+def test_random_codes_with_missing_pixels_equal_float64(dataset):
     codes = random_codes(1, 3, size=24, missing=0.5, seed=4)
     source = ResampledSource(Windows(codes), spec=read_spec(dataset), target=read_spec("mrms-4km"), factor=2)
     rain = np.minimum(_block_mean(_rain(codes[0], reflectivity=dataset == "fmi"), 2), 10 ** (2.795))
     _assert_codes(source.read(0), rain)
 
 
-def test_the_same_code_at_factor_one_is_left_as_it_is():
+def test_same_encoding_and_factor_one_changes_nothing():
     codes = random_codes(1, 2, missing=0.1)
     spec = read_spec("mrms-4km")
     np.testing.assert_array_equal(ResampledSource(Windows(codes), spec=spec, target=spec, factor=1).read(0), codes[0])
 
 
 @pytest.mark.parametrize(
-    ("dataset", "target", "factor", "says"),
+    ("dataset", "target", "factor", "message"),
     [
         ("mch", "mch", 5, r"data\.block_mean=5 does not divide the grid 16 x 16 of mch"),
-        ("mch", "fmi", 1, r"mch is in mm/h and data\.recode_as=fmi in dBZ; only dBZ to mm/h"),
+        ("mch", "fmi", 1, r"mch is in mm/h and data\.recode_as=fmi in dBZ; the only conversion is from dBZ to mm/h"),
         ("sevir", "mrms-4km", 2, r"sevir is in kg/m\^2 and data\.recode_as=mrms-4km in mm/h"),
-        ("fmi", "fmi", 2, r"fmi is in dBZ, which must not be averaged: set data\.recode_as"),
+        ("fmi", "fmi", 2, r"data\.block_mean=2 needs linear units and fmi is in dBZ; set data\.recode_as"),
     ],
 )
-def test_what_has_no_rule_is_rejected(dataset, target, factor, says):
-    with pytest.raises(DataError, match=says):
+def test_rejects_unsupported_conversions(dataset, target, factor, message):
+    with pytest.raises(DataError, match=message):
         ResampledSource(Windows(random_codes(1, 2)), spec=read_spec(dataset), target=read_spec(target), factor=factor)
 
 
-def test_fingerprint_moves_with_content_and_recipe(tmp_path):
+def test_fingerprint_depends_on_content_and_recipe(tmp_path):
     spec, target = read_spec("synthetic"), read_spec("sevir")
     inner = open_archive(make_archive(tmp_path / "a", random_codes(2, 11)))
     other = open_archive(make_archive(tmp_path / "b", random_codes(2, 11, seed=1)))

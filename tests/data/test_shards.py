@@ -1,4 +1,4 @@
-"""Prepared shards: windows of the archive to the byte, the same fingerprint, and no damage that goes unseen."""
+"""Prepared shards: windows and fingerprint equal those of the archive, and damage is detected."""
 
 import hashlib
 import json
@@ -53,7 +53,7 @@ def open_shards(root: Path, *, dataset: str = "synthetic", **options) -> ShardSo
     ],
     ids=str,
 )
-def test_shards_are_their_archive(archive, shards, options):
+def test_shards_give_the_windows_of_the_archive(archive, shards, options):
     one, other = open_archive(archive, **options), open_shards(shards, **options)
     assert isinstance(other, WindowSource)
     assert len(one) == len(other) and one.grid == other.grid and one.dates == other.dates
@@ -65,7 +65,7 @@ def test_shards_are_their_archive(archive, shards, options):
     assert one.fingerprint == other.fingerprint
 
 
-def test_an_id_that_stands_twice_is_used_only_where_one_row_of_it_passes(shards):
+def test_repeated_id_is_used_if_only_one_row_passes_the_filter(shards):
     def events(**options) -> set[str]:
         source = open_shards(shards, **options)
         return {source.key(index).event for index in range(len(source))}
@@ -73,7 +73,7 @@ def test_an_id_that_stands_twice_is_used_only_where_one_row_of_it_passes(shards)
     assert "F" in events() and "F" not in events(max_percent_missing=None)
 
 
-def test_a_configuration_names_shards_as_it_names_an_archive(archive, shards):
+def test_data_root_may_be_shards_or_an_archive(archive, shards):
     data = DataConfig(dataset="synthetic", root=archive, window_stride=2)
     one = open_windows(data, split="train", frames=5)
     other = open_windows(data.model_copy(update={"root": shards}), split="train", frames=5)
@@ -81,7 +81,7 @@ def test_a_configuration_names_shards_as_it_names_an_archive(archive, shards):
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_shards_of_the_golden_archive_are_the_public_loaders(split: Split, golden_shards):
+def test_shards_of_the_golden_archive_equal_the_public_loader(split: Split, golden_shards):
     expected = json.loads((shared("golden/sevir_archive") / "expected_samples.json").read_text())[split]
     source = open_shards(golden_shards, dataset="sevir", split=split, frames=25, window_stride=12)
     assert len(source) == len(expected)
@@ -103,22 +103,22 @@ def damaged(shards, tmp_path) -> Path:
     return Path(shutil.copytree(shards, tmp_path / "damaged"))
 
 
-def test_a_missing_shard_is_rejected_where_a_split_needs_it(damaged):
+def test_rejects_a_missing_shard_only_if_the_split_needs_it(damaged):
     (damaged / "shard-00000.h5").unlink()
-    with pytest.raises(DataError, match=r"shard .*shard-00000\.h5 is absent; manifest\.json counts 3 events"):
+    with pytest.raises(DataError, match=r"shard .*shard-00000\.h5 with 3 events is missing"):
         open_shards(damaged)
     assert len(open_shards(damaged, split="val")) == 4
 
 
-def test_a_cut_shard_is_rejected(damaged):
+def test_rejects_a_truncated_shard(damaged):
     path = damaged / "shard-00001.h5"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"shard-00001\.h5 has \d+ bytes, manifest\.json says"):
+    with pytest.raises(DataError, match=r"shard-00001\.h5 has \d+ bytes, not \d+ as in manifest\.json"):
         open_shards(damaged)
 
 
-def test_frames_that_were_never_written_are_no_zeros(damaged):
-    """HDF5 answers with its fill value for a piece that is not there; a sparse copy has such pieces."""
+def test_rejects_missing_chunks(damaged):
+    """HDF5 returns its fill value for a missing chunk, which a sparse copy of a file can have."""
     path = damaged / "shard-00000.h5"
     size = path.stat().st_size
     with h5py.File(path, "w") as file:
@@ -126,11 +126,11 @@ def test_frames_that_were_never_written_are_no_zeros(damaged):
     with path.open("r+b") as file:
         file.truncate(size)
     source = open_shards(damaged)
-    with pytest.raises(DataError, match=r"shard-00000\.h5: event A cannot be read: 0 of 3 pieces were written"):
+    with pytest.raises(DataError, match=r"shard-00000\.h5: event A cannot be read: 0 of 3 chunks exist"):
         source.read(0)
 
 
-def test_a_file_of_holes_is_no_shard(damaged):
+def test_rejects_a_sparse_file(damaged):
     path = damaged / "shard-00000.h5"
     size = path.stat().st_size
     path.unlink()
@@ -140,34 +140,34 @@ def test_a_file_of_holes_is_no_shard(damaged):
         open_shards(damaged).read(0)
 
 
-def test_unfinished_shards_and_a_changed_index_are_rejected(damaged):
+def test_rejects_unfinished_shards_and_a_changed_index(damaged):
     index = damaged / "index.h5"
     index.write_bytes(index.read_bytes() + b"\0")
-    with pytest.raises(DataError, match=r"index\.h5 is not that of its manifest"):
+    with pytest.raises(DataError, match=r"index\.h5 does not match its manifest"):
         open_shards(damaged)
     (damaged / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"its preparation did not end; start it again"):
+    with pytest.raises(DataError, match=r"the preparation is unfinished; run it again"):
         open_windows(DataConfig(dataset="synthetic", root=damaged), split="train", frames=5)
 
 
-def test_another_description_is_rejected(shards):
-    with pytest.raises(DataError, match=r"prepared as synthetic, by a description that is not that of mch"):
+def test_rejects_another_description(shards):
+    with pytest.raises(DataError, match=r"prepared as synthetic, with a description that differs from mch"):
         open_shards(shards, dataset="mch")
 
 
-def test_windows_longer_than_events_and_empty_splits_are_rejected(shards):
-    with pytest.raises(DataError, match=r"windows of 12 frames are asked of events of 11 frames"):
+def test_rejects_windows_longer_than_events_and_empty_splits(shards):
+    with pytest.raises(DataError, match=r"windows of 12 frames do not fit in events of 11 frames"):
         open_shards(shards, frames=12)
     with pytest.raises(DataError, match=r"split 'test' of synthetic is empty"):
         open_shards(shards, split="test")
 
 
-def test_raw_data_of_another_layout_must_be_prepared_first(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot be read as it is published: simcast data prepare"):
+def test_raw_data_of_another_layout_must_be_prepared(tmp_path):
+    with pytest.raises(ConfigError, match=r"must be prepared before use: run `simcast data prepare"):
         open_windows(DataConfig(dataset="hko7", root=tmp_path), split="train", frames=20)
 
 
-def test_few_files_stay_open_and_a_pickled_source_has_none(tmp_path):
+def test_open_files_are_limited_and_not_pickled(tmp_path):
     import pickle
 
     files = OpenFiles()

@@ -1,4 +1,4 @@
-"""Synthetic storms: reproducible, in SEVIR's layout, of radar-like statistics; archives whole, reused or refused."""
+"""Synthetic storms: reproducible, in SEVIR's layout, with radar-like statistics; archives reused or rejected."""
 
 import csv
 import hashlib
@@ -23,7 +23,7 @@ THRESHOLDS = (16, 74, 133, 160, 181, 219)
 
 @pytest.fixture(scope="module")
 def storms() -> np.ndarray:
-    """48 held-out events, uint8 [N, T, H, W]."""
+    """Return 48 test events, uint8 ``[N, T, H, W]``."""
     return np.stack([storm_event(seed=0, index=synthetic.FIRST_INDEX["test"] + number) for number in range(48)])
 
 
@@ -31,7 +31,7 @@ def storms() -> np.ndarray:
 def archive(tmp_path_factory):
     root = tmp_path_factory.mktemp("synthetic") / "deep" / "archive"
     calls: list[tuple[int, int]] = []
-    made = write_archive(
+    written = write_archive(
         root,
         seed=3,
         events=EVENTS,
@@ -39,7 +39,7 @@ def archive(tmp_path_factory):
         frames_per_event=7,
         progress=lambda done, total: calls.append((done, total)),
     )
-    assert made
+    assert written
     assert calls == [(number, 10) for number in range(1, 11)]
     return root
 
@@ -50,7 +50,7 @@ def _rows(root):
 
 
 def _persistence_csi(storms: np.ndarray) -> np.ndarray:
-    """CSI [threshold, lead] of the last of 6 frames against the next 6, pooled over starts 0, 6, 12."""
+    """Return the CSI ``[threshold, lead time]`` of persistence, 6 frames in and out, pooled over starts 0, 6, 12."""
     windows = np.concatenate([storms[:, start : start + 12] for start in (0, 6, 12)])
     last, observed = windows[:, 5:6], windows[:, 6:]
     scores = []
@@ -63,14 +63,14 @@ def _persistence_csi(storms: np.ndarray) -> np.ndarray:
     return np.array(scores)
 
 
-def test_an_event_depends_on_seed_and_index_alone(storms):
+def test_event_depends_only_on_seed_and_index(storms):
     first = synthetic.FIRST_INDEX["test"]
     np.testing.assert_array_equal(storm_event(seed=0, index=first + 7), storms[7])
     assert (storm_event(seed=1, index=first + 7) != storms[7]).any()
     assert len({event.tobytes() for event in storms}) == len(storms)
 
 
-def test_another_process_makes_the_same_bytes(storms):
+def test_another_process_gives_the_same_bytes(storms):
     code = (
         "import hashlib; from simcast_hpc.data.synthetic import storm_event; "
         f"print(hashlib.sha256(storm_event(seed=0, index={synthetic.FIRST_INDEX['test'] + 1}).tobytes()).hexdigest())"
@@ -107,31 +107,31 @@ def test_statistics_of_vil(storms):
     assert (storms >= 219).any(axis=(1, 2, 3)).mean() > 0.5
 
 
-def test_persistence_is_neither_easy_nor_hopeless(storms):
+def test_persistence_has_realistic_csi(storms):
     csi = _persistence_csi(storms).mean(axis=0)
     assert 0.55 < csi[0] < 0.75
     assert 0.17 < csi[5] < 0.3
     assert (np.diff(csi) < 0).all()
 
 
-def test_one_vector_does_not_carry_a_box():
-    """In six frames the flow of a typical event parts pixels from the mean motion by more than two pixels."""
+def test_motion_is_not_a_single_vector():
+    """In six frames the flow of a typical event displaces pixels by more than two pixels from the mean motion."""
     y, x = np.meshgrid(np.arange(48.0), np.arange(48.0), indexing="ij")
-    parted = []
+    deviations = []
     for index in range(40):
-        v, u = Flow.draw(np.random.default_rng([0, index])).at(y, x, 12.0)
-        parted.append(6 * np.sqrt(v.var() + u.var()))
-    assert np.median(parted) > 2
+        v, u = Flow.sample(np.random.default_rng([0, index])).at(y, x, 12.0)
+        deviations.append(6 * np.sqrt(v.var() + u.var()))
+    assert np.median(deviations) > 2
 
 
-def test_storms_are_born_and_die_within_the_horizon(storms):
-    """Pure motion inside the box would keep the sum of VIL; here it halves or doubles in many events in an hour."""
+def test_storms_grow_and_decay_within_the_horizon(storms):
+    """Pure advection would conserve the sum of VIL; growth and decay change it by more than 40 % in many events."""
     vil = SevirVil().decode(storms[:, ::6]).sum(axis=(2, 3))
     change = np.abs(np.log2(vil[:, 1:] / vil[:, :-1]))
     assert (change > 0.5).mean() > 0.2
 
 
-def test_layout_is_that_of_sevir(archive):
+def test_archive_has_the_layout_of_sevir(archive):
     rows = _rows(archive)
     assert list(rows[0]) == synthetic._COLUMNS
     assert len({row["id"] for row in rows}) == len(rows) == 10
@@ -147,7 +147,7 @@ def test_layout_is_that_of_sevir(archive):
             assert (int(row["data_min"]), int(row["data_max"])) == (event.min(), event.max())
 
 
-def test_splits_of_sevir_find_their_events(archive):
+def test_dates_fall_into_the_splits_of_sevir(archive):
     times = [datetime.fromisoformat(row["time_utc"]) for row in _rows(archive)]
     val, test = datetime(2019, 1, 1), datetime(2019, 6, 1)
     assert sum(time <= val for time in times) == EVENTS["train"]
@@ -157,7 +157,7 @@ def test_splits_of_sevir_find_their_events(archive):
     assert len(set(times)) == len(times)
 
 
-def test_events_of_a_split_are_its_generator_indices(archive):
+def test_event_ids_are_generator_indices_of_their_split(archive):
     for row in _rows(archive):
         index = int(row["id"][1:])
         with h5py.File(archive / "data" / row["file_name"], "r") as file:
@@ -177,27 +177,27 @@ def test_equal_recipes_give_equal_files(archive, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
 
-def test_the_same_recipe_is_reused(archive, monkeypatch):
-    monkeypatch.setattr(synthetic, "storm_event", lambda **_: pytest.fail("made again"))
+def test_reuses_an_archive_of_the_same_recipe(archive, monkeypatch):
+    monkeypatch.setattr(synthetic, "storm_event", lambda **_: pytest.fail("written again"))
     assert not write_archive(archive, seed=3, events=EVENTS, size=16, frames_per_event=7)
 
 
-def test_another_recipe_is_rejected(archive):
-    with pytest.raises(DataError, match="seed is 3, wanted 4"):
+def test_rejects_an_archive_of_another_recipe(archive):
+    with pytest.raises(DataError, match="seed is 3, requested 4"):
         write_archive(archive, seed=4, events=EVENTS, size=16, frames_per_event=7)
     with pytest.raises(DataError, match="another recipe"):
         write_archive(archive, seed=3, events={"train": 5}, size=16, frames_per_event=7)
 
 
-def test_a_folder_of_something_else_is_rejected_and_kept(tmp_path):
-    (tmp_path / "precious").write_text("mine")
+def test_rejects_and_keeps_a_folder_with_other_files(tmp_path):
+    (tmp_path / "other.txt").write_text("content")
     with pytest.raises(DataError, match=r"recipe\.json"):
         write_archive(tmp_path, seed=0, events={"train": 1}, size=16, frames_per_event=2)
-    assert (tmp_path / "precious").read_text() == "mine"
+    assert (tmp_path / "other.txt").read_text() == "content"
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_a_damaged_archive_is_rejected(tmp_path, damage):
+def test_rejects_a_damaged_archive(tmp_path, damage):
     recipe = {"seed": 0, "events": {"test": 1}, "size": 16, "frames_per_event": 2}
     root = tmp_path / "archive"
     write_archive(root, **recipe)
@@ -210,7 +210,7 @@ def test_a_damaged_archive_is_rejected(tmp_path, damage):
         write_archive(root, **recipe)
 
 
-def test_a_failure_leaves_nothing(tmp_path):
+def test_failure_leaves_no_files(tmp_path):
     def stop(done: int, _total: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
@@ -220,7 +220,7 @@ def test_a_failure_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_folder_is_taken_and_a_race_is_lost_quietly(tmp_path):
+def test_uses_an_empty_folder_and_accepts_a_concurrent_writer(tmp_path):
     recipe = {"seed": 0, "events": {"val": 2}, "size": 16, "frames_per_event": 2}
     root = tmp_path / "archive"
     root.mkdir()
@@ -237,6 +237,6 @@ def test_an_empty_folder_is_taken_and_a_race_is_lost_quietly(tmp_path):
 @pytest.mark.parametrize(
     ("events", "message"), [({"dev": 1}, "dev"), ({"train": -1}, "train"), ({}, "no event"), ({"test": 0}, "no event")]
 )
-def test_wrong_numbers_of_events_are_rejected(tmp_path, events, message):
+def test_rejects_invalid_numbers_of_events(tmp_path, events, message):
     with pytest.raises(ValueError, match=message):
         write_archive(tmp_path / "a", seed=0, events=events)

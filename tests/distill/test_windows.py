@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from simcast_hpc.data.encoding import code_to_unit
-from simcast_hpc.data.sample_order import draw
+from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.distill.windows import Frames, cut, starts, to_frames, window_of_codes, window_of_frames
 
 
@@ -51,7 +51,7 @@ def test_cut_takes_each_sample_from_its_own_frame():
 def test_starts_are_drawn_from_counters():
     got = starts([4, 5, 900], seed=3, purpose="teacher-start", choices=5, device=torch.device("cpu"))
     assert got.dtype == torch.int64
-    assert got.tolist() == [draw(place, seed=3, purpose="teacher-start", choices=5) for place in (4, 5, 900)]
+    assert got.tolist() == [random_integer(place, seed=3, purpose="teacher-start", choices=5) for place in (4, 5, 900)]
 
 
 def test_a_window_of_codes_has_float_inputs_and_code_targets():

@@ -188,7 +188,7 @@ def test_a_run_resumes_and_exports_its_scale_factor(config, tmp_path):
 @torch.no_grad()
 def measured_scale(run_dir: Path) -> float:
     """Return 1 over the deviation of sampled latents' distribution, in one pass over the same frames."""
-    from simcast_hpc.data.sample_order import draw
+    from simcast_hpc.data.sample_order import random_integer
     from simcast_hpc.distill.windows import to_frames
 
     config = read_config(TrainConfig, run_dir / "config.yaml")
@@ -196,7 +196,7 @@ def measured_scale(run_dir: Path) -> float:
     network.load_state_dict(weights(run_dir))
     source = open_windows(config.data, split="train", frames=8)
     windows = [torch.from_numpy(source.read(index)) for index in range(len(source))]
-    chosen = [draw(i, seed=config.seed, purpose="scale-factor-frame", choices=8) for i in range(len(source))]
+    chosen = [random_integer(i, seed=config.seed, purpose="scale-factor-frame", choices=8) for i in range(len(source))]
     frames = torch.stack([window[k] for window, k in zip(windows, chosen, strict=True)])[:, None]
     posterior = network.encode(to_frames(frames).values)
     variance = posterior.log_variance.double().exp().mean() + posterior.mean.double().var(correction=0)

@@ -12,7 +12,7 @@ from simcast_hpc.data.augment import random_symmetry
 from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import open_windows
-from simcast_hpc.data.sample_order import draw
+from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distill.windows import to_frames, window_of_codes
 from simcast_hpc.inference.load import load_trained
@@ -62,7 +62,11 @@ def _batch(config: TrainConfig, frames: int, positions: list[int]) -> MicroBatch
 
 def _positions_with(k: int, *, purpose: str, choices: int, count: int = 2) -> list[int]:
     """Return positions whose random start is ``k`` under the seed of the tests' configurations."""
-    matching = (position for position in range(10_000) if draw(position, seed=5, purpose=purpose, choices=choices) == k)
+    matching = (
+        position
+        for position in range(10_000)
+        if random_integer(position, seed=5, purpose=purpose, choices=choices) == k
+    )
     return [next(matching) for _ in range(count)]
 
 
@@ -153,7 +157,7 @@ def test_controls_train_on_real_frames_only(tmp_path, root, teacher, extension):
     batch = _batch(stage.config, frames, positions)
     sample = stage.sample(batch)
     choices = FRAMES_OUT + 1 if extension == "oracle" else 1
-    first = torch.tensor([draw(p, seed=5, purpose="student-start", choices=choices) for p in positions])
+    first = torch.tensor([random_integer(p, seed=5, purpose="student-start", choices=choices) for p in positions])
     expected = window_of_codes(batch.windows, first, frames_in=FRAMES_IN, frames_out=FRAMES_OUT)
     assert all(torch.equal(*pair) for pair in zip(sample, expected, strict=True))
     assert stage.inputs == {}

@@ -7,7 +7,7 @@
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import augmented
+from simcast_hpc.data.augment import augment
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
@@ -63,7 +63,7 @@ class ForecastStage(Stage):
 
     def sample(self, batch: MicroBatch) -> Sample:
         """Return inputs, targets and mask of a window of real frames from each sequence."""
-        codes = self.augmented(batch.windows, batch)
+        codes = self.augment(batch.windows, batch)
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
         return window_of_codes(codes, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
 
@@ -73,9 +73,9 @@ class ForecastStage(Stage):
         target = torch.zeros(batch_size, self.config.frames_out, 1, *self.grid, dtype=torch.uint8, device=device)
         return Sample(inputs, target, torch.ones_like(target, dtype=torch.bool))
 
-    def augmented(self, frames: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    def augment(self, frames: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return frames ``[B, T, H, W]`` of a micro-batch, cropped and flipped by the configuration."""
-        return augmented(frames, batch.positions, self.config.data, seed=self.config.seed)
+        return augment(frames, batch.positions, self.config.data, seed=self.config.seed)
 
     def window_starts(self, batch: MicroBatch) -> torch.Tensor:
         """Return the first frame of each sample's window, int64 ``[B]``."""
