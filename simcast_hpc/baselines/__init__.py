@@ -10,7 +10,7 @@ import torch
 from .extrapolation import Extrapolation
 from .intensity import PhysicalEncoding
 from .persistence import Persistence
-from .pysteps_nowcasts import PystepsNowcast
+from .pysteps_nowcasts import PystepsBaseline
 
 __all__ = [
     "BASELINES",
@@ -19,7 +19,7 @@ __all__ = [
     "Extrapolation",
     "Persistence",
     "PhysicalEncoding",
-    "PystepsNowcast",
+    "PystepsBaseline",
     "load_baseline",
 ]
 
@@ -81,4 +81,4 @@ def load_baseline(
         return Persistence()
     if name in ("extrapolation", "darts"):
         return Extrapolation(encoding, method="darts" if name == "darts" else "lucas-kanade", cache=cache)
-    return PystepsNowcast(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)
+    return PystepsBaseline(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)

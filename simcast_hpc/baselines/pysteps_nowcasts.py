@@ -42,7 +42,7 @@ _FAILURES = (ValueError, RuntimeError, IndexError, ZeroDivisionError, FloatingPo
 MEMBERS = 10
 
 
-class PystepsNowcast(WindowBaseline):
+class PystepsBaseline(WindowBaseline):
     """A nowcasting method of pysteps.
 
     Args:
@@ -148,11 +148,11 @@ class PystepsNowcast(WindowBaseline):
         return codes_of_intensity(forecast, self.encoding)
 
 
-_CALLS: dict[str, Callable[[PystepsNowcast, np.ndarray, np.ndarray, int, int], np.ndarray]] = {
-    "s-prog": PystepsNowcast._s_prog,
-    "steps": PystepsNowcast._steps,
-    "linda": PystepsNowcast._linda,
-    "anvil": PystepsNowcast._anvil,
+_CALLS: dict[str, Callable[[PystepsBaseline, np.ndarray, np.ndarray, int, int], np.ndarray]] = {
+    "s-prog": PystepsBaseline._s_prog,
+    "steps": PystepsBaseline._steps,
+    "linda": PystepsBaseline._linda,
+    "anvil": PystepsBaseline._anvil,
 }
 _METHODS = {"s-prog": "sprog", "steps": "steps", "linda": "linda", "anvil": "anvil"}
 

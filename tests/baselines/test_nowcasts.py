@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from simcast_hpc.baselines import BASELINES, Persistence, PystepsNowcast, load_baseline
+from simcast_hpc.baselines import BASELINES, Persistence, PystepsBaseline, load_baseline
 from simcast_hpc.baselines import intensity as intensities
 from simcast_hpc.data.encoding import Decibel, Linear, SevirVil
 from simcast_hpc.verification import protocol_for, score
@@ -64,7 +64,7 @@ def test_uses_extrapolation_on_dry_windows(name, caplog):
     with caplog.at_level(logging.INFO, logger="simcast_hpc"):
         forecast = baseline.forecast(dry, 3)
     assert not forecast.any()
-    assert isinstance(baseline, PystepsNowcast) and baseline.fallbacks == 1
+    assert isinstance(baseline, PystepsBaseline) and baseline.fallbacks == 1
     assert "0.00% of a frame is wet" in caplog.text
 
 
@@ -73,7 +73,7 @@ def test_uses_extrapolation_if_the_method_fails(storms, monkeypatch, caplog):
         raise ValueError("singular matrix")
 
     baseline = load_baseline("linda", RAIN_RATE)
-    assert isinstance(baseline, PystepsNowcast)
+    assert isinstance(baseline, PystepsBaseline)
     monkeypatch.setattr(baseline, "_forecast", fail)
     with caplog.at_level(logging.INFO, logger="simcast_hpc"):
         forecast = baseline.forecast(storms[:, :9], 4)

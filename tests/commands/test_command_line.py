@@ -116,7 +116,7 @@ def test_rejected_run_prints_no_configuration(tmp_path, monkeypatch, capsys):
         "stages: {teacher: {max_steps: 1}}\n"
     )
     code, out, err = _run(monkeypatch, capsys, "pipeline", str(config), "--print-config")
-    assert (code, out) == (2, "") and "holds neither CATALOG.csv nor prepared shards" in err
+    assert (code, out) == (2, "") and "contains neither CATALOG.csv nor prepared shards" in err
 
 
 def test_unwritable_output_is_one_message(trained, monkeypatch, capsys):
