@@ -1,4 +1,4 @@
-"""Tiny archives in SEVIR's layout, and configurations of tiny runs on them."""
+"""Small archives in SEVIR's layout, and configurations of small runs on them."""
 
 import csv
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a catalog, as text."""
+    """A row of a catalog."""
 
     id: str
     file_index: int | str = 0
@@ -42,14 +42,14 @@ def write_catalog(root: Path, rows: Sequence[Row], *, columns: Sequence[str] = C
 
 
 def write_file(path: Path, stored: np.ndarray, *, name: str = "vil") -> None:
-    """Write an HDF5 file with one data set, ``[N, H, W, T]`` in an archive that is as it should be."""
+    """Write an HDF5 file with one dataset, ``[N, H, W, T]`` for a valid archive."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
         file.create_dataset(name, data=stored)
 
 
 def random_codes(events: int, frames: int, *, size: int = 16, seed: int = 0, missing: float = 0.0) -> np.ndarray:
-    """Return uint8 codes ``[N, T, H, W]`` below 255, with that share of pixels 255."""
+    """Return random uint8 codes ``[N, T, H, W]`` below 255, with a fraction ``missing`` of pixels 255."""
     generator = np.random.default_rng(seed)
     codes = generator.integers(0, 255, (events, frames, size, size), dtype=np.uint8)
     codes[generator.random(codes.shape) < missing] = 255
@@ -57,21 +57,21 @@ def random_codes(events: int, frames: int, *, size: int = 16, seed: int = 0, mis
 
 
 def make_archive(root: Path, codes: np.ndarray, *, rows: Sequence[Row] | None = None) -> Path:
-    """Write an archive for the description ``synthetic``: one file, by default one training event a row of codes."""
+    """Write an archive for the description ``synthetic``: one file, by default one training event per row of codes."""
     write_file(root / "data" / FILE, np.moveaxis(codes, 1, -1))
     write_catalog(root, rows or [Row(f"E{number:03d}", number) for number in range(len(codes))])
     return root
 
 
 def open_archive(root: Path, **options: Any) -> ArchiveSource:
-    """Open the training windows of such an archive."""
+    """Open the training windows of an archive of :func:`make_archive`."""
     return ArchiveSource(
         read_spec("synthetic"), root, **({"split": "train", "frames": 5, "window_stride": 2} | options)
     )
 
 
 def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:
-    """Return a run of a tiny SimVP, 3 frames in, 4 out, teacher 2, in fp32; ``over`` replaces whole sections."""
+    """Return the configuration of a small SimVP: 3 frames in, 4 out, teacher 2, fp32; ``over`` replaces sections."""
     sections: dict[str, Any] = {
         "name": "tiny",
         "run_dir": str(run_dir),
@@ -96,7 +96,7 @@ def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:
 
 
 def write_trained(config: TrainConfig) -> Path:
-    """Leave in ``config.run_dir`` what a finished run of freshly drawn weights leaves, and return it."""
+    """Write a finished run with random weights to ``config.run_dir``, and return it."""
     folder = RunDirectory(config.run_dir)
     folder.weights.parent.mkdir(parents=True)
     folder.config.write_text(to_yaml(config), encoding="utf-8")

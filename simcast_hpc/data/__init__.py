@@ -1,1 +1,4 @@
-"""What a sample is: data set descriptions, radar codes, window sources, sample order, synthetic storms."""
+"""Datasets: descriptions, encodings, window sources (archive, shards, synthetic), sample order, loader, preparation.
+
+The public functions are in ``datasets`` (``simcast_hpc.datasets``); a user-defined source implements ``WindowSource``.
+"""

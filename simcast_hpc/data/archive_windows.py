@@ -56,6 +56,7 @@ class ArchiveSource:
         self.spec, self.root, self.frames = spec, Path(root), frames
         self.window_stride, self.frame_stride = window_stride, frame_stride
         self.events = choose_events(spec, self.root, split, max_percent_missing, file_names)
+        # Files and their shape
         self._open = OpenFiles()
         self._last: tuple[Event, np.ndarray] | None = None
         shapes = {name: self._check_file(name, rows) for name, rows in events_by_file(self.events).items()}

@@ -1,4 +1,4 @@
-"""Extrapolation follows a moving field, stands still where nothing moves, and says how to install what it needs."""
+"""Extrapolation: skill on a moving field, persistence without motion, missing pixels, and the missing-extra error."""
 
 import importlib
 import importlib.util
@@ -22,7 +22,7 @@ needs_pysteps = pytest.mark.skipif(
 
 
 def moving_storms(*, frames=9, side=64, shift=(1, 2), seed=0):
-    """Return codes [1, frames, side, side] of smooth storms moved by whole pixels (rows, columns) a frame."""
+    """Return uint8 ``[1, frames, side, side]`` of smooth storms that move by (rows, columns) pixels per frame."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[:side, :side].astype(float)
     field = np.zeros((frames, side, side))

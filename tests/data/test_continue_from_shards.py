@@ -1,13 +1,18 @@
 """A run trained on an archive resumes on its prepared shards with the same losses and weights."""
 
-import shutil
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from simcast_hpc.config import TrainConfig, from_mapping, to_yaml
 from simcast_hpc.data.synthetic import write_archive
 from tests.data.shards import prepared
-from tests.multi_rank.runs import losses, overrides, simcast, weights
+from tests.multi_rank.runs import environment, losses, overrides, weights
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.multi
@@ -32,17 +37,32 @@ def test_run_resumes_on_the_shards_of_its_archive(tmp_path):
         },
     )
     (tmp_path / "run.yaml").write_text(to_yaml(config), encoding="utf-8")
-    train = ["train", str(tmp_path / "run.yaml")]
-    complete, interrupted = tmp_path / "complete", tmp_path / "interrupted"
-    simcast("python", 1, [*train, *overrides(run_dir=complete, data__root=archive)])
-    shutil.copytree(complete, interrupted)  # state at step 4
-    (interrupted / "DONE.json").unlink()
-    shutil.rmtree(interrupted / "weights")
-    last = max((interrupted / "checkpoints").iterdir(), key=lambda path: path.name)
-    assert "6" in last.name
-    shutil.rmtree(last)
-    done = simcast("python", 1, [*train, *overrides(run_dir=interrupted, data__root=shards)])
-    assert "resumed from" in done.stderr
-    assert losses(interrupted) == losses(complete) and len(losses(complete)) == 6
-    one, other = weights(complete), weights(interrupted)
-    assert all(one[name].equal(other[name]) for name in one)
+    complete, resumed = tmp_path / "complete", tmp_path / "resumed"
+    jobs = [
+        {
+            "config": str(tmp_path / "run.yaml"),
+            "set": overrides(data__root=root)[1::2],
+            "run_dir": str(run_dir),
+            "ranks": 1,
+            "resumes": start,
+            "folder": str(tmp_path / f"{run_dir.name}-log"),
+        }
+        for run_dir, root, start in (
+            (complete, archive, None),
+            (resumed, shards, str(complete / "checkpoints" / "step-00000004")),
+        )
+    ]
+    (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.multi_rank.forked_ranks", str(tmp_path / "jobs.json")],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert losses(resumed) == losses(complete)[4:] and len(losses(complete)) == 6
+    expected, actual = weights(complete), weights(resumed)
+    assert all(expected[name].equal(actual[name]) for name in expected)

@@ -1,8 +1,6 @@
 """Download from an S3 server over HTTP, behind a proxy that closes and stalls connections."""
 
 import io
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,17 +234,10 @@ def test_etags_of_single_and_multipart_uploads(server, tmp_path, size):
     assert matches_etag(tmp_path / "file", "no-md5") is None
 
 
-def test_command_downloads_the_selected_year(proxy, objects, tmp_path):
-    simcast = [sys.executable, "-m", "simcast_hpc", "data", "download"]
-    done = subprocess.run(
-        [*simcast, "sevir", str(tmp_path), "--year", "2018", "--endpoint", proxy.url],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "2 files stand" in done.stdout and files_of(tmp_path)[FILES[2018]] == objects[FILES[2018]]
+def test_command_downloads_the_selected_year(proxy, objects, tmp_path, capsys):
+    command("sevir", tmp_path, year=[2018], endpoint=proxy.url)
+    assert "2 files" in capsys.readouterr().out
+    assert files_of(tmp_path) == {key: objects[key] for key in ("CATALOG.csv", FILES[2018])}
 
 
 @pytest.mark.parametrize(

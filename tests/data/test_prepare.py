@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import h5py
@@ -15,47 +13,44 @@ from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.hdf5_files import time_major
 from simcast_hpc.data.prepare import Recipe, open_raw, prepare
+from simcast_hpc.data.prepare.archive_events import ArchiveEvents
 from simcast_hpc.data.prepare.dataset_statistics import code_histogram
 from simcast_hpc.data.shards.shard_format import read_manifest
 from simcast_hpc.data.shards.shard_reader import ShardSource
-from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import Ranks
 from tests.archives import COLUMNS, FILE, Row, make_archive, random_codes, write_catalog, write_file
-from tests.data.shards import command, environment, hashes, prepared, run
+from tests.data.shards import command, hashes, prepared, run
 from tests.shared_data import shared
 
 
 @pytest.mark.multi
 def test_number_of_ranks_does_not_change_the_bytes(tmp_path):
     raw = shared("golden/sevir_archive")
-    files = {}
-    for ranks in (1, 2, 3):
-        result = run(command(raw, tmp_path / str(ranks), "--events-per-shard", "3", ranks=ranks))
-        assert result.returncode == 0, result.stderr
-        assert "17 events in 6 shards" in result.stdout
-        files[ranks] = hashes(tmp_path / str(ranks))
-    assert files[1] == files[2] == files[3] and len(files[1]) == 9
+    result = run(command(raw, tmp_path / "three", "--events-per-shard", "3", ranks=3))
+    assert result.returncode == 0, result.stderr
+    assert "17 events in 6 shards" in result.stdout
+    one = prepared(raw, tmp_path / "one", dataset="sevir", events_per_shard=3)
+    assert hashes(one) == hashes(tmp_path / "three") and len(hashes(one)) == 9
 
 
-@pytest.mark.multi
-def test_killed_preparation_resumes_to_the_same_bytes(tmp_path):
-    raw = tmp_path / "raw"
-    write_archive(raw, seed=3, size=96, frames_per_event=25, events={"train": 24, "val": 0, "test": 0})
+def test_killed_preparation_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+    raw = make_archive(tmp_path / "raw", random_codes(8, 6))
     complete, interrupted = prepared(raw, tmp_path / "complete", events_per_shard=1), tmp_path / "interrupted"
-    arguments = command(raw, interrupted, "--events-per-shard", "1", dataset="synthetic")
-    killed = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while len(list(interrupted.glob("shard-*.h5"))) < 5 and killed.poll() is None:
-        time.sleep(0.002)
-    os.kill(killed.pid, signal.SIGKILL)
-    killed.wait()
+    child = os.fork()
+    if child == 0:  # dies while the sixth shard is open
+        read = ArchiveEvents.read
+        monkeypatch.setattr(
+            ArchiveEvents, "read", lambda self, n: os.kill(os.getpid(), signal.SIGKILL) if n == 5 else read(self, n)
+        )
+        prepared(raw, interrupted, events_per_shard=1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     finished = {path.name: path.stat().st_mtime_ns for path in interrupted.glob("shard-*.h5")}
-    assert 5 <= len(finished) < 24 and not (interrupted / "manifest.json").exists()
-    done = run(arguments)
-    assert done.returncode == 0, done.stderr
+    assert len(finished) == 5 and not (interrupted / "manifest.json").exists()
+    prepared(raw, interrupted, events_per_shard=1)
     assert hashes(interrupted) == hashes(complete)
-    assert all((interrupted / name).stat().st_mtime_ns == modified for name, modified in finished.items()), (
-        "finished shards are kept"
-    )
+    modified = {name: (interrupted / name).stat().st_mtime_ns for name in finished}
+    assert modified == finished, "finished shards are kept"
 
 
 def test_failure_of_one_rank_ends_all_ranks(tmp_path):

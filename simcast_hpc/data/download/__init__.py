@@ -1,1 +1,1 @@
-"""Fetching public data: which objects (``sevir.py``), one object into one file (``transfer.py``), its checksum."""
+"""Download of public data: selection of objects (``sevir_download.py``), transfer of one object (``s3_transfer.py``)."""

@@ -29,6 +29,7 @@ class ArchiveEvents:
             DataError: the catalog cannot be read, or no event is usable.
         """
         self.spec, self.root = spec, Path(root)
+        # 1. Problems of files and rows
         rows = read_catalog(spec, self.root, file_names=file_names)
         self.notes = repeated_ids(rows)
         self.problems: list[DataProblem] = []
@@ -48,6 +49,7 @@ class ArchiveEvents:
         bad = {(problem.file, problem.event) for problem in self.problems}
         bad |= {(row.file_name, row.id) for row in rows if row.id in wrong_cadence}
         self._demote_repeated(rows)
+        # 2. Usable events
         choose = spec.splits.chooser(self.root)
         usable = [row.file_name in shapes and not {(row.file_name, row.id), (row.file_name, "")} & bad for row in rows]
         kept = [row for row, good in zip(rows, usable, strict=True) if good]

@@ -157,7 +157,7 @@ class MeteoNetEvents:
 
     def _first_frames(self, summary: FileSummary) -> list[int]:
         firsts = []
-        for begin, end in _runs(summary, whole=self.layout.whole_frames):
+        for begin, end in _runs(summary, complete_only=self.layout.whole_frames):
             if self.layout.selection is None:
                 firsts += range(begin, end - self.frames + 1, self.frames)
             else:
@@ -178,9 +178,9 @@ def rainy_events(means: Sequence[float], selection: RainSelection) -> list[int]:
     return firsts
 
 
-def _runs(summary: FileSummary, *, whole: bool) -> list[tuple[int, int]]:
+def _runs(summary: FileSummary, *, complete_only: bool) -> list[tuple[int, int]]:
     """Return the gap-free runs of frames as (first, last + 1)."""
-    usable = [not whole or count == 0 for count in summary.missing]
+    usable = [not complete_only or count == 0 for count in summary.missing]
     runs: list[tuple[int, int]] = []
     for frame, good in enumerate(usable):
         if not good:

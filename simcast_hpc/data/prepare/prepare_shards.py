@@ -140,6 +140,7 @@ def _check_finished(into: Path, made_of: str, ranks: Ranks) -> Manifest:
 def _finish(
     into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], left_out: list[DataProblem]
 ) -> Manifest:
+    # 1. Checksums, gaps and histograms of the stored events
     events, rows = [], []
     columns: dict[str, list[np.ndarray]] = {"sha256": [], "gaps": [], "histogram": []}
     for shard, (numbers, shard_file) in enumerate(
@@ -156,6 +157,7 @@ def _finish(
     checksums, gaps, histograms = (np.concatenate(parts) for parts in columns.values())
     if not events:
         raise DataError(f"no event of {source.spec.name} could be read: {left_out[0]}")
+    # 2. Index and manifest
     files = sorted({event.file for event in (*events, *source.absent)})
     index = _index(events, rows, source.absent, files, checksums, gaps, histograms)
     write_index(into / INDEX, index)
@@ -193,7 +195,7 @@ def _index(
     events = [*stored, *absent]
     rows = rows + [(-1, -1)] * len(absent)
     checksums, gaps = (np.pad(part, ((0, len(absent)), (0, 0))) for part in (checksums, gaps))
-    place = {name: number for number, name in enumerate(files)}
+    file_numbers = {name: number for number, name in enumerate(files)}
     counted = 100 * histograms[:, -1] / histograms.sum(axis=1)
     counted = np.pad(counted, (0, len(absent)), constant_values=np.nan)
     missing = [counted[row] if e.percent_missing is None else e.percent_missing for row, e in enumerate(events)]
@@ -205,7 +207,7 @@ def _index(
         percent_missing=np.array(missing, np.float64),
         shard=np.array([shard for shard, _ in rows], np.int32),
         row=np.array([row for _, row in rows], np.int32),
-        file=np.array([place[event.file] for event in events], np.int32),
+        file=np.array([file_numbers[event.file] for event in events], np.int32),
         file_index=np.array([event.file_index for event in events], np.int32),
         sha256=checksums,
         gaps=gaps.astype(bool) if gaps.any() else None,

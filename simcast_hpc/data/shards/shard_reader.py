@@ -91,8 +91,8 @@ class ShardSource:
 
     def key(self, index: int) -> WindowKey:
         """Return the event and first frame of window ``index``."""
-        place = range(len(self))[index]
-        return WindowKey(bytes(self._index.id[self._events[place]]).decode(), int(self._starts[place]))
+        window = range(len(self))[index]
+        return WindowKey(bytes(self._index.id[self._events[window]]).decode(), int(self._starts[window]))
 
     def read(self, index: int) -> np.ndarray:
         """Return window ``index`` as uint8 ``[T, H, W]``; only its frames are decompressed.
@@ -100,10 +100,10 @@ class ShardSource:
         Raises:
             DataError: the shard is damaged or incomplete.
         """
-        place = range(len(self))[index]
-        event = int(self._events[place])
+        window = range(len(self))[index]
+        event = int(self._events[window])
         path = self.root / self.manifest.shards[self._index.shard[event]].name
-        row, first = int(self._index.row[event]), int(self._starts[place]) * self.frame_stride
+        row, first = int(self._index.row[event]), int(self._starts[window]) * self.frame_stride
         try:
             codes = self._codes(path)
             if self.frame_stride == 1:
