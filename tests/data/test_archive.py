@@ -61,12 +61,12 @@ def test_mrms_tiles_with_table_splits_and_frame_stride():
         assert [source.key(index).start for index in range(6)] == [0, 3, 6, 0, 3, 6]
         assert source.grid == (96, 96)
         assert source.dates == ("2019-06-10",)
-    every = open_windows(data.model_copy(update={"frame_stride": 1}), split="test", frames=36)
+    all_frames = open_windows(data.model_copy(update={"frame_stride": 1}), split="test", frames=36)
     windows = open_windows(data, split="test", frames=12)
-    whole = every.read(1)
+    event_frames = all_frames.read(1)
     for index, start in ((3, 0), (4, 3), (5, 6)):
-        assert windows.key(index).event == every.key(1).event
-        np.testing.assert_array_equal(windows.read(index), whole[2 * start : 2 * start + 24 : 2])
+        assert windows.key(index).event == all_frames.key(1).event
+        np.testing.assert_array_equal(windows.read(index), event_frames[2 * start : 2 * start + 24 : 2])
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Augmentation: crops and symmetries are uniform, functions of seed and position, and equal for a whole sample."""
+"""Augmentation: crops and symmetries are uniform, functions of seed and position, and equal for all tensors of a sample."""
 
 import pytest
 import torch
@@ -35,9 +35,9 @@ def test_frames_and_extension_get_the_same_symmetry():
 
 def test_symmetry_depends_only_on_seed_and_position():
     codes = torch.randint(0, 256, (6, 2, 4, 4), dtype=torch.uint8)
-    whole = random_symmetry(codes, [3, 9, 27, 81, 5, 6], seed=7)
+    joint_result = random_symmetry(codes, [3, 9, 27, 81, 5, 6], seed=7)
     parts = [random_symmetry(codes[i : i + 1], [position], seed=7) for i, position in enumerate([3, 9, 27, 81, 5, 6])]
-    torch.testing.assert_close(whole, torch.cat(parts), rtol=0, atol=0)
+    torch.testing.assert_close(joint_result, torch.cat(parts), rtol=0, atol=0)
     many = codes[:1].expand(64, 2, 4, 4)
     assert not torch.equal(random_symmetry(many, range(64), seed=7), random_symmetry(many, range(64), seed=8))
 
@@ -72,9 +72,9 @@ def test_crops_are_uniform_functions_of_the_position():
 def test_frames_and_extension_get_the_same_augmentation():
     codes = torch.randint(0, 256, (6, 4, 9, 9), dtype=torch.uint8)
     config = DataConfig(augment=True, crop=5)
-    whole = augment(codes, range(6), config, seed=1)
+    joint_result = augment(codes, range(6), config, seed=1)
     parts = [augment(part, range(6), config, seed=1) for part in codes.split(2, dim=1)]
-    assert whole.shape == (6, 4, 5, 5) and torch.equal(whole, torch.cat(parts, dim=1))
+    assert joint_result.shape == (6, 4, 5, 5) and torch.equal(joint_result, torch.cat(parts, dim=1))
     assert torch.equal(augment(codes, range(6), DataConfig(), seed=1), codes), "off by default"
 
 

@@ -148,11 +148,11 @@ def test_block_mean_with_leading_axes_and_invalid_factor():
 
 @pytest.mark.parametrize("encoding", ALL)
 def test_value_of_is_monotonic_and_equals_decode_at_codes(encoding):
-    whole = encoding.value_of(CODES[:255])
-    np.testing.assert_array_equal(whole.astype(np.float32), encoding.decode(CODES[:255]))
+    at_codes = encoding.value_of(CODES[:255])
+    np.testing.assert_array_equal(at_codes.astype(np.float32), encoding.decode(CODES[:255]))
     between = encoding.value_of(np.linspace(0, 254, 2541))
     assert (between[1:] >= between[:-1]).all()
-    assert encoding.value_of(np.array(300.0)) == whole[254] and np.isnan(encoding.value_of(np.array(np.nan)))
+    assert encoding.value_of(np.array(300.0)) == at_codes[254] and np.isnan(encoding.value_of(np.array(np.nan)))
 
 
 def test_positions_below_half_are_no_echo():

@@ -86,8 +86,8 @@ def test_days_are_events_with_masks(folder, domain):
     for frame in (0, 100, 101):
         assert (codes[frame] == 255).all()
     masked = (domain == 1) | noise_of("20100612", 7)
-    want = np.where(masked, 255, np.minimum(pixels_of("20100612", 7), 254))
-    np.testing.assert_array_equal(codes[7], want)
+    expected = np.where(masked, 255, np.minimum(pixels_of("20100612", 7), 254))
+    np.testing.assert_array_equal(codes[7], expected)
     assert [note.event for note in source.notes] == ["20100612", "20141111"]
     assert "3 of 240 frames are missing" in source.notes[0].message
 

@@ -68,8 +68,8 @@ def test_native_reflectivity_keeps_gaps_and_missing_pixels(region):
         assert codes.shape == stored.shape and codes.dtype == np.uint8
         np.testing.assert_array_equal(codes == 255, stored == 255)
         np.testing.assert_array_equal(codes[stored != 255], 3 * stored[stored != 255])
-    whole = complete(spec_of("meteonet", region=region, crop=None, event_frames=1, selection=None), root)
-    assert len(whole.events) == int((data.max(axis=(1, 2)) != 255).sum())
+    single_frames = complete(spec_of("meteonet", region=region, crop=None, event_frames=1, selection=None), root)
+    assert len(single_frames.events) == int((data.max(axis=(1, 2)) != 255).sum())
 
 
 def test_native_rainfall_is_converted_to_a_rain_rate():

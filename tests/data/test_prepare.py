@@ -134,7 +134,7 @@ def _catalog_with_offsets(root: Path, offsets: dict[str, str]) -> None:
 
 
 def _in_file(**over):
-    def spoil(root: Path) -> None:
+    def damage(root: Path) -> None:
         with h5py.File(root / "data" / FILE, "r+") as file:
             for name, value in over.items():
                 if name == "units":
@@ -142,17 +142,17 @@ def _in_file(**over):
                 else:
                     file[name] = value
 
-    return spoil
+    return damage
 
 
 def _another_file(stored, *, file_index=0):
-    def spoil(root: Path) -> None:
+    def damage(root: Path) -> None:
         if stored is not None:
             write_file(root / "data" / "other.h5", stored)
         rows = [Row(f"E{number:03d}", number) for number in range(4)]
         write_catalog(root, [*rows, Row("X", file_index, file_name="other.h5")])
 
-    return spoil
+    return damage
 
 
 def _truncated(root: Path) -> None:

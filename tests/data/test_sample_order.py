@@ -50,10 +50,10 @@ def test_resuming_continues_the_order(world_size, micro_size):
     micro_steps = 12 // (world_size * micro_size)
     for rank in range(world_size):
         layout = {"global_size": 12, "micro_size": micro_size, "rank": rank, "world_size": world_size}
-        whole = list(islice(rank_positions(first_step=0, **layout), 5 * micro_steps))
-        later = list(islice(rank_positions(first_step=3, **layout), 2 * micro_steps))
-        assert whole[3 * micro_steps :] == later
-        assert {len(micro) for micro in whole} == {micro_size}
+        uninterrupted = list(islice(rank_positions(first_step=0, **layout), 5 * micro_steps))
+        resumed = list(islice(rank_positions(first_step=3, **layout), 2 * micro_steps))
+        assert uninterrupted[3 * micro_steps :] == resumed
+        assert {len(micro) for micro in uninterrupted} == {micro_size}
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])

@@ -196,13 +196,13 @@ def test_rejects_and_keeps_a_folder_with_other_files(tmp_path):
     assert (tmp_path / "other.txt").read_text() == "content"
 
 
-@pytest.mark.parametrize("damage", ["cut", "gone"])
+@pytest.mark.parametrize("damage", ["truncated", "deleted"])
 def test_rejects_a_damaged_archive(tmp_path, damage):
     recipe = {"seed": 0, "events": {"test": 1}, "size": 16, "frames_per_event": 2}
     root = tmp_path / "archive"
     write_archive(root, **recipe)
     (path,) = root.rglob("*.h5")
-    if damage == "cut":
+    if damage == "truncated":
         path.write_bytes(path.read_bytes()[:-10])
     else:
         path.unlink()
