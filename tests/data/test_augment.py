@@ -1,4 +1,4 @@
-"""Augmentation: crops and symmetries are uniform, functions of seed and position, and equal for all tensors of a sample."""
+"""Augmentation: crops and symmetries are uniform functions of seed and position, equal for all tensors of a sample."""
 
 import pytest
 import torch
