@@ -241,7 +241,7 @@ def test_command_downloads_the_selected_year(proxy, objects, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "message"), [("hko7", "undertaking"), ("meteonet", "Kaggle"), ("era5", "'era5' cannot be fetched")]
+    ("dataset", "message"), [("hko7", "on request"), ("meteonet", "Kaggle"), ("era5", "'era5' cannot be downloaded")]
 )
 def test_explains_datasets_without_download(dataset, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
