@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from simcast_hpc.config import ConfigError, StrictModel, to_yaml
 from simcast_hpc.version import __version__, commit
 
@@ -113,6 +111,8 @@ def file_hash(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect results, the device and the commit."""
+    import torch  # late: data preparation uses this module without torch
+
     found = {"python": platform.python_version(), "machine": platform.machine(), "simcast-hpc": __version__}
     for name in _PACKAGES:
         try:
