@@ -191,7 +191,7 @@ def test_kernels_need_torch_and_triton_alone(module):
 def modules_of_a_bare_machine() -> list[str]:
     """Return the modules that ``pytest tests/kernels`` imports of ours: the tests, each conftest, what they share."""
     conftests = [name for name in MODULES if name in ("conftest", "tests.conftest")]
-    shared = [name for name in KERNEL_TESTS_MAY if name in MODULES]
+    shared = [name for name in MODULES if begins(name, {"tests.tolerance", "benchmarks.cases"})]
     return sorted([*(name for name in MODULES if begins(name, ["tests.kernels"])), *conftests, *shared, "tests"])
 
 
@@ -222,6 +222,18 @@ def test_every_package_says_what_it_is():
 
 def test_the_top_level_stays_as_it_is():
     assert {path.relative_to(ROOT).parts[0] for path in FILES} - TOP_LEVEL == set()
+
+
+def test_kernel_ops_have_one_layout():
+    folders = {path.parent for path in PYTHON if path.name == "operators.py" and "simcast_kernels" in path.parts}
+    assert {f"{folder.name}_cases" for folder in folders} == {
+        path.stem for path in PYTHON if path.parent.name == "cases"
+    } - {"__init__"}
+    for folder in folders:
+        names = {path.name for path in PYTHON if path.parent == folder}
+        fixed = {"__init__.py", "checks.py", "operators.py", "reference.py", "kernel.py"}
+        others = {name for name in names - fixed if not name.startswith("kernel_")}
+        assert fixed <= names and others <= {"geometry.py"}, folder.name
 
 
 def test_the_folder_kernels_is_no_package():
