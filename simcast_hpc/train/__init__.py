@@ -1,1 +1,1 @@
-"""Training: the loop, its hooks, the learning rate, checkpoints, and one file a stage below ``stages/``."""
+"""Training: trainer, loop, hooks, learning rate, checkpoints, and one file per stage in ``stages/``."""
