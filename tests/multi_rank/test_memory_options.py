@@ -84,5 +84,5 @@ def test_a_partition_larger_than_the_world_size_is_rejected_at_the_start(teacher
         "python", 1, ["train", str(teacher_config), *overrides(run_dir=tmp_path / "run", **_HIERARCHICAL)], check=False
     )
     assert result.returncode == 2
-    assert "engine.zero_hpz_partition_size=2 does not divide the 1 rank" in result.stderr
+    assert "engine.zero_hpz_partition_size=2 does not divide the number of ranks, 1" in result.stderr
     assert not (tmp_path / "run").exists()
