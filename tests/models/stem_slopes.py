@@ -1,10 +1,10 @@
-"""Gradients at the kink of leaky ReLU: which slope a unit takes when its input is zero within rounding.
+"""Gradients at the kink of leaky ReLU: the slope of units whose input is zero within rounding.
 
-The activation of Earthformer's stem and head has slope 1 above zero and 0.1 below. A golden gradient holds the choices
-of its own rounding: a unit whose input was 1e-7 there and -1e-7 here has another slope, and the gradients differ by
-its whole share, far above any tolerance that means something. So a comparison first finds which of the few units
-within rounding of zero the golden took the other way, and then holds everything, computed with those slopes, to the
-plain tolerance.
+The activation of Earthformer's stem and head has slope 1 above zero and 0.1 below. A golden gradient has the slopes
+of its own rounding: a unit with input 1e-7 there and -1e-7 here has another slope, and the gradients differ by its
+complete contribution, far above a meaningful tolerance. A comparison therefore first determines which of the few units
+near zero have the other slope in the golden, and then compares everything, computed with these slopes, at the usual
+tolerance.
 """
 
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from simcast_hpc.models.earthformer.stems import INPLACE_ACTIVATIONS, LEAKY_SLOPE, ConvBlock
 
-# Relative to the largest input of the layer: a few times what fp32 loses on the way there.
+# Relative to the largest input of the layer: a few times the accumulated fp32 rounding error.
 WITHIN_ROUNDING_IN_STEM = 5e-6
 WITHIN_ROUNDING_IN_HEAD = 1e-4
 FEW_CANDIDATES, MANY_CANDIDATES = 8, 24
@@ -26,7 +26,7 @@ Unit = tuple[int, int]
 
 @dataclass(eq=False)
 class Slopes:
-    """Stands for the activation of every convolution; ``flipped`` units (call, flat index) take the other slope."""
+    """Replace the activation of every convolution; ``flipped`` units (call, flat index) have the other slope."""
 
     flipped: set[Unit] = field(default_factory=set)
     inputs: list[Tensor] = field(default_factory=list)
@@ -34,55 +34,55 @@ class Slopes:
 
     def __call__(self, x: Tensor) -> Tensor:
         call = len(self.inputs)
-        chosen = torch.zeros(x.numel(), dtype=torch.bool)
-        chosen[[index for place, index in self.flipped if place == call]] = True
-        out = torch.where((x > 0) ^ chosen.view(x.shape), x, LEAKY_SLOPE * x)
+        flipped = torch.zeros(x.numel(), dtype=torch.bool)
+        flipped[[index for unit_call, index in self.flipped if unit_call == call]] = True
+        out = torch.where((x > 0) ^ flipped.view(x.shape), x, LEAKY_SLOPE * x)
         if out.requires_grad:
             out.register_hook(lambda gradient: self._keep(call, gradient))
         self.inputs.append(x)
         return out
 
     def _keep(self, call: int, gradient: Tensor) -> None:
-        """Keep the gradient of the first pass; later ones over the same graph have other gradients."""
+        """Store the gradient of the first pass; later passes over the same graph have other gradients."""
         self.gradients.setdefault(call, gradient)
 
     def install(self, model: nn.Module) -> None:
-        """Take the place of the activation in every block of convolutions."""
+        """Replace the activation in every block of convolutions."""
         for module in model.modules():
             if isinstance(module, ConvBlock):
                 assert module.activation is INPLACE_ACTIVATIONS["leaky"]
                 module.activation = self
 
     def forget(self) -> None:
-        """Forget the calls so far, not the flipped units."""
+        """Discard the calls so far but not the flipped units."""
         self.inputs, self.gradients = [], {}
 
     def choices(self) -> list[Tensor]:
-        """Return for each call which units have the slope of positive inputs."""
-        chosen = [(x.detach() > 0).contiguous() for x in self.inputs]
+        """Return, per call, which units have the slope of positive inputs."""
+        positive = [(x.detach() > 0).contiguous() for x in self.inputs]
         for call, index in self.flipped:
-            chosen[call].view(-1)[index] ^= True
-        return chosen
+            positive[call].view(-1)[index] ^= True
+        return positive
 
     def near_zero(self) -> list[tuple[int, Tensor]]:
-        """Return for each call the flat indices of units within rounding of zero."""
-        found = []
+        """Return, per call, the flat indices of units within rounding of zero."""
+        near = []
         for call, x in enumerate(self.inputs):
             in_stem = 2 * call < len(self.inputs)
             within = WITHIN_ROUNDING_IN_STEM if in_stem else WITHIN_ROUNDING_IN_HEAD
             size = x.detach().abs().flatten()
-            found.append((call, (size <= within * size.max()).nonzero().flatten()))
-        return found
+            near.append((call, (size <= within * size.max()).nonzero().flatten()))
+        return near
 
     def change(self, unit: Unit) -> Tensor:
-        """Return by how much the gradient at a unit's input changes if its slope does."""
+        """Return the change of the gradient at the input of a unit if its slope is flipped."""
         call, index = unit
         above = bool(self.inputs[call].flatten()[index] > 0) ^ (unit in self.flipped)
         return self.gradients[call].flatten()[index] * (LEAKY_SLOPE - 1 if above else 1 - LEAKY_SLOPE)
 
 
 class FixedSlopes:
-    """Stands for the activation with the slopes of another run."""
+    """Replace the activation by one with the slopes of another run."""
 
     def __init__(self, model: nn.Module, choices: list[Tensor]):
         self.choices = iter(choices)
@@ -95,7 +95,7 @@ class FixedSlopes:
 
 
 class GoldenBackward:
-    """A model's forward and backward pass on golden frames, with the slopes that the golden gradient shows.
+    """Forward and backward pass of a model on golden frames, with the slopes of the golden gradient.
 
     Args:
         model: an Earthformer; its activations are replaced.
@@ -109,7 +109,7 @@ class GoldenBackward:
         self.slopes.install(model)
 
     def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return output, loss and gradient of the frames; those of the parameters are in the model."""
+        """Return output, loss and gradient of the frames; the gradients of the parameters are in the model."""
         self.leaf = self.frames.clone().requires_grad_()
         self.slopes.forget()
         self.model.zero_grad()
@@ -119,12 +119,12 @@ class GoldenBackward:
         assert self.leaf.grad is not None
         return output.detach(), loss.detach(), self.leaf.grad
 
-    def match(self, wanted: Tensor, *, enough: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Flip units near zero until the gradient of the frames is ``wanted`` or no flip brings it nearer."""
+    def match(self, expected: Tensor, *, tolerance: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Flip units near zero until the gradient of the frames is ``expected`` or no flip reduces the difference."""
         for _ in range(ROUNDS):
             output, loss, gradient = self.run()
-            missing = wanted - gradient
-            if missing.abs().max() <= enough * wanted.abs().max():
+            missing = expected - gradient
+            if missing.abs().max() <= tolerance * expected.abs().max():
                 return output, loss, gradient
             flips = self._flips_along(missing, FEW_CANDIDATES) or self._flips_along(missing, MANY_CANDIDATES)
             if not flips:
@@ -132,24 +132,24 @@ class GoldenBackward:
             self.slopes.flipped ^= flips
         return self.run()
 
-    def _flips_along(self, missing: Tensor, most: int) -> set[Unit]:
-        """Return candidates whose other slope, one after another, shortens ``missing``."""
-        shares = {unit: self._share(unit) for unit in self._candidates(missing)[:most]}
+    def _flips_along(self, missing: Tensor, limit: int) -> set[Unit]:
+        """Return candidates whose flips, applied greedily, reduce the norm of ``missing``."""
+        contributions = {unit: self._contribution(unit) for unit in self._candidates(missing)[:limit]}
         flips: set[Unit] = set()
-        while shares:
-            unit = min(shares, key=lambda unit: (missing - shares[unit]).norm().item())
-            nearer = missing - shares.pop(unit)
-            if nearer.norm() >= missing.norm():
+        while contributions:
+            unit = min(contributions, key=lambda unit: (missing - contributions[unit]).norm().item())
+            remaining = missing - contributions.pop(unit)
+            if remaining.norm() >= missing.norm():
                 break
-            missing = nearer
+            missing = remaining
             flips.add(unit)
         return flips
 
     def _candidates(self, missing: Tensor) -> list[Unit]:
-        """Return the units near zero whose shares point most along ``missing``.
+        """Return the units near zero, sorted by the projection of their contribution on ``missing``.
 
-        The product of a unit's share with a direction is the derivative of its input along it: one more pass at frames
-        moved a little gives those of all units at once.
+        The projection of a contribution on a direction is the derivative of the unit's input along it, so one more pass
+        at slightly moved frames gives all of them.
         """
         here, self.slopes.inputs = self.slopes.inputs, []
         with torch.no_grad():
@@ -161,8 +161,8 @@ class GoldenBackward:
             products += [((along[at] * self.slopes.change((call, at))).item(), (call, at)) for at in near.tolist()]
         return [unit for product, unit in sorted(products, reverse=True) if product > 0]
 
-    def _share(self, unit: Unit) -> Tensor:
+    def _contribution(self, unit: Unit) -> Tensor:
         """Return by how much the gradient of the frames changes if a unit takes its other slope."""
         call, index = unit
-        (share,) = torch.autograd.grad(self.slopes.inputs[call].flatten()[index], self.leaf, retain_graph=True)
-        return share * self.slopes.change(unit)
+        (gradient,) = torch.autograd.grad(self.slopes.inputs[call].flatten()[index], self.leaf, retain_graph=True)
+        return gradient * self.slopes.change(unit)

@@ -91,7 +91,7 @@ def test_equals_golden(case, monkeypatch):
     passes = GoldenBackward(model, channels_second(golden["input"]), channels_second(golden["target"]))
     want = {"output": channels_second(golden["output"]), "loss": golden["loss"]}
     want |= {"input_grad": channels_second(golden["input_grad"]), **part(golden, "grad_norm/")}
-    output, loss, gradient = passes.match(want["input_grad"], enough=TOLERANCE / 2)
+    output, loss, gradient = passes.match(want["input_grad"], tolerance=TOLERANCE / 2)
     norms = gradient_norms(model)
     got = {"output": output, "loss": loss, "input_grad": gradient, **norms}
 
