@@ -140,8 +140,8 @@ def test_clear_discards_graphs(network, graphs):
 def test_failed_capture_warns_once_and_runs_eagerly(network, caplog):
     attempts = []
 
-    def fails(loop: Any, held: list[Tensor]) -> Any:
-        attempts.append(len(held))
+    def fails(loop: Any, tensors: list[Tensor]) -> Any:
+        attempts.append(len(tensors))
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     graphs, loop = Graphs("the sampling loop", record=fails), loop_of(network)

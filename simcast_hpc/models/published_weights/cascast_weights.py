@@ -100,22 +100,22 @@ class CasFormerSpec:
 
 def _half(half: str, level: str, resample: tuple[str, str]) -> tuple[tuple[str, str], ...]:
     """Return the key pairs of encoder or decoder; ``level`` is the public name of its levels."""
-    theirs = f"net.{half}."
-    blocks = (f"{half}.levels.{{i}}.blocks.{{j}}.", f"{theirs}{level}.{{i}}.resnets.{{j}}.")
-    middle = f"{theirs}mid_block."
+    public = f"net.{half}."
+    blocks = (f"{half}.levels.{{i}}.blocks.{{j}}.", f"{public}{level}.{{i}}.resnets.{{j}}.")
+    middle = f"{public}mid_block."
     prefixed = [(blocks, _RESIDUAL)]
     prefixed += [
         ((f"{half}.middle.before.", f"{middle}resnets.0."), _RESIDUAL),
         ((f"{half}.middle.after.", f"{middle}resnets.1."), _RESIDUAL),
         ((f"{half}.middle.attention.", f"{middle}attentions.0."), _ATTENTION),
     ]
-    names = [(a + own, b + public) for (a, b), pairs in prefixed for own, public in pairs]
+    names = [(a + own_key, b + public_key) for (a, b), pairs in prefixed for own_key, public_key in pairs]
     return (
         *names,
-        (f"{half}.levels.{{i}}.{resample[0]}.{{leaf}}", f"{theirs}{level}.{{i}}.{resample[1]}.0.conv.{{leaf}}"),
-        (f"{half}.stem.{{leaf}}", f"{theirs}conv_in.{{leaf}}"),
-        (f"{half}.norm.{{leaf}}", f"{theirs}conv_norm_out.{{leaf}}"),
-        (f"{half}.head.{{leaf}}", f"{theirs}conv_out.{{leaf}}"),
+        (f"{half}.levels.{{i}}.{resample[0]}.{{leaf}}", f"{public}{level}.{{i}}.{resample[1]}.0.conv.{{leaf}}"),
+        (f"{half}.stem.{{leaf}}", f"{public}conv_in.{{leaf}}"),
+        (f"{half}.norm.{{leaf}}", f"{public}conv_norm_out.{{leaf}}"),
+        (f"{half}.head.{{leaf}}", f"{public}conv_out.{{leaf}}"),
     )
 
 
@@ -225,7 +225,7 @@ def _positions(model: nn.Module) -> dict[str, Tensor]:
     return {"model.pos_embed": position_table(positions, positions, model.config.frame_width, like=like)[None]}
 
 
-def _blocks(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
+def _blocks(own: str, public: str) -> tuple[tuple[str, str], ...]:
     pairs = (
         ("attention.project", "attn.qkv"),
         ("attention.out", "attn.proj"),
@@ -233,7 +233,7 @@ def _blocks(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
         ("feed_forward.outer", "mlp.fc2"),
         ("modulate", "adaLN_modulation.1"),
     )
-    return tuple((f"{ours}.{{i}}.{a}.{{leaf}}", f"model.{theirs}.{{i}}.{b}.{{leaf}}") for a, b in pairs)
+    return tuple((f"{own}.{{i}}.{a}.{{leaf}}", f"model.{public}.{{i}}.{b}.{{leaf}}") for a, b in pairs)
 
 
 AUTOENCODER = PublicArchitecture(
