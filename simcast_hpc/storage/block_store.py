@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from simcast_hpc.config import ConfigError, DataError
+from simcast_hpc.monitoring.progress import Progress
 
 from .atomic_files import atomic_file, sweep, write_json
 from .leases import Lease, Leases
@@ -125,6 +126,8 @@ class BlockStore:
         # 2. Compute the missing blocks
         blocks = range(-(-self.windows // BLOCK))
         first = len(blocks) * rank // ranks
+        missing_windows = self.windows - BLOCK * len(self.stored_blocks())
+        progress = Progress(logger, self.name, max(1, -(-missing_windows // ranks)), unit="windows")
         waited = False
         while missing := set(blocks) - self.stored_blocks():
             computed = False
@@ -132,7 +135,7 @@ class BlockStore:
                 with leases.acquire(self.path(block).stem) as lease:
                     if lease is not None and not self.path(block).is_file():
                         computed = True
-                        self._fill_block(block, compute, batch_size, lease, check)
+                        self._fill_block(block, compute, batch_size, lease, check, progress)
             if not computed:
                 if not waited:
                     owners = "; ".join(leases.owners("block-*"))
@@ -163,7 +166,13 @@ class BlockStore:
                 raise
 
     def _fill_block(
-        self, block: int, compute: Compute, batch_size: int, lease: Lease, check: Callable[[], None]
+        self,
+        block: int,
+        compute: Compute,
+        batch_size: int,
+        lease: Lease,
+        check: Callable[[], None],
+        progress: Progress,
     ) -> None:
         end = min((block + 1) * BLOCK, self.windows)
         parts = []
@@ -172,10 +181,11 @@ class BlockStore:
             if not lease.renew():
                 logger.warning("%s: block %d was taken over after too long a silence", self.name, block)
                 return
-            parts.append(compute(range(begin, min(begin + batch_size, end))))
+            indices = range(begin, min(begin + batch_size, end))
+            parts.append(compute(indices))
+            progress.advance(len(indices))
         self._reject_another_claim()
         self.write(block, np.concatenate(parts))
-        logger.info("%s: block %d of %d", self.name, block + 1, -(-self.windows // BLOCK))
 
     def _manifest(self) -> dict[str, Any] | None:
         path = self.directory / _MANIFEST

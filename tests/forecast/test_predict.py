@@ -231,7 +231,7 @@ def test_rejections(model, frames, tmp_path, runs):
     assert "is deterministic; give a diffusion run" in refusal(model, frames, "--set", "members=2")
     assert "is not a finished training run" in refusal(tmp_path, frames)
     for given in ([frames, "--any-spacing"], [frames / "3.h5"]):  # one frame is too few as well: the unit comes first
-        assert "no option converts one to the other" in refusal(runs / "student", *given)
+        assert "no option converts between them" in refusal(runs / "student", *given)
     far = [write_odim(tmp_path / f"{k}.h5", storm(k), moment(k), spacing=2700.0) for k in range(3)]
     assert "pixels of 2.7 km and the model was trained on 1 km" in refusal(model, *far)
 
