@@ -3,6 +3,7 @@
 import email
 import json
 import re
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -25,6 +26,14 @@ def metadata(wheel: Path) -> email.message.Message:
     with zipfile.ZipFile(wheel) as file:
         (name,) = (name for name in file.namelist() if name.endswith(".dist-info/METADATA"))
         return email.message_from_bytes(file.read(name))
+
+
+@pytest.fixture(scope="module")
+def build_commit(sdist) -> str:
+    """The commit stored in the sdist, which is that of the checkout."""
+    built = runpy.run_path(str(sdist / "simcast_hpc" / "_build.py"))["COMMIT"]
+    assert built.removesuffix("-dirty") == commit().removesuffix("-dirty")
+    return built
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +80,9 @@ def test_wheel_contains_configurations_and_type_markers(wheel):
     assert [name for name in names if name.startswith(("tests/", "benchmarks/", "kernels/"))] == []
 
 
-def test_version_has_the_commit_of_the_build(installed, tmp_path):
+def test_version_has_the_commit_of_the_build(installed, build_commit):
     output = installed.run("simcast", "--version", cwd=installed.folder).stdout
-    assert output == f"simcast {__version__} (commit {commit()})\n", "not the commit of the user's repository"
+    assert output == f"simcast {__version__} (commit {build_commit})\n", "not the commit of the user's repository"
 
 
 def test_configurations_are_found_by_name(installed, tmp_path):
@@ -83,11 +92,11 @@ def test_configurations_are_found_by_name(installed, tmp_path):
     assert done.returncode == 2 and "teacher/sevir" in done.stderr
 
 
-def test_pipeline_runs_by_name_and_stores_its_version(pipeline):
+def test_pipeline_runs_by_name_and_stores_its_version(pipeline, build_commit):
     versions = json.loads((pipeline / "runs" / "quickstart" / "student" / "versions.json").read_text(encoding="utf-8"))
-    assert (versions["simcast-hpc"], versions["commit"]) == (__version__, commit())
+    assert (versions["simcast-hpc"], versions["commit"]) == (__version__, build_commit)
     (report,) = (pipeline / "runs" / "quickstart").glob("report/*.html")
-    assert f"SimCast-HPC {__version__} (commit {commit()})" in report.read_text(encoding="utf-8")
+    assert f"SimCast-HPC {__version__} (commit {build_commit})" in report.read_text(encoding="utf-8")
 
 
 def test_python_examples_of_the_readme_run(installed, pipeline):
