@@ -190,7 +190,7 @@ def _forecast_once(
 
 
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
-    from simcast_hpc.forecast.watch_folder import Watch, WatchSettings
+    from simcast_hpc.forecast.watch_folder import FolderWatcher, WatchSettings
     from simcast_hpc.monitoring.stop_request import StopRequest
     from simcast_hpc.train.preemption import PausedError, reject_stop_file
 
@@ -198,7 +198,7 @@ def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **setti
         raise ConfigError(f"--watch {folder} equals --out; choose another folder, or forecasts would be read as frames")
     reject_stop_file([publisher.folder])
     with StopRequest([publisher.folder], checks_files=True).handle_signals() as asked:
-        Watch(predictor, publisher, folder, WatchSettings(**settings)).run(asked)
+        FolderWatcher(predictor, publisher, folder, WatchSettings(**settings)).run(asked)
     if "USR2" in asked.cause:  # the batch system's notice before the time limit
         raise PausedError(f"{asked.cause}; run the same command to resume")
 

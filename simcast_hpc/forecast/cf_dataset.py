@@ -1,4 +1,4 @@
-"""A forecast as a data set of the CF conventions: map, times, units, members, probabilities and where it came from."""
+"""A forecast as a CF data set: map, times, units, members, probabilities and provenance."""
 
 import warnings
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ _QUANTITY: dict[str, tuple[str, str | None, str, str]] = {
     "dBZ": ("reflectivity", "equivalent_reflectivity_factor", "dBZ", "radar reflectivity factor"),
     "kg/m^2": ("vertically_integrated_liquid", None, "kg m-2", "vertically integrated liquid"),
 }
-# Rows whose longitudes and latitudes are computed together.
+# Number of rows whose longitudes and latitudes are computed together.
 _ROWS = 256
 
 
@@ -49,14 +49,14 @@ def _fields(forecast: Forecast, space: tuple[str, str], coords: dict[str, Any]) 
         common["standard_name"] = standard
     if forecast.unit == "dBZ":
         common["comment"] = f"no echo is {forecast.silent:g} dBZ; averages are of the linear Z"
-    several = forecast.mean is not None
+    is_ensemble = forecast.mean is not None
     fields: dict[str, Any] = {}
     if forecast.values is not None:
-        dims = ("realization",) if several else ()
+        dims = ("realization",) if is_ensemble else ()
         what = f"forecast {words}"
-        field = forecast.values if several else forecast.values[0]
+        field = forecast.values if is_ensemble else forecast.values[0]
         fields[name] = ((*dims, "time", *space), field, {"long_name": what, **common})
-        if several:
+        if is_ensemble:
             numbers = np.arange(len(forecast.values), dtype=np.int32)
             about = {"standard_name": "realization", "long_name": "member of the ensemble", "units": "1"}
             coords["realization"] = ("realization", numbers, about)
@@ -130,9 +130,9 @@ def _map(forecast: Forecast) -> tuple[tuple[str, str], dict[str, Any], dict[str,
 
 
 def _mapping(crs: Any) -> dict[str, Any]:
-    """Return the attributes of a grid mapping: pyproj's, with what it leaves out of two projections."""
+    """Return the attributes of a grid mapping by pyproj, completed for two projections."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what CF cannot say of a projection stands in crs_wkt
+        warnings.simplefilter("ignore")  # what CF cannot express of a projection is in crs_wkt
         mapping = {key: value for key, value in crs.to_cf().items() if value is not None}
     if mapping.get("grid_mapping_name") == "polar_stereographic":
         # Appendix F wants the pole as well as the parallel of true scale.
@@ -149,18 +149,21 @@ def _length(standard: str, words: str, axis: str) -> dict[str, str]:
 
 
 def _attributes(forecast: Forecast, *, institution: str, comment: str) -> dict[str, str]:
-    said = forecast.provenance
-    made = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: simcast predict {said.get('simcast_version', '')}".rstrip()
-    found = {
+    provenance = forecast.provenance
+    history = (
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}: simcast predict {provenance.get('simcast_version', '')}".rstrip()
+    )
+    model = provenance.get("simcast_stage", "model")
+    attributes = {
         "Conventions": CONVENTIONS,
         "title": f"Radar nowcast issued {forecast.issue:%Y-%m-%d %H:%M} UTC",
-        "source": f"SimCast-HPC, {said.get('simcast_stage', 'model')} {said.get('simcast_run', '')}".rstrip(),
-        "history": made,
+        "source": f"SimCast-HPC, {model} {provenance.get('simcast_run', '')}".rstrip(),
+        "history": history,
         "references": "SimCast (arXiv 2510.07953); CasCast (Gong et al. 2024, ICML)",
         "institution": institution or "not given",
-        **said,
+        **provenance,
     }
-    return {**found, "comment": comment} if comment else found
+    return {**attributes, "comment": comment} if comment else attributes
 
 
 def _encoding(name: str, variable: "xr.Variable") -> dict[str, Any]:

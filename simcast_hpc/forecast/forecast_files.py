@@ -1,4 +1,4 @@
-"""A forecast as the files of one issue time: data, and pictures beside them; the data come last and mark the rest."""
+"""Write the files of one issue time: pictures first, then the data, whose presence marks a complete set."""
 
 import importlib.util
 import json
@@ -33,7 +33,7 @@ def stem_of(issue: datetime) -> str:
 
 @dataclass(frozen=True)
 class Publisher:
-    """Where forecasts go and as what: ``kinds`` of ``nc``, ``zarr``, ``png``, ``gif``; ``draw`` makes the pictures."""
+    """Output folder and file kinds (``nc``, ``zarr``, ``png``, ``gif``) of forecasts; ``draw`` draws the pictures."""
 
     folder: Path
     kinds: tuple[str, ...]
@@ -42,20 +42,21 @@ class Publisher:
     comment: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be written.
+        """Check that all kinds can be written.
 
         Raises:
-            ConfigError: an unknown kind, pictures alone, or a package that writes them is not installed.
+            ConfigError: an unknown kind, only pictures, or a required package is not installed.
         """
         unknown = [kind for kind in self.kinds if kind not in DATA + PICTURES]
         if unknown or not set(self.kinds) & set(DATA):
             raise ConfigError(
-                f"--write {' '.join(self.kinds) or '(nothing)'}: nc or zarr, and if wanted png and gif, are written"
+                f"--write {' '.join(self.kinds) or '(nothing)'}: choose nc or zarr or both, and optionally png and gif"
             )
         for package in ("xarray", "pyproj", *(_NEEDS[kind] for kind in self.kinds if kind in _NEEDS)):
             if importlib.util.find_spec(package) is None:
                 raise ConfigError(
-                    f"forecasts are written by {package}, which is absent: pip install -c constraints.txt -e '.[io]'"
+                    f"writing forecasts needs {package}, which is not installed: "
+                    "pip install -c constraints.txt -e '.[io]'"
                 )
 
     def paths(self, issue: datetime) -> dict[str, Path]:
@@ -64,7 +65,7 @@ class Publisher:
         return {kind: self.folder / f"{stem_of(issue)}.{kind}" for kind in order}
 
     def publish(self, forecast: Forecast) -> dict[str, Path]:
-        """Write all files of a forecast, each whole by a rename; return them by kind.
+        """Write all files of a forecast atomically; return them by kind.
 
         Raises:
             OSError: one cannot be written.
@@ -84,25 +85,25 @@ class Publisher:
         return paths
 
     def signature(self, issue: datetime) -> str | None:
-        """Return what the data of an issue time say they were made from; None where a file is absent or not whole."""
+        """Return the signature stored in the data of an issue time; None if a file is absent or incomplete."""
         paths = self.paths(issue)
         if not all(path.exists() for path in paths.values()):
             return None
-        found = {_signature(path) for kind, path in paths.items() if kind in DATA and _is_complete(path)}
-        return found.pop() if len(found) == 1 else None
+        signatures = {_signature(path) for kind, path in paths.items() if kind in DATA and _is_complete(path)}
+        return signatures.pop() if len(signatures) == 1 else None
 
     def issues(self) -> list[datetime]:
-        """Return the issue times of which files stand in the folder, ascending."""
-        found = set()
+        """Return the issue times that have files in the folder, ascending."""
+        times = set()
         for path in self.folder.glob("forecast_*"):
             try:
-                found.add(datetime.strptime(path.name.split(".")[0], "forecast_%Y%m%dT%H%MZ").replace(tzinfo=UTC))
+                times.add(datetime.strptime(path.name.split(".")[0], "forecast_%Y%m%dT%H%MZ").replace(tzinfo=UTC))
             except ValueError:
                 continue
-        return sorted(found)
+        return sorted(times)
 
     def remove(self, issue: datetime) -> None:
-        """Remove all files of an issue time, of whatever kind; the data first."""
+        """Remove all files of an issue time, the data first."""
         for kind in (*DATA, *PICTURES):
             remove(self.folder / f"{stem_of(issue)}.{kind}")
 

@@ -1,4 +1,4 @@
-"""From coded radar frames to a forecast on their map: tiled where the domain is larger than the training grid."""
+"""Forecast from encoded radar frames on their map; a domain larger than the training grid is divided into tiles."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from simcast_hpc.storage.run_directory import versions
 
 from .frame_sequence import FrameRequest, FrameSet, choose_frames, interpolate_gaps, require_one_grid_and_unit
 
-# Members are drawn in groups whose fields take no more than this, besides what is kept of them.
+# Members are sampled in groups whose fields take at most this many bytes, in addition to the kept members.
 _GROUP_BYTES = 1 << 30
 
 
@@ -31,10 +31,19 @@ _GROUP_BYTES = 1 << 30
 class Forecast:
     """A forecast on the map of its inputs.
 
-    ``values`` float32 ``[M, T', H, W]`` in ``unit``, one member where the model draws none; None where an ensemble's
-    members were not wanted. ``mean`` ``[T', H, W]`` and ``probability`` ``[K, T', H, W]`` of ensembles alone, the
-    latter of reaching ``thresholds`` (in ``unit``). NaN where missing; no echo in dBZ is ``silent``. ``observed`` is
-    the last input ``[H, W]``, likewise. ``step_minutes`` is the cadence. ``provenance`` is text for attributes.
+    Attributes:
+        issue: issue time.
+        step_minutes: minutes between two lead times.
+        grid: map grid.
+        unit: of all fields.
+        silent: value of no echo in dBZ.
+        observed: last input, float32 ``[H, W]``, NaN where missing.
+        thresholds: in ``unit``.
+        values: float32 ``[M, T', H, W]``, one member of a deterministic model, NaN where missing; None if an
+            ensemble's members were not requested.
+        mean: ensemble mean ``[T', H, W]``; None for a deterministic model.
+        probability: probability of reaching each threshold ``[K, T', H, W]``; None for a deterministic model.
+        provenance: text by attribute name.
     """
 
     issue: datetime
@@ -51,7 +60,7 @@ class Forecast:
 
     @property
     def shown(self) -> np.ndarray:
-        """The one field ``[T', H, W]`` that pictures show: the forecast, of an ensemble its mean."""
+        """The field ``[T', H, W]`` that pictures show: the forecast, or the mean of an ensemble."""
         if self.mean is not None:
             return self.mean
         assert self.values is not None
@@ -59,7 +68,7 @@ class Forecast:
 
     @property
     def leads_minutes(self) -> list[float]:
-        """Minutes from issue to each valid time."""
+        """Lead times in minutes."""
         return [self.step_minutes * (k + 1) for k in range(len(self.shown))]
 
     @property
@@ -70,11 +79,16 @@ class Forecast:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A model ready to forecast from coded frames.
+    """A model with the settings of its forecasts.
 
-    ``tile`` is the size (h, w) of the pieces that the network sees, by default that of its training; ``overlap`` the
-    pixels that neighbours share at least; ``batch`` how many pieces are forecast together. ``keep_members`` False
-    leaves an ensemble's members out, so that memory does not grow with their number.
+    Attributes:
+        model: of a finished run.
+        code: encoding, pixel spacing and cadence of the model.
+        wanted: input frames of a forecast.
+        tile: height and width of tiles, by default the training grid.
+        overlap: minimum overlap of neighbouring tiles in pixels.
+        batch: tiles per batch.
+        keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
     """
 
     model: TrainedModel | TrainedEnsemble
@@ -86,7 +100,7 @@ class Predictor:
     keep_members: bool = True
 
     def inputs(self, available: Sequence[datetime], issue: datetime) -> FrameSet:
-        """Return which frames a forecast issued at ``issue`` begins from.
+        """Choose the input frames of a forecast issued at ``issue``.
 
         Raises:
             DataError: frames are missing.
@@ -100,18 +114,18 @@ class Predictor:
             DataError: frames are missing, or they do not belong together.
         """
         chosen = self.inputs(list(frames), issue)
-        there = [frames[time] for time in chosen.frames if time is not None]
-        require_one_grid_and_unit(there)
-        codes = self._stacked(frames, chosen)
+        inputs = [frames[time] for time in chosen.frames if time is not None]
+        require_one_grid_and_unit(inputs)
+        codes = self._stack(frames, chosen)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
         missing = (codes == MISSING_CODE).any(axis=0)
-        values, mean, probability = self._drawn(codes, domain, missing)
+        values, mean, probability = self._forecast(codes, domain, missing)
         observed = self.code.to_linear(self.code.spec.encoding.decode(codes[-1]))
         self._make_physical(observed[None])
         return Forecast(
             issue,
             self.wanted.step_minutes,
-            there[0].grid,
+            inputs[0].grid,
             self.code.unit,
             self.code.no_echo_value(),
             observed,
@@ -119,10 +133,10 @@ class Predictor:
             values,
             mean,
             probability,
-            self._provenance(chosen, there),
+            self._provenance(chosen, inputs),
         )
 
-    def _stacked(self, frames: Mapping[datetime, EncodedFrame], chosen: FrameSet) -> np.ndarray:
+    def _stack(self, frames: Mapping[datetime, EncodedFrame], chosen: FrameSet) -> np.ndarray:
         """Return uint8 codes ``[T, H, W]``, with what is missing interpolate_gaps in linear units."""
         if not chosen.missing:
             return np.stack([frames[time].codes for time in chosen.frames if time is not None])
@@ -132,15 +146,15 @@ class Predictor:
         ]
         return np.stack([self.code.codes(one, 1) for one in interpolate_gaps(linear, chosen.times)])
 
-    def _drawn(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
+    def _forecast(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
         """Return values ``[M, T', H, W]``, mean and probability in physical units, NaN where ``missing``."""
-        frames_out, several = self.model.config.sequence.frames_out, isinstance(self.model, TrainedEnsemble)
+        frames_out, is_ensemble = self.model.config.sequence.frames_out, isinstance(self.model, TrainedEnsemble)
         count = self.model.sampling.members if isinstance(self.model, TrainedEnsemble) else 1
         frame = (frames_out, *domain.domain)
         levels = self.code.to_linear(np.array(self.code.thresholds()))
-        kept = np.zeros((count, *frame), np.float32) if self.keep_members or not several else None
-        total = np.zeros(frame, np.float32) if several else None
-        reached = np.zeros((len(levels), *frame), np.uint16) if several else None
+        kept = np.zeros((count, *frame), np.float32) if self.keep_members or not is_ensemble else None
+        total = np.zeros(frame, np.float32) if is_ensemble else None
+        reached = np.zeros((len(levels), *frame), np.uint16) if is_ensemble else None
         for numbers in self._groups(count, frame):
             linear = (
                 np.zeros((len(numbers), *frame), np.float32) if kept is None else kept[numbers[0] : numbers[-1] + 1]
@@ -149,8 +163,8 @@ class Predictor:
             for member in linear:
                 if total is not None and reached is not None:
                     total += member
-                    for level, above in zip(levels, reached, strict=True):
-                        above += member >= level
+                    for level, count_above in zip(levels, reached, strict=True):
+                        count_above += member >= level
                 if kept is not None:
                     self._make_physical(member, missing)
         if total is None or reached is None:
@@ -166,7 +180,7 @@ class Predictor:
         return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
     def _of_tiles(self, codes: np.ndarray, numbers: Sequence[int]):
-        """Return what forecasts tiles: codes ``[B, T, h, w]`` to linear ``[B, M, T', h, w]``."""
+        """Return the function from encoded tiles ``[B, T, h, w]`` to linear forecasts ``[B, M, T', h, w]``."""
         model, frames_out = self.model, self.model.config.sequence.frames_out
         if isinstance(model, TrainedModel):
             return lambda cut, _corners: self.code.linear_of_forecast(
@@ -176,17 +190,18 @@ class Predictor:
         noise = model.noise_of_domain(torch.from_numpy(codes), numbers, grid=padded)
         reduction = model.autoencoder.config.autoencoder.model.reduction
 
-        def draw(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
+        def sample(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
             start = torch.stack([noise_of_tile(noise, corner, self.tile, reduction) for corner in corners])
-            drawn = model.sample_members(torch.from_numpy(cut), numbers, start=start)
-            return self.code.linear_of_forecast(drawn.frames.cpu().numpy())
+            members = model.sample_members(torch.from_numpy(cut), numbers, start=start)
+            return self.code.linear_of_forecast(members.frames.cpu().numpy())
 
-        return draw
+        return sample
 
     def _make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
-        """Turn linear fields ``[T, H, W]`` into the model's unit, no echo a number, NaN where ``missing``.
+        """Convert linear fields ``[T, H, W]`` to the model's unit in place.
 
-        In place and one by one, for they may be most of the memory there is.
+        No echo becomes a finite value, and ``missing`` pixels NaN. One field at a time, because the fields may take
+        most of the memory.
         """
         for one in linear:
             values = self.code.from_linear(one)
@@ -196,13 +211,13 @@ class Predictor:
 
     @cached_property
     def _fixed(self) -> dict[str, str]:
-        """What every forecast of this predictor says of its origin."""
-        model, found = self.model, versions()
+        """Provenance that all forecasts of this predictor share."""
+        model, version = self.model, versions()
         config: TrainConfig = model.config
-        said = {
+        provenance = {
             "simcast_version": __version__,
-            "simcast_commit": found["commit"],
-            "torch_version": found["torch"],
+            "simcast_commit": version["commit"],
+            "torch_version": version["torch"],
             "simcast_run": config.name,
             "simcast_stage": config.stage,
             "simcast_weights_sha256": model.weights_hash,
@@ -210,51 +225,51 @@ class Predictor:
             "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}",
         }
         if isinstance(model, TrainedEnsemble):
-            said["simcast_sampling"] = model.sampling.model_dump_json()
-            said["simcast_student_weights_sha256"] = model.student.weights_hash
-            said["simcast_autoencoder_weights_sha256"] = model.autoencoder.weights_hash
-        return said
+            provenance["simcast_sampling"] = model.sampling.model_dump_json()
+            provenance["simcast_student_weights_sha256"] = model.student.weights_hash
+            provenance["simcast_autoencoder_weights_sha256"] = model.autoencoder.weights_hash
+        return provenance
 
     @property
     def identity(self) -> str:
-        """What decides this predictor's forecasts besides their inputs, but for the version of the program."""
-        left_out = ("simcast_version", "simcast_commit", "torch_version")
-        said = {key: value for key, value in self._fixed.items() if key not in left_out}
+        """Everything that determines this predictor's forecasts except their inputs and the program's version."""
+        excluded = ("simcast_version", "simcast_commit", "torch_version")
+        provenance = {key: value for key, value in self._fixed.items() if key not in excluded}
         code = [self.code.z_r.model_dump_json() if self.code.z_r else "", self.code.any_spacing]
-        return json.dumps([said, code, self.wanted.bridge, self.keep_members])
+        return json.dumps([provenance, code, self.wanted.bridge, self.keep_members])
 
-    def _provenance(self, chosen: FrameSet, there: Sequence[EncodedFrame]) -> dict[str, str]:
-        inputs = [{"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in there]
+    def _provenance(self, chosen: FrameSet, inputs: Sequence[EncodedFrame]) -> dict[str, str]:
+        sources = [{"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in inputs]
         bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.missing)
-        return {**self._fixed, "simcast_inputs": json.dumps(inputs), "simcast_bridged": bridged_times or "none"}
+        return {**self._fixed, "simcast_inputs": json.dumps(sources), "simcast_bridged": bridged_times or "none"}
 
 
 def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: int) -> torch.Tensor:
-    """Return the part of a domain's noise ``[..., h, w]`` that a tile begins from.
+    """Return the part of a domain's initial noise ``[..., h, w]`` that belongs to a tile.
 
-    ``corner`` is the tile's upper left pixel; between two latents it takes the nearer.
+    ``corner`` is the tile's upper left pixel; between two latent pixels the nearer is taken.
     """
     part = tuple(-(-size // reduction) for size in tile)
-    whole = (noise.shape[-2], noise.shape[-1])
-    row, column = (min(round(at / reduction), w - p) for at, w, p in zip(corner, whole, part, strict=True))
+    domain = (noise.shape[-2], noise.shape[-1])
+    row, column = (min(round(at / reduction), size - p) for at, size, p in zip(corner, domain, part, strict=True))
     return noise[..., row : row + part[0], column : column + part[1]]
 
 
 def reject_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> None:
-    """Refuse a size of tiles that a model cannot take, by letting it forecast one of nothing.
+    """Check that a model can take tiles of this size.
 
     Raises:
-        ConfigError: says why, and what it was trained on.
+        ConfigError: it cannot; names the size and the training grid.
     """
     own = training_grid(model)
     try:
         if min(tile) < 1:
-            raise ValueError("a tile has at least a pixel")
-        nothing = torch.zeros(1, model.config.sequence.frames_in, *tile, dtype=torch.uint8)
+            raise ValueError("a tile has at least one pixel")
+        empty = torch.zeros(1, model.config.sequence.frames_in, *tile, dtype=torch.uint8)
         if isinstance(model, TrainedEnsemble):
-            model.members(nothing, [0])
+            model.members(empty, [0])
         else:
-            model.forecast(nothing, frames_out=1)
+            model.forecast(empty, frames_out=1)
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
             f"--tile {tile[0]} {tile[1]} does not suit the model: {error}; it was trained on {own[0]} x {own[1]}"
@@ -262,7 +277,7 @@ def reject_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> Non
 
 
 def training_grid(model: TrainedModel | TrainedEnsemble) -> Shape:
-    """Return the pixels (h, w) that a model was trained on: its own grid, the crop, or the description's grid."""
+    """Return the grid (h, w) that a model was trained on: its own grid, the crop, or that of the data set."""
     config = model.student.config if isinstance(model, TrainedEnsemble) else model.config
     if own := grid_of(config.model):
         return own

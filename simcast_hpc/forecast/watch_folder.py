@@ -1,8 +1,8 @@
-"""Watching a folder: each new frame gives a forecast; what is late, missing or damaged is named, never in the way.
+"""Watch a folder and forecast from each new frame; late, missing and damaged files are reported and do not block.
 
-What has to be done is read from the two folders at every look, not remembered: an issue time is served while it lies
-at most ``late`` before the newest frame and its forecast is absent or was made from other files. So a restart goes on
-where a kill ended, a frame that comes late gives or redoes forecasts, and a damaged file that is replaced counts again.
+The work to do is derived from the two folders at every scan, not from memory: an issue time is served while it is at
+most ``late_minutes`` older than the newest frame and its forecast is absent or was made from other files. So a restart
+continues after a kill, a late frame creates or updates forecasts, and a replaced file is read again.
 """
 
 import hashlib
@@ -27,21 +27,21 @@ from .predict_files import Predictor
 
 logger = logging.getLogger(__name__)
 HEALTH = "health.json"
-_NAP_SECONDS = 0.1
-_AHEAD = timedelta(hours=1)
+_POLL_SECONDS = 0.1
+_FUTURE_TOLERANCE = timedelta(hours=1)
 _UNFINISHED = (".partial", ".part", ".tmp", ".filepart")
 
 
 class Stamp(NamedTuple):
-    """What tells that a file changed."""
+    """Size and modification time, by which a changed file is recognized."""
 
     size: int
     changed_ns: int
 
 
 @dataclass(frozen=True)
-class Known:
-    """A file that was looked into: its times, or what is wrong with it."""
+class InspectedFile:
+    """A file that was inspected: the times of its frames, or why it cannot be used."""
 
     stamp: Stamp
     times: tuple[datetime, ...] = ()
@@ -50,10 +50,13 @@ class Known:
 
 @dataclass(frozen=True)
 class WatchSettings:
-    """How a folder is watched.
+    """Settings of a watcher.
 
-    ``every_seconds`` between looks; ``late_minutes`` how far an issue time may lie before the newest frame and still be
-    served; ``keep`` the newest so many issue times, None for all; ``pattern`` of file names.
+    Attributes:
+        every_seconds: interval between scans.
+        late_minutes: how much older than the newest frame an issue time may be and still be served.
+        keep: number of newest issue times whose files are kept; None keeps all.
+        pattern: of file names.
     """
 
     every_seconds: float = 10.0
@@ -62,19 +65,19 @@ class WatchSettings:
     pattern: str = "*"
 
 
-class Watch:
-    """One watcher of one folder; see the module."""
+class FolderWatcher:
+    """Watcher of one folder; see the module."""
 
     def __init__(self, predictor: Predictor, publisher: Publisher, folder: Path, settings: WatchSettings):
-        """Make the output folder, and remove what a killed watcher left half-written there.
+        """Create the output folder and remove temporary files of a killed watcher.
 
         Raises:
-            OSError: the folder cannot be made.
+            OSError: the folder cannot be created.
         """
         self.predictor, self.publisher, self.folder, self.settings = predictor, publisher, folder, settings
         self._seen: dict[Path, Stamp] = {}
-        self._known: dict[Path, Known] = {}
-        self._coded: dict[tuple[Path, Stamp], list[EncodedFrame]] = {}
+        self._known: dict[Path, InspectedFile] = {}
+        self._encoded: dict[tuple[Path, Stamp], list[EncodedFrame]] = {}
         self._failed: dict[datetime, tuple[str, str]] = {}
         self._gaps: dict[datetime, str] = {}
         self._health: dict[str, Any] = {
@@ -91,51 +94,53 @@ class Watch:
         publisher.folder.mkdir(parents=True, exist_ok=True)
         sweep(publisher.folder)
 
-    def run(self, asked: StopRequest) -> None:
-        """Look until a signal or a file ``STOP`` asks to leave; a forecast that is being made is finished first."""
-        while not asked():
-            self.look(asked)
+    def run(self, stop: StopRequest) -> None:
+        """Scan until a signal or a file ``STOP`` requests the end; a forecast in progress is finished first."""
+        while not stop():
+            self.scan(stop)
             until = time.monotonic() + self.settings.every_seconds
-            while time.monotonic() < until and not asked():
-                time.sleep(_NAP_SECONDS)
-        self._write_health("stopped", why=asked.cause)
-        logger.info("stopped: %s", asked.cause)
+            while time.monotonic() < until and not stop():
+                time.sleep(_POLL_SECONDS)
+        self._write_health("stopped", reason=stop.cause)
+        logger.info("stopped: %s", stop.cause)
 
-    def look(self, asked: StopRequest | None = None) -> int:
-        """Look once: read what is new, make what is missing, remove what is old. Return how many were made."""
-        self._take_in()
-        made, again = 0, True
-        while again and not (asked and asked()):
-            again = False
-            held = self._held()
+    def scan(self, stop: StopRequest | None = None) -> int:
+        """Scan once: inspect new files, make missing forecasts, remove old ones. Return the number of forecasts."""
+        self._inspect_new_files()
+        count, repeat = 0, True
+        while repeat and not (stop and stop()):
+            repeat = False
+            # 1. Frames on disk, and the issue times to serve
+            files = self._files_by_time()
             gaps: dict[datetime, str] = {}
-            served = self._served(held)
-            self._failed = {issue: said for issue, said in self._failed.items() if issue in served}
+            served = self._served_times(files)
+            self._failed = {issue: failure for issue, failure in self._failed.items() if issue in served}
+            # 2. Forecasts that are absent or were made from other files
             for issue in served:
-                if asked and asked():
+                if stop and stop():
                     break
                 try:
-                    chosen = self.predictor.inputs(list(held), issue)
+                    chosen = self.predictor.inputs(list(files), issue)
                 except DataError as gap:
-                    if self.predictor.wanted.times(issue)[0] >= min(held):  # else the radar has just begun
+                    if self.predictor.wanted.times(issue)[0] >= min(files):  # earlier: the radar has only started
                         gaps[issue] = str(gap)
                     continue
-                signature = self._signature(chosen, held)
-                if self._stands(issue, signature):
+                signature = self._signature(chosen, files)
+                if self._is_current(issue, signature):
                     continue
-                outcome = self._make(chosen, held, signature)
-                made += outcome == "made"
-                if outcome == "file":  # a file proved damaged, so that other frames serve now
-                    again = True
+                outcome = self._make(chosen, files, signature)
+                count += outcome == "made"
+                if outcome == "file":  # a file proved damaged, so the choice of frames changes
+                    repeat = True
                     break
-            if not (asked and asked()):  # a look that was broken off has not seen all
+            if not (stop and stop()):  # an interrupted scan has not seen all issue times
                 self._gaps = gaps
         self._prune()
         self._write_health("watching")
-        return made
+        return count
 
-    def _take_in(self) -> None:
-        """Look into files that are new or changed and no longer grow."""
+    def _inspect_new_files(self) -> None:
+        """Inspect files that are new or changed and no longer grow."""
         now_ns, listing = time.time_ns(), _listing(self.folder, self.settings.pattern)
         grown_ns = int(self.settings.every_seconds * 1e9)
         for path, stamp in listing.items():
@@ -143,90 +148,92 @@ class Watch:
             if known is not None and known.stamp == stamp:
                 continue
             if self._seen.get(path) == stamp or now_ns - stamp.changed_ns > grown_ns:
-                self._known[path] = self._looked_into(path, stamp)
+                self._known[path] = self._inspect(path, stamp)
         self._known = {path: known for path, known in self._known.items() if path in listing}
         self._seen = listing
 
-    def _looked_into(self, path: Path, stamp: Stamp) -> Known:
+    def _inspect(self, path: Path, stamp: Stamp) -> InspectedFile:
         try:
             times = tuple(frame_times(path))
         except DataError as error:
-            return self._set_aside(path, stamp, str(error))
-        early = [moment for moment in times if moment > datetime.now(UTC) + _AHEAD]
+            return self._ignore(path, stamp, str(error))
+        early = [moment for moment in times if moment > datetime.now(UTC) + _FUTURE_TOLERANCE]
         if early:
-            return self._set_aside(path, stamp, f"{path} is of {early[0]:%Y-%m-%d %H:%M} UTC, in the future")
-        return Known(stamp, times)
+            return self._ignore(
+                path, stamp, f"{path} has the time {early[0]:%Y-%m-%d %H:%M} UTC, which is in the future"
+            )
+        return InspectedFile(stamp, times)
 
-    def _set_aside(self, path: Path, stamp: Stamp, problem: str) -> Known:
-        logger.warning("set aside until it changes: %s", problem)
-        return Known(stamp, problem=problem)
+    def _ignore(self, path: Path, stamp: Stamp, problem: str) -> InspectedFile:
+        logger.warning("ignored until it changes: %s", problem)
+        return InspectedFile(stamp, problem=problem)
 
-    def _held(self) -> dict[datetime, Path]:
-        """Return the file of every time; of two files of one time the newer."""
-        held: dict[datetime, Path] = {}
+    def _files_by_time(self) -> dict[datetime, Path]:
+        """Return the file of every time; of two files with the same time the newer."""
+        files: dict[datetime, Path] = {}
         for path, known in sorted(self._known.items(), key=lambda item: item[1].stamp.changed_ns):
-            held.update(dict.fromkeys(known.times, path))
-        return held
+            files.update(dict.fromkeys(known.times, path))
+        return files
 
-    def _served(self, held: dict[datetime, Path]) -> list[datetime]:
-        """Return the issue times that are served now, the newest first."""
-        if not held:
+    def _served_times(self, files: dict[datetime, Path]) -> list[datetime]:
+        """Return the issue times to serve, newest first."""
+        if not files:
             return []
-        oldest = max(held) - timedelta(minutes=self.settings.late_minutes)
-        served = sorted((moment for moment in held if moment >= oldest), reverse=True)
+        oldest = max(files) - timedelta(minutes=self.settings.late_minutes)
+        served = sorted((moment for moment in files if moment >= oldest), reverse=True)
         return served[: self.settings.keep]
 
-    def _signature(self, chosen: FrameSet, held: dict[datetime, Path]) -> str:
-        """Return a hash of what decides a forecast: the input files, the weights, and how they are used."""
-        files = [None if moment is None else [held[moment].name, *self._known[held[moment]].stamp]
-                 for moment in chosen.frames]  # fmt: skip
-        return hashlib.sha256(json.dumps([files, self.predictor.identity]).encode()).hexdigest()[:32]
+    def _signature(self, chosen: FrameSet, files: dict[datetime, Path]) -> str:
+        """Return a hash of everything that determines a forecast: input files, weights and settings."""
+        inputs = [None if moment is None else [files[moment].name, *self._known[files[moment]].stamp]
+                  for moment in chosen.frames]  # fmt: skip
+        return hashlib.sha256(json.dumps([inputs, self.predictor.identity]).encode()).hexdigest()[:32]
 
-    def _stands(self, issue: datetime, signature: str) -> bool:
+    def _is_current(self, issue: datetime, signature: str) -> bool:
         failed = self._failed.get(issue)
         return (failed is not None and failed[0] == signature) or self.publisher.signature(issue) == signature
 
-    def _make(self, chosen: FrameSet, held: dict[datetime, Path], signature: str) -> str:
-        """Make and write one forecast: ``made``, or ``file`` where a file proved damaged, or ``failed``."""
+    def _make(self, chosen: FrameSet, files: dict[datetime, Path], signature: str) -> str:
+        """Compute and write one forecast; return ``made``, ``file`` if an input file proved damaged, or ``failed``."""
         issue = chosen.issue
         frames: dict[datetime, EncodedFrame] = {}
         for moment in filter(None, chosen.frames):
-            path = held[moment]
+            path = files[moment]
             try:
                 frames[moment] = self._frame(path, moment)
             except DataError as error:
-                self._known[path] = self._set_aside(path, self._known[path].stamp, str(error))
+                self._known[path] = self._ignore(path, self._known[path].stamp, str(error))
                 return "file"
         try:
             forecast = self.predictor.predict(frames, issue)
-            said = {**forecast.provenance, SIGNATURE: signature}
-            paths = self.publisher.publish(replace(forecast, provenance=said))
+            provenance = {**forecast.provenance, SIGNATURE: signature}
+            paths = self.publisher.publish(replace(forecast, provenance=provenance))
         except SimcastError as error:
             self._failed[issue] = (signature, str(error))
             logger.warning("no forecast for %s: %s", _text(issue), error)
             return "failed"
-        except OSError as error:  # a full disk, say: tried again at the next look
+        except OSError as error:  # such as a full disk: retried at the next scan
             self._failed[issue] = ("", f"cannot be written: {error}")
             logger.warning("the forecast for %s cannot be written: %s", _text(issue), error)
             return "failed"
         self._failed.pop(issue, None)
-        self._tell(issue, paths, held)
+        self._report(issue, paths, files)
         return "made"
 
     def _frame(self, path: Path, moment: datetime) -> EncodedFrame:
         key = (path, self._known[path].stamp)
-        if key not in self._coded:
+        if key not in self._encoded:
             code = self.predictor.code
-            self._coded[key] = [encode_frame(frame, code) for frame in read_frames(path, prefer=code.unit)]
-            for old in list(self._coded)[: -2 * self.predictor.wanted.frames_in]:
-                del self._coded[old]
-        for frame in self._coded[key]:
+            self._encoded[key] = [encode_frame(frame, code) for frame in read_frames(path, prefer=code.unit)]
+            for old in list(self._encoded)[: -2 * self.predictor.wanted.frames_in]:
+                del self._encoded[old]
+        for frame in self._encoded[key]:
             if frame.time == moment:
                 return frame
-        raise DataError(f"{path} no longer holds a frame of {_text(moment)}")
+        raise DataError(f"{path} no longer contains a frame of {_text(moment)}")
 
-    def _tell(self, issue: datetime, paths: dict[str, Path], held: dict[datetime, Path]) -> None:
-        arrived = self._known[held[issue]].stamp.changed_ns / 1e9 if issue in held else time.time()
+    def _report(self, issue: datetime, paths: dict[str, Path], files: dict[datetime, Path]) -> None:
+        arrived = self._known[files[issue]].stamp.changed_ns / 1e9 if issue in files else time.time()
         self._health["made"] += 1
         newest = self._health["last_forecast"]
         if newest is None or newest["issue"] <= _text(issue):
@@ -241,40 +248,42 @@ class Watch:
         for issue in self.publisher.issues()[: -self.settings.keep]:
             self.publisher.remove(issue)
 
-    def _write_health(self, state: str, *, why: str = "") -> None:
-        held = self._held()
+    def _write_health(self, state: str, *, reason: str = "") -> None:
+        files = self._files_by_time()
         problems = [{"file": path.name, "problem": known.problem}
                     for path, known in sorted(self._known.items()) if known.problem]  # fmt: skip
-        problems += [{"issue": _text(issue), "problem": said} for issue, said in sorted(self._gaps.items())]
-        problems += [{"issue": _text(issue), "problem": said} for issue, (_, said) in sorted(self._failed.items())]
-        said = {
+        problems += [{"issue": _text(issue), "problem": gap} for issue, gap in sorted(self._gaps.items())]
+        problems += [
+            {"issue": _text(issue), "problem": failure} for issue, (_, failure) in sorted(self._failed.items())
+        ]
+        health = {
             **self._health,
             "state": state,
-            "why": why,
+            "why": reason,
             "updated": _now(),
-            "frames": len(held),
-            "last_frame": _text(max(held)) if held else None,
+            "frames": len(files),
+            "last_frame": _text(max(files)) if files else None,
             "problems": problems,
         }
         try:
-            write_json(self.publisher.folder / HEALTH, said)
+            write_json(self.publisher.folder / HEALTH, health)
         except OSError as error:
             logger.warning("%s cannot be written: %s", HEALTH, error)
 
 
 def _listing(folder: Path, pattern: str) -> dict[Path, Stamp]:
-    """Return the files that are there, but for hidden ones and those that say they are not finished."""
-    found = {}
+    """Return the files of a folder except hidden ones and those with the suffix of an unfinished transfer."""
+    listing = {}
     for path in folder.glob(pattern):
         if path.name.startswith(".") or path.suffix in _UNFINISHED:
             continue
         try:
             status = path.stat()
-        except OSError:  # removed between listing and looking
+        except OSError:  # removed since the listing
             continue
         if path.is_file():
-            found[path] = Stamp(status.st_size, status.st_mtime_ns)
-    return found
+            listing[path] = Stamp(status.st_size, status.st_mtime_ns)
+    return listing
 
 
 def _text(moment: datetime) -> str:

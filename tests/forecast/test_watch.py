@@ -19,7 +19,7 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.forecast.frame_sequence import FrameRequest
 from simcast_hpc.forecast.predict_files import Forecast, Predictor
-from simcast_hpc.forecast.watch_folder import HEALTH, Watch, WatchSettings
+from simcast_hpc.forecast.watch_folder import HEALTH, FolderWatcher, WatchSettings
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.train.preemption import PausedError
@@ -134,11 +134,11 @@ def test_thirty_frames_one_damaged_one_late_one_missing_and_a_kill(model, frames
     )
 
 
-def watching(model: Path, folder: Path, out: Path, *, bridge: int = 0, **settings) -> Watch:
+def watching(model: Path, folder: Path, out: Path, *, bridge: int = 0, **settings) -> FolderWatcher:
     trained = load_trained(model)
     code = encoding_of_run(trained.config.data)
     predictor = Predictor(trained, code, FrameRequest(FRAMES_IN, code.step_minutes, bridge), (32, 32), 8)
-    return Watch(predictor, Publisher(out, ("nc",)), folder, WatchSettings(every_seconds=0.0, **settings))
+    return FolderWatcher(predictor, Publisher(out, ("nc",)), folder, WatchSettings(every_seconds=0.0, **settings))
 
 
 @pytest.fixture
@@ -152,11 +152,11 @@ def test_nothing_is_made_twice_and_a_changed_frame_redoes_what_it_was_in(model, 
     for path in frames[:5]:
         arrive(path, folder)
     watch = watching(model, folder, out)
-    assert (watch.look(), watch.look()) == (3, 0)
-    assert watching(model, folder, out).look() == 0  # after a restart
+    assert (watch.scan(), watch.scan()) == (3, 0)
+    assert watching(model, folder, out).scan() == 0  # after a restart
     arrive(frames[1], folder)  # again, so with another time of change
-    assert watch.look() == 2
-    assert watching(model, folder, out, bridge=1).look() == 3  # another way to forecast
+    assert watch.scan() == 2
+    assert watching(model, folder, out, bridge=1).scan() == 3  # another way to forecast
 
 
 def test_a_late_frame_redoes_the_forecasts_that_were_bridged(model, frames, folders):
@@ -164,9 +164,9 @@ def test_a_late_frame_redoes_the_forecasts_that_were_bridged(model, frames, fold
     for path in (*frames[:3], *frames[4:6]):
         arrive(path, folder)
     watch = watching(model, folder, out, bridge=1)
-    assert watch.look() == 2  # of 01:10, and of 01:20 over the gap; the first frame of 01:25 is missing
+    assert watch.scan() == 2  # of 01:10, and of 01:20 over the gap; the first frame of 01:25 is missing
     arrive(frames[3], folder)
-    assert watch.look() == 3
+    assert watch.scan() == 3
     with h5py.File(out / "forecast_20241126T0120Z.nc", "r") as file:
         assert file.attrs["simcast_bridged"] == "none"
 
@@ -176,10 +176,10 @@ def test_a_frame_that_is_too_late_gives_no_forecast(model, frames, folders):
     for path in frames[10:13]:
         arrive(path, folder)
     watch = watching(model, folder, out, late_minutes=20)
-    assert watch.look() == 1
+    assert watch.scan() == 1
     for path in frames[:10]:
         arrive(path, folder)
-    assert watch.look() == 4  # 01:40 to 01:55 lie within twenty minutes before 02:00
+    assert watch.scan() == 4  # 01:40 to 01:55 lie within twenty minutes before 02:00
     assert min(issues_of(out)) == moment(8)
 
 
@@ -188,10 +188,10 @@ def test_old_forecasts_are_pruned_and_not_made_again(model, frames, folders):
     for path in frames[:6]:
         arrive(path, folder)
     watch = watching(model, folder, out, keep=2)
-    assert watch.look() == 2 and issues_of(out) == {moment(4), moment(5)}
+    assert watch.scan() == 2 and issues_of(out) == {moment(4), moment(5)}
     arrive(frames[6], folder)
-    assert watch.look() == 1 and issues_of(out) == {moment(5), moment(6)}
-    assert watch.look() == 0
+    assert watch.scan() == 1 and issues_of(out) == {moment(5), moment(6)}
+    assert watch.scan() == 0
 
 
 def test_a_damaged_frame_is_named_and_counts_once_it_is_replaced(model, frames, folders):
@@ -200,10 +200,10 @@ def test_a_damaged_frame_is_named_and_counts_once_it_is_replaced(model, frames, 
         arrive(path, folder)
     (folder / frames[2].name).write_bytes(frames[2].read_bytes()[:4000])
     watch = watching(model, folder, out)
-    assert watch.look() == 0
+    assert watch.scan() == 0
     assert [one["file"] for one in health(out)["problems"] if "file" in one] == [frames[2].name]
     arrive(frames[2], folder)
-    assert watch.look() == 2 and health(out)["problems"] == []
+    assert watch.scan() == 2 and health(out)["problems"] == []
 
 
 def test_a_full_disk_is_said_and_tried_again(model, frames, folders, monkeypatch):
@@ -216,9 +216,9 @@ def test_a_full_disk_is_said_and_tried_again(model, frames, folders, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Publisher, "publish", full)
-    assert watch.look() == 0 and "No space left" in health(out)["problems"][0]["problem"]
+    assert watch.scan() == 0 and "No space left" in health(out)["problems"][0]["problem"]
     monkeypatch.setattr(Publisher, "publish", publish)
-    assert watch.look() == 1 and health(out)["problems"] == []
+    assert watch.scan() == 1 and health(out)["problems"] == []
 
 
 def test_a_frame_from_the_future_is_not_the_newest(model, frames, folders):
@@ -229,7 +229,7 @@ def test_a_frame_from_the_future_is_not_the_newest(model, frames, folders):
     write_cf(
         folder / "wrong_clock.nc", values, [moment(20_000_000)], name="equivalent_reflectivity_factor", units="dBZ"
     )
-    assert watching(model, folder, out).look() == 1
+    assert watching(model, folder, out).scan() == 1
     assert "in the future" in health(out)["problems"][0]["problem"]
 
 
