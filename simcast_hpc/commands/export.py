@@ -41,6 +41,6 @@ def export(
     exported = export_run(run, out, grid=grid, scores=scores or (), onnx=onnx)
     for name, difference in exported.differences.items():
         print(f"{out / name}: max. difference from the model {difference:.1e}")
-    for reason in exported.not_carried:
+    for reason in exported.onnx_failures:
         print(f"not written: {reason}")
     print(f"model card: {out / 'README.md'}")

@@ -1,5 +1,5 @@
-"""``simcast export``: a finished run as files that other systems load, with what they need to know beside them."""
+"""Export of finished runs as files that other systems load, with a model card."""
 
-from .export_folder import Exported, export_run
+from .export_folder import ExportResult, export_run
 
-__all__ = ["Exported", "export_run"]
+__all__ = ["ExportResult", "export_run"]

@@ -1,4 +1,4 @@
-"""The model card: what the weights are, what they were made from, how they scored, and what they must not be used for.
+"""The model card: description of the weights, training data, scores and limitations.
 
 Structure after Mitchell et al., Model cards for model reporting (2019).
 """
@@ -19,7 +19,7 @@ _SHOWN = ("csi/mean", "csi_pool16/mean", "hss/mean", "frequency_bias/mean", "crp
 
 @dataclass(frozen=True)
 class Scores:
-    """What one file of ``simcast evaluate`` says of this model: the row ``entry`` of ``result``."""
+    """Scores of this model in one file of ``simcast evaluate``: the row ``entry`` of ``result``."""
 
     path: Path
     entry: str
@@ -27,8 +27,8 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a card says beside the configuration; ``files`` maps a name to its words, ``checks`` to its difference."""
+class CardFacts:
+    """Contents of a card besides the configuration; ``files`` maps names to descriptions, ``checks`` to differences."""
 
     title: str
     parameters: int
@@ -43,27 +43,27 @@ class Facts:
 
 
 def find_scores(run_dir: Path, given: Sequence[str], *, weights_hash: str) -> list[Scores]:
-    """Return the scores of a run: those named, else those of the pipeline that trained it, if they are of its weights.
+    """Return the scores of a run: those given, else those of its pipeline if they belong to the same weights.
 
     Args:
         run_dir: the run.
-        given: files that ``simcast evaluate`` wrote, each ``FILE`` or ``ROW=FILE``; the row is else the run's name.
+        given: score files of ``simcast evaluate``, each ``FILE`` or ``ROW=FILE``; by default the row is the run's name.
         weights_hash: of the run's weights.
 
     Raises:
-        ConfigError: a file that is named cannot be read as scores, or has no such row.
+        ConfigError: a given file is not a score file, or has no such row.
     """
     name = run_dir.resolve().name
     if given:
-        return [_named(word, name) for word in given]
+        return [_read_scores(argument, name) for argument in given]
     pipeline = RunDirectory(run_dir.resolve().parent).marker() or {"inputs": {}}
     if pipeline["inputs"].get("stages", {}).get(name) != weights_hash:
         return []
-    found = [_named(str(path), name) for path in sorted((run_dir.resolve().parent / "scores").glob("*.json"))]
-    return [one for one in found if name in one.result["scores"]]
+    files = [_read_scores(str(path), name) for path in sorted((run_dir.resolve().parent / "scores").glob("*.json"))]
+    return [scores for scores in files if name in scores.result["scores"]]
 
 
-def write_card(config: TrainConfig, facts: Facts, scores: Sequence[Scores]) -> str:
+def write_card(config: TrainConfig, facts: CardFacts, scores: Sequence[Scores]) -> str:
     """Return the card as Markdown."""
     parts = [
         f"# {config.name}",
@@ -79,16 +79,16 @@ def write_card(config: TrainConfig, facts: Facts, scores: Sequence[Scores]) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def _named(word: str, name: str) -> Scores:
-    row, found, file = word.partition("=")
-    path, entry = Path(file if found else word), row if found else name
+def _read_scores(argument: str, name: str) -> Scores:
+    row, separator, file = argument.partition("=")
+    path, entry = Path(file if separator else argument), row if separator else name
     try:
         result = json.loads(path.read_text(encoding="utf-8"))
         rows = list(result["scores"])
         result["protocols"].items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"--scores {path} is no result of `simcast evaluate` ({error!r}); name its <split>.json"
+            f"--scores {path} is not a score file of `simcast evaluate` ({error!r}); give its <split>.json"
         ) from error
     if entry not in rows:
         raise ConfigError(f"--scores {path} has no row {entry!r}; it has {', '.join(rows)}: --scores ROW={path}")
@@ -99,18 +99,18 @@ def _frames(config: TrainConfig) -> str:
     minutes, sequence = step_minutes(config.data), config.sequence
     if config.stage == "autoencoder":
         return "an autoencoder of single frames"
-    reach = f"{sequence.frames_in} -> {sequence.frames_out} frames, one every {minutes:g} minutes"
+    text = f"{sequence.frames_in} -> {sequence.frames_out} frames, one every {minutes:g} minutes"
     if config.stage == "teacher":
-        reach += f"; {config.frames_out} at once, rolled out beyond"
-    return reach
+        text += f"; {config.frames_out} in one pass, rolled out beyond"
+    return text
 
 
-def _files(facts: Facts) -> str:
-    rows = [f"| `{name}` | {words} |" for name, words in facts.files.items()]
-    return "\n".join(["| file | what |", "|---|---|", *rows])
+def _files(facts: CardFacts) -> str:
+    rows = [f"| `{name}` | {text} |" for name, text in facts.files.items()]
+    return "\n".join(["| file | content |", "|---|---|", *rows])
 
 
-def _use(config: TrainConfig, facts: Facts) -> str:
+def _use(config: TrainConfig, facts: CardFacts) -> str:
     spec = target_spec(config.data)
     first = next(name for name in facts.files if name.endswith(".pt2"))
     lines = [
@@ -119,35 +119,35 @@ def _use(config: TrainConfig, facts: Facts) -> str:
         "import torch",
         "",
         f'model = torch.export.load("{first}").module()',
-        "output = model(tensor)   # what goes in and comes out stands in the table above",
+        "output = model(tensor)   # inputs and outputs: see the table above",
         "```",
-        "torch alone is needed. The batch is free, the grid is fixed; the program was captured on a CPU.",
-        f"A code c stands for {spec.quantity} by `{spec.encoding.model_dump_json()}`.",
+        "Only torch is needed. The batch size is free, the grid is fixed; the program was captured on a CPU.",
+        f"Encoding of {spec.quantity}: `{spec.encoding.model_dump_json()}`.",
         *(f"{key}: {value}." for key, value in facts.more.items()),
-        "Compared at export with the network itself, on batches of 1 and 3: "
-        + ", ".join(f"`{name}` differs by {value} at most" for name, value in facts.checks.items())
+        "Compared with the network at export, on batches of 1 and 3: "
+        + ", ".join(f"`{name}` max. relative difference {value}" for name, value in facts.checks.items())
         + ".",
     ]
     return "\n".join(lines)
 
 
-def _data(config: TrainConfig, facts: Facts) -> str:
+def _data(config: TrainConfig, facts: CardFacts) -> str:
     spec = read_spec(config.data.dataset)
     lines = [
         "## Data",
-        f"- {spec.title} (`{spec.name}`), {spec.quantity}; every {config.data.window_stride} frames a window, frames "
-        f"every {step_minutes(config.data):g} minutes"
+        f"- {spec.title} (`{spec.name}`), {spec.quantity}; one window every {config.data.window_stride} frames, "
+        f"one frame every {step_minutes(config.data):g} minutes"
         + (f", {config.data.block_mean} x {config.data.block_mean} means" if config.data.block_mean > 1 else ""),
         f"- Source: {spec.source}",
         f"- Licence of the data: {spec.license}. Cite: {spec.citation}",
     ]
     if "data fingerprint" in facts.inputs:
-        lines.append(f"- Training split, fingerprint of its content `{facts.inputs['data fingerprint']}`")
+        lines.append(f"- Training split, fingerprint `{facts.inputs['data fingerprint']}`")
     return "\n".join(lines)
 
 
-def _training(config: TrainConfig, facts: Facts) -> str:
-    steps = "unknown: published weights, converted" if facts.steps is None else f"{facts.steps:,}"
+def _training(config: TrainConfig, facts: CardFacts) -> str:
+    steps = "unknown (converted published weights)" if facts.steps is None else f"{facts.steps:,}"
     lines = [
         "## Training",
         f"- Optimizer steps: {steps}; global batch {config.batch.global_size}; seed {config.seed}; "
@@ -157,31 +157,29 @@ def _training(config: TrainConfig, facts: Facts) -> str:
     ]
     for part in ("teacher", "student", "autoencoder"):
         if part in facts.inputs:
-            lines.append(f"- Trained on the {part} of weights `{facts.inputs[part]}`")
+            lines.append(f"- Trained with the {part} of weights `{facts.inputs[part]}`")
     if config.ema.decay is not None:
-        lines.append(f"- The weights are their exponential average, decay {config.ema.decay:g}")
+        lines.append(f"- The weights are an exponential moving average, decay {config.ema.decay:g}")
     return "\n".join(lines)
 
 
 def _scores(scores: Sequence[Scores]) -> str:
     if not scores:
-        return (
-            "## Scores\nNone were at hand at export. `simcast evaluate RUN`, then `simcast export ... --scores FILE`."
-        )
+        return "## Scores\nNone. Run `simcast evaluate RUN`, then `simcast export ... --scores FILE`."
     parts = ["## Scores"]
-    for one in scores:
-        result = one.result
-        own = result["scores"][one.entry]
+    for file in scores:
+        result = file.result
+        own = result["scores"][file.entry]
         keys = [key for key in _SHOWN if any(own[name].get(key) is not None for name in own)]
         parts.append(
-            f"\n{result.get('title', one.path.stem)}, split `{result.get('split', '?')}`: {result.get('windows', '?')} "
-            f"windows of {result.get('events', '?')} events; row `{one.entry}` of `{one.path.name}`.\n"
+            f"\n{result.get('title', file.path.stem)}, split `{result.get('split', '?')}`: "
+            f"{result.get('windows', '?')} windows of {result.get('events', '?')} events; row `{file.entry}` of `{file.path.name}`.\n"
         )
         parts += [f"| protocol | hash | {' | '.join(keys)} |", "|---|---|" + "---|" * len(keys)]
-        for protocol, found in own.items():
+        for protocol, values in own.items():
             digest = result["protocols"][protocol]["hash"]
-            low_high = result.get("intervals", {}).get(one.entry, {}).get(protocol, {})
-            cells = " | ".join(_cell(found.get(key), low_high.get(key)) for key in keys)
+            low_high = result.get("intervals", {}).get(file.entry, {}).get(protocol, {})
+            cells = " | ".join(_cell(values.get(key), low_high.get(key)) for key in keys)
             parts.append(f"| {protocol} | `{digest}` | {cells} |")
         over = ", ".join(result.get("supported_thresholds", []))
         parts.append(f"\nMeans are over the thresholds {over}; brackets are 95 % intervals over events.")
@@ -200,29 +198,30 @@ def _limits(config: TrainConfig) -> str:
     spec = read_spec(config.data.dataset)
     lines = [
         "## Limits",
-        f"- Made for {spec.quantity} of {spec.title}. On another radar, code, grid spacing or cadence it has not been "
-        "verified, and nothing refuses it there once it has left this project.",
-        "- One seed of training. Differences between seeds are not in the intervals above.",
+        f"- Made for {spec.quantity} of {spec.title}. It has not been verified on another radar, encoding, grid "
+        "spacing or cadence, and the exported program does not check them.",
+        "- One training seed. The intervals do not include differences between seeds.",
     ]
     if spec.name == "synthetic":
-        lines.append("- Trained on simulated storms: of no use for weather.")
+        lines.append("- Trained on simulated storms: not for real weather.")
     if config.stage != "autoencoder":
         lines.append(
-            "- A deterministic forecast is smooth: with lead time it loses small and heavy cells. It is no warning."
+            "- A deterministic forecast is overly smooth: it loses small and heavy cells with lead time. "
+            "It is not a warning."
         )
     return "\n".join(lines)
 
 
-def _versions(facts: Facts) -> str:
-    def told(versions: Mapping[str, str]) -> str:
+def _versions(facts: CardFacts) -> str:
+    def text(versions: Mapping[str, str]) -> str:
         return ", ".join(f"{name} {value}" for name, value in versions.items()) or "unknown"
 
     return "\n".join(
         [
             "## Versions",
-            f"- Trained by: {told(facts.trained_by)}",
-            f"- Exported by: {told(facts.versions)}",
+            f"- Trained by: {text(facts.trained_by)}",
+            f"- ExportResult by: {text(facts.versions)}",
             "",
-            "The code is under the Apache License 2.0; on the weights bears the licence of the data.",
+            "The code is under the Apache License 2.0. The weights are subject to the licence of the training data.",
         ]
     )

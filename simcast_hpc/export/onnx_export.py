@@ -1,4 +1,4 @@
-"""The same programs as ONNX, where its exporter carries them: the extra ``[onnx]``."""
+"""Exported programs as ONNX, where the exporter of torch supports them; needs the extra ``[onnx]``."""
 
 import contextlib
 import io
@@ -15,67 +15,68 @@ from torch.export import ExportedProgram
 
 from simcast_hpc.config import ConfigError, SimcastError
 
-# Another library's convolutions: sums in another order, and its own exponentials.
+# onnxruntime sums convolutions in another order and has its own exponential.
 ONNX_TOLERANCE = 1e-4
 
 
 class OnnxError(SimcastError, RuntimeError):
-    """A program that ONNX does not carry."""
+    """A program that cannot be converted to ONNX."""
 
 
 def require_onnx() -> None:
-    """Refuse to begin where what ONNX needs is not installed.
+    """Check that the packages for ONNX are installed.
 
     Raises:
-        ConfigError: says what to install.
+        ConfigError: names the missing package.
     """
     try:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            f"--onnx needs the package {error.name}: pip install -c constraints.txt -e '.[onnx]', or leave --onnx out"
+            f"--onnx needs the package {error.name}: pip install -c constraints.txt -e '.[onnx]', or omit --onnx"
         ) from error
 
 
 def write_onnx(program: ExportedProgram, original: nn.Module, inputs: Sequence[Tensor], path: Path) -> float:
-    """Write a captured program as ``path``, run it by onnxruntime, and return the largest difference from ``original``.
+    """Write a captured program as ONNX, run it by onnxruntime and return the max. difference from ``original``.
 
     Raises:
-        OnnxError: the exporter does not carry the program, or what it makes gives other numbers; no file is left.
+        OnnxError: the program cannot be converted, or the result gives other numbers; no file is left.
     """
     import onnxruntime
 
     try:
         with _quietly():
-            made: Any = torch.onnx.export(program, (inputs[-1],), dynamo=True, verbose=False)
-            made.save(str(path))
+            converted: Any = torch.onnx.export(program, (inputs[-1],), dynamo=True, verbose=False)
+            converted.save(str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        found = max(_difference(session, original, one) for one in inputs)
-    except Exception as error:  # torch, onnx_ir and onnxruntime each have their own, without a common one
+        difference = max(_difference(session, original, one) for one in inputs)
+    except Exception as error:  # torch, onnx_ir and onnxruntime have no common exception class
         path.unlink(missing_ok=True)
-        raise OnnxError(f"ONNX does not carry {path.stem}: {type(error).__name__}: {str(error)[:300]}") from error
-    if found > ONNX_TOLERANCE:
+        raise OnnxError(f"ONNX export of {path.stem} failed: {type(error).__name__}: {str(error)[:300]}") from error
+    if difference > ONNX_TOLERANCE:
         path.unlink()
         raise OnnxError(
-            f"ONNX does not carry {path.stem}: its numbers differ by {found:.1e}, allowed are {ONNX_TOLERANCE:g}"
+            f"ONNX export of {path.stem} failed: its output differs by {difference:.1e}; "
+            f"at most {ONNX_TOLERANCE:g} is allowed"
         )
-    return found
+    return difference
 
 
-def _difference(session: Any, original: nn.Module, one: Tensor) -> float:
-    got = session.run(None, {session.get_inputs()[0].name: one.numpy()})
+def _difference(session: Any, original: nn.Module, inputs: Tensor) -> float:
+    outputs = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
     with torch.no_grad():
-        wanted = original(one)
-    pairs = zip(got, (wanted,) if isinstance(wanted, Tensor) else wanted, strict=True)
+        expected = original(inputs)
+    pairs = zip(outputs, (expected,) if isinstance(expected, Tensor) else expected, strict=True)
     return max(
-        float(np.abs(mine - theirs.numpy()).max() / max(1.0, theirs.abs().max().item())) for mine, theirs in pairs
+        float(np.abs(output - other.numpy()).max() / max(1.0, other.abs().max().item())) for output, other in pairs
     )
 
 
 @contextlib.contextmanager
 def _quietly():
-    """Keep the exporter's progress, and its remarks on packages that nobody here uses, off the terminal."""
+    """Suppress the exporter's progress output and its warnings about packages that are not used."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

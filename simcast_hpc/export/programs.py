@@ -1,4 +1,4 @@
-"""What of a run is exported: modules from tensors to tensors, in the units that the world outside has."""
+"""Modules that are exported: from encoded values to forecasts, and between frames and latents."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from simcast_hpc.inference.ensemble import TrainedAutoencoder
 from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.models.autoencoder import Autoencoder
 
-# In fp32 the same operations in another order differ by a few units of the last place; a code is 3.9e-3.
+# In fp32 the same operations in another order differ by a few units in the last place; one encoded value is 3.9e-3.
 TOLERANCE = 1e-5
 _CHECKED_BATCHES = (1, 3)
 
 
 @dataclass(frozen=True)
 class Program:
-    """One module to export: ``name`` of its file, and what goes in and comes out, in words."""
+    """One module to export: ``name`` of its file, and a description of its input and output."""
 
     name: str
     module: nn.Module
-    takes: str
-    gives: str
-    draw: Callable[[int], Tensor]
+    input_text: str
+    output_text: str
+    make_input: Callable[[int], Tensor]
 
     def inputs(self) -> list[Tensor]:
-        """Return what it is checked on: batches of 1 and of 3 samples, of the shape it is made for."""
-        return [self.draw(batch) for batch in _CHECKED_BATCHES]
+        """Return the inputs of the check against the network: batches of 1 and 3 samples."""
+        return [self.make_input(batch) for batch in _CHECKED_BATCHES]
 
 
 class Nowcast(nn.Module):
@@ -42,9 +42,9 @@ class Nowcast(nn.Module):
 
     def forward(self, codes: Tensor) -> Tensor:
         """Return the forecast; a missing input pixel (code 255) is 0 to the network, as in training."""
-        seen = to_frames(codes)
-        everywhere = seen._replace(valid=torch.ones_like(seen.valid))
-        return roll_out(self.network, everywhere, frames_out=self.frames_out).values
+        frames = to_frames(codes)
+        all_valid = frames._replace(valid=torch.ones_like(frames.valid))
+        return roll_out(self.network, all_valid, frames_out=self.frames_out).values
 
 
 class Encode(nn.Module):
@@ -55,20 +55,20 @@ class Encode(nn.Module):
         self.network = network
 
     def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both, not scaled."""
+        """Return both, unscaled."""
         posterior = self.network.encode(frames)
         return posterior.mean, posterior.log_variance
 
 
 class Decode(nn.Module):
-    """Latents fp32 ``[N, C, h, w]``, not scaled, to frames ``[N, 1, H, W]`` in [0, 1]."""
+    """Latents fp32 ``[N, C, h, w]``, unscaled, to frames ``[N, 1, H, W]`` in [0, 1]."""
 
     def __init__(self, network: Autoencoder):
         super().__init__()
         self.network = network
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Return the frames, bounded."""
+        """Return the frames, clipped."""
         return self.network.decode(latents).clamp(0.0, 1.0)
 
 
@@ -86,11 +86,11 @@ def programs_of_model(model: TrainedModel, grid: tuple[int, int]) -> list[Progra
         "model",
         Nowcast(model.network, frames_out=frames_out),
         f"codes: uint8 [batch, {frames_in}, {shape}], the last {frames_in} frames, oldest first; 255 is missing",
-        f"forecast: float32 [batch, {frames_out}, {shape}] in [0, 1], the code over 255; clipped",
+        f"forecast: float32 [batch, {frames_out}, {shape}] in [0, 1], encoded values / 255, clipped",
         lambda batch: _codes((batch, frames_in, *grid)),
     )
     try:
-        nowcast.module(nowcast.draw(1))
+        nowcast.module(nowcast.make_input(1))
     except ValueError as error:
         raise ConfigError(f"--grid {grid[0]} {grid[1]} does not fit the model: {error}") from error
     return [nowcast]
@@ -100,28 +100,28 @@ def programs_of_autoencoder(coder: TrainedAutoencoder, grid: tuple[int, int]) ->
     """Return encoder and decoder on frames of a grid (H, W).
 
     Raises:
-        ConfigError: the grid is no multiple of the reduction.
+        ConfigError: the grid is not a multiple of the reduction.
     """
-    chosen = coder.config.autoencoder.model
-    if grid[0] % chosen.reduction or grid[1] % chosen.reduction:
+    config = coder.config.autoencoder.model
+    if grid[0] % config.reduction or grid[1] % config.reduction:
         raise ConfigError(
-            f"--grid {grid[0]} {grid[1]} does not fit: latents are {chosen.reduction} times smaller, so both must be "
-            f"multiples of {chosen.reduction}"
+            f"--grid {grid[0]} {grid[1]} is invalid: latents are {config.reduction} times smaller, so both must be "
+            f"multiples of {config.reduction}"
         )
-    latent = (chosen.latent_channels, grid[0] // chosen.reduction, grid[1] // chosen.reduction)
+    latent = (config.latent_channels, grid[0] // config.reduction, grid[1] // config.reduction)
     frames, latents = f"[batch, 1, {grid[0]}, {grid[1]}]", f"[batch, {', '.join(map(str, latent))}]"
     return [
         Program(
             "encoder",
             Encode(coder.network),
-            f"frames: float32 {frames} in [0, 1], the code over 255, 0 where missing",
-            f"mean and log_variance: float32 {latents}, not scaled; the diffusion works on scale_factor times the mean",
+            f"frames: float32 {frames} in [0, 1], encoded values / 255, 0 where missing",
+            f"mean and log_variance: float32 {latents}, unscaled; the diffusion uses scale_factor * mean",
             lambda batch: _codes((batch, 1, *grid)).float() / 255.0,
         ),
         Program(
             "decoder",
             Decode(coder.network),
-            f"latents: float32 {latents}, not scaled",
+            f"latents: float32 {latents}, unscaled",
             f"frames: float32 {frames} in [0, 1]",
             lambda batch: torch.randn(batch, *latent, generator=torch.Generator().manual_seed(batch)),
         ),
@@ -129,7 +129,7 @@ def programs_of_autoencoder(coder: TrainedAutoencoder, grid: tuple[int, int]) ->
 
 
 def _codes(shape: tuple[int, ...]) -> Tensor:
-    """Return codes of every value, missing ones among them: blocks of echo with noise, the same at every call."""
+    """Return encoded values that include missing pixels: blocks of echo with noise, equal at every call."""
     generator = torch.Generator().manual_seed(shape[0])
     coarse = torch.rand(*shape[:-2], -(-shape[-2] // 8), -(-shape[-1] // 8), generator=generator)
     blocks = coarse.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., : shape[-2], : shape[-1]]

@@ -1,4 +1,4 @@
-"""Exported runs: a process that knows torch alone gets the network's numbers, and the card tells whence they are."""
+"""Exported runs: a process with only torch computes the network's outputs; the model card has their provenance."""
 
 import json
 import subprocess
