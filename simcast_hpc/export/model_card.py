@@ -173,7 +173,8 @@ def _scores(scores: Sequence[Scores]) -> str:
         keys = [key for key in _SHOWN if any(own[name].get(key) is not None for name in own)]
         parts.append(
             f"\n{result.get('title', file.path.stem)}, split `{result.get('split', '?')}`: "
-            f"{result.get('windows', '?')} windows of {result.get('events', '?')} events; row `{file.entry}` of `{file.path.name}`.\n"
+            f"{result.get('windows', '?')} windows of {result.get('events', '?')} events; row `{file.entry}` of "
+            f"`{file.path.name}`.\n"
         )
         parts += [f"| protocol | hash | {' | '.join(keys)} |", "|---|---|" + "---|" * len(keys)]
         for protocol, values in own.items():
