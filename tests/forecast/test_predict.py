@@ -221,13 +221,13 @@ def test_rejections(model, frames, tmp_path, runs):
     assert "neither a file nor a folder" in refusal(model, tmp_path / "none")
     assert "--pattern '*.gif'" in refusal(model, frames, "--pattern", "*.gif")
     assert "--at 'noon' is not a time" in refusal(model, frames, "--at", "noon")
-    assert "--write png: nc or zarr" in refusal(model, frames, "--write", "png")
+    assert "--write png: choose nc or zarr" in refusal(model, frames, "--write", "png")
     assert "--overlap 20 with tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
     assert (
         "--tile 31 33 does not suit the model: the direct tiny takes heights and widths that are multiples of 2"
         in refusal(model, frames, "--tile", 31, 33)
     )
-    assert "a tile has at least a pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
+    assert "a tile has at least one pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
     assert "is deterministic; give a diffusion run" in refusal(model, frames, "--set", "members=2")
     assert "is not a finished training run" in refusal(tmp_path, frames)
     for given in ([frames, "--any-spacing"], [frames / "3.h5"]):  # one frame is too few as well: the unit comes first
@@ -275,6 +275,6 @@ def _full(_self, path, **_options):
 def test_a_package_that_writes_is_asked_for_before_the_forecast(model, frames, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "zarr" else name)
     said = refusal(model, frames, "--out", tmp_path / "out", "--write", "zarr")
-    assert "written by zarr, which is absent: pip install -c constraints.txt -e '.[io]'" in said
+    assert "needs zarr, which is not installed: pip install -c constraints.txt -e '.[io]'" in said
     assert "is not a finished training run" in refusal(tmp_path, frames, "--write", "zarr")
     assert "neither a file nor a folder" in refusal(model, tmp_path / "none", "--write", "zarr")
