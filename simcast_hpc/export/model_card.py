@@ -221,7 +221,7 @@ def _versions(facts: CardFacts) -> str:
         [
             "## Versions",
             f"- Trained by: {text(facts.trained_by)}",
-            f"- ExportResult by: {text(facts.versions)}",
+            f"- Exported by: {text(facts.versions)}",
             "",
             "The code is under the Apache License 2.0. The weights are subject to the licence of the training data.",
         ]

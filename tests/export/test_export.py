@@ -84,7 +84,7 @@ def test_a_model_is_whole_outside_of_this_project(tmp_path):
     for said in (
         "Optimizer steps: 4; global batch 4; seed 5", trained.weights_hash, "[batch, 3, 16, 24]",
         "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "Licence of the data: Apache-2.0",
-        "of no use for weather", torch.__version__,
+        "not for real weather", torch.__version__,
     ):  # fmt: skip
         assert said in card, card
 
@@ -116,7 +116,7 @@ def test_an_autoencoder_is_two_programs(tmp_path):
     assert mean.shape == log_variance.shape == (4, 2, 8, 8)
     assert torch.export.load(tmp_path / "out" / "decoder.pt2").module()(mean).shape == (4, 1, 16, 16)
     assert json.loads((tmp_path / "out" / "export.json").read_text())["scale_factor"] == 1.25
-    with pytest.raises(ConfigError, match=r"no one program.*student and .*autoencoder\); for ensembles use simcast s"):
+    with pytest.raises(ConfigError, match=r"not a single program.*student and .*autoencoder\); for ensembles use simcast s"):
         export_run(runs / "diffusion", tmp_path / "ensemble")
 
 
@@ -125,9 +125,9 @@ def test_what_cannot_be_exported_is_rejected_and_leaves_nothing(tmp_path, monkey
     (tmp_path / "there").mkdir()
     (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
     for options, says in (
-        ({"out": tmp_path / "there"}, "is there already; name a folder that is not"),
+        ({"out": tmp_path / "there"}, "exists; give a folder that does not exist"),
         ({"grid": (15, 16)}, "multiples of 2, got 15 x 16"),
-        ({"scores": [str(tmp_path / "absent.json")]}, "is no result of `simcast evaluate`"),
+        ({"scores": [str(tmp_path / "absent.json")]}, "is not a score file of `simcast evaluate`"),
         ({"scores": [str(tmp_path / "scores.json")]}, "has no row 'direct'; it has teacher: --scores ROW="),
     ):
         with pytest.raises(ConfigError, match=says):
