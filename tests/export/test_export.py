@@ -116,7 +116,9 @@ def test_an_autoencoder_is_two_programs(tmp_path):
     assert mean.shape == log_variance.shape == (4, 2, 8, 8)
     assert torch.export.load(tmp_path / "out" / "decoder.pt2").module()(mean).shape == (4, 1, 16, 16)
     assert json.loads((tmp_path / "out" / "export.json").read_text())["scale_factor"] == 1.25
-    with pytest.raises(ConfigError, match=r"not a single program.*student and .*autoencoder\); for ensembles use simcast s"):
+    with pytest.raises(
+        ConfigError, match=r"not a single program.*student and .*autoencoder\); for ensembles use simcast s"
+    ):
         export_run(runs / "diffusion", tmp_path / "ensemble")
 
 
