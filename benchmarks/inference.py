@@ -25,7 +25,7 @@ from benchmarks.end_to_end import DTYPES
 from benchmarks.harness import RESULTS, machine, write_rows
 from benchmarks.timing import quantile, time_calls
 from simcast_hpc.config import TrainConfig, read_config
-from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.models import build_model, with_grid
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,7 +117,7 @@ def measured(case: str, precision: str, options: argparse.Namespace) -> list[dic
 def called(way: str, network: torch.nn.Module, frames: Tensor) -> Callable[[], Tensor]:
     """Return a call without arguments that forecasts in one way."""
     if way == "graph":
-        graphs = Graphs()
+        graphs = GraphCache()
         return lambda: graphs.run(network, frames, network=network)
     if way == "compiled":
         compiled = torch.compile(network)

@@ -30,7 +30,7 @@ from simcast_hpc.diffusion import (
     run_sampler,
     spaced_timesteps,
 )
-from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 
@@ -101,7 +101,7 @@ def timed(
         "ddim-20": plan_steps("ddim", schedule, spaced_timesteps(schedule, 20)),
         "dpm-solver-6": plan_steps("dpm_solver", schedule, spaced_timesteps(schedule, 6, "trailing")),
     }
-    graphs = {name: Graphs("the sampling loop") if way == "graph" else None for name in plans}
+    graphs = {name: GraphCache("the sampling loop") if way == "graph" else None for name in plans}
     calls: dict[str, Callable[[], object]] = {
         name: lambda name=name: [draw(network, plans[name], condition, each, graphs[name]) for each in groups]
         for name in plans
@@ -121,7 +121,11 @@ def timed(
 
 
 def draw(
-    network: CasFormer, steps: Sequence[SamplerStep], condition: Tensor, numbers: range, graphs: Graphs | None = None
+    network: CasFormer,
+    steps: Sequence[SamplerStep],
+    condition: Tensor,
+    numbers: range,
+    graphs: GraphCache | None = None,
 ) -> Tensor:
     """Return the latents of some members of one window, with guidance."""
     member = torch.tensor(list(numbers), device=condition.device)

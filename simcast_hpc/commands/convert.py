@@ -33,7 +33,7 @@ def convert(
     Example: simcast convert earthformer earthformer_sevir.pt runs/public/earthformer
     """
     from simcast_hpc.data.dataset_spec import read_spec
-    from simcast_hpc.inference.convert_weights import convert as convert_weights
+    from simcast_hpc.inference.convert_weights import convert_weights
     from simcast_hpc.models.published_weights import ARCHITECTURES, released_config
 
     if architecture not in ARCHITECTURES:

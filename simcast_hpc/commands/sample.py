@@ -48,7 +48,7 @@ def sample(
     from simcast_hpc.distributed.process_group import join_ranks, local_device
     from simcast_hpc.distributed.ranks import find_rank
     from simcast_hpc.inference.ensemble import load_ensemble
-    from simcast_hpc.inference.ensemble_files import draw_ensembles
+    from simcast_hpc.inference.ensemble_files import write_ensembles
     from simcast_hpc.monitoring.log import set_up_logging
 
     rank_info = find_rank(os.environ)
@@ -61,7 +61,7 @@ def sample(
     source = open_windows(data, split=split, frames=sequence.frames_in + sequence.frames_out)
     ranks = join_ranks(timeout_minutes=ensemble.config.engine.timeout_minutes)
     try:
-        draw_ensembles(
+        write_ensembles(
             ensemble.on(local_device(rank_info)),
             source,
             out,

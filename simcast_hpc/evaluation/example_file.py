@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.inference.ensemble_files import products_of
+from simcast_hpc.inference.ensemble_files import ensemble_products
 from simcast_hpc.storage.atomic_files import atomic_file
 
 from .entries import Entry
@@ -60,7 +60,7 @@ def write_example(
 
 
 def _ensemble_arrays(name: str, members: torch.Tensor, thresholds: Sequence[float]) -> dict[str, np.ndarray]:
-    products = products_of(members.float(), thresholds)
+    products = ensemble_products(members.float(), thresholds)
     fields = {
         "members": products.members[0, :_STORED_MEMBERS],
         "mean": products.mean[0],

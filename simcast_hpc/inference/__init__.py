@@ -1,1 +1,1 @@
-"""Trained models as callable forecasts: loading, ensembles, tiles, CUDA graphs."""
+"""Load trained models and forecast with them: ensembles, tiles, CUDA graphs."""

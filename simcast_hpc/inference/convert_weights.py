@@ -1,4 +1,4 @@
-"""Published weights as a run folder: from a public project's file to what evaluation and forecasts begin from."""
+"""Convert published weights into a finished run directory that can be evaluated and forecast with."""
 
 import json
 import pickle
@@ -17,55 +17,55 @@ from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 
-def convert(
+def convert_weights(
     architecture: str, file: Path, out: Path, *, config: Mapping[str, Any], dataset: str, prefix: str = ""
 ) -> TrainConfig:
-    """Write published weights as our safetensors, with the configuration beside them; return the latter.
+    """Write published weights and their configuration as a finished run, and return the configuration.
 
-    ``out`` becomes a run folder that :func:`.load_trained` takes, whole by one rename.
+    The run directory ``out`` is written atomically; :func:`.load_trained` reads it.
 
     Args:
         architecture: ``earthformer`` or ``simvp``.
-        file: ``.safetensors``, or what ``torch.load(weights_only=True)`` reads: a state dict, or one under
-            ``state_dict`` in a trainer's checkpoint.
-        out: a folder that does not exist yet.
+        file: ``.safetensors``, or a file for ``torch.load(weights_only=True)``: a state dict, or a checkpoint with a
+            state dict under the key ``state_dict``.
+        out: a directory that does not exist.
         config: the public project's configuration of these weights.
-        dataset: the data that they forecast: a built-in description, or the path of one.
-        prefix: take the keys that begin so, without it; others are left out.
+        dataset: name of the built-in description of the data that the model forecasts, or path of a description.
+        prefix: prefix to strip from the keys of the state dict; keys without it are skipped.
 
     Raises:
-        ConfigError: the file holds no weights that can be read, they do not fit ``config``, or ``out`` is there.
-        OSError: ``out`` cannot be written; nothing is left of it.
+        ConfigError: the file is not a readable state dict, the weights do not fit ``config``, or ``out`` exists.
+        OSError: ``out`` cannot be written; no partial directory remains.
     """
     if out.exists():
-        raise ConfigError(f"{out} is there already; name a folder that is not, or remove it")
+        raise ConfigError(f"{out} exists; give a directory that does not exist, or remove this one")
     state = read_state_dict(file, prefix=prefix)
     try:
-        form = forecaster_spec(architecture, config)
+        spec = forecaster_spec(architecture, config)
         model = load_public(architecture, config, state)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{file}: {error}") from error
-    ours = _as_run(form, out, dataset=dataset)
+    run_config = _run_config(spec, out, dataset=dataset)
     out.parent.mkdir(parents=True, exist_ok=True)
     sweep(out.parent, out.name)
     with atomic_directory(out) as partial:
-        _write(RunDirectory(partial), model.state_dict(), ours)
+        _write(RunDirectory(partial), model.state_dict(), run_config)
         origin = {"architecture": architecture, "file": file.name, "sha256": file_hash(file), "config": dict(config)}
         write_json(partial / "published.json", origin)
-    return ours
+    return run_config
 
 
 def read_state_dict(file: Path, *, prefix: str = "") -> dict[str, Tensor]:
-    """Return the tensors of a file by key, without executing anything that it holds.
+    """Return the tensors of a file by key, without executing code from the file.
 
     Raises:
-        ConfigError: it is damaged, holds more than tensors, or no key begins with ``prefix``.
-        OSError: it cannot be opened.
+        ConfigError: the file is damaged or contains other objects than tensors, or no key begins with ``prefix``.
+        OSError: the file cannot be opened.
     """
     try:
         with file.open("rb"):
             pass
-        held: Any = (
+        content: Any = (
             load_file(file)
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
@@ -74,27 +74,26 @@ def read_state_dict(file: Path, *, prefix: str = "") -> dict[str, Tensor]:
         raise ConfigError(f"{file} cannot be read as weights: {error}") from error
     except pickle.UnpicklingError as error:
         raise ConfigError(
-            f"{file} holds more than tensors, or is damaged, and is not opened: {str(error).splitlines()[0]} "
-            "Save its state dict alone, by the project that made it"
+            f"{file} is damaged or contains other objects than tensors, which are not loaded: "
+            f"{str(error).splitlines()[0]} Save only the state dict, with the project that wrote the file"
         ) from error
-    if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
-        held = held["state_dict"]
-    if not isinstance(held, Mapping):
-        raise ConfigError(f"{file} holds a {type(held).__name__}; a state dict maps names to tensors")
-    strange = [key for key, value in held.items() if not isinstance(value, Tensor)]
-    if strange:
-        what = type(held[strange[0]]).__name__
-        raise ConfigError(f"{file}: {strange[0]!r} is a {what}; a state dict maps names to tensors alone")
-    found = {key.removeprefix(prefix): value for key, value in held.items() if key.startswith(prefix)}
-    if not found:
-        raise ConfigError(f"{file}: no key begins with {prefix!r}; the first is {next(iter(held), None)!r}")
-    return found
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{file} contains an object of type {type(content).__name__} instead of a state dict")
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise ConfigError(f"{file}: {key!r} has type {type(value).__name__}; a state dict maps names to tensors")
+    state = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
+    if not state:
+        raise ConfigError(f"{file}: no key begins with {prefix!r}; the first key is {next(iter(content), None)!r}")
+    return state
 
 
-def _as_run(form: ForecasterSpec, out: Path, *, dataset: str) -> TrainConfig:
-    if form.channels != 1:
-        raise ConfigError(f"these weights take {form.channels} channels; forecasts here are of one")
-    frames = {"frames_in": form.frames_in, "frames_out": form.frames_out, "teacher_frames_out": form.frames_out}
+def _run_config(spec: ForecasterSpec, out: Path, *, dataset: str) -> TrainConfig:
+    if spec.channels != 1:
+        raise ConfigError(f"the weights are for {spec.channels} channels; only models of 1 channel can be converted")
+    frames = {"frames_in": spec.frames_in, "frames_out": spec.frames_out, "teacher_frames_out": spec.frames_out}
     return from_mapping(
         TrainConfig,
         {
@@ -103,14 +102,14 @@ def _as_run(form: ForecasterSpec, out: Path, *, dataset: str) -> TrainConfig:
             "stage": "direct",
             "data": {"dataset": dataset},
             "sequence": frames,
-            "model": json.loads(form.model.model_dump_json()),
+            "model": json.loads(spec.model.model_dump_json()),
         },
         where=f"the configuration of {out.name}",
     )
 
 
-def _write(folder: RunDirectory, state: Mapping[str, Tensor], config: TrainConfig) -> None:
-    folder.weights.parent.mkdir(parents=True)
-    write_tensors(folder.weights, state)
-    write_text(folder.config, to_yaml(config))
-    folder.finish(config.science(), steps=None, weights=file_hash(folder.weights))
+def _write(run: RunDirectory, state: Mapping[str, Tensor], config: TrainConfig) -> None:
+    run.weights.parent.mkdir(parents=True)
+    write_tensors(run.weights, state)
+    write_text(run.config, to_yaml(config))
+    run.finish(config.science(), steps=None, weights=file_hash(run.weights))

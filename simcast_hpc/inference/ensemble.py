@@ -28,7 +28,7 @@ from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.storage.run_directory import RunDirectory
 
-from .cuda_graph import Graphs
+from .cuda_graph import GraphCache
 from .load import TrainedModel, check_multiple, config_of_run, load_trained, read_finished
 
 _SCALE = "scale_factor"
@@ -79,7 +79,7 @@ class TrainedEnsemble:
     sampling: SamplingConfig
     weights_hash: str
     steps: int | None = None
-    graphs: Graphs = field(default_factory=lambda: Graphs("the sampling loop"), compare=False, repr=False)
+    graphs: GraphCache = field(default_factory=lambda: GraphCache("the sampling loop"), compare=False, repr=False)
 
     def sampled_by(self, sampling: SamplingConfig) -> "TrainedEnsemble":
         """Return the same networks with other sampling settings.
@@ -87,7 +87,7 @@ class TrainedEnsemble:
         Raises:
             ConfigError: guidance for a network trained without condition dropout, or more steps than timesteps.
         """
-        result = replace(self, sampling=sampling, graphs=Graphs("the sampling loop"))
+        result = replace(self, sampling=sampling, graphs=GraphCache("the sampling loop"))
         try:
             check_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
             result._steps()

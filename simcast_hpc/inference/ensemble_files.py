@@ -1,4 +1,4 @@
-"""Ensembles of a data set's windows into one file: members, mean, probabilities, probability-matched mean."""
+"""Write ensemble forecasts of a data set to a file: members, mean, probabilities, probability-matched mean."""
 
 import json
 import logging
@@ -27,8 +27,8 @@ _CODES = 255.0
 
 
 @dataclass(frozen=True)
-class Products:
-    """What an ensemble of one batch says.
+class EnsembleProducts:
+    """Members of a batch and the fields computed from them.
 
     ``members`` fp32 ``[B, M, T, H, W]`` in [0, 1]; ``mean`` and ``matched_mean`` ``[B, T, H, W]``; ``probability``
     ``[B, thresholds, T, H, W]``.
@@ -40,16 +40,20 @@ class Products:
     matched_mean: Tensor
 
 
-def products_of(members: Tensor, thresholds: Sequence[float]) -> Products:
-    """Return the products of members ``[B, M, T, H, W]`` in [0, 1], with thresholds in codes."""
-    # As everywhere: a float reaches a threshold where it is at least float32(threshold / 255).
+def ensemble_products(members: Tensor, thresholds: Sequence[float]) -> EnsembleProducts:
+    """Compute mean, exceedance probabilities and probability-matched mean of an ensemble.
+
+    Args:
+        members: ``[B, M, T, H, W]`` in [0, 1].
+        thresholds: as encoded values; a float reaches one where it is at least float32(threshold / 255).
+    """
     levels = [float(torch.tensor(code / _CODES, dtype=torch.float32)) for code in thresholds]
-    return Products(
+    return EnsembleProducts(
         members, members.mean(dim=1), exceedance_probability(members, levels), probability_matched_mean(members)
     )
 
 
-def draw_ensembles(
+def write_ensembles(
     ensemble: TrainedEnsemble,
     source: WindowSource,
     out: Path,
@@ -60,57 +64,69 @@ def draw_ensembles(
     single: bool = False,
     ranks: Ranks = SINGLE_RANK,
 ) -> None:
-    """Draw an ensemble for the first ``windows`` windows and write all products to ``out``, HDF5. A collective.
+    """Sample an ensemble for the first ``windows`` windows and write its products to the HDF5 file ``out``. Collective.
 
-    Ranks share the members of each window. The file appears whole, by a rename; ``forecast``, ``event`` and ``start``
-    are what ``simcast evaluate`` reads. Fields are float16 in [0, 1], whose step is an eighth of a code or less, or
-    with ``single`` float32. The attribute ``clip_rate`` is the share of the clean latents' elements, of all steps, that
-    ``sampling.clip`` bounded; it is logged too.
+    The members of each window are distributed over the ranks. The file is written atomically; ``simcast evaluate``
+    reads its datasets ``forecast``, ``event`` and ``start``. Fields are in [0, 1], in float16 (resolution: an eighth of
+    an encoded value or better). The attribute ``clip_rate``, logged too, is the fraction of elements of the clean
+    latents, over all steps, that ``sampling.clip`` changed.
+
+    Args:
+        ensemble: the trained networks and their sampling settings.
+        source: the windows, of at least the ensemble's input frames.
+        out: path of the file; its directory is created.
+        spec: description of the data set, for thresholds and units.
+        windows: maximum number of windows.
+        batch: windows per batch.
+        single: whether fields are written in float32.
+        ranks: the ranks that share the work.
 
     Raises:
-        NonFiniteLatentError: sampling broke down; nothing is left behind under the name ``out``.
+        NonFiniteLatentError: sampling diverged; no file is written.
         OSError: the file cannot be written.
     """
     if ensemble.sampling.members == 1:
-        logger.warning("one member: its fair CRPS is not defined, and its standard CRPS is its mean absolute error")
+        logger.warning("an ensemble of one member has no fair CRPS, and its standard CRPS is its mean absolute error")
     count = min(windows, len(source))
     numbers = range(ranks.rank, ensemble.sampling.members, ranks.size)
     frames_in = ensemble.config.sequence.frames_in
     thresholds = spec.threshold_codes()
     file, rates = None, []
-    with ExitStack() as opened:
+    with ExitStack() as open_files:
         with ranks.together():
             if ranks.is_first:
                 out.parent.mkdir(parents=True, exist_ok=True)
-                file = opened.enter_context(h5py.File(opened.enter_context(atomic_file(out)), "w"))
+                file = open_files.enter_context(h5py.File(open_files.enter_context(atomic_file(out)), "w"))
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
         progress = Progress(logger, "sampling", count, unit="windows")
         for begin in range(0, count, batch):
             indices = range(begin, min(begin + batch, count))
-            mine, clipped = torch.empty(0), 0.0
+            members, clipped = torch.empty(0), 0.0
             with ranks.together():
                 codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
                 if len(numbers):
-                    drawn = ensemble.sample_members(codes, numbers)
-                    mine, clipped = drawn.frames.cpu(), float(drawn.clip_rate) * len(numbers) * len(indices)
-            shares = ranks.gather((mine, clipped))
+                    samples = ensemble.sample_members(codes, numbers)
+                    members, clipped = samples.frames.cpu(), float(samples.clip_rate) * len(numbers) * len(indices)
+            shares = ranks.gather((members, clipped))
             rates.append(sum(clipped for _, clipped in shares))
             with ranks.together():
                 if file is not None:
-                    _write(file, indices, products_of(_interleaved([mine for mine, _ in shares]), thresholds))
+                    _write(
+                        file, indices, ensemble_products(_interleave([members for members, _ in shares]), thresholds)
+                    )
                     progress.advance(len(indices))
         with ranks.together():
             if file is not None:
-                _tell_clipped(file, ensemble, sum(rates) / (count * ensemble.sampling.members))
-                opened.close()
+                _write_clip_rate(file, ensemble, sum(rates) / (count * ensemble.sampling.members))
+                open_files.close()
 
 
-def _interleaved(shares: Sequence[Tensor]) -> Tensor:
-    """Return members in the order of their numbers: rank r of n drew r, r + n, ..."""
-    held = [share for share in shares if share.numel()]
-    total = sum(share.shape[1] for share in held)
-    members = held[0].new_empty(held[0].shape[0], total, *held[0].shape[2:])
-    for rank, share in enumerate(held):
+def _interleave(shares: Sequence[Tensor]) -> Tensor:
+    """Return members in the order of their numbers: rank r of n has sampled r, r + n, ..."""
+    non_empty = [share for share in shares if share.numel()]
+    total = sum(share.shape[1] for share in non_empty)
+    members = non_empty[0].new_empty(non_empty[0].shape[0], total, *non_empty[0].shape[2:])
+    for rank, share in enumerate(non_empty):
         members[:, rank :: len(shares)] = share
     return members
 
@@ -126,10 +142,10 @@ def _describe(
         "probability": (len(spec.threshold_codes()),),
         "matched_mean": (),
     }
-    for name, more in axes.items():
-        chunk = (1, *(1 for _ in more), *frame)
+    for name, axis in axes.items():
+        chunk = (1, *(1 for _ in axis), *frame)
         file.create_dataset(
-            name, (windows, *more, *frame), dtype, chunks=chunk, compression="gzip", compression_opts=1, shuffle=True
+            name, (windows, *axis, *frame), dtype, chunks=chunk, compression="gzip", compression_opts=1, shuffle=True
         )
     keys = [source.key(index) for index in range(windows)]
     file["event"] = np.array([key.event for key in keys], dtype=h5py.string_dtype())
@@ -149,14 +165,14 @@ def _describe(
     )
 
 
-def _tell_clipped(file: Any, ensemble: TrainedEnsemble, rate: float) -> None:
+def _write_clip_rate(file: Any, ensemble: TrainedEnsemble, rate: float) -> None:
     file.attrs["clip_rate"] = rate
     if ensemble.sampling.clip is not None:
         bound = ensemble.sampling.clip
-        logger.info("%.3g %% of the clean latents' elements were clipped at sampling.clip=%g", 100 * rate, bound)
+        logger.info("%.3g %% of the elements of the clean latents were clipped at sampling.clip=%g", 100 * rate, bound)
 
 
-def _write(file: Any, indices: range, products: Products) -> None:
+def _write(file: Any, indices: range, products: EnsembleProducts) -> None:
     rows = slice(indices[0], indices[-1] + 1)
     file["forecast"][rows] = products.members.numpy()
     for name in ("mean", "probability", "matched_mean"):

@@ -15,7 +15,7 @@ from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import SimVP, build_model, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 
-from .cuda_graph import Graphs
+from .cuda_graph import GraphCache
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TrainedModel:
     config: TrainConfig
     weights_hash: str
     steps: int | None = None
-    graphs: Graphs = field(default_factory=Graphs, compare=False, repr=False)
+    graphs: GraphCache = field(default_factory=GraphCache, compare=False, repr=False)
 
     @torch.no_grad()
     def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""A domain cut into overlapping tiles of the size that a model was trained on, and their forecasts blended.
+"""Forecast a large domain in overlapping tiles of the size that a model was trained on, and blend the results.
 
-Weights fall from 1 to 0 as a cosine over each overlap and add up to 1 at every pixel, so that a seam can be no larger
-than what two neighbouring tiles say differently there. What is blended must be linear in the amount of water or echo.
+Blending weights are a squared cosine over each overlap and sum to 1 at every pixel, so a seam is at most as large as
+the difference between the forecasts of neighbouring tiles. Blended fields must be linear in rain rate or reflectivity
+factor.
 """
 
 import math
@@ -20,7 +21,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tiling:
-    """How a domain (H, W) is covered by tiles, neighbours sharing at least ``overlap`` pixels.
+    """Positions of the tiles that cover a domain (H, W); neighbours overlap by at least ``overlap`` pixels.
 
     A domain smaller than a tile is padded with missing pixels below and to the right.
     """
@@ -30,50 +31,50 @@ class Tiling:
     overlap: int
 
     def __post_init__(self) -> None:
-        """Refuse an overlap that leaves no way forward.
+        """Check the overlap.
 
         Raises:
-            ConfigError: ``overlap`` is negative, or above half of a tile.
+            ConfigError: ``overlap`` is negative or more than half a tile.
         """
         if not 0 <= self.overlap <= min(self.tile) // 2:
             raise ConfigError(
-                f"--overlap {self.overlap} with tiles of {self.tile[0]} x {self.tile[1]} pixels; "
-                f"0 to {min(self.tile) // 2} is possible"
+                f"--overlap {self.overlap} is invalid for tiles of {self.tile[0]} x {self.tile[1]} pixels; choose 0 to "
+                f"{min(self.tile) // 2}"
             )
 
     @property
     def padded(self) -> Shape:
-        """The domain, at least as large as a tile."""
+        """Shape of the domain after padding, at least that of a tile."""
         return max(self.domain[0], self.tile[0]), max(self.domain[1], self.tile[1])
 
     @cached_property
     def rows(self) -> "list[Strip]":
-        """The strips of tiles from north to south."""
+        """The rows of tiles from north to south."""
         return _strips(self.padded[0], self.tile[0], self.overlap)
 
     @cached_property
     def columns(self) -> "list[Strip]":
-        """The strips of tiles from west to east."""
+        """The columns of tiles from west to east."""
         return _strips(self.padded[1], self.tile[1], self.overlap)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
 
     def tiles(self) -> "Iterator[tuple[Strip, Strip]]":
-        """Yield row and column of every tile."""
+        """Yield the row and the column of every tile."""
         return product(self.rows, self.columns)
 
 
 @dataclass(frozen=True, eq=False)
 class Strip:
-    """Where a row or column of tiles begins, and the weight of each of its pixels, float32 ``[tile]``."""
+    """First pixel of a row or column of tiles, and the blending weight of each of its pixels, float32 ``[tile]``."""
 
     start: int
     weight: np.ndarray
 
     @property
     def pixels(self) -> slice:
-        """Its pixels in the domain."""
+        """The slice of its pixels in the domain."""
         return slice(self.start, self.start + len(self.weight))
 
 
@@ -86,7 +87,7 @@ def _strips(length: int, tile: int, overlap: int) -> list[Strip]:
         rise = np.sin(np.pi / 2 * (np.arange(shared) + 0.5) / max(shared, 1)) ** 2
         weights[k, :shared] *= rise
         weights[k - 1, tile - shared :] *= 1.0 - rise
-    # Where an overlap is above half a tile, three tiles meet; dividing by the sum keeps it at 1.
+    # Three tiles meet where an overlap is more than half a tile: normalize the sum to 1.
     total = np.zeros(length)
     for start, weight in zip(starts, weights, strict=True):
         total[start : start + tile] += weight
@@ -104,32 +105,32 @@ def forecast_in_tiles(
     out: np.ndarray,
     batch: int,
 ) -> None:
-    """Forecast tile by tile and add the blended result into ``out``.
+    """Forecast in batches of tiles and add the blended result to ``out``.
 
-    Memory beside ``out`` is that of ``batch`` tiles, however many there are. Tiles in which every pixel is missing in
-    some frame are left out: nothing is forecast there.
+    Memory in addition to ``out`` is that of ``batch`` tiles, for any number of tiles. Tiles without a pixel that is valid in
+    all frames are skipped.
 
     Args:
-        forecast: from codes ``[B, T, h, w]``, and the upper left pixels of the tiles in the domain, to linear fields
-            ``[B, ..., h, w]``, float32.
-        codes: uint8 ``[T, H, W]``, the whole domain.
-        tiling: of that domain.
-        out: float32 ``[..., H, W]``, zeros.
-        batch: tiles that are forecast together.
+        forecast: function of encoded values ``[B, T, h, w]`` and of the upper left pixel of each tile in the domain;
+            returns linear fields, float32 ``[B, ..., h, w]``.
+        codes: encoded values of the domain, uint8 ``[T, H, W]``.
+        tiling: tiles of that domain.
+        out: float32 ``[..., H, W]``, initialized to zero.
+        batch: tiles per call of ``forecast``.
     """
     height, width = tiling.domain
     below, right = tiling.padded[0] - height, tiling.padded[1] - width
     if below or right:
         codes = np.pad(codes, ((0, 0), (0, below), (0, right)), constant_values=MISSING_CODE)
-    seen = np.ones(tiling.padded, dtype=bool)
-    for frame in codes:  # one by one: all at once would be a second copy of the domain
-        seen &= frame != MISSING_CODE
-    wanted = [(row, column) for row, column in tiling.tiles() if seen[row.pixels, column.pixels].any()]
-    for begin in range(0, len(wanted), batch):
-        chosen = wanted[begin : begin + batch]
-        cut = np.stack([codes[:, row.pixels, column.pixels] for row, column in chosen])
-        corners = [(row.start, column.start) for row, column in chosen]
-        for (row, column), field in zip(chosen, forecast(cut, corners), strict=True):
+    valid = np.ones(tiling.padded, dtype=bool)
+    for frame in codes:  # a comparison of all frames at once would allocate a second copy of the domain
+        valid &= frame != MISSING_CODE
+    tiles = [(row, column) for row, column in tiling.tiles() if valid[row.pixels, column.pixels].any()]
+    for begin in range(0, len(tiles), batch):
+        part = tiles[begin : begin + batch]
+        inputs = np.stack([codes[:, row.pixels, column.pixels] for row, column in part])
+        corners = [(row.start, column.start) for row, column in part]
+        for (row, column), field in zip(part, forecast(inputs, corners), strict=True):
             inside = np.s_[..., : height - row.start, : width - column.start]
             weighted = field * (row.weight[:, None] * column.weight[None, :])
             out[..., row.pixels, column.pixels] += weighted[inside]

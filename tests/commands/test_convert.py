@@ -13,7 +13,6 @@ import yaml
 from safetensors.torch import save_file
 
 from simcast_hpc import cli
-from simcast_hpc.inference import convert_weights as published
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.models.published_weights import load_public, public_keys
 from tests.archives import make_archive, random_codes
@@ -132,10 +131,10 @@ def break_weights(case: str, file: Path) -> None:
         ),
         ("prefix", r"every key starts with 'net\.', which a training wrapper added; remove"),
         ("integers", r"dec_final_proj\.weight of the state dict has dtype torch\.int8; weights must"),
-        ("pickle", r"earthformer\.pt holds more than tensors, or is damaged, and is not opened"),
-        ("list", r"holds a list; a state dict maps names to tensors"),
-        ("number", r"'epoch' is a int; a state dict maps names to tensors alone"),
-        ("cut", r"earthformer\.pt (cannot be read as weights|holds more than tensors, or is damaged)"),
+        ("pickle", r"earthformer\.pt is damaged or contains other objects than tensors"),
+        ("list", r"contains an object of type list instead of a state dict"),
+        ("number", r"'epoch' has type int; a state dict maps names to tensors"),
+        ("cut", r"earthformer\.pt (cannot be read as weights|is damaged or contains)"),
         ("absent", r"No such file.*earthformer\.pt"),
     ],
 )
@@ -153,9 +152,12 @@ def test_invalid_file_is_one_message_and_leaves_no_output(tmp_path, config, file
     ("words", "says"),
     [
         (["resnet", "{file}", "{out}"], r"architecture 'resnet' is unknown; choose earthformer or simvp"),
-        (["earthformer", "{file}", "{file}"], r"earthformer\.pt is there already; name a folder that is not"),
+        (["earthformer", "{file}", "{file}"], r"earthformer\.pt exists; give a directory that does not exist"),
         (["earthformer", "{file}", "{out}", "--dataset", "sevri"], r"data\.dataset='sevri'|sevri"),
-        (["earthformer", "{file}", "{out}", "--prefix", "x."], r"no key begins with 'x\.'; the first is 'init_global"),
+        (
+            ["earthformer", "{file}", "{out}", "--prefix", "x."],
+            r"no key begins with 'x\.'; the first key is 'init_global",
+        ),
         (["earthformer", "{file}", "{out}", "--config", "{file}"], r"earthformer\.pt is not usable YAML"),
         (["earthformer", "{file}", "{out}"], r"input_shape T=13 in the configuration but 3 in the state dict"),
     ],
@@ -176,7 +178,7 @@ def test_full_disk_leaves_no_output_and_partial_output_is_removed(tmp_path, conf
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(published, "write_tensors", full)
+        patch.setattr(conversion, "write_tensors", full)
         assert simcast(*words) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]

@@ -10,9 +10,9 @@ from simcast_hpc.config import CasFormerConfig
 from simcast_hpc.diffusion import BatchNoise, SamplingResult, make_schedule, plan_steps, run_sampler, spaced_timesteps
 from simcast_hpc.diffusion.samplers import SamplerKind
 from simcast_hpc.diffusion.sampling_loop import sample
-from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.models.casformer import CasFormer
-from tests.recorded_calls import OnMeta, Replayed
+from tests.emulated_graphs import EmulatedGraph, MetaDeviceOnly
 
 SMALL = CasFormerConfig(frame_width=8, frame_depth=1, frame_heads=2, width=12, depth=1, heads=2)
 FRAMES, CHANNELS, SIZE = 3, 2, 4
@@ -64,9 +64,9 @@ def meta_network() -> CasFormer:
 @pytest.mark.parametrize(("kind", "guidance"), [("ddpm", 2.0), ("ddim", 1.0), ("dpm_solver", 2.0)])
 def test_loop_neither_synchronizes_nor_leaves_device(kind, guidance, meta_network):
     loop, tensors = loop_of(meta_network, kind, guidance), inputs(device="meta")
-    with OnMeta() as mode:
+    with MetaDeviceOnly() as mode:
         result = loop(*tensors)
-    assert mode.seen > 100
+    assert mode.operations > 100
     assert result.latents.shape == (3, FRAMES, CHANNELS, SIZE, SIZE)
 
 
@@ -81,9 +81,9 @@ def test_loop_neither_synchronizes_nor_leaves_device(kind, guidance, meta_networ
 )
 def test_operations_that_cannot_be_captured_are_detected(synchronize, error, message, meta_network):
     steps, tensors = steps_of("ddim"), inputs(device="meta")
-    with pytest.raises(error, match=message), OnMeta():
+    with pytest.raises(error, match=message), MetaDeviceOnly():
         run_sampler(steps, lambda x, t: meta_network(x, synchronize(t), tensors[3]), tensors[0])
-    with pytest.raises(RuntimeError, match="item"), OnMeta():
+    with pytest.raises(RuntimeError, match="item"), MetaDeviceOnly():
         sample(steps, lambda x, t: meta_network(x, t, tensors[3]), tensors[0])
 
 
@@ -97,9 +97,9 @@ def network() -> CasFormer:
 
 
 @pytest.fixture
-def graphs(monkeypatch) -> Graphs:
-    monkeypatch.setattr(Replayed, "made", 0)
-    return Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+def graphs(monkeypatch) -> GraphCache:
+    monkeypatch.setattr(EmulatedGraph, "captures", 0)
+    return GraphCache(capture=EmulatedGraph)  # pyright: ignore[reportArgumentType]
 
 
 def test_captures_second_call_of_a_size(network, graphs):
@@ -108,7 +108,7 @@ def test_captures_second_call_of_a_size(network, graphs):
         result = graphs.run(loop, *inputs(seed=seed))
         want = loop(*inputs(seed=seed))
         assert torch.equal(result.latents, want.latents) and torch.equal(result.clip_rate, want.clip_rate)
-        counts.append(Replayed.made)
+        counts.append(EmulatedGraph.captures)
     assert counts == [0, 1, 1, 1]
 
 
@@ -116,15 +116,15 @@ def test_keeps_two_least_recently_used_sizes(network, graphs):
     loop = loop_of(network)
     for rows in (3, 2, 3, 2, 3, 2):
         assert len(graphs.run(loop, *inputs(rows)).latents) == rows
-    assert Replayed.made == 2
+    assert EmulatedGraph.captures == 2
     graphs.run(loop, *inputs(1))
     graphs.run(loop, *inputs(2))
-    assert Replayed.made == 2
+    assert EmulatedGraph.captures == 2
     graphs.run(loop, *inputs(3))
     graphs.run(loop, *inputs(2))
-    assert Replayed.made == 2, "1 evicts 3 and 3 evicts 1, the least recently used"
+    assert EmulatedGraph.captures == 2, "1 evicts 3 and 3 evicts 1, the least recently used"
     graphs.run(loop, *inputs(3))
-    assert Replayed.made == 3
+    assert EmulatedGraph.captures == 3
 
 
 def test_clear_discards_graphs(network, graphs):
@@ -134,7 +134,7 @@ def test_clear_discards_graphs(network, graphs):
     graphs.clear()
     for _ in range(2):
         graphs.run(loop, *inputs())
-    assert Replayed.made == 2
+    assert EmulatedGraph.captures == 2
 
 
 def test_failed_capture_warns_once_and_runs_eagerly(network, caplog):
@@ -144,7 +144,7 @@ def test_failed_capture_warns_once_and_runs_eagerly(network, caplog):
         attempts.append(len(tensors))
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    graphs, loop = Graphs("the sampling loop", record=fails), loop_of(network)
+    graphs, loop = GraphCache("the sampling loop", capture=fails), loop_of(network)
     for seed in range(3):
         assert torch.equal(graphs.run(loop, *inputs(seed=seed)).latents, loop(*inputs(seed=seed)).latents)
     assert attempts == [4]
@@ -154,7 +154,7 @@ def test_failed_capture_warns_once_and_runs_eagerly(network, caplog):
 
 
 def test_no_capture_on_cpu(network, monkeypatch):
-    monkeypatch.setattr("simcast_hpc.inference.cuda_graph.Recorded", None)
-    graphs, loop = Graphs(), loop_of(network)
+    monkeypatch.setattr("simcast_hpc.inference.cuda_graph.CapturedGraph", None)
+    graphs, loop = GraphCache(), loop_of(network)
     for _ in range(3):
         graphs.run(loop, *inputs())

@@ -15,12 +15,12 @@ from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
 from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.evaluation.entries import ForecastFile
-from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.inference.ensemble import load_autoencoder, load_ensemble, sample_identity
-from simcast_hpc.inference.ensemble_files import draw_ensembles, products_of
+from simcast_hpc.inference.ensemble_files import ensemble_products, write_ensembles
 from simcast_hpc.inference.load import load_trained
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
-from tests.recorded_calls import Replayed
+from tests.emulated_graphs import EmulatedGraph
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +63,13 @@ def test_a_member_is_itself_alone_or_beside_others(ensemble, past):
 def test_members_by_way_of_graphs_are_the_same(ensemble, past):
     chunked = changed(ensemble, chunk=4)
     want = chunked.forecast(past, frames_out=4)
-    graphs = Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+    graphs = GraphCache(capture=EmulatedGraph)  # pyright: ignore[reportArgumentType]
     graphed = replace(chunked, graphs=graphs)
-    before = Replayed.made
+    before = EmulatedGraph.captures
     assert torch.equal(graphed.forecast(past, frames_out=4), want)
-    assert Replayed.made == before + 1, "the second of three full chunks was recorded; the rest came once"
+    assert EmulatedGraph.captures == before + 1, "the second of three full chunks was recorded; the rest came once"
     assert torch.equal(replace(changed(graphed, cuda_graph=False), graphs=graphs).forecast(past, frames_out=4), want)
-    assert Replayed.made == before + 1
+    assert EmulatedGraph.captures == before + 1
     assert changed(graphed, seed=1).graphs is not graphs, "a graph holds the numbers of its sampling"
 
 
@@ -154,7 +154,7 @@ def test_runs_of_another_stage_are_rejected(runs, tmp_path):
 
 def test_products_reach_a_threshold_where_the_code_does():
     codes = torch.tensor([218, 219, 220], dtype=torch.float32) / torch.tensor(255.0)
-    products = products_of(codes.view(1, 3, 1, 1, 1), [219.0])
+    products = ensemble_products(codes.view(1, 3, 1, 1, 1), [219.0])
     assert products.probability.item() == pytest.approx(2 / 3)
     assert products.mean.item() == pytest.approx(219 / 255)
 
@@ -162,7 +162,7 @@ def test_products_reach_a_threshold_where_the_code_does():
 def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     out = tmp_path / "deep" / "ensemble.h5"
     source = open_windows(ensemble.config.data, split="train", frames=7)
-    draw_ensembles(ensemble, source, out, spec=target_spec(ensemble.config.data), windows=3, batch=2)
+    write_ensembles(ensemble, source, out, spec=target_spec(ensemble.config.data), windows=3, batch=2)
     written = ForecastFile(out)
     keys = [source.key(index) for index in range(3)]
     codes = torch.stack([torch.from_numpy(source.read(index)[:3]) for index in range(3)])
@@ -180,7 +180,7 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
 def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
     source = open_windows(ensemble.config.data, split="train", frames=7)
     spec = target_spec(ensemble.config.data)
-    draw_ensembles(changed(ensemble, **sampling), source, out, spec=spec, windows=3, batch=batch)
+    write_ensembles(changed(ensemble, **sampling), source, out, spec=spec, windows=3, batch=batch)
     with h5py.File(out) as file:
         return float(file.attrs["clip_rate"])  # pyright: ignore
 
@@ -190,7 +190,7 @@ def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
     assert written_rate(ensemble, tmp_path / "none.h5", batch=2, clip=None) == 0
     assert "clipped" not in caplog.text
     assert written_rate(ensemble, tmp_path / "all.h5", batch=2, clip=1e-12) == 1
-    assert "100 % of the clean latents' elements were clipped at sampling.clip=1e-12" in caplog.text
+    assert "100 % of the elements of the clean latents were clipped at sampling.clip=1e-12" in caplog.text
     some = [
         written_rate(ensemble, tmp_path / "some.h5", batch=batch, clip=0.5, chunk=chunk)
         for batch, chunk in ((1, 2), (2, 4), (3, 50))
@@ -212,12 +212,12 @@ def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(ensemble), "sample_members", broken)
     with pytest.raises(RuntimeError, match="no memory"):
-        draw_ensembles(ensemble, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
+        write_ensembles(ensemble, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_member_is_said_to_be_an_absolute_error(ensemble, tmp_path, caplog):
     source = open_windows(ensemble.config.data, split="train", frames=7)
     single = changed(ensemble, members=1)
-    draw_ensembles(single, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
+    write_ensembles(single, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)
     assert "its standard CRPS is its mean absolute error" in caplog.text

@@ -13,10 +13,10 @@ from simcast_hpc.config import (
     StackConvStem,
 )
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
-from tests.recorded_calls import OnMeta, Replayed
+from tests.emulated_graphs import EmulatedGraph, MetaDeviceOnly
 
 FRAMES_IN, FRAMES_OUT, SIZE = 3, 2, 16
 NETWORKS: dict[str, ModelConfig] = {
@@ -41,10 +41,10 @@ def frames(batch: int = 2, *, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_forecast_neither_waits_nor_leaves_the_device(kind):
     network = network_of(kind, device="meta").eval()
-    with torch.no_grad(), OnMeta() as mode:
+    with torch.no_grad(), MetaDeviceOnly() as mode:
         made = network(torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"))
     assert made.shape == (2, FRAMES_OUT, 1, SIZE, SIZE)
-    assert mode.seen > 20
+    assert mode.operations > 20
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -52,22 +52,22 @@ def test_neither_does_a_forward_and_backward_pass_under_the_loss(kind):
     network, loss = network_of(kind, device="meta").train(), WeightedMSE(LossConfig(), read_spec("sevir"))
     target = torch.empty(2, FRAMES_OUT, 1, SIZE, SIZE, dtype=torch.uint8, device="meta")
     seen, valid = torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"), torch.empty_like(target, dtype=torch.bool)
-    with OnMeta() as mode:
+    with MetaDeviceOnly() as mode:
         loss(network(seen), target, valid).backward()
     assert sum(parameter.grad is not None for parameter in network.parameters()) > 10
-    assert mode.seen > 60
+    assert mode.operations > 60
 
 
 @pytest.fixture
-def graphs(monkeypatch) -> Graphs:
-    monkeypatch.setattr(Replayed, "made", 0)
-    return Graphs(record=Replayed)  # pyright: ignore[reportArgumentType]
+def graphs(monkeypatch) -> GraphCache:
+    monkeypatch.setattr(EmulatedGraph, "captures", 0)
+    return GraphCache(capture=EmulatedGraph)  # pyright: ignore[reportArgumentType]
 
 
 def test_replayed_forecasts_are_the_networks_own_and_stay_the_callers(graphs):
     network = network_of("simvp").eval().requires_grad_(False)
     made = [graphs.run(network, frames(seed=seed), network=network) for seed in range(4)]
-    assert Replayed.made == 1
+    assert EmulatedGraph.captures == 1
     assert all(torch.equal(one, network(frames(seed=seed))) for seed, one in enumerate(made))
 
 
@@ -78,8 +78,8 @@ def test_weights_that_moved_are_noticed_and_new_values_in_their_place_are_read(g
     for parameter in network.parameters():
         parameter.mul_(0.5)
     assert torch.equal(graphs.run(network, frames(), network=network), network(frames()))
-    assert Replayed.made == 1
+    assert EmulatedGraph.captures == 1
     network.double().float()
     for count in (1, 2):
         assert torch.equal(graphs.run(network, frames(), network=network), network(frames()))
-        assert Replayed.made == count
+        assert EmulatedGraph.captures == count

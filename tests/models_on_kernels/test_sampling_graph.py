@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simcast_hpc.config import CasFormerConfig
 from simcast_hpc.diffusion import BatchNoise, SamplingResult, make_schedule, plan_steps, run_sampler, spaced_timesteps
-from simcast_hpc.inference.cuda_graph import Graphs
+from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.models.casformer import CasFormer
 
 SHAPE = (3, 2, 8, 8)
@@ -44,7 +44,7 @@ def test_graph_and_loop_give_the_same_members(kind, kernel_device, caplog):
             batch_noise=BatchNoise(11, sample, member),
         )
 
-    graphs, previous = Graphs(), None
+    graphs, previous = GraphCache(), None
     for seed in range(4):
         for rows in (5, 2):
             member = torch.arange(rows, device=kernel_device)
