@@ -1,4 +1,4 @@
-"""Counter-based random numbers (Philox) in PyTorch: the same words for the same counters as ``device/philox.py``.
+"""Counter-based random numbers (Philox) in PyTorch: the same words for the same counters as ``device/philox_tile.py``.
 
 Source: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (2011), section 3.3 (Philox4x32-10); Box and Muller,
 A note on the generation of random normal deviates (1958).

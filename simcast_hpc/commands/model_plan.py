@@ -186,6 +186,7 @@ def _print(
     from rich.console import Console
     from rich.table import Table
 
+    # 1. Run and machine
     run = target.run
     console = Console(markup=False, width=max(_WIDTH, Console().width))  # a narrow terminal must not drop columns
     gpus = f"{machine.gpus} GPU{'s' if machine.gpus > 1 else ''} of {machine.memory / _GIB:g} GiB"
@@ -194,6 +195,7 @@ def _print(
         f"{run.batch.global_size}, on {gpus} on {machine.nodes} node{'s' if machine.nodes > 1 else ''}. "
         f"{method.capitalize()}."
     )
+    # 2. One row per plan
     table = Table("ZeRO", "offload", "recomputed", title="GiB per GPU, with the largest micro-batch that fits, or 1")
     parts = [part for part in plans[0].parts if any(need.parts[part] for need in plans)]
     for column in ("step time", "micro-batch", *parts, "sum", "host"):
@@ -218,6 +220,8 @@ def _print(
         )
     console.print(table)
     console.print(_LEGEND)
+
+    # 3. The recommended plan and its settings
     if best is None:
         return
     steps = run.batch.global_size // (best.plan.micro_batch * machine.gpus)

@@ -107,8 +107,8 @@ def forecast_in_tiles(
 ) -> None:
     """Forecast in batches of tiles and add the blended result to ``out``.
 
-    Memory in addition to ``out`` is that of ``batch`` tiles, for any number of tiles. Tiles without a pixel that is valid in
-    all frames are skipped.
+    Memory in addition to ``out`` is that of ``batch`` tiles, for any number of tiles. Tiles without a pixel that is
+    valid in all frames are skipped.
 
     Args:
         forecast: function of encoded values ``[B, T, h, w]`` and of the upper left pixel of each tile in the domain;

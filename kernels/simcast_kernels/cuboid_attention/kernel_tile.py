@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from simcast_kernels.device.cuboids import tile_rows
-from simcast_kernels.device.philox import keep_tile
+from simcast_kernels.device.philox_tile import keep_tile
 
 
 @triton.jit

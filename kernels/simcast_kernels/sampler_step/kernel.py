@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simcast_kernels.device.philox import normal_block
+from simcast_kernels.device.philox_tile import normal_block
 from simcast_kernels.dispatch import Launch
 
 from .reference import Coefficients, Counters
