@@ -18,7 +18,7 @@ __all__ = ["DatasetSpec", "WindowKey", "WindowSource", "dataset_names", "open_wi
 
 def dataset_names() -> tuple[str, ...]:
     """Return the names of the built-in dataset descriptions, sorted."""
-    return tuple(built_in_specs())
+    return tuple(sorted(built_in_specs()))
 
 
 def read_dataset(dataset: str | PathLike[str]) -> DatasetSpec:
