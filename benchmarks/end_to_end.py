@@ -36,7 +36,7 @@ from simcast_hpc.config import DataConfig, TrainConfig, read_config
 from simcast_hpc.data.loader import micro_batches
 from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.distill.windows import window_of_codes
+from simcast_hpc.distill.cut_windows import window_of_codes
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, with_grid
 from simcast_hpc.models.casformer import CasFormer

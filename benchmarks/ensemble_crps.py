@@ -25,9 +25,9 @@ from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.evaluation import protocols_of
-from simcast_hpc.inference.ensemble import TrainedEnsemble, load_ensemble
+from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_ensemble
 from simcast_hpc.verification import radial_power
 from simcast_hpc.verification.bootstrap import bootstrap, paired_difference
 from simcast_hpc.verification.counting import Accumulator

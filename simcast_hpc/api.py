@@ -18,8 +18,8 @@ from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import step_minutes, target_spec
-from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
-from simcast_hpc.inference.load import TrainedModel, forecast_device
+from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
+from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
 
 if TYPE_CHECKING:
     import xarray

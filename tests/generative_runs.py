@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from simcast_hpc.config import TrainConfig, to_yaml
 from simcast_hpc.distributed.ranks import SingleRank
-from simcast_hpc.inference.ensemble import denoiser
+from simcast_hpc.inference.trained_ensemble import denoiser
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.archives import make_archive, random_codes, tiny_config, write_trained

@@ -316,7 +316,7 @@ def test_detects_upward_import(module, line, imported):
     ("module", "line"),
     [
         ("simcast_hpc.train.trainer", "from simcast_hpc.train.loop import train"),
-        ("simcast_hpc.evaluation.evaluate", "from simcast_hpc.inference.load import load"),
+        ("simcast_hpc.evaluation.evaluate", "from simcast_hpc.inference.trained_model import load"),
         ("simcast_hpc.models.simvp", "from simcast_hpc.losses import WeightedMSE"),
         ("simcast_hpc.data.loader", "from simcast_hpc import __version__"),
     ],

@@ -14,11 +14,11 @@ import torch
 
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, from_mapping, read_config, to_yaml
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.pipeline import PipelineError, part_names, run_part, run_pipeline, stage_process
 from simcast_hpc.train.checkpoint import visible
-from simcast_hpc.train.preemption import PausedError, StoppedError
+from simcast_hpc.train.stop_errors import PausedError, StoppedError
 from tests.forked_stages import run_pipeline_forked
 from tests.multi_rank.runs import command, environment
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from simcast_hpc.config import ConfigError, PipelineConfig, from_mapping, read_config
-from simcast_hpc.inference.ensemble import load_ensemble
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_ensemble import load_ensemble
+from simcast_hpc.inference.trained_model import load_trained
 from tests.forked_stages import run_pipeline_forked
 
 pytestmark = pytest.mark.multi

@@ -32,7 +32,7 @@ from benchmarks.evidence.train_arm import train_unit, unit_name
 from benchmarks.evidence.unit_results import is_finished, save_unit
 from simcast_hpc.baselines import Persistence
 from simcast_hpc.config import ConfigError, SimcastError, from_mapping
-from simcast_hpc.inference.load import forecast_device, load_trained
+from simcast_hpc.inference.trained_model import forecast_device, load_trained
 from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.storage.run_directory import versions
 

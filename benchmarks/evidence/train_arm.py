@@ -25,9 +25,9 @@ from simcast_hpc.config import (
 )
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
-from simcast_hpc.distill.windows import Sample, to_frames, window_of_codes
+from simcast_hpc.distill.cut_windows import Sample, to_frames, window_of_codes
 from simcast_hpc.distributed.engine import set_learning_rate
-from simcast_hpc.inference.load import forecast_device
+from simcast_hpc.inference.trained_model import forecast_device
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash

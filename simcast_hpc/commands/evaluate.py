@@ -68,7 +68,7 @@ def evaluate(
     from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry
     from simcast_hpc.evaluation import evaluate as evaluate_entries
     from simcast_hpc.evaluation.sevir_reference import sevir_reference
-    from simcast_hpc.inference.ensemble import load_run
+    from simcast_hpc.inference.trained_ensemble import load_run
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report import print_scores
 

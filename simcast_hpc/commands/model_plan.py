@@ -64,7 +64,7 @@ def plan(
 
 
 def _device() -> "torch.device":
-    from simcast_hpc.inference.load import forecast_device
+    from simcast_hpc.inference.trained_model import forecast_device
 
     return forecast_device()
 

@@ -12,7 +12,7 @@ from .options import Quiet, override_sampling
 
 if TYPE_CHECKING:
     from simcast_hpc.forecast.forecast_files import Publisher
-    from simcast_hpc.forecast.predict_files import Predictor
+    from simcast_hpc.forecast.predictor import Predictor
 
 _WRITE = ("nc", "png")
 
@@ -142,10 +142,10 @@ def _predictor(
     changes: list[str],
 ) -> "Predictor":
     from simcast_hpc.data.dataset_spec import ZRRelation
-    from simcast_hpc.forecast.frame_sequence import FrameRequest
-    from simcast_hpc.forecast.predict_files import Predictor, reject_unfit_tile, training_grid
-    from simcast_hpc.inference.ensemble import TrainedEnsemble, load_run
-    from simcast_hpc.inference.load import forecast_device
+    from simcast_hpc.forecast.choose_frames import FrameRequest
+    from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, training_grid
+    from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
+    from simcast_hpc.inference.trained_model import forecast_device
     from simcast_hpc.radar import encoding_of_run
 
     if z_r is not None and min(z_r) <= 0:
@@ -192,7 +192,7 @@ def _forecast_once(
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
     from simcast_hpc.forecast.watch_folder import FolderWatcher, WatchSettings
     from simcast_hpc.monitoring.stop_request import StopRequest
-    from simcast_hpc.train.preemption import PausedError, reject_stop_file
+    from simcast_hpc.train.stop_errors import PausedError, reject_stop_file
 
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} equals --out; choose another folder, or forecasts would be read as frames")

@@ -47,8 +47,8 @@ def sample(
     from simcast_hpc.data.open_windows import open_windows, target_spec
     from simcast_hpc.distributed.process_group import join_ranks, local_device
     from simcast_hpc.distributed.ranks import find_rank
-    from simcast_hpc.inference.ensemble import load_ensemble
     from simcast_hpc.inference.ensemble_files import write_ensembles
+    from simcast_hpc.inference.trained_ensemble import load_ensemble
     from simcast_hpc.monitoring.log import set_up_logging
 
     rank_info = find_rank(os.environ)

@@ -33,8 +33,8 @@ from .pipeline_config import (
     TestSetConfig,
     read_run_config,
 )
-from .sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, is_operational
 from .shipped_configs import copy_config, list_configs, resolve, summary
+from .stage_sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, is_operational
 from .train_config import CheckpointConfig, LogConfig, SharedConfig, StudentConfig, TrainConfig, WatchConfig
 from .yaml_files import from_mapping, read_config, to_yaml
 

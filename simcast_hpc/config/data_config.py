@@ -5,7 +5,7 @@ from typing import Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from .sections import Operational, Section, StrictModel
+from .stage_sections import Operational, Section, StrictModel
 
 
 class SequenceConfig(Section):

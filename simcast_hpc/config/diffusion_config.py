@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from .sections import Operational, Section, StrictModel
+from .stage_sections import Operational, Section, StrictModel
 
 
 class AutoencoderConfig(StrictModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PlainValidator, PositiveInt, Tag, model_validator
 
-from .sections import FORECASTING, Operational, Section, StrictModel
+from .stage_sections import FORECASTING, Operational, Section, StrictModel
 
 Activation = Literal["gelu", "leaky", "relu", "silu"]
 Probability = Annotated[float, Field(ge=0, lt=1)]

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .errors import ConfigError
-from .sections import FORECASTING, Operational, Section
+from .stage_sections import FORECASTING, Operational, Section
 
 
 class LossConfig(Section, read_by=FORECASTING):

@@ -8,8 +8,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .data_config import DataConfig
-from .sections import StrictModel, reject_unread_sections, unread_sections
 from .shipped_configs import resolve
+from .stage_sections import StrictModel, reject_unread_sections, unread_sections
 from .train_config import SharedConfig, TrainConfig
 from .yaml_files import from_mapping, merge, read_yaml
 

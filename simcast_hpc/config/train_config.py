@@ -10,7 +10,7 @@ from .data_config import DataConfig, SequenceConfig
 from .diffusion_config import AutoencoderTrainingConfig, DiffusionConfig, SamplingConfig
 from .model_config import ModelConfig, SimVPConfig
 from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
-from .sections import (
+from .stage_sections import (
     Operational,
     Section,
     Stage,

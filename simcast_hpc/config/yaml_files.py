@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from .errors import ConfigError
-from .sections import StrictModel
 from .shipped_configs import resolve
+from .stage_sections import StrictModel
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .catalog import CATALOG, Event, choose_events
+from .archive_catalog import CATALOG, Event, choose_events
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
 from .hdf5_files import OpenFiles, time_major

@@ -17,7 +17,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from simcast_hpc.config import ConfigError, DataError, StrictModel, read_config
 
 from .encoding import MISSING_CODE, Encoding
-from .layouts import ArchiveLayout, Layout
+from .raw_layouts import ArchiveLayout, Layout
 
 Split = Literal["train", "val", "test", "all"]
 SplitChooser = Callable[[str, datetime], str]

@@ -19,7 +19,7 @@ from simcast_hpc.distributed.ranks import SingleRank
 from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.run_directory import file_hash
 
-from .catalog import repeated_ids_of
+from .archive_catalog import repeated_ids_of
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec
 from .encoding import MISSING_CODE

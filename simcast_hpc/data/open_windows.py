@@ -8,7 +8,7 @@ from simcast_hpc.config import ConfigError, DataConfig
 
 from .archive_windows import ArchiveSource
 from .dataset_spec import DatasetSpec, Split, read_spec
-from .folds import WithoutFold
+from .event_folds import WithoutFold
 from .resample import ResampledSource
 from .shards.shard_format import is_prepared
 from .shards.shard_reader import ShardSource

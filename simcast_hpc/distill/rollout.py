@@ -9,7 +9,7 @@ import torch
 
 from simcast_hpc.data.encoding import MISSING_CODE
 
-from .windows import Frames
+from .cut_windows import Frames
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 

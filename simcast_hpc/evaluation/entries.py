@@ -15,8 +15,8 @@ from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import Split, read_spec
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
-from simcast_hpc.inference.ensemble import TrainedEnsemble
-from simcast_hpc.inference.load import TrainedModel
+from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
+from simcast_hpc.inference.trained_model import TrainedModel
 
 
 class ForecastMethod(Protocol):

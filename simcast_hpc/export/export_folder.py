@@ -10,15 +10,15 @@ import torch
 
 from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
 from simcast_hpc.data.open_windows import frame_grid
-from simcast_hpc.inference.ensemble import TrainedAutoencoder, load_autoencoder
-from simcast_hpc.inference.load import TrainedModel, config_of_run, load_trained
+from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, load_autoencoder
+from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_text
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions
 
+from .exported_modules import TOLERANCE, Program, programs_of_autoencoder, programs_of_model
 from .model_card import CardFacts, find_scores, write_card
 from .onnx_export import OnnxError, require_onnx, write_onnx
-from .programs import TOLERANCE, Program, programs_of_autoencoder, programs_of_model
 from .torch_export import capture, largest_difference, save_program
 
 _CARD, _FACTS, _CONFIG, _WEIGHTS = "README.md", "export.json", "config.yaml", "model.safetensors"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .predict_files import Forecast
+from .predictor import Forecast
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -14,7 +14,7 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.storage.atomic_files import atomic_directory, atomic_file, remove
 
 from .cf_dataset import as_dataset
-from .predict_files import Forecast
+from .predictor import Forecast
 
 if TYPE_CHECKING:
     import xarray as xr

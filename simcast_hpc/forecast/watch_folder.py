@@ -21,9 +21,9 @@ from simcast_hpc.radar.frame_encoding import EncodedFrame, encode_frame
 from simcast_hpc.radar.read_frame import frame_times, read_frames
 from simcast_hpc.storage.atomic_files import sweep, write_json
 
+from .choose_frames import FrameSet
 from .forecast_files import SIGNATURE, Publisher
-from .frame_sequence import FrameSet
-from .predict_files import Predictor
+from .predictor import Predictor
 
 logger = logging.getLogger(__name__)
 HEALTH = "health.json"

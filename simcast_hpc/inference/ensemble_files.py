@@ -20,7 +20,7 @@ from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import atomic_file
 
-from .ensemble import TrainedEnsemble
+from .trained_ensemble import TrainedEnsemble
 
 logger = logging.getLogger(__name__)
 _CODES = 255.0

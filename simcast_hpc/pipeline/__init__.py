@@ -6,7 +6,7 @@ validates the configuration (``pipeline_checks``) and scales the steps to a time
 short runs are timed (``stage_timing``). Complete stages are skipped, interrupted ones are resumed.
 """
 
+from .pipeline_parts import part_names, run_part
 from .run_pipeline import PipelineError, run_pipeline
-from .stages import part_names, run_part
 
 __all__ = ["PipelineError", "part_names", "run_part", "run_pipeline"]

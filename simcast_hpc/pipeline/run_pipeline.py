@@ -10,10 +10,10 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, PipelineConfig
 from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.storage.run_directory import RunDirectory
-from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
+from simcast_hpc.train.stop_errors import raise_on_signal, reject_stop_file
 
+from .pipeline_parts import Announce, Durations, needs_rollouts, prepare, verify
 from .stage_process import PipelineError, run_stage
-from .stages import Announce, Durations, needs_rollouts, prepare, verify
 
 
 def run_pipeline(requested: PipelineConfig, *, announce: Announce = None, quiet: bool = False) -> Path:

@@ -7,7 +7,7 @@ from simcast_hpc.distributed.launchers import child_environment, run_ranks
 from simcast_hpc.monitoring.stop_request import SIGNALS
 from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.storage.run_directory import RunDirectory
-from simcast_hpc.train.preemption import RESTART_STATUS, STOPPED_STATUS, PausedError, StoppedError
+from simcast_hpc.train.stop_errors import RESTART_STATUS, STOPPED_STATUS, PausedError, StoppedError
 
 _INVALID_STATUS = 2
 _KILLED_BY_SIGNAL = tuple(128 + number for number in SIGNALS)  # before the process installed its handlers

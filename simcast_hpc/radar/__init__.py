@@ -1,6 +1,6 @@
 """Readers of radar file formats, which return ``RadarFrame`` objects, and the encoding of these frames for a model.
 
-The input frames of a forecast are chosen in ``simcast_hpc.forecast.frame_sequence``.
+The input frames of a forecast are chosen in ``simcast_hpc.forecast.choose_frames``.
 """
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame, encoding_of_run

@@ -10,7 +10,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simcast_hpc.forecast.predict_files import Forecast
+from simcast_hpc.forecast.predictor import Forecast
 
 from .colours import MISSING_FACE, MISSING_HATCH, Steps, probability_steps, steps_for
 from .lead_time_curves import new_figure, plain

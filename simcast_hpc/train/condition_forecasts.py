@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, HoldOutConfig, TrainConfig
-from simcast_hpc.data.folds import fold_of
-from simcast_hpc.inference.load import TrainedModel, load_trained
+from simcast_hpc.data.event_folds import fold_of
+from simcast_hpc.inference.trained_model import TrainedModel, load_trained
 from simcast_hpc.storage.run_directory import RunDirectory
 
 

@@ -11,8 +11,8 @@ from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.named_tensors import Tensors, parameter_names, read_parameters
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.inference.ensemble import TrainedAutoencoder, TrainedEnsemble, denoiser
-from simcast_hpc.inference.load import TrainedModel
+from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, TrainedEnsemble, denoiser
+from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.verification.counting import count

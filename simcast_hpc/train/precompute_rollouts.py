@@ -11,13 +11,13 @@ import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
-from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distributed.process_group import local_device
 from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.monitoring.stop_request import StopRequest
 
-from .preemption import raise_for, reject_stop_file
 from .stages.student_stage import DTYPES, extend, load_teacher, rollout_store
+from .stop_errors import raise_for, reject_stop_file
 
 
 def fill_rollouts(config: TrainConfig) -> Path:

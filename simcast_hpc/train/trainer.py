@@ -28,17 +28,17 @@ from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.atomic_files import write_tensors
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
-from .anomaly_hooks import SpikeHook, StragglerHook
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
 from .ema import EMA
 from .hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import learning_rate
 from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
-from .preemption import raise_for, reject_stop_file
+from .spike_and_straggler_hooks import SpikeHook, StragglerHook
 from .stage_engine import StageEngine
 from .stages import STAGES, Stage
 from .step_status import StatusReduction
 from .step_timing import StepTimer
+from .stop_errors import raise_for, reject_stop_file
 from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)

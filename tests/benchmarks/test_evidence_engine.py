@@ -10,7 +10,7 @@ import torch
 from benchmarks.evidence.study import STUDY, arm_named, read_study
 from benchmarks.evidence.study_windows import Archive
 from benchmarks.evidence.train_arm import train_unit
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from tests.benchmarks.test_evidence_run import TINY
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from simcast_hpc import cli
 from simcast_hpc.inference import convert_weights as conversion
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models.published_weights import load_public, public_keys
 from tests.archives import make_archive, random_codes
 from tests.models.public_earthformer import PUBLIC, public_weights

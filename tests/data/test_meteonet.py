@@ -11,8 +11,8 @@ import pytest
 
 from simcast_hpc.config import DataError, from_mapping
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
-from simcast_hpc.data.layouts import RainSelection
 from simcast_hpc.data.prepare.meteonet_events import MeteoNetEvents, rainy_events
+from simcast_hpc.data.raw_layouts import RainSelection
 from simcast_hpc.distributed.ranks import SingleRank
 from tests.data.shards import prepared
 from tests.shared_data import shared

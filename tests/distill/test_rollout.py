@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from simcast_hpc.distill.cut_windows import Frames, to_frames
 from simcast_hpc.distill.rollout import roll_out, to_stored
-from simcast_hpc.distill.windows import Frames, to_frames
 
 FRAMES_IN, SHORT = 3, 2
 WEIGHTS = torch.tensor([[0.5, -0.75, 1.5], [-1.0, 0.25, 1.25]])  # each frame out from three in; leaves [0, 1]

@@ -6,7 +6,7 @@ import torch
 
 from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.sample_order import random_integer
-from simcast_hpc.distill.windows import Frames, cut, starts, to_frames, window_of_codes, window_of_frames
+from simcast_hpc.distill.cut_windows import Frames, cut, starts, to_frames, window_of_codes, window_of_frames
 
 
 def _codes(*shape: int, missing: float = 0.2) -> torch.Tensor:

@@ -14,7 +14,7 @@ from simcast_hpc.export import export_folder as folder
 from simcast_hpc.export import export_run
 from simcast_hpc.export import onnx_export as onnx
 from simcast_hpc.export.torch_export import capture, foreign_operators, largest_difference
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import file_hash
 from simcast_kernels import weighted_mse

@@ -14,11 +14,11 @@ from PIL import Image
 from simcast_hpc.config import SimcastError
 from simcast_hpc.export import export_run
 from simcast_hpc.forecast.cf_dataset import as_dataset
+from simcast_hpc.forecast.choose_frames import FrameRequest
 from simcast_hpc.forecast.forecast_files import write_netcdf
-from simcast_hpc.forecast.frame_sequence import FrameRequest
-from simcast_hpc.forecast.predict_files import Predictor, noise_of_tile
-from simcast_hpc.inference.ensemble import load_ensemble, load_run
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.forecast.predictor import Predictor, noise_of_tile
+from simcast_hpc.inference.trained_ensemble import load_ensemble, load_run
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.radar import EncodedFrame, RadarGrid, encoding_of_run
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.radar.radar_files import LAEA, compliance_errors, moment, predict, small_model, storm, write_odim

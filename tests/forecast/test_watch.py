@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.forecast.choose_frames import FrameRequest
 from simcast_hpc.forecast.forecast_files import Publisher
-from simcast_hpc.forecast.frame_sequence import FrameRequest
-from simcast_hpc.forecast.predict_files import Forecast, Predictor
+from simcast_hpc.forecast.predictor import Forecast, Predictor
 from simcast_hpc.forecast.watch_folder import HEALTH, FolderWatcher, WatchSettings
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.radar import encoding_of_run
-from simcast_hpc.train.preemption import PausedError
+from simcast_hpc.train.stop_errors import PausedError
 from tests.radar.radar_files import moment, predict, small_model, storm, write_cf
 
 FRAMES, FRAMES_IN = 30, 3

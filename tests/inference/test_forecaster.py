@@ -13,7 +13,7 @@ import xarray
 import simcast_hpc as sc
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from tests.archives import random_codes
 
 CODES = random_codes(2, 3, missing=0.05)  # [B, T, H, W] = [2, 3, 16, 16]

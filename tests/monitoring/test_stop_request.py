@@ -7,7 +7,7 @@ import pytest
 
 from simcast_hpc.monitoring import stop_request
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
-from simcast_hpc.train.preemption import PausedError, StoppedError, raise_for, raise_on_signal, reject_stop_file
+from simcast_hpc.train.stop_errors import PausedError, StoppedError, raise_for, raise_on_signal, reject_stop_file
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])

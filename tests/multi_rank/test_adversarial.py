@@ -189,7 +189,7 @@ def test_a_run_resumes_and_exports_its_scale_factor(config, tmp_path):
 def measured_scale(run_dir: Path) -> float:
     """Return 1 over the deviation of sampled latents' distribution, in one pass over the same frames."""
     from simcast_hpc.data.sample_order import random_integer
-    from simcast_hpc.distill.windows import to_frames
+    from simcast_hpc.distill.cut_windows import to_frames
 
     config = read_config(TrainConfig, run_dir / "config.yaml")
     network = Autoencoder(config.autoencoder.model)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from simcast_hpc.config import to_yaml
-from simcast_hpc.inference.ensemble import load_autoencoder
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_ensemble import load_autoencoder
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.train.ensemble_validation import EnsembleValidation
 from tests.archives import Row, make_archive, random_codes
 from tests.generative_runs import OneRank, diffusion_config, make_runs

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig, read_config
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.train import trainer
 from simcast_hpc.train.checkpoint import visible
 from tests.multi_rank.runs import command, environment, losses, overrides, simcast, weights

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, DataError, TrainConfig
-from simcast_hpc.data.folds import fold_of
+from simcast_hpc.data.event_folds import fold_of
 from simcast_hpc.data.open_windows import open_windows
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import diffusion_config, make_runs

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from simcast_hpc.distill.windows import Sample
+from simcast_hpc.distill.cut_windows import Sample
 from simcast_hpc.monitoring.stop_request import StopReason
 from simcast_hpc.train.loop import DeviceBatch, NonFiniteGuard, NonFiniteLossError, PeriodicHook, train
 from simcast_hpc.train.step_status import StatusReduction

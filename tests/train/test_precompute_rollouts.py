@@ -13,8 +13,8 @@ from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.storage import block_store
 from simcast_hpc.train import precompute_rollouts
 from simcast_hpc.train.precompute_rollouts import fill_rollouts
-from simcast_hpc.train.preemption import PausedError, StoppedError
 from simcast_hpc.train.stages.student_stage import extend
+from simcast_hpc.train.stop_errors import PausedError, StoppedError
 from simcast_hpc.train.trainer import plan
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import OneRank

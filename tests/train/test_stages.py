@@ -13,9 +13,9 @@ from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.sample_order import random_integer
+from simcast_hpc.distill.cut_windows import to_frames, window_of_codes
 from simcast_hpc.distill.rollout import roll_out, to_stored
-from simcast_hpc.distill.windows import to_frames, window_of_codes
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import build_model
 from simcast_hpc.train.stages import STAGES, ForecastStage
 from simcast_hpc.train.stages.student_stage import StudentStage

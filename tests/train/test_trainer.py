@@ -11,7 +11,7 @@ from simcast_hpc.config import ConfigError, DataError, TrainConfig, from_mapping
 from simcast_hpc.data.dataset_spec import built_in_specs
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.distributed.ranks import RankInfo
-from simcast_hpc.inference.load import load_trained
+from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.train import trainer
 from simcast_hpc.train.trainer import plan

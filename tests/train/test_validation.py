@@ -10,7 +10,7 @@ import torch
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.open_windows import open_windows
-from simcast_hpc.inference.ensemble import load_ensemble
+from simcast_hpc.inference.trained_ensemble import load_ensemble
 from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
 from tests.archives import Row, make_archive, random_codes
 from tests.generative_runs import OneRank, diffusion_config, make_runs

@@ -10,8 +10,8 @@ from typing import Any
 import h5py
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.data.archive_catalog import CATALOG
 
-from ..catalog import CATALOG
 from .s3_transfer import (
     DownloadError,
     ObjectChangedError,

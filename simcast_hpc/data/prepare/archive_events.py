@@ -8,13 +8,13 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
+from simcast_hpc.data.archive_catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
 from simcast_hpc.data.archive_windows import check_archive_file, events_by_file
 from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.distributed.ranks import Ranks
 
-from ..catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
 from ..hdf5_files import time_major
 from .raw_events import RawEvent
 

@@ -15,10 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from simcast_hpc.config import DataError
 from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec, DayListSplits
+from simcast_hpc.data.raw_layouts import HKO7Layout
 from simcast_hpc.distributed.ranks import Ranks
 
 from ..encoding import LAST_CODE, MISSING_CODE
-from ..layouts import HKO7Layout
 from .raw_events import RawEvent
 
 

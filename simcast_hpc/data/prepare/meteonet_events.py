@@ -16,10 +16,10 @@ import numpy as np
 from simcast_hpc.config import DataError
 from simcast_hpc.data.data_errors import DataProblem, ProblemKind
 from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.data.raw_layouts import Crop, MeteoNetLayout, RainSelection
 from simcast_hpc.distributed.ranks import Ranks
 
 from ..encoding import MISSING_CODE
-from ..layouts import Crop, MeteoNetLayout, RainSelection
 from .meteonet_file import GRIDS, MeteoNetFile, WrongTypeError, find_files
 from .raw_events import RawEvent
 

@@ -19,8 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from simcast_hpc.config import DataError
-
-from ..layouts import MeteoNetLayout
+from simcast_hpc.data.raw_layouts import MeteoNetLayout
 
 GRIDS = {"NW": (565, 784), "SE": (515, 784)}
 _ALLOWED_CLASSES = {

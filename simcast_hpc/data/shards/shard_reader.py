@@ -13,8 +13,8 @@ from simcast_hpc.data.dataset_spec import DatasetSpec, Split
 from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.data.window_source import WindowKey, fingerprint
 
+from .local_copy import stage
 from .shard_format import SPLITS, Index, Manifest, check_present, read_index, read_manifest, require_description
-from .staging import stage
 
 
 class ShardSource:
@@ -157,7 +157,7 @@ def _choose(
     max_percent_missing: float | None,
     file_names: Collection[str] | None,
 ) -> np.ndarray:
-    """Return the rows of the events of a split, sorted by id, like :func:`~simcast_hpc.data.catalog.choose_events`."""
+    """Return the rows of the events of a split, sorted by id (as ``archive_catalog.choose_events``)."""
     chosen = np.ones(len(index), bool) if split == "all" else index.split == SPLITS.index(split)
     if max_percent_missing is not None:
         chosen &= index.percent_missing <= max_percent_missing  # false for NaN (unknown)

@@ -14,14 +14,14 @@ from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion.counter_noise import training_noise
-from simcast_hpc.distill.windows import cut, starts, to_frames
+from simcast_hpc.distill.cut_windows import cut, starts, to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.discriminator import Discriminator
 from simcast_hpc.train.adversarial import AdversarialEngine, AutoencoderModule
 from simcast_hpc.train.checkpoint import Checkpoint
 
-from .base import Stage
+from .stage import Stage
 
 logger = logging.getLogger(__name__)
 SCALE = "scale_factor"

@@ -13,9 +13,9 @@ from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.diffusion import add_noise, make_schedule, training_target
 from simcast_hpc.diffusion.counter_noise import sample_timesteps, training_noise
 from simcast_hpc.diffusion.guidance import drop_condition
-from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.inference.ensemble import TrainedAutoencoder, denoiser, load_autoencoder
+from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, denoiser, load_autoencoder
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.monitoring.metrics import MetricsWriter
@@ -26,7 +26,7 @@ from simcast_hpc.train.ensemble_validation import EnsembleValidation, Validation
 from simcast_hpc.train.loop import PeriodicHook
 from simcast_hpc.train.precompute_latents import StoredLatents, fill_latents
 
-from .base import Stage
+from .stage import Stage
 
 
 class DiffusionModule(torch.nn.Module):

@@ -11,11 +11,11 @@ from simcast_hpc.data.augment import augment
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distill.windows import Sample, starts, window_of_codes
+from simcast_hpc.distill.cut_windows import Sample, starts, window_of_codes
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model, with_grid
 
-from .base import Stage
+from .stage import Stage
 
 
 class ForecastModule(torch.nn.Module):

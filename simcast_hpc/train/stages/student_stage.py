@@ -13,10 +13,10 @@ import torch
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.window_source import WindowSource
+from simcast_hpc.distill.cut_windows import Frames, Sample, to_frames, window_of_frames
 from simcast_hpc.distill.rollout import roll_out, to_stored
-from simcast_hpc.distill.windows import Frames, Sample, to_frames, window_of_frames
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.inference.load import TrainedModel, load_trained
+from simcast_hpc.inference.trained_model import TrainedModel, load_trained
 from simcast_hpc.models import warm_start
 from simcast_hpc.storage.block_store import BlockStore
 

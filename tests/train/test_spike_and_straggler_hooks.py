@@ -9,8 +9,8 @@ import torch
 
 from simcast_hpc.config import WatchConfig
 from simcast_hpc.monitoring.stop_request import StopReason
-from simcast_hpc.train.anomaly_hooks import SpikeHook, StragglerHook
 from simcast_hpc.train.loop import StepReport
+from simcast_hpc.train.spike_and_straggler_hooks import SpikeHook, StragglerHook
 from simcast_hpc.train.step_status import StepStatus
 from simcast_hpc.train.step_timing import StepTimer
 

@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
+from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
-from simcast_hpc.distill.windows import to_frames
 from simcast_hpc.models import SimVP, build_model, grid_of
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 

@@ -7,12 +7,7 @@ import numpy as np
 import pytest
 
 from simcast_hpc.config import DataError
-from simcast_hpc.forecast.frame_sequence import (
-    FrameRequest,
-    choose_frames,
-    interpolate_gaps,
-    require_one_grid_and_unit,
-)
+from simcast_hpc.forecast.choose_frames import FrameRequest, choose_frames, interpolate_gaps, require_one_grid_and_unit
 from simcast_hpc.radar import RadarFrame, RadarGrid
 from tests.radar.radar_files import LAEA, moment
 

@@ -13,15 +13,15 @@ from simcast_hpc import __version__
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
-from simcast_hpc.inference.ensemble import TrainedEnsemble
-from simcast_hpc.inference.load import TrainedModel
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
+from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
+from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models import grid_of
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 from simcast_hpc.storage.run_directory import versions
 
-from .frame_sequence import FrameRequest, FrameSet, choose_frames, interpolate_gaps, require_one_grid_and_unit
+from .choose_frames import FrameRequest, FrameSet, choose_frames, interpolate_gaps, require_one_grid_and_unit
 
 # Members are sampled in groups whose fields take at most this many bytes, in addition to the kept members.
 _GROUP_BYTES = 1 << 30

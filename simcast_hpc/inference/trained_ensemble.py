@@ -23,13 +23,13 @@ from simcast_hpc.diffusion import (
     stream_key,
 )
 from simcast_hpc.diffusion.guidance import check_guidance
-from simcast_hpc.distill.windows import to_frames
+from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.storage.run_directory import RunDirectory
 
 from .cuda_graph import GraphCache
-from .load import TrainedModel, check_multiple, config_of_run, load_trained, read_finished
+from .trained_model import TrainedModel, check_multiple, config_of_run, load_trained, read_finished
 
 _SCALE = "scale_factor"
 

@@ -8,7 +8,7 @@ import pytest
 
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.open_windows import open_windows
-from simcast_hpc.data.shards import staging
+from simcast_hpc.data.shards import local_copy as staging
 from simcast_hpc.data.shards.shard_reader import ShardSource
 from tests.archives import Row, make_archive, random_codes
 from tests.data.shards import prepared

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
-from simcast_hpc.distill.windows import to_frames
-from simcast_hpc.inference.ensemble import TrainedAutoencoder
-from simcast_hpc.inference.load import TrainedModel
+from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder
+from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models.autoencoder import Autoencoder
 
 # In fp32 the same operations in another order differ by a few units in the last place; one encoded value is 3.9e-3.

@@ -18,13 +18,13 @@ from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
-from simcast_hpc.inference.ensemble import load_run
-from simcast_hpc.inference.load import forecast_device
+from simcast_hpc.inference.trained_ensemble import load_run
+from simcast_hpc.inference.trained_model import forecast_device
 from simcast_hpc.report import write_report
 from simcast_hpc.storage.atomic_files import write_json
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_rollouts
-from simcast_hpc.train.preemption import raise_on_signal, reject_stop_file
+from simcast_hpc.train.stop_errors import raise_on_signal, reject_stop_file
 from simcast_hpc.train.trainer import run
 
 from .pipeline_checks import check_data, check_names, data_of_test_set, prepared_config, resumed_config
