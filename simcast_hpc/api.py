@@ -85,11 +85,11 @@ class Forecaster:
     def of_run(cls, model: TrainedModel | TrainedEnsemble, *, device: torch.device) -> "Forecaster":
         """Return a forecaster of a loaded model whose networks are on ``device``."""
         config = model.config
-        made = cls(model, target_spec(config.data), device)
-        made.config, made.name, made.step_minutes = config, config.name, step_minutes(config.data)
-        made.frames_in, made.frames_out = config.sequence.frames_in, config.frames_out
-        made.members = model.sampling.members if isinstance(model, TrainedEnsemble) else None
-        return made
+        forecaster = cls(model, target_spec(config.data), device)
+        forecaster.config, forecaster.name, forecaster.step_minutes = config, config.name, step_minutes(config.data)
+        forecaster.frames_in, forecaster.frames_out = config.sequence.frames_in, config.frames_out
+        forecaster.members = model.sampling.members if isinstance(model, TrainedEnsemble) else None
+        return forecaster
 
     @classmethod
     def of_baseline(cls, name: str, dataset: DatasetSpec) -> "Forecaster":
@@ -97,9 +97,9 @@ class Forecaster:
         baseline = load_baseline(
             name, dataset.encoding, step_minutes=dataset.step_minutes, spacing_km=dataset.grid.spacing_km
         )
-        made = cls(baseline, dataset, torch.device("cpu"))
-        made.name, made.frames_in = name, getattr(baseline, "at_least", 1)
-        return made
+        forecaster = cls(baseline, dataset, torch.device("cpu"))
+        forecaster.name, forecaster.frames_in = name, getattr(baseline, "at_least", 1)
+        return forecaster
 
     def forecast(
         self,

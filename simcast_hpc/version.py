@@ -14,16 +14,16 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def _read_version(checkout: Path) -> str:
     text = (checkout / "kernels" / "simcast_kernels" / "__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "([^"]+)"', text, flags=re.MULTILINE)
-    assert found is not None, "simcast_kernels/__init__.py defines no __version__"
-    return found[1]
+    match = re.search(r'^__version__ = "([^"]+)"', text, flags=re.MULTILINE)
+    assert match is not None, "simcast_kernels/__init__.py defines no __version__"
+    return match[1]
 
 
 def describe_commit(checkout: Path) -> str:
     """Return ``git describe --always --dirty`` of ``checkout``, or ``unknown``.
 
-    Only a repository whose top folder is this project's own is asked, recognized by ``setup.py`` and ``pyproject.toml``
-    beside ``.git``: a repository that contains the virtual environment has another commit.
+    Only a repository of this project is queried, recognized by ``setup.py`` and ``pyproject.toml`` next to ``.git``: a
+    repository that contains the virtual environment has another commit.
     """
     names = ("pyproject.toml", "setup.py", "simcast_hpc/version.py", ".git")
     if not all((checkout / name).exists() for name in names):

@@ -70,7 +70,7 @@ class CuboidAttention(nn.Module):
         return F.embedding(index, self.relative_position_bias_table).permute(2, 0, 1).contiguous()
 
     def _dropout(self) -> dict[str, Any]:
-        """Return the arguments of the attention dropout; the seed is drawn from PyTorch's CPU generator."""
+        """Return the arguments of the attention dropout; the seed comes from PyTorch's CPU generator."""
         if not (self.training and self.attn_drop.p > 0):
             return {"dropout": 0.0}
         return {"dropout": self.attn_drop.p, "seed": int(torch.randint(2**62, ()))}

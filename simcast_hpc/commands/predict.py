@@ -197,10 +197,10 @@ def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **setti
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} equals --out; choose another folder, or forecasts would be read as frames")
     reject_stop_file([publisher.folder])
-    with StopRequest([publisher.folder], checks_files=True).handle_signals() as asked:
-        FolderWatcher(predictor, publisher, folder, WatchSettings(**settings)).run(asked)
-    if "USR2" in asked.cause:  # the batch system's notice before the time limit
-        raise PausedError(f"{asked.cause}; run the same command to resume")
+    with StopRequest([publisher.folder], checks_files=True).handle_signals() as stop_request:
+        FolderWatcher(predictor, publisher, folder, WatchSettings(**settings)).run(stop_request)
+    if "USR2" in stop_request.cause:  # the batch system's notice before the time limit
+        raise PausedError(f"{stop_request.cause}; run the same command to resume")
 
 
 def _parse_time(text: str) -> datetime:

@@ -34,7 +34,7 @@ class HoldOutConfig(StrictModel):
     folds: int = Field(ge=2)
     """Number of folds."""
     fold: int = Field(ge=0)
-    """The fold to leave out, from 0."""
+    """The fold that is held out, counted from 0."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
@@ -72,7 +72,7 @@ class DataConfig(Section):
     augment: bool = False
     """Flip and rotate each training sample, by random numbers that depend on seed, sample and epoch only."""
     crop: PositiveInt | None = None
-    """Cut a random square of this many pixels per side out of each training sample; null trains on whole frames."""
+    """Cut a random square of this many pixels per side out of each training sample; null trains on full frames."""
     stage_to: Operational[str | None] = None
     """Copy prepared shards to this folder on the node's own disk first, such as ``$SLURM_TMPDIR``."""
     hold_out: HoldOutConfig | None = None

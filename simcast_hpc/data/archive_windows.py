@@ -161,7 +161,7 @@ def check_archive_file(
 ) -> tuple[tuple[int, int, int] | None, list[DataProblem]]:
     """Return ``[H, W, frames]`` of a file of an archive, or None, and its problems.
 
-    A problem of the file as a whole is the only one returned, and has no event.
+    A problem that makes the file unusable is the only one returned, and has no event.
     """
     if not path.is_file():
         return None, [DataProblem("absent-file", path.name, "", f"there is no file {path}")]
@@ -207,8 +207,8 @@ def _row_problems(
             )
             problems.append(DataProblem("catalog", name, row.id, message))
         elif stored_ids is not None and stored_ids[row.file_index] != row.id:
-            found = stored_ids[row.file_index]
-            message = f"{CATALOG} has event {row.id} at index {row.file_index}, where the file has {found}"
+            stored_id = stored_ids[row.file_index]
+            message = f"{CATALOG} has event {row.id} at index {row.file_index}, where the file has {stored_id}"
             problems.append(DataProblem("catalog", name, row.id, message))
         elif stamps is not None:
             problems += _time_problems(stamps[row.file_index], spec, name, row)

@@ -43,8 +43,8 @@ def to_frames(stored: torch.Tensor) -> Frames:
 
 def starts(positions: Sequence[int], *, seed: int, purpose: str, choices: int, device: torch.device) -> torch.Tensor:
     """Return a random first frame per sample, int64 ``[B]``, uniform in 0 .. ``choices`` - 1, from counters."""
-    drawn = [random_integer(position, seed=seed, purpose=purpose, choices=choices) for position in positions]
-    return torch.tensor(drawn, device=device)
+    first_frames = [random_integer(position, seed=seed, purpose=purpose, choices=choices) for position in positions]
+    return torch.tensor(first_frames, device=device)
 
 
 def cut(frames: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:

@@ -49,7 +49,7 @@ def intervals(
         }
         for name, one in resamples.items():
             intervals_of = one.intervals(level=LEVEL)
-            bounds[name][protocol.name] = {key: [found.low, found.high] for key, found in intervals_of.items()}
+            bounds[name][protocol.name] = {key: [interval.low, interval.high] for key, interval in intervals_of.items()}
         for index, first in enumerate(names):
             for second in names[index + 1 :]:
                 # Later entries are usually models and earlier ones baselines, so the later entry is the minuend.

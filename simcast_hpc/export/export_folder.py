@@ -25,7 +25,7 @@ _CARD, _FACTS, _CONFIG, _WEIGHTS = "README.md", "export.json", "config.yaml", "m
 
 
 class ExportError(SimcastError, RuntimeError):
-    """An exported program gives other numbers than the network, or cannot be written; nothing is left behind."""
+    """An exported program differs from the network by more than the tolerance, or cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _load(run_dir: Path) -> TrainedModel | TrainedAutoencoder:
             section = config.diffusion
             raise ConfigError(
                 f"{run_dir} is a run of stage diffusion, which is not a single program: its sampler is a loop "
-                f"around the network. Export its parts one by one (simcast export "
+                f"around the network. Export its parts separately (simcast export "
                 f"{section.student} and {section.autoencoder}); for ensembles use simcast sample or simcast predict"
             )
     return load_trained(run_dir)

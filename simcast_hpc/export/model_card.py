@@ -28,7 +28,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Contents of a card besides the configuration; ``files`` maps names to descriptions, ``checks`` to differences."""
+    """Contents of a card except the configuration; ``files`` maps names to descriptions, ``checks`` to differences."""
 
     title: str
     parameters: int

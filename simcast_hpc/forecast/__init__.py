@@ -1,1 +1,1 @@
-"""From a run folder, or files of radar, to forecasts."""
+"""Operational forecasts: from radar files to CF netCDF, Zarr and pictures, once or for every new file in a folder."""

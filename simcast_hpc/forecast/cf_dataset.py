@@ -135,7 +135,7 @@ def _mapping(crs: Any) -> dict[str, Any]:
         warnings.simplefilter("ignore")  # what CF cannot express of a projection is in crs_wkt
         mapping = {key: value for key, value in crs.to_cf().items() if value is not None}
     if mapping.get("grid_mapping_name") == "polar_stereographic":
-        # Appendix F wants the pole as well as the parallel of true scale.
+        # Appendix F requires the pole as well as the parallel of true scale.
         north = mapping.get("standard_parallel", 90.0) >= 0
         mapping.setdefault("latitude_of_projection_origin", 90.0 if north else -90.0)
     if mapping.get("grid_mapping_name") == "oblique_mercator":

@@ -137,7 +137,7 @@ class Predictor:
         )
 
     def _stack(self, frames: Mapping[datetime, EncodedFrame], chosen: FrameSet) -> np.ndarray:
-        """Return uint8 codes ``[T, H, W]``, with what is missing interpolate_gaps in linear units."""
+        """Return uint8 codes ``[T, H, W]``, with missing frames interpolated in linear units."""
         if not chosen.missing:
             return np.stack([frames[time].codes for time in chosen.frames if time is not None])
         linear = [

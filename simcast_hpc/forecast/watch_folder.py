@@ -1,8 +1,8 @@
 """Watch a folder and forecast from each new frame; late, missing and damaged files are reported and do not block.
 
 The work to do is derived from the two folders at every scan, not from memory: an issue time is served while it is at
-most ``late_minutes`` older than the newest frame and its forecast is absent or was made from other files. So a restart
-continues after a kill, a late frame creates or updates forecasts, and a replaced file is read again.
+most ``late_minutes`` older than the newest frame and its forecast is absent or was computed from other files. So a
+restart continues after a kill, a late frame creates or updates forecasts, and a replaced file is read again.
 """
 
 import hashlib
@@ -115,7 +115,7 @@ class FolderWatcher:
             gaps: dict[datetime, str] = {}
             served = self._served_times(files)
             self._failed = {issue: failure for issue, failure in self._failed.items() if issue in served}
-            # 2. Forecasts that are absent or were made from other files
+            # 2. Forecasts that are absent or were computed from other files
             for issue in served:
                 if stop and stop():
                     break

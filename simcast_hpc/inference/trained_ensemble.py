@@ -141,8 +141,8 @@ class TrainedEnsemble:
         Args:
             codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).
             numbers: which members.
-            start: noise from which sampling starts, fp32 ``[B, len(numbers), T', C, h, w]``, instead of each sample's
-                own: tiles of one domain share theirs where they overlap.
+            start: noise from which sampling starts, fp32 ``[B, len(numbers), T', C, h, w]``, instead of the
+                noise of each sample: overlapping tiles of one domain share theirs.
 
         Raises:
             NonFiniteLatentError: sampling diverged.

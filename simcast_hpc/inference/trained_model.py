@@ -1,4 +1,4 @@
-"""Finished runs as callable models: the run directory is checked, then its network is built and its weights loaded."""
+"""Load finished runs as callable models: check the run directory, build the network and load its weights."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ class TrainedModel:
 
     @property
     def grid_multiple(self) -> int:
-        """The number of which height and width must be multiples; 1 for a network of one grid."""
+        """Height and width must be multiples of this number; 1 for a network that accepts only one grid."""
         return self.network.downsampling if isinstance(self.network, SimVP) else 1
 
     def check_grid(self, grid: tuple[int, int]) -> None:
@@ -99,7 +99,7 @@ def check_multiple(grid: tuple[int, int], multiple: int, name: str) -> None:
 
 
 def forecast_device() -> torch.device:
-    """Return where forecasts are made: the first CUDA device where there is one, else the CPU."""
+    """Return the device for forecasts: the first CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -109,12 +109,14 @@ def config_of_run(run_dir: Path) -> TrainConfig:
     Raises:
         ConfigError: it is absent or damaged, or the directory is a pipeline's; names the stages that may be meant.
     """
-    reject_a_pipeline(run_dir)
+    reject_pipeline_directory(run_dir)
     return read_config(TrainConfig, RunDirectory(run_dir).config)
 
 
-def reject_a_pipeline(run_dir: Path) -> None:
-    """Reject the directory of a pipeline, whose stages are the runs. Other faults are left to the reader.
+def reject_pipeline_directory(run_dir: Path) -> None:
+    """Raise an error if ``run_dir`` is the directory of a pipeline, whose stages are the runs.
+
+    Other problems are not reported here.
 
     Raises:
         ConfigError: names the finished stages that forecast.
@@ -176,7 +178,7 @@ def read_finished(run_dir: Path, stages: tuple[str, ...]) -> FinishedRun:
     Raises:
         ConfigError: the run is unfinished, damaged or of another stage, or its weights or configuration were changed.
     """
-    reject_a_pipeline(run_dir)
+    reject_pipeline_directory(run_dir)
     directory = RunDirectory(run_dir)
     if not directory.config.is_file() or not directory.weights.is_file():
         missing = directory.weights if directory.config.is_file() else directory.config

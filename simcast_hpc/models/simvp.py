@@ -281,7 +281,7 @@ def _frames_to_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
 
 
 def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channels: int) -> None:
-    # 1. Each size alone
+    # 1. Lower bounds
     for name, value in (
         ("frames_in", frames_in),
         ("frames_out", frames_out),

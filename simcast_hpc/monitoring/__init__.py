@@ -1,1 +1,1 @@
-"""What a run reports while it trains: log lines and metrics."""
+"""Monitoring of a run: logging, progress, metrics, and requests to stop."""

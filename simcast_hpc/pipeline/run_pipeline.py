@@ -32,7 +32,7 @@ def run_pipeline(requested: PipelineConfig, *, announce: Announce = None, quiet:
     if find_rank(os.environ).world_size > 1:
         raise ConfigError(
             "a pipeline runs as one process; set launch.ranks for the ranks of its stages, "
-            "or run its parts one by one on all ranks with --part"
+            "or run each part on all ranks with --part"
         )
     reject_stop_file([requested.run_dir])
     with raise_on_signal():

@@ -125,7 +125,7 @@ class ModelEncoding:
         return tuple(float(self.spec.encoding.value_of(np.array(code))) for code in self.spec.threshold_codes())
 
     def no_echo_value(self) -> float:
-        """Return the value that stands for no echo in output files, in the model's unit."""
+        """Return the value that represents no echo in output files, in the model's unit."""
         values = self.spec.encoding.decode(np.arange(255, dtype=np.uint8))
         return float(values[np.isfinite(values)].min()) if self.unit == "dBZ" else 0.0
 

@@ -85,8 +85,8 @@ def _read(path: Path, label: str) -> Source:
         run = read_results(path)
         return Source(label, path, run.test_sets, run)
     folders = [path, path / "scores"] if path.is_dir() else []
-    found = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name not in _NO_SCORES]
-    files = [path] if path.is_file() else found
+    in_folders = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name not in _NO_SCORES]
+    files = [path] if path.is_file() else in_folders
     if not files:
         reject_stage_run(path)
         raise ResultsError(

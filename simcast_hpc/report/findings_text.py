@@ -15,7 +15,7 @@ _NO_PERSISTENCE = "Persistence was not scored, so there is no statement about sk
 
 
 def run_findings(run: RunResults) -> list[str]:
-    """Return findings about the run as a whole."""
+    """Return findings that concern all test sets of a run."""
     sentences = [
         f"Every model was trained once, with one seed ({run.config.seed}). Differences between models in this run do "
         "not show that one training method is better than another."
@@ -24,8 +24,8 @@ def run_findings(run: RunResults) -> list[str]:
     if fraction < 1:
         sentences.append(
             f"Training was reduced to {100 * fraction:.0f} % of the configured steps to fit a time budget of "
-            f"{run.config.time_budget_minutes:g} minutes on this machine, which alone may explain forecasts worse than "
-            "persistence."
+            f"{run.config.time_budget_minutes:g} minutes on this machine, which by itself may explain forecasts worse "
+            "than persistence."
         )
     students, directs = run.names_of("student"), run.names_of("direct")
     if students and directs:

@@ -1,4 +1,4 @@
-"""Atomic writing of files and directories: after a kill or a power cut there is the old content or the new, no part.
+"""Atomic writing of files and directories: after a kill or a power cut the old or the new content exists, never a part.
 
 Content is written under a hidden name next to the final one, flushed to disk and renamed; then the directory is
 flushed, since a rename survives a power cut only after that. The hidden name contains host, process and a counter, so

@@ -92,7 +92,7 @@ class Leases:
                 lease.release()
 
     def owners(self, pattern: str = "*") -> list[str]:
-        """Return the owners of leases whose names match; stale ones are left out."""
+        """Return the owners of leases whose names match; stale leases are skipped."""
         now, owners = self._now(), []
         for path in sorted(self._directory.glob(f"{pattern}.lease")):
             state = _state(path)
@@ -120,7 +120,7 @@ class Leases:
             file.write(self._text)
         if superseded is not None:
             previous, state = superseded
-            if _state(previous) != state:  # renewed, released or replaced since it was found stale
+            if _state(previous) != state:  # renewed, released or replaced since it was seen to be stale
                 path.unlink()
                 return None
             silence = (self._now() - state.touched) / 1e9

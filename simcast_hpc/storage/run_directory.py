@@ -113,12 +113,12 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that affect results, the device and the commit."""
     import torch  # late: data preparation uses this module without torch
 
-    found = {"python": platform.python_version(), "machine": platform.machine(), "simcast-hpc": __version__}
+    versions_by_name = {"python": platform.python_version(), "machine": platform.machine(), "simcast-hpc": __version__}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions_by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    found["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    found["commit"] = commit()
-    return found
+            versions_by_name[name] = "absent"
+    versions_by_name["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    versions_by_name["commit"] = commit()
+    return versions_by_name

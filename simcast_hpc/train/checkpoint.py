@@ -1,4 +1,4 @@
-"""Checkpoints: the whole training state by name, independent of ZeRO stage and number of ranks.
+"""Checkpoints: the complete training state by name, independent of ZeRO stage and number of ranks.
 
 A checkpoint is a folder with one safetensors file per rank, which contains that rank's share of the parameters (fp32
 master value and both Adam moments), and a manifest with hashes. A thread writes it from host copies into a hidden

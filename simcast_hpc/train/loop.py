@@ -26,7 +26,7 @@ class DeviceBatch(NamedTuple):
     Attributes:
         sample: the arguments of the engine.
         names: returns the names of its windows, for messages.
-        seed: of torch's generators for the forward pass (dropout); None leaves the generators alone. As a function of
+        seed: of torch's generators for the forward pass (dropout); None does not reseed them. As a function of
             the samples, it gives a resumed run the dropout masks of an uninterrupted one.
     """
 

@@ -1,4 +1,4 @@
-"""The engine as the training loop sees it: DeepSpeed's engine, and whatever a stage trains next to it."""
+"""The engine of the training loop: DeepSpeed's engine, and a second network if the stage has one."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from simcast_hpc.distributed.named_tensors import Tensors
 
 
 class StageEngine:
-    """A DeepSpeed engine and nothing else. A stage with a second network overrides what concerns both."""
+    """Engine of the loop around a DeepSpeed engine. A stage with a second network overrides its methods."""
 
     def __init__(self, engine: Any):
         self.engine = engine

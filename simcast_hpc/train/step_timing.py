@@ -1,7 +1,7 @@
 """Time that a rank spends on reading samples and on forward passes, before it waits for other ranks.
 
-Steps take equally long on all ranks because they synchronize; a slow rank shows only in the work it does alone. Under
-ZeRO 3 the forward pass gathers weights from other ranks, so only the reading time is conclusive.
+Steps take equally long on all ranks because they synchronize; a slow rank shows only in the time before
+it synchronizes. Under ZeRO 3 the forward pass gathers weights from other ranks, so only the reading time is conclusive.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Errors that end a run early with its state saved, and what raises them: signals and STOP files."""
+"""Errors that end a run early with its state saved, raised on signals and STOP files."""
 
 import signal
 from collections.abc import Iterator, Sequence

@@ -314,8 +314,8 @@ def _is_number(label: str, value: float) -> bool:
 
 
 def _snap(threshold: float) -> float:
-    whole = float(round(threshold)) if abs(threshold) < 2**31 else threshold
-    return whole if abs(threshold - whole) < _ON_A_CODE else threshold
+    integer = float(round(threshold)) if abs(threshold) < 2**31 else threshold
+    return integer if abs(threshold - integer) < _ON_A_CODE else threshold
 
 
 def _canonical(values: dict[str, Any]) -> str:

@@ -222,7 +222,7 @@ def test_rejections(model, frames, tmp_path, runs):
     assert "--pattern '*.gif'" in refusal(model, frames, "--pattern", "*.gif")
     assert "--at 'noon' is not a time" in refusal(model, frames, "--at", "noon")
     assert "--write png: choose nc or zarr" in refusal(model, frames, "--write", "png")
-    assert "--overlap 20 with tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
+    assert "--overlap 20 is invalid for tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
     assert (
         "--tile 31 33 does not suit the model: the direct tiny takes heights and widths that are multiples of 2"
         in refusal(model, frames, "--tile", 31, 33)

@@ -34,7 +34,7 @@ def cuboid_attention(
 
     The grid ``[T, H, W]`` is padded at the end of each axis to a multiple of the cuboid, rolled by ``-shift`` and split
     into cuboids. The kernel does this by index arithmetic and reads ``qkv`` in place. A cuboid at least as long as its
-    axis becomes the whole axis, without a shift; a dilated axis is never shifted. L below is the number of tokens of
+    axis covers the complete axis, without a shift; a dilated axis is never shifted. L below is the number of tokens of
     the cuboid after this clipping.
 
     Only the inputs are saved for the backward pass, which recomputes the weights. Result and gradients are bitwise

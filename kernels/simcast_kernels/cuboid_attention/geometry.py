@@ -63,7 +63,7 @@ class Grid:
 def make_grid(size: Triple, *, cuboid: Triple, strategy: tuple[str, str, str], shift: Triple) -> Grid:
     """Return the grid with cuboid and shift clipped to the axes, as in the public Earthformer.
 
-    A cuboid at least as long as its axis becomes the whole axis, without a shift; a dilated axis has no shift.
+    A cuboid at least as long as its axis covers the complete axis, without a shift; a dilated axis has no shift.
     """
     clipped, dilated, shifts = [], [], []
     for axis, length, letter, tokens in zip(size, cuboid, strategy, shift, strict=True):

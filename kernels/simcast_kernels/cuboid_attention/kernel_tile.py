@@ -105,7 +105,7 @@ def load_bias(bias, head, token_q, token_k, Q_TOKENS: tl.constexpr, K_TOKENS: tl
 def load_bias_table(
     bias, head, Q_TOKENS: tl.constexpr, K_TOKENS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr
 ):
-    """Return the bias of a tile of whole cuboids, the same for every tile."""
+    """Return the bias of a tile of complete cuboids, the same for every tile."""
     token_q, token_k = tl.arange(0, BLOCK_M) % Q_TOKENS, tl.arange(0, BLOCK_N) % K_TOKENS
     return load_bias(bias, head, token_q, token_k, Q_TOKENS, K_TOKENS)
 

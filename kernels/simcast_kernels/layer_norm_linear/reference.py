@@ -80,6 +80,6 @@ def backward(inputs: Inputs, grads: Sequence[Tensor], eps: float, *, with_layers
 def layer_gradients(inputs: Inputs, normed: Tensor, grads: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the gradients of weights and biases from ``normed [rows, D]`` and the gradients of the results.
 
-    The kernel uses these PyTorch matmuls too: over so many rows they are compute-bound.
+    The kernel uses these PyTorch matmuls too: with this many rows they are compute-bound.
     """
     return [grad.mT @ normed for grad in grads], [grad.sum(0) for grad in grads[: len(inputs.biases)]]

@@ -13,7 +13,7 @@ class Finding:
     Attributes:
         check: name of the check.
         severity: an ``error`` would end, hang or falsify a run; a ``warning`` slows it down or may do so later.
-        message: what was found.
+        message: description of the result.
         remedy: what to do; empty if nothing.
     """
 

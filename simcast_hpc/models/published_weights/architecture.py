@@ -1,4 +1,4 @@
-"""How a published architecture is read: key names, configuration fields, and what the shapes of its tensors imply."""
+"""Interface of a published architecture: key names, configuration fields, and sizes implied by tensor shapes."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Stage ``autoencoder``: single frames to a small latent and back, with a discriminator after a number of steps."""
+"""Stage ``autoencoder``: encode and decode single frames, with a discriminator after a configured number of steps."""
 
 import logging
 from collections.abc import Mapping

@@ -51,7 +51,7 @@ class DiffusionStage(Stage):
 
         Raises:
             ConfigError: a run is not set, not finished or has other frames or data; the denoiser does not fit; or the
-                stored latents were made from other runs.
+                stored latents were computed from other runs.
         """
         super().__init__(config, source)
         # 1. Fields of other sections that exclude this stage

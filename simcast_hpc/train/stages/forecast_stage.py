@@ -34,7 +34,7 @@ class ForecastModule(torch.nn.Module):
 class ForecastStage(Stage):
     """A network from T past frames to ``config.frames_out`` future ones, under the weighted loss.
 
-    Each training window starts at one of :attr:`start_choices` frames of its sequence, drawn per sample.
+    Each training window starts at one of :attr:`start_choices` frames of its sequence, chosen at random per sample.
     """
 
     def __init__(self, config: TrainConfig, source: WindowSource):

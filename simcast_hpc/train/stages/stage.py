@@ -1,4 +1,4 @@
-"""The base class of training stages: what the trainer asks of a stage, with defaults that do nothing.
+"""The base class of training stages: the methods that the trainer calls, with defaults that do nothing.
 
 ``trainer.py`` calls a stage in this order: :meth:`Stage.window_frames` and :meth:`Stage.fit_config` of the class, the
 constructor, and then, on the device, :meth:`Stage.module`, :meth:`Stage.initialize`, :meth:`Stage.prepare`,

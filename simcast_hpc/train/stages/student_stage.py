@@ -36,7 +36,7 @@ class StudentStage(ForecastStage):
 
         Raises:
             ConfigError: the teacher is not finished, or has another context length, data set, horizon or grid; or the
-                cache is incomplete or was made from another teacher or other data.
+                cache is incomplete or was computed from another teacher or other data.
         """
         super().__init__(config, source)
         self.teacher: TrainedModel | None = None
@@ -82,7 +82,7 @@ class StudentStage(ForecastStage):
             pseudo = extend(self.teacher, to_frames(batch.windows), self.config)
         if pseudo is None:
             return super().sample(batch)
-        # After the rollout, as with cached frames: the teacher sees the whole grid, and is not equivariant to flips.
+        # After the rollout, as with cached frames: the teacher sees the full grid, and is not equivariant to flips.
         parts = [to_frames(self.augment(frames, batch)) for frames in (batch.windows, pseudo)]
         extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)))
         frames_in, frames_out = self.config.sequence.frames_in, self.config.sequence.frames_out
