@@ -70,8 +70,8 @@ def open_archive(root: Path, **options: Any) -> ArchiveSource:
     )
 
 
-def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:
-    """Return the configuration of a small SimVP: 3 frames in, 4 out, teacher 2, fp32; ``over`` replaces sections."""
+def tiny_config(run_dir: Path, **overrides: Any) -> TrainConfig:
+    """Return the configuration of a small SimVP: 3 frames in, 4 out, teacher 2, fp32, with ``overrides``."""
     sections: dict[str, Any] = {
         "name": "tiny",
         "run_dir": str(run_dir),
@@ -90,17 +90,17 @@ def tiny_config(run_dir: Path, **over: Any) -> TrainConfig:
         "batch": {"global_size": 4, "micro_size": 2},
         "engine": {"precision": "fp32"},
     }
-    if "stage" in over and over["stage"] not in FORECASTING:
+    if "stage" in overrides and overrides["stage"] not in FORECASTING:
         del sections["model"]
-    return from_mapping(TrainConfig, sections | over)
+    return from_mapping(TrainConfig, sections | overrides)
 
 
 def write_trained(config: TrainConfig) -> Path:
     """Write a finished run with random weights to ``config.run_dir``, and return it."""
-    folder = RunDirectory(config.run_dir)
-    folder.weights.parent.mkdir(parents=True)
-    folder.config.write_text(to_yaml(config), encoding="utf-8")
+    run = RunDirectory(config.run_dir)
+    run.weights.parent.mkdir(parents=True)
+    run.config.write_text(to_yaml(config), encoding="utf-8")
     network = build_model(config.model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
-    save_file(network.state_dict(), folder.weights)
-    folder.finish(config.science(), steps=config.max_steps, weights=file_hash(folder.weights))
+    save_file(network.state_dict(), run.weights)
+    run.finish(config.science(), steps=config.max_steps, weights=file_hash(run.weights))
     return config.run_dir

@@ -42,7 +42,7 @@ def write_finished(config: TrainConfig, network: torch.nn.Module, inputs: Mappin
 
 
 def randomize(network: torch.nn.Module, *, seed: int) -> torch.nn.Module:
-    """Add noise to all weights, in place: fresh networks of the project often start at zero."""
+    """Add noise to all weights in place, because many layers are initialized to zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -64,11 +64,11 @@ def make_runs(folder: Path, root: Path, *, seed: int = 1) -> Path:
     return folder
 
 
-def diffusion_config(run_dir: Path, runs: Path, root: Path, **over: Any) -> TrainConfig:
-    """Return a run of stage ``diffusion`` on the finished runs in ``runs``; ``over`` overrides its section."""
+def diffusion_config(run_dir: Path, runs: Path, root: Path, **overrides: Any) -> TrainConfig:
+    """Return a run of stage ``diffusion`` on the finished runs in ``runs``; ``overrides`` apply to its section."""
     data = {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}
     inputs = {"autoencoder": str(runs / "autoencoder"), "student": str(runs / "student"), "casformer": DENOISER}
-    return tiny_config(run_dir, stage="diffusion", data=data, diffusion=inputs | over, sampling=SAMPLING)
+    return tiny_config(run_dir, stage="diffusion", data=data, diffusion=inputs | overrides, sampling=SAMPLING)
 
 
 @pytest.fixture(scope="session")

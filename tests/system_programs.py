@@ -1,6 +1,6 @@
-"""Programs that tests want from the system: absent, a test skips; where ``SIMCAST_REQUIRE_SYSTEM=1`` is set, it fails.
+"""System programs that tests require: without one a test skips or, with ``SIMCAST_REQUIRE_SYSTEM=1``, fails.
 
-CI installs the Debian packages first and sets the variable, so that a check cannot fall asleep there.
+CI installs the Debian packages and sets the variable, so that no check is skipped unnoticed.
 """
 
 import os
@@ -12,17 +12,17 @@ import pytest
 
 
 def program(name: str, *, package: str) -> str:
-    """Return the path of a program, of this environment or of the system, or skip the calling test.
+    """Return the path of a program in this environment or on the system, or skip the calling test.
 
     Args:
         name: the program, such as ``shellcheck``.
-        package: the Debian package that holds it, for the reader of the reason.
+        package: the Debian package that contains it, for the message.
     """
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
-    if found is not None:
-        return found
-    reason = f"there is no {name} here; `make system-packages` installs the package {package}"
+    in_environment = Path(sys.executable).with_name(name)
+    path = str(in_environment) if os.access(in_environment, os.X_OK) else shutil.which(name)
+    if path is not None:
+        return path
+    reason = f"{name} is not installed; `make system-packages` installs the package {package}"
     if os.environ.get("SIMCAST_REQUIRE_SYSTEM") == "1":
         pytest.fail(f"{reason} (SIMCAST_REQUIRE_SYSTEM=1)")
     pytest.skip(reason)

@@ -21,18 +21,18 @@ from simcast_kernels import weighted_mse
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
 from tests.generative_runs import make_runs
 
-# -I leaves out PYTHONPATH and the folder it starts in; the finder refuses what an editable installation would find.
-_PLAIN = """
+# -I excludes PYTHONPATH and the current directory; the finder hides packages of an editable installation.
+_CHECK_PROGRAM = """
 import sys
-class Refuse:
+class Reject:
     def find_spec(self, name, path=None, target=None):
         if name.startswith(("simcast", "deepspeed", "triton")):
             raise ImportError(name)
-sys.meta_path.insert(0, Refuse())
+sys.meta_path.insert(0, Reject())
 import torch
 model = torch.export.load(sys.argv[1]).module()
-for given, wanted in torch.load(sys.argv[2], weights_only=True):
-    print((model(given) - wanted).abs().max().item())
+for inputs, expected in torch.load(sys.argv[2], weights_only=True):
+    print((model(inputs) - expected).abs().max().item())
 """
 _EARTHFORMER = {
     "kind": "earthformer", "grid": [16, 16], "width": 8, "heads": 2, "encoder_depth": [1], "decoder_depth": [1],
@@ -54,12 +54,12 @@ def single_thread():
     torch.set_num_threads(before)
 
 
-def test_a_model_is_whole_outside_of_this_project(tmp_path):
+def test_exported_folder_works_without_this_project(tmp_path):
     torch.manual_seed(0)
     run = write_trained(tiny_config(tmp_path / "teacher", stage="teacher", data={"dataset": "synthetic"}))
     (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
     out = tmp_path / "exported" / "teacher"
-    made = export_run(run, out, grid=(16, 24), scores=[str(tmp_path / "scores.json")])
+    result = export_run(run, out, grid=(16, 24), scores=[str(tmp_path / "scores.json")])
 
     trained = load_trained(run)
     pairs = []
@@ -67,26 +67,26 @@ def test_a_model_is_whole_outside_of_this_project(tmp_path):
         codes = torch.from_numpy(random_codes(batch, 3, size=24, missing=0.1))[:, :, :16]
         pairs.append((codes, trained.forecast(codes, frames_out=4)))
     torch.save(pairs, tmp_path / "pairs.pt")
-    words = [sys.executable, "-I", "-c", _PLAIN, str(out / "model.pt2"), str(tmp_path / "pairs.pt")]
-    told = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=120)
-    assert told.returncode == 0, told.stderr
-    assert [float(line) <= 1e-5 for line in told.stdout.split()] == [True] * 3, "rolled out, at every size of batch"
+    command = [sys.executable, "-I", "-c", _CHECK_PROGRAM, str(out / "model.pt2"), str(tmp_path / "pairs.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert [float(line) <= 1e-5 for line in done.stdout.split()] == [True] * 3, "rolled out, for every batch size"
 
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md", "config.yaml", "export.json", "model.pt2", "model.safetensors",
     ]  # fmt: skip
-    assert list(out.parent.iterdir()) == [out] and made.differences["model.pt2"] <= 1e-5
+    assert list(out.parent.iterdir()) == [out] and result.differences["model.pt2"] <= 1e-5
     assert load_file(out / "model.safetensors").keys() == trained.network.state_dict().keys()
-    facts = json.loads((out / "export.json").read_text())
-    assert facts["weights_sha256"] == file_hash(out / "model.safetensors") == trained.weights_hash
-    assert facts["files"]["model.pt2"] == file_hash(out / "model.pt2")
+    metadata = json.loads((out / "export.json").read_text())
+    assert metadata["weights_sha256"] == file_hash(out / "model.safetensors") == trained.weights_hash
+    assert metadata["files"]["model.pt2"] == file_hash(out / "model.pt2")
     card = (out / "README.md").read_text()
-    for said in (
+    for text in (
         "Optimizer steps: 4; global batch 4; seed 5", trained.weights_hash, "[batch, 3, 16, 24]",
         "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "Licence of the data: Apache-2.0",
         "not for real weather", torch.__version__,
     ):  # fmt: skip
-        assert said in card, card
+        assert text in card, card
 
 
 class Loss(nn.Module):
@@ -96,7 +96,7 @@ class Loss(nn.Module):
         return weighted_mse(frames, torch.zeros_like(frames), thresholds=(), weights=(1.0,))
 
 
-def test_kernels_are_exported_as_pytorch_operations():
+def test_exports_only_pytorch_operators():
     config = tiny_config("run", model=_EARTHFORMER)
     torch.manual_seed(0)
     network = build_model(config.model, frames_in=3, frames_out=4).eval()
@@ -108,10 +108,10 @@ def test_kernels_are_exported_as_pytorch_operations():
         capture(Loss(), frames)
 
 
-def test_an_autoencoder_is_two_programs(tmp_path):
+def test_exports_autoencoder_as_two_programs(tmp_path):
     runs = make_runs(tmp_path / "runs", make_archive(tmp_path / "archive", random_codes(2, 7)))
-    made = export_run(runs / "autoencoder", tmp_path / "out", grid=(16, 16))
-    assert set(made.differences) == {"encoder.pt2", "decoder.pt2"} and max(made.differences.values()) <= 1e-5
+    result = export_run(runs / "autoencoder", tmp_path / "out", grid=(16, 16))
+    assert set(result.differences) == {"encoder.pt2", "decoder.pt2"} and max(result.differences.values()) <= 1e-5
     mean, log_variance = torch.export.load(tmp_path / "out" / "encoder.pt2").module()(torch.rand(4, 1, 16, 16))
     assert mean.shape == log_variance.shape == (4, 2, 8, 8)
     assert torch.export.load(tmp_path / "out" / "decoder.pt2").module()(mean).shape == (4, 1, 16, 16)
@@ -122,39 +122,39 @@ def test_an_autoencoder_is_two_programs(tmp_path):
         export_run(runs / "diffusion", tmp_path / "ensemble")
 
 
-def test_what_cannot_be_exported_is_rejected_and_leaves_nothing(tmp_path, monkeypatch):
+def test_rejected_export_leaves_no_files(tmp_path, monkeypatch):
     run = write_trained(tiny_config(tmp_path / "direct", data={"dataset": "synthetic"}))
-    (tmp_path / "there").mkdir()
+    (tmp_path / "existing").mkdir()
     (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
-    for options, says in (
-        ({"out": tmp_path / "there"}, "exists; give a folder that does not exist"),
+    for options, message in (
+        ({"out": tmp_path / "existing"}, "exists; give a folder that does not exist"),
         ({"grid": (15, 16)}, "multiples of 2, got 15 x 16"),
         ({"scores": [str(tmp_path / "absent.json")]}, "is not a score file of `simcast evaluate`"),
         ({"scores": [str(tmp_path / "scores.json")]}, "has no row 'direct'; it has teacher: --scores ROW="),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             export_run(run, **{"out": tmp_path / "new" / "out", **options})
     with pytest.raises(ConfigError, match="is not a finished training run"):
         export_run(tmp_path, tmp_path / "new" / "out")
     monkeypatch.setattr(folder, "TOLERANCE", -1.0)
     with pytest.raises(folder.ExportError, match=r"model.pt2 differs from the network by"):
         export_run(run, tmp_path / "new" / "out", grid=(16, 16))
-    assert list((tmp_path / "new").iterdir()) == [], "nothing that is not the network is left"
+    assert list((tmp_path / "new").iterdir()) == [], "no program that differs from the network is left"
 
 
 @pytest.mark.slow
-def test_onnx_gives_the_networks_numbers(tmp_path):
+def test_onnx_equals_the_network(tmp_path):
     pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     two_levels = {**_EARTHFORMER, "encoder_depth": [1, 1], "decoder_depth": [1, 1]}
-    for name, over in (("simvp", {}), ("earthformer", {"model": two_levels})):
-        run = write_trained(tiny_config(tmp_path / name, data={"dataset": "synthetic"}, **over))
-        made = export_run(run, tmp_path / "out" / name, grid=(16, 16), onnx=True)
-        assert made.onnx_failures == [] and made.differences["model.onnx"] <= 1e-4
+    for name, overrides in (("simvp", {}), ("earthformer", {"model": two_levels})):
+        run = write_trained(tiny_config(tmp_path / name, data={"dataset": "synthetic"}, **overrides))
+        result = export_run(run, tmp_path / "out" / name, grid=(16, 16), onnx=True)
+        assert result.onnx_failures == [] and result.differences["model.onnx"] <= 1e-4
         assert (tmp_path / "out" / name / "model.onnx").is_file()
 
 
-def test_onnx_that_gives_other_numbers_is_not_written(tmp_path, monkeypatch):
+def test_does_not_write_onnx_that_differs(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
     pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
     monkeypatch.setattr(onnx, "ONNX_TOLERANCE", -1.0)

@@ -1,4 +1,4 @@
-"""`simcast predict` from files: CF netCDF and Zarr that others open, pictures, provenance; what it refuses."""
+"""`simcast predict` from files: CF netCDF and Zarr, pictures, provenance, and the error of each invalid input."""
 
 import json
 import shutil
@@ -24,10 +24,10 @@ from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.radar.radar_files import LAEA, compliance_errors, moment, predict, small_model, storm, write_odim
 
 
-def refusal(*words: object) -> str:
-    with pytest.raises(SimcastError) as refused:
+def error_of(*words: object) -> str:
+    with pytest.raises(SimcastError) as error:
         predict(*words)
-    return str(refused.value)
+    return str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -45,47 +45,47 @@ def frames(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def written(model, frames, tmp_path_factory) -> dict[str, Path]:
-    """The forecast of the model from the folder of frames, in every form."""
+    """The forecast of the model from the folder of frames, in every format."""
     out = tmp_path_factory.mktemp("forecasts")
     kinds = [word for kind in ("nc", "zarr", "png", "gif") for word in ("--write", kind)]
     return {path.suffix[1:]: path for path in predict(model, frames, "--out", out, "--institution", "Us", *kinds)}
 
 
-def test_the_checker_of_cf_has_nothing_to_say(written):
+def test_netcdf_is_cf_compliant(written):
     assert compliance_errors(written["nc"]) == ""
 
 
-def test_the_checker_of_cf_does_complain(written, tmp_path):
-    with xr.open_dataset(written["nc"], decode_timedelta=False) as found:
-        broken = found.load()
+def test_cf_checker_detects_invalid_units(written, tmp_path):
+    with xr.open_dataset(written["nc"], decode_timedelta=False) as dataset:
+        broken = dataset.load()
     broken.reflectivity.attrs["units"] = "furlongs"
     broken.to_netcdf(tmp_path / "broken.nc", engine="h5netcdf")
     assert "furlongs" in compliance_errors(tmp_path / "broken.nc")
 
 
 def test_xarray_opens_times_and_projection(written):
-    with xr.open_dataset(written["nc"], decode_timedelta=False) as found:
+    with xr.open_dataset(written["nc"], decode_timedelta=False) as dataset:
         issue = np.datetime64("2024-11-26T01:15:00")
-        assert found.forecast_reference_time.values == issue
-        np.testing.assert_array_equal(found.time.values, issue + np.arange(5, 25, 5) * np.timedelta64(60, "s"))
-        np.testing.assert_array_equal(found.forecast_period.values, [5, 10, 15, 20])
-        assert found.reflectivity.dims == ("time", "y", "x") and found.reflectivity.shape == (4, 40, 52)
-        assert found.reflectivity.attrs["units"] == "dBZ"
-        assert found.reflectivity.attrs["standard_name"] == "equivalent_reflectivity_factor"
-        crs = pyproj.CRS.from_cf(found.crs.attrs)
+        assert dataset.forecast_reference_time.values == issue
+        np.testing.assert_array_equal(dataset.time.values, issue + np.arange(5, 25, 5) * np.timedelta64(60, "s"))
+        np.testing.assert_array_equal(dataset.forecast_period.values, [5, 10, 15, 20])
+        assert dataset.reflectivity.dims == ("time", "y", "x") and dataset.reflectivity.shape == (4, 40, 52)
+        assert dataset.reflectivity.attrs["units"] == "dBZ"
+        assert dataset.reflectivity.attrs["standard_name"] == "equivalent_reflectivity_factor"
+        crs = pyproj.CRS.from_cf(dataset.crs.attrs)
         assert crs == pyproj.CRS.from_user_input(LAEA)
-        east, north = pyproj.Proj(LAEA)(found.longitude.values, found.latitude.values)
-        np.testing.assert_allclose(east, np.broadcast_to(found.x.values, (40, 52)), atol=1.0)
-        np.testing.assert_allclose(north, np.broadcast_to(found.y.values[:, None], (40, 52)), atol=1.0)
+        east, north = pyproj.Proj(LAEA)(dataset.longitude.values, dataset.latitude.values)
+        np.testing.assert_allclose(east, np.broadcast_to(dataset.x.values, (40, 52)), atol=1.0)
+        np.testing.assert_allclose(north, np.broadcast_to(dataset.y.values[:, None], (40, 52)), atol=1.0)
 
 
-def test_what_is_missing_in_an_input_is_missing_in_the_forecast(written):
-    with xr.open_dataset(written["nc"]) as found:
-        missing = np.isnan(found.reflectivity.values)
+def test_pixels_missing_in_an_input_are_missing_in_the_forecast(written):
+    with xr.open_dataset(written["nc"]) as dataset:
+        missing = np.isnan(dataset.reflectivity.values)
     assert (missing == np.isnan(storm(0))).all()
 
 
-def test_zarr_holds_the_same(written):
+def test_zarr_equals_netcdf(written):
     with (
         xr.open_dataset(written["nc"], decode_timedelta=False) as netcdf,
         xr.open_zarr(written["zarr"], decode_timedelta=False) as zarr,
@@ -93,23 +93,25 @@ def test_zarr_holds_the_same(written):
         xr.testing.assert_identical(netcdf.load(), zarr.load())
 
 
-def test_a_file_says_where_it_came_from(written, model):
-    with xr.open_dataset(written["nc"]) as found:
-        said = found.attrs
-    assert said["simcast_weights_sha256"] == file_hash(RunDirectory(model).weights)
-    assert [one["file"] for one in json.loads(said["simcast_inputs"])] == ["1.h5", "2.h5", "3.h5"]
-    assert said["institution"] == "Us" and said["simcast_bridged"] == "none" and said["simcast_commit"]
-    assert said["simcast_run"] == "tiny" and said["simcast_stage"] == "direct"
+def test_file_has_provenance(written, model):
+    with xr.open_dataset(written["nc"]) as dataset:
+        attributes = dataset.attrs
+    assert attributes["simcast_weights_sha256"] == file_hash(RunDirectory(model).weights)
+    assert [item["file"] for item in json.loads(attributes["simcast_inputs"])] == ["1.h5", "2.h5", "3.h5"]
+    assert (
+        attributes["institution"] == "Us" and attributes["simcast_bridged"] == "none" and attributes["simcast_commit"]
+    )
+    assert attributes["simcast_run"] == "tiny" and attributes["simcast_stage"] == "direct"
 
 
-def test_pictures_show_every_lead(written):
+def test_pictures_show_every_lead_time(written):
     with Image.open(written["gif"]) as animation:
         assert animation.n_frames == 5
     with Image.open(written["png"]) as picture:
         assert picture.width > picture.height and len(picture.convert("RGB").getcolors(1 << 20)) > 10
 
 
-def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_path):
+def test_one_tile_equals_the_models_forecast(model, tmp_path):
     paths = [write_odim(tmp_path / f"{k}.h5", storm(k, shape=(32, 32)), moment(k)) for k in range(3)]
     (path,) = predict(model, *paths, "--out", tmp_path / "out", "--write", "nc")
     trained = load_trained(model)
@@ -117,22 +119,22 @@ def test_the_forecast_is_the_models_own_where_the_domain_is_one_tile(model, tmp_
     codes = np.stack([code.spec.encoding.encode(storm(k, shape=(32, 32)).astype(np.float32)) for k in range(3)])
     units = trained.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
     want = code.spec.encoding.value_of(np.clip(units * 255, 0, 254))
-    with xr.open_dataset(path) as found:
-        got = found.reflectivity.values
-    seen = ~np.isnan(got) & np.isfinite(want)
-    np.testing.assert_allclose(got[seen], want[seen], atol=2e-3)
+    with xr.open_dataset(path) as dataset:
+        got = dataset.reflectivity.values
+    finite = ~np.isnan(got) & np.isfinite(want)
+    np.testing.assert_allclose(got[finite], want[finite], atol=2e-3)
     assert (got[~np.isnan(got) & ~np.isfinite(want)] == code.no_echo_value()).all()
 
 
-def test_our_own_netcdf_is_read_again(written):
+def test_reader_reads_written_netcdf(written):
     from simcast_hpc.radar import read_frames
 
-    found = read_frames(written["nc"], prefer="dBZ")
-    assert len(found) == 4 and found[0].unit == "dBZ" and found[0].grid.shape == (40, 52)
-    assert found[0].grid.left == pytest.approx(2_640_000.0, abs=0.01)
+    frames = read_frames(written["nc"], prefer="dBZ")
+    assert len(frames) == 4 and frames[0].unit == "dBZ" and frames[0].grid.shape == (40, 52)
+    assert frames[0].grid.left == pytest.approx(2_640_000.0, abs=0.01)
 
 
-def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
+def test_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
     ensemble = load_ensemble(runs / "diffusion")
     code = encoding_of_run(ensemble.config.data, any_spacing=True)
     generator = np.random.default_rng(1)
@@ -152,33 +154,33 @@ def test_an_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
         np.testing.assert_allclose(probability, (members >= np.float32(level)).mean(axis=0), atol=1e-6)
     assert members.std(axis=0).mean() > 0.01
 
-    lean = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4, batch=3, keep_members=False)
-    again = lean.predict(coded, moment(2))
-    assert again.values is None
-    np.testing.assert_array_equal(again.mean, forecast.mean)
-    np.testing.assert_array_equal(again.probability, forecast.probability)
+    without_members = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4, batch=3, keep_members=False)
+    repeated = without_members.predict(coded, moment(2))
+    assert repeated.values is None
+    np.testing.assert_array_equal(repeated.mean, forecast.mean)
+    np.testing.assert_array_equal(repeated.probability, forecast.probability)
 
     path = tmp_path / "ensemble.nc"
     write_netcdf(as_dataset(forecast), path)
     assert compliance_errors(path) == ""
-    with xr.open_dataset(path) as found:
-        assert found.vertically_integrated_liquid.dims == ("realization", "time", "y", "x")
-        assert found.probability_of_exceedance.dims == ("threshold", "time", "y", "x")
-        np.testing.assert_allclose(found.threshold.values, forecast.thresholds)
+    with xr.open_dataset(path) as dataset:
+        assert dataset.vertically_integrated_liquid.dims == ("realization", "time", "y", "x")
+        assert dataset.probability_of_exceedance.dims == ("threshold", "time", "y", "x")
+        np.testing.assert_allclose(dataset.threshold.values, forecast.thresholds)
 
 
-def test_members_of_one_tile_are_those_of_the_ensemble(runs, tmp_path):
+def test_one_tile_equals_the_ensembles_members(runs, tmp_path):
     ensemble = load_ensemble(runs / "diffusion")
     code = encoding_of_run(ensemble.config.data, any_spacing=True)
     codes = np.random.default_rng(2).integers(0, 255, (3, 16, 16), dtype=np.uint8)
     grid = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 16, 16)
     coded = {moment(k): EncodedFrame(codes[k], grid, "kg/m^2", moment(k), tmp_path / f"{k}") for k in range(3)}
-    found = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4).predict(coded, moment(2)).values
-    drawn = ensemble.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
-    np.testing.assert_allclose(found, code.linear_of_forecast(drawn), rtol=1e-5, atol=1e-6)
+    values = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4).predict(coded, moment(2)).values
+    members = ensemble.forecast(torch.from_numpy(codes)[None], frames_out=4)[0].numpy()
+    np.testing.assert_allclose(values, code.linear_of_forecast(members), rtol=1e-5, atol=1e-6)
 
 
-def test_tiles_that_overlap_begin_from_one_noise(runs):
+def test_overlapping_tiles_share_their_noise(runs):
     ensemble = load_ensemble(runs / "diffusion")
     noise = ensemble.noise_of_domain(torch.zeros(3, 4, 4, dtype=torch.uint8), [0, 1], grid=(32, 48))
     left, right = noise_of_tile(noise, (0, 0), (16, 16), 2), noise_of_tile(noise, (8, 10), (16, 16), 2)
@@ -187,80 +189,85 @@ def test_tiles_that_overlap_begin_from_one_noise(runs):
     assert (left[0] - left[1]).abs().max() > 1
 
 
-def test_an_earthformer_forecasts_its_own_grid_in_tiles(frames, tmp_path):
+def test_earthformer_forecasts_in_tiles_of_its_grid(frames, tmp_path):
     attention = {
         "kind": "earthformer", "grid": [32, 32], "width": 8, "heads": 1,
         "stem": {"widths": [4, 8], "scales": [2, 2], "convolutions": [1, 1]},
     }  # fmt: skip
     model = small_model(tmp_path / "run", model=attention, data={"dataset": "fmi"})
     (path,) = predict(model, frames, "--out", tmp_path, "--write", "nc")
-    with xr.open_dataset(path) as found:
-        assert found.reflectivity.shape == (4, 40, 52)
-        assert np.isfinite(found.reflectivity.values[:, 5:]).all()
-        assert found.attrs["simcast_tile"] == "32 x 32 pixels, overlap 8"
-    assert "it was trained on 32 x 32" in refusal(model, frames, "--tile", 16, 16)
+    with xr.open_dataset(path) as dataset:
+        assert dataset.reflectivity.shape == (4, 40, 52)
+        assert np.isfinite(dataset.reflectivity.values[:, 5:]).all()
+        assert dataset.attrs["simcast_tile"] == "32 x 32 pixels, overlap 8"
+    assert "it was trained on 32 x 32" in error_of(model, frames, "--tile", 16, 16)
 
 
-def test_bridged_frames_are_named(model, frames, tmp_path):
+def test_interpolated_frames_are_recorded(model, frames, tmp_path):
     paths = [frames / f"{number}.h5" for number in (1, 3)]
-    assert "1 of 3 frames every 5 minutes are missing: 01:10" in refusal(model, *paths, "--out", tmp_path)
+    assert "1 of 3 frames every 5 minutes are missing: 01:10" in error_of(model, *paths, "--out", tmp_path)
     (path,) = predict(model, *paths, "--out", tmp_path, "--write", "nc", "--bridge", 1)
-    with xr.open_dataset(path) as found:
-        assert found.attrs["simcast_bridged"] == "2024-11-26T01:10Z"
+    with xr.open_dataset(path) as dataset:
+        assert dataset.attrs["simcast_bridged"] == "2024-11-26T01:10Z"
 
 
-def test_an_earlier_issue_time_is_asked_for(model, frames, tmp_path):
+def test_at_option_selects_an_earlier_issue_time(model, frames, tmp_path):
     (path,) = predict(model, frames, "--out", tmp_path, "--write", "nc", "--at", "2024-11-26T01:10")
     assert path.name == "forecast_20241126T0110Z.nc"
 
 
-def test_rejections(model, frames, tmp_path, runs):
+def test_rejects_invalid_arguments(model, frames, tmp_path, runs):
     (tmp_path / "bad.h5").write_bytes(b"nothing")
-    assert "give either FRAMES (radar files or folders) or --watch FOLDER" in refusal(model)
-    assert "bad.h5 begins with" in refusal(model, tmp_path / "bad.h5")
-    assert "neither a file nor a folder" in refusal(model, tmp_path / "none")
-    assert "--pattern '*.gif'" in refusal(model, frames, "--pattern", "*.gif")
-    assert "--at 'noon' is not a time" in refusal(model, frames, "--at", "noon")
-    assert "--write png: choose nc or zarr" in refusal(model, frames, "--write", "png")
-    assert "--overlap 20 is invalid for tiles of 32 x 32" in refusal(model, frames, "--overlap", 20)
+    assert "give either FRAMES (radar files or folders) or --watch FOLDER" in error_of(model)
+    assert "bad.h5 begins with" in error_of(model, tmp_path / "bad.h5")
+    assert "neither a file nor a folder" in error_of(model, tmp_path / "none")
+    assert "--pattern '*.gif'" in error_of(model, frames, "--pattern", "*.gif")
+    assert "--at 'noon' is not a time" in error_of(model, frames, "--at", "noon")
+    assert "--write png: choose nc or zarr" in error_of(model, frames, "--write", "png")
+    assert "--overlap 20 is invalid for tiles of 32 x 32" in error_of(model, frames, "--overlap", 20)
     assert (
         "--tile 31 33 does not suit the model: the direct tiny takes heights and widths that are multiples of 2"
-        in refusal(model, frames, "--tile", 31, 33)
+        in error_of(model, frames, "--tile", 31, 33)
     )
-    assert "a tile has at least one pixel; it was trained on 32 x 32" in refusal(model, frames, "--tile", 0, 5)
-    assert "is deterministic; give a diffusion run" in refusal(model, frames, "--set", "members=2")
-    assert "is not a finished training run" in refusal(tmp_path, frames)
-    for given in ([frames, "--any-spacing"], [frames / "3.h5"]):  # one frame is too few as well: the unit comes first
-        assert "no option converts between them" in refusal(runs / "student", *given)
-    far = [write_odim(tmp_path / f"{k}.h5", storm(k), moment(k), spacing=2700.0) for k in range(3)]
-    assert "pixels of 2.7 km and the model was trained on 1 km" in refusal(model, *far)
+    assert "a tile has at least one pixel; it was trained on 32 x 32" in error_of(model, frames, "--tile", 0, 5)
+    assert "is deterministic; give a diffusion run" in error_of(model, frames, "--set", "members=2")
+    assert "is not a finished training run" in error_of(tmp_path, frames)
+    for arguments in (
+        [frames, "--any-spacing"],
+        [frames / "3.h5"],
+    ):  # one frame is too few, but the unit is checked first
+        assert "no option converts between them" in error_of(runs / "student", *arguments)
+    coarse = [write_odim(tmp_path / f"{k}.h5", storm(k), moment(k), spacing=2700.0) for k in range(3)]
+    assert "pixels of 2.7 km and the model was trained on 1 km" in error_of(model, *coarse)
 
 
-def test_a_pipelines_folder_is_rejected_with_its_finished_stages(model, frames, tmp_path):
+def test_rejects_pipeline_directory_and_names_finished_stages(model, frames, tmp_path):
     folder = tmp_path / "pipeline"
     folder.mkdir()
     stages = "{teacher: {}, student: {}, direct: {}, autoencoder: {}}"
     (folder / "config.yaml").write_text(f"name: p\nrun_dir: {folder}\nstages: {stages}\n")
-    said = refusal(folder, frames)
-    assert "is the directory of a pipeline; none of its forecasting stages is finished: run `simcast pipeline`" in said
+    message = error_of(folder, frames)
+    assert (
+        "is the directory of a pipeline; none of its forecasting stages is finished: run `simcast pipeline`" in message
+    )
     for name in ("student", "direct", "autoencoder"):
         shutil.copytree(model, folder / name)
-    own = folder / "autoencoder" / "config.yaml"
-    own.write_text(own.read_text().replace("stage: direct", "stage: autoencoder"))
-    assert "stage: autoencoder" in own.read_text()
+    config = folder / "autoencoder" / "config.yaml"
+    config.write_text(config.read_text().replace("stage: direct", "stage: autoencoder"))
+    assert "stage: autoencoder" in config.read_text()
     stages = f"{folder}/student, {folder}/direct"
-    said = f"{folder} is the directory of a pipeline; name one of its forecasting stages: {stages}"
-    assert refusal(folder, frames) == said
+    message = f"{folder} is the directory of a pipeline; name one of its forecasting stages: {stages}"
+    assert error_of(folder, frames) == message
     for load in (load_trained, load_run, lambda path: export_run(path, tmp_path / "out")):
-        with pytest.raises(SimcastError) as refused:
+        with pytest.raises(SimcastError) as error:
             load(folder)
-        assert str(refused.value) == said
+        assert str(error.value) == message
     with (folder / "config.yaml").open("a") as file:
         file.write("of_another_version: 1\n")
-    assert refusal(folder, frames) == said
+    assert error_of(folder, frames) == message
 
 
-def test_a_disk_that_is_full_leaves_nothing_behind(model, frames, tmp_path, monkeypatch):
+def test_full_disk_leaves_no_files(model, frames, tmp_path, monkeypatch):
     monkeypatch.setattr(xr.Dataset, "to_netcdf", _full)
     with pytest.raises(OSError, match="No space"):
         predict(model, frames, "--out", tmp_path / "out", "--write", "nc")
@@ -272,9 +279,9 @@ def _full(_self, path, **_options):
     raise OSError(28, "No space left on device")
 
 
-def test_a_package_that_writes_is_asked_for_before_the_forecast(model, frames, tmp_path, monkeypatch):
+def test_missing_output_package_is_reported_before_the_forecast(model, frames, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "zarr" else name)
-    said = refusal(model, frames, "--out", tmp_path / "out", "--write", "zarr")
-    assert "needs zarr, which is not installed: pip install -c constraints.txt -e '.[io]'" in said
-    assert "is not a finished training run" in refusal(tmp_path, frames, "--write", "zarr")
-    assert "neither a file nor a folder" in refusal(model, tmp_path / "none", "--write", "zarr")
+    message = error_of(model, frames, "--out", tmp_path / "out", "--write", "zarr")
+    assert "needs zarr, which is not installed: pip install -c constraints.txt -e '.[io]'" in message
+    assert "is not a finished training run" in error_of(tmp_path, frames, "--write", "zarr")
+    assert "neither a file nor a folder" in error_of(model, tmp_path / "none", "--write", "zarr")

@@ -1,4 +1,4 @@
-"""Ensembles of finished runs: the same members in any batch, chunk and order; runs that do not belong together."""
+"""Ensembles of finished runs: members independent of batch, chunk and order; mismatched runs are rejected."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ def ensemble(runs: Path):
 
 
 @pytest.fixture(scope="module")
-def past(ensemble) -> torch.Tensor:
+def frames(ensemble) -> torch.Tensor:
     source = open_windows(ensemble.config.data, split="train", frames=7)
     return torch.stack([torch.from_numpy(source.read(index)[:3]) for index in (0, 3, 5)])
 
@@ -38,8 +38,8 @@ def changed(ensemble, **values):
     return ensemble.sampled_by(ensemble.sampling.model_copy(update=values))
 
 
-def test_members_are_forecasts_in_range_that_differ(ensemble, past):
-    members = ensemble.forecast(past, frames_out=4)
+def test_members_differ_and_are_in_range(ensemble, frames):
+    members = ensemble.forecast(frames, frames_out=4)
     assert members.shape == (3, 5, 4, 16, 16) and members.dtype == torch.float32
     assert members.min() >= 0 and members.max() <= 1
     spread = (members[:, :, None] - members[:, None]).abs().flatten(3).amax(-1) + torch.eye(5)
@@ -47,57 +47,59 @@ def test_members_are_forecasts_in_range_that_differ(ensemble, past):
 
 
 @pytest.mark.parametrize("sampling", [{}, {"sampler": "dpm_solver"}, {"sampler": "ddpm"}, {"eta": 1.0}])
-def test_chunks_of_one_and_of_five_draw_the_same_members(ensemble, past, sampling):
-    one, five = (changed(ensemble, chunk=chunk, **sampling).forecast(past, frames_out=4) for chunk in (1, 5))
+def test_chunk_size_does_not_change_members(ensemble, frames, sampling):
+    one, five = (changed(ensemble, chunk=chunk, **sampling).forecast(frames, frames_out=4) for chunk in (1, 5))
     torch.testing.assert_close(one, five, atol=1e-5, rtol=0)
 
 
-def test_a_member_is_itself_alone_or_beside_others(ensemble, past):
-    together = ensemble.forecast(past, frames_out=4)
-    apart = ensemble.members(past[1:2], [4, 0])
-    torch.testing.assert_close(apart[0], together[1, [4, 0]], atol=1e-5, rtol=0)
-    more = changed(ensemble, members=7).forecast(past, frames_out=4)
+def test_member_is_independent_of_other_members(ensemble, frames):
+    together = ensemble.forecast(frames, frames_out=4)
+    single = ensemble.members(frames[1:2], [4, 0])
+    torch.testing.assert_close(single[0], together[1, [4, 0]], atol=1e-5, rtol=0)
+    more = changed(ensemble, members=7).forecast(frames, frames_out=4)
     torch.testing.assert_close(more[:, :5], together, atol=1e-5, rtol=0)
 
 
-def test_members_by_way_of_graphs_are_the_same(ensemble, past):
+def test_cuda_graph_does_not_change_members(ensemble, frames):
     chunked = changed(ensemble, chunk=4)
-    want = chunked.forecast(past, frames_out=4)
+    want = chunked.forecast(frames, frames_out=4)
     graphs = GraphCache(capture=EmulatedGraph)  # pyright: ignore[reportArgumentType]
     graphed = replace(chunked, graphs=graphs)
     before = EmulatedGraph.captures
-    assert torch.equal(graphed.forecast(past, frames_out=4), want)
-    assert EmulatedGraph.captures == before + 1, "the second of three full chunks was recorded; the rest came once"
-    assert torch.equal(replace(changed(graphed, cuda_graph=False), graphs=graphs).forecast(past, frames_out=4), want)
+    assert torch.equal(graphed.forecast(frames, frames_out=4), want)
+    assert EmulatedGraph.captures == before + 1, "captured at the second of three full chunks; the remainder runs once"
+    assert torch.equal(replace(changed(graphed, cuda_graph=False), graphs=graphs).forecast(frames, frames_out=4), want)
     assert EmulatedGraph.captures == before + 1
-    assert changed(graphed, seed=1).graphs is not graphs, "a graph holds the numbers of its sampling"
+    assert changed(graphed, seed=1).graphs is not graphs, "a graph contains the sampling settings"
 
 
-def test_latents_that_broke_down_are_rejected_after_all_chunks(ensemble, past, monkeypatch):
-    whole = ensemble.network.forward
-    monkeypatch.setattr(ensemble.network, "forward", lambda x, *rest: whole(x, *rest) * float("nan"))
+def test_rejects_non_finite_latents(ensemble, frames, monkeypatch):
+    forward = ensemble.network.forward
+    monkeypatch.setattr(ensemble.network, "forward", lambda x, *rest: forward(x, *rest) * float("nan"))
     with pytest.raises(NonFiniteLatentError, match="15 of 15 sampled latents are not finite"):
-        changed(ensemble, chunk=4).forecast(past, frames_out=4)
+        changed(ensemble, chunk=4).forecast(frames, frames_out=4)
 
 
-def test_another_seed_or_another_past_gives_other_members(ensemble, past):
-    base = ensemble.members(past[:1], [0])
-    assert (changed(ensemble, seed=1).members(past[:1], [0]) - base).abs().max() > 1e-3
-    assert len(set(sample_identity(past).tolist())) == 3
-    assert torch.equal(sample_identity(past[1:]), sample_identity(past)[1:])
+def test_members_depend_on_seed_and_input(ensemble, frames):
+    base = ensemble.members(frames[:1], [0])
+    assert (changed(ensemble, seed=1).members(frames[:1], [0]) - base).abs().max() > 1e-3
+    assert len(set(sample_identity(frames).tolist())) == 3
+    assert torch.equal(sample_identity(frames[1:]), sample_identity(frames)[1:])
 
 
-def test_bf16_networks_draw_nearly_the_same_members(runs, past):
-    made = load_ensemble(runs / "diffusion")
-    exact = made.members(past[:1], [0, 1])
-    rounded = changed(made, precision="bf16").on(torch.device("cpu")).members(past[:1], [0, 1])
+def test_bf16_members_are_close_to_fp32(runs, frames):
+    loaded = load_ensemble(runs / "diffusion")
+    exact = loaded.members(frames[:1], [0, 1])
+    rounded = changed(loaded, precision="bf16").on(torch.device("cpu")).members(frames[:1], [0, 1])
     assert rounded.dtype == torch.float32
     assert 0 < (rounded - exact).abs().mean() < 0.02
-    assert torch.equal(made.on(torch.device("cpu")).members(past[:1], [0]).isfinite(), torch.ones(1, 1, 4, 16, 16) > 0)
+    assert torch.equal(
+        loaded.on(torch.device("cpu")).members(frames[:1], [0]).isfinite(), torch.ones(1, 1, 4, 16, 16) > 0
+    )
 
 
-def test_latents_are_scaled_there_and_back(ensemble, past):
-    frames = to_frames(past).values
+def test_decoding_inverts_latent_scale(ensemble, frames):
+    frames = to_frames(frames).values
     mean, _ = ensemble.autoencoder.moments(frames)
     decoded = ensemble.autoencoder.decode(mean * ensemble.autoencoder.scale)
     network = ensemble.autoencoder.network
@@ -107,18 +109,18 @@ def test_latents_are_scaled_there_and_back(ensemble, past):
 
 
 @pytest.mark.parametrize(
-    ("sampling", "says"),
+    ("sampling", "message"),
     [
         ({"steps": 1001}, "1001 sampling steps for a schedule of 1000"),
         ({"sampler": "ddpm", "eta": 0.5}, r"eta=0\.5 is invalid for sampler ddpm"),
     ],
 )
-def test_what_cannot_be_sampled_is_rejected(ensemble, sampling, says):
-    with pytest.raises(ConfigError, match=says):
+def test_rejects_invalid_sampling_settings(ensemble, sampling, message):
+    with pytest.raises(ConfigError, match=message):
         changed(ensemble, **sampling)
 
 
-def test_guidance_of_a_network_without_dropped_conditions_is_rejected(ensemble):
+def test_rejects_guidance_without_condition_dropout(ensemble):
     diffusion = ensemble.config.diffusion.model_copy(update={"condition_dropout": 0.0})
     untrained = replace(ensemble, config=ensemble.config.model_copy(update={"diffusion": diffusion}))
     with pytest.raises(ConfigError, match="requires a network trained with condition dropout"):
@@ -127,7 +129,7 @@ def test_guidance_of_a_network_without_dropped_conditions_is_rejected(ensemble):
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "student"])
-def test_parts_of_another_training_are_rejected(runs, tmp_path, part):
+def test_rejects_parts_of_another_run(runs, tmp_path, part):
     for name in ("autoencoder", "student", "diffusion"):
         shutil.copytree(runs / name, tmp_path / name)
     folder, config = RunDirectory(tmp_path / part), RunDirectory(tmp_path / "diffusion").config
@@ -141,7 +143,7 @@ def test_parts_of_another_training_are_rejected(runs, tmp_path, part):
         load_ensemble(tmp_path / "diffusion")
 
 
-def test_runs_of_another_stage_are_rejected(runs, tmp_path):
+def test_rejects_run_of_another_stage(runs, tmp_path):
     with pytest.raises(ConfigError, match="is a run of stage direct; a finished autoencoder is needed"):
         load_autoencoder(runs / "student")
     with pytest.raises(
@@ -152,14 +154,14 @@ def test_runs_of_another_stage_are_rejected(runs, tmp_path):
         load_ensemble(tmp_path / "nothing")
 
 
-def test_products_reach_a_threshold_where_the_code_does():
+def test_products_of_floats_use_the_threshold_of_encoded_values():
     codes = torch.tensor([218, 219, 220], dtype=torch.float32) / torch.tensor(255.0)
     products = ensemble_products(codes.view(1, 3, 1, 1, 1), [219.0])
     assert products.probability.item() == pytest.approx(2 / 3)
     assert products.mean.item() == pytest.approx(219 / 255)
 
 
-def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
+def test_evaluation_reads_the_file(ensemble, tmp_path):
     out = tmp_path / "deep" / "ensemble.h5"
     source = open_windows(ensemble.config.data, split="train", frames=7)
     write_ensembles(ensemble, source, out, spec=target_spec(ensemble.config.data), windows=3, batch=2)
@@ -177,7 +179,7 @@ def test_a_file_holds_what_evaluation_reads(ensemble, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["ensemble.h5"]
 
 
-def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
+def clip_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
     source = open_windows(ensemble.config.data, split="train", frames=7)
     spec = target_spec(ensemble.config.data)
     write_ensembles(changed(ensemble, **sampling), source, out, spec=spec, windows=3, batch=batch)
@@ -185,14 +187,14 @@ def written_rate(ensemble, out: Path, *, batch: int, **sampling) -> float:
         return float(file.attrs["clip_rate"])  # pyright: ignore
 
 
-def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
+def test_stores_and_logs_the_clip_rate(ensemble, tmp_path, caplog):
     caplog.set_level("INFO", logger="simcast_hpc")
-    assert written_rate(ensemble, tmp_path / "none.h5", batch=2, clip=None) == 0
+    assert clip_rate(ensemble, tmp_path / "none.h5", batch=2, clip=None) == 0
     assert "clipped" not in caplog.text
-    assert written_rate(ensemble, tmp_path / "all.h5", batch=2, clip=1e-12) == 1
+    assert clip_rate(ensemble, tmp_path / "all.h5", batch=2, clip=1e-12) == 1
     assert "100 % of the elements of the clean latents were clipped at sampling.clip=1e-12" in caplog.text
     some = [
-        written_rate(ensemble, tmp_path / "some.h5", batch=batch, clip=0.5, chunk=chunk)
+        clip_rate(ensemble, tmp_path / "some.h5", batch=batch, clip=0.5, chunk=chunk)
         for batch, chunk in ((1, 2), (2, 4), (3, 50))
     ]
     assert 0.01 < some[0] < 0.99
@@ -204,7 +206,7 @@ def test_a_file_says_how_much_was_clipped(ensemble, tmp_path, caplog):
     )
 
 
-def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
+def test_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
     source = open_windows(ensemble.config.data, split="train", frames=7)
 
     def broken(*_arguments):
@@ -216,7 +218,7 @@ def test_a_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_member_is_said_to_be_an_absolute_error(ensemble, tmp_path, caplog):
+def test_warns_about_crps_of_one_member(ensemble, tmp_path, caplog):
     source = open_windows(ensemble.config.data, split="train", frames=7)
     single = changed(ensemble, members=1)
     write_ensembles(single, source, tmp_path / "e.h5", spec=target_spec(ensemble.config.data), windows=1, batch=1)

@@ -1,4 +1,4 @@
-"""The public Python API: forecasts of arrays, and what it says of arrays that cannot be forecast from."""
+"""The public Python API: forecasts from arrays, and the errors for invalid arrays."""
 
 import subprocess
 import sys
@@ -36,15 +36,15 @@ def test_importing_the_package_imports_no_torch():
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules; assert 'load' in dir(sc); print(spent)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 5  # loose: a busy machine; the import itself takes milliseconds
+    assert float(done.stdout) < 5  # generous for a busy machine; the import takes milliseconds
 
 
-def test_unknown_attribute_is_an_attribute_error():
+def test_rejects_unknown_attribute():
     with pytest.raises(AttributeError, match="no attribute 'laod'"):
         sc.laod  # noqa: B018
 
 
-def test_every_form_of_input_gives_the_forecast_of_the_run(student: sc.Forecaster, runs: Path):
+def test_every_input_type_gives_the_same_forecast(student: sc.Forecaster, runs: Path):
     expected = load_trained(runs / "student").forecast(torch.from_numpy(CODES), frames_out=4).numpy()
     big_endian, strided = FLOATS.astype(">f4"), np.asfortranarray(CODES)
     masked = np.ma.masked_equal(CODES, MISSING_CODE)
@@ -60,12 +60,12 @@ def test_every_form_of_input_gives_the_forecast_of_the_run(student: sc.Forecaste
 
 
 def test_lead_times_select_and_extend_the_horizon(student: sc.Forecaster):
-    whole = student.forecast(CODES)
-    np.testing.assert_array_equal(student.forecast(CODES, lead_times=2), whole[:, :2])
-    np.testing.assert_array_equal(student.forecast(CODES, lead_times=[1, 4]), whole[:, [0, 3]])
+    complete = student.forecast(CODES)
+    np.testing.assert_array_equal(student.forecast(CODES, lead_times=2), complete[:, :2])
+    np.testing.assert_array_equal(student.forecast(CODES, lead_times=[1, 4]), complete[:, [0, 3]])
     rolled_out = student.forecast(CODES, lead_times=7)
     assert rolled_out.shape == (2, 7, 16, 16)
-    np.testing.assert_array_equal(rolled_out[:, :4], whole)
+    np.testing.assert_array_equal(rolled_out[:, :4], complete)
 
 
 def test_members_are_the_same_for_codes_and_floats(ensemble: sc.Forecaster):
@@ -98,18 +98,18 @@ def test_members_are_the_same_for_codes_and_floats(ensemble: sc.Forecaster):
         (CODES[..., :15], ConfigError, "multiples of 2, got 16 x 15"),
     ],
 )
-def test_rejects_frames_it_cannot_forecast_from(student: sc.Forecaster, frames, error, message: str):
+def test_rejects_invalid_frames(student: sc.Forecaster, frames, error, message: str):
     with pytest.raises(error, match=message):
         student.forecast(frames)
 
 
 @pytest.mark.parametrize("lead_times", [0, -1, [], [2, 1], [1, 1], [0, 1], [1.5]])
-def test_rejects_lead_times(student: sc.Forecaster, lead_times):
+def test_rejects_invalid_lead_times(student: sc.Forecaster, lead_times):
     with pytest.raises(ValueError, match="lead_times="):
         student.forecast(CODES, lead_times=lead_times)
 
 
-def test_rejects_members_and_lead_times_that_a_model_does_not_have(student: sc.Forecaster, ensemble: sc.Forecaster):
+def test_rejects_members_and_lead_times_that_the_model_lacks(student: sc.Forecaster, ensemble: sc.Forecaster):
     with pytest.raises(ValueError, match="members=3 needs an ensemble"):
         student.forecast(CODES, members=3)
     with pytest.raises(ValueError, match="members=0 must be a positive int"):
@@ -122,14 +122,14 @@ def test_rejects_members_and_lead_times_that_a_model_does_not_have(student: sc.F
         student.forecast(CODES, lead_times=True)
 
 
-def data_array(minutes: float = 5, **over) -> xarray.DataArray:
+def data_array(minutes: float = 5, **coordinates) -> xarray.DataArray:
     start = datetime(2024, 6, 1, 11, 50)
     times = np.array([start + timedelta(minutes=minutes * k) for k in range(3)], dtype="datetime64[ns]")
-    coords = {"time": times, "y": np.arange(16) * 1e3, "x": np.arange(16) * 2e3, "crs": 0} | over
+    coords = {"time": times, "y": np.arange(16) * 1e3, "x": np.arange(16) * 2e3, "crs": 0} | coordinates
     return xarray.DataArray(CODES[0], dims=("time", "y", "x"), coords=coords, name="vil", attrs={"long_name": "VIL"})
 
 
-def test_data_array_returns_with_coordinates(student: sc.Forecaster, ensemble: sc.Forecaster):
+def test_data_array_keeps_coordinates(student: sc.Forecaster, ensemble: sc.Forecaster):
     frames = data_array()
     forecast = student.forecast(frames)
     assert forecast.dims == ("time", "y", "x") and forecast.name == "vil" and forecast.attrs == frames.attrs
@@ -142,13 +142,13 @@ def test_data_array_returns_with_coordinates(student: sc.Forecaster, ensemble: s
     np.testing.assert_array_equal(forecast.y, frames.y)
     assert "crs" in forecast.coords
     # Time last, as archives store it, and a batch dimension.
-    turned = student.forecast(frames.transpose("y", "x", "time"))
-    np.testing.assert_array_equal(turned.values, forecast.values)
+    time_last = student.forecast(frames.transpose("y", "x", "time"))
+    np.testing.assert_array_equal(time_last.values, forecast.values)
     members = ensemble.forecast(frames.expand_dims(event=["a"]), members=2)
     assert members.dims == ("event", "member", "time", "y", "x") and list(members.member) == [0, 1]
 
 
-def test_data_array_of_another_cadence_is_rejected(student: sc.Forecaster):
+def test_rejects_data_array_of_another_cadence(student: sc.Forecaster):
     with pytest.raises(ValueError, match=r"\[600\.0\] s apart; tiny needs 300 s between frames"):
         student.forecast(data_array(minutes=10))
     with pytest.raises(ValueError, match="a time dimension"):
@@ -157,7 +157,7 @@ def test_data_array_of_another_cadence_is_rejected(student: sc.Forecaster):
     assert "time" not in without_times.coords and len(without_times.lead_time) == 4
 
 
-def test_load_names_what_it_does_not_find(tmp_path: Path, runs: Path):
+def test_load_error_names_the_missing_run_or_baseline(tmp_path: Path, runs: Path):
     with pytest.raises(ConfigError, match=r"'persistance' is neither a run directory nor a baseline .*'persistence'"):
         sc.load("persistance")
     with pytest.raises(ConfigError, match="needs dataset="):
@@ -170,7 +170,7 @@ def test_load_names_what_it_does_not_find(tmp_path: Path, runs: Path):
         sc.load(runs / "autoencoder")
 
 
-def test_baselines_forecast_as_models_do():
+def test_baselines_have_the_interface_of_models():
     persistence = sc.load("persistence", dataset="sevir")
     forecast = persistence.forecast(CODES, lead_times=[1, 12])
     expected = np.nan_to_num(FLOATS[:, -1:])
@@ -179,7 +179,7 @@ def test_baselines_forecast_as_models_do():
         persistence.forecast(CODES)
 
 
-def test_physical_values_return_to_their_codes():
+def test_physical_values_are_encoded_back_to_the_same_codes():
     sevir = sc.load("persistence", dataset="sevir")
     codes = np.array([5, 18, 77, 219, 254, 255], dtype=np.uint8)
     physical = sevir.to_physical(codes)
@@ -191,7 +191,7 @@ def test_physical_values_return_to_their_codes():
         sevir.to_physical(codes.astype(np.int64))
 
 
-def test_scores_and_configurations_are_reached_from_the_front_door(student: sc.Forecaster):
+def test_package_exports_scores_and_configurations(student: sc.Forecaster):
     observed = random_codes(2, 4, seed=1)
     scores = sc.score(observed, student.forecast(CODES), protocol="sevir-global")
     assert 0 <= scores["csi/mean"] <= 1 and scores["mse"] > 0
@@ -205,6 +205,6 @@ def test_scores_and_configurations_are_reached_from_the_front_door(student: sc.F
     assert sc.datasets.read_dataset("sevir").encoding.unit == "kg/m^2"
 
 
-def test_windows_are_opened_by_plain_arguments(root: Path):
+def test_opens_windows_by_keyword_arguments(root: Path):
     windows = sc.datasets.open_windows(root, dataset="synthetic", split="train", frames=7, max_percent_missing=None)
     assert windows.read(0).shape == (7, 16, 16) and windows.read(0).dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Forecasting networks as CUDA graphs: neither a pass nor a training step waits; what has moved is recorded anew."""
+"""CUDA graphs of forecasting networks: no host synchronization, and a new capture after weights have moved."""
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ NETWORKS: dict[str, ModelConfig] = {
     "simvp": SimVPConfig(hidden_spatial=8, hidden_temporal=16, groups=2),
     "earthformer": EarthformerConfig(
         grid=(SIZE, SIZE), width=16, heads=1, stem=StackConvStem(widths=(4, 16), scales=(2, 2), convolutions=(1, 1)),
-        global_vectors=GlobalVectorConfig(count=2), attention_dropout=0.0,  # whose seed a graph would bake in
+        global_vectors=GlobalVectorConfig(count=2), attention_dropout=0.0,  # a graph would contain a constant seed
     ),
 }  # fmt: skip
 
 
-def network_of(kind: str, *, device: str = "cpu") -> nn.Module:
+def make_network(kind: str, *, device: str = "cpu") -> nn.Module:
     torch.manual_seed(0)
     with torch.device(device):
         return build_model(NETWORKS[kind], frames_in=FRAMES_IN, frames_out=FRAMES_OUT)
@@ -39,21 +39,21 @@ def frames(batch: int = 2, *, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_forecast_neither_waits_nor_leaves_the_device(kind):
-    network = network_of(kind, device="meta").eval()
+def test_forecast_does_not_synchronize(kind):
+    network = make_network(kind, device="meta").eval()
     with torch.no_grad(), MetaDeviceOnly() as mode:
-        made = network(torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"))
-    assert made.shape == (2, FRAMES_OUT, 1, SIZE, SIZE)
+        forecast = network(torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"))
+    assert forecast.shape == (2, FRAMES_OUT, 1, SIZE, SIZE)
     assert mode.operations > 20
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_neither_does_a_forward_and_backward_pass_under_the_loss(kind):
-    network, loss = network_of(kind, device="meta").train(), WeightedMSE(LossConfig(), read_spec("sevir"))
+def test_training_step_does_not_synchronize(kind):
+    network, loss = make_network(kind, device="meta").train(), WeightedMSE(LossConfig(), read_spec("sevir"))
     target = torch.empty(2, FRAMES_OUT, 1, SIZE, SIZE, dtype=torch.uint8, device="meta")
-    seen, valid = torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"), torch.empty_like(target, dtype=torch.bool)
+    inputs, valid = torch.empty(2, FRAMES_IN, 1, SIZE, SIZE, device="meta"), torch.empty_like(target, dtype=torch.bool)
     with MetaDeviceOnly() as mode:
-        loss(network(seen), target, valid).backward()
+        loss(network(inputs), target, valid).backward()
     assert sum(parameter.grad is not None for parameter in network.parameters()) > 10
     assert mode.operations > 60
 
@@ -64,15 +64,15 @@ def graphs(monkeypatch) -> GraphCache:
     return GraphCache(capture=EmulatedGraph)  # pyright: ignore[reportArgumentType]
 
 
-def test_replayed_forecasts_are_the_networks_own_and_stay_the_callers(graphs):
-    network = network_of("simvp").eval().requires_grad_(False)
-    made = [graphs.run(network, frames(seed=seed), network=network) for seed in range(4)]
+def test_replay_equals_network_and_returns_new_tensors(graphs):
+    network = make_network("simvp").eval().requires_grad_(False)
+    forecasts = [graphs.run(network, frames(seed=seed), network=network) for seed in range(4)]
     assert EmulatedGraph.captures == 1
-    assert all(torch.equal(one, network(frames(seed=seed))) for seed, one in enumerate(made))
+    assert all(torch.equal(one, network(frames(seed=seed))) for seed, one in enumerate(forecasts))
 
 
-def test_weights_that_moved_are_noticed_and_new_values_in_their_place_are_read(graphs):
-    network = network_of("simvp").eval().requires_grad_(False)
+def test_recaptures_moved_weights_and_reads_changed_values(graphs):
+    network = make_network("simvp").eval().requires_grad_(False)
     for _ in range(2):
         graphs.run(network, frames(), network=network)
     for parameter in network.parameters():

@@ -1,4 +1,4 @@
-"""A trained model where pysteps takes a nowcast method: units, transforms, linear blending and STEPS blending."""
+"""A trained model as a pysteps nowcast method: units, transforms, linear blending and STEPS blending."""
 
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ def precip() -> np.ndarray:
     return read_spec(RAIN).encoding.decode(codes).astype(np.float64)
 
 
-def test_returns_the_unit_of_its_input(persistence: sc.Forecaster, precip: np.ndarray):
+def test_returns_the_unit_of_the_input(persistence: sc.Forecaster, precip: np.ndarray):
     method = sc.PystepsNowcast(persistence)
     nowcast, seconds = method(precip, None, 4, measure_time=True)
     assert nowcast.shape == (4, 32, 32) and seconds > 0
@@ -37,14 +37,14 @@ def test_returns_the_unit_of_its_input(persistence: sc.Forecaster, precip: np.nd
     np.testing.assert_array_equal(method(precip, None, [2, 4]), nowcast[[1, 3]])
 
 
-def test_decibels_keep_their_zero_value(persistence: sc.Forecaster, precip: np.ndarray):
+def test_decibel_transform_keeps_the_zero_value(persistence: sc.Forecaster, precip: np.ndarray):
     decibel = np.where(precip >= 0.1, 10 * np.log10(np.maximum(precip, 0.1)), -15.0)
     nowcast = sc.PystepsNowcast(persistence, transform="dB")(decibel, None, 2)
     np.testing.assert_allclose(nowcast[1], decibel[-1], atol=1e-3)
     assert (nowcast[:, :, :16] == -15.0).all()
 
 
-def test_reflectivity_is_converted_by_the_relation_of_marshall_and_palmer(persistence, precip: np.ndarray):
+def test_reflectivity_uses_the_marshall_palmer_relation(persistence, precip: np.ndarray):
     reflectivity = 10 * np.log10(200 * np.maximum(precip, 0.02) ** 1.6)
     nowcast = sc.PystepsNowcast(persistence, unit="dBZ")(reflectivity, None, 1)
     wet = precip[-1] > 1
@@ -52,7 +52,7 @@ def test_reflectivity_is_converted_by_the_relation_of_marshall_and_palmer(persis
     assert np.isfinite(nowcast).all()
 
 
-def test_rejects_units_steps_and_shapes_it_cannot_use(persistence: sc.Forecaster, precip: np.ndarray):
+def test_rejects_invalid_units_time_steps_and_shapes(persistence: sc.Forecaster, precip: np.ndarray):
     with pytest.raises(ConfigError, match=r"unit='kg/m\^2' cannot be converted to 'mm/h'"):
         sc.PystepsNowcast(persistence, unit="kg/m^2")
     with pytest.raises(ConfigError, match="transform='dB' does not apply to unit='dBZ'"):
@@ -66,7 +66,7 @@ def test_rejects_units_steps_and_shapes_it_cannot_use(persistence: sc.Forecaster
         method(precip[-1], None, 2)
 
 
-def test_linear_blending_of_pysteps_takes_it_by_name(persistence: sc.Forecaster, precip: np.ndarray):
+def test_pysteps_linear_blending_finds_it_by_name(persistence: sc.Forecaster, precip: np.ndarray):
     from pysteps import blending
 
     sc.PystepsNowcast(persistence).register("simcast-test")
@@ -83,8 +83,8 @@ def test_linear_blending_of_pysteps_takes_it_by_name(persistence: sc.Forecaster,
         sc.PystepsNowcast(persistence).register("steps")
 
 
-def test_steps_blending_of_pysteps_takes_it_as_external_nowcast(runs: Path, tmp_path: Path):
-    """The STEPS blending of pysteps runs on the forecast of a trained model, and ends in it at the first lead time."""
+def test_pysteps_steps_blending_accepts_external_nowcast(runs: Path, tmp_path: Path):
+    """The STEPS blending of pysteps accepts the forecast of a trained model as its external nowcast."""
     from pysteps import blending
 
     student = sc.load(runs / "student", device="cpu")  # synthetic VIL
