@@ -134,7 +134,7 @@ def test_run_directories_store_the_grid_of_the_data(earthformer):
         trained = load_trained(earthformer / stage)
         assert grid_of(trained.config.model) == (16, 16)
         assert "model.grid" not in json.loads((earthformer / stage / "DONE.json").read_text(encoding="utf-8"))["inputs"]
-    with pytest.raises(ConfigError, match=r"made for frames of 16 x 16 pixels .* the data's are 24 x 24"):
+    with pytest.raises(ConfigError, match=r"takes frames of 16 x 16 pixels .*, got 24 x 24"):
         trained.forecast(torch.zeros(1, 4, 24, 24, dtype=torch.uint8), frames_out=4)
 
 

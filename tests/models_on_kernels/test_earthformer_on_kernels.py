@@ -54,7 +54,7 @@ def assert_equals_golden(case: str, device: str) -> None:
     frames, target = (channels_second(golden[name]).to(device) for name in ("input", "target"))
     expected = channels_second(golden["input_grad"]).to(device)
     passes = GoldenBackward(model.to(device), frames, target)
-    output, loss, gradient = passes.match(expected, enough=TOLERANCE)
+    output, loss, gradient = passes.match(expected, tolerance=TOLERANCE)
     assert error(output, channels_second(golden["output"]).to(device)) < TOLERANCE
     assert error(loss, golden["loss"].to(device)) < TOLERANCE
     assert error(gradient, expected) < TOLERANCE
