@@ -27,7 +27,7 @@ def download(
     endpoint: Annotated[
         str | None, typer.Option(help="URL of another S3 server (default: AWS).", show_default=False)
     ] = None,
-    stall_seconds: Annotated[float, typer.Option(help="Reconnect after so many seconds without data.")] = 30.0,
+    stall_seconds: Annotated[float, typer.Option(help="Reconnect after this many seconds without data.")] = 30.0,
     tries: Annotated[int, typer.Option(min=1, help="Consecutive failures before the download ends.")] = 8,
 ) -> None:
     """Download a public data set; the same command resumes an interrupted download.

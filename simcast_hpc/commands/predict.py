@@ -79,7 +79,7 @@ def predict(
     every: Annotated[float, typer.Option(help="Seconds between scans of the watched folder.", min=0.05)] = 10.0,
     late: Annotated[
         float,
-        typer.Option(help="Issue or redo forecasts up to so many minutes older than the newest frame.", min=0),
+        typer.Option(help="Issue or update forecasts up to this many minutes older than the newest frame.", min=0),
     ] = 120.0,
     keep: Annotated[
         int | None, typer.Option(help="Number of issue times to keep (default: all).", min=1, show_default=False)

@@ -38,7 +38,7 @@ def sample(
 ) -> None:
     """Sample ensemble members and store them with their mean, exceedance probabilities and probability-matched mean.
 
-    Under a launcher the ranks share the members.
+    Under a launcher the members are distributed over the ranks.
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """

@@ -76,4 +76,4 @@ class DataConfig(Section):
     stage_to: Operational[str | None] = None
     """Copy prepared shards to this folder on the node's own disk first, such as ``$SLURM_TMPDIR``."""
     hold_out: HoldOutConfig | None = None
-    """Leave one fold of the events out of the split ``train``; null trains on all."""
+    """Exclude one fold of the events from the split ``train``; null trains on all."""

@@ -1,7 +1,7 @@
 """Windows of an archive in SEVIR's layout: ``CATALOG.csv`` and HDF5 files of events, time last.
 
-``catalog.py`` selects and sorts the events; complete windows of ``frames`` frames start every ``window_stride`` frames,
-as in the public SEVIR loader.
+``archive_catalog.py`` selects and sorts the events; complete windows of ``frames`` frames start every
+``window_stride`` frames, as in the public SEVIR loader.
 """
 
 from collections.abc import Sequence

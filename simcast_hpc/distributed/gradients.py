@@ -1,7 +1,7 @@
 """Check the reduced gradients of an optimizer step, or discard them, under every ZeRO stage.
 
 DeepSpeed 0.19.8 skips a step with non-finite gradients silently, or applies it (bf16 with ZeRO 2, and ZeRO 0). So the
-gradients are checked before the step, and every stage does what the run's configuration says.
+gradients are checked before the step, and every stage follows the run's configuration.
 """
 
 from typing import Any

@@ -66,7 +66,7 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     """Join the process group of the ranks that the launcher started.
 
     Raises:
-        LauncherError: the launcher's variables are incomplete, or the group has another size than they say.
+        LauncherError: the launcher's variables are incomplete, or the group has another size than they specify.
     """
     rank_info = find_rank(os.environ)
     if rank_info.launcher.startswith("mpiexec"):

@@ -48,7 +48,7 @@ def _fields(forecast: Forecast, space: tuple[str, str], coords: dict[str, Any]) 
     if standard is not None:
         common["standard_name"] = standard
     if forecast.unit == "dBZ":
-        common["comment"] = f"no echo is {forecast.silent:g} dBZ; averages are of the linear Z"
+        common["comment"] = f"no echo is {forecast.no_echo_dbz:g} dBZ; averages are of the linear Z"
     is_ensemble = forecast.mean is not None
     fields: dict[str, Any] = {}
     if forecast.values is not None:

@@ -17,7 +17,7 @@ class FrameRequest:
     """The input frames of a model: ``frames_in`` frames, one every ``step_minutes``.
 
     ``bridge`` is the largest number of consecutive frames that may be missing and are interpolated in time, in linear
-    units; the first and the last frame are never interpolated. A frame may lie up to a quarter of a step from its
+    units; the first and the last frame are never interpolated. A frame may be up to a quarter of a step from its
     nominal time.
     """
 

@@ -36,7 +36,7 @@ class Forecast:
         step_minutes: minutes between two lead times.
         grid: map grid.
         unit: of all fields.
-        silent: value of no echo in dBZ.
+        no_echo_dbz: value of no echo in dBZ.
         observed: last input, float32 ``[H, W]``, NaN where missing.
         thresholds: in ``unit``.
         values: float32 ``[M, T', H, W]``, one member of a deterministic model, NaN where missing; None if an
@@ -50,7 +50,7 @@ class Forecast:
     step_minutes: float
     grid: RadarGrid
     unit: Unit
-    silent: float
+    no_echo_dbz: float
     observed: np.ndarray
     thresholds: tuple[float, ...]
     values: np.ndarray | None

@@ -107,12 +107,12 @@ def write_ensembles(
                 if len(numbers):
                     samples = ensemble.sample_members(codes, numbers)
                     members, clipped = samples.frames.cpu(), float(samples.clip_rate) * len(numbers) * len(indices)
-            shares = ranks.gather((members, clipped))
-            rates.append(sum(clipped for _, clipped in shares))
+            gathered = ranks.gather((members, clipped))
+            rates.append(sum(clipped for _, clipped in gathered))
             with ranks.together():
                 if file is not None:
                     _write(
-                        file, indices, ensemble_products(_interleave([members for members, _ in shares]), thresholds)
+                        file, indices, ensemble_products(_interleave([members for members, _ in gathered]), thresholds)
                     )
                     progress.advance(len(indices))
         with ranks.together():
@@ -121,13 +121,13 @@ def write_ensembles(
                 open_files.close()
 
 
-def _interleave(shares: Sequence[Tensor]) -> Tensor:
+def _interleave(parts: Sequence[Tensor]) -> Tensor:
     """Return members in the order of their numbers: rank r of n has sampled r, r + n, ..."""
-    non_empty = [share for share in shares if share.numel()]
-    total = sum(share.shape[1] for share in non_empty)
+    non_empty = [part for part in parts if part.numel()]
+    total = sum(part.shape[1] for part in non_empty)
     members = non_empty[0].new_empty(non_empty[0].shape[0], total, *non_empty[0].shape[2:])
-    for rank, share in enumerate(non_empty):
-        members[:, rank :: len(shares)] = share
+    for rank, part in enumerate(non_empty):
+        members[:, rank :: len(parts)] = part
     return members
 
 

@@ -59,7 +59,7 @@ class BlockStore:
             if stored.get(key) != self.identity.get(key):
                 raise ConfigError(
                     f"{self.name}={self.directory} was computed with {key}={stored.get(key)!r}, but this run has "
-                    f"{self.identity.get(key)!r}; name another directory"
+                    f"{self.identity.get(key)!r}; choose another directory"
                 )
         return True
 
@@ -99,7 +99,7 @@ class BlockStore:
             batch_size: windows per call of ``compute``.
             rank: of this process; ranks start with different blocks.
             ranks: number of processes that are expected.
-            lease_seconds: seconds of silence after which the block of another process is taken over.
+            lease_seconds: seconds without a heartbeat after which the block of another process is taken over.
             check: called between batches and while waiting; its exception ends the fill and releases the leases.
 
         Raises:
@@ -179,7 +179,7 @@ class BlockStore:
         for begin in range(block * BLOCK, end, batch_size):
             check()
             if not lease.renew():
-                logger.warning("%s: block %d was taken over after too long a silence", self.name, block)
+                logger.warning("%s: block %d was taken over because its lease became stale", self.name, block)
                 return
             indices = range(begin, min(begin + batch_size, end))
             parts.append(compute(indices))
@@ -208,7 +208,7 @@ class BlockStore:
     def _reject_another_claim(self) -> None:
         if not self._is_claimed():
             raise ConfigError(
-                f"{self.name}={self.directory} was claimed for another identity meanwhile; name another directory"
+                f"{self.name}={self.directory} was claimed for another identity meanwhile; choose another directory"
             )
 
     def _clear(self, leases: Leases) -> None:
@@ -217,12 +217,12 @@ class BlockStore:
         if others := [path.name for path in entries if not path.name.startswith(_OWN_FILES)]:
             raise ConfigError(
                 f"{self.name}={self.directory} contains {others[-1]}, which is not part of a store; "
-                "name another directory"
+                "choose another directory"
             )
         if owners := leases.owners("block-*"):
             raise ConfigError(
                 f"{self.name}={self.directory} is being filled with another identity by {owners[0]}; "
-                "wait for it, or name another directory"
+                "wait for it, or choose another directory"
             )
         for path in entries:
             if not path.name.startswith(("claim", ".")):

@@ -42,7 +42,7 @@ class Lease:
 
     def renew(self) -> bool:
         """Keep the lease from becoming stale; return whether it is still ours. Cheap enough for every micro-batch."""
-        if self._silence() < self._limit / _RENEWALS_PER_LIMIT:
+        if self._seconds_since_renewal() < self._limit / _RENEWALS_PER_LIMIT:
             return True
         if not self._is_ours():
             return False
@@ -53,10 +53,10 @@ class Lease:
 
     def release(self) -> None:
         """Remove the lease, unless it is another's or stale: another process may be superseding it at this moment."""
-        if self._is_ours() and self._silence() < self._limit:
+        if self._is_ours() and self._seconds_since_renewal() < self._limit:
             self._path.unlink(missing_ok=True)
 
-    def _silence(self) -> float:
+    def _seconds_since_renewal(self) -> float:
         return time.monotonic() - self._renewed
 
     def _is_ours(self) -> bool:
@@ -123,8 +123,10 @@ class Leases:
             if _state(previous) != state:  # renewed, released or replaced since it was seen to be stale
                 path.unlink()
                 return None
-            silence = (self._now() - state.touched) / 1e9
-            logger.warning("%s was silent for %.0f s: %s takes over %s", _owner(previous), silence, self.owner, name)
+            seconds = (self._now() - state.touched) / 1e9
+            logger.warning(
+                "no heartbeat from %s for %.0f s: %s takes over %s", _owner(previous), seconds, self.owner, name
+            )
         return Lease(path, self._path(name, generation + 1), self._text, stale_seconds=self._stale_seconds)
 
     def _path(self, name: str, generation: int) -> Path:

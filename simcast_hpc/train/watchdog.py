@@ -84,8 +84,8 @@ class Watchdog:
             logger.debug("cannot write the heartbeat: %s", error)
 
     def _report(self, limit: float, interval: float) -> None:
-        silent = self._silent(4 * interval)
-        named = f"; no heartbeat from rank {', '.join(map(str, silent))}" if silent else ""
+        stale = self._stale_ranks(4 * interval)
+        named = f"; no heartbeat from rank {', '.join(map(str, stale))}" if stale else ""
         message = (
             f"[rank {self._rank}] {socket.gethostname()}, process {os.getpid()}: no optimizer step for {limit:.0f} s "
             f"after step {self._step}{named}; the stacks of this rank follow and are written to {self._stacks}"
@@ -100,7 +100,7 @@ class Watchdog:
         except OSError as error:
             print(f"{self._stacks} cannot be written: {error}", file=sys.stderr, flush=True)
 
-    def _silent(self, seconds: float) -> list[int]:
+    def _stale_ranks(self, seconds: float) -> list[int]:
         """Return the ranks whose heartbeat is older than this, by the clock of the shared file system."""
         ranks: list[int] = []
         try:

@@ -1,4 +1,4 @@
-"""Leases: one owner at a time, released at the end, taken over by exactly one process after too long a silence."""
+"""Leases: one owner at a time, released at the end, taken over by exactly one process when it is stale."""
 
 import os
 import random
@@ -71,7 +71,7 @@ def test_a_stale_lease_is_taken_over_and_the_former_owner_notices(tmp_path, capl
     assert other.owners() == []
     with other.acquire("block") as successor:
         assert successor is not None
-        assert f"{former.owner} was silent for 61 s: {other.owner} takes over block" in caplog.text
+        assert f"no heartbeat from {former.owner} for 61 s: {other.owner} takes over block" in caplog.text
         lease._renewed -= 60.0
         assert not lease.renew(), "it has another owner now"
         lease.release()

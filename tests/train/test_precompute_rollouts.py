@@ -91,7 +91,7 @@ def test_rollouts_of_another_teacher_are_rejected_and_replaced(tmp_path, root, t
     before = (folder / "block-000000.npy").read_bytes()
     torch.manual_seed(2)
     other = _config(tmp_path, root, write_trained(tiny_config(tmp_path / "other", stage="teacher")))
-    with pytest.raises(ConfigError, match=r"computed with teacher=.*name another directory"):
+    with pytest.raises(ConfigError, match=r"computed with teacher=.*choose another directory"):
         _samples(other)
     assert (fill_rollouts(other) / "block-000000.npy").read_bytes() != before
     _samples(other)

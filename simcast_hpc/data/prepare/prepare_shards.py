@@ -65,7 +65,7 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
     source.complete(ranks)
     with ranks.together():
         made_of = _made_of(source, recipe)
-        left_out = require_skipped(source.problems, skip=recipe.skip)
+        skipped = require_skipped(source.problems, skip=recipe.skip)
         if not source.events:
             raise DataError(f"{len(source.notes)} files contain no event of {source.spec.name}")
         compression(recipe.codec)
@@ -94,7 +94,7 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
     manifest = None
     with ranks.together():
         if ranks.is_first:
-            manifest = _finish(into, source, recipe, [files[number] for number in sorted(files)], left_out)
+            manifest = _finish(into, source, recipe, [files[number] for number in sorted(files)], skipped)
     return ranks.gather(manifest)[0]
 
 
@@ -138,7 +138,7 @@ def _check_finished(into: Path, made_of: str, ranks: Ranks) -> Manifest:
 
 
 def _finish(
-    into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], left_out: list[DataProblem]
+    into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], skipped: list[DataProblem]
 ) -> Manifest:
     # 1. Checksums, gaps and histograms of the stored events
     events, rows = [], []
@@ -151,12 +151,12 @@ def _finish(
             for name, parts in columns.items():
                 parts.append(column(file, name)[usable])
         lost = sorted(set(range(len(numbers))) - set(usable.tolist()))
-        left_out += [unreadable(source, numbers[row]) for row in lost]
+        skipped += [unreadable(source, numbers[row]) for row in lost]
         events += [source.events[numbers[row]] for row in usable]
         rows += [(shard, row) for row in usable]
     checksums, gaps, histograms = (np.concatenate(parts) for parts in columns.values())
     if not events:
-        raise DataError(f"no event of {source.spec.name} could be read: {left_out[0]}")
+        raise DataError(f"no event of {source.spec.name} could be read: {skipped[0]}")
     # 2. Index and manifest
     files = sorted({event.file for event in (*events, *source.absent)})
     index = _index(events, rows, source.absent, files, checksums, gaps, histograms)
@@ -174,7 +174,7 @@ def _finish(
         shards=tuple(shards),
         index=_shard_file(into / INDEX, len(events)),
         files=tuple(files),
-        left_out=tuple(str(problem) for problem in left_out),
+        left_out=tuple(str(problem) for problem in skipped),
         notes=tuple(str(problem) for problem in source.notes),
         statistics=summary(source.spec, index, histograms),
     )

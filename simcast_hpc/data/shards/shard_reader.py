@@ -85,7 +85,7 @@ class ShardSource:
         return len(self._starts)
 
     def stage(self, into: Path) -> None:
-        """Copy the needed shards below ``into``, a folder on a local disk, and read from there (see ``staging.py``)."""
+        """Copy the needed shards below ``into``, a folder on a local disk, and read from there."""
         used = np.unique(self._index.shard[np.unique(self._events)])
         self.root = stage(self.root, self.manifest, used.tolist(), into)
 
