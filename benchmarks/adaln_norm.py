@@ -7,21 +7,16 @@ On a CUDA device the op runs its kernel, ``triton``. On a CPU it runs its refere
 the modulated tokens.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from benchmarks.cases.adaln_norm_cases import AdalnNormCase
-from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
+from benchmarks.harness import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, main, op_providers
 from simcast_kernels.adaln_norm import adaln_norm
 from simcast_kernels.adaln_norm.reference import adaln_norm_reference
-from simcast_kernels.dispatch import interpreter_is_on
-
-INTERPRETER_ELEMENTS = 120_000
 
 
 def tensors(case: AdalnNormCase, device: str, seed: int) -> tuple[Any, ...]:
@@ -45,21 +40,8 @@ def providers(case: AdalnNormCase, device: str) -> Sequence[Provider]:
     def op(x: Tensor, shift: Tensor, scale: Tensor, branch=None, gate=None) -> Tensor:
         return adaln_norm(x, shift, scale, branch=branch, gate=gate)[0]
 
-    candidates = [
-        Provider(name="pytorch", function=expression),
-        Provider(name="compiled", function=_compiled(expression)),
-    ]
-    if device == "cuda":
-        return [*candidates, Provider(name="triton", function=op, implementation="triton")]
-    candidates.append(Provider(name="reference", function=op, implementation="reference"))
-    if interpreter_is_on() and case.numel <= INTERPRETER_ELEMENTS:
-        candidates.append(Provider(name=INTERPRETER, function=op, implementation="triton"))
-    return candidates
-
-
-def _compiled(expression):
-    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
-    return functools.wraps(expression)(torch.compile(expression, dynamic=False, fullgraph=True))
+    interpret = case.numel <= INTERPRETER_ELEMENTS
+    return [*baselines(expression), *op_providers(op, device, interpret=interpret)]
 
 
 BENCHMARK = Benchmark(op="adaln_norm", tensors=tensors, providers=providers, exact=exact)

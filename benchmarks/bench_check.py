@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import machine
+from benchmarks.measurements import machine
 from benchmarks.ratio_pairs import kept_bytes, pairs
 from benchmarks.timing import quantile
 

@@ -3,29 +3,27 @@
     PYTHONPATH=kernels python -m benchmarks.cuboid_attention [--case NAME] [--mode full] [--device cpu]
 
 Every provider starts from the projection ``[B, T, H, W, 3 D]`` and ends with ``[B, T, H, W, D]``, so reordering tokens
-into cuboids is included. ``eager`` does what the public code does under autocast: matmuls in the dtype of the inputs,
-softmax in float32. ``sdpa`` materializes bias and mask; ``flex`` (FlexAttention, CUDA only) evaluates them per score; a
-separate local-to-global query doubles the head size of these two. With dropout only ``pytorch``, the reference, is
-compared: the others drop other weights.
+into cuboids is included. ``eager`` does what the published Earthformer does under autocast: matmuls in the dtype of the
+inputs, softmax in float32. ``sdpa`` materializes bias and mask; ``flex`` (FlexAttention, CUDA only) evaluates them per
+score; a separate local-to-global query doubles the head size of these two. With dropout only ``pytorch``, the
+reference, is compared: the others drop other weights.
 
 The gradient of the projection is timed; the backward kernel of the op computes all other gradients with it.
 """
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
-from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
+from benchmarks.harness import Benchmark, Provider, compiled, main, op_providers
 from simcast_kernels.cuboid_attention.geometry import Inputs, Options, Problem, make_problem
 from simcast_kernels.cuboid_attention.reference import attention_mask, from_cuboids, to_cuboids
-from simcast_kernels.dispatch import interpreter_is_on
 
 INTERPRETER_BYTES = 80_000
 CPU_BYTES = 30_000_000
@@ -54,17 +52,13 @@ def providers(case: CuboidAttentionCase, device: str) -> Sequence[Provider]:
     candidates = [Provider(name="pytorch", function=functools.partial(attention, reference=True))]
     if case.dropout == 0:
         eager = functools.partial(_eager, case)
-        baselines = {"eager": eager, "compiled": _compiled(eager), "sdpa": functools.partial(_sdpa, case)}
+        baselines = {"eager": eager, "compiled": compiled(eager), "sdpa": functools.partial(_sdpa, case)}
         if device == "cuda":
-            baselines["flex"] = _compiled(functools.partial(_flex, case))
+            baselines["flex"] = compiled(functools.partial(_flex, case))
         slack = SLACK if case.dtype == torch.bfloat16 else 1.0
         candidates += [Provider(name=name, function=function, slack=slack) for name, function in baselines.items()]
-    if device == "cuda":
-        return [*candidates, Provider(name="triton", function=attention, implementation="triton")]
-    candidates.append(Provider(name="reference", function=attention, implementation="reference"))
-    if interpreter_is_on() and case.bytes_moved("forward") <= INTERPRETER_BYTES:
-        candidates.append(Provider(name=INTERPRETER, function=attention, implementation="triton"))
-    return candidates
+    interpret = case.bytes_moved("forward") <= INTERPRETER_BYTES
+    return [*candidates, *op_providers(attention, device, interpret=interpret)]
 
 
 def _eager(case: CuboidAttentionCase, *inputs: Tensor | None) -> Tensor:
@@ -166,12 +160,6 @@ def _materialized(inputs_: Inputs, problem: Problem, keys: int, q: Tensor) -> Te
         mask = mask.masked_fill(~allowed[:, None], -float("inf")).masked_fill(~allowed.any(-1)[:, None, :, None], 0)
     mask = F.pad(mask, (0, keys - mask.shape[-1]))
     return mask.repeat(q.shape[0], 1, 1, 1)
-
-
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
-    torch._functorch.config.donated_buffer = False  # one forward pass is differentiated repeatedly
-    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 BENCHMARK = Benchmark(op="cuboid_attention", tensors=tensors, providers=providers, exact=exact)

@@ -1,4 +1,4 @@
-"""What the data benchmark reads: one and the same events in every layout, and page caches that are dropped."""
+"""Events of the data benchmark in every layout, and dropping files from the page cache."""
 
 import csv
 import os
@@ -14,25 +14,29 @@ from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import SingleRank
 
 FILE = "vil/2018/events.h5"
-_MADE = 2
+_SYNTHETIC_EVENTS = 2
 
 
 def make_events(folder: Path, *, events: int, size: int, frames: int) -> np.ndarray:
-    """Return uint8 ``[N, H, W, T]``: a few synthetic storms, and their mirror images up to ``events``."""
+    """Return uint8 ``[N, H, W, T]``: a few synthetic events and their mirror images, ``events`` in total."""
     write_archive(
-        folder, seed=0, size=size, frames_per_event=frames, events={"train": min(events, _MADE), "val": 0, "test": 0}
+        folder,
+        seed=0,
+        size=size,
+        frames_per_event=frames,
+        events={"train": min(events, _SYNTHETIC_EVENTS), "val": 0, "test": 0},
     )
     parts = []
     for path in sorted((folder / "data").rglob("*.h5")):
         with h5py.File(path) as file:
             parts.append(np.asarray(file["vil"]))
     stored = np.concatenate(parts)
-    turned = [stored, stored[:, ::-1], stored[:, :, ::-1], stored[:, ::-1, ::-1], stored.transpose(0, 2, 1, 3)]
-    return np.ascontiguousarray(np.concatenate(turned * (events // len(stored) + 1))[:events])
+    variants = [stored, stored[:, ::-1], stored[:, :, ::-1], stored[:, ::-1, ::-1], stored.transpose(0, 2, 1, 3)]
+    return np.ascontiguousarray(np.concatenate(variants * (events // len(stored) + 1))[:events])
 
 
 def write_layouts(folder: Path, stored: np.ndarray) -> dict[str, Path]:
-    """Write the events as SEVIR publishes its own (gzip, a chunk an event), contiguous, and as shards of each codec."""
+    """Write the events like SEVIR (gzip, one chunk per event), contiguous, and as shards; return the roots."""
     roots = {}
     for name, options in {
         "gzip": {"chunks": (1, *stored.shape[1:]), "compression": "gzip"},
@@ -66,7 +70,7 @@ def files_of(root: Path) -> list[Path]:
 
 
 def drop_cache(paths: Iterable[Path]) -> None:
-    """Ask the system to forget the pages of these files, so that they are read from the disk again."""
+    """Drop files from the page cache, so that they are read from the disk again."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,12 +1,10 @@
-"""Windows a second and core: the public loader and our readers over the same events in every layout.
+"""Windows per CPU second: Earthformer's data loader and our readers over the same events in every layout.
 
-A batch is what each hands to a training step: the public loader's float32 in [0, 1], our uint8, which the device turns;
-"and to [0, 1]" turns it on the core too. Outputs are compared before anything is timed.
+Batches are those passed to a training step: Earthformer's loader returns float32 in [0, 1], ours uint8 that the device
+converts; ``ours, and to [0, 1]`` also converts on the CPU. Outputs are compared before the timing.
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,103 +12,87 @@ import numpy as np
 import torch
 
 from benchmarks.data_archives import drop_cache, files_of
-from benchmarks.public_sevir_loader import FRAMES, at, codes_of, in_order, open_public
+from benchmarks.earthformer_loader import FRAMES, batches_at, open_loader, sequential_batches, to_codes
+from benchmarks.measurements import time_call
 from simcast_hpc.config import DataConfig
 from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.window_source import WindowSource
 
-BATCH = 6  # two whole events, which spares the public loader decoding one twice
+BATCH = 6  # two events, so that Earthformer's loader decodes none twice
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One line of the table: windows per second of processor time, and of the clock, medians over repetitions."""
-
-    provider: str
-    layout: str
-    order: str
-    cache: str
-    per_core_second: float
-    per_second: float
-
-    def row(self) -> dict[str, object]:
-        """Return its columns of the CSV."""
-        return {
-            "provider": self.provider,
-            "layout": self.layout,
-            "order": self.order,
-            "cache": self.cache,
-            "windows_per_core_s": round(self.per_core_second, 2),
-            "windows_per_s": round(self.per_second, 2),
-        }
-
-
-def ours(root: Path) -> WindowSource:
+def open_ours(root: Path) -> WindowSource:
     """Return our windows over an archive or shards."""
     return open_windows(DataConfig(dataset="sevir", root=root), split="train", frames=FRAMES)
 
 
-def batches_of(source: WindowSource, batches: Sequence[int], *, to_unit: bool) -> Iterator[torch.Tensor]:
-    """Yield our batches at these places."""
+def our_batches(source: WindowSource, batches: Sequence[int], *, to_unit: bool) -> Iterator[torch.Tensor]:
+    """Yield our batches at these indices."""
     for batch in batches:
         codes = torch.from_numpy(np.stack([source.read(BATCH * batch + place) for place in range(BATCH)]))
         yield code_to_unit(codes) if to_unit else codes
 
 
-def compare(loader: Any, roots: dict[str, Path]) -> int:
-    """Hold every window of ours against the public loader's; return how many there are.
+def compare_outputs(loader: Any, roots: dict[str, Path]) -> int:
+    """Compare every window with that of Earthformer's loader; return the number of windows.
 
     Raises:
-        AssertionError: one differs.
+        AssertionError: a window differs.
     """
-    public = open_public(loader, roots["gzip"], batch=BATCH)
-    count = len(ours(roots["gzip"])) // BATCH
+    reference = open_loader(loader, roots["gzip"], batch=BATCH)
+    count = len(open_ours(roots["gzip"])) // BATCH
     for root in roots.values():
-        source = ours(root)
-        for batch, theirs in enumerate(in_order(public, count)):
-            [mine] = batches_of(source, [batch], to_unit=False)
-            np.testing.assert_array_equal(mine.numpy(), codes_of(theirs))
+        source = open_ours(root)
+        for batch, expected in enumerate(sequential_batches(reference, count)):
+            [codes] = our_batches(source, [batch], to_unit=False)
+            np.testing.assert_array_equal(codes.numpy(), to_codes(expected))
     return count * BATCH
 
 
-def read_all(loader: Any | None, roots: dict[str, Path], *, repetitions: int) -> list[Reading]:
-    """Return the table."""
-    found = []
-    count = len(ours(roots["gzip"])) // BATCH
+def time_reading(loader: Any | None, roots: dict[str, Path], *, repetitions: int) -> list[dict[str, object]]:
+    """Return a row per provider, layout, order and state of the page cache: medians over the repetitions."""
+    rows = []
+    count = len(open_ours(roots["gzip"])) // BATCH
     orders = {"in order": list(range(count)), "random": np.random.default_rng(0).permutation(count).tolist()}
     for layout, root in roots.items():
-        for order, places in orders.items():
+        for order, indices in orders.items():
             for cache in ("warm", "dropped"):
-                ways = dict(_ways(loader, layout, root, order, places))
-                for provider, way in ways.items():
-                    times = _times(way, files_of(root) if cache == "dropped" else [], repetitions)
-                    cpu, wall = (count * BATCH / value for value in np.median(times, axis=0))
-                    found.append(Reading(provider, layout, order, cache, float(cpu), float(wall)))
-    return found
+                for provider, batches in _providers(loader, layout, root, order, indices).items():
+                    times = _times(batches, files_of(root) if cache == "dropped" else [], repetitions)
+                    wall, cpu = (round(count * BATCH / float(value), 2) for value in np.median(times, axis=0))
+                    rows.append(
+                        {
+                            "provider": provider,
+                            "layout": layout,
+                            "order": order,
+                            "cache": cache,
+                            "windows_per_core_s": cpu,
+                            "windows_per_s": wall,
+                        }
+                    )
+    return rows
 
 
-def _ways(
-    loader: Any | None, layout: str, root: Path, order: str, places: list[int]
-) -> Iterator[tuple[str, Callable[[], Iterator[Any]]]]:
+def _providers(
+    loader: Any | None, layout: str, root: Path, order: str, indices: list[int]
+) -> dict[str, Callable[[], Iterator[Any]]]:
+    result: dict[str, Callable[[], Iterator[Any]]] = {}
     if loader is not None and not layout.startswith("shards"):
-        public = open_public(loader, root, batch=BATCH)
-        yield (
-            "public loader",
-            (lambda: in_order(public, len(places))) if order == "in order" else (lambda: at(public, iter(places))),
+        reference = open_loader(loader, root, batch=BATCH)
+        in_order = order == "in order"
+        result["Earthformer's loader"] = lambda: (
+            sequential_batches(reference, len(indices)) if in_order else batches_at(reference, iter(indices))
         )
-    source = ours(root)
-    yield "ours", lambda: batches_of(source, places, to_unit=False)
-    yield "ours, and to [0, 1]", lambda: batches_of(source, places, to_unit=True)
+    source = open_ours(root)
+    result["ours"] = lambda: our_batches(source, indices, to_unit=False)
+    result["ours, and to [0, 1]"] = lambda: our_batches(source, indices, to_unit=True)
+    return result
 
 
-def _times(way: Callable[[], Iterator[Any]], dropped: list[Path], repetitions: int) -> list[tuple[float, float]]:
-    found = []
-    for number in range(repetitions + 1):
+def _times(batches: Callable[[], Iterator[Any]], dropped: list[Path], repetitions: int) -> list[tuple[float, float]]:
+    times = []
+    for _ in range(repetitions + 1):
         drop_cache(dropped)
-        cpu, wall = time.process_time(), time.perf_counter()
-        for _ in way():
-            pass
-        if number:  # the first opens files and warms the cache
-            found.append((time.process_time() - cpu, time.perf_counter() - wall))
-    return found
+        times.append(time_call(lambda: [None for _ in batches()]))
+    return times[1:]  # the first opens files and warms the cache

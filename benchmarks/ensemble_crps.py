@@ -1,12 +1,11 @@
-"""Hold an ensemble against the student that it stands on, on held-out events: CRPS with intervals, and power spectra.
+"""Compare an ensemble with its student on test events: CRPS with confidence intervals, and power spectra.
 
     python -m benchmarks.ensemble_crps RUN [--split test] [--draws 2000] [--json FILE]
 
-RUN is a finished run of the stage ``diffusion``. Compared with its ensemble are the student alone, whose CRPS is its
-mean absolute error, and the student dressed: as many members as the ensemble has, each the student's forecast plus its
-residual of one whole validation window, drawn by a counter, clipped to [0, 1]. Differences are over the same draws of
-events. The spectrum is that of single members, at the wavelengths below four pixels; an average of members would be
-blurred again. One run of one seed says nothing about training.
+RUN is a finished run of the stage ``diffusion``. The ensemble is compared with the student, whose CRPS is its MAE, and
+with the dressed student: as many members as the ensemble, each the student's forecast plus its residual of a validation
+window, sampled by a counter, clipped to [0, 1]. Differences use the same bootstrap samples of events. Spectra are those
+of single members, at wavelengths below four pixels. One run with one seed does not measure the variance of training.
 """
 
 import argparse
@@ -20,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.harness import machine
+from benchmarks.measurements import machine
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.open_windows import open_windows
+from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.cut_windows import to_frames
@@ -38,33 +37,33 @@ Forecaster = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, print, write; return 0."""
+    """Compare, print and write the results; return 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", choices=["train", "val", "test", "all"], default="test")
-    parser.add_argument("--residuals", choices=["train", "val"], default="val", help="split that dresses the student")
+    parser.add_argument("--residuals", choices=["train", "val"], default="val", help="split of the residuals")
     parser.add_argument("--draws", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ensembles.json"))
     options = parser.parse_args(arguments)
     ensemble = load_ensemble(options.run)
-    found = compared(
+    result = compare(
         ensemble, split=options.split, dressed_by=options.residuals, draws=options.draws, batch=options.batch
     )
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    for name, one in found["crps"].items():
+    options.json.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    for name, one in result["crps"].items():
         print(f"CRPS, {name:<28} {one['value']:.5f} [{one['low']:.5f}, {one['high']:.5f}]")
-    for name, one in found["difference"].items():
+    for name, one in result["difference"].items():
         print(f"CRPS, {name:<28} {one['value']:+.5f} [{one['low']:+.5f}, {one['high']:+.5f}]")
-    for name, ratio in found["short_wave_power"].items():
-        print(f"power below {SHORTEST_PIXELS:g} pixels over the observed, {name:<10} {ratio:.4f}")
-    print(f"spread over error {found['spread_skill']:.3f}; {found['windows']} windows of {found['events']} events")
+    for name, ratio in result["short_wave_power"].items():
+        print(f"power below {SHORTEST_PIXELS:g} pixels / observed, {name:<10} {ratio:.4f}")
+    print(f"spread / error {result['spread_skill']:.3f}; {result['windows']} windows of {result['events']} events")
     print(f"{options.json}")
     return 0
 
 
-def compared(ensemble: TrainedEnsemble, *, split: str, dressed_by: str, draws: int, batch: int) -> dict[str, Any]:
+def compare(ensemble: TrainedEnsemble, *, split: str, dressed_by: str, draws: int, batch: int) -> dict[str, Any]:
     """Return CRPS of ensemble, student and dressed student, their differences, and power at short wavelengths."""
     data, sequence = ensemble.config.data, ensemble.config.sequence
     frames = sequence.frames_in + sequence.frames_out
@@ -84,10 +83,12 @@ def compared(ensemble: TrainedEnsemble, *, split: str, dressed_by: str, draws: i
         "student": student,
         "student, dressed": dressed,
     }
-    (protocol,) = protocols_of(coded(ensemble), ["global"])
+    (protocol,) = protocols_of(target_spec(data), ["global"])
     counted, power = {}, {}
     for name, forecaster in forecasters.items():
-        counted[name], power[name] = held(forecaster, source, protocol, frames_in=sequence.frames_in, batch=batch)
+        counted[name], power[name] = score_forecaster(
+            forecaster, source, protocol, frames_in=sequence.frames_in, batch=batch
+        )
     intervals = {name: bootstrap(one, draws=draws) for name, one in counted.items()}
     pairs = {f"ensemble - {name}": name for name in ("student", "student, dressed")}
     differences = {
@@ -108,30 +109,23 @@ def compared(ensemble: TrainedEnsemble, *, split: str, dressed_by: str, draws: i
     }
 
 
-def coded(ensemble: TrainedEnsemble):
-    """Return the description of the data whose code the ensemble speaks."""
-    from simcast_hpc.data.open_windows import target_spec
-
-    return target_spec(ensemble.config.data)
-
-
-def held(
+def score_forecaster(
     forecaster: Forecaster, source: WindowSource, protocol: ScoreProtocol, *, frames_in: int, batch: int
 ) -> tuple[Any, tuple[float, float]]:
-    """Return the statistics of a forecaster, and the mean power at short wavelengths observed and forecast."""
+    """Return the score statistics, and the mean observed and forecast power at short wavelengths."""
     sums, power, frames = Accumulator(protocol), torch.zeros(2, dtype=torch.float64), 0
     for indices, codes in _batches(source, batch):
-        past, coming = codes[:, :frames_in], codes[:, frames_in:]
+        past, future = codes[:, :frames_in], codes[:, frames_in:]
         forecast = forecaster(past, indices)
-        sums.add(coming, forecast, events=[source.key(index).event for index in indices])
+        sums.add(future, forecast, events=[source.key(index).event for index in indices])
         members = forecast if forecast.ndim == 5 else forecast[:, None]
-        whole = (coming != MISSING_CODE).flatten(2).all(dim=-1)
-        observed = short_wave_power(to_frames(coming).values)[whole]
-        made = short_wave_power(members).mean(dim=1)[whole]
-        power += torch.stack([observed.sum(), made.sum()])
-        frames += int(whole.sum())
-    observed, made = (power / max(1, frames)).tolist()
-    return sums.statistics, (observed, made)
+        complete = (future != MISSING_CODE).flatten(2).all(dim=-1)
+        observed = short_wave_power(to_frames(future).values)[complete]
+        simulated = short_wave_power(members).mean(dim=1)[complete]
+        power += torch.stack([observed.sum(), simulated.sum()])
+        frames += int(complete.sum())
+    observed, simulated = (power / max(1, frames)).tolist()
+    return sums.statistics, (observed, simulated)
 
 
 def short_wave_power(fields: Tensor) -> Tensor:
@@ -143,18 +137,18 @@ def short_wave_power(fields: Tensor) -> Tensor:
 
 
 def residuals_of(ensemble: TrainedEnsemble, source: WindowSource, *, batch: int) -> Tensor:
-    """Return observation minus the student's forecast of each window, ``[N, T', H, W]``, 0 where missing."""
+    """Return observation minus student forecast of each window, ``[N, T', H, W]``, 0 where missing."""
     sequence = ensemble.config.sequence
-    found = []
+    residuals = []
     for _, codes in _batches(source, batch):
         forecast = ensemble.student.forecast(codes[:, : sequence.frames_in], frames_out=sequence.frames_out)
         observed = to_frames(codes[:, sequence.frames_in :])
-        found.append(torch.where(observed.valid, observed.values - forecast, 0.0))
-    return torch.cat(found)
+        residuals.append(torch.where(observed.valid, observed.values - forecast, 0.0))
+    return torch.cat(residuals)
 
 
 def dress(forecast: Tensor, residuals: Tensor, indices: Sequence[int], *, members: int, seed: int) -> Tensor:
-    """Return ``[B, members, T', H, W]``: the forecast plus residuals of whole windows, drawn for (window, member)."""
+    """Return ``[B, members, T', H, W]``: the forecast plus the residuals of windows sampled per (window, member)."""
     chosen = [
         [
             random_integer(index * members + m, seed=seed, purpose="dressing", choices=len(residuals))

@@ -12,30 +12,29 @@ import argparse
 import contextlib
 import csv
 import dataclasses
+import functools
 import math
 import os
-import platform
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 
 from benchmarks.cases import Case, op_cases
+from benchmarks.measurements import machine, print_table, read_rows
 from benchmarks.timing import Roofline, measured_roofline, quantile, set_count, time_calls, time_graph
 from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 
 MODES = ("forward", "backward", "full")
 RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
 INTERPRETER = "interpreter"
-# Where a benchmark writes unless it is told another place; tabulated by benchmarks/tabulate.py.
-RESULTS = Path(os.environ.get("RESULTS") or Path(__file__).parent / "results")
-PROVENANCE = ("load", "device", "torch", "commit", "python")  # columns that say where a number was measured
+INTERPRETER_ELEMENTS = 120_000  # largest case of a pointwise op that the interpreter runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,36 @@ class Provider:
     function: Callable[..., Tensor]
     implementation: str = ""
     slack: float = 1.0
+
+
+def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return ``torch.compile`` of a function for one shape."""
+    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
+    torch._functorch.config.donated_buffer = False  # one forward pass is differentiated repeatedly
+    return functools.wraps(function)(torch.compile(function, dynamic=False, fullgraph=True))
+
+
+def op_providers(
+    function: Callable[..., Tensor], device: str, *, interpret: bool, slack: float = 1.0
+) -> list[Provider]:
+    """Return the providers of an op's public function: its kernel on CUDA, its reference on a CPU.
+
+    With ``interpret`` and ``TRITON_INTERPRET=1``, also the kernel in the interpreter.
+    """
+    if device == "cuda":
+        return [Provider(name="triton", function=function, implementation="triton", slack=slack)]
+    result = [Provider(name="reference", function=function, implementation="reference", slack=slack)]
+    if interpret and interpreter_is_on():
+        result.append(Provider(name=INTERPRETER, function=function, implementation="triton", slack=slack))
+    return result
+
+
+def baselines(expression: Callable[..., Tensor], *, slack: float = 1.0) -> list[Provider]:
+    """Return plain PyTorch and ``torch.compile`` of it as providers."""
+    return [
+        Provider(name="pytorch", function=expression, slack=slack),
+        Provider(name="compiled", function=compiled(expression), slack=slack),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,49 +279,6 @@ def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> Row:
     )
 
 
-def machine(device: str, *, threads: int | None = None) -> dict[str, str]:
-    """Return the provenance of a measurement: device, versions and commit.
-
-    ``threads`` is the number per timed process, by default that of this process.
-    """
-    try:
-        from triton import __version__ as triton_version
-    except ImportError:
-        triton_version = ""
-    name = (
-        torch.cuda.get_device_name()
-        if device == "cuda"
-        else f"{platform.machine()} CPU, {threads or torch.get_num_threads()} threads"
-    )
-    return {
-        "device": name,
-        "torch": torch.__version__,
-        "triton": triton_version,
-        "commit": commit(),
-        "python": platform.python_version(),
-    }
-
-
-def provenance(device: str) -> dict[str, Any]:
-    """Return the columns ``PROVENANCE``: :func:`machine` without the version of Triton, and the load average.
-
-    ``load`` is the load average over one minute.
-    """
-    values = {"load": round(os.getloadavg()[0], 1), **machine(device)}
-    return {name: values[name] for name in PROVENANCE}
-
-
-def commit() -> str:
-    """Return the short hash of the checkout, with ``+changes`` for a modified work tree, or ``unknown``."""
-    try:
-        git = ["git", "-C", str(Path(__file__).parent)]
-        head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
-        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
-
-
 def show(rows: Sequence[dict[str, str]]) -> None:
     """Print CSV rows as a table; ``vs first`` is the speed-up over the first provider of the case."""
     first: dict[tuple[str, str, str], float] = {}
@@ -310,28 +296,7 @@ def show(rows: Sequence[dict[str, str]]) -> None:
         lines.append(
             (row["op"], row["case"], row["mode"], row["provider"], row["p50"], spread, rate, share, near, ratio)
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV that :func:`main` wrote, all values as text."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], path: Path) -> None:
-    """Write a CSV and its parent folders.
-
-    Raises:
-        ValueError: a row has an unknown column.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    print_table(lines)
 
 
 def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:

@@ -1,18 +1,15 @@
-"""Time one forecast: 12 frames of 384 x 384 from 13, batch 1, as it is, from a CUDA graph, and compiled.
+"""Time one forecast of 12 frames from 13: eager, from a CUDA graph, and with torch.compile.
 
     PYTHONPATH=kernels python -m benchmarks.inference [--case simvp-student ...] [--precision fp32 bf16]
         [--way eager graph compiled] [--size 384] [--batch 1] [--repeats 10] [--device cuda]
 
-The networks are those of ``configs/student/`` with random weights; what is timed ends with the frames on the device.
-``eager`` is the network called as it is, ``graph`` the same call replayed as a CUDA graph, as ``simcast predict`` runs
-it on a GPU, on CUDA alone; ``compiled`` is ``torch.compile`` of the whole network, whose first call is not counted. In
-bf16 the weights are. Forecasts of the ways are compared, and one that differs is not written.
+The networks are those of ``configs/student/`` with random weights, in bf16 with bf16 weights. ``graph`` (CUDA only)
+replays a CUDA graph, as ``simcast predict`` does on a GPU; ``compiled`` is ``torch.compile`` of the network. Forecasts
+of all ways are compared with the first; a way that differs is rejected.
 """
 
 import argparse
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,46 +19,37 @@ from torch import Tensor
 
 from benchmarks.end_to_end import CASES as CONFIGURED
 from benchmarks.end_to_end import DTYPES
-from benchmarks.harness import RESULTS, machine, write_rows
-from benchmarks.timing import quantile, time_calls
+from benchmarks.measurements import RESULTS, ROOT, provenance, quantiles, report, time_call
+from benchmarks.timing import time_calls
 from simcast_hpc.config import TrainConfig, read_config
 from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.models import build_model, with_grid
 
-ROOT = Path(__file__).resolve().parents[1]
 CASES = ("simvp-student", "earthformer-student")
 WAYS = ("eager", "graph", "compiled")
-COLUMNS = (
-    "case", "way", "precision", "shape", "p20_s", "p50_s", "p80_s", "apart", "repeats", "threads", "load", "device",
-    "torch", "triton", "commit", "python",
-)  # fmt: skip
-# Of the largest value of the forecast: another order of additions, in bf16 of roundings.
+# Max. relative difference: another order of additions, in bf16 of roundings.
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Time every way of every case, write the rows; return 1 where a way gave another forecast."""
+    """Time every way of every case, write the rows; return 1 if a forecast differs."""
     options = parse(arguments)
     rows, wrong = [], False
     for precision in options.precision:
         for case in options.case:
-            for row in measured(case, precision, options):
-                if row["apart"] > TOLERANCE[precision]:
-                    told = (
-                        f"{row['apart']:.3g} of the largest off, must be at most {TOLERANCE[precision]:g}; not written"
-                    )
-                    print(f"{case}, {precision}: {row['way']} lies {told}", file=sys.stderr)
-                    wrong = True
+            for row in measure(case, precision, options):
+                if row["apart"] <= TOLERANCE[precision]:
+                    rows.append(row)
                     continue
-                rows.append(row)
-                print(f"{case:<20} {precision:<5} {row['way']:<9} p50 {1e3 * row['p50_s']:.2f} ms", flush=True)
-    write_rows(rows, COLUMNS, options.csv)
-    print(options.csv)
+                limit = f"{row['apart']:.3g}, must be at most {TOLERANCE[precision]:g}; not written"
+                print(f"{case}, {precision}: max. relative difference of {row['way']} {limit}", file=sys.stderr)
+                wrong = True
+    report(rows, options.csv)
     return int(wrong)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Return the options of the command line; without CUDA there is no way ``graph``."""
+    """Return the options of the command line."""
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
@@ -69,72 +57,58 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--way", nargs="+", choices=WAYS, default=[way for way in WAYS if cuda or way != "graph"])
     parser.add_argument("--size", type=int, default=384, help="rows and columns of a frame")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=10, help="of a CPU; a GPU is timed for two seconds")
+    parser.add_argument("--repeats", type=int, default=10, help="on a CPU; on a GPU calls repeat for two seconds")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if cuda else "cpu")
     parser.add_argument("--csv", type=Path, default=RESULTS / "inference.csv")
     options = parser.parse_args(arguments)
     if "graph" in options.way and options.device != "cuda":
-        parser.error("--way graph is a CUDA graph: it needs --device cuda")
+        parser.error("--way graph requires --device cuda")
     if min(options.size, options.batch, options.repeats) < 1:
-        parser.error("--size, --batch and --repeats are at least 1")
+        parser.error("--size, --batch and --repeats must be at least 1")
     return options
 
 
 @torch.inference_mode()
-def measured(case: str, precision: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each way of one case; ``apart`` is the largest difference from the first way's forecast."""
+def measure(case: str, precision: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return a row per way; ``apart`` is the max. relative difference from the forecast of the first way."""
     run = read_config(TrainConfig, ROOT / "configs" / CONFIGURED[case], [])
     grid, device = (options.size, options.size), options.device
     torch.manual_seed(0)
-    model = with_grid(run.model, grid)
-    network = build_model(model, frames_in=run.sequence.frames_in, frames_out=run.frames_out)
+    network = build_model(with_grid(run.model, grid), frames_in=run.sequence.frames_in, frames_out=run.frames_out)
     network = network.to(device, DTYPES[precision]).eval().requires_grad_(False)
     frames = torch.rand(options.batch, run.sequence.frames_in, 1, *grid, device=device).to(DTYPES[precision])
-    about = {name: value for name, value in machine(device).items() if name in COLUMNS}
     rows, first = [], None
     for way in options.way:
-        call = called(way, network, frames)
-        made = [call() for _ in range(2)][1]  # a graph is recorded by the second
-        first = made if first is None else first
-        seconds = [1e-6 * one for one in _times(call, device, options.repeats)]
+        call = forecaster(way, network, frames)
+        forecast = [call() for _ in range(2)][1]  # the second call records a graph
+        first = forecast if first is None else first
+        if device == "cuda":
+            seconds = [1e-6 * time for time in time_calls(lambda _, call=call: call(), 1, device=device, seconds=2.0)]
+        else:
+            seconds = [time_call(call).wall for _ in range(options.repeats)]
         rows.append(
             {
                 "case": case,
                 "way": way,
                 "precision": precision,
                 "shape": f"{options.batch}x{run.sequence.frames_in + run.frames_out}x1x{options.size}x{options.size}",
-                **{f"p{q}_s": round(quantile(seconds, q / 100), 6) for q in (20, 50, 80)},
-                "apart": float(f"{((made - first).abs().max() / first.abs().max()).item():.2e}"),
+                **quantiles(seconds),
+                "apart": float(f"{((forecast - first).abs().max() / first.abs().max()).item():.2e}"),
                 "repeats": len(seconds),
                 "threads": torch.get_num_threads(),
-                "load": round(os.getloadavg()[0], 1),
-                **about,
+                **provenance(device),
             }
         )
     return rows
 
 
-def called(way: str, network: torch.nn.Module, frames: Tensor) -> Callable[[], Tensor]:
-    """Return a call without arguments that forecasts in one way."""
+def forecaster(way: str, network: torch.nn.Module, frames: Tensor) -> Callable[[], Tensor]:
+    """Return a function without arguments that computes the forecast in one way."""
     if way == "graph":
         graphs = GraphCache()
         return lambda: graphs.run(network, frames, network=network)
-    if way == "compiled":
-        compiled = torch.compile(network)
-        return lambda: compiled(frames)
-    return lambda: network(frames)
-
-
-def _times(call: Callable[[], Tensor], device: str, repeats: int) -> list[float]:
-    """Return microseconds of each call, after those that warmed up."""
-    if device == "cuda":
-        return time_calls(lambda _: call(), 1, device=device, seconds=2.0)
-    found = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        found.append(1e6 * (time.perf_counter() - began))
-    return found
+    function = torch.compile(network) if way == "compiled" else network
+    return lambda: function(frames)
 
 
 if __name__ == "__main__":

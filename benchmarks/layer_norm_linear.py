@@ -13,12 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch._functorch.config
 from torch import Tensor
 
 from benchmarks.cases.layer_norm_linear_cases import EPS, LayerNormLinearCase
-from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
-from simcast_kernels.dispatch import interpreter_is_on
+from benchmarks.harness import Benchmark, Provider, baselines, main, op_providers
 from simcast_kernels.layer_norm_linear import layer_norm_linear
 from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_reference
 
@@ -29,7 +27,7 @@ SLACK = 2.0
 
 
 def tensors(case: LayerNormLinearCase, device: str, seed: int) -> tuple[Any, ...]:
-    """Return one set of arguments: x, the norm's weight and bias, layers' weights and biases of the layers."""
+    """Return one set of arguments: x, weight and bias of the norm, weights and biases of the layers."""
     return tuple(case.tensors(device, seed=seed))
 
 
@@ -44,32 +42,16 @@ def providers(case: LayerNormLinearCase, device: str) -> Sequence[Provider]:
     """Return the providers for a case and device, plain PyTorch first."""
     if device == "cpu" and case.bytes_moved("forward") > CPU_BYTES:
         return []
-    expression, op = (
-        functools.partial(_concatenated, layer_norm_linear_reference),
-        functools.partial(_concatenated, layer_norm_linear),
-    )
+    expression = functools.partial(_concatenated, layer_norm_linear_reference)
+    op = functools.partial(_concatenated, layer_norm_linear)
     slack = SLACK if case.dtype == torch.bfloat16 else 1.0
-    candidates = [
-        Provider(name="pytorch", function=expression, slack=slack),
-        Provider(name="compiled", function=_compiled(expression), slack=slack),
-    ]
-    if device == "cuda":
-        return [*candidates, Provider(name="triton", function=op, implementation="triton", slack=slack)]
-    candidates.append(Provider(name="reference", function=op, implementation="reference", slack=slack))
-    if interpreter_is_on() and case.bytes_moved("forward") <= INTERPRETER_BYTES:
-        candidates.append(Provider(name=INTERPRETER, function=op, implementation="triton", slack=slack))
-    return candidates
+    interpret = case.bytes_moved("forward") <= INTERPRETER_BYTES
+    return [*baselines(expression, slack=slack), *op_providers(op, device, interpret=interpret, slack=slack)]
 
 
 def _concatenated(function: Callable[..., list[Tensor]], *inputs: Any) -> Tensor:
     x, norm_weight, norm_bias, weights, biases = inputs
     return torch.cat(function(x, norm_weight, norm_bias, weights=weights, biases=biases, eps=EPS), dim=-1)
-
-
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
-    torch._functorch.config.donated_buffer = False  # one forward pass is differentiated repeatedly
-    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 BENCHMARK = Benchmark(op="layer_norm_linear", tensors=tensors, providers=providers, exact=exact)

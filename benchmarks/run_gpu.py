@@ -8,7 +8,6 @@ benchmark runs in its own process, so that a kernel that corrupts the CUDA conte
 written to the folder in ``RESULTS``, by default ``benchmarks/results``.
 """
 
-import csv
 import os
 import re
 import subprocess
@@ -22,9 +21,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.cases import op_cases, op_names
-from benchmarks.harness import COLUMNS, machine, read_rows, show
+from benchmarks.harness import show
+from benchmarks.measurements import RESULTS, ROOT, machine, read_rows, write_rows
 
-ROOT = Path(__file__).resolve().parents[1]
 TOTAL_SECONDS = 465.0
 TEST_SECONDS = 240.0
 # Time for a case that starts just before the time of its op is over.
@@ -105,14 +104,9 @@ def by_size(ops: Sequence[str]) -> list[str]:
 
 def write(rows: Sequence[dict[str, str]], about: dict[str, str]) -> Path:
     """Write all rows to one CSV named after commit and device, and return its path."""
-    folder = Path(os.environ.get("RESULTS") or ROOT / "benchmarks" / "results")
-    folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^A-Za-z0-9.]+", "-", f"gpu {about['commit']} {about['device']}").strip("-")
-    path = folder / f"{name}.csv"
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    path = Path(os.environ.get("RESULTS") or RESULTS) / f"{name}.csv"
+    write_rows(rows, path)
     return path
 
 

@@ -6,7 +6,6 @@ On a CUDA device the op runs its kernel, ``triton``. On a CPU it runs its refere
 ``TRITON_INTERPRET=1`` small cases also run in the interpreter, only to check the result.
 """
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +14,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.sampler_step_cases import SamplerStepCase
-from benchmarks.harness import INTERPRETER, Benchmark, Provider, main
-from simcast_kernels.dispatch import interpreter_is_on
+from benchmarks.harness import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, main, op_providers
 from simcast_kernels.sampler_step import sampler_step
 from simcast_kernels.sampler_step.reference import sampler_step_reference
-
-INTERPRETER_ELEMENTS = 120_000
 
 
 def tensors(case: SamplerStepCase, device: str, seed: int) -> tuple[Any, ...]:
@@ -56,21 +52,8 @@ def providers(case: SamplerStepCase, device: str) -> Sequence[Provider]:
             **case.options,
         )[0]
 
-    candidates = [
-        Provider(name="pytorch", function=expression),
-        Provider(name="compiled", function=_compiled(expression)),
-    ]
-    if device == "cuda":
-        return [*candidates, Provider(name="triton", function=op, implementation="triton")]
-    candidates.append(Provider(name="reference", function=op, implementation="reference"))
-    if interpreter_is_on() and case.numel <= INTERPRETER_ELEMENTS:
-        candidates.append(Provider(name=INTERPRETER, function=op, implementation="triton"))
-    return candidates
-
-
-def _compiled(expression):
-    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
-    return functools.wraps(expression)(torch.compile(expression, dynamic=False, fullgraph=True))
+    interpret = case.numel <= INTERPRETER_ELEMENTS
+    return [*baselines(expression), *op_providers(op, device, interpret=interpret)]
 
 
 BENCHMARK = Benchmark(

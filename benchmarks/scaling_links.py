@@ -1,7 +1,7 @@
-"""Network namespaces of one machine joined by a bridge, whose links can be slowed: nodes to measure collectives on.
+"""Network namespaces of one machine joined by a bridge with rate-limited links, to measure collectives.
 
-Linux, root and iproute2 are needed. Every namespace holds one link ``wire`` with the address ``10.78.0.<n + 1>``; the
-bridge stands in a namespace of its own, so that nothing of the machine's own network is touched.
+Requires Linux, root and iproute2. Every namespace has one link ``wire`` with the address ``10.78.0.<n + 1>``; the
+bridge has its own namespace, so that the machine's network is unchanged.
 """
 
 import shutil
@@ -27,19 +27,19 @@ def name(number: int) -> str:
 
 @contextmanager
 def namespaces(count: int) -> Iterator[list[str]]:
-    """Make ``count`` namespaces for the block and remove them after it.
+    """Create ``count`` namespaces for the block and remove them after it.
 
     Raises:
-        RuntimeError: they are there already, or cannot be made.
+        RuntimeError: they exist already, or cannot be created.
     """
     if shutil.which("tc") is None or shutil.which("ip") is None:
-        raise RuntimeError("ip and tc are not here: install iproute2")
+        raise RuntimeError("the commands ip and tc are missing; install iproute2")
     hub, names = f"{_PREFIX}-hub", [name(number) for number in range(count)]
-    made: list[str] = []
+    created: list[str] = []
     try:
         for one in (hub, *names):
             _run("ip", "netns", "add", one)
-            made.append(one)
+            created.append(one)
             _run("ip", "-n", one, "link", "set", "lo", "up")
         _run("ip", "-n", hub, "link", "add", "bridge", "type", "bridge")
         _run("ip", "-n", hub, "link", "set", "bridge", "up")
@@ -51,15 +51,15 @@ def namespaces(count: int) -> Iterator[list[str]]:
             _run("ip", "-n", one, "link", "set", LINK, "up")
         yield names
     finally:
-        for one in reversed(made):
+        for one in reversed(created):
             subprocess.run(["ip", "netns", "del", one], check=False)
 
 
 def shape(megabits: float | None) -> None:
-    """Slow what this namespace sends to so many megabits a second; None lets it free again.
+    """Limit the rate of this namespace's link to ``megabits`` Mbit/s; None removes the limit.
 
     Raises:
-        RuntimeError: ``tc`` refuses.
+        RuntimeError: ``tc`` failed.
     """
     if megabits is None:
         subprocess.run(["tc", "qdisc", "del", "dev", LINK, "root"], check=False, capture_output=True)
@@ -69,11 +69,11 @@ def shape(megabits: float | None) -> None:
 
 
 def sent_bytes() -> int:
-    """Return the bytes that this namespace has sent over its link, headers and all."""
+    """Return the bytes that this namespace has sent over its link, including headers."""
     return int(Path(f"/sys/class/net/{LINK}/statistics/tx_bytes").read_text())
 
 
 def _run(*words: str) -> None:
-    told = subprocess.run(words, capture_output=True, text=True, check=False)
-    if told.returncode:
-        raise RuntimeError(f"`{' '.join(words)}` failed (are you root?): {told.stderr.strip()}")
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(words)}` failed, it requires root: {done.stderr.strip()}")

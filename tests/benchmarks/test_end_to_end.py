@@ -1,4 +1,4 @@
-"""Whole training steps measured: kinds of work by name, a row for each input, what is too large is counted only."""
+"""Timed training steps: kinds of work by name, a row per input, large models are only counted."""
 
 import csv
 
@@ -35,11 +35,11 @@ SMALL = ModelCost(
         ("something else", (), "other"),
     ],
 )
-def test_an_operator_has_a_kind(name, above, kind):
+def test_kind_of_an_operator(name, above, kind):
     assert kind_of(name, above) == kind and kind in KINDS
 
 
-def test_shares_are_of_the_whole():
+def test_shares_sum_to_one():
     network = nn.Sequential(nn.Linear(128, 512), nn.GELU(), nn.Linear(512, 128))
     optimizer = torch.optim.AdamW(network.parameters())
     x = torch.randn(512, 128)
@@ -55,10 +55,10 @@ def test_shares_are_of_the_whole():
 
 
 @pytest.mark.slow
-def test_a_small_step_is_measured_with_and_without_input(tmp_path, monkeypatch, capsys):
+def test_measures_a_small_step_with_and_without_input(tmp_path, monkeypatch, capsys):
     path = tmp_path / "rows.csv"
     words = ["--case", "earthformer-teacher", "--size", "24", "--rounds", "1", "--threads", "1", "--csv", str(path)]
-    monkeypatch.setattr(end_to_end, "counted", lambda run, size, dtype: SMALL)
+    monkeypatch.setattr(end_to_end, "model_cost", lambda run, size, dtype: SMALL)
     monkeypatch.setattr(end_to_end, "matmul_rate", lambda device, dtype: 1e11)
     assert end_to_end.main(words) == 0
     rows = list(csv.DictReader(path.open()))
@@ -72,11 +72,11 @@ def test_a_small_step_is_measured_with_and_without_input(tmp_path, monkeypatch, 
     assert str(path) in capsys.readouterr().out
 
 
-def test_what_needs_too_much_memory_is_counted_only(tmp_path, capsys):
+def test_only_counts_a_model_above_the_memory_limit(tmp_path, capsys):
     path = tmp_path / "rows.csv"
     words = ["--case", "casformer", "--size", "16", "--most-gb", "0.1", "--csv", str(path)]
     assert end_to_end.main(words) == 0
     (row,) = csv.DictReader(path.open())
     assert row["p50_s"] == "" and int(row["parameters"]) == 309_246_016
     assert float(row["needs_gb"]) > 16 * 309_246_016 / 1e9 - 0.01
-    assert "counted only" in capsys.readouterr().out
+    assert "needs_gb" in capsys.readouterr().out

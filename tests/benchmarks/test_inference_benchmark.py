@@ -1,4 +1,4 @@
-"""The benchmark of one forecast: its rows, and what it refuses."""
+"""The benchmark of one forecast: its rows, a rejected forecast and invalid arguments."""
 
 import csv
 
@@ -10,7 +10,7 @@ from benchmarks import inference
 TINY = ["--device", "cpu", "--size", "16", "--repeats", "2", "--way", "eager", "--case", "simvp-student"]
 
 
-def test_every_precision_is_a_row(tmp_path, capsys):
+def test_writes_a_row_per_precision(tmp_path, capsys):
     out = tmp_path / "new" / "inference.csv"
     assert inference.main([*TINY, "--precision", "fp32", "bf16", "--csv", str(out)]) == 0
     with out.open(newline="") as file:
@@ -23,13 +23,13 @@ def test_every_precision_is_a_row(tmp_path, capsys):
     assert "eager" in capsys.readouterr().out
 
 
-def test_a_way_with_another_forecast_is_not_written(tmp_path, monkeypatch, capsys):
-    plain = inference.called
+def test_rejects_a_different_forecast(tmp_path, monkeypatch, capsys):
+    original = inference.forecaster
 
-    def called(way, network, frames):
-        return plain("eager", network, frames) if way == "eager" else lambda: 1.001 * network(frames)
+    def forecaster(way, network, frames):
+        return original("eager", network, frames) if way == "eager" else lambda: 1.001 * network(frames)
 
-    monkeypatch.setattr(inference, "called", called)
+    monkeypatch.setattr(inference, "forecaster", forecaster)
     out = tmp_path / "inference.csv"
     words = [word for word in TINY if word not in ("--way", "eager")] + [
         "--way",
@@ -39,22 +39,22 @@ def test_a_way_with_another_forecast_is_not_written(tmp_path, monkeypatch, capsy
         str(out),
     ]
     assert inference.main(words) == 1
-    assert "compiled lies 0.001 of the largest off" in capsys.readouterr().err
+    assert "max. relative difference of compiled 0.001" in capsys.readouterr().err
     with out.open(newline="") as file:
         assert [row["way"] for row in csv.DictReader(file)] == ["eager"]
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(["--way", "graph"], "needs --device cuda"), (["--batch", "0"], "at least 1")]
+    ("words", "message"), [(["--way", "graph"], "requires --device cuda"), (["--batch", "0"], "at least 1")]
 )
-def test_what_it_cannot_time_is_rejected(words, says, capsys):
+def test_rejects_invalid_arguments(words, message, capsys):
     with pytest.raises(SystemExit):
         inference.parse(["--device", "cpu", *words])
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.gpu
-def test_a_graph_gives_the_networks_forecast(tmp_path):
+def test_graph_gives_the_forecast_of_the_network(tmp_path):
     out = tmp_path / "inference.csv"
     words = ["--device", "cuda", "--size", "64", "--way", "eager", "graph", "--precision", "fp32", "--csv", str(out)]
     assert torch.cuda.is_available() and inference.main(words) == 0

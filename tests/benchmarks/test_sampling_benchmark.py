@@ -1,4 +1,4 @@
-"""The benchmark of sampling times every part in both ways, and both ways draw the same members."""
+"""The benchmark of sampling times every part in both ways, and both ways sample the same members."""
 
 import csv
 
@@ -10,9 +10,14 @@ from simcast_hpc.diffusion import make_schedule, plan_steps, spaced_timesteps
 from simcast_hpc.models.casformer import CasFormer
 
 
-def test_every_part_is_timed_in_both_ways(tmp_path, capsys):
+def test_times_every_part_in_both_ways(tmp_path, capsys):
     out = tmp_path / "sampling.csv"
-    assert sampling.main(["--small", "--members", "2", "--repeats", "1", "--device", "cpu", "--csv", str(out)]) == 0
+    assert (
+        sampling.main(
+            ["--small", "--size", "64", "--members", "2", "--repeats", "1", "--device", "cpu", "--csv", str(out)]
+        )
+        == 0
+    )
     with out.open(newline="") as file:
         rows = list(csv.DictReader(file))
     parts = {"ddim-20", "dpm-solver-6", "decode"}
@@ -24,28 +29,28 @@ def test_every_part_is_timed_in_both_ways(tmp_path, capsys):
     assert "member by member" in capsys.readouterr().out
 
 
-def test_a_part_alone_at_another_size(tmp_path):
+def test_times_one_part_at_another_size(tmp_path):
     out = tmp_path / "new" / "sampling.csv"
     words = ["--small", "--members", "1", "--repeats", "1", "--device", "cpu", "--size", "32", "--parts", "decode"]
     assert sampling.main([*words, "--csv", str(out)]) == 0
     with out.open(newline="") as file:
-        found = [(row["part"], row["shape"]) for row in csv.DictReader(file)]
-    assert found == [("decode", "1x12x4x4x4")] * 2
+        rows = [(row["part"], row["shape"]) for row in csv.DictReader(file)]
+    assert rows == [("decode", "1x12x4x4x4")] * 2
 
 
-def test_pixels_that_make_no_whole_latents_are_rejected(capsys):
+def test_rejects_a_size_that_is_no_multiple_of_8(capsys):
     with pytest.raises(SystemExit):
         sampling.main(["--size", "100"])
     assert "multiple of 8" in capsys.readouterr().err
 
 
 @torch.inference_mode()
-def test_one_by_one_gives_the_members_of_the_batch():
+def test_members_are_independent_of_the_batch():
     torch.manual_seed(0)
     network = CasFormer(sampling.SMALL_CASFORMER, frames=12, channels=4).eval()
     schedule = make_schedule()
     steps = plan_steps("dpm_solver", schedule, spaced_timesteps(schedule, 3, "trailing"))
     condition = torch.randn(1, 12, 4, 4, 4)
-    together = sampling.draw(network, steps, condition, range(3))
-    apart = torch.cat([sampling.draw(network, steps, condition, range(i, i + 1)) for i in range(3)])
-    torch.testing.assert_close(apart, together, atol=1e-5, rtol=0)
+    batched = sampling.sample_members(network, steps, condition, range(3))
+    single = torch.cat([sampling.sample_members(network, steps, condition, range(i, i + 1)) for i in range(3)])
+    torch.testing.assert_close(single, batched, atol=1e-5, rtol=0)

@@ -1,6 +1,6 @@
-"""The arithmetic of the scaling model: bytes of each ZeRO stage by hand, the paper's, and times in limits.
+"""The arithmetic of the scaling model: bytes of each ZeRO stage, the paper's volumes, and times.
 
-``COUNTED`` are bytes a parameter and rank that links of two ranks counted, with two micro batches a step.
+``COUNTED`` are bytes per parameter and rank, counted by the links of two ranks with two micro-batches per step.
 """
 
 import csv
@@ -26,20 +26,20 @@ COUNTED = [("fp32", 0, 4.01), ("fp32", 1, 6.01), ("fp32", 2, 10.02), ("fp32", 3,
 
 
 @pytest.mark.parametrize(("precision", "stage", "counted"), COUNTED)
-def test_bytes_are_those_counted_on_the_wire(precision, stage, counted):
-    said = traffic(N, engine=EngineConfig(precision=precision, zero_stage=stage), accumulation=2)
-    assert sent_by_a_rank(said, ranks=2, gloo=True) / N == pytest.approx(counted, rel=0.01)
+def test_bytes_equal_those_counted_on_the_wire(precision, stage, counted):
+    total = traffic(N, engine=EngineConfig(precision=precision, zero_stage=stage), accumulation=2)
+    assert sent_by_a_rank(total, ranks=2, gloo=True) / N == pytest.approx(counted, rel=0.01)
 
 
 @pytest.mark.parametrize(("stage", "times"), [(0, 2), (1, 2), (2, 2), (3, 3)])
-def test_the_papers_volumes(stage, times):
-    """Rajbhandari et al., section 7: 2 psi for stages 0 to 2, 3 psi for stage 3, of many ranks and one micro batch."""
+def test_volumes_of_the_paper(stage, times):
+    """Rajbhandari et al., section 7: 2 psi for stages 0 to 2, 3 psi for stage 3, many ranks, one micro-batch."""
     engine = EngineConfig(precision="fp32", zero_stage=stage)
-    said = traffic(N, engine=engine, accumulation=1, paper=True)
-    assert sent_by_a_rank(said, ranks=10**6) / (4 * N) == pytest.approx(times, rel=1e-4)
+    total = traffic(N, engine=engine, accumulation=1, paper=True)
+    assert sent_by_a_rank(total, ranks=10**6) / (4 * N) == pytest.approx(times, rel=1e-4)
 
 
-def test_a_large_model_is_gathered_twice_and_once_of_it_inside_a_partition():
+def test_large_model_is_gathered_twice_once_inside_a_partition():
     many, of = 2 * 10**9, {"precision": "bf16", "zero_stage": 3}
     plain = traffic(many, engine=EngineConfig(**of), accumulation=3)
     assert (plain.gathered, plain.scattered) == (3 * 2 * 2 * many, 3 * 2 * many)
@@ -48,40 +48,40 @@ def test_a_large_model_is_gathered_twice_and_once_of_it_inside_a_partition():
     by_hand = 63 / 64 * (2 + 2) * 3 * many + 7 / 8 * 2 * 3 * many
     assert sent_by_a_rank(inside, ranks=64, partition=8) == pytest.approx(by_hand)
     small = traffic(N, engine=EngineConfig(zero_hpz_partition_size=8, **of), accumulation=1)
-    assert small.gathered_inside == 0, "kept from forward to backward: nothing is gathered again"
+    assert small.gathered_inside == 0, "weights are kept from forward to backward"
 
 
-def test_time_in_two_levels_by_hand():
-    cluster = Cluster(gpus_of_a_node=4, inside=100.0, outside=10.0, latency=0.0, operations=1.0)
-    said = traffic(1000, engine=EngineConfig(precision="fp32", zero_stage=0), accumulation=1)
-    assert seconds_of(said, gpus=4, cluster=cluster) == pytest.approx(2 * 4000 * 3 / 4 / 100)
-    assert seconds_of(said, gpus=8, cluster=cluster) == pytest.approx(2 * (3000 / 100 + 4000 / 4 / 2 / 10))
-    late = Cluster(gpus_of_a_node=4, inside=1e99, outside=1e99, latency=2.0, operations=1.0)
-    assert seconds_of(said, gpus=8, cluster=late) == pytest.approx(2.0 * 3)
+def test_time_of_collectives_in_two_levels():
+    cluster = Cluster(gpus_of_a_node=4, inside=100.0, outside=10.0, latency=0.0, flops=1.0)
+    total = traffic(1000, engine=EngineConfig(precision="fp32", zero_stage=0), accumulation=1)
+    assert seconds_of(total, gpus=4, cluster=cluster) == pytest.approx(2 * 4000 * 3 / 4 / 100)
+    assert seconds_of(total, gpus=8, cluster=cluster) == pytest.approx(2 * (3000 / 100 + 4000 / 4 / 2 / 10))
+    late = Cluster(gpus_of_a_node=4, inside=1e99, outside=1e99, latency=2.0, flops=1.0)
+    assert seconds_of(total, gpus=8, cluster=late) == pytest.approx(2.0 * 3)
 
 
-def test_overlap_bounds_a_step_and_one_gpu_says_nothing():
-    assert Prediction(compute=3.0, talk=1.0).efficiency == (0.75, 1.0)
-    assert (Prediction(compute=1.0, talk=3.0).least, Prediction(compute=1.0, talk=3.0).most) == (3.0, 4.0)
-    alone = predict(N, 10**12, engine=EngineConfig(), accumulation=2, gpus=1, cluster=Cluster(), tensors=5)
-    assert alone.talk == 0.0 and alone.compute == pytest.approx(2e12 / Cluster().operations)
+def test_overlap_bounds_a_step_and_one_gpu_does_not_communicate():
+    step = Prediction(compute=1.0, communication=3.0)
+    assert (step.shortest, step.longest) == (3.0, 4.0)
+    single = predict(N, 10**12, engine=EngineConfig(), accumulation=2, gpus=1, cluster=Cluster(), tensors=5)
+    assert single.communication == 0.0 and single.compute == pytest.approx(2e12 / Cluster().flops)
 
 
-def test_a_slowed_link_adds_its_bytes():
+def test_slowed_link_adds_bytes_over_rate():
     assert over_a_slowed_link(1.0, 12_500_000, megabits=100) == pytest.approx(1.0 + HEADERS)
 
 
-def test_predictions_are_written_and_called_a_model(tmp_path, capsys, monkeypatch):
+def test_writes_predictions_as_estimates(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(scaling, "costs", lambda _: (976_274_441, 44_729 * 10**9, 200))
     assert scaling.main(["--predict", "--csv", str(tmp_path / "scaling.csv")]) == 0
-    assert "A model, not a measurement" in capsys.readouterr().out
+    assert "are estimates" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "scaling.csv").open(encoding="utf-8")))
     assert {row["kind"] for row in rows} == {"model"} and {row["ranks"] for row in rows} >= {"8", "1024"}
     assert all(float(row["model_seconds_overlapped"]) <= float(row["model_seconds"]) for row in rows)
-    assert all(row["commit"] and not row["seconds"] for row in rows)
+    assert all(row["commit"] and not row.get("seconds") for row in rows)
 
 
-def test_measured_turns_are_judged_and_written(tmp_path, capsys, monkeypatch):
+def test_compares_measured_turns_with_the_model(tmp_path, capsys, monkeypatch):
     def turns(ranks, engines, megabits, batch, options, *, kind):
         sent = {0: 4.01, 1: 3.01, 2: 3.01, 3: 3.01}
         about = {"kind": kind, "ranks": ranks, "model": "test", "steps": options.steps, "load": 1.0}
@@ -102,5 +102,5 @@ def test_measured_turns_are_judged_and_written(tmp_path, capsys, monkeypatch):
     assert all(float(row["sent_bytes"]) == pytest.approx(float(row["computed_bytes"]), rel=0.01) for row in slowed)
     measured = [row for row in rows if row["kind"] != "model"]
     assert {(row["steps"], row["load"]) for row in measured} == {("3", "1.0")}
-    assert all(row["device"].endswith("CPU, 1 threads") and row["python"] for row in rows), "those of a rank"
-    assert "model against 8 measured turns" in capsys.readouterr().out
+    assert all(row["device"].endswith("CPU, 1 threads") and row["python"] for row in rows), "threads per rank"
+    assert "model compared with 8 turns" in capsys.readouterr().out

@@ -1,14 +1,14 @@
-"""Our published protocols beside the evaluators that their authors released, run on the same fields.
+"""Compare our published protocols with the evaluators of their authors on the same fields.
 
-    python -m benchmarks.released_evaluators --earthformer DIR --cascast DIR --diffcast DIR --sevir-challenges DIR \
+    python -m benchmarks.published_evaluators --earthformer DIR --cascast DIR --diffcast DIR --sevir-challenges DIR \
         --hko7 DIR
 
-Each DIR is a checkout of the public repository at the commit that docs/verification.md names; those that are not given
-are left out. Their files are executed as they are, with the packages torchmetrics and einops installed; what they
-import besides and never call here (plotting, FVD networks, TensorFlow, numba, LPIPS) is replaced by empty modules.
+Each DIR is a checkout of the repository at the commit given in docs/verification.md; others are skipped. The files are
+executed unchanged and require torchmetrics and einops; packages that they import and do not use here (plotting, FVD
+networks, TensorFlow, numba, LPIPS) are replaced by stubs.
 
-Prints one row a protocol and quantity: the largest absolute difference over thresholds, leads and batches. The
-quantities of the 2 x 2 table come out of integers on both sides; what remains is their float32 division.
+Prints one row per protocol and quantity: the max. absolute difference over thresholds, lead times and batches. The
+quantities of the 2 x 2 table follow from integers on both sides; their difference is that of float32 division.
 """
 
 import argparse
@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.released_code import emptied, executed
+from benchmarks.stub_imports import execute_file, import_earthformer, stub_imports
 from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, score
 
 
 @dataclass(frozen=True)
 class Fields:
-    """Fields ``[N, T, H, W]`` in [0, 1]: whole codes observed, an unrounded forecast, members ``[N, M, T, H, W]``."""
+    """Fields ``[N, T, H, W]`` in [0, 1]: encoded observations, unrounded forecast; members ``[N, M, T, H, W]``."""
 
     observed: torch.Tensor
     forecast: torch.Tensor
@@ -48,8 +48,8 @@ class Row:
     difference: float
 
 
-def drawn_fields(*, seed: int = 0, shape: tuple[int, int, int, int] = (4, 6, 64, 64), scale: float = 255.0) -> Fields:
-    """Return smooth fields with all intensities, codes on every threshold, and a forecast that errs."""
+def sample_fields(*, seed: int = 0, shape: tuple[int, int, int, int] = (4, 6, 64, 64), scale: float = 255.0) -> Fields:
+    """Return smooth fields with all intensities and values on every threshold, and an imperfect forecast."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(shape[0], shape[1], 8, 8, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=shape[2:], mode="bilinear", align_corners=False)
@@ -64,10 +64,10 @@ def drawn_fields(*, seed: int = 0, shape: tuple[int, int, int, int] = (4, 6, 64,
     return Fields(observed, forecast, (observed[:, None] + noise).clamp(0, 1))
 
 
-def largest(ours: dict[str, float], theirs: dict[str, float]) -> float:
-    """Return the largest absolute difference over the keys of ``theirs``; a one-sided NaN counts as infinite."""
+def largest(ours: dict[str, float], expected: dict[str, float]) -> float:
+    """Return the max. absolute difference over the keys of ``expected``; a one-sided NaN counts as infinite."""
     worst = 0.0
-    for key, value in theirs.items():
+    for key, value in expected.items():
         if np.isnan(value) and np.isnan(ours[key]):
             continue
         worst = max(worst, abs(ours[key] - value) if np.isfinite(value) and np.isfinite(ours[key]) else np.inf)
@@ -75,31 +75,23 @@ def largest(ours: dict[str, float], theirs: dict[str, float]) -> float:
 
 
 def _by_threshold(answers: dict[Any, dict[str, float]], name: str, ours: str) -> dict[str, float]:
-    found = {}
+    result = {}
     for threshold, row in answers.items():
         label = "mean" if threshold == "avg" else f"{threshold:g}"
-        found[f"{ours}/{label}"] = 1 - row[name] if name == "sucr" else row[name]
-    return found
+        result[f"{ours}/{label}"] = 1 - row[name] if name == "sucr" else row[name]
+    return result
 
 
 def earthformer_rows(root: Path) -> list[Row]:
     """Compare with Earthformer's ``SEVIRSkillScore``, modes 0 and 2."""
-    for package in ("earthformer", "earthformer.metrics", "earthformer.datasets", "earthformer.datasets.sevir"):
-        module = types.ModuleType(package)
-        module.__path__ = [str(root / "src" / package.replace(".", "/"))]
-        sys.modules[package] = module
-    # Its configuration wants omegaconf for a folder of data sets that nothing here reads.
-    config = types.ModuleType("earthformer.config")
-    config.cfg = types.SimpleNamespace(datasets_dir=".")  # type: ignore[attr-defined]
-    sys.modules["earthformer.config"] = config
-    with emptied("lpips", "torchvision", "skimage", "cv2", "pytorch_lightning", "tensorflow"):
-        evaluator = importlib.import_module("earthformer.metrics.sevir").SEVIRSkillScore
-    fields, rows = drawn_fields(), []
+    with stub_imports("lpips", "torchvision", "skimage", "cv2", "pytorch_lightning", "tensorflow"):
+        evaluator = import_earthformer(root, "metrics.sevir").SEVIRSkillScore
+    fields, rows = sample_fields(), []
     for mode, name in (("0", "sevir-global-released"), ("2", "sevir-lead-mean-released")):
-        theirs = evaluator(layout="NTHW", mode=mode, seq_len=fields.observed.shape[1])
+        evaluator = evaluator(layout="NTHW", mode=mode, seq_len=fields.observed.shape[1])
         for half in (slice(0, 2), slice(2, 4)):
-            theirs.update(fields.forecast[half], fields.observed[half])
-        answers, ours = theirs.compute(), score(fields.observed, fields.forecast, protocol=name)
+            evaluator.update(fields.forecast[half], fields.observed[half])
+        answers, ours = evaluator.compute(), score(fields.observed, fields.forecast, protocol=name)
         for quantity, key in (("csi", "csi"), ("pod", "pod"), ("sucr", "far"), ("bias", "bias_ln2")):
             rows.append(
                 Row(name, f"Earthformer, mode {mode}", key, largest(ours, _by_threshold(answers, quantity, key)))
@@ -118,10 +110,10 @@ def load_cascast(root: Path) -> Any:
     importlib.import_module("torchmetrics")
     misc = types.ModuleType("utils.misc")
     misc.is_dist_avail_and_initialized = lambda: False  # type: ignore[attr-defined]
-    with emptied("utils", "torchvision"):
+    with stub_imports("utils", "torchvision"):
         sys.modules["utils"], sys.modules["utils.misc"] = types.ModuleType("utils"), misc
         try:
-            return executed(root / "utils" / "metrics.py", "cascast_metrics")
+            return execute_file(root / "utils" / "metrics.py", "cascast_metrics")
         finally:
             del sys.modules["utils"], sys.modules["utils.misc"]
 
@@ -134,46 +126,46 @@ def cascast_rows(root: Path) -> list[Row]:
         ("meteonet-cascast-released", "meteonet", [19, 28, 35, 40, 47]),
     ):
         protocol = PROTOCOLS[name]
-        fields = drawn_fields(scale=protocol.scale)
+        fields = sample_fields(scale=protocol.scale)
         for mode, aggregation in (("0", "global"), ("2", "lead-mean")):
-            theirs = module.SEVIRSkillScore(
+            evaluator = module.SEVIRSkillScore(
                 layout="NTCHW", mode=mode, seq_len=6, preprocess_type=kind, threshold_list=thresholds
             )
-            theirs.update(fields.forecast[:, :, None], fields.observed[:, :, None])
-            answers = theirs.compute()
+            evaluator.update(fields.forecast[:, :, None], fields.observed[:, :, None])
+            answers = evaluator.compute()
             ours = score(fields.observed, fields.forecast, protocol=replace(protocol, aggregation=aggregation))
             rows += [
                 Row(name, f"CasCast, mode {mode}", key, largest(ours, _by_threshold(answers, quantity, key)))
                 for quantity, key in _CASCAST_KEYS.items()
             ]
-        theirs = module.SEVIRSkillScore(layout="NTCHW", mode="0", seq_len=6)
-        crps = theirs.get_crps(fields.observed[:, :, None], fields.members[:, :, :, None])["crps"]
+        evaluator = module.SEVIRSkillScore(layout="NTCHW", mode="0", seq_len=6)
+        crps = evaluator.get_crps(fields.observed[:, :, None], fields.members[:, :, :, None])["crps"]
         ours = score(fields.observed, fields.members, protocol=protocol)
         rows.append(Row(name, "CasCast", "crps_gaussian", abs(ours["crps_gaussian"] - crps)))
         if kind == "sevir":
-            pictures = theirs.get_single_frame_metrics(
+            frames = evaluator.get_single_frame_metrics(
                 fields.observed[:, :, None], fields.forecast[:, :, None], ["ssim"]
             )
             ours = score(fields.observed, fields.forecast, protocol=protocol)
-            rows.append(Row(name, "CasCast", "ssim_batch_range", abs(ours["ssim_batch_range"] - pictures["ssim"])))
+            rows.append(Row(name, "CasCast", "ssim_batch_range", abs(ours["ssim_batch_range"] - frames["ssim"])))
     return rows
 
 
 def diffcast_rows(root: Path) -> list[Row]:
-    """Compare with DiffCast's ``Evaluator``: what it prints, read back."""
-    with emptied("lpips", "cv2", "einops", "matplotlib"):
-        module = executed(root / "utils" / "metrics.py", "diffcast_metrics")
-    module.cal_cprs2 = lambda *_: 0.0  # takes image rows for members; not compared
+    """Compare with the numbers that DiffCast's ``Evaluator`` prints."""
+    with stub_imports("lpips", "cv2", "einops", "matplotlib"):
+        module = execute_file(root / "utils" / "metrics.py", "diffcast_metrics")
+    module.cal_cprs2 = lambda *_: 0.0  # uses image rows as members; not compared
     module.Evaluator.cal_batch_lpips = lambda self, pred, true: [np.zeros(pred.shape[1])] * len(pred)
-    fields, name = drawn_fields(shape=(4, 6, 70, 64)), "diffcast-released"
+    fields, name = sample_fields(shape=(4, 6, 70, 64)), "diffcast-released"
     forecast = fields.forecast * 1.1 - 0.05
-    theirs = module.Evaluator(seq_len=6, value_scale=255, thresholds=[16, 74, 133, 160, 181, 219])
+    evaluator = module.Evaluator(seq_len=6, value_scale=255, thresholds=[16, 74, 133, 160, 181, 219])
     with contextlib.redirect_stdout(io.StringIO()):
-        theirs.evaluate(fields.observed, forecast)
-    said: list[str] = []
-    module.print_log = said.append
-    theirs.done()
-    text = "\n".join(said)
+        evaluator.evaluate(fields.observed, forecast)
+    printed: list[str] = []
+    module.print_log = printed.append
+    evaluator.done()
+    text = "\n".join(printed)
     ours = score(fields.observed, forecast, protocol=name)
     reads = {
         "csi": "[ avg_csi ] : ", "pod": "[ avg_pod ] : ", "far": "[ avg_far ] : ", "hss": "[ avg_hss] : ",
@@ -196,7 +188,7 @@ def diffcast_rows(root: Path) -> list[Row]:
 
 
 def challenge_rows(root: Path) -> list[Row]:
-    """Compare with the SEVIR challenge's metrics, their dozen TensorFlow functions replaced by NumPy's."""
+    """Compare with the SEVIR challenge's metrics, with TensorFlow functions replaced by NumPy functions."""
     tf = types.ModuleType("tensorflow")
     tf.math = types.SimpleNamespace(  # type: ignore[attr-defined]
         greater_equal=np.greater_equal, is_nan=np.isnan, logical_or=np.logical_or, log=np.log, pow=np.power
@@ -208,13 +200,15 @@ def challenge_rows(root: Path) -> list[Row]:
     tf.map_fn = lambda f, e, dtype: np.array([f(x) for x in zip(*e, strict=True)])  # type: ignore[attr-defined]
     sys.modules["tensorflow"] = tf
     try:
-        module = executed(root / "src" / "metrics" / "metrics.py", "challenge_metrics")
+        module = execute_file(root / "src" / "metrics" / "metrics.py", "challenge_metrics")
     finally:
         del sys.modules["tensorflow"]
-    fields, name = drawn_fields(), "sevir-challenge-released"
-    # Theirs are [N, L, L, T] fields on the 255 scale.
-    seen, said = ((field.double() * 255).permute(0, 2, 3, 1).numpy() for field in (fields.observed, fields.forecast))
-    seen = seen.round()
+    fields, name = sample_fields(), "sevir-challenge-released"
+    # Their fields are [N, L, L, T] in [0, 255].
+    observed, forecast = (
+        (field.double() * 255).permute(0, 2, 3, 1).numpy() for field in (fields.observed, fields.forecast)
+    )
+    observed = observed.round()
     ours, rows = score(fields.observed, fields.forecast, protocol=name), []
     for key, function in (
         ("csi", module.critical_success_index),
@@ -223,7 +217,12 @@ def challenge_rows(root: Path) -> list[Row]:
     ):
         answers = {
             f"{key}/{threshold:g}": float(
-                np.mean([function(seen[..., t : t + 1], said[..., t : t + 1], np.array([threshold])) for t in range(6)])
+                np.mean(
+                    [
+                        function(observed[..., t : t + 1], forecast[..., t : t + 1], np.array([threshold]))
+                        for t in range(6)
+                    ]
+                )
             )
             for threshold in (16.0, 74.0, 133.0)
         }
@@ -235,30 +234,32 @@ def challenge_rows(root: Path) -> list[Row]:
 
 
 def hko_rows(root: Path) -> list[Row]:
-    """Compare with HKO-7's ``HKOEvaluation``, with its plain Python in place of its numba copies."""
+    """Compare with HKO-7's ``HKOEvaluation``, with its plain Python functions instead of numba."""
     config = types.ModuleType("nowcasting.config")
     section = types.SimpleNamespace(
         ZR=types.SimpleNamespace(a=58.53, b=1.56), THRESHOLDS=(0.5, 2, 5, 10, 30),
         BALANCING_WEIGHTS=(1, 1, 2, 5, 10, 30), CENTRAL_REGION=(0, 0, 1, 1),
     )  # fmt: skip
     config.cfg = types.SimpleNamespace(HKO=types.SimpleNamespace(EVALUATION=section))  # type: ignore[attr-defined]
-    with emptied("nowcasting"):
+    with stub_imports("nowcasting"):
         sys.modules["nowcasting.config"] = config
         try:
-            module = executed(root / "nowcasting" / "hko_evaluation.py", "hko_evaluation")
+            module = execute_file(root / "nowcasting" / "hko_evaluation.py", "hko_evaluation")
         finally:
             del sys.modules["nowcasting.config"]
     module.get_hit_miss_counts_numba, module.get_exclude_mask = module.get_hit_miss_counts, lambda: None
     module.get_balancing_weights_numba = module.get_balancing_weights
     module.get_GDL_numba = lambda prediction, truth, mask: np.zeros(prediction.shape[:2])
     with _numpy_of_2017():
-        fields = drawn_fields()
+        fields = sample_fields()
         mask = np.random.default_rng(0).random(fields.observed.shape[2:]) < 0.9
         shape = fields.observed.swapaxes(0, 1)[:, :, None].shape
-        theirs = module.HKOEvaluation(seq_len=6, use_central=False)
-        seen, said = (field.swapaxes(0, 1)[:, :, None].numpy().copy() for field in (fields.observed, fields.forecast))
-        theirs.update(seen, said, np.broadcast_to(mask, shape))
-        pod, far, csi, hss, _gss, _mse, _mae, balanced_mse, balanced_mae, _gdl = theirs.calculate_stat()
+        evaluator = module.HKOEvaluation(seq_len=6, use_central=False)
+        observed, forecast = (
+            field.swapaxes(0, 1)[:, :, None].numpy().copy() for field in (fields.observed, fields.forecast)
+        )
+        evaluator.update(observed, forecast, np.broadcast_to(mask, shape))
+        pod, far, csi, hss, _gss, _mse, _mae, balanced_mse, balanced_mae, _gdl = evaluator.calculate_stat()
     ours, rows = score(fields.observed, fields.forecast, protocol="hko7", valid=mask, per_lead=True), []
     for key, values in (("csi", csi), ("pod", pod), ("far", far), ("hss", hss)):
         answers = {
@@ -275,7 +276,7 @@ def hko_rows(root: Path) -> list[Row]:
 
 @contextlib.contextmanager
 def _numpy_of_2017() -> Iterator[None]:
-    """Give ``np.int``, which NumPy has dropped, for as long as code of that time runs."""
+    """Define ``np.int``, which NumPy has removed, inside the block."""
     np.int = int  # type: ignore[attr-defined]
     try:
         yield
@@ -284,19 +285,19 @@ def _numpy_of_2017() -> Iterator[None]:
 
 
 def _strict_count(protocol: ScoreProtocol) -> Row:
-    """Compare ``flowcast``, of which no code was found, with a count by ``>`` in NumPy."""
-    fields = drawn_fields()
+    """Compare ``flowcast``, whose evaluator is not published, with a count by ``>`` in NumPy."""
+    fields = sample_fields()
     codes = (fields.observed * 255).round().byte()
     ours, answers = score(codes, fields.forecast, protocol=protocol), {}
     for label, threshold in zip(protocol.labels, protocol.thresholds, strict=True):
-        seen, said = codes.numpy() > threshold, fields.forecast.numpy() > np.float32(threshold / 255)
-        answers[f"csi/{label}"] = float((seen & said).sum() / (seen | said).sum())
-    return Row(protocol.name, "none released; NumPy", "csi", largest(ours, answers))
+        observed, forecast = codes.numpy() > threshold, fields.forecast.numpy() > np.float32(threshold / 255)
+        answers[f"csi/{label}"] = float((observed & forecast).sum() / (observed | forecast).sum())
+    return Row(protocol.name, "not published; NumPy", "csi", largest(ours, answers))
 
 
 def table(rows: list[Row]) -> str:
     """Return the rows as a Markdown table."""
-    lines = ["| protocol | hash | released evaluator | quantity | largest difference |", "|---|---|---|---|---|"]
+    lines = ["| protocol | hash | published evaluator | quantity | max. difference |", "|---|---|---|---|---|"]
     for row in rows:
         digest = PROTOCOLS[row.protocol].hash
         lines.append(f"| `{row.protocol}` | {digest} | {row.evaluator} | {row.quantity} | {row.difference:.1e} |")
@@ -313,14 +314,14 @@ SOURCES: dict[str, Callable[[Path], list[Row]]] = {
 
 
 def main() -> None:
-    """Read the paths, compare, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    """Compare with the evaluators of the given checkouts and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     for name in SOURCES:
-        parser.add_argument(f"--{name}", type=Path, help="root of a checkout")
-    given = vars(parser.parse_args())
+        parser.add_argument(f"--{name}", type=Path, metavar="CHECKOUT")
+    options = vars(parser.parse_args())
     rows: list[Row] = []
     for name, compare in SOURCES.items():
-        path = given[name.replace("-", "_")]
+        path = options[name.replace("-", "_")]
         rows += compare(path.resolve()) if path else []
     rows.append(_strict_count(PROTOCOLS["flowcast"]))
     print(table(rows))

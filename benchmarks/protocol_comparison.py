@@ -1,10 +1,10 @@
-"""One fixed forecast under every protocol: how far a number moves by the way it is counted, nothing else.
+"""Score one forecast under every protocol: differences of a score due to the way of counting alone.
 
-    python -m benchmarks.one_forecast
+    python -m benchmarks.protocol_comparison
 
-The forecast is persistence, smoothed more at every lead as a network smooths, of synthetic storms (generator seed 0, 24
-events of 128 x 128, windows 13 -> 12): the same floats under all protocols. ``hko7`` and ``meteonet-cascast`` take the
-same [0, 1] field for HKO's pixels and for dBZ / 70, so their rows have other thresholds too. Prints a Markdown table.
+The forecast is persistence of synthetic storms (seed 0, 24 events of 128 x 128, windows 13 -> 12), smoothed more at
+every lead time, with equal floats under all protocols. ``hko7`` and ``meteonet-cascast`` interpret the same [0, 1]
+field as HKO's pixel values and as dBZ / 70, so their rows also have other thresholds. Prints a Markdown table.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ def windows() -> tuple[np.ndarray, list[str]]:
 
 
 def smoothed_persistence(last: torch.Tensor, *, frames_out: int) -> torch.Tensor:
-    """Return float32 ``[N, frames_out, H, W]``: the last frame ``[N, H, W]``, averaged over ever wider squares."""
+    """Return ``[N, frames_out, H, W]``: the last frame ``[N, H, W]``, averaged over squares of 2 lead + 1 pixels."""
     frames = [
         torch.nn.functional.avg_pool2d(last[:, None], 2 * lead + 1, stride=1, padding=lead, count_include_pad=False)
         for lead in range(1, frames_out + 1)
@@ -40,27 +40,27 @@ def smoothed_persistence(last: torch.Tensor, *, frames_out: int) -> torch.Tensor
 
 
 def rows() -> list[tuple[str, ...]]:
-    """Return one row a protocol."""
+    """Return one row per protocol."""
     fields, events = windows()
     observed = torch.from_numpy(fields[:, 13:]).float() / torch.full((), 255.0)
     last = torch.from_numpy(fields[:, 12]).float() / torch.full((), 255.0)
     forecast = smoothed_persistence(last, frames_out=12)
-    found = []
+    result = []
     for name, protocol in PROTOCOLS.items():
-        result = score(observed, forecast, protocol=protocol, events=events)
+        scores = score(observed, forecast, protocol=protocol, events=events)
         top = protocol.labels[-1]
         keys = ("csi/mean", f"csi/{top}", f"pod/{top}", f"far/{top}", "hss/mean", "csi_pool4/mean", "csi_pool16/mean")
-        cells = ["" if (value := result.get(key)) is None else f"{value:.4f}" for key in keys]
-        oddities = {key: result[key] for key in ("bias_ln2/mean", "ssim", "ssim_batch_range") if key in result}
-        words = ", ".join(f"{key} {value:.3f}" for key, value in oddities.items())
-        found.append((f"`{name}`", protocol.hash, top, *cells, words))
-    return found
+        cells = ["" if (value := scores.get(key)) is None else f"{value:.4f}" for key in keys]
+        others = {key: scores[key] for key in ("bias_ln2/mean", "ssim", "ssim_batch_range") if key in scores}
+        text = ", ".join(f"{key} {value:.3f}" for key, value in others.items())
+        result.append((f"`{name}`", protocol.hash, top, *cells, text))
+    return result
 
 
 def main() -> None:
     """Print the table."""
     heads = ("protocol", "hash", "top", "CSI-M", "CSI top", "POD top", "FAR top", "HSS-M", "CSI-M pool 4",
-             "CSI-M pool 16", "besides")  # fmt: skip
+             "CSI-M pool 16", "other")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     print("\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows())]))
 
