@@ -85,10 +85,10 @@ def _by_threshold(answers: dict[Any, dict[str, float]], name: str, ours: str) ->
 def earthformer_rows(root: Path) -> list[Row]:
     """Compare with Earthformer's ``SEVIRSkillScore``, modes 0 and 2."""
     with stub_imports("lpips", "torchvision", "skimage", "cv2", "pytorch_lightning", "tensorflow"):
-        evaluator = import_earthformer(root, "metrics.sevir").SEVIRSkillScore
+        evaluator_type = import_earthformer(root, "metrics.sevir").SEVIRSkillScore
     fields, rows = sample_fields(), []
     for mode, name in (("0", "sevir-global-released"), ("2", "sevir-lead-mean-released")):
-        evaluator = evaluator(layout="NTHW", mode=mode, seq_len=fields.observed.shape[1])
+        evaluator = evaluator_type(layout="NTHW", mode=mode, seq_len=fields.observed.shape[1])
         for half in (slice(0, 2), slice(2, 4)):
             evaluator.update(fields.forecast[half], fields.observed[half])
         answers, ours = evaluator.compute(), score(fields.observed, fields.forecast, protocol=name)

@@ -37,8 +37,7 @@ def measure_reading(options: argparse.Namespace, roots: dict[str, Path]) -> None
         print(f"{compare_outputs(loader, roots)} windows equal those of Earthformer's loader in every layout")
     rows = time_reading(loader, roots, repetitions=options.repetitions)
     about = {"public_commit": "" if options.earthformer is None else commit_of(options.earthformer)}
-    ratio = "provider:Earthformer's loader:windows_per_core_s"
-    _report([row | _events(options) | about for row in rows], options.csv / "data_reading.csv", ratio=ratio)
+    _report([row | _events(options) | about for row in rows], options.csv / "data_reading.csv")
 
 
 def measure_preparation(options: argparse.Namespace, roots: dict[str, Path], folder: Path) -> None:
@@ -74,9 +73,9 @@ def _events(options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _report(rows: Sequence[dict[str, object]], path: Path, **options: str) -> None:
+def _report(rows: Sequence[dict[str, object]], path: Path) -> None:
     about = {"h5py": h5py.__version__, "hdf5": h5py.version.hdf5_version, **provenance("cpu")}
-    report([row | about for row in rows], path, **options)
+    report([row | about for row in rows], path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ def shares_by_kind(step: Callable[[], Any]) -> dict[str, float]:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     times: Counter[str] = Counter()
-    for event in profile.events():
+    for event in profile.events() or ():
         times[kind_of(event.name, _callers(event))] += event.self_cpu_time_total
     total = sum(times.values())
     return {kind: times[kind] / total for kind in KINDS}
