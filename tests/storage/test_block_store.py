@@ -57,7 +57,7 @@ def test_nan_is_stored(tmp_path):
 
 @pytest.mark.parametrize("key", list(IDENTITY))
 def test_a_complete_store_of_another_identity_is_rejected_by_key_and_values(store, key):
-    with pytest.raises(ConfigError, match=f"computed with {key}={IDENTITY[key]!r}, but this run has 7; name another"):
+    with pytest.raises(ConfigError, match=f"computed with {key}={IDENTITY[key]!r}, but this run has 7; choose another"):
         _store(store.directory, **{key: 7}).is_complete()
 
 
