@@ -1,7 +1,7 @@
-"""For the site: pages that stand elsewhere in the repository, shown without a copy, and links that fit both places.
+"""Hooks of the documentation site: add pages from outside docs/, and rewrite links so that they work on the site.
 
-On disk a page links to a file by its relative path, such as ``../ENV.md``. The site has that file as a page of its own,
-so links to it are turned; links to code, which the site has not, become the path in words.
+On disk a page links to a file by its relative path, such as ``../ENV.md``. Links to files that are pages of the site point to
+those pages; links to code, which is not on the site, become the path as text.
 """
 
 import posixpath
@@ -22,7 +22,7 @@ _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]+)\]\((?P<target>[^):#\s]+)(?P<anchor
 
 
 def on_config(config):
-    """Show pages that the navigation does not name, so that a new page is seen before somebody finds its place."""
+    """Add pages that are not in the navigation under "More"."""
     named = re.findall(r"[\w/]+\.md", str(config.nav))
     pages = [path.relative_to(config.docs_dir).as_posix() for path in sorted(Path(config.docs_dir).rglob("*.md"))]
     if unnamed := [page for page in pages if page not in named]:
@@ -31,7 +31,7 @@ def on_config(config):
 
 
 def on_files(files, config):
-    """Add the pages that stand elsewhere."""
+    """Add the pages from outside docs/."""
     for source, page in _ELSEWHERE.items():
         text = (_ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=_relinked(text, source=source, page=page)))
@@ -39,7 +39,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    """Turn the links of a page that stands in docs/."""
+    """Rewrite the links of a page in docs/."""
     own = page.file.src_uri
     return markdown if own in _ELSEWHERE.values() else _relinked(markdown, source=f"docs/{own}", page=own)
 
@@ -54,7 +54,7 @@ def _relinked(text: str, *, source: str, page: str) -> str:
         elif (_ROOT / target).exists():
             return link["text"] if target in link["text"] else f"{link['text']} (`{target}`)"
         else:
-            return link[0]  # broken on disk too, which the strict build says
+            return link[0]  # also broken on disk, which the strict build reports
         return f"[{link['text']}]({posixpath.relpath(shown, posixpath.dirname(page) or '.')}{link['anchor'] or ''})"
 
     return _LINK.sub(turned, text)
