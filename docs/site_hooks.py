@@ -1,7 +1,7 @@
 """Hooks of the documentation site: add pages from outside docs/, and rewrite links so that they work on the site.
 
-On disk a page links to a file by its relative path, such as ``../ENV.md``. Links to files that are pages of the site point to
-those pages; links to code, which is not on the site, become the path as text.
+On disk a page links to a file by its relative path, such as ``../ENV.md``. Links to files that are pages of the site
+point to those pages; links to code, which is not on the site, become the path as text.
 """
 
 import posixpath
