@@ -5,9 +5,11 @@ Fields are encoded values: uint8 (255 missing), or floats in [0, 1], which are e
 """
 
 import difflib
+import os
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
-from simcast_hpc.data.encoding import MISSING_CODE
+from simcast_hpc.data.encoding import MISSING_CODE, as_native
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
@@ -28,38 +30,53 @@ __all__ = ["Forecaster", "load"]
 
 _AXES = "[T, H, W] or [B, T, H, W]"
 _TIME_NAMES = ("time", "valid_time", "t")
+_ROW_NAMES, _COLUMN_NAMES = ("y", "lat", "latitude"), ("x", "lon", "longitude")
+# Attributes (CF conventions) of encoded values, which do not describe a forecast in [0, 1].
+_ENCODING_ATTRIBUTES = {
+    "units", "_FillValue", "missing_value", "scale_factor", "add_offset", "valid_range", "valid_min", "valid_max",
+    "_Unsigned",
+}  # fmt: skip
+_ROUNDING = 1e-6  # floats may exceed [0, 1] by rounding errors, and are clipped
 _CADENCE_TOLERANCE_SECONDS = 1.0
 
 
 def load(
-    run_or_name: str | Path, *, dataset: str | None = None, device: torch.device | str | None = None
+    run_or_name: str | os.PathLike[str],
+    *,
+    dataset: str | os.PathLike[str] | DatasetSpec | None = None,
+    device: torch.device | str | None = None,
 ) -> "Forecaster":
     """Load a finished training run, or a baseline by name, as a forecaster.
 
     Args:
         run_or_name: run directory of a stage that forecasts (``teacher``, ``direct``, ``student``, ``diffusion``), or
             the name of a baseline (``persistence``, ``extrapolation``, ``steps``, ...). An existing directory wins.
-        dataset: for baselines only: the data set whose encoding the fields have, a name or a YAML file.
-        device: where the network runs; the first CUDA device where there is one, else the CPU.
+        dataset: for baselines only: the data set whose encoding the fields have, a name, a YAML file or a description.
+        device: where the network runs, by default the first CUDA device, else the CPU. Baselines run on the CPU.
 
     Raises:
-        ConfigError: no such run or baseline, an unfinished or damaged run, or ``dataset`` does not apply.
+        ConfigError: no such run or baseline, an unfinished or damaged run, or ``dataset`` or ``device`` does not apply.
+        TypeError: ``run_or_name`` is neither text nor a path.
         ImportError: the baseline needs an extra that is not installed.
     """
-    path = Path(run_or_name)
-    if path.is_dir():
+    if not isinstance(run_or_name, (str, os.PathLike)):
+        raise TypeError(f"run_or_name={run_or_name!r} must be a run directory or the name of a baseline")
+    chosen = forecast_device() if device is None else _checked_device(device)
+    name = str(run_or_name)
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
         if dataset is not None:
             raise ConfigError(f"dataset={dataset!r} is for baselines; the run {path} has its own data set")
-        chosen = forecast_device() if device is None else torch.device(device)
-        return Forecaster.of_run(load_run(path, device=chosen), device=chosen)
-    name = str(run_or_name)
+        return Forecaster.of_run(load_run(Path(path), device=chosen), device=chosen)
+    if os.path.isfile(path):
+        raise ConfigError(f"{path} is a file; give the run directory that contains config.yaml and DONE.json")
     if name not in BASELINES:
-        near = difflib.get_close_matches(name, BASELINES, n=1)
+        near = difflib.get_close_matches(name.lower(), BASELINES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{name!r} is neither a run directory nor a baseline ({', '.join(BASELINES)}){hint}")
     if dataset is None:
         raise ConfigError(f"the baseline {name} needs dataset=, the data set whose encoding the fields have")
-    return Forecaster.of_baseline(name, read_spec(dataset))
+    return Forecaster.of_baseline(name, dataset if isinstance(dataset, DatasetSpec) else read_spec(str(dataset)))
 
 
 class Forecaster:
@@ -98,7 +115,8 @@ class Forecaster:
             name, dataset.encoding, step_minutes=dataset.step_minutes, spacing_km=dataset.grid.spacing_km
         )
         forecaster = cls(baseline, dataset, torch.device("cpu"))
-        forecaster.name, forecaster.frames_in = name, getattr(baseline, "at_least", 1)
+        forecaster.name, forecaster.frames_in = name, getattr(baseline, "min_frames", 1)
+        forecaster.members = getattr(baseline, "members", None)
         return forecaster
 
     def forecast(
@@ -123,36 +141,62 @@ class Forecaster:
             the coordinates of the lead times, the grid and the members for a DataArray.
 
         Raises:
-            TypeError: ``frames`` is not an array, or its dtype is neither uint8 nor floating.
-            ValueError: wrong number of axes or frames, values outside [0, 1], infinite values, or invalid lead times,
-                members, time steps.
+            TypeError: ``frames`` is not an array, its dtype is neither uint8 nor floating, or it has no dense data.
+            ValueError: wrong number of axes or frames, values outside [0, 1] by more than 1e-6, infinite values, a
+                sample without a valid value, or invalid lead times, members, time steps.
             ConfigError: the model cannot take this grid.
         """
         steps = self._lead_times(lead_times)
         count = self._member_count(members)
-        if type(frames).__name__ == "DataArray" and hasattr(frames, "coords"):
+        if _is_data_array(frames):
             return self._forecast_data_array(frames, steps, count)
         batch, unbatched = self._checked(frames)
         result = self._run(batch, steps, count)
         result = result[0] if unbatched else result
         return result.to(frames.device) if isinstance(frames, Tensor) else result.cpu().numpy()
 
-    def to_physical(self, forecast: "np.ndarray | Tensor") -> np.ndarray:
+    def to_physical(self, forecast: "np.ndarray | Tensor | xarray.DataArray") -> Any:
         """Return float32 values in ``dataset.encoding.unit`` of fields in [0, 1] or encoded values; NaN stays missing.
+
+        A DataArray is returned as one, with attribute ``units``; otherwise the result is a NumPy array.
 
         Raises:
             TypeError: the dtype is neither uint8 nor floating.
+            ValueError: floats are outside [0, 1].
         """
-        values = np.asarray(forecast.cpu() if isinstance(forecast, Tensor) else forecast)
+        if _is_data_array(forecast):
+            return forecast.copy(data=self.to_physical(forecast.values)).assign_attrs(units=self.dataset.encoding.unit)
+        values = _as_array(forecast)
         if values.dtype == np.uint8:
             return self.dataset.encoding.decode(values)
         if values.dtype.kind != "f":
             raise TypeError(f"forecast has dtype {values.dtype}; give uint8 encoded values or floats in [0, 1]")
-        return self.dataset.encoding.value_of(values.astype(np.float64) * 255.0).astype(np.float32)
+        values = values.astype(np.float64)
+        outside = values[(values < -_ROUNDING) | (values > 1.0 + _ROUNDING)]
+        if outside.size:
+            raise ValueError(f"forecast contains {outside[0]:g}; floats must be encoded values / 255 in [0, 1]")
+        return self.dataset.encoding.value_of(values * 255.0).astype(np.float32)
 
-    def from_physical(self, values: np.ndarray) -> np.ndarray:
-        """Return uint8 encoded values (255 missing) of values in ``dataset.encoding.unit`` (NaN missing)."""
-        return self.dataset.encoding.encode(np.asarray(values, dtype=np.float64))
+    def from_physical(self, values: "np.ndarray | Tensor | xarray.DataArray") -> Any:
+        """Return uint8 encoded values (255 missing) of values in ``dataset.encoding.unit`` (NaN or masked: missing).
+
+        Values outside the range of the encoding get its first or last value. A DataArray is returned as one.
+
+        Raises:
+            TypeError: the values are not real numbers.
+            ValueError: a value is plus infinity.
+        """
+        if _is_data_array(values):
+            encoded = values.copy(data=self.from_physical(values.values))
+            encoded.attrs = _attributes(values)
+            return encoded
+        given = np.ma.asarray(values) if not isinstance(values, Tensor) else _as_array(values)
+        if given.dtype.kind not in "iuf":
+            raise TypeError(f"values have dtype {given.dtype}; give real numbers in {self.dataset.encoding.unit}")
+        physical = np.ma.filled(given.astype(np.float64), np.nan)
+        if np.isposinf(physical).any():
+            raise ValueError("values contain plus infinity; give finite numbers, NaN where missing")
+        return self.dataset.encoding.encode(physical)
 
     def __repr__(self) -> str:
         horizon = "any lead time" if self.frames_out is None else f"{self.frames_out} lead times"
@@ -163,14 +207,15 @@ class Forecaster:
             if self.frames_out is None:
                 raise ValueError(f"lead_times is required for the baseline {self.name}, for example lead_times=12")
             return list(range(1, self.frames_out + 1))
-        if isinstance(lead_times, (int, np.integer)) and not isinstance(lead_times, bool):
-            steps = list(range(1, int(lead_times) + 1))
-        elif isinstance(lead_times, (bool, str)) or not isinstance(lead_times, (Sequence, np.ndarray)):
+        # Arrays, tensors and NumPy scalars have tolist()
+        given = getattr(lead_times, "tolist", lambda: lead_times)()
+        each: Any = [given] if isinstance(given, Real) else given
+        numbers = isinstance(each, Sequence) and not isinstance(each, bytes)
+        if not numbers or not all(isinstance(step, Real) and not isinstance(step, bool) for step in each):
             raise TypeError(f"lead_times={lead_times!r} must be an int or a sequence of ints, counted in steps from 1")
-        else:
-            steps = [int(step) for step in lead_times if float(step).is_integer()]
-            if len(steps) != len(lead_times):
-                raise ValueError(f"lead_times={list(lead_times)} must be whole steps of {self.step_minutes:g} minutes")
+        if not all(isinstance(step, Integral) or float(step).is_integer() for step in each):
+            raise ValueError(f"lead_times={lead_times!r} must be whole steps of {self.step_minutes:g} minutes")
+        steps = list(range(1, int(each[0]) + 1)) if isinstance(given, Real) else [int(step) for step in each]
         if not steps or min(steps) < 1 or sorted(set(steps)) != steps:
             raise ValueError(f"lead_times={lead_times!r} must be ascending steps from 1, for example 12 or [1, 6, 12]")
         if isinstance(self.model, TrainedEnsemble) and steps[-1] > (self.frames_out or 0):
@@ -178,11 +223,14 @@ class Forecaster:
         return steps
 
     def _member_count(self, members: int | None) -> int | None:
-        if members is None or isinstance(self.model, TrainedEnsemble):
-            if members is not None and (isinstance(members, bool) or not isinstance(members, int) or members < 1):
-                raise ValueError(f"members={members!r} must be a positive int")
-            return members or self.members
-        raise ValueError(f"members={members} needs an ensemble; {self.name} is not a run of stage diffusion")
+        if members is None:
+            return self.members
+        if not isinstance(self.model, TrainedEnsemble):
+            own = f"has {self.members} members" if self.members else "is not a run of stage diffusion"
+            raise ValueError(f"members={members} needs an ensemble of variable size; {self.name} {own}")
+        if isinstance(members, bool) or not isinstance(members, Integral) or members < 1:
+            raise ValueError(f"members={members!r} must be a positive int")
+        return int(members)
 
     def _checked(self, frames: Any) -> tuple[Tensor, bool]:
         """Return the frames as a checked tensor ``[B, T, H, W]``, and whether the batch axis was added."""
@@ -200,8 +248,8 @@ class Forecaster:
             )
         if isinstance(self.model, (TrainedModel, TrainedEnsemble)):
             self.model.check_grid((shape[-2], shape[-1]))
-        _check_values(tensor)
-        return (tensor[None], True) if tensor.dim() == 3 else (tensor, False)
+        unbatched = tensor.dim() == 3
+        return _checked_values(tensor[None] if unbatched else tensor), unbatched
 
     def _run(self, batch: Tensor, steps: list[int], members: int | None) -> Tensor:
         model = self.model
@@ -218,13 +266,20 @@ class Forecaster:
         import xarray
 
         # 1. Order of the dimensions: batch, time, rows, columns
-        time = next((name for name in frames.dims if name in _TIME_NAMES), None)
+        time = next((name for name in _TIME_NAMES if name in frames.dims), None)
         if time is None or len(frames.dims) not in (3, 4):
             raise ValueError(
                 f"the DataArray has dimensions {frames.dims}; a time dimension ({', '.join(_TIME_NAMES)}), rows and "
                 "columns are needed, with at most one batch dimension"
             )
         others = [name for name in frames.dims if name != time]
+        grid = [name for names in (_ROW_NAMES, _COLUMN_NAMES) for name in others if name in names]
+        if len(grid) == 2:
+            others = [*(name for name in others if name not in grid), *grid]
+        if "lead_time" in others or (members is not None and "member" in others):
+            raise ValueError(
+                f"the DataArray has dimensions {frames.dims}; the forecast adds lead_time and member: rename"
+            )
         ordered = frames.transpose(*others[:-2], time, *others[-2:])
         # 2. Cadence: the network's step is that of its training data
         last = self._check_cadence(ordered, time)
@@ -235,7 +290,7 @@ class Forecaster:
         dims = [*others[:-2], *(["member"] if result.ndim > len(frames.dims) else []), time, *others[-2:]]
         kept = {name: coord for name, coord in ordered.coords.items() if time not in coord.dims and name != time}
         leads = np.array([round(step * self.step_minutes * 60e9) for step in steps], dtype="timedelta64[ns]")
-        result = xarray.DataArray(result, dims=dims, coords=kept, name=frames.name, attrs=frames.attrs)
+        result = xarray.DataArray(result, dims=dims, coords=kept, name=frames.name, attrs=_attributes(frames))
         result = result.assign_coords(lead_time=(time, leads))
         if "member" in dims:
             result = result.assign_coords(member=np.arange(result.sizes["member"]))
@@ -244,31 +299,70 @@ class Forecaster:
         return result.assign_coords({time: last + leads, "forecast_reference_time": last})
 
     def _check_cadence(self, frames: Any, time: str) -> Any:
-        """Return the last time of a DataArray, None where it has no time coordinate of dates."""
-        if time not in frames.coords or frames[time].dtype.kind != "M":
+        """Return the last time of a DataArray in UTC, None where it has no time coordinate."""
+        if time not in frames.coords:
             return None
-        times = frames[time].values.astype("datetime64[ns]")
+        index: Any = frames.indexes.get(time)
+        if hasattr(index, "to_datetimeindex"):  # cftime
+            times = index.to_datetimeindex(time_unit="ns").values
+        elif getattr(index, "tz", None) is not None:
+            times = index.tz_convert("UTC").tz_localize(None).values
+        else:
+            times = frames[time].values
+        if times.dtype.kind not in "mM" or np.isnat(times).any():
+            raise ValueError(
+                f"the coordinate {time} has dtype {times.dtype} and values {list(map(str, times))}; dates "
+                f"(datetime64) are needed, or no coordinate: drop_vars({time!r})"
+            )
+        times = times.astype(f"{'timedelta64' if times.dtype.kind == 'm' else 'datetime64'}[ns]")
         seconds = np.diff(times).astype("timedelta64[ns]").astype(np.float64) / 1e9
         expected = self.step_minutes * 60
         if np.any(np.abs(seconds - expected) > _CADENCE_TOLERANCE_SECONDS):
             raise ValueError(
                 f"the times are {sorted({float(s) for s in seconds})} s apart; {self.name} needs "
-                f"{expected:g} s between frames"
+                f"{expected:g} s between frames, oldest first"
             )
         return times[-1]
+
+
+def _checked_device(device: Any) -> torch.device:
+    """Return the device after allocating on it."""
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen).cpu()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device={device!r} cannot be used ({reason}); choose cpu or an available cuda:N") from error
+    return chosen
+
+
+def _is_data_array(fields: Any) -> "TypeGuard[xarray.DataArray]":
+    return type(fields).__name__ == "DataArray" and hasattr(fields, "coords")
+
+
+def _attributes(frames: Any) -> dict[Any, Any]:
+    return {name: value for name, value in frames.attrs.items() if name not in _ENCODING_ATTRIBUTES}
+
+
+def _as_array(fields: Any) -> np.ndarray:
+    """Return fields as a plain array on the host; masked elements are missing."""
+    if isinstance(fields, Tensor):
+        fields = fields.detach().cpu()
+        return (fields.float() if fields.is_floating_point() else fields).numpy()
+    return as_native(fields if isinstance(fields, np.ndarray) else np.asarray(fields))
 
 
 def _as_tensor(frames: Any) -> Tensor:
     """Return an array as a tensor that shares its memory where possible; masked elements are missing."""
     if isinstance(frames, Tensor):
+        if frames.is_meta or frames.layout != torch.strided:
+            place = "device meta" if frames.is_meta else f"layout {frames.layout}"
+            raise TypeError(f"frames are a tensor of {place}; give a dense tensor with data")
         tensor = frames.detach()
     elif isinstance(frames, np.ndarray):
-        if isinstance(frames, np.ma.MaskedArray):
-            frames = frames.filled(MISSING_CODE if frames.dtype == np.uint8 else np.nan)
         if frames.dtype.kind not in "fu" or (frames.dtype.kind == "u" and frames.dtype != np.uint8):
             raise TypeError(_wrong_dtype(frames.dtype))
-        native = frames.astype(frames.dtype.newbyteorder("="), copy=False)
-        tensor = torch.from_numpy(np.require(native, requirements=["C", "W"]))
+        tensor = torch.from_numpy(np.require(as_native(frames), requirements=["C", "W"]))
     else:
         raise TypeError(f"frames are a {type(frames).__name__}; give a NumPy array, a torch tensor or a DataArray")
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
@@ -280,15 +374,19 @@ def _wrong_dtype(dtype: Any) -> str:
     return f"frames have dtype {dtype}; give uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing)"
 
 
-def _check_values(frames: Tensor) -> None:
-    if frames.dtype == torch.uint8:
-        return
-    present = frames[~torch.isnan(frames)]
-    if not present.numel():
-        raise ValueError("every value of frames is NaN (missing)")
-    low, high = (edge.item() for edge in torch.aminmax(present))
-    if not 0.0 <= low <= high <= 1.0:
+def _checked_values(frames: Tensor) -> Tensor:
+    """Return frames ``[B, T, H, W]`` clipped to [0, 1], where they exceed it by rounding errors only."""
+    codes = frames.dtype == torch.uint8
+    valid = frames != MISSING_CODE if codes else ~torch.isnan(frames)
+    empty = torch.nonzero(~valid.flatten(1).any(1)).flatten().tolist()
+    if empty:
+        raise ValueError(f"every value of frames is missing (255 or NaN) in sample {', '.join(map(str, empty))}")
+    if codes:
+        return frames
+    low, high = (edge.item() for edge in torch.aminmax(frames[valid]))
+    if not -_ROUNDING <= low <= high <= 1.0 + _ROUNDING:
         raise ValueError(
-            f"frames are floats from {low:g} to {high:g}, which must lie in [0, 1]: give encoded values as uint8, "
+            f"frames are floats from {low:.9g} to {high:.9g}, which must lie in [0, 1]: give encoded values as uint8, "
             "divide them by 255, or convert physical values by Forecaster.from_physical"
         )
+    return frames if low >= 0.0 and high <= 1.0 else frames.clamp(0.0, 1.0)

@@ -45,6 +45,8 @@ class PystepsNowcast:
         threshold: float = 0.1,
         zerovalue: float = -15.0,
     ):
+        if not hasattr(forecaster, "from_physical"):
+            raise TypeError(f"forecaster={forecaster!r} is not a forecaster; give one of simcast_hpc.load")
         own = forecaster.dataset.encoding.unit
         if unit != own and {unit, own} != {"mm/h", "dBZ"}:
             raise ConfigError(f"unit={unit!r} cannot be converted to {own!r}, the unit of {forecaster.name}")
@@ -52,6 +54,12 @@ class PystepsNowcast:
             raise ConfigError(f"transform={transform!r} is not supported; choose None or 'dB'")
         if transform == "dB" and unit == "dBZ":
             raise ConfigError("transform='dB' does not apply to unit='dBZ', which is logarithmic already")
+        if not (0 < threshold < np.inf and np.isfinite(zerovalue)):
+            raise ConfigError(f"{threshold=} must be positive and {zerovalue=} a number, both finite")
+        if transform == "dB" and zerovalue > 10 * np.log10(threshold):
+            raise ConfigError(
+                f"{zerovalue=} dB must not be above {10 * np.log10(threshold):g} dB, the {threshold=} {unit}"
+            )
         self.forecaster, self.unit, self.transform = forecaster, unit, transform
         self.threshold, self.zerovalue = threshold, zerovalue
         self._relation = forecaster.dataset.z_r or _MARSHALL_PALMER
@@ -80,13 +88,12 @@ class PystepsNowcast:
             ValueError: wrong shape, time step, lead times or members.
         """
         started = time.perf_counter()
-        if timestep is not None and abs(timestep - self.forecaster.step_minutes) > 1e-6:
+        if timestep is not None and not abs(float(timestep) - self.forecaster.step_minutes) <= 1e-6:
             raise ValueError(f"timestep={timestep} min, but the model's step is {self.forecaster.step_minutes:g} min")
-        fields = np.asarray(np.ma.filled(precip, np.nan), dtype=np.float64)
+        fields = _fields(precip)
         if fields.ndim != 3:
             raise ValueError(f"precip has shape {fields.shape}; [T, m, n] with T={self.forecaster.frames_in} is needed")
-        steps = timesteps if isinstance(timesteps, (int, np.integer)) else list(timesteps)
-        forecast = self.forecaster.forecast(self._encode(fields), lead_times=steps, members=n_ens_members)
+        forecast = self.forecaster.forecast(self._encode(fields), lead_times=timesteps, members=n_ens_members)
         result = self._decode(np.asarray(forecast))
         return (result, time.perf_counter() - started) if measure_time else result
 
@@ -95,12 +102,13 @@ class PystepsNowcast:
 
         Returns:
             float64 ``[members, timesteps + 1, m, n]``, the last observation at index 0; one member of a deterministic
-            model. Missing pixels of the observation are no precipitation.
+            model. Missing pixels of the observation are no precipitation. The blending needs at least as many
+            members as its own ``n_ens_members``.
         """
         nowcast = self(precip, None, timesteps, n_ens_members=n_ens_members)
         members = nowcast if nowcast.ndim == 4 else nowcast[None]
-        observed = np.asarray(np.ma.filled(precip, np.nan), dtype=np.float64)[-1]
-        observed = np.where(np.isnan(observed), self._no_precipitation(), observed)
+        observed = _fields(precip)[-1]
+        observed = np.where(np.isnan(observed) | np.isneginf(observed), self._no_precipitation(), observed)
         first = np.broadcast_to(observed, (len(members), 1, *observed.shape))
         return np.concatenate([first, members], axis=1)
 
@@ -110,10 +118,12 @@ class PystepsNowcast:
         pysteps has no public registration, so this adds to its table of methods.
 
         Raises:
-            ValueError: pysteps has a method of this name that is not ours.
+            ValueError: pysteps has another method of this name, or the name is not in lower case.
         """
         from pysteps.nowcasts import interface
 
+        if name != str(name).lower():
+            raise ValueError(f"{name=} must be text in lower case: pysteps looks methods up in lower case")
         methods = interface._nowcast_methods
         if not isinstance(methods.get(name, self), PystepsNowcast):
             raise ValueError(f"pysteps has a nowcast method {name!r}; choose another name")
@@ -153,3 +163,8 @@ class PystepsNowcast:
             return 0.0
         lowest = self.forecaster.dataset.encoding.decode(np.arange(MISSING_CODE, dtype=np.uint8))
         return float(lowest[np.isfinite(lowest)].min())
+
+
+def _fields(precip: np.ndarray) -> np.ndarray:
+    """Return ``precip`` as float64; masked pixels are NaN."""
+    return np.ma.filled(np.ma.asarray(precip).astype(np.float64), np.nan)

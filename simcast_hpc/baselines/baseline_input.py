@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from simcast_hpc.data.encoding import MISSING_CODE, code_to_unit
+from simcast_hpc.data.encoding import MISSING_CODE, as_native, code_to_unit
 
 
 def check_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, min_frames: int) -> torch.Tensor:
@@ -14,7 +14,7 @@ def check_frames(frames: torch.Tensor | np.ndarray, frames_out: int, *, min_fram
         TypeError: the frames are neither uint8 nor floating.
     """
     if isinstance(frames, np.ndarray):
-        frames = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+        frames = torch.from_numpy(np.require(as_native(frames), requirements=["C", "W"]))
     if frames.dim() != 4:
         raise ValueError(f"frames must have shape [B, T, H, W], got {tuple(frames.shape)}")
     if frames.dtype != torch.uint8 and not frames.is_floating_point():

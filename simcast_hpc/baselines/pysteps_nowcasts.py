@@ -70,6 +70,7 @@ class PystepsBaseline(WindowBaseline):
         super().__init__(cache=cache)
         self.name, self.encoding = name, encoding
         self.step_minutes, self.spacing_km = step_minutes, spacing_km
+        self.members = MEMBERS if name == "steps" else None
         self.fallbacks = 0
         self._extrapolation = Extrapolation(encoding)
         self._forecast = _nowcast_method(_METHODS[name])

@@ -162,7 +162,7 @@ def read_run_config(name_or_path: str | Path, overrides: Iterable[str] = ()) -> 
         ConfigError: the file is absent or not YAML, or a key is unknown, missing, or has an invalid value.
     """
     path = resolve(name_or_path)
-    data = read_yaml(path, overrides)
+    data = read_yaml(path, [overrides] if isinstance(overrides, str) else overrides)
     return from_mapping(PipelineConfig if "stages" in data else TrainConfig, data, where=str(path))
 
 

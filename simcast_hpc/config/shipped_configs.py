@@ -31,7 +31,7 @@ def resolve(name_or_path: str | Path) -> Path:
     Raises:
         ConfigError: there is neither such a file nor such a name; the message gives the nearest names.
     """
-    path = Path(name_or_path)
+    path = Path(name_or_path).expanduser()
     if path.exists() and not path.is_dir():
         return path
     known, name = list_configs(), path.as_posix().removesuffix(SUFFIX)
@@ -39,7 +39,7 @@ def resolve(name_or_path: str | Path) -> Path:
         return known[name]
     if path.is_dir():
         raise ConfigError(f"{path} is a folder; give a YAML file or the name of a shipped configuration")
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`simcast config list` lists the names"
     raise ConfigError(f"{path} is neither a configuration file nor the name of a shipped configuration; {hint}")
 

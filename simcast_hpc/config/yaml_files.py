@@ -56,6 +56,11 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     return data
 
 
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, and anything else as text."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
 def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
     """Build a ``cls`` from plain data.
 
@@ -65,7 +70,7 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
     if issubclass(cls, StrictModel) and (kind := cls.other_kind(data)) is not None:
         raise ConfigError(f"{where or cls.__name__}: {kind}")
     try:
-        return cls.model_validate_json(json.dumps(data, default=str))
+        return cls.model_validate_json(json.dumps(data, default=_plain))
     except ValidationError as error:
         lines = [_explain(cls, dict(item)) for item in error.errors()]
         heading = f"Invalid configuration {where or cls.__name__}:"

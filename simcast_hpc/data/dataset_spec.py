@@ -233,7 +233,7 @@ def read_spec(name_or_path: str) -> DatasetSpec:
         return read_config(DatasetSpec, built_in[name_or_path])
     if Path(name_or_path).suffix in {".yaml", ".yml"}:
         return read_config(DatasetSpec, Path(name_or_path))
-    near = difflib.get_close_matches(name_or_path, built_in, n=1)
+    near = difflib.get_close_matches(name_or_path.lower(), built_in, n=1)
     raise ConfigError(
         f"the dataset {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "
         f"({', '.join(built_in)}) nor the path of a YAML file" + (f"; did you mean {near[0]}?" if near else "")

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from os import PathLike
 from typing import get_args
 
@@ -69,8 +70,9 @@ def open_windows(
     """
     if split not in get_args(Split):
         raise ConfigError(f"split={split!r} is not a split; choose {', '.join(get_args(Split))}")
-    if frames < 1:
-        raise ConfigError(f"frames={frames} must be at least 1")
+    if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1:
+        raise ConfigError(f"frames={frames!r} must be an int of at least 1")
+    files = [file_names] if isinstance(file_names, str) else file_names
     config = from_mapping(
         DataConfig,
         {
@@ -81,8 +83,8 @@ def open_windows(
             "block_mean": block_mean,
             "recode_as": recode_as,
             "max_percent_missing": max_percent_missing,
-            "file_names": None if file_names is None else list(file_names),
+            "file_names": None if files is None else list(files),
         },
         where="open_windows",
     )
-    return _open_windows.open_windows(config, split=split, frames=frames)
+    return _open_windows.open_windows(config, split=split, frames=int(frames))

@@ -243,6 +243,20 @@ def block_mean(physical: np.ndarray, factor: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
+def as_native(fields: np.ndarray) -> np.ndarray:
+    """Return fields as a plain array that torch can read, without a copy where possible.
+
+    The byte order becomes native and long double becomes float64; masked pixels become 255 (uint8) or NaN (floats).
+    """
+    if isinstance(fields, np.ma.MaskedArray) and fields.dtype == np.uint8:
+        fields = fields.filled(MISSING_CODE)
+    elif isinstance(fields, np.ma.MaskedArray) and fields.dtype.kind == "f":
+        fields = fields.filled(np.nan)
+    if fields.dtype.kind == "f" and fields.dtype.itemsize > 8:
+        return fields.astype(np.float64)
+    return np.asarray(fields).astype(fields.dtype.newbyteorder("="), copy=False)
+
+
 def code_to_unit(codes: "torch.Tensor", scale: float = 255.0) -> "torch.Tensor":
     """Return uint8 ``codes`` as the float32 network input ``codes / scale`` in [0, 1], by correctly rounded division.
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simcast_hpc.data.encoding import code_to_unit
+from simcast_hpc.data.encoding import as_native, code_to_unit
 
 from .protocols import ScoreProtocol
 
@@ -71,6 +71,8 @@ def check_fields(
         TypeError: a field is neither uint8 nor floating point, or ``valid`` is not boolean.
     """
     observation, forecast = _field(observation, "observation"), _field(forecast, "forecast")
+    if observation.dim() == 3:  # one window
+        observation, forecast = observation[None], forecast[None]
     members = forecast.dim() == 5
     if observation.dim() != 4 or observation.shape != (forecast[:, 0] if members else forecast).shape:
         raise ValueError(
@@ -146,9 +148,13 @@ def _batch_range(observation: Tensor, protocol: ScoreProtocol) -> float:
 
 def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
     if isinstance(field, np.ndarray):
-        field = torch.from_numpy(np.require(field, requirements=["C", "W"]))
+        if field.dtype.kind not in "biuf":
+            raise TypeError(f"{name} must be uint8 pixel values or floats in [0, 1], got {field.dtype}")
+        field = torch.from_numpy(np.require(as_native(field), requirements=["C", "W"]))
+    elif not isinstance(field, Tensor):
+        raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(field).__name__}")
     axes = "[N, T, H, W]" if name == "observation" else "[N, T, H, W] or [N, M, T, H, W]"
-    if field.dim() not in ((4,) if name == "observation" else (4, 5)) or not field.numel():
+    if field.dim() not in ((3, 4) if name == "observation" else (3, 4, 5)) or not field.numel():
         raise ValueError(f"{name} must be {axes} with at least one pixel, got shape {tuple(field.shape)}")
     if field.dtype != torch.uint8 and not field.is_floating_point():
         raise TypeError(f"{name} must be uint8 pixel values or floats in [0, 1], got {field.dtype}")

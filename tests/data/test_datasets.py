@@ -31,7 +31,7 @@ def test_opens_windows_by_plain_arguments(tmp_path):
     ("options", "message"),
     [
         ({"split": "tset"}, "split='tset' is not a split; choose train, val, test, all"),
-        ({"frames": 0}, "frames=0 must be at least 1"),
+        ({"frames": 0}, "frames=0 must be an int of at least 1"),
         ({"window_stride": 0}, "window_stride"),
         ({"dataset": "sevire"}, "did you mean sevir"),
     ],

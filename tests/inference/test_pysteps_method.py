@@ -44,6 +44,16 @@ def test_decibel_transform_keeps_the_zero_value(persistence: sc.Forecaster, prec
     assert (nowcast[:, :, :16] == -15.0).all()
 
 
+def test_masked_and_infinite_pixels_are_missing_and_dry(persistence: sc.Forecaster, precip: np.ndarray):
+    method = sc.PystepsNowcast(persistence)
+    integers = np.ma.masked_greater(precip.astype(int), 20)
+    np.testing.assert_array_equal(method(integers, None, 1), method(integers.astype(float).filled(np.nan), None, 1))
+    with np.errstate(divide="ignore"):
+        decibel = 10 * np.log10(precip)
+    external = sc.PystepsNowcast(persistence, transform="dB").external_nowcast(decibel, 1)
+    assert (external[:, :, :, :16] == -15.0).all() and np.isfinite(external).all()
+
+
 def test_reflectivity_uses_the_marshall_palmer_relation(persistence, precip: np.ndarray):
     reflectivity = 10 * np.log10(200 * np.maximum(precip, 0.02) ** 1.6)
     nowcast = sc.PystepsNowcast(persistence, unit="dBZ")(reflectivity, None, 1)
@@ -57,7 +67,18 @@ def test_rejects_invalid_units_time_steps_and_shapes(persistence: sc.Forecaster,
         sc.PystepsNowcast(persistence, unit="kg/m^2")
     with pytest.raises(ConfigError, match="transform='dB' does not apply to unit='dBZ'"):
         sc.PystepsNowcast(persistence, unit="dBZ", transform="dB")
+    for options in ({"threshold": 0.0}, {"threshold": np.nan}, {"zerovalue": np.nan}, {"zerovalue": 5.0}):
+        with pytest.raises(ConfigError, match=r"zerovalue=.* threshold=|threshold=.* zerovalue="):
+            sc.PystepsNowcast(persistence, transform="dB", **options)
+    with pytest.raises(TypeError, match="forecaster='persistence' is not a forecaster"):
+        sc.PystepsNowcast("persistence")  # type: ignore[arg-type]
     method = sc.PystepsNowcast(persistence)
+    with pytest.raises(ValueError, match="name='SimCast' must be text in lower case"):
+        method.register("SimCast")
+    with pytest.raises(ValueError, match=r"timestep=nan min"):
+        method(precip, None, 2, timestep=np.nan)
+    with pytest.raises(ValueError, match="plus infinity"):
+        method(np.where(precip > 3, np.inf, precip), None, 2)
     with pytest.raises(ValueError, match="timestep=10 min, but the model's step is 5 min"):
         method(precip, None, 2, timestep=10)
     with pytest.raises(ValueError, match="whole steps"):
