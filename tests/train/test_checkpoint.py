@@ -128,7 +128,7 @@ def test_failed_write_keeps_the_previous_checkpoint(tmp_path, engine, monkeypatc
     def fail(*_args, **_named):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(atomic_files, "save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
     with pytest.raises(CheckpointError, match="could not be written: no space left on device"):
         _save(writer, engine, 2)
     newest = latest(tmp_path)
@@ -276,7 +276,7 @@ def test_full_disk_removes_the_incomplete_share(tmp_path, engine, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic_files, "save_file", half)
+    monkeypatch.setattr("safetensors.torch.save_file", half)
     with pytest.raises(CheckpointError, match="No space left on device"):
         _save(writer, engine, 2)
     assert not [path for path in tmp_path.rglob("*.safetensors*") if "step-00000001" not in str(path)]
