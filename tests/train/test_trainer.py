@@ -94,7 +94,11 @@ def test_identity_contains_the_meaning_of_the_data_not_its_name(tmp_path, root):
         ({"data": {"frame_stride": 3}}, DataError, r"windows of 7 frames do not fit in events of 4 frames"),
         ({"data": {"crop": 32}}, ConfigError, r"data\.crop=32 is larger than the data's grid of 16 x 16 pixels"),
         ({"loss": {"thresholds": [30.0], "unit": "dBZ"}}, DataError, r"\[30\.0\] are in 'dBZ'"),
-        ({"model": {"kind": "earthformer", "grid": [8, 8]}}, ConfigError, r"model\.grid=\[8, 8\] differs from .* 16 x 16"),
+        (
+            {"model": {"kind": "earthformer", "grid": [8, 8]}},
+            ConfigError,
+            r"model\.grid=\[8, 8\] differs from .* 16 x 16",
+        ),
         (
             {"model": {"kind": "earthformer"}},
             ConfigError,
