@@ -35,7 +35,7 @@ class CuboidAttention(nn.Module):
     ):
         super().__init__()
         name = type(self).__name__
-        if dim % num_heads:
+        if num_heads < 1 or dim % num_heads:
             raise ValueError(f"{name}: num_heads={num_heads} must divide dim={dim}")
         if padding_type not in PADDINGS:
             raise ValueError(f"{name}: padding_type={padding_type!r} is invalid; choose one of {', '.join(PADDINGS)}")
@@ -130,6 +130,8 @@ class CuboidSelfAttention(CuboidAttention):
         super().__init__(dim, num_heads, padding_type=padding_type, qk_scale=qk_scale, init_modes=modes)
         self._check_options(norm_layer, global_dim_ratio, separate_global_qkv)
         self.cuboid_size, self.shift_size, self.strategy = _triple(cuboid_size), _triple(shift_size), _triple(strategy)
+        if min(self.cuboid_size) < 1:
+            raise ValueError(f"CuboidSelfAttention: cuboid_size={self.cuboid_size} must be at least 1 along T, H, W")
         self.use_final_proj, self.use_relative_pos = use_final_proj, use_relative_pos
         self.use_global_vector, self.use_global_self_attn = use_global_vector, use_global_self_attn
         self.separate_global_qkv, self.global_dim_ratio = separate_global_qkv, global_dim_ratio
@@ -392,5 +394,7 @@ class CuboidCrossAttention(CuboidAttention):
 
 
 def _triple(values: Sequence[Any]) -> tuple[Any, Any, Any]:
+    if len(values) != 3:
+        raise ValueError(f"got {tuple(values)}; three values are needed, for T, H, W")
     t, h, w = values
     return t, h, w

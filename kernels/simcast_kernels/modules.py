@@ -69,8 +69,8 @@ class LayerNormLinear(nn.Module):
 
     def __init__(self, width: int, features: int | Sequence[int], *, bias: bool = True, eps: float = 1e-5):
         super().__init__()
-        self.is_single = isinstance(features, int)
-        sizes = [features] if isinstance(features, int) else list(features)
+        self.is_single = not isinstance(features, Sequence)
+        sizes = list(features) if isinstance(features, Sequence) else [features]
         self.norm = nn.LayerNorm(width, eps=eps)
         self.linears = nn.ModuleList(nn.Linear(width, size, bias=bias) for size in sizes)
 
@@ -111,7 +111,8 @@ class AdaLayerNorm(nn.Module):
         """
         if (branch is not None) != self.residual:
             raise ValueError(
-                f"AdaLayerNorm: residual={self.residual} and branch is {'' if branch is None else 'not '}None"
+                f"AdaLayerNorm: residual={self.residual} and branch is {'' if branch is None else 'not '}None; "
+                "a branch is required if and only if residual=True"
             )
         shift, scale, *gate = self.projection(F.silu(condition)).to(x.dtype).chunk(3 if self.residual else 2, dim=-1)
         return adaln_norm(x, shift, scale, branch=branch, gate=gate[0] if gate else None, eps=self.eps)
@@ -121,19 +122,22 @@ def patch_earthformer(model: nn.Module) -> int:
     """Replace the attention layers of a public Earthformer by layers on the kernels, in place.
 
     Layers are recognized by their class names, ``CuboidSelfAttentionLayer`` and ``CuboidCrossAttentionLayer``.
-    Parameters and buffers are kept, the same objects under the same names, so optimizers and checkpoints stay valid.
-    If a layer has an unsupported option, an error is raised before anything is replaced. Parameters whose result is not
-    used (of the last update of the global vectors) get gradients of zero instead of none.
+    Their parameters, buffers and hooks are kept, the same objects under the same names, so optimizers and checkpoints
+    stay valid. If a layer has an unsupported option, an error is raised before anything is replaced. Parameters whose
+    result is not used (of the last update of the global vectors) get gradients of zero instead of none.
 
     Args:
         model: a model that contains layers of the public code (amazon-science/earth-forecasting-transformer).
 
     Returns:
-        The number of replaced layers.
+        The number of replaced layers; 0 for a model that has been patched.
 
     Raises:
-        ValueError: a layer has an option that these layers do not support.
+        TypeError: ``model`` is not a module.
+        ValueError: a layer has an option that these layers do not support, or there is no attention layer.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"patch_earthformer: model is a {type(model).__name__}; it must be a torch.nn.Module")
     replacements: dict[nn.Module, nn.Module] = {}
     slots = []
     for parent in model.modules():
@@ -142,6 +146,8 @@ def patch_earthformer(model: nn.Module) -> int:
                 slots.append((parent, name, child))
                 if child not in replacements:
                     replacements[child] = _from_public(layer, child)
+    if not slots and not any(isinstance(module, CuboidAttention) for module in model.modules()):
+        raise ValueError(f"patch_earthformer: {type(model).__name__} contains none of {', '.join(_LAYERS)}")
     for parent, name, child in slots:
         setattr(parent, name, replacements[child])
     return len(replacements)
@@ -160,6 +166,9 @@ _FIELDS = {
 
 def _from_public(layer: type[CuboidAttention], public: nn.Module) -> nn.Module:
     """Return a layer with the options, parameters and buffers of a public layer."""
+    absent = [name for name in (*_SHARED_FIELDS, *_FIELDS[layer], "scale") if not hasattr(public, name)]
+    if absent:
+        raise ValueError(f"{type(public).__name__}: it is not the public layer; it has no {', '.join(absent)}")
     options = {name: getattr(public, name) for name in (*_SHARED_FIELDS, *_FIELDS[layer])}
     projection = public.qkv if layer is CuboidSelfAttention else public.kv_proj
     for name in ("norm", "global_vec_norm"):
@@ -172,4 +181,8 @@ def _from_public(layer: type[CuboidAttention], public: nn.Module) -> nn.Module:
     if missing:
         raise ValueError(f"{type(public).__name__}: unexpected or missing parameters {', '.join(sorted(missing))}")
     new._parameters, new._buffers, new._modules = public._parameters, public._buffers, public._modules
-    return new.train(public.training)
+    for name, hooks in vars(public).items():
+        if name.endswith(("_hook", "_hooks", "_hooks_with_kwargs", "_hooks_always_called")):
+            setattr(new, name, hooks)
+    new.training = public.training  # train() would also set the children
+    return new

@@ -108,6 +108,11 @@ class CuboidCrossAttentionLayer(CuboidCrossAttention):
     [
         (lambda: CuboidCrossAttention(8, 2, n_temporal=2), "n_temporal=2 is not supported"),
         (lambda: CuboidSelfAttention(8, 3), "num_heads=3 must divide dim=8"),
+        (lambda: CuboidSelfAttention(8, 0), "num_heads=0 must divide dim=8"),
+        (lambda: CuboidSelfAttention(8, 2, cuboid_size=(0, 7, 7)), "cuboid_size=.* must be at least 1"),
+        (lambda: CuboidSelfAttention(8, 2, cuboid_size=(7, 7)), "three values are needed, for T, H, W"),
+        (lambda: patch_earthformer(nn.Linear(8, 8)), "Linear contains none of CuboidSelfAttentionLayer, Cuboid"),
+        (lambda: patch_earthformer(nn.Sequential(type("CuboidSelfAttentionLayer", (nn.Linear,), {})(8, 8))), "no dim"),
         (lambda: CuboidSelfAttention(8, 2, norm_layer="rms_norm"), "norm_layer='rms_norm' is not supported"),
         (lambda: CuboidSelfAttention(8, 2, padding_type="reflect"), "padding_type='reflect' is invalid"),
         (lambda: CuboidSelfAttention(8, 2, global_dim_ratio=2), "requires separate_global_qkv=True"),
@@ -134,11 +139,15 @@ def test_patch_replaces_layers_once_or_not_at_all(reference_device):
     model = nn.ModuleDict({"first": public, "other": nn.Linear(8, 8), "again": public})
     x, parameters = torch.randn(1, 2, 4, 4, 8), dict(model.named_parameters())
     expected = public(x, x)
-    unsupported = copy.deepcopy(model)
+    unsupported, calls = copy.deepcopy(model), []
+    public.register_forward_hook(lambda layer, inputs, output: calls.append(layer))
+    public.norm.eval()
     assert patch_earthformer(model) == 1
     assert type(model["first"]) is CuboidCrossAttention and model["first"] is model["again"]
     assert all(parameter is parameters[name] for name, parameter in model.named_parameters())
-    assert torch.equal(model["first"](x, x), expected)
+    assert not calls and torch.equal(model["first"](x, x), expected)
+    assert calls == [model["first"]] and not model["first"].norm.training
+    assert patch_earthformer(model) == 0
     unsupported["third"] = copy.deepcopy(public)
     unsupported["third"].norm = nn.GroupNorm(2, 8)
     with pytest.raises(ValueError, match="norm_layer GroupNorm is not supported"):
