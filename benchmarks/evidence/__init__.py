@@ -1,6 +1,6 @@
-"""The evidence for SimCast's method: a study of small models on synthetic storms, with seeds, controls and intervals.
+"""Study of SimCast's method with small models on synthetic storms: seeds, controls and confidence intervals.
 
-python -m benchmarks.evidence.run_study        trains and scores what is still missing; any number of them at once
-python -m benchmarks.evidence.collect    packs what they scored into ``results/``, small enough to commit
-python -m benchmarks.evidence.evidence_page       makes ``docs/evidence.md`` and its figures from ``results/`` alone
+python -m benchmarks.evidence.run_study      # trains and scores missing units; any number of processes
+python -m benchmarks.evidence.collect        # packs the scores into ``results/``
+python -m benchmarks.evidence.evidence_page  # writes ``docs/evidence.md`` and its figures from ``results/``
 """

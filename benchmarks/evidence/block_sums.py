@@ -1,8 +1,7 @@
-"""From forecasts of the test windows to integer sums per block of events, lead and threshold.
+"""Count forecasts of the test windows as integer sums per block of events, lead time and threshold.
 
-Forecasts are clipped to [0, 1] and rounded to radar code before anything is counted, so that every sum is an integer
-and adding sums loses nothing. Scores follow from the sums (``intervals.py``); they can be computed again, otherwise,
-without a model.
+Forecasts are clipped to [0, 1] and rounded to encoded values before counting, so that every sum is an integer. Scores
+are computed from the sums (``intervals.py``), without a model.
 """
 
 import dataclasses
@@ -22,13 +21,13 @@ Forecast = Callable[[Tensor], Tensor]
 
 
 class Sums(NamedTuple):
-    """Integer sums over the test windows, int64; blocks of consecutive events are the first axis, leads the last.
+    """Integer sums over the test windows, int64; the first axis is blocks of consecutive events, the last lead times.
 
-    ``hits``, ``forecast`` and ``observed`` count pixels at or above each of the protocol's thresholds, ``[blocks,
-    thresholds, leads]``: hits where both fields are. ``fss_difference``, ``fss_forecast`` and ``fss_observed`` sum
-    (n_f - n_o)^2, n_f^2 and n_o^2 over all pixels, where n counts such pixels in the square neighbourhood, ``[blocks,
-    FSS thresholds, leads]`` (Roberts and Lean 2008, Eq. 5-7). ``absolute_error`` and ``squared_error`` are in codes,
-    ``[blocks, leads]``, and ``pixels`` counts what they sum over.
+    ``hits``, ``forecast`` and ``observed`` count pixels at or above each threshold of the protocol in both fields, the
+    forecast or the observation, ``[blocks, thresholds, leads]``. ``fss_difference``, ``fss_forecast`` and
+    ``fss_observed`` sum (n_f - n_o)^2, n_f^2 and n_o^2 over all pixels, where n counts such pixels in the square
+    neighbourhood, ``[blocks, FSS thresholds, leads]`` (Roberts and Lean 2008, Eq. 5-7). ``absolute_error`` and
+    ``squared_error`` are in encoded values, ``[blocks, leads]``; ``pixels`` is the number of pixels of these sums.
     """
 
     hits: np.ndarray
@@ -43,7 +42,7 @@ class Sums(NamedTuple):
 
 
 OF_OBSERVATION = ("observed", "fss_observed", "pixels")
-"""The sums that depend on the observations alone."""
+"""Sums that depend only on the observations."""
 
 
 def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
@@ -52,7 +51,7 @@ def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
     Args:
         study: frames, blocks and neighbourhood.
         archive: the test events.
-        forecast: maps uint8 codes ``[B, T, H, W]`` to float32 ``[B, T'l, H, W]`` in [0, 1].
+        forecast: function from encoded values, uint8 ``[B, T, H, W]`` to float32 ``[B, T'l, H, W]`` in [0, 1].
     """
     frames_in, frames_out = study.sequence.frames_in, study.sequence.frames_out
     source = archive.windows("test", frames=frames_in + frames_out)
@@ -61,18 +60,18 @@ def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
     for first in range(0, len(source), per_block):
         codes = torch.from_numpy(np.stack([source.read(index) for index in range(first, first + per_block)]))
         inputs, observed = codes[:, :frames_in], codes[:, frames_in:]
-        made = torch.cat([forecast(part).cpu() for part in inputs.split(study.scoring.batch_size)])
-        parts.append(sums_of(observed, to_codes(made), study))
+        forecasts = torch.cat([forecast(part).cpu() for part in inputs.split(study.scoring.batch_size)])
+        parts.append(sums_of(observed, to_codes(forecasts), study))
     return Sums(*(np.stack(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def to_codes(forecast: Tensor) -> Tensor:
-    """Return a forecast in [0, 1] as uint8 code: clipped, rounded to the nearest; 255 (missing) is never given."""
+    """Return a forecast in [0, 1] as encoded values, uint8: clipped, rounded, never 255 (missing)."""
     return (forecast.clamp(0, 1) * 255).round().clamp(max=254).to(torch.uint8)
 
 
 def protocol_of(study: Study) -> ScoreProtocol:
-    """Return SEVIR's thresholds with the study's FSS window and nothing that the page does not show."""
+    """Return the protocol of the study: SEVIR's thresholds and the study's FSS window, without other scores."""
     pixel_km = BOX_KM / study.archive.size
     return dataclasses.replace(
         PROTOCOLS["sevir-global"],
@@ -85,7 +84,7 @@ def protocol_of(study: Study) -> ScoreProtocol:
 
 
 def sums_of(observed: Tensor, forecast: Tensor, study: Study) -> Sums:
-    """Return the sums of one block, without their first axis, of codes ``[N, T'l, H, W]``; none may be missing."""
+    """Return the sums of one block, without the first axis, of encoded values ``[N, T'l, H, W]``, none missing."""
     protocol = protocol_of(study)
     table = count(observed, forecast, protocol=protocol, events=["block"] * len(observed))
     hits, misses = table.hits[0], table.misses[0]

@@ -1,4 +1,7 @@
-"""Pack finished units into one file a seed: ``python -m benchmarks.evidence.collect [--work DIR] [--results DIR]``."""
+"""Pack finished units into one file per seed.
+
+python -m benchmarks.evidence.collect [--work DIR] [--results DIR]
+"""
 
 import argparse
 import sys
@@ -15,7 +18,7 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def collect(study: Study, work: Path, results: Path, *, arms: Sequence[str] = ()) -> int:
-    """Write the finished units under ``work`` to ``results`` and return their number; with ``arms`` those alone.
+    """Write the finished units under ``work`` to ``results`` and return their number; with ``arms`` only those.
 
     Raises:
         ConfigError: no unit is finished.
@@ -27,20 +30,20 @@ def collect(study: Study, work: Path, results: Path, *, arms: Sequence[str] = ()
             arm = unit.name if unit.arm is None else unit.arm.name
             by_seed.setdefault(unit.seed, {})[arm] = load_unit(place.folder(unit.name))
     if not by_seed:
-        raise ConfigError(f"{work} holds no finished unit; run benchmarks.evidence.run_study first")
-    for seed, found in by_seed.items():
-        pack(packed_path(results, seed), study, found)
+        raise ConfigError(f"{work} contains no finished unit; run benchmarks.evidence.run_study first")
+    for seed, units in by_seed.items():
+        pack(packed_path(results, seed), study, units)
     return sum(map(len, by_seed.values()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Pack what is finished."""
+    """Pack the finished units; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evidence.collect", description="Pack finished units.")
     parser.add_argument("--study", type=Path, default=STUDY, help="the study's YAML file")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder that the workers shared")
-    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="these and their teachers alone")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of the workers")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms and their teachers")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the packed results")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the study")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the study")
     options = parser.parse_args(arguments)
     try:
         number = collect(

@@ -1,4 +1,4 @@
-"""The figures of the evidence page. Every mark has its 95 % interval; lines are named where they end."""
+"""Figures of the evidence page, with 95 % intervals."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,25 +31,24 @@ PAPER_BY_HORIZON = ((1, 0.4184, 0.4338), (4, 0.4472, 0.4516), (6, 0.4517, 0.4521
 PAPER_DIRECT = 0.4354
 
 CAPTIONS = {
-    "claims": "Every difference of CSI-M that a claim rests on, with its 95 % interval; above the dotted line what the "
-    "paper claims, below it the controls.",
+    "claims": "Differences of CSI-M of all claims with 95 % intervals; above the dotted line claims of the paper, "
+    "below it the controls.",
     "csi-by-lead": "CSI-M by lead time, and the paired difference from the direct model.",
-    "horizons": "The paper's ablation of the teacher's horizon, here and there, as paired differences from the direct "
-    "model.",
+    "horizons": "Ablation of the teacher's horizon in this study and in the paper, as paired differences from the "
+    "direct model.",
     "csi-long": "CSI-M by lead time of teacher and student after four times the steps, and of the direct model after "
     "five.",
-    "heavy-rain": "The two highest thresholds: POD against the share of what is forecast that is right. The line "
-    "joins the direct models by w_max.",
+    "heavy-rain": "The two highest thresholds: POD over success ratio. The line connects the direct models by w_max.",
     "csi-bias": "CSI and frequency bias by threshold and lead time.",
     "pod-far": "POD and FAR by threshold and lead time.",
-    "fss-crps": "Fractions skill score by lead time, and the CRPS, which is the MAE for a single forecast.",
-    "loss": "Loss on real frames of events that are neither trained nor tested on; bands are the range of the seeds. "
-    "The learning rate falls to zero at the end of every run, so only runs of different lengths show convergence.",
+    "fss-crps": "Fractions skill score by lead time, and the CRPS, which equals the MAE for a single forecast.",
+    "loss": "Validation loss on real frames; bands are the range of the seeds. The learning rate decreases to zero at "
+    "the end of every run, so only runs of different lengths show convergence.",
 }
 
 
 def draw_all(bootstrap: Bootstrap, verdicts: Sequence[Verdict], folder: Path) -> dict[str, Path]:
-    """Draw every figure whose arms are there into ``folder`` and return the files by name."""
+    """Draw every figure whose arms are available into ``folder`` and return the files by name."""
     folder.mkdir(parents=True, exist_ok=True)
     makers = {
         "claims": lambda path: _claims(verdicts, path),
@@ -64,16 +63,16 @@ def draw_all(bootstrap: Bootstrap, verdicts: Sequence[Verdict], folder: Path) ->
     long = _long_styles(bootstrap)
     if long:
         makers["csi-long"] = lambda path: _csi_by_lead(bootstrap, long, "direct-5x", path)
-    made = {}
+    files = {}
     for name, make in makers.items():
         path = folder / f"{name}.png"
         make(path)
-        made[name] = path
-    return made
+        files[name] = path
+    return files
 
 
 def _claims(verdicts: Sequence[Verdict], path: Path) -> None:
-    """Draw every comparison of CSI-M as a line with its interval, the paper's value beside it."""
+    """Draw every comparison of CSI-M as a line with its interval, and the paper's value."""
     rows = [
         (verdict.claim.origin, finding)
         for verdict in verdicts
@@ -97,7 +96,7 @@ def _claims(verdicts: Sequence[Verdict], path: Path) -> None:
         axes.axhline(first_control - 0.5, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_xlabel("difference of CSI-M, 95 % interval over seeds and events", color=INK)
-    for verdict, text in ((HOLDS, "as claimed"), (REVERSED, "the reverse"), ("", "undecided")):
+    for verdict, text in ((HOLDS, "supported"), (REVERSED, "contradicted"), ("", "undecided")):
         axes.plot([], [], markers.get(verdict, "s"), color=colours.get(verdict, GREY), linestyle="-", label=text)
     axes.plot([], [], "d", markerfacecolor="none", markeredgecolor=INK, linestyle="none", label="the paper, on SEVIR")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
@@ -130,7 +129,7 @@ def _csi_by_lead(bootstrap: Bootstrap, styles: dict[str, Look], reference: str, 
         ends.append((minutes(len(leads))[-1] + 0.9, leads[-1].value, look))
     names(right, ends)
     right.axhline(0, color=INK, linewidth=0.9)
-    right.set_ylabel(f"CSI-M less that of {styles[reference].name}, paired", color=INK)
+    right.set_ylabel(f"CSI-M - CSI-M of {styles[reference].name}, paired", color=INK)
     for axes in (left, right):
         axes.set_xlabel("lead time, minutes", color=INK)
         lead_axis(axes, bootstrap)
@@ -138,7 +137,7 @@ def _csi_by_lead(bootstrap: Bootstrap, styles: dict[str, Look], reference: str, 
 
 
 def _long_styles(bootstrap: Bootstrap) -> dict[str, Look]:
-    """Return the looks of the arms that trained long; none of them if one is missing."""
+    """Return the styles of the long runs; empty if one is missing."""
     half = bootstrap.evidence.study.half_horizon
     styles = looks(half)
     arms = {"direct-5x": "direct", "teacher-4x": f"teacher-{half}", "student-4x": f"student-{half}"}
@@ -149,7 +148,7 @@ def _long_styles(bootstrap: Bootstrap) -> dict[str, Look]:
 
 
 def _horizons(bootstrap: Bootstrap, path: Path) -> None:
-    """Draw CSI-M of teachers and students less the direct model's by T's, and the same of the paper."""
+    """Draw CSI-M of teachers and students minus that of the direct model by T's, and the same of the paper."""
     study, trained = bootstrap.evidence.study, bootstrap.evidence.by_arm
     horizons = [h for h in sorted(study.horizons) if f"teacher-{h}" in trained and f"student-{h}" in trained]
     styles = looks(study.half_horizon)
@@ -168,9 +167,9 @@ def _horizons(bootstrap: Bootstrap, path: Path) -> None:
         ends_paper.append((len(values) - 0.9, values[-1], look))
     here.set_xticks(range(len(horizons)), [f"{h} of {study.sequence.frames_out}" for h in horizons])
     paper.set_xticks(range(len(PAPER_BY_HORIZON)), [f"{row[0]} of 12" for row in PAPER_BY_HORIZON])
-    here.set_title("here: synthetic storms", fontsize=10, color=INK)
+    here.set_title("this study: synthetic storms", fontsize=10, color=INK)
     paper.set_title("the paper: SEVIR, one run each, no interval", fontsize=10, color=INK)
-    here.set_ylabel("CSI-M less that of the direct model", color=INK)
+    here.set_ylabel("CSI-M - CSI-M of the direct model", color=INK)
     for axes, labels in ((here, ends), (paper, ends_paper)):
         axes.axhline(0, color=styles["direct"].colour, linewidth=1.5)
         axes.annotate("direct", (0.25, 0), xytext=(0, 3), textcoords="offset points", fontsize=8.5,
@@ -200,7 +199,7 @@ def _by_threshold(bootstrap: Bootstrap, scores: Sequence[tuple[str, str]], path:
     for axes, label in zip(grid[0], LABELS, strict=True):
         axes.set_title(f"≥ {label}", fontsize=10, color=INK)
     for axes in grid[-1]:
-        axes.set_xlabel("lead, minutes", fontsize=8, color=INK)
+        axes.set_xlabel("lead time, minutes", fontsize=8, color=INK)
     legend(figure, styles)
     save(figure, path)
 
@@ -224,7 +223,7 @@ def _fss_and_crps(bootstrap: Bootstrap, path: Path) -> None:
 
 
 def _losses(bootstrap: Bootstrap, path: Path) -> None:
-    """Draw the loss on real frames of unseen events by step, the range of the seeds as a band."""
+    """Draw the validation loss by step, with the range of the seeds as a band."""
     half = bootstrap.evidence.study.half_horizon
     styles = looks(half)
     figure = new_figure(9.6, 3.6)
@@ -236,8 +235,8 @@ def _losses(bootstrap: Bootstrap, path: Path) -> None:
         styles[f"teacher-{half}"],
     )
     _loss_curves(direct, bootstrap, {"direct": "1x", "direct-2x": "2x", "direct-5x": "5x"}, styles["direct"])
-    teacher.set_title(f"teacher of T's {half}, its own leads", fontsize=10, color=INK)
-    direct.set_title("direct model, all leads", fontsize=10, color=INK)
+    teacher.set_title(f"teacher of T's {half}, its own lead times", fontsize=10, color=INK)
+    direct.set_title("direct model, all lead times", fontsize=10, color=INK)
     for axes in (teacher, direct):
         axes.set_xlabel("optimizer step", color=INK)
         axes.set_ylabel("weighted MSE x 1000, val events", color=INK)
@@ -269,7 +268,7 @@ def _present(bootstrap: Bootstrap) -> dict[str, Look]:
 
 
 def _curves(axes: Axes, bootstrap: Bootstrap, score: str, styles: dict[str, Look]) -> list[tuple[float, float, Look]]:
-    """Draw a score by lead time, and return where each line ends."""
+    """Draw a score by lead time, and return the end of each line."""
     ends = []
     for arm, look in styles.items():
         leads = bootstrap.score(((arm, 1.0),), score, by_lead=True)

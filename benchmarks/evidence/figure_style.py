@@ -1,4 +1,4 @@
-"""What the figures of the evidence page share: the arms' looks, names at the ends of lines, bars, axes."""
+"""Shared styles of the figures of the evidence page: arms, line labels, error bars, axes."""
 
 import io
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ STEP_MINUTES, DPI = 5, 150
 
 
 class Look(NamedTuple):
-    """How an arm is drawn; told apart by shape as well as by hue."""
+    """Line style of an arm; arms differ in marker and colour."""
 
     name: str
     colour: str
@@ -30,7 +30,7 @@ class Look(NamedTuple):
 
 
 def looks(half: int) -> dict[str, Look]:
-    """Return the arms of the main figures; ``half`` is T's of the main teacher."""
+    """Return the styles of the arms of the main figures; ``half`` is T's of the main teacher."""
     return {
         "persistence": Look("persistence", "#5f6368", "s", ":"),
         "direct-w1": Look("direct, w 1", "#cc79a7", "P", "--"),
@@ -41,30 +41,30 @@ def looks(half: int) -> dict[str, Look]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG of at most 256 colours: bands that overlap would make it three times as large."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, metadata={"Software": None})
-    image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    """Write the figure as PNG of at most 256 colours, a third of the size of one in full colour."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     with atomic_file(path) as temporary:
         image.save(temporary, format="png", optimize=True)
 
 
 def with_bars(axes: Axes, places: np.ndarray, points: Sequence[Interval], look: Look) -> None:
     """Draw a line with an error bar at each point."""
-    reaches = [point.half_width if point.has_bounds else 0.0 for point in points]
+    errors = [point.half_width if point.has_bounds else 0.0 for point in points]
     axes.errorbar(
-        places, [point.value for point in points], yerr=reaches, color=look.colour, marker=look.marker,
+        places, [point.value for point in points], yerr=errors, color=look.colour, marker=look.marker,
         linestyle=look.dashes, linewidth=1.4, markersize=5, capsize=2.5,
     )  # fmt: skip
 
 
 def minutes(leads: int) -> np.ndarray:
-    """Return the lead times, minutes."""
+    """Return the lead times in minutes."""
     return STEP_MINUTES * np.arange(1.0, leads + 1)
 
 
 def names(axes: Axes, ends: Sequence[tuple[float, float, Look]]) -> None:
-    """Write each line's name beside its end, pushed apart where ends are close."""
+    """Label each line at its end, without overlapping labels."""
     if not ends:
         return
     axes.autoscale_view()
@@ -80,13 +80,13 @@ def names(axes: Axes, ends: Sequence[tuple[float, float, Look]]) -> None:
 
 
 def lead_axis(axes: Axes, bootstrap: Bootstrap) -> None:
-    """Give the horizontal axis a tick a lead time."""
+    """Set one tick per lead time."""
     axes.set_xticks(minutes(bootstrap.evidence.study.sequence.frames_out))
     plain_look(axes)
 
 
 def legend(figure: Figure, styles: dict[str, Look]) -> None:
-    """Name the lines below the figure."""
+    """Add a legend below the figure."""
     handles = [
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=look.name)
         for look in styles.values()
@@ -95,7 +95,7 @@ def legend(figure: Figure, styles: dict[str, Look]) -> None:
 
 
 def plain_look(axes: Axes, *, grid: bool = True) -> None:
-    """Take away what is not data."""
+    """Remove spines and add a light grid."""
     if grid:
         axes.grid(visible=True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)

@@ -29,7 +29,7 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
         }
         points = {arm: point for arm, point in points.items() if math.isfinite(point[0].value)}
         ratios = [1 - far.value for far, _ in points.values()]
-        pods = [pod.value + _reach(pod) for _, pod in points.values()]
+        pods = [pod.value + _half_width(pod) for _, pod in points.values()]
         right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.05 * max([*pods, 0.05]))
         performance_axes(axes, right=right, top=top, label_size=7)
         line = [points[arm] for arm in ladder if arm in points]
@@ -38,8 +38,8 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
             linewidth=1.2,
         )  # fmt: skip
         for arm, (far, pod) in points.items():
-            _point(axes, far, pod, styles[arm], beside="right" if arm in ladder else "left")
-        axes.set_title(f"VIL code ≥ {label}", fontsize=10, color=INK)
+            _point(axes, far, pod, styles[arm], side="right" if arm in ladder else "left")
+        axes.set_title(f"VIL pixel value ≥ {label}", fontsize=10, color=INK)
         axes.set_xlabel("success ratio, 1 - FAR", color=INK)
         axes.set_ylabel("POD", color=INK)
         plain_look(axes, grid=False)
@@ -47,21 +47,21 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
 
 
 def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
-    """Return the looks of the arms: all direct models as one, named by their weight."""
+    """Return the styles of the arms; direct models have one style and are named by their weight."""
     direct = styles["direct"]
     weights = {arm: f"{FULL_WEIGHT:g}" if arm == "direct" else arm.removeprefix("direct-w") for arm in ladder}
     named = {arm: direct._replace(name=f"direct, w {weight}") for arm, weight in weights.items()}
     return {**styles, **named}
 
 
-def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, beside: str) -> None:
-    errors = (_reach(far), _reach(pod))
+def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, side: str) -> None:
+    errors = (_half_width(far), _half_width(pod))
     performance_point(axes, far.value, pod.value, colour=look.colour, marker=look.marker, errors=errors)
     axes.annotate(
-        look.name, (1 - far.value, pod.value), xytext=(7, 6) if beside == "right" else (-7, -12),
-        textcoords="offset points", fontsize=8.5, color=look.colour, ha="left" if beside == "right" else "right",
+        look.name, (1 - far.value, pod.value), xytext=(7, 6) if side == "right" else (-7, -12),
+        textcoords="offset points", fontsize=8.5, color=look.colour, ha="left" if side == "right" else "right",
     )  # fmt: skip
 
 
-def _reach(interval: Interval) -> float:
+def _half_width(interval: Interval) -> float:
     return interval.half_width if interval.has_bounds else 0.0

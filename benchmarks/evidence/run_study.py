@@ -1,15 +1,15 @@
-"""Train and score the units of the study that are missing: an arm with a seed each, about 20 seconds of one core.
+"""Train and score the missing units of the study; a unit is an arm with a seed, about 20 seconds on one core.
 
     python -m benchmarks.evidence.run_study [--work DIR] [--arms ARM ...] [--stop-after MINUTES] [--set KEY=VALUE ...]
 
-Start it as often and as many times at once as you like, on any machines that share ``--work``, say as a Slurm array:
+Any number of processes can run, on any machines that share ``--work``, for example as a Slurm array:
 
     sbatch --array=1-20 --cpus-per-task=1 --time=01:00:00 --export=ALL,OMP_NUM_THREADS=1,PYTHONPATH=kernels \
         --wrap=".venv/bin/python -m benchmarks.evidence.run_study"
 
-Each process takes the next unit that nobody has and whose teacher is done: all arms of the first seed, then of the
-second, so that an early end leaves a balanced table. A unit is claimed by a lock that the kernel drops with the
-process: what was killed is free at once and is trained again; what is finished is never trained again.
+Each process takes the next free unit whose teacher is finished: all arms of the first seed, then of the second, so that
+an interrupted study is balanced. A process holds a file lock of its unit, which the operating system releases when the
+process ends. Interrupted units are trained again, finished units are not.
 """
 
 import argparse
@@ -43,7 +43,7 @@ _WAIT_SECONDS = 2.0
 
 
 class Unit(NamedTuple):
-    """What one turn of a worker does; persistence has neither arm nor seed."""
+    """An arm with a seed; persistence has neither."""
 
     name: str
     arm: Arm | None
@@ -52,34 +52,34 @@ class Unit(NamedTuple):
 
 
 def units_of(study: Study, arms: Sequence[str] = ()) -> list[Unit]:
-    """Return all units, the first seed's first; with ``arms`` those of the named arms and their teachers alone.
+    """Return all units, those of the first seed first; with ``arms`` only those of these arms and their teachers.
 
     Raises:
         ConfigError: the study has no such arm.
     """
-    wanted = {arm_named(study, name) for name in arms} or set(arms_of(study))
-    wanted |= {arm_named(study, arm.teacher) for arm in wanted if arm.teacher is not None}
+    selected = {arm_named(study, name) for name in arms} or set(arms_of(study))
+    selected |= {arm_named(study, arm.teacher) for arm in selected if arm.teacher is not None}
     units = [Unit(PERSISTENCE, None, None, None)]
     for seed in study.seeds:
-        for arm in filter(wanted.__contains__, arms_of(study)):
+        for arm in filter(selected.__contains__, arms_of(study)):
             needs = None if arm.teacher is None else unit_name(arm.teacher, seed)
             units.append(Unit(unit_name(arm.name, seed), arm, seed, needs))
     return units
 
 
 class Workplace:
-    """The folder that all workers of a study share: archive, one folder a unit, locks."""
+    """The shared folder of all workers of a study: archive, one folder per unit, locks."""
 
     def __init__(self, study: Study, root: Path, *, arms: Sequence[str] = ()):
         self.study, self.root, self.units = study, root, units_of(study, arms)
         self.archive = Archive(study, root / "archive")
 
     def folder(self, unit: str) -> Path:
-        """Return where a unit's weights and results stand."""
+        """Return the folder of a unit's weights and results."""
         return self.root / "units" / unit
 
     def open(self) -> None:
-        """Make what is missing; one worker at a time.
+        """Create the folder and the archive; one worker at a time.
 
         Raises:
             ConfigError: the folder belongs to another study.
@@ -90,22 +90,22 @@ class Workplace:
             if path.is_file():
                 self._require_same(path)
             write_text(path, self.study.model_dump_json(indent=1))
-            self.archive.make()
+            self.archive.write()
 
     def _require_same(self, path: Path) -> None:
-        # More seeds are the same study, and a setting that has come since had its default.
-        found = json.loads(path.read_text(encoding="utf-8")) | {"seeds": list(self.study.seeds)}
-        known = from_mapping(Study, found, where=str(path)).model_dump(mode="json")
-        wanted = self.study.model_dump(mode="json")
-        differing = [key for key in wanted if known[key] != wanted[key]]
+        # Seeds may be added; a setting that is missing in the file had its default.
+        stored = json.loads(path.read_text(encoding="utf-8")) | {"seeds": list(self.study.seeds)}
+        known = from_mapping(Study, stored, where=str(path)).model_dump(mode="json")
+        current = self.study.model_dump(mode="json")
+        differing = [key for key in current if known[key] != current[key]]
         if differing:
             raise ConfigError(
                 f"{self.root} belongs to another study: {differing[0]} is {known[differing[0]]} there and "
-                f"{wanted[differing[0]]} here; give another --work, or remove it"
+                f"{current[differing[0]]} here; choose another --work"
             )
 
-    def work(self, *, until: float, say: Any = print) -> int:
-        """Do units until none is left, or no new one after ``until`` (``time.monotonic``); return how many."""
+    def work(self, *, until: float, log: Any = print) -> int:
+        """Process units until none is left or ``until`` (``time.monotonic``) is reached; return their number."""
         done = 0
         while time.monotonic() < until:
             unfinished = [unit for unit in self.units if not is_finished(self.folder(unit.name))]
@@ -114,18 +114,20 @@ class Workplace:
             for unit in unfinished:
                 if unit.needs is not None and not is_finished(self.folder(unit.needs)):
                     continue
-                with self._lock(unit.name) as mine:
-                    if not mine or is_finished(self.folder(unit.name)):
+                with self._lock(unit.name) as acquired:
+                    if not acquired or is_finished(self.folder(unit.name)):
                         continue
-                    seconds = self._do(unit)
-                    say(f"{unit.name}: {seconds:.1f} CPU s; {len(unfinished) - 1} units left", flush=True)
+                    seconds = self._process(unit)
+                    log(f"{unit.name}: {seconds:.1f} CPU s; {len(unfinished) - 1} units left", flush=True)
                     done += 1
                     break
             else:
-                time.sleep(_WAIT_SECONDS)  # others have all that can be begun; a teacher's end frees its student
+                time.sleep(
+                    _WAIT_SECONDS
+                )  # all available units are locked; a finished teacher makes its student available
         return done
 
-    def _do(self, unit: Unit) -> float:
+    def _process(self, unit: Unit) -> float:
         folder = self.folder(unit.name)
         started, cpu = time.monotonic(), _cpu_seconds()
         record: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
@@ -157,7 +159,7 @@ class Workplace:
 
     @contextmanager
     def _lock(self, name: str, *, wait: bool = False) -> Iterator[bool]:
-        """Hold a lock of this name, or give False where another process holds it."""
+        """Acquire the lock of this name and yield True, or yield False if another process holds it."""
         with (self.root / "locks" / name).open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -181,15 +183,17 @@ def _processor() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Work until nothing is left, or the time is over."""
+    """Process units until none is left or the time is over; return the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evidence.run_study", description="Train and score what is missing."
+        prog="python -m benchmarks.evidence.run_study", description="Train and score missing units."
     )
     parser.add_argument("--study", type=Path, default=STUDY, help="the study's YAML file")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder that all workers share")
-    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="these and their teachers alone")
-    parser.add_argument("--stop-after", type=float, default=float("inf"), metavar="MINUTES", help="begin no unit later")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="overrides of the study")
+    parser.add_argument("--work", type=Path, default=WORK, help="shared folder of all workers")
+    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms and their teachers")
+    parser.add_argument(
+        "--stop-after", type=float, default=float("inf"), metavar="MINUTES", help="start no unit after this time"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a field of the study")
     options = parser.parse_args(arguments)
     until = time.monotonic() + 60 * options.stop_after
     try:

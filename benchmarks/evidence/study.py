@@ -1,7 +1,7 @@
-"""What the study is made of: one frozen configuration, and the arms that follow from it.
+"""Configuration of the study, and its arms.
 
-An arm is a way to train, and a unit is an arm with a seed. ``arms_of`` lists them in the order in which they are
-trained; an arm that needs a teacher names the arm whose weights it takes.
+An arm is a way to train, and a unit is an arm with a seed. ``arms_of`` returns the arms in the order of training; an
+arm with a teacher names the arm whose weights it uses.
 """
 
 from pathlib import Path
@@ -14,16 +14,16 @@ from simcast_hpc.verification import PROTOCOLS
 
 STUDY = Path(__file__).with_name("study.yaml")
 BOX_KM = 384
-"""Side of an event's box, SEVIR's, whatever the number of pixels."""
+"""Side of an event in km, as in SEVIR, for any number of pixels."""
 FULL_WEIGHT = 10.0
-"""w_max of the paper (SimCast Eq. 2): the weight of an arm that does not name another."""
+"""w_max of the paper (SimCast Eq. 2): the default weight of an arm."""
 
 Extension = Literal["teacher", "oracle", "none"]
 Windows = Literal["strided", "anywhere", "with_future"]
 
 
 class ArchiveSettings(StrictModel):
-    """The synthetic archive of ``simcast_hpc/data/synthetic.py``: splits by index, events as long as SEVIR's."""
+    """The synthetic archive of ``simcast_hpc/data/synthetic.py``: splits by index, events of SEVIR's length."""
 
     seed: int = Field(ge=0)
     events: dict[Literal["train", "val", "test"], PositiveInt]
@@ -39,9 +39,9 @@ class Frames(StrictModel):
 
 
 class ScoringSettings(StrictModel):
-    """How forecasts become sums: test events are added up in blocks of consecutive generator indices.
+    """Counting of forecasts: test events are summed in blocks of consecutive generator indices.
 
-    ``window_stride`` is that of the windows of ``test`` and ``val``; ``fss_pixels`` the odd width of the neighbourhood.
+    ``window_stride`` applies to ``test`` and ``val``; ``fss_pixels`` is the odd width of the neighbourhood.
     """
 
     window_stride: PositiveInt
@@ -52,9 +52,10 @@ class ScoringSettings(StrictModel):
 
 
 class Study(StrictModel):
-    """All that the results depend on, besides the code.
+    """All settings of the study.
 
-    ``steps`` is what an arm trains unless its name says a multiple of it; ``horizons`` are the teachers' T's.
+    ``steps`` is the number of optimizer steps of an arm without a factor in its name; ``horizons`` are the T's of the
+    teachers.
     """
 
     name: str
@@ -75,19 +76,19 @@ class Study(StrictModel):
         future = self.sequence.frames_in + 2 * self.sequence.frames_out
         if future > self.archive.frames_per_event:
             raise ValueError(
-                f"archive.frames_per_event={self.archive.frames_per_event} leaves no real frames after a sequence: "
-                f"the oracle extension needs {future}"
+                f"archive.frames_per_event={self.archive.frames_per_event} is too short for the oracle extension, "
+                f"which requires {future}"
             )
         if not self.horizons or max(self.horizons) > self.sequence.frames_out:
-            raise ValueError(f"horizons={self.horizons} must name lengths of at most {self.sequence.frames_out} frames")
+            raise ValueError(f"horizons={self.horizons} must be lengths of at most {self.sequence.frames_out} frames")
         if FULL_WEIGHT not in self.weights or 1.0 not in self.weights:
-            raise ValueError(f"weights={self.weights} must hold 1 and {FULL_WEIGHT:g}, the two that are compared")
+            raise ValueError(f"weights={self.weights} must contain 1 and {FULL_WEIGHT:g}")
         known = PROTOCOLS["sevir-global"].thresholds
         unknown = [value for value in self.scoring.fss_thresholds if value not in known]
         if unknown:
-            raise ValueError(f"scoring.fss_thresholds holds {unknown[0]}; the protocol has {known}")
+            raise ValueError(f"scoring.fss_thresholds contains {unknown[0]}; choose from {known}")
         if self.scoring.fss_pixels % 2 == 0:
-            raise ValueError(f"scoring.fss_pixels={self.scoring.fss_pixels} must be odd: a pixel and its neighbours")
+            raise ValueError(f"scoring.fss_pixels={self.scoring.fss_pixels} must be odd")
         if self.archive.events["test"] % self.scoring.events_per_block:
             raise ValueError(
                 f"archive.events.test={self.archive.events['test']} is not a multiple of scoring.events_per_block="
@@ -105,7 +106,7 @@ def read_study(path: Path = STUDY, overrides: tuple[str, ...] = ()) -> Study:
     """Read a study.
 
     Raises:
-        ConfigError: it does not hold.
+        ConfigError: it is invalid.
     """
     return read_config(Study, path, overrides)
 
@@ -113,10 +114,10 @@ def read_study(path: Path = STUDY, overrides: tuple[str, ...] = ()) -> Study:
 class Arm(NamedTuple):
     """One way to train.
 
-    ``frames_out`` is what a pass of the network gives; shorter than the long horizon, the network is rolled out.
-    ``steps`` counts optimizer steps. ``windows`` says where training sequences come from: at the stride of the
-    archive, ``anywhere`` in the event, or those of the stride that have T'l real frames after them. ``teacher``
-    names the arm whose weights extend the sequences, or the student begins from.
+    ``frames_out`` is the horizon of one pass; if it is shorter than T'l, the network is rolled out. ``steps`` is the
+    number of optimizer steps. ``windows`` selects training sequences: at the stride of the archive, ``anywhere`` in the
+    event, or those of the stride with T'l later real frames. ``teacher`` is the arm whose weights extend the sequences
+    or initialize the student.
     """
 
     name: str
@@ -134,7 +135,7 @@ PERSISTENCE = "persistence"
 
 
 def arms_of(study: Study) -> tuple[Arm, ...]:
-    """Return all arms; teachers stand before their students, the most expensive last."""
+    """Return all arms; teachers precede their students, the most expensive arms are last."""
     steps, long, half = study.steps, study.sequence.frames_out, study.half_horizon
 
     def direct(name: str, **other: object) -> Arm:
@@ -180,7 +181,7 @@ def arm_named(study: Study, name: str) -> Arm:
     """Return an arm by its name.
 
     Raises:
-        ConfigError: the study has none of that name.
+        ConfigError: the study has no such arm.
     """
     for arm in arms_of(study):
         if arm.name == name:

@@ -1,4 +1,4 @@
-"""Training and test windows of the study's archive, cut from whole events that are held in memory."""
+"""Training and test windows of the study's archive, cut from events in memory."""
 
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +17,17 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class EventWindows:
-    """A ``WindowSource`` over whole events: which first frames are used is a list, the same for every event."""
+    """A ``WindowSource`` over events with the same first frames for every event."""
 
     def __init__(self, events: np.ndarray, names: list[str], *, frames: int, starts: range, fingerprint: str):
-        """Hold ``events``, uint8 ``[N, frames of an event, H, W]``; windows are numbered event by event."""
+        """Take ``events``, uint8 ``[N, frames per event, H, W]``; windows are numbered event by event."""
         self.events, self.names, self.frames, self.starts = events, names, frames, starts
         self.fingerprint = f"{fingerprint}-{starts.start}:{starts.stop}:{starts.step}"
         self.dates: tuple[str, ...] = ()
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Pixels of a frame."""
+        """Rows and columns of a frame."""
         return self.events.shape[2], self.events.shape[3]
 
     def __len__(self) -> int:
@@ -47,16 +47,16 @@ class EventWindows:
 
 
 class Archive:
-    """The study's archive in ``root``, made on first use."""
+    """The study's archive in ``root``, written on first use."""
 
     def __init__(self, study: Study, root: Path):
         self.study, self.root = study, root
 
-    def make(self) -> None:
-        """Write the archive, or see that the one which stands has this recipe.
+    def write(self) -> None:
+        """Write the archive, or check that the existing one has these settings.
 
         Raises:
-            DataError: another archive stands there.
+            DataError: ``root`` contains another archive.
         """
         settings = self.study.archive
         write_archive(
@@ -72,9 +72,9 @@ class Archive:
 
         Args:
             split: train, val or test.
-            frames: frames of a window.
+            frames: frames per window.
             which: see :class:`~benchmarks.evidence.study.Arm`.
-            room: frames that must stand after the window for ``with_future``.
+            room: later frames that ``with_future`` requires.
         """
         events, names, fingerprint = self._events[split]
         last = events.shape[1] - frames - (room if which == "with_future" else 0)
@@ -84,12 +84,12 @@ class Archive:
 
     @cached_property
     def _events(self) -> dict[str, tuple[np.ndarray, list[str], str]]:
-        found = {}
+        result = {}
         frames = self.study.archive.frames_per_event
         for split in SPLITS:
             config = DataConfig(dataset="synthetic", root=self.root, window_stride=frames)
             source = open_windows(config, split=split, frames=frames)
             numbers = range(len(source))
             events = np.stack([source.read(number) for number in numbers])
-            found[split] = (events, [source.key(number).event for number in numbers], source.fingerprint)
-        return found
+            result[split] = (events, [source.key(number).event for number in numbers], source.fingerprint)
+        return result

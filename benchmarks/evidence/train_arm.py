@@ -39,12 +39,12 @@ from simcast_hpc.train.stages.student_stage import StudentStage, extend
 
 from .study import Arm, Study
 
-_VALIDATIONS = 5  # a run; the page speaks of its last fifth
+_VALIDATIONS = 5  # per run; the page reports the last fifth
 DEVICE = forecast_device()
 
 
 class PlainEngine:
-    """The loop's engine without DeepSpeed: fp32, AdamW, clipping of the gradient's norm, no accumulation."""
+    """Engine of the training loop without DeepSpeed: fp32, AdamW, gradient clipping, no accumulation."""
 
     def __init__(self, module: torch.nn.Module, config: TrainConfig):
         self.module, self.clip = module, config.optimizer.gradient_clip
@@ -53,7 +53,7 @@ class PlainEngine:
             lr=0.0,
             betas=config.optimizer.betas,
             weight_decay=config.optimizer.weight_decay,
-            fused=True,  # a tenth of a step of so small a network
+            fused=True,  # saves a tenth of a step of a small network
         )
 
     def __call__(self, *sample: torch.Tensor) -> torch.Tensor:
@@ -72,11 +72,11 @@ class PlainEngine:
         self.optimizer.zero_grad()
 
     def gradient_accumulation_steps(self) -> int:
-        """Return 1: a micro batch is the batch."""
+        """Return 1: there is no gradient accumulation."""
         return 1
 
     def gradients_are_finite(self) -> torch.Tensor:
-        """Return True: only losses are checked."""
+        """Return True: only the loss is checked."""
         return torch.tensor(True)
 
     def skip_step(self) -> None:
@@ -85,7 +85,7 @@ class PlainEngine:
 
 
 class PseudoFrames:
-    """The teacher rolled out over every training sequence, kept in memory as ``BlockStore`` keeps it on disk."""
+    """The teacher rolled out over every training sequence, stored in memory instead of a ``BlockStore``."""
 
     def __init__(self, frames: np.ndarray):
         self.frames = frames
@@ -96,7 +96,7 @@ class PseudoFrames:
 
 
 def config_of(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Path) -> TrainConfig:
-    """Return the configuration by which ``simcast train`` would train an arm, teachers standing beside ``folder``."""
+    """Return the configuration with which ``simcast train`` trains an arm; teachers are siblings of ``folder``."""
     sequence = SequenceConfig(
         frames_in=study.sequence.frames_in,
         frames_out=study.sequence.frames_out,
@@ -128,16 +128,16 @@ def config_of(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Path)
 
 
 def unit_name(arm: str, seed: int) -> str:
-    """Return the name of an arm trained with a seed; it is also its folder's."""
+    """Return the name of a unit and of its folder."""
     return f"{arm}-seed{seed}"
 
 
 def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Archive) -> dict[str, Any]:
-    """Train an arm with a seed and leave its weights in ``folder``, as ``simcast train`` would.
+    """Train an arm with a seed and write its weights to ``folder``, as ``simcast train`` does.
 
     Returns:
-        ``train_loss`` and ``val_loss``, lists of (step, loss): the mean since the last entry, and the loss against
-        real frames of the ``val`` split under the arm's own weights and horizon.
+        ``train_loss`` and ``val_loss``, lists of (step, loss): the mean since the last entry, and the loss on real
+        frames of the ``val`` split with the weights and horizon of the arm.
     """
     config = config_of(study, arm, seed=seed, folder=folder, archive=archive.root)
     run = RunDirectory(folder)
@@ -174,12 +174,12 @@ def _sequences(study: Study, arm: Arm, frames: int, archive: Archive) -> EventWi
 
 def _pseudo_frames(stage: StudentStage, source: EventWindows, *, batch_size: int) -> PseudoFrames:
     assert stage.teacher is not None
-    made = []
+    frames = []
     for first in range(0, len(source), batch_size):
         indices = range(first, min(first + batch_size, len(source)))
         codes = torch.from_numpy(np.stack([source.read(index) for index in indices]))
-        made.append(extend(stage.teacher, to_frames(codes.to(DEVICE)), stage.config).cpu().numpy())
-    return PseudoFrames(np.concatenate(made))
+        frames.append(extend(stage.teacher, to_frames(codes.to(DEVICE)), stage.config).cpu().numpy())
+    return PseudoFrames(np.concatenate(frames))
 
 
 def _train(
@@ -194,14 +194,14 @@ def _train(
     recent: list[torch.Tensor] = []
     curves: dict[str, list[tuple[int, float]]] = {"train_loss": [], "val_loss": []}
 
-    def note(step: int, _report: StepReport) -> None:
+    def record(step: int, _report: StepReport) -> None:
         curves["train_loss"].append((step, float(torch.stack(recent).mean())))
         recent.clear()
         curves["val_loss"].append((step, validate()))
 
     train(
         engine,
-        _prepared(config, stage, source),
+        _device_batches(config, stage, source),
         first_step=0,
         max_steps=config.max_steps,
         before_step=lambda step: set_learning_rate(
@@ -209,13 +209,13 @@ def _train(
         ),
         hooks=[
             PeriodicHook(1, lambda _step, report: recent.append(report.loss)),
-            PeriodicHook(max(1, config.max_steps // _VALIDATIONS), note),
+            PeriodicHook(max(1, config.max_steps // _VALIDATIONS), record),
         ],
     )
     return curves
 
 
-def _prepared(config: TrainConfig, stage: ForecastStage, source: EventWindows) -> Iterator[DeviceBatch]:
+def _device_batches(config: TrainConfig, stage: ForecastStage, source: EventWindows) -> Iterator[DeviceBatch]:
     size = config.batch.global_size
     batches = micro_batches(
         source,

@@ -1,4 +1,4 @@
-"""What a unit leaves: its sums and a record of how it came about; and the packed form of a seed that is committed."""
+"""Results of a unit, its sums and a record of the run, and the packed results of a seed, which are committed."""
 
 import json
 from pathlib import Path
@@ -16,20 +16,20 @@ RECORD, SUMS = "unit.json", "sums.npz"
 
 
 class Result(NamedTuple):
-    """A finished unit: ``record`` holds its loss curves, seconds, machine and commit."""
+    """A finished unit; ``record`` contains loss curves, seconds, machine and commit."""
 
     sums: Sums
     record: dict[str, Any]
 
 
 def save_unit(folder: Path, sums: Sums, record: dict[str, Any]) -> None:
-    """Write a unit's results; ``unit.json`` comes last and says that the unit is finished."""
+    """Write a unit's results; ``unit.json`` is written last and marks the unit as finished."""
     _save_arrays(folder / SUMS, sums._asdict())
     write_json(folder / RECORD, record)
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a unit's results stand."""
+    """Return whether a unit is finished."""
     return (folder / RECORD).is_file()
 
 
@@ -41,15 +41,15 @@ def load_unit(folder: Path) -> Result:
 
 
 def packed_path(folder: Path, seed: int | None) -> Path:
-    """Return the file of a seed, or of persistence, which has none."""
+    """Return the file of a seed, or of persistence, which has no seed."""
     return folder / (f"{PERSISTENCE}.npz" if seed is None else f"seed{seed}.npz")
 
 
 def pack(path: Path, study: Study, results: dict[str, Result]) -> None:
     """Write the results of one seed as one file.
 
-    Sums are stacked over the arms and stored as differences from lead to lead, which deflate to a third; what depends
-    on the observations alone stands once.
+    Sums are stacked over the arms and stored as differences between lead times, which compress to a third; sums of the
+    observations are stored once.
 
     Raises:
         ValueError: two arms were scored on different observations.
@@ -70,10 +70,10 @@ def pack(path: Path, study: Study, results: dict[str, Result]) -> None:
 
 
 def unpack(path: Path) -> tuple[Study, dict[str, Result]]:
-    """Read what :func:`pack` wrote.
+    """Read the results of one seed.
 
     Raises:
-        ConfigError: the file is something else.
+        ConfigError: the file is not a packed result.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -81,12 +81,12 @@ def unpack(path: Path) -> tuple[Study, dict[str, Result]]:
             sums = {name: arrays[name].astype(np.int64).cumsum(axis=-1) for name in Sums._fields}
         study = Study.model_validate_json(json.dumps(about["study"]))
     except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{path} is no packed result of benchmarks.evidence.collect: {error}") from error
-    found = {}
+        raise ConfigError(f"{path} is not a packed result of benchmarks.evidence.collect: {error}") from error
+    results = {}
     for place, (arm, record) in enumerate(about["arms"].items()):
         own = {name: array if name in OF_OBSERVATION else array[place] for name, array in sums.items()}
-        found[arm] = Result(Sums(**own), record)
-    return study, found
+        results[arm] = Result(Sums(**own), record)
+    return study, results
 
 
 class Evidence(NamedTuple):
@@ -96,12 +96,12 @@ class Evidence(NamedTuple):
     by_arm: dict[str, dict[int | None, Result]]
 
     def seeds(self, *arms: str) -> list[int]:
-        """Return the seeds with which all of ``arms`` were trained; persistence counts for every seed."""
+        """Return the seeds with which all of ``arms`` were trained; persistence has every seed."""
         trained = [set(self.by_arm.get(arm, {})) for arm in arms if arm != PERSISTENCE]
         return sorted(seed for seed in set.intersection(*trained) if seed is not None) if trained else []
 
     def result(self, arm: str, seed: int) -> Result:
-        """Return the result of an arm with a seed; persistence's is the same for all."""
+        """Return the result of an arm with a seed; that of persistence is the same for all seeds."""
         return self.by_arm[arm][None if arm == PERSISTENCE else seed]
 
 
@@ -114,18 +114,18 @@ def load_evidence(folder: Path) -> Evidence:
     paths = sorted(folder.glob("seed*.npz")) + [path for path in [packed_path(folder, None)] if path.is_file()]
     if not paths:
         raise ConfigError(
-            f"{folder} holds no results; run benchmarks.evidence.run_study, then benchmarks.evidence.collect"
+            f"{folder} contains no results; run benchmarks.evidence.run_study, then benchmarks.evidence.collect"
         )
     studies: list[Study] = []
     by_arm: dict[str, dict[int | None, Result]] = {}
     for path in paths:
-        study, found = unpack(path)
+        study, results = unpack(path)
         studies.append(study)
         seed = None if path.stem == PERSISTENCE else int(path.stem.removeprefix("seed"))
-        for arm, result in found.items():
+        for arm, result in results.items():
             by_arm.setdefault(arm, {})[seed] = result
     if any(study != studies[0] for study in studies):
-        raise ConfigError(f"the results in {folder} are of several studies; keep one study a folder")
+        raise ConfigError(f"the results in {folder} belong to several studies; use one folder per study")
     order = [PERSISTENCE, *(arm.name for arm in arms_of(studies[0]))]
     return Evidence(studies[0], {arm: by_arm[arm] for arm in order if arm in by_arm})
 

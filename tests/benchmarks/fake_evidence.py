@@ -1,4 +1,4 @@
-"""Packed results that no model made: every arm has the skill that a test gives it, seeds and blocks add their noise."""
+"""Synthetic packed results: arms with a given skill, noise of seeds and blocks."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Intervals of the evidence page: scores as verification computes them, coverage on studies whose truth is known."""
+"""Intervals of the evidence page: scores equal those of verification; coverage on studies with a known truth."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def _fields(seed, study, windows=8):
     return to_codes((smooth - 0.25) * 4), to_codes((smooth - 0.25) * 4 + 0.1 * torch.randn(shape, generator=random))
 
 
-def test_scores_are_those_of_verification():
+def test_scores_equal_those_of_verification():
     study = read_study()
     observed, forecast = _fields(0, study)
     one = Sums(*(np.stack([array, array]) for array in sums_of(observed, forecast, study)))
@@ -37,7 +37,7 @@ def test_scores_are_those_of_verification():
         )
 
 
-def test_a_jump_is_the_step_of_the_bias_from_lead_to_lead():
+def test_jump_is_the_difference_of_the_bias():
     study = read_study()
     observed, forecast = _fields(2, study)
     sums = Sums(*(array[None] for array in sums_of(observed, forecast, study)))
@@ -46,12 +46,12 @@ def test_a_jump_is_the_step_of_the_bias_from_lead_to_lead():
     assert bootstrap.one((("direct", 1.0),), "jump/133/3").value == pytest.approx(bias[3] - bias[2])
 
 
-def test_forecasts_are_rounded_and_never_become_missing():
+def test_rounds_forecasts_without_missing_values():
     made = to_codes(torch.tensor([-0.2, 0.0, 218.4 / 255, 218.6 / 255, 1.0, 7.0]))
     assert made.tolist() == [0, 0, 218, 219, 254, 254]
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says():
+def test_coverage_of_intervals():
     """MAE is linear in the sums: seeds and blocks of known spread give a known truth."""
     study = read_study()
     random, covered, studies = np.random.default_rng(3), 0, 300
@@ -71,7 +71,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     assert 274 <= covered <= 298
 
 
-def test_a_difference_is_paired_in_seeds_and_events(tmp_path):
+def test_differences_are_paired_in_seeds_and_events(tmp_path):
     study = read_study(STUDY, FEW_BLOCKS)
     write_results(tmp_path, study, seeds=4)
     evidence = load_evidence(tmp_path)
@@ -79,12 +79,12 @@ def test_a_difference_is_paired_in_seeds_and_events(tmp_path):
     alone = bootstrap.one((("direct", 1.0),), "csi/mean")
     none = bootstrap.one((("direct", 1.0), ("direct", -1.0)), "csi/mean")
     assert none.value == none.low == none.high == 0.0
-    twin = Evidence(study, {**evidence.by_arm, "crop": evidence.by_arm["direct"]})
-    between = Bootstrap(twin, draws=300).one((("crop", 1.0), ("direct", -1.0)), "csi/mean")
+    copy = Evidence(study, {**evidence.by_arm, "crop": evidence.by_arm["direct"]})
+    between = Bootstrap(copy, draws=300).one((("crop", 1.0), ("direct", -1.0)), "csi/mean")
     assert between.half_width == 0.0 < alone.half_width
 
 
-def test_one_seed_and_an_undefined_score_have_no_interval(tmp_path):
+def test_no_interval_for_one_seed_or_an_undefined_score(tmp_path):
     study = read_study(STUDY, FEW_BLOCKS)
     write_results(tmp_path, study, seeds=1)
     evidence = load_evidence(tmp_path)

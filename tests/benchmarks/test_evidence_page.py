@@ -1,4 +1,4 @@
-"""The evidence page: verdicts follow from intervals, both ways; text and figures from packed results alone."""
+"""The evidence page: verdicts from intervals; text and figures from packed results."""
 
 import re
 
@@ -51,7 +51,7 @@ def verdicts_of(folder, study, **results):
         (float("nan"), float("nan"), 5, 1, UNDECIDED),
     ],
 )
-def test_a_verdict_is_where_the_interval_lies(low, high, seeds, sign, verdict):
+def test_verdict_follows_from_the_interval(low, high, seeds, sign, verdict):
     assert verdict_of(Interval((low + high) / 2, low, high, seeds=seeds), sign) == verdict
 
 
@@ -66,11 +66,11 @@ def test_a_verdict_is_where_the_interval_lies(low, high, seeds, sign, verdict):
         ([REVERSED, REVERSED], REVERSED),
     ],
 )
-def test_a_claim_holds_where_all_of_it_does(parts, whole):
+def test_claim_is_supported_if_all_comparisons_are(parts, whole):
     assert verdict_of_all(parts) == whole
 
 
-def test_a_world_in_which_the_paper_is_right(tmp_path, study):
+def test_supports_true_claims(tmp_path, study):
     half, middle, short = sorted(study.horizons, reverse=True)
     skill = {
         "direct-w1": -0.06, "direct-w3": -0.03, "direct-w30": 0.03, f"teacher-{half}": 0.06, f"student-{half}": 0.1,
@@ -90,7 +90,7 @@ def test_a_world_in_which_the_paper_is_right(tmp_path, study):
         assert found[key].verdict == HOLDS, key
 
 
-def test_a_world_in_which_it_is_wrong(tmp_path, study):
+def test_contradicts_false_claims(tmp_path, study):
     half = study.half_horizon
     skill = {"direct-w1": 0.06, f"teacher-{half}": -0.06, f"student-{half}": -0.1}
     found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
@@ -98,19 +98,19 @@ def test_a_world_in_which_it_is_wrong(tmp_path, study):
         assert found[key].verdict == REVERSED, key
 
 
-def test_a_world_of_noise_decides_nothing_of_weight(tmp_path, study):
+def test_noise_is_undecided(tmp_path, study):
     found = verdicts_of(tmp_path, study, seeds=5, noise=0.03)
     assert found["distillation"].verdict == UNDECIDED
     kinds = [finding.verdict for verdict in found.values() for finding in verdict.findings]
     assert kinds.count(UNDECIDED) >= 0.8 * len(kinds)
 
 
-def test_two_seeds_decide_nothing(tmp_path, study):
+def test_two_seeds_are_undecided(tmp_path, study):
     found = verdicts_of(tmp_path, study, seeds=2, skill={"direct-w1": -0.2}, noise=0.001)
     assert {verdict.verdict for verdict in found.values()} == {UNDECIDED}
 
 
-def test_the_page_is_made_from_results_alone(tmp_path, study, capsys):
+def test_writes_the_page_from_results(tmp_path, study, capsys):
     half = study.half_horizon
     write_results(
         tmp_path / "results", study, seeds=3, skill={f"student-{half}": 0.1}, without=("teacher-4x", "student-of-4x")
@@ -119,7 +119,7 @@ def test_the_page_is_made_from_results_alone(tmp_path, study, capsys):
     assert page.main(["--results", str(tmp_path / "results"), "--page", str(made)]) == 0
     assert f"simcast: {HOLDS}" in capsys.readouterr().out
     text = made.read_text(encoding="utf-8")
-    assert "3 seeds an arm" in text and f"*{HOLDS}*" in text and "frames_out: 6" in text
+    assert "3 seeds per arm" in text and f"*{HOLDS}*" in text and "frames_out: 6" in text
     assert "converged" not in [line.split("**")[1] for line in text.splitlines() if line.startswith("| **")]
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
     assert len(pictures) == 8
@@ -131,16 +131,16 @@ def test_the_page_is_made_from_results_alone(tmp_path, study, capsys):
     assert made.read_bytes() == first
 
 
-def test_no_results_are_rejected(tmp_path, capsys):
+def test_rejects_missing_results(tmp_path, capsys):
     assert page.main(["--results", str(tmp_path)]) == 2
-    assert "holds no results" in capsys.readouterr().err
+    assert "contains no results" in capsys.readouterr().err
     (tmp_path / "seed0.npz").write_bytes(b"no archive")
     assert page.main(["--results", str(tmp_path)]) == 2
-    assert "seed0.npz is no packed result" in capsys.readouterr().err
+    assert "seed0.npz is not a packed result" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "study-96.yaml"])
-def test_no_arm_is_trained_for_nothing(name):
+def test_every_arm_is_part_of_a_claim(name):
     study = read_study(STUDY.with_name(name))
     assert arms_in_claims(study) == {arm.name for arm in arms_of(study)}
     assert set(STATED_LATER) <= {claim.key for claim in claims_of(study)}

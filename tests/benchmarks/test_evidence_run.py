@@ -1,4 +1,4 @@
-"""The evidence study's runner: every arm trains, what is finished stands, what was cut short is done again."""
+"""The runner of the study: arms train, finished units are kept, interrupted units are trained again."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def options(work, *arms):
     ]
 
 
-def test_two_arms_and_two_seeds_from_nothing_to_packed_results(tmp_path, study, capsys):
+def test_trains_and_packs_two_arms_with_two_seeds(tmp_path, study, capsys):
     work, results = tmp_path / "work", tmp_path / "results"
     assert run.main(options(work, "student-2")) == 0
     assert "5 units done" in capsys.readouterr().out  # persistence, and the student with its teacher, twice
@@ -61,7 +61,7 @@ def test_two_arms_and_two_seeds_from_nothing_to_packed_results(tmp_path, study, 
     assert (first != second).any()
 
 
-def test_what_is_finished_stands_and_what_was_cut_short_is_done_again(tmp_path, monkeypatch, capsys):
+def test_keeps_finished_and_repeats_interrupted_units(tmp_path, monkeypatch, capsys):
     command = options(tmp_path, "direct")
     with monkeypatch.context() as patch:
         real, saved = run.save_unit, []
@@ -85,7 +85,7 @@ def test_what_is_finished_stands_and_what_was_cut_short_is_done_again(tmp_path, 
     assert "0 units done" in capsys.readouterr().out
 
 
-def test_a_unit_trains_to_the_same_sums_again(tmp_path):
+def test_unit_is_reproducible(tmp_path):
     for name in "ab":
         assert run.main([*options(tmp_path / name, "student-1"), "--set", "seeds=[3]"]) == 0
     first, second = (load_unit(tmp_path / name / "units" / "student-1-seed3").sums for name in "ab")
@@ -93,7 +93,7 @@ def test_a_unit_trains_to_the_same_sums_again(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_claim_goes_with_the_process_that_held_it(tmp_path, study):
+def test_lock_is_released_with_its_process(tmp_path, study):
     place = Workplace(study, tmp_path)
     place.open()
     reader, writer = os.pipe()
@@ -113,14 +113,14 @@ def test_a_claim_goes_with_the_process_that_held_it(tmp_path, study):
         assert mine
 
 
-def test_a_folder_of_another_study_is_rejected_and_more_seeds_are_no_other(tmp_path, study, capsys):
+def test_rejects_another_study_and_accepts_more_seeds(tmp_path, study, capsys):
     Workplace(study, tmp_path).open()
     assert run.main([*options(tmp_path), "--set", "steps=3"]) == 2
     assert "belongs to another study: steps is 2 there and 3 here" in capsys.readouterr().err
     assert run.main([*options(tmp_path), "--set", "seeds=[0, 1, 2]", "--stop-after", "0"]) == 0
 
 
-def test_seeds_come_one_after_another_and_teachers_before_their_students(study):
+def test_units_are_ordered_by_seed_and_teacher(study):
     units = units_of(study)
     seeds = [unit.seed for unit in units if unit.seed is not None]
     assert seeds == sorted(seeds) and len(seeds) == len(units) - 1
@@ -130,18 +130,18 @@ def test_seeds_come_one_after_another_and_teachers_before_their_students(study):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
-        ("sequence.frames_out=30", "leaves no real frames after a sequence"),
+        ("sequence.frames_out=30", "too short for the oracle extension"),
         ("horizons=[9]", "at most 6 frames"),
-        ("weights=[3, 10]", "must hold 1 and 10"),
+        ("weights=[3, 10]", "must contain 1 and 10"),
         ("scoring.fss_pixels=4", "must be odd"),
         ("archive.events.test=12", "not a multiple"),
         ("arm=1", "unknown"),
     ],
 )
-def test_a_study_that_cannot_be_is_rejected(wrong, says):
-    with pytest.raises(ConfigError, match=says):
+def test_rejects_an_invalid_study(wrong, message):
+    with pytest.raises(ConfigError, match=message):
         read_study(STUDY, (wrong,))
     with pytest.raises(ConfigError, match="no arm 'forward'"):
         units_of(read_study(), ["forward"])
