@@ -10,8 +10,6 @@ its limit, by bytes or by FLOPs of matmuls, shows how close to the floor it is.
 
 import argparse
 import contextlib
-import csv
-import dataclasses
 import functools
 import math
 import os
@@ -27,7 +25,7 @@ import torch._functorch.config
 from torch import Tensor
 
 from benchmarks.cases import Case, op_cases
-from benchmarks.measurements import machine, print_table, read_rows
+from benchmarks.measurements import machine, print_table, read_rows, write_rows
 from benchmarks.timing import Roofline, measured_roofline, quantile, set_count, time_calls, time_graph
 from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
 
@@ -100,50 +98,13 @@ class Benchmark:
     differentiable: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line of the CSV; p20, p50 and p80 are quantiles of the time of one call.
-
-    ``limit`` is the ceiling that determines the minimum time, ``memory`` or ``matmul``, and ``fraction_of_limit`` that
-    minimum divided by p50.
-    """
-
-    op: str
-    provider: str
-    mode: str
-    case: str
-    shape: str
-    dtype: str
-    p20: float
-    p50: float
-    p80: float
-    unit: str
-    bytes: int
-    operations: int
-    gb_per_s: float | None
-    tflop_per_s: float | None
-    fraction_of_copy: float | None
-    limit: str
-    fraction_of_limit: float | None
-    copy_gb_per_s: float
-    matmul_tflop_per_s: float | None
-    device: str
-    torch: str
-    triton: str
-    commit: str
-    python: str
-
-
-COLUMNS = [field.name for field in dataclasses.fields(Row)]
-
-
 class WrongResultError(Exception):
     """The result of a provider differs from that of the reference."""
 
 
 def run_case(
     benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[str], roofline: Roofline
-) -> Iterator[Row]:
+) -> Iterator[dict[str, Any]]:
     """Check each provider of one case, time those with correct results and yield their rows.
 
     Raises:
@@ -249,13 +210,14 @@ def use_implementation(name: str) -> Iterator[None]:
             os.environ[VARIABLE] = before
 
 
-def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> Row:
+def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> dict[str, Any]:
+    """Return a row; p20, p50 and p80 are quantiles of the time of a call, ``limit`` the ceiling of the minimum time."""
     directions = ("forward", "backward") if mode == "full" else (mode,)
     size, operations = (sum(count(d) for d in directions) for count in (case.bytes_moved, case.operations))
     floor, limit = roofline.floor(size, operations, case.dtype)
     p20, p50, p80 = (quantile(times, q) for q in (0.2, 0.5, 0.8))
     timed = provider.name != INTERPRETER
-    return Row(
+    return dict(
         op=op,
         provider=provider.name,
         mode=mode + suffix,
@@ -316,26 +278,23 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     roofline = measured_roofline(options.device, sorted(dtypes, key=str))
     # 3. Cases
     cases = sorted(op_cases(benchmark.op).CASES, key=lambda case: case.bytes_moved("forward"))
-    options.csv.parent.mkdir(parents=True, exist_ok=True)
-    with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        writer.writeheader()
-        for case in cases:
-            if options.case and case.name not in options.case:
-                continue
-            if time.perf_counter() - began > options.seconds:
-                print(f"{benchmark.op}, {case.name}: not timed, the limit of {options.seconds:.0f} s is reached")
-                continue
-            try:
-                for row in run_case(
-                    benchmark, case, device=options.device, modes=options.mode or MODES, roofline=roofline
-                ):
-                    writer.writerow(dataclasses.asdict(row))
-                    file.flush()  # keep the rows of an interrupted run
-            except WrongResultError as error:
-                print(f"rejected: {error}", file=sys.stderr)
-                failed = True
+    rows = []
+    for case in cases:
+        if options.case and case.name not in options.case:
+            continue
+        if time.perf_counter() - began > options.seconds:
+            print(f"{benchmark.op}, {case.name}: not timed, the limit of {options.seconds:.0f} s is reached")
+            continue
+        try:
+            modes = options.mode or MODES
+            for row in run_case(benchmark, case, device=options.device, modes=modes, roofline=roofline):
+                rows.append(row)
+                write_rows(rows, options.csv)  # keep the rows of an interrupted run
+        except WrongResultError as error:
+            print(f"rejected: {error}", file=sys.stderr)
+            failed = True
     # 4. Summary
+    write_rows(rows, options.csv)
     show(read_rows(options.csv))
     ceilings = [
         f"matmul in {str(t).removeprefix('torch.')} {r / 1e12:.2f} TFLOP/s" for t, r in roofline.matmuls.items()
