@@ -1,1 +1,1 @@
-"""The tests; they mirror the packages, with `multi_rank`, `convergence` and `slurm` beside them."""
+"""The tests; they mirror the packages, with `multi_rank`, `convergence` and `slurm` in addition."""

@@ -28,20 +28,20 @@ def lines_to_type(page: Path) -> list[str]:
         elif inside in ("", "bash", "sh"):
             kept.append(line)
     lines = "\n".join(kept).replace("\\\n", " ").splitlines()
-    return [found for line in lines if (found := re.sub(r"(^|\s)#.*$", "", line).strip())]
+    return [command for line in lines if (command := re.sub(r"(^|\s)#.*$", "", line).strip())]
 
 
 def commands(page: Path) -> list[list[str]]:
     """Return the words after ``simcast`` of each line that calls it, with or without a launcher."""
-    found = []
+    calls = []
     for line in lines_to_type(page):
         if not any(start in line for start in _STARTS):
             continue
         words = shlex.split(line)
         places = [place for place, word in enumerate(words) if word in _STARTS]
         if places and words[0] not in ("pip", "pytest", "cp"):
-            found.append(words[places[0] + 1 :])
-    return found
+            calls.append(words[places[0] + 1 :])
+    return calls
 
 
 class InvalidCommandError(Exception):

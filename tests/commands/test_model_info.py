@@ -21,11 +21,11 @@ COUNTS = {
 @pytest.mark.parametrize(("name", "count"), COUNTS.items())
 def test_json_of_the_configurations(name, count, capsys):
     assert simcast("model", "info", CONFIGS / name, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["parameters"]["all"] == count == sum(found["parameters"]["by_part"].values())
-    assert found["grid"] == [384, 384]
-    assert found["flops"]["forward_and_backward"] > 2 * found["flops"]["forward"] > 0
-    assert found["bytes_on_a_rank"]["weights"] == 2 * count
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"]["all"] == count == sum(report["parameters"]["by_part"].values())
+    assert report["grid"] == [384, 384]
+    assert report["flops"]["forward_and_backward"] > 2 * report["flops"]["forward"] > 0
+    assert report["bytes_on_a_rank"]["weights"] == 2 * count
 
 
 def test_counts_a_billion_parameters_without_allocating_them():
@@ -42,9 +42,9 @@ def test_counts_a_billion_parameters_without_allocating_them():
         text=True,
         check=True,
     )
-    found = json.loads(output.stdout)
-    assert found["parameters"]["all"] == 976_274_441
-    memory = found["bytes_on_a_rank"]
+    report = json.loads(output.stdout)
+    assert report["parameters"]["all"] == 976_274_441
+    memory = report["bytes_on_a_rank"]
     assert memory["weights"] == 2 * -(-976_274_441 // 8)
     assert memory["activations"] == memory["activations_recomputed_all"] < memory["activations_kept_all"] / 2
     assert int(output.stderr.split()[-1]) < 1_500_000  # KiB
@@ -56,27 +56,27 @@ def test_counts_a_billion_parameters_without_allocating_them():
 def test_generative_stages_by_zero_stage(stage, count, capsys):
     words = ["--set", "batch.micro_size=1", "--ranks", "8"]
     assert simcast("model", "info", CONFIGS / stage / "sevir.yaml", *words, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["parameters"]["all"] == count == sum(found["parameters"]["by_part"].values())
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"]["all"] == count == sum(report["parameters"]["by_part"].values())
     own = -(-count // 8)
-    assert list(found["bytes_on_a_rank_by_zero_stage"]) == ["1", "2", "3"], "bf16 without ZeRO is refused"
-    by_stage = found["bytes_on_a_rank_by_zero_stage"]
+    assert list(report["bytes_on_a_rank_by_zero_stage"]) == ["1", "2", "3"], "bf16 without ZeRO is rejected"
+    by_stage = report["bytes_on_a_rank_by_zero_stage"]
     assert by_stage["1"] == {"weights": 2 * count, "gradients": 4 * count, "optimizer": 12 * own}
     assert by_stage["3"] == {"weights": 2 * own, "gradients": 4 * own, "optimizer": 12 * own}
-    memory = found["bytes_on_a_rank"]
+    memory = report["bytes_on_a_rank"]
     assert memory["activations_recomputed_all"] < memory["activations_kept_all"] / 3
 
 
 def test_diffusion_uses_the_autoencoder_of_its_pipeline(capsys):
     words = ["--stage", "diffusion", "--ranks", "2"]
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words, "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["model"] == "CasFormer"
-    count = found["parameters"]["all"]
-    whole = {"weights": 4 * count, "gradients": 4 * count, "optimizer": 8 * count}
-    assert found["bytes_on_a_rank_by_zero_stage"]["0"] == whole, "fp32: its own masters"
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == "CasFormer"
+    count = report["parameters"]["all"]
+    expected = {"weights": 4 * count, "gradients": 4 * count, "optimizer": 8 * count}
+    assert report["bytes_on_a_rank_by_zero_stage"]["0"] == expected, "fp32 weights are the master weights"
     # Latents of 48 / 4 pixels and 4 channels, in pieces of 2: (2 * 4) * 2 * 2 * 32 weights and 32 biases.
-    assert found["parameters"]["by_part"]["embed"] == 8 * 4 * 32 + 32
+    assert report["parameters"]["by_part"]["embed"] == 8 * 4 * 32 + 32
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words) == 0
     output = capsys.readouterr().out
     for word in ("CasFormer, stage diffusion", "GiB per rank, 2 ranks", "sum, recomputed"):

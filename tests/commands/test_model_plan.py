@@ -17,11 +17,11 @@ SWITCHES = {"teacher": None, "direct": None, "student": None, "autoencoder": "au
 def test_recommended_settings_of_every_stage_are_accepted(stage, switch, capsys):
     words = ["model", "plan", SMALL, "--stage", stage, "--gpus", "2", "--nodes", "2", "--memory", "2", "--json"]
     assert simcast(*words) == 0
-    found = json.loads(capsys.readouterr().out)
-    best, plans = found["recommended"], found["plans"]
-    assert found["method"] == "computed, not measured" and found["stage"] == stage
-    assert best["fits"] and best["bytes_on_a_gpu"]["all"] <= found["memory_bytes"]
-    assert found["global_batch"] % (best["micro_batch"] * 2) == 0
+    report = json.loads(capsys.readouterr().out)
+    best, plans = report["recommended"], report["plans"]
+    assert report["method"] == "computed, not measured" and report["stage"] == stage
+    assert best["fits"] and best["bytes_on_a_gpu"]["all"] <= report["memory_bytes"]
+    assert report["global_batch"] % (best["micro_batch"] * 2) == 0
     keys = [setting.split("=")[0] for setting in best["set"]]
     assert all(key.startswith(f"stages.{stage}.") for key in keys)
     assert (f"stages.{stage}.{switch}" in keys) == (switch is not None)
@@ -58,9 +58,9 @@ def test_measures_costs(capsys):
     config = CONFIGS / "direct" / "synthetic-earthformer.yaml"
     words = ["model", "plan", config, "--gpus", "1", "--memory", "16", "--measure", "--json"]
     assert simcast(*words) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["method"].startswith("memory computed, cost of recomputation measured on c")
-    costs = {tuple(plan["recomputed_levels"]): plan["step_time_increase"] for plan in found["plans"]}
+    report = json.loads(capsys.readouterr().out)
+    assert report["method"].startswith("memory computed, cost of recomputation measured on c")
+    costs = {tuple(plan["recomputed_levels"]): plan["step_time_increase"] for plan in report["plans"]}
     assert costs[()] == 0 and all(cost >= 0 for cost in costs.values())
 
 

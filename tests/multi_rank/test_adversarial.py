@@ -53,7 +53,7 @@ def config(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> TrainConf
 
 
 class PlainLoop:
-    """The same training by one loss that autograd differentiates whole, without engine, hooks or detached pieces."""
+    """The same training in plain PyTorch: one loss differentiated by autograd, without engine or hooks."""
 
     def __init__(self, config: TrainConfig):
         self.config, chosen = config, config.autoencoder
@@ -71,23 +71,23 @@ class PlainLoop:
         batches = micro_batches(
             source, seed=config.seed, first_step=0, global_size=4, micro_size=4, rank=0, world_size=1
         )
-        found = []
+        step_losses = []
         for step in range(_STEPS):
             rate = learning_rate(step, max_steps=_STEPS, config=config.optimizer)
             for group in (*self.optimizer.param_groups, *self.opponent.param_groups):
                 group["lr"] = rate
-            found.append(self.step(*stage.sample(next(batches)), number=step))
-        return found
+            step_losses.append(self.step(*stage.sample(next(batches)), number=step))
+        return step_losses
 
     def step(self, frames: Tensor, valid: Tensor, noise: Tensor, *, number: int) -> float:
         chosen = self.config.autoencoder
-        made, posterior = self.network(frames, noise)
-        error = ((frames - made).abs() * valid).sum()
+        reconstruction, posterior = self.network(frames, noise)
+        error = ((frames - reconstruction).abs() * valid).sum()
         likelihood = (error / self.log_variance.exp() + self.log_variance * valid.sum()).squeeze() / len(frames)
         loss = likelihood + chosen.divergence_weight * self.divergence(posterior)
         adversarial = number >= chosen.adversarial_start
         if adversarial:
-            fooled = -self.discriminator(made * valid).mean()
+            fooled = -self.discriminator(reconstruction * valid).mean()
             last = self.network.decoder.head.weight
             ratio = [torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (likelihood, fooled)]
             weight = chosen.adversarial_weight * (ratio[0] / (ratio[1] + 1e-4)).clamp(0, 1e4)
@@ -97,7 +97,7 @@ class PlainLoop:
         self.optimizer.step()
         if adversarial:
             self.opponent.zero_grad()
-            real, fake = self.discriminator(frames), self.discriminator((made * valid).detach())
+            real, fake = self.discriminator(frames), self.discriminator((reconstruction * valid).detach())
             (0.5 * ((1 - real).relu().mean() + (1 + fake).relu().mean())).backward()
             self.opponent.step()
         return loss.item()
@@ -113,9 +113,9 @@ def plain(config: TrainConfig) -> tuple[PlainLoop, list[float]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     loop = PlainLoop(config)
-    found = loop.run()
+    step_losses = loop.run()
     torch.set_num_threads(threads)
-    return loop, found
+    return loop, step_losses
 
 
 def assert_equals_plain(
@@ -153,7 +153,7 @@ def test_every_rank_and_stage_equals_plain_torch(ranks, stage, config, plain, tm
 
 
 def test_both_networks_are_trained(config, plain):
-    """A comparison of networks that stand still would prove nothing."""
+    """Otherwise the comparison with plain PyTorch would be trivial."""
     loop, _ = plain
     fresh = PlainLoop(config)
     for name in ("network", "discriminator"):
@@ -165,24 +165,26 @@ def test_both_networks_are_trained(config, plain):
 def test_a_run_resumes_and_exports_its_scale_factor(config, tmp_path):
     path = tmp_path / "autoencoder.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    uninterrupted, interrupted = tmp_path / "uninterrupted", tmp_path / "interrupted"
     common = ["train", str(path)]
-    simcast("python", 1, [*common, *overrides(run_dir=whole, checkpoint__every_steps=3)])
-    shutil.copytree(whole, cut)
-    # What a kill after step 3 leaves: the checkpoint of step 3, and neither weights nor marker.
-    newest = latest(cut / "checkpoints")
+    simcast("python", 1, [*common, *overrides(run_dir=uninterrupted, checkpoint__every_steps=3)])
+    shutil.copytree(uninterrupted, interrupted)
+    # State after a kill at step 3: the checkpoint of step 3, and neither weights nor marker.
+    newest = latest(interrupted / "checkpoints")
     assert newest is not None and newest.step == _STEPS
-    for left in (*newest.path.iterdir(), cut / "DONE.json", cut / "weights" / "model.safetensors"):
+    for left in (*newest.path.iterdir(), interrupted / "DONE.json", interrupted / "weights" / "model.safetensors"):
         left.unlink()
     newest.path.rmdir()
-    simcast("python", 1, [*common, *overrides(run_dir=cut, checkpoint__every_steps=3)])
-    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(cut).values(), strict=True))
-    first, second = latest(whole / "checkpoints"), latest(cut / "checkpoints")
+    simcast("python", 1, [*common, *overrides(run_dir=interrupted, checkpoint__every_steps=3)])
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(uninterrupted).values(), weights(interrupted).values(), strict=True)
+    )
+    first, second = latest(uninterrupted / "checkpoints"), latest(interrupted / "checkpoints")
     assert first is not None and second is not None
     assert all(torch.equal(first.auxiliary()[name], tensor) for name, tensor in second.auxiliary().items())
-    with safe_open(whole / "weights" / "model.safetensors", framework="pt") as file:
+    with safe_open(uninterrupted / "weights" / "model.safetensors", framework="pt") as file:
         scale = float(file.metadata()["scale_factor"])
-    assert scale == pytest.approx(measured_scale(whole), rel=1e-6)
+    assert scale == pytest.approx(measured_scale(uninterrupted), rel=1e-6)
 
 
 @torch.no_grad()

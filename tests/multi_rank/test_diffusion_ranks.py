@@ -44,7 +44,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory, runs: Path, root: Path) -
     return run_dir, train("python", 1, run_dir, runs, root, engine__zero_stage=0)
 
 
-def validated_alone(run_dir: Path, runs: Path, root: Path) -> dict[str, float]:
+def validation_scores(run_dir: Path, runs: Path, root: Path) -> dict[str, float]:
     """Return the validation of a run's exported average, on one rank that is joined to nobody."""
     config = diffusion_config(run_dir, runs, root, validation={"every_steps": 3, "windows": 3})
     parts = load_autoencoder(runs / "autoencoder"), load_trained(runs / "student")
@@ -52,21 +52,21 @@ def validated_alone(run_dir: Path, runs: Path, root: Path) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("stage", [2, *(pytest.param(s, marks=pytest.mark.slow) for s in (0, 1, 3))])
-def test_two_ranks_agree_with_one(stage, one_rank, tmp_path, runs, root):
-    alone, wanted = one_rank
+def test_two_ranks_equal_one_rank(stage, one_rank, tmp_path, runs, root):
+    single, expected = one_rank
     checked = {"diffusion__validation__every_steps": 3, "diffusion__validation__windows": 3}
-    found = train("torchrun", 2, tmp_path / "run", runs, root, engine__zero_stage=stage, **checked)
-    assert found == pytest.approx(wanted, abs=1e-5), "neither ranks nor validation change what is learned"
+    trained = train("torchrun", 2, tmp_path / "run", runs, root, engine__zero_stage=stage, **checked)
+    assert trained == pytest.approx(expected, abs=1e-5), "independent of ranks and validation"
     validated = {line["step"]: line for line in metrics(tmp_path / "run") if "validation/crps" in line}
     assert list(validated) == [3, 4]
-    assert validated_alone(alone, runs, root) == pytest.approx(
+    assert validation_scores(single, runs, root) == pytest.approx(
         {name.removeprefix("validation/"): value for name, value in validated[4].items() if name != "step"}, abs=1e-4
     )
-    first, second = weights(alone), weights(tmp_path / "run")
+    first, second = weights(single), weights(tmp_path / "run")
     # Keys' biases shift all scores alike, which a softmax does not see: their gradients are rounding.
     assert max((first[name] - second[name]).abs().max().item() for name in first if "project.bias" not in name) < 1e-5
-    blocks = [np.load(path / "latents" / "block-000000.npy") for path in (alone, tmp_path / "run")]
-    assert np.array_equal(*blocks), "the latents that two ranks made are those of one"
+    blocks = [np.load(path / "latents" / "block-000000.npy") for path in (single, tmp_path / "run")]
+    assert np.array_equal(*blocks), "latents are independent of the number of ranks"
 
 
 def draw(runs: Path, out: Path, *, ranks: int, chunk: int) -> tuple[torch.Tensor, float]:

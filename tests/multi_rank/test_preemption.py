@@ -41,7 +41,7 @@ def _ranks(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 @pytest.fixture(scope="module")
-def asked(teacher_config, tmp_path_factory) -> tuple[Path, list[str]]:
+def uninterrupted(teacher_config, tmp_path_factory) -> tuple[Path, list[str]]:
     """Return the uninterrupted run, with one checkpoint at its end, and the arguments that started it."""
     reference = tmp_path_factory.mktemp("reference") / "run"
     same = overrides(max_steps=_STEPS, checkpoint__every_steps=0)
@@ -57,8 +57,10 @@ def asked(teacher_config, tmp_path_factory) -> tuple[Path, list[str]]:
         pytest.param("torchrun", 2, signal.SIGUSR2, 1, marks=pytest.mark.slow),  # torchrun makes every failure a 1
     ],
 )
-def test_a_signal_to_one_rank_saves_all_ranks_and_the_run_resumes(launcher, ranks, number, status, asked, tmp_path):
-    reference, arguments = asked
+def test_a_signal_to_one_rank_saves_all_ranks_and_the_run_resumes(
+    launcher, ranks, number, status, uninterrupted, tmp_path
+):
+    reference, arguments = uninterrupted
     run_dir = tmp_path / "run"
     process = _start(launcher, ranks, [*arguments, *overrides(run_dir=run_dir)])
     _wait_for_steps(run_dir, process, 3)
@@ -76,8 +78,8 @@ def test_a_signal_to_one_rank_saves_all_ranks_and_the_run_resumes(launcher, rank
     assert losses(run_dir) == pytest.approx(losses(reference), abs=1e-5)
 
 
-def test_a_stop_file_saves_and_ends_the_run_and_prevents_a_start(asked, tmp_path):
-    _, arguments = asked
+def test_a_stop_file_saves_and_ends_the_run_and_prevents_a_start(uninterrupted, tmp_path):
+    _, arguments = uninterrupted
     run_dir = tmp_path / "run"
     arguments = [*arguments, *overrides(run_dir=run_dir, max_steps=100_000)]
     process = _start("python", 1, arguments)

@@ -1,4 +1,4 @@
-"""The distribution simcast-kernels alone, and beside simcast-hpc (`make test-ci`)."""
+"""The distribution simcast-kernels on its own, and installed next to simcast-hpc (`make test-ci`)."""
 
 import json
 import zipfile
@@ -12,22 +12,22 @@ from tests.packaging.test_wheel import metadata
 pytestmark = pytest.mark.ci
 
 # Hide every module of a distribution that simcast-kernels does not require, directly or indirectly.
-_ALONE = """
+_ISOLATED = """
 import importlib.machinery, importlib.metadata, importlib.util, re, sys
 
-def closure(name, found):
+def closure(name, visited):
     name = re.sub("[-_.]+", "-", name).lower()
-    if name in found:
-        return found
+    if name in visited:
+        return visited
     try:
         lines = importlib.metadata.requires(name) or []
     except importlib.metadata.PackageNotFoundError:
-        return found
-    found.add(name)
+        return visited
+    visited.add(name)
     for line in lines:
         if "extra ==" not in line:
-            closure(re.match("[A-Za-z0-9._-]+", line)[0], found)
-    return found
+            closure(re.match("[A-Za-z0-9._-]+", line)[0], visited)
+    return visited
 
 needed = closure("simcast-kernels", set())
 assert "torch" in needed and "deepspeed" not in needed and "numpy" not in needed, needed
@@ -61,9 +61,9 @@ def test_requires_only_torch_and_triton(kernels_wheel):
         assert {name.partition("/")[0].partition("-")[0] for name in file.namelist()} <= {"simcast_kernels"}
 
 
-def test_runs_alone(kernels_wheel, tmp_path):
+def test_runs_without_simcast_hpc(kernels_wheel, tmp_path):
     environment = create_environment(tmp_path / "venv").install(kernels_wheel)
-    version, path = environment.run("python", "-c", _ALONE, cwd=tmp_path).stdout.split()
+    version, path = environment.run("python", "-c", _ISOLATED, cwd=tmp_path).stdout.split()
     assert version == __version__ and path.startswith(str(tmp_path))
 
 

@@ -1,8 +1,8 @@
-"""A private, real Slurm on this machine: one controller and two nodes, without systemd, all of it below one folder.
+"""A private, real Slurm on this machine: one controller and two nodes, without systemd, with all files in one folder.
 
-Needs root and Debian's slurm-wlm, slurm-client and munge. Nodes share this host, so its name and address stand for all;
-``SLURMD_NODENAME`` tells them apart. GPUs are device files with nothing behind them. What it shows are submission,
-places of ranks, signals, requeue and the loss of a node, not NCCL, fabrics, accounting or a site's own preemption.
+Needs root and Debian's slurm-wlm, slurm-client and munge. The nodes share the name and address of this host and
+differ in ``SLURMD_NODENAME``. GPUs are device files without hardware. The tests cover submission, placement of ranks,
+signals, requeueing and the loss of a node, not NCCL, network fabrics, accounting or the preemption rules of a site.
 """
 
 import os
@@ -130,9 +130,9 @@ class RealCluster:
 
     def _stop(self) -> None:
         if (self.root / "etc" / "slurm.conf").exists():
-            self.tell("scancel", "--user=root", check=False)
+            self.run("scancel", "--user=root", check=False)
             end = time.monotonic() + 30
-            while self.tell("squeue", "--noheader", check=False) and time.monotonic() < end:
+            while self.run("squeue", "--noheader", check=False) and time.monotonic() < end:
                 time.sleep(0.2)
         for daemon in reversed(self._daemons):
             daemon.send_signal(signal.SIGTERM)
@@ -144,9 +144,9 @@ class RealCluster:
         kept = [line for line in Path("/etc/hosts").read_text().splitlines(True) if not line.rstrip().endswith(_MARK)]
         Path("/etc/hosts").write_text("".join(kept))
 
-    def tell(self, *command: str, check: bool = True, **variables: str) -> str:
-        """Run one of Slurm's commands in the repository and return what it printed."""
-        told = subprocess.run(
+    def run(self, *command: str, check: bool = True, **variables: str) -> str:
+        """Run a command of Slurm in the repository and return its output."""
+        done = subprocess.run(
             command,
             cwd=REPOSITORY,
             env=self.environment | variables,
@@ -155,22 +155,22 @@ class RealCluster:
             timeout=60,
             check=False,
         )
-        assert not check or told.returncode == 0, f"{' '.join(command)}: {told.stdout}{told.stderr}"
-        return (told.stdout + told.stderr).strip() if check else told.stdout.strip()
+        assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return (done.stdout + done.stderr).strip() if check else done.stdout.strip()
 
     def states(self) -> dict[str, str]:
         """Return the state of each node."""
-        lines = self.tell("sinfo", "--noheader", "--Node", "--format=%N %T", check=False).splitlines()
+        lines = self.run("sinfo", "--noheader", "--Node", "--format=%N %T", check=False).splitlines()
         return dict(line.split() for line in lines)
 
     def submit(self, *arguments: str, **variables: str) -> str:
         """Submit a job and return its number; ``variables`` are in its environment."""
-        return self.tell("sbatch", "--parsable", *arguments, **variables).splitlines()[-1]
+        return self.run("sbatch", "--parsable", *arguments, **variables).splitlines()[-1]
 
     def job(self, number: str) -> dict[str, str]:
-        """Return what the controller says of a job."""
-        told = self.tell("scontrol", "show", "job", "--oneliner", number)
-        return dict(word.split("=", 1) for word in told.split() if "=" in word)
+        """Return the fields of a job by name, as scontrol prints them."""
+        output = self.run("scontrol", "show", "job", "--oneliner", number)
+        return dict(word.split("=", 1) for word in output.split() if "=" in word)
 
     def state(self, number: str) -> str:
         """Return a job's state."""
@@ -180,14 +180,14 @@ class RealCluster:
         """Wait until a job is over and return its state and its exit status."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
         self.wait(lambda: self.state(number) in over, what=f"job {number} ends", seconds=seconds)
-        told = self.job(number)
-        return told["JobState"], int(told["ExitCode"].split(":")[0])
+        fields = self.job(number)
+        return fields["JobState"], int(fields["ExitCode"].split(":")[0])
 
     def wait(self, happened: Callable[[], bool], *, what: str, seconds: float) -> None:
-        """Wait until something has happened.
+        """Wait until ``happened`` returns true.
 
         Raises:
-            TimeoutError: it has not; the message ends with the logs.
+            TimeoutError: it did not in time; the message ends with the logs.
         """
         deadline = time.monotonic() + seconds
         while not happened():
@@ -198,13 +198,13 @@ class RealCluster:
 
 
 def missing() -> str | None:
-    """Return why no cluster can be started here; None where one can."""
+    """Return why no cluster can be started on this machine; None if one can."""
     if os.geteuid() != 0:
-        return "starting a Slurm of one's own needs root"
+        return "starting a Slurm cluster requires root"
     absent = [name for name in ("slurmctld", "slurmd", "munged", "sbatch", "srun") if shutil.which(name) is None]
-    return f"there is no {', '.join(absent)} here; `make system-packages` installs them" if absent else None
+    return f"{', '.join(absent)} not installed; `make system-packages` installs them" if absent else None
 
 
 if __name__ == "__main__":
     with RealCluster(Path(sys.argv[1])) as started:
-        print(started.states(), started.tell("srun", "-N2", "printenv", "SLURMD_NODENAME"))
+        print(started.states(), started.run("srun", "-N2", "printenv", "SLURMD_NODENAME"))

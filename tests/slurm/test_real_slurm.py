@@ -78,7 +78,7 @@ def pipeline_yaml(tmp_path_factory) -> Path:
 
 
 class Job:
-    """A submitted script, its run folder and its log."""
+    """A submitted script, its run directory and its log."""
 
     def __init__(
         self,
@@ -104,13 +104,13 @@ class Job:
         )
 
     def end(self, seconds: float = 300) -> tuple[str, int]:
-        """Return state and status at the end; what it said is printed for the reader of a failure."""
+        """Wait for the end and return state and status; print the end of the log."""
         ended = self.cluster.end(self.number, seconds=seconds)
-        print(self.said()[-6000:])
+        print(self.output()[-6000:])
         return ended
 
-    def said(self) -> str:
-        """Return the log so far."""
+    def output(self) -> str:
+        """Return the content of the log."""
         return self.log.read_text(encoding="utf-8") if self.log.is_file() else ""
 
     def wait_for_step(self, step: int, *, restarts: int = 0) -> None:
@@ -118,17 +118,17 @@ class Job:
 
         def reached() -> bool:
             path = self.run_dir / "metrics.jsonl"
-            told = self.cluster.job(self.number)
-            assert told["JobState"] not in ("FAILED", "COMPLETED", "CANCELLED"), self.said()[-4000:]
-            return int(told["Restarts"]) == restarts and path.is_file() and len(losses(self.run_dir)) >= step
+            fields = self.cluster.job(self.number)
+            assert fields["JobState"] not in ("FAILED", "COMPLETED", "CANCELLED"), self.output()[-4000:]
+            return int(fields["Restarts"]) == restarts and path.is_file() and len(losses(self.run_dir)) >= step
 
         self.cluster.wait(reached, what=f"step {step} after {restarts} restarts", seconds=240)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(cluster, archive, teacher_yaml, tmp_path_factory) -> Path:
-    """Return the run folder of a job that nothing disturbs."""
-    job = Job(cluster, archive, tmp_path_factory.mktemp("whole") / "run", "train.sh", str(teacher_yaml))
+    """Return the run directory of an uninterrupted job."""
+    job = Job(cluster, archive, tmp_path_factory.mktemp("uninterrupted") / "run", "train.sh", str(teacher_yaml))
     assert job.end() == ("COMPLETED", 0)
     assert (job.run_dir / "DONE.json").is_file() and len(losses(job.run_dir)) == _STEPS
     return job.run_dir
@@ -136,62 +136,62 @@ def uninterrupted(cluster, archive, teacher_yaml, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_slurm_accepts_the_resources_of_every_script(cluster, script):
-    """The requests in the scripts' own heads, unchanged."""
-    cluster.tell("sbatch", "--test-only", str(REPOSITORY / "slurm" / script))
+    """The `#SBATCH` lines of the scripts, unchanged."""
+    cluster.run("sbatch", "--test-only", str(REPOSITORY / "slurm" / script))
 
 
-def test_the_whole_distillation_ends_with_its_marker_and_its_page(cluster, archive, pipeline_yaml, tmp_path):
-    """No GPU is asked for: nothing is behind those of this cluster, and the check of the nodes would say so."""
+def test_distillation_job_writes_marker_and_report(cluster, archive, pipeline_yaml, tmp_path):
+    """No GPU is requested: the GPUs of this cluster are not real, which the check of the nodes would report."""
     variables = {"CONFIG": str(pipeline_yaml), "CHECK_NODES": "1"}
     job = Job(cluster, archive, tmp_path / "run", "distill_sevir.sh", gpus=0, **variables)
     assert job.end(600) == ("COMPLETED", 0)
     assert (job.run_dir / "DONE.json").is_file()
     assert "student" in (job.run_dir / "report" / "index.html").read_text(encoding="utf-8")
-    said = job.said()
-    assert "rank 0 on n1: cpu" in said and "rank 1 on n2: cpu" in said
+    output = job.output()
+    assert "rank 0 on n1: cpu" in output and "rank 1 on n2: cpu" in output
     for stage in ("teacher", "student"):
         assert json.loads((job.run_dir / stage / "DONE.json").read_text(encoding="utf-8"))["steps"] == 20
     again = Job(cluster, archive, job.run_dir, "distill_sevir.sh", CONFIG=str(pipeline_yaml))
     assert again.end(300) == ("COMPLETED", 0)
-    assert again.said().count("nothing to do") >= 2, "what stands is passed over"
+    assert again.output().count("nothing to do") >= 2, "finished stages are skipped"
 
 
-def test_a_signal_a_preemption_and_a_lost_node_change_nothing_in_the_result(
+def test_result_is_unchanged_by_signal_preemption_and_lost_node(
     cluster, archive, teacher_yaml, uninterrupted, tmp_path
 ):
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
     job.wait_for_step(40)
-    cluster.tell("scancel", "--signal=USR2", "--batch", job.number)
+    cluster.run("scancel", "--signal=USR2", "--batch", job.number)
     job.wait_for_step(140, restarts=1)
     urgent = cluster.submit(
         "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=sleep 2", "--time=1"
     )
     assert cluster.end(urgent) == ("COMPLETED", 0)
     job.wait_for_step(240, restarts=2)
-    cluster.tell("scontrol", "update", "nodename=n2", "state=down", "reason=drill")
+    cluster.run("scontrol", "update", "nodename=n2", "state=down", "reason=drill")
     cluster.wait(lambda: job.cluster.job(job.number)["Restarts"] == "3", what="Slurm takes the job back", seconds=90)
-    # A node whose daemon has registered anew meanwhile is up by itself, and refuses to be resumed.
-    cluster.tell("scontrol", "update", "nodename=n2", "state=resume", check=False)
-    cluster.wait(lambda: "down" not in cluster.tell("sinfo", "-h", "-n", "n2", "-o", "%T"), what="n2 is up", seconds=60)
+    # A node whose daemon has registered again is up already, and cannot be resumed.
+    cluster.run("scontrol", "update", "nodename=n2", "state=resume", check=False)
+    cluster.wait(lambda: "down" not in cluster.run("sinfo", "-h", "-n", "n2", "-o", "%T"), what="n2 is up", seconds=60)
     assert job.end() == ("COMPLETED", 0)
-    assert "USR2: the tasks save and exit" in job.said()
-    assert job.said().count("is saved: the job is queued again") >= 2
-    assert "signal SIGUSR2: saved at step" in job.said() and "signal SIGTERM: saved at step" in job.said()
+    assert "USR2: the tasks save and exit" in job.output()
+    assert job.output().count("is saved: the job is queued again") >= 2
+    assert "signal SIGUSR2: saved at step" in job.output() and "signal SIGTERM: saved at step" in job.output()
     assert losses(job.run_dir) == losses(uninterrupted)
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(job.run_dir).items())
 
 
-def test_a_cancelled_job_saves_and_stays_cancelled(cluster, archive, teacher_yaml, tmp_path):
+def test_cancelled_job_saves_and_is_not_requeued(cluster, archive, teacher_yaml, tmp_path):
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
     job.wait_for_step(10)
-    cluster.tell("scancel", job.number)
+    cluster.run("scancel", job.number)
     assert job.end()[0] == "CANCELLED"
     time.sleep(2)
-    assert cluster.state(job.number) == "CANCELLED" and "queued again" not in job.said()
+    assert cluster.state(job.number) == "CANCELLED" and "queued again" not in job.output()
     assert visible(job.run_dir / "checkpoints") and not (job.run_dir / "DONE.json").exists()
 
 
-def test_a_crash_fails_the_job_and_does_not_queue_it_again(cluster, archive, teacher_yaml, tmp_path):
+def test_crashed_job_fails_and_is_not_requeued(cluster, archive, teacher_yaml, tmp_path):
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
     job.wait_for_step(10)
     ranks = [
@@ -204,15 +204,15 @@ def test_a_crash_fails_the_job_and_does_not_queue_it_again(cluster, archive, tea
     state, status = job.end()
     assert state == "FAILED" and status not in (0, 85)
     assert cluster.job(job.number)["Restarts"] == "0"
-    assert f"{teacher_yaml} ended with {status}" in job.said()
+    assert f"{teacher_yaml} ended with {status}" in job.output()
 
 
-def test_a_job_comes_back_only_so_often(cluster, archive, teacher_yaml, tmp_path):
+def test_number_of_restarts_is_limited(cluster, archive, teacher_yaml, tmp_path):
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), MAX_RESTARTS="0")
     job.wait_for_step(10)
-    cluster.tell("scancel", "--signal=USR2", "--batch", job.number)
+    cluster.run("scancel", "--signal=USR2", "--batch", job.number)
     assert job.end() == ("FAILED", 85)
-    assert "MAX_RESTARTS=0 is reached" in job.said()
+    assert "MAX_RESTARTS=0 is reached" in job.output()
 
 
 def _chain(cluster, archive, run_dir: Path, pipeline_yaml: Path) -> dict[str, str]:
@@ -223,11 +223,11 @@ def _chain(cluster, archive, run_dir: Path, pipeline_yaml: Path) -> dict[str, st
         "SBATCH_OPTIONS": "--nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --gpus-per-node=1 --time=20 --output="
         + str(run_dir.with_name("chain-%x-%j.log")),
     }  # fmt: skip
-    told = cluster.tell("bash", "slurm/chain.sh", **variables)
-    return {part: number for number, part in (line.split() for line in told.splitlines())}
+    output = cluster.run("bash", "slurm/chain.sh", **variables)
+    return {part: number for number, part in (line.split() for line in output.splitlines())}
 
 
-def test_a_chain_of_jobs_ends_with_the_page(cluster, archive, pipeline_yaml, tmp_path):
+def test_chain_of_jobs_writes_the_report(cluster, archive, pipeline_yaml, tmp_path):
     jobs = _chain(cluster, archive, tmp_path / "run", pipeline_yaml)
     assert list(jobs) == ["prepare", "teacher", "student:rollouts", "student", "verify"]
     ended = cluster.end(jobs["verify"], seconds=600)

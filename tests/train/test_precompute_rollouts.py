@@ -1,4 +1,4 @@
-"""Stored roll-outs: the student learns from the same bits as online, and a cut-short roll-out goes on."""
+"""Stored rollouts: bitwise equal to online rollouts, and an interrupted rollout resumes."""
 
 import os
 import signal
