@@ -1,4 +1,6 @@
-"""Training windows cut from sequences; pixel values become floats, and missing pixels become a mask.
+"""Cut training windows from sequences; pixel values become floats, and missing pixels become a mask.
+
+Which frames a window has is decided by its stage: ``train/stages/student_stage.py`` and its neighbours.
 
 A sequence has T + T'l frames of one event: T input frames and the long horizon T'l; T's is the teacher's horizon.
 """

@@ -1,4 +1,4 @@
-"""Arrays computed once for every window of a data set, stored in blocks that any number of processes fill together.
+"""Store of the teacher's rollouts and of diffusion latents: blocks that any number of processes fill together.
 
 A store is a directory with one ``.npy`` per ``BLOCK`` windows, ``[n, ...]``, and a manifest with its identity: all that
 the arrays depend on. Processes divide the blocks by leases, so the blocks of a lost process are taken over, by others

@@ -40,8 +40,8 @@ def test_importing_the_package_imports_no_torch():
 
 
 def test_rejects_unknown_attribute():
-    with pytest.raises(AttributeError, match="no attribute 'laod'"):
-        sc.laod  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'lead'"):
+        sc.lead  # noqa: B018
 
 
 def test_every_input_type_gives_the_same_forecast(student: sc.Forecaster, runs: Path):
