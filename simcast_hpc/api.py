@@ -37,6 +37,7 @@ _ENCODING_ATTRIBUTES = {
     "_Unsigned",
 }  # fmt: skip
 _ROUNDING = 1e-6  # floats may exceed [0, 1] by rounding errors, and are clipped
+_MAX_LEAD_TIME = 10_000
 _CADENCE_TOLERANCE_SECONDS = 1.0
 
 
@@ -215,6 +216,8 @@ class Forecaster:
             raise TypeError(f"lead_times={lead_times!r} must be an int or a sequence of ints, counted in steps from 1")
         if not all(isinstance(step, Integral) or float(step).is_integer() for step in each):
             raise ValueError(f"lead_times={lead_times!r} must be whole steps of {self.step_minutes:g} minutes")
+        if any(step > _MAX_LEAD_TIME for step in each):
+            raise ValueError(f"lead_times={lead_times!r} exceeds {_MAX_LEAD_TIME}, the largest lead time in steps")
         steps = list(range(1, int(each[0]) + 1)) if isinstance(given, Real) else [int(step) for step in each]
         if not steps or min(steps) < 1 or sorted(set(steps)) != steps:
             raise ValueError(f"lead_times={lead_times!r} must be ascending steps from 1, for example 12 or [1, 6, 12]")

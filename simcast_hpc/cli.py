@@ -4,6 +4,7 @@ Command modules import nothing heavy (no torch, NumPy or h5py) at module level, 
 configurations appear at once.
 """
 
+import atexit
 import os
 import sys
 from typing import Annotated
@@ -76,6 +77,14 @@ def main() -> None:
     An expected error is printed as one message without a traceback. Exit status: 2 for invalid input, 1 for an
     error of the operating system, 130 after an interrupt, otherwise the ``exit_status`` of the error.
     """
+    try:
+        _run()
+    except SystemExit as exit_:
+        _end_rank(exit_)
+        raise
+
+
+def _run() -> None:
     # The deepspeed launcher appends --local_rank=N; the rank is read from the environment.
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--local_rank")]
     try:
@@ -89,6 +98,21 @@ def main() -> None:
     except KeyboardInterrupt:
         print("simcast: interrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _end_rank(exit_: SystemExit) -> None:
+    """End one of several ranks without the interpreter's shutdown; return at once in a single process.
+
+    A thread of Gloo that still releases tensors while the interpreter shuts down can abort the process (SIGABRT), and
+    the launcher would report a failure of finished work. Exit functions (loader workers, MPI, logging) run as usual.
+    """
+    process_group = sys.modules.get("simcast_hpc.distributed.process_group")  # not imported by commands without ranks
+    if process_group is None or process_group.joined_ranks == 1:
+        return
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None))
 
 
 def _print_error(error: Exception) -> None:

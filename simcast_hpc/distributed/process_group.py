@@ -10,6 +10,9 @@ import torch
 
 from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
 
+# Size of the process group that this process joined; 1 without one.
+joined_ranks = 1
+
 
 class TorchRanks(Ranks):
     """The ranks of a torch process group. Every method is a collective."""
@@ -89,7 +92,8 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
         timeout=timedelta(minutes=timeout_minutes),
         verbose=False,
     )
-    size = torch.distributed.get_world_size()
+    global joined_ranks
+    joined_ranks = size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
         raise LauncherError(f"the process group has {size} ranks, but {rank_info.launcher} set {rank_info.world_size}")
     return TorchRanks(rank_info.rank, rank_info.world_size, device)

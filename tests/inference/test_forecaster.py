@@ -123,7 +123,7 @@ def test_rejects_lead_times_that_are_not_numbers(student: sc.Forecaster, lead_ti
         student.forecast(CODES, lead_times=lead_times)
 
 
-@pytest.mark.parametrize("lead_times", [0, -1, [], [2, 1], [1, 1], [0, 1], [1.5], [np.nan], np.inf])
+@pytest.mark.parametrize("lead_times", [0, -1, 10**30, [], [2, 1], [1, 1], [0, 1], [1.5], [np.nan], np.inf])
 def test_rejects_invalid_lead_times(student: sc.Forecaster, lead_times):
     with pytest.raises(ValueError, match="lead_times="):
         student.forecast(CODES, lead_times=lead_times)
