@@ -4,7 +4,6 @@ Command modules import nothing heavy (no torch, NumPy or h5py) at module level, 
 configurations appear at once.
 """
 
-import atexit
 import os
 import sys
 from typing import Annotated
@@ -80,7 +79,9 @@ def main() -> None:
     try:
         _run()
     except SystemExit as exit_:
-        _end_rank(exit_)
+        process_group = sys.modules.get("simcast_hpc.distributed.process_group")  # absent: a command without ranks
+        if process_group is not None:
+            process_group.end_rank(exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None))
         raise
 
 
@@ -98,21 +99,6 @@ def _run() -> None:
     except KeyboardInterrupt:
         print("simcast: interrupted; the same command resumes from the newest checkpoint", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def _end_rank(exit_: SystemExit) -> None:
-    """End one of several ranks without the interpreter's shutdown; return at once in a single process.
-
-    A thread of Gloo that still releases tensors while the interpreter shuts down can abort the process (SIGABRT), and
-    the launcher would report a failure of finished work. Exit functions (loader workers, MPI, logging) run as usual.
-    """
-    process_group = sys.modules.get("simcast_hpc.distributed.process_group")  # not imported by commands without ranks
-    if process_group is None or process_group.joined_ranks == 1:
-        return
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None))
 
 
 def _print_error(error: Exception) -> None:

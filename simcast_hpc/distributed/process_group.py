@@ -1,8 +1,10 @@
 """The torch process group of a program: joined once with a finite timeout, and its collectives."""
 
+import atexit
 import logging
 import os
 import socket
+import sys
 from datetime import timedelta
 from typing import Any
 
@@ -10,8 +12,7 @@ import torch
 
 from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
 
-# Size of the process group that this process joined; 1 without one.
-joined_ranks = 1
+_joined_ranks = 1
 
 
 class TorchRanks(Ranks):
@@ -92,11 +93,28 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
         timeout=timedelta(minutes=timeout_minutes),
         verbose=False,
     )
-    global joined_ranks
-    joined_ranks = size = torch.distributed.get_world_size()
+    global _joined_ranks
+    _joined_ranks = size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
         raise LauncherError(f"the process group has {size} ranks, but {rank_info.launcher} set {rank_info.world_size}")
     return TorchRanks(rank_info.rank, rank_info.world_size, device)
+
+
+def end_rank(status: int) -> None:
+    """End one of several ranks without the interpreter's shutdown; return at once in a single process.
+
+    A thread of Gloo that still releases tensors while the interpreter shuts down can abort the process (SIGABRT), and
+    the launcher would report a failure of finished work. Exit functions and MPI's end run as usual.
+    """
+    if _joined_ranks == 1:
+        return
+    atexit._run_exitfuncs()
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized():
+        mpi.Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def import_deepspeed() -> Any:
