@@ -26,7 +26,7 @@ def write_build_info(package: Path) -> None:
 
 
 class BuildPackages(build_py):
-    """Copy the configurations and the build information besides the modules, except for an editable installation."""
+    """Also copy the configurations and the build information, except for an editable installation."""
 
     def run(self) -> None:
         super().run()

@@ -19,7 +19,7 @@ MAX_LINES = 400
 MIN_LINES = 40
 MAX_LINES_WITHOUT_HEADINGS = 40
 FORBIDDEN_NAMES = {"utils.py", "util.py", "common.py", "misc.py", "helpers.py"}
-# Every kernel op has these files, besides kernel_*.py.
+# Every kernel op has these files and kernel*.py.
 KERNEL_OP_FILES = {"__init__.py", "checks.py", "operators.py", "reference.py", "kernel.py"}
 # Files below MIN_LINES that other packages import as a unit of their own.
 SHORT_INTERFACES = {

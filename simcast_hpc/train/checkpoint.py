@@ -27,7 +27,7 @@ from simcast_hpc.storage.run_directory import file_hash, reject_another
 logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
 _POLL_SECONDS = 0.05
-_AUXILIARY = ("auxiliary/", "beside/")  # the second in checkpoints written before version 0.2
+_AUXILIARY = ("auxiliary/", "beside/")  # the second in checkpoints of earlier commits
 _MODEL_PREFIX = "model."
 
 

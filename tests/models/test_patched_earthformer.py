@@ -7,14 +7,12 @@ amazon-science/earth-forecasting-transformer.
 import contextlib
 import importlib
 import io
-import json
 import os
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from simcast_hpc.models.earthformer import attention
@@ -23,24 +21,10 @@ from simcast_kernels import cuboid_layers
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, cuboid_cross_attention_reference
 from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_reference
 from simcast_kernels.modules import CuboidCrossAttention, CuboidSelfAttention, patch_earthformer
-from tests.shared_data import shared
+from tests.models.test_earthformer_golden import CASES, read_golden
 
-CASES = (
-    "axial_sevir_like",
-    "dilate_full_shared_qkv_dec_global",
-    "full_no_stack",
-    "no_global_axial",
-    "spatial_lg_dilated",
-    "video_swin_shifted_pad",
-    "video_swin_zeros_pad",
-)
 # A last bit of the stem grows a thousandfold in one case; see test_earthformer_golden.
 TOLERANCE = 5e-4
-
-
-def read_golden(case: str) -> tuple[dict, dict[str, Tensor]]:
-    with safe_open(shared(f"golden/earthformer/{case}.safetensors"), framework="pt") as file:
-        return json.loads(file.metadata()["config"]), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def state_of(golden: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
@@ -110,7 +94,7 @@ def test_layers_reproduce_the_golden_output(case, monkeypatch):
             self.public_cuboid = cuboid
 
         monkeypatch.setattr(kind, "__init__", init)
-    config, golden = read_golden(case)
+    config, golden, _ = read_golden(case)
     model = load_public("earthformer", config, state_of(golden)).eval()
     kinds = (attention.CuboidSelfAttention, attention.CuboidCrossAttention)
     names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
@@ -152,7 +136,7 @@ def test_patched_public_model_equals_the_public_model(case, public_model, monkey
     monkeypatch.setattr(cuboid_layers, "cuboid_attention", cuboid_attention_reference)
     monkeypatch.setattr(cuboid_layers, "cuboid_cross_attention", cuboid_cross_attention_reference)
     monkeypatch.setattr(cuboid_layers, "layer_norm_linear", layer_norm_linear_reference)
-    config, golden = read_golden(case)
+    config, golden, _ = read_golden(case)
     with contextlib.redirect_stdout(io.StringIO()):
         model = public_model(**config)
     model.load_state_dict(state_of(golden))

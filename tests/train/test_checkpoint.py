@@ -176,7 +176,7 @@ def test_rejects_damaged_file(tmp_path, engine, spoil):
 
 
 def test_reads_auxiliary_state_under_its_old_key_too(tmp_path, engine):
-    """Checkpoints written before version 0.2 have ``beside/`` where later ones have ``auxiliary/``."""
+    """Checkpoints of earlier commits have ``beside/`` where later ones have ``auxiliary/``."""
     writer = _writer(tmp_path)
     tensors = {"param/layer.weight": torch.arange(3.0)}
     writer.save(engine, step=1, samples_seen=8, identity=IDENTITY, auxiliary=tensors)
