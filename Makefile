@@ -106,6 +106,7 @@ types: $(VENV)/.dev $(VENV)/.test ## Check types
 	@$(BIN)/pyright
 
 docs: $(VENV)/.docs ## Build the documentation in build/docs; a broken link is an error
+	@cp CHANGELOG.md docs/project/changelog.md
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean --config-file .mkdocs.yml
 	@echo "docs: build/docs/index.html"
 
@@ -130,7 +131,7 @@ bench: $(VENV)/.runtime ## Benchmark data loading and the weighted loss on the C
 bench-check: $(VENV)/.runtime ## Compare the speed-ups over reference implementations with the committed ones: a minute
 	@$(PLAIN) $(BIN)/python -W ignore -m benchmarks.bench_check
 
-performance: $(VENV)/.runtime ## Refill the tables of docs/performance.md from the committed CSV files
+performance: $(VENV)/.runtime ## Refill the tables of docs/results/performance.md from the committed CSV files
 	@$(PLAIN) $(BIN)/python -m benchmarks.tabulate
 
 ##@ Install

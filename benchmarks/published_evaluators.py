@@ -3,8 +3,8 @@
     python -m benchmarks.published_evaluators --earthformer DIR --cascast DIR --diffcast DIR --sevir-challenges DIR \
         --hko7 DIR
 
-Each DIR is a checkout of the repository at the commit given in docs/verification.md; others are skipped. The files are
-executed unchanged and require torchmetrics and einops; packages that they import and do not use here (plotting, FVD
+Each DIR is a checkout of the repository at the commit given in docs/reference/scores.md; others are skipped. The files
+are executed unchanged and require torchmetrics and einops; packages that they import and do not use here (plotting, FVD
 networks, TensorFlow, numba, LPIPS) are replaced by stubs.
 
 Prints one row per protocol and quantity: the max. absolute difference over thresholds, lead times and batches. The

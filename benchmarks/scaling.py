@@ -6,8 +6,8 @@ Requires root and iproute2: every rank has its own network namespace, joined to 
 rate of its link with ``tc``. All rates alternate within one start, so that other load affects all of them. Sent bytes
 are those counted by the links. ``--predict`` only computes the model.
 
-The model (``benchmarks/scaling_model.py``, docs/scaling.md) takes the step over a free link and adds bytes / rate. Its
-estimates for GPUs use assumed numbers.
+The model (``benchmarks/scaling_model.py``, docs/concepts/scaling.md) takes the step over a free link and adds
+bytes / rate. Its estimates for GPUs use assumed numbers.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Fill the tables of ``docs/performance.md`` from the committed CSV files, or compare those with another commit's.
+"""Fill the tables of ``docs/results/performance.md`` from the CSV files, or compare these with another commit's.
 
     python -m benchmarks.tabulate              # rewrites the tables
     python -m benchmarks.tabulate --check      # fails if a table is out of date
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "results" / "performance.md"
 TABLE = re.compile(r"(<!-- table (\S+)((?: [^\n]+?)?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 CHANGED = 0.02
 Row = dict[str, str]
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = PAGE.read_text(encoding="utf-8")
     filled = fill(text)
     if options.check:
-        print("docs/performance.md is out of date: make performance" if filled != text else "up to date")
+        print("docs/results/performance.md is out of date: make performance" if filled != text else "up to date")
         return int(filled != text)
     PAGE.write_text(filled, encoding="utf-8")
     return 0

@@ -4,7 +4,7 @@
 #     SBATCH_ACCOUNT=... bash slurm/chain.sh [--set key=value ...]
 #
 # from the root of the repository, on a login node: the script submits itself once per part and prints the job numbers.
-# If a part fails, the parts that depend on it are cancelled. slurm/README.md describes variables and exit statuses.
+# If a part fails, the parts that depend on it are cancelled. docs/guides/slurm.md describes variables and exit statuses.
 #SBATCH --job-name=simcast-chain
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4

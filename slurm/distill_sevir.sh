@@ -3,7 +3,7 @@
 #
 #     sbatch --account=... --partition=... slurm/distill_sevir.sh [--set key=value ...]
 #
-# from the root of the repository. slurm/README.md describes variables, exit statuses and how to stop a job.
+# from the root of the repository. docs/guides/slurm.md describes variables, exit statuses and how to stop a job.
 #SBATCH --job-name=distill-sevir
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=4

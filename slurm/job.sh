@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Functions of the batch scripts in this folder, which source it. slurm/README.md describes the variables.
+# Functions of the batch scripts in this folder, which source it. docs/guides/slurm.md describes the variables.
 
 INVALID=2 NO_MARKER=70 STOPPED=75 AGAIN=85 CANCELLED=143
 

@@ -3,7 +3,7 @@
 #
 #     RUN_DIR=runs/sevir/teacher sbatch --account=... slurm/train.sh teacher/sevir [--set key=value ...]
 #
-# from the root of the repository. slurm/README.md describes variables, exit statuses and how to stop a job.
+# from the root of the repository. docs/guides/slurm.md describes variables, exit statuses and how to stop a job.
 #SBATCH --job-name=simcast-train
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4

@@ -28,7 +28,7 @@ SHORT_INTERFACES = {
 }  # fmt: skip
 TOP_LEVEL = {
     ".ci", ".github", ".gitignore", ".mkdocs.yml", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff",
-    "CONTRIBUTING.md", "ENV.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md", "benchmarks",
+    "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "Makefile", "README.md", "SECURITY.md", "benchmarks",
     "configs", "constraints-cuda.txt", "constraints.txt", "docs", "kernels", "pyproject.toml", "setup.py",
     "simcast_hpc", "slurm", "tests",
 }  # fmt: skip
@@ -287,7 +287,9 @@ def test_names_of_test_files_are_unique():
 
 
 def test_environment_variables_are_documented():
-    documented = set(re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "ENV.md").read_text(encoding="utf-8")))
+    documented = set(
+        re.findall(r"`([A-Z][A-Z_]+)`", (ROOT / "docs" / "reference" / "environment.md").read_text(encoding="utf-8"))
+    )
     pattern = r"""environ(?:\.get|\.pop|\.setdefault)?[(\[]\s*["']([A-Z_]+)["']"""
     used = {
         name: path.name for path in PYTHON if path.parts[len(ROOT.parts)] in ("simcast_hpc", "kernels", "benchmarks")

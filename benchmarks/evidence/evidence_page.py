@@ -33,7 +33,7 @@ from .collect import RESULTS
 from .intervals import LABELS, Bootstrap
 from .study import PERSISTENCE, Arm, arms_of
 
-PAGE = Path("docs/evidence.md")
+PAGE = Path("docs/results/evidence.md")
 
 
 def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verdict]:

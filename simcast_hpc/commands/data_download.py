@@ -8,9 +8,9 @@ import typer
 from simcast_hpc.config import ConfigError
 
 _MANUAL = {
-    "hko7": "HKO-7 is available to institutes on request; docs/data.md describes the application and the layout",
+    "hko7": "HKO-7 is available to institutes on request; docs/reference/file-formats.md describes how, and the layout",
     "meteonet": "MeteoNet is downloaded by hand from https://meteonet.umr-cnrm.fr or Kaggle (katerpillar/meteonet); "
-    "simcast data prepare reads its tar and npz files, see docs/data.md",
+    "simcast data prepare reads its tar and npz files, see docs/reference/file-formats.md",
 }
 
 

@@ -38,7 +38,7 @@ def evaluate(
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="global, lead-mean, frame-mean, sample-mean, or a name in docs/verification.md (repeatable).",
+            help="global, lead-mean, frame-mean, sample-mean, or a name in docs/reference/scores.md (repeatable).",
             show_default=False,
         ),
     ] = None,

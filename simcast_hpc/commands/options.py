@@ -9,7 +9,9 @@ import typer
 from simcast_hpc.config import ConfigError
 
 _SPECS = Path(__file__).resolve().parents[1] / "data" / "specs"  # names only; reading them would import NumPy
-DATASETS = f"{', '.join(sorted(path.stem for path in _SPECS.glob('*.yaml')))}, or a YAML file (docs/data.md)"
+DATASETS = (
+    f"{', '.join(sorted(path.stem for path in _SPECS.glob('*.yaml')))}, or a YAML file (docs/reference/file-formats.md)"
+)
 
 ConfigFile = Annotated[
     Path,

@@ -92,7 +92,7 @@ def predict(
     (the extra [io] reads and writes most of them). A domain larger than the training grid is divided into tiles.
 
     With --watch every new frame in a folder gives a forecast, until the signal TERM or USR2 or a file STOP in --out;
-    see docs/own_radar.md.
+    see docs/guides/own-radar.md.
 
     Example: simcast predict runs/sevir/student radar/ --out forecasts --write nc --write png
 

@@ -91,7 +91,7 @@ class ModelEncoding:
         elif self.unit == "kg/m^2":
             advice = (
                 "no option converts between them (kg/m^2 is vertically integrated liquid); use a model trained on "
-                "dBZ or mm/h (see docs/own_radar.md)"
+                "dBZ or mm/h (see docs/guides/own-radar.md)"
             )
         else:
             advice = f"no option converts between them; use frames in {self.unit}"

@@ -2,7 +2,7 @@
 
 A name without ``-released`` is the protocol as described: exact comparison at the threshold, undefined scores are NaN,
 missing pixels are excluded. The protocol with the suffix ``-released`` reproduces the published evaluator and serves
-only for comparison with published tables. docs/verification.md lists the differences.
+only for comparison with published tables. docs/reference/scores.md lists the differences.
 """
 
 import difflib

@@ -61,7 +61,9 @@ def test_converts_rain_rate_to_reflectivity_only_by_the_relation_of_the_descript
 
 
 def test_rejects_rain_rate_for_a_model_of_vertically_integrated_liquid():
-    with pytest.raises(DataError, match=r"in mm/h and the model sevir in kg/m\^2; no option .*docs/own_radar\.md"):
+    with pytest.raises(
+        DataError, match=r"in mm/h and the model sevir in kg/m\^2; no option .*docs/guides/own-radar\.md"
+    ):
         encoding_of("sevir").linear(frame(np.ones((2, 4))))
 
 
