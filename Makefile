@@ -79,7 +79,7 @@ test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	tail -qn 1 $(TEST_LOGS)/*.log; \
 	[ -z "$$failed" ]
 
-test-ci: $(VENV)/.test ## Test sdist, wheels and installations in fresh environments outside the checkout
+test-ci: $(VENV)/.test $(VENV)/.docs ## Test distributions in fresh environments outside the checkout, and the documentation site
 	@$(PLAIN) $(PYTEST) tests -m ci
 
 # pytest's status 5 means that no test has the mark, which is not a failure here.

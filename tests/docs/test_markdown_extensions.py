@@ -1,0 +1,55 @@
+"""Formulas as MathML, and notebooks as pages."""
+
+import base64
+import json
+
+import pytest
+
+from docs.generate.notebook_pages import notebook_to_markdown
+
+
+def to_html(text: str) -> str:
+    markdown = pytest.importorskip("markdown")
+    pytest.importorskip("latex2mathml")
+    pytest.importorskip("pymdownx")
+    extensions = ["docs.generate.mathml", "pymdownx.arithmatex"]
+    return markdown.markdown(text, extensions=extensions, extension_configs={extensions[1]: {"generic": True}})
+
+
+def test_formulas_are_rendered_and_prices_are_not():
+    page = to_html("With $x_t < 3$ for 5 $ or 6 $:\n\n$$\n\\frac{a}{b}\n$$\n\nand `$y$`.")
+    assert page.count("<math") == 2
+    assert 'display="inline"><mrow><msub><mi>x</mi><mi>t</mi></msub>' in page
+    assert 'display="block"><mrow><mfrac>' in page
+    assert "5 $ or 6 $" in page and "<code>$y$</code>" in page
+
+
+def notebook(path, *cells):
+    path.write_text(json.dumps({"cells": list(cells), "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    return path
+
+
+def code(source, *outputs):
+    return {"cell_type": "code", "source": source, "outputs": list(outputs), "execution_count": 1, "metadata": {}}
+
+
+def test_notebook_becomes_markdown_with_its_outputs(tmp_path):
+    png = base64.b64encode(b"pixels").decode()
+    page = notebook_to_markdown(
+        notebook(
+            tmp_path / "a.ipynb",
+            {"cell_type": "markdown", "source": ["# Title\n", "Text."], "metadata": {}},
+            code("print(1)", {"output_type": "stream", "name": "stdout", "text": ["1\n", "```\n"]}),
+            code("plot()", {"output_type": "display_data", "data": {"text/plain": "<Figure>", "image/png": png}}),
+            code("1 + 1", {"output_type": "execute_result", "data": {"text/plain": ["2"]}}),
+        )
+    )
+    assert page.startswith("# Title\nText.\n\n```python\nprint(1)\n```\n\n````text\n1\n```\n````\n")
+    assert f"![Output of the code above](data:image/png;base64,{png})" in page
+    assert page.endswith("```python\n1 + 1\n```\n\n```text\n2\n```\n")
+
+
+def test_notebook_with_an_error_is_rejected(tmp_path):
+    failed = {"output_type": "error", "ename": "KeyError", "evalue": "'x'", "traceback": []}
+    with pytest.raises(ValueError, match=r"a\.ipynb contains the error KeyError"):
+        notebook_to_markdown(notebook(tmp_path / "a.ipynb", code("d['x']", failed)))
