@@ -41,8 +41,15 @@ def viewer(panels: Sequence[Panel], *, lead_minutes: Sequence[float], label: str
         f'max="{last}" step="1" value="0" data-times="{escape(times)}"></label> '
         f"<output>{in_minutes(lead_minutes[0])}</output></div>"
     )
-    kind = "panels large" if max(panels[0].fields.shape[1:]) > SIDE else "panels"
-    return f'<div class="viewer">\n{controls}\n<div class="{kind}">\n{rows}\n</div>\n</div>'
+    columns = _columns(len(panels), at_most=4 if max(panels[0].fields.shape[1:]) > SIDE else 6)
+    style = f"--columns: {columns}; --columns-phone: {_columns(len(panels), at_most=3)}"
+    return f'<div class="viewer">\n{controls}\n<div class="panels" style="{style}">\n{rows}\n</div>\n</div>'
+
+
+def _columns(count: int, *, at_most: int) -> int:
+    """Return the number of columns of a grid with rows of equal length, or almost equal: 5 panels in 5 or 3 columns."""
+    rows = -(-count // at_most)
+    return -(-count // rows)
 
 
 def strip(panel: Panel, minutes: Sequence[float]) -> str:

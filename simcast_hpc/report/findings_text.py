@@ -4,6 +4,8 @@ One run has one seed, so no sentence states that one training method is better t
 higher in this run.
 """
 
+from collections.abc import Sequence
+
 from simcast_hpc.config import PipelineConfig
 
 from .pipeline_results import RunResults, ScoreFile
@@ -57,13 +59,13 @@ def headlines(run: RunResults, scores: ScoreFile) -> list[str]:
 
 def findings(run: RunResults, scores: ScoreFile) -> list[str]:
     """Return the findings about one test set of a run, headlines first."""
-    sentences = headlines(run, scores)
+    sentences = [highest_mean_csi(scores), *headlines(run, scores)]
     for student in run.names_of("student"):
         for direct in run.names_of("direct"):
             if student in scores.names and direct in scores.names:
                 sentences.append(student_comparison(run, scores, student=student, direct=direct))
     sentences += [ensemble_skill(scores, name) for name in scores.ensembles]
-    sentences += [highest_mean_csi(scores), thresholds_of_the_mean(scores), scope(scores)]
+    sentences += [thresholds_of_the_mean(scores), scope(scores)]
     own = run.test_sets[0].scores
     if scores.step_minutes != own.step_minutes:
         sentences.append(
@@ -79,7 +81,7 @@ def findings_of_scores(scores: ScoreFile) -> list[str]:
     if "persistence" in scores.names:
         sentences = [persistence_comparison(scores, one.name) for one in scores.entries if one.kind != "baseline"]
     sentences += [ensemble_skill(scores, name) for name in scores.ensembles]
-    return [*sentences, highest_mean_csi(scores, where=""), thresholds_of_the_mean(scores), scope(scores)]
+    return [highest_mean_csi(scores, where=""), *sentences, thresholds_of_the_mean(scores), scope(scores)]
 
 
 def persistence_comparison(scores: ScoreFile, name: str) -> str:
@@ -101,9 +103,9 @@ def persistence_comparison(scores: ScoreFile, name: str) -> str:
         sentences.append(f"The {name} does not beat persistence at every lead time after the first.")
         if worse:
             values = [f"lead time {lead} ({minutes[lead]}: {_versus(pairs[lead])})" for lead in worse]
-            sentences.append(f"Its mean CSI is not higher at {_join(values)}.")
+            sentences.append(f"Its mean CSI is not higher at {join(values)}.")
         if undefined:
-            sentences.append(f"At lead time {_join([str(lead) for lead in undefined])} the mean CSI is undefined.")
+            sentences.append(f"At lead time {join([str(lead) for lead in undefined])} the mean CSI is undefined.")
     sentences.append(_first_lead_time(pairs[1]))
     return " ".join(sentences)
 
@@ -161,7 +163,9 @@ def highest_mean_csi(scores: ScoreFile, *, where: str = " in this run") -> str:
         return "The mean CSI is undefined at every lead time, so the forecasts are not ranked."
     best = max(means.values())
     names = [name for name, mean in means.items() if mean == best]
-    return f"Highest mean CSI over the lead times{where}: {_join(names)} ({best:.{_PLACES}f})."
+    others = sorted((name for name in means if name not in names), key=lambda name: -means[name])
+    ranking = f" Others: {join([f'{name} {means[name]:.{_PLACES}f}' for name in others])}." if others else ""
+    return f"Highest mean CSI over the lead times{where}: {join(names)} ({best:.{_PLACES}f}).{ranking}"
 
 
 def thresholds_of_the_mean(scores: ScoreFile) -> str:
@@ -173,10 +177,10 @@ def thresholds_of_the_mean(scores: ScoreFile) -> str:
         if label not in scores.supported_thresholds
     ]
     if not scores.supported_thresholds:
-        return f"No threshold has {rule}, so the mean CSI is over all of them and is unreliable: {_join(excluded)}."
-    included = _join([with_unit(label, scores.unit) for label in scores.supported_thresholds])
+        return f"No threshold has {rule}, so the mean CSI is over all of them and is unreliable: {join(excluded)}."
+    included = join([with_unit(label, scores.unit) for label in scores.supported_thresholds])
     sentence = f"Mean CSI is the mean over thresholds with {rule}, the same at every lead time: {included}."
-    return sentence + (f" Excluded: {_join(excluded)}." if excluded else "")
+    return sentence + (f" Excluded: {join(excluded)}." if excluded else "")
 
 
 def scope(scores: ScoreFile) -> str:
@@ -189,14 +193,14 @@ def scope(scores: ScoreFile) -> str:
     dates = sorted(set(scores.dates))
     if not dates:
         return "The dates of this data are unknown, so its events may not be independent; no claim of skill is made."
-    listed = _join(dates) if len(dates) <= _MANY_DATES else f"{dates[0]} to {dates[-1]}"
+    listed = join(dates) if len(dates) <= _MANY_DATES else f"{dates[0]} to {dates[-1]}"
     situations = "date is one weather situation" if len(dates) == 1 else "dates are the independent weather situations"
     sentence = (
         f"The {scores.events} events are from {_count(len(dates), 'date')} ({listed}); the {situations}. "
         f"No skill is claimed beyond {'it' if len(dates) == 1 else 'them'}."
     )
     shared = sorted(set(scores.train_dates or ()) & set(dates))
-    return sentence + (f" Training data is also from {_join(shared)}." if shared else "")
+    return sentence + (f" Training data is also from {join(shared)}." if shared else "")
 
 
 def with_unit(label: str, unit: str) -> str:
@@ -205,7 +209,7 @@ def with_unit(label: str, unit: str) -> str:
 
 
 def _loss_comparison(run: RunResults, students: tuple[str, ...], directs: tuple[str, ...]) -> str:
-    sentence = f"The training losses of {_join(students)} and {_join(directs)} must not be compared: "
+    sentence = f"The training losses of {join(students)} and {join(directs)} must not be compared: "
     stages = [stage for name in students if (stage := run.stage(name)) is not None]
     if any(stage.config.student.extension == "teacher" for stage in stages):
         return sentence + (
@@ -251,7 +255,8 @@ def _steps_by_stage(run: RunResults, name: str) -> dict[str, int]:
     return steps
 
 
-def _join(items: list[str] | tuple[str, ...]) -> str:
+def join(items: Sequence[str]) -> str:
+    """Return items as an enumeration: ``a, b and c``."""
     return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
 
 

@@ -3,7 +3,7 @@
 from .colours import line_styles
 from .findings_text import with_unit
 from .lead_time_curves import Chart, lead_curves, name_axes, new_chart
-from .performance_diagram import performance_axes, performance_point
+from .performance_diagram import performance_axes, performance_point, zoomed_limits
 from .pipeline_results import ScoreFile
 from .score_tables import METRIC_TITLES, Group, Row, Table, bounded, observed_heading
 
@@ -52,11 +52,15 @@ def heavy_rain_table(scores: ScoreFile) -> Table:
 def _performance_diagram(scores: ScoreFile, label: str, *, title: str) -> Chart:
     """Return the performance diagram of one threshold (Roebber 2009)."""
     figure, axes = new_chart()
-    performance_axes(axes)
+    by_name = {name: scores.scores[name][scores.pooled_protocol] for name in scores.names}
+    pairs = [(by_key[f"far/{label}"], by_key[f"pod/{label}"]) for by_key in by_name.values()]
+    defined = [(1 - far, pod) for far, pod in pairs if far is not None and pod is not None]
+    left, right = zoomed_limits([ratio for ratio, _ in defined])
+    bottom, top = zoomed_limits([pod for _, pod in defined])
+    performance_axes(axes, left=left, bottom=bottom, right=right, top=top)
     styles, descriptions = line_styles(scores.names), []
     for name in scores.names:
-        by_key = scores.scores[name][scores.pooled_protocol]
-        pod, far = by_key[f"pod/{label}"], by_key[f"far/{label}"]
+        pod, far = by_name[name][f"pod/{label}"], by_name[name][f"far/{label}"]
         if pod is None or far is None:
             descriptions.append(f"{name} undefined")
             continue

@@ -3,6 +3,7 @@
 Images are embedded as data URIs, so that a report is a single file.
 """
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -14,14 +15,20 @@ from .colours import LineStyle, Steps
 from .lead_time_curves import Chart
 from .score_tables import Group, Row, Table
 
+_CODE = re.compile(r"`([^`]+)`")
 _DASHES = {"-": "", "--": "7 4", "-.": "8 3 2 3", ":": "2 3"}
 
 
 def text(tag: str, content: str, *, identifier: str = "", kind: str = "") -> str:
-    """Return an element with escaped text."""
+    """Return an element with escaped text; words in backticks become ``<code>`` elements, except in a title."""
     where = f' id="{escape(identifier)}"' if identifier else ""
     what = f' class="{escape(kind)}"' if kind else ""
-    return f"<{tag}{where}{what}>{escape(content)}</{tag}>"
+    inner = escape(content) if tag in ("title", "code") else _inline(content)
+    return f"<{tag}{where}{what}>{inner}</{tag}>"
+
+
+def _inline(content: str) -> str:
+    return _CODE.sub(r"<code>\1</code>", escape(content))
 
 
 def bullets(items: Sequence[str]) -> str:
@@ -159,4 +166,4 @@ def _cell(cell: str, *, best: bool, words: bool) -> str:
     value, bracket, bounds = ("", "", "") if words else cell.partition(" [")
     content = f"{escape(value)} <small>[{escape(bounds)}</small>" if bracket else escape(cell)
     content = f"<strong>{content}</strong>" if best else content
-    return f'<td class="words">{content}</td>' if words else f"<td>{content}</td>"
+    return f'<td class="words">{_inline(cell)}</td>' if words else f"<td>{content}</td>"

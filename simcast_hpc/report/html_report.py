@@ -7,11 +7,12 @@ from pathlib import Path
 from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.version import __version__, commit
 
+from .baseline_findings import baseline_findings, bias_sentences, probability_sentences
 from .comparison import Source, join_test_sets, read_sources
 from .example_window import ResultsError
 from .findings_text import findings, findings_of_scores, headlines, run_findings
-from .html_markup import bullets, definitions, links, text
-from .pipeline_results import RunResults, ScoredTestSet, read_results
+from .html_markup import bullets, collapsible, definitions, links, text
+from .pipeline_results import RunResults, ScoredTestSet, ScoreFile, read_results
 from .run_sections import reproduction_section, run_summary, training_section
 from .test_set_section import provenance, test_set_section
 
@@ -39,6 +40,12 @@ _TERMS = [
         "continuous ranked probability score: distance between the forecast distribution and the observation; for a "
         "single forecast its mean absolute error. Fair CRPS corrects for the finite number of members.",
     ),
+    (
+        "Max pool",
+        "CSI of the maxima of windows of 4 × 4 or 16 × 16 pixels, which tolerates displacements of that size.",
+    ),
+    ("95 % interval", "range of a score when the test events are resampled; it does not include the training seed."),
+    ("Encoded value", "pixel value 0 to 254 in which the data set stores its quantity."),
     ("Member", "one of the equally likely forecasts of an ensemble."),
     ("Protocol", "a named, hashed definition of counting and averaging; equal hashes mean equal calculations."),
     ("–", "an undefined score, for example because the event was neither observed nor forecast."),
@@ -55,7 +62,7 @@ def write_report(run_dir: Path) -> Path:
     run = read_results(run_dir)
     sections = [
         # The findings about the first test set are in the summary.
-        _section(test_set, heading, findings(run, test_set.scores) if number > 1 else [], number)
+        _section(test_set, heading, _findings(findings(run, test_set.scores), test_set) if number > 1 else "", number)
         for number, (test_set, heading) in enumerate(_with_headings(run.test_sets), start=1)
     ]
     training = [text("h2", "Training", identifier="training"), *training_section(run)]
@@ -80,7 +87,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
     title = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
     body = [_comparison_summary(title, sources, test_sets)]
     for number, (test_set, heading) in enumerate(_with_headings(test_sets), start=1):
-        body.append(_section(test_set, heading, findings_of_scores(test_set.scores), number))
+        body.append(_section(test_set, heading, _findings(findings_of_scores(test_set.scores), test_set), number))
     for number, source in enumerate(sources, start=1):
         if source.run is not None:
             body += [
@@ -131,7 +138,7 @@ def _summary(run: RunResults) -> str:
             text("p", run_summary(run)),
             links(targets, label="Contents"),
             text("h2", "Findings", identifier="findings"),
-            bullets([*sentences, *run_findings(run)]),
+            _findings([*sentences, *run_findings(run)], run.test_sets[0]),
         ]
     )
 
@@ -155,13 +162,44 @@ def _comparison_summary(title: str, sources: Sequence[Source], test_sets: Sequen
     )
 
 
-def _section(test_set: ScoredTestSet, heading: str, sentences: Sequence[str], number: int) -> str:
-    opening = [
-        text("h2", heading, identifier=f"set-{number}"),
-        text("p", provenance(test_set.scores)),
-        *([bullets(sentences)] if sentences else []),
-    ]
-    return "\n".join([*opening, *test_set_section(test_set)])
+def _findings(sentences: Sequence[str], test_set: ScoredTestSet) -> str:
+    """Return the findings in two columns: sentences, and lists of the comparisons that a reader could overlook."""
+    scores = test_set.scores
+    sentences = [*sentences, *(one for name in scores.ensembles for one in probability_sentences(scores, name))]
+    return (
+        f'<div class="findings">\n<div>\n{_bullets(sentences)}\n</div>\n<div>\n{_comparisons(scores)}\n</div>\n</div>'
+    )
+
+
+def _comparisons(scores: ScoreFile) -> str:
+    found = baseline_findings(scores)
+    parts = [text("h3", "Where a simple baseline is better"), text("p", found.count)]
+    if found.overall:
+        parts.append(_bullets(found.overall))
+    if found.thresholds:
+        title = f"Single thresholds: {len(found.thresholds)} scores in which a baseline is better"
+        note = "Persistence repeats an observed frame, so its frequency bias is close to 1 by construction."
+        parts.append(collapsible(title, text("p", note) + _bullets(found.thresholds)))
+    if found.not_significant:
+        parts += [
+            text("h3", "Where differences are not significant"),
+            text("p", "Difference of two forecasts with its paired 95 % interval over events, which contains 0:"),
+            _bullets(found.not_significant),
+        ]
+    if biases := bias_sentences(scores):
+        over = "Pixels forecast / pixels observed, over all lead times (1 is unbiased):"
+        parts += [text("h3", "Frequency bias"), text("p", over), _bullets(biases)]
+    return "\n".join(parts)
+
+
+def _bullets(sentences: Sequence[str]) -> str:
+    """Return a list in which no line ends between a threshold and its sign."""
+    return bullets([sentence.replace("≥ ", "≥\u00a0") for sentence in sentences])
+
+
+def _section(test_set: ScoredTestSet, heading: str, opening: str, number: int) -> str:
+    heading = text("h2", heading, identifier=f"set-{number}")
+    return "\n".join([heading, text("p", provenance(test_set.scores)), opening, *test_set_section(test_set)])
 
 
 def _with_headings(test_sets: Sequence[ScoredTestSet]) -> list[tuple[ScoredTestSet, str]]:
@@ -175,4 +213,4 @@ def _with_headings(test_sets: Sequence[ScoredTestSet]) -> list[tuple[ScoredTestS
 
 
 def _terms() -> list[str]:
-    return [text("h2", "Glossary", identifier="terms"), definitions(_TERMS)]
+    return [text("h2", "Glossary", identifier="terms"), f'<div class="terms">{definitions(_TERMS)}</div>']

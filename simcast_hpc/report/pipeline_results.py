@@ -186,13 +186,16 @@ class ScoreFile(_Read):
         low, high = self.intervals.get(name, {}).get(protocol, {}).get(key, (None, None))
         return None if low is None or high is None else (low, high)
 
-    def difference(self, first: str, second: str, key: str) -> tuple[float, float, float] | None:
-        """Return the score of the first entry minus that of the second, and its bounds, under the pooled protocol.
+    def difference(
+        self, first: str, second: str, key: str, protocol: str | None = None
+    ) -> tuple[float, float, float] | None:
+        """Return the score of the first entry minus that of the second, and its bounds; default: pooled protocol.
 
         None if the difference was not computed, as between entries of different files.
         """
+        protocol = protocol or self.pooled_protocol
         for one in self.differences:
-            if one.protocol == self.pooled_protocol and one.key == key and {one.first, one.second} == {first, second}:
+            if one.protocol == protocol and one.key == key and {one.first, one.second} == {first, second}:
                 if one.value is None or one.low is None or one.high is None:
                     return None
                 return (one.value, one.low, one.high) if one.first == first else (-one.value, -one.high, -one.low)

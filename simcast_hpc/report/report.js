@@ -26,3 +26,21 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   for (const strip of viewer.querySelectorAll(".strip")) strip.removeAttribute("tabindex");
   show();
 }
+
+// A hint above every table that is wider than the screen.
+const hints = () => {
+  for (const scroll of document.querySelectorAll(".scroll")) {
+    const isWide = scroll.scrollWidth > scroll.clientWidth + 1;
+    const before = scroll.previousElementSibling;
+    if (before && before.classList.contains("hint")) before.hidden = !isWide;
+    else if (isWide) {
+      const hint = document.createElement("p");
+      hint.className = "hint";
+      hint.textContent = "Scroll sideways for more columns →";
+      scroll.before(hint);
+    }
+  }
+};
+addEventListener("resize", hints);
+for (const section of document.querySelectorAll("details")) section.addEventListener("toggle", hints);
+hints();

@@ -99,14 +99,14 @@ def score_table(scores: ScoreFile, protocol: str) -> Table:
     by_entry = [scores.scores[name][protocol] for name in scores.names]
     keys = [key for key in SCORE_TITLES if any(by_key.get(key) is not None for by_key in by_entry)]
     rows = tuple(
-        Row(name, tuple(bounded(scores, name, protocol, key, places=_places(key)) for key in keys))
+        Row(name, tuple(bounded(scores, name, protocol, key, places=places(key)) for key in keys))
         for name in scores.names
     )
     over = ", ".join(scores.supported_thresholds) or "all thresholds"
     return Table(
         caption=f"Scores under protocol {protocol}, hash {used.hash}. Means are over the thresholds {over}"
-        f"{'' if scores.unit == 'code' else ' ' + scores.unit}; errors are of the [0, 1] field. In brackets 95 % "
-        "intervals over events.",
+        f"{'' if scores.unit == 'code' else ' ' + scores.unit}; MSE and MAE are of the [0, 1] field"
+        f"{', of an ensemble those of its mean' if scores.ensembles else ''}. In brackets 95 % intervals over events.",
         columns=("Forecast", *(SCORE_TITLES[key] for key in keys)),
         groups=(Group("", rows),),
     )
@@ -118,8 +118,9 @@ def bounded(scores: ScoreFile, name: str, protocol: str, key: str, *, places: in
     return value if bounds is None else f"{value} [{', '.join(number(bound, places=places) for bound in bounds)}]"
 
 
-def _places(key: str) -> int:
-    return 4 if key in ("mse", "mae", "crps") else 3
+def places(key: str) -> int:
+    """Return the number of decimal places with which a score is printed."""
+    return {"mse": 5, "mae": 4, "crps": 4}.get(key, 3)
 
 
 def threshold_table(scores: ScoreFile, protocol: str) -> Table:
@@ -141,32 +142,14 @@ def threshold_table(scores: ScoreFile, protocol: str) -> Table:
 
 
 def entry_table(scores: ScoreFile) -> Table:
-    """Return the description and cost of each forecast, and its squared and absolute error."""
-    by_entry = {entry.name: scores.scores[entry.name][scores.pooled_protocol] for entry in scores.entries}
-    titles = {"mse": "MSE", "mae": "MAE"}
-    caption = "Compared forecasts. MSE and MAE: mean squared and absolute error of the [0, 1] field."
-    if any("spread_skill" in by_key for by_key in by_entry.values()):
-        titles |= {"crps": "CRPS", "spread_skill": "Spread / error"}
-        caption += (
-            " For an ensemble they are those of its mean. CRPS: fair CRPS of an ensemble, MAE of a single forecast; "
-            "lower is better. Spread / error: standard deviation of the members over the error of their mean; 1 is "
-            "ideal."
-        )
+    """Return the description, optimizer steps and parameters of each forecast."""
     rows = tuple(
-        Row(
-            entry.name,
-            (
-                entry.note or UNDEFINED,
-                _integer(entry.steps),
-                _integer(entry.parameters),
-                *(number(by_entry[entry.name].get(key), places=5) for key in titles),
-            ),
-        )
+        Row(entry.name, (entry.note or UNDEFINED, _integer(entry.steps), _integer(entry.parameters)))
         for entry in scores.entries
     )
     return Table(
-        caption=caption,
-        columns=("Forecast", "Description", "Optimizer steps", "Parameters", *titles.values()),
+        caption="Compared forecasts.",
+        columns=("Forecast", "Description", "Optimizer steps", "Parameters"),
         groups=(Group("", rows),),
         text_cells=1,
     )

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from simcast_hpc.config import from_mapping
 
+from .baseline_findings import baseline_findings
 from .findings_text import findings, headlines, run_findings, thresholds_of_the_mean
 from .pipeline_results import ScoreFile, read_results
 from .score_tables import Table, lead_table
@@ -33,6 +34,7 @@ def print_tables(run_dir: Path, *, console: Console | None = None) -> None:
         is_first = test_set is run.test_sets[0]
         for sentence in findings(run, scores) if is_first else headlines(run, scores):
             console.print(Text(f"- {sentence}"))
+        _print_baselines(scores, console)
     console.print(Text("\nRun", style="bold"))
     for sentence in run_findings(run):
         console.print(Text(f"- {sentence}"))
@@ -49,6 +51,15 @@ def print_scores(path: Path, *, console: Console | None = None) -> None:
     console.print(Text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
     console.print(_rich_table(lead_table(scores), width=console.width))
     console.print(Text(f"- {thresholds_of_the_mean(scores)}"))
+    _print_baselines(scores, console)
+
+
+def _print_baselines(scores: ScoreFile, console: Console) -> None:
+    """Print the scores over all thresholds in which a baseline is better; single thresholds are in the report."""
+    found = baseline_findings(scores)
+    more = f" {len(found.thresholds)} scores of single thresholds are in the report." if found.thresholds else ""
+    for sentence in (f"{found.count}{more}", *found.overall):
+        console.print(Text(f"- {sentence}"))
 
 
 def _rich_table(content: Table, *, width: int) -> RichTable:

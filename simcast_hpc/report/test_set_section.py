@@ -95,8 +95,8 @@ def _heavy_rain(scores: ScoreFile, styles: dict[str, LineStyle]) -> list[str]:
             heavy_rain_charts(scores),
             legend=line_legend(styles),
             caption="Performance diagram, pooled over lead times: POD against success ratio, with curves of equal CSI "
-            "and dashed lines of equal frequency bias; a perfect forecast is at the top right. Frequency bias by lead "
-            "time: 1 is unbiased, below 1 is under-forecast.",
+            "and dashed lines of equal frequency bias. Axes are zoomed to the scores; a perfect forecast is at (1, 1). "
+            "Frequency bias by lead time: 1 is unbiased, below 1 is under-forecast.",
         ),
         table(heavy_rain_table(scores)),
     ]
@@ -166,7 +166,7 @@ def _products(test_set: ScoredTestSet, name: str) -> list[str]:
     return [
         text("h3", f"{name}: members and ensemble products"),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the ensemble's fields"),
-        colour_legend(steps, title=scores.quantity, unit=scores.unit) + probability_legend,
+        colour_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)) + probability_legend,
         text(
             "p",
             f"{len(example.ensembles[name].members)} of {scores.diagrams[name].members} members, ensemble mean, "
@@ -175,6 +175,11 @@ def _products(test_set: ScoredTestSet, name: str) -> list[str]:
             kind="caption",
         ),
     ]
+
+
+def unit_text(unit: str) -> str:
+    """Return a unit for readers: encoded values have none."""
+    return "encoded value" if unit == "code" else unit
 
 
 def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
@@ -204,7 +209,11 @@ def _frames(test_set: ScoredTestSet) -> list[str]:
     inputs = Panel("inputs", example.inputs, steps, unit)
     # 2. Static and animated images
     slide = overview(
-        inputs, panels, minutes_in=before, minutes_out=scores.lead_minutes, title=f"{scores.quantity}, {scores.unit}"
+        inputs,
+        panels,
+        minutes_in=before,
+        minutes_out=scores.lead_minutes,
+        title=f"{scores.quantity}, {unit_text(scores.unit)}",
     )
     alt = f"Rows of inputs and of {', '.join(panel.title for panel in panels)}; the same fields as above."
     caption = f"{_window(scores, example)}."
@@ -215,7 +224,7 @@ def _frames(test_set: ScoredTestSet) -> list[str]:
              f"{_window(scores, example)}. Missing pixels are grey and hatched."),
         strip(inputs, before),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the forecasts"),
-        colour_legend(steps, title=scores.quantity, unit=scores.unit),
+        colour_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)),
         collapsible("Single image for slides", picture(as_png(slide), alt=alt, wide=True, caption=caption)),
         collapsible(
             "Animation",
