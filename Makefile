@@ -65,7 +65,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 TEST_LOGS := $(VENV)/tests
 TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-ci test-slow test-slurm drill lint types docs
+.PHONY: test test-ci test-slow test-slurm drill lint types docs figures
 test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
 	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
@@ -109,6 +109,9 @@ docs: $(VENV)/.docs ## Build the documentation in build/docs; a broken link is a
 	@cp CHANGELOG.md docs/project/changelog.md
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean --config-file .mkdocs.yml
 	@echo "docs: build/docs/index.html"
+
+figures: ## Draw docs/figures/*.svg from docs/figures/draw_figures.py
+	@$(PYTHON) docs/figures/draw_figures.py
 
 ##@ Kernels and speed
 .PHONY: kernels gpu bench bench-check performance
