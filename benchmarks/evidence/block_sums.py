@@ -51,7 +51,7 @@ def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
     Args:
         study: frames, blocks and neighbourhood.
         archive: the test events.
-        forecast: function from encoded values, uint8 ``[B, T, H, W]`` to float32 ``[B, T'l, H, W]`` in [0, 1].
+        forecast: function from encoded values, uint8 ``[B, T, H, W]`` to float32 ``[B, T_l, H, W]`` in [0, 1].
     """
     frames_in, frames_out = study.sequence.frames_in, study.sequence.frames_out
     source = archive.windows("test", frames=frames_in + frames_out)
@@ -84,7 +84,7 @@ def protocol_of(study: Study) -> ScoreProtocol:
 
 
 def sums_of(observed: Tensor, forecast: Tensor, study: Study) -> Sums:
-    """Return the sums of one block, without the first axis, of encoded values ``[N, T'l, H, W]``, none missing."""
+    """Return the sums of one block, without the first axis, of encoded values ``[N, T_l, H, W]``, none missing."""
     protocol = protocol_of(study)
     table = count(observed, forecast, protocol=protocol, events=["block"] * len(observed))
     hits, misses = table.hits[0], table.misses[0]

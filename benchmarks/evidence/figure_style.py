@@ -18,6 +18,8 @@ from .intervals import Bootstrap
 
 INK, GREY = "#222222", "#8a8a8a"
 STEP_MINUTES, DPI = 5, 150
+WIDTH, FONT = 7.2, 9.0
+"""Inches and points. A page shows a figure about this wide, so that no text appears smaller than this font."""
 
 
 class Look(NamedTuple):
@@ -30,10 +32,10 @@ class Look(NamedTuple):
 
 
 def looks(half: int) -> dict[str, Look]:
-    """Return the styles of the arms of the main figures; ``half`` is T's of the main teacher."""
+    """Return the styles of the arms of the main figures; ``half`` is T_s of the main teacher."""
     return {
         "persistence": Look("persistence", "#5f6368", "s", ":"),
-        "direct-w1": Look("direct, w 1", "#cc79a7", "P", "--"),
+        "direct-w1": Look("direct, $w = 1$", "#cc79a7", "P", "--"),
         "direct": Look("direct", "#d55e00", "D", "-"),
         f"teacher-{half}": Look("teacher, rolled out", "#009e73", "v", "-."),
         f"student-{half}": Look("student", "#0072b2", "o", "-"),
@@ -75,7 +77,7 @@ def names(axes: Axes, ends: Sequence[tuple[float, float, Look]]) -> None:
         heights.append(height if not heights else max(height, heights[-1] + gap))
     shift = np.mean(heights) - np.mean([height for _, height, _ in ends])
     for (x, _, look), height in zip(sorted(ends, key=lambda end: end[1]), heights, strict=True):
-        axes.annotate(look.name, (x, height - shift), xytext=(3, 0), textcoords="offset points", fontsize=8.5,
+        axes.annotate(look.name, (x, height - shift), xytext=(3, 0), textcoords="offset points", fontsize=FONT,
                       color=look.colour, va="center", annotation_clip=False)  # fmt: skip
 
 
@@ -91,7 +93,10 @@ def legend(figure: Figure, styles: dict[str, Look]) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=look.name)
         for look in styles.values()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, frameon=False,
+        fontsize=FONT,
+    )  # fmt: skip
 
 
 def plain_look(axes: Axes, *, grid: bool = True) -> None:
@@ -99,6 +104,6 @@ def plain_look(axes: Axes, *, grid: bool = True) -> None:
     if grid:
         axes.grid(visible=True, color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=8.5, colors=INK)
+    axes.tick_params(labelsize=FONT, colors=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from benchmarks.evidence.figure_style import INK, Look, looks, plain_look, save
+from benchmarks.evidence.figure_style import FONT, INK, WIDTH, Look, looks, plain_look, save
 from simcast_hpc.report.lead_time_curves import new_figure
 from simcast_hpc.report.performance_diagram import performance_axes, performance_point
 from simcast_hpc.verification.bootstrap import Interval
@@ -21,8 +21,8 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
     ladder = [arm for arm in ladder if arm in trained]
     others = [arm for arm in (f"teacher-{study.half_horizon}", f"student-{study.half_horizon}") if arm in trained]
     styles = _styles(looks(study.half_horizon), ladder)
-    figure = new_figure(9.6, 4.6)
-    for axes, label in zip(figure.subplots(1, 2), LABELS[-2:], strict=True):
+    figure = new_figure(WIDTH, 7.6)
+    for axes, label in zip(figure.subplots(2, 1), LABELS[-2:], strict=True):
         points = {
             arm: (bootstrap.one(((arm, 1.0),), f"far/{label}"), bootstrap.one(((arm, 1.0),), f"pod/{label}"))
             for arm in [*ladder, *others]
@@ -31,17 +31,17 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
         ratios = [1 - far.value for far, _ in points.values()]
         pods = [pod.value + _half_width(pod) for _, pod in points.values()]
         right, top = min(1.0, 1.35 * max([*ratios, 0.05])), min(1.0, 1.05 * max([*pods, 0.05]))
-        performance_axes(axes, right=right, top=top, label_size=7)
+        performance_axes(axes, right=right, top=top, label_size=FONT)
         line = [points[arm] for arm in ladder if arm in points]
         axes.plot(
             [1 - far.value for far, _ in line], [pod.value for _, pod in line], color=styles["direct"].colour,
             linewidth=1.2,
         )  # fmt: skip
         for arm, (far, pod) in points.items():
-            _point(axes, far, pod, styles[arm], side="right" if arm in ladder else "left")
-        axes.set_title(f"VIL pixel value ≥ {label}", fontsize=10, color=INK)
-        axes.set_xlabel("success ratio, 1 - FAR", color=INK)
-        axes.set_ylabel("POD", color=INK)
+            _point(axes, far, pod, styles[arm], side="right" if arm in ladder[1:] else "left")
+        axes.set_title(f"VIL pixel value ≥ {label}", fontsize=FONT + 1, color=INK)
+        axes.set_xlabel("success ratio, 1 - FAR", color=INK, fontsize=FONT)
+        axes.set_ylabel("POD", color=INK, fontsize=FONT)
         plain_look(axes, grid=False)
     save(figure, path)
 
@@ -50,7 +50,7 @@ def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
     """Return the styles of the arms; direct models have one style and are named by their weight."""
     direct = styles["direct"]
     weights = {arm: f"{FULL_WEIGHT:g}" if arm == "direct" else arm.removeprefix("direct-w") for arm in ladder}
-    named = {arm: direct._replace(name=f"direct, w {weight}") for arm, weight in weights.items()}
+    named = {arm: direct._replace(name=f"direct, $w = {weight}$") for arm, weight in weights.items()}
     return {**styles, **named}
 
 
@@ -59,7 +59,7 @@ def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, side: str) -
     performance_point(axes, far.value, pod.value, colour=look.colour, marker=look.marker, errors=errors)
     axes.annotate(
         look.name, (1 - far.value, pod.value), xytext=(7, 6) if side == "right" else (-7, -12),
-        textcoords="offset points", fontsize=8.5, color=look.colour, ha="left" if side == "right" else "right",
+        textcoords="offset points", fontsize=FONT, color=look.colour, ha="left" if side == "right" else "right",
     )  # fmt: skip
 
 

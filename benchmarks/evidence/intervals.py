@@ -39,7 +39,8 @@ class Bootstrap:
             terms: arms and their weights; ``(("student-6", 1), ("direct", -1))`` is a paired difference.
             score: ``csi/219``, ``csi/mean``, likewise ``pod far frequency_bias``; ``fss/<threshold>``; ``mae``
                 (equal to the CRPS of a single forecast) and ``mse`` of fields in [0, 1]; ``jump/<threshold>/<k>``, the
-                frequency bias at lead time k + 1 minus that at k, counted from 1.
+                frequency bias at lead time k + 1 minus that at k, counted from 1; ``lead/<k>/<score>``, a score at
+                lead time k.
             by_lead: score each lead time separately; otherwise sums are pooled over the lead times.
         """
         seeds = self.seeds([arm for arm, _ in terms])
@@ -61,6 +62,9 @@ class Bootstrap:
     def _of_seed(self, arm: str, seed: int, score: str, by_lead: bool) -> np.ndarray:
         sums = self.evidence.result(arm, seed).sums
         kind, _, label = score.partition("/")
+        if kind == "lead":
+            lead, _, own = label.partition("/")
+            return self._of_seed(arm, seed, own, True)[:, int(lead) - 1, None]
         if kind == "jump":
             label, _, lead = label.partition("/")
             bias = self._of_seed(arm, seed, f"frequency_bias/{label}", True)

@@ -12,7 +12,8 @@ from .study import FULL_WEIGHT, Study, arms_of
 FEWEST_SEEDS = 3
 """With fewer seeds no verdict is given."""
 
-STATED_LATER = ("short-horizon", "robustness", "saw-tooth", "long", "long-distillation", "best-case", "longer-teacher")
+STATED_LATER = ("short-horizon", "robustness", "saw-tooth", "long", "long-distillation", "best-case", "longer-teacher",
+                "warm-distillation", "first-lead")  # fmt: skip
 """Claims that were formulated, or changed, after the first results of ``study.yaml``."""
 
 HOLDS, REVERSED, UNDECIDED = "supported", "contradicted", "undecided"
@@ -99,20 +100,24 @@ def _decide(claim: Claim, bootstrap: Bootstrap) -> Verdict:
     return Verdict(claim, tuple(findings), verdict_of_all([finding.verdict for finding in findings]))
 
 
-def describe(finding: Finding) -> str:
-    """Describe a comparison: significance, and whether the interval contains the paper's value."""
-    comparison, interval = finding.comparison, finding.interval
+def in_words(finding: Finding) -> str:
+    """Return the verdict of a comparison in words, with the reason if there is none."""
+    interval = finding.interval
     if interval.seeds < FEWEST_SEEDS:
-        return f"{interval.seeds} seed(s): too few for a verdict"
+        return f"no verdict: {interval.seeds} seed(s)"
     if not interval.has_bounds:
-        return "no interval: the score is undefined for some seeds or events"
-    parts = []
-    if finding.verdict == UNDECIDED:
-        parts.append(f"not significant (minimum detectable difference {interval.half_width:.4f})")
-    if comparison.paper is not None:
-        inside = interval.low <= comparison.paper <= interval.high
-        parts.append("contains the paper's value" if inside else "does not contain the paper's value")
-    return "; ".join(parts) or "the interval excludes zero"
+        return "no verdict: the score is undefined for some seeds or events"
+    return "undecided (not significant)" if finding.verdict == UNDECIDED else finding.verdict
+
+
+def paper_value(finding: Finding) -> str:
+    """Return the paper's value of a comparison, and whether the interval contains it; empty if there is none."""
+    paper, interval = finding.comparison.paper, finding.interval
+    if paper is None:
+        return ""
+    if not interval.has_bounds:
+        return f"{paper:+.4f}"
+    return f"{paper:+.4f}, {'inside' if interval.low <= paper <= interval.high else 'outside'}"
 
 
 def difference(
@@ -135,9 +140,9 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
         "weighting",
         "The weighted loss raises CSI, most at the highest thresholds.",
         (
-            difference("CSI-M, w 10 - w 1", "direct", "direct-w1", "csi/mean", paper=0.4354 - 0.4166),
-            difference("CSI-181", "direct", "direct-w1", "csi/181"),
-            difference("CSI-219", "direct", "direct-w1", "csi/219"),
+            difference("CSI-M, `w = 10` minus `w = 1`", "direct", "direct-w1", "csi/mean", paper=0.4354 - 0.4166),
+            difference("CSI-181, `w = 10` minus `w = 1`", "direct", "direct-w1", "csi/181"),
+            difference("CSI-219, `w = 10` minus `w = 1`", "direct", "direct-w1", "csi/219"),
         ),
     )
     yield from _weight_ladder(study)
@@ -145,28 +150,34 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
         "price",
         "SimCast increases the CRPS (for a single forecast the MAE), mainly by the weighted loss.",
         (
-            difference("MAE, w 10 - w 1", "direct", "direct-w1", "mae"),
-            difference("MAE, student - direct of w 1", student, "direct-w1", "mae", paper=0.0270 - 0.0259),
+            difference("MAE, `w = 10` minus `w = 1`", "direct", "direct-w1", "mae"),
+            difference("MAE, student minus direct with `w = 1`", student, "direct-w1", "mae", paper=0.0270 - 0.0259),
         ),
     )
     yield Claim(
         "autoregression",
         f"A teacher of half the horizon, rolled out, beats the {full} model.",
-        (difference("CSI-M, rolled-out teacher - direct", teacher, "direct", "csi/mean", paper=0.4517 - 0.4354),),
+        (difference("CSI-M, rolled-out teacher minus direct", teacher, "direct", "csi/mean", paper=0.4517 - 0.4354),),
     )
     paper = {2: (0.4517 - 0.4472, 0.4517 - 0.4184)}.get(len(shorter), (None,) * len(shorter))
     yield Claim(
         "horizon",
-        "The shorter the teacher's horizon, the worse its rollout.",
+        "A teacher with a shorter horizon has a worse rollout.",
         tuple(
-            difference(f"CSI-M, T's {half} - T's {horizon}", teacher, f"teacher-{horizon}", "csi/mean", paper=value)
+            difference(
+                f"CSI-M, `T_s = {half}` minus `T_s = {horizon}`",
+                teacher,
+                f"teacher-{horizon}",
+                "csi/mean",
+                paper=value,
+            )
             for horizon, value in zip(shorter, paper, strict=True)
         ),
     )
     yield Claim(
         "distillation",
         "Distillation preserves or raises the CSI of the rolled-out teacher in one pass.",
-        (difference("CSI-M, student - rolled-out teacher", student, teacher, "csi/mean", paper=0.4521 - 0.4517),),
+        (difference("CSI-M, student minus rolled-out teacher", student, teacher, "csi/mean", paper=0.4521 - 0.4517),),
     )
     gains = {2: (0.4516 - 0.4472, 0.4338 - 0.4184)}.get(len(shorter), (None,) * len(shorter))
     gain = 0.4521 - 0.4517
@@ -174,7 +185,7 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
         "short-horizon",
         "Distillation raises the CSI of teachers with a shorter horizon.",
         tuple(
-            difference(f"CSI-M, student - teacher at T's {horizon}", f"student-{horizon}", f"teacher-{horizon}",
+            difference(f"CSI-M, student minus teacher at `T_s = {horizon}`", f"student-{horizon}", f"teacher-{horizon}",
                  "csi/mean", paper=value)
             for horizon, value in zip(shorter, gains, strict=True)
         ),
@@ -184,7 +195,7 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
         "The gain of distillation is larger for a shorter horizon of the teacher.",
         tuple(
             Comparison(
-                f"CSI-M, student - teacher at T's {horizon} minus the same at T's {half}",
+                f"CSI-M, student minus teacher at `T_s = {horizon}`, minus the same at `T_s = {half}`",
                 ((f"student-{horizon}", 1.0), (f"teacher-{horizon}", -1.0), (student, -1.0), (teacher, 1.0)),
                 "csi/mean",
                 paper=None if value is None else value - gain,
@@ -196,25 +207,27 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
         "false-alarms",
         "The student has a lower FAR than the rolled-out teacher, and a lower POD.",
         tuple(
-            difference(f"{score.upper()}-{threshold}, student - teacher", student, teacher, f"{score}/{threshold}", -1)
+            difference(
+                f"{score.upper()}-{threshold}, student minus teacher", student, teacher, f"{score}/{threshold}", -1
+            )
             for threshold in (181, 219)
             for score in ("far", "pod")
         ),
     )
     yield Claim(
         "saw-tooth",
-        "The rolled-out teacher's forecast of heavy rain jumps at the start of a call; the student's jumps less.",
+        "The rolled-out teacher's frequency bias jumps at the start of its second call; the student's jumps less.",
         (
             Comparison(
-                f"bias-181 of the teacher, lead {half + 1} - lead {half}", ((teacher, 1.0),), f"jump/181/{half}"
+                f"bias-181 of the teacher, lead time {half + 1} minus {half}", ((teacher, 1.0),), f"jump/181/{half}"
             ),
-            difference("the same, student - teacher", student, teacher, f"jump/181/{half}", -1),
+            difference("this jump, student minus teacher", student, teacher, f"jump/181/{half}", -1),
         ),
     )
     yield Claim(
         "simcast",
         "SimCast's student beats the direct model at equal student steps.",
-        (difference("CSI-M, student - direct", student, "direct", "csi/mean", paper=0.4521 - 0.4354),),
+        (difference("CSI-M, student minus direct", student, "direct", "csi/mean", paper=0.4521 - 0.4354),),
     )
 
 
@@ -225,17 +238,21 @@ def _weight_ladder(study: Study) -> Iterator[Claim]:
     steps = list(zip(weights, weights[1:], names, names[1:], strict=False))
     yield Claim(
         "monotone",
-        "CSI-M rises with w_max at every step (the paper stops at 10).",
+        "CSI-M rises with `w` at every step (the paper stops at 10).",
         tuple(
-            difference(f"CSI-M, w {high:g} - w {low:g}", upper, lower, "csi/mean", paper=paper.get((low, high)))
+            difference(
+                f"CSI-M, `w = {high:g}` minus `w = {low:g}`", upper, lower, "csi/mean", paper=paper.get((low, high))
+            )
             for low, high, lower, upper in steps
         ),
     )
     yield Claim(
         "trade",
-        "A larger w_max increases POD, FAR and frequency bias.",
+        "A larger `w` increases POD, FAR and frequency bias.",
         tuple(
-            difference(f"{label}-181, w {weights[-1]:g} - w {weights[0]:g}", names[-1], names[0], f"{score}/181")
+            difference(
+                f"{label}-181, `w = {weights[-1]:g}` minus `w = {weights[0]:g}`", names[-1], names[0], f"{score}/181"
+            )
             for label, score in (("POD", "pod"), ("FAR", "far"), ("bias", "frequency_bias"))
         ),
     )
@@ -254,71 +271,87 @@ def _controls(study: Study) -> Iterator[Claim]:
     yield control(
         "compute",
         "The student beats a direct model with as many training steps as teacher and student together.",
-        csi("student - direct of 2x steps", student, "direct-2x"),
+        csi("student minus direct with 2x steps", student, "direct-2x"),
     )
     yield control(
         "converged",
         "From a teacher trained four times as long, the student beats the direct model, at its own steps and at the "
         "sum of both.",
-        csi("student of the 4x teacher - direct", "student-of-4x", "direct"),
-        csi("the same - direct of 5x steps", "student-of-4x", "direct-5x"),
+        csi("student of the 4x teacher minus direct", "student-of-4x", "direct"),
+        csi("student of the 4x teacher minus direct with 5x steps", "student-of-4x", "direct-5x"),
     )
     yield control(
         "long",
         "With four times the steps for both, rollout and student still beat a direct model with five times the steps.",
-        csi("4x teacher, rolled out, - direct of 5x steps", "teacher-4x", "direct-5x"),
-        csi("4x student - direct of 5x steps", "student-4x", "direct-5x"),
+        csi("rolled-out 4x teacher minus direct with 5x steps", "teacher-4x", "direct-5x"),
+        csi("4x student minus direct with 5x steps", "student-4x", "direct-5x"),
     )
     yield control(
         "long-distillation",
         "With four times the steps for both, the student preserves or raises the CSI of the rolled-out teacher.",
-        csi("4x student - 4x teacher, rolled out", "student-4x", "teacher-4x"),
+        csi("4x student minus rolled-out 4x teacher", "student-4x", "teacher-4x"),
     )
     yield control(
         "teacher-steps",
         "A teacher trained four times as long gives a better student.",
-        csi("student of the 4x teacher - student", "student-of-4x", student),
+        csi("student of the 4x teacher minus student", "student-of-4x", student),
     )
     yield control(
         "best-case",
         "A student with four times the steps, of a teacher with sixteen times, beats the direct model with five times.",
-        csi("4x student of the 16x teacher - direct of 5x steps", "student-4x-of-16x", "direct-5x"),
+        csi("4x student of the 16x teacher minus direct with 5x steps", "student-4x-of-16x", "direct-5x"),
     )
     yield control(
         "longer-teacher",
         "A teacher with sixteen times the steps beats one with four times, and gives better students.",
-        csi("16x teacher - 4x teacher, rolled out", "teacher-16x", "teacher-4x"),
-        csi("student of the 16x teacher - that of the 4x teacher", "student-of-16x", "student-of-4x"),
-        csi("4x student of the 16x teacher - that of the 4x teacher", "student-4x-of-16x", "student-4x"),
+        csi("16x teacher minus 4x teacher, both rolled out", "teacher-16x", "teacher-4x"),
+        csi("student of the 16x teacher minus that of the 4x teacher", "student-of-16x", "student-of-4x"),
+        csi("4x student of the 16x teacher minus that of the 4x teacher", "student-4x-of-16x", "student-4x"),
     )
     yield control(
         "crop",
         "The student beats a direct model trained on random crops of the events.",
-        csi("student - random crop", student, "crop"),
+        csi("student minus random crop", student, "crop"),
     )
-    yield control("crop-alone", "Random crops improve the direct model.", csi("crop - direct", "crop", "direct"))
+    yield control(
+        "crop-alone", "Random crops improve the direct model.", csi("random crop minus direct", "crop", "direct")
+    )
     yield control(
         "oracle",
         "Real frames instead of pseudo-frames give a better student (all arms on sequences with later frames).",
-        csi("oracle - student", "future-oracle", "future-student"),
-        csi("oracle - direct", "future-oracle", "future-direct"),
+        csi("oracle minus student", "future-oracle", "future-student"),
+        csi("oracle minus direct", "future-oracle", "future-direct"),
     )
     yield control(
         "warm",
         "A student initialized with the teacher's weights beats one trained from scratch.",
-        csi("warm - scratch", "student-warm", student),
-        csi("warm - direct of 2x steps", "student-warm", "direct-2x"),
+        csi("warm start minus scratch", "student-warm", student),
+        csi("warm start minus direct with 2x steps", "student-warm", "direct-2x"),
+    )
+    yield control(
+        "warm-distillation",
+        "A student initialized with the teacher's weights preserves or raises the teacher's CSI, with a lower FAR.",
+        csi("warm start minus rolled-out teacher", "student-warm", teacher),
+        difference("FAR-181, warm start minus rolled-out teacher", "student-warm", teacher, "far/181", -1),
     )
     yield control(
         "unweighted",
         "Distillation also helps without the weighted loss.",
-        csi("student - direct, both w 1", "student-w1", "direct-w1"),
-        csi("student - teacher, both w 1", "student-w1", "teacher-w1"),
+        csi("student minus direct, both `w = 1`", "student-w1", "direct-w1"),
+        csi("student minus rolled-out teacher, both `w = 1`", "student-w1", "teacher-w1"),
     )
     yield control(
         "skill",
         "Every kind of model beats persistence.",
-        *(csi(f"{arm} - persistence", arm, "persistence") for arm in ("direct", teacher, student)),
+        *(csi(f"{arm} minus persistence", arm, "persistence") for arm in ("direct", teacher, student)),
+    )
+    yield control(
+        "first-lead",
+        "Every kind of model beats persistence at the first lead time.",
+        *(
+            difference(f"CSI-M at lead time 1, {arm} minus persistence", arm, "persistence", "lead/1/csi/mean")
+            for arm in ("direct", teacher, student)
+        ),
     )
 
 

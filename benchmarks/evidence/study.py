@@ -32,7 +32,7 @@ class ArchiveSettings(StrictModel):
 
 
 class Frames(StrictModel):
-    """T and T'l, in frames."""
+    """T and T_l, in frames."""
 
     frames_in: PositiveInt
     frames_out: PositiveInt
@@ -54,7 +54,7 @@ class ScoringSettings(StrictModel):
 class Study(StrictModel):
     """All settings of the study.
 
-    ``steps`` is the number of optimizer steps of an arm without a factor in its name; ``horizons`` are the T's of the
+    ``steps`` is the number of optimizer steps of an arm without a factor in its name; ``horizons`` are the T_s of the
     teachers.
     """
 
@@ -98,7 +98,7 @@ class Study(StrictModel):
 
     @property
     def half_horizon(self) -> int:
-        """T's of the paper: the longest of ``horizons``."""
+        """T_s of the paper: the longest of ``horizons``."""
         return max(self.horizons)
 
 
@@ -114,9 +114,9 @@ def read_study(path: Path = STUDY, overrides: tuple[str, ...] = ()) -> Study:
 class Arm(NamedTuple):
     """One way to train.
 
-    ``frames_out`` is the horizon of one pass; if it is shorter than T'l, the network is rolled out. ``steps`` is the
+    ``frames_out`` is the horizon of one pass; if it is shorter than T_l, the network is rolled out. ``steps`` is the
     number of optimizer steps. ``windows`` selects training sequences: at the stride of the archive, ``anywhere`` in the
-    event, or those of the stride with T'l later real frames. ``teacher`` is the arm whose weights extend the sequences
+    event, or those of the stride with T_l later real frames. ``teacher`` is the arm whose weights extend the sequences
     or initialize the student.
     """
 

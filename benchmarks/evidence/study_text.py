@@ -1,11 +1,17 @@
 """Text of the evidence page on the study: convergence, method, limitations."""
 
 import statistics
+import textwrap
 
 from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.config import to_yaml
 
 from .study import BOX_KM, PERSISTENCE
+
+
+def wrapped(text: str, *, indent: str = "") -> str:
+    """Return a paragraph in lines of at most 120 characters; later lines begin with ``indent``."""
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def describe_seeds(evidence: Evidence) -> str:
@@ -29,6 +35,20 @@ def convergence(evidence: Evidence) -> str:
     return "\n".join(lines) or "The long runs have not been trained."
 
 
+def loss_decrease(evidence: Evidence, short: str, long: str) -> str:
+    """Return by how much a longer run lowers the final validation loss, in words; ``long`` ends in the factor."""
+    seeds = evidence.seeds(short, long)
+    if not seeds:
+        return "no longer run has been trained"
+    gains = [100 * (1 - _final_loss(evidence, long, seed) / _final_loss(evidence, short, seed)) for seed in seeds]
+    factor = long.removesuffix("x").rpartition("-")[2]
+    return f"{factor} times the steps lower the validation loss of the {short} model by {_mean(gains):.1f} %"
+
+
+def _final_loss(evidence: Evidence, arm: str, seed: int) -> float:
+    return evidence.result(arm, seed).record["val_loss"][-1][1]
+
+
 def _longer(evidence: Evidence, short: str, long: str, factor: int) -> str:
     gains, last = [], []
     for seed in evidence.seeds(short, long):
@@ -36,7 +56,7 @@ def _longer(evidence: Evidence, short: str, long: str, factor: int) -> str:
         gains.append(100 * (1 - lengthy[-1][1] / brief[-1][1]))
         last.append(100 * (1 - lengthy[-1][1] / lengthy[-2][1]))
     return (
-        f"- `{long}` has {factor} times the steps of `{short}`; its final validation loss is {_mean(gains):.1f} % "
+        f"- `{long}` has {factor} times the steps of `{short}`: its final validation loss is {_mean(gains):.1f} % "
         f"lower ({min(gains):.1f} to {max(gains):.1f} over {len(gains)} seed(s)); over its last fifth of "
         f"steps the loss decreased by {_mean(last):.1f} %."
     )
@@ -56,41 +76,50 @@ def method(evidence: Evidence) -> str:
     def all_of(key: str) -> str:
         return ", ".join(sorted({str(record[key]) for record in records}))
 
-    return f"""```
-python -m benchmarks.evidence.run_study        # trains missing units; any number of processes
-python -m benchmarks.evidence.collect    # packs the sums into benchmarks/evidence/results/
-python -m benchmarks.evidence.evidence_page       # writes this page
+    return f"""- Training uses the project's stages, sample order, augmentation (the eight symmetries), weighted loss,
+  learning rate and loop, in one process with fp32 AdamW instead of DeepSpeed's engine.
+  `tests/benchmarks/test_evidence_engine.py` compares losses and forecasts with `simcast train`.
+- The archive is that of `simcast data synth` (seed {study.archive.seed}): train, val and test events come from
+  disjoint generator indices. The weights of the last step are scored, without selection.
+- All arms of a seed start from the same weights, and arms with the same windows read them in the same order.
+- A student samples k uniformly in 0 .. `T_l`. Its teacher starts from the last T real frames; the pseudo-frames are
+  clipped and stored as fp16.
+- Intervals: seeds and {blocks} blocks of {study.scoring.events_per_block} test events are sampled with replacement, \
+with the same samples for every arm,
+  so that differences are paired in both. The interval is estimate ± t(n - 1) sd sqrt(n / (n - 1)), where sd is taken
+  over the samples and n is the number of seeds. `tests/benchmarks/test_evidence_intervals.py` tests the coverage on
+  studies with a known truth.
+- The stored sums (hits, forecast and observed pixels by block, threshold and lead time; FSS; absolute and squared
+  error) allow other scores to be computed without training.
+
+### Reproduction
+
+```bash
+python -m benchmarks.evidence.run_study       # trains missing units; any number of processes
+python -m benchmarks.evidence.collect         # packs the sums into benchmarks/evidence/results/
+python -m benchmarks.evidence.evidence_page   # writes this page and its figures
 ```
-As a Slurm array, each task takes the next free unit:
-```
+
+As a Slurm array, each task computes the next free unit:
+
+```bash
 sbatch --array=1-20 --cpus-per-task=1 --time=01:00:00 --export=ALL,OMP_NUM_THREADS=1,PYTHONPATH=kernels \\
     --wrap=".venv/bin/python -m benchmarks.evidence.run_study"
 ```
-- {len(records)} units, {minutes:.0f} CPU minutes; commit {all_of("commit")}; {all_of("processor")}, \
-{all_of("threads")} thread per unit,
-  device {all_of("device")}; torch {all_of("torch")}, Python {all_of("python")}.
-- Training uses the project's stages, sample order, augmentation (the eight symmetries), weighted loss, learning rate
-  and loop, in one process with fp32 AdamW instead of DeepSpeed's engine.
-  `tests/benchmarks/test_evidence_engine.py` compares losses and forecasts with `simcast train`.
-- The archive is that of `simcast data synth` (seed {study.archive.seed}): train, val and test events come from \
-disjoint generator indices.
-  The weights of the last step are scored, without selection.
-- All arms of a seed start from the same weights, and arms with the same windows read them in the same order. Student:
-  k uniform in 0 .. T'l; pseudo-frames from the last T real frames, clipped, stored as fp16.
-- Intervals: seeds and {blocks} blocks of {study.scoring.events_per_block} test events are sampled with replacement, \
-with the same samples for every arm, so that
-  differences are paired in both. Interval: estimate ± t(n - 1) sd sqrt(n / (n - 1)), sd over the samples, n the seeds.
-  `tests/benchmarks/test_evidence_intervals.py` tests the coverage on studies with a known truth.
-- The stored sums (hits, forecast and observed pixels by block, threshold and lead time; FSS; absolute and squared
-  error) allow other scores to be computed.
+
+Provenance: {len(records)} units, {minutes:.0f} CPU minutes; commits {all_of("commit")};
+{all_of("processor")}, {all_of("threads")} thread per unit, device {all_of("device")};
+torch {all_of("torch")}, Python {all_of("python")}.
+
+### Configuration
 
 ```yaml
 {to_yaml(study).rstrip()}
 ```"""
 
 
-def limitations(evidence: Evidence) -> str:
-    """Return the limitations of the study."""
+def limitations(evidence: Evidence, *, oracle_undecided: bool) -> str:
+    """Return the limitations of the study; ``oracle_undecided``: a perfect teacher makes no significant difference."""
     study = evidence.study
     size, model, long = study.archive.size, study.model, study.sequence.frames_out
     sums = next(iter(next(iter(evidence.by_arm.values())).values())).sums
@@ -98,11 +127,42 @@ def limitations(evidence: Evidence) -> str:
     return f"""- **Synthetic storms.** They move, grow and decay by simple rules; radar data have errors and orographic
   effects. The highest threshold is {share:.3f} % of the test pixels.
 - **Small networks.** {size} x {size} pixels of {BOX_KM / size:g} km, hid_S {model.hidden_spatial}, hid_T \
-{model.hidden_temporal}, N_T {model.temporal_blocks}; SimCast has 384 x 384, N_T 4 and probably
-  64 and 256. The results may not scale.
-- **A short horizon.** {long} frames, in the paper 12: the teacher of {min(study.horizons)} frame is called \
-{long} times, not 12.
-- **Convergence** is limited, see above; a student inherits the errors of an undertrained teacher.
+{model.hidden_temporal}, N_T {model.temporal_blocks}; SimCast has 384 x 384 pixels, N_T 4 and
+  probably hid_S 64 and hid_T 256. The results may not scale.
+- **A short horizon.** {long} frames, in the paper 12: the teacher of {min(study.horizons)} frame is called {long} \
+times, not 12.
+- **Far from convergence.** More steps still improve every arm (see Convergence). A student inherits the errors of an
+  undertrained teacher.
+{_data_regime(evidence, oracle_undecided=oracle_undecided)}
+- **No extrapolation baseline.** Persistence is the only baseline; extrapolation by optical flow is not scored here.
 - **One configuration.** Learning rate, batch size and schedule are equal for all arms and were not tuned.
-- **No GPU.** `benchmarks/evidence/study-96.yaml` is this study at 96 x 96 and 12 frames for a GPU; it
-  has not been run."""
+- **No GPU.** `benchmarks/evidence/study-96.yaml` is this study at 96 x 96 pixels and 12 frames for a GPU; it has not
+  been run."""
+
+
+def _data_regime(evidence: Evidence, *, oracle_undecided: bool) -> str:
+    """Return the limitation that training windows are not scarce, with the losses of the direct model."""
+    study = evidence.study
+    frames = study.sequence.frames_in + study.sequence.frames_out
+    starts = (study.archive.frames_per_event - frames) // study.window_stride + 1
+    windows = study.archive.events["train"] * starts
+    text = (
+        f"- **Training windows are not scarce.** {study.steps} steps read {study.steps * study.batch_size} windows; "
+        f"there are {windows} distinct ones, each in eight symmetries."
+    )
+    if records := [result.record for result in evidence.by_arm.get("direct", {}).values()]:
+        training = _mean([_last_fifth(record["train_loss"]) for record in records])
+        validation = _mean([record["val_loss"][-1][1] for record in records])
+        text += (
+            f" The direct model's training loss (last fifth of the steps) is {training:.5f}, its final validation loss "
+            f"{validation:.5f}: there is no overfitting."
+        )
+    text += " Distillation adds training windows, so this study cannot show its benefit where windows are scarce."
+    if oracle_undecided:
+        text += " Even real frames in place of pseudo-frames do not significantly change CSI-M here (claim `oracle`)."
+    return wrapped(text, indent="  ")
+
+
+def _last_fifth(curve: list[list[float]]) -> float:
+    """Return the mean loss over the last fifth of the steps; a curve is a list of (step, loss)."""
+    return _mean([loss for step, loss in curve if step > 0.8 * curve[-1][0]])

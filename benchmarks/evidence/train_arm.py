@@ -91,7 +91,7 @@ class PseudoFrames:
         self.frames = frames
 
     def read(self, index: int) -> np.ndarray:
-        """Return the frames after sequence ``index``, fp16 ``[T'l, H, W]``."""
+        """Return the frames after sequence ``index``, fp16 ``[T_l, H, W]``."""
         return self.frames[index]
 
 

@@ -5,6 +5,8 @@ import re
 import pytest
 
 from benchmarks.evidence import evidence_page as page
+from benchmarks.evidence.claims_figure import MOST_ROWS
+from benchmarks.evidence.collect import RESULTS
 from benchmarks.evidence.intervals import Bootstrap
 from benchmarks.evidence.paper_claims import (
     HOLDS,
@@ -20,6 +22,7 @@ from benchmarks.evidence.paper_claims import (
     verdict_of_all,
 )
 from benchmarks.evidence.study import STUDY, arms_of, read_study
+from benchmarks.evidence.summary_text import HEADLINES, NOT_MEASURED, summary
 from benchmarks.evidence.unit_results import load_evidence
 from simcast_hpc.verification import Interval
 from tests.benchmarks.fake_evidence import write_results
@@ -121,14 +124,55 @@ def test_writes_the_page_from_results(tmp_path, study, capsys):
     text = made.read_text(encoding="utf-8")
     assert "3 seeds per arm" in text and f"*{HOLDS}*" in text and "frames_out: 6" in text
     assert "converged" not in [line.split("**")[1] for line in text.splitlines() if line.startswith("| **")]
-    pictures = re.findall(r"!\[.*?\]\((.*?)\)", text)
-    assert len(pictures) == 8
-    for picture in pictures:
+    pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", text)
+    assert len(pictures) == 13 and all(len(alt) > 20 for alt, _ in pictures)
+    assert {path.name for path in (tmp_path / "evidence").iterdir()} == {name.split("/")[1] for _, name in pictures}
+    for _, picture in pictures:
         data = (tmp_path / picture).read_bytes()
         assert data.startswith(b"\x89PNG") and len(data) < LARGE_PNG, picture
     first = made.read_bytes()
     page.main(["--results", str(tmp_path / "results"), "--page", str(made)])
     assert made.read_bytes() == first
+
+
+def test_summary_has_five_sentences_with_the_verdicts_of_the_results(tmp_path, study):
+    half = study.half_horizon
+    good = {"direct-w1": -0.06, f"teacher-{half}": 0.06, f"student-{half}": 0.12}
+    bad = {f"teacher-{half}": 0.06, f"student-{half}": -0.1}
+    for name, skill, words in (("good", good, "Distillation helps here"), ("bad", bad, "Distillation does not help")):
+        write_results(tmp_path / name, study, seeds=5, skill=skill, noise=0.002)
+        evidence = load_evidence(tmp_path / name)
+        sentences = summary(evidence, decide(claims_of(study), Bootstrap(evidence, draws=300)))
+        assert len(sentences) == 5 and all(sentence.count(". ") == 0 for sentence in sentences)
+        assert sentences[2].startswith(words)
+    write_results(tmp_path / "part", study, seeds=3, without=("direct-w1",))
+    evidence = load_evidence(tmp_path / "part")
+    sentences = summary(evidence, decide(claims_of(study), Bootstrap(evidence, draws=300)))
+    assert f"pixel value 181: {NOT_MEASURED}" in sentences[1]
+
+
+def test_committed_page_has_the_committed_results():
+    """Five sentences, a figure and a table of at most eight columns come first; figures have few rows."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    bootstrap = Bootstrap(load_evidence(RESULTS), draws=2)
+    verdicts = decide(claims_of(bootstrap.evidence.study), bootstrap)
+    for finding in (finding for verdict in verdicts for finding in verdict.findings):
+        assert f"| {finding.comparison.label} |" in text
+        assert f"{finding.interval.value:+.4f}" in text
+    order = [text.index(part) for part in ("We test", "](evidence/summary.png)", "| claim | comparison |", "\n## ")]
+    assert order == sorted(order)
+    assert max(line.count(" | ") for line in text.splitlines() if line.startswith("|")) <= 7
+    assert "T's" not in text and " less " not in text
+    rows = [finding for verdict in verdicts if verdict.claim.origin == "paper" for finding in verdict.findings]
+    assert sum(finding.comparison.score == "csi/mean" for finding in rows) <= MOST_ROWS
+    assert len(HEADLINES) <= MOST_ROWS
+
+
+def test_score_of_one_lead_time(tmp_path, study):
+    write_results(tmp_path, study, seeds=3)
+    bootstrap = Bootstrap(load_evidence(tmp_path), draws=20)
+    terms = (("direct", 1.0), ("persistence", -1.0))
+    assert bootstrap.one(terms, "lead/2/csi/mean") == bootstrap.score(terms, "csi/mean", by_lead=True)[1]
 
 
 def test_rejects_missing_results(tmp_path, capsys):

@@ -1,0 +1,85 @@
+"""Forest plots of the evidence page: differences of CSI with 95 % intervals, one row per comparison."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.ticker import MaxNLocator
+
+from benchmarks.evidence.figure_style import FONT, GREY, INK, WIDTH, plain_look, save
+from benchmarks.evidence.paper_claims import HOLDS, REVERSED, UNDECIDED, Finding, Verdict
+from simcast_hpc.report.lead_time_curves import new_figure
+
+from .summary_text import headline_findings
+
+MOST_ROWS = 16
+"""Largest number of rows at which all labels are readable at the width of a page."""
+
+_CSI = "csi/mean"
+_COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY}
+_MARKERS = {HOLDS: "o", REVERSED: "X", UNDECIDED: "s"}
+LONG_TRAINING = (
+    "compute", "converged", "long", "long-distillation", "teacher-steps", "best-case", "longer-teacher",
+)  # fmt: skip
+"""Controls with more training steps; the other controls have a figure of their own."""
+
+
+def draw_headlines(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Draw the comparisons of the summary."""
+    rows = [(line.text, finding) for line, finding in headline_findings(verdicts)]
+    _forest(rows, "difference of CSI-M (second row: CSI-181)", path)
+
+
+def draw_claims(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Draw the CSI-M comparisons of the paper's claims, with the paper's values."""
+    _forest(_rows([v for v in verdicts if v.claim.origin == "paper"]), "difference of CSI-M", path, paper=True)
+
+
+def draw_long_controls(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Draw the CSI-M comparisons of the controls with more training steps."""
+    _forest(_rows([v for v in verdicts if v.claim.key in LONG_TRAINING]), "difference of CSI-M", path)
+
+
+def draw_other_controls(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Draw the CSI-M comparisons of the other controls, without those with persistence."""
+    others = [v for v in verdicts if v.claim.origin == "control" and v.claim.key not in LONG_TRAINING]
+    _forest(_rows(others), "difference of CSI-M", path)
+
+
+def _rows(verdicts: Sequence[Verdict]) -> list[tuple[str, Finding]]:
+    return [
+        (finding.comparison.label.removeprefix("CSI-M, "), finding)
+        for verdict in verdicts
+        for finding in verdict.findings
+        if finding.comparison.score == _CSI and "persistence" not in {arm for arm, _ in finding.comparison.terms}
+    ]
+
+
+def as_mathtext(label: str) -> str:
+    """Return a label whose Markdown code spans, for example ```T_s = 3```, are mathematics of matplotlib."""
+    return re.sub(r"`(.+?)`", r"$\1$", label)
+
+
+def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, paper: bool = False) -> None:
+    rows = [(label, finding) for label, finding in rows if finding.interval.has_bounds]
+    figure = new_figure(WIDTH, 1.25 + 0.27 * len(rows))
+    axes = figure.subplots()
+    for row, (_, finding) in enumerate(rows):
+        interval, verdict = finding.interval, finding.verdict
+        colour = _COLOURS[verdict]
+        axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="butt")
+        axes.plot(interval.value, row, _MARKERS[verdict], color=colour, markersize=6.5)
+        if paper and finding.comparison.paper is not None:
+            axes.plot(finding.comparison.paper, row, "d", markerfacecolor="none", markeredgecolor=INK, markersize=7)
+    axes.axvline(0, color=INK, linewidth=0.9)
+    axes.set_yticks(range(len(rows)), [as_mathtext(label) for label, _ in rows])
+    axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+    axes.set_xlabel(f"{quantity}, 95 % interval", color=INK, fontsize=FONT)
+    for verdict in (HOLDS, REVERSED, UNDECIDED):
+        axes.plot([], [], _MARKERS[verdict], color=_COLOURS[verdict], linestyle="-", label=verdict)
+    if paper:
+        axes.plot([], [], "d", markerfacecolor="none", markeredgecolor=INK, linestyle="none", label="paper, on SEVIR")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=FONT)
+    plain_look(axes)
+    save(figure, path)

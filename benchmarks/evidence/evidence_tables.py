@@ -1,0 +1,155 @@
+"""Tables of the evidence page, with at most eight columns each."""
+
+from collections.abc import Iterable, Sequence
+
+from benchmarks.evidence.block_sums import protocol_of
+from benchmarks.evidence.paper_claims import (
+    FEWEST_SEEDS,
+    HOLDS,
+    REVERSED,
+    STATED_LATER,
+    UNDECIDED,
+    Finding,
+    Verdict,
+    in_words,
+    paper_value,
+)
+from benchmarks.evidence.study_text import wrapped
+from benchmarks.evidence.unit_results import Evidence
+from simcast_hpc.verification.bootstrap import Interval
+
+from .intervals import LABELS, Bootstrap
+from .study import PERSISTENCE, Arm, arms_of
+from .summary_text import bounds, headline_findings
+
+HEAVY = LABELS[-2:]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary_table(verdicts: Sequence[Verdict]) -> str:
+    """Return the main comparisons: claim, difference, interval, minimum detectable difference, verdict."""
+    head = ("claim", "comparison", "difference", "95 % interval", "minimum detectable difference", "verdict")
+    rows = [
+        (line.text, finding.comparison.label, *_numbers(finding), in_words(finding))
+        for line, finding in headline_findings(verdicts)
+    ]
+    return markdown_table(head, rows)
+
+
+def _numbers(finding: Finding) -> tuple[str, str, str]:
+    """Return the cells difference, interval and minimum detectable difference, which is half the interval's width."""
+    interval = finding.interval
+    detectable = f"{interval.half_width:.4f}" if interval.has_bounds else ""
+    return f"{interval.value:+.4f}", bounds(interval), detectable
+
+
+def claims_tables(verdicts: Sequence[Verdict]) -> str:
+    """Return the verdict on every claim, then all comparisons."""
+    statements = markdown_table(
+        ("claim", "origin", "statement", "verdict"),
+        ((v.claim.key, v.claim.origin, v.claim.statement, f"*{v.verdict}*") for v in verdicts),
+    )
+    rows = []
+    for verdict in verdicts:
+        for number, finding in enumerate(verdict.findings):
+            key = f"**{verdict.claim.key}**" if number == 0 else ""
+            expected = "> 0" if finding.comparison.sign > 0 else "< 0"
+            cells = (expected, *_numbers(finding), paper_value(finding), in_words(finding))
+            rows.append((key, finding.comparison.label, *cells))
+    head = (
+        "claim", "comparison", "expected", "difference", "95 % interval", "minimum detectable difference", "paper",
+        "verdict",
+    )  # fmt: skip
+    return "\n\n".join(
+        [
+            statements,
+            wrapped(
+                f"*Verdict.* A difference is {HOLDS} if its interval is on the claimed side of zero, {REVERSED} if it "
+                f"is on the other side, else {UNDECIDED}. A claim is {HOLDS} if all its differences are. Fewer than "
+                f"{FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple comparisons: of "
+                "twenty true zeros, one is expected to be significant. These claims were formulated or changed after "
+                f"the first results, so their evidence is weaker: {', '.join(STATED_LATER)}."
+            ),
+            "### All comparisons",
+            wrapped(
+                "*Minimum detectable difference*: half the width of the interval. A smaller true difference would not "
+                "be significant here. *Paper*: the difference within the paper's own tables on SEVIR, from one run each"
+                ", and whether our interval contains it. Lead times are counted in frames of 5 minutes."
+            ),
+            markdown_table(head, rows),
+        ]
+    )
+
+
+def arms_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:
+    """Return the arms' settings and scores: overall, and at the two highest thresholds."""
+    protocol, thresholds = protocol_of(evidence.study), evidence.study.scoring.fss_thresholds
+    middle = thresholds[len(thresholds) // 2]
+    columns = {"CSI-M": ("csi/mean", 1.0), f"FSS-{middle}": (f"fss/{middle}", 1.0), "CRPS x 100": ("mae", 100.0)}
+    parts = [
+        "An arm is one way to train. Teachers are rolled out to the full horizon; all other arms forecast all frames "
+        "in one pass.",
+        markdown_table(
+            ("arm", "horizon of a pass", "calls", "optimizer steps", "w", "training sequences"),
+            (_settings(arm, evidence) for arm in arms_of(evidence.study) if arm.name in evidence.by_arm),
+        ),
+        wrapped(
+            f"Scores: protocol `{protocol.name}` ({protocol.hash}), thresholds of `sevir-global`. Counts are pooled "
+            "over test windows and lead times. Each cell is the mean over seeds, ± half the width of the 95 % interval."
+            " Forecasts are clipped and rounded to encoded values first. For a single forecast the CRPS equals the MAE."
+        ),
+        _scores_table(evidence, bootstrap, columns, with_costs=True),
+    ]
+    for label in HEAVY:
+        names = (("CSI", "csi"), ("POD", "pod"), ("FAR", "far"), ("frequency bias", "frequency_bias"))
+        parts += [
+            f"### Scores at pixel value {label}",
+            _scores_table(evidence, bootstrap, {name: (f"{score}/{label}", 1.0) for name, score in names}),
+        ]
+    parts.append("FAR has no interval (or is nan) if a seed, or a resampled set of events, has no forecast event.")
+    return "\n\n".join(parts)
+
+
+def _settings(arm: Arm, evidence: Evidence) -> tuple[str, ...]:
+    long = evidence.study.sequence.frames_out
+    calls = -(-long // arm.frames_out) if arm.stage == "teacher" else 1
+    parts = []
+    if arm.extension == "teacher":
+        parts.append(f"extended by `{arm.teacher}`")
+    if arm.extension == "oracle":
+        parts.append("extended by the event's later real frames")
+    if arm.warm_start:
+        parts.append(f"initial weights of `{arm.teacher}`")
+    if arm.windows == "anywhere":
+        parts.append("start anywhere in the event")
+    if arm.windows == "with_future":
+        parts.append("only those with later real frames")
+    return (
+        f"`{arm.name}`", f"{arm.frames_out}", f"{calls}", f"{arm.steps}", f"{arm.weight:g}", ", ".join(parts) or "real",
+    )  # fmt: skip
+
+
+def _scores_table(
+    evidence: Evidence, bootstrap: Bootstrap, columns: dict[str, tuple[str, float]], *, with_costs: bool = False
+) -> str:
+    rows = []
+    for arm, results in evidence.by_arm.items():
+        cells = [_cell(bootstrap.one(((arm, scale),), score)) for score, scale in columns.values()]
+        if with_costs:
+            seconds = [result.record.get("train_cpu_seconds", 0.0) for result in results.values()]
+            seeds = "" if arm == PERSISTENCE else str(len(results))
+            cells = [seeds, *cells, f"{sum(seconds) / len(seconds):.0f}"]
+        rows.append((arm, *cells))
+    head = ("arm", "seeds", *columns, "training, CPU s") if with_costs else ("arm", *columns)
+    return markdown_table(head, rows)
+
+
+def _cell(interval: Interval) -> str:
+    digits = 4 if abs(interval.value) < 1 else 2
+    reach = f" ± {interval.half_width:.{digits}f}" if interval.has_bounds else ""
+    return f"{interval.value:.{digits}f}{reach}"
