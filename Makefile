@@ -95,10 +95,11 @@ test-slurm: $(VENV)/.test ## Run the tests on a local Slurm cluster of two nodes
 drill: $(VENV)/.test ## Kill ranks at 20 random times, twice: complete checkpoints, bounded loss, equal weights
 	@$(PLAIN) $(PYTEST) -s tests/multi_rank/test_drill.py
 
-lint: $(VENV)/.dev ## Check format, style, spelling and shell scripts
+lint: $(VENV)/.dev ## Check format, style, spelling, vocabulary and shell scripts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/codespell
+	@$(BIN)/python -m tests.vocabulary.check_vocabulary
 	@$(BIN)/shellcheck --external-sources .ci/run slurm/*.sh
 	@echo "lint: no findings"
 

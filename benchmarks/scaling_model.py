@@ -1,6 +1,6 @@
 """Estimate the time of a training step on many GPUs from FLOPs, bytes between ranks and rates of links.
 
-The bytes per rank and step follow the behaviour of DeepSpeed 0.19.8, counted on the wire (``benchmarks.scaling``).
+The bytes per rank and step follow the behavior of DeepSpeed 0.19.8, counted on the wire (``benchmarks.scaling``).
 Stages 1 and 2 reduce by an all-reduce instead of the ZeRO paper's reduce-scatter; stage 3 keeps up to 1e9 weights from
 forward to backward, so a smaller model is gathered once per micro-batch, not twice.
 

@@ -51,7 +51,8 @@ def load(
 
     Args:
         run_or_name: run directory of a stage that forecasts (``teacher``, ``direct``, ``student``, ``diffusion``), or
-            the name of a baseline (``persistence``, ``extrapolation``, ``steps``, ...). An existing directory wins.
+            the name of a baseline (``persistence``, ``extrapolation``, ``steps``, ...). An existing directory of this
+            name takes precedence.
         dataset: for baselines only: the data set whose encoding the fields have, a name, a YAML file or a description.
         device: where the network runs, by default the first CUDA device, else the CPU. Baselines run on the CPU.
 
@@ -84,7 +85,7 @@ class Forecaster:
     """A trained model, ensemble or baseline that forecasts arrays.
 
     Attributes:
-        name: of the run or the baseline.
+        name: name of the run or the baseline.
         frames_in: number of past frames that :meth:`forecast` needs (T); of a baseline the smallest number.
         frames_out: number of lead times in one pass; None for a baseline, which has no horizon of its own.
         step_minutes: minutes between two frames.

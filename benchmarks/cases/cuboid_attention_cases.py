@@ -22,7 +22,7 @@ FP32 = dict.fromkeys(("sm_80", "sm_90", "sm_100"), "float32 matmuls use no matri
 class CuboidAttentionCase:
     """One input: ``shape`` is ``[B, T, H, W, D]`` of the result; ``memory_frames`` above 0 means cross-attention.
 
-    ``shared_query``: the query also attends to the global vectors, as in the public code without
+    ``shared_query``: the query also attends to the global vectors, as in the official implementation without
     ``separate_global_qkv``.
     """
 

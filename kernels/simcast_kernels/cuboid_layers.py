@@ -78,7 +78,7 @@ class CuboidAttention(nn.Module):
     def reset_parameters(self) -> None:
         """Initialize as the public implementation: Kaiming-normal weights, zero biases, unit norms.
 
-        The table of biases keeps its values, as in the public code.
+        The table of biases keeps its values, as in the official implementation.
         """
         for name, layer in self.named_children():
             if isinstance(layer, nn.LayerNorm):
@@ -193,7 +193,7 @@ class CuboidSelfAttention(CuboidAttention):
                 self_qkv = (query, key, value) if self.use_global_self_attn else None
                 update = (query, *qkv.chunk(3, dim=-1)[1:], self_qkv)
             global_inputs = {name: tensor.to(qkv.dtype) for name, tensor in global_inputs.items()}
-        # 2. Attention within cuboids; the bias index is cut as in the public code
+        # 2. Attention within cuboids; the bias index is cut as in the official implementation
         bias = None
         if self.use_relative_pos:
             bias = self._bias(self.relative_position_index[: grid.tokens, : grid.tokens])
@@ -261,7 +261,7 @@ class CuboidCrossAttention(CuboidAttention):
 
     A drop-in for ``CuboidCrossAttentionLayer`` of the public Earthformer: the same arguments, parameter names and
     result. Not supported: ``n_temporal`` other than 1, and padding of type ``zeros`` or ``nearest`` on grids that need
-    padding (where the public code fails as well).
+    padding (where the official implementation fails as well).
 
     Source: Gao et al. (arXiv 2207.05833), section 3.3.
     """
@@ -370,8 +370,8 @@ class CuboidCrossAttention(CuboidAttention):
     def _cuboids(self, size: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return cuboid and shift along H and W.
 
-        The public code also shifts an axis that is one cuboid: the two parts of the rolled axis do not attend to each
-        other. They are the cuboids of a smaller size with a shift.
+        The official implementation also shifts an axis that is one cuboid: the two parts of the rolled axis do not
+        attend to each other. They are the cuboids of a smaller size with a shift.
         """
         cuboids, shifts = list(self.cuboid_hw), list(self.shift_hw)
         for axis, length in enumerate(size):

@@ -5,7 +5,7 @@ The attention layers have the constructor arguments, parameter names and results
 
     from simcast_kernels.modules import patch_earthformer
 
-    model = CuboidTransformerModel(**config)  # of the public code
+    model = CuboidTransformerModel(**config)  # the official implementation
     patch_earthformer(model)  # replaces its attention layers in place, weights kept
 """
 
@@ -127,7 +127,8 @@ def patch_earthformer(model: nn.Module) -> int:
     result is not used (of the last update of the global vectors) get gradients of zero instead of none.
 
     Args:
-        model: a model that contains layers of the public code (amazon-science/earth-forecasting-transformer).
+        model: a model that contains layers of the official implementation,
+            amazon-science/earth-forecasting-transformer.
 
     Returns:
         The number of replaced layers; 0 for a model that has been patched.

@@ -31,8 +31,8 @@ def export(
     """Export a trained model as a torch.export program, safetensors, configuration and model card.
 
     The program contains only operators of PyTorch: torch.export.load reads it where simcast_hpc is not installed. Its
-    output is compared with the model's before OUT is created. Supported are the stages teacher, direct, student and
-    autoencoder, and weights written by simcast convert.
+    output is compared with the model's before OUT is created. The run is of stage teacher,
+    direct, student or autoencoder, or the output of simcast convert.
 
     Example: simcast export runs/sevir/student exported/student --scores scores/test.json
     """

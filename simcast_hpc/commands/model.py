@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from simcast_hpc.planning.flops import ModelCost
 
-app = typer.Typer(help="Analyse and plan models.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Analyze models and plan their memory.", no_args_is_help=True, rich_markup_mode=None)
 app.command("plan")(model_plan.plan)
 
 

@@ -1,4 +1,4 @@
-"""The network that the commands of ``simcast model`` analyse: that of one stage of a configuration."""
+"""The network that the commands of ``simcast model`` analyze: that of one stage of a configuration."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class ModelTarget(NamedTuple):
-    """One training run to analyse.
+    """One training run to analyze.
 
     Attributes:
         run: its configuration.

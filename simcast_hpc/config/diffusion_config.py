@@ -57,7 +57,7 @@ class CasFormerConfig(StrictModel):
     patch: PositiveInt = 2
     """Latent elements per token along an axis."""
     observations: bool = False
-    """Add the paper's cross-attention to the latents of the observed frames, which the released code lacks."""
+    """Add the paper's cross-attention to the latents of observed frames, which the official implementation lacks."""
     checkpoint: Operational[bool] = False
     """Recompute the activations of each block in the backward pass (activation checkpointing)."""
 

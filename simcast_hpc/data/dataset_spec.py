@@ -1,4 +1,4 @@
-"""Dataset descriptions, read from YAML: quantity, encoding, cadence, grid, thresholds, splits, licence.
+"""Dataset descriptions, read from YAML: quantity, encoding, cadence, grid, thresholds, splits, license.
 
 The built-in descriptions are in ``specs/``; a user-defined radar needs one more such file.
 """

@@ -15,7 +15,7 @@ class ArchiveLayout(StrictModel):
 
 
 class HKO7Layout(StrictModel):
-    """HKO-7's layout: ``radarPNG/YYYY/MM/DD/RADyymmddHHMM00.png``, grey, every 6 minutes; an event is a day.
+    """HKO-7's layout: ``radarPNG/YYYY/MM/DD/RADyymmddHHMM00.png``, gray, every 6 minutes; an event is a day.
 
     ``masks`` contains one zlib-compressed boolean file per frame, true where valid; ``domain_file`` is ``mask_dat.npz``
     of the HKO-7 repository, whose ``exclude_mask`` is 1 outside the radar's circle. ``domain`` and ``noise`` decide

@@ -1,8 +1,8 @@
 """Cut training windows from sequences; pixel values become floats, and missing pixels become a mask.
 
-Which frames a window has is decided by its stage: ``train/stages/student_stage.py`` and its neighbours.
+The stage of a run decides which frames a window contains, see ``train/stages/``.
 
-A sequence has T + T'l frames of one event: T input frames and the long horizon T'l; T's is the teacher's horizon.
+A sequence has T + T_l frames of one event: T input frames and the long horizon T_l. T_s is the teacher's horizon.
 """
 
 from collections.abc import Sequence

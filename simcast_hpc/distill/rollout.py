@@ -22,7 +22,7 @@ def roll_out(network: Network, frames: Frames, *, frames_out: int) -> Frames:
     forecast pixel is valid where all input frames of its forecast are valid.
 
     Args:
-        network: maps ``[B, T, 1, H, W]`` to ``[B, T's, 1, H, W]``, float32.
+        network: maps ``[B, T, 1, H, W]`` to ``[B, T_s, 1, H, W]``, float32.
         frames: the last T frames, values ``[B, T, H, W]``.
         frames_out: number of frames to forecast.
     """

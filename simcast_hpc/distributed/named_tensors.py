@@ -50,7 +50,7 @@ def is_owner(number: int, *, rank: int, ranks: int) -> bool:
 
 
 def write_state(engine: Any, lookup: Callable[[str], Tensors], *, step: int, warm_up: Callable[[], Any]) -> None:
-    """Write full named tensors into an engine: fp32 masters, moments, Adam's step and the weights of the forward pass.
+    """Write full named tensors into an engine: fp32 master weights, moments, step, forward weights.
 
     Args:
         engine: a new engine whose learning rate is still 0.

@@ -139,7 +139,7 @@ def _data(config: TrainConfig, facts: CardFacts) -> str:
         f"one frame every {step_minutes(config.data):g} minutes"
         + (f", {config.data.block_mean} x {config.data.block_mean} means" if config.data.block_mean > 1 else ""),
         f"- Source: {spec.source}",
-        f"- Licence of the data: {spec.license}. Cite: {spec.citation}",
+        f"- License of the data: {spec.license}. Cite: {spec.citation}",
     ]
     if "data fingerprint" in facts.inputs:
         lines.append(f"- Training split, fingerprint `{facts.inputs['data fingerprint']}`")
@@ -223,6 +223,6 @@ def _versions(facts: CardFacts) -> str:
             f"- Trained by: {text(facts.trained_by)}",
             f"- Exported by: {text(facts.versions)}",
             "",
-            "The code is under the Apache License 2.0. The weights are subject to the licence of the training data.",
+            "The code is under the Apache License 2.0. The weights are subject to the license of the training data.",
         ]
     )

@@ -27,7 +27,7 @@ def as_dataset(forecast: Forecast, *, institution: str = "", comment: str = "") 
     """Return a forecast as an ``xarray.Dataset``, with encodings (compression, fill values) set.
 
     Dimensions: ``time`` (valid), ``y`` and ``x`` or ``latitude`` and ``longitude``, and of ensembles ``realization``
-    and ``threshold``. ``forecast_reference_time`` is the issue time, ``forecast_period`` the lead in minutes.
+    and ``threshold``. ``forecast_reference_time`` is the issue time, ``forecast_period`` the lead time in minutes.
 
     """
     import xarray as xr

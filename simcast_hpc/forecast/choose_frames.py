@@ -103,7 +103,7 @@ def require_one_grid_and_unit(frames: Sequence[RadarFrame | EncodedFrame]) -> No
 def interpolate_gaps(fields: Sequence[np.ndarray | None], times: Sequence[datetime]) -> list[np.ndarray]:
     """Return fields ``[H, W]`` in which the missing ones (None) are interpolated linearly in time.
 
-    Values must be linear in the amount of water or echo. A pixel that is missing in a neighbour is missing.
+    Values must be linear in the amount of water or echo. A pixel that is missing in a neighboring frame is missing.
     """
     present = [k for k, field in enumerate(fields) if field is not None]
     complete: list[np.ndarray] = []

@@ -86,7 +86,7 @@ class Predictor:
         code: encoding, pixel spacing and cadence of the model.
         wanted: input frames of a forecast.
         tile: height and width of tiles, by default the training grid.
-        overlap: minimum overlap of neighbouring tiles in pixels.
+        overlap: minimum overlap of neighboring tiles in pixels.
         batch: tiles per batch.
         keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
     """

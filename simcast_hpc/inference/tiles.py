@@ -1,7 +1,7 @@
 """Forecast a large domain in overlapping tiles of the size that a model was trained on, and blend the results.
 
 Blending weights are a squared cosine over each overlap and sum to 1 at every pixel, so a seam is at most as large as
-the difference between the forecasts of neighbouring tiles. Blended fields must be linear in rain rate or reflectivity
+the difference between the forecasts of neighboring tiles. Blended fields must be linear in rain rate or reflectivity
 factor.
 """
 
@@ -21,7 +21,7 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Tiling:
-    """Positions of the tiles that cover a domain (H, W); neighbours overlap by at least ``overlap`` pixels.
+    """Positions of the tiles that cover a domain (H, W); adjacent tiles overlap by at least ``overlap`` pixels.
 
     A domain smaller than a tile is padded with missing pixels below and to the right.
     """

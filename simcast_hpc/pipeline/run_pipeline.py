@@ -21,7 +21,7 @@ def run_pipeline(requested: PipelineConfig, *, announce: Announce = None, quiet:
 
     Args:
         requested: the configuration of the pipeline.
-        announce: called with the configuration after it was validated; see :func:`.stages.prepare`.
+        announce: called with the configuration after it was validated; see :func:`.pipeline_parts.prepare`.
         quiet: let the stages print warnings and errors only.
 
     Raises:

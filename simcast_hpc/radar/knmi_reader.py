@@ -43,7 +43,7 @@ def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
     grid = (
         grid_of_pysteps(path, values, metadata)
         if metadata["cartesian_unit"] == "m"
-        else _in_metres(path, values, metadata)
+        else _in_meters(path, values, metadata)
     )
     metadata = {"format": "KNMI HDF5", "quantity": quantity, "accumulation_minutes": minutes}
     return [RadarFrame(values, unit, end, grid, path, metadata)]
@@ -73,8 +73,8 @@ def _check_calibration(file: Any, path: Path, quantity: str) -> None:
         )
 
 
-def _in_metres(path: Path, values: np.ndarray, metadata: dict[str, Any]) -> RadarGrid:
-    """Return the grid in metres of a file whose coordinates and ellipsoid are in kilometres."""
+def _in_meters(path: Path, values: np.ndarray, metadata: dict[str, Any]) -> RadarGrid:
+    """Return the grid in meters of a file whose coordinates and ellipsoid are in kilometers."""
     if metadata["cartesian_unit"] != "km":
         raise DataError(f"{path}: the coordinates are in {metadata['cartesian_unit']}; km or m is valid")
     words = [word if word.startswith("+") else f"+{word}" for word in metadata["projection"].split()]

@@ -42,12 +42,12 @@ class RadarGrid:
 
     @cached_property
     def x(self) -> np.ndarray:
-        """Centres of the columns from west to east, float64 ``[W]``."""
+        """Centers of the columns from west to east, float64 ``[W]``."""
         return self.left + self.spacing_x * (np.arange(self.width) + 0.5)
 
     @cached_property
     def y(self) -> np.ndarray:
-        """Centres of the rows from north to south, float64 ``[H]``."""
+        """Centers of the rows from north to south, float64 ``[H]``."""
         return self.top - self.spacing_y * (np.arange(self.height) + 0.5)
 
     @property

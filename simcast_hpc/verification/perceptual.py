@@ -20,7 +20,7 @@ _WEIGHTS = "alexnet-owt-7be5be79.pth"
 def lpips(observation: Tensor, forecast: Tensor, *, device: torch.device | str = "cpu") -> Tensor:
     """Return LPIPS (AlexNet, version 0.1) of each frame, float64 ``[N, T]``; 0 for identical frames.
 
-    Fields in [0, 1] are converted to grey images in [-1, 1], as in published evaluations of nowcasts.
+    Fields in [0, 1] are converted to gray images in [-1, 1], as in published evaluations of nowcasts.
 
     Args:
         observation: ``[N, T, H, W]``, uint8 pixel values or floats in [0, 1], without missing pixels, at least 64

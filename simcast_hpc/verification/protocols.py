@@ -48,7 +48,7 @@ class Pool:
     Attributes:
         size: side length of a block in pixels.
         kind: ``max`` or ``avg``. Averages are taken over pixel values, as in the published evaluators.
-        overlapping: whether there is a block around every pixel, clipped at the edge (neighbourhood verification),
+        overlapping: whether there is a block around every pixel, clipped at the edge (neighborhood verification),
             instead of adjacent blocks.
     """
 

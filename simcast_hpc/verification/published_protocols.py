@@ -66,8 +66,10 @@ def _meteonet(name: str, **rules: Any) -> ScoreProtocol:
 PROTOCOLS: dict[str, ScoreProtocol] = {
     protocol.name: protocol
     for protocol in (
-        _sevir("sevir-global", **_FULL, source="thresholds of SEVIR (Veillette et al. 2020); counts over all leads"),
-        _sevir("sevir-lead-mean", **_FULL, aggregation="lead-mean", source="thresholds of SEVIR; mean over leads"),
+        _sevir(
+            "sevir-global", **_FULL, source="thresholds of SEVIR (Veillette et al. 2020); counts over all lead times"
+        ),
+        _sevir("sevir-lead-mean", **_FULL, aggregation="lead-mean", source="thresholds of SEVIR; mean over lead times"),
         _sevir("sevir-frame-mean", aggregation="frame-mean", source="thresholds of SEVIR; mean over frames"),
         _sevir("sevir-sample-mean", aggregation="sample-mean", source="thresholds of SEVIR; mean over windows"),
         _sevir("sevir-global-released", **_RELEASED, oddities=("bias_ln2",), source=_EARTHFORMER + "metrics mode 0"),

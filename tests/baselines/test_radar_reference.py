@@ -11,7 +11,7 @@ from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.verification import count, protocol_for, scores, supported_thresholds
 from tests.shared_data import shared
 
-# data/radar/README.md: CSI at leads 1, 3 and 6 of 4 minutes, issue frames 5, 8 and 11 of the ten test tiles.
+# data/radar/README.md: CSI at lead times 1, 3 and 6 of 4 minutes, issue frames 5, 8 and 11 of the ten test tiles.
 PUBLISHED = {
     "0.5": (0.901, 0.794, 0.723),
     "2": (0.670, 0.487, 0.384),

@@ -30,6 +30,6 @@ def test_losses_and_forecasts_equal_those_of_simcast_train(tmp_path):
     assert curves["train_loss"] == [(step, pytest.approx(losses[step], rel=1e-4)) for step in range(1, 6)]
     codes = torch.from_numpy(archive.windows("test", frames=study.sequence.frames_in).read(0))[None]
     one, other = (load_trained(folder).forecast(codes, frames_out=4) for folder in (ours, expected))
-    # Weights themselves may differ: a bias before a normalisation has no gradient but rounding, which Adam enlarges.
+    # Weights themselves may differ: a bias before a normalization has no gradient but rounding, which Adam enlarges.
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
     assert one.abs().max() > 0

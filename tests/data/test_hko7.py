@@ -149,7 +149,7 @@ BROKEN = {
         lambda image, mask: image.write_bytes(image.read_bytes()[:200]),
         r"RAD.*\.png is truncated or not a PNG",
     ),
-    "colour": (lambda image, mask: Image.new("RGB", (SIDE, SIDE)).save(image), r"has mode RGB; .* 8-bit grey"),
+    "color": (lambda image, mask: Image.new("RGB", (SIDE, SIDE)).save(image), r"has mode RGB; .* 8-bit gray"),
     "size": (lambda image, mask: Image.new("L", (SIDE, 8)).save(image), r"has \(8, 24\) pixels; hko7 has \(24, 24\)"),
     "cut mask": (
         lambda image, mask: mask.write_bytes(mask.read_bytes()[:9]),

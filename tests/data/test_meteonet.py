@@ -117,7 +117,7 @@ def test_thresholds_are_integer_codes():
 
 
 def expected_events(means: list[float], first: int = 20) -> list[int]:
-    """Return the selection of CasCast, written independently from its description."""
+    """Return the selection of CasCast, implemented independently of the tested code, after its description."""
     chosen, hit = [], first
     while hit < len(means) - 12:
         step = 1
@@ -196,7 +196,7 @@ def test_invalid_files_raise_or_are_skipped_and_listed(tmp_path, case):
 def test_detects_reflectivity_in_a_rainfall_file(tmp_path):
     write(tmp_path / "rainfall_SE_2016_08.3.npz", old(3, dbz=35))
     [problem] = complete(read_spec("meteonet-rain"), tmp_path).problems
-    assert problem.kind == "unit" and "check for reflectivity in dBZ" in problem.message
+    assert problem.kind == "unit" and "is it reflectivity in dBZ?" in problem.message
 
 
 def test_unpickles_only_dates(tmp_path):

@@ -1,4 +1,4 @@
-"""The place in the world that each launcher's variables describe, and half-set ones refused by name."""
+"""Rank and world size from each launcher's variables; incomplete ones raise an error that names the variable."""
 
 import pytest
 

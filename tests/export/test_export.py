@@ -83,7 +83,7 @@ def test_exported_folder_works_without_this_project(tmp_path):
     card = (out / "README.md").read_text()
     for text in (
         "Optimizer steps: 4; global batch 4; seed 5", trained.weights_hash, "[batch, 3, 16, 24]",
-        "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "Licence of the data: Apache-2.0",
+        "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "License of the data: Apache-2.0",
         "not for real weather", torch.__version__,
     ):  # fmt: skip
         assert text in card, card

@@ -59,7 +59,7 @@ def test_forecast_of_europe_from_a_real_odim_file(tmp_path):
         where = native["where"].attrs
         assert dataset.reflectivity.shape == (2, int(where["ysize"]) // 8, int(where["xsize"]) // 8)
         assert pyproj.CRS.from_cf(dataset.crs.attrs) == pyproj.CRS.from_user_input(where["projdef"].decode())
-        # The map's upper left corner is half a coarse pixel from the first centre.
+        # The map's upper left corner is half a coarse pixel from the first center.
         corner = pyproj.Proj(where["projdef"].decode())(where["UL_lon"], where["UL_lat"])
         np.testing.assert_allclose([dataset.x.values[0], dataset.y.values[0]], np.add(corner, [4000, -4000]), atol=1.0)
         missing = np.isnan(dataset.reflectivity.values)

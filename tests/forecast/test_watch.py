@@ -122,7 +122,7 @@ def test_serves_all_complete_inputs_despite_damage_delay_loss_and_kill(model, fr
     finally:
         watcher.kill()
     assert all_files_are_complete(out) and not list(out.glob("*.partial*"))
-    assert {name: (out / name).stat().st_ino for name in before} == before  # existing forecasts were not computed again
+    assert {name: (out / name).stat().st_ino for name in before} == before  # existing forecasts were kept
     status = health(out)
     assert status["state"] == "stopped" and status["why"] == "signal SIGTERM" and status["pid"] == watcher.pid
     assert status["last_forecast"]["issue"] == "2024-11-26T03:25:00Z" and status["lag_seconds"] >= 0

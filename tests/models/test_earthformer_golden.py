@@ -147,7 +147,7 @@ def test_default_configuration_is_the_released_one():
 
 @pytest.mark.parametrize(("vectors", "separate", "parameters"), [(0, True, 6_164_573), (8, False, 7_185_117)])
 def test_parameter_counts_of_variants(vectors, separate, parameters):
-    """Counts of variants of the SEVIR configuration in the released code."""
+    """Counts of variants of the SEVIR configuration in the official implementation."""
     published = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())
     config = {**published["config"], "num_global_vectors": vectors, "separate_global_qkv": separate}
     shapes = public_keys("earthformer", config)

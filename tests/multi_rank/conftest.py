@@ -19,7 +19,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher_config(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> Path:
-    """A teacher of six steps: global batch 4, micro batch 1, so that one and two ranks accumulate."""
+    """A teacher of six steps: global batch 4, micro-batch 1, so that one and two ranks accumulate."""
     config = from_mapping(
         TrainConfig,
         {

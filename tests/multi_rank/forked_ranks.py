@@ -5,7 +5,7 @@ start them: a process each, its rank in the environment. Importing torch and Dee
 of one.
 
 A job names its configuration, ``--set`` overrides, number of ranks, a checkpoint to begin from, and a folder for what
-the ranks print and for ``windows-RANK.json``: the windows of a rank's micro batches, in their order.
+the ranks print and for ``windows-RANK.json``: the windows of a rank's micro-batches, in their order.
 """
 
 import json

@@ -27,7 +27,7 @@ _PRODUCT = [start for start in product((1, 2), range(4)) if start not in _COVERI
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> TrainConfig:
-    """Five steps, the last three with the discriminator; a global batch is one micro batch on one rank."""
+    """Five steps, the last three with the discriminator; a global batch is one micro-batch on one rank."""
     return from_mapping(
         TrainConfig,
         {

@@ -70,7 +70,7 @@ def test_two_ranks_equal_one_rank(stage, one_rank, tmp_path, runs, root):
 
 
 def draw(runs: Path, out: Path, *, ranks: int, chunk: int) -> tuple[torch.Tensor, float]:
-    """Return the members that so many ranks write in float32, and the share of latents that was clipped."""
+    """Return the members that this number of ranks writes in float32, and the share of latents that was clipped."""
     arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "2", "--out", str(out), "--single"]
     launcher = "python" if ranks == 1 else "torchrun"
     simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5, clip=0.5)])

@@ -37,7 +37,7 @@ def whole(teacher_config, tmp_path_factory) -> list[float]:
 
 @pytest.mark.parametrize("saved_by", [(2, 3), (1, 0)], ids=["two-ranks-zero-3", "same"])
 def test_a_resumed_run_has_the_same_dropout_and_decay(saved_by, teacher_config, whole, tmp_path):
-    """Micro batches of equal size draw equal masks on any number of ranks."""
+    """Micro-batches of equal size get equal dropout masks on any number of ranks."""
     run_dir = tmp_path / "run"
     same = {"model": DROPOUT, **DECAY}
     _train(*saved_by, teacher_config, run_dir, **same)

@@ -1,4 +1,4 @@
-"""Images of fields: pixel colours, missing pixels, and colour scales for colour-blind readers."""
+"""Images of fields: pixel colors, missing pixels, and color scales for color-blind readers."""
 
 import io
 
@@ -32,7 +32,7 @@ SEEN = {
 
 
 def lab(colour: str, seen: object) -> np.ndarray:
-    """Return CIE L*a*b* (D65) of a colour as it is seen."""
+    """Return CIE L*a*b* (D65) of a color as it is seen."""
     coded = np.array(to_rgb(colour))
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
@@ -44,7 +44,7 @@ def lab(colour: str, seen: object) -> np.ndarray:
 @pytest.mark.parametrize("eyes", SEEN)
 @pytest.mark.parametrize("scale", SCALES)
 def test_steps_are_distinguishable_and_ordered_for_colour_blind_readers(scale, eyes):
-    """All colours differ by several just noticeable differences (2.3), and lightness orders them."""
+    """All colors differ by several just noticeable differences (2.3), and lightness orders them."""
     seen = np.stack([lab(colour, SEEN[eyes]) for colour in SCALES[scale].colours])
     between = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     assert between[np.triu_indices(len(seen), 1)].min() > 7

@@ -1,4 +1,4 @@
-"""Figures: colour steps at thresholds, gaps for undefined scores, unchanged global state of matplotlib."""
+"""Figures: color steps at thresholds, gaps for undefined scores, unchanged global state of matplotlib."""
 
 import subprocess
 import sys

@@ -89,7 +89,7 @@ class RealCluster:
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for folder in (self.root, *self.root.parents):
             if folder.stat().st_uid == 0 and folder != Path("/tmp"):
-                folder.chmod(folder.stat().st_mode | 0o755)  # munged refuses a path that others cannot walk
+                folder.chmod(folder.stat().st_mode | 0o755)  # munged rejects a path that others cannot walk
         self._munge()
         for number in range(4):
             device = self.root / "dev" / f"nvidia{number}"

@@ -172,7 +172,7 @@ def test_scores_increase_with_pool_and_window_size(seed):
 
 @pytest.mark.parametrize("pixel", [(0, 0), (31, 31), (5, 20), (16, 0)])
 def test_fss_sums_of_a_single_event(pixel):
-    """Every 8 x 8 window that contains the event has n = 1: those centred near enough to it."""
+    """Every 8 x 8 window that contains the event has n = 1: those centered near enough to it."""
     observed = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
     observed[0, 0, *pixel] = 200
     protocol = protocol_for("x", (74,), fss_km=(8.0, 2.0))

@@ -181,7 +181,7 @@ def test_mean_over_rejects_unknown_and_empty_labels():
 
 def test_supported_thresholds_require_pixels_and_events():
     observation = np.zeros((6, 2, 20, 20), dtype=np.uint8)
-    observation[:5, :, :, :6] = 140  # 5 events x 2 leads x 120 pixels at 133
+    observation[:5, :, :, :6] = 140  # 5 events x 2 lead times x 120 pixels at 133
     observation[0] = 200  # only one event reaches 181
     counted = count(observation, observation, protocol=GLOBAL)
     assert supported_thresholds(counted) == ("16", "74", "133")

@@ -48,10 +48,10 @@ def cuboid_attention(
         cuboid: tokens of a cuboid along T, H, W.
         strategy: for each axis ``"l"``, contiguous tokens (local), or ``"d"``, strided tokens (dilated).
         shift: for each axis, at least 0 and less than the length of the cuboid. After the roll, tokens of an axis that
-            were not neighbours before do not attend to each other.
+            were not adjacent before do not attend to each other.
         padding: treatment of the tokens added by padding. ``"ignore"``: masked. ``"zeros"``: keys and values of zeros
             that stay in the softmax, with their bias. ``"nearest"``: queries, keys and values are resampled to the
-            padded size by nearest neighbour and the result back; always computed by the reference.
+            padded size by nearest neighbor and the result back; always computed by the reference.
         bias: added to the scores, ``[heads, L, L]`` over query and key tokens of a cuboid, numbered (t, h, w) with
             w fastest; float32, or the dtype of ``qkv``.
         global_query: query for the global vectors, ``[B, T, H, W, D]``; default: the query itself.

@@ -18,7 +18,7 @@ class Grid:
         size: tokens along T, H, W.
         cuboid: tokens of a cuboid along T, H, W, at most ``size``.
         dilated: for each axis, whether the tokens of a cuboid are strided over the axis (``d``) or contiguous (``l``).
-        shift: for each axis, number of tokens by which the padded axis is rolled towards its start.
+        shift: for each axis, number of tokens by which the padded axis is rolled toward its start.
     """
 
     size: Triple

@@ -76,7 +76,7 @@ def forward_kernel(
     Q_POSITIONS: tl.constexpr = QUERY_AXES[0][0] * QUERY_AXES[1][0] * QUERY_AXES[2][0]
     K_POSITIONS: tl.constexpr = KEY_AXES[0][0] * KEY_AXES[1][0] * KEY_AXES[2][0]
     BIAS_IN_REGISTERS: tl.constexpr = KEY_BLOCKS == 1 and ROW_BLOCKS == 1 and bias is not None
-    head = tl.program_id(0) % HEADS  # fastest: neighbouring programs share the memory lines of a row, 64 bytes per head
+    head = tl.program_id(0) % HEADS  # fastest: neighboring programs share the memory lines of a row, 64 bytes per head
     program = tl.program_id(0) // HEADS
     sample = tl.program_id(1)
     q_base = head_base(query, sample, head, Q_POSITIONS, Q_STRIDE, HEAD_SIZE)

@@ -179,7 +179,7 @@ def resampled(inputs: Inputs, problem: Problem) -> Inputs:
 
 
 def resample(x: Tensor, size: Triple) -> Tensor:
-    """Return ``[B, T, H, W, F]`` resampled by nearest neighbour, with the indices of ``F.interpolate``.
+    """Return ``[B, T, H, W, F]`` resampled by nearest neighbor, with the indices of ``F.interpolate``.
 
     Uses indexing because the gradient of ``F.interpolate`` is not deterministic on CUDA.
     """

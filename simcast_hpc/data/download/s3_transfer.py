@@ -171,7 +171,7 @@ def _recorded(path: Path) -> str:
 
 
 def matches_etag(path: Path, etag: str) -> bool | None:
-    """Return whether the content of a file matches an ETag, None if the ETag does not allow to decide.
+    """Return whether the content of a file matches an ETag, None if the ETag is not a known checksum.
 
     An ETag is an MD5, or for a multipart upload ``HASH-PARTS``, the MD5 of the MD5s of the parts. S3 does not give
     the part size, so the sizes of common tools that result in this number of parts are tried.

@@ -1,4 +1,4 @@
-"""Days of HKO-7 from its folder of PNG files, for preparation; for the layout see ``layouts.HKO7Layout``.
+"""Days of HKO-7 from its folder of PNG files, for preparation; for the layout see ``raw_layouts.HKO7Layout``.
 
 A pixel is floor(255 (dBZ + 10) / 70 + 0.5) (Shi et al. 2017), which is the code of the description; 255, the missing
 code, becomes 254. A frame without image or noise mask is entirely missing, and no window contains it.
@@ -95,7 +95,7 @@ class HKO7Events:
         try:
             with Image.open(path) as image:
                 if image.mode != "L":
-                    raise DataError(f"{path} has mode {image.mode}; an image of HKO-7 must be 8-bit grey (L)")
+                    raise DataError(f"{path} has mode {image.mode}; an image of HKO-7 must be 8-bit gray (L)")
                 pixels = np.asarray(image)
         except (OSError, UnidentifiedImageError, SyntaxError) as error:
             raise DataError(f"{path} is truncated or not a PNG: {error}; extract it again") from error

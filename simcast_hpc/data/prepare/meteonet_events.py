@@ -1,6 +1,6 @@
 """Events of MeteoNet from its npz files, for preparation: gap-free runs of cropped frames, or only rainy ones.
 
-The selection of rainy events is that of CasCast, see ``layouts.RainSelection``. A run ends with its file, which
+The selection of rainy events is that of CasCast, see ``raw_layouts.RainSelection``. A run ends with its file, which
 contains ten days.
 """
 
@@ -207,11 +207,11 @@ def _largest(frame: np.ndarray, product: str) -> int:
 def _unit_problem(product: str, *, low: int, high: int, small: bool) -> str | None:
     """Return why the values contradict the product, or None; ``small`` is whether a value is in 1 .. 7."""
     if product == "reflectivity_old" and (low < 0 or high > 100 or small):
-        return f"values from {low} to {high} are not dBZ of 0, 8, 16, 20, ...; check for rainfall or the new product"
+        return f"values from {low} to {high} are not dBZ of 0, 8, 16, 20, ...; is it rainfall or the new product?"
     if product == "reflectivity_new" and (low < -200 or low >= 0 or high > 1000):
-        return f"values from {low} to {high} are not tenths of dBZ with -100 for no echo; check for another product"
+        return f"values from {low} to {high} are not tenths of dBZ with -100 for no echo; is it another product?"
     if product == "rainfall" and (low < -1 or (high >= 20 and not small)):
-        return f"values from {low} to {high} are not hundredths of mm; check for reflectivity in dBZ"
+        return f"values from {low} to {high} are not hundredths of mm; is it reflectivity in dBZ?"
     return None
 
 

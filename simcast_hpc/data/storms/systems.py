@@ -16,14 +16,14 @@ class SystemType:
 
     Attributes:
         share: probability of the type.
-        line: cells are evenly distributed along a line across the wind; otherwise scattered around the centre.
+        line: cells are evenly distributed along a line across the wind; otherwise scattered around the center.
         half_length: extent of the cells along the system, units of 8 km.
         half_width: spread of the cells across the system, units.
         active_cells: number of simultaneous cells.
         peak: median of the maximum VIL of a cell, kg/m^2.
         shield: VIL of the stratiform shield, kg/m^2.
         shield_radius: radius of the shield across the system, units.
-        lag: distance of the shield behind the centre, units.
+        lag: distance of the shield behind the center, units.
     """
 
     share: float

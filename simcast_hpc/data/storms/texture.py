@@ -82,7 +82,7 @@ def _interpolate(fields: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray
 
 
 def _corners(lattice: np.ndarray) -> np.ndarray:
-    """Pack each lattice point with its three neighbours, so that an interpolation needs one gather."""
+    """Pack each lattice point with its three neighbors, so that an interpolation needs one gather."""
     right = np.roll(lattice, -1, axis=1)
     return np.stack([lattice, right, np.roll(lattice, -1, axis=0), np.roll(right, -1, axis=0)], axis=-1)
 

@@ -18,7 +18,7 @@ from .disk_checks import NETWORK, check_space, file_system
 from .finding import Finding
 
 _PACKAGE, _KERNELS = "simcast-hpc", "simcast-kernels"
-# A build without a process on this machine that wrote nothing for so long was killed.
+# A build that has no process on this machine and wrote nothing for this long was killed.
 _STALE_MINUTES = 10.0
 
 

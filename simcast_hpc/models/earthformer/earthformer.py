@@ -202,7 +202,7 @@ class Earthformer(nn.Module):
     Raises:
         ValueError: a pattern is unknown, or the sizes are inconsistent.
 
-    Source: Gao et al. (NeurIPS 2022, arXiv 2207.05833). As in the released training code, linear and convolution
+    Source: Gao et al. (NeurIPS 2022, arXiv 2207.05833). As in the official training code, linear and convolution
     weights are initialized from normal distributions of variance 1 / fan-in, with He's factor for the activation of the
     stem; biases are 0; tables come from a truncated normal distribution of standard deviation 0.02.
     """

@@ -184,12 +184,12 @@ def _own_head(rows: Tensor, heads: int) -> Tensor:
 def key_multiplicity(cuboid: Cuboid, tokens: Triple, *, padding: str) -> tuple[Tensor | None, int]:
     """Return the multiplicity of each token as a key, int64 ``[T * H * W]`` on the CPU, and the number of zero keys.
 
-    The released code updates the global vectors from the padded tokens in the order of cuboids. Without moving tokens
-    this means: each real token counts zero, one or more times, and some all-zero keys are added. ``zeros`` counts every
-    token once and every padded one as a zero key; ``nearest`` counts a token as often as it is repeated. ``ignore``
-    follows the released code, whose mask marks positions of the padded and rolled grid while its keys are in the order
-    of cuboids, so it masks real tokens instead of padded ones; published weights expect that. None for the first result
-    means that each token counts once.
+    The official implementation updates the global vectors from the padded tokens in the order of cuboids. Here the
+    tokens keep their order, so each real token counts zero, one or more times, and some all-zero keys are added.
+    ``zeros`` counts every token once and every padded one as a zero key; ``nearest`` counts a token as often as it is
+    repeated. ``ignore`` follows the official implementation: its mask marks positions of the padded and rolled grid,
+    but its keys are in the order of cuboids. It therefore masks real tokens instead of padded ones, as published
+    weights require. If the first result is None, each token counts once.
     """
     # The device is explicit, so that a model built on the meta device also has real counts.
     token_ids = torch.arange(1, tokens[0] * tokens[1] * tokens[2] + 1, device="cpu").view(1, *tokens, 1)
@@ -209,7 +209,7 @@ def key_multiplicity(cuboid: Cuboid, tokens: Triple, *, padding: str) -> tuple[T
 
 
 def _released_mask(grid: Grid) -> Tensor:
-    """Return the mask of real tokens in the released code, bool, over the padded and rolled grid."""
+    """Return the mask of real tokens in the official implementation, bool, over the padded and rolled grid."""
     t, h, w = grid.padding
     real = F.pad(torch.ones(grid.size, dtype=torch.bool, device="cpu"), (0, w, 0, h, 0, t))
     return real.roll([-shift for shift in grid.shift], (0, 1, 2)).flatten()

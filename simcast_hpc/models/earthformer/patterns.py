@@ -1,8 +1,8 @@
 """Attention patterns: a name to the cuboids of consecutive attentions in a block, and the grids of the levels.
 
-Source: Gao et al. (arXiv 2207.05833), section 3.1 and table 2, with the sizes and shifts of the released code. A token
-attends to the tokens of its cuboid. Along each axis a cuboid is local (``l``, adjacent tokens) or dilated (``d``, every
-n-th token); a shift moves the grid of cuboids.
+Source: Gao et al. (arXiv 2207.05833), section 3.1 and table 2, with sizes and shifts of the official implementation. A
+token attends to the tokens of its cuboid. Along each axis a cuboid is local (``l``, adjacent tokens) or dilated (``d``,
+every n-th token); a shift moves the grid of cuboids.
 """
 
 import difflib
@@ -37,9 +37,9 @@ class Cuboid:
     def split_shifted_axes(self, tokens: Triple) -> "Cuboid":
         """Return the cuboid with each shifted axis of H or W that it covers completely split in two.
 
-        In cross-attention the released code also rolls such an axis, and the two parts that the roll joins do not
-        attend to each other. They are cuboids of a smaller size: half the axis, or the larger half with a shift. In
-        self-attention such an axis is not shifted.
+        In cross-attention the official implementation also rolls such an axis, and the two parts that the roll joins do
+        not attend to each other. They are cuboids of a smaller size: half the axis, or the larger half with a shift.
+        In self-attention such an axis is not shifted.
         """
         size, shift = list(self.size), list(self.shift)
         for axis in (1, 2):

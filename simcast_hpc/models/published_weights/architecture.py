@@ -68,7 +68,7 @@ def translate_key(key: str, pairs: Iterable[tuple[str, str]], *, where: str) -> 
     """Translate ``key`` by the first of ``pairs`` whose first template matches.
 
     Raises:
-        KeyError: no template matches; the message says that ``key`` is not a key of ``where``.
+        KeyError: no template matches; the message contains ``key`` and ``where``.
     """
     for template, target in pairs:
         match = key_pattern(template).fullmatch(key)

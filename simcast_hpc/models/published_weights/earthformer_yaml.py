@@ -82,7 +82,7 @@ _PATTERNS = {
     "dec_self_attn_patterns": "cross_self_pattern",
     "dec_cross_attn_patterns": "cross_pattern",
 }
-# Initialization, activation checkpointing, and cuboids that the public code reads only without patterns.
+# Initialization, activation checkpointing, and cuboids that the official implementation reads only without patterns.
 _IGNORED = frozenset(
     {
         "checkpoint_level", "attn_linear_init_mode", "ffn_linear_init_mode", "conv_init_mode",

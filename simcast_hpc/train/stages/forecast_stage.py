@@ -1,7 +1,7 @@
 """Stages ``teacher`` and ``direct``: a network from past to future frames, trained on real sequences.
 
-``teacher`` learns the short horizon T's on sub-windows at random positions of each sequence (SimCast, section 3.2);
-``direct`` learns the long horizon T'l on whole sequences, the baseline of distillation.
+``teacher`` learns the short horizon T_s on sub-windows at random positions of each sequence (SimCast, section 3.2);
+``direct`` learns the long horizon T_l on whole sequences, the baseline of distillation.
 """
 
 import torch
@@ -86,17 +86,17 @@ class ForecastStage(Stage):
 
 
 class TeacherStage(ForecastStage):
-    """Windows of T + T's frames that start anywhere in a sequence of T + T'l frames."""
+    """Windows of T + T_s frames that start anywhere in a sequence of T + T_l frames."""
 
     name = "teacher"
 
     @property
     def start_choices(self) -> int:
-        """T'l - T's + 1."""
+        """T_l - T_s + 1."""
         return self.config.sequence.frames_out - self.config.sequence.teacher_frames_out + 1
 
 
 class DirectStage(ForecastStage):
-    """Each sequence of T + T'l frames is one window."""
+    """Each sequence of T + T_l frames is one window."""
 
     name = "direct"

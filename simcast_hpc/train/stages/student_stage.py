@@ -1,7 +1,7 @@
 """Stage ``student``: the long horizon in one pass, on sequences extended by the teacher (SimCast, section 3.3).
 
-A sequence of T + T'l real frames is extended by T'l pseudo-frames that the teacher rolls out from the last T real
-ones; a training window of T + T'l frames starts at a random k in 0 .. T'l. Inputs are always real; the last k targets
+A sequence of T + T_l real frames is extended by T_l pseudo-frames that the teacher rolls out from the last T real
+ones; a training window of T + T_l frames starts at a random k in 0 .. T_l. Inputs are always real; the last k targets
 are pseudo-frames.
 """
 
@@ -27,7 +27,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class StudentStage(ForecastStage):
-    """Windows of T + T'l frames from sequences extended by a teacher, by the event's own frames, or not at all."""
+    """Windows of T + T_l frames from sequences extended by a teacher, by the event's own frames, or not at all."""
 
     name = "student"
 
@@ -54,13 +54,13 @@ class StudentStage(ForecastStage):
 
     @classmethod
     def window_frames(cls, config: TrainConfig) -> int:
-        """Return T + T'l, or T + 2 T'l if the event's own frames extend the sequence."""
+        """Return T + T_l, or T + 2 T_l if the event's own frames extend the sequence."""
         own = config.sequence.frames_out if config.student.extension == "oracle" else 0
         return super().window_frames(config) + own
 
     @property
     def start_choices(self) -> int:
-        """T'l + 1 for an extended sequence."""
+        """T_l + 1 for an extended sequence."""
         return 1 if self.config.student.extension == "none" else self.config.sequence.frames_out + 1
 
     def initialize(self, model: torch.nn.Module) -> None:
@@ -114,7 +114,7 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
 
 
 def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Tensor:
-    """Return the T'l pseudo-frames that continue a sequence of real frames, rounded as they are stored."""
+    """Return the T_l pseudo-frames that continue a sequence of real frames, rounded as they are stored."""
     frames_in = config.sequence.frames_in
     dtype = next(teacher.network.parameters()).dtype
     last = Frames(real.values[:, -frames_in:], real.valid[:, -frames_in:])
@@ -123,7 +123,7 @@ def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Te
 
 
 def rollout_store(directory: Path, config: TrainConfig, teacher: TrainedModel, source: WindowSource) -> BlockStore:
-    """Return the store of the pseudo-frames of a run: fp16 in [0, 1] with NaN or uint8 with 255, ``[T'l, H, W]``."""
+    """Return the store of the pseudo-frames of a run: fp16 in [0, 1] with NaN or uint8 with 255, ``[T_l, H, W]``."""
     identity = {
         "teacher": teacher.weights_hash,
         "source": source.fingerprint,
