@@ -55,6 +55,8 @@ def parse(words: list[str]) -> None:
         InvalidCommandError: a command or an option does not exist, or an argument is missing.
     """
     command, name, rest = PROGRAM, [], list(words)
+    if rest == ["--version"]:
+        return
     while hasattr(command, "commands"):
         name.append(rest.pop(0))
         if name[-1] not in command.commands:
