@@ -79,7 +79,7 @@ def test_diffusion_uses_the_autoencoder_of_its_pipeline(capsys):
     assert report["parameters"]["by_part"]["embed"] == 8 * 4 * 32 + 32
     assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart-full.yaml", *words) == 0
     output = capsys.readouterr().out
-    for word in ("CasFormer, stage diffusion", "GiB per rank, 2 ranks", "sum, recomputed"):
+    for word in ("CasFormer, stage diffusion", "GiB per rank, 2 ranks", "sum, full"):
         assert word in output
 
 
@@ -90,6 +90,73 @@ def test_table_lists_parts_and_memory(capsys):
     assert "SimVP, stage teacher: 6 -> 3 frames of 48 x 48 pixels, micro-batch 8, fp32" in output
     for word in ("translator", "forward and backward", "ZeRO stage 1, 2 ranks", "activations for backward"):
         assert word in output
+
+
+def test_model_without_levels_has_no_rows_of_activation_checkpointing(capsys):
+    """SimVP cannot recompute activations: the rows would repeat the same number."""
+    assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart.yaml", "--stage", "teacher") == 0
+    assert "checkpointing" not in capsys.readouterr().out
+    assert simcast("model", "info", CONFIGS / "direct" / "synthetic-earthformer.yaml") == 0
+    output = capsys.readouterr().out
+    assert "without activation checkpointing" in output and "with full activation checkpointing" in output
+
+
+def cost_of(capsys, *words) -> dict:
+    assert simcast("model", "info", *words, "--json") == 0
+    cost = json.loads(capsys.readouterr().out)["training_cost"]
+    assert cost["label"] == "estimate, not measured"
+    assert cost["gpu_hours"] == pytest.approx(sum(part["gpu_hours"] for part in cost["parts"]))
+    return cost
+
+
+def test_training_cost_of_a_teacher(capsys):
+    cost = cost_of(capsys, CONFIGS / "teacher" / "sevir.yaml")
+    assert cost["samples"] == 446_475 * 8 and [part["part"] for part in cost["parts"]] == ["forward and backward"]
+    assert cost["gpu_hours"] == pytest.approx(8.3, abs=0.1)
+    assert cost["gpu_hours_by_utilization"]["0.1"] == pytest.approx(3 * cost["gpu_hours"])
+    assert cost["storage_bytes"]["weights"] * 9 == cost["storage_bytes"]["checkpoints"], "3 of 12 bytes per parameter"
+    other = cost_of(capsys, CONFIGS / "teacher" / "sevir.yaml", "--gpu", "a100", "--utilization", "0.6")
+    assert other["gpu_hours"] == pytest.approx(cost["gpu_hours"] * 989 / 312 / 2)
+
+
+def test_training_cost_of_rollouts(capsys):
+    """Online rollouts are computed for every sample, cached ones once per training window."""
+    config = CONFIGS / "pipeline" / "quickstart.yaml"
+    words = [config, "--stage", "student"]
+    assert [part["part"] for part in cost_of(capsys, *words)["parts"]] == ["forward and backward"], "unknown windows"
+    cached = cost_of(capsys, *words, "--windows", "1000")
+    online = cost_of(capsys, *words, "--set", "student.rollouts=online")
+    assert cached["parts"][1]["part"] == "cached rollouts" and cached["parts"][1]["samples"] == 1000
+    assert online["parts"][1]["part"] == "online rollouts" and online["parts"][1]["samples"] == 800 * 8
+    assert cached["parts"][1]["flops_per_sample"] == online["parts"][1]["flops_per_sample"]
+    assert cached["storage_bytes"]["rollouts"] == 1000 * 6 * 48 * 48 and "rollouts" not in online["storage_bytes"]
+
+
+def test_training_cost_of_generative_stages(capsys):
+    config = CONFIGS / "pipeline" / "quickstart-full.yaml"
+    words = ["--windows", "100", "--gpu", "mi300x"]
+    first = cost_of(capsys, config, "--stage", "autoencoder", *words)
+    assert [part["part"] for part in first["parts"]] == [
+        "forward and backward", "discriminator", "latent scale factor"
+    ]  # fmt: skip
+    assert first["parts"][1]["samples"] == (1500 - 1000) * 8
+    second = cost_of(capsys, config, "--stage", "diffusion", *words)
+    assert [part["part"] for part in second["parts"]] == ["forward and backward", "cached latents"]
+    assert second["storage_bytes"]["latents"] == 100 * 3 * 6 * 4 * 12 * 12 * 2
+    # A window: 12 frames are encoded, as the scale factor encodes one, and the student forecasts once.
+    assert second["parts"][1]["flops_per_sample"] > 12 * first["parts"][2]["flops_per_sample"]
+
+
+def test_training_cost_is_printed_as_an_estimate(capsys):
+    words = ["--stage", "student", "--windows", "1000", "--gpu", "h200"]
+    assert simcast("model", "info", CONFIGS / "pipeline" / "quickstart.yaml", *words) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "Training cost (estimated): NVIDIA H200 SXM 141 GB, 30% utilization" in output
+    assert (
+        "An estimate, not measured" in output
+        and "At 10% to 40% utilization" in output
+        and "rollouts 0.0138 GB" in output
+    )
 
 
 @pytest.mark.parametrize(
@@ -108,6 +175,7 @@ def test_table_lists_parts_and_memory(capsys):
             ["diffusion/sevir.yaml", "--set", "data.block_mean=5"],
             r"76 x 76 are not divisible by the autoencoder's reduction 8",
         ),
+        (["direct/sevir.yaml", "--gpu", "k80"], r"--gpu k80 is unknown; choose from a100, h100"),
         (["absent.yaml"], r"neither a configuration file nor the name"),
         (["direct/sevir.yaml", "--set", "model=earthfromer"], r"known kinds are earthformer, simvp"),
     ],
