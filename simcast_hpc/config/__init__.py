@@ -34,7 +34,7 @@ from .pipeline_config import (
     read_run_config,
 )
 from .shipped_configs import copy_config, list_configs, resolve, summary
-from .stage_sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, is_operational
+from .stage_sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, Unit, is_operational, unit_of
 from .train_config import CheckpointConfig, LogConfig, SharedConfig, StudentConfig, TrainConfig, WatchConfig
 from .yaml_files import from_mapping, read_config, to_yaml
 
@@ -79,6 +79,7 @@ __all__ = [
     "SynthesisConfig",
     "TestSetConfig",
     "TrainConfig",
+    "Unit",
     "WatchConfig",
     "copy_config",
     "from_mapping",
@@ -89,4 +90,5 @@ __all__ = [
     "resolve",
     "summary",
     "to_yaml",
+    "unit_of",
 ]

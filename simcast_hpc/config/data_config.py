@@ -1,22 +1,22 @@
 """Which data set a run reads, how windows are cut from its events, and how many frames a window has."""
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
-from .stage_sections import Operational, Section, StrictModel
+from .stage_sections import Operational, Section, StrictModel, Unit
 
 
 class SequenceConfig(Section):
     """Numbers of input and output frames; output k (from 1) is valid ``k * step_minutes`` after the last input."""
 
-    frames_in: PositiveInt = 13
-    """Input frames."""
-    frames_out: PositiveInt = 12
-    """Forecast frames of student, direct and diffusion: the long horizon."""
-    teacher_frames_out: PositiveInt = 6
-    """Forecast frames of the teacher: the short horizon (SimCast section 3: half of the long one)."""
+    frames_in: Annotated[PositiveInt, Unit("frames")] = 13
+    """Number of observed frames that the model receives."""
+    frames_out: Annotated[PositiveInt, Unit("frames")] = 12
+    """Number of frames that the stages `student`, `direct` and `diffusion` forecast: the long horizon."""
+    teacher_frames_out: Annotated[PositiveInt, Unit("frames")] = 6
+    """Number of frames that the teacher forecasts: the short horizon (SimCast section 3: half of the long one)."""
 
     @model_validator(mode="after")
     def _teacher_is_shorter(self) -> Self:
@@ -31,10 +31,10 @@ class SequenceConfig(Section):
 class HoldOutConfig(StrictModel):
     """Train without one fold of the events; an event's fold is a hash of its identifier."""
 
-    folds: int = Field(ge=2)
-    """Number of folds."""
-    fold: int = Field(ge=0)
-    """The fold that is held out, counted from 0."""
+    folds: Annotated[int, Unit("folds")] = Field(ge=2)
+    """Number of folds into which the events are divided."""
+    fold: Annotated[int, Unit("1")] = Field(ge=0)
+    """Index of the fold that is excluded from training, from 0."""
 
     @model_validator(mode="after")
     def _fold_exists(self) -> Self:
@@ -55,25 +55,28 @@ class DataConfig(Section):
     Operational, because the run adds the content of the description to its scientific identity."""
     root: Operational[Path | None] = None
     """Folder of the archive or of the prepared shards."""
-    frame_stride: PositiveInt = 1
-    """Use every n-th frame of an event."""
-    window_stride: PositiveInt = 12
-    """Frames between the starts of consecutive windows of an event, after ``frame_stride``."""
-    block_mean: PositiveInt = 1
-    """Average n x n pixels in physical units over the valid pixels; requires a known encoding."""
+    frame_stride: Annotated[PositiveInt, Unit("frames")] = 1
+    """Use every n-th frame of an event; the time step becomes n times longer."""
+    window_stride: Annotated[PositiveInt, Unit("frames")] = 12
+    """Number of frames between the first frames of consecutive windows of an event, counted after ``frame_stride``."""
+    block_mean: Annotated[PositiveInt, Unit("pixels")] = 1
+    """Side of the blocks of pixels that are averaged to one pixel, in physical units and over valid pixels; 1 keeps the
+    grid. Requires a data set with a known encoding."""
     recode_as: Operational[str | None] = None
-    """Encode the frames as this other data set does; requires a known encoding of both."""
+    """Name of another data set whose encoding the frames are converted to; both need a known encoding. null keeps the
+    encoding."""
     file_names: tuple[str, ...] | None = None
-    """Use only events of these files (column ``file_name`` of the catalog); null uses all."""
-    max_percent_missing: float | None = 0.0
-    """Skip events with a larger share of missing pixels, in percent; null keeps all."""
-    workers: Operational[int] = Field(default=0, ge=0)
-    """Loader processes per rank; 0 reads in the training process."""
+    """Use only events in these files (column ``file_name`` of the catalog); null uses all files."""
+    max_percent_missing: Annotated[float | None, Unit("%")] = 0.0
+    """Skip events in which more than this share of the pixels is missing; null keeps all events."""
+    workers: Operational[Annotated[int, Unit("processes per rank")]] = Field(default=0, ge=0)
+    """Number of data loader processes per rank; 0 reads in the training process."""
     augment: bool = False
-    """Flip and rotate each training sample, by random numbers that depend on seed, sample and epoch only."""
-    crop: PositiveInt | None = None
-    """Cut a random square of this many pixels per side out of each training sample; null trains on full frames."""
+    """Flip and rotate each training sample at random; the random numbers depend only on seed, sample and epoch."""
+    crop: Annotated[PositiveInt | None, Unit("pixels")] = None
+    """Side of the random square that is cropped from each training sample; null trains on full frames."""
     stage_to: Operational[str | None] = None
-    """Copy prepared shards to this folder on the node's own disk first, such as ``$SLURM_TMPDIR``."""
+    """Folder on the node's local disk, such as ``$SLURM_TMPDIR``, to which prepared shards are copied before training;
+    null reads them from ``data.root``."""
     hold_out: HoldOutConfig | None = None
-    """Exclude one fold of the events from the split ``train``; null trains on all."""
+    """Fold of the events to exclude from the split ``train``; null trains on all events."""

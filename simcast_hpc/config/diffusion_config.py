@@ -1,23 +1,23 @@
 """Latent diffusion: autoencoder, CasFormer, and how both are trained and sampled."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from .stage_sections import Operational, Section, StrictModel
+from .stage_sections import Operational, Section, StrictModel, Unit
 
 
 class AutoencoderConfig(StrictModel):
     """KL autoencoder of single frames (Rombach et al. 2022); the default is CasCast's: 83.6 M parameters, 384 -> 48."""
 
-    widths: tuple[PositiveInt, ...] = (128, 256, 512, 512)
-    """Features per level, finest first; every level but the last halves the grid."""
-    blocks: PositiveInt = 2
+    widths: Annotated[tuple[PositiveInt, ...], Unit("channels")] = (128, 256, 512, 512)
+    """Channels per level, finest first; every level except the last halves the grid."""
+    blocks: Annotated[PositiveInt, Unit("blocks")] = 2
     """Residual blocks per level of the encoder; the decoder has one more."""
-    latent_channels: PositiveInt = 4
-    """Channels of the latent."""
-    groups: PositiveInt = 32
+    latent_channels: Annotated[PositiveInt, Unit("channels")] = 4
+    """Channels of the latent representation."""
+    groups: Annotated[PositiveInt, Unit("groups")] = 32
     """Groups of group normalization; must divide all widths."""
     checkpoint: Operational[bool] = False
     """Recompute the activations of each level in the backward pass (activation checkpointing)."""
@@ -40,22 +40,22 @@ class AutoencoderConfig(StrictModel):
 class CasFormerConfig(StrictModel):
     """CasFormer (Gong et al. 2024, section 3.3); the default is CasCast's for SEVIR: 309 M parameters at 12 frames."""
 
-    frame_width: PositiveInt = 256
-    """Features of the blocks that process frames separately."""
-    frame_depth: PositiveInt = 12
-    """Number of those blocks."""
-    frame_heads: PositiveInt = 4
-    """Attention heads of those blocks."""
-    width: PositiveInt = 1152
-    """Features of the blocks that process all frames jointly."""
-    depth: PositiveInt = 12
-    """Number of those blocks."""
-    heads: PositiveInt = 16
-    """Attention heads of those blocks."""
-    feed_forward_ratio: PositiveFloat = 4.0
-    """Hidden features of a feed-forward layer per input feature."""
-    patch: PositiveInt = 2
-    """Latent elements per token along an axis."""
+    frame_width: Annotated[PositiveInt, Unit("channels")] = 256
+    """Width of the blocks that process each frame separately."""
+    frame_depth: Annotated[PositiveInt, Unit("blocks")] = 12
+    """Number of blocks that process each frame separately."""
+    frame_heads: Annotated[PositiveInt, Unit("heads")] = 4
+    """Attention heads of the blocks that process each frame separately; must divide ``frame_width``."""
+    width: Annotated[PositiveInt, Unit("channels")] = 1152
+    """Width of the blocks that process all frames jointly."""
+    depth: Annotated[PositiveInt, Unit("blocks")] = 12
+    """Number of blocks that process all frames jointly."""
+    heads: Annotated[PositiveInt, Unit("heads")] = 16
+    """Attention heads of the blocks that process all frames jointly; must divide ``width``."""
+    feed_forward_ratio: Annotated[PositiveFloat, Unit("1")] = 4.0
+    """Hidden width of a feed-forward layer divided by its input width."""
+    patch: Annotated[PositiveInt, Unit("latent elements")] = 2
+    """Side of the square of latent elements that form one token."""
     observations: bool = False
     """Add the paper's cross-attention to the latents of observed frames, which the official implementation lacks."""
     checkpoint: Operational[bool] = False
@@ -79,11 +79,11 @@ class CasFormerConfig(StrictModel):
 class DiscriminatorConfig(StrictModel):
     """Patch discriminator (Isola et al. 2017)."""
 
-    layers: PositiveInt = 3
-    """Convolutions with stride 2."""
-    width: PositiveInt = 64
-    """Features after the first convolution."""
-    groups: PositiveInt = 8
+    layers: Annotated[PositiveInt, Unit("layers")] = 3
+    """Number of convolutions with stride 2."""
+    width: Annotated[PositiveInt, Unit("channels")] = 64
+    """Channels after the first convolution."""
+    groups: Annotated[PositiveInt, Unit("groups")] = 8
     """Groups of group normalization; must divide ``width``."""
 
     @model_validator(mode="after")
@@ -105,15 +105,15 @@ class AutoencoderTrainingConfig(Section, read_by=("autoencoder",)):
     """
 
     model: AutoencoderConfig = AutoencoderConfig()
-    """Sizes of the autoencoder."""
-    divergence_weight: float = Field(default=1e-6, ge=0)
+    """Architecture of the autoencoder."""
+    divergence_weight: Annotated[float, Unit("1")] = Field(default=1e-6, ge=0)
     """Weight of the Kullback-Leibler divergence."""
-    adversarial_start: int = Field(default=25_000, ge=0)
-    """Optimizer steps before the discriminator is added."""
-    adversarial_weight: float = Field(default=0.5, ge=0)
-    """Weight of the adversarial loss, before the ratio of gradients."""
+    adversarial_start: Annotated[int, Unit("optimizer steps")] = Field(default=25_000, ge=0)
+    """Number of optimizer steps before the adversarial loss of the discriminator is added."""
+    adversarial_weight: Annotated[float, Unit("1")] = Field(default=0.5, ge=0)
+    """Weight of the adversarial loss, before multiplication by the ratio of gradients."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    """Sizes of the discriminator."""
+    """Architecture of the discriminator."""
 
 
 class SamplingConfig(Section, read_by=("diffusion",)):
@@ -121,37 +121,37 @@ class SamplingConfig(Section, read_by=("diffusion",)):
 
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
     """Sampling method."""
-    steps: PositiveInt = 20
-    """Denoising steps."""
+    steps: Annotated[PositiveInt, Unit("denoising steps")] = 20
+    """Number of denoising steps."""
     spacing: Literal["leading", "trailing"] = "leading"
-    """Which of the training time steps are used (as in diffusers)."""
-    eta: float = Field(default=0.0, ge=0, le=1)
-    """Noise added by DDIM: 0 is deterministic, 1 as much as DDPM."""
-    guidance: float = Field(default=2.0, ge=0)
-    """Scale of classifier-free guidance; 1 is the conditional prediction."""
-    clip: PositiveFloat | None = 13.0
-    """Bound of the clean latent in every step, in units of the scaled latent (CasCast: 13); null does not clip."""
-    members: PositiveInt = 10
-    """Ensemble members."""
-    chunk: PositiveInt = 10
-    """Members of all samples together that are denoised at a time; affects memory only."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the members."""
+    """Selection of the training time steps that the sampler uses, as in diffusers."""
+    eta: Annotated[float, Unit("1")] = Field(default=0.0, ge=0, le=1)
+    """Amount of noise that DDIM adds: 0 is deterministic, 1 adds as much as DDPM."""
+    guidance: Annotated[float, Unit("1")] = Field(default=2.0, ge=0)
+    """Scale of classifier-free guidance; 1 uses the conditional prediction without guidance."""
+    clip: Annotated[PositiveFloat | None, Unit("standard deviations of the latent")] = 13.0
+    """Bound to which the predicted clean latent is clipped in every step (CasCast: 13); null does not clip."""
+    members: Annotated[PositiveInt, Unit("members")] = 10
+    """Number of ensemble members."""
+    chunk: Annotated[PositiveInt, Unit("members")] = 10
+    """Number of members, over all samples, that are denoised at the same time; affects only memory."""
+    seed: Annotated[int, Unit("1")] = Field(default=0, ge=0)
+    """Seed of the random numbers of the members."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of denoiser and decoder; latents and the sampler's updates are always fp32."""
     cuda_graph: bool = True
-    """Replay the denoising loop as a CUDA graph from the second chunk of a size."""
+    """Replay the denoising loop as a CUDA graph, from the second chunk of the same size on."""
 
 
 class ValidationConfig(StrictModel):
     """Ensembles sampled during training with the averaged weights, in fp32, as section ``sampling`` describes."""
 
-    every_steps: int = Field(default=0, ge=0)
-    """Optimizer steps between validations; 0 never validates."""
-    windows: PositiveInt = 8
-    """Windows, evenly spaced over the split ``val`` and the same at every validation."""
-    members: int = Field(default=4, ge=2)
-    """Ensemble members per window."""
+    every_steps: Annotated[int, Unit("optimizer steps")] = Field(default=0, ge=0)
+    """Number of optimizer steps between validations; 0 disables validation."""
+    windows: Annotated[PositiveInt, Unit("windows")] = 8
+    """Number of windows, evenly spaced over the split ``val`` and the same at every validation."""
+    members: Annotated[int, Unit("members")] = Field(default=4, ge=2)
+    """Number of ensemble members per window."""
 
 
 class DiffusionConfig(Section, read_by=("diffusion",)):
@@ -162,24 +162,24 @@ class DiffusionConfig(Section, read_by=("diffusion",)):
     student: Operational[Path | None] = None
     """Run directory of the conditioning model: any stage that forecasts the long horizon."""
     fold_students: Operational[tuple[Path, ...] | None] = None
-    """Run directories of models that each held out another fold of the events (``data.hold_out``): the condition of a
-    training window is forecast by the model that was not trained on its event. Ensembles use ``student``."""
+    """Run directories of models, each trained without another fold of the events (``data.hold_out``). The condition of
+    a training window is the forecast of the model that was not trained on its event. Ensembles use ``student``."""
     latents: Operational[str] = "cached"
-    """``cached`` stores latents in the run directory's own ``latents``; any other value is a folder that several runs
-    share."""
+    """Folder of cached latents: ``cached`` is the folder ``latents`` of the run directory; any other value is the path
+    of a folder that several runs can share."""
     casformer: CasFormerConfig = CasFormerConfig()
-    """Sizes of the denoiser."""
+    """Architecture of the denoiser."""
     schedule: Literal["linear", "cosine"] = "linear"
-    """Noise schedule."""
-    timesteps: PositiveInt = 1000
-    """Time steps of the noise schedule."""
-    beta_start: PositiveFloat = 1e-4
+    """Shape of the noise schedule."""
+    timesteps: Annotated[PositiveInt, Unit("time steps")] = 1000
+    """Number of time steps of the noise schedule."""
+    beta_start: Annotated[PositiveFloat, Unit("1")] = 1e-4
     """Noise variance of the first time step (linear schedule)."""
-    beta_end: PositiveFloat = 0.02
+    beta_end: Annotated[PositiveFloat, Unit("1")] = 0.02
     """Noise variance of the last time step (linear schedule)."""
     prediction: Literal["epsilon", "v"] = "epsilon"
-    """What the denoiser predicts: the noise, or the velocity."""
-    condition_dropout: float = Field(default=0.1, ge=0, lt=1)
+    """Quantity that the denoiser predicts: the noise (`epsilon`) or the velocity (`v`)."""
+    condition_dropout: Annotated[float, Unit("1")] = Field(default=0.1, ge=0, lt=1)
     """Probability that a training sample has no condition, for classifier-free guidance."""
     validation: Operational[ValidationConfig] = ValidationConfig()
     """Ensembles sampled during training; they do not affect it."""

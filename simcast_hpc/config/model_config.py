@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PlainValidator, PositiveInt, Tag, model_validator
 
-from .stage_sections import FORECASTING, Operational, Section, StrictModel
+from .stage_sections import FORECASTING, Operational, Section, StrictModel, Unit
 
 Activation = Literal["gelu", "leaky", "relu", "silu"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -16,20 +16,20 @@ class SimVPConfig(Section, read_by=FORECASTING):
     title: ClassVar[str] = "SimVP"
     kind: Literal["simvp"] = "simvp"
     """Selects SimVP."""
-    hidden_spatial: PositiveInt = 64
-    """Features of encoder and decoder."""
-    hidden_temporal: PositiveInt = 256
-    """Features of the translator."""
-    spatial_blocks: PositiveInt = 2
-    """Convolution blocks of encoder and decoder each; every second one halves or doubles the grid."""
-    temporal_blocks: PositiveInt = 4
-    """Blocks of the translator."""
-    spatial_kernel: PositiveInt = 3
-    """Kernel size of encoder and decoder."""
-    inception_kernels: tuple[PositiveInt, ...] = (3, 5, 7, 11)
-    """Kernel sizes of the translator's parallel convolutions."""
-    groups: PositiveInt = 8
-    """Groups of the translator's grouped convolutions and group normalization."""
+    hidden_spatial: Annotated[PositiveInt, Unit("channels")] = 64
+    """Channels of encoder and decoder."""
+    hidden_temporal: Annotated[PositiveInt, Unit("channels")] = 256
+    """Channels of the translator."""
+    spatial_blocks: Annotated[PositiveInt, Unit("blocks")] = 2
+    """Number of convolution blocks in the encoder and in the decoder; every second block halves or doubles the grid."""
+    temporal_blocks: Annotated[PositiveInt, Unit("blocks")] = 4
+    """Number of blocks of the translator."""
+    spatial_kernel: Annotated[PositiveInt, Unit("pixels")] = 3
+    """Kernel size of the convolutions in encoder and decoder."""
+    inception_kernels: Annotated[tuple[PositiveInt, ...], Unit("pixels")] = (3, 5, 7, 11)
+    """Kernel sizes of the parallel convolutions of the translator."""
+    groups: Annotated[PositiveInt, Unit("groups")] = 8
+    """Number of groups in the grouped convolutions and the group normalization of the translator."""
     channels_last: Operational[bool] = True
     """Store activations with channels last (NHWC)."""
 
@@ -38,13 +38,13 @@ class StackConvStem(StrictModel):
     """Downsampling in stages, each of 3x3 convolutions and a patch merge; the head mirrors it."""
 
     kind: Literal["stack_conv"] = "stack_conv"
-    """Selects this stem."""
-    widths: tuple[PositiveInt, ...] = (16, 64, 128)
-    """Features per stage; the last is the width of the finest level."""
-    scales: tuple[PositiveInt, ...] = (3, 2, 2)
+    """Selects the stem with several stages."""
+    widths: Annotated[tuple[PositiveInt, ...], Unit("channels")] = (16, 64, 128)
+    """Channels per stage; the last value must equal ``model.width``."""
+    scales: Annotated[tuple[PositiveInt, ...], Unit("1")] = (3, 2, 2)
     """Downsampling factor per stage."""
-    convolutions: tuple[PositiveInt, ...] = (2, 2, 2)
-    """Convolutions per stage."""
+    convolutions: Annotated[tuple[PositiveInt, ...], Unit("layers")] = (2, 2, 2)
+    """Number of convolutions per stage."""
     activation: Activation = "leaky"
     """Activation function."""
 
@@ -63,13 +63,13 @@ class ConvStem(StrictModel):
     """Downsampling in one stage of 3x3 convolutions and a patch merge; the head upsamples and convolves."""
 
     kind: Literal["conv"] = "conv"
-    """Selects this stem."""
-    scale: PositiveInt = 4
+    """Selects the stem with one stage."""
+    scale: Annotated[PositiveInt, Unit("1")] = 4
     """Downsampling factor."""
-    convolutions: PositiveInt = 1
-    """Convolutions before the patch merge."""
-    head_convolutions: PositiveInt = 2
-    """Convolutions after upsampling."""
+    convolutions: Annotated[PositiveInt, Unit("layers")] = 1
+    """Number of convolutions before the patch merge."""
+    head_convolutions: Annotated[PositiveInt, Unit("layers")] = 2
+    """Number of convolutions after upsampling."""
     activation: Activation = "leaky"
     """Activation function."""
 
@@ -95,20 +95,20 @@ StemConfig = Annotated[
 class GlobalVectorConfig(StrictModel):
     """Global vectors, to which all cuboids attend."""
 
-    count: int = Field(default=8, ge=0)
+    count: Annotated[int, Unit("vectors")] = Field(default=8, ge=0)
     """Number of global vectors; 0 disables them."""
     separate_projections: bool = True
-    """Use separate weights for the three kinds of attention that involve global vectors."""
+    """Use separate projection weights for each of the three kinds of attention that involve global vectors."""
     self_attention: bool = True
     """Let global vectors attend to one another."""
     feed_forward: bool = False
     """Apply a feed-forward layer to global vectors."""
     in_decoder: bool = False
-    """Let the decoder's self-attention attend to global vectors."""
+    """Let the self-attention of the decoder attend to global vectors."""
     updated_in_decoder: bool = True
     """Pass the global vectors that a decoder block updated to the next block."""
     in_cross_attention: bool = False
-    """Let the decoder's cross-attention attend to global vectors."""
+    """Let the cross-attention of the decoder attend to global vectors."""
 
 
 class EarthformerConfig(Section, read_by=FORECASTING):
@@ -117,46 +117,46 @@ class EarthformerConfig(Section, read_by=FORECASTING):
     title: ClassVar[str] = "Earthformer"
     kind: Literal["earthformer"] = "earthformer"
     """Selects Earthformer."""
-    grid: Operational[tuple[PositiveInt, PositiveInt] | None] = None
-    """Height and width in pixels, for which position encodings and cuboids are built; null takes those of the data."""
-    width: PositiveInt = 128
-    """Features of the finest level; level i has ``width * downsampling**i``."""
-    heads: PositiveInt = 4
-    """Attention heads; must divide ``width``."""
-    encoder_depth: tuple[PositiveInt, ...] = (1, 1)
-    """Blocks per level of the encoder, finest first."""
-    decoder_depth: tuple[PositiveInt, ...] = (1, 1)
-    """Blocks per level of the decoder, finest first."""
-    downsampling: int = Field(default=2, ge=2)
+    grid: Operational[Annotated[tuple[PositiveInt, PositiveInt] | None, Unit("pixels")]] = None
+    """Height and width of the grid for position encodings and cuboids; null uses the grid of the data."""
+    width: Annotated[PositiveInt, Unit("channels")] = 128
+    """Channels of the finest level; level i has ``width * downsampling**i`` channels."""
+    heads: Annotated[PositiveInt, Unit("heads")] = 4
+    """Number of attention heads; must divide ``width``."""
+    encoder_depth: Annotated[tuple[PositiveInt, ...], Unit("blocks")] = (1, 1)
+    """Number of blocks per level of the encoder, finest level first."""
+    decoder_depth: Annotated[tuple[PositiveInt, ...], Unit("blocks")] = (1, 1)
+    """Number of blocks per level of the decoder, finest level first."""
+    downsampling: Annotated[int, Unit("1")] = Field(default=2, ge=2)
     """Downsampling factor between levels."""
     encoder_pattern: str | tuple[str, ...] = "axial"
     """Cuboid pattern of the encoder, one for all levels or one per level (``models/earthformer/patterns.py``)."""
     decoder_pattern: str | tuple[str, ...] = "axial"
-    """Cuboid pattern of the decoder's self-attention."""
+    """Cuboid pattern of the self-attention of the decoder, one for all levels or one per level."""
     cross_pattern: str | tuple[str, ...] = "cross_1x1"
-    """Cuboid pattern of the cross-attention."""
+    """Cuboid pattern of the cross-attention, one for all levels or one per level."""
     stem: StemConfig = StackConvStem()
     """Downsampling before the encoder and upsampling after the decoder."""
     global_vectors: GlobalVectorConfig = GlobalVectorConfig()
-    """Global vectors."""
+    """Vectors that exchange information between all cuboids."""
     encoder_feed_forward_between: bool = True
     """Apply a feed-forward layer after each cuboid attention of an encoder block, not only after the last."""
     decoder_feed_forward_between: bool = True
-    """The same in the decoder."""
+    """Apply a feed-forward layer after each cuboid attention of a decoder block, not only after the last."""
     activation: Activation = "gelu"
     """Activation function of the feed-forward layers."""
     gated: bool = False
     """Use gated feed-forward layers."""
-    attention_dropout: Probability = 0.1
-    """Dropout of attention weights."""
-    projection_dropout: Probability = 0.1
-    """Dropout after the output projection of an attention."""
-    feed_forward_dropout: Probability = 0.1
-    """Dropout of the feed-forward layers."""
+    attention_dropout: Annotated[Probability, Unit("1")] = 0.1
+    """Dropout probability of the attention weights."""
+    projection_dropout: Annotated[Probability, Unit("1")] = 0.1
+    """Dropout probability after the output projection of an attention layer."""
+    feed_forward_dropout: Annotated[Probability, Unit("1")] = 0.1
+    """Dropout probability in the feed-forward layers."""
     padding: Literal["ignore", "zeros", "nearest"] = "zeros"
     """How a grid is padded to a multiple of the cuboid size."""
     positions: Literal["t+h+w", "t+hw"] = "t+h+w"
-    """Position encoding: one table per axis, or one for time and one for the grid."""
+    """Position encoding: one table per axis (`t+h+w`), or one for time and one for the grid (`t+hw`)."""
     relative_bias: bool = True
     """Add a learned bias that depends on the relative position of two tokens."""
     decoder_first_self_attention: bool = False
@@ -164,11 +164,13 @@ class EarthformerConfig(Section, read_by=FORECASTING):
     decoder_positions: bool = False
     """Add a position encoding at every level of the decoder."""
     decoder_query: Literal["zeros", "nearest_interp", "last", "mean"] = "zeros"
-    """Initial query of the decoder: positions only, or the encoder's frames repeated, its last frame, their mean."""
-    cross_last_frames: PositiveInt | None = None
-    """Let the cross-attention attend to the last frames of the encoder only; null uses all."""
-    checkpoint_levels: Operational[tuple[int, ...]] = ()
-    """Levels, 0 the finest, whose activations are recomputed in the backward pass (activation checkpointing)."""
+    """Initial query of the decoder: only position encodings (`zeros`), or the encoder output repeated to the output
+    frames (`nearest_interp`), its last frame (`last`), or its mean over frames (`mean`)."""
+    cross_last_frames: Annotated[PositiveInt | None, Unit("frames")] = None
+    """Number of last encoder frames to which the cross-attention attends; null uses all frames."""
+    checkpoint_levels: Operational[Annotated[tuple[int, ...], Unit("1")]] = ()
+    """Indices of the levels, 0 is the finest, whose activations are recomputed in the backward pass (activation
+    checkpointing)."""
 
     @property
     def levels(self) -> int:

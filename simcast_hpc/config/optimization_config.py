@@ -1,24 +1,26 @@
 """How a run is optimized: loss, batch, optimizer, weight average, and the DeepSpeed engine."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .errors import ConfigError
-from .stage_sections import FORECASTING, Operational, Section
+from .stage_sections import FORECASTING, Operational, Section, Unit
 
 
 class LossConfig(Section, read_by=FORECASTING):
     """Weighted MSE (SimCast Eq. 1-2): a pixel's weight depends on how many thresholds its target exceeds."""
 
-    thresholds: tuple[float, ...] | None = None
-    """Ascending thresholds in ``unit``; null uses the data set's highest evaluation threshold."""
+    thresholds: Annotated[tuple[float, ...] | None, Unit("`loss.unit`")] = None
+    """Ascending thresholds in the unit ``loss.unit``; null uses the highest evaluation threshold of the data set."""
     unit: str | None = None
-    """Unit of ``thresholds``, which must be the data set's own threshold unit: ``code`` (SEVIR), ``mm/h``, ``dBZ``."""
-    weights: tuple[PositiveFloat, ...] = (1.0, 10.0)
-    """``weights[i]`` applies where the target exceeds i of the thresholds; one value more than there are thresholds."""
+    """Unit of ``loss.thresholds``. It must be the threshold unit of the data set: ``code`` (encoded values, SEVIR),
+    ``mm/h`` or ``dBZ``."""
+    weights: Annotated[tuple[PositiveFloat, ...], Unit("1")] = (1.0, 10.0)
+    """Weights of the squared error of a pixel: value i applies where the target exceeds i of the thresholds. One more
+    value than there are thresholds."""
     inclusive: bool = False
-    """Count a target equal to a threshold as above it (HKO-7's balanced weights)."""
+    """Count a target that equals a threshold as above it, as in the balanced weights of HKO-7."""
 
     @model_validator(mode="after")
     def _weights_match_thresholds(self) -> Self:
@@ -44,10 +46,10 @@ class LossConfig(Section, read_by=FORECASTING):
 class BatchConfig(Section):
     """Global and micro-batch size; the number of gradient accumulation steps follows from both and the ranks."""
 
-    global_size: PositiveInt = 8
-    """Samples per optimizer step, over all ranks."""
-    micro_size: Operational[PositiveInt] = 1
-    """Samples per forward pass of a rank."""
+    global_size: Annotated[PositiveInt, Unit("samples")] = 8
+    """Samples per optimizer step over all ranks (global batch size). Gradient accumulation follows from it."""
+    micro_size: Operational[Annotated[PositiveInt, Unit("samples")]] = 1
+    """Samples per forward and backward pass of a rank (micro-batch size)."""
 
     def accumulation_steps(self, world_size: int) -> int:
         """Return the micro-batches per optimizer step on each of ``world_size`` ranks.
@@ -73,22 +75,22 @@ class BatchConfig(Section):
 class OptimizerConfig(Section):
     """Adam, its learning rate as a function of the optimizer step (``train/learning_rate.py``), and clipping."""
 
-    learning_rate: PositiveFloat = 5e-3
+    learning_rate: Annotated[PositiveFloat, Unit("1")] = 5e-3
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam's first and second moment."""
-    weight_decay: float = Field(default=0.0, ge=0)
+    betas: Annotated[tuple[float, float], Unit("1")] = (0.9, 0.999)
+    """Decay rates of the first and second moment in Adam."""
+    weight_decay: Annotated[float, Unit("1")] = Field(default=0.0, ge=0)
     """Decoupled weight decay (AdamW)."""
     no_decay: Literal["norms_and_biases"] | None = None
     """Exclude normalization parameters and biases from weight decay; null decays all parameters."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     """Shape of the learning rate after the warm-up; ``train/learning_rate.py`` gives the formulas."""
-    warmup_fraction: float = Field(default=0.3, ge=0, lt=1)
-    """Share of the optimizer steps over which the learning rate rises to its peak."""
-    final_fraction: float | None = Field(default=None, gt=0, le=1)
-    """Learning rate of the last step as a share of the peak; null uses the schedule's own."""
-    gradient_clip: float = Field(default=1.0, ge=0)
-    """Largest global norm of the gradient; 0 does not clip."""
+    warmup_fraction: Annotated[float, Unit("1")] = Field(default=0.3, ge=0, lt=1)
+    """Fraction of the optimizer steps in which the learning rate rises to its peak (warm-up)."""
+    final_fraction: Annotated[float | None, Unit("1")] = Field(default=None, gt=0, le=1)
+    """Learning rate of the last step divided by the peak; null uses the default of the schedule."""
+    gradient_clip: Annotated[float, Unit("1")] = Field(default=1.0, ge=0)
+    """Largest global norm of the gradient; larger gradients are scaled down. 0 does not clip."""
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:
@@ -108,26 +110,28 @@ class OptimizerConfig(Section):
 class EMAConfig(Section):
     """An exponential moving average of the weights, which is exported in their place."""
 
-    decay: float | None = Field(default=None, gt=0, lt=1)
-    """Decay per update; null keeps no average."""
-    every_steps: PositiveInt = 1
-    """Optimizer steps between updates."""
+    decay: Annotated[float | None, Unit("1")] = Field(default=None, gt=0, lt=1)
+    """Decay of the average per update; null keeps no average."""
+    every_steps: Annotated[PositiveInt, Unit("optimizer steps")] = 1
+    """Number of optimizer steps between updates of the average."""
 
 
 class EngineConfig(Section):
     """How DeepSpeed partitions and stores the model."""
 
-    zero_stage: Operational[Literal[0, 1, 2, 3]] = 1
-    """ZeRO stage: partition nothing (0), optimizer states (1), gradients too (2), weights too (3)."""
+    zero_stage: Operational[Annotated[Literal[0, 1, 2, 3], Unit("1")]] = 1
+    """ZeRO stage: plain data parallel training without sharding (0), or sharded optimizer states (1), also gradients
+    (2), also weights (3)."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Precision of forward and backward; with bf16 the master weights are fp32."""
+    """Precision of the forward and backward pass; `bf16` is mixed precision with fp32 master weights."""
     offload: Operational[Literal["none", "optimizer", "parameters"]] = "none"
-    """Keep the optimizer states on the host and update them there, or the partitioned weights as well."""
-    zero_hpz_partition_size: Operational[PositiveInt] = 1
-    """Ranks, usually a node's, that hold a secondary partition of the weights, so that the all-gather of the backward
-    pass stays among them (ZeRO++, arXiv 2306.10209, section 3.2); 1 is without one."""
-    timeout_minutes: Operational[PositiveFloat] = 30.0
-    """Timeout of a collective, in minutes."""
+    """Store the optimizer states in host memory and update them there (`optimizer`), or also the sharded weights
+    (`parameters`)."""
+    zero_hpz_partition_size: Operational[Annotated[PositiveInt, Unit("ranks")]] = 1
+    """Number of ranks, usually those of a node, that share a secondary partition of the weights, so that the all-gather
+    of the backward pass stays within them (ZeRO++, arXiv 2306.10209, section 3.2); 1 disables it."""
+    timeout_minutes: Operational[Annotated[PositiveFloat, Unit("minutes")]] = 30.0
+    """Timeout of a collective operation."""
 
     @model_validator(mode="after")
     def _bf16_needs_a_zero_stage(self) -> Self:

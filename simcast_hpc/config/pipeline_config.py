@@ -3,13 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .data_config import DataConfig
 from .shipped_configs import resolve
-from .stage_sections import StrictModel, reject_unread_sections, unread_sections
+from .stage_sections import StrictModel, Unit, reject_unread_sections, unread_sections
 from .train_config import SharedConfig, TrainConfig
 from .yaml_files import from_mapping, merge, read_yaml
 
@@ -17,29 +17,29 @@ from .yaml_files import from_mapping, merge, read_yaml
 class SynthesisConfig(StrictModel):
     """The synthetic archive, in SEVIR's layout, that a pipeline writes to ``data.root``."""
 
-    seed: int = Field(default=0, ge=0)
-    """Seed of the archive."""
-    size: PositiveInt = 48
-    """Pixels per side of a frame."""
-    frames_per_event: PositiveInt = 25
-    """Frames per event."""
-    train_events: PositiveInt = 150
-    """Events of the split ``train``."""
-    val_events: PositiveInt = 8
-    """Events of the split ``val``."""
-    test_events: PositiveInt = 48
-    """Events of the split ``test``."""
+    seed: Annotated[int, Unit("1")] = Field(default=0, ge=0)
+    """Seed of the random numbers of the archive."""
+    size: Annotated[PositiveInt, Unit("pixels")] = 48
+    """Side of a square frame."""
+    frames_per_event: Annotated[PositiveInt, Unit("frames")] = 25
+    """Number of frames per event."""
+    train_events: Annotated[PositiveInt, Unit("events")] = 150
+    """Number of events in the split ``train``."""
+    val_events: Annotated[PositiveInt, Unit("events")] = 8
+    """Number of events in the split ``val``."""
+    test_events: Annotated[PositiveInt, Unit("events")] = 48
+    """Number of events in the split ``test``."""
 
 
 class TestSetConfig(StrictModel):
-    """A further data set on which the trained models are verified."""
+    """An additional data set on which the trained models are verified."""
 
     __test__ = False  # not a pytest class
 
     name: str
-    """Name in score files and report."""
+    """Name of the test set in score files and report."""
     data: DataConfig
-    """Data set; without ``data.root`` it is read from the pipeline's."""
+    """Data set to verify on; without its own ``root`` it uses the ``data.root`` of the pipeline."""
     split: Literal["train", "val", "test", "all"] = "test"
     """Split to verify on."""
 
@@ -50,28 +50,28 @@ class EvaluationConfig(StrictModel):
     split: Literal["train", "val", "test", "all"] = "test"
     """Split to verify on."""
     protocols: tuple[str, ...] = ("global", "lead-mean")
-    """Verification protocols by name."""
+    """Names of the verification protocols."""
     baselines: tuple[str, ...] = ("persistence",)
-    """Baselines to compare with."""
-    batch_size: PositiveInt = 8
-    """Windows per forecast."""
-    min_observed_pixels: int = Field(default=1000, ge=0)
-    """Fewest observed pixels above a threshold for a score to be reported."""
-    min_observed_events: int = Field(default=5, ge=0)
-    """Fewest events with such pixels for a score to be reported."""
-    draws: int = Field(default=1000, ge=0)
-    """Bootstrap resamples of the events for the confidence intervals; 0 computes no intervals."""
+    """Names of the baselines to compare with."""
+    batch_size: Annotated[PositiveInt, Unit("windows")] = 8
+    """Windows per forward pass (batch size of the forecast)."""
+    min_observed_pixels: Annotated[int, Unit("pixels")] = Field(default=1000, ge=0)
+    """Smallest number of observed pixels at or above a threshold for which a score is reported."""
+    min_observed_events: Annotated[int, Unit("events")] = Field(default=5, ge=0)
+    """Smallest number of events with such pixels for which a score is reported."""
+    draws: Annotated[int, Unit("resamples")] = Field(default=1000, ge=0)
+    """Number of bootstrap resamples of the events for confidence intervals; 0 computes no intervals."""
     tables_only: bool = False
     """Skip SSIM, FSS and spectra, which take most of the time on a CPU."""
     also: tuple[TestSetConfig, ...] = ()
-    """Further test sets."""
+    """Additional test sets."""
 
 
 class LaunchConfig(StrictModel):
     """How a pipeline starts its stages."""
 
-    ranks: PositiveInt = 1
-    """Ranks per stage, all on this machine."""
+    ranks: Annotated[PositiveInt, Unit("ranks")] = 1
+    """Number of ranks per stage, all on this machine."""
 
 
 class PipelineConfig(SharedConfig):
@@ -82,19 +82,19 @@ class PipelineConfig(SharedConfig):
     """
 
     stages: dict[str, dict[str, Any]]
-    """The fields of each stage that differ from the shared ones, by the stage's name; ``stage`` defaults to the name.
-    A stage takes those shared sections that it reads."""
+    """Stages by name, each with the fields that differ from the shared ones; the field ``stage`` defaults to the name.
+    A stage receives the shared sections that it reads."""
     synthesis: SynthesisConfig | None = None
     """Synthetic archive to write first; null uses the archive in ``data.root``."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Verification after training."""
     launch: LaunchConfig = LaunchConfig()
-    """How stages are started."""
-    time_budget_minutes: PositiveFloat | None = None
-    """Scale the steps of all stages down by one factor, once, so that training takes at most this long; null keeps
-    them. Steps are never scaled up."""
-    fitted_steps: dict[str, PositiveInt] | None = None
-    """Steps of each stage after scaling to the time budget; written by the pipeline."""
+    """How the stages are started."""
+    time_budget_minutes: Annotated[PositiveFloat | None, Unit("minutes")] = None
+    """Time for the training of all stages. If it is exceeded, the steps of all stages are reduced by one factor, once;
+    they are never increased. null keeps the steps."""
+    fitted_steps: Annotated[dict[str, PositiveInt] | None, Unit("optimizer steps")] = None
+    """Number of steps of each stage after reduction to the time budget; written by the pipeline, do not set it."""
 
     @classmethod
     def other_kind(cls, data: Mapping[str, Any]) -> str | None:

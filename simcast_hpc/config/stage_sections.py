@@ -1,5 +1,6 @@
 """Base classes of the configuration: strict models, sections with the stages that read them, operational fields."""
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -14,6 +15,13 @@ T = TypeVar("T")
 _OPERATIONAL = "operational"
 # The type of a field that decides where or how a run executes, never its result. All other fields are scientific.
 Operational = Annotated[T, _OPERATIONAL]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """Unit of a numeric field: ``Annotated[PositiveInt, Unit("frames")]``; ``Unit("1")`` is dimensionless."""
+
+    name: str
 
 
 class StrictModel(BaseModel):
@@ -82,6 +90,11 @@ def reject_unread_sections(config: BaseModel, stages: Collection[str]) -> None:
 def is_operational(field: FieldInfo) -> bool:
     """Return whether a field is marked as operational where it is defined."""
     return _OPERATIONAL in field.metadata
+
+
+def unit_of(field: FieldInfo) -> str | None:
+    """Return the unit that a field declares, or None; every numeric field declares one."""
+    return next((item.name for item in field.metadata if isinstance(item, Unit)), None)
 
 
 def scientific_fields(config: BaseModel, stage: Stage, above: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -15,6 +15,7 @@ from .stage_sections import (
     Section,
     Stage,
     StrictModel,
+    Unit,
     reject_unread_sections,
     scientific_fields,
     unread_sections,
@@ -27,34 +28,36 @@ class StudentConfig(Section, read_by=("student",)):
     teacher: Operational[Path | None] = None
     """Run directory of the trained teacher. Operational, because the run adds the hash of its weights."""
     init: Literal["scratch", "teacher"] = "scratch"
-    """Initial weights: random, or the teacher's."""
+    """Initial weights: random (`scratch`), or the weights of the teacher (`teacher`)."""
     extension: Literal["teacher", "oracle", "none"] = "teacher"
-    """What extends the sequence: the teacher's rollout, or as a control the event's own later frames, or nothing."""
+    """Frames that extend a training sequence beyond its end: the rollout of the teacher (`teacher`), or as controls the
+    later observed frames of the event (`oracle`) or none (`none`)."""
     rollouts: Operational[str] = "online"
-    """``online`` rolls the teacher out during training; ``cached`` reads what ``simcast rollout`` stored in the run
-    directory's own ``rollouts``; any other value is the path of such a folder."""
+    """Source of the teacher's rollouts: ``online`` computes them during training; ``cached`` reads the files that
+    ``simcast rollout`` wrote to the folder ``rollouts`` of the run directory; any other value is the path of such a
+    folder."""
     pseudo_dtype: Literal["fp16", "uint8"] = "fp16"
-    """Data type to which pseudo-frames are rounded, online as well as cached."""
-    lease_seconds: Operational[PositiveFloat] = 300.0
-    """Seconds without a heartbeat after which a process of ``simcast rollout`` loses its block to another process."""
+    """Data type to which pseudo-frames are rounded, both online and cached."""
+    lease_seconds: Operational[Annotated[PositiveFloat, Unit("s")]] = 300.0
+    """Time without a heartbeat after which another process of ``simcast rollout`` takes over the block of a process."""
 
 
 class CheckpointConfig(Section):
     """How often checkpoints are written; a kill loses at most ``every_steps + ahead_steps`` optimizer steps."""
 
-    every_steps: int = Field(default=1000, ge=0)
-    """Optimizer steps between checkpoints; 0 writes one at the end only."""
-    ahead_steps: int = Field(default=20, ge=0)
-    """Optimizer steps that training may advance while a checkpoint is written in the background; 0 waits for it."""
-    keep: PositiveInt = 2
+    every_steps: Annotated[int, Unit("optimizer steps")] = Field(default=1000, ge=0)
+    """Number of optimizer steps between checkpoints; 0 writes only one, at the end."""
+    ahead_steps: Annotated[int, Unit("optimizer steps")] = Field(default=20, ge=0)
+    """Number of optimizer steps that training may advance while a checkpoint is written in the background; 0 waits."""
+    keep: Annotated[PositiveInt, Unit("checkpoints")] = 2
     """Number of checkpoints to keep."""
 
 
 class LogConfig(Section):
     """How often metrics are written."""
 
-    every_steps: PositiveInt = 20
-    """Optimizer steps between metrics."""
+    every_steps: Annotated[PositiveInt, Unit("optimizer steps")] = 20
+    """Number of optimizer steps between lines of metrics."""
 
 
 class WatchConfig(Section):
@@ -63,40 +66,42 @@ class WatchConfig(Section):
     non_finite: Literal["stop", "skip"] = "stop"
     """Reaction to a non-finite loss or gradient: stop the run, or skip the optimizer step with a warning that names
     the windows."""
-    most_skipped: PositiveInt = 10
-    """Stop the run after more skipped steps in a row than this."""
-    spike_factor: PositiveFloat | None = 10.0
-    """Log the windows of a step whose loss exceeds this multiple of the recent median; null disables it."""
-    spike_window: PositiveInt = 100
-    """Number of preceding steps in that median."""
-    hang_minutes: PositiveFloat | None = 20.0
-    """Dump the stacks of a rank and end the run after this many minutes without a step, which must exceed the wait for
-    a checkpoint; null disables it."""
-    straggler_factor: PositiveFloat | None = 2.0
-    """Log a rank that reads and computes this many times slower than the median; null disables it."""
+    most_skipped: Annotated[PositiveInt, Unit("optimizer steps")] = 10
+    """Largest number of consecutive skipped steps; one more stops the run."""
+    spike_factor: Annotated[PositiveFloat | None, Unit("1")] = 10.0
+    """Log the windows of a step whose loss exceeds this multiple of the median of the preceding steps; null disables
+    the check."""
+    spike_window: Annotated[PositiveInt, Unit("optimizer steps")] = 100
+    """Number of preceding steps in the median for ``watch.spike_factor``."""
+    hang_minutes: Annotated[PositiveFloat | None, Unit("minutes")] = 20.0
+    """Time without a step after which a rank writes its stacks and the run ends; it must exceed the time that training
+    waits for a checkpoint. null disables the watchdog."""
+    straggler_factor: Annotated[PositiveFloat | None, Unit("1")] = 2.0
+    """Log a rank whose time for reading and computing exceeds this multiple of the median over ranks; null disables the
+    check."""
 
 
 class SharedConfig(StrictModel):
     """The fields that a training run and a pipeline share."""
 
     name: Operational[str]
-    """Name of the run, for people."""
+    """Name of the run in logs, reports and forecast files."""
     run_dir: Operational[Path]
     """Run directory, to which all outputs are written."""
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Unit("1")] = Field(default=0, ge=0)
     """Seed of all random numbers."""
     data: DataConfig = DataConfig()
     """Data set and windows."""
     sequence: SequenceConfig = SequenceConfig()
     """Numbers of input and output frames."""
     model: ModelConfig = SimVPConfig()
-    """Network that forecasts: its name, or a mapping with ``kind`` and its sizes."""
+    """Forecasting network: its name (`simvp`, `earthformer`), or a mapping with ``kind`` and its fields."""
     loss: LossConfig = LossConfig()
-    """Weighted MSE of the stages that forecast."""
+    """Weighted MSE of the forecasting stages."""
     batch: BatchConfig = BatchConfig()
     """Global and micro-batch size."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Adam and its learning rate."""
+    """Adam, learning rate and gradient clipping."""
     engine: EngineConfig = EngineConfig()
     """DeepSpeed: ZeRO stage, precision, offload."""
     student: StudentConfig = StudentConfig()
@@ -108,7 +113,7 @@ class SharedConfig(StrictModel):
     sampling: Operational[SamplingConfig] = SamplingConfig()
     """How ensembles are sampled, in validation and from the finished run."""
     ema: EMAConfig = EMAConfig()
-    """Moving average of the weights."""
+    """Exponential moving average of the weights."""
     checkpoint: Operational[CheckpointConfig] = CheckpointConfig()
     """How often checkpoints are written."""
     log: Operational[LogConfig] = LogConfig()
@@ -121,9 +126,9 @@ class TrainConfig(SharedConfig):
     """One training run of one stage."""
 
     stage: Stage
-    """What is trained."""
-    max_steps: PositiveInt = 100_000
-    """Optimizer steps of the run."""
+    """Stage that is trained."""
+    max_steps: Annotated[PositiveInt, Unit("optimizer steps")] = 100_000
+    """Number of optimizer steps of the run."""
 
     @classmethod
     def other_kind(cls, data: Mapping[str, Any]) -> str | None:

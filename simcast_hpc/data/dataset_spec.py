@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from simcast_hpc.config import ConfigError, DataError, StrictModel, read_config
+from simcast_hpc.config import ConfigError, DataError, StrictModel, Unit, read_config
 
 from .encoding import MISSING_CODE, Encoding
 from .raw_layouts import ArchiveLayout, Layout
@@ -26,16 +26,21 @@ SplitChooser = Callable[[str, datetime], str]
 class PixelGrid(StrictModel):
     """Number of pixels and their spacing; the shape in the files takes precedence (a crop, a coarser copy)."""
 
-    height: PositiveInt
-    width: PositiveInt
-    spacing_km: PositiveFloat
+    height: Annotated[PositiveInt, Unit("pixels")]
+    """Number of rows."""
+    width: Annotated[PositiveInt, Unit("pixels")]
+    """Number of columns."""
+    spacing_km: Annotated[PositiveFloat, Unit("km")]
+    """Grid spacing."""
 
 
 class Thresholds(StrictModel):
     """Evaluation thresholds, ascending, in ``code`` or the physical unit of the encoding; an event is ``>=``."""
 
-    values: tuple[float, ...]
+    values: Annotated[tuple[float, ...], Unit("`thresholds.unit`")]
+    """Evaluation thresholds, ascending."""
     unit: str
+    """Unit of the thresholds: `code` (encoded values), the unit of the encoding, or `mm/h` with a Z-R relation."""
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -48,8 +53,11 @@ class DateSplits(StrictModel):
     """Splits by date: train until ``train_until`` (inclusive), val until ``val_until`` (inclusive), then test."""
 
     kind: Literal["dates"]
+    """Selects splits by date."""
     train_until: datetime
+    """Last time of the split `train`, inclusive, in UTC without a time zone."""
     val_until: datetime
+    """Last time of the split `val`, inclusive, in UTC without a time zone; later events belong to `test`."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -75,7 +83,9 @@ class TableSplits(StrictModel):
     """Splits by a CSV table below the data root, one row per event, columns ``id`` and ``split``."""
 
     kind: Literal["table"]
+    """Selects splits by a table."""
     file: Path
+    """CSV file below the data root with the columns `id` and `split`."""
 
     def chooser(self, root: Path) -> SplitChooser:
         """Return the function from (event id, time) to its split, empty for events that are not in the table.
@@ -98,7 +108,9 @@ class SingleSplit(StrictModel):
     """All events belong to one split, for example test data that is never trained on."""
 
     kind: Literal["single"]
+    """Selects one split for all events."""
     split: Literal["train", "val", "test"]
+    """Split of all events."""
 
     def chooser(self, root: Path) -> SplitChooser:
         """Return the function from (event id, time) to its split."""
@@ -109,9 +121,13 @@ class DayListSplits(StrictModel):
     """Splits by lists of days below the data root, one ``YYYYMMDD`` per line, text after a comma ignored (HKO-7)."""
 
     kind: Literal["day_lists"]
+    """Selects splits by lists of days."""
     train: Path
+    """File below the data root with the days of the split `train`."""
     val: Path
+    """File below the data root with the days of the split `val`."""
     test: Path
+    """File below the data root with the days of the split `test`."""
 
     def days(self, root: Path) -> dict[str, str]:
         """Return the split of each listed day.
@@ -142,8 +158,10 @@ class DayListSplits(StrictModel):
 class ZRRelation(StrictModel):
     """Z = a R^b between linear reflectivity and rain rate R in mm/h."""
 
-    a: PositiveFloat
-    b: PositiveFloat
+    a: Annotated[PositiveFloat, Unit("1")]
+    """Factor a of the Z-R relation, for Z in mm^6/m^3 and R in mm/h."""
+    b: Annotated[PositiveFloat, Unit("1")]
+    """Exponent b of the Z-R relation."""
 
     def reflectivity(self, rain_rate: float) -> float:
         """Return the reflectivity in dBZ of a rain rate above 0 in mm/h."""
@@ -151,30 +169,40 @@ class ZRRelation(StrictModel):
 
 
 class DatasetSpec(StrictModel):
-    """Description of a dataset.
-
-    ``folder`` is the folder between the data root and the ``file_name`` of a catalog row (``data`` in SEVIR).
-    ``frames_per_event`` null takes the number from the files. ``step_minutes`` is the cadence of the files.
-    ``z_r`` is the Z-R relation of a dataset in dBZ; with it, thresholds may be given in mm/h.
-    ``layout`` is the layout of raw data before preparation; the default is an archive.
-    """
+    """Description of a dataset."""
 
     name: str
+    """Short name of the dataset."""
     title: str
+    """Title of the dataset in reports and forecast files."""
     quantity: str
+    """Physical quantity, such as `reflectivity` or `rain rate`."""
     encoding: Annotated[Encoding, Field(discriminator="kind")]
+    """Relation between pixel values (uint8) and physical values."""
     image_type: str
+    """Value of the catalog column `img_type` that belongs to this dataset, and name of the array in the HDF5 files."""
     folder: str
-    step_minutes: PositiveFloat
-    frames_per_event: PositiveInt | None
+    """Folder between the data root and the `file_name` of a catalog row (`data` in SEVIR)."""
+    step_minutes: Annotated[PositiveFloat, Unit("minutes")]
+    """Time between two frames of a file."""
+    frames_per_event: Annotated[PositiveInt | None, Unit("frames")]
+    """Number of frames per event; null reads the number from the files."""
     grid: PixelGrid
+    """Number of pixels and grid spacing."""
     thresholds: Thresholds
+    """Evaluation thresholds."""
     splits: Annotated[DateSplits | TableSplits | DayListSplits | SingleSplit, Field(discriminator="kind")]
+    """Rule that assigns events to the splits `train`, `val` and `test`."""
     z_r: ZRRelation | None = None
+    """Z-R relation of a dataset in dBZ; with it, thresholds can be given in mm/h."""
     layout: Layout = ArchiveLayout()
+    """Layout of the raw data before preparation."""
     license: str
+    """Licence of the data."""
     citation: str
+    """Reference to cite."""
     source: str
+    """Origin of the data and of this description."""
 
     @model_validator(mode="after")
     def _thresholds_are_codes(self) -> Self:

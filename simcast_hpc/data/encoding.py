@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from simcast_hpc.config import Unit
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,7 +27,7 @@ LAST_CODE = 254
 class _EncodingBase(BaseModel):
     """Base of all encodings: a non-decreasing table of 255 values; code 255 is missing."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     missing_code: ClassVar[int] = MISSING_CODE
 
@@ -99,7 +101,9 @@ class SevirVil(_EncodingBase):
     """
 
     kind: Literal["sevir_vil"] = "sevir_vil"
+    """Selects the encoding of SEVIR's VIL."""
     unit: Literal["kg/m^2"] = "kg/m^2"
+    """Unit of the physical values."""
 
     @cached_property
     def _values(self) -> np.ndarray:
@@ -135,11 +139,17 @@ class Decibel(_EncodingBase):
     """
 
     kind: Literal["decibel"] = "decibel"
+    """Selects pixel values that are equally spaced in decibels of a linear quantity."""
     unit: str
-    offset_db: float
-    step_db: PositiveFloat
-    first_code: int = Field(default=1, ge=1, le=LAST_CODE)
-    floor: PositiveFloat
+    """Unit of the linear quantity, such as `mm/h`."""
+    offset_db: Annotated[float, Unit("dB")]
+    """Decibels of the pixel value `first_code`."""
+    step_db: Annotated[PositiveFloat, Unit("dB")]
+    """Step between consecutive pixel values."""
+    first_code: Annotated[int, Unit("1")] = Field(default=1, ge=1, le=LAST_CODE)
+    """First pixel value with an echo; lower values mean no echo."""
+    floor: Annotated[PositiveFloat, Unit("`encoding.unit`")]
+    """Smallest physical value that counts as an echo."""
 
     @model_validator(mode="after")
     def _floor_is_reached(self) -> Self:
@@ -186,10 +196,15 @@ class Linear(_EncodingBase):
     """
 
     kind: Literal["linear"] = "linear"
+    """Selects a linear relation."""
     unit: str
-    gain: PositiveFloat
-    offset: float = 0.0
+    """Unit of the physical values, such as `dBZ`."""
+    gain: Annotated[PositiveFloat, Unit("`encoding.unit`")]
+    """Physical step between consecutive pixel values."""
+    offset: Annotated[float, Unit("`encoding.unit`")] = 0.0
+    """Physical value of pixel value 0."""
     zero_is_no_echo: bool = False
+    """Whether pixel value 0 means no echo instead of the value `offset`."""
 
     @cached_property
     def _values(self) -> np.ndarray:

@@ -5,13 +5,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from simcast_hpc.config import StrictModel
+from simcast_hpc.config import StrictModel, Unit
 
 
 class ArchiveLayout(StrictModel):
     """SEVIR's layout: ``CATALOG.csv`` and HDF5 files of events, read in place or prepared (``archive_windows.py``)."""
 
     kind: Literal["archive"] = "archive"
+    """Selects an archive with a catalog."""
 
 
 class HKO7Layout(StrictModel):
@@ -23,20 +24,30 @@ class HKO7Layout(StrictModel):
     """
 
     kind: Literal["hko7"]
+    """Selects the layout of HKO-7."""
     images: Path = Path("radarPNG")
+    """Folder of the images below the data root."""
     masks: Path = Path("radarPNG_mask")
+    """Folder of the noise masks below the data root."""
     domain_file: Path = Path("mask_dat.npz")
+    """File below the data root with the mask of the radar's circle."""
     domain: Literal["missing", "zero", "ignore"] = "missing"
+    """Value of pixels outside the radar's circle: missing, 0, or unchanged (`ignore`)."""
     noise: Literal["missing", "zero", "ignore"] = "missing"
+    """Value of pixels in the noise masks: missing, 0, or unchanged (`ignore`)."""
 
 
 class Crop(StrictModel):
     """A rectangle of the grid; row 0 is the first row of the file."""
 
-    top: int = Field(default=0, ge=0)
-    left: int = Field(default=0, ge=0)
-    height: PositiveInt
-    width: PositiveInt
+    top: Annotated[int, Unit("pixels")] = Field(default=0, ge=0)
+    """First row."""
+    left: Annotated[int, Unit("pixels")] = Field(default=0, ge=0)
+    """First column."""
+    height: Annotated[PositiveInt, Unit("pixels")]
+    """Number of rows."""
+    width: Annotated[PositiveInt, Unit("pixels")]
+    """Number of columns."""
 
 
 class RainSelection(StrictModel):
@@ -47,10 +58,14 @@ class RainSelection(StrictModel):
     ``after + 1`` frames later. Means are over the stored values in the unit of the file, no echo included.
     """
 
-    mean: PositiveFloat
-    before: PositiveInt
-    after: PositiveInt
-    first_frame: PositiveInt = 20
+    mean: Annotated[PositiveFloat, Unit("unit of the file")]
+    """Threshold of the mean over a frame."""
+    before: Annotated[PositiveInt, Unit("frames")]
+    """Number of frames before the hit."""
+    after: Annotated[PositiveInt, Unit("frames")]
+    """Number of frames from the hit on."""
+    first_frame: Annotated[PositiveInt, Unit("1")] = 20
+    """Index of the first frame that can be a hit."""
 
 
 class MeteoNetLayout(StrictModel):
@@ -62,12 +77,19 @@ class MeteoNetLayout(StrictModel):
     """
 
     kind: Literal["meteonet"]
+    """Selects the layout of MeteoNet."""
     product: Literal["reflectivity_old", "reflectivity_new", "rainfall"]
+    """Product, which decides the unit and the missing value of the files."""
     region: Literal["NW", "SE"]
+    """Region of France."""
     crop: Crop | None = None
-    event_frames: PositiveInt = 24
+    """Rectangle to crop; null keeps the whole grid."""
+    event_frames: Annotated[PositiveInt, Unit("frames")] = 24
+    """Number of consecutive frames of an event."""
     whole_frames: bool = True
+    """Whether a frame with a missing pixel in the crop ends a run of frames."""
     selection: RainSelection | None = None
+    """Selection of rainy events; null keeps all events."""
 
 
 Layout = Annotated[ArchiveLayout | HKO7Layout | MeteoNetLayout, Field(discriminator="kind")]
