@@ -65,7 +65,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 TEST_LOGS := $(VENV)/tests
 TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-ci test-slow test-slurm drill lint types docs figures
+.PHONY: test test-ci test-slow test-slurm drill lint types docs figures reference
 test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
 	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
@@ -113,6 +113,9 @@ docs: $(VENV)/.docs ## Build the documentation in build/docs; a broken link is a
 
 figures: ## Draw docs/figures/*.svg from docs/figures/draw_figures.py
 	@$(PYTHON) docs/figures/draw_figures.py
+
+reference: $(VENV)/.runtime ## Regenerate the pages on configuration, command line and protocols in docs/reference
+	@for page in configuration cli protocols; do PYTHONPATH=.:kernels $(BIN)/python -m docs.generate.$${page}_page; done
 
 ##@ Kernels and speed
 .PHONY: kernels gpu bench bench-check performance
