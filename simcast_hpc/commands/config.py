@@ -9,12 +9,14 @@ from simcast_hpc.config import copy_config, list_configs, read_run_config, resol
 
 app = typer.Typer(help="List, show and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(help="A shipped configuration, such as teacher/sevir.", show_default=False)]
+Name = Annotated[
+    str, typer.Argument(help="Name of a shipped configuration, such as teacher/sevir.", show_default=False)
+]
 
 
 @app.command("list")
 def list_() -> None:
-    """List the names of the shipped configurations, each with its purpose.
+    """List the shipped configurations with their purpose.
 
     Example: simcast config list
     """
@@ -27,9 +29,11 @@ def list_() -> None:
 @app.command("show")
 def show(
     name: Name,
-    resolved: Annotated[bool, typer.Option("--resolved", help="Print every field, including the defaults.")] = False,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print every field that the stage uses, including defaults.")
+    ] = False,
 ) -> None:
-    """Print a configuration: its file, or with --resolved every field that its stage reads.
+    """Print the YAML file of a configuration, or with --resolved every field that its stage uses.
 
     Example: simcast config show teacher/sevir --resolved
     """
@@ -40,9 +44,11 @@ def show(
 @app.command("copy")
 def copy(
     name: Name,
-    target: Annotated[Path | None, typer.Argument(help="A new file; by default STAGE-NAME.yaml here.")] = None,
+    target: Annotated[
+        Path | None, typer.Argument(help="File to create (default: STAGE-NAME.yaml in the current folder).")
+    ] = None,
 ) -> None:
-    """Copy a shipped configuration to a file of your own and print its path.
+    """Copy a shipped configuration to a new file and print the path of the file.
 
     Example: simcast config copy teacher/sevir my-teacher.yaml
     """

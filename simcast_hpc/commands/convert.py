@@ -11,24 +11,37 @@ from .options import DATASETS
 
 
 def convert(
-    architecture: Annotated[str, typer.Argument(help="earthformer or simvp.", show_default=False)],
-    file: Annotated[Path, typer.Argument(help="Published file: .pt, .pth, .ckpt or .safetensors.", show_default=False)],
+    architecture: Annotated[
+        str, typer.Argument(help="Architecture of the weights: earthformer or simvp.", show_default=False)
+    ],
+    file: Annotated[
+        Path, typer.Argument(help="File of published weights: .pt, .pth, .ckpt or .safetensors.", show_default=False)
+    ],
     out: Annotated[
-        Path, typer.Argument(help="Folder for config.yaml and weights/model.safetensors.", show_default=False)
+        Path,
+        typer.Argument(
+            help="Run directory to create, with config.yaml and weights/model.safetensors.", show_default=False
+        ),
     ],
     config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML configuration published with the weights (default: the released one for SEVIR).",
+            help="YAML configuration published with the weights (default: that of the weights for SEVIR).",
             show_default=False,
         ),
     ] = None,
     dataset: Annotated[str, typer.Option(help=f"Data that the weights were trained on: {DATASETS}.")] = "sevir",
-    prefix: Annotated[str, typer.Option(help="Strip this prefix from state-dict keys, for example model.")] = "",
+    prefix: Annotated[
+        str,
+        typer.Option(
+            help="Strip this prefix, for example 'model.', from state-dict keys; keys without it are skipped."
+        ),
+    ] = "",
 ) -> None:
     """Convert published weights to safetensors with a matching configuration.
 
-    A key without counterpart, or of another shape, is an error.
+    Reads a state dict without executing code from the file. Writes a run directory for simcast evaluate, predict and
+    export. A missing or unexpected key, or a tensor of another shape, is an error.
 
     Example: simcast convert earthformer earthformer_sevir.pt runs/public/earthformer
     """
@@ -53,7 +66,7 @@ def _read_public_config(path: Path) -> dict[str, object]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not usable YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
     return data["model"] if isinstance(data.get("model"), dict) else data

@@ -22,15 +22,15 @@ _DEFAULTS = SynthesisConfig()
 def synth(
     root: Annotated[Path, typer.Argument(help="Folder to write CATALOG.csv and data/ to.", show_default=False)],
     seed: Annotated[int, typer.Option(help="Seed of the generator.")] = _DEFAULTS.seed,
-    size: Annotated[int, typer.Option(help="Height and width in pixels.")] = _DEFAULTS.size,
+    size: Annotated[int, typer.Option(help="Height and width of a frame in pixels.")] = _DEFAULTS.size,
     frames: Annotated[int, typer.Option(help="Frames per event, 5 minutes apart.")] = _DEFAULTS.frames_per_event,
     train: Annotated[int, typer.Option(help="Number of training events.")] = _DEFAULTS.train_events,
     val: Annotated[int, typer.Option(help="Number of validation events.")] = _DEFAULTS.val_events,
     test: Annotated[int, typer.Option(help="Number of test events.")] = _DEFAULTS.test_events,
 ) -> None:
-    """Write a synthetic archive in the layout of SEVIR; equal options give equal bytes.
+    """Write a synthetic archive of storms in the layout of SEVIR.
 
-    Use it with --dataset synthetic, or data.dataset: synthetic in a configuration.
+    Use it with --dataset synthetic, or data.dataset: synthetic in a configuration. Equal options give equal bytes.
 
     Example: simcast data synth storms --train 6 --val 2 --test 3
     """

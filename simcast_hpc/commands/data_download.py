@@ -16,21 +16,28 @@ _MANUAL = {
 
 def download(
     dataset: Annotated[
-        str, typer.Argument(help="sevir; for hko7 and meteonet the source is printed.", show_default=False)
+        str,
+        typer.Argument(
+            help="Data set: sevir. For hko7 and meteonet, print how to obtain the data.", show_default=False
+        ),
     ],
     root: Annotated[Path, typer.Argument(help="Folder to download to.", show_default=False)],
     year: Annotated[
         list[int] | None, typer.Option(help="Year to download (repeatable; default: all).", show_default=False)
     ] = None,
-    image_type: Annotated[str, typer.Option(help="SEVIR image type.")] = "vil",
-    bucket: Annotated[str, typer.Option(help="S3 bucket in the layout of SEVIR.")] = "sevir",
+    image_type: Annotated[str, typer.Option(help="Image type of SEVIR.")] = "vil",
+    bucket: Annotated[str, typer.Option(help="S3 bucket with the layout of SEVIR.")] = "sevir",
     endpoint: Annotated[
-        str | None, typer.Option(help="URL of another S3 server (default: AWS).", show_default=False)
+        str | None, typer.Option(help="URL of the S3 server (default: AWS).", show_default=False)
     ] = None,
-    stall_seconds: Annotated[float, typer.Option(help="Reconnect after this many seconds without data.")] = 30.0,
-    tries: Annotated[int, typer.Option(min=1, help="Consecutive failures before the download ends.")] = 8,
+    stall_seconds: Annotated[float, typer.Option(help="Reconnect if no data arrives for this many seconds.")] = 30.0,
+    tries: Annotated[
+        int, typer.Option(min=1, help="Number of consecutive failures after which the download ends with an error.")
+    ] = 8,
 ) -> None:
     """Download a public data set; the same command resumes an interrupted download.
+
+    Writes the catalog and HDF5 files to ROOT, in the layout that simcast data prepare reads, and verifies checksums.
 
     Example: simcast data download sevir /raw/sevir --year 2018 --year 2019
     """

@@ -16,13 +16,18 @@ def inspect(
     dataset: Dataset = "sevir",
     allow: Annotated[
         list[str] | None,
-        typer.Option(help=f"Kind of problem to accept (repeatable): {', '.join(KINDS)}.", show_default=False),
+        typer.Option(
+            help=f"Kind of problem to ignore in the exit status (repeatable): {', '.join(KINDS)}.", show_default=False
+        ),
     ] = None,
     pictures: Annotated[
-        Path | None, typer.Option(help="Folder for PNG pictures of a few events.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder to write PNG pictures of a few events to (default: none).", show_default=False),
     ] = None,
 ) -> None:
-    """Inspect all files of a data set; the exit status is 1 if there is a problem that is not allowed.
+    """Inspect all files of a data set, and print its problems and statistics.
+
+    The exit status is 1 if there is a problem whose kind is not given with --allow.
 
     Example: simcast data inspect /data/sevir --allow repeated-id --pictures look
     """

@@ -12,9 +12,11 @@ from .options import Dataset, Quiet
 
 def prepare(
     raw: Annotated[Path, typer.Argument(help="Folder of the raw data.", show_default=False)],
-    shards: Annotated[Path, typer.Argument(help="Folder to write; becomes data.root.", show_default=False)],
+    shards: Annotated[
+        Path, typer.Argument(help="Folder to write the shards to; set data.root to it.", show_default=False)
+    ],
     dataset: Dataset = "sevir",
-    codec: Annotated[str, typer.Option(help="lz4 (reads twice as fast) or zstd (smaller).")] = "lz4",
+    codec: Annotated[str, typer.Option(help="Compression: lz4 (reads twice as fast) or zstd (smaller).")] = "lz4",
     events_per_shard: Annotated[int, typer.Option(min=1, help="Events per shard.")] = 64,
     skip: Annotated[
         list[str] | None,
@@ -27,8 +29,9 @@ def prepare(
 ) -> None:
     """Convert raw data to compressed shards that training reads fast.
 
-    Several processes share the work under mpiexec -n 8 simcast data prepare ... or srun, and write the same bytes as
-    one. The same command resumes an interrupted preparation. A problem in the data is an error unless skipped.
+    Reads the raw layout of the data set. Under mpiexec or srun the shards are distributed over the processes, with
+    identical bytes for any number of processes. Run again, the command resumes an interrupted preparation. A problem
+    in the data is an error unless --skip names its kind.
 
     Example: simcast data prepare /raw/hko7 /data/hko7 --dataset hko7-cascast
     """

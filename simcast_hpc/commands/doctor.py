@@ -15,20 +15,31 @@ if TYPE_CHECKING:
 
 
 def doctor(
-    run_dir: Annotated[Path, typer.Option(help="Folder that the run will write to.")] = Path("runs"),
-    min_free_gib: Annotated[float, typer.Option(help="Free space required there, in GiB.", min=0)] = 10.0,
+    run_dir: Annotated[
+        Path, typer.Option(help="Run directory that will be written: checked for free space and write access.")
+    ] = Path("runs"),
+    min_free_gib: Annotated[
+        float, typer.Option(help="Free space required in the run directory, in GiB.", min=0)
+    ] = 10.0,
     data: Annotated[
-        Path | None, typer.Option(help="Data folder: check that its HDF5 files open.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Data folder to check: whether its HDF5 files open (default: not checked).", show_default=False
+        ),
     ] = None,
-    ranks: Annotated[bool, typer.Option("--ranks", help="Print one line per rank instead of one per node.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    timeout_minutes: Annotated[float, typer.Option(help="Timeout of the collectives, in minutes.")] = 5.0,
+    ranks: Annotated[
+        bool, typer.Option("--ranks", help="Print one line per rank instead of one line per node.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    timeout_minutes: Annotated[
+        float, typer.Option(help="Timeout for connecting the ranks and for collectives, in minutes.")
+    ] = 5.0,
 ) -> None:
     """Check this machine for problems that would end, hang, slow down or falsify a run.
 
-    Checked are devices, driver and clocks; installed versions, compiler, caches and stale build locks; MPI, launcher
-    ranks, an all-reduce, Slurm variables and limits; free space, HDF5 filters and file locking. Under a launcher every
-    node is checked.
+    The checks cover GPUs, driver and clocks; installed versions, compiler, caches and stale build locks; MPI, launcher
+    ranks, an all-reduce, Slurm variables and limits; free space, HDF5 filters and file locking. Start the command with
+    the launcher of the run to check every node.
 
     Exit status: 0 no error (warnings are possible), 1 an error, 2 an invalid option.
 

@@ -21,45 +21,54 @@ def evaluate(
         list[str],
         typer.Argument(
             help="Run directories, forecast files (.npz or .h5 with forecast, event, start) or baselines (persistence, "
-            "extrapolation, darts, s-prog, steps, linda, anvil); NAME=... names a row of the result.",
+            "extrapolation, darts, s-prog, steps, linda, anvil). NAME=SOURCE sets the name in the results.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for scores (JSON, CSV), statistics and an example.")] = Path(
-        "scores"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Output folder: scores (JSON, CSV), sufficient statistics and an example window.")
+    ] = Path("scores"),
     dataset: Annotated[
-        str | None, typer.Option(help=f"Description of the data if no run is given: {DATASETS}.", show_default=False)
+        str | None, typer.Option(help=f"Data set, required if no run is given: {DATASETS}.", show_default=False)
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="Data folder (default: that of the first run).", show_default=False)
+        Path | None, typer.Option(help="Data folder (default: data.root of the first run).", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the data: train, val, test or all.")] = "test",
     protocol: Annotated[
         list[str] | None,
         typer.Option(
-            help="global, lead-mean, frame-mean, sample-mean, or a name in docs/reference/scores.md (repeatable).",
+            help="Verification protocol: global, lead-mean, frame-mean, sample-mean, or a published one of "
+            "docs/reference/scores.md (repeatable; default: global and lead-mean).",
             show_default=False,
         ),
     ] = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Baseline to add, or none (repeatable; default: persistence).", show_default=False),
+        typer.Option(
+            help="Baseline to add to runs and files, or none (repeatable; default: persistence).", show_default=False
+        ),
     ] = None,
-    frames_in: Annotated[int, typer.Option(help="Input frames, if no run is given.")] = 13,
-    frames_out: Annotated[int, typer.Option(help="Forecast frames, if no run is given.")] = 12,
+    frames_in: Annotated[int, typer.Option(help="Number of input frames, if no run is given.")] = 13,
+    frames_out: Annotated[int, typer.Option(help="Number of forecast frames, if no run is given.")] = 12,
     window_stride: Annotated[int, typer.Option(help="Frames between window starts, if no run is given.")] = 12,
     frame_stride: Annotated[int, typer.Option(help="Use every n-th frame, if no run is given.")] = 1,
-    draws: Annotated[int, typer.Option(help="Bootstrap resamples of events for intervals; 0 for none.")] = 1000,
+    draws: Annotated[
+        int, typer.Option(help="Bootstrap resamples of events for 95 % intervals; 0: no intervals.")
+    ] = 1000,
     tables_only: Annotated[
-        bool, typer.Option(help="Skip SSIM, FSS and spectra, which take most of the time on a CPU.")
+        bool, typer.Option("--tables-only", help="Skip SSIM, FSS and spectra, which take most of the time on a CPU.")
     ] = False,
     cache: Annotated[
-        Path | None, typer.Option(help="Folder that stores the forecasts of baselines for reuse.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder in which forecasts of baselines are cached (default: no cache).", show_default=False),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Score forecasts on the same windows under named protocols, on all ranks of the launcher.
+
+    Reads runs, forecast files and the windows of one split. Writes SPLIT.json, SPLIT.csv, an example window and
+    sufficient statistics to --out, and prints a table of the scores.
 
     Example: simcast evaluate runs/sevir/student forecasts.h5 --protocol sevir-global --baseline extrapolation
     """
@@ -181,7 +190,7 @@ def _comparable(config: TrainConfig) -> dict[str, object]:
     from simcast_hpc.data.open_windows import description_hash, step_minutes
 
     return {
-        "the code of the data": description_hash(config.data),
+        "the encoding of the data": description_hash(config.data),
         "minutes between frames": step_minutes(config.data),
         "data.block_mean": config.data.block_mean,
         "sequence.frames_in": config.sequence.frames_in,

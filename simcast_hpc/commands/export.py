@@ -12,7 +12,7 @@ def export(
     grid: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            help="Height and width of the frames (default: those of the model, else of its data).",
+            help="Height and width of the frames in pixels (default: the grid of the model or of its data).",
             metavar="HEIGHT WIDTH",
             show_default=False,
         ),
@@ -30,9 +30,9 @@ def export(
 ) -> None:
     """Export a trained model as a torch.export program, safetensors, configuration and model card.
 
-    The program contains only operators of PyTorch: torch.export.load reads it where simcast_hpc is not installed. Its
-    output is compared with the model's before OUT is created. The run is of stage teacher,
-    direct, student or autoencoder, or the output of simcast convert.
+    Reads a run of stage teacher, direct, student or autoencoder, or the output of simcast convert. The exported program
+    contains only operators of PyTorch: torch.export.load reads it without simcast_hpc. Its output is compared with that
+    of the model before OUT is created.
 
     Example: simcast export runs/sevir/student exported/student --scores scores/test.json
     """

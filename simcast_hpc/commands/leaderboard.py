@@ -14,12 +14,17 @@ def leaderboard(
             show_default=False,
         ),
     ],
-    by: Annotated[str, typer.Option(help="Score that orders the rows.")] = "csi/mean",
+    by: Annotated[
+        str, typer.Option(help="Score by which the rows are sorted, such as csi/mean or csi_pool16/mean.")
+    ] = "csi/mean",
     csv: Annotated[
-        Path | None, typer.Option(help="Also write all rows and scores to this CSV file.", show_default=False)
+        Path | None,
+        typer.Option(help="CSV file to write with all rows and scores (default: none).", show_default=False),
     ] = None,
 ) -> None:
     """Compare forecasts in one table per data set, set of windows and protocol.
+
+    Reads score files of simcast evaluate and simcast pipeline, and prints the tables.
 
     Example: simcast leaderboard scores-a scores-b runs/sevir --by csi_pool16/mean --csv board.csv
     """

@@ -16,7 +16,7 @@ DATASETS = (
 ConfigFile = Annotated[
     Path,
     typer.Argument(
-        help="Name of a shipped configuration, such as teacher/sevir, or a YAML file.",
+        help="Name of a shipped configuration (simcast config list), or a YAML file.",
         show_default=False,
     ),
 ]
@@ -24,13 +24,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override a configuration field, for example batch.micro_size=2 (repeatable).",
+        help="Override a field of the configuration, for example batch.micro_size=2 (repeatable).",
         metavar="KEY=VALUE",
         show_default=False,
     ),
 ]
-Dataset = Annotated[str, typer.Option(help=f"Description of the data: {DATASETS}.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+Dataset = Annotated[str, typer.Option(help=f"Data set, which defines encoding and layout: {DATASETS}.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration before the run.")]
 
 

@@ -22,7 +22,8 @@ def pipeline(
 ) -> None:
     """Train all stages in order, verify them and write the report.
 
-    The same command resumes an interrupted pipeline: complete stages are skipped.
+    Reads the data in data.root, or creates synthetic data there. Writes to run_dir: a run directory per stage, the
+    scores, and report/index.html. Run again, the command resumes an interrupted pipeline and skips complete stages.
 
     Example: simcast pipeline pipeline/sevir --set data.root=/data/sevir --set launch.ranks=8
     """

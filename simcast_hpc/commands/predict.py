@@ -25,12 +25,16 @@ def predict(
         ),
     ],
     frames: Annotated[
-        list[Path] | None, typer.Argument(help="Radar files, or folders of them.", show_default=False)
+        list[Path] | None, typer.Argument(help="Radar files, or folders of radar files.", show_default=False)
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the files forecast_<issue time>.*.")] = Path("forecasts"),
+    out: Annotated[Path, typer.Option(help="Output folder; files are named forecast_<issue time>.*")] = Path(
+        "forecasts"
+    ),
     write: Annotated[
         list[str] | None,
-        typer.Option(help="nc, zarr, png or gif (repeatable; default: nc and png).", show_default=False),
+        typer.Option(
+            help="Format to write: nc, zarr, png or gif (repeatable; default: nc and png).", show_default=False
+        ),
     ] = None,
     at: Annotated[
         str | None,
@@ -38,13 +42,20 @@ def predict(
             help="Issue time in UTC, for example 2024-06-11T12:05 (default: the newest frame).", show_default=False
         ),
     ] = None,
-    pattern: Annotated[str, typer.Option(help="Pattern of file names in folders, for example '*.h5'.")] = "*",
+    pattern: Annotated[
+        str, typer.Option(help="Read only files in folders whose names match, for example '*.h5'.")
+    ] = "*",
     bridge: Annotated[
-        int, typer.Option(help="Maximum number of consecutive missing frames to interpolate.", min=0)
+        int, typer.Option(help="Interpolate up to this many consecutive missing frames; 0 rejects any gap.", min=0)
     ] = 0,
     z_r: Annotated[
         tuple[float, float] | None,
-        typer.Option("--z-r", help="A and B of Z = A R^B, between dBZ and mm/h.", metavar="A B", show_default=False),
+        typer.Option(
+            "--z-r",
+            help="A and B of the Z-R relation Z = A R^B, to convert between dBZ and mm/h, for example 200 1.6.",
+            metavar="A B",
+            show_default=False,
+        ),
     ] = None,
     any_spacing: Annotated[
         bool, typer.Option("--any-spacing", help="Accept a pixel spacing other than that of the training data.")
@@ -52,47 +63,57 @@ def predict(
     tile: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            help="Height and width of tiles (default: the training grid).", metavar="HEIGHT WIDTH", show_default=False
+            help="Height and width of tiles in pixels (default: the training grid).",
+            metavar="HEIGHT WIDTH",
+            show_default=False,
         ),
     ] = None,
     overlap: Annotated[
         int | None,
         typer.Option(help="Overlap of tiles in pixels (default: a quarter of a tile).", show_default=False),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Tiles per batch; memory grows with it.", min=1)] = 4,
+    batch: Annotated[int, typer.Option(help="Tiles that are forecast together; memory grows with it.", min=1)] = 4,
     no_members: Annotated[
-        bool, typer.Option("--no-members", help="Write only mean and probabilities of an ensemble, not its members.")
+        bool,
+        typer.Option("--no-members", help="Write only the mean and the probabilities of an ensemble, not its members."),
     ] = False,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Override a sampling field of an ensemble, for example members=20 (repeatable).",
+            help="Override a field of the section sampling of an ensemble, for example members=20 (repeatable).",
             metavar="KEY=VALUE",
             show_default=False,
         ),
     ] = None,
-    institution: Annotated[str, typer.Option(help="Issuing institution, for the attributes of the file.")] = "",
+    institution: Annotated[str, typer.Option(help="Issuing institution, stored in the attributes of the file.")] = "",
     watch: Annotated[
-        Path | None, typer.Option(help="Folder to watch; every new frame gives a forecast.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder to watch instead of FRAMES: forecast from every new frame.", show_default=False),
     ] = None,
-    every: Annotated[float, typer.Option(help="Seconds between scans of the watched folder.", min=0.05)] = 10.0,
+    every: Annotated[float, typer.Option(help="With --watch, seconds between scans of the folder.", min=0.05)] = 10.0,
     late: Annotated[
         float,
-        typer.Option(help="Issue or update forecasts up to this many minutes older than the newest frame.", min=0),
+        typer.Option(
+            help="With --watch, issue or update forecasts up to this many minutes older than the newest frame.", min=0
+        ),
     ] = 120.0,
     keep: Annotated[
-        int | None, typer.Option(help="Number of issue times to keep (default: all).", min=1, show_default=False)
+        int | None,
+        typer.Option(
+            help="With --watch, number of newest issue times whose files are kept (default: all).",
+            min=1,
+            show_default=False,
+        ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Forecast from the last radar frames and write CF netCDF or Zarr, and pictures.
 
-    FRAMES are files or folders of ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF or CF netCDF
-    (the extra [io] reads and writes most of them). A domain larger than the training grid is divided into tiles.
+    FRAMES are files or folders of ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF or CF netCDF.
+    Most formats require the extra [io]. A domain larger than the training grid is divided into overlapping tiles.
 
-    With --watch every new frame in a folder gives a forecast, until the signal TERM or USR2 or a file STOP in --out;
-    see docs/guides/own-radar.md.
+    With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/own-radar.md.
 
     Example: simcast predict runs/sevir/student radar/ --out forecasts --write nc --write png
 

@@ -10,22 +10,23 @@ def report(
     results: Annotated[
         list[Path],
         typer.Argument(
-            help="Run directory of a finished pipeline; or several of them, output folders of simcast evaluate and "
-            "score files, for a report that compares them.",
+            help="Run directory of a finished pipeline; or several run directories, output folders of simcast evaluate "
+            "and score files, for a report that compares them.",
             show_default=False,
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the report (default: `report` in the given folder, `comparison` for several).",
+            help="Output folder (default: report in the given folder; comparison for several).",
             show_default=False,
         ),
     ] = None,
 ) -> None:
     """Write the HTML report from stored results.
 
-    The report is one self-contained file: it needs no network and opens in any browser.
+    Reads stored scores and metrics; no score is recomputed. Writes index.html, one self-contained file that opens
+    in any browser without a network.
 
     Example: simcast report runs/a runs/b scores --out comparison
     """

@@ -11,8 +11,9 @@ from .options import ConfigFile, Overrides, Quiet
 def rollout(config: ConfigFile, overrides: Overrides = None, quiet: Quiet = False) -> None:
     """Roll out the teacher of a student's configuration over the training data and store the pseudo-frames.
 
-    They are written to the folder student.rollouts, and the student reads them instead of running its teacher. Under a
-    launcher the ranks share the windows. A second call computes only the missing blocks.
+    Reads the data in data.root and the run directory student.teacher. Writes the pseudo-frames to the folder
+    student.rollouts, from which the student reads them instead of running its teacher. Under a launcher the windows
+    are distributed over the ranks. Run again, the command computes only the missing blocks.
 
     Example: simcast rollout student/sevir --set data.root=/data/sevir --set student.rollouts=cached
     """

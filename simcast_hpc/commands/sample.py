@@ -19,17 +19,18 @@ def sample(
     root: Annotated[
         Path | None, typer.Option(help="Data folder (default: data.root of the run).", show_default=False)
     ] = None,
-    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the data: train, val, test or all.")] = "test",
     windows: Annotated[
-        int | None, typer.Option(help="Number of windows, from the first (default: all).", min=1, show_default=False)
+        int | None,
+        typer.Option(help="Number of windows, starting with the first (default: all).", min=1, show_default=False),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Windows per batch.", min=1)] = 1,
-    single: Annotated[bool, typer.Option("--single", help="Store float32 instead of float16.")] = False,
+    batch: Annotated[int, typer.Option(help="Windows that are sampled together; memory grows with it.", min=1)] = 1,
+    single: Annotated[bool, typer.Option("--single", help="Store fields in float32 instead of float16.")] = False,
     changes: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Override a field of the run's section sampling, for example steps=6 (repeatable).",
+            help="Override a field of the section sampling, for example steps=6 (repeatable).",
             metavar="KEY=VALUE",
             show_default=False,
         ),
@@ -38,7 +39,8 @@ def sample(
 ) -> None:
     """Sample ensemble members and store them with their mean, exceedance probabilities and probability-matched mean.
 
-    Under a launcher the members are distributed over the ranks.
+    Reads the run, its autoencoder and student, and the windows of one split. Writes one HDF5 file, which simcast
+    evaluate scores. Under a launcher the members are distributed over the ranks.
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """

@@ -13,11 +13,11 @@ def train(
 ) -> None:
     """Train one stage, or resume it from its newest checkpoint.
 
-    Under torchrun, deepspeed, mpiexec or srun all ranks train one model. Outputs are written to run_dir, the resolved
-    configuration among them (config.yaml).
+    Reads the data in data.root. Writes checkpoints, metrics, the resolved configuration (config.yaml) and the final
+    weights to run_dir. Under torchrun, deepspeed, mpiexec or srun all ranks train one model.
 
-    Exit status: 0 trained; 2 invalid configuration or data; 85 checkpoint saved after a signal, run the same command
-    to resume; 75 stopped by a file STOP in run_dir or in its parent folder.
+    Exit status: 0 trained; 2 invalid configuration or data; 75 stopped by a file STOP in run_dir or in its parent
+    folder; 85 checkpoint saved after a signal, run the same command to resume.
 
     Example: simcast train teacher/sevir --set data.root=/data/sevir --set batch.micro_size=2
     """
