@@ -22,6 +22,12 @@ _REFLECTIVITY = colormaps["viridis_r"]
 _RAIN = LinearSegmentedColormap.from_list("rain", ["#b9dcf2", "#62aadb", "#2f72b8", "#5b3796", "#6b1458", "#240617"])
 _PROBABILITY = LinearSegmentedColormap.from_list("probability", ["#d9e6ef", "#8fb7d3", "#4a7fb0", "#2c4f86", "#17203f"])
 _NO_VIL, _NO_RAIN = "#050508", "#f6f6f3"
+# Levels of maps begin well below the usual verification thresholds, so that light rain is visible.
+_MAP_LEVELS = {
+    "mm/h": (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
+    "dBZ": (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0),
+    "kg/m^2": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0),
+}
 _PROBABILITY_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -70,6 +76,24 @@ def steps_for(thresholds: tuple[float, ...], *, labels: tuple[str, ...], unit: s
     return Steps(
         tuple(thresholds), (_NO_RAIN, *_spread_over(scale, len(thresholds), first=first, last=1.0)), tuple(labels)
     )
+
+
+def map_steps(unit: str, *, lowest_threshold: float) -> Steps:
+    """Return the colour scale of a map in physical units, in the colours of the report.
+
+    Args:
+        unit: ``mm/h``, ``dBZ`` or ``kg/m^2``.
+        lowest_threshold: lowest verification threshold in ``unit``; the scale begins below it.
+    """
+    levels = _MAP_LEVELS[unit]
+    if levels[0] >= lowest_threshold:
+        below = lowest_threshold - 5 if unit == "dBZ" else lowest_threshold / 2
+        levels = (below, *(level for level in levels if level > below))
+    labels = tuple(f"{level:g}" for level in levels)
+    if unit == "kg/m^2":
+        return Steps(levels, (_NO_VIL, *_spread_over(_VIL, len(levels), first=0.16, last=0.99)), labels)
+    scale, first = (_REFLECTIVITY, 0.04) if unit == "dBZ" else (_RAIN, 0.0)
+    return Steps(levels, (_NO_RAIN, *_spread_over(scale, len(levels), first=first, last=1.0)), labels)
 
 
 def probability_steps() -> Steps:

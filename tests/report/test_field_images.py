@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from simcast_hpc.report.animation import animation
-from simcast_hpc.report.colours import MISSING_FACE, MISSING_HATCH, probability_steps, steps_for
+from simcast_hpc.report.colours import MISSING_FACE, MISSING_HATCH, map_steps, probability_steps, steps_for
 from simcast_hpc.report.field_images import as_png, field_image
 from simcast_hpc.report.field_viewer import Panel, in_minutes, viewer
 from simcast_hpc.report.frame_overview import frame_indices, overview
@@ -21,6 +21,9 @@ SCALES = {
     "dBZ": steps_for((100.0, 120.0, 132.0, 142.0, 157.0), labels=("19", "28", "35", "40", "47"), unit="dBZ"),
     "eight steps of dBZ": steps_for(tuple(20.0 * k for k in range(1, 9)), labels=tuple("abcdefgh"), unit="dBZ"),
     "probability": probability_steps(),
+    "map of dBZ": map_steps("dBZ", lowest_threshold=20.0),
+    "map of mm/h": map_steps("mm/h", lowest_threshold=0.5),
+    "map of kg/m^2": map_steps("kg/m^2", lowest_threshold=0.15),
 }
 # Dichromatic vision, on linear RGB: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
 SEEN = {
