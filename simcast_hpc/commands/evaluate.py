@@ -53,6 +53,12 @@ def evaluate(
     frames_out: Annotated[int, typer.Option(help="Number of forecast frames, if no run is given.")] = 12,
     window_stride: Annotated[int, typer.Option(help="Frames between window starts, if no run is given.")] = 12,
     frame_stride: Annotated[int, typer.Option(help="Use every n-th frame, if no run is given.")] = 1,
+    max_percent_missing: Annotated[
+        float,
+        typer.Option(
+            help="Skip events with a larger share of missing pixels, in percent, if no run is given.", min=0, max=100
+        ),
+    ] = 0.0,
     draws: Annotated[
         int, typer.Option(help="Bootstrap resamples of events for 95 % intervals; 0: no intervals.")
     ] = 1000,
@@ -86,7 +92,10 @@ def evaluate(
     set_up_logging(ranks.rank, quiet=quiet)
     device = local_device(find_rank(os.environ))
     models = {name: load_run(Path(source), device=device) for name, source, kind in rows if kind == "run"}
-    given = DataConfig(dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride)
+    given = DataConfig(
+        dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride,
+        max_percent_missing=max_percent_missing,
+    )  # fmt: skip
     data, sequence = _windows(
         {name: model.config for name, model in models.items()}, dataset, given, frames_in, frames_out
     )
