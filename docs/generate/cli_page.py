@@ -15,8 +15,9 @@ PAGE = REFERENCE / "cli.md"
 PROGRAM: Any = typer.main.get_command(cli.app)
 _TYPES = {str: "text", int: "int", float: "float", bool: "flag", Path: "path"}
 _INTRODUCTION = """\
-<!-- Written by `make reference` from the commands; do not edit. -->
 # Command line
+
+<!-- Written by `make reference` from the commands; do not edit. -->
 
 `simcast` is installed with the package; `python -m simcast_hpc` is the same program. `simcast COMMAND --help` prints
 the text of this page. `simcast --install-completion` installs completion for the current shell, and

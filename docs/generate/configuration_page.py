@@ -15,8 +15,9 @@ from simcast_hpc.data.dataset_spec import DatasetSpec
 PAGE = REFERENCE / "configuration.md"
 _HEADER = ("Field", "Description", "Type", "Default", "Unit", "Kind")
 _INTRODUCTION = """\
-<!-- Written by `make reference` from the pydantic models; do not edit. -->
 # Configuration
+
+<!-- Written by `make reference` from the pydantic models; do not edit. -->
 
 A training run (`simcast train`) reads one YAML file with the fields of [Training run](#training-run). A pipeline
 (`simcast pipeline`) trains several stages and shares these fields between them; it adds the fields of

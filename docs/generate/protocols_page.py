@@ -22,8 +22,9 @@ _COLUMNS = (
 )
 _SCORES = ("pools", "fss_km", "ssim", "spectrum", "oddities")
 _INTRODUCTION = """\
-<!-- Written by `make reference` from `simcast_hpc/verification/published_protocols.py`; do not edit. -->
 # Protocols
+
+<!-- Written by `make reference` from `simcast_hpc/verification/published_protocols.py`; do not edit. -->
 
 A verification protocol defines how scores are computed from observations and forecasts: thresholds, comparison,
 missing pixels, aggregation. Two results are comparable only if their protocols have the same hash. The hash covers
