@@ -56,7 +56,7 @@ def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
 
 def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, side: str) -> None:
     errors = (_half_width(far), _half_width(pod))
-    performance_point(axes, far.value, pod.value, colour=look.colour, marker=look.marker, errors=errors)
+    performance_point(axes, far.value, pod.value, color=look.colour, marker=look.marker, errors=errors)
     axes.annotate(
         look.name, (1 - far.value, pod.value), xytext=(7, 6) if side == "right" else (-7, -12),
         textcoords="offset points", fontsize=FONT, color=look.colour, ha="left" if side == "right" else "right",

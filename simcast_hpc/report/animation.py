@@ -1,4 +1,4 @@
-"""Animated GIF of observation and forecasts side by side, in the colours of the report."""
+"""Animated GIF of observation and forecasts side by side, in the colors of the report."""
 
 import io
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import Steps, font
+from .colors import Steps, font
 from .field_images import field_image, palette
 from .field_viewer import Panel, in_minutes
 
@@ -19,13 +19,13 @@ _GREYS = 8
 
 
 def animation(panels: Sequence[Panel], *, lead_minutes: Sequence[float], start: np.ndarray) -> bytes:
-    """Return a GIF from the last input frame ``start`` ``[H, W]`` to the last lead time, with one colour scale."""
+    """Return a GIF from the last input frame ``start`` ``[H, W]`` to the last lead time, with one color scale."""
     steps = panels[0].steps
     scenes = [_scene([start] * len(panels), panels, steps, "0 min, last input")]
     for lead, minutes in enumerate(lead_minutes):
         scenes.append(_scene([panel.fields[lead] for panel in panels], panels, steps, in_minutes(minutes)))
-    colours = _palette_image(steps)
-    frames = [scene.quantize(palette=colours, dither=Image.Dither.NONE) for scene in scenes]
+    colors = _palette_image(steps)
+    frames = [scene.quantize(palette=colors, dither=Image.Dither.NONE) for scene in scenes]
     target = io.BytesIO()
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_MS]
     frames[0].save(

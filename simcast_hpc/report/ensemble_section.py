@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from .colours import LineStyle, Steps, line_styles, probability_steps
+from .colors import LineStyle, Steps, line_styles, probability_steps
 from .example_window import ExampleFrames
 from .field_viewer import Panel
 from .findings_text import with_unit
@@ -109,7 +109,7 @@ def rank_chart(scores: ScoreFile, name: str) -> Chart:
     counts = np.sum(scores.diagrams[name].ranks, axis=0)
     relative = counts / max(1, counts.sum()) * len(counts)
     figure, axes = new_chart()
-    axes.bar(range(1, len(counts) + 1), relative, width=0.9, color=line_styles(scores.names)[name].colour)
+    axes.bar(range(1, len(counts) + 1), relative, width=0.9, color=line_styles(scores.names)[name].color)
     axes.axhline(1.0, color=INK, linewidth=1.2)
     axes.grid(visible=False, axis="x")
     name_axes(axes, "rank of the observation", "relative frequency")

@@ -1,4 +1,4 @@
-"""Figure of a radar event as a strip of frames, in the colours of the report."""
+"""Figure of a radar event as a strip of frames, in the colors of the report."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 
 from simcast_hpc.data.dataset_spec import DatasetSpec
 
-from .colours import MISSING_FACE, MISSING_HATCH, Steps, steps_for
+from .colors import MISSING_FACE, MISSING_HATCH, Steps, steps_for
 from .lead_time_curves import new_figure
 
 _MOST_FRAMES = 8
 
 
 def draw_event(spec: DatasetSpec, name: str, codes: np.ndarray) -> Figure:
-    """Return a figure of at most eight evenly spaced frames of an event; missing pixels are grey and hatched.
+    """Return a figure of at most eight evenly spaced frames of an event; missing pixels are gray and hatched.
 
     Args:
-        spec: the data set; its thresholds are the colour levels.
+        spec: the data set; its thresholds are the color levels.
         name: name of the event in the title.
         codes: uint8 pixel values ``[T, H, W]``.
     """
@@ -32,15 +32,15 @@ def draw_event(spec: DatasetSpec, name: str, codes: np.ndarray) -> Figure:
 
 
 def _show_frame(axes: Axes, frame: np.ndarray, steps: Steps) -> None:
-    """Draw one frame ``[H, W]``, uint8 or in [0, 1], in stepped colours; missing pixels are grey and hatched."""
+    """Draw one frame ``[H, W]``, uint8 or in [0, 1], in stepped colors; missing pixels are gray and hatched."""
     axes.set_facecolor(MISSING_FACE)
     axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
-    colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))
+    colors = ListedColormap(list(steps.colors)).with_extremes(bad=(0, 0, 0, 0))
     axes.imshow(
         steps.index(frame),
-        cmap=colours,
+        cmap=colors,
         vmin=-0.5,
-        vmax=len(steps.colours) - 0.5,
+        vmax=len(steps.colors) - 0.5,
         interpolation="nearest",
         origin="upper",
     )

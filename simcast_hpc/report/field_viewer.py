@@ -6,14 +6,14 @@ from html import escape
 
 import numpy as np
 
-from .colours import Steps
+from .colors import Steps
 from .field_images import SIDE, as_png, field_image
 from .html_markup import image, text
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A sequence of fields ``[T', H, W]``, uint8 or floats in [0, 1], with its colour scale.
+    """A sequence of fields ``[T', H, W]``, uint8 or floats in [0, 1], with its color scale.
 
     ``unit`` is the unit of the labels of ``steps`` in alternative texts; empty for encoded values and probabilities.
     """

@@ -14,7 +14,7 @@ from PIL import Image
 
 from simcast_hpc.forecast.predictor import Forecast
 
-from .colours import MISSING_FACE, MISSING_HATCH, Steps, map_steps, probability_steps
+from .colors import MISSING_FACE, MISSING_HATCH, Steps, map_steps, probability_steps
 from .lead_time_curves import new_figure, plain
 from .map_axes import MapAxes
 
@@ -58,7 +58,7 @@ def forecast_figure(forecast: Forecast) -> Figure:
     # 2. Probabilities of the middle threshold
     if forecast.probability is not None:
         middle, scale = len(forecast.thresholds) // 2, probability_steps()
-        chances = Steps(tuple(level / 255 for level in scale.levels), scale.colours, scale.labels)
+        chances = Steps(tuple(level / 255 for level in scale.levels), scale.colors, scale.labels)
         fields = [None, *(forecast.probability[middle, k] for k in leads)]
         _show_block(panels[rows:], fields, titles, chances, mapped)
         label = f"probability of ≥ {forecast.thresholds[middle]:.3g} {_UNITS[forecast.unit]}"
@@ -112,11 +112,11 @@ def _show_block(
 
 
 def _show(axes: Axes, field: np.ndarray, steps: Steps, mapped: MapAxes, *, title: str) -> None:
-    """Draw one field; missing pixels are grey and hatched."""
+    """Draw one field; missing pixels are gray and hatched."""
     coarse, factor = _coarsen(field)
     missing = np.isnan(coarse)
     index = np.ma.masked_array(np.searchsorted(steps.levels, np.where(missing, -np.inf, coarse), side="right"), missing)
-    colours = ListedColormap(list(steps.colours)).with_extremes(bad=(0, 0, 0, 0))
+    colors = ListedColormap(list(steps.colors)).with_extremes(bad=(0, 0, 0, 0))
     axes.set_facecolor(MISSING_FACE)
     axes.patch.set(hatch="////", edgecolor=MISSING_HATCH, linewidth=0)
     axes.set_title(title, fontsize=8, pad=3)
@@ -126,14 +126,14 @@ def _show(axes: Axes, field: np.ndarray, steps: Steps, mapped: MapAxes, *, title
     right = left + (right - left) * columns / field.shape[1]
     bottom = top + (bottom - top) * rows / field.shape[0]
     axes.imshow(
-        index, cmap=colours, vmin=-0.5, vmax=len(steps.colours) - 0.5, interpolation="nearest",
+        index, cmap=colors, vmin=-0.5, vmax=len(steps.colors) - 0.5, interpolation="nearest",
         extent=(left, right, bottom, top),
     )  # fmt: skip
 
 
 def _bar(figure: Figure, panels: np.ndarray, steps: Steps, label: str, *, shrink: float = 0.6) -> None:
-    count = len(steps.colours)
-    scale = ScalarMappable(norm=BoundaryNorm(np.arange(count + 1), count), cmap=ListedColormap(list(steps.colours)))
+    count = len(steps.colors)
+    scale = ScalarMappable(norm=BoundaryNorm(np.arange(count + 1), count), cmap=ListedColormap(list(steps.colors)))
     bar = figure.colorbar(
         scale, ax=list(panels.flat), location="bottom", shrink=shrink, aspect=45, pad=0.03, ticks=list(range(1, count))
     )
@@ -179,7 +179,7 @@ def _quantity(forecast: Forecast) -> str:
 
 
 def _note(forecast: Forecast, leads: list[int], mapped: MapAxes) -> str:
-    """Return the lead times that are not shown, the distance of the lines, and the meaning of grey."""
+    """Return the lead times that are not shown, the distance of the lines, and the meaning of gray."""
     count = len(forecast.shown)
     parts = []
     if len(leads) < count:
@@ -191,7 +191,7 @@ def _note(forecast: Forecast, leads: list[int], mapped: MapAxes) -> str:
     if mapped.spacings is not None:
         across, up = mapped.spacings
         lines = f"lines of longitude every {across:g}° and of latitude every {up:g}°"
-    return "; ".join([*parts, lines, "grey and hatched: missing"])
+    return "; ".join([*parts, lines, "gray and hatched: missing"])
 
 
 def _title(forecast: Forecast) -> str:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import MISSING_FACE, Steps, font
+from .colors import MISSING_FACE, Steps, font
 from .field_images import field_image
 from .field_viewer import Panel, in_minutes
 
 MOST_COLUMNS = 6
 _SIDE, _GAP = 150, 6
 _LABEL, _TIMES, _FOOT = 150, 24, 60
-_COLOURS = 64
+_COLORS = 64
 _INK, _PAPER, _EDGE = "#222222", "white", "#6b7785"
 
 
@@ -23,10 +23,10 @@ def overview(
 
     Args:
         inputs: the input frames.
-        forecasts: the observation first, then each forecast; all with the colour scale of ``inputs``.
+        forecasts: the observation first, then each forecast; all with the color scale of ``inputs``.
         minutes_in: time of each input frame relative to the last one.
         minutes_out: lead time of each forecast frame.
-        title: title of the colour scale: quantity and unit.
+        title: title of the color scale: quantity and unit.
     """
     into, out = frame_indices(len(minutes_in)), frame_indices(len(minutes_out))
     columns = max(len(into), len(out))
@@ -40,7 +40,7 @@ def overview(
     for row, panel in enumerate(forecasts):
         _row(picture, pen, panel, out, top=top + _TIMES + row * (_SIDE + _GAP))
     _scale(pen, inputs.steps, title, top=bands + 6, width=picture.width)
-    return picture.quantize(_COLOURS, dither=Image.Dither.NONE)
+    return picture.quantize(_COLORS, dither=Image.Dither.NONE)
 
 
 def frame_indices(count: int) -> list[int]:
@@ -70,14 +70,14 @@ def _fit(size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _scale(pen: ImageDraw.ImageDraw, steps: Steps, title: str, *, top: int, width: int) -> None:
-    """Draw a colour bar: a patch per step with its lower level at the left edge, and one for missing pixels."""
-    colours = [*steps.colours, MISSING_FACE]
-    patch = min(90, (width - 20) // len(colours))
-    left = (width - patch * len(colours)) // 2
-    for k, colour in enumerate(colours):
+    """Draw a color bar: a patch per step with its lower level at the left edge, and one for missing pixels."""
+    colors = [*steps.colors, MISSING_FACE]
+    patch = min(90, (width - 20) // len(colors))
+    left = (width - patch * len(colors)) // 2
+    for k, color in enumerate(colors):
         edge = left + k * patch
-        pen.rectangle((edge, top, edge + patch, top + 14), fill=colour, outline=_EDGE)
-        if 0 < k < len(colours) - 1:
+        pen.rectangle((edge, top, edge + patch, top + 14), fill=color, outline=_EDGE)
+        if 0 < k < len(colors) - 1:
             pen.text((edge, top + 18), steps.labels[k - 1], fill=_INK, anchor="mt", font=font(11))
-    pen.text((left + patch * (len(colours) - 0.5), top + 18), "missing", fill=_INK, anchor="mt", font=font(11))
+    pen.text((left + patch * (len(colors) - 0.5), top + 18), "missing", fill=_INK, anchor="mt", font=font(11))
     pen.text((width // 2, top + 36), title, fill=_INK, anchor="mt", font=font(12))

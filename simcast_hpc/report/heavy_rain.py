@@ -1,6 +1,6 @@
 """Performance diagram, bias by lead time and table for the highest thresholds, which a mean over thresholds hides."""
 
-from .colours import line_styles
+from .colors import line_styles
 from .findings_text import with_unit
 from .lead_time_curves import Chart, lead_curves, name_axes, new_chart
 from .performance_diagram import performance_axes, performance_point, zoomed_limits
@@ -64,7 +64,7 @@ def _performance_diagram(scores: ScoreFile, label: str, *, title: str) -> Chart:
         if pod is None or far is None:
             descriptions.append(f"{name} undefined")
             continue
-        performance_point(axes, far, pod, colour=styles[name].colour, marker=styles[name].marker)
+        performance_point(axes, far, pod, color=styles[name].color, marker=styles[name].marker)
         descriptions.append(f"{name} POD {pod:.2f}, FAR {far:.2f}")
     name_axes(axes, "success ratio, 1 − FAR", "POD")
     return Chart(title, f"{title}, POD against success ratio: {'; '.join(descriptions)}.", figure)

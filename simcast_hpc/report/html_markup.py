@@ -11,7 +11,7 @@ from html import escape
 from matplotlib.markers import MarkerStyle
 from matplotlib.path import Path as Outline
 
-from .colours import LineStyle, Steps
+from .colors import LineStyle, Steps
 from .lead_time_curves import Chart
 from .score_tables import Group, Row, Table
 
@@ -99,12 +99,12 @@ def line_legend(styles: Mapping[str, LineStyle]) -> str:
     return f'<ul class="legend">\n{items}\n</ul>'
 
 
-def colour_legend(steps: Steps, *, title: str, unit: str) -> str:
-    """Return a legend of a colour scale: a patch and the lower level of each step, and a patch for missing pixels."""
+def color_legend(steps: Steps, *, title: str, unit: str) -> str:
+    """Return a legend of a color scale: a patch and the lower level of each step, and a patch for missing pixels."""
     labels = [f"below {steps.labels[0]}", *(f"≥ {label}" for label in steps.labels)]
     items = [
-        f'<li><span class="patch" style="background:{colour}"></span>{escape(name)}</li>'
-        for colour, name in zip(steps.colours, labels, strict=True)
+        f'<li><span class="patch" style="background:{color}"></span>{escape(name)}</li>'
+        for color, name in zip(steps.colors, labels, strict=True)
     ]
     items.append('<li><span class="patch missing"></span>missing</li>')
     heading = f"{title}, {unit}" if unit else title
@@ -115,8 +115,8 @@ def colour_legend(steps: Steps, *, title: str, unit: str) -> str:
 
 def _line(style: LineStyle) -> str:
     dashes = f' stroke-dasharray="{_DASHES[style.dashes]}"' if _DASHES[style.dashes] else ""
-    stroke = f'stroke="{style.colour}" stroke-width="2.4"'
-    marker = f'<path d="{_outline(style.marker)}" fill="{style.colour}"/>' if style.marker else ""
+    stroke = f'stroke="{style.color}" stroke-width="2.4"'
+    marker = f'<path d="{_outline(style.marker)}" fill="{style.color}"/>' if style.marker else ""
     return (
         f'<svg width="44" height="14" viewBox="-22 -7 44 14" aria-hidden="true"><path d="M-21 0H21" fill="none" '
         f"{stroke}{dashes}/>{marker}</svg>"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from .colours import LineStyle, line_styles
+from .colors import LineStyle, line_styles
 from .field_images import as_png
 from .findings_text import with_unit
 from .pipeline_results import ScoreFile
@@ -23,7 +23,7 @@ _DPI = 150
 INK, FAINT = "#222222", "#5f6368"
 _CHART_INCHES = (3.7, 2.75)
 _CHART_DPI = 170
-_PALETTE_COLOURS = 96
+_PALETTE_COLORS = 96
 _MAX_LEAD_TICKS = 6
 
 
@@ -37,11 +37,11 @@ class Chart:
 
     @property
     def png(self) -> bytes:
-        """The figure as a palette PNG, a third of the size of a full-colour PNG."""
+        """The figure as a palette PNG, a third of the size of a full-color PNG."""
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
         image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        return as_png(image.quantize(_PALETTE_COLOURS, dither=Image.Dither.NONE))
+        return as_png(image.quantize(_PALETTE_COLORS, dither=Image.Dither.NONE))
 
 
 def new_figure(width_inches: float, height_inches: float, *, gap_inches: float = 0.06) -> Figure:
@@ -124,7 +124,7 @@ def draw_line(
     axes.plot(
         across,
         [math.nan if value is None else value for value in up],
-        color=style.colour,
+        color=style.color,
         linestyle=style.dashes,
         linewidth=1.8,
         marker=style.marker or None,

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from simcast_hpc.storage.atomic_files import write_text
 
 from .example_window import ResultsError
 from .pipeline_results import ScoreFile
+from .score_tables import places
 
 _COLUMNS = ("csi/mean", "csi_pool4/mean", "csi_pool16/mean", "hss/mean", "mse", "mae", "crps", "ssim")
+_CELL_FRAME = 3  # a border and a space on either side
+_ONE_IS_BEST = ("frequency_bias", "spread_skill")
 _LOWER_IS_BETTER = ("mse", "mae", "crps", "far", "brier", "balanced")
 
 
@@ -78,13 +82,24 @@ def read_boards(paths: Sequence[Path], *, by: str = "csi/mean") -> list[Board]:
 
 
 def _sort(rows: Sequence[BoardRow], by: str) -> tuple[BoardRow, ...]:
-    sign = 1 if by.startswith(_LOWER_IS_BETTER) else -1
-
     def key(row: BoardRow) -> tuple[bool, float]:
         value = row.scores[by]
-        return (value is None, 0.0 if value is None else sign * value)
+        return (value is None, 0.0 if value is None else _loss(by, value))
 
     return tuple(sorted(rows, key=key))
+
+
+def _loss(by: str, value: float) -> float:
+    """Return a number that is lower for better scores."""
+    if by.startswith(_ONE_IS_BEST):
+        return abs(math.log(value)) if value > 0 else math.inf
+    return value if by.startswith(_LOWER_IS_BETTER) else -value
+
+
+def _direction(by: str) -> str:
+    if by.startswith(_ONE_IS_BEST):
+        return "1 is best"
+    return "lower is better" if by.startswith(_LOWER_IS_BETTER) else "higher is better"
 
 
 def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:
@@ -107,7 +122,7 @@ def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:
 def print_leaderboard(
     paths: Sequence[Path], *, by: str = "csi/mean", csv_path: Path | None = None, console: Console | None = None
 ) -> None:
-    """Print leaderboards, and write them to ``csv_path`` if it is given.
+    """Print leaderboards with the scores that fit the console; write all scores to ``csv_path`` if it is given.
 
     Raises:
         ResultsError: see :func:`read_boards`.
@@ -117,7 +132,7 @@ def print_leaderboard(
     boards = read_boards(paths, by=by)
     for board in boards:
         console.print(Text(f"\n{board.title}", style="bold"))
-        console.print(_table(board, by))
+        console.print(_table(board, by, width=console.width, shows_csv=csv_path is not None))
     if csv_path is not None:
         try:
             write_text(csv_path, _as_csv(boards))
@@ -125,29 +140,52 @@ def print_leaderboard(
             raise ConfigError(f"cannot write {csv_path}: {error.strerror}") from error
 
 
-def _table(board: Board, by: str) -> Table:
-    top = [f"{name}/{label}" for label in board.thresholds[-2:] for name in ("csi", "pod", "far", "frequency_bias")]
-    candidates = [by, *(key for key in (*_COLUMNS, *top) if key != by)]
-    keys = [key for key in candidates if any(row.scores.get(key) is not None for row in board.rows)]
-    means = f"means over thresholds {', '.join(board.thresholds)}; " if board.thresholds else ""
-    caption = f"Protocol {board.protocol} ({board.hash}); {means}in brackets 95 % intervals over events."
-    table = Table(caption=caption, caption_justify="left")
-    table.add_column("score", overflow="fold")
-    for row in board.rows:
-        table.add_column(row.name, justify="right", overflow="fold")
-    for key in keys:
-        table.add_row(key, *(_cell(row, key) for row in board.rows))
+def _table(board: Board, by: str, *, width: int, shows_csv: bool) -> Table:
+    """Return a table with one row per forecast, best first: rank, name, score ``by`` with its interval, more scores.
+
+    Further scores are added, without intervals, as long as the table is not wider than ``width``.
+    """
+    # 1. Columns that fit
+    columns = {"rank": [str(rank) for rank, _ in enumerate(board.rows, start=1)]}
+    columns["forecast"] = [row.name for row in board.rows]
+    columns[by] = [_cell(row, by) for row in board.rows]
+    top = [f"{name}/{board.thresholds[-1]}" for name in ("csi", "frequency_bias")] if board.thresholds else []
+    available = [
+        key for key in (*_COLUMNS, *top) if key != by and any(row.scores.get(key) is not None for row in board.rows)
+    ]
+    for key in available:
+        cells = [_cell(row, key, bounds=False) for row in board.rows]
+        if _width({**columns, key: cells}) > width:
+            break
+        columns[key] = cells
+    # 2. Table and caption
+    means = f" Means over thresholds {', '.join(board.thresholds)}." if board.thresholds else ""
+    every = "" if shows_csv else " --csv FILE writes every score with its interval."
+    caption = (
+        f"Protocol {board.protocol} ({board.hash}), sorted by {by} ({_direction(by)}); in brackets 95 % intervals over "
+        f"events.{means}{every}"
+    )
+    table = Table(caption=Text(caption), caption_justify="left")
+    for title in columns:
+        is_name = title == "forecast"
+        table.add_column(Text(title), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
-def _cell(row: BoardRow, key: str) -> str:
+def _width(columns: Mapping[str, Sequence[str]]) -> int:
+    return sum(max(len(cell) for cell in (title, *cells)) + _CELL_FRAME for title, cells in columns.items()) + 1
+
+
+def _cell(row: BoardRow, key: str, *, bounds: bool = True) -> str:
     value = row.scores.get(key)
     if value is None:
         return "-"
-    places = 5 if key in ("mse", "mae", "crps") else 3
-    low, high = row.intervals.get(key, (None, None))
-    bounds = "" if low is None or high is None else f" [{low:.{places}f}, {high:.{places}f}]"
-    return f"{value:.{places}f}{bounds}"
+    count = places(key)
+    low, high = row.intervals.get(key, (None, None)) if bounds else (None, None)
+    interval = "" if low is None or high is None else f" [{low:.{count}f}, {high:.{count}f}]"
+    return f"{value:.{count}f}{interval}"
 
 
 def _as_csv(boards: Sequence[Board]) -> str:

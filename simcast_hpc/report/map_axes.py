@@ -68,8 +68,8 @@ class MapAxes:
 
         Args:
             axes: axes of the image.
-            is_left: whether latitudes are labelled.
-            is_bottom: whether longitudes are labelled.
+            is_left: whether latitudes are labeled.
+            is_bottom: whether longitudes are labeled.
         """
         left, right, bottom, top = self.extent
         axes.set(xlim=(left, right), ylim=(bottom, top))

@@ -68,11 +68,11 @@ def zoomed_limits(values: Sequence[float], *, margin: float = 0.3, narrowest: fl
 
 
 def performance_point(
-    axes: Axes, far: float, pod: float, *, colour: str, marker: str, errors: tuple[float, float] = (0.0, 0.0)
+    axes: Axes, far: float, pod: float, *, color: str, marker: str, errors: tuple[float, float] = (0.0, 0.0)
 ) -> None:
     """Draw one forecast; ``errors`` are the half widths of the intervals of FAR and POD."""
     far_error, pod_error = errors
     axes.errorbar(
-        1 - far, pod, xerr=far_error or None, yerr=pod_error or None, color=colour, marker=marker, markersize=7,
+        1 - far, pod, xerr=far_error or None, yerr=pod_error or None, color=color, marker=marker, markersize=7,
         capsize=2, elinewidth=1, linestyle="", clip_on=False,
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from .colours import LineStyle, line_styles
+from .colors import LineStyle, line_styles
 from .lead_time_curves import FAINT, Chart, draw_line, name_axes, new_chart
 from .pipeline_results import ScoreFile, Spectra
 

@@ -1,7 +1,7 @@
 """Section of the report about one test set: tables, curves, example frames, heavy rain, spectra, ensembles."""
 
 from .animation import animation
-from .colours import LineStyle, Steps, line_styles, probability_steps, steps_for
+from .colors import LineStyle, Steps, line_styles, probability_steps, steps_for
 from .ensemble_section import (
     crps_chart,
     ensemble_table,
@@ -18,7 +18,7 @@ from .field_images import as_png
 from .field_viewer import Panel, strip, viewer
 from .frame_overview import overview
 from .heavy_rain import heavy_rain_charts, heavy_rain_table
-from .html_markup import animated_figure, chart_grid, collapsible, colour_legend, line_legend, picture, table, text
+from .html_markup import animated_figure, chart_grid, collapsible, color_legend, line_legend, picture, table, text
 from .lead_time_curves import csi_charts, mean_csi_chart
 from .pipeline_results import ScoredTestSet, ScoreFile
 from .score_tables import entry_table, lead_table, score_table, threshold_table
@@ -49,11 +49,11 @@ def test_set_section(test_set: ScoredTestSet) -> list[str]:
 
 
 def provenance(scores: ScoreFile) -> str:
-    """Return a text with the split, windows, grid, source and licence of the data."""
+    """Return a text with the split, windows, grid, source and license of the data."""
     return (
         f"Split “{scores.split}” of {scores.dataset}: {scores.windows} windows of {scores.events} events, "
         f"{scores.frames_in} input and {scores.frames_out} output frames, {scores.step_minutes:g} minutes apart"
-        f"{_grid(scores)}. Source: {scores.citation}. Licence: {scores.license}."
+        f"{_grid(scores)}. Source: {scores.citation}. License: {scores.license}."
     )
 
 
@@ -162,11 +162,11 @@ def _products(test_set: ScoredTestSet, name: str) -> list[str]:
         return []
     steps, unit = field_steps(scores, example)
     panels = product_panels(scores, example, name, steps, unit)
-    probability_legend = colour_legend(probability_steps(), title="Probability", unit="")
+    probability_legend = color_legend(probability_steps(), title="Probability", unit="")
     return [
         text("h3", f"{name}: members and ensemble products"),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the ensemble's fields"),
-        colour_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)) + probability_legend,
+        color_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)) + probability_legend,
         text(
             "p",
             f"{len(example.ensembles[name].members)} of {scores.diagrams[name].members} members, ensemble mean, "
@@ -183,7 +183,7 @@ def unit_text(unit: str) -> str:
 
 
 def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
-    """Return the colour scale of the fields of a test set and the unit of its labels; empty for encoded values."""
+    """Return the color scale of the fields of a test set and the unit of its labels; empty for encoded values."""
     labels = scores.protocols[scores.pooled_protocol].labels
     if len(labels) != len(example.thresholds):
         labels = tuple(f"{code:g}" for code in example.thresholds)
@@ -221,10 +221,10 @@ def _frames(test_set: ScoredTestSet) -> list[str]:
     return [
         heading,
         text("p", f"The window with the most observed pixels of heavy rain, selected without regard to the forecasts: "
-             f"{_window(scores, example)}. Missing pixels are grey and hatched."),
+             f"{_window(scores, example)}. Missing pixels are gray and hatched."),
         strip(inputs, before),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the forecasts"),
-        colour_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)),
+        color_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)),
         collapsible("Single image for slides", picture(as_png(slide), alt=alt, wide=True, caption=caption)),
         collapsible(
             "Animation",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .colours import LineStyle, line_styles
+from .colors import LineStyle, line_styles
 from .lead_time_curves import Chart, draw_line, name_axes, new_chart, start_at_zero
 from .pipeline_results import StageResult
 

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from simcast_hpc.report.animation import animation
-from simcast_hpc.report.colours import MISSING_FACE, MISSING_HATCH, map_steps, probability_steps, steps_for
+from simcast_hpc.report.colors import MISSING_FACE, MISSING_HATCH, map_steps, probability_steps, steps_for
 from simcast_hpc.report.field_images import as_png, field_image
 from simcast_hpc.report.field_viewer import Panel, in_minutes, viewer
 from simcast_hpc.report.frame_overview import frame_indices, overview
@@ -34,9 +34,9 @@ SEEN = {
 }  # fmt: skip
 
 
-def lab(colour: str, seen: object) -> np.ndarray:
+def lab(color: str, seen: object) -> np.ndarray:
     """Return CIE L*a*b* (D65) of a color as it is seen."""
-    coded = np.array(to_rgb(colour))
+    coded = np.array(to_rgb(color))
     linear = np.where(coded <= 0.04045, coded / 12.92, ((coded + 0.055) / 1.055) ** 2.4)
     to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
     xyz = np.array(to_xyz) @ np.clip(np.array(seen) @ linear, 0, 1) / [0.95047, 1.0, 1.08883]
@@ -46,26 +46,26 @@ def lab(colour: str, seen: object) -> np.ndarray:
 
 @pytest.mark.parametrize("eyes", SEEN)
 @pytest.mark.parametrize("scale", SCALES)
-def test_steps_are_distinguishable_and_ordered_for_colour_blind_readers(scale, eyes):
+def test_steps_are_distinguishable_and_ordered_for_color_blind_readers(scale, eyes):
     """All colors differ by several just noticeable differences (2.3), and lightness orders them."""
-    seen = np.stack([lab(colour, SEEN[eyes]) for colour in SCALES[scale].colours])
+    seen = np.stack([lab(color, SEEN[eyes]) for color in SCALES[scale].colors])
     between = np.linalg.norm(seen[:, None] - seen[None], axis=-1)
     assert between[np.triu_indices(len(seen), 1)].min() > 7
     lightness = np.diff(seen[:, 0])
     assert (lightness > 2).all() or (lightness < -2).all()
 
 
-def test_pixel_colours_and_hatching_of_missing_pixels():
+def test_pixel_colors_and_hatching_of_missing_pixels():
     codes = np.array([[0, 16, 74], [133, 254, 255]], np.uint8)
     image = field_image(codes, VIL, side=30)
     assert image.size == (30, 20) and image.mode == "P"
     pixels = np.asarray(Image.open(io.BytesIO(as_png(image))).convert("RGB"))
-    colours = {tuple(round(255 * part) for part in to_rgb(colour)): k for k, colour in enumerate(VIL.colours)}
-    shown = [[colours[tuple(pixels[10 * row + 5, 10 * column + 5])] for column in range(3 - row)] for row in (0, 1)]
+    colors = {tuple(round(255 * part) for part in to_rgb(color)): k for k, color in enumerate(VIL.colors)}
+    shown = [[colors[tuple(pixels[10 * row + 5, 10 * column + 5])] for column in range(3 - row)] for row in (0, 1)]
     assert shown == [[0, 1, 4], [6, 9]]
     missing = {tuple(pixel) for pixel in pixels[10:, 20:].reshape(-1, 3)}
     assert missing == {tuple(round(255 * part) for part in to_rgb(grey)) for grey in (MISSING_FACE, MISSING_HATCH)}
-    assert not missing & set(colours), "colours of missing pixels differ from all steps"
+    assert not missing & set(colors), "colors of missing pixels differ from all steps"
 
 
 def test_large_field_is_not_enlarged():

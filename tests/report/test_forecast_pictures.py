@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from simcast_hpc.forecast.predictor import Forecast
 from simcast_hpc.radar.radar_frame import RadarGrid
-from simcast_hpc.report.colours import map_steps
+from simcast_hpc.report.colors import map_steps
 from simcast_hpc.report.forecast_pictures import forecast_figure
 from simcast_hpc.report.map_axes import MapAxes
 
@@ -65,7 +65,7 @@ def test_light_rain_is_visible_and_missing_pixels_are_grey():
     steps = map_steps("mm/h", lowest_threshold=0.5)
     index = image.get_array()
     assert np.asarray(index[0, -1]) == 1 and np.asarray(index[-1, -1]) == 0 and index.mask[:, :5].all()
-    assert steps.colours[0] != steps.colours[1] and image.cmap(0) == to_rgba(steps.colours[0])
+    assert steps.colors[0] != steps.colors[1] and image.cmap(0) == to_rgba(steps.colors[0])
     assert axes.get_facecolor()[:3] == pytest.approx([0.788] * 3, abs=0.01)
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from simcast_hpc.report.colours import line_styles, steps_for
+from simcast_hpc.report.colors import line_styles, steps_for
 from simcast_hpc.report.ensemble_section import rank_chart, reliability_chart, spread_chart, threshold_styles
 from simcast_hpc.report.lead_time_curves import csi_charts, mean_csi_chart, plain
 from simcast_hpc.report.pipeline_results import read_results
@@ -19,12 +19,12 @@ RAIN = steps_for(tuple(RATES.values()), labels=tuple(RATES), unit="mm/h")
 
 
 @pytest.mark.parametrize("scale", [VIL, RAIN], ids=["code", "mm/h"])
-def test_value_at_threshold_has_its_colour_in_uint8_and_float(scale):
+def test_value_at_threshold_has_its_color_in_uint8_and_float(scale):
     codes = np.arange(255, dtype=np.uint8)[None]
     expected = [sum(code >= level for level in scale.levels) for code in range(255)]
     assert scale.index(codes)[0].tolist() == expected
     assert scale.index(codes.astype(np.float32) / np.float32(255))[0].tolist() == expected
-    assert len(scale.colours) == len(set(scale.colours)) == len(scale.levels) + 1 == len(scale.labels) + 1
+    assert len(scale.colors) == len(set(scale.colors)) == len(scale.levels) + 1 == len(scale.labels) + 1
 
 
 def test_missing_pixels_are_masked():

@@ -6,8 +6,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.report import print_scores, print_tables
-from tests.report.fake_run import MEAN_CSI, score_file, write_json, write_run
+from simcast_hpc.report import print_leaderboard, print_scores, print_tables, read_boards
+from tests.report.fake_run import MEAN_CSI, WITH_ENSEMBLE, score_file, write_json, write_run
 
 
 def _printed(run_dir, *, width: int) -> str:
@@ -63,3 +63,40 @@ def test_command_writes_the_report_and_prints_its_path(tmp_path):
     assert result.stdout.splitlines()[-1] == str(run_dir / "report" / "index.html")
     assert (run_dir / "report" / "index.html").is_file()
     assert "persistence" in result.stdout
+
+
+def _leaderboard(tmp_path, *, width: int, by: str, csv: bool = False) -> str:
+    write_json(tmp_path / "test.json", score_file(mean_csi=WITH_ENSEMBLE))
+    console = Console(file=StringIO(), width=width)
+    print_leaderboard([tmp_path / "test.json"], by=by, csv_path=tmp_path / "all.csv" if csv else None, console=console)
+    return console.file.getvalue()
+
+
+def test_leaderboard_fits_100_columns(tmp_path):
+    printed = _leaderboard(tmp_path, width=100, by="csi/16")
+    assert max(map(len, printed.splitlines())) <= 100
+    rows = _rows(printed)
+    head = rows["rank"]
+    assert head[:2] == ["forecast", "csi/16"] and len(head) >= 5, "more scores follow"
+    values = [float(rows[str(rank)][1].split(" [")[0]) for rank in range(1, 6)]
+    assert values == sorted(values, reverse=True)
+    assert all("[" in rows[str(rank)][1] and "[" not in "".join(rows[str(rank)][2:]) for rank in range(1, 6))
+    assert "--csv FILE" in printed and "higher is better" in " ".join(printed.split())
+
+
+def test_narrow_leaderboard_keeps_the_sorted_score(tmp_path):
+    printed = _leaderboard(tmp_path, width=60, by="crps", csv=True)
+    rows = _rows(printed)
+    assert rows["rank"][:2] == ["forecast", "crps"] and rows["1"][0] == "diffusion"
+    assert "--csv" not in printed and "lower is better" in " ".join(printed.split())
+    assert "frequency_bias/219" in (tmp_path / "all.csv").read_text(encoding="utf-8")
+
+
+def test_bias_is_sorted_by_its_distance_from_1(tmp_path):
+    scores = score_file()
+    for name, bias in {"persistence": 1.4, "teacher": 0.95, "student": 2.5, "direct": 0.5}.items():
+        for by_key in scores["scores"][name].values():
+            by_key["frequency_bias/16"] = bias
+    write_json(tmp_path / "test.json", scores)
+    (board, *_) = read_boards([tmp_path / "test.json"], by="frequency_bias/16")
+    assert [row.name for row in board.rows] == ["teacher", "persistence", "direct", "student"]

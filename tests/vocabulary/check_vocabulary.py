@@ -28,7 +28,6 @@ NOT_YET = (
     "CHANGELOG.md",
     "docs/",
     "configs/",
-    "simcast_hpc/report/",
     "benchmarks/evidence/",
 )
 

@@ -1,4 +1,4 @@
-"""Colour scales of radar fields, line styles of forecasts, and fonts. Lines also differ in marker and dash pattern."""
+"""Color scales of radar fields, line styles of forecasts, and fonts. Lines also differ in marker and dash pattern."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -13,10 +13,10 @@ from simcast_hpc.data.dataset_spec import MISSING_CODE
 
 MISSING_FACE, MISSING_HATCH = "#c9c9c9", "#8a8a8a"
 
-# The usual colour levels of SEVIR VIL contain its six evaluation thresholds.
+# The usual color levels of SEVIR VIL contain its six evaluation thresholds.
 _VIL_LEVELS = (16.0, 31.0, 59.0, 74.0, 100.0, 133.0, 160.0, 181.0, 219.0)
 # Lightness increases (VIL, on black) or decreases (rain and reflectivity, on white) at every step, so that the order
-# of the steps is visible with colour blindness and in greyscale; covered by a test.
+# of the steps is visible with color blindness and in grayscale; covered by a test.
 _VIL = colormaps["inferno"]
 _REFLECTIVITY = colormaps["viridis_r"]
 _RAIN = LinearSegmentedColormap.from_list("rain", ["#b9dcf2", "#62aadb", "#2f72b8", "#5b3796", "#6b1458", "#240617"])
@@ -33,23 +33,23 @@ _PROBABILITY_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Steps:
-    """A stepped colour scale.
+    """A stepped color scale.
 
     Attributes:
         levels: ascending, in encoded values.
-        colours: ``colours[i]`` is used where i levels are reached.
+        colors: ``colors[i]`` is used where i levels are reached.
         labels: the levels in the displayed unit.
     """
 
     levels: tuple[float, ...]
-    colours: tuple[str, ...]
+    colors: tuple[str, ...]
     labels: tuple[str, ...]
 
     def index(self, frame: np.ndarray) -> np.ma.MaskedArray:
         """Return the step of every pixel of ``[H, W]``, masked where missing (255, or NaN in a float frame).
 
         Float frames are in [0, 1] and compared as in scores, ``x >= float32(level / 255)``, so that a forecast of
-        exactly 219 has the colour of 219.
+        exactly 219 has the color of 219.
         """
         if frame.dtype == np.uint8:
             return np.ma.masked_array(np.searchsorted(self.levels, frame, side="right"), frame == MISSING_CODE)
@@ -61,17 +61,17 @@ class Steps:
 
 
 def steps_for(thresholds: tuple[float, ...], *, labels: tuple[str, ...], unit: str) -> Steps:
-    """Return the colour scale of a data set.
+    """Return the color scale of a data set.
 
     Args:
         thresholds: evaluation thresholds in encoded values, ascending.
         labels: the same thresholds in ``unit``.
         unit: with ``code`` the levels are those of VIL if they contain the thresholds; otherwise the levels are the
-            thresholds, with a separate colour map for reflectivity (``dBZ``).
+            thresholds, with a separate color map for reflectivity (``dBZ``).
     """
     if unit == "code" and set(thresholds) <= set(_VIL_LEVELS):
-        colours = (_NO_VIL, *_spread_over(_VIL, len(_VIL_LEVELS), first=0.16, last=0.99))
-        return Steps(_VIL_LEVELS, colours, tuple(f"{level:g}" for level in _VIL_LEVELS))
+        colors = (_NO_VIL, *_spread_over(_VIL, len(_VIL_LEVELS), first=0.16, last=0.99))
+        return Steps(_VIL_LEVELS, colors, tuple(f"{level:g}" for level in _VIL_LEVELS))
     scale, first = (_REFLECTIVITY, 0.08) if unit == "dBZ" else (_RAIN, 0.0)
     return Steps(
         tuple(thresholds), (_NO_RAIN, *_spread_over(scale, len(thresholds), first=first, last=1.0)), tuple(labels)
@@ -79,7 +79,7 @@ def steps_for(thresholds: tuple[float, ...], *, labels: tuple[str, ...], unit: s
 
 
 def map_steps(unit: str, *, lowest_threshold: float) -> Steps:
-    """Return the colour scale of a map in physical units, in the colours of the report.
+    """Return the color scale of a map in physical units, in the colors of the report.
 
     Args:
         unit: ``mm/h``, ``dBZ`` or ``kg/m^2``.
@@ -97,10 +97,10 @@ def map_steps(unit: str, *, lowest_threshold: float) -> Steps:
 
 
 def probability_steps() -> Steps:
-    """Return the colour scale of probability fields in [0, 1]."""
-    colours = _spread_over(_PROBABILITY, len(_PROBABILITY_LEVELS), first=0.0, last=1.0)
+    """Return the color scale of probability fields in [0, 1]."""
+    colors = _spread_over(_PROBABILITY, len(_PROBABILITY_LEVELS), first=0.0, last=1.0)
     labels = tuple(f"{100 * level:g} %" for level in _PROBABILITY_LEVELS)
-    return Steps(tuple(255 * level for level in _PROBABILITY_LEVELS), (_NO_RAIN, *colours), labels)
+    return Steps(tuple(255 * level for level in _PROBABILITY_LEVELS), (_NO_RAIN, *colors), labels)
 
 
 def _spread_over(scale: Colormap, count: int, *, first: float, last: float) -> tuple[str, ...]:
@@ -112,7 +112,7 @@ def _spread_over(scale: Colormap, count: int, *, first: float, last: float) -> t
 class LineStyle:
     """Line style of the curves of one forecast."""
 
-    colour: str
+    color: str
     marker: str
     dashes: str
 
@@ -128,9 +128,9 @@ _KNOWN = {
     "diffusion": LineStyle("#5b3a8c", "X", "-"),
 }
 _OTHERS = tuple(
-    LineStyle(colour, marker, dashes)
+    LineStyle(color, marker, dashes)
     for dashes in ("-", "--", ":")
-    for colour, marker in (("#a01858", "<"), ("#2f8fbf", "p"), ("#6b7a1e", "h"), ("#111111", "*"))
+    for color, marker in (("#a01858", "<"), ("#2f8fbf", "p"), ("#6b7a1e", "h"), ("#111111", "*"))
 )
 
 
