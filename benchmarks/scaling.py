@@ -27,9 +27,9 @@ from benchmarks.measurements import RESULTS, ROOT, machine, report
 from benchmarks.scaling_links import LINK, address, namespaces
 from benchmarks.scaling_model import (
     Cluster,
-    over_a_slowed_link,
     predict,
-    sent_by_a_rank,
+    seconds_over_slowed_link,
+    sent_bytes_per_rank,
     traffic,
 )
 from benchmarks.scaling_worker import THREADS, parameters
@@ -147,10 +147,12 @@ def add_model(rows: list[dict[str, Any]]) -> None:
         engine = EngineConfig(**{key: row[key] for key in EngineConfig.model_fields if key in row})
         total = traffic(parameters(), engine=engine, accumulation=row["accumulation"])
         ranks, partition = row["ranks"], engine.zero_hpz_partition_size
-        row["computed_bytes"] = sent_by_a_rank(total, ranks=ranks, partition=partition, gloo=True) if ranks > 1 else 0.0
+        row["computed_bytes"] = (
+            sent_bytes_per_rank(total, ranks=ranks, partition=partition, gloo=True) if ranks > 1 else 0.0
+        )
         if row["megabits"] is not None:
             base = median(free[_case(row)])
-            row["model_seconds"] = over_a_slowed_link(base, row["computed_bytes"], megabits=row["megabits"])
+            row["model_seconds"] = seconds_over_slowed_link(base, row["computed_bytes"], megabits=row["megabits"])
             row["model_error"] = row["model_seconds"] / row["seconds"] - 1
 
 
@@ -164,7 +166,7 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
     for name, path in MODELS.items():
         config = read_config(TrainConfig, path)
         count, flops, modules = costs(config)
-        for stage, partition in ((1, 1), (2, 1), (3, 1), (3, cluster.gpus_of_a_node)):
+        for stage, partition in ((1, 1), (2, 1), (3, 1), (3, cluster.gpus_per_node)):
             update = {"zero_stage": stage, "zero_hpz_partition_size": partition}
             engine = config.engine.model_copy(update=update)
             for gpus in GPUS:
@@ -180,7 +182,7 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
                         "zero_hpz_partition_size": partition,
                         "accumulation": 1,
                         "megabits": None,
-                        "computed_bytes": sent_by_a_rank(traffic(count, **sizes), ranks=gpus, partition=partition),
+                        "computed_bytes": sent_bytes_per_rank(traffic(count, **sizes), ranks=gpus, partition=partition),
                         "model_seconds": step.longest,
                         "model_seconds_overlapped": step.shortest,
                         "efficiency": step.compute / step.longest,

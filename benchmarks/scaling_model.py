@@ -23,14 +23,14 @@ class Cluster:
     """Assumed GPUs and links.
 
     Attributes:
-        gpus_of_a_node: GPUs connected by the fast link.
+        gpus_per_node: GPUs connected by the fast link.
         inside: bytes/s that a GPU sends inside a node.
         outside: bytes/s that a GPU sends to other nodes.
         latency: seconds before the first byte of one step of a collective.
         flops: FLOP/s of a GPU in training.
     """
 
-    gpus_of_a_node: int = 8
+    gpus_per_node: int = 8
     inside: float = 450e9
     outside: float = 50e9
     latency: float = 10e-6
@@ -82,7 +82,7 @@ def traffic(
     )
 
 
-def sent_by_a_rank(one: Traffic, *, ranks: int, partition: int = 1, gloo: bool = False) -> float:
+def sent_bytes_per_rank(one: Traffic, *, ranks: int, partition: int = 1, gloo: bool = False) -> float:
     """Return the bytes that a rank sends in rings of all ranks, or of ``partition`` ranks for ``gathered_inside``.
 
     With ``gloo`` a reduce-scatter is an all-reduce of which each rank keeps its part (counted on the wire).
@@ -99,7 +99,7 @@ def seconds_of(one: Traffic, *, gpus: int, cluster: Cluster) -> float:
     In a reduce-scatter or gather of n bytes every GPU sends n (g - 1) / g inside a node of g GPUs and n / g (m - 1) / m
     between m nodes; an all-reduce sends both twice. Each collective has log2(gpus) latencies.
     """
-    inner = min(cluster.gpus_of_a_node, gpus)
+    inner = min(cluster.gpus_per_node, gpus)
     nodes = gpus / inner
     total = 2 * one.reduced + one.scattered + one.gathered
     inside = (inner - 1) / inner * (total + one.gathered_inside) / cluster.inside
@@ -141,6 +141,6 @@ def predict(
     return Prediction(compute=accumulation * flops / cluster.flops, communication=communication)
 
 
-def over_a_slowed_link(free_seconds: float, sent: float, *, megabits: float) -> float:
+def seconds_over_slowed_link(free_seconds: float, sent: float, *, megabits: float) -> float:
     """Return the time of a step over a link of ``megabits`` Mbit/s: the time over a free link plus bytes / rate."""
     return free_seconds + sent * HEADERS * 8 / (megabits * 1e6)

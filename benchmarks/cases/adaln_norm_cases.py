@@ -36,7 +36,7 @@ class AdalnNormCase:
         return tensors * self.numel * self.dtype.itemsize + rows
 
     def operations(self, direction: Direction) -> int:
-        """Return 0: there is no matrix product."""
+        """Return 0: there is no matmul."""
         return 0
 
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor]:

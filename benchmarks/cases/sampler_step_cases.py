@@ -45,7 +45,7 @@ class SamplerStepCase:
         return self.numel * self.dtype.itemsize * (3 + self.guided + 2 * self.with_clean)
 
     def operations(self, direction: Direction) -> int:
-        """Return 0: there is no matrix product."""
+        """Return 0: there is no matmul."""
         return 0
 
     def tensors(self, device: torch.device | str, *, seed: int) -> dict[str, Tensor | None]:

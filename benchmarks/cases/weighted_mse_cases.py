@@ -53,7 +53,7 @@ class WeightedMseCase:
         return self.numel * (read + (self.dtype.itemsize if direction == "forward" else 0))
 
     def operations(self, direction: Direction) -> int:
-        """Return 0: there is no matrix product."""
+        """Return 0: there is no matmul."""
         return 0
 
     def tensors(self, device: torch.device | str, *, seed: int) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -198,7 +198,7 @@ class DatasetSpec(StrictModel):
     layout: Layout = ArchiveLayout()
     """Layout of the raw data before preparation."""
     license: str
-    """Licence of the data."""
+    """License of the data."""
     citation: str
     """Reference to cite."""
     source: str

@@ -12,10 +12,10 @@ from benchmarks.scaling_model import (
     HEADERS,
     Cluster,
     Prediction,
-    over_a_slowed_link,
     predict,
     seconds_of,
-    sent_by_a_rank,
+    seconds_over_slowed_link,
+    sent_bytes_per_rank,
     traffic,
 )
 from simcast_hpc.config import EngineConfig
@@ -28,7 +28,7 @@ COUNTED = [("fp32", 0, 4.01), ("fp32", 1, 6.01), ("fp32", 2, 10.02), ("fp32", 3,
 @pytest.mark.parametrize(("precision", "stage", "counted"), COUNTED)
 def test_bytes_equal_those_counted_on_the_wire(precision, stage, counted):
     total = traffic(N, engine=EngineConfig(precision=precision, zero_stage=stage), accumulation=2)
-    assert sent_by_a_rank(total, ranks=2, gloo=True) / N == pytest.approx(counted, rel=0.01)
+    assert sent_bytes_per_rank(total, ranks=2, gloo=True) / N == pytest.approx(counted, rel=0.01)
 
 
 @pytest.mark.parametrize(("stage", "times"), [(0, 2), (1, 2), (2, 2), (3, 3)])
@@ -36,7 +36,7 @@ def test_volumes_of_the_paper(stage, times):
     """Rajbhandari et al., section 7: 2 psi for stages 0 to 2, 3 psi for stage 3, many ranks, one micro-batch."""
     engine = EngineConfig(precision="fp32", zero_stage=stage)
     total = traffic(N, engine=engine, accumulation=1, paper=True)
-    assert sent_by_a_rank(total, ranks=10**6) / (4 * N) == pytest.approx(times, rel=1e-4)
+    assert sent_bytes_per_rank(total, ranks=10**6) / (4 * N) == pytest.approx(times, rel=1e-4)
 
 
 def test_large_model_is_gathered_twice_once_inside_a_partition():
@@ -46,17 +46,17 @@ def test_large_model_is_gathered_twice_once_inside_a_partition():
     inside = traffic(many, engine=EngineConfig(zero_hpz_partition_size=8, **of), accumulation=3)
     assert (inside.gathered, inside.gathered_inside) == (3 * 2 * many, 3 * 2 * many)
     by_hand = 63 / 64 * (2 + 2) * 3 * many + 7 / 8 * 2 * 3 * many
-    assert sent_by_a_rank(inside, ranks=64, partition=8) == pytest.approx(by_hand)
+    assert sent_bytes_per_rank(inside, ranks=64, partition=8) == pytest.approx(by_hand)
     small = traffic(N, engine=EngineConfig(zero_hpz_partition_size=8, **of), accumulation=1)
     assert small.gathered_inside == 0, "weights are kept from forward to backward"
 
 
 def test_time_of_collectives_in_two_levels():
-    cluster = Cluster(gpus_of_a_node=4, inside=100.0, outside=10.0, latency=0.0, flops=1.0)
+    cluster = Cluster(gpus_per_node=4, inside=100.0, outside=10.0, latency=0.0, flops=1.0)
     total = traffic(1000, engine=EngineConfig(precision="fp32", zero_stage=0), accumulation=1)
     assert seconds_of(total, gpus=4, cluster=cluster) == pytest.approx(2 * 4000 * 3 / 4 / 100)
     assert seconds_of(total, gpus=8, cluster=cluster) == pytest.approx(2 * (3000 / 100 + 4000 / 4 / 2 / 10))
-    late = Cluster(gpus_of_a_node=4, inside=1e99, outside=1e99, latency=2.0, flops=1.0)
+    late = Cluster(gpus_per_node=4, inside=1e99, outside=1e99, latency=2.0, flops=1.0)
     assert seconds_of(total, gpus=8, cluster=late) == pytest.approx(2.0 * 3)
 
 
@@ -68,7 +68,7 @@ def test_overlap_bounds_a_step_and_one_gpu_does_not_communicate():
 
 
 def test_slowed_link_adds_bytes_over_rate():
-    assert over_a_slowed_link(1.0, 12_500_000, megabits=100) == pytest.approx(1.0 + HEADERS)
+    assert seconds_over_slowed_link(1.0, 12_500_000, megabits=100) == pytest.approx(1.0 + HEADERS)
 
 
 def test_writes_predictions_as_estimates(tmp_path, capsys, monkeypatch):

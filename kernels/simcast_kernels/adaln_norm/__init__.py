@@ -25,9 +25,9 @@ def adaln_norm(
     """Return ``(modulated, carried)`` for a gated residual connection and an adaptive layer norm.
 
     ``carried = x + gate branch``, or ``x`` without a branch; ``modulated = norm(carried) (1 + scale) + shift``, where
-    ``norm`` is layer norm over the features without weights. A chain of blocks so reads and writes the residual stream
-    once between two branches. Computed in float32, float64 input in float64 (always by the reference). Result and
-    gradients are bitwise reproducible on one device. Under autocast the other arguments are cast to the dtype of
+    ``norm`` is layer norm over the features without weights. A chain of blocks therefore reads and writes the residual
+    stream once between two branches. Computed in float32, float64 input in float64 (always by the reference). Result
+    and gradients are bitwise reproducible on one device. Under autocast the other arguments are cast to the dtype of
     ``x``.
 
     Args:
