@@ -138,8 +138,9 @@ bench: $(VENV)/.runtime ## Benchmark data loading and the weighted loss on the C
 bench-check: $(VENV)/.runtime ## Compare the speed-ups over reference implementations with the committed ones: a minute
 	@$(PLAIN) $(BIN)/python -W ignore -m benchmarks.bench_check
 
-performance: $(VENV)/.runtime ## Refill the tables of docs/results/performance.md from the committed CSV files
+performance: $(VENV)/.runtime ## Refill the tables and the figure of the performance pages from the committed CSV files
 	@$(PLAIN) $(BIN)/python -m benchmarks.tabulate
+	@$(PLAIN) $(BIN)/python -m benchmarks.performance_figure
 
 ##@ Install
 .PHONY: install install-dev system-packages clean help

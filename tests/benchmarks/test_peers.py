@@ -51,7 +51,7 @@ def test_writes_rows_of_both_sides_in_alternating_order(checkout, tmp_path, monk
     assert reference["shape"] == "1x25x1x384x384" and reference["rounds"] == "4" and reference["processes"] == "2"
     assert float(reference["p50_s"]) == 2 * float(ours["p50_s"]) == 4.0
     assert float(ours["samples_per_s"]) == 0.5 and float(ours["apart"]) == pytest.approx(1e-6, rel=0.1)
-    assert "| 2 | 2 | 2 |" in capsys.readouterr().out
+    assert "| 2.00 | 2.00 | 2.00 |" in capsys.readouterr().out
 
 
 def test_rejects_a_different_forecast(checkout, tmp_path, monkeypatch, capsys):
