@@ -17,6 +17,7 @@ MOST_ROWS = 16
 
 _CSI = "csi/mean"
 _COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY}
+_LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant"}
 _MARKERS = {HOLDS: "o", REVERSED: "X", UNDECIDED: "s"}
 LONG_TRAINING = (
     "compute", "converged", "long", "long-distillation", "teacher-steps", "best-case", "longer-teacher",
@@ -76,7 +77,7 @@ def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, p
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_xlabel(f"{quantity}, 95 % interval", color=INK, fontsize=FONT)
     for verdict in (HOLDS, REVERSED, UNDECIDED):
-        axes.plot([], [], _MARKERS[verdict], color=_COLOURS[verdict], linestyle="-", label=verdict)
+        axes.plot([], [], _MARKERS[verdict], color=_COLOURS[verdict], linestyle="-", label=_LABELS[verdict])
     if paper:
         axes.plot([], [], "d", markerfacecolor="none", markeredgecolor=INK, linestyle="none", label="paper, on SEVIR")
     axes.xaxis.set_major_locator(MaxNLocator(5))

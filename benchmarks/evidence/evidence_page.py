@@ -48,7 +48,7 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
     undecided = any(verdict.claim.key == "oracle" and verdict.verdict == UNDECIDED for verdict in verdicts)
     parts = [
         "# Evidence for the method",
-        wrapped(" ".join(summary(evidence, verdicts))),
+        "\n".join(wrapped(f"- {sentence}", indent="  ") for sentence in summary(evidence, verdicts)),
         shown("summary"),
         summary_table(verdicts),
         wrapped(_notes(evidence)),

@@ -6,6 +6,8 @@ from benchmarks.evidence.block_sums import protocol_of
 from benchmarks.evidence.paper_claims import (
     FEWEST_SEEDS,
     HOLDS,
+    IN_FULL,
+    PARTLY,
     REVERSED,
     STATED_LATER,
     UNDECIDED,
@@ -70,8 +72,9 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
             statements,
             wrapped(
                 f"*Verdict.* A difference is {HOLDS} if its interval is on the claimed side of zero, {REVERSED} if it "
-                f"is on the other side, else {UNDECIDED}. A claim is {HOLDS} if all its differences are. Fewer than "
-                f"{FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple comparisons: of "
+                f"is on the other side, else not significant. A claim is {HOLDS} or {REVERSED} if all its differences "
+                f"are, {UNDECIDED} if none is significant, {IN_FULL} if at least one is {REVERSED}, else {PARTLY}. "
+                f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple comparisons: of "
                 "twenty true zeros, one is expected to be significant. These claims were formulated or changed after "
                 f"the first results, so their evidence is weaker: {', '.join(STATED_LATER)}."
             ),

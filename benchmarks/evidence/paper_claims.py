@@ -107,7 +107,7 @@ def in_words(finding: Finding) -> str:
         return f"no verdict: {interval.seeds} seed(s)"
     if not interval.has_bounds:
         return "no verdict: the score is undefined for some seeds or events"
-    return "undecided (not significant)" if finding.verdict == UNDECIDED else finding.verdict
+    return "not significant" if finding.verdict == UNDECIDED else finding.verdict
 
 
 def paper_value(finding: Finding) -> str:

@@ -78,7 +78,7 @@ def summary(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[str]:
         return {HOLDS: yes, REVERSED: no}.get(verdict, neither)
 
     def compared(key: str, number: int = 0) -> str:
-        words = ("a higher CSI-M than", "a lower CSI-M than", "no significantly different CSI-M from")
+        words = ("a higher CSI-M than", "a lower CSI-M than", "a CSI-M not significantly different from")
         return verb(key, number, *words)
 
     helps = [found[key].verdict for key in (("distillation", 0), ("compute", 0)) if key in found]
@@ -101,6 +101,6 @@ def summary(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[str]:
         f"{value('first-lead')}); over all lead times the direct model has {compared('skill')} persistence "
         f"({value('skill')}).",
         f"The results are valid for this experiment and not for SEVIR: these networks are far from convergence "
-        f"({loss_decrease(evidence, 'direct', 'direct-5x')}), and even an extension by real frames (a perfect teacher) "
-        f"has {compared('oracle', 1)} the direct model ({value('oracle', 1)}).",
+        f"({loss_decrease(evidence, 'direct', 'direct-5x')}), and even a student of a perfect teacher (sequences "
+        f"extended by real frames) has {compared('oracle', 1)} the direct model ({value('oracle', 1)}).",
     ]
