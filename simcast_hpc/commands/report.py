@@ -22,6 +22,13 @@ def report(
             show_default=False,
         ),
     ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the example frames of one run (inputs, observation, forecasts) to this PNG.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Write the HTML report from stored results.
 
@@ -30,10 +37,16 @@ def report(
 
     Example: simcast report runs/a runs/b scores --out comparison
     """
-    from simcast_hpc.report import print_tables, write_comparison, write_report
+    from simcast_hpc.config import ConfigError
+    from simcast_hpc.report import print_tables, write_comparison, write_picture, write_report
 
     first = results[0]
-    if len(results) == 1 and out is None and (first / "config.yaml").is_file():
+    is_run = len(results) == 1 and (first / "config.yaml").is_file()
+    if picture is not None:
+        if not is_run:
+            raise ConfigError("--picture requires the run directory of one pipeline")
+        write_picture(first, picture)
+    if is_run and out is None:
         page = write_report(first)
         print_tables(first)
     else:

@@ -4,7 +4,7 @@ Only this package imports matplotlib. It computes no scores: all scores are read
 """
 
 from .example_window import ResultsError
-from .html_report import write_comparison, write_report
+from .html_report import write_comparison, write_picture, write_report
 from .leaderboard_tables import print_leaderboard, read_boards
 from .terminal_tables import print_scores, print_tables
 
@@ -15,5 +15,6 @@ __all__ = [
     "print_tables",
     "read_boards",
     "write_comparison",
+    "write_picture",
     "write_report",
 ]

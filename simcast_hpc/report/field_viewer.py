@@ -16,12 +16,14 @@ class Panel:
     """A sequence of fields ``[T', H, W]``, uint8 or floats in [0, 1], with its color scale.
 
     ``unit`` is the unit of the labels of ``steps`` in alternative texts; empty for encoded values and probabilities.
+    ``note`` is a second line below the title in images for slides.
     """
 
     title: str
     fields: np.ndarray
     steps: Steps
     unit: str = ""
+    note: str = ""
 
 
 def viewer(panels: Sequence[Panel], *, lead_minutes: Sequence[float], label: str) -> str:

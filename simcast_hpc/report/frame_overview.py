@@ -55,7 +55,9 @@ def _times(pen: ImageDraw.ImageDraw, minutes: Sequence[float], *, top: int) -> N
 
 
 def _row(picture: Image.Image, pen: ImageDraw.ImageDraw, panel: Panel, frames: Sequence[int], *, top: int) -> None:
-    pen.text((_LABEL - 10, top + _SIDE // 2), panel.title, fill=_INK, anchor="rm", font=font(13))
+    middle, shift = top + _SIDE // 2, 9 if panel.note else 0
+    pen.text((_LABEL - 10, middle - shift), panel.title, fill=_INK, anchor="rm", font=font(13))
+    pen.text((_LABEL - 10, middle + shift), panel.note, fill=_INK, anchor="rm", font=font(12))
     for column, frame in enumerate(frames):
         image = field_image(panel.fields[frame], panel.steps, side=_SIDE).convert("RGB")
         image = image.resize(_fit(image.size), Image.Resampling.NEAREST)

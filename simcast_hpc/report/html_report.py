@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from simcast_hpc.storage.atomic_files import write_text
+from simcast_hpc.storage.atomic_files import atomic_file, write_text
 from simcast_hpc.version import __version__, commit
 
 from .baseline_findings import baseline_findings, bias_sentences, probability_sentences
 from .comparison import Source, join_test_sets, read_sources
 from .example_window import ResultsError
+from .field_images import as_png
 from .findings_text import findings, findings_of_scores, headlines, run_findings
 from .html_markup import bullets, collapsible, definitions, links, text
 from .pipeline_results import RunResults, ScoredTestSet, ScoreFile, read_results
 from .run_sections import reproduction_section, run_summary, training_section
-from .test_set_section import provenance, test_set_section
+from .test_set_section import provenance, slide, test_set_section
 
 _FOLDER, _FILE = "report", "index.html"
 _TERMS = [
@@ -69,6 +70,24 @@ def write_report(run_dir: Path) -> Path:
     reproduction = [text("h2", "Reproduction", identifier="reproduce"), *reproduction_section(run)]
     body = [_summary(run), *sections, *training, *reproduction, *_terms()]
     return _write(run_dir / _FOLDER, run.config.name, body)
+
+
+def write_picture(run_dir: Path, path: Path) -> None:
+    """Write the example window of the run's own test set as one PNG, as embedded in the report.
+
+    Raises:
+        ResultsError: a result is missing or damaged, there is no example window, or the file cannot be written.
+        ConfigError: as :func:`write_report`.
+    """
+    test_set = read_results(run_dir).test_sets[0]
+    if test_set.example is None:
+        raise ResultsError(f"{run_dir} has no example window; evaluation writes it unless --tables-only is given")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(as_png(slide(test_set.scores, test_set.example)))
+    except OSError as error:
+        raise ResultsError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def write_comparison(paths: Sequence[Path], folder: Path) -> Path:

@@ -1,5 +1,9 @@
 """Section of the report about one test set: tables, curves, example frames, heavy rain, spectra, ensembles."""
 
+from dataclasses import replace
+
+from PIL import Image
+
 from .animation import animation
 from .colors import LineStyle, Steps, line_styles, probability_steps, steps_for
 from .ensemble_section import (
@@ -21,7 +25,7 @@ from .heavy_rain import heavy_rain_charts, heavy_rain_table
 from .html_markup import animated_figure, chart_grid, collapsible, color_legend, line_legend, picture, table, text
 from .lead_time_curves import csi_charts, mean_csi_chart
 from .pipeline_results import ScoredTestSet, ScoreFile
-from .score_tables import entry_table, lead_table, score_table, threshold_table
+from .score_tables import entry_table, lead_table, number, score_table, threshold_table
 from .spectra_figures import complete_frames, spectra_charts, spectra_styles
 
 
@@ -192,12 +196,8 @@ def field_steps(scores: ScoreFile, example: ExampleFrames) -> tuple[Steps, str]:
     return steps, "" if scores.unit == "code" else scores.unit
 
 
-def _frames(test_set: ScoredTestSet) -> list[str]:
-    scores, example = test_set.scores, test_set.example
-    heading = text("h3", "Example frames")
-    if example is None:
-        return [heading, text("p", "This test set has no example window.")]
-    # 1. Panels
+def _panels(scores: ScoreFile, example: ExampleFrames) -> tuple[Panel, list[Panel]]:
+    """Return the panel of the inputs, and those of the observation and every forecast."""
     steps, unit = field_steps(scores, example)
     panels = [Panel("observed", example.observed, steps, unit)]
     panels += [
@@ -205,27 +205,48 @@ def _frames(test_set: ScoredTestSet) -> list[str]:
         for name in scores.names
         if name in example.forecasts
     ]
-    before = [(k - len(example.inputs) + 1) * scores.step_minutes for k in range(len(example.inputs))]
-    inputs = Panel("inputs", example.inputs, steps, unit)
-    # 2. Static and animated images
-    slide = overview(
+    return Panel("inputs", example.inputs, steps, unit), panels
+
+
+def _input_minutes(scores: ScoreFile, example: ExampleFrames) -> list[float]:
+    return [(k - len(example.inputs) + 1) * scores.step_minutes for k in range(len(example.inputs))]
+
+
+def slide(scores: ScoreFile, example: ExampleFrames) -> Image.Image:
+    """Return one image of the example window: inputs, observation, and each forecast with its mean CSI of the run."""
+    inputs, panels = _panels(scores, example)
+    labeled = [panels[0]]
+    shown = [entry for entry in scores.entries if entry.name in example.forecasts]
+    for panel, entry in zip(panels[1:], shown, strict=True):
+        title = f"{panel.title}, rolled out" if "rolled out" in entry.note else panel.title
+        labeled.append(replace(panel, title=title, note=f"mean CSI {number(scores.mean_csi(entry.name))}"))
+    return overview(
         inputs,
-        panels,
-        minutes_in=before,
+        labeled,
+        minutes_in=_input_minutes(scores, example),
         minutes_out=scores.lead_minutes,
-        title=f"{scores.quantity}, {unit_text(scores.unit)}",
+        title=f"{scores.quantity}, {unit_text(scores.unit)}; mean CSI: all {scores.windows} windows, all lead times",
     )
+
+
+def _frames(test_set: ScoredTestSet) -> list[str]:
+    scores, example = test_set.scores, test_set.example
+    heading = text("h3", "Example frames")
+    if example is None:
+        return [heading, text("p", "This test set has no example window.")]
+    inputs, panels = _panels(scores, example)
     alt = f"Rows of inputs and of {', '.join(panel.title for panel in panels)}; the same fields as above."
     caption = f"{_window(scores, example)}."
     moving = animation(panels, lead_minutes=scores.lead_minutes, start=example.inputs[-1])
+    image = as_png(slide(scores, example))
     return [
         heading,
         text("p", f"The window with the most observed pixels of heavy rain, selected without regard to the forecasts: "
              f"{_window(scores, example)}. Missing pixels are gray and hatched."),
-        strip(inputs, before),
+        strip(inputs, _input_minutes(scores, example)),
         viewer(panels, lead_minutes=scores.lead_minutes, label="Lead time of the forecasts"),
-        color_legend(steps, title=scores.quantity, unit=unit_text(scores.unit)),
-        collapsible("Single image for slides", picture(as_png(slide), alt=alt, wide=True, caption=caption)),
+        color_legend(inputs.steps, title=scores.quantity, unit=unit_text(scores.unit)),
+        collapsible("Single image for slides", picture(image, alt=alt, wide=True, caption=caption)),
         collapsible(
             "Animation",
             animated_figure(

@@ -2,11 +2,23 @@
 
 from io import StringIO
 
+import pytest
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.report import print_leaderboard, print_scores, print_tables, read_boards
+from simcast_hpc.config import ConfigError
+from simcast_hpc.report import (
+    ResultsError,
+    print_leaderboard,
+    print_scores,
+    print_tables,
+    read_boards,
+    test_set_section,
+    write_picture,
+)
+from simcast_hpc.report.pipeline_results import read_results
 from tests.report.fake_run import MEAN_CSI, WITH_ENSEMBLE, score_file, write_json, write_run
 
 
@@ -100,3 +112,28 @@ def test_bias_is_sorted_by_its_distance_from_1(tmp_path):
     write_json(tmp_path / "test.json", scores)
     (board, *_) = read_boards([tmp_path / "test.json"], by="frequency_bias/16")
     assert [row.name for row in board.rows] == ["teacher", "persistence", "direct", "student"]
+
+
+def test_command_writes_the_example_frames_as_a_picture(tmp_path):
+    run_dir = write_run(tmp_path / "run", steps={"direct": 100})
+    target = tmp_path / "figures" / "storm.png"
+    write_picture(run_dir, target)
+    with Image.open(target) as picture:
+        assert picture.width > 900 and picture.height > 900
+    (run_dir / "scores" / "test.example.npz").unlink()
+    with pytest.raises(ResultsError, match="has no example window"):
+        write_picture(run_dir, target)
+    result = CliRunner().invoke(app, ["report", str(run_dir / "scores" / "test.json"), "--picture", str(target)])
+    assert isinstance(result.exception, ConfigError) and "requires the run directory" in str(result.exception)
+
+
+def test_rows_of_the_picture_are_named_and_scored(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(test_set_section, "overview", lambda inputs, panels, **_: shown.extend(panels))
+    test_set = read_results(write_run(tmp_path / "run")).test_sets[0]
+    test_set_section.slide(test_set.scores, test_set.example)
+    assert [(panel.title, panel.note) for panel in shown[:3]] == [
+        ("observed", ""),
+        ("persistence", "mean CSI 0.378"),
+        ("teacher, rolled out", "mean CSI 0.438"),
+    ]
