@@ -141,6 +141,31 @@ def storage_bytes(target: ModelTarget, parameters: int, windows: int | None) -> 
     return storage
 
 
+def forecast_work(target: ModelTarget) -> "list[Work]":
+    """Return the FLOPs of the forecast of one window by a finished run: a rollout, one pass, or an ensemble.
+
+    An ensemble is sampled as ``sampling`` describes; with guidance, each step evaluates the denoiser twice.
+    """
+    from simcast_hpc.planning.training_cost import Work
+
+    run, sampling, frames = target.run, target.run.sampling, target.run.sequence.frames_out
+
+    def part(name: str, count: int, flops: int, precision: str) -> Work:
+        return Work(part=name, samples=count, flops_per_sample=flops, precision=precision)
+
+    if run.stage == "autoencoder":
+        return []
+    if run.stage != "diffusion":
+        flops = _rollout_flops(target) if run.stage == "teacher" else _forward_flops(target)
+        return [part("forecast", 1, flops, "fp32")]
+    evaluations = sampling.members * sampling.steps * (1 if sampling.guidance == 1 else 2)
+    return [
+        part("condition", 1, _forecast_flops(target) + frames * _encoder_flops(target), "fp32"),
+        part("sampling", evaluations, _forward_flops(target), sampling.precision),
+        part("decoding", sampling.members * frames, _decoder_flops(target), sampling.precision),
+    ]
+
+
 def cost_table(cost: dict[str, Any], gpu: "Gpu") -> "Table":
     """Return the GPU-hours of a :func:`training_cost` as a table."""
     from rich.table import Table
@@ -205,6 +230,17 @@ def _encoder_flops(target: ModelTarget) -> int:
     network = flops.autoencoder(target.autoencoder, grid=target.grid)
     by_part = flops.forward_flops(network.on_meta(None, torch.float32), *network.inputs(1))
     return sum(count for part, count in by_part.items() if part.startswith(("encoder", "to_moments")))
+
+
+def _decoder_flops(target: ModelTarget) -> int:
+    """Return the FLOPs of decoding one frame."""
+    import torch
+
+    from simcast_hpc.planning import flops
+
+    network = flops.autoencoder(target.autoencoder, grid=target.grid)
+    total = sum(flops.forward_flops(network.on_meta(None, torch.float32), *network.inputs(1)).values())
+    return total - _encoder_flops(target)
 
 
 def _discriminator_flops(target: ModelTarget) -> int:

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simcast_hpc.config import FORECASTING, AutoencoderConfig, ConfigError, EarthformerConfig, SimcastError, TrainConfig
+from simcast_hpc.config import FORECASTING, ConfigError, EarthformerConfig, SimcastError
 
-from .model_read import ModelTarget, dtype_of, read_run, subject_of
+from .model_read import ModelTarget, auxiliary_bytes, dtype_of, read_run, subject_of
 from .options import ConfigFile, Overrides
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _WIDTH = 160
-_ADAM_STATES = 4
 
 
 class NothingFitsError(SimcastError, RuntimeError):
@@ -87,7 +86,7 @@ def _facts(target: ModelTarget, device: "torch.device | None") -> "ModelMemory":
     run, dtype = target.run, dtype_of(target.run)
     try:
         subject = subject_of(run, target.grid, target.autoencoder)
-        auxiliary, more = _auxiliary_bytes(run, target.grid, target.autoencoder)
+        auxiliary, more = auxiliary_bytes(run, target.grid, target.autoencoder)
         averaged = run.ema.decay is not None
         costs = None if device is None else measured_costs(subject, dtype=dtype, device=device)
         return model_memory(
@@ -95,28 +94,6 @@ def _facts(target: ModelTarget, device: "torch.device | None") -> "ModelMemory":
         )
     except ValueError as error:
         raise ConfigError(f"invalid model: {error}") from error
-
-
-def _auxiliary_bytes(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> tuple[int, int]:
-    """Return the bytes of networks outside the engine on the device, and their activations per sample."""
-    import torch
-
-    from simcast_hpc.models.discriminator import Discriminator
-    from simcast_hpc.planning.peak_memory import peak_bytes
-
-    if run.stage == "autoencoder":
-        with torch.device("meta"):
-            network = Discriminator(run.autoencoder.discriminator)
-        # fp32, replicated on every rank with gradients and Adam moments; its batch is real and reconstructed frames.
-        activations = peak_bytes(network, torch.empty(2, 1, *grid, device="meta"))
-        return 4 * _ADAM_STATES * sum(parameter.numel() for parameter in network.parameters()), activations
-    online = run.stage == "student" and run.student.extension == "teacher" and run.student.rollouts == "online"
-    if not online:
-        return 0, 0
-    teacher = run.model_copy(update={"stage": "teacher"})
-    dtype = dtype_of(run)
-    network = subject_of(teacher, grid, autoencoder).on_meta(None, dtype)
-    return dtype.itemsize * sum(parameter.numel() for parameter in network.parameters()), 0
 
 
 def _settings(target: ModelTarget, need: "MemoryEstimate") -> list[str]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from simcast_hpc.planning.flops import Network
 
+_ADAM_STATES = 4
+
 
 class ModelTarget(NamedTuple):
     """One training run to analyze.
@@ -99,3 +101,25 @@ def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoencoder
         )
     latent = (grid[0] // reduction, grid[1] // reduction)
     return flops.denoiser(run.diffusion.casformer, channels=autoencoder.latent_channels, grid=latent, **frames)
+
+
+def auxiliary_bytes(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> tuple[int, int]:
+    """Return the bytes of networks outside the engine on the device, and their activations per sample."""
+    import torch
+
+    from simcast_hpc.models.discriminator import Discriminator
+    from simcast_hpc.planning.peak_memory import peak_bytes
+
+    if run.stage == "autoencoder":
+        with torch.device("meta"):
+            network = Discriminator(run.autoencoder.discriminator)
+        # fp32, replicated on every rank with gradients and Adam moments; its batch is real and reconstructed frames.
+        activations = peak_bytes(network, torch.empty(2, 1, *grid, device="meta"))
+        return 4 * _ADAM_STATES * sum(parameter.numel() for parameter in network.parameters()), activations
+    online = run.stage == "student" and run.student.extension == "teacher" and run.student.rollouts == "online"
+    if not online:
+        return 0, 0
+    teacher = run.model_copy(update={"stage": "teacher"})
+    dtype = dtype_of(run)
+    network = subject_of(teacher, grid, autoencoder).on_meta(None, dtype)
+    return dtype.itemsize * sum(parameter.numel() for parameter in network.parameters()), 0
