@@ -1,6 +1,7 @@
 """Write docs/reference/cli.md from the commands of ``simcast``: ``python -m docs.generate.cli_page``."""
 
 import re
+import textwrap
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ from simcast_hpc import cli
 PAGE = REFERENCE / "cli.md"
 PROGRAM: Any = typer.main.get_command(cli.app)
 _TYPES = {str: "text", int: "int", float: "float", bool: "flag", Path: "path"}
+# Options, placeholders, patterns, and names with a dot or an underscore such as `batch.micro_size=2`
+_CODE = re.compile(
+    r"((?<![\w`/-])--?[a-z][\w-]*|<[^>]+>|[\w./-]*\*[\w./*-]*"
+    r"|(?<![\w`/.-])[A-Za-z][\w/-]*[._]\w[\w./*-]*(?:=[\w.]*\w)?(?<!\.))"
+)
+_PAGE_OF_DOCS = re.compile(r"`docs/([\w/-]+/([\w-]+)\.md)`")
 _INTRODUCTION = """\
 # Command line
 
@@ -54,7 +61,7 @@ def page() -> str:
 
 def _group(name: str, command: Any) -> Iterator[str]:
     yield f"## simcast {name}"
-    yield _prose(" ".join(_paragraphs(command)))
+    yield _wrapped(" ".join(_paragraphs(command)))
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
@@ -65,7 +72,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     words = [f"simcast {name}", *(["[OPTIONS]"] if options else []), *map(_placeholder, arguments)]
     yield f"```text\n{' '.join(words)}\n```"
     paragraphs = _paragraphs(command)
-    yield from (_prose(text) for text in paragraphs if not text.startswith("Example: "))
+    yield from (_wrapped(text) for text in paragraphs if not text.startswith("Example: "))
     examples = [text.removeprefix("Example: ") for text in paragraphs if text.startswith("Example: ")]
     if examples:
         yield "\n".join(["```bash", *examples, "```"])
@@ -84,9 +91,12 @@ def _paragraphs(command: Any) -> list[str]:
 
 
 def _prose(text: str) -> str:
-    """Return a help text with options and placeholders of Markdown as code."""
-    text = re.sub(r"(?<![\w`/-])(--?[a-z][\w-]*)", r"`\1`", text)
-    return re.sub(r"(<[^>]+>|[\w./-]*\*[\w./*-]*)", r"`\1`", text)
+    """Return a help text with options, fields, files and patterns as code, and pages of the documentation as links."""
+    return _PAGE_OF_DOCS.sub(r"[\2](../\1)", _CODE.sub(r"`\1`", text))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(_prose(text), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _placeholder(argument: Any) -> str:
