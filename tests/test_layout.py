@@ -230,7 +230,7 @@ def test_short_files_are_public_interfaces():
         if path.name != "__init__.py" and path.parent.name != "commands"
         and len(path.read_text(encoding="utf-8").splitlines()) < MIN_LINES
     }  # fmt: skip
-    assert short - SHORT_INTERFACES == set(), "join a short file with its neighbour, or list it as an interface"
+    assert short - SHORT_INTERFACES == set(), "merge a short file into another one, or list it as an interface"
     assert [name for name in SHORT_INTERFACES if not (folder / name).is_file()] == []
 
 

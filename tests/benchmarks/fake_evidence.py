@@ -36,12 +36,12 @@ def write_results(
     """Write results of every arm but ``without``.
 
     Args:
-        folder: where to.
-        study: names the arms.
-        seeds: how many.
-        skill: of arms, on top of 0.5; what share of the observed pixels is hit and of the forecast ones is right.
-        noise: standard deviation of a seed's skill.
-        without: arms to leave out.
+        folder: folder to write to.
+        study: the study, which names the arms.
+        seeds: number of seeds.
+        skill: skill by arm, added to 0.5: the probability of detection and the success ratio.
+        noise: standard deviation of the skill over seeds.
+        without: arms to omit.
     """
     random = np.random.default_rng(11)
     blocks, leads = study.archive.events["test"] // study.scoring.events_per_block, study.sequence.frames_out

@@ -50,7 +50,7 @@ def test_memory_between_two_plans_recomputes_some_levels(capsys):
     least = min(plan["bytes_on_a_gpu"]["all"] for plan in plans if plan["recomputed_levels"] == [0])
     assert simcast(*words, "--memory", str(least / 2**30 + 1e-6)) == 0
     best = json.loads(capsys.readouterr().out)["recommended"]
-    assert best["recomputed_levels"] == [0], "no memory to keep all, and no need to compute both again"
+    assert best["recomputed_levels"] == [0], "no memory to keep all, and no need to recompute both"
     assert "model.checkpoint_levels=[0]" in best["set"]
 
 

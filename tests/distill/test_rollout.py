@@ -71,7 +71,7 @@ def test_the_output_is_clipped_before_it_is_fed_back():
 
 def test_the_mask_is_the_union_over_the_input_frames():
     frames = Frames(torch.full((1, 3, 1, 3), 0.5), torch.ones(1, 3, 1, 3, dtype=torch.bool))
-    frames.valid[0, 0, 0, 0] = False  # leaves the window after the first call, but what was made of it does not
+    frames.valid[0, 0, 0, 0] = False  # not an input of later calls, but its forecast is
     frames.valid[0, 2, 0, 1] = False
     got = roll_out(Linear(), frames, frames_out=6)
     assert got.valid[0, :, 0].tolist() == [[False, False, True]] * 6

@@ -22,7 +22,7 @@ def test_codes_become_floats_by_rounded_division():
     np.testing.assert_array_equal(got.numpy(), (np.arange(256, dtype=np.float64) / 255).astype(np.float32))
     assert got[219] >= np.float32(219 / 255)
     multiplied = codes.float() * torch.tensor(1 / 255)
-    assert (multiplied != got).any(), "the shortcut that this function is there to avoid"
+    assert (multiplied != got).any(), "multiplication by the reciprocal rounds differently"
 
 
 def test_missing_codes_become_zero_and_a_mask():

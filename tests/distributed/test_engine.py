@@ -56,7 +56,9 @@ def test_memory_options_are_passed_to_deepspeed(tmp_path, engine, wanted):
     zero = derived["zero_optimization"]
     assert zero.keys() - {"stage", "stage3_param_persistence_threshold"} == wanted
     assert all(zero[key]["device"] == "cpu" for key in wanted if key.startswith("offload"))
-    assert derived["zero_force_ds_cpu_optimizer"] is False, "or a compiler would be wanted at the first start"
+    assert derived["zero_force_ds_cpu_optimizer"] is False, (
+        "otherwise DeepSpeed compiles its CPU Adam at the first start"
+    )
 
 
 def test_hierarchical_partitions_that_do_not_divide_the_ranks_are_rejected(tmp_path):

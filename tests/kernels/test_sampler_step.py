@@ -95,7 +95,7 @@ def noise_alone(device: str) -> None:
     want = normals(2**61 + 9, sample, member, step=3, elements=105, dtype=torch.float64).view(shape)
     assert (together - want).abs().max() < 2e-6
     apart = torch.cat([noise(slice(0, 1)), noise(slice(1, 4)), noise(slice(4, 6))])
-    assert torch.equal(apart, together), "rows in other batches get the same noise, to the bit"
+    assert torch.equal(apart, together), "the noise of a row is bitwise independent of its batch"
 
 
 @pytest.mark.kernel

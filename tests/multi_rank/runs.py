@@ -83,7 +83,7 @@ def losses(run_dir: Path) -> list[float]:
 
 
 def metrics(run_dir: Path) -> list[dict[str, float]]:
-    """Return the numbers that a run logged, a mapping a line."""
+    """Return the logged metrics of a run, one mapping per line."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 

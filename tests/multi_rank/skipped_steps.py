@@ -1,6 +1,6 @@
 """Run on two ranks: a step with a non-finite gradient under every ZeRO stage, and the state before and after it.
 
-Rank 0 writes one JSON line a case into ``cases.jsonl`` of the folder; ``test_non_finite.py`` judges them. Not printed:
+Rank 0 writes one JSON line per case to ``cases.jsonl`` in the folder; ``test_non_finite.py`` checks them. Not printed:
 a launcher may mix the lines of two ranks.
 """
 

@@ -14,11 +14,11 @@ COUNT = LAYERS * (WIDTH * WIDTH + WIDTH)
 
 
 def test_allocated_bytes_are_those_predicted(tmp_path):
-    """Never more than predicted, except two buffers of offload, each as large as the largest tensor.
+    """The measured peak is at most the prediction plus two offload buffers of the size of the largest tensor.
 
-    And not much less: the parts of the account are not all there at the moments that can be looked at. Without ZeRO
-    the gradients are flattened for the reduction alone, after backward; late in backward ZeRO 3 has released most of
-    the weights that it had gathered.
+    It is not much lower. Not all predicted parts exist at the measured times: without ZeRO the flattened gradients
+    exist only during the reduction after the backward pass, and late in the backward pass ZeRO 3 has released most of
+    the gathered weights.
     """
     two_ranks("tests.multi_rank.allocated_bytes", str(tmp_path))
     found = [json.loads(line) for line in (tmp_path / "bytes.jsonl").read_text().splitlines()]

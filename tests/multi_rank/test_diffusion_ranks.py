@@ -45,7 +45,7 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory, runs: Path, root: Path) -
 
 
 def validation_scores(run_dir: Path, runs: Path, root: Path) -> dict[str, float]:
-    """Return the validation of a run's exported average, on one rank that is joined to nobody."""
+    """Return the validation of a run's exported average, on a single rank without a process group."""
     config = diffusion_config(run_dir, runs, root, validation={"every_steps": 3, "windows": 3})
     parts = load_autoencoder(runs / "autoencoder"), load_trained(runs / "student")
     return EnsembleValidation(config, *parts).scores(weights(run_dir), OneRank())  # pyright: ignore

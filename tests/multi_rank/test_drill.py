@@ -20,13 +20,13 @@ from tests.multi_rank.runs import command, environment, losses, overrides, simca
 
 pytestmark = [pytest.mark.multi, pytest.mark.slow]
 _KILLS, _RANKS, _INTERVAL, _STEPS, _SEED = 20, 2, 10, 300, 20261124
-_STARTING_SECONDS = 6.0  # about what it takes from the launcher to the first step here
-# Of every ten kills so many fall on the start (joining, reading the checkpoint), on training, and on a writer at work.
+_STARTING_SECONDS = 6.0  # approximate time from the launcher to the first step
+# Of ten kills, one is during the start (joining, reading the checkpoint), five during training, four during a write.
 _MOMENTS = ("start", *["training"] * 5, *["writing"] * 4)
 
 
 class Kill(NamedTuple):
-    """A kill, and what stood after it."""
+    """A kill, and the state of the run directory after it."""
 
     rank: int
     moment: str
@@ -49,7 +49,7 @@ def _ranks(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def _logged(run_dir: Path) -> int:
-    """Return the last step in the run's log; each is written before the checkpoint of that step is begun."""
+    """Return the last step in the run's log; a step is logged before its checkpoint is started."""
     lines = read_metrics(run_dir / "metrics.jsonl")
     return int(lines[-1]["step"]) if lines else 0
 
@@ -147,4 +147,4 @@ def test_weights_after_twenty_kills_equal_those_of_an_uninterrupted_run(ahead, t
         finished += 1
     lost, cut_short = [kill.lost for kill in kills], sum(kill.cut_short for kill in kills)
     print(f"{cut_short} of {_KILLS} kills cut a checkpoint short, {finished} runs finished; steps lost: {sorted(lost)}")
-    assert cut_short >= 3, "too few kills fell on a writer at work to say anything of it"
+    assert cut_short >= 3, "too few kills interrupted a writer for a conclusion"

@@ -38,7 +38,7 @@ def test_the_losses_equal_those_of_one_rank_also_after_a_resume(ranks, options, 
     reference = losses(run_dir)
     _forget_the_end(run_dir)
     _train(teacher_config, run_dir, ranks, options)
-    assert losses(run_dir) == reference, "at the same layout the resumed steps are equal to the bit"
+    assert losses(run_dir) == reference, "at the same layout the resumed steps are bitwise equal"
 
 
 def test_a_checkpoint_of_an_offloaded_run_resumes_hierarchically(teacher_config, one_rank, tmp_path):

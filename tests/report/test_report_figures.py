@@ -159,4 +159,4 @@ def test_spectra_of_members_and_mean(tmp_path):
     members, mean = (lines[f"diffusion, {kind}"].get_ydata()[-1] for kind in ("members", "mean"))
     assert members == pytest.approx(np.exp(-0.1 * 5 * 22 / 23)) and mean == pytest.approx(np.exp(-0.6 * 5 * 22 / 23))
     left, right = relative.figure.axes[0].get_xlim()
-    assert left > 8 * 48 > 8 * 48 / 23 > right, "kilometres, long wavelengths first"
+    assert left > 8 * 48 > 8 * 48 / 23 > right, "kilometers, long wavelengths first"

@@ -95,7 +95,7 @@ def test_latents_are_computed_once_and_interrupted_computation_resumes(tmp_path,
     expected = [latents.read(index) for index in range(len(latents))]
     assert sum(encoded) == len(stage.source) > 8
     prepare(stage)
-    assert sum(encoded) == len(stage.source), "stored latents are not computed again"
+    assert sum(encoded) == len(stage.source), "stored latents are not recomputed"
     stage.latents._write_manifest(complete=False)
     stage.latents.path(1).unlink()
     resumed = prepare(stage)

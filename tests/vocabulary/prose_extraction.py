@@ -109,7 +109,10 @@ def _joined(block: list[tuple[int, str]]) -> Passage:
 
 
 def python_passages(source: str, *, messages: bool = True) -> Iterator[Passage]:
-    """Yield docstrings and comments of Python source, and with ``messages`` string literals of several words."""
+    """Yield docstrings, comments and messages of Python source.
+
+    Messages are string literals of several words; without ``messages`` only those of ``assert`` statements.
+    """
     tree = ast.parse(source)
     # 1. Docstrings, of attributes too
     seen: set[int] = set()
@@ -130,15 +133,16 @@ def python_passages(source: str, *, messages: bool = True) -> Iterator[Passage]:
     if block:
         yield _joined(block)
     # 3. Messages
-    if messages:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.JoinedStr):
-                seen.update(id(part) for part in node.values)
-                parts = [part.value if isinstance(part, ast.Constant) else "\u00b7" for part in node.values]
-                yield from _message("".join(map(str, parts)), node.lineno)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in seen:
-                yield from _message(node.value, node.lineno)
+    roots = [tree] if messages else [node.msg for node in ast.walk(tree) if isinstance(node, ast.Assert) and node.msg]
+    nodes = [node for root in roots for node in ast.walk(root)]
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            seen.update(id(part) for part in node.values)
+            parts = [part.value if isinstance(part, ast.Constant) else "\u00b7" for part in node.values]
+            yield from _message("".join(map(str, parts)), node.lineno)
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in seen:
+            yield from _message(node.value, node.lineno)
 
 
 def _message(text: str, line: int) -> Iterator[Passage]:

@@ -95,10 +95,10 @@ OTHER = (
     ]  # fmt: skip
 
 
-def test_strings_of_tests_are_not_checked(tmp_path):
+def test_strings_of_tests_are_not_checked_except_in_assertions(tmp_path):
     (tmp_path / "tests").mkdir()
-    text = '"""A docstring besides."""\n\nTEXT = "these words are refused"\n'
-    assert checked(tmp_path, "tests/test_x.py", text) == [(1, "besides")]
+    text = '"""A docstring besides."""\n\nTEXT = "these words are refused"\nassert TEXT, f"{TEXT} is refused besides"\n'
+    assert checked(tmp_path, "tests/test_x.py", text) == [(1, "besides"), (4, "refused"), (4, "besides")]
 
 
 def test_notebook_cells(tmp_path):
