@@ -182,7 +182,7 @@ def _conditions(rows: list[Row], shown: Sequence[str]) -> str:
 
 
 def _shares_table(rows: list[Row], name: str, by: str) -> str:
-    """Return ``key:number`` pairs as a table with a row per key; rows without pairs are left out."""
+    """Return ``key:number`` pairs as a table with a row per key; rows without pairs are skipped."""
     pairs = {row[by]: dict(pair.split(":") for pair in row[name].split()) for row in rows if row[name]}
     keys = dict.fromkeys(key for found in pairs.values() for key in found)
     lines = [["", *pairs], ["---"] * (1 + len(pairs))]

@@ -92,10 +92,10 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: run a job step to its
 }
 
 requeue_job() { # requeue this job unless a limit is reached; does not return
-  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$1 is saved, but $RUN_DIR/STOP exists: not queued again"
+  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$1 is saved, but $RUN_DIR/STOP exists: not requeued"
   [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ] ||
-    leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not queued again; sbatch resumes it"
-  say "$1 is saved: the job is queued again"
+    leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not requeued; sbatch resumes it"
+  say "$1 is saved: the job is requeued"
   scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol requeue failed; sbatch resumes the job"
   # Slurm ends this shell; if it exited by itself, the job would count as failed.
   local waited=0

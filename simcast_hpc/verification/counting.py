@@ -71,7 +71,7 @@ def count(
     Args:
         observation: ``[N, T, H, W]``, uint8 pixel values or floats in [0, 1] (NaN missing).
         forecast: ``[N, T, H, W]`` or members ``[N, M, T, H, W]``, uint8 pixel values or floats (NaN missing). Clipped
-            and rounded if the protocol says so; by default neither.
+            and rounded if the protocol requires it; by default neither.
         protocol: thresholds, comparison, pools, mask rule and further sums.
         events: the event of each window; windows of one event are summed. By default each window is an event.
         valid: boolean, broadcastable to ``[N, T, H, W]``; False pixels count as missing (a domain mask).

@@ -94,7 +94,7 @@ class ScoreProtocol:
         members: ``mean`` scores the ensemble mean, ``each`` scores every member as a forecast.
         clip: whether forecasts are clipped to [0, 1] first.
         rounding: rounding of forecasts to whole encoded values before counting: ``nearest``, ``truncate`` or ``none``.
-            Forecasts stored as uint8 are rounded already, and their protocol must say so.
+            Forecasts stored as uint8 are rounded already, and their protocol must declare it.
         undefined: value of a table score without a denominator, ``nan`` or ``zero``.
         epsilon_numerator: added to the numerator of CSI, POD and frequency bias.
         fss_km: window sizes of the fractions skill score in km.

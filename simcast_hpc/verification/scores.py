@@ -35,7 +35,7 @@ def score(
         observation: ``[N, T, H, W]`` or ``[T, H, W]`` of one window, uint8 pixel values or floats in [0, 1]; missing is
             255 (see the protocol), NaN or masked.
         forecast: of the same shape, or members ``[N, M, T, H, W]`` or ``[M, T, H, W]``, uint8 pixel values or floats;
-            clipped and rounded only if the protocol says so.
+            clipped and rounded only if the protocol requires it.
         protocol: a name in ``PROTOCOLS`` or a protocol of :func:`~simcast_hpc.verification.protocols.protocol_for`.
         events: the event of each window; does not change pooled scores.
         valid: boolean, broadcastable; False pixels count as missing.

@@ -60,7 +60,9 @@ def test_columns_rows_and_ratios_are_chosen():
     assert lines[0] == "| case | provider | seconds | x.seconds | x.gb |"
     assert lines[3] == "| net | ours | 2.5 | 1.60 | 1.50 |"
     assert lines[4] == "| big | ours | - | - | - |", "no baseline of that case"
-    assert lines[-1] == "All rows: ranks 2; commit abc, 4e13725.", "a commit is no number, even if it reads as one"
+    assert lines[-1] == "All rows: ranks 2; commit abc, 4e13725.", (
+        "a commit is text, even if it has the form of a number"
+    )
     one = table(STEPS, where="case:big").splitlines()
     assert one[0].startswith("| case | provider |") and one[2].startswith("| big | ours |")
     with pytest.raises(ValueError, match="no row has case:none"):

@@ -22,7 +22,7 @@ def test_two_ranks_stop_and_name_the_windows(teacher_config, tmp_path):
         check=False,
     )  # fmt: skip
     assert result.returncode != 0
-    assert result.stderr.count("is not finite") >= 2, "both ranks say so"
+    assert result.stderr.count("is not finite") >= 2, "both ranks report it"
     assert "windows " in result.stderr and "@" in result.stderr, result.stderr[-3000:]
     assert not (tmp_path / "run" / "DONE.json").exists()
     assert all(path.name < "step-00000050" for path in visible(tmp_path / "run" / "checkpoints"))

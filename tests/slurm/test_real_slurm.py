@@ -175,7 +175,7 @@ def test_result_is_unchanged_by_signal_preemption_and_lost_node(
     cluster.wait(lambda: "down" not in cluster.run("sinfo", "-h", "-n", "n2", "-o", "%T"), what="n2 is up", seconds=60)
     assert job.end() == ("COMPLETED", 0)
     assert "USR2: the tasks save and exit" in job.output()
-    assert job.output().count("is saved: the job is queued again") >= 2
+    assert job.output().count("is saved: the job is requeued") >= 2
     assert "signal SIGUSR2: saved at step" in job.output() and "signal SIGTERM: saved at step" in job.output()
     assert losses(job.run_dir) == losses(uninterrupted)
     assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(job.run_dir).items())
@@ -187,7 +187,7 @@ def test_cancelled_job_saves_and_is_not_requeued(cluster, archive, teacher_yaml,
     cluster.run("scancel", job.number)
     assert job.end()[0] == "CANCELLED"
     time.sleep(2)
-    assert cluster.state(job.number) == "CANCELLED" and "queued again" not in job.output()
+    assert cluster.state(job.number) == "CANCELLED" and "is requeued" not in job.output()
     assert visible(job.run_dir / "checkpoints") and not (job.run_dir / "DONE.json").exists()
 
 

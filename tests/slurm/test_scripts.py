@@ -232,7 +232,7 @@ def test_time_limit_saves_and_requeues(cluster):
     assert job.poll() is None, "Slurm ends the job, not the script"
     job.terminate()
     output, _ = job.communicate(timeout=20)
-    assert "prepare is saved: the job is queued again" in output
+    assert "prepare is saved: the job is requeued" in output
 
 
 def test_time_limit_between_steps_requeues(cluster):
@@ -242,7 +242,7 @@ def test_time_limit_between_steps_requeues(cluster):
     cluster.wait_for(lambda: bool(requeues(cluster)))
     job.terminate()
     output, _ = job.communicate(timeout=20)
-    assert "everything before prepare is saved: the job is queued again" in output and stages(cluster) == []
+    assert "everything before prepare is saved: the job is requeued" in output and stages(cluster) == []
 
 
 @pytest.mark.parametrize("status", ["85", "140", "143"])
@@ -271,7 +271,7 @@ def test_time_limit_of_the_last_restart_does_not_requeue(cluster, reason, status
     job.send_signal(signal.SIGUSR2)
     output, _ = job.communicate(timeout=20)
     assert job.returncode == status
-    assert reason in output and "not queued again" in output
+    assert reason in output and "not requeued" in output
     assert requeues(cluster) == []
 
 

@@ -19,7 +19,7 @@ def check(
     clip: float | None,
     counters: Counters | None,
 ) -> None:
-    """Validate a call; ``tensors`` are the prediction and its like by name.
+    """Validate a call; ``tensors`` are the prediction and tensors of its shape, by name.
 
     Raises:
         TypeError: an unsupported dtype.
