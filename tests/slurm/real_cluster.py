@@ -57,7 +57,7 @@ SlurmctldTimeout=10
 SlurmdTimeout=15
 MessageTimeout=10
 MinJobAge=3600
-NodeName=DEFAULT CPUs=8 Boards=1 SocketsPerBoard=1 CoresPerSocket=8 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:4
+NodeName=DEFAULT CPUs=24 Boards=1 SocketsPerBoard=1 CoresPerSocket=24 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:4
 PartitionName=DEFAULT Nodes=ALL State=UP OverSubscribe=NO
 PartitionName=normal Default=YES MaxTime=48:00:00 DefaultTime=00:30:00 PriorityTier=1 GraceTime=40
 PartitionName=urgent MaxTime=01:00:00 PriorityTier=9 PreemptMode=OFF

@@ -275,6 +275,16 @@ def test_time_limit_of_the_last_restart_does_not_requeue(cluster, reason, status
     assert requeues(cluster) == []
 
 
+@pytest.mark.parametrize("script", ["train.sh", "distill_sevir.sh", "chain.sh"])
+def test_scripts_request_a_core_for_every_loader_process(script):
+    """The rank and its ``data.workers`` loader processes would otherwise share cores."""
+    (cores,) = re.findall(r"^#SBATCH --cpus-per-task=(\d+)", (REPOSITORY / "slurm" / script).read_text(), re.MULTILINE)
+    configs = {"train.sh": "teacher/sevir.yaml", "distill_sevir.sh": "pipeline/sevir.yaml"}
+    config = (REPOSITORY / "configs" / configs.get(script, "pipeline/sevir.yaml")).read_text()
+    (workers,) = re.findall(r"workers: (\d+)", config)
+    assert int(cores) >= int(workers) + 1
+
+
 def test_train_script_runs_one_stage(cluster):
     state, output = cluster.run("configs/teacher/sevir.yaml", "--set", "max_steps=5", script=TRAIN)
     assert state == 0, output
