@@ -13,6 +13,7 @@ from .pipeline_results import METRICS_PER_THRESHOLD, ScoreFile
 from .score_tables import METRIC_TITLES, SCORE_TITLES, bounded, number, places
 
 _LOWER_IS_BETTER = ("mse", "mae", "crps", "far", "brier")
+HIGHEST = 2  # thresholds that the section on heavy rain shows
 _UNBIASED = 0.05  # deviation of the frequency bias from 1 up to which it is called unbiased
 # Keys that differences between two forecasts are stated for; those of single thresholds have intervals in the tables.
 _TESTED = (*SCORE_TITLES, "crps")
@@ -26,7 +27,8 @@ class BaselineFindings:
         count: one sentence: how many comparisons the tables and charts hold, and how many a baseline wins.
         overall: one sentence per score of the whole field (over all lead times, and mean CSI at each lead time) in
             which a baseline is better than a model.
-        thresholds: the same per threshold: CSI, POD, FAR and frequency bias, and CSI at each lead time.
+        thresholds: the same per threshold: CSI, POD, FAR and frequency bias; CSI at each lead time, and frequency bias
+            at each lead time for the highest thresholds.
         not_significant: one sentence per score with differences whose 95 % interval contains 0.
     """
 
@@ -94,7 +96,12 @@ def bias_sentences(scores: ScoreFile) -> list[str]:
             kind = 2 if abs(bias - 1) <= _UNBIASED else 0 if bias < 1 else 1
             threshold = f"≥ {with_unit(label, scores.unit)}"
             list(groups.values())[kind].append(f"{threshold} ({number(bias)})")
-        parts = [f"{kind} at {join(values)}" for kind, values in groups.items() if values]
+        count = sum(map(len, groups.values()))
+        parts = [
+            f"{kind} at {'all thresholds: ' if len(values) == count > 1 else ''}{join(values)}"
+            for kind, values in groups.items()
+            if values
+        ]
         if parts:
             sentences.append(f"{name}: {'; '.join(parts)}.")
     return sentences
@@ -186,7 +193,9 @@ def _overall(scores: ScoreFile, counter: _Counter) -> tuple[str, ...]:
         for key in whole_field_keys(scores, protocol)
         for one in _comparisons(scores, protocol, key, _title(key), counter)
     ]
-    return (*sentences, *_merged(scores, found))
+    sentences += _merged(scores, found)
+    # 3. CRPS at single lead times, which has a chart if there are ensembles
+    return (*sentences, *(_by_lead(scores, "crps", "CRPS", counter) if scores.ensembles else ()))
 
 
 def _thresholds(scores: ScoreFile, counter: _Counter) -> tuple[str, ...]:
@@ -201,32 +210,39 @@ def _thresholds(scores: ScoreFile, counter: _Counter) -> tuple[str, ...]:
         )
     ]
     sentences = list(_merged(scores, found))
-    # 2. CSI at single lead times under the protocol of the charts
-    for label in scores.protocols[scores.pooled_protocol].labels:
-        for baseline in _split(scores)[0]:
-            if parts := _by_lead(scores, label, baseline, counter):
-                sentences.append(
-                    f"CSI ≥ {with_unit(label, scores.unit)} at single lead times: {baseline} is better than "
-                    f"{'; than '.join(parts)}."
-                )
+    # 2. CSI, and at the highest thresholds bias, at single lead times under the protocol of the charts
+    labels = scores.protocols[scores.pooled_protocol].labels
+    keys = [f"csi/{label}" for label in labels] + [f"frequency_bias/{label}" for label in labels[-HIGHEST:]]
+    for key in keys:
+        metric, label = key.split("/")
+        title = f"{METRIC_TITLES[metric]} ≥ {with_unit(label, scores.unit)}"
+        sentences += _by_lead(scores, key, title, counter)
     return tuple(sentences)
 
 
-def _by_lead(scores: ScoreFile, label: str, baseline: str, counter: _Counter) -> list[str]:
-    """Return for each model the lead times at which the CSI of a threshold is lower than that of the baseline."""
-    key = f"csi/{label}"
+def _by_lead(scores: ScoreFile, key: str, title: str, counter: _Counter) -> list[str]:
+    """Return one sentence per baseline with the lead times at which models are worse."""
     curves = {name: scores.by_lead(name, key) for name in scores.names}
-    by_model: dict[str, list[tuple[str, float]]] = {}
-    for k, minutes in enumerate(scores.lead_minutes):
-        for name in _worse(scores, key, baseline, {one: curve[k] for one, curve in curves.items()}, counter):
-            own, other = curves[baseline][k], curves[name][k]
-            assert own is not None and other is not None
-            by_model.setdefault(name, []).append((f"{minutes:g}", _printed(key, own) - _printed(key, other)))
-    return [
-        f"{name} at {join([f'+{minutes}' for minutes, _ in leads])} min (by "
-        f"{'up to ' if len(leads) > 1 else ''}{number(max(margin for _, margin in leads))})"
-        for name, leads in by_model.items()
-    ]
+    sentences = []
+    for baseline in _split(scores)[0]:
+        # 1. Lead times and largest difference of each model
+        by_model: dict[str, list[tuple[str, float]]] = {}
+        for k, minutes in enumerate(scores.lead_minutes):
+            for name in _worse(scores, key, baseline, {one: curve[k] for one, curve in curves.items()}, counter):
+                own, other = curves[baseline][k], curves[name][k]
+                assert own is not None and other is not None
+                margin = abs(_printed(key, own) - _printed(key, other))
+                by_model.setdefault(name, []).append((f"+{minutes:g}", margin))
+        # 2. Sentence
+        parts = []
+        for name, leads in by_model.items():
+            largest = number(max(margin for _, margin in leads), places=places(key))
+            by = f" (by {'up to ' if len(leads) > 1 else ''}{largest})"
+            when = "every lead time" if len(leads) == scores.frames_out else f"{join([one for one, _ in leads])} min"
+            parts.append(f"{name} at {when}{'' if key.startswith('frequency_bias') else by}")
+        if parts:
+            sentences.append(f"{title} at single lead times: {baseline} is better than {'; than '.join(parts)}.")
+    return sentences
 
 
 def _comparisons(scores: ScoreFile, protocol: str, key: str, title: str, counter: _Counter) -> list[_Comparison]:

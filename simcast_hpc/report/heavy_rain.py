@@ -1,5 +1,6 @@
 """Performance diagram, bias by lead time and table for the highest thresholds, which a mean over thresholds hides."""
 
+from .baseline_findings import HIGHEST
 from .colors import line_styles
 from .findings_text import with_unit
 from .lead_time_curves import Chart, lead_curves, name_axes, new_chart
@@ -7,12 +8,10 @@ from .performance_diagram import performance_axes, performance_point, zoomed_lim
 from .pipeline_results import ScoreFile
 from .score_tables import METRIC_TITLES, Group, Row, Table, bounded, observed_heading
 
-_TOP = 2
-
 
 def heavy_labels(scores: ScoreFile) -> tuple[str, ...]:
     """Return the labels of the two highest thresholds of the pooled protocol."""
-    return scores.protocols[scores.pooled_protocol].labels[-_TOP:]
+    return scores.protocols[scores.pooled_protocol].labels[-HIGHEST:]
 
 
 def heavy_rain_charts(scores: ScoreFile) -> list[Chart]:

@@ -148,16 +148,18 @@ def _summary(run: RunResults) -> str:
     with_headings = _with_headings(run.test_sets)
     targets = [(f"set-{k}", heading) for k, (_, heading) in enumerate(with_headings, start=1)]
     targets += [("training", "Training"), ("reproduce", "Reproduction"), ("terms", "Glossary")]
-    sentences = findings(run, run.test_sets[0].scores)
-    for test_set, heading in with_headings[1:]:
-        sentences += [f"{heading}: {sentence}" for sentence in headlines(run, test_set.scores)]
+    others = [
+        f"{heading}: {sentence}"
+        for test_set, heading in with_headings[1:]
+        for sentence in headlines(run, test_set.scores)
+    ]
     return "\n".join(
         [
             text("h1", f"Radar nowcasting: {run.config.name}"),
             text("p", run_summary(run)),
             links(targets, label="Contents"),
             text("h2", "Findings", identifier="findings"),
-            _findings([*sentences, *run_findings(run)], run.test_sets[0]),
+            _findings(findings(run, run.test_sets[0].scores), run.test_sets[0], others=[*others, *run_findings(run)]),
         ]
     )
 
@@ -181,10 +183,11 @@ def _comparison_summary(title: str, sources: Sequence[Source], test_sets: Sequen
     )
 
 
-def _findings(sentences: Sequence[str], test_set: ScoredTestSet) -> str:
+def _findings(sentences: Sequence[str], test_set: ScoredTestSet, *, others: Sequence[str] = ()) -> str:
     """Return the findings in two columns: sentences, and lists of the comparisons that a reader could overlook."""
     scores = test_set.scores
-    sentences = [*sentences, *(one for name in scores.ensembles for one in probability_sentences(scores, name))]
+    probabilities = [one for name in scores.ensembles for one in probability_sentences(scores, name)]
+    sentences = [*sentences, *probabilities, *others]
     return (
         f'<div class="findings">\n<div>\n{_bullets(sentences)}\n</div>\n<div>\n{_comparisons(scores)}\n</div>\n</div>'
     )

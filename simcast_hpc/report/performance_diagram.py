@@ -35,6 +35,7 @@ def performance_axes(
         inside = (pod >= max(bottom, 1e-9)) & (pod <= top)
         if inside.any():
             axes.plot(ratio[inside], pod[inside], color=_LINE, linewidth=0.8, zorder=1)
+        if np.count_nonzero(inside) > len(ratio) // 8:
             at = (ratio[inside][-1], pod[inside][-1])
             axes.text(*at, f"{csi:.2g}", fontsize=label_size, color=_LABEL, ha="right", va="bottom")
     # 2. Frequency bias: POD / (1 - FAR)
@@ -43,7 +44,8 @@ def performance_axes(
         if start >= end:
             continue
         axes.plot([start, end], [bias * start, bias * end], color=_LINE, linewidth=0.8, linestyle="--", zorder=1)
-        place = start + 0.88 * (end - start)
+        # Lines that leave at the right are labeled farther inside, where the labels of CSI are not.
+        place = start + (0.88 if bias * end >= top * 0.999 else 0.75) * (end - start)
         axes.text(
             place, bias * place, f"×{bias:g}", fontsize=label_size, color=_LABEL, ha="center", va="center",
             backgroundcolor="white", zorder=1.5,

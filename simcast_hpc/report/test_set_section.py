@@ -41,7 +41,7 @@ def test_set_section(test_set: ScoredTestSet) -> list[str]:
         *_heavy_rain(scores, styles),
         *_spectra(scores),
         *_ensembles(test_set, styles),
-        text("h3", "The forecasts"),
+        text("h3", "Forecasts"),
         table(entry_table(scores)),
         text("h3", "Scores per threshold"),
         text("p", "Scores of rare thresholds are based on few pixels and vary strongly between runs."),

@@ -200,3 +200,18 @@ def test_report_contains_all_comparisons(tmp_path):
     assert found.overall and found.thresholds
     for sentence in (found.count, *found.overall, *found.thresholds, *bias_sentences(read_scores)):
         assert sentence in words
+
+
+def test_crps_and_bias_at_single_lead_times():
+    scores = score_file(mean_csi=WITH_ENSEMBLE)
+    for by_key in scores["scores"]["student"].values():
+        by_key |= {"frequency_bias/219/lead/1": 0.5, "frequency_bias/16/lead/1": 0.5}
+    found = baseline_findings(read(scores))
+    assert (
+        "CRPS at single lead times: persistence is better than diffusion at +5 and +10 min (by up to 0.0071)."
+        in found.overall
+    )
+    assert (
+        "Frequency bias ≥ 219 at single lead times: persistence is better than student at +5 min." in found.thresholds
+    )
+    assert not [one for one in found.thresholds if one.startswith("Frequency bias ≥ 16 at")], "no such chart"
