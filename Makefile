@@ -65,7 +65,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 TEST_LOGS := $(VENV)/tests
 TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-ci test-slow test-slurm drill lint types docs figures reference
+.PHONY: test test-ci test-slow test-slurm drill lint types docs figures reference notebooks
 test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
 	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
@@ -79,7 +79,7 @@ test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	tail -qn 1 $(TEST_LOGS)/*.log; \
 	[ -z "$$failed" ]
 
-test-ci: $(VENV)/.test $(VENV)/.docs ## Test distributions in fresh environments outside the checkout, and the documentation site
+test-ci: $(VENV)/.test $(VENV)/.docs ## Test installed distributions, notebooks, commands of the quickstart, and the documentation site
 	@$(PLAIN) $(PYTEST) tests -m ci
 
 # pytest's status 5 means that no test has the mark, which is not a failure here.
@@ -116,6 +116,9 @@ figures: ## Draw docs/figures/*.svg from docs/figures/draw_figures.py
 
 reference: $(VENV)/.runtime ## Regenerate the pages on configuration, command line and protocols in docs/reference
 	@for page in configuration cli protocols; do PYTHONPATH=.:kernels $(BIN)/python -m docs.generate.$${page}_page; done
+
+notebooks: $(VENV)/.test ## Execute the notebooks of the documentation and store their outputs
+	@$(PLAIN) $(BIN)/python -m tests.notebooks.notebook_outputs
 
 ##@ Kernels and speed
 .PHONY: kernels gpu bench bench-check performance
@@ -191,7 +194,7 @@ $(VENV)/.verify: $(VENV)/.runtime
 
 $(VENV)/.test: $(VENV)/.verify
 	@echo "Installing the requirements of the tests"
-	@$(INSTALL) -e '.[io,test]' $(TO_LOG)
+	@$(INSTALL) -e '.[io,test,notebooks]' $(TO_LOG)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
