@@ -51,7 +51,7 @@ def check_mpi(rank_info: RankInfo) -> Finding:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         cause = (getattr(error, "stderr", None) or type(error).__name__).strip().splitlines()[-1]
         message = f"mpi4py does not start ({cause}); only mpiexec needs it, not torchrun and deepspeed"
-        remedy = "without mpiexec none; else install an MPI library (Debian: mpich or openmpi-bin, or a module)"
+        remedy = "none without mpiexec; with mpiexec install an MPI library (Debian: mpich or openmpi-bin, or a module)"
         return Finding("MPI", "warning" if single else "error", message, remedy)
     if single:
         return Finding("MPI", "ok", f"world size {size} ({library})")
