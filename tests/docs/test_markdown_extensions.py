@@ -53,3 +53,11 @@ def test_notebook_with_an_error_is_rejected(tmp_path):
     failed = {"output_type": "error", "ename": "KeyError", "evalue": "'x'", "traceback": []}
     with pytest.raises(ValueError, match=r"a\.ipynb contains the error KeyError"):
         notebook_to_markdown(notebook(tmp_path / "a.ipynb", code("d['x']", failed)))
+
+
+def test_markdown_in_collapsed_blocks_is_rendered():
+    markdown = pytest.importorskip("markdown")
+    text = "<details><summary>More</summary>\n\nRun `make`.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n</details>\n\nEnd."
+    html = markdown.markdown(text, extensions=["tables", "md_in_html", "docs.generate.collapsed_markdown"])
+    assert "<code>make</code>" in html and "<table>" in html and "markdown=" not in html
+    assert html.count("<details>") == html.count("</details>") == 1 and "<p>End.</p>" in html
