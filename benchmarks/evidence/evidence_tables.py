@@ -74,8 +74,8 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 f"*Verdict.* A difference is {HOLDS} if its interval is on the claimed side of zero, {REVERSED} if it "
                 f"is on the other side, else not significant. A claim is {HOLDS} or {REVERSED} if all its differences "
                 f"are, {UNDECIDED} if none is significant, {IN_FULL} if at least one is {REVERSED}, else {PARTLY}. "
-                f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple comparisons: of "
-                "twenty true zeros, one is expected to be significant. These claims were formulated or changed after "
+                f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple comparisons: "
+                "of twenty true zeros, one is expected to be significant. These claims were formulated or changed after "
                 f"the first results, so their evidence is weaker: {', '.join(STATED_LATER)}."
             ),
             "### All comparisons",
