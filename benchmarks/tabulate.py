@@ -196,7 +196,7 @@ def listing(rows: list[Row], title: str, columns: str) -> str:
     for row in rows:
         lines.append(_wrapped(f"- **{row[title]}**", "  "))
         lines += [
-            _wrapped(f"  - {column.heading}: {_item(row, column)}", "    ")
+            _wrapped(f"    - {column.heading}: {_item(row, column)}", "      ")
             for column in chosen
             if row[column.name] not in ("", "-")
         ]

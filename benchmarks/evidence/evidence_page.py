@@ -40,7 +40,8 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
 
     def shown(*names: str) -> str:
         return "\n\n".join(
-            f"![{CAPTIONS[name]}]({page.stem}/{figures[name].name})\n\n*{CAPTIONS[name]}*"
+            f"[![{CAPTIONS[name]}]({page.stem}/{figures[name].name})]({page.stem}/{figures[name].name})\n\n"
+            f"*{CAPTIONS[name]}*"
             for name in names
             if name in figures
         )

@@ -56,17 +56,6 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
         ("claim", "origin", "statement", "verdict"),
         ((v.claim.key, v.claim.origin, v.claim.statement, f"*{v.verdict}*") for v in verdicts),
     )
-    rows = []
-    for verdict in verdicts:
-        for number, finding in enumerate(verdict.findings):
-            key = f"**{verdict.claim.key}**" if number == 0 else ""
-            expected = "> 0" if finding.comparison.sign > 0 else "< 0"
-            cells = (expected, *_numbers(finding), paper_value(finding), in_words(finding))
-            rows.append((key, finding.comparison.label, *cells))
-    head = (
-        "claim", "comparison", "expected", "difference", "95 % interval", "minimum detectable difference", "paper",
-        "verdict",
-    )  # fmt: skip
     return "\n\n".join(
         [
             statements,
@@ -74,19 +63,35 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 f"*Verdict.* A difference is {HOLDS} if its interval is on the claimed side of zero, {REVERSED} if it "
                 f"is on the other side, else not significant. A claim is {HOLDS} or {REVERSED} if all its differences "
                 f"are, {UNDECIDED} if none is significant, {IN_FULL} if at least one is {REVERSED}, else {PARTLY}. "
-                f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple comparisons: "
-                "of twenty true zeros, one is expected to be significant. These claims were formulated or changed after "
-                f"the first results, so their evidence is weaker: {', '.join(STATED_LATER)}."
+                f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple "
+                "comparisons: of twenty true zeros, one is expected to be significant. These claims were formulated "
+                f"or changed after the first results, so their evidence is weaker: {', '.join(STATED_LATER)}."
             ),
             "### All comparisons",
             wrapped(
-                "*Minimum detectable difference*: half the width of the interval. A smaller true difference would not "
-                "be significant here. *Paper*: the difference within the paper's own tables on SEVIR, from one run each"
-                ", and whether our interval contains it. Lead times are counted in frames of 5 minutes."
+                "In brackets: the sign that the claim expects. *Minimum detectable difference*: half the width of the "
+                "interval. A smaller true difference would not be significant here. *Paper*: the difference within the "
+                "paper's own tables on SEVIR, from one run each, and whether our interval contains it. Lead times are "
+                "counted in frames of 5 minutes."
             ),
-            markdown_table(head, rows),
+            "Claims of the paper:",
+            _comparisons([v for v in verdicts if v.claim.origin == "paper"], with_paper=True),
+            "Controls:",
+            _comparisons([v for v in verdicts if v.claim.origin != "paper"], with_paper=False),
         ]
     )
+
+
+def _comparisons(verdicts: Sequence[Verdict], *, with_paper: bool) -> str:
+    rows = []
+    for verdict in verdicts:
+        for number, finding in enumerate(verdict.findings):
+            key = f"**{verdict.claim.key}**" if number == 0 else ""
+            label = f"{finding.comparison.label} ({'> 0' if finding.comparison.sign > 0 else '< 0'})"
+            paper = [paper_value(finding)] if with_paper else []
+            rows.append([key, label, *_numbers(finding), *paper, in_words(finding)])
+    head = ["claim", "comparison", "difference", "95 % interval", "minimum detectable difference"]
+    return markdown_table([*head, *(["paper"] if with_paper else []), "verdict"], rows)
 
 
 def arms_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:

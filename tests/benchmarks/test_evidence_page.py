@@ -157,7 +157,7 @@ def test_committed_page_has_the_committed_results():
     bootstrap = Bootstrap(load_evidence(RESULTS), draws=2)
     verdicts = decide(claims_of(bootstrap.evidence.study), bootstrap)
     for finding in (finding for verdict in verdicts for finding in verdict.findings):
-        assert f"| {finding.comparison.label} |" in text
+        assert f"| {finding.comparison.label} (" in text
         assert f"{finding.interval.value:+.4f}" in text
     order = [text.index(part) for part in ("We test", "](evidence/summary.png)", "| claim | comparison |", "\n## ")]
     assert order == sorted(order)

@@ -33,7 +33,7 @@ def test_every_table_is_narrow():
 
 
 def test_the_summary_has_the_numbers_of_the_tables():
-    text = " ".join(tabulate.PAGES[0].read_text(encoding="utf-8").split("![")[0].split())
+    text = " ".join(tabulate.PAGES[0].read_text(encoding="utf-8").split("[![")[0].split())
     ratios = performance_figure.step_ratios()
     for precision in performance_figure.COLOURS:
         first, second, third = (ratios[case, precision]["x.p50_s"] for case in performance_figure.NAMES)
@@ -89,8 +89,8 @@ def test_shares_are_transposed_and_texts_are_a_list():
         "|  | a | c |", "| --- | --- | --- |", "| conv | 0.25 | 1 |", "| norm | 0.75 | - |",
     ]  # fmt: skip
     assert listing(rows, title="case", columns="kinds>Kinds,command>Command").splitlines() == [
-        "- **a**", "  - Kinds: conv:0.25 norm:0.75", "  - Command: `run a`", "- **b**",
-        "- **c**", "  - Kinds: conv:1.0",
+        "- **a**", "    - Kinds: conv:0.25 norm:0.75", "    - Command: `run a`", "- **b**",
+        "- **c**", "    - Kinds: conv:1.0",
     ]  # fmt: skip
 
 
