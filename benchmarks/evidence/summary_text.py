@@ -81,8 +81,12 @@ def summary(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[str]:
         words = ("a higher CSI-M than", "a lower CSI-M than", "a CSI-M not significantly different from")
         return verb(key, number, *words)
 
-    helps = [found[key].verdict for key in (("distillation", 0), ("compute", 0)) if key in found]
-    distillation = {(HOLDS, HOLDS): "Distillation helps here", (REVERSED, REVERSED): "Distillation does not help here"}
+    helps = {found[key].verdict if key in found else "" for key in (("distillation", 0), ("compute", 0))}
+    distillation = "Distillation gives a mixed result"
+    if helps == {HOLDS}:
+        distillation = "Distillation helps here"
+    if helps == {REVERSED}:
+        distillation = "Distillation does not help here"
     persistence = verb(
         "first-lead", 0, "the direct model is better than persistence", "persistence is better than the direct model",
         "the direct model and persistence do not differ significantly",
@@ -94,7 +98,7 @@ def summary(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[str]:
         f"The weighted loss {verb('weighting', 1, 'raises', 'lowers', 'does not significantly change')} the CSI of "
         f"heavy rain (pixel value 181: {value('weighting', 1)}), and a teacher of half the horizon, rolled out, has "
         f"{compared('autoregression')} the direct model at equal steps ({value('autoregression')}).",
-        f"{distillation.get(tuple(helps), 'Distillation gives a mixed result')}: the student has "
+        f"{distillation}: the student has "
         f"{compared('distillation')} its rolled-out teacher ({value('distillation')}) and {compared('compute')} a "
         f"direct model with as many training steps as teacher and student together ({value('compute')}).",
         f"At a lead time of {STEP_MINUTES} minutes {persistence} (CSI-M, direct minus persistence: "
