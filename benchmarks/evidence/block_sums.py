@@ -26,7 +26,7 @@ class Sums(NamedTuple):
     ``hits``, ``forecast`` and ``observed`` count pixels at or above each threshold of the protocol in both fields, the
     forecast or the observation, ``[blocks, thresholds, leads]``. ``fss_difference``, ``fss_forecast`` and
     ``fss_observed`` sum (n_f - n_o)^2, n_f^2 and n_o^2 over all pixels, where n counts such pixels in the square
-    neighbourhood, ``[blocks, FSS thresholds, leads]`` (Roberts and Lean 2008, Eq. 5-7). ``absolute_error`` and
+    neighborhood, ``[blocks, FSS thresholds, leads]`` (Roberts and Lean 2008, Eq. 5-7). ``absolute_error`` and
     ``squared_error`` are in encoded values, ``[blocks, leads]``; ``pixels`` is the number of pixels of these sums.
     """
 
@@ -49,7 +49,7 @@ def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
     """Forecast every test window and return its sums.
 
     Args:
-        study: frames, blocks and neighbourhood.
+        study: frames, blocks and neighborhood.
         archive: the test events.
         forecast: function from encoded values, uint8 ``[B, T, H, W]`` to float32 ``[B, T_l, H, W]`` in [0, 1].
     """

@@ -23,7 +23,7 @@ WIDTH, FONT = 7.2, 9.0
 
 
 class Look(NamedTuple):
-    """Line style of an arm; arms differ in marker and colour."""
+    """Line style of an arm; arms differ in marker and color."""
 
     name: str
     colour: str
@@ -43,7 +43,7 @@ def looks(half: int) -> dict[str, Look]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG of at most 256 colours, a third of the size of one in full colour."""
+    """Write the figure as PNG of at most 256 colors, a third of the size of one in full color."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)

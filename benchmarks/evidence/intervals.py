@@ -37,7 +37,7 @@ class Bootstrap:
 
         Args:
             terms: arms and their weights; ``(("student-6", 1), ("direct", -1))`` is a paired difference.
-            score: ``csi/219``, ``csi/mean``, likewise ``pod far frequency_bias``; ``fss/<threshold>``; ``mae``
+            score: ``csi/219``, ``csi/mean``, and the same for ``pod far frequency_bias``; ``fss/<threshold>``; ``mae``
                 (equal to the CRPS of a single forecast) and ``mse`` of fields in [0, 1]; ``jump/<threshold>/<k>``, the
                 frequency bias at lead time k + 1 minus that at k, counted from 1; ``lead/<k>/<score>``, a score at
                 lead time k.

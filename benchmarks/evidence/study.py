@@ -41,7 +41,7 @@ class Frames(StrictModel):
 class ScoringSettings(StrictModel):
     """Counting of forecasts: test events are summed in blocks of consecutive generator indices.
 
-    ``window_stride`` applies to ``test`` and ``val``; ``fss_pixels`` is the odd width of the neighbourhood.
+    ``window_stride`` applies to ``test`` and ``val``; ``fss_pixels`` is the odd width of the neighborhood.
     """
 
     window_stride: PositiveInt
