@@ -1,5 +1,6 @@
-"""Commands, options, files and make targets in the documentation exist."""
+"""Commands, options, files, make targets and links in pages and notebooks exist; code blocks name their language."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,17 +13,34 @@ from simcast_hpc import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "slurm" / "README.md", ROOT / "kernels" / "README.md"]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
+PAGES += sorted((ROOT / "docs").rglob("*.md")) + sorted((ROOT / "docs").rglob("*.ipynb"))
+# Pages that no generator checks: their links must exist as files and headings.
+OUTSIDE_THE_SITE = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / ".github").rglob("*.md")), *PAGES[2:4]]
 PROGRAM: Any = typer.main.get_command(cli.app)
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
 # The words before these belong to a launcher, those after them to our program.
 _STARTS = ("simcast", "simcast_hpc")
 
 
+def markdown(page: Path) -> str:
+    """Return the text of a page; in a notebook, shell commands of code cells become code blocks."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix == ".md":
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            shell = source if source.startswith("%%bash") else "\n".join(re.findall(r"^!(.*)$", source, re.MULTILINE))
+            source = f"```bash\n{shell.removeprefix('%%bash')}\n```"
+        parts.append(source)
+    return "\n\n".join(parts)
+
+
 def lines_to_type(page: Path) -> list[str]:
-    """Return the lines of the plain code blocks of a page, with continuations joined and without comments."""
+    """Return the lines of the shell blocks of a page, with continuations joined and without comments."""
     inside, kept = None, []
-    for line in page.read_text(encoding="utf-8").splitlines():
+    for line in markdown(page).splitlines():
         if line.startswith("```"):
             inside = line.removeprefix("```") if inside is None else None
         elif inside in ("", "bash", "sh"):
@@ -94,6 +112,76 @@ def test_files_targets_and_modules_of_a_page_exist(page):
     assert [name for name in modules if not list(ROOT.glob(f"{name.replace('.', '/')}*"))] == []
 
 
+def untyped_blocks(text: str) -> list[int]:
+    """Return the line numbers of code blocks without a language."""
+    found, closing = [], ""
+    for number, line in enumerate(text.splitlines(), 1):
+        fence = re.match(r"\s*(`{3,})(.*)", line)
+        if fence and closing and fence[1] == closing and not fence[2].strip():
+            closing = ""
+        elif fence and not closing:
+            closing = fence[1]
+            found += [] if fence[2].strip() else [number]
+    return found
+
+
+# Pages whose rewriting adds the languages
+UNTYPED = (
+    "README.md kernels/README.md concepts/kernels.md concepts/scaling.md quickstart.md add-dataset.md add-kernel.md "
+    "add-model.md add-score.md add-stage.md check-machine.md export.md train-sevir.md"
+).split()
+TYPED = [page for page in PAGES if not str(page).endswith(tuple(UNTYPED))]
+
+
+@pytest.mark.parametrize("page", TYPED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_blocks_of_a_page_name_their_language(page):
+    assert untyped_blocks(markdown(page)) == [], "use ```bash, ```python, ```yaml or ```text"
+
+
+def test_detects_a_code_block_without_language():
+    assert untyped_blocks("```bash\nls\n```\n\n```\nls\n```\n  ````text\n```\n  ````\n") == [5]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of the headings of a page, as a forge makes them, and those that are written as HTML."""
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ +(.+?)\s*$", text, flags=re.MULTILINE)
+    plain = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", title).lower() for title in titles]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in plain} | set(
+        re.findall(r'id="([^"]+)"', text)
+    )
+
+
+def broken_links(page: Path) -> list[str]:
+    """Return the links and images of a page whose file or heading does not exist."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\(<?([^)\s>]+)>?(?: \"[^\"]*\")?\)", text)
+    links += re.findall(r'(?:src|srcset|href)="([^"]+)"', text)
+    broken = []
+    for link in links:
+        if re.match(r"[a-z]+:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = page.parent / file if file else page
+        if not target.exists() or (
+            anchor and target.suffix == ".md" and anchor not in anchors(target.read_text(encoding="utf-8"))
+        ):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", OUTSIDE_THE_SITE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_pages_outside_the_site_exist(page):
+    assert broken_links(page) == []
+
+
+def test_detects_a_broken_link(tmp_path):
+    (tmp_path / "there.md").write_text("# Some *title*, here\n")
+    page = tmp_path / "page.md"
+    page.write_text('[a](there.md#some-title-here) [b](there.md#no) <img src="no.png"> `[c](d.md)` [e](https://f.g)\n')
+    assert broken_links(page) == ["there.md#no", "no.png"]
+
+
 def test_no_page_installs_the_package_from_an_index():
     """No index contains it: pages and messages install extras from the checkout."""
     places = [*PAGES, *sorted((ROOT / "simcast_hpc").rglob("*.py"))]
@@ -108,3 +196,14 @@ def test_detects_an_invalid_command(tmp_path):
         parse(first)
     with pytest.raises(InvalidCommandError, match="no command fly"):
         parse(second)
+
+
+def test_commands_of_a_notebook_are_found(tmp_path):
+    cells = [
+        {"cell_type": "markdown", "source": ["```bash\n", "simcast fly\n", "```"]},
+        {"cell_type": "code", "source": "import os\n!simcast evaluate persistence --root x"},
+        {"cell_type": "code", "source": ["%%bash\n", "simcast train a.yaml \\\n", "  --quiet"]},
+    ]
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text(json.dumps({"cells": cells}))
+    assert commands(notebook) == [["fly"], ["evaluate", "persistence", "--root", "x"], ["train", "a.yaml", "--quiet"]]
