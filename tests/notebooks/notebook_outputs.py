@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 # Relative and absolute tolerance of numbers. Training amplifies the rounding differences of processors and thread
 # counts; cells with the tag "trained" show numbers of a network trained in the notebook.
 _TOLERANCES = {"exact": (1e-4, 1e-4), "trained": (0.15, 0.06)}
-# Mean absolute difference of grey levels, of 255: fonts and antialiasing differ between versions of libraries.
+# Mean absolute difference of gray levels, of 255: fonts and antialiasing differ between versions of libraries.
 _GREY_DIFFERENCE = {"exact": 2.0, "trained": 8.0}
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -97,7 +97,7 @@ def _normal_output(output: Any, folder: Path) -> Any:
 
 
 def _small_png(content: str) -> str:
-    """Return a PNG image (base64) with a palette of 128 colours, which is a third of the size."""
+    """Return a PNG image (base64) with a palette of 128 colors, which is a third of the size."""
     image = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
     file = io.BytesIO()
     image.quantize(128, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
@@ -154,7 +154,7 @@ def text_differences(stored: str, new: str, relative: float, absolute: float) ->
 
 
 def image_differences(stored: str, new: str, tolerance: float) -> list[str]:
-    """Return the differences of two PNG images (base64) in size, or in grey levels by more than ``tolerance``."""
+    """Return the differences of two PNG images (base64) in size, or in gray levels by more than ``tolerance``."""
     images = [Image.open(io.BytesIO(base64.b64decode(data))).convert("L") for data in (stored, new)]
     sizes = [image.size for image in images]
     if any(abs(old - size) > 12 for old, size in zip(*sizes, strict=True)):  # width of labels in another font
