@@ -142,7 +142,7 @@ def fill(text: str, rows: list[Row]) -> str:
 
 def _hours(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     header = [
-        "Configuration", "Parameters, M", "Samples, M", "TFLOP per sample", "EFLOP in total", "H100 hours, 30 %",
+        "Configuration", "Parameters, M", "Samples, M", "TFLOP per sample", "H100 hours, 30 %",
         "H100 hours, 40 % to 10 %", "A100 hours, 30 %",
     ]  # fmt: skip
     lines = [
@@ -151,7 +151,6 @@ def _hours(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
             _shown(float(row["parameters"]) / 1e6),
             _shown(float(row["samples"]) / 1e6),
             _shown(row["tflop_per_sample"]),
-            _shown(row["exaflop"]),
             f"**{_shown(row['h100_hours'])}**",
             f"{_shown(row['h100_hours_40'])} to {_shown(row['h100_hours_10'])}",
             _shown(row["a100_hours"]),
