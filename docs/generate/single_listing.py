@@ -13,12 +13,13 @@ class SingleListing(griffe.Extension):
     """Removes imported members from modules after a package is loaded."""
 
     def on_package(self, *, pkg: griffe.Module, **_options: Any) -> None:
-        """Remove the imported members of all modules of the package."""
-        self._visit(pkg)
+        """Remove the members that a module of the package imports from another module of the package."""
+        self._visit(pkg, pkg.name)
 
-    def _visit(self, module: griffe.Module) -> None:
+    def _visit(self, module: griffe.Module, package: str) -> None:
         for name, member in list(module.members.items()):
-            if member.is_alias:
-                module.del_member(name)
-            elif member.is_module and isinstance(member, griffe.Module):
-                self._visit(member)
+            if isinstance(member, griffe.Alias):
+                if member.target_path.split(".")[0] == package:  # griffe itself needs others, such as `dataclass`
+                    module.del_member(name)
+            elif isinstance(member, griffe.Module):
+                self._visit(member, package)
