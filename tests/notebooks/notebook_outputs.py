@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 # counts; cells with the tag "trained" show numbers of a network trained in the notebook.
 _TOLERANCES = {"exact": (1e-4, 1e-4), "trained": (0.15, 0.06)}
 # Mean absolute difference of gray levels, of 255: fonts and antialiasing differ between versions of libraries.
-_GREY_DIFFERENCE = {"exact": 2.0, "trained": 8.0}
+_GRAY_DIFFERENCE = {"exact": 2.0, "trained": 8.0}
 _METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -137,7 +137,7 @@ def _compare(stored: Any, new: Any, kind: str) -> list[str]:
     if stored.output_type == "stream":
         return text_differences(stored["text"], new["text"], *_TOLERANCES[kind])
     if "image/png" in stored["data"]:
-        return image_differences(stored["data"]["image/png"], new["data"]["image/png"], _GREY_DIFFERENCE[kind])
+        return image_differences(stored["data"]["image/png"], new["data"]["image/png"], _GRAY_DIFFERENCE[kind])
     return text_differences(stored["data"]["text/plain"], new["data"]["text/plain"], *_TOLERANCES[kind])
 
 
@@ -161,7 +161,7 @@ def image_differences(stored: str, new: str, tolerance: float) -> list[str]:
         return [f"an image of {sizes[0]} pixels is stored, {sizes[1]} was drawn"]
     small = [np.asarray(image.resize((64, 64), Image.Resampling.BOX), dtype=np.float64) for image in images]
     difference = float(np.abs(small[0] - small[1]).mean())
-    return [] if difference <= tolerance else [f"an image differs by {difference:.1f} grey levels on average"]
+    return [] if difference <= tolerance else [f"an image differs by {difference:.1f} gray levels on average"]
 
 
 def main() -> None:
