@@ -20,7 +20,7 @@ _EARTH_KM_PER_DEGREE = 111.195
 class RadarGrid:
     """Map grid of a frame. Row 0 is north, column 0 west.
 
-    Args:
+    Attributes:
         projection: PROJ string, or WKT where PROJ cannot express the projection of the file.
         left: outer edge of column 0, in ``unit``.
         top: outer edge of row 0.
