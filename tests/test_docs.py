@@ -125,15 +125,7 @@ def untyped_blocks(text: str) -> list[int]:
     return found
 
 
-# Pages whose rewriting adds the languages
-UNTYPED = (
-    "README.md", "kernels/README.md", "concepts/kernels.md", "concepts/scaling.md", "quickstart.md", "add-dataset.md",
-    "add-kernel.md", "add-model.md", "add-score.md", "add-stage.md", "check-machine.md", "export.md", "train-sevir.md",
-)  # fmt: skip
-TYPED = [page for page in PAGES if not str(page).endswith(UNTYPED)]
-
-
-@pytest.mark.parametrize("page", TYPED, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_code_blocks_of_a_page_name_their_language(page):
     assert untyped_blocks(markdown(page)) == [], "use ```bash, ```python, ```yaml or ```text"
 
