@@ -85,21 +85,26 @@ def findings_of_scores(scores: ScoreFile) -> list[str]:
 
 
 def persistence_comparison(scores: ScoreFile, name: str) -> str:
-    """Return whether ``name`` beats persistence at every lead time after the first, and where it does not."""
+    """Return at which lead times ``name`` beats persistence; the first one, the hardest, is named separately."""
     own, other = scores.mean_csi_by_lead[name], scores.mean_csi_by_lead["persistence"]
     pairs = dict(enumerate(zip(own, other, strict=True), start=1))
     undefined = [lead for lead, pair in pairs.items() if None in pair and lead > 1]
     worse = [lead for lead, (a, b) in pairs.items() if lead > 1 and a is not None and b is not None and a <= b]
     minutes = {lead: f"{time:g} minutes" for lead, time in enumerate(scores.lead_minutes, start=1)}
     sentences = []
-    if len(pairs) > 1 and not worse and not undefined:
-        last = len(pairs)
+    last = len(pairs)
+    if last > 1 and not worse and not undefined and _is_higher(pairs[1]):
+        return (
+            f"The mean CSI of {name} is higher than that of persistence at every lead time "
+            f"({_versus(pairs[1])} at {minutes[1]}; {_versus(pairs[last])} at {minutes[last]})."
+        )
+    if last > 1 and not worse and not undefined:
         where = f"lead times 2 to {last}" if last > 2 else "lead time 2"
         sentences.append(
             f"The mean CSI of {name} is higher than that of persistence at every lead time after the first ({where}; "
             f"{_versus(pairs[last])} at {minutes[last]})."
         )
-    elif len(pairs) > 1:
+    elif last > 1:
         sentences.append(f"The {name} does not beat persistence at every lead time after the first.")
         if worse:
             values = [f"lead time {lead} ({minutes[lead]}: {_versus(pairs[lead])})" for lead in worse]
@@ -221,6 +226,11 @@ def _loss_comparison(run: RunResults, students: tuple[str, ...], directs: tuple[
 
 def _versus(pair: tuple[float | None, float | None]) -> str:
     return f"{pair[0]:.3f} versus {pair[1]:.3f}"
+
+
+def _is_higher(pair: tuple[float | None, float | None]) -> bool:
+    own, other = pair
+    return own is not None and other is not None and own > other
 
 
 def _first_lead_time(pair: tuple[float | None, float | None]) -> str:

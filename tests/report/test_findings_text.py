@@ -42,6 +42,15 @@ def test_student_not_better_than_persistence_at_one_lead_time(tmp_path, at_lead_
     assert "is higher than that of persistence at every lead" not in text
 
 
+def test_student_better_than_persistence_at_every_lead_time(tmp_path):
+    student = (0.7, 0.573, 0.448, 0.373, 0.318, 0.269)
+    run = _read(tmp_path, score_file(mean_csi={**MEAN_CSI, "student": student}))
+    assert persistence_comparison(run.test_sets[0].scores, "student") == (
+        "The mean CSI of student is higher than that of persistence at every lead time (0.700 versus 0.658 at "
+        "5 minutes; 0.269 versus 0.227 at 30 minutes)."
+    )
+
+
 def test_undefined_lead_time_is_not_better(tmp_path):
     student = (0.7, 0.573, None, 0.373, 0.318, 0.269)
     run = _read(tmp_path, score_file(mean_csi={**MEAN_CSI, "student": student}))
@@ -213,4 +222,4 @@ def test_ensemble_that_is_not_significantly_better(tmp_path):
 def test_findings_of_scores_do_not_mention_a_run(tmp_path):
     text = " ".join(findings_of_scores(_read(tmp_path).test_sets[0].scores))
     assert "Highest mean CSI over the lead times: teacher (0.4380)" in text and "in this run" not in text
-    assert "The mean CSI of direct is higher than that of persistence at every lead time after the first" in text
+    assert "The mean CSI of direct is higher than that of persistence at every lead time (" in text
