@@ -107,7 +107,7 @@ types: $(VENV)/.dev $(VENV)/.test ## Check types
 	@$(BIN)/pyright
 
 docs: $(VENV)/.docs ## Build the documentation in build/docs; a broken link is an error
-	@cp CHANGELOG.md docs/project/changelog.md
+	@$(BIN)/python -m docs.generate.plain_pages build/pages
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --clean --config-file .mkdocs.yml
 	@echo "docs: build/docs/index.html"
 

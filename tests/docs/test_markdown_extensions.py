@@ -2,10 +2,12 @@
 
 import base64
 import json
+import re
 
 import pytest
 
 from docs.generate.notebook_pages import notebook_to_markdown
+from docs.generate.plain_pages import DOCS, write_plain_pages
 
 
 def to_html(text: str) -> str:
@@ -61,3 +63,16 @@ def test_markdown_in_collapsed_blocks_is_rendered():
     html = markdown.markdown(text, extensions=["tables", "md_in_html", "docs.generate.collapsed_markdown"])
     assert "<code>make</code>" in html and "<table>" in html and "markdown=" not in html
     assert html.count("<details>") == html.count("</details>") == 1 and "<p>End.</p>" in html
+
+
+def test_plain_pages_contain_every_page_and_no_link_to_a_notebook(tmp_path):
+    write_plain_pages(tmp_path / "pages")
+    pages = {path.relative_to(tmp_path / "pages").as_posix() for path in (tmp_path / "pages").rglob("*.md")}
+    sources = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    notebooks = {path.relative_to(DOCS).with_suffix(".md").as_posix() for path in DOCS.rglob("*.ipynb")}
+    assert len(notebooks) >= 3
+    assert pages == sources | notebooks | {"project/changelog.md"}
+    texts = {name: (tmp_path / "pages" / name).read_text(encoding="utf-8") for name in pages}
+    assert [name for name, text in texts.items() if re.search(r"\]\([^)\s:]*\.ipynb", text)] == []
+    assert "](getting-started/first-forecast.md)" in texts["index.md"]
+    assert not list((tmp_path / "pages").rglob("*.py"))

@@ -1,7 +1,6 @@
 """The built documentation site: it loads nothing from the network, and its search works from a disk."""
 
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
+from docs.generate.plain_pages import write_plain_pages
 from tests.report.test_browser import browser, requested
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def site(tmp_path_factory):
     """Build the site as `make docs` does, in a temporary folder."""
     pytest.importorskip("mkdocs", reason="mkdocs is not installed; run `make docs` once")
     folder = tmp_path_factory.mktemp("site")
-    shutil.copy(ROOT / "CHANGELOG.md", ROOT / "docs" / "project" / "changelog.md")
+    write_plain_pages(ROOT / "build" / "pages")
     command = [sys.executable, "-m", "mkdocs", "build", "--config-file", ".mkdocs.yml", "--site-dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
