@@ -23,7 +23,10 @@ from .stage_sections import (
 
 
 class StudentConfig(Section, read_by=("student",)):
-    """Short-to-long distillation (SimCast section 3.3): the teacher and how its pseudo-frames are made."""
+    """Short-to-long distillation (SimCast section 3.3): the teacher and how its pseudo-frames are made.
+
+    The start k of a training window is uniform on 0, ..., ``sequence.frames_out`` and has no field.
+    """
 
     teacher: Operational[Path | None] = None
     """Run directory of the trained teacher. Operational, because the run adds the hash of its weights."""
