@@ -85,7 +85,8 @@ def _notes(evidence: Evidence) -> str:
         "all frames in one pass and is trained on sequences that the teacher extends. `w` is the largest weight of "
         "the loss (`w_max`, 10 if not stated). *2x* and *4x* are multiples of "
         f"{evidence.study.steps} optimizer steps. *Minimum detectable difference* is half the width of the interval. "
-        "See the [glossary](../concepts/glossary.md)."
+        "See the [glossary](../concepts/glossary.md). To quote a number, [cite](../project/cite.md) the software and "
+        "describe this experiment."
     )
 
 

@@ -57,7 +57,7 @@ def _longer(evidence: Evidence, short: str, long: str, factor: int) -> str:
         last.append(100 * (1 - lengthy[-1][1] / lengthy[-2][1]))
     return (
         f"- `{long}` has {factor} times the steps of `{short}`: its final validation loss is {_mean(gains):.1f} % "
-        f"lower ({min(gains):.1f} to {max(gains):.1f} over {len(gains)} seed(s)); over its last fifth of "
+        f"lower ({min(gains):.1f} to {max(gains):.1f} over {len(gains)} seeds); over its last fifth of "
         f"steps the loss decreased by {_mean(last):.1f} %."
     )
 
@@ -82,8 +82,8 @@ def method(evidence: Evidence) -> str:
 - The archive is that of `simcast data synth` (seed {study.archive.seed}): train, val and test events come from
   disjoint generator indices. The weights of the last step are scored, without selection.
 - All arms of a seed start from the same weights, and arms with the same windows read them in the same order.
-- A student samples k uniformly in 0 .. `T_l`. Its teacher starts from the last T real frames; the pseudo-frames are
-  clipped and stored as fp16.
+- A student samples `k` uniformly from 0 to `T'`, the long horizon. Its teacher starts from the last T real frames; the
+  pseudo-frames are clipped and stored as fp16.
 - Intervals: seeds and {blocks} blocks of {study.scoring.events_per_block} test events are sampled with replacement, \
 with the same samples for every arm,
   so that differences are paired in both. The interval is estimate ± t(n - 1) sd sqrt(n / (n - 1)), where sd is taken
@@ -126,9 +126,10 @@ def limitations(evidence: Evidence, *, oracle_undecided: bool) -> str:
     share = 100 * float(sums.observed[:, -1].sum() / sums.pixels.sum())
     return f"""- **Synthetic storms.** They move, grow and decay by simple rules; radar data have errors and orographic
   effects. The highest threshold is {share:.3f} % of the test pixels.
-- **Small networks.** {size} x {size} pixels of {BOX_KM / size:g} km, hid_S {model.hidden_spatial}, hid_T \
-{model.hidden_temporal}, N_T {model.temporal_blocks}; SimCast has 384 x 384 pixels, N_T 4 and
-  probably hid_S 64 and hid_T 256. The results may not scale.
+- **Small networks.** {size} x {size} pixels of {BOX_KM / size:g} km, SimVP with `hidden_spatial` \
+{model.hidden_spatial}, `hidden_temporal` {model.hidden_temporal}
+  and `temporal_blocks` {model.temporal_blocks}; SimCast has 384 x 384 pixels, `temporal_blocks` 4 and probably
+  `hidden_spatial` 64 and `hidden_temporal` 256. The results may not scale.
 - **A short horizon.** {long} frames, in the paper 12: the teacher of {min(study.horizons)} frame is called {long} \
 times, not 12.
 - **Far from convergence.** More steps still improve every arm (see Convergence). A student inherits the errors of an
