@@ -14,6 +14,7 @@ from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.inspection import inspect, split_overlaps
 from simcast_hpc.data.prepare import RawEvent
+from simcast_hpc.report.event_strip import draw_event
 from tests.archives import FILE, Row, make_archive, random_codes
 from tests.data.shards import prepared
 from tests.shared_data import shared
@@ -90,6 +91,13 @@ def test_golden_archive_splits_share_a_date():
     problems = inspect(read_spec("sevir"), shared("golden/sevir_archive")).problems
     assert {problem.kind for problem in problems} >= {"date-in-two-splits", "repeated-id"}
     assert any(problem.file == "2019-01-01" for problem in problems)
+
+
+def test_picture_has_a_color_bar_with_thresholds_and_unit():
+    spec = read_spec("meteonet")
+    bar = draw_event(spec, "E0", np.zeros((3, 8, 8), np.uint8)).axes[-1]
+    assert [label.get_text() for label in bar.get_yticklabels()] == list(spec.threshold_labels())
+    assert bar.get_ylabel() == "dBZ"
 
 
 def test_command_writes_images_and_sets_the_exit_status(archive, shards, tmp_path, capsys):
