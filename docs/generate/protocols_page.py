@@ -32,7 +32,8 @@ every rule that changes a score; it excludes the name, the source and the choice
 different names can have the same hash. [Scores](scores.md) defines the scores and their keys.
 
 `simcast evaluate --protocol NAME` accepts the names of the tables below. It also accepts `global`, `lead-mean`,
-`frame-mean` and `sample-mean`: these use the thresholds of the data set, its unit, and the default rules.
+`frame-mean` and `sample-mean`: these use the thresholds of the data set, its unit, and the default rules
+(see [Fields of a protocol](#fields-of-a-protocol)).
 
 ## Definitions
 
