@@ -199,3 +199,11 @@ def test_commands_of_a_notebook_are_found(tmp_path):
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"cells": cells}))
     assert commands(notebook) == [["fly"], ["evaluate", "persistence", "--root", "x"], ["train", "a.yaml", "--quiet"]]
+
+
+def test_api_pages_rank_below_other_pages_in_the_search():
+    pages = sorted((ROOT / "docs" / "reference" / "api").glob("*.md"))
+    boosted = [
+        page.stem for page in pages if page.read_text(encoding="utf-8").startswith("---\nsearch:\n  boost: 0.002")
+    ]
+    assert sorted({page.stem for page in pages} - set(boosted)) == ["index", "python"]
