@@ -124,8 +124,10 @@ def choose_events(
     if not events:
         raise DataError(
             f"split {split!r} of {spec.name} is empty in {root / CATALOG}: none of {len(rows)} rows of type "
-            f"{spec.image_type!r} is in the split with at most {max_percent_missing} % missing pixels"
+            f"{spec.image_type!r} is in the split"
+            + ("" if max_percent_missing is None else f" with at most {max_percent_missing} % missing pixels")
             + (f" in files {list(file_names)}" if file_names is not None else "")
+            + ("" if max_percent_missing is None else "; max_percent_missing sets this limit")
         )
     for event in events:
         problem = cadence_problem(spec, event)
