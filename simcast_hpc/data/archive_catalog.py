@@ -67,7 +67,7 @@ def _no_catalog(root: Path, error: OSError) -> str:
     if root.is_dir() and isinstance(error, FileNotFoundError):
         return (
             f"{root} contains neither {CATALOG} nor prepared shards (manifest.json); pass the folder of one of them. "
-            "`simcast data synth FOLDER` writes a synthetic archive; docs/reference/file-formats.md lists others"
+            "`simcast data synth FOLDER` writes a synthetic archive; docs/guides/own-radar.md converts radar files"
         )
     return f"{root / CATALOG} cannot be read: {error.strerror}; pass the folder of an archive or of prepared shards"
 
