@@ -42,7 +42,7 @@ _TRAINING = "Fields of one training run, and shared fields of a pipeline. The to
 _PIPELINE = "A pipeline has all fields of a [training run](#training-run) except {}, and these:"
 _DESCRIPTION = """\
 `data.dataset` names a built-in description (`simcast_hpc/data/specs/`) or the path of a YAML file with these fields.
-[Add a dataset](../guides/add-dataset.md) explains how to write one. The content of a description belongs to the
+[Add a data set](../guides/add-dataset.md) explains how to write one. The content of a description belongs to the
 scientific identity of a run."""
 
 
