@@ -12,7 +12,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .radar_frame import RadarFrame, RadarGrid, Unit
+from .radar_frame import ROUNDING_NOISE, RadarFrame, RadarGrid, Unit
 
 # Discipline, category and number in the local GRIB table of MRMS.
 _PRECIP_RATE = (209, 6, 1)
@@ -27,7 +27,7 @@ def times(path: Path) -> list[datetime]:
 
 
 def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
-    """Return the rain rate; negative values (no coverage, missing) become NaN."""
+    """Return the rain rate; values below -0.001 mm/h (no coverage, missing) become NaN."""
     result = []
     with _messages(path) as messages:
         for message in messages:
@@ -38,7 +38,7 @@ def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
                     f"{_PRECIP_RATE} on 'regular_ll' is supported"
                 )
             values = np.ma.filled(message.values, -3.0).astype(np.float32)
-            values[values < 0] = np.nan
+            values[values < -ROUNDING_NOISE] = np.nan
             grid, values = _grid(message, values)
             metadata = {"format": "MRMS GRIB2", "quantity": "PrecipRate"}
             result.append(RadarFrame(values, "mm/h", _time(message), grid, path, metadata))

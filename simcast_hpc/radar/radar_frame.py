@@ -1,5 +1,6 @@
 """``RadarFrame``: a physical field on a map grid at one time; missing and no echo are different values."""
 
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -10,9 +11,13 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+logger = logging.getLogger(__name__)
 Unit = Literal["mm/h", "dBZ", "kg/m^2"]
 # Plausible values. A field outside was read in the wrong unit, or its missing code was taken for a value.
 _VALID_RANGE: dict[str, tuple[float, float]] = {"mm/h": (0.0, 3000.0), "dBZ": (-100.0, 100.0), "kg/m^2": (0.0, 500.0)}
+# Packing, unit conversion and interpolation leave small negative values where there is no rain. 0.001 mm/h is below
+# the smallest rate that radar composites resolve and far from the codes that mark missing pixels (-1, -9999).
+ROUNDING_NOISE = 1e-3
 _EARTH_KM_PER_DEGREE = 111.195
 
 
@@ -98,6 +103,9 @@ class RadarFrame:
     ``values`` is float32 ``[H, W]``, row 0 north: NaN where missing (outside radar coverage), minus infinity for no
     echo in dBZ, 0 for no rain. ``unit`` is ``mm/h``, ``dBZ`` or ``kg/m^2``. ``time`` is aware UTC: the observation
     time, or the end of an accumulation interval. ``metadata`` contains further metadata for messages and attributes.
+
+    Any other infinity is replaced by NaN with a warning. Values of mm/h and kg/m^2 from -0.001 to 0 are rounding noise
+    and are replaced by 0.
     """
 
     values: np.ndarray
@@ -115,6 +123,7 @@ class RadarFrame:
         """
         if self.values.shape != self.grid.shape:
             raise DataError(f"{self.path}: the field has shape {self.values.shape} and its grid {self.grid.shape}")
+        object.__setattr__(self, "values", self._without_noise())
         finite = self.values[np.isfinite(self.values)]
         if not finite.size and np.isnan(self.values).all():
             raise DataError(f"{self.path}: all pixels are missing; the radars were off, or the missing value is wrong")
@@ -124,3 +133,15 @@ class RadarFrame:
                 f"{self.path}: values from {finite.min():g} to {finite.max():g} are outside the valid range of "
                 f"{self.unit}, {low:g} to {high:g}; check the unit and scale of the file"
             )
+
+    def _without_noise(self) -> np.ndarray:
+        """Return the values with infinities replaced by NaN and rounding noise by 0; minus infinity stays in dBZ."""
+        values = self.values
+        infinite = np.isposinf(values) if self.unit == "dBZ" else np.isinf(values)
+        if infinite.any():
+            logger.warning("%s: %d infinite pixels in %s are missing", self.path, infinite.sum(), self.unit)
+            values = np.where(infinite, np.float32(np.nan), values)
+        noise = (values < 0) & (values >= -ROUNDING_NOISE)
+        if self.unit != "dBZ" and noise.any():
+            values = np.where(noise, np.float32(0), values)
+        return values
