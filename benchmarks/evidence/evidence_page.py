@@ -83,7 +83,9 @@ def _notes(evidence: Evidence) -> str:
         f"threshold as a pixel value. The *direct* model forecasts all {evidence.study.sequence.frames_out} frames in "
         f"one pass. The *teacher* forecasts `T_s = {half}` frames per call and is rolled out. The *student* forecasts "
         "all frames in one pass and is trained on sequences that the teacher extends. `w` is the largest weight of "
-        "the loss (`w_max`, 10 if not stated). *2x* and *4x* are multiples of "
+        "the loss (`w_max`, 10 if not stated). *Warm start*: a student initialized with the weights of its teacher. "
+        "*Oracle*: a student of sequences that are extended by the later real frames of the event. *2x* and *4x* are "
+        "multiples of "
         f"{evidence.study.steps} optimizer steps. *Minimum detectable difference* is half the width of the interval. "
         "See the [glossary](../concepts/glossary.md). To quote a number, [cite](../project/cite.md) the software and "
         "describe this experiment."
@@ -95,7 +97,7 @@ def _tallies(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     lines = []
     for origin, who in (("paper", "Claims of the paper"), ("control", "Controls")):
         own = [verdict for verdict in verdicts if verdict.claim.origin == origin]
-        lines.append(f"- {who} ({len(own)}): {_tally(own)}.")
+        lines.append(f"- {who} ({len(own)}, names as in the table below): {_tally(own)}.")
     decided = {verdict.claim.key for verdict in verdicts}
     pending = [claim.key for claim in claims_of(evidence.study) if claim.key not in decided]
     if pending:

@@ -64,8 +64,9 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 f"is on the other side, else not significant. A claim is {HOLDS} or {REVERSED} if all its differences "
                 f"are, {UNDECIDED} if none is significant, {IN_FULL} if at least one is {REVERSED}, else {PARTLY}. "
                 f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple "
-                "comparisons: of twenty true zeros, one is expected to be significant. These claims were formulated "
-                f"or changed after the first results, so their evidence is weaker: {', '.join(STATED_LATER)}."
+                "comparisons: of twenty differences that are truly zero, one is expected to be significant. These "
+                "claims were formulated or changed after the first results, so their evidence is weaker: "
+                f"{', '.join(STATED_LATER)}."
             ),
             "### All comparisons",
             wrapped(
@@ -134,9 +135,9 @@ def _settings(arm: Arm, evidence: Evidence) -> tuple[str, ...]:
     if arm.warm_start:
         parts.append(f"initial weights of `{arm.teacher}`")
     if arm.windows == "anywhere":
-        parts.append("start anywhere in the event")
+        parts.append("windows start anywhere in the event")
     if arm.windows == "with_future":
-        parts.append("only those with later real frames")
+        parts.append("only sequences with later real frames")
     return (
         f"`{arm.name}`", f"{arm.frames_out}", f"{calls}", f"{arm.steps}", f"{arm.weight:g}", ", ".join(parts) or "real",
     )  # fmt: skip

@@ -148,7 +148,7 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
     yield from _weight_ladder(study)
     yield Claim(
         "price",
-        "SimCast increases the CRPS (for a single forecast the MAE), mainly by the weighted loss.",
+        "SimCast increases the CRPS (for a single forecast the MAE), mainly because of the weighted loss.",
         (
             difference("MAE, `w = 10` minus `w = 1`", "direct", "direct-w1", "mae"),
             difference("MAE, student minus direct with `w = 1`", student, "direct-w1", "mae", paper=0.0270 - 0.0259),
@@ -221,7 +221,7 @@ def _of_the_paper(study: Study) -> Iterator[Claim]:
             Comparison(
                 f"bias-181 of the teacher, lead time {half + 1} minus {half}", ((teacher, 1.0),), f"jump/181/{half}"
             ),
-            difference("this jump, student minus teacher", student, teacher, f"jump/181/{half}", -1),
+            difference("jump of bias-181, student minus teacher", student, teacher, f"jump/181/{half}", -1),
         ),
     )
     yield Claim(
@@ -238,7 +238,7 @@ def _weight_ladder(study: Study) -> Iterator[Claim]:
     steps = list(zip(weights, weights[1:], names, names[1:], strict=False))
     yield Claim(
         "monotone",
-        "CSI-M rises with `w` at every step (the paper stops at 10).",
+        "Each larger `w` gives a higher CSI-M (the largest `w` in the paper is 10).",
         tuple(
             difference(
                 f"CSI-M, `w = {high:g}` minus `w = {low:g}`", upper, lower, "csi/mean", paper=paper.get((low, high))
@@ -275,8 +275,8 @@ def _controls(study: Study) -> Iterator[Claim]:
     )
     yield control(
         "converged",
-        "From a teacher trained four times as long, the student beats the direct model, at its own steps and at the "
-        "sum of both.",
+        "With a teacher trained four times as long, the student beats the direct model trained as long as the student, "
+        "and the one trained as long as teacher and student together.",
         csi("student of the 4x teacher minus direct", "student-of-4x", "direct"),
         csi("student of the 4x teacher minus direct with 5x steps", "student-of-4x", "direct-5x"),
     )
@@ -298,12 +298,12 @@ def _controls(study: Study) -> Iterator[Claim]:
     )
     yield control(
         "best-case",
-        "A student with four times the steps, of a teacher with sixteen times, beats the direct model with five times.",
+        "A student (4x steps) of a teacher with 16x steps beats the direct model with 5x steps.",
         csi("4x student of the 16x teacher minus direct with 5x steps", "student-4x-of-16x", "direct-5x"),
     )
     yield control(
         "longer-teacher",
-        "A teacher with sixteen times the steps beats one with four times, and gives better students.",
+        "A teacher with 16x steps has a better rollout than one with 4x steps, and gives better students.",
         csi("16x teacher minus 4x teacher, both rolled out", "teacher-16x", "teacher-4x"),
         csi("student of the 16x teacher minus that of the 4x teacher", "student-of-16x", "student-of-4x"),
         csi("4x student of the 16x teacher minus that of the 4x teacher", "student-4x-of-16x", "student-4x"),

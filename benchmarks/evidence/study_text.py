@@ -86,21 +86,21 @@ def method(evidence: Evidence) -> str:
   pseudo-frames are clipped and stored as fp16.
 - Intervals: seeds and {blocks} blocks of {study.scoring.events_per_block} test events are sampled with replacement, \
 with the same samples for every arm,
-  so that differences are paired in both. The interval is estimate ± t(n - 1) sd sqrt(n / (n - 1)), where sd is taken
-  over the samples and n is the number of seeds. `tests/benchmarks/test_evidence_intervals.py` tests the coverage on
-  studies with a known truth.
+  so that differences are paired over seeds and over events. The interval is estimate ± t(n - 1) sd sqrt(n / (n - 1)),
+  where sd is taken over the samples and n is the number of seeds. `tests/benchmarks/test_evidence_intervals.py` tests
+  the coverage on studies with a known truth.
 - The stored sums (hits, forecast and observed pixels by block, threshold and lead time; FSS; absolute and squared
   error) allow other scores to be computed without training.
 
 ### Reproduction
 
 ```bash
-python -m benchmarks.evidence.run_study       # trains missing units; any number of processes
+python -m benchmarks.evidence.run_study       # trains each missing arm and seed; any number of processes
 python -m benchmarks.evidence.collect         # packs the sums into benchmarks/evidence/results/
 python -m benchmarks.evidence.evidence_page   # writes this page and its figures
 ```
 
-As a Slurm array, each task computes the next free unit:
+As a Slurm array, each task trains the next arm and seed (a unit) that is neither stored nor leased:
 
 ```bash
 sbatch --array=1-20 --cpus-per-task=1 --time=01:00:00 --export=ALL,OMP_NUM_THREADS=1,PYTHONPATH=kernels \\

@@ -24,15 +24,15 @@ class Headline(NamedTuple):
 HEADLINES = (
     Headline("weighting", 0, "The weighted loss raises CSI-M"),
     Headline("weighting", 1, "The weighted loss raises CSI for heavy rain"),
-    Headline("autoregression", 0, "Rollout beats the direct model, equal steps"),
+    Headline("autoregression", 0, "Rollout beats the direct model after equal steps"),
     Headline("horizon", 0, "A shorter teacher horizon is worse"),
     Headline("distillation", 0, "The student keeps the CSI-M of its teacher"),
-    Headline("warm-distillation", 0, "A student with the teacher's initial weights keeps it"),
-    Headline("simcast", 0, "The student beats direct, equal student steps"),
-    Headline("compute", 0, "The student beats direct, equal total steps"),
+    Headline("warm-distillation", 0, "Initialized with the teacher, the student keeps its CSI-M"),
+    Headline("simcast", 0, "The student beats direct if both train equally long"),
+    Headline("compute", 0, "The student beats direct with teacher + student steps"),
     Headline("long", 0, "Rollout beats direct after longer training"),
     Headline("long", 1, "The student beats direct after longer training"),
-    Headline("oracle", 1, "Real frames as extension help (perfect teacher)"),
+    Headline("oracle", 1, "A student of a perfect teacher beats direct"),
     Headline("skill", 0, "Direct beats persistence, all lead times"),
     Headline("first-lead", 0, f"Direct beats persistence at {STEP_MINUTES} min"),
 )
@@ -96,8 +96,9 @@ def summary(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[str]:
         f"networks on synthetic storms ({study.sequence.frames_in} input frames, a forecast of {minutes} minutes, "
         f"{study.archive.size} x {study.archive.size} pixels, {describe_seeds(evidence)}).",
         f"The weighted loss {verb('weighting', 1, 'raises', 'lowers', 'does not significantly change')} the CSI of "
-        f"heavy rain (pixel value 181: {value('weighting', 1)}), and a teacher of half the horizon, rolled out, has "
-        f"{compared('autoregression')} the direct model at equal steps ({value('autoregression')}).",
+        f"heavy rain (pixel value 181: {value('weighting', 1)}), and the rolled-out teacher, which "
+        f"forecasts half of the horizon per call, has {compared('autoregression')} the direct model at equal steps "
+        f"({value('autoregression')}).",
         f"{distillation}: the student has "
         f"{compared('distillation')} its rolled-out teacher ({value('distillation')}) and {compared('compute')} a "
         f"direct model with as many training steps as teacher and student together ({value('compute')}).",
@@ -105,6 +106,7 @@ def summary(evidence: Evidence, verdicts: Sequence[Verdict]) -> list[str]:
         f"{value('first-lead')}); over all lead times the direct model has {compared('skill')} persistence "
         f"({value('skill')}).",
         f"The results are valid for this experiment and not for SEVIR: these networks are far from convergence "
-        f"({loss_decrease(evidence, 'direct', 'direct-5x')}), and even a student of a perfect teacher (sequences "
-        f"extended by real frames) has {compared('oracle', 1)} the direct model ({value('oracle', 1)}).",
+        f"({loss_decrease(evidence, 'direct', 'direct-5x')}), and a student trained on sequences that "
+        f"are extended by real frames (a perfect teacher) has {compared('oracle', 1)} the direct model "
+        f"({value('oracle', 1)}).",
     ]
