@@ -36,7 +36,8 @@ their defaults.
 - **Type**: `null` is the empty value of YAML; a list is written `[1, 2]`; a path is text.
 - **Unit**: `1` is a dimensionless number; fields without a number have no unit (—).
 - **Kind**: a *scientific* field affects results; a checkpoint can be resumed only if all scientific fields are equal.
-  An *operational* field decides where and how a run executes; it can change before a resume.
+  An *operational* field decides where and how a run executes; it can change before a resume. Paths of inputs are
+  operational, because the run stores the hash of their content among its scientific inputs.
 """
 _TRAINING = "Fields of one training run, and shared fields of a pipeline. The top-level fields are:"
 _PIPELINE = "A pipeline has all fields of a [training run](#training-run) except {}, and these:"

@@ -30,7 +30,7 @@ def synth(
 ) -> None:
     """Write a synthetic archive of storms in the layout of SEVIR.
 
-    Use it with --dataset synthetic, or data.dataset: synthetic in a configuration. Equal options give equal bytes.
+    The name of its data set description is synthetic. Equal options give equal bytes.
 
     Example: simcast data synth storms --train 6 --val 2 --test 3
     """

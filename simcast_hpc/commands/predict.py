@@ -27,9 +27,9 @@ def predict(
     frames: Annotated[
         list[Path] | None, typer.Argument(help="Radar files, or folders of radar files.", show_default=False)
     ] = None,
-    out: Annotated[Path, typer.Option(help="Output folder; files are named forecast_<issue time>.*")] = Path(
-        "forecasts"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Output folder. File names start with forecast_ and the issue time.")
+    ] = Path("forecasts"),
     write: Annotated[
         list[str] | None,
         typer.Option(

@@ -18,7 +18,7 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Output folder (default: report in the given folder; comparison for several).",
+            help="Output folder (default: folder report in the given folder; for several results, folder comparison).",
             show_default=False,
         ),
     ] = None,

@@ -35,7 +35,10 @@ class PixelGrid(StrictModel):
 
 
 class Thresholds(StrictModel):
-    """Evaluation thresholds, ascending, in ``code`` or the physical unit of the encoding; an event is ``>=``."""
+    """Evaluation thresholds, ascending; a pixel at or above a threshold is an event.
+
+    Their unit is ``code`` (encoded values) or the physical unit of the encoding.
+    """
 
     values: Annotated[tuple[float, ...], Unit("`thresholds.unit`")]
     """Evaluation thresholds, ascending."""
@@ -169,18 +172,18 @@ class ZRRelation(StrictModel):
 
 
 class DatasetSpec(StrictModel):
-    """Description of a dataset."""
+    """Description of a data set."""
 
     name: str
-    """Short name of the dataset."""
+    """Short name of the data set."""
     title: str
-    """Title of the dataset in reports and forecast files."""
+    """Title of the data set in reports and forecast files."""
     quantity: str
     """Physical quantity, such as `reflectivity` or `rain rate`."""
     encoding: Annotated[Encoding, Field(discriminator="kind")]
     """Relation between pixel values (uint8) and physical values."""
     image_type: str
-    """Value of the catalog column `img_type` that belongs to this dataset, and name of the array in the HDF5 files."""
+    """Value of the catalog column `img_type` that belongs to this data set, and name of the array in the HDF5 files."""
     folder: str
     """Folder between the data root and the `file_name` of a catalog row (`data` in SEVIR)."""
     step_minutes: Annotated[PositiveFloat, Unit("minutes")]
@@ -194,7 +197,7 @@ class DatasetSpec(StrictModel):
     splits: Annotated[DateSplits | TableSplits | DayListSplits | SingleSplit, Field(discriminator="kind")]
     """Rule that assigns events to the splits `train`, `val` and `test`."""
     z_r: ZRRelation | None = None
-    """Z-R relation of a dataset in dBZ; with it, thresholds can be given in mm/h."""
+    """Z-R relation of a data set in dBZ; with it, thresholds can be given in mm/h."""
     layout: Layout = ArchiveLayout()
     """Layout of the raw data before preparation."""
     license: str

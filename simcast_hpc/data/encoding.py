@@ -95,9 +95,10 @@ class _EncodingBase(BaseModel):
 
 
 class SevirVil(_EncodingBase):
-    """SEVIR's vertically integrated liquid (Veillette et al. 2020): 0 up to code 5, linear to 18, then exponential.
+    """SEVIR's vertically integrated liquid (Veillette et al. 2020): 0 to 5 mean 0, then linear to 18, then exponential.
 
-    Codes 0 to 5 all mean no liquid, so ``encode`` returns 0 for them. Nearest means in kg/m^2, ties to the higher code.
+    Encoded values 0 to 5 all mean no liquid, so ``encode`` returns 0 for no liquid. Otherwise it returns the encoded
+    value with the nearest VIL in kg/m^2, of two equally near ones the higher.
     """
 
     kind: Literal["sevir_vil"] = "sevir_vil"
@@ -131,11 +132,12 @@ class SevirVil(_EncodingBase):
 
 
 class Decibel(_EncodingBase):
-    """Codes equally spaced in decibels of a linear quantity: ``10 ** ((offset_db + step_db (code - first)) / 10)``.
+    """Encoded values c, equally spaced in decibels: ``10 ** ((offset_db + step_db (c - first_code)) / 10)``.
 
-    Codes below ``first_code``, or with a value below ``floor``, mean no echo and decode to 0; physical values below
-    ``floor`` become code 0. Nearest means in decibels. For rain rates with ``offset_db=-10, step_db=0.15,
-    first_code=1, floor=0.1`` one code is a step of 3.5 %.
+    The quantity is linear, such as a rain rate. Encoded values below ``first_code``, or with a physical value below
+    ``floor``, mean no echo and decode to 0. Physical values below ``floor`` are encoded as 0, others as the encoded
+    value that is nearest in decibels. With ``offset_db=-10, step_db=0.15, first_code=1, floor=0.1`` consecutive encoded
+    values differ by 3.5 %.
     """
 
     kind: Literal["decibel"] = "decibel"
@@ -189,10 +191,11 @@ class Decibel(_EncodingBase):
 
 
 class Linear(_EncodingBase):
-    """``value = gain code + offset``, for example ``dBZ = 0.5 code - 32``.
+    """Encoded values c with a linear relation ``gain c + offset``, for example dBZ = 0.5 c - 32.
 
-    With ``zero_is_no_echo``, code 0 decodes to minus infinity (no echo in a decibel quantity: 0 after a Z-R relation)
-    instead of ``offset``. In both cases each value nearer to ``offset`` than to code 1, or below, becomes code 0.
+    With ``zero_is_no_echo``, 0 means no echo and decodes to minus infinity instead of ``offset``; a Z-R relation
+    converts minus infinity to a rain rate of 0. In both cases a physical value below ``offset + gain / 2`` is encoded
+    as 0.
     """
 
     kind: Literal["linear"] = "linear"

@@ -53,9 +53,10 @@ class Crop(StrictModel):
 class RainSelection(StrictModel):
     """CasCast's selection of rainy events in a gap-free run of frames.
 
-    Frame i, starting at ``first_frame``, is a hit if its mean exceeds ``mean``. The event is the ``before`` frames
-    before it and ``after`` frames from it on, if their mean is at least ``mean``; the search then continues
-    ``after + 1`` frames later. Means are over the stored values in the unit of the file, no echo included.
+    The search starts at frame ``first_frame``. A frame whose mean exceeds ``mean`` is a hit. The event consists of the
+    ``before`` frames before the hit, the hit, and the next ``after - 1`` frames, if their mean is at least ``mean``;
+    the search then continues ``after + 1`` frames after the hit. Means are over the stored values in the unit of the
+    file, no echo included.
     """
 
     mean: Annotated[PositiveFloat, Unit("unit of the file")]

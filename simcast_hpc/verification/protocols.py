@@ -82,8 +82,8 @@ class ScoreProtocol:
         scale: divisor from encoded values to the [0, 1] field that models see.
         comparison: ``codes`` compares uint8 values with the threshold and floats with ``float32(threshold / scale)``,
             correctly rounded, so that a float made from 219 is an event at 219. ``released`` converts every field to
-            [0, 1], uint8 values by ``value / scale``, and back by fp32 ``x / (1 / scale)``, which puts 219 below 219.
-            ``released-truncated`` converts back by fp32 ``x * scale`` and truncates.
+            [0, 1], uint8 values by ``value / scale``, and back by fp32 ``x / (1 / scale)``, which turns 219 into less
+            than 219, so not an event at 219. ``released-truncated`` converts back by fp32 ``x * scale`` and truncates.
         strict: whether an event is above its threshold (``>``) instead of at or above it (``>=``).
         aggregation: ``global`` pools the counts of all windows and lead times; ``lead-mean`` pools over windows, scores
             each lead time and averages; ``frame-mean`` scores each frame and ``sample-mean`` each window, and both
