@@ -22,7 +22,8 @@ submit_all() { # submit_all ARGUMENTS...
   local before='' part number more
   site_settings
   require_archive
-  parts=$("$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts --set "run_dir=$RUN_DIR" "$@") ||
+  # shellcheck disable=SC2086
+  parts=$($CONTAINER "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts --set "run_dir=$RUN_DIR" "$@") ||
     leave $INVALID "CONFIG=$CONFIG is invalid, see the error above"
   export CONFIG RUN_DIR SEVIR_ROOT PYTHON
   for part in $parts; do

@@ -12,11 +12,16 @@ leave() { # leave STATUS REASON...
   exit "$state"
 }
 
-site_settings() { # settings of the site, and defaults
+site_settings() { # settings of the site, and defaults; variables that are set for one submission override site.env
+  local name overrides=()
+  for name in SEVIR_ROOT RUN_DIR CONFIG MAX_RESTARTS CHECK_NODES MIN_FREE_GIB; do
+    [ -z "${!name:-}" ] || overrides+=("$name=${!name}")
+  done
   if [ -f slurm/site.env ]; then
     # shellcheck source=slurm/site.env.example
     source slurm/site.env
   fi
+  [ "${#overrides[@]}" = 0 ] || export "${overrides[@]}"
   : "${PYTHON:=.venv/bin/python}" "${MAX_RESTARTS:=20}" "${CONTAINER:=}" "${SRUN_OPTIONS:=}" "${LOCAL_DATA:=}"
   : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}"
 }
@@ -122,9 +127,11 @@ check_nodes() { # run simcast doctor on all nodes; an error ends the job
     --min-free-gib "${MIN_FREE_GIB:-10}"
 }
 
-require_archive() { # require that SEVIR_ROOT is an archive
-  [ -n "${SEVIR_ROOT:-}" ] || leave $INVALID "SEVIR_ROOT is not set; it is the folder with CATALOG.csv and data/vil"
-  [ -f "$SEVIR_ROOT/CATALOG.csv" ] || leave $INVALID "SEVIR_ROOT=$SEVIR_ROOT contains no CATALOG.csv"
+require_archive() { # require that SEVIR_ROOT is an archive or prepared shards
+  [ -n "${SEVIR_ROOT:-}" ] ||
+    leave $INVALID "SEVIR_ROOT is not set; it is the folder of CATALOG.csv and data/vil, or of prepared shards"
+  [ -f "$SEVIR_ROOT/CATALOG.csv" ] || [ -f "$SEVIR_ROOT/manifest.json" ] ||
+    leave $INVALID "SEVIR_ROOT=$SEVIR_ROOT contains neither CATALOG.csv nor prepared shards (manifest.json)"
 }
 
 stage_data() { # copy SEVIR_ROOT to LOCAL_DATA on every node if it is set; sets $data_root, which training reads

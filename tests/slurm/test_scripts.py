@@ -1,6 +1,7 @@
 """The batch scripts: valid shell without site settings, and job steps with the right options in the right order."""
 
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -127,6 +128,37 @@ def test_container_and_srun_options_precede_the_program(cluster):
         assert arguments[first + 6] == cluster.environment["PYTHON"]
 
 
+def test_prepared_shards_are_accepted(cluster, tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "manifest.json").touch()
+    state, output = cluster.run(changes={"SEVIR_ROOT": str(shards)})
+    assert state == 0, output
+    assert stages(cluster)[-1] == "verify"
+
+
+def test_variables_of_a_submission_override_site_settings(cluster, tmp_path):
+    shutil.copytree(REPOSITORY / "slurm", tmp_path / "slurm")
+    (tmp_path / "slurm" / "site.env").write_text(f"export RUN_DIR={tmp_path}/permanent MAX_RESTARTS=3\n")
+    site = {"SLURM_SUBMIT_DIR": str(tmp_path)}
+    state, output = cluster.run("teacher/sevir", script=TRAIN, changes=site)
+    assert state == 0 and f"run_dir={cluster.run_dir}" in cluster.calls("srun")[-1]["arguments"], output
+    state, output = cluster.run("teacher/sevir", script=TRAIN, changes=site | {"RUN_DIR": None})
+    assert state == 0 and f"run_dir={tmp_path}/permanent" in cluster.calls("srun")[-1]["arguments"], output
+
+
+def test_chain_lists_its_parts_in_the_container(cluster, tmp_path):
+    programs, called = tmp_path / "bin", tmp_path / "called"
+    for name, text in {"container": f'echo "$@" > {called}; echo prepare teacher', "sbatch": "echo 1"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / name).chmod(0o755)
+    chain = REPOSITORY / "slurm" / "chain.sh"
+    changes = {"SLURM_JOB_ID": None, "SLURM_SUBMIT_DIR": None, "CONTAINER": "container", "PYTHON": "python-of-image"}
+    state, output = cluster.run(script=chain, changes=changes)
+    assert (state, output) == (0, "1 prepare\n1 teacher\n")
+    assert called.read_text().startswith("python-of-image -m simcast_hpc pipeline")
+
+
 def test_data_are_copied_to_every_node_and_read_from_there(cluster, tmp_path):
     local = tmp_path / "local"
     cluster.run(changes={"LOCAL_DATA": str(local), "SLURM_JOB_NUM_NODES": "2"})
@@ -202,7 +234,7 @@ def test_stop_file_prevents_stages_from_starting(cluster):
     [
         ({"SLURM_JOB_ID": None}, "sbatch slurm/distill_sevir.sh"),
         ({"SEVIR_ROOT": None}, "SEVIR_ROOT is not set"),
-        ({"SEVIR_ROOT": "nowhere"}, "SEVIR_ROOT=nowhere contains no CATALOG.csv"),
+        ({"SEVIR_ROOT": "nowhere"}, "SEVIR_ROOT=nowhere contains neither CATALOG.csv nor prepared shards"),
     ],
     ids=["not-a-job", "no-archive", "wrong-archive"],
 )
