@@ -35,7 +35,7 @@ def doctor(
         float, typer.Option(help="Timeout for connecting the ranks and for collectives, in minutes.")
     ] = 5.0,
 ) -> None:
-    """Check this machine for problems that would end, hang, slow down or falsify a run.
+    """Check this machine for problems that would end, hang or slow down a run or corrupt its results.
 
     The checks cover GPUs, driver and clocks; installed versions, compiler, caches and stale build locks; MPI, launcher
     ranks, an all-reduce, Slurm variables and limits; free space, HDF5 filters and file locking. Start the command with
