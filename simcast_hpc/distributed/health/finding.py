@@ -12,7 +12,8 @@ class Finding:
 
     Attributes:
         check: name of the check.
-        severity: an ``error`` would end or hang a run or corrupt its results; a ``warning`` slows it down or may do so later.
+        severity: an ``error`` would end or hang a run or corrupt its results; a ``warning`` slows it down or may do so
+            later.
         message: description of the result.
         remedy: what to do; empty if nothing.
     """
