@@ -30,8 +30,8 @@ simcast train teacher/sevir --set data.root=/data/sevir --set batch.micro_size=2
 ```
 
 Unknown fields, wrong types, NaN and infinity are rejected. `simcast config show NAME` prints a shipped configuration,
-or with `--resolved` all fields that its stage uses. A stage reads only the sections whose line *Read by* contains it; the
-other sections must keep their defaults.
+or with `--resolved` all fields that its stage uses. A stage reads only the sections whose line *Read by* contains it;
+the other sections must keep their defaults.
 
 - **Type**: `null` is the empty value of YAML; a list is written `[1, 2]`; a path is text.
 - **Unit**: `1` is a dimensionless number; fields without a number have no unit (—).
