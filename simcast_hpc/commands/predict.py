@@ -110,8 +110,9 @@ def predict(
 ) -> None:
     """Forecast from the last radar frames and write CF netCDF or Zarr, and pictures.
 
-    FRAMES are files or folders of ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF or CF netCDF.
-    Most formats require the extra [io]. A domain larger than the training grid is divided into overlapping tiles.
+    FRAMES are files or folders of ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF
+    or CF Zarr. Most formats require the extra [io]. A domain larger than the training grid is divided into overlapping
+    tiles.
 
     With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/own-radar.md.
 

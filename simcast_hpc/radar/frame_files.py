@@ -8,7 +8,7 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, DataError
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame
-from .read_frame import frame_times, read_frames
+from .read_frame import frame_times, is_zarr, read_frames
 
 logger = logging.getLogger(__name__)
 
@@ -16,17 +16,23 @@ logger = logging.getLogger(__name__)
 def list_files(paths: Sequence[Path], pattern: str = "*") -> list[Path]:
     """Return the files among ``paths`` and the files in its folders that match ``pattern``, without hidden ones.
 
+    A Zarr group is a folder and counts as a file.
+
     Raises:
         ConfigError: a path does not exist, or a folder contains no matching file.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            matching = sorted(file for file in path.glob(pattern) if file.is_file() and not file.name.startswith("."))
+        if path.is_dir() and not is_zarr(path):
+            matching = sorted(
+                file
+                for file in path.glob(pattern)
+                if (file.is_file() or is_zarr(file)) and not file.name.startswith(".")
+            )
             if not matching:
                 raise ConfigError(f"the folder {path} contains no file that matches --pattern {pattern!r}")
             files += matching
-        elif path.is_file():
+        elif path.is_file() or is_zarr(path):
             files.append(path)
         else:
             raise ConfigError(f"{path} is neither a file nor a folder of radar frames")

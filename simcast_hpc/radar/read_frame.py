@@ -24,7 +24,9 @@ from . import odim_reader as odim
 from . import polar_reader as polar
 from .radar_frame import RadarFrame, Unit
 
-SUPPORTED_FORMATS = "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF"
+SUPPORTED_FORMATS = (
+    "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF, CF Zarr"
+)
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -45,6 +47,7 @@ _FORMATS = {
     "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pysteps", "pyproj")),
     "mch": Format("MeteoSwiss GIF", mch.times, mch.frames, ("pysteps",)),
     "cf": Format("CF netCDF", cf.times, cf.frames, ("xarray", "h5netcdf", "pyproj")),
+    "zarr": Format("CF Zarr", cf.times, cf.frames, ("xarray", "zarr", "pyproj")),
     "polar": Format("polar volume", polar.times, polar.frames, ("xradar",)),
 }
 
@@ -83,6 +86,8 @@ def detect_format(path: Path) -> Format:
     Raises:
         DataError: the file cannot be opened, or its format is not supported.
     """
+    if is_zarr(path):
+        return _FORMATS["zarr"]
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -98,6 +103,11 @@ def detect_format(path: Path) -> Format:
             return _FORMATS[name]
     content = "is empty" if not head else f"begins with {head[:8]!r}"
     raise DataError(f"{path} {content}; the supported formats are {SUPPORTED_FORMATS}")
+
+
+def is_zarr(path: Path) -> bool:
+    """Return whether a path is a Zarr group (format 2 or 3), which is a folder."""
+    return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
 
 
 def _hdf5_format(path: Path) -> str:

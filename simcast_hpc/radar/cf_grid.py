@@ -1,0 +1,187 @@
+"""Grids of CF files: axes of map coordinates or longitude and latitude, and the projection of their grid mapping."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simcast_hpc.config import DataError
+
+from .radar_frame import RadarGrid
+
+if TYPE_CHECKING:
+    import pyproj
+    import xarray as xr
+
+_DIMENSIONS = {
+    "y": {"projection_y_coordinate", "latitude", "grid_latitude"},
+    "x": {"projection_x_coordinate", "longitude", "grid_longitude"},
+}
+# CF identifies latitude and longitude by these units alone.
+_DEGREES = {
+    "y": {"degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"},
+    "x": {"degrees_east", "degree_east", "degree_e", "degrees_e"},
+}
+_LENGTH = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "km": 1000.0}
+_LENGTH |= dict.fromkeys(("kilometre", "kilometer", "kilometres", "kilometers"), 1000.0)
+_WGS84 = "+proj=longlat +datum=WGS84 +no_defs"
+
+
+def find_dimension(dataset: "xr.Dataset", field: "xr.DataArray", axis: str, path: Path) -> str:
+    """Return the dimension of ``field`` along ``axis`` (``x`` or ``y``).
+
+    Raises:
+        DataError: no dimension has a coordinate of that axis.
+    """
+    for name in field.dims:
+        if name in dataset.coords:
+            attributes = dataset.coords[name].attrs
+            is_axis = attributes.get("standard_name") in _DIMENSIONS[axis] or _units(dataset, name) in _DEGREES[axis]
+            if is_axis or attributes.get("axis", "").lower() == axis:
+                return str(name)
+    raise DataError(
+        f"{path}: none of the dimensions {list(field.dims)} of {field.name} has a coordinate of standard_name "
+        f"{' or '.join(sorted(_DIMENSIONS[axis]))}"
+    )
+
+
+def read_grid(
+    dataset: "xr.Dataset", field: "xr.DataArray", rows: str, columns: str, path: Path
+) -> tuple[RadarGrid, Callable[[np.ndarray], np.ndarray]]:
+    """Return the grid, and the function that flips a field ``[H, W]`` to north up, west left.
+
+    Map coordinates are converted to meters, and the projection with them.
+
+    Raises:
+        DataError: the axes are not regular, their units contradict the grid mapping, or the pole is rotated.
+    """
+    units = [_units(dataset, name) for name in (rows, columns)]
+    # 1. Projection, and scale of the axes
+    crs, projection = _mapping(dataset, field, (rows, columns), path)
+    is_degree = [unit.startswith("degree") for unit in units]
+    standard = {str(dataset.coords[name].attrs.get("standard_name", "")) for name in (rows, columns)}
+    if (crs is not None and crs.is_derived and crs.is_geographic) or standard & {"grid_latitude", "grid_longitude"}:
+        raise DataError(
+            f"{path}: {field.name} is on a rotated-pole grid ({rows}, {columns}); regrid it to latitude and longitude "
+            "or to a map projection"
+        )
+    if all(is_degree):
+        projection, scale = _geographic(crs, field, units, path), 1.0
+    else:
+        scales = {_LENGTH.get(unit) for unit in units}
+        if len(scales) != 1 or None in scales:
+            raise DataError(f"{path}: the map coordinates are in {sorted(set(units))}; m or km is valid for both axes")
+        scale = float(scales.pop() or 1.0)
+        if crs is None:
+            raise DataError(f"{path}: {field.name} has no grid_mapping; the file must contain a projection")
+        if not crs.is_projected and "+proj=" not in projection:
+            raise DataError(f"{path}: the map coordinates are in {units[0]}, but the grid mapping is {crs.type_name}")
+        projection = _in_meters(crs, projection)
+    # 2. Axes to the east and to the south
+    x, y = (_regular(dataset.coords[name], path, wraps=all(is_degree)) for name in (columns, rows))
+    flip_rows, flip_columns = bool(y[1] > y[0]), bool(x[1] < x[0])
+    x, y = np.sort(x) * scale, np.sort(y)[::-1] * scale
+    if all(is_degree):
+        x = x - 360.0 * np.floor((x[0] + 180.0) / 360.0)  # the western column is in [-180, 180)
+    # 3. Grid from the outer edges
+    dx, dy = (x[-1] - x[0]) / (len(x) - 1), (y[0] - y[-1]) / (len(y) - 1)
+    grid = RadarGrid(
+        " ".join(projection.split()),
+        float(x[0] - dx / 2),
+        float(y[0] + dy / 2),
+        float(dx),
+        float(dy),
+        len(y),
+        len(x),
+        "degree" if all(is_degree) else "m",
+    )
+
+    def north_up(frame: np.ndarray) -> np.ndarray:
+        frame = frame[::-1] if flip_rows else frame
+        return frame[:, ::-1] if flip_columns else frame
+
+    return grid, north_up
+
+
+def _units(dataset: "xr.Dataset", name: Any) -> str:
+    return str(dataset.coords[name].attrs.get("units", "")).strip().lower()
+
+
+def _mapping(
+    dataset: "xr.Dataset", field: "xr.DataArray", axes: tuple[str, str], path: Path
+) -> "tuple[pyproj.CRS | None, str]":
+    """Return the CRS of the grid mapping and its PROJ string or WKT; None and an empty string without one."""
+    import pyproj
+
+    text = str(field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping") or "")
+    if not text.strip():
+        return None, ""
+    name = mapping_name(text, axes)
+    if name not in dataset.variables:
+        raise DataError(f"{path}: the grid_mapping {text!r} of {field.name} names no variable of the file for {axes}")
+    attributes = dict(dataset[name].attrs)
+    for key in ("proj4", "proj4_params", "proj4text"):
+        if key in attributes:
+            return pyproj.CRS.from_user_input(str(attributes[key])), str(attributes[key])
+    if "grid_mapping_name" in attributes and not {"crs_wkt", "spatial_ref"} & set(attributes):
+        # CF gives these in the unit of the axes, and pyproj reads them in meters.
+        scale = _LENGTH.get(_units(dataset, axes[1]), 1.0)
+        for key in ("false_easting", "false_northing"):
+            if key in attributes:
+                attributes[key] = float(np.asarray(attributes[key]).item()) * scale
+    crs = pyproj.CRS.from_cf(attributes)
+    return crs, crs.to_wkt()
+
+
+def mapping_name(text: str, axes: tuple[str, str]) -> str | None:
+    """Return the grid mapping for ``axes`` from ``crs`` or the extended form ``crs: x y other: lat lon``."""
+    if ":" not in text:
+        return text.strip()
+    parts = re.findall(r"(\S+?)\s*:((?:\s+[^\s:]+(?!\S*\s*:))*)", text)
+    matching = [name for name, coordinates in parts if set(axes) <= set(coordinates.split())]
+    # Names without coordinates apply to all.
+    return next(iter(matching or [name for name, coordinates in parts if not coordinates.split()]), None)
+
+
+def _geographic(crs: "pyproj.CRS | None", field: "xr.DataArray", units: list[str], path: Path) -> str:
+    """Return the projection of axes in degrees; WGS 84 without a grid mapping."""
+    if crs is None:
+        return _WGS84
+    if not crs.is_geographic:
+        raise DataError(
+            f"{path}: the axes of {field.name} are in {units[0]}, but its grid mapping is {crs.type_name} "
+            f"({crs.name}); degrees need latitude_longitude"
+        )
+    ellipsoid, meridian = crs.ellipsoid, crs.prime_meridian
+    is_wgs84 = ellipsoid is None or (ellipsoid.semi_major_metre, round(ellipsoid.inverse_flattening, 6)) == (
+        6378137.0,
+        298.257224,
+    )
+    return _WGS84 if is_wgs84 and (meridian is None or meridian.longitude == 0) else crs.to_wkt()
+
+
+def _in_meters(crs: "pyproj.CRS", projection: str) -> str:
+    """Return a projection with coordinates in meters. The false origin of PROJ strings is in meters for any unit."""
+    import pyproj
+
+    if all(axis.unit_conversion_factor == 1.0 for axis in crs.axis_info[:2]):
+        return projection
+    if "+proj=" in projection:
+        return re.sub(r"\+(units|to_meter)=\S+", "", projection).strip() + " +units=m"
+    content = crs.to_json_dict()
+    for axis in content["coordinate_system"]["axis"]:
+        axis["unit"] = "metre"
+    content.pop("id", None)
+    return pyproj.CRS.from_json_dict(content).to_wkt()
+
+
+def _regular(coordinate: "xr.DataArray", path: Path, *, wraps: bool) -> np.ndarray:
+    """Return an evenly spaced coordinate, float64; degrees continue across 180 or 360."""
+    values = coordinate.values.astype(np.float64)
+    values = np.unwrap(values, period=360.0) if wraps else values
+    steps = np.diff(values)
+    if len(values) < 2 or not np.isfinite(values).all() or np.ptp(steps) > 0.01 * abs(steps.mean()):
+        raise DataError(f"{path}: the coordinate {coordinate.name} is not evenly spaced; the grid must be regular")
+    return values
