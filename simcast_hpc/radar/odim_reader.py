@@ -1,10 +1,12 @@
-"""Reader of ODIM HDF5 composites (OPERA data information model, EUMETNET), using pysteps.
+"""Reader of ODIM HDF5 composites and Cartesian images (OPERA data information model, EUMETNET).
 
-pysteps gives undetected pixels -30 dBZ, which a radar can also measure. They are therefore identified by the stored
-values: undetect is no echo, nodata is missing.
+Attributes are inherited from the file by its datasets, and by their data groups. The values of ``undetect`` are no
+echo, those of ``nodata`` are missing; a value that is both is no echo.
 """
 
-from datetime import UTC, datetime
+import logging
+import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .odim_attributes import OdimField, attributes_of, equals_sentinel, number, odim_fields, text, time_of
 from .radar_frame import RadarFrame, RadarGrid, Unit
+
+logger = logging.getLogger(__name__)
 
 # Quantities in order of preference per unit: rates before accumulations, measured before derived.
 _QUANTITIES: dict[Unit, tuple[str, ...]] = {
@@ -22,11 +27,13 @@ _QUANTITIES: dict[Unit, tuple[str, ...]] = {
     "kg/m^2": ("RATE", "ACRR", "DBZH"),  # none is in kg/m^2; frame_encoding rejects the unit
 }
 _UNIT: dict[str, Unit] = {"RATE": "mm/h", "ACRR": "mm/h", "DBZH": "dBZ"}
+# Products whose prodpar is a height or an elevation.
+_LEVELS = ("CAPPI", "PCAPPI", "PPI")
 
 
 def object_of(file: Any) -> str:
     """Return the object type of an ODIM file, such as ``COMP`` (composite), ``IMAGE`` or ``PVOL`` (polar volume)."""
-    return _text(file["what"].attrs.get("object", ""))
+    return text(attributes_of(file, "what").get("object", ""))
 
 
 def times(path: Path) -> list[datetime]:
@@ -35,10 +42,17 @@ def times(path: Path) -> list[datetime]:
         return [nominal_time(file, path)]
 
 
+def nominal_time(file: Any, path: Path) -> datetime:
+    """Return the nominal time of an ODIM file.
+
+    Raises:
+        DataError: the file contains none.
+    """
+    return time_of(attributes_of(file, "what"), "date", "time", path)
+
+
 def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
     """Return the rain rate or reflectivity of the composite."""
-    from pysteps.io.importers import import_odim_hdf5
-
     with h5py.File(path, "r") as file:
         time = nominal_time(file, path)
         object_type = object_of(file)
@@ -46,19 +60,154 @@ def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
             raise DataError(
                 f"{path} is an ODIM object {object_type!r}; it must be a composite (COMP) or a Cartesian image (IMAGE)"
             )
-        fields = _fields(file)
-        quantity = next((name for name in _QUANTITIES[prefer] if name in fields), None)
-        if quantity is None:
-            raise DataError(f"{path} contains the quantities {sorted(fields)}; it must contain RATE, ACRR or DBZH")
-        data, what = fields[quantity]
-        undetected = data["data"][...] == what.get("undetect", np.nan)
-        minutes = _accumulation_minutes(file, path) if quantity == "ACRR" else None
-    values, _, metadata = import_odim_hdf5(str(path), qty=quantity, dtype="float32")
-    if minutes is not None:
+        field = _select(odim_fields(file), prefer, path)
+        values = _values(field, path)
+    metadata = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
+    if field.quantity == "ACRR":
+        minutes = _accumulation_minutes(field.what, path)
         values = values * np.float32(60.0 / minutes)
-    values[undetected & ~np.isnan(values)] = -np.inf if quantity == "DBZH" else 0.0
-    grid = grid_of_pysteps(path, values, metadata)
-    return [RadarFrame(values, _UNIT[quantity], time, grid, path, {"format": "ODIM HDF5", "quantity": quantity})]
+        metadata["accumulation_minutes"] = minutes
+    return [RadarFrame(values, _UNIT[field.quantity], time, _grid(field.where, values.shape, path), path, metadata)]
+
+
+def _select(fields: list[OdimField], prefer: Unit, path: Path) -> OdimField:
+    """Return the field of the preferred quantity: of several the lowest level, or the first, which is logged.
+
+    Raises:
+        DataError: the file contains no supported quantity.
+    """
+    found = sorted({field.quantity for field in fields})
+    quantity = next((name for name in _QUANTITIES[prefer] if name in found), None)
+    if quantity is None:
+        raise DataError(f"{path} contains the quantities {found}; it must contain RATE, ACRR or DBZH")
+    candidates = [field for field in fields if field.quantity == quantity]
+    levels = [_level(field) for field in candidates]
+    comparable = None not in levels and len({text(field.what["product"]) for field in candidates}) == 1
+    chosen = candidates[int(np.argmin(levels))] if comparable else candidates[0]
+    if len(candidates) > 1:
+        logger.warning(
+            "%s contains %s in %s; %s is read (%s)",
+            path,
+            quantity,
+            ", ".join(field.name for field in candidates),
+            chosen.name,
+            f"lowest prodpar, {_level(chosen):g}" if comparable else "the first",
+        )
+    return chosen
+
+
+def _level(field: OdimField) -> float | None:
+    """Return the height or elevation of a field; None if it is not of a product at one level."""
+    try:
+        level = float(field.what["prodpar"]) if text(field.what.get("product", "")) in _LEVELS else np.nan
+    except (KeyError, TypeError, ValueError):
+        return None
+    return level if np.isfinite(level) else None
+
+
+def _values(field: OdimField, path: Path) -> np.ndarray:
+    """Return physical values, float32 ``[H, W]``: NaN where missing, no echo as 0 or, in dBZ, minus infinity.
+
+    Raises:
+        DataError: the field is not a two-dimensional array of numbers, or gain or offset is invalid.
+    """
+    data, what = field.data, field.what
+    if data.ndim != 2 or data.dtype.kind not in "iuf":
+        raise DataError(
+            f"{path}: {field.name} has shape {data.shape} and type {data.dtype}; it must be two-dimensional and numeric"
+        )
+    gain, offset = number(what, "gain", path, 1.0), number(what, "offset", path, 0.0)
+    if gain is None or offset is None or not np.isfinite([gain, offset]).all() or gain == 0:
+        raise DataError(f"{path}: {field.name} has gain {gain} and offset {offset}; both must be finite, gain not 0")
+    stored = data[...]
+    for name in ("nodata", "undetect"):
+        number(what, name, path)
+    no_echo = -np.inf if field.quantity == "DBZH" else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = (stored * np.float64(gain) + offset).astype(np.float32)
+    infinite = np.isposinf(values) if field.quantity == "DBZH" else np.isinf(values)
+    values[infinite | equals_sentinel(stored, what.get("nodata"))] = np.nan
+    values[equals_sentinel(stored, what.get("undetect"))] = no_echo
+    return values
+
+
+def _accumulation_minutes(what: dict[str, Any], path: Path) -> float:
+    start, end = time_of(what, "startdate", "starttime", path), time_of(what, "enddate", "endtime", path)
+    minutes = (end - start).total_seconds() / 60
+    if minutes <= 0:
+        raise DataError(f"{path}: the accumulation interval starts at {start} and ends at {end}; the end must be later")
+    return minutes
+
+
+def _grid(where: dict[str, Any], shape: tuple[int, ...], path: Path) -> RadarGrid:
+    """Return the grid from the corners, or from one corner and the pixel size.
+
+    Raises:
+        DataError: projection or corners are absent, or contradict the pixel size.
+    """
+    # Projection in meters or degrees; coordinates of other units are converted.
+    import pyproj
+
+    if not text(where.get("projdef", "")):
+        raise DataError(f"{path} contains no where/projdef; a forecast needs the projection")
+    projection = text(where["projdef"])
+    to_map, scale = pyproj.Proj(projection), 1.0
+    crs = pyproj.CRS.from_user_input(projection)
+    if not crs.is_geographic:
+        scale = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
+        if scale != 1.0:
+            projection = re.sub(r"\+(units|to_meter)=\S+", "", projection) + " +units=m"
+
+    height, width = shape
+    corners = {}
+    for name in ("LL", "UR", "LR", "UL"):
+        longitude, latitude = number(where, f"{name}_lon", path), number(where, f"{name}_lat", path)
+        if longitude is not None and latitude is not None:
+            corners[name] = tuple(scale * coordinate for coordinate in to_map(longitude, latitude))
+    pixel = {"x": number(where, "xscale", path), "y": number(where, "yscale", path)}
+    edges = _edges(corners, pixel, where, (height, width), path)
+
+    # Some services write the pixel size in km.
+    for axis, pixels in (("x", width), ("y", height)):
+        spacing, stated_size = (edges[f"{axis}2"] - edges[f"{axis}1"]) / pixels, pixel[axis]
+        if stated_size and not crs.is_geographic and abs(stated_size * 1000 - spacing) <= 0.01 * spacing:
+            pixel[axis] = stated_size * 1000
+    metadata = {"projection": projection, "xpixelsize": pixel["x"], "ypixelsize": pixel["y"], **edges}
+    return grid_of_pysteps(path, np.empty(shape, bool), metadata)
+
+
+def _edges(
+    corners: dict[str, tuple[float, ...]],
+    pixel: dict[str, float | None],
+    where: dict[str, Any],
+    shape: tuple[int, int],
+    path: Path,
+) -> dict[str, float]:
+    """Return the outer edges x1, x2, y1 and y2 from opposite corners, or from one corner and the pixel size.
+
+    Raises:
+        DataError: the attributes do not determine the edges.
+    """
+    height, width = shape
+    if {"LL", "UR"} <= set(corners) or {"UL", "LR"} <= set(corners):
+        x, y = zip(*corners.values(), strict=True)
+        edges = {"x1": min(x), "x2": max(x), "y1": min(y), "y2": max(y)}
+    elif corners and pixel["x"] and pixel["y"]:
+        stated = (number(where, "ysize", path, height), number(where, "xsize", path, width))
+        if stated != shape:
+            raise DataError(f"{path}: where/ysize and where/xsize are {stated}, but the field has shape {shape}")
+        name, (x0, y0) = next(iter(corners.items()))
+        left = x0 - (width * pixel["x"] if name.endswith("R") else 0.0)
+        top = y0 + (height * pixel["y"] if name.startswith("L") else 0.0)
+        edges = {"x1": left, "x2": left + width * pixel["x"], "y1": top - height * pixel["y"], "y2": top}
+    else:
+        raise DataError(
+            f"{path} contains the corners {sorted(corners)} in where; it must contain LL and UR, UL and LR, "
+            "or one corner with xscale and yscale"
+        )
+    if not np.isfinite(list(edges.values())).all() or edges["x1"] >= edges["x2"] or edges["y1"] >= edges["y2"]:
+        raise DataError(f"{path}: the corners in where give the edges {edges}; they must be finite and in order")
+    return edges
 
 
 def grid_of_pysteps(path: Path, values: np.ndarray, metadata: dict[str, Any]) -> RadarGrid:
@@ -91,48 +240,3 @@ def make_grid(
     crs = pyproj.CRS.from_user_input(" ".join(projection.split()))
     unit = "degree" if crs.is_geographic else "m"
     return RadarGrid(" ".join(projection.split()), left, top, spacing_x, spacing_y, *shape, unit)
-
-
-def _fields(file: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
-    """Return data group and attributes of each quantity; a data group inherits the attributes of its dataset."""
-    fields = {}
-    for dataset in (file[name] for name in sorted(file) if name.startswith("dataset")):
-        inherited = dict(dataset["what"].attrs) if "what" in dataset else {}
-        for name in sorted(dataset):
-            if name.startswith("data"):
-                own = dict(dataset[name]["what"].attrs) if "what" in dataset[name] else {}
-                what = {**inherited, **own}
-                fields[_text(what.get("quantity", ""))] = (dataset[name], what)
-    return fields
-
-
-def nominal_time(file: Any, path: Path) -> datetime:
-    """Return the nominal time of an ODIM file.
-
-    Raises:
-        DataError: the file contains none.
-    """
-    return _time(file["what"].attrs, "date", "time", path)
-
-
-def _accumulation_minutes(file: Any, path: Path) -> float:
-    what = file["dataset1"]["what"].attrs
-    start, end = _time(what, "startdate", "starttime", path), _time(what, "enddate", "endtime", path)
-    minutes = (end - start).total_seconds() / 60
-    if minutes <= 0:
-        raise DataError(f"{path}: the accumulation interval starts at {start} and ends at {end}; the end must be later")
-    return minutes
-
-
-def _time(attributes: Any, date: str, time: str, path: Path) -> datetime:
-    text = _text(attributes.get(date, "")) + _text(attributes.get(time, ""))
-    try:
-        return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    except ValueError as error:
-        raise DataError(
-            f"{path}: what/{date} and what/{time} are {text!r}; they must be YYYYMMDD and HHmmss"
-        ) from error
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -85,6 +85,10 @@ def _values(field: Any) -> np.ndarray:
     gain, offset = field.encoding.get("scale_factor", 1.0), field.encoding.get("add_offset", 0.0)
     values = field.transpose("azimuth", "range").values.astype(np.float32)
     if "_Undetect" in field.attrs:
-        no_echo = np.float32(float(field.attrs["_Undetect"]) * gain + offset)
+        undetect = float(field.attrs["_Undetect"])
+        no_echo = np.float32(undetect * gain + offset)
         values[np.abs(values - no_echo) < 1e-3 * max(abs(gain), 1e-3)] = -np.inf
+        # xradar masks nodata. Where undetect has the same value, a gate within range is no echo.
+        if np.isclose(undetect, float(field.encoding.get("_FillValue", np.nan)), rtol=0, atol=0, equal_nan=True):
+            values[np.isnan(values)] = -np.inf
     return values

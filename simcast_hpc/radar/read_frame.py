@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import importlib
 import io
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from . import fmi_reader as fmi
 from . import knmi_reader as knmi
 from . import mch_reader as mch
 from . import mrms_reader as mrms
+from . import odim_attributes
 from . import odim_reader as odim
 from . import polar_reader as polar
 from .radar_frame import RadarFrame, Unit
@@ -41,7 +43,7 @@ class Format:
 
 
 _FORMATS = {
-    "odim": Format("ODIM HDF5", odim.times, odim.frames, ("pysteps", "pyproj")),
+    "odim": Format("ODIM HDF5", odim.times, odim.frames, ("pyproj",)),
     "knmi": Format("KNMI HDF5", knmi.times, knmi.frames, ("pysteps", "pyproj")),
     "mrms": Format("MRMS GRIB2", mrms.times, mrms.frames, ("pygrib",)),
     "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pysteps", "pyproj")),
@@ -112,10 +114,11 @@ def is_zarr(path: Path) -> bool:
 
 def _hdf5_format(path: Path) -> str:
     with h5py.File(path, "r") as file:
-        conventions = file.attrs.get("Conventions", "")
-        conventions = conventions.decode() if isinstance(conventions, bytes) else str(conventions)
-        if conventions.startswith("ODIM_H5") or {"what", "where", "dataset1"} <= set(file):
+        conventions = odim_attributes.text(file.attrs.get("Conventions", ""))
+        if conventions.startswith("ODIM_H5") or {"what", "dataset1"} <= set(file):
             return "polar" if odim.object_of(file) in ("PVOL", "SCAN") else "odim"
+        if {"overview", "scan1"} <= set(file):
+            raise DataError(f"{path} is a KNMI polar volume; the supported formats are {SUPPORTED_FORMATS}")
         return "knmi" if {"overview", "geographic", "image1"} <= set(file) else "cf"
 
 
@@ -131,10 +134,22 @@ def _uniform_errors(path: Path, file_format: Format) -> Iterator[None]:
     # External readers do not document what they raise on a damaged file, and one bad file must not end
     # `simcast predict --watch`.
     except Exception as error:
-        raise DataError(
-            f"{path} cannot be read as {file_format.name}: {type(error).__name__}: {error}; "
+        cause = (
             "it may be damaged or truncated"
+            if _is_damage(error)
+            else "the reader does not support its layout"
+            if h5py.is_hdf5(path)
+            else "it may be damaged or truncated, or the reader does not support its layout"
+        )
+        raise DataError(
+            f"{path} cannot be read as {file_format.name}: {type(error).__name__}: {error}; {cause}"
         ) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether an error of a reader shows damaged content, and not a missing or unexpected object."""
+    unreadable = isinstance(error, KeyError) and "Unable to" in str(error) and "doesn't exist" not in str(error)
+    return unreadable or isinstance(error, OSError | EOFError | RuntimeError | zlib.error)
 
 
 def _import(package: str, file_format: Format) -> ModuleType:

@@ -184,9 +184,9 @@ def test_rejects_a_polar_volume_without_reflectivity(tmp_path):
 
 def test_missing_package_error_names_the_install_command(tmp_path, monkeypatch):
     path = write_odim(tmp_path / "a.h5", FIELD, START)
-    monkeypatch.setitem(__import__("sys").modules, "pysteps", None)
+    monkeypatch.setitem(__import__("sys").modules, "pyproj", None)
     with pytest.raises(
-        ConfigError, match=r"ODIM HDF5 needs the package pysteps .*pip install -c constraints.txt -e '\.\[io\]'"
+        ConfigError, match=r"ODIM HDF5 needs the package pyproj .*pip install -c constraints.txt -e '\.\[io\]'"
     ):
         read_frames(path)
 
