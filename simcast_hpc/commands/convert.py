@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.config.yaml_files import read_plain_mapping
 
 from .options import DATASETS
 
@@ -61,12 +62,5 @@ def convert(
 
 def _read_public_config(path: Path) -> dict[str, object]:
     """Return the mapping in a YAML file, or its part under the key ``model`` if there is one."""
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
+    data = read_plain_mapping(path)
     return data["model"] if isinstance(data.get("model"), dict) else data

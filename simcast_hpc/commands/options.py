@@ -1,12 +1,13 @@
 """Options that several commands share."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError
+from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
+from simcast_hpc.config.yaml_files import load_yaml
 
 _SPECS = Path(__file__).resolve().parents[1] / "data" / "specs"  # names only; reading them would import NumPy
 DATASETS = (
@@ -34,18 +35,16 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings 
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration before the run.")]
 
 
-def override_sampling(defaults: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def override_sampling(sampling: SamplingConfig, overrides: Iterable[str]) -> SamplingConfig:
     """Return sampling settings with ``key=value`` overrides; the prefix ``sampling.`` of a key is optional.
 
     Raises:
-        ConfigError: an override contains no equals sign.
+        ConfigError: an override contains no equals sign, is not YAML, or is no valid setting.
     """
-    import yaml
-
-    settings = dict(defaults)
+    settings: dict[str, Any] = sampling.model_dump(mode="json")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"--set {override!r}: expected key=value, for example steps=6")
-        settings[key.removeprefix("sampling.")] = yaml.safe_load(value)
-    return settings
+        settings[key.removeprefix("sampling.")] = load_yaml(value, where=f"--set {override}: the value")
+    return from_mapping(SamplingConfig, settings, where="--set")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
+from simcast_hpc.config import ConfigError
 
 from .options import Quiet, override_sampling
 
@@ -163,7 +163,7 @@ def _predictor(
     keep_members: bool,
     changes: list[str],
 ) -> "Predictor":
-    from simcast_hpc.data.dataset_spec import ZRRelation
+    from simcast_hpc.data.dataset_spec import ZRRelation, warn_about_name
     from simcast_hpc.forecast.choose_frames import FrameRequest
     from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, training_grid
     from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
@@ -172,16 +172,15 @@ def _predictor(
 
     if z_r is not None and min(z_r) <= 0:
         raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0, for example 200 1.6 (Marshall-Palmer)")
-    model = load_run(run, device=forecast_device())
-    if isinstance(model, TrainedEnsemble):
-        settings = override_sampling(model.sampling.model_dump(mode="json"), changes)
-        model = model.sampled_by(from_mapping(SamplingConfig, settings, where="--set"))
-    elif changes:
+    # The settings are applied as the weights are loaded, because they include the precision of the weights.
+    model = load_run(run, device=forecast_device(), change_sampling=lambda own: override_sampling(own, changes))
+    if changes and not isinstance(model, TrainedEnsemble):
         raise ConfigError(
             f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a diffusion run"
         )
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
     code = encoding_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
+    warn_about_name(model.config.name, code.spec)
     if tile is not None:
         reject_unfit_tile(model, tile)
     tile = tile or training_grid(model)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
+from simcast_hpc.config import ConfigError
 
 from .options import Quiet, override_sampling
 
@@ -55,9 +55,7 @@ def sample(
 
     rank_info = find_rank(os.environ)
     set_up_logging(rank_info.rank, quiet=quiet)
-    ensemble = load_ensemble(run)
-    settings = override_sampling(ensemble.sampling.model_dump(mode="json"), changes or ())
-    ensemble = ensemble.sampled_by(from_mapping(SamplingConfig, settings, where="--set"))
+    ensemble = load_ensemble(run, change_sampling=lambda own: override_sampling(own, changes or ()))
     data, sequence = ensemble.config.data, ensemble.config.sequence
     data = data if root is None else data.model_copy(update={"root": root})
     source = open_windows(data, split=split, frames=sequence.frames_in + sequence.frames_out)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from .errors import ConfigError
 from .shipped_configs import resolve
 from .stage_sections import StrictModel
+from .text_files import read_text_file
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -38,22 +39,36 @@ def read_yaml(path: Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
     Raises:
         ConfigError: the file is absent, not YAML, or not a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"the configuration {path} is not UTF-8 text: {error}") from error
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
+    data = read_plain_mapping(path)
     data = _with_file_references(data, path.parent)
     for override in overrides:
         _apply(data, override)
     return data
+
+
+def read_plain_mapping(path: Path, *, what: str = "the configuration") -> dict[str, Any]:
+    """Return the mapping in a YAML file; ``what`` names the file in errors.
+
+    Raises:
+        ConfigError: the file is absent, not text, not YAML (an impossible date also is none), or not a mapping.
+    """
+    text = read_text_file(path, error=ConfigError, what=what)
+    data = load_yaml(text, where=str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
+    return data
+
+
+def load_yaml(text: str, *, where: str) -> Any:
+    """Return the value of a YAML text; ``where`` begins the message of an error.
+
+    Raises:
+        ConfigError: the text is not YAML, or contains an impossible date such as 2019-02-29.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is not valid YAML: {error}") from error
 
 
 def _plain(value: Any) -> Any:
@@ -117,10 +132,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override}: {name} is {section!r}, not a section")
         data = section
-    try:
-        data[last] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {error}") from error
+    data[last] = load_yaml(text, where=f"--set {override}: the value")
 
 
 def _explain(cls: type[BaseModel], item: dict[str, Any]) -> str:
@@ -184,6 +196,16 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return super().construct_yaml_timestamp(node)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{node.value} is not a date: {error}", node.start_mark
+            ) from error
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",

@@ -5,6 +5,7 @@ the dates of the split, with a limited percentage of missing pixels and a unique
 """
 
 import csv
+import io
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 from sys import intern
 
 from simcast_hpc.config import DataError
+from simcast_hpc.config.text_files import read_text_file
 
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
@@ -54,22 +56,22 @@ def read_catalog(spec: DatasetSpec, root: Path, *, file_names: Collection[str] |
         DataError: the catalog or a column is missing, or a row is truncated or contains an invalid number or time.
     """
     catalog = root / CATALOG
+    if not catalog.exists():
+        raise DataError(_no_catalog(root))
+    reader = csv.reader(io.StringIO(read_text_file(catalog, error=DataError, what="the catalog"), newline=""))
     try:
-        with catalog.open(newline="", encoding="utf-8") as file:
-            return list(_rows(catalog, csv.reader(file), spec.image_type, file_names))
-    except OSError as error:
-        raise DataError(_no_catalog(root, error)) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"the catalog {catalog} is not UTF-8 text: {error}; download it again") from error
+        return list(_rows(catalog, reader, spec.image_type, file_names))
+    except csv.Error as error:
+        raise DataError(f"the catalog {catalog}, line {reader.line_num}: {error}; download it again") from error
 
 
-def _no_catalog(root: Path, error: OSError) -> str:
-    if root.is_dir() and isinstance(error, FileNotFoundError):
+def _no_catalog(root: Path) -> str:
+    if root.is_dir():
         return (
             f"{root} contains neither {CATALOG} nor prepared shards (manifest.json); pass the folder of one of them. "
             "`simcast data synth FOLDER` writes a synthetic archive; docs/guides/own-radar.md converts radar files"
         )
-    return f"{root / CATALOG} cannot be read: {error.strerror}; pass the folder of an archive or of prepared shards"
+    return f"{root / CATALOG} cannot be read: {root} is not a folder; pass that of an archive or of prepared shards"
 
 
 def _rows(

@@ -3,9 +3,10 @@
 The built-in descriptions are in ``specs/``; a user-defined radar needs one more such file.
 """
 
-import csv
 import difflib
+import logging
 import math
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from importlib import resources
@@ -18,6 +19,9 @@ from simcast_hpc.config import ConfigError, DataError, StrictModel, Unit, read_c
 
 from .encoding import MISSING_CODE, Encoding
 from .raw_layouts import ArchiveLayout, Layout
+from .split_lists import read_day_list, read_split_table
+
+logger = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test", "all"]
 SplitChooser = Callable[[str, datetime], str]
@@ -94,16 +98,9 @@ class TableSplits(StrictModel):
         """Return the function from (event id, time) to its split, empty for events that are not in the table.
 
         Raises:
-            DataError: the table or a column of it is missing.
+            DataError: the table is missing or invalid; names its file and line.
         """
-        table = root / self.file
-        try:
-            with table.open(newline="", encoding="utf-8") as file:
-                rows = {row["id"]: row["split"] for row in csv.DictReader(file)}
-        except OSError as error:
-            raise DataError(f"the split table {table} cannot be read: {error.strerror}") from error
-        except KeyError as error:
-            raise DataError(f"the split table {table} has no column {error}; it must have id and split") from error
+        rows = read_split_table(root / self.file)
         return lambda event, _time: rows.get(event, "")
 
 
@@ -141,15 +138,9 @@ class DayListSplits(StrictModel):
         days: dict[str, str] = {}
         for split in ("train", "val", "test"):
             path = root / getattr(self, split)
-            try:
-                lines = path.read_text(encoding="utf-8").split()
-            except OSError as error:
-                raise DataError(f"the list of {split} days {path} cannot be read: {error.strerror}") from error
-            for day in (word.rstrip(",") for word in lines if len(word.rstrip(",")) == 8):
-                if not day.isdigit():
-                    raise DataError(f"{path} contains {day!r}; a day must be YYYYMMDD")
+            for line, day in read_day_list(path, split=split):
                 if days.setdefault(day, split) != split:
-                    raise DataError(f"{path}: day {day} is also on the list of {days[day]}")
+                    raise DataError(f"{path}, line {line}: day {day} is also on the list of {days[day]}")
         return days
 
     def chooser(self, root: Path) -> SplitChooser:
@@ -269,3 +260,31 @@ def read_spec(name_or_path: str) -> DatasetSpec:
         f"the dataset {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "
         f"({', '.join(built_in)}) nor the path of a YAML file" + (f"; did you mean {near[0]}?" if near else "")
     )
+
+
+def name_conflict(name: str, spec: DatasetSpec) -> str | None:
+    """Return why the name of a run is misleading, or None.
+
+    It is if one of its words is that of a built-in data set (the first of ``hko7-cascast``) to which the run's data set
+    does not belong, such as ``sevir-direct`` for one's own radar.
+    """
+    own = _words(spec.name)
+    families = {_words(built_in)[0] for built_in in built_in_specs()}
+    foreign = [word for word in _words(name) if word in families and word not in own]
+    if not foreign:
+        return None
+    return (
+        f"the run is named {name!r}, but its data set is {spec.name!r}, not {foreign[0]!r}; forecast files, pictures "
+        f"and reports show this name: set name, for example name={spec.name}-model"
+    )
+
+
+def warn_about_name(name: str, spec: DatasetSpec) -> None:
+    """Log a warning if :func:`name_conflict` finds one."""
+    conflict = name_conflict(name, spec)
+    if conflict is not None:
+        logger.warning("%s", conflict)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word] or [""]

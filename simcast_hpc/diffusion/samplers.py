@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from simcast_kernels.sampler_step import Coefficients
 
-from .forward_process import PredictionKind, clean_coefficients, noise_coefficients
+from .forward_process import PredictionKind, check_prediction, clean_coefficients, noise_coefficients
 from .noise_schedule import NoiseSchedule
 
 SamplerKind = Literal["ddpm", "ddim", "dpm_solver"]
@@ -48,9 +48,11 @@ def plan_steps(
         eta: noise of ``ddim``, 0 (deterministic) to 1 (as much as DDPM); must be 0 for other samplers.
 
     Raises:
-        ValueError: the sampler is unknown, ``eta`` is invalid, or ``timesteps`` do not decrease within the schedule.
+        ValueError: the sampler or the prediction is unknown, ``eta`` is invalid, or ``timesteps`` do not decrease
+            within the schedule.
     """
     _check_arguments(kind, schedule, timesteps, eta)
+    check_prediction(prediction)
     following = [*timesteps[1:], -1]
     if kind == "ddpm":
         return [_ddpm(schedule, t, s, prediction) for t, s in zip(timesteps, following, strict=True)]

@@ -200,12 +200,12 @@ class Predictor:
     def _make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
         """Convert linear fields ``[T, H, W]`` to the model's unit in place.
 
-        No echo becomes a finite value, and ``missing`` pixels NaN. One field at a time, because the fields may take
+        Values below that of no echo, which blending in linear units gives, become no echo; ``missing`` pixels become
+        NaN. One field at a time, because the fields may take
         most of the memory.
         """
         for one in linear:
-            values = self.code.from_linear(one)
-            one[...] = np.where(np.isneginf(values), np.float32(self.code.no_echo_value()), values)
+            np.maximum(self.code.from_linear(one), np.float32(self.code.no_echo_value()), out=one)
             if missing is not None:
                 one[missing] = np.nan
 

@@ -1,8 +1,9 @@
 """Ensembles from finished runs: student, autoencoder and denoiser, checked to belong together, and sampled."""
 
+import copy
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -82,11 +83,28 @@ class TrainedEnsemble:
     graphs: GraphCache = field(default_factory=lambda: GraphCache("the sampling loop"), compare=False, repr=False)
 
     def sampled_by(self, sampling: SamplingConfig) -> "TrainedEnsemble":
-        """Return the same networks with other sampling settings.
+        """Return the same networks with other sampling settings; another precision takes effect in a copy of them.
 
         Raises:
-            ConfigError: guidance for a network trained without condition dropout, or more steps than timesteps.
+            ConfigError: guidance for a network trained without condition dropout, more steps than timesteps, or fp32
+                from weights that were rounded to bf16.
         """
+        result, dtype = self._with(sampling), next(self.network.parameters()).dtype
+        if dtype == _dtype(sampling):
+            return result
+        if dtype == torch.bfloat16:
+            raise ConfigError(
+                f"sampling.precision={sampling.precision!r}: the weights are loaded in bf16 and cannot be converted "
+                "back; load the run with this setting (change_sampling)"
+            )
+        decoder = copy.deepcopy(self.autoencoder.network)
+        result = replace(
+            result, network=copy.deepcopy(self.network), autoencoder=replace(self.autoencoder, network=decoder)
+        )
+        return result.on(next(self.network.parameters()).device)
+
+    def _with(self, sampling: SamplingConfig) -> "TrainedEnsemble":
+        """Return the same networks in their present precision with other, checked sampling settings."""
         result = replace(self, sampling=sampling, graphs=GraphCache("the sampling loop"))
         try:
             check_guidance(sampling.guidance, self.config.diffusion.condition_dropout)
@@ -97,7 +115,7 @@ class TrainedEnsemble:
 
     def on(self, device: torch.device) -> "TrainedEnsemble":
         """Move the networks to ``device``, denoiser and autoencoder in ``sampling.precision``; return the ensemble."""
-        dtype = torch.bfloat16 if self.sampling.precision == "bf16" else torch.float32
+        dtype = _dtype(self.sampling)
         self.network.to(device, dtype)
         self.autoencoder.network.to(device, dtype)
         self.student.network.to(device)
@@ -210,6 +228,10 @@ class TrainedEnsemble:
         return plan_steps(sampling.sampler, schedule, timesteps, prediction=trained.prediction, eta=sampling.eta)
 
 
+def _dtype(sampling: SamplingConfig) -> torch.dtype:
+    return torch.bfloat16 if sampling.precision == "bf16" else torch.float32
+
+
 def sample_identity(codes: Tensor) -> Tensor:
     """Return a hash in [0, 2^32) of each sample of ``codes`` ``[B, T, H, W]``, int64 ``[B]``.
 
@@ -237,11 +259,19 @@ def load_autoencoder(run_dir: Path, *, device: torch.device | None = None) -> Tr
     return TrainedAutoencoder(network.to(device or torch.device("cpu")), run.config, scale, run.weights_hash)
 
 
-def load_ensemble(run_dir: Path, *, device: torch.device | None = None) -> TrainedEnsemble:
+def load_ensemble(
+    run_dir: Path,
+    *,
+    device: torch.device | None = None,
+    change_sampling: Callable[[SamplingConfig], SamplingConfig] | None = None,
+) -> TrainedEnsemble:
     """Return the ensemble of a finished run of stage ``diffusion``, on ``device`` (default: CPU).
 
+    ``change_sampling`` returns the sampling settings to use from those of the run.
+
     Raises:
-        ConfigError: no finished run, or its autoencoder or student are not those that it was trained with.
+        ConfigError: no finished run, its autoencoder or student are not those that it was trained with, or the
+            sampling settings are invalid.
     """
     run = read_finished(run_dir, ("diffusion",))
     config, section = run.config, run.config.diffusion
@@ -261,18 +291,26 @@ def load_ensemble(run_dir: Path, *, device: torch.device | None = None) -> Train
     ensemble = TrainedEnsemble(
         network, config, autoencoder, student, config.sampling, run.weights_hash, run.marker.get("steps")
     )
-    return ensemble.sampled_by(config.sampling).on(device or torch.device("cpu"))
+    sampling = config.sampling if change_sampling is None else change_sampling(config.sampling)
+    return ensemble._with(sampling).on(device or torch.device("cpu"))
 
 
-def load_run(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel | TrainedEnsemble:
+def load_run(
+    run_dir: Path,
+    *,
+    device: torch.device | None = None,
+    change_sampling: Callable[[SamplingConfig], SamplingConfig] | None = None,
+) -> TrainedModel | TrainedEnsemble:
     """Return the model of a finished run, or its ensemble if the run is of stage ``diffusion``.
+
+    ``change_sampling`` changes the sampling settings of an ensemble; a deterministic model ignores it.
 
     Raises:
         ConfigError: as :func:`.load_trained` and :func:`load_ensemble`.
     """
     path = RunDirectory(run_dir).config
     if path.is_file() and config_of_run(run_dir).stage == "diffusion":
-        return load_ensemble(run_dir, device=device)
+        return load_ensemble(run_dir, device=device, change_sampling=change_sampling)
     return load_trained(run_dir, device=device)
 
 

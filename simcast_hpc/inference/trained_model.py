@@ -123,7 +123,7 @@ def reject_pipeline_directory(run_dir: Path) -> None:
     """
     try:  # plain data, so that the pipeline of another version is recognized too
         data = yaml.safe_load(RunDirectory(run_dir).config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return
     if not isinstance(data, dict) or TrainConfig.other_kind(data) is None:
         return

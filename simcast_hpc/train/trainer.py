@@ -15,8 +15,9 @@ import torch
 
 from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.augment import training_grid
+from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
-from simcast_hpc.data.open_windows import description_hash, open_windows
+from simcast_hpc.data.open_windows import description_hash, open_windows, target_spec
 from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
@@ -111,6 +112,8 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
             return
         reject_another_run(planned.directory.checkpoints, planned.identity)
         reject_stop_file(stop_files)
+        if is_first:
+            warn_about_name(config.name, target_spec(config.data))
         # 2. Announcement, only now: an error below a hundred lines of configuration is overlooked
         if announce is not None:
             announce(planned.config)

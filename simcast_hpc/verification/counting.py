@@ -208,7 +208,8 @@ def _frame_sums(window: Window, forecast: Tensor, hidden: Tensor | None, protoco
         sums |= _sum_of_defined("ssim", ssim(window.unit, forecast, hidden=hidden))
     if "ssim_batch_range" in protocol.oddities:
         # The published evaluator uses the 255 scale; its constants scale with the range, so [0, 1] fields are equal.
-        values = ssim(window.unit, forecast, data_range=window.batch_range, reflect=True)
+        # It has no rule for missing pixels: as in the standard SSIM, windows of 11 pixels with one are excluded.
+        values = ssim(window.unit, forecast, data_range=window.batch_range, hidden=hidden, reflect=True)
         sums |= _sum_of_defined("ssim_batch_range", values)
     if "crps_gaussian" in protocol.oddities and window.members is None:
         sums["crps_gaussian"] = torch.nan_to_num(forecast.double() - window.unit).abs().sum((1, 2))

@@ -43,7 +43,8 @@ class Window:
         members: ``[M, T, H, W]`` of an ensemble, else None.
         valid: False where the domain mask excludes a pixel; ``unit`` is NaN there.
         event: the event of the window.
-        batch_range: largest minus smallest observed pixel value of the batch, in whole pixel values, over the scale.
+        batch_range: largest minus smallest valid observed pixel value of the batch, in whole pixel values, over the
+            scale; NaN if no pixel of the batch is valid.
     """
 
     observation: Tensor
@@ -96,7 +97,7 @@ def check_fields(
 
 def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> Iterator[Window]:
     """Yield the windows of a batch with their forecasts clipped, rounded and reduced according to the protocol."""
-    batch_range = _batch_range(batch.observation, protocol) if "ssim_batch_range" in protocol.oddities else 1.0
+    batch_range = _batch_range(batch, protocol) if "ssim_batch_range" in protocol.oddities else 1.0
     for row, event in enumerate(events):
         observation = batch.observation[row]
         members = _clip_and_round(_unit(batch.forecast[row], protocol), protocol)
@@ -141,9 +142,11 @@ def _clip_and_round(unit: Tensor, protocol: ScoreProtocol) -> Tensor:
     return codes.div_(protocol.scale).float()
 
 
-def _batch_range(observation: Tensor, protocol: ScoreProtocol) -> float:
-    unit = _unit(observation, protocol).float() * protocol.scale
-    return int(unit.max() - unit.min()) / protocol.scale
+def _batch_range(batch: Batch, protocol: ScoreProtocol) -> float:
+    unit = _unit(batch.observation, protocol).float()
+    valid = ~torch.isnan(unit) if batch.valid is None else batch.valid & ~torch.isnan(unit)
+    present = unit[valid] * protocol.scale
+    return int(present.max() - present.min()) / protocol.scale if present.numel() else torch.nan
 
 
 def _field(field: Tensor | np.ndarray, name: str) -> Tensor:

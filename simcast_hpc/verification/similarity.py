@@ -35,6 +35,8 @@ def ssim(
         observed, predicted = (
             torch.nn.functional.pad(field[None], edges, mode="reflect")[0] for field in (observed, predicted)
         )
+        if hidden is not None:
+            hidden = torch.nn.functional.pad(hidden[None].float(), edges, mode="reflect")[0] > 0
     return torch.stack(
         [
             _frame(x.double(), y.double(), data_range, None if hidden is None else hidden[frame])

@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from simcast_hpc.diffusion import add_noise, clean_from_prediction, make_schedule, stream_key, training_target
+from simcast_hpc.diffusion import (
+    add_noise,
+    clean_from_prediction,
+    make_schedule,
+    plan_steps,
+    stream_key,
+    training_target,
+)
 from simcast_hpc.diffusion.counter_noise import sample_timesteps, training_noise
+from simcast_hpc.diffusion.forward_process import clean_coefficients, noise_coefficients
 from simcast_hpc.diffusion.guidance import check_guidance, drop_condition, guided
 
 SCHEDULE = make_schedule()
@@ -89,3 +97,21 @@ def test_guidance():
     check_guidance(2.0, 0.1)
     with pytest.raises(ValueError, match="trained with condition_dropout=0"):
         check_guidance(2.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda kind, x: training_target(SCHEDULE, kind, x, x, TIMESTEPS),
+        lambda kind, x: clean_from_prediction(SCHEDULE, kind, x, x, TIMESTEPS),
+        lambda kind, _x: clean_coefficients(SCHEDULE, kind, 5),
+        lambda kind, _x: noise_coefficients(SCHEDULE, kind, 5),
+        lambda kind, _x: plan_steps("ddpm", SCHEDULE, [999, 0], prediction=kind),
+        lambda kind, _x: plan_steps("ddim", SCHEDULE, [999, 0], prediction=kind),
+        lambda kind, _x: plan_steps("dpm_solver", SCHEDULE, [0], prediction=kind),
+    ],
+)
+@pytest.mark.parametrize("kind", ["nonsense", "eps", "V", "x0", ""])
+def test_rejects_unknown_prediction(use, kind):
+    with pytest.raises(ValueError, match=f"prediction '{kind}' is unknown; choose epsilon or v"):
+        use(kind, torch.zeros(3, 2, 4))

@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 from PIL import Image
 
+from simcast_hpc.commands.predict import _predictor
 from simcast_hpc.config import SimcastError
 from simcast_hpc.export import export_run
 from simcast_hpc.forecast.cf_dataset import as_dataset
@@ -122,7 +123,7 @@ def test_one_tile_equals_the_models_forecast(model, tmp_path):
     with xr.open_dataset(path) as dataset:
         got = dataset.reflectivity.values
     finite = ~np.isnan(got) & np.isfinite(want)
-    np.testing.assert_allclose(got[finite], want[finite], atol=2e-3)
+    np.testing.assert_allclose(got[finite], np.maximum(want[finite], code.no_echo_value()), atol=2e-3)
     assert (got[~np.isnan(got) & ~np.isfinite(want)] == code.no_echo_value()).all()
 
 
@@ -167,6 +168,40 @@ def test_ensemble_has_members_mean_and_probabilities(runs, tmp_path):
         assert dataset.vertically_integrated_liquid.dims == ("realization", "time", "y", "x")
         assert dataset.probability_of_exceedance.dims == ("threshold", "time", "y", "x")
         np.testing.assert_allclose(dataset.threshold.values, forecast.thresholds)
+
+
+def test_precision_option_changes_members_and_provenance(runs, tmp_path):
+    codes = np.random.default_rng(2).integers(0, 255, (3, 16, 16), dtype=np.uint8)
+    place = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 16, 16)
+    coded = {moment(k): EncodedFrame(codes[k], place, "kg/m^2", moment(k), tmp_path / f"{k}") for k in range(3)}
+    options = {"bridge": 0, "z_r": None, "any_spacing": True, "tile": None, "overlap": None, "batch": 1}
+    made = {
+        precision: _predictor(
+            runs / "diffusion", **options, keep_members=True, changes=[f"sampling.precision={precision}", "members=1"]
+        ).predict(coded, moment(2))
+        for precision in ("fp32", "bf16")
+    }
+    difference = np.abs(made["bf16"].values - made["fp32"].values)
+    assert difference.max() > 0 and difference.mean() < 1.0
+    assert '"precision":"bf16"' in made["bf16"].provenance["simcast_sampling"]
+
+
+def test_dbz_is_never_below_the_value_of_no_echo(model):
+    """Blending in linear Z gives any value above 0: 1e-10 is -100 dBZ, and half of code 1 is 3 dB below code 1."""
+    code = encoding_of_run(load_run(model).config.data, any_spacing=True)
+    floor = code.no_echo_value()
+    lowest = np.float32(10 ** (floor / 10))
+    linear = np.array([[[0.0, 1e-10, lowest / 2, lowest, 1000.0, np.nan]]], np.float32)
+    predictor = Predictor(load_run(model), code, FrameRequest(3, 5.0), (16, 16), 4)
+    predictor._make_physical(linear)
+    assert np.isnan(linear[0, 0, 5])
+    np.testing.assert_allclose(linear[0, 0, :5], [floor, floor, floor, floor, 30.0], atol=1e-5)
+
+
+def test_tiled_forecast_has_no_dbz_below_no_echo(written, model):
+    floor = encoding_of_run(load_run(model).config.data, any_spacing=True).no_echo_value()
+    with xr.open_dataset(written["nc"], decode_timedelta=False) as dataset:
+        assert float(dataset.reflectivity.min()) >= np.float32(floor)
 
 
 def test_one_tile_equals_the_ensembles_members(runs, tmp_path):

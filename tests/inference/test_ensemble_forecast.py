@@ -98,6 +98,31 @@ def test_bf16_members_are_close_to_fp32(runs, frames):
     )
 
 
+def test_precision_takes_effect_without_changing_the_loaded_networks(runs, frames):
+    loaded = load_ensemble(runs / "diffusion")
+    exact = loaded.members(frames[:1], [0, 1])
+    rounded = changed(loaded, precision="bf16")
+    assert {one.dtype for one in (*rounded.network.parameters(), *rounded.autoencoder.network.parameters())} == {
+        torch.bfloat16
+    }
+    assert 0 < (rounded.members(frames[:1], [0, 1]) - exact).abs().mean() < 0.02
+    assert torch.equal(loaded.members(frames[:1], [0, 1]), exact)
+    with pytest.raises(ConfigError, match=r"sampling\.precision='fp32': the weights are loaded in bf16"):
+        changed(rounded, precision="fp32")
+
+
+def test_a_run_in_bf16_can_be_loaded_in_fp32(runs, tmp_path, frames):
+    shutil.copytree(runs, tmp_path / "runs")
+    config = RunDirectory(tmp_path / "runs" / "diffusion").config
+    text = config.read_text(encoding="utf-8")
+    assert "precision: fp32\n  cuda_graph" in text
+    config.write_text(text.replace("precision: fp32\n  cuda_graph", "precision: bf16\n  cuda_graph"), encoding="utf-8")
+    stored = load_ensemble(config.parent)
+    assert next(stored.network.parameters()).dtype == torch.bfloat16
+    exact = load_ensemble(config.parent, change_sampling=lambda own: own.model_copy(update={"precision": "fp32"}))
+    assert torch.equal(exact.members(frames[:1], [0]), load_ensemble(runs / "diffusion").members(frames[:1], [0]))
+
+
 def test_decoding_inverts_latent_scale(ensemble, frames):
     frames = to_frames(frames).values
     mean, _ = ensemble.autoencoder.moments(frames)

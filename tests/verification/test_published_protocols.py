@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 
 from simcast_hpc.verification import PROTOCOLS, Pool, count, protocol_for, score, scores
 
@@ -179,3 +180,39 @@ def test_fss_sums_of_a_single_event(pixel):
     sums = count(observed, torch.zeros_like(observed), protocol=protocol).extra["fss/8"].flatten().tolist()
     rows, columns = (min(32, at + 5) - max(0, at - 3) for at in pixel)
     assert sums == [rows * columns, 0, rows * columns]
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize("members", [None, 3])
+def test_every_protocol_scores_missing_pixels(name, members):
+    generator = np.random.default_rng(3)
+    observed = generator.integers(0, 255, (2, 2, 32, 32), dtype=np.uint8)
+    shape = observed.shape if members is None else (2, members, 2, 32, 32)
+    forecast = generator.random(shape, dtype=np.float32)
+    observed[0, 0, 3:5, 4] = 255
+    observed[1] = 255
+    mask = generator.random((32, 32)) > 0.01
+    for valid in (None, mask, np.zeros((32, 32), bool)):
+        assert scores(count(observed, forecast, protocol=PROTOCOLS[name], valid=valid))
+    observed[:] = 255
+    assert scores(count(observed, forecast, protocol=PROTOCOLS[name]))
+
+
+def test_ssim_with_batch_range_excludes_missing_pixels():
+    """The range is 200 - 10 of valid pixels, and the mean is over windows of 11 pixels without a missing one."""
+    generator = np.random.default_rng(4)
+    observed = generator.integers(10, 201, (1, 1, 40, 40), dtype=np.uint8)
+    observed[0, 0, 0, :2] = (10, 200)
+    forecast = generator.random(observed.shape, dtype=np.float32)
+    x, y = observed[0, 0] / 255.0, forecast[0, 0].astype(float)
+    mean_x, mean_y, xx, yy, xy = (
+        gaussian_filter(field, 1.5, truncate=3.5, mode="mirror") for field in (x, y, x * x, y * y, x * y)
+    )
+    c1, c2 = (0.01 * 190 / 255) ** 2, (0.03 * 190 / 255) ** 2
+    values = (2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)
+    values /= (mean_x**2 + mean_y**2 + c1) * (xx - mean_x**2 + yy - mean_y**2 + c2)
+    rows, columns = np.mgrid[:40, :40]
+    expected = values[(abs(rows - 20) > 5) | (abs(columns - 20) > 5)].mean()
+    observed[0, 0, 20, 20] = 255
+    found = scores(count(observed, forecast, protocol=PROTOCOLS["cascast-released"]))
+    np.testing.assert_allclose(found["ssim_batch_range"], expected, rtol=1e-6)
