@@ -7,8 +7,11 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 # Defaults of the netCDF library; bytes have none.
-_DEFAULT_FILL = {"i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295}
-_DEFAULT_FILL["f4"] = _DEFAULT_FILL["f8"] = 9.969209968386869e36
+_FLOAT_FILL = 9.969209968386869e36
+_DEFAULT_FILL: dict[str, float] = {
+    **{"i2": -32767, "u2": 65535, "i4": -2147483647, "u4": 4294967295},
+    **{"f4": _FLOAT_FILL, "f8": _FLOAT_FILL},
+}
 _NO_ECHO_WORDS = ("no_echo", "noecho", "undetect", "no_rain", "norain", "no_precip", "dry", "below_threshold")
 
 

@@ -62,7 +62,7 @@ def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
             )
         field = _select(odim_fields(file), prefer, path)
         values = _values(field, path)
-    metadata = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
+    metadata: dict[str, Any] = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
     if field.quantity == "ACRR":
         minutes = _accumulation_minutes(field.what, path)
         values = values * np.float32(60.0 / minutes)
@@ -81,8 +81,8 @@ def _select(fields: list[OdimField], prefer: Unit, path: Path) -> OdimField:
     if quantity is None:
         raise DataError(f"{path} contains the quantities {found}; it must contain RATE, ACRR or DBZH")
     candidates = [field for field in fields if field.quantity == quantity]
-    levels = [_level(field) for field in candidates]
-    comparable = None not in levels and len({text(field.what["product"]) for field in candidates}) == 1
+    levels = [level for field in candidates if (level := _level(field)) is not None]
+    comparable = len(levels) == len(candidates) and len({text(field.what["product"]) for field in candidates}) == 1
     chosen = candidates[int(np.argmin(levels))] if comparable else candidates[0]
     if len(candidates) > 1:
         logger.warning(
