@@ -159,7 +159,7 @@ def test_invalid_file_is_one_message_and_leaves_no_output(tmp_path, config, file
             ["earthformer", "{file}", "{out}", "--prefix", "x."],
             r"no key begins with 'x\.'; the first key is 'init_global",
         ),
-        (["earthformer", "{file}", "{out}", "--config", "{file}"], r"earthformer\.pt is not valid YAML"),
+        (["earthformer", "{file}", "{out}", "--config", "{file}"], r"earthformer\.pt is not UTF-8 text"),
         (["earthformer", "{file}", "{out}"], r"input_shape T=13 in the configuration but 3 in the state dict"),
     ],
 )
