@@ -1,15 +1,18 @@
 """Atomic writing of files and directories: after a kill or a power cut the old or the new content exists, never a part.
 
 Content is written under a hidden name next to the final one, flushed to disk and renamed; then the directory is
-flushed, since a rename survives a power cut only after that. The hidden name contains host, process and a counter, so
-that concurrent writers never share it, and ends in ``.partial``, so that no pattern by file type matches it.
+flushed, since a rename survives a power cut only after that. The hidden name contains host, process and random
+digits, so that concurrent writers never share it and nobody can place a link there beforehand, and ends in
+``.partial``, so that no pattern by file type matches it. Links are never followed: a link at the final name is
+replaced, one at the hidden name is an error.
 """
 
-import itertools
 import json
 import os
+import secrets
 import shutil
 import socket
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
@@ -20,7 +23,6 @@ if TYPE_CHECKING:
     import torch
 
 _PARTIAL, _REMOVED = ".partial", ".removed"
-_counter = itertools.count()
 
 
 @contextmanager
@@ -34,12 +36,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
         OSError: the file cannot be written; ``path`` keeps its old content.
     """
     temporary = temporary_path(path)
-    with temporary.open("xb") as file:
+    with temporary.open("xb") as file:  # O_EXCL, so an existing link is an error
         mode = os.fstat(file.fileno()).st_mode & 0o777
     try:
         yield temporary
-        temporary.chmod(mode)
-        flush(temporary)
+        _complete(temporary, mode)
         publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -108,8 +109,8 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or directory if it exists; a directory is first hidden by a rename, so no part of it is seen."""
-    if path.is_dir():
+    """Remove a file, link or directory if it exists; a directory is first hidden by a rename, so no part is seen."""
+    if _is_directory(path):
         hidden = _hidden(path, _REMOVED)
         path.rename(hidden)
         shutil.rmtree(hidden, ignore_errors=True)
@@ -124,11 +125,32 @@ def sweep(directory: Path, name: str | None = None) -> None:
     """
     for suffix in (_PARTIAL, _REMOVED):
         for path in directory.glob(f".{'' if name is None else escape(name) + '.'}*{suffix}"):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if _is_directory(path) else path.unlink(missing_ok=True)
+
+
+def _is_directory(path: Path) -> bool:
+    """Return whether a path is a directory itself and not a link to one."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _hidden(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_counter)}{suffix}")
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}")
+
+
+def _complete(temporary: Path, mode: int) -> None:
+    """Set the permissions of a written file and flush it to disk.
+
+    Raises:
+        OSError: it is a link or not a regular file, because another process replaced it.
+    """
+    descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(f"{temporary} is not a regular file: another process replaced it while it was written")
+        os.fchmod(descriptor, mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fsync(path: Path) -> None:

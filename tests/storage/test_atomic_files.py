@@ -114,3 +114,37 @@ def test_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path):
     for path in (*kept, tmp_path / "absent"):
         remove(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_links_are_neither_followed_nor_kept(tmp_path, monkeypatch):
+    secret, folder = tmp_path / "secret", tmp_path / "folder"
+    secret.write_text("untouched")
+    folder.mkdir()
+    (folder / "kept").touch()
+    path = tmp_path / "out" / "health.json"
+    path.parent.mkdir()
+    # 1. A link at the final name is replaced
+    path.symlink_to(secret)
+    write_text(path, "new")
+    assert (path.read_text(), path.is_symlink(), secret.read_text()) == ("new", False, "untouched")
+    # 2. A link at the hidden name, which cannot be foreseen, is an error
+    with atomic_file(path) as one, atomic_file(path) as other:
+        assert one.name.rsplit("-", 1)[0] == other.name.rsplit("-", 1)[0] and one != other
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic_files.secrets, "token_hex", lambda _count: "0")
+        planted = atomic_files.temporary_path(path)
+        planted.symlink_to(secret)
+        with pytest.raises(FileExistsError):
+            write_text(path, "newer")
+    # 3. A file that is replaced by a link while it is written
+    with pytest.raises(OSError), atomic_file(path) as temporary:  # ELOOP
+        temporary.unlink()
+        temporary.symlink_to(secret)
+    assert (path.read_text(), secret.read_text()) == ("", "untouched")
+    # 4. Links to directories are removed, their targets are not
+    (path.parent / ".b.node7-4711-2.partial").symlink_to(folder)
+    sweep(path.parent)
+    path.unlink()
+    path.symlink_to(folder)
+    remove(path)
+    assert list(path.parent.iterdir()) == [] and list(folder.iterdir()) == [folder / "kept"]
