@@ -44,7 +44,7 @@ class Format:
 
 _FORMATS = {
     "odim": Format("ODIM HDF5", odim.times, odim.frames, ("pyproj",)),
-    "knmi": Format("KNMI HDF5", knmi.times, knmi.frames, ("pysteps", "pyproj")),
+    "knmi": Format("KNMI HDF5", knmi.times, knmi.frames, ("pyproj",)),
     "mrms": Format("MRMS GRIB2", mrms.times, mrms.frames, ("pygrib",)),
     "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pysteps", "pyproj")),
     "mch": Format("MeteoSwiss GIF", mch.times, mch.frames, ("pysteps",)),
