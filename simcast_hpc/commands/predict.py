@@ -60,6 +60,21 @@ def predict(
     any_spacing: Annotated[
         bool, typer.Option("--any-spacing", help="Accept a pixel spacing other than that of the training data.")
     ] = False,
+    any_interval: Annotated[
+        bool,
+        typer.Option(
+            "--any-interval",
+            help="Accept accumulations over more than 1.5 time steps of the model; the mean rate is used.",
+        ),
+    ] = False,
+    dataset: Annotated[
+        int | None,
+        typer.Option(
+            help="Number N of datasetN that is read from ODIM files (default: the lowest level, or the first).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     tile: Annotated[
         tuple[int, int] | None,
         typer.Option(
@@ -129,8 +144,8 @@ def predict(
     set_up_logging(0, quiet=quiet)
     _reject_absent(frames or [], watch, pattern)
     predictor = _predictor(
-        run, bridge=bridge, z_r=z_r, any_spacing=any_spacing, tile=tile, overlap=overlap, batch=batch,
-        keep_members=not no_members, changes=changes or [],
+        run, bridge=bridge, z_r=z_r, tile=tile, overlap=overlap, batch=batch, keep_members=not no_members,
+        changes=changes or [], any_spacing=any_spacing, any_interval=any_interval, dataset=dataset,
     )  # fmt: skip
     # After the checks of the options: a missing optional package is reported only if everything else is valid.
     publisher = Publisher(
@@ -156,12 +171,12 @@ def _predictor(
     *,
     bridge: int,
     z_r: tuple[float, float] | None,
-    any_spacing: bool,
     tile: tuple[int, int] | None,
     overlap: int | None,
     batch: int,
     keep_members: bool,
     changes: list[str],
+    **reading: Any,
 ) -> "Predictor":
     from simcast_hpc.data.dataset_spec import ZRRelation, warn_about_name
     from simcast_hpc.forecast.choose_frames import FrameRequest
@@ -179,7 +194,7 @@ def _predictor(
             f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a diffusion run"
         )
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
-    code = encoding_of_run(model.config.data, z_r=relation, any_spacing=any_spacing)
+    code = encoding_of_run(model.config.data, z_r=relation, **reading)
     warn_about_name(model.config.name, code.spec)
     if tile is not None:
         reject_unfit_tile(model, tile)
@@ -196,7 +211,8 @@ def _forecast_once(
     from simcast_hpc.radar.frame_files import index_times, list_files, read_encoded
 
     publisher.folder.mkdir(parents=True, exist_ok=True)  # an unwritable folder is an error before the forecast
-    files = index_times(list_files(places, pattern), skip_unreadable=any(place.is_dir() for place in places))
+    skip_unreadable = any(place.is_dir() for place in places)
+    files = index_times(list_files(places, pattern), skip_unreadable=skip_unreadable, encoding=predictor.code)
     if not files:
         raise ConfigError(f"no readable radar frame in {', '.join(map(str, places))}")
     issue = _parse_time(at) if at else max(files)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -235,11 +236,17 @@ class Predictor:
         """Everything that determines this predictor's forecasts except their inputs and the program's version."""
         excluded = ("simcast_version", "simcast_commit", "torch_version")
         provenance = {key: value for key, value in self._fixed.items() if key not in excluded}
-        code = [self.code.z_r.model_dump_json() if self.code.z_r else "", self.code.any_spacing]
+        relation = self.code.z_r.model_dump_json() if self.code.z_r else ""
+        code = [relation, self.code.any_spacing, self.code.any_interval, self.code.dataset]
         return json.dumps([provenance, code, self.wanted.bridge, self.keep_members])
 
     def _provenance(self, chosen: FrameSet, inputs: Sequence[EncodedFrame]) -> dict[str, str]:
-        sources = [{"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in inputs]
+        sources: list[dict[str, Any]] = [
+            {"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in inputs
+        ]
+        for source, one in zip(sources, inputs, strict=True):
+            source |= {} if one.interval_minutes is None else {"accumulation_minutes": one.interval_minutes}
+            source |= {key: one.metadata[key] for key in ("quantity", "group") if key in one.metadata}
         bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.missing)
         return {**self._fixed, "simcast_inputs": json.dumps(sources), "simcast_bridged": bridged_times or "none"}
 

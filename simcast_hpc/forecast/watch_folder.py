@@ -154,7 +154,8 @@ class FolderWatcher:
 
     def _inspect(self, path: Path, stamp: Stamp) -> InspectedFile:
         try:
-            times = tuple(frame_times(path))
+            choice = self.predictor.code.choice
+            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset))
         except DataError as error:
             return self._ignore(path, stamp, str(error))
         early = [moment for moment in times if moment > datetime.now(UTC) + _FUTURE_TOLERANCE]
@@ -224,7 +225,8 @@ class FolderWatcher:
         key = (path, self._known[path].stamp)
         if key not in self._encoded:
             code = self.predictor.code
-            self._encoded[key] = [encode_frame(frame, code) for frame in read_frames(path, prefer=code.unit)]
+            frames = read_frames(path, prefer=code.unit, dataset=code.dataset)
+            self._encoded[key] = [encode_frame(frame, code) for frame in frames]
             for old in list(self._encoded)[: -2 * self.predictor.wanted.frames_in]:
                 del self._encoded[old]
         for frame in self._encoded[key]:

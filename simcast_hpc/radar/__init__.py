@@ -4,11 +4,12 @@ The input frames of a forecast are chosen in ``simcast_hpc.forecast.choose_frame
 """
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame, encoding_of_run
-from .radar_frame import RadarFrame, RadarGrid
+from .radar_frame import FieldChoice, RadarFrame, RadarGrid
 from .read_frame import frame_times, read_frames
 
 __all__ = [
     "EncodedFrame",
+    "FieldChoice",
     "ModelEncoding",
     "RadarFrame",
     "RadarGrid",

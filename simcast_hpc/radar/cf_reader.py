@@ -15,7 +15,7 @@ from simcast_hpc.config import DataError
 from .cf_grid import find_dimension, read_grid
 from .cf_packing import Packing
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
-from .radar_frame import RadarFrame, Unit
+from .radar_frame import FieldChoice, RadarFrame, Unit
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,17 +26,17 @@ _DEPTH_NAMES = {"lwe_thickness_of_precipitation_amount", "precipitation_amount",
 _REFLECTIVITY = "equivalent_reflectivity_factor"
 
 
-def times(path: Path) -> list[datetime]:
+def times(path: Path, choice: FieldChoice) -> list[datetime]:
     """Return the times of the field."""
     with _opened(path) as dataset:
-        field, _, _ = _field(dataset, path, "mm/h")
+        field, _, _ = _field(dataset, path, choice.unit)
         return _times(dataset, field, path)
 
 
-def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     """Return one frame per time."""
     with _opened(path) as dataset, _opened(path, decodes=False) as stored:
-        field, unit, factor = _field(dataset, path, prefer)
+        field, unit, factor = _field(dataset, path, choice.unit)
         frame_times = _times(dataset, field, path)
         rows, columns = (find_dimension(dataset, field, axis, path) for axis in ("y", "x"))
         codes = _codes(stored[str(field.name)], field, rows, columns, path)

@@ -9,13 +9,13 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .odim_reader import grid_of_pysteps
-from .radar_frame import RadarFrame, Unit
+from .radar_frame import FieldChoice, RadarFrame
 
 _NO_ECHO_DBZ = -32.0  # pixel 0
 _HEADER_BYTES = 8192
 
 
-def times(path: Path) -> list[datetime]:
+def times(path: Path, _choice: FieldChoice) -> list[datetime]:
     """Return the observation time of the header."""
     text = _header(path).get("obstime", "")
     try:
@@ -24,11 +24,11 @@ def times(path: Path) -> list[datetime]:
         raise DataError(f"{path}: obstime={text!r} in the header is not of the form YYYYmmddHHMM") from error
 
 
-def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, _choice: FieldChoice) -> list[RadarFrame]:
     """Return the reflectivity: dBZ = pixel / 2 - 32, pixel 0 is no echo, 255 missing."""
     from pysteps.io.importers import import_fmi_pgm
 
-    (time,) = times(path)
+    (time,) = times(path, _choice)
     header = _header(path)
     if "reflectivity" not in header.get("param", "").lower():
         raise DataError(f"{path}: param={header.get('param')!r} in the header is not a reflectivity")

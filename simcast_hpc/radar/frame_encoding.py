@@ -18,11 +18,12 @@ from simcast_hpc.data.dataset_spec import DatasetSpec, ZRRelation, read_spec
 from simcast_hpc.data.encoding import block_mean, rain_rate_from_reflectivity
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 
-from .radar_frame import RadarFrame, RadarGrid, Unit
+from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)
 # The pixel sizes of services differ by some percent (1.07 km in HKO-7, 0.99 km for 0.01 degrees of MRMS).
 _SPACING_TOLERANCE = 0.2
+_MAX_INTERVAL_STEPS = 1.5
 _MARSHALL_PALMER = ZRRelation(a=200.0, b=1.6)
 
 
@@ -32,7 +33,8 @@ class ModelEncoding:
 
     ``z_r`` converts between reflectivity and rain rate. Without it, dBZ is converted to mm/h by the relation of
     Marshall and Palmer, as ``data.recode_as`` does in training, and mm/h to dBZ by the ``z_r`` of the description.
-    ``any_spacing`` accepts frames of any pixel size without averaging.
+    ``any_spacing`` accepts frames of any pixel size without averaging, ``any_interval`` accumulations over more than
+    1.5 steps. ``dataset`` is the number of the dataset that is read from ODIM files, see :class:`FieldChoice`.
     """
 
     spec: DatasetSpec
@@ -40,6 +42,13 @@ class ModelEncoding:
     spacing_km: float
     z_r: ZRRelation | None = None
     any_spacing: bool = False
+    any_interval: bool = False
+    dataset: int | None = None
+
+    @property
+    def choice(self) -> FieldChoice:
+        """The field that is read from radar files."""
+        return FieldChoice(self.unit, self.dataset)
 
     @property
     def unit(self) -> Unit:
@@ -71,6 +80,23 @@ class ModelEncoding:
         if abs(deviation) > 0.05:
             logger.warning("input pixels of %.3g km for a model trained on %.3g km", block_km, self.spacing_km)
         return factor
+
+    def require_interval(self, frame: RadarFrame) -> None:
+        """Check that an accumulation is not much longer than the time step.
+
+        The mean rate over a longer interval is smoother than the fields of training and lags behind them. A shorter
+        interval is accepted: its mean is closer to an instantaneous rate.
+
+        Raises:
+            DataError: the interval is longer than 1.5 steps and ``any_interval`` is False.
+        """
+        minutes = frame.interval_minutes
+        if minutes is not None and minutes > _MAX_INTERVAL_STEPS * self.step_minutes and not self.any_interval:
+            raise DataError(
+                f"{frame.path} is an accumulation over {minutes:g} minutes and the time step of the model is "
+                f"{self.step_minutes:g} minutes; use accumulations over at most "
+                f"{_MAX_INTERVAL_STEPS * self.step_minutes:g} minutes, or --any-interval to use the mean rate"
+            )
 
     def linear(self, frame: RadarFrame) -> np.ndarray:
         """Return a frame converted to the model's unit in linear form, float32 ``[H, W]``, NaN where missing.
@@ -130,15 +156,24 @@ class ModelEncoding:
         return float(values[np.isfinite(values)].min()) if self.unit == "dBZ" else 0.0
 
 
-def encoding_of_run(data: DataConfig, *, z_r: ZRRelation | None = None, any_spacing: bool = False) -> ModelEncoding:
+def encoding_of_run(
+    data: DataConfig,
+    *,
+    z_r: ZRRelation | None = None,
+    any_spacing: bool = False,
+    any_interval: bool = False,
+    dataset: int | None = None,
+) -> ModelEncoding:
     """Return the encoding of a run's model from the ``data`` section of its configuration.
+
+    The other arguments are fields of :class:`ModelEncoding`.
 
     Raises:
         ConfigError: the description cannot be read, or its unit or cadence is not valid for radar files.
     """
     spec = target_spec(data)
     spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
-    encoding = ModelEncoding(spec, step_minutes(data), spacing, z_r, any_spacing)
+    encoding = ModelEncoding(spec, step_minutes(data), spacing, z_r, any_spacing, any_interval, dataset)
     if not math.isfinite(encoding.step_minutes) or not encoding.unit:
         raise ConfigError(f"{spec.name} has no cadence; set step_minutes in its description")
     return encoding
@@ -146,7 +181,7 @@ def encoding_of_run(data: DataConfig, *, z_r: ZRRelation | None = None, any_spac
 
 @dataclass(frozen=True, eq=False)
 class EncodedFrame:
-    """A radar frame encoded for a model: uint8 ``codes`` ``[H, W]`` on ``grid``, with the unit of its file."""
+    """A radar frame encoded for a model: uint8 ``codes`` ``[H, W]`` on ``grid``; unit and interval of its file."""
 
     codes: np.ndarray
     grid: RadarGrid
@@ -154,15 +189,18 @@ class EncodedFrame:
     time: datetime
     path: Path
     metadata: dict[str, Any] = field(default_factory=dict)
+    interval_minutes: float | None = None
 
 
 def encode_frame(frame: RadarFrame, encoding: ModelEncoding) -> EncodedFrame:
     """Return a frame with the encoding and pixel size of a model.
 
     Raises:
-        DataError: the unit or pixel size cannot be converted to the model's.
+        DataError: the unit or pixel size cannot be converted to the model's, or the frame is a long accumulation.
     """
     linear = encoding.linear(frame)  # check the unit first: no option overrides that error
+    encoding.require_interval(frame)
     factor = encoding.factor(frame.grid)
     codes = encoding.codes(linear, factor)
-    return EncodedFrame(codes, frame.grid.coarser(factor), frame.unit, frame.time, frame.path, frame.metadata)
+    grid = frame.grid.coarser(factor)
+    return EncodedFrame(codes, grid, frame.unit, frame.time, frame.path, frame.metadata, frame.interval_minutes)

@@ -8,6 +8,7 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, DataError
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame
+from .radar_frame import FieldChoice
 from .read_frame import frame_times, is_zarr, read_frames
 
 logger = logging.getLogger(__name__)
@@ -39,20 +40,24 @@ def list_files(paths: Sequence[Path], pattern: str = "*") -> list[Path]:
     return files
 
 
-def index_times(files: Iterable[Path], *, skip_unreadable: bool) -> dict[datetime, Path]:
+def index_times(
+    files: Iterable[Path], *, skip_unreadable: bool, encoding: ModelEncoding | None = None
+) -> dict[datetime, Path]:
     """Return the file of each time.
 
     Args:
         files: radar files.
         skip_unreadable: skip files that cannot be read, with a warning, instead of raising.
+        encoding: encoding of the model, which chooses the field of a file with several.
 
     Raises:
         DataError: a file cannot be read, or two files contain the same time.
     """
+    choice = FieldChoice() if encoding is None else encoding.choice
     times_by_file: dict[Path, list[datetime]] = {}
     for path in files:
         try:
-            times_by_file[path] = frame_times(path)
+            times_by_file[path] = frame_times(path, prefer=choice.unit, dataset=choice.dataset)
         except DataError as error:
             if not skip_unreadable:
                 raise
@@ -77,7 +82,7 @@ def read_encoded(
     remaining = set(times)
     frames: dict[datetime, EncodedFrame] = {}
     for path in sorted({files[time] for time in remaining}):
-        for frame in read_frames(path, prefer=encoding.unit):
+        for frame in read_frames(path, prefer=encoding.unit, dataset=encoding.dataset):
             if frame.time in remaining and files[frame.time] == path:
                 frames[frame.time] = encode_frame(frame, encoding)
     if missing := sorted(remaining - set(frames)):

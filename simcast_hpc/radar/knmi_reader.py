@@ -18,7 +18,7 @@ from simcast_hpc.config import DataError
 
 from .odim_attributes import equals_sentinel, number, scalar, text
 from .odim_reader import make_grid
-from .radar_frame import RadarFrame, RadarGrid, Unit
+from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)
 _QUANTITY: dict[str, tuple[str, Unit]] = {
@@ -43,20 +43,20 @@ _PIXEL |= dict.fromkeys(("C", "CC", "CE", "CENTER", "CENTRE"), (0.5, 0.5))
 _ROUNDED = {"+a=6378.14": "+a=6378.137", "+b=6356.75": "+b=6356.752"}
 
 
-def times(path: Path) -> list[datetime]:
+def times(path: Path, _choice: FieldChoice) -> list[datetime]:
     """Return the end of the product's interval."""
     with h5py.File(path, "r") as file:
         return [_time(file["overview"].attrs, "product_datetime_end", path)]
 
 
-def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     """Return the rain rate, the mean rate of an accumulation, or the reflectivity.
 
     Raises:
         DataError: the file contains none of these, or calibration, interval or grid are invalid.
     """
     with h5py.File(path, "r") as file:
-        image, quantity, unit = _select(file, prefer, path)
+        image, quantity, unit = _select(file, choice.unit, path)
         start, end = (_time(file["overview"].attrs, f"product_datetime_{name}", path) for name in ("start", "end"))
         values = _values(file[image], quantity, f"{path}: {image}")
         minutes = (end - start) / timedelta(minutes=1)
@@ -65,9 +65,10 @@ def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
         if quantity == "ACRR":
             values = values * (60.0 / minutes)
         flips, grid = _grid(file["geographic"], values.shape, path)
-    metadata = {"format": "KNMI HDF5", "quantity": quantity, "accumulation_minutes": minutes}
+    metadata = {"format": "KNMI HDF5", "quantity": quantity}
     values = np.ascontiguousarray(values[flips]).astype(np.float32)
-    return [RadarFrame(values, unit, end, grid, path, metadata)]
+    interval_start = start if quantity == "ACRR" else None
+    return [RadarFrame(values, unit, end, grid, path, metadata, interval_start)]
 
 
 def _select(file: Any, prefer: Unit, path: Path) -> tuple[str, str, Unit]:

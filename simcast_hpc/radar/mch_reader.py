@@ -14,19 +14,19 @@ from PIL import Image
 from simcast_hpc.config import DataError
 
 from .odim_reader import grid_of_pysteps
-from .radar_frame import RadarFrame, Unit
+from .radar_frame import FieldChoice, RadarFrame
 
 _PRODUCT = re.compile(r"PRDT=([A-Z]{3})(\d{9})")
 _MINUTES = re.compile(r"ACCUm=(\d+)")
 _PRODUCTS = ("AQC", "CPC")
 
 
-def times(path: Path) -> list[datetime]:
+def times(path: Path, _choice: FieldChoice) -> list[datetime]:
     """Return the end of the accumulation interval."""
     return [_comment(path)[1]]
 
 
-def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, _choice: FieldChoice) -> list[RadarFrame]:
     """Return the mean rain rate over the accumulation interval."""
     from pysteps.io.importers import import_mch_gif
 

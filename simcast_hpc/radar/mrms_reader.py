@@ -12,7 +12,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .radar_frame import ROUNDING_NOISE, RadarFrame, RadarGrid, Unit
+from .radar_frame import ROUNDING_NOISE, FieldChoice, RadarFrame, RadarGrid
 
 # Discipline, category and number in the local GRIB table of MRMS.
 _PRECIP_RATE = (209, 6, 1)
@@ -20,13 +20,13 @@ _PRECIP_RATE = (209, 6, 1)
 _PROJECTION = "+proj=longlat +datum=WGS84 +no_defs"
 
 
-def times(path: Path) -> list[datetime]:
+def times(path: Path, _choice: FieldChoice) -> list[datetime]:
     """Return the time of every message."""
     with _messages(path) as messages:
         return [_time(message) for message in messages]
 
 
-def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, _choice: FieldChoice) -> list[RadarFrame]:
     """Return the rain rate; values below -0.001 mm/h (no coverage, missing) become NaN."""
     result = []
     with _messages(path) as messages:

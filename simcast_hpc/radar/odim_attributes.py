@@ -54,6 +54,22 @@ def odim_fields(file: Any) -> list[OdimField]:
     return fields
 
 
+def fields_of_dataset(fields: list[OdimField], number: int, path: Path) -> list[OdimField]:
+    """Return the fields of ``datasetN``.
+
+    Raises:
+        DataError: the file contains no such dataset; names those that exist and their quantities.
+    """
+    chosen = [field for field in fields if field.name.startswith(f"dataset{number}/")]
+    if not chosen:
+        quantities: dict[str, list[str]] = {}
+        for field in fields:
+            quantities.setdefault(field.name.split("/")[0], []).append(field.quantity)
+        existing = ", ".join(f"{name} ({', '.join(names)})" for name, names in quantities.items())
+        raise DataError(f"{path} contains no field in dataset{number}; the datasets are {existing or 'none'}")
+    return chosen
+
+
 def attributes_of(group: Any, name: str) -> dict[str, Any]:
     """Return the attributes of the subgroup ``name`` as scalars; empty if the subgroup does not exist."""
     if not isinstance(group.get(name), h5py.Group):

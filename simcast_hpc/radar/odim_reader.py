@@ -15,8 +15,17 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .odim_attributes import OdimField, attributes_of, equals_sentinel, number, odim_fields, text, time_of
-from .radar_frame import RadarFrame, RadarGrid, Unit
+from .odim_attributes import (
+    OdimField,
+    attributes_of,
+    equals_sentinel,
+    fields_of_dataset,
+    number,
+    odim_fields,
+    text,
+    time_of,
+)
+from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +45,10 @@ def object_of(file: Any) -> str:
     return text(attributes_of(file, "what").get("object", ""))
 
 
-def times(path: Path) -> list[datetime]:
-    """Return the nominal time of the composite."""
+def times(path: Path, choice: FieldChoice) -> list[datetime]:
+    """Return the end of the interval of an accumulation, and the nominal time of another composite."""
     with h5py.File(path, "r") as file:
-        return [nominal_time(file, path)]
+        return [_interval(file, select_field(_fields(file, path), choice, path), path)[1]]
 
 
 def nominal_time(file: Any, path: Path) -> datetime:
@@ -51,40 +60,59 @@ def nominal_time(file: Any, path: Path) -> datetime:
     return time_of(attributes_of(file, "what"), "date", "time", path)
 
 
-def frames(path: Path, prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     """Return the rain rate or reflectivity of the composite."""
     with h5py.File(path, "r") as file:
-        time = nominal_time(file, path)
-        object_type = object_of(file)
-        if object_type not in ("COMP", "IMAGE"):
-            raise DataError(
-                f"{path} is an ODIM object {object_type!r}; it must be a composite (COMP) or a Cartesian image (IMAGE)"
-            )
-        field = _select(odim_fields(file), prefer, path)
+        field = select_field(_fields(file, path), choice, path, log=True)
+        start, time = _interval(file, field, path)
         values = _values(field, path)
     metadata: dict[str, Any] = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
-    if field.quantity == "ACRR":
-        minutes = _accumulation_minutes(field.what, path)
-        values = values * np.float32(60.0 / minutes)
-        metadata["accumulation_minutes"] = minutes
-    return [RadarFrame(values, _UNIT[field.quantity], time, _grid(field.where, values.shape, path), path, metadata)]
+    if start is not None:
+        values = values * np.float32(3600.0 / (time - start).total_seconds())
+    grid = _grid(field.where, values.shape, path)
+    return [RadarFrame(values, _UNIT[field.quantity], time, grid, path, metadata, start)]
 
 
-def _select(fields: list[OdimField], prefer: Unit, path: Path) -> OdimField:
+def _fields(file: Any, path: Path) -> list[OdimField]:
+    object_type = object_of(file)
+    if object_type not in ("COMP", "IMAGE"):
+        raise DataError(
+            f"{path} is an ODIM object {object_type!r}; it must be a composite (COMP) or a Cartesian image (IMAGE)"
+        )
+    return odim_fields(file)
+
+
+def _interval(file: Any, field: OdimField, path: Path) -> tuple[datetime | None, datetime]:
+    """Return the interval of an accumulation, or None and the nominal time of another field.
+
+    Raises:
+        DataError: a time is absent or invalid, or the interval ends before it starts.
+    """
+    if field.quantity != "ACRR":
+        return None, nominal_time(file, path)
+    start, end = (time_of(field.what, f"{name}date", f"{name}time", path) for name in ("start", "end"))
+    if start >= end:
+        raise DataError(f"{path}: the accumulation interval starts at {start} and ends at {end}; the end must be later")
+    return start, end
+
+
+def select_field(fields: list[OdimField], choice: FieldChoice, path: Path, *, log: bool = False) -> OdimField:
     """Return the field of the preferred quantity: of several the lowest level, or the first, which is logged.
 
     Raises:
-        DataError: the file contains no supported quantity.
+        DataError: the file, or the dataset that was chosen, contains no supported quantity.
     """
+    if choice.dataset is not None:
+        fields = fields_of_dataset(fields, choice.dataset, path)
     found = sorted({field.quantity for field in fields})
-    quantity = next((name for name in _QUANTITIES[prefer] if name in found), None)
+    quantity = next((name for name in _QUANTITIES[choice.unit] if name in found), None)
     if quantity is None:
         raise DataError(f"{path} contains the quantities {found}; it must contain RATE, ACRR or DBZH")
     candidates = [field for field in fields if field.quantity == quantity]
     levels = [level for field in candidates if (level := _level(field)) is not None]
     comparable = len(levels) == len(candidates) and len({text(field.what["product"]) for field in candidates}) == 1
     chosen = candidates[int(np.argmin(levels))] if comparable else candidates[0]
-    if len(candidates) > 1:
+    if len(candidates) > 1 and log:
         logger.warning(
             "%s contains %s in %s; %s is read (%s)",
             path,
@@ -129,14 +157,6 @@ def _values(field: OdimField, path: Path) -> np.ndarray:
     values[infinite | equals_sentinel(stored, what.get("nodata"))] = np.nan
     values[equals_sentinel(stored, what.get("undetect"))] = no_echo
     return values
-
-
-def _accumulation_minutes(what: dict[str, Any], path: Path) -> float:
-    start, end = time_of(what, "startdate", "starttime", path), time_of(what, "enddate", "endtime", path)
-    minutes = (end - start).total_seconds() / 60
-    if minutes <= 0:
-        raise DataError(f"{path}: the accumulation interval starts at {start} and ends at {end}; the end must be later")
-    return minutes
 
 
 def _grid(where: dict[str, Any], shape: tuple[int, ...], path: Path) -> RadarGrid:

@@ -14,24 +14,24 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .odim_reader import nominal_time
-from .radar_frame import RadarFrame, RadarGrid, Unit
+from .radar_frame import FieldChoice, RadarFrame, RadarGrid
 
 _SPACING = 1000.0
 _MAX_RANGE = 250_000.0  # beyond it even the lowest beam is above most rain
 _QUANTITY = "DBZH"
 
 
-def times(path: Path) -> list[datetime]:
+def times(path: Path, _choice: FieldChoice) -> list[datetime]:
     """Return the nominal time of the volume."""
     with h5py.File(path, "r") as file:
         return [nominal_time(file, path)]
 
 
-def frames(path: Path, _prefer: Unit) -> list[RadarFrame]:
+def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     """Return the reflectivity of the lowest sweep that contains it."""
     import xradar
 
-    (time,) = times(path)
+    (time,) = times(path, choice)
     volume: Any = xradar.io.open_odim_datatree(str(path))
     try:
         sweeps = [volume[name].to_dataset() for name in volume.children if str(name).startswith("sweep")]

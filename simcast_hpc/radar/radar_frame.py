@@ -22,6 +22,19 @@ _EARTH_KM_PER_DEGREE = 111.195
 
 
 @dataclass(frozen=True)
+class FieldChoice:
+    """Which field is read from a file that contains several.
+
+    Attributes:
+        unit: preferred unit; another one is read if the file contains no field in this unit.
+        dataset: number N of ``datasetN`` in an ODIM file; None reads the lowest level or the first.
+    """
+
+    unit: Unit = "mm/h"
+    dataset: int | None = None
+
+
+@dataclass(frozen=True)
 class RadarGrid:
     """Map grid of a frame. Row 0 is north, column 0 west.
 
@@ -102,7 +115,8 @@ class RadarFrame:
 
     ``values`` is float32 ``[H, W]``, row 0 north: NaN where missing (outside radar coverage), minus infinity for no
     echo in dBZ, 0 for no rain. ``unit`` is ``mm/h``, ``dBZ`` or ``kg/m^2``. ``time`` is aware UTC: the observation
-    time, or the end of an accumulation interval. ``metadata`` contains further metadata for messages and attributes.
+    time, or the end of an accumulation interval. ``start`` is the start of that interval, over which ``values`` is the
+    mean rate, or None for an instantaneous field. ``metadata`` contains further metadata for messages and attributes.
 
     Any other infinity is replaced by NaN with a warning. Values of mm/h and kg/m^2 from -0.001 to 0 are rounding noise
     and are replaced by 0.
@@ -114,13 +128,20 @@ class RadarFrame:
     grid: RadarGrid
     path: Path
     metadata: dict[str, Any] = field(default_factory=dict)
+    start: datetime | None = None
 
     def __post_init__(self) -> None:
         """Check the field.
 
         Raises:
-            DataError: the shape differs from the grid, no pixel is valid, or values are out of range for the unit.
+            DataError: the shape differs from the grid, no pixel is valid, values are out of range for the unit, or the
+                interval does not start before its end.
         """
+        if self.start is not None and self.start >= self.time:
+            raise DataError(
+                f"{self.path}: the accumulation interval starts at {self.start} and ends at {self.time}; "
+                "the end must be later"
+            )
         if self.values.shape != self.grid.shape:
             raise DataError(f"{self.path}: the field has shape {self.values.shape} and its grid {self.grid.shape}")
         object.__setattr__(self, "values", self._without_noise())
@@ -133,6 +154,11 @@ class RadarFrame:
                 f"{self.path}: values from {finite.min():g} to {finite.max():g} are outside the valid range of "
                 f"{self.unit}, {low:g} to {high:g}; check the unit and scale of the file"
             )
+
+    @property
+    def interval_minutes(self) -> float | None:
+        """Length of the accumulation interval; None for an instantaneous field."""
+        return None if self.start is None else (self.time - self.start).total_seconds() / 60.0
 
     def _without_noise(self) -> np.ndarray:
         """Return the values with infinities replaced by NaN and rounding noise by 0; minus infinity stays in dBZ."""

@@ -24,7 +24,7 @@ from . import mrms_reader as mrms
 from . import odim_attributes
 from . import odim_reader as odim
 from . import polar_reader as polar
-from .radar_frame import RadarFrame, Unit
+from .radar_frame import FieldChoice, RadarFrame, Unit
 
 SUPPORTED_FORMATS = (
     "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF, CF Zarr"
@@ -37,49 +37,63 @@ class Format:
     """A file format: functions that read the times (cheap) and the frames, and the packages these need."""
 
     name: str
-    times: Callable[[Path], list[datetime]]
-    frames: Callable[[Path, Unit], list[RadarFrame]]
+    times: Callable[[Path, FieldChoice], list[datetime]]
+    frames: Callable[[Path, FieldChoice], list[RadarFrame]]
     packages: tuple[str, ...]
+    has_datasets: bool = False
 
 
 _FORMATS = {
-    "odim": Format("ODIM HDF5", odim.times, odim.frames, ("pyproj",)),
+    "odim": Format("ODIM HDF5", odim.times, odim.frames, ("pyproj",), True),
     "knmi": Format("KNMI HDF5", knmi.times, knmi.frames, ("pyproj",)),
     "mrms": Format("MRMS GRIB2", mrms.times, mrms.frames, ("pygrib",)),
     "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pysteps", "pyproj")),
     "mch": Format("MeteoSwiss GIF", mch.times, mch.frames, ("pysteps",)),
     "cf": Format("CF netCDF", cf.times, cf.frames, ("xarray", "h5netcdf", "pyproj")),
     "zarr": Format("CF Zarr", cf.times, cf.frames, ("xarray", "zarr", "pyproj")),
-    "polar": Format("polar volume", polar.times, polar.frames, ("xradar",)),
+    "polar": Format("polar volume", polar.times, polar.frames, ("xradar",), True),
 }
 
 
-def frame_times(path: Path) -> list[datetime]:
+def frame_times(path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None) -> list[datetime]:
     """Return the times of the frames in a file, UTC, without reading its fields.
+
+    Args:
+        path: a file of any supported format.
+        prefer: as in :func:`read_frames`; the time of an accumulation is the end of its interval.
+        dataset: as in :func:`read_frames`.
 
     Raises:
         DataError: the format is not supported, or the file is damaged or contains no time.
         ConfigError: a package that the reader needs is not installed.
     """
-    file_format = detect_format(path)
+    file_format, choice = detect_format(path), FieldChoice(prefer, dataset)
     with _uniform_errors(path, file_format):
-        return file_format.times(path)
+        _reject_dataset(path, file_format, choice)
+        return file_format.times(path, choice)
 
 
-def read_frames(path: Path, *, prefer: Unit = "mm/h") -> list[RadarFrame]:
+def read_frames(path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None) -> list[RadarFrame]:
     """Return the frames of a file, in the order of its times.
 
     Args:
         path: a file of any supported format.
         prefer: unit to read if the file contains several quantities; another unit is returned if this one is absent.
+        dataset: number N of ``datasetN`` in an ODIM file; None reads the lowest level or the first.
 
     Raises:
         DataError: the format is not supported, the file is damaged, or its field contradicts its metadata.
         ConfigError: a package that the reader needs is not installed.
     """
-    file_format = detect_format(path)
+    file_format, choice = detect_format(path), FieldChoice(prefer, dataset)
     with _uniform_errors(path, file_format):
-        return file_format.frames(path, prefer)
+        _reject_dataset(path, file_format, choice)
+        return file_format.frames(path, choice)
+
+
+def _reject_dataset(path: Path, file_format: Format, choice: FieldChoice) -> None:
+    if choice.dataset is not None and not file_format.has_datasets:
+        raise DataError(f"{path} is {file_format.name} without numbered datasets; --dataset applies to ODIM HDF5")
 
 
 def detect_format(path: Path) -> Format:

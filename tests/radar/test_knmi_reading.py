@@ -73,7 +73,7 @@ def test_accumulation_is_divided_by_its_interval(tmp_path):
     assert frame.unit == "mm/h" and frame.time == END and frame.values.dtype == np.float32
     hour = read(tmp_path, product_datetime_start="22-Jun-2021;19:00:00")
     np.testing.assert_allclose(hour.values, [[0, 0.01, 0.64], [1.0, np.nan, np.nan]], rtol=1e-6)
-    assert hour.metadata["accumulation_minutes"] == 60.0
+    assert hour.interval_minutes == 60.0
     for start in ("22-JUN-2021;20:00:00.000", "22-JUN-2021;20:05:00.000"):
         with pytest.raises(DataError, match=r"a\.h5: the interval of image1 is -?[05] minutes; it must be positive"):
             read(tmp_path, product_datetime_start=start)

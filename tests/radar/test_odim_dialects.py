@@ -34,7 +34,7 @@ def test_accumulation_uses_the_interval_of_its_own_dataset(tmp_path, first):
         groups = {exchange.get(name[:8], name[:8]) + name[8:]: content for name, content in groups.items()}
     frame = read(write_layout(tmp_path / "a.h5", groups))
     np.testing.assert_array_equal(frame.values, [[5.0, 2.5]])
-    assert frame.unit == "mm/h" and frame.metadata["accumulation_minutes"] == 60.0
+    assert frame.unit == "mm/h" and frame.interval_minutes == 60.0
     np.testing.assert_array_equal(read(tmp_path / "a.h5", "dBZ").values, [[20.0, 30.0]])
 
 
@@ -218,8 +218,9 @@ def remove(name, *keys):
     [
         (remove("where", "projdef"), "no where/projdef"),
         (remove("where", "UL_lon", "UR_lon", "LL_lon", "LR_lon"), "it must contain LL and UR"),
-        (remove("what"), "''; they must be YYYYMMDD"),
-        (lambda groups: groups.pop("what"), "''; they must be YYYYMMDD"),
+        (remove("what", "date", "time"), "''; they must be YYYYMMDD"),
+        (remove("what"), "object ''; it must be a composite"),
+        (lambda groups: groups.pop("what"), "object ''; it must be a composite"),
         (lambda groups: groups["dataset1/data1/what"].update(gain=[1.0, 2.0]), "gain.*must be one number"),
         (lambda groups: groups["dataset1/data1/what"].update(gain=0.0), "gain 0.0"),
         (lambda groups: groups.update({"dataset1/data1/data": np.zeros((1, 2, 3))}), "must be two-dimensional"),
@@ -254,7 +255,7 @@ def test_real_files_of_several_services(name):
     nodata, undetect = what.get("nodata", np.nan), what.get("undetect", np.nan)
     missing, dry = np.isnan(stored) | (stored == nodata), stored == undetect
     physical = stored * what.get("gain", 1.0) + what.get("offset", 0.0)
-    assert frame.unit == unit and frame.metadata.get("accumulation_minutes") == minutes
+    assert frame.unit == unit and frame.interval_minutes == minutes
     assert frame.grid.spacing_x == pytest.approx(spacing, rel=1e-5)
     np.testing.assert_array_equal(np.isnan(frame.values), missing)
     assert (frame.values[dry] == (-np.inf if unit == "dBZ" else 0.0)).all()
