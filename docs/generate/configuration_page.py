@@ -33,7 +33,8 @@ Unknown fields, wrong types, NaN and infinity are rejected. `simcast config show
 or with `--resolved` all fields that its stage uses. A stage reads only the sections whose line *Read by* contains it;
 the other sections must keep their defaults.
 
-- **Type**: `null` is the empty value of YAML; a list is written `[1, 2]`; a path is text.
+- **Type**: `null` is the empty value of YAML; a list is written `[1, 2]`; a path is text. `010` and `1:30`, which
+  YAML reads as 8 and 90, are errors.
 - **Unit**: `1` is a dimensionless number; fields without a number have no unit (—).
 - **Kind**: a *scientific* field affects results; a checkpoint can be resumed only if all scientific fields are equal.
   An *operational* field decides where and how a run executes; it can change before a resume. Paths of inputs are

@@ -1,7 +1,10 @@
 """Read text files that users or other programs wrote: UTF-8 or UTF-16, with or without a byte order mark (BOM)."""
 
 import codecs
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from .errors import SimcastError
 
@@ -14,22 +17,29 @@ _MARKS = (
 )
 
 
-def read_text_file(path: Path, *, error: type[SimcastError], what: str) -> str:
+LARGEST_BYTES = 2**28
+
+
+def read_text_file(path: Path, *, error: type[SimcastError], what: str, most_bytes: int = LARGEST_BYTES) -> str:
     """Return the text of a file without its byte order mark, with line ends as in the file.
 
     Args:
         path: a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark.
         error: type of the errors.
         what: description of the file in errors, such as ``the catalog``.
+        most_bytes: largest valid size; more is not read.
 
     Raises:
-        SimcastError: of type ``error``: the file cannot be read, has another encoding (names the line), or contains
-            NUL characters.
+        SimcastError: of type ``error``: the file cannot be read, is too large, has another encoding (names the line),
+            or contains NUL characters.
     """
     try:
-        content = path.read_bytes()
-    except OSError as cause:
-        raise error(f"{what} {path} cannot be read: {cause.strerror or cause}") from cause
+        with path.open("rb") as file:
+            content = file.read(most_bytes + 1)
+    except (OSError, ValueError) as cause:  # ValueError: a NUL in the name
+        raise error(f"{what} {path} cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
+    if len(content) > most_bytes:
+        raise error(f"{what} {path} is larger than {most_bytes / 2**20:g} MiB, the largest valid size")
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)
@@ -43,3 +53,28 @@ def read_text_file(path: Path, *, error: type[SimcastError], what: str) -> str:
         line = text[: text.index("\0")].count("\n") + 1
         raise error(f"{what} {path}, line {line}: contains a NUL character (UTF-16 without BOM?); save it as UTF-8")
     return text
+
+
+def read_json_file(
+    path: Path,
+    *,
+    error: type[SimcastError],
+    what: str,
+    parse_constant: Callable[[str], Any] | None = None,
+) -> Any:
+    """Return the value of a JSON file.
+
+    Args:
+        path: a text file as for :func:`read_text_file`.
+        error: type of the errors.
+        what: description of the file in errors, such as ``the completion marker``.
+        parse_constant: called with ``NaN``, ``Infinity`` or ``-Infinity``; by default they are floats.
+
+    Raises:
+        SimcastError: of type ``error``: the file cannot be read, or is not JSON (names the line).
+    """
+    text = read_text_file(path, error=error, what=what)
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except (ValueError, RecursionError) as cause:  # also numbers of more than 4300 digits, and too many levels
+        raise error(f"{what} {path} is not JSON: {cause}") from cause

@@ -2,9 +2,9 @@
 
 import difflib
 import json
-import re
-from collections.abc import Hashable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, get_args
 
 import yaml
@@ -14,6 +14,7 @@ from .errors import ConfigError
 from .shipped_configs import resolve
 from .stage_sections import StrictModel
 from .text_files import read_text_file
+from .yaml_loader import LARGEST_BYTES, PlainLoader, explain_error
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -52,7 +53,7 @@ def read_plain_mapping(path: Path, *, what: str = "the configuration") -> dict[s
     Raises:
         ConfigError: the file is absent, not text, not YAML (an impossible date also is none), or not a mapping.
     """
-    text = read_text_file(path, error=ConfigError, what=what)
+    text = read_text_file(path, error=ConfigError, what=what, most_bytes=LARGEST_BYTES)
     data = load_yaml(text, where=str(path))
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must contain a mapping of keys to values, got {type(data).__name__}")
@@ -63,17 +64,21 @@ def load_yaml(text: str, *, where: str) -> Any:
     """Return the value of a YAML text; ``where`` begins the message of an error.
 
     Raises:
-        ConfigError: the text is not YAML, or contains an impossible date such as 2019-02-29.
+        ConfigError: the text is not YAML, or has a value that :class:`.PlainLoader` rejects, such as 2019-02-29.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from error
+        return yaml.load(text, Loader=PlainLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} is not valid YAML: {explain_error(error)}") from error
 
 
 def _plain(value: Any) -> Any:
-    """Return a NumPy scalar as a Python number, and anything else as text."""
-    return value.item() if hasattr(value, "item") else str(value)
+    """Return a NumPy scalar as a Python number, and a path or date as text."""
+    if hasattr(value, "item"):
+        return value.item()
+    if isinstance(value, (PurePath, date)):
+        return str(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}, not a number, text, list or mapping")
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T:
@@ -85,7 +90,11 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
     if issubclass(cls, StrictModel) and (kind := cls.other_kind(data)) is not None:
         raise ConfigError(f"{where or cls.__name__}: {kind}")
     try:
-        return cls.model_validate_json(json.dumps(data, default=_plain))
+        text = json.dumps(data, default=_plain)
+    except (TypeError, ValueError, RecursionError) as error:  # given by --set or Python; files are checked before
+        raise ConfigError(f"Invalid configuration {where or cls.__name__}: {error}") from None
+    try:
+        return cls.model_validate_json(text)
     except ValidationError as error:
         lines = [_explain(cls, dict(item)) for item in error.errors()]
         heading = f"Invalid configuration {where or cls.__name__}:"
@@ -178,37 +187,3 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for option in get_args(annotation) for model in _models_in(option)]
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that reads 5e-3 as a number and rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
-        try:
-            return super().construct_yaml_timestamp(node)
-        except ValueError as error:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{node.value} is not a date: {error}", node.start_mark
-            ) from error
-
-
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.storage.atomic_files import atomic_directory
 
 from .storms import GENERATOR, storm_event
@@ -173,7 +174,7 @@ def _is_complete(root: Path, recipe: _Recipe) -> bool:
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
-        record = json.loads((root / RECIPE).read_text(encoding="utf-8"))
+        record = read_json_file(root / RECIPE, error=DataError, what="the recipe")
         files, settings = record["files"], record["recipe"]
         is_equal = record["sha256"] == recipe.digest()
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,6 +1,5 @@
 """Write an exported folder atomically: programs, weights, configuration and model card."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 
 from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, load_autoencoder
 from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_trained
@@ -176,6 +176,6 @@ def _facts(
 def _trained_by(path: Path) -> dict[str, str]:
     """Return the versions stored in a run; empty for converted weights or an unreadable file."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return dict(read_json_file(path, error=ConfigError, what="the versions"))
+    except (ConfigError, TypeError, ValueError):
         return {}

@@ -3,13 +3,13 @@
 Structure after Mitchell et al., Model cards for model reporting (2019).
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.storage.run_directory import RunDirectory
@@ -83,10 +83,10 @@ def _read_scores(argument: str, name: str) -> Scores:
     row, separator, file = argument.partition("=")
     path, entry = Path(file if separator else argument), row if separator else name
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json_file(path, error=ConfigError, what="the file")
         rows = list(result["scores"])
         result["protocols"].items()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--scores {path} is not a score file of `simcast evaluate` ({error!r}); give its <split>.json"
         ) from error

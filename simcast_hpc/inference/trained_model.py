@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
+from simcast_hpc.config.yaml_files import read_plain_mapping
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.models import SimVP, build_model, grid_of
@@ -122,10 +122,10 @@ def reject_pipeline_directory(run_dir: Path) -> None:
         ConfigError: names the finished stages that forecast.
     """
     try:  # plain data, so that the pipeline of another version is recognized too
-        data = yaml.safe_load(RunDirectory(run_dir).config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        data = read_plain_mapping(RunDirectory(run_dir).config)
+    except ConfigError:
         return
-    if not isinstance(data, dict) or TrainConfig.other_kind(data) is None:
+    if TrainConfig.other_kind(data) is None:
         return
     finished = [str(run_dir / name) for name in data["stages"] or () if _forecasts(run_dir / str(name))]
     raise ConfigError(

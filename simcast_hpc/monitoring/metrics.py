@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+from simcast_hpc.config import ConfigError
+from simcast_hpc.config.text_files import read_text_file
 from simcast_hpc.storage.atomic_files import write_text
 
 
@@ -18,8 +20,8 @@ class MetricsWriter:
     def __init__(self, path: Path, events: Path, *, first_step: int):
         """Append after ``first_step``; lines of later steps, which an interrupted run wrote, are removed."""
         if path.is_file():
-            kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= first_step]
-            write_text(path, "".join(line + "\n" for line in kept))
+            kept = [line for line in read_metrics(path) if line["step"] <= first_step]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
@@ -37,11 +39,19 @@ class MetricsWriter:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a ``metrics.jsonl``; an incomplete last line, which a kill can leave, is ignored."""
-    return [json.loads(line) for line in _complete_lines(path)] if path.is_file() else []
+    """Return the lines of a ``metrics.jsonl``; an incomplete last line, which a kill can leave, is ignored.
 
-
-def _complete_lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    return lines if text.endswith("\n") else lines[:-1]
+    Raises:
+        ConfigError: a line (named) is damaged.
+    """
+    if not path.is_file():
+        return []
+    text = read_text_file(path, error=ConfigError, what="the metrics")
+    metrics = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            values = json.loads(line)
+            metrics.append(values | {"step": int(values["step"])})
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ConfigError(f"{path}, line {number} is damaged ({error!r}); remove the line") from error
+    return metrics

@@ -5,7 +5,6 @@ to the stage ``NAME``. ``verify`` scores all stages, writes the report and marks
 script runs the parts as job steps.
 """
 
-import json
 import logging
 import os
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig, SynthesisConfig, TrainConfig
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import find_rank
@@ -121,8 +121,8 @@ def verify(config: PipelineConfig) -> Path:
     with Durations(config).measure("verification"):
         _score(config)
     report = write_report(config.run_dir)
-    markers = {name: RunDirectory(config.run_dir / name).done.read_text(encoding="utf-8") for name in config.stages}
-    weights = {name: json.loads(text)["weights"] for name, text in markers.items()}
+    markers = {name: RunDirectory(config.run_dir / name).marker() or {} for name in config.stages}
+    weights = {name: marker.get("weights") for name, marker in markers.items()}
     RunDirectory(config.run_dir).finish({"stages": weights}, report=report.name)
     return report
 
@@ -141,9 +141,19 @@ class Durations:
         try:
             yield
         finally:
-            seconds = json.loads(self._path.read_text(encoding="utf-8")) if self._path.is_file() else {}
+            seconds = self._read()
             seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - start, 1)
             write_json(self._path, seconds)
+
+    def _read(self) -> dict[str, float]:
+        """Return the stored times; a damaged file, which must not end a run, is replaced."""
+        try:
+            stored = read_json_file(self._path, error=ConfigError, what="the durations")
+            return {str(name): float(value) for name, value in stored.items()}
+        except (ConfigError, AttributeError, TypeError, ValueError) as error:
+            if self._path.is_file():
+                logger.warning("%s is damaged and is replaced: %s", self._path, error)
+            return {}
 
 
 def _synthesize(config: PipelineConfig, synthesis: SynthesisConfig) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.config.text_files import read_text_file
 from simcast_hpc.storage.atomic_files import write_text
 
 from .example_window import ResultsError
@@ -108,8 +109,9 @@ def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:
     files = []
     for candidate in candidates:
         try:
-            files.append((candidate, ScoreFile.model_validate_json(candidate.read_text(encoding="utf-8"))))
-        except (OSError, ValidationError) as error:
+            text = read_text_file(candidate, error=ResultsError, what="the file")
+            files.append((candidate, ScoreFile.model_validate_json(text)))
+        except (ResultsError, ValidationError) as error:
             if not path.is_dir():
                 raise ResultsError(f"{path} does not contain scores of `simcast evaluate`: {error}") from error
     if not files:

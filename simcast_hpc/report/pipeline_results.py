@@ -1,6 +1,5 @@
 """Read and check the results of a pipeline run."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -8,6 +7,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, from_mapping, read_config
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.monitoring.metrics import read_metrics
 
 from .example_window import SUFFIX, ExampleFrames, ResultsError, read_example
@@ -357,11 +357,9 @@ def read_json(path: Path, *, hint: str = "the run is not finished or its directo
     """
     try:
         # NaN is not valid JSON, but Python writes it; it is an undefined score.
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except OSError as error:
-        raise ResultsError(f"cannot read {path}: {error.strerror or error}; {hint}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path} is not JSON ({error}); {hint}") from error
+        data = read_json_file(path, error=ResultsError, what="the file", parse_constant=lambda _: None)
+    except ResultsError as error:
+        raise ResultsError(f"{error}; {hint}") from error
     if not isinstance(data, dict):
         raise ResultsError(f"{path} must contain a mapping, got {type(data).__name__}")
     return data

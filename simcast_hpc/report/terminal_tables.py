@@ -1,6 +1,5 @@
 """Print score tables and findings in the terminal."""
 
-import json
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +10,7 @@ from simcast_hpc.config import from_mapping
 
 from .baseline_findings import baseline_findings
 from .findings_text import findings, headlines, run_findings, thresholds_of_the_mean
-from .pipeline_results import ScoreFile, read_results
+from .pipeline_results import ScoreFile, read_json, read_results
 from .score_tables import Table, lead_table
 
 _CELL_FRAME = 3  # a border and a space on either side
@@ -47,7 +46,7 @@ def print_scores(path: Path, *, console: Console | None = None) -> None:
         ConfigError: the file has an invalid or missing key.
     """
     console = console or Console()
-    scores = from_mapping(ScoreFile, json.loads(path.read_text(encoding="utf-8")), where=str(path))
+    scores = from_mapping(ScoreFile, read_json(path, hint="give a score file of `simcast evaluate`"), where=str(path))
     console.print(Text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
     console.print(_rich_table(lead_table(scores), width=console.width))
     console.print(Text(f"- {thresholds_of_the_mean(scores)}"))

@@ -192,7 +192,7 @@ class BlockStore:
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             return {"complete": bool(manifest["complete"]), "identity": dict(manifest["identity"])}
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _write_manifest(self, *, complete: bool) -> None:
@@ -237,7 +237,7 @@ def open_block(path: Path) -> np.ndarray:
         DataError: the file is absent or damaged.
     """
     try:
-        return np.load(path, mmap_mode="r")
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} is absent or damaged, but its store is complete: {error}; remove {path.parent} and fill it again"

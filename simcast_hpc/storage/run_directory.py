@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simcast_hpc.config import ConfigError, StrictModel, to_yaml
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.version import __version__, commit
 
 from .atomic_files import sweep, write_json, write_text
@@ -79,11 +80,14 @@ class RunDirectory:
         """
         if not self.done.is_file():
             return None
+        hint = "remove it to finish the run again"
         try:
-            marker = json.loads(self.done.read_text(encoding="utf-8"))
-            return {"inputs": dict(marker["inputs"]), **marker}
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{self.done} is damaged ({error!r}); remove it to finish the run again") from error
+            marker = read_json_file(self.done, error=ConfigError, what="the completion marker")
+        except ConfigError as error:
+            raise ConfigError(f"{self.done} is damaged ({error}); {hint}") from error
+        if not isinstance(marker, dict) or not isinstance(marker.get("inputs"), dict):
+            raise ConfigError(f"{self.done} is damaged: it has no mapping 'inputs'; {hint}")
+        return marker
 
     def finish(self, inputs: Mapping[str, Any], **results: Any) -> None:
         """Write the marker: the inputs of the completed run and its results."""

@@ -154,13 +154,16 @@ class Checkpoint:
         try:
             self.manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
             self._file_of = {name: note["file"] for note in self.manifest["files"] for name in note["tensors"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._step = int(self.manifest["step"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointError(f"{path} is not a checkpoint: {error!r}") from error
+        if outside := [name for name in self._file_of.values() if Path(name).name != name]:
+            raise CheckpointError(f"{path / _MANIFEST}: file {outside[0]!r} is not a name within the checkpoint")
 
     @property
     def step(self) -> int:
         """Optimizer steps done."""
-        return int(self.manifest["step"])
+        return self._step
 
     def verify(self, *, rank: int = 0, ranks: int = 1) -> None:
         """Compare the hashes of this rank's share of the files.

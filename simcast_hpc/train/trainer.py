@@ -108,7 +108,7 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
         planned = plan(config)
         marker = planned.directory.finished(planned.identity)
         if marker is not None:
-            logger.info("%s is finished after %d steps; nothing to do", config.run_dir, marker["steps"])
+            logger.info("%s is finished after %d steps; nothing to do", config.run_dir, marker.get("steps"))
             return
         reject_another_run(planned.directory.checkpoints, planned.identity)
         reject_stop_file(stop_files)
