@@ -11,6 +11,7 @@ from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spe
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.storage.atomic_files import write_json, write_text
+from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.verification.diagram_statistics import heavy_rain_panel
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.scores import mean_csi, scores, supported_thresholds
@@ -50,37 +51,40 @@ def evaluate(
         The content of the JSON file; empty on ranks other than 0.
 
     Raises:
-        ConfigError, DataError: unknown protocol, or invalid data.
+        ConfigError, DataError: unknown protocol, invalid data, or another process writes the same test set.
     """
-    # 1. Count all forecasts
+    # 1. Windows
     spec, protocols = target_spec(test_set.data), _protocols(test_set, entries, settings)
     frames = sequence.frames_in + sequence.frames_out
     source = open_windows(test_set.data, split=test_set.split, frames=frames)
-    folder.mkdir(parents=True, exist_ok=True)
-    counted, heaviest = count_entries(
-        source,
-        entries,
-        protocols,
-        frames_in=sequence.frames_in,
-        batch_size=settings.batch_size,
-        heavy=spec.threshold_codes()[-2:][0],
-        ranks=ranks,
-    )
-    if not ranks.is_first:
-        return {}
-    # 2. Score and write
-    result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
-    result["train_dates"] = list(train_dates)
-    _write(result, counted, folder)
-    write_example(
-        folder / f"{test_set.name}.example.npz",
-        source,
-        heaviest,
-        entries=entries,
-        thresholds=spec.threshold_codes(),
-        frames_in=sequence.frames_in,
-    )
-    return result
+    purpose = f"an evaluation of {test_set.name}"
+    with hold_directory(folder, purpose, field="--out", name=test_set.name, ranks=ranks) as lock:
+        # 2. Count all forecasts
+        counted, heaviest = count_entries(
+            source,
+            entries,
+            protocols,
+            frames_in=sequence.frames_in,
+            batch_size=settings.batch_size,
+            heavy=spec.threshold_codes()[-2:][0],
+            ranks=ranks,
+        )
+        if not ranks.is_first:
+            return {}
+        # 3. Score and write
+        result = _result(test_set, source, entries, protocols, counted, sequence=sequence, settings=settings)
+        result["train_dates"] = list(train_dates)
+        lock.check()
+        _write(result, counted, folder)
+        write_example(
+            folder / f"{test_set.name}.example.npz",
+            source,
+            heaviest,
+            entries=entries,
+            thresholds=spec.threshold_codes(),
+            frames_in=sequence.frames_in,
+        )
+        return result
 
 
 def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: EvaluationConfig) -> list[ScoreProtocol]:

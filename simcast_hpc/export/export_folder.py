@@ -14,6 +14,7 @@ from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, load_auto
 from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_text
+from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, versions
 
 from .exported_modules import TOLERANCE, Program, programs_of_autoencoder, programs_of_model
@@ -54,7 +55,7 @@ def export_run(
         onnx: also write ONNX where its exporter supports the program.
 
     Raises:
-        ConfigError: ``run_dir`` has no run that can be exported, or ``out`` exists.
+        ConfigError: ``run_dir`` has no run that can be exported, ``out`` exists, or another process writes it.
         ExportError: a program gives other numbers than the network.
         OSError: ``out`` cannot be written; nothing is left behind.
     """
@@ -71,16 +72,16 @@ def export_run(
         if isinstance(trained, TrainedModel)
         else programs_of_autoencoder(trained, frame_size)
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sweep(out.parent, out.name)
-    with atomic_directory(out) as partial:
-        exported = ExportResult({}, [])
-        files = {
-            name: text for program in programs for name, text in _write_program(program, partial, exported, onnx=onnx)
-        }
-        _write_metadata(partial, run_dir, trained, files, exported)
-        facts = _facts(run_dir, trained, files, exported)
-        write_text(partial / _CARD, write_card(config, facts, rows))
+    files: dict[str, str] = {}
+    with hold_directory(out.parent, "an export", field="OUT", name=out.name):
+        sweep(out.parent, out.name)
+        with atomic_directory(out) as partial:
+            exported = ExportResult({}, [])
+            for program in programs:
+                files |= dict(_write_program(program, partial, exported, onnx=onnx))
+            _write_metadata(partial, run_dir, trained, files, exported)
+            facts = _facts(run_dir, trained, files, exported)
+            write_text(partial / _CARD, write_card(config, facts, rows))
     return exported
 
 

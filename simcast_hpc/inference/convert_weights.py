@@ -14,6 +14,7 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, TrainConfig, from_mapping, to_yaml
 from simcast_hpc.models.published_weights import ForecasterSpec, forecaster_spec, load_public
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_tensors, write_text
+from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 
@@ -46,12 +47,17 @@ def convert_weights(
     except (ValueError, TypeError) as error:
         raise ConfigError(f"{file}: {error}") from error
     run_config = _run_config(spec, out, dataset=dataset)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sweep(out.parent, out.name)
-    with atomic_directory(out) as partial:
-        _write(RunDirectory(partial), model.state_dict(), run_config)
-        origin = {"architecture": architecture, "file": file.name, "sha256": file_hash(file), "config": dict(config)}
-        write_json(partial / "published.json", origin)
+    with hold_directory(out.parent, "a conversion", field="OUT", name=out.name):
+        sweep(out.parent, out.name)
+        with atomic_directory(out) as partial:
+            _write(RunDirectory(partial), model.state_dict(), run_config)
+            origin = {
+                "architecture": architecture,
+                "file": file.name,
+                "sha256": file_hash(file),
+                "config": dict(config),
+            }
+            write_json(partial / "published.json", origin)
     return run_config
 
 

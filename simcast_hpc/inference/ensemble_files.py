@@ -19,6 +19,7 @@ from simcast_hpc.diffusion import exceedance_probability, probability_matched_me
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.directory_lock import hold_directory
 
 from .trained_ensemble import TrainedEnsemble
 
@@ -82,6 +83,7 @@ def write_ensembles(
         ranks: the ranks that share the work.
 
     Raises:
+        ConfigError: another process writes the file.
         NonFiniteLatentError: sampling diverged; no file is written.
         OSError: the file cannot be written.
     """
@@ -92,10 +94,10 @@ def write_ensembles(
     frames_in = ensemble.config.sequence.frames_in
     thresholds = spec.threshold_codes()
     file, rates = None, []
-    with ExitStack() as open_files:
+    lock = hold_directory(out.parent, "a sampling", field="--out", name=out.name, ranks=ranks)
+    with lock, ExitStack() as open_files:
         with ranks.together():
             if ranks.is_first:
-                out.parent.mkdir(parents=True, exist_ok=True)
                 file = open_files.enter_context(h5py.File(open_files.enter_context(atomic_file(out)), "w"))
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
         progress = Progress(logger, "sampling", count, unit="windows")

@@ -22,6 +22,7 @@ from simcast_hpc.inference.trained_ensemble import load_run
 from simcast_hpc.inference.trained_model import forecast_device
 from simcast_hpc.report import write_report
 from simcast_hpc.storage.atomic_files import write_json
+from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.precompute_rollouts import fill_rollouts
 from simcast_hpc.train.stop_errors import raise_on_signal, reject_stop_file
@@ -71,11 +72,11 @@ def run_part(requested: PipelineConfig, part: str, *, announce: Announce = None)
                 f"--part {part} requires a single process, but {rank_info.launcher} started {rank_info.world_size}; "
                 "run it without a launcher, or as one task"
             )
-        with raise_on_signal():
+        with raise_on_signal(), hold_directory(requested.run_dir, f"part {part} of a pipeline") as lock:
             if part == "prepare":
                 prepare(requested, announce=announce)
             else:
-                verify(prepared_config(requested))
+                verify(prepared_config(requested), lock)
         return
     stage = prepared_config(requested).train_config(part.removesuffix(_ROLLOUTS))
     if part.endswith(_ROLLOUTS):
@@ -112,14 +113,17 @@ def prepare(requested: PipelineConfig, *, announce: Announce = None) -> Pipeline
     return config
 
 
-def verify(config: PipelineConfig) -> Path:
+def verify(config: PipelineConfig, lock: DirectoryLock) -> Path:
     """Score all stages, write the HTML report, mark the pipeline as complete, and return the path of the report.
 
     Raises:
         ConfigError: a stage is not complete.
+        LostLockError: another process took over the run directory.
     """
+    lock.check()
     with Durations(config).measure("verification"):
         _score(config)
+    lock.check()
     report = write_report(config.run_dir)
     markers = {name: RunDirectory(config.run_dir / name).marker() or {} for name in config.stages}
     weights = {name: marker.get("weights") for name, marker in markers.items()}

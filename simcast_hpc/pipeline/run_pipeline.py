@@ -9,6 +9,7 @@ from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig
 from simcast_hpc.distributed.ranks import find_rank
+from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory
 from simcast_hpc.train.stop_errors import raise_on_signal, reject_stop_file
 
@@ -25,7 +26,7 @@ def run_pipeline(requested: PipelineConfig, *, announce: Announce = None, quiet:
         quiet: let the stages print warnings and errors only.
 
     Raises:
-        ConfigError, DataError: the pipeline is invalid; nothing was trained.
+        ConfigError, DataError: the pipeline is invalid or another process runs it; nothing was trained.
         PausedError, StoppedError: a signal or a STOP file ended it; the same command resumes it.
         PipelineError: a stage failed.
     """
@@ -35,14 +36,15 @@ def run_pipeline(requested: PipelineConfig, *, announce: Announce = None, quiet:
             "or run each part on all ranks with --part"
         )
     reject_stop_file([requested.run_dir])
-    with raise_on_signal():
+    with raise_on_signal(), hold_directory(requested.run_dir, "a pipeline") as lock:
         config = prepare(requested, announce=announce)
         durations = Durations(config)
         for name in config.stages:
             reject_stop_file([config.run_dir])
+            lock.check()
             with durations.measure(name):
                 _train(config, name, quiet=quiet)
-        return verify(config)
+        return verify(config, lock)
 
 
 def _train(config: PipelineConfig, name: str, *, quiet: bool) -> None:

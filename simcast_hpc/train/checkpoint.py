@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,25 @@ class CheckpointError(SimcastError, RuntimeError):
 class CheckpointWriter:
     """Writes checkpoints in the background, one at a time, and keeps the newest ``keep``."""
 
-    def __init__(self, folder: Path, *, keep: int, ranks: TorchRanks, timeout_minutes: float):
-        self.folder, self.keep, self.ranks = folder, keep, ranks
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        ranks: TorchRanks,
+        timeout_minutes: float,
+        check_owner: Callable[[], None] = lambda: None,
+    ):
+        """Create the folder and remove what killed writers left in it.
+
+        Args:
+            folder: of the checkpoints.
+            keep: number of checkpoints that remain.
+            ranks: the ranks, each of which writes its share.
+            timeout_minutes: of the wait for the shares of other ranks.
+            check_owner: raises an error if this process must not write to the folder any more.
+        """
+        self.folder, self.keep, self.ranks, self._check_owner = folder, keep, ranks, check_owner
         self._timeout_seconds = timeout_minutes * 60
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
@@ -49,7 +66,12 @@ class CheckpointWriter:
             sweep(folder)
 
     def failed(self) -> bool:
-        """Return whether this rank failed to write its share of the pending checkpoint; not a collective."""
+        """Return whether this rank could not write its share, or lost the folder to another process; no collective."""
+        if self._failure is None:
+            try:
+                self._check_owner()
+            except SimcastError as error:
+                self._failure = error
         return self._failure is not None
 
     def save(
@@ -120,6 +142,7 @@ class CheckpointWriter:
             if rank == 0:
                 manifest["files"] = self._collect(partial, manifest["ranks"])
                 write_json(partial / _MANIFEST, manifest)
+                self._check_owner()
                 publish(partial, final)
                 for old in visible(self.folder)[: -self.keep]:
                     remove(old)

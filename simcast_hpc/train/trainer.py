@@ -27,6 +27,7 @@ from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.atomic_files import write_tensors
+from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
@@ -94,8 +95,9 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
         announce: called with the fitted configuration once every check has passed and training is about to start.
 
     Raises:
-        ConfigError, DataError: the run cannot start.
-        CheckpointError: the checkpoints belong to another run, are all damaged, or cannot be written.
+        ConfigError, DataError: the run cannot start, for example because another process trains in its directory.
+        CheckpointError: the checkpoints belong to another run, are all damaged, or cannot be written, for example
+            because the lock on the run directory was lost.
         NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is kept.
         PausedError: a signal asked the run to exit; its state is saved.
         StoppedError: a STOP file keeps the run from starting or ends it; its state is saved.
@@ -118,16 +120,20 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
         if announce is not None:
             announce(planned.config)
         if is_first:
-            planned.directory.prepare(planned.config)
-        # 3. Training
+            planned.directory.create()
+        # 3. Training; the lock comes before anything is written or removed
         ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
         try:
-            _train(planned, ranks, stop_request)
+            with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
+                with ranks.together():
+                    if is_first:
+                        planned.directory.prepare(planned.config)
+                _train(planned, ranks, stop_request, lock)
         finally:
             ranks.leave()
 
 
-def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest) -> None:
+def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: DirectoryLock) -> None:
     config, stage, directory = planned.config, planned.stage, planned.directory
     # 1. Network: initial weights are a function of the seed; other runs are loaded before and draw no random numbers
     torch.manual_seed(config.seed)
@@ -141,7 +147,11 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest) -> None:
     first_step = _resume(planned, engine, ranks, ema)
     # 4. Train
     writer = CheckpointWriter(
-        directory.checkpoints, keep=config.checkpoint.keep, ranks=ranks, timeout_minutes=config.engine.timeout_minutes
+        directory.checkpoints,
+        keep=config.checkpoint.keep,
+        ranks=ranks,
+        timeout_minutes=config.engine.timeout_minutes,
+        check_owner=lock.check,
     )
     timer = StepTimer(ranks.device)
     with ExitStack() as resources:
@@ -157,6 +167,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest) -> None:
             guard=NonFiniteGuard(config.watch.most_skipped if config.watch.non_finite == "skip" else 0),
             timer=timer,
             hooks=[
+                PeriodicHook(1, WriteFailureHook(writer)),
                 *([] if ema is None else [PeriodicHook(1, ema)]),
                 *_monitoring_hooks(planned, ranks, engine, timer, ema, first_step=first_step, resources=resources),
                 *_checkpoint_hooks(planned, writer, engine, ema),
@@ -172,6 +183,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest) -> None:
     metadata = stage.export_metadata(checkpoint, ranks)
     with ranks.together():
         if ranks.is_first:
+            lock.check()
             _export(planned, checkpoint, metadata)
 
 
@@ -244,7 +256,6 @@ def _checkpoint_hooks(
         writer, engine, global_size=planned.config.batch.global_size, identity=planned.identity, ema=ema
     )
     return [
-        PeriodicHook(1, WriteFailureHook(writer)),
         PeriodicHook(config.every_steps, save, before_exit=True),
         PeriodicHook(1, WaitForWriterHook(writer, ahead_steps=config.ahead_steps)),
     ]

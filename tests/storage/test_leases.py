@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from simcast_hpc.storage import leases as leases_module
 from simcast_hpc.storage.leases import Leases
 
 
@@ -62,7 +63,7 @@ def test_an_exception_releases_the_lease(tmp_path):
 
 def test_a_stale_lease_is_taken_over_and_the_former_owner_notices(tmp_path, caplog):
     former, other = _leases(tmp_path, stale_seconds=60.0), _leases(tmp_path, 1)
-    lease = former._take("block")
+    lease = former.take("block")
     assert lease is not None
     _age(tmp_path, 59.0)
     with other.acquire("block") as early:
@@ -82,11 +83,11 @@ def test_a_stale_lease_is_taken_over_and_the_former_owner_notices(tmp_path, capl
 
 def test_renewal_keeps_a_lease_fresh(tmp_path):
     leases = _leases(tmp_path)
-    lease = leases._take("block")
+    lease = leases.take("block")
     assert lease is not None
 
     def age() -> float:
-        return (leases._now() - (tmp_path / "block.lease").stat().st_mtime_ns) / 1e9
+        return (leases_module._file_system_time(tmp_path) - (tmp_path / "block.lease").stat().st_mtime_ns) / 1e9
 
     _age(tmp_path, 50.0)
     assert lease.renew() and age() > 49, "a recent renewal is not repeated"
@@ -96,7 +97,7 @@ def test_renewal_keeps_a_lease_fresh(tmp_path):
 
 def test_a_lease_that_is_renewed_while_it_is_taken_over_keeps_its_owner(tmp_path, monkeypatch):
     owner, other = _leases(tmp_path), _leases(tmp_path, 1)
-    lease = owner._take("block")
+    lease = owner.take("block")
     assert lease is not None
     _age(tmp_path, 100.0)
     create = os.open
@@ -107,19 +108,19 @@ def test_a_lease_that_is_renewed_while_it_is_taken_over_keeps_its_owner(tmp_path
         return create(path, *arguments)
 
     monkeypatch.setattr(os, "open", renew_before)
-    assert other._take("block") is None and lease._is_ours()
+    assert other.take("block") is None and lease._is_ours()
     assert [path.name for path in tmp_path.iterdir()] == ["block.lease"]
 
 
 def test_one_of_many_takes_over_a_stale_lease(tmp_path):
     for attempt in range(10):
         name = f"block-{attempt}"
-        _leases(tmp_path)._take(name)
+        _leases(tmp_path).take(name)
         _age(tmp_path, 100.0)
         taken = []
-        _in_threads(16, lambda rank, name=name, taken=taken: taken.append(_leases(tmp_path, rank)._take(name)))
+        _in_threads(16, lambda rank, name=name, taken=taken: taken.append(_leases(tmp_path, rank).take(name)))
         assert len([lease for lease in taken if lease is not None]) == 1
-        assert _leases(tmp_path)._take(name) is None
+        assert _leases(tmp_path).take(name) is None
 
 
 def test_there_is_never_a_second_owner_while_owners_release_and_die(tmp_path):
@@ -129,7 +130,7 @@ def test_there_is_never_a_second_owner_while_owners_release_and_die(tmp_path):
     def work(rank: int) -> None:
         dice = random.Random(rank)
         for _ in range(30):
-            lease = _leases(tmp_path, rank)._take("block")
+            lease = _leases(tmp_path, rank).take("block")
             if lease is None:
                 continue
             inside.append(rank)

@@ -11,6 +11,7 @@ import h5py
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.archive_catalog import CATALOG
+from simcast_hpc.storage.directory_lock import hold_directory
 
 from .s3_transfer import (
     DownloadError,
@@ -131,16 +132,18 @@ def download(
     filesystem = store.connect()
     objects = list_objects(filesystem, store.bucket, image_type=image_type, years=years)
     missing = require_space(objects, root)
-    progress = on_start(missing) if on_start else lambda _bytes: None
-    for remote in objects:
-        into = local_path(remote, root)
-        if is_downloaded(remote, into):
-            continue
-        verified = _download_newest(filesystem, remote, into, retry or RetryPolicy(), progress)
-        if not verified:
-            logger.warning("%s: multipart upload of unknown part size, only the file size is verified", into)
-        if into.suffix == ".h5":
-            _require_hdf5(into)
+    with hold_directory(root, "a download", field="ROOT") as lock:
+        progress = on_start(missing) if on_start else lambda _bytes: None
+        for remote in objects:
+            lock.check()
+            into = local_path(remote, root)
+            if is_downloaded(remote, into):
+                continue
+            verified = _download_newest(filesystem, remote, into, retry or RetryPolicy(), progress)
+            if not verified:
+                logger.warning("%s: multipart upload of unknown part size, only the file size is verified", into)
+            if into.suffix == ".h5":
+                _require_hdf5(into)
     return objects
 
 

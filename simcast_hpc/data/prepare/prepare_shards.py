@@ -31,6 +31,7 @@ from simcast_hpc.data.shards.shard_format import (
 from simcast_hpc.distributed.ranks import Ranks
 from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import sweep, write_text
+from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory, is_lock_file
 from simcast_hpc.storage.run_directory import file_hash
 
 from .dataset_statistics import summary
@@ -56,6 +57,7 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
     Complete shards of an interrupted preparation of the same raw data with the same recipe are kept.
 
     Raises:
+        ConfigError: another process prepares data in the folder, or it cannot be written.
         DataError: the raw data has problems that are not skipped, or the folder contains something else.
         SimcastError: on each rank, if another one failed.
     """
@@ -69,19 +71,29 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
         if not source.events:
             raise DataError(f"{len(source.notes)} files contain no event of {source.spec.name}")
         compression(recipe.codec)
-    # 2. Target folder
-    with ranks.together():
-        if ranks.is_first:
-            _claim(into, made_of)
-    if (into / MANIFEST).is_file():
+    # 2. Target folder; complete shards are only read
+    if ranks.broadcast((into / MANIFEST).is_file()):
         return _check_finished(into, made_of, ranks)
-    # 3. Shards, distributed over the ranks
+    with hold_directory(into, "data preparation", field="SHARDS", ranks=ranks) as lock:
+        with ranks.together():
+            if ranks.is_first:
+                _claim(into, made_of)
+        if ranks.broadcast((into / MANIFEST).is_file()):
+            return _check_finished(into, made_of, ranks)
+        return _fill(source, into, recipe, ranks, skipped, lock)
+
+
+def _fill(
+    source: EventSource, into: Path, recipe: Recipe, ranks: Ranks, skipped: list[DataProblem], lock: DirectoryLock
+) -> Manifest:
+    # 1. Shards, distributed over the ranks
     shards = _shards(len(source.events), recipe.events_per_shard)
     own: dict[int, ShardFile] = {}
     with ranks.together():
         numbers = range(ranks.rank, len(shards), ranks.size)
         progress = Progress(logger, "prepare", len(numbers), unit="shards")
         for number in numbers:
+            lock.check()
             path = into / shard_name(number)
             if not path.is_file():
                 write_shard(
@@ -89,11 +101,12 @@ def prepare(open_source: Callable[[], EventSource], into: Path, recipe: Recipe, 
                 )
             own[number] = _shard_file(path, len(shards[number]))
             progress.advance()
-    # 4. Index and manifest
+    # 2. Index and manifest
     files = {number: file for part in ranks.gather(own) for number, file in part.items()}
     manifest = None
     with ranks.together():
         if ranks.is_first:
+            lock.check()
             manifest = _finish(into, source, recipe, [files[number] for number in sorted(files)], skipped)
     return ranks.gather(manifest)[0]
 
@@ -113,24 +126,31 @@ def _made_of(source: EventSource, recipe: Recipe) -> str:
 
 def _claim(into: Path, made_of: str) -> None:
     """Record what the folder is used for, and reject a folder that is used for something else."""
-    claim = into / CLAIM
-    if claim.is_file():
+    if (into / CLAIM).is_file():
         sweep(into)
-        if claim.read_text(encoding="utf-8").strip() != made_of:
-            raise DataError(
-                f"{into} contains shards of other raw data, another description, codec or number of events per shard; "
-                "choose another folder, or remove it"
-            )
+        _require_claim(into, made_of)
         return
-    if into.exists() and any(into.iterdir()):
+    sweep(into, CLAIM)  # of a process that was killed while it wrote the claim
+    if any(not is_lock_file(path) for path in into.iterdir()):
         raise DataError(f"{into} is not empty and contains no shards; choose another folder")
-    into.mkdir(parents=True, exist_ok=True)
-    write_text(claim, made_of + "\n")
+    write_text(into / CLAIM, made_of + "\n")
+
+
+def _require_claim(into: Path, made_of: str) -> None:
+    claim = into / CLAIM
+    if not claim.is_file():
+        raise DataError(f"{into} is not empty and contains no shards; choose another folder")
+    if claim.read_text(encoding="utf-8").strip() != made_of:
+        raise DataError(
+            f"{into} contains shards of other raw data, another description, codec or number of events per shard; "
+            "choose another folder, or remove it"
+        )
 
 
 def _check_finished(into: Path, made_of: str, ranks: Ranks) -> Manifest:
-    manifest = read_manifest(into)
     with ranks.together():
+        _require_claim(into, made_of)
+        manifest = read_manifest(into)
         if manifest.made_of != made_of:
             raise DataError(f"{into / MANIFEST} does not match {CLAIM}; remove the folder and prepare again")
         check_present(into, manifest, range(len(manifest.shards)))
