@@ -1,5 +1,7 @@
 """``simcast predict``: forecast from radar files, once or for every new frame in a watched folder."""
 
+import logging
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +13,8 @@ from simcast_hpc.config import ConfigError
 from .options import Quiet, override_sampling
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from simcast_hpc.forecast.forecast_files import Publisher
     from simcast_hpc.forecast.predictor import Predictor
 
@@ -155,14 +159,22 @@ def predict(
         _watch(predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern)
         return
     for path in _forecast_once(predictor, publisher, frames or [], at=at, pattern=pattern):
-        print(path)
+        typer.echo(os.fsencode(path))  # bytes: the name of --out may be invalid UTF-8
 
 
 def _reject_absent(frames: list[Path], watch: Path | None, pattern: str) -> None:
     from simcast_hpc.radar.frame_files import list_files
+    from simcast_hpc.radar.read_frame import is_zarr
 
+    if Path(pattern).is_absolute() or not pattern:
+        raise ConfigError(f"--pattern {pattern!r} must be a pattern of names in the folder, for example '*.h5'")
     if watch is not None and not watch.is_dir():
         raise ConfigError(f"--watch {watch} is not a folder")
+    if watch is not None and is_zarr(watch):
+        raise ConfigError(
+            f"--watch {watch} is a Zarr store; give the folder that contains it: --watch {watch.resolve().parent} "
+            f"--pattern {watch.resolve().name}"
+        )
     list_files(frames, pattern)
 
 
@@ -178,7 +190,7 @@ def _predictor(
     changes: list[str],
     **reading: Any,
 ) -> "Predictor":
-    from simcast_hpc.data.dataset_spec import ZRRelation, warn_about_name
+    from simcast_hpc.data.dataset_spec import ZRRelation
     from simcast_hpc.forecast.choose_frames import FrameRequest
     from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, training_grid
     from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
@@ -195,7 +207,6 @@ def _predictor(
         )
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
     code = encoding_of_run(model.config.data, z_r=relation, **reading)
-    warn_about_name(model.config.name, code.spec)
     if tile is not None:
         reject_unfit_tile(model, tile)
     tile = tile or training_grid(model)
@@ -215,7 +226,7 @@ def _forecast_once(
     files = index_times(list_files(places, pattern), skip_unreadable=skip_unreadable, encoding=predictor.code)
     if not files:
         raise ConfigError(f"no readable radar frame in {', '.join(map(str, places))}")
-    issue = _parse_time(at) if at else max(files)
+    issue = _parse_time(at) if at else _newest(files)
     try:
         chosen = predictor.inputs(list(files), issue)
     except DataError:
@@ -224,6 +235,20 @@ def _forecast_once(
         raise
     frames = read_encoded(files, [time for time in chosen.frames if time is not None], predictor.code)
     return list(publisher.publish(predictor.predict(frames, issue)).values())
+
+
+def _newest(files: "Mapping[datetime, Path]") -> datetime:
+    """Return the newest time that the clock has reached; the newest of all if there is none."""
+    from simcast_hpc.forecast.watched_files import FUTURE_TOLERANCE
+
+    newest, limit = max(files), datetime.now(UTC) + FUTURE_TOLERANCE
+    reached = max((time for time in files if time <= limit), default=newest)
+    if reached < newest:
+        logging.getLogger(__name__).warning(
+            "%s has the time %s UTC, which is in the future: the forecast is issued at %s (--at selects another time)",
+            files[newest], f"{newest:%Y-%m-%d %H:%M}", f"{reached:%Y-%m-%d %H:%M}",
+        )  # fmt: skip
+    return reached
 
 
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simcast_hpc.monitoring.log import printable
+
 from .predictor import Forecast
 
 if TYPE_CHECKING:
@@ -163,7 +165,8 @@ def _attributes(forecast: Forecast, *, institution: str, comment: str) -> dict[s
         "institution": institution or "not given",
         **provenance,
     }
-    return {**attributes, "comment": comment} if comment else attributes
+    attributes |= {"comment": comment} if comment else {}
+    return {key: printable(text) for key, text in attributes.items()}  # netCDF rejects invalid UTF-8
 
 
 def _encoding(name: str, variable: "xr.Variable") -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Choose the input frames of a forecast: the model's cadence, one grid, one unit, gaps only where interpolated."""
 
+import bisect
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import MAXYEAR, datetime, timedelta
 
 import numpy as np
 
@@ -11,14 +12,17 @@ from simcast_hpc.config import DataError
 from simcast_hpc.radar.frame_encoding import EncodedFrame
 from simcast_hpc.radar.radar_frame import RadarFrame
 
+# Before the first weather radars: the time of a damaged file, or of a clock that was reset.
+EARLIEST_YEAR = 1940
+
 
 @dataclass(frozen=True)
 class FrameRequest:
     """The input frames of a model: ``frames_in`` frames, one every ``step_minutes``.
 
-    ``bridge`` is the largest number of consecutive frames that may be missing and are interpolated in time, in linear
-    units; the first and the last frame are never interpolated. A frame may be up to a quarter of a step from its
-    nominal time.
+    ``bridge`` is the largest number of consecutive frames in which a pixel may be missing and is interpolated in time,
+    in linear units; also if complete frames are missing. The first and the last frame are never interpolated. A frame
+    may be up to a quarter of a step from its nominal time.
     """
 
     frames_in: int
@@ -31,7 +35,13 @@ class FrameRequest:
         return timedelta(minutes=self.step_minutes / 4)
 
     def times(self, issue: datetime) -> list[datetime]:
-        """Return the nominal times of the inputs of a forecast issued at ``issue``, ascending."""
+        """Return the nominal times of the inputs of a forecast issued at ``issue``, ascending.
+
+        Raises:
+            DataError: ``issue`` is not a time of radar measurements.
+        """
+        if not EARLIEST_YEAR <= issue.year < MAXYEAR:
+            raise DataError(f"the issue time {issue.isoformat()} must be between {EARLIEST_YEAR} and {MAXYEAR - 1}")
         step = timedelta(minutes=self.step_minutes)
         return [issue - step * (self.frames_in - 1 - k) for k in range(self.frames_in)]
 
@@ -61,7 +71,8 @@ def choose_frames(available: Iterable[datetime], issue: datetime, request: Frame
     times = request.times(issue)
     frames: list[datetime | None] = []
     for time in times:
-        nearest = min(available, key=lambda frame: abs(frame - time), default=None)
+        after = bisect.bisect(available, time)
+        nearest = min(available[max(after - 1, 0) : after + 1], key=lambda frame: abs(frame - time), default=None)
         frames.append(nearest if nearest is not None and abs(nearest - time) <= request.tolerance else None)
     frame_set = FrameSet(issue, tuple(times), tuple(frames))
     # 2. Gaps
@@ -100,22 +111,35 @@ def require_one_grid_and_unit(frames: Sequence[RadarFrame | EncodedFrame]) -> No
             raise DataError(f"{frame.path} has another grid than {first.path}: {difference}")
 
 
-def interpolate_gaps(fields: Sequence[np.ndarray | None], times: Sequence[datetime]) -> list[np.ndarray]:
-    """Return fields ``[H, W]`` in which the missing ones (None) are interpolated linearly in time.
+def pixel_gaps(missing: np.ndarray, longest: int) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Find the pixels that are missing in at most ``longest`` consecutive frames and exist before and after these.
 
-    Values must be linear in the amount of water or echo. A pixel that is missing in a neighboring frame is missing.
+    Args:
+        missing: bool ``[T, H, W]``.
+        longest: largest number of consecutive frames.
+
+    Yields:
+        The frames before and after the gap, and the pixels ``[H, W]`` that have it; only gaps that occur.
     """
-    present = [k for k, field in enumerate(fields) if field is not None]
-    complete: list[np.ndarray] = []
-    for k, field in enumerate(fields):
-        if field is None:
-            before, after = max(i for i in present if i < k), min(i for i in present if i > k)
-            weight = (times[k] - times[before]) / (times[after] - times[before])
-            earlier, later = fields[before], fields[after]
-            assert earlier is not None and later is not None
-            field = (earlier * (1 - weight) + later * weight).astype(np.float32)
-        complete.append(field)
-    return complete
+    frames = len(missing)
+    for before in range(frames - 2):
+        inside = ~missing[before]  # pixels that exist before the gap and are missing since
+        for after in range(before + 1, min(before + longest + 2, frames)):
+            pixels = inside & ~missing[after]
+            if after > before + 1 and pixels.any():
+                yield before, after, pixels
+            inside &= missing[after]
+            if not inside.any():
+                break
+
+
+def interpolate(earlier: np.ndarray, later: np.ndarray, times: Sequence[datetime], between: int) -> np.ndarray:
+    """Interpolate float32 fields in time, linearly between the first and the last of ``times``, to ``times[between]``.
+
+    Values must be linear in the amount of water or echo.
+    """
+    weight = np.float32((times[between] - times[0]) / (times[-1] - times[0]))
+    return earlier * (1 - weight) + later * weight
 
 
 def _longest_gap(frames: Sequence[datetime | None]) -> int:

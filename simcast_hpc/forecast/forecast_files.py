@@ -87,9 +87,12 @@ class Publisher:
     def signature(self, issue: datetime) -> str | None:
         """Return the signature stored in the data of an issue time; None if a file is absent or incomplete."""
         paths = self.paths(issue)
-        if not all(path.exists() for path in paths.values()):
+        try:
+            if not all(path.exists() for path in paths.values()):
+                return None
+            signatures = {_signature(path) for kind, path in paths.items() if kind in DATA}
+        except Exception:  # h5py does not document what it raises on a damaged file
             return None
-        signatures = {_signature(path) for kind, path in paths.items() if kind in DATA and _is_complete(path)}
         return signatures.pop() if len(signatures) == 1 else None
 
     def issues(self) -> list[datetime]:
@@ -109,10 +112,12 @@ class Publisher:
 
 
 def _signature(path: Path) -> str | None:
-    if path.suffix == ".zarr":
-        return json.loads((path / ".zattrs").read_text(encoding="utf-8")).get(SIGNATURE)
+    """Return the signature in a netCDF file or a Zarr store; None if it is incomplete."""
+    if path.suffix == ".zarr":  # its consolidated metadata is written last
+        complete = (path / ".zmetadata").is_file()
+        return json.loads((path / ".zattrs").read_text(encoding="utf-8")).get(SIGNATURE) if complete else None
     with h5py.File(path, "r") as file:
-        return file.attrs.get(SIGNATURE)
+        return file.attrs.get(SIGNATURE) if "crs" in file else None
 
 
 def write_netcdf(dataset: "xr.Dataset", path: Path) -> None:
@@ -148,14 +153,3 @@ def write_zarr(dataset: "xr.Dataset", path: Path) -> None:
         variable.encoding = {}
     with atomic_directory(path, replace=True) as temporary:
         plain.to_zarr(temporary, mode="w", zarr_format=2, consolidated=True, encoding=encoding)
-
-
-def _is_complete(path: Path) -> bool:
-    """Return whether a netCDF file opens, or a Zarr store has its metadata, which is written last."""
-    if path.suffix == ".zarr":
-        return (path / ".zmetadata").is_file()
-    try:
-        with h5py.File(path, "r") as file:
-            return "crs" in file
-    except OSError:
-        return False

@@ -12,17 +12,19 @@ import torch
 
 from simcast_hpc import __version__
 from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models import grid_of
+from simcast_hpc.monitoring.log import printable
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 from simcast_hpc.storage.run_directory import versions
 
-from .choose_frames import FrameRequest, FrameSet, choose_frames, interpolate_gaps, require_one_grid_and_unit
+from .choose_frames import FrameRequest, FrameSet, choose_frames, interpolate, pixel_gaps, require_one_grid_and_unit
 
 # Members are sampled in groups whose fields take at most this many bytes, in addition to the kept members.
 _GROUP_BYTES = 1 << 30
@@ -100,6 +102,10 @@ class Predictor:
     batch: int = 4
     keep_members: bool = True
 
+    def __post_init__(self) -> None:
+        """Warn if the name of the run, which forecasts show, is that of another data set."""
+        warn_about_name(self.model.config.name, self.code.spec)
+
     def inputs(self, available: Sequence[datetime], issue: datetime) -> FrameSet:
         """Choose the input frames of a forecast issued at ``issue``.
 
@@ -117,7 +123,11 @@ class Predictor:
         chosen = self.inputs(list(frames), issue)
         inputs = [frames[time] for time in chosen.frames if time is not None]
         require_one_grid_and_unit(inputs)
-        codes = self._stack(frames, chosen)
+        codes = np.stack([
+            np.full(inputs[0].codes.shape, MISSING_CODE, np.uint8) if time is None else frames[time].codes
+            for time in chosen.frames
+        ])  # fmt: skip
+        bridged = self._bridge_pixels(codes, chosen)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
         missing = (codes == MISSING_CODE).any(axis=0)
         values, mean, probability = self._forecast(codes, domain, missing)
@@ -134,18 +144,23 @@ class Predictor:
             values,
             mean,
             probability,
-            self._provenance(chosen, inputs),
+            self._provenance(chosen, inputs, bridged),
         )
 
-    def _stack(self, frames: Mapping[datetime, EncodedFrame], chosen: FrameSet) -> np.ndarray:
-        """Return uint8 codes ``[T, H, W]``, with missing frames interpolated in linear units."""
-        if not chosen.missing:
-            return np.stack([frames[time].codes for time in chosen.frames if time is not None])
-        linear = [
-            None if time is None else self.code.to_linear(self.code.spec.encoding.decode(frames[time].codes))
-            for time in chosen.frames
-        ]
-        return np.stack([self.code.codes(one, 1) for one in interpolate_gaps(linear, chosen.times)])
+    def _bridge_pixels(self, codes: np.ndarray, chosen: FrameSet) -> list[int]:
+        """Interpolate missing pixels of codes ``[T, H, W]`` in time, in linear units, in place.
+
+        Returns:
+            The number of interpolated pixels of each frame.
+        """
+        encoding, bridged = self.code.spec.encoding, [0] * len(codes)
+        for before, after, pixels in pixel_gaps(codes == MISSING_CODE, self.wanted.bridge):
+            earlier, later = (self.code.to_linear(encoding.decode(codes[k][pixels])) for k in (before, after))
+            for between in range(before + 1, after):
+                linear = interpolate(earlier, later, chosen.times[before : after + 1], between - before)
+                codes[between][pixels] = encoding.encode(self.code.from_linear(linear))
+                bridged[between] += int(pixels.sum())
+        return bridged
 
     def _forecast(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
         """Return values ``[M, T', H, W]``, mean and probability in physical units, NaN where ``missing``."""
@@ -240,15 +255,25 @@ class Predictor:
         code = [relation, self.code.any_spacing, self.code.any_interval, self.code.dataset]
         return json.dumps([provenance, code, self.wanted.bridge, self.keep_members])
 
-    def _provenance(self, chosen: FrameSet, inputs: Sequence[EncodedFrame]) -> dict[str, str]:
+    def _provenance(self, chosen: FrameSet, inputs: Sequence[EncodedFrame], bridged: Sequence[int]) -> dict[str, str]:
         sources: list[dict[str, Any]] = [
-            {"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": one.path.name} for one in inputs
+            {"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": printable(one.path.name)} for one in inputs
         ]
         for source, one in zip(sources, inputs, strict=True):
             source |= {} if one.interval_minutes is None else {"accumulation_minutes": one.interval_minutes}
-            source |= {key: one.metadata[key] for key in ("quantity", "group") if key in one.metadata}
+            source |= {key: printable(str(one.metadata[key])) for key in ("quantity", "group") if key in one.metadata}
         bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.missing)
-        return {**self._fixed, "simcast_inputs": json.dumps(sources), "simcast_bridged": bridged_times or "none"}
+        bridged_pixels = [
+            {"time": f"{time:%Y-%m-%dT%H:%MZ}", "pixels": count}
+            for time, count in zip(chosen.times, bridged, strict=True)
+            if count and time not in chosen.missing
+        ]
+        return {
+            **self._fixed,
+            "simcast_inputs": json.dumps(sources),
+            "simcast_bridged": bridged_times or "none",
+            "simcast_bridged_pixels": json.dumps(bridged_pixels) if bridged_pixels else "none",
+        }
 
 
 def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: int) -> torch.Tensor:

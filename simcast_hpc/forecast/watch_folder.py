@@ -8,44 +8,38 @@ restart continues after a kill, a late frame creates or updates forecasts, and a
 import hashlib
 import json
 import logging
+import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from simcast_hpc.config import DataError, SimcastError
+from simcast_hpc.config import ConfigError, DataError, SimcastError
+from simcast_hpc.monitoring.log import printable
 from simcast_hpc.monitoring.stop_request import StopRequest
-from simcast_hpc.radar.frame_encoding import EncodedFrame, encode_frame
-from simcast_hpc.radar.read_frame import frame_times, read_frames
-from simcast_hpc.storage.atomic_files import sweep, write_json
+from simcast_hpc.radar.frame_encoding import EncodedFrame
+from simcast_hpc.storage.atomic_files import sweep
 
-from .choose_frames import FrameSet
+from .choose_frames import FrameSet, require_one_grid_and_unit
 from .forecast_files import SIGNATURE, Publisher
 from .predictor import Predictor
+from .watch_health import iso, write_health
+from .watched_files import FUTURE_TOLERANCE, Retry, WatchedFiles, current_time
 
 logger = logging.getLogger(__name__)
-HEALTH = "health.json"
 _POLL_SECONDS = 0.1
-_FUTURE_TOLERANCE = timedelta(hours=1)
-_UNFINISHED = (".partial", ".part", ".tmp", ".filepart")
+_T = TypeVar("_T")
 
 
-class Stamp(NamedTuple):
-    """Size and modification time, by which a changed file is recognized."""
+class _Failure(NamedTuple):
+    """A forecast that could not be made, from the inputs ``signature``; tried again when ``retry`` is due or never."""
 
-    size: int
-    changed_ns: int
-
-
-@dataclass(frozen=True)
-class InspectedFile:
-    """A file that was inspected: the times of its frames, or why it cannot be used."""
-
-    stamp: Stamp
-    times: tuple[datetime, ...] = ()
-    problem: str = ""
+    signature: str
+    problem: str
+    retry: Retry | None
 
 
 @dataclass(frozen=True)
@@ -64,21 +58,44 @@ class WatchSettings:
     keep: int | None = None
     pattern: str = "*"
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: one is not finite.
+        """
+        for option, value in (("--every", self.every_seconds), ("--late", self.late_minutes)):
+            if not math.isfinite(value):
+                raise ConfigError(f"{option} {value} must be a finite number")
+
 
 class FolderWatcher:
     """Watcher of one folder; see the module."""
 
-    def __init__(self, predictor: Predictor, publisher: Publisher, folder: Path, settings: WatchSettings):
+    def __init__(
+        self,
+        predictor: Predictor,
+        publisher: Publisher,
+        folder: Path,
+        settings: WatchSettings,
+        *,
+        check_lock: Callable[[], None] = lambda: None,
+    ):
         """Create the output folder and remove temporary files of a killed watcher.
+
+        Args:
+            predictor: of the forecasts.
+            publisher: writes them.
+            folder: of radar files.
+            settings: of the watcher.
+            check_lock: raises an error if another process may write to the output folder.
 
         Raises:
             OSError: the folder cannot be created.
         """
-        self.predictor, self.publisher, self.folder, self.settings = predictor, publisher, folder, settings
-        self._seen: dict[Path, Stamp] = {}
-        self._known: dict[Path, InspectedFile] = {}
-        self._encoded: dict[tuple[Path, Stamp], list[EncodedFrame]] = {}
-        self._failed: dict[datetime, tuple[str, str]] = {}
+        self.predictor, self.publisher, self.settings = predictor, publisher, settings
+        self._check_lock = check_lock
+        self._failed: dict[datetime, _Failure] = {}
         self._gaps: dict[datetime, str] = {}
         self._health: dict[str, Any] = {
             "pid": os.getpid(),
@@ -86,38 +103,55 @@ class FolderWatcher:
             "run": str(predictor.model.config.run_dir),
             "weights": predictor.model.weights_hash,
             "watched": str(folder),
-            "started": _now(),
+            "started": iso(current_time()),
             "made": 0,
             "last_forecast": None,
             "lag_seconds": None,
         }
         publisher.folder.mkdir(parents=True, exist_ok=True)
         sweep(publisher.folder)
+        self.files = WatchedFiles(
+            folder, predictor.code, pattern=settings.pattern, settled_seconds=settings.every_seconds,
+            excluded=publisher.folder,
+        )  # fmt: skip
 
     def run(self, stop: StopRequest) -> None:
-        """Scan until a signal or a file ``STOP`` requests the end; a forecast in progress is finished first."""
+        """Scan until a signal or a file ``STOP`` requests the end; a forecast in progress is finished first.
+
+        A scan that fails unexpectedly is logged, and the next one is made.
+
+        Raises:
+            SimcastError: another process may write to the output folder.
+        """
         while not stop():
-            self.scan(stop)
+            self._check_lock()
+            try:
+                self.scan(stop)
+            except Exception as error:  # a watcher that ends makes no forecasts at all
+                self._check_lock()
+                logger.exception("a scan failed")
+                self._write_health("failing", reason=f"{type(error).__name__}: {error}")
             until = time.monotonic() + self.settings.every_seconds
             while time.monotonic() < until and not stop():
                 time.sleep(_POLL_SECONDS)
         self._write_health("stopped", reason=stop.cause)
         logger.info("stopped: %s", stop.cause)
 
-    def scan(self, stop: StopRequest | None = None) -> int:
+    def scan(self, stop: Callable[[], object] = lambda: False) -> int:
         """Scan once: inspect new files, make missing forecasts, remove old ones. Return the number of forecasts."""
-        self._inspect_new_files()
+        self.files.update(stop)
         count, repeat = 0, True
-        while repeat and not (stop and stop()):
+        while repeat and not stop():
             repeat = False
             # 1. Frames on disk, and the issue times to serve
-            files = self._files_by_time()
+            now = current_time()
+            files = self.files.by_time(now)
             gaps: dict[datetime, str] = {}
-            served = self._served_times(files)
+            served = self._served_times(files, now)
             self._failed = {issue: failure for issue, failure in self._failed.items() if issue in served}
             # 2. Forecasts that are absent or were computed from other files
             for issue in served:
-                if stop and stop():
+                if stop() or self._is_beyond_kept(issue, now):
                     break
                 try:
                     chosen = self.predictor.inputs(list(files), issue)
@@ -125,172 +159,162 @@ class FolderWatcher:
                     if self.predictor.wanted.times(issue)[0] >= min(files):  # earlier: the radar has only started
                         gaps[issue] = str(gap)
                     continue
-                signature = self._signature(chosen, files)
-                if self._is_current(issue, signature):
-                    continue
-                outcome = self._make(chosen, files, signature)
+                outcome = self._serve(chosen, files)
                 count += outcome == "made"
                 if outcome == "file":  # a file proved damaged, so the choice of frames changes
                     repeat = True
                     break
-            if not (stop and stop()):  # an interrupted scan has not seen all issue times
+            if not stop():  # an interrupted scan has not seen all issue times
                 self._gaps = gaps
         self._prune()
         self._write_health("watching")
         return count
 
-    def _inspect_new_files(self) -> None:
-        """Inspect files that are new or changed and no longer grow."""
-        now_ns, listing = time.time_ns(), _listing(self.folder, self.settings.pattern)
-        grown_ns = int(self.settings.every_seconds * 1e9)
-        for path, stamp in listing.items():
-            known = self._known.get(path)
-            if known is not None and known.stamp == stamp:
-                continue
-            if self._seen.get(path) == stamp or now_ns - stamp.changed_ns > grown_ns:
-                self._known[path] = self._inspect(path, stamp)
-        self._known = {path: known for path, known in self._known.items() if path in listing}
-        self._seen = listing
+    def _served_times(self, files: dict[datetime, Path], now: datetime) -> list[datetime]:
+        """Return the issue times to serve, newest first, one for each name of a forecast file.
 
-    def _inspect(self, path: Path, stamp: Stamp) -> InspectedFile:
-        try:
-            choice = self.predictor.code.choice
-            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset))
-        except DataError as error:
-            return self._ignore(path, stamp, str(error))
-        early = [moment for moment in times if moment > datetime.now(UTC) + _FUTURE_TOLERANCE]
-        if early:
-            return self._ignore(
-                path, stamp, f"{path} has the time {early[0]:%Y-%m-%d %H:%M} UTC, which is in the future"
-            )
-        return InspectedFile(stamp, times)
-
-    def _ignore(self, path: Path, stamp: Stamp, problem: str) -> InspectedFile:
-        logger.warning("ignored until it changes: %s", problem)
-        return InspectedFile(stamp, problem=problem)
-
-    def _files_by_time(self) -> dict[datetime, Path]:
-        """Return the file of every time; of two files with the same time the newer."""
-        files: dict[datetime, Path] = {}
-        for path, known in sorted(self._known.items(), key=lambda item: item[1].stamp.changed_ns):
-            files.update(dict.fromkeys(known.times, path))
-        return files
-
-    def _served_times(self, files: dict[datetime, Path]) -> list[datetime]:
-        """Return the issue times to serve, newest first."""
+        A frame ahead of the clock does not make the others late.
+        """
         if not files:
             return []
-        oldest = max(files) - timedelta(minutes=self.settings.late_minutes)
-        served = sorted((moment for moment in files if moment >= oldest), reverse=True)
-        return served[: self.settings.keep]
-
-    def _signature(self, chosen: FrameSet, files: dict[datetime, Path]) -> str:
-        """Return a hash of everything that determines a forecast: input files, weights and settings."""
-        inputs = [None if moment is None else [files[moment].name, *self._known[files[moment]].stamp]
-                  for moment in chosen.frames]  # fmt: skip
-        return hashlib.sha256(json.dumps([inputs, self.predictor.identity]).encode()).hexdigest()[:32]
-
-    def _is_current(self, issue: datetime, signature: str) -> bool:
-        failed = self._failed.get(issue)
-        return (failed is not None and failed[0] == signature) or self.publisher.signature(issue) == signature
-
-    def _make(self, chosen: FrameSet, files: dict[datetime, Path], signature: str) -> str:
-        """Compute and write one forecast; return ``made``, ``file`` if an input file proved damaged, or ``failed``."""
-        issue = chosen.issue
-        frames: dict[datetime, EncodedFrame] = {}
-        for moment in filter(None, chosen.frames):
-            path = files[moment]
-            try:
-                frames[moment] = self._frame(path, moment)
-            except DataError as error:
-                self._known[path] = self._ignore(path, self._known[path].stamp, str(error))
-                return "file"
         try:
-            forecast = self.predictor.predict(frames, issue)
+            oldest = min(max(files), now) - timedelta(minutes=self.settings.late_minutes)
+        except OverflowError:
+            oldest = min(files)
+        served = {one.replace(second=0, microsecond=0): one for one in sorted(files) if one >= oldest}
+        return sorted(served.values(), reverse=True)
+
+    def _is_beyond_kept(self, issue: datetime, now: datetime) -> bool:
+        """Return whether there are forecasts of ``keep`` later issue times."""
+        if self.settings.keep is None:
+            return False
+        return sum(issue < one for one in self._published(now)) >= self.settings.keep
+
+    def _published(self, now: datetime) -> list[datetime]:
+        """Return the issue times that have files, ascending, without those that a wrong clock left in the future."""
+        return [issue for issue in self.publisher.issues() if issue <= now + FUTURE_TOLERANCE]
+
+    def _serve(self, chosen: FrameSet, files: dict[datetime, Path]) -> str:
+        """Make one forecast; return ``made``, ``current``, ``file`` if an input file proved damaged, or ``failed``."""
+        issue, moments = chosen.issue, [moment for moment in chosen.frames if moment is not None]
+        # 1. Inputs
+        contents = self._of_files(self.files.content, moments, files)
+        if contents is None:
+            return "file"
+        signature = self._signature(chosen, contents)
+        if self._is_current(issue, signature):
+            return "current"
+        frames = self._of_files(self.files.frame, moments, files)
+        if frames is None:
+            return "file"
+        # 2. Forecast
+        self._check_lock()
+        try:
+            forecast = self.predictor.predict(self._of_one_grid(frames, issue), issue)
             provenance = {**forecast.provenance, SIGNATURE: signature}
             paths = self.publisher.publish(replace(forecast, provenance=provenance))
-        except SimcastError as error:
-            self._failed[issue] = (signature, str(error))
-            logger.warning("no forecast for %s: %s", _text(issue), error)
-            return "failed"
-        except OSError as error:  # such as a full disk: retried at the next scan
-            self._failed[issue] = ("", f"cannot be written: {error}")
-            logger.warning("the forecast for %s cannot be written: %s", _text(issue), error)
+        except Exception as error:
+            self._fail(issue, signature, error)
             return "failed"
         self._failed.pop(issue, None)
         self._report(issue, paths, files)
         return "made"
 
-    def _frame(self, path: Path, moment: datetime) -> EncodedFrame:
-        key = (path, self._known[path].stamp)
-        if key not in self._encoded:
-            code = self.predictor.code
-            frames = read_frames(path, prefer=code.unit, dataset=code.dataset)
-            self._encoded[key] = [encode_frame(frame, code) for frame in frames]
-            for old in list(self._encoded)[: -2 * self.predictor.wanted.frames_in]:
-                del self._encoded[old]
-        for frame in self._encoded[key]:
-            if frame.time == moment:
-                return frame
-        raise DataError(f"{path} no longer contains a frame of {_text(moment)}")
+    def _of_files(
+        self, read: Callable[[Path, datetime], _T], moments: list[datetime], files: dict[datetime, Path]
+    ) -> dict[datetime, _T] | None:
+        """Return what ``read`` returns for each time; None if a file proved damaged, which is then set aside."""
+        contents = {}
+        for moment in moments:
+            try:
+                contents[moment] = read(files[moment], moment)
+            except Exception as error:  # whatever a reader raises is an error of its file
+                self.files.set_aside(files[moment], error)
+                return None
+        return contents
+
+    def _of_one_grid(self, frames: dict[datetime, EncodedFrame], issue: datetime) -> dict[datetime, EncodedFrame]:
+        """Return the frames on the grid of the last one; the others count as missing.
+
+        Raises:
+            DataError: too many are missing.
+        """
+        last, kept, difference = frames[max(frames)], {}, ""
+        for moment, frame in frames.items():
+            try:
+                require_one_grid_and_unit([last, frame])
+                kept[moment] = frame
+            except DataError as error:
+                difference = str(error)
+        if difference:
+            try:
+                self.predictor.inputs(list(kept), issue)
+            except DataError as gap:
+                raise DataError(f"{difference}; {gap}") from gap
+            logger.warning("the forecast of %s interpolates frames, because %s", iso(issue), difference)
+        return kept
+
+    def _signature(self, chosen: FrameSet, contents: dict[datetime, str]) -> str:
+        """Return a hash of everything that determines a forecast: times and content of the frames, and settings."""
+        inputs = [None if moment is None else [moment.isoformat(), contents[moment]] for moment in chosen.frames]
+        return hashlib.sha256(json.dumps([inputs, self.predictor.identity]).encode()).hexdigest()[:32]
+
+    def _is_current(self, issue: datetime, signature: str) -> bool:
+        failed = self._failed.get(issue)
+        if failed is not None and failed.signature == signature:
+            return failed.retry is None or not failed.retry.is_due
+        is_current = self.publisher.signature(issue) == signature
+        if is_current:
+            self._failed.pop(issue, None)
+        return is_current
+
+    def _fail(self, issue: datetime, signature: str, error: Exception) -> None:
+        """Record why there is no forecast: an input does not fit, an output cannot be written, or anything else."""
+        previous = self._failed.get(issue)
+        if isinstance(error, SimcastError):
+            failure = _Failure(signature, str(error), None)
+        elif isinstance(error, OSError):  # such as a full disk: retried at the next scan
+            failure = _Failure("", f"cannot be written: {error}", None)
+        else:
+            retry = Retry.after(previous.retry if previous else None)
+            failure = _Failure(signature, f"{type(error).__name__}: {error}", retry)
+        self._failed[issue] = failure
+        if previous is None or previous.problem != failure.problem:
+            logger.warning("no forecast for %s: %s", iso(issue), failure.problem)
 
     def _report(self, issue: datetime, paths: dict[str, Path], files: dict[datetime, Path]) -> None:
-        arrived = self._known[files[issue]].stamp.changed_ns / 1e9 if issue in files else time.time()
+        arrived = self.files.arrived(files[issue]) if issue in files else time.time()
         self._health["made"] += 1
         newest = self._health["last_forecast"]
-        if newest is None or newest["issue"] <= _text(issue):
-            self._health["last_forecast"] = {"issue": _text(issue), "files": [path.name for path in paths.values()]}
+        if newest is None or newest["issue"] <= iso(issue):
+            self._health["last_forecast"] = {"issue": iso(issue), "files": [path.name for path in paths.values()]}
             self._health["lag_seconds"] = round(time.time() - arrived, 3)
-        logger.info("forecast of %s: %s", _text(issue), ", ".join(path.name for path in paths.values()))
+        logger.info("forecast of %s: %s", iso(issue), ", ".join(path.name for path in paths.values()))
         self._write_health("watching")
 
     def _prune(self) -> None:
         if self.settings.keep is None:
             return
-        for issue in self.publisher.issues()[: -self.settings.keep]:
-            self.publisher.remove(issue)
+        for issue in self._published(current_time())[: -self.settings.keep]:
+            try:
+                self.publisher.remove(issue)
+            except OSError as error:
+                logger.warning("the forecast of %s cannot be removed: %s", iso(issue), error)
 
     def _write_health(self, state: str, *, reason: str = "") -> None:
-        files = self._files_by_time()
-        problems = [{"file": path.name, "problem": known.problem}
-                    for path, known in sorted(self._known.items()) if known.problem]  # fmt: skip
-        problems += [{"issue": _text(issue), "problem": gap} for issue, gap in sorted(self._gaps.items())]
-        problems += [
-            {"issue": _text(issue), "problem": failure} for issue, (_, failure) in sorted(self._failed.items())
-        ]
-        health = {
-            **self._health,
-            "state": state,
-            "why": reason,
-            "updated": _now(),
-            "frames": len(files),
-            "last_frame": _text(max(files)) if files else None,
-            "problems": problems,
-        }
-        try:
-            write_json(self.publisher.folder / HEALTH, health)
-        except OSError as error:
-            logger.warning("%s cannot be written: %s", HEALTH, error)
-
-
-def _listing(folder: Path, pattern: str) -> dict[Path, Stamp]:
-    """Return the files of a folder except hidden ones and those with the suffix of an unfinished transfer."""
-    listing = {}
-    for path in folder.glob(pattern):
-        if path.name.startswith(".") or path.suffix in _UNFINISHED:
-            continue
-        try:
-            status = path.stat()
-        except OSError:  # removed since the listing
-            continue
-        if path.is_file():
-            listing[path] = Stamp(status.st_size, status.st_mtime_ns)
-    return listing
-
-
-def _text(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _now() -> str:
-    return _text(datetime.now(UTC))
+        now = current_time()
+        files = self.files.by_time(now)
+        issues = {**self._gaps, **{issue: failure.problem for issue, failure in self._failed.items()}}
+        write_health(
+            self.publisher.folder,
+            {
+                **self._health,
+                "state": state,
+                "why": printable(reason),
+                "frames": len(files),
+                "last_frame": iso(max(files)) if files else None,
+            },
+            files=self.files.problems(),
+            waiting=self.files.waiting(now),
+            issues=sorted(issues.items(), reverse=True),
+        )

@@ -17,7 +17,8 @@ logger = logging.getLogger(__name__)
 def list_files(paths: Sequence[Path], pattern: str = "*") -> list[Path]:
     """Return the files among ``paths`` and the files in its folders that match ``pattern``, without hidden ones.
 
-    A Zarr group is a folder and counts as a file.
+    A Zarr group is a folder and counts as a file. A file with several names, such as a link ``latest``, is returned
+    once.
 
     Raises:
         ConfigError: a path does not exist, or a folder contains no matching file.
@@ -37,7 +38,22 @@ def list_files(paths: Sequence[Path], pattern: str = "*") -> list[Path]:
             files.append(path)
         else:
             raise ConfigError(f"{path} is neither a file nor a folder of radar frames")
-    return files
+    return distinct_files(files)
+
+
+def distinct_files(paths: Iterable[Path]) -> list[Path]:
+    """Return each file once: of its names the first that is not a symbolic link, or the first.
+
+    Raises:
+        OSError: a file does not exist.
+    """
+    chosen: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        status = path.stat()
+        identity = status.st_dev, status.st_ino
+        if chosen.setdefault(identity, path).is_symlink() and not path.is_symlink():
+            chosen[identity] = path
+    return list(chosen.values())
 
 
 def index_times(

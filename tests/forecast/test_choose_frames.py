@@ -1,13 +1,19 @@
 """Choice of a forecast's input frames: cadence, gaps, grids and units, and the error of each case."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from simcast_hpc.config import DataError
-from simcast_hpc.forecast.choose_frames import FrameRequest, choose_frames, interpolate_gaps, require_one_grid_and_unit
+from simcast_hpc.forecast.choose_frames import (
+    FrameRequest,
+    choose_frames,
+    interpolate,
+    pixel_gaps,
+    require_one_grid_and_unit,
+)
 from simcast_hpc.radar import RadarFrame, RadarGrid
 from tests.radar.radar_files import LAEA, moment
 
@@ -49,13 +55,38 @@ def test_never_interpolates_the_first_or_last_frame(lost):
     assert "minutes apart" not in str(error.value)  # the cadence is the model's
 
 
-def test_interpolates_linearly_in_time_and_keeps_missing_pixels():
-    fields = [np.array([[1.0, 4.0]], np.float32), None, None, np.array([[7.0, np.nan]], np.float32)]
-    complete = interpolate_gaps(fields, [moment(k) for k in range(4)])
-    np.testing.assert_allclose(complete[1], [[3.0, np.nan]], rtol=1e-6)
-    np.testing.assert_allclose(complete[2], [[5.0, np.nan]], rtol=1e-6)
+def test_finds_gaps_of_pixels():
+    """Pixels: no gap, one frame, two frames, first frame, last frame, frames 1 and 3."""
+    there = ["xxxxx", "x.xxx", "x..xx", ".xxxx", "xxxx.", "x.x.x"]
+    missing = np.array([[[pixel[k] == "." for pixel in there]] for k in range(5)])
+
+    def gaps(longest: int) -> list[tuple[int, int, list[int]]]:
+        return [
+            (before, after, np.flatnonzero(pixels[0]).tolist())
+            for before, after, pixels in pixel_gaps(missing, longest)
+        ]
+
+    assert gaps(0) == []
+    assert gaps(1) == [(0, 2, [1, 5]), (2, 4, [5])]
+    assert gaps(2) == gaps(3) == [(0, 2, [1, 5]), (0, 3, [2]), (2, 4, [5])]
+
+
+def test_interpolates_linearly_in_time():
+    earlier, later = np.array([[1.0, 4.0]], np.float32), np.array([[7.0, 1.0]], np.float32)
+    times = [moment(k) for k in range(4)]
+    np.testing.assert_allclose(interpolate(earlier, later, times, 1), [[3.0, 3.0]], rtol=1e-6)
+    np.testing.assert_allclose(interpolate(earlier, later, times, 2), [[5.0, 2.0]], rtol=1e-6)
     frame_set = choose_frames([moment(0), moment(3)], moment(3), FrameRequest(4, 5.0, bridge=2))
     assert frame_set.missing == (moment(1), moment(2))
+
+
+@pytest.mark.parametrize("year", [1, 1939, 9999])
+def test_rejects_issue_times_outside_the_calendar(year):
+    issue = datetime(year, 1, 1, tzinfo=UTC)
+    with pytest.raises(
+        DataError, match=f"the issue time {year:04d}-01-01T00:00:00.00:00 must be between 1940 and 9998"
+    ):
+        choose_frames([issue], issue, FrameRequest(3, 5.0))
 
 
 def test_rejects_two_grids_and_two_units():

@@ -19,7 +19,8 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.forecast.choose_frames import FrameRequest
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.forecast.predictor import Forecast, Predictor
-from simcast_hpc.forecast.watch_folder import HEALTH, FolderWatcher, WatchSettings
+from simcast_hpc.forecast.watch_folder import FolderWatcher, WatchSettings
+from simcast_hpc.forecast.watch_health import HEALTH
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.train.stop_errors import PausedError
@@ -38,13 +39,13 @@ def model(tmp_path_factory) -> Path:
 def frames(tmp_path_factory) -> list[Path]:
     """Thirty frames of a storm, in dBZ, as small netCDF files."""
     folder = tmp_path_factory.mktemp("frames")
-    return [
-        write_cf(
-            folder / f"frame{number:02d}.nc", np.nan_to_num(storm(number)[None], neginf=-32.0).astype(np.float32),
-            [moment(number)], name="equivalent_reflectivity_factor", units="dBZ", undetect=-32.0,
-        )
-        for number in range(FRAMES)
-    ]  # fmt: skip
+    return [write_frame(folder / f"frame{number:02d}.nc", storm(number), number) for number in range(FRAMES)]
+
+
+def write_frame(path: Path, field: np.ndarray, number: int) -> Path:
+    """Write a field in dBZ, minus infinity where there is no echo, as the frame of a number."""
+    stored = np.nan_to_num(field[None], nan=np.nan, neginf=-32.0).astype(np.float32)
+    return write_cf(path, stored, [moment(number)], name="equivalent_reflectivity_factor", units="dBZ", undetect=-32.0)
 
 
 def deliver(path: Path, folder: Path) -> None:
@@ -154,7 +155,9 @@ def test_recomputes_only_forecasts_of_changed_frames(model, frames, folders):
     watcher = make_watcher(model, folder, out)
     assert (watcher.scan(), watcher.scan()) == (3, 0)
     assert make_watcher(model, folder, out).scan() == 0  # after a restart
-    deliver(frames[1], folder)  # with another modification time
+    deliver(frames[1], folder)  # with the same content
+    assert watcher.scan() == 0
+    write_frame(folder / frames[1].name, storm(20), 1)
     assert watcher.scan() == 2
     assert make_watcher(model, folder, out, bridge=1).scan() == 3  # with other settings
 
