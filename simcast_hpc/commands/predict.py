@@ -50,7 +50,12 @@ def predict(
         str, typer.Option(help="Read only files in folders whose names match, for example '*.h5'.")
     ] = "*",
     bridge: Annotated[
-        int, typer.Option(help="Interpolate up to this many consecutive missing frames; 0 rejects any gap.", min=0)
+        int,
+        typer.Option(
+            help="Interpolate pixels, or complete frames, that are missing in up to this many consecutive frames; "
+            "0 rejects missing frames.",
+            min=0,
+        ),
     ] = 0,
     z_r: Annotated[
         tuple[float, float] | None,
