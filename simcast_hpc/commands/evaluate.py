@@ -78,7 +78,8 @@ def evaluate(
 
     Example: simcast evaluate runs/sevir/student forecasts.h5 --protocol sevir-global --baseline extrapolation
     """
-    from simcast_hpc.distributed.process_group import join_ranks, local_device
+    from simcast_hpc.distributed.process_group import join_ranks
+    from simcast_hpc.distributed.rank_devices import local_device
     from simcast_hpc.distributed.ranks import find_rank
     from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry
     from simcast_hpc.evaluation import evaluate as evaluate_entries

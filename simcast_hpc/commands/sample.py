@@ -47,7 +47,8 @@ def sample(
     if split not in _SPLITS:
         raise ConfigError(f"--split {split!r} is invalid; choose train, val, test or all")
     from simcast_hpc.data.open_windows import open_windows, target_spec
-    from simcast_hpc.distributed.process_group import join_ranks, local_device
+    from simcast_hpc.distributed.process_group import join_ranks
+    from simcast_hpc.distributed.rank_devices import local_device
     from simcast_hpc.distributed.ranks import find_rank
     from simcast_hpc.inference.ensemble_files import write_ensembles
     from simcast_hpc.inference.trained_ensemble import load_ensemble

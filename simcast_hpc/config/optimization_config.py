@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .errors import ConfigError
-from .stage_sections import FORECASTING, Operational, Section, Unit
+from .stage_sections import FORECASTING, Added, Operational, Section, Unit
 
 
 class LossConfig(Section, read_by=FORECASTING):
@@ -124,6 +124,12 @@ class EngineConfig(Section):
     (2), also weights (3)."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the forward and backward pass; `bf16` is mixed precision with fp32 master weights."""
+    tf32: Added[bool] = False
+    """Train in TF32 on NVIDIA GPUs with `engine.precision=fp32`: inputs of convolutions and matmuls are rounded to 10
+    bits of mantissa, except in the output layer. Forecasts, samples and latents are always computed in IEEE fp32."""
+    deterministic: Operational[bool] = False
+    """Use only deterministic algorithms on a GPU, so that a resumed run is bitwise equal to an uninterrupted one on the
+    same layout; slower. On a CPU this holds without it."""
     offload: Operational[Literal["none", "optimizer", "parameters"]] = "none"
     """Store the optimizer states in host memory and update them there (`optimizer`), or also the sharded weights
     (`parameters`)."""
@@ -139,6 +145,15 @@ class EngineConfig(Section):
             raise ValueError(
                 "engine.precision=bf16 with engine.zero_stage=0 drifts about 8 times more than stage 1; "
                 "set engine.zero_stage=1 (or engine.precision=fp32)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tf32_needs_fp32(self) -> Self:
+        if self.tf32 and self.precision != "fp32":
+            raise ValueError(
+                f"engine.tf32=true has no effect with engine.precision={self.precision}; set engine.precision=fp32, or "
+                "remove engine.tf32"
             )
         return self
 

@@ -15,6 +15,10 @@ T = TypeVar("T")
 _OPERATIONAL = "operational"
 # The type of a field that decides where or how a run executes, never its result. All other fields are scientific.
 Operational = Annotated[T, _OPERATIONAL]
+_ADDED = "added"
+# The type of a scientific field that older runs lack: at its default it is omitted from the identity of a run, so that
+# they can still be resumed and loaded.
+Added = Annotated[T, _ADDED]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +102,16 @@ def unit_of(field: FieldInfo) -> str | None:
 
 
 def scientific_fields(config: BaseModel, stage: Stage, above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and JSON value of every scientific field in the sections that ``stage`` reads."""
+    """Yield dotted key and JSON value of every scientific field in the sections that ``stage`` reads.
+
+    Fields of type ``Added`` are omitted at their default.
+    """
     values = config.model_dump(mode="json")
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if is_operational(field) or (isinstance(value, Section) and stage not in value.read_by):
+            continue
+        if _ADDED in field.metadata and value == field.default:
             continue
         if isinstance(value, BaseModel):
             yield from scientific_fields(value, stage, f"{above}{name}.")

@@ -12,7 +12,8 @@ import torch
 def gradients_are_finite(engine: Any) -> torch.Tensor:
     """Return whether this rank's partition of the reduced gradients is finite, a bool tensor on the device.
 
-    Call it after the backward pass of the last micro-batch of a step. One pass over the gradients, no synchronization.
+    Call it after the backward pass of the last micro-batch of a step. One pass over the gradients; it waits for the
+    device only where gradients are offloaded (ZeRO 1 and 2).
     """
     gradients = _reduced_gradients(engine)
     if not gradients:
@@ -63,6 +64,9 @@ def _reduced_gradients(engine: Any) -> list[torch.Tensor]:
     elif hasattr(optimizer, "fp32_groups_gradients_flat"):  # bf16 with ZeRO 1: not partitioned
         return list(optimizer.fp32_groups_gradients_flat)
     elif getattr(optimizer, "cpu_offload", False):
+        # DeepSpeed copies gradients to the host in the background and waits only in its own step: before that, they
+        # may be those of the previous step, and a copy that arrives later would overwrite what is written here.
+        optimizer._wait_for_offload_copies()
         parameters = optimizer.single_partition_of_fp32_groups
     elif getattr(optimizer, "offload_optimizer", False):
         parameters = optimizer.fp32_partitioned_groups_flat

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .rank_devices import local_device, reject_device_conflicts
 from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
 
 _joined_ranks = 1
@@ -70,7 +71,8 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     """Join the process group of the ranks that the launcher started.
 
     Raises:
-        LauncherError: the launcher's variables are incomplete, or the group has another size than they specify.
+        LauncherError: the launcher's variables are incomplete, the group has another size than they specify, or the
+            devices of the ranks do not fit together.
     """
     rank_info = find_rank(os.environ)
     if rank_info.launcher.startswith("mpiexec"):
@@ -85,14 +87,22 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
             )
     names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world_size, "LOCAL_RANK": rank_info.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})
+    timeout = timedelta(minutes=timeout_minutes)
+    store = reject_device_conflicts(rank_info, timeout=timeout) if rank_info.world_size > 1 else None
     device = local_device(rank_info)
+    if device.type == "cuda":
+        # DeepSpeed uses LOCAL_RANK as the number of the device, and asserts that Open MPI's variable is equal.
+        for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):
+            if name in os.environ:
+                os.environ[name] = str(device.index)
     deepspeed = import_deepspeed()
     deepspeed.init_distributed(
         dist_backend="nccl" if device.type == "cuda" else "gloo",
         auto_mpi_discovery=False,
-        timeout=timedelta(minutes=timeout_minutes),
+        timeout=timeout,
         verbose=False,
     )
+    del store  # the process group has its own connection to the server
     global _joined_ranks
     _joined_ranks = size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
@@ -130,16 +140,6 @@ def import_deepspeed() -> Any:
         # Only inference all-reduces use it; building it takes a minute and leaves a lock behind when killed.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def local_device(rank_info: RankInfo) -> torch.device:
-    """Return this process's device; a GPU becomes the current device."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    # A launcher may make only one device visible to each rank; then every local rank uses device 0.
-    device = torch.device("cuda", rank_info.local_rank % torch.cuda.device_count())
-    torch.cuda.set_device(device)
-    return device
 
 
 def _set_master_by_mpi(rank_info: RankInfo) -> None:

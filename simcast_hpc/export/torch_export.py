@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from simcast_hpc.models.fp32_precision import fp32_precision
+
 BATCH = "batch"
 
 
@@ -47,6 +49,7 @@ def save_program(program: ExportedProgram, path: Path) -> None:
         torch.export.save(program, path)
 
 
+@fp32_precision()
 def largest_difference(program: nn.Module, original: nn.Module, inputs: Sequence[Tensor]) -> float:
     """Return the max. difference of two modules' outputs, relative to the largest output.
 

@@ -27,6 +27,7 @@ from simcast_hpc.diffusion.guidance import check_guidance
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
+from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.run_directory import RunDirectory
 
 from .cuda_graph import GraphCache
@@ -45,6 +46,7 @@ class TrainedAutoencoder:
     weights_hash: str
 
     @torch.no_grad()
+    @fp32_precision()
     def moments(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and log-variance of unscaled latents, fp32 ``[B, T, C, h, w]``, of frames ``[B, T, H, W]``."""
         posterior = self.network.encode(frames.flatten(0, 1)[:, None])
@@ -52,6 +54,7 @@ class TrainedAutoencoder:
         return mean, log_variance
 
     @torch.no_grad()
+    @fp32_precision()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents ``[B, T, C, h, w]`` to frames, fp32 ``[B, T, H, W]`` in [0, 1]."""
         frames = self.network.decode((latents / self.scale).flatten(0, 1))[:, 0]
@@ -151,6 +154,7 @@ class TrainedEnsemble:
         return self.sample_members(codes, numbers).frames
 
     @torch.no_grad()
+    @fp32_precision()
     def sample_members(self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None) -> Members:
         """Sample the members with these numbers; also return how much of their latents was clipped.
 

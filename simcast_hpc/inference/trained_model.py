@@ -13,6 +13,7 @@ from simcast_hpc.config.yaml_files import read_plain_mapping
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.models import SimVP, build_model, grid_of
+from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 
 from .cuda_graph import GraphCache
@@ -33,11 +34,12 @@ class TrainedModel:
     graphs: GraphCache = field(default_factory=GraphCache, compare=False, repr=False)
 
     @torch.no_grad()
+    @fp32_precision()
     def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
         """Return the forecast after ``codes``, float32 ``[B, frames_out, H, W]`` in [0, 1].
 
         One forward pass within the network's horizon; beyond it the network is rolled out. Missing input pixels are 0
-        to the network, as in training.
+        to the network, as in training. fp32 is IEEE fp32, without TF32.
 
         Args:
             codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).

@@ -262,7 +262,8 @@ class Checkpoint:
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:
     """Return a copy on the host; on a CPU the gathered tensor may be the live one, which the next step changes."""
-    return tensor.detach().cpu().clone()
+    host = tensor.detach().cpu()
+    return host.clone() if host.device == tensor.device else host
 
 
 def _make_temporary(final: Path) -> tuple[Path, str | None]:

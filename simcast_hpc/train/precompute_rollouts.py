@@ -12,7 +12,7 @@ import torch
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.distill.cut_windows import to_frames
-from simcast_hpc.distributed.process_group import local_device
+from simcast_hpc.distributed.rank_devices import local_device
 from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.monitoring.stop_request import StopRequest
 

@@ -20,10 +20,12 @@ from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.data.open_windows import description_hash, open_windows, target_spec
 from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import ArraySource
+from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.ranks import find_rank
+from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
 from simcast_hpc.storage.atomic_files import write_tensors
@@ -116,21 +118,23 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
         reject_stop_file(stop_files)
         if is_first:
             warn_about_name(config.name, target_spec(config.data))
-        # 2. Announcement, only now: an error below a hundred lines of configuration is overlooked
-        if announce is not None:
-            announce(planned.config)
-        if is_first:
-            planned.directory.create()
-        # 3. Training; the lock comes before anything is written or removed
-        ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
-        try:
-            with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
-                with ranks.together():
-                    if is_first:
-                        planned.directory.prepare(planned.config)
-                _train(planned, ranks, stop_request, lock)
-        finally:
-            ranks.leave()
+        # Settings of the process, restored for callers in Python
+        with deterministic_algorithms(config.engine.deterministic), fp32_precision(tf32=config.engine.tf32):
+            # 2. Announcement, only now: an error below a hundred lines of configuration is overlooked
+            if announce is not None:
+                announce(planned.config)
+            if is_first:
+                planned.directory.create()
+            # 3. Training; the lock comes before anything is written or removed
+            ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
+            try:
+                with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
+                    with ranks.together():
+                        if is_first:
+                            planned.directory.prepare(planned.config)
+                    _train(planned, ranks, stop_request, lock)
+            finally:
+                ranks.leave()
 
 
 def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: DirectoryLock) -> None:

@@ -195,6 +195,7 @@ def test_every_section_declares_valid_stages():
         (MINIMAL, {"batch": {"micro_size": 4}}),
         (MINIMAL, {"data": {"root": "elsewhere", "workers": 3}}),
         (MINIMAL, {"engine": {"zero_stage": 3, "offload": "parameters", "zero_hpz_partition_size": 4}}),
+        (MINIMAL, {"engine": {"deterministic": True}}),
         (MINIMAL, {"checkpoint": {"every_steps": 7, "ahead_steps": 0, "keep": 9}, "log": {"every_steps": 1}}),
         (STUDENT, {"student": {"teacher": "another/folder", "rollouts": "cached"}}),
     ],
@@ -217,6 +218,7 @@ def test_science_ignores_operational_fields(base, changes):
         {"loss": {"weights": [1.0, 5.0]}},
         {"optimizer": {"learning_rate": 1e-3}},
         {"engine": {"precision": "fp32"}},
+        {"engine": {"precision": "fp32", "tf32": True}},
     ],
     ids=str,
 )
@@ -225,6 +227,15 @@ def test_science_contains_scientific_fields(changes):
     differing = {key for key in base.keys() | changed.keys() if base.get(key) != changed.get(key)}
     expected = {f"{name}.{key}" for name, fields in changes.items() if isinstance(fields, dict) for key in fields}
     assert differing == (expected or set(changes))
+
+
+def test_tf32_at_its_default_is_omitted_from_the_identity_of_older_runs():
+    assert "engine.tf32" not in _config(engine={"precision": "fp32"}).science()
+
+
+def test_tf32_without_effect_is_rejected():
+    with pytest.raises(ConfigError, match=r"engine\.tf32=true has no effect with engine\.precision=bf16"):
+        _config(engine={"tf32": True})
 
 
 def operational_fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
@@ -251,6 +262,7 @@ def test_all_fields_are_scientific_except_these():
         *("model.channels_last", "model.grid", "model.checkpoint_levels"),
         *("batch.micro_size", "autoencoder.model.checkpoint"),
         *("engine.zero_stage", "engine.offload", "engine.zero_hpz_partition_size", "engine.timeout_minutes"),
+        "engine.deterministic",
         *("student.teacher", "student.rollouts", "student.lease_seconds"),
         *("diffusion.autoencoder", "diffusion.student", "diffusion.fold_students", "diffusion.latents"),
         *("diffusion.casformer.checkpoint", "diffusion.validation"),

@@ -18,6 +18,7 @@ from simcast_hpc.distill.cut_windows import cut, starts, to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.discriminator import Discriminator
+from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.train.adversarial import AdversarialEngine, AutoencoderModule
 from simcast_hpc.train.checkpoint import Checkpoint
 
@@ -94,6 +95,7 @@ class AutoencoderStage(Stage):
         return torch.stack([output.sum() for output in outputs]).sum()
 
     @torch.no_grad()
+    @fp32_precision()
     def export_metadata(self, checkpoint: Checkpoint, ranks: TorchRanks) -> Mapping[str, str]:
         """Return the scale factor: 1 / standard deviation of the latents of one frame of each training window.
 

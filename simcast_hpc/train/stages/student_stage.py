@@ -18,6 +18,7 @@ from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.trained_model import TrainedModel, load_trained
 from simcast_hpc.models import warm_start
+from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.block_store import BlockStore
 
 from .forecast_stage import ForecastStage
@@ -113,8 +114,12 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
     return teacher
 
 
+@fp32_precision()
 def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Tensor:
-    """Return the T_l pseudo-frames that continue a sequence of real frames, rounded as they are stored."""
+    """Return the T_l pseudo-frames that continue a sequence of real frames, rounded as they are stored.
+
+    In fp32 they are computed without TF32, also for a student that trains in TF32, so that cached ones are equal.
+    """
     frames_in = config.sequence.frames_in
     dtype = next(teacher.network.parameters()).dtype
     last = Frames(real.values[:, -frames_in:], real.valid[:, -frames_in:])
