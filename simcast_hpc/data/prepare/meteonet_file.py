@@ -1,10 +1,9 @@
 """Reader of one npz file of MeteoNet, loose or in a tar file: dates, and frames one at a time in constant memory.
 
-``dates`` is an array of Python objects, which numpy stores as pickle. Only dates are unpickled.
+The files may come from anyone: sizes are checked before memory is allocated, and nothing is unpickled.
 """
 
 import io
-import pickle
 import re
 import tarfile
 import zipfile
@@ -21,11 +20,14 @@ import numpy as np
 from simcast_hpc.config import DataError
 from simcast_hpc.data.raw_layouts import MeteoNetLayout
 
+from .meteonet_dates import LARGEST_PICKLE, read_dates
+
 GRIDS = {"NW": (565, 784), "SE": (515, 784)}
-_ALLOWED_CLASSES = {
-    ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"), ("numpy", "ndarray"),
-    ("numpy", "dtype"), ("datetime", "datetime"), ("datetime", "date"), ("_codecs", "encode"),
-}  # fmt: skip
+MOST_FRAMES = 11 * 288 + 32  # a file contains at most 11 days
+_LARGEST_SIDE = 4096
+_LARGEST_TAR_MEMBER = 2**29  # read into memory; the published files have about 10 MB
+_MOST_TAR_MEMBERS = 20_000
+_PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others expand without bound in one call
 
 
 class WrongTypeError(DataError):
@@ -48,11 +50,12 @@ class MeteoNetFile:
             DataError: the file is damaged or contains no dates.
         """
         with self._open("dates") as stream:
-            _, _, dtype = _header(stream)
-            if dtype.kind != "O":
-                raise WrongTypeError(f"{self.path}: dates are {dtype}; MeteoNet has objects of datetime")
-            dates = _Dates(stream).load()
-        return list(dates.ravel())
+            shape, _, dtype = _header(stream)
+            if dtype.kind != "O" or len(shape) != 1:
+                raise WrongTypeError(f"{self.path}: dates are {dtype} {shape}; MeteoNet has datetime objects [T]")
+            if not 0 <= shape[0] <= MOST_FRAMES:
+                raise WrongTypeError(f"{self.path}: {shape[0]} dates; a file of MeteoNet has at most {MOST_FRAMES}")
+            return read_dates(stream.read(LARGEST_PICKLE + 1), count=shape[0])
 
     def frames(self) -> Iterator[np.ndarray]:
         """Yield the frames as stored, int16 ``[H, W]``.
@@ -64,6 +67,10 @@ class MeteoNetFile:
             shape, fortran, dtype = _header(stream)
             if dtype != np.int16 or len(shape) != 3 or fortran:
                 raise WrongTypeError(f"{self.path}: data is {dtype} {shape}; MeteoNet has int16 [T, H, W]")
+            if not 0 <= shape[0] <= MOST_FRAMES or not all(1 <= side <= _LARGEST_SIDE for side in shape[1:]):
+                raise WrongTypeError(
+                    f"{self.path}: data has shape {shape}; a file of MeteoNet has at most {MOST_FRAMES} frames"
+                )
             size = shape[1] * shape[2] * 2
             for _ in range(shape[0]):
                 raw = stream.read(size)
@@ -74,19 +81,14 @@ class MeteoNetFile:
     @contextmanager
     def _open(self, member: str) -> Iterator[IO[bytes]]:
         try:
-            with zipfile.ZipFile(self._bytes()) as file, file.open(f"{member}.npy") as stream:
-                yield stream
+            with zipfile.ZipFile(self._bytes()) as file:
+                if file.getinfo(f"{member}.npy").compress_type not in _PLAIN_ZIP:
+                    raise DataError(f"{self.path}: array {member!r} has another compression than deflate")
+                with file.open(f"{member}.npy") as stream:
+                    yield stream
         except KeyError as error:
             raise DataError(f"{self.path} has no array {member!r}: {error}") from error
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            zlib.error,
-            zipfile.BadZipFile,
-            tarfile.TarError,
-            pickle.UnpicklingError,
-        ) as error:
+        except (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(
@@ -102,19 +104,13 @@ class MeteoNetFile:
             return io.BytesIO(stored.read())
 
 
-class _Dates(pickle.Unpickler):
-    """Unpickler that allows only arrays and dates."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED_CLASSES:
-            raise pickle.UnpicklingError(f"it contains {module}.{name}, which is not a date")
-        return super().find_class(module, name)
-
-
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
+    try:
+        return read(stream)
+    except Exception as error:  # the parsers that NumPy calls raise errors of several modules, such as tokenize
+        raise ValueError(f"invalid header of an array: {type(error).__name__}") from error
 
 
 def find_files(root: Path, layout: MeteoNetLayout) -> list[MeteoNetFile]:
@@ -145,10 +141,16 @@ def find_files(root: Path, layout: MeteoNetLayout) -> list[MeteoNetFile]:
 def _members(path: Path, pattern: re.Pattern[str]) -> list[MeteoNetFile]:
     try:
         with tarfile.open(path) as tar:
-            return [
-                MeteoNetFile(path / Path(member.name).name, path, member.name, member.size)
-                for member in tar
-                if member.isfile() and pattern.fullmatch(Path(member.name).name)
-            ]
-    except (OSError, EOFError, tarfile.TarError) as error:
+            files = []
+            for number, member in enumerate(tar):
+                if number == _MOST_TAR_MEMBERS:
+                    raise DataError(f"{path} contains more than {_MOST_TAR_MEMBERS} files")
+                name = Path(member.name).name
+                if not (member.isfile() and pattern.fullmatch(name)):
+                    continue
+                if member.issparse() or member.size > _LARGEST_TAR_MEMBER:
+                    raise DataError(f"{path}: {name} has {member.size} bytes; at most {_LARGEST_TAR_MEMBER} are read")
+                files.append(MeteoNetFile(path / name, path, member.name, member.size))
+            return files
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{path} is truncated or not a tar file: {error}; download it again") from error
