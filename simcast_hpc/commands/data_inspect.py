@@ -37,6 +37,7 @@ def inspect(
     unknown = sorted(allowed - set(KINDS))
     if unknown:
         raise ConfigError(f"--allow {unknown[0]} is unknown; choose from {', '.join(KINDS)}")
+    from simcast_hpc.config.names import file_stem
     from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.inspection import inspect
     from simcast_hpc.monitoring.log import set_up_logging
@@ -50,7 +51,7 @@ def inspect(
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         for sample in inspection.samples:
-            path = pictures / f"{sample.event}.png"
+            path = pictures / f"{file_stem(sample.event)}.png"
             draw_event(spec, sample.event, sample.codes).savefig(path)
             print(path)
     for problem in inspection.problems:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig, TrainConfig, from_mapping
+from simcast_hpc.config.names import check_name
 
 from .options import DATASETS, Quiet
 
@@ -138,7 +139,7 @@ def _parse_rows(forecasts: list[str]) -> list[tuple[str, str, str]]:
             hint = f"did you mean {near[0]}?" if near else f"baselines are {', '.join(BASELINES)}"
             raise ConfigError(f"{source} is neither a run directory, a forecast file nor a baseline; {hint}")
         own = source if kind == "baseline" else Path(source).stem if kind == "file" else Path(source).resolve().name
-        rows.append((name if named else own, source, kind))
+        rows.append((check_name(name, where=f"{word}: the row") if named else own, source, kind))
     names = [name for name, *_ in rows]
     if len(set(names)) != len(names):
         raise ConfigError(f"two rows have the same name: {names}; name them, for example seed1=runs/a/teacher")

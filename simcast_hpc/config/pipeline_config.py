@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .data_config import DataConfig
+from .names import Name
 from .shipped_configs import resolve
 from .stage_sections import StrictModel, Unit, reject_unread_sections, unread_sections
 from .train_config import SharedConfig, TrainConfig
@@ -36,8 +37,8 @@ class TestSetConfig(StrictModel):
 
     __test__ = False  # not a pytest class
 
-    name: str
-    """Name of the test set in score files and report."""
+    name: Name
+    """Name of the test set in score files and report: letters, digits, and `. _ + -`."""
     data: DataConfig
     """Data set to verify on; without its own ``root`` it uses the ``data.root`` of the pipeline."""
     split: Literal["train", "val", "test", "all"] = "test"
@@ -81,9 +82,9 @@ class PipelineConfig(SharedConfig):
     verified.
     """
 
-    stages: dict[str, dict[str, Any]]
-    """Stages by name, each with the fields that differ from the shared ones; the field ``stage`` defaults to the name.
-    A stage receives the shared sections that it reads."""
+    stages: dict[Name, dict[str, Any]]
+    """Stages by name (letters, digits, and `. _ + -`), each with the fields that differ from the shared ones; the field
+    ``stage`` defaults to the name. A stage receives the shared sections that it reads."""
     synthesis: SynthesisConfig | None = None
     """Synthetic archive to write first; null uses the archive in ``data.root``."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from .data_config import DataConfig, SequenceConfig
 from .diffusion_config import AutoencoderTrainingConfig, DiffusionConfig, SamplingConfig
 from .model_config import ModelConfig, SimVPConfig
+from .names import Name
 from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
 from .stage_sections import (
     Operational,
@@ -87,8 +88,8 @@ class WatchConfig(Section):
 class SharedConfig(StrictModel):
     """The fields that a training run and a pipeline share."""
 
-    name: Operational[str]
-    """Name of the run in logs, reports and forecast files."""
+    name: Operational[Name]
+    """Name of the run in logs, reports and forecast files: letters, digits, and `. _ + -`."""
     run_dir: Operational[Path]
     """Run directory, to which all outputs are written."""
     seed: Annotated[int, Unit("1")] = Field(default=0, ge=0)

@@ -164,7 +164,7 @@ def _path_of(cls: type[BaseModel], loc: tuple[Any, ...]) -> str:
     for index, part in enumerate(loc):
         fields = [] if isinstance(part, int) else _fields_at(cls, loc[:index])
         if part in fields or not fields or index == len(loc) - 1:
-            parts.append(str(part))
+            parts.append(str(part) if str(part).isprintable() else repr(part))
     return ".".join(parts)
 
 

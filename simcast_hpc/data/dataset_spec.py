@@ -13,9 +13,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
 from simcast_hpc.config import ConfigError, DataError, StrictModel, Unit, read_config
+from simcast_hpc.config.names import Name, PathBelow, check_below
 
 from .encoding import MISSING_CODE, Encoding
 from .raw_layouts import ArchiveLayout, Layout
@@ -91,7 +92,7 @@ class TableSplits(StrictModel):
 
     kind: Literal["table"]
     """Selects splits by a table."""
-    file: Path
+    file: PathBelow
     """CSV file below the data root with the columns `id` and `split`."""
 
     def chooser(self, root: Path) -> SplitChooser:
@@ -122,11 +123,11 @@ class DayListSplits(StrictModel):
 
     kind: Literal["day_lists"]
     """Selects splits by lists of days."""
-    train: Path
+    train: PathBelow
     """File below the data root with the days of the split `train`."""
-    val: Path
+    val: PathBelow
     """File below the data root with the days of the split `val`."""
-    test: Path
+    test: PathBelow
     """File below the data root with the days of the split `test`."""
 
     def days(self, root: Path) -> dict[str, str]:
@@ -165,8 +166,8 @@ class ZRRelation(StrictModel):
 class DatasetSpec(StrictModel):
     """Description of a data set."""
 
-    name: str
-    """Short name of the data set."""
+    name: Name
+    """Short name of the data set: letters, digits, and `. _ + -`."""
     title: str
     """Title of the data set in reports and forecast files."""
     quantity: str
@@ -175,7 +176,7 @@ class DatasetSpec(StrictModel):
     """Relation between pixel values (uint8) and physical values."""
     image_type: str
     """Value of the catalog column `img_type` that belongs to this data set, and name of the array in the HDF5 files."""
-    folder: str
+    folder: Annotated[str, AfterValidator(check_below)]
     """Folder between the data root and the `file_name` of a catalog row (`data` in SEVIR)."""
     step_minutes: Annotated[PositiveFloat, Unit("minutes")]
     """Time between two frames of a file."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from simcast_hpc.config import StrictModel, Unit
+from simcast_hpc.config.names import PathBelow
 
 
 class ArchiveLayout(StrictModel):
@@ -25,11 +26,11 @@ class HKO7Layout(StrictModel):
 
     kind: Literal["hko7"]
     """Selects the layout of HKO-7."""
-    images: Path = Path("radarPNG")
+    images: PathBelow = Path("radarPNG")
     """Folder of the images below the data root."""
-    masks: Path = Path("radarPNG_mask")
+    masks: PathBelow = Path("radarPNG_mask")
     """Folder of the noise masks below the data root."""
-    domain_file: Path = Path("mask_dat.npz")
+    domain_file: PathBelow = Path("mask_dat.npz")
     """File below the data root with the mask of the radar's circle."""
     domain: Literal["missing", "zero", "ignore"] = "missing"
     """Value of pixels outside the radar's circle: missing, 0, or unchanged (`ignore`)."""

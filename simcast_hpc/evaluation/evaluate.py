@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simcast_hpc.config import EvaluationConfig, SequenceConfig
+from simcast_hpc.config.names import file_stem
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowSource
@@ -105,7 +106,7 @@ def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:
     name = result["name"]
     for entry, by_rule in counted.items():
         for statistics in by_rule.values():
-            statistics.save(folder / f"{name}.{entry}.{statistics.protocol.counting_hash}.npz")
+            statistics.save(folder / f"{name}.{file_stem(entry)}.{statistics.protocol.counting_hash}.npz")
     write_text(folder / f"{name}.csv", as_csv(result))
     write_json(folder / f"{name}.json", without_nan(result))
 

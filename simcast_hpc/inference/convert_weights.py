@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, TrainConfig, from_mapping, to_yaml
+from simcast_hpc.config.names import file_stem
 from simcast_hpc.models.published_weights import ForecasterSpec, forecaster_spec, load_public
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_tensors, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
@@ -103,7 +104,7 @@ def _run_config(spec: ForecasterSpec, out: Path, *, dataset: str) -> TrainConfig
     return from_mapping(
         TrainConfig,
         {
-            "name": out.name,
+            "name": file_stem(out.name),
             "run_dir": str(out),
             "stage": "direct",
             "data": {"dataset": dataset},

@@ -84,6 +84,9 @@ def download_object(
     """
     into.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(into)
+    for path in (into, part, etag_of(into), etag_of(part)):
+        if path.is_symlink():
+            raise DownloadError(f"{path} is a symbolic link, which a download does not follow; remove it")
     if part.is_file() and (_recorded(part) != remote.etag or part.stat().st_size > remote.size):
         logger.warning("%s changed since its partial download; restarting", remote.key)
         part.unlink()
@@ -182,6 +185,8 @@ def matches_etag(path: Path, etag: str) -> bool | None:
     if not parts:
         with path.open("rb") as file:
             return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == digest
+    if not parts.isdecimal() or len(parts) > 5:  # S3 allows 10,000 parts
+        return None
     size = path.stat().st_size
     for part in _PART_SIZES:
         if -(-size // part) == int(parts) and _multipart_md5(path, part) == digest:

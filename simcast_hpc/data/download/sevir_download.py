@@ -1,6 +1,7 @@
 """Download of SEVIR from its public bucket: the catalog and the files of one image type, of all or some years."""
 
 import logging
+import re
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 import h5py
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.config.names import check_name
 from simcast_hpc.data.archive_catalog import CATALOG
 from simcast_hpc.storage.directory_lock import hold_directory
 
@@ -69,16 +71,18 @@ def list_objects(
     Raises:
         DownloadError: the bucket cannot be listed, or has no file of the image type or of one of the years.
     """
+    check_name(image_type, where="--image-type")
     prefix = f"{bucket}/data/{image_type}"
     try:
         keys = filesystem.find(prefix, detail=True)
         catalog = filesystem.info(f"{bucket}/{CATALOG}")
     except Exception as error:  # botocore, aiohttp and s3fs raise different errors
         raise DownloadError(f"s3://{prefix} cannot be listed: {error or type(error).__name__}") from error
-    objects = {int(key.split("/")[-2]): [] for key in keys if key.endswith(".h5")}
+    objects: dict[int, list[RemoteObject]] = {}
     for key, info in sorted(keys.items()):
         if key.endswith(".h5"):
-            objects[int(key.split("/")[-2])].append(_remote(key, info))
+            objects.setdefault(_year_of(key, prefix), []).append(_remote(key, info))
+    _reject_equal_names([remote for part in objects.values() for remote in part])
     absent = sorted(set(years or ()) - set(objects))
     if not objects or absent:
         missing = f"year {absent[0]}" if absent else "files"
@@ -87,8 +91,30 @@ def list_objects(
     return [_remote(f"{bucket}/{CATALOG}", catalog), *chosen]
 
 
+def _year_of(key: str, prefix: str) -> int:
+    """Return the year in a key, which becomes a path below the root: ``<prefix>/<year>/<name>.h5``."""
+    found = re.fullmatch(r"/([0-9]{4})/[A-Za-z0-9][A-Za-z0-9._-]*\.h5", key.removeprefix(prefix), re.ASCII)
+    if found is None or not key.startswith(prefix):
+        raise DownloadError(f"the bucket contains the key {key!r}, which is not {prefix}/YEAR/NAME.h5")
+    return int(found[1])
+
+
+def _reject_equal_names(objects: Sequence[RemoteObject]) -> None:
+    """Raise an error if two keys are one file where file names have no case."""
+    keys: dict[str, str] = {}
+    for remote in objects:
+        if (other := keys.setdefault(remote.key.casefold(), remote.key)) != remote.key:
+            raise DownloadError(f"the bucket contains {other!r} and {remote.key!r}, which differ only in case")
+
+
 def _remote(key: str, info: Any) -> RemoteObject:
-    return RemoteObject(key, int(info["size"]), str(info["ETag"]).strip('"'))
+    try:
+        remote = RemoteObject(key, int(info["size"]), str(info["ETag"]).strip('"'))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DownloadError(f"the bucket lists {key!r} without a size or ETag: {error!r}") from error
+    if remote.size < 0 or not remote.etag.isprintable():
+        raise DownloadError(f"the bucket lists {key!r} with size {remote.size} and ETag {remote.etag!r}")
+    return remote
 
 
 def require_space(objects: Sequence[RemoteObject], root: Path) -> int:

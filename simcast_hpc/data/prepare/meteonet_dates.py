@@ -99,12 +99,14 @@ def read_dates(content: bytes, *, count: int) -> list[datetime]:
 def _step(machine: _Machine, name: str, argument: Any) -> None:
     """Follow one instruction."""
     stack = machine.stack
+    # 1. Constants and literals
     if name in ("PROTO", "FRAME"):
         return
     if name in _CONSTANTS:
         stack.append(_CONSTANTS[name])
     elif name in _LITERALS:
         stack.append(argument)
+    # 2. Tuples and lists
     elif name == "EMPTY_TUPLE":
         stack.append(())
     elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
@@ -121,10 +123,12 @@ def _step(machine: _Machine, name: str, argument: Any) -> None:
         if not isinstance(stack[-1], list):
             raise PickleError("the pickle appends to something else than a list")
         stack[-1].extend(values)
+    # 3. Memo
     elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
         machine.memo[len(machine.memo) if name == "MEMOIZE" else argument] = stack[-1]
     elif name in ("GET", "BINGET", "LONG_BINGET"):
         stack.append(machine.memo[argument])
+    # 4. Names, calls and states
     elif name == "GLOBAL":
         stack.append(_find(*argument.split(" ", 1)))
     elif name == "STACK_GLOBAL":
