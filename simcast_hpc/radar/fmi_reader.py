@@ -8,7 +8,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .odim_reader import grid_of_pysteps
+from .odim_grid import grid_of_pysteps
 from .radar_frame import FieldChoice, RadarFrame
 
 _NO_ECHO_DBZ = -32.0  # pixel 0

@@ -17,7 +17,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .odim_attributes import equals_sentinel, number, scalar, text
-from .odim_reader import make_grid
+from .odim_grid import make_grid
 from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from simcast_hpc.config import DataError
 
-from .odim_reader import grid_of_pysteps
+from .odim_grid import grid_of_pysteps
 from .radar_frame import FieldChoice, RadarFrame
 
 _PRODUCT = re.compile(r"PRDT=([A-Z]{3})(\d{9})")

@@ -1,5 +1,6 @@
 """Attributes of ODIM HDF5 files: inheritance between levels, legal string and array forms, times and sentinels."""
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+logger = logging.getLogger(__name__)
+_TRUE = ("true", "1", "1.0", "yes")
 _DATE, _TIME = re.compile(r"\d{8}"), re.compile(r"\d{4}(\d{2})?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OdimField:
     """A quantity of an ODIM file with its inherited attributes.
 
@@ -24,12 +27,14 @@ class OdimField:
         data: stored values ``[H, W]``, an HDF5 dataset.
         what: attributes of ``what`` of the file, overridden by those of the dataset and of the data group.
         where: attributes of ``where``, inherited in the same way.
+        how: attributes of ``how``, inherited in the same way.
     """
 
     name: str
     data: Any
     what: dict[str, Any]
     where: dict[str, Any]
+    how: dict[str, Any]
 
     @property
     def quantity(self) -> str:
@@ -46,11 +51,11 @@ def odim_fields(file: Any) -> list[OdimField]:
             group = dataset[data_name]
             if not isinstance(group.get("data"), h5py.Dataset):
                 continue
-            what, where = (
+            what, where, how = (
                 {key: value for level in (file, dataset, group) for key, value in attributes_of(level, name).items()}
-                for name in ("what", "where")
+                for name in ("what", "where", "how")
             )
-            fields.append(OdimField(f"{dataset_name}/{data_name}", group["data"], what, where))
+            fields.append(OdimField(f"{dataset_name}/{data_name}", group["data"], what, where, how))
     return fields
 
 
@@ -68,6 +73,20 @@ def fields_of_dataset(fields: list[OdimField], number: int, path: Path) -> list[
         existing = ", ".join(f"{name} ({', '.join(names)})" for name, names in quantities.items())
         raise DataError(f"{path} contains no field in dataset{number}; the datasets are {existing or 'none'}")
     return chosen
+
+
+def working_fields(fields: list[OdimField], path: Path, *, log: bool = False) -> list[OdimField]:
+    """Return the fields whose ``how/malfunc`` is not true; the others are logged.
+
+    Raises:
+        DataError: the attribute is true for all fields.
+    """
+    failed = [field for field in fields if text(field.how.get("malfunc", "")).lower() in _TRUE]
+    if fields and len(failed) == len(fields):
+        raise DataError(f"{path}: how/malfunc is true for all {len(failed)} fields; none can be used")
+    if failed and log:
+        logger.warning("%s: skipped %s, whose how/malfunc is true", path, ", ".join(field.name for field in failed))
+    return [field for field in fields if field not in failed]
 
 
 def attributes_of(group: Any, name: str) -> dict[str, Any]:
@@ -146,6 +165,31 @@ def equals_sentinel(stored: np.ndarray, sentinel: Any) -> np.ndarray:
     dtype = own if own.kind == "f" and own.itemsize < stored.dtype.itemsize else stored.dtype
     with np.errstate(over="ignore"):
         return stored.astype(dtype, copy=False) == dtype.type(sentinel)
+
+
+def check_sentinel(stored: np.ndarray, sentinel: float, name: str) -> None:
+    """Check that the integer dtype of the data can represent a sentinel; if not, it matches nothing and is logged.
+
+    Raises:
+        DataError: the data contain the value to which the sentinel is converted in this dtype, such as 255 for -1 in
+            uint8. It may be the sentinel or a measurement.
+    """
+    if stored.dtype.kind not in "iu":
+        return
+    limits = np.iinfo(stored.dtype)
+    if np.isfinite(sentinel) and float(sentinel).is_integer():
+        if limits.min <= sentinel <= limits.max:
+            return
+        codes = 2 ** (8 * stored.dtype.itemsize)
+        converted = (int(sentinel) - limits.min) % codes + limits.min
+        # A number far outside, such as -9999000, was never meant as a value of this dtype; 65535 has all bits set.
+        is_near = abs(sentinel) <= codes or (int(sentinel) & (int(sentinel) + 1)) == 0
+        if is_near and (stored == converted).any():
+            raise DataError(
+                f"{name} is {sentinel:g}, which {stored.dtype} cannot represent, and the data contain {converted}, to "
+                f"which it is converted; it must be from {limits.min} to {limits.max}"
+            )
+    logger.warning("%s is %g, which %s cannot represent; no pixel has this value", name, sentinel, stored.dtype)
 
 
 def _numbered(group: Any, prefix: str) -> list[str]:

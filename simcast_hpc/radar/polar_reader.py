@@ -1,9 +1,12 @@
-"""Reader of polar volumes of one radar (ODIM HDF5, using xradar): the lowest sweep on a 1 km grid around the radar.
+"""Reader of ODIM HDF5 polar volumes and sweeps: the lowest sweep of one radar on a 1 km grid around it.
 
-Each pixel takes the value of the nearest gate. No correction is applied; prefer the composite of the weather service
-where one exists.
+Each pixel takes the value of the gate at its position. No correction is applied; prefer the composite of the weather
+service where one exists.
 """
 
+import logging
+import re
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,56 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .odim_reader import nominal_time
+from .odim_attributes import OdimField, attributes_of, fields_of_dataset, number, odim_fields, text, working_fields
+from .odim_reader import nominal_time, physical_values
 from .radar_frame import FieldChoice, RadarFrame, RadarGrid
 
+logger = logging.getLogger(__name__)
 _SPACING = 1000.0
 _MAX_RANGE = 250_000.0  # beyond it even the lowest beam is above most rain
+_MIN_RANGE = 2_000.0  # smaller: the length of a gate is not in meters
+_MAX_START = 20_000.0  # larger: the start of the first gate is not in the unit of the file's version
+_ELEVATIONS = (-5.0, 45.0)  # steeper sweeps are no map
+_SAME_ELEVATION = 0.01
+_EFFECTIVE_EARTH_RADIUS = 4.0 / 3.0 * 6_371_000.0  # bends the beam as the standard atmosphere does
 _QUANTITY = "DBZH"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Geometry of a sweep: azimuths of ``[rays]`` in degrees, gates in meters along the beam.
+
+    ``half_widths`` is the largest distance of a direction from the center of a ray that belongs to it, ``[rays]``.
+    """
+
+    elevation: float
+    azimuths: np.ndarray
+    half_widths: np.ndarray
+    start: float
+    gate: float
+    gates: int
+
+    @property
+    def reach(self) -> float:
+        """Ground distance of the end of the last gate, at most 250 km."""
+        end, elevation = self.start + self.gate * self.gates, np.deg2rad(self.elevation)
+        radius = _EFFECTIVE_EARTH_RADIUS
+        return min(_MAX_RANGE, float(radius * np.arctan2(end * np.cos(elevation), radius + end * np.sin(elevation))))
+
+    def gate_numbers(self, ground_distance: np.ndarray) -> np.ndarray:
+        """Return the number of the gate above each ground distance, from 0; outside 0 to ``gates - 1`` is none."""
+        angle = ground_distance / _EFFECTIVE_EARTH_RADIUS
+        along_beam = _EFFECTIVE_EARTH_RADIUS * np.sin(angle) / np.cos(np.deg2rad(self.elevation) + angle)
+        return np.floor((along_beam - self.start) / self.gate).astype(int)
+
+    def ray_numbers(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest ray of each direction in degrees, and whether the direction belongs to it."""
+        order = np.argsort(self.azimuths)
+        azimuths, index = self.azimuths[order], np.concatenate([order[-1:], order, order[:1]])
+        periodic = np.concatenate([azimuths[-1:] - 360.0, azimuths, azimuths[:1] + 360.0])
+        position = np.searchsorted((periodic[1:] + periodic[:-1]) / 2, directions)
+        ray = index[position]
+        return ray, np.abs(directions - periodic[position]) <= self.half_widths[ray]
 
 
 def times(path: Path, _choice: FieldChoice) -> list[datetime]:
@@ -28,32 +75,149 @@ def times(path: Path, _choice: FieldChoice) -> list[datetime]:
 
 
 def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
-    """Return the reflectivity of the lowest sweep that contains it."""
-    import xradar
+    """Return the reflectivity of the lowest sweep that contains it, or of the dataset that was chosen.
 
-    (time,) = times(path, choice)
-    volume: Any = xradar.io.open_odim_datatree(str(path))
-    try:
-        sweeps = [volume[name].to_dataset() for name in volume.children if str(name).startswith("sweep")]
-        with_quantity = [sweep for sweep in sweeps if _QUANTITY in sweep]
-        if not with_quantity:
-            quantities = sorted({str(name) for sweep in sweeps for name in sweep.data_vars if sweep[name].ndim == 2})
-            raise DataError(f"{path} is a polar volume of {quantities}; it must contain {_QUANTITY} (reflectivity)")
-        lowest = min(with_quantity, key=lambda sweep: float(sweep["sweep_fixed_angle"]))
-        grid, values = _to_grid(lowest, float(volume["longitude"]), float(volume["latitude"]))
-        degrees = float(lowest["sweep_fixed_angle"])
-    finally:
-        volume.close()
-    metadata = {"format": "polar volume", "quantity": _QUANTITY, "elevation_degrees": degrees}
+    Sweeps whose ``how/malfunc`` is true are skipped.
+
+    Raises:
+        DataError: no sweep can be used, or its geometry is absent or invalid.
+    """
+    with h5py.File(path, "r") as file:
+        time = nominal_time(file, path)
+        field, elevation = _select(odim_fields(file), choice, path)
+        sweep = _sweep(field, elevation, _start_unit(file), path)
+        grid, values = _to_grid(sweep, physical_values(field, path), _radar(field, path))
+    metadata: dict[str, Any] = {
+        "format": "polar volume",
+        "quantity": field.quantity,
+        "group": field.name,
+        "elevation_degrees": elevation,
+    }
     return [RadarFrame(values, "dBZ", time, grid, path, metadata)]
 
 
-def _to_grid(sweep: Any, longitude: float, latitude: float) -> tuple[RadarGrid, np.ndarray]:
-    polar = _values(sweep[_QUANTITY])
-    ranges, azimuths = sweep["range"].values.astype(np.float64), sweep["azimuth"].values.astype(np.float64)
-    gate, slope = ranges[1] - ranges[0], np.cos(np.deg2rad(float(sweep["sweep_fixed_angle"])))
-    reach = min(_MAX_RANGE, (ranges[-1] + gate / 2) * slope)
-    half = int(np.ceil(reach / _SPACING))
+def _select(fields: list[OdimField], choice: FieldChoice, path: Path) -> tuple[OdimField, float]:
+    """Return the field of the lowest sweep and its elevation; of several the first, which is logged."""
+    if choice.dataset is not None:
+        fields = fields_of_dataset(fields, choice.dataset, path)
+    fields = working_fields(fields, path, log=True)
+    candidates = [field for field in fields if field.quantity == _QUANTITY]
+    if not candidates:
+        quantities = sorted({field.quantity for field in fields})
+        raise DataError(f"{path} is a polar volume of {quantities}; it must contain {_QUANTITY} (reflectivity)")
+    elevations = [_required(field, "elangle", *_ELEVATIONS, path) for field in candidates]
+    lowest = min(elevations)
+    equal = [k for k, one in enumerate(elevations) if one - lowest <= _SAME_ELEVATION]
+    if len(equal) > 1:
+        logger.warning(
+            "%s contains %s at the lowest elevation %g degrees in %s; %s is read (the first), --dataset N selects",
+            path,
+            _QUANTITY,
+            lowest,
+            ", ".join(candidates[k].name for k in equal),
+            candidates[equal[0]].name,
+        )
+    return candidates[equal[0]], elevations[equal[0]]
+
+
+def _required(field: OdimField, name: str, low: float, high: float, path: Path) -> float:
+    """Return an attribute of ``where``.
+
+    Raises:
+        DataError: it is absent or outside its limits.
+    """
+    value = number(field.where, name, path)
+    if value is None or not low <= value <= high:
+        raise DataError(f"{path}: where/{name} of {field.name} is {value}; it must be from {low:g} to {high:g}")
+    return value
+
+
+def _radar(field: OdimField, path: Path) -> tuple[float, float]:
+    """Return longitude and latitude of the radar."""
+    return _required(field, "lon", -180.0, 360.0, path), _required(field, "lat", -90.0, 90.0, path)
+
+
+def _start_unit(file: Any) -> float:
+    """Return the meters per unit of ``where/rstart``: kilometers up to version 2.3, meters from 2.4."""
+    for words in (text(file.attrs.get("Conventions", "")), text(attributes_of(file, "what").get("version", ""))):
+        if match := re.search(r"(\d+)[._](\d+)", words):
+            return 1.0 if (int(match[1]), int(match[2])) >= (2, 4) else 1000.0
+    return 1000.0
+
+
+def _sweep(field: OdimField, elevation: float, start_unit: float, path: Path) -> Sweep:
+    """Return the geometry of a sweep.
+
+    Raises:
+        DataError: it is absent, invalid, or contradicts the shape of the data.
+    """
+    # 1. Rays and gates
+    shape = field.data.shape
+    stated = tuple(number(field.where, name, path, size) for name, size in zip(("nrays", "nbins"), shape, strict=False))
+    if len(shape) != 2 or stated != shape or 0 in shape:
+        raise DataError(f"{path}: {field.name} has shape {shape}, but where/nrays and where/nbins are {stated}")
+    rays, gates = shape
+    # 2. Range
+    gate = _required(field, "rscale", 1e-3, _MAX_RANGE, path)
+    start = (number(field.where, "rstart", path, 0.0) or 0.0) * start_unit
+    if not -gate <= start <= _MAX_START:
+        raise DataError(
+            f"{path}: where/rstart of {field.name} is {start / start_unit:g} {'km' if start_unit > 1 else 'm'}; "
+            f"it must be from {-gate / start_unit:g} to {_MAX_START / start_unit:g} "
+            "(km up to ODIM 2.3, m from 2.4)"
+        )
+    if gate * gates < _MIN_RANGE:
+        raise DataError(
+            f"{path}: {gates} gates with where/rscale {gate:g} m in {field.name} reach only {gate * gates:g} m; "
+            "rscale must be in meters"
+        )
+    # 3. Azimuth
+    azimuths, half_widths = _azimuths(field, rays, path)
+    return Sweep(elevation, azimuths, half_widths, start, gate, gates)
+
+
+def _azimuths(field: OdimField, rays: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the centers of the rays in degrees, and the distance from the center that belongs to a ray, ``[rays]``.
+
+    Row 0 starts at north plus ``how/astart``, if there are no start and stop azimuths of the rays. ``where/a1gate`` is
+    only the ray that was measured first. A gap as wide as a ray is closed; pixels in a wider one are missing.
+    """
+    start, stop = (_array(field, name, rays, path) for name in ("startazA", "stopazA"))
+    if start is None:
+        width = 360.0 / rays
+        centers = (number(field.how, "astart", path, 0.0) or 0.0) + width * (np.arange(rays) + 0.5)
+        return centers % 360.0, np.full(rays, width)
+    if stop is None:
+        steps = _signed(np.diff(start, append=start[:1]))
+        turn = np.full(rays, np.median(steps))
+    else:
+        turn = _signed(stop - start)
+    centers = (start + turn / 2) % 360.0
+    spacing = np.median(np.abs(_signed(np.diff(centers)))) if rays > 1 else 0.0
+    return centers, np.maximum(np.abs(turn), spacing)
+
+
+def _array(field: OdimField, name: str, size: int, path: Path) -> np.ndarray | None:
+    """Return an attribute of ``how`` with one number per ray, None if it is absent."""
+    if name not in field.how:
+        return None
+    try:
+        values = np.asarray(field.how[name], np.float64).ravel()
+    except (TypeError, ValueError):
+        values = np.array([])
+    if values.shape != (size,) or not np.isfinite(values).all():
+        raise DataError(f"{path}: how/{name} of {field.name} must contain {size} finite numbers, one per ray")
+    return values
+
+
+def _signed(degrees: np.ndarray) -> np.ndarray:
+    """Return angles from -180 to 180 degrees."""
+    return (degrees + 180.0) % 360.0 - 180.0
+
+
+def _to_grid(sweep: Sweep, polar: np.ndarray, radar: tuple[float, float]) -> tuple[RadarGrid, np.ndarray]:
+    longitude, latitude = radar
+    half = int(np.ceil(sweep.reach / _SPACING))
     grid = RadarGrid(
         f"+proj=aeqd +lat_0={latitude:.8g} +lon_0={longitude:.8g} +ellps=WGS84 +units=m +no_defs",
         -half * _SPACING,
@@ -65,30 +229,8 @@ def _to_grid(sweep: Any, longitude: float, latitude: float) -> tuple[RadarGrid, 
     )
     x, y = np.meshgrid(grid.x, grid.y)
     distance = np.hypot(x, y)
-    number = np.floor((distance / slope - ranges[0]) / gate + 0.5).astype(int)
-    ray = _nearest_ray(np.rad2deg(np.arctan2(x, y)) % 360.0, azimuths)
-    values = polar[ray, np.clip(number, 0, len(ranges) - 1)]
-    values[(number < 0) | (number >= len(ranges)) | (distance > reach)] = np.nan
+    gate = sweep.gate_numbers(distance)
+    ray, is_scanned = sweep.ray_numbers(np.rad2deg(np.arctan2(x, y)) % 360.0)
+    values = polar[ray, np.clip(gate, 0, sweep.gates - 1)]
+    values[(gate < 0) | (gate >= sweep.gates) | (distance > sweep.reach) | ~is_scanned] = np.nan
     return grid, values
-
-
-def _nearest_ray(directions: np.ndarray, azimuths: np.ndarray) -> np.ndarray:
-    """Return for each direction in degrees the index of the nearest ray, periodic in azimuth."""
-    order = np.argsort(azimuths)
-    periodic = np.concatenate([azimuths[order][-1:] - 360.0, azimuths[order], azimuths[order][:1] + 360.0])
-    index = np.concatenate([order[-1:], order, order[:1]])
-    return index[np.searchsorted((periodic[1:] + periodic[:-1]) / 2, directions)]
-
-
-def _values(field: Any) -> np.ndarray:
-    """Return dBZ ``[rays, gates]``, float32: NaN where missing, minus infinity where undetected."""
-    gain, offset = field.encoding.get("scale_factor", 1.0), field.encoding.get("add_offset", 0.0)
-    values = field.transpose("azimuth", "range").values.astype(np.float32)
-    if "_Undetect" in field.attrs:
-        undetect = float(field.attrs["_Undetect"])
-        no_echo = np.float32(undetect * gain + offset)
-        values[np.abs(values - no_echo) < 1e-3 * max(abs(gain), 1e-3)] = -np.inf
-        # xradar masks nodata. Where undetect has the same value, a gate within range is no echo.
-        if np.isclose(undetect, float(field.encoding.get("_FillValue", np.nan)), rtol=0, atol=0, equal_nan=True):
-            values[np.isnan(values)] = -np.inf
-    return values

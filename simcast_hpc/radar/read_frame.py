@@ -51,7 +51,7 @@ _FORMATS = {
     "mch": Format("MeteoSwiss GIF", mch.times, mch.frames, ("pysteps",)),
     "cf": Format("CF netCDF", cf.times, cf.frames, ("xarray", "h5netcdf", "pyproj")),
     "zarr": Format("CF Zarr", cf.times, cf.frames, ("xarray", "zarr", "pyproj")),
-    "polar": Format("polar volume", polar.times, polar.frames, ("xradar",), True),
+    "polar": Format("polar volume", polar.times, polar.frames, (), True),
 }
 
 

@@ -10,10 +10,8 @@ import pytest
 from simcast_hpc.config import DataError
 from simcast_hpc.radar import frame_times, read_frames
 from tests.radar.odim_files import LEFT, TOP, corners, layout, write_layout
-from tests.radar.radar_files import LAEA, write_volume
-from tests.shared_data import shared
+from tests.radar.radar_files import LAEA
 
-DIALECTS = "data/radar/files/odim_dialects"
 ONE_OCLOCK = datetime(2024, 11, 26, 1, 0, tzinfo=UTC)
 
 
@@ -136,11 +134,6 @@ def test_sentinels_are_compared_in_the_dtype_of_the_data(tmp_path, stored, attri
     np.testing.assert_array_equal(read(write_layout(tmp_path / "a.h5", groups)).values, [[np.nan, -np.inf, 20.0]])
 
 
-def test_sentinel_outside_the_integer_range_matches_nothing(tmp_path):
-    groups = layout(np.array([[255, 0, 1]], np.uint8), nodata=-1.0, undetect=0.5, gain=0.1)
-    np.testing.assert_allclose(read(write_layout(tmp_path / "a.h5", groups)).values, [[25.5, 0.0, 0.1]])
-
-
 def test_nan_and_infinity_as_sentinels(tmp_path):
     groups = layout(np.array([[np.nan, np.inf, 2.0]]), quantity="RATE", nodata=np.nan, undetect=np.inf)
     np.testing.assert_array_equal(read(write_layout(tmp_path / "a.h5", groups)).values, [[np.nan, 0.0, 2.0]])
@@ -150,16 +143,6 @@ def test_nan_and_infinity_as_sentinels(tmp_path):
 def test_equal_nodata_and_undetect_are_no_echo(tmp_path, quantity, no_echo):
     groups = layout(np.array([[0, 40]], np.uint8), quantity=quantity, nodata=0.0, undetect=0.0, gain=0.5)
     np.testing.assert_array_equal(read(write_layout(tmp_path / "a.h5", groups)).values, [[no_echo, 20.0]])
-
-
-def test_equal_nodata_and_undetect_of_a_volume_are_no_echo_within_range(tmp_path):
-    gates = np.full((360, 100), -32.0)
-    gates[90, 40] = 28.0
-    path = write_volume(tmp_path / "a.h5", {0.5: gates})
-    with h5py.File(path, "r+") as file:
-        file["dataset1/data1/what"].attrs["nodata"] = 0.0
-    values = read(path).values
-    assert values[100, 140] == 28.0 and np.isneginf(values[50, 50]) and np.isnan(values[0, 0])
 
 
 @pytest.mark.parametrize("encode", [str, np.bytes_, lambda value: np.array([value], "S"), lambda value: [value],
@@ -234,39 +217,6 @@ def test_error_names_the_attribute_and_not_damage(tmp_path, change, message):
     assert "damaged" not in str(error.value)
 
 
-# Values read with h5py alone: minutes, missing pixels, maximum in the unit of the file, pixel width.
-REAL = {
-    "belgium.comp.hdf": ("mm/h", 60.0, 1000.0),
-    "CPC2335513304_00060.001.h5": ("mm/h", 60.0, 1000.07),
-    "comp4ctfilter.h5": ("dBZ", None, 2001.96),
-    "opera_west.h5": ("dBZ", None, 1000.0),
-    "T_PASH22_C_EUOC_20241126010000.hdf": ("mm/h", 60.0, 2000.0),
-}
-
-
-@pytest.mark.parametrize("name", sorted(REAL))
-def test_real_files_of_several_services(name):
-    path = shared(f"{DIALECTS}/{name}")
-    unit, minutes, spacing = REAL[name]
-    frame = read(path)
-    with h5py.File(path, "r") as file:
-        stored = file["dataset1/data1/data"][...].astype(np.float64)
-        what = dict(file["dataset1/data1/what"].attrs)
-    nodata, undetect = what.get("nodata", np.nan), what.get("undetect", np.nan)
-    missing, dry = np.isnan(stored) | (stored == nodata), stored == undetect
-    physical = stored * what.get("gain", 1.0) + what.get("offset", 0.0)
-    assert frame.unit == unit and frame.interval_minutes == minutes
-    assert frame.grid.spacing_x == pytest.approx(spacing, rel=1e-5)
-    np.testing.assert_array_equal(np.isnan(frame.values), missing)
-    assert (frame.values[dry] == (-np.inf if unit == "dBZ" else 0.0)).all()
-    np.testing.assert_allclose(frame.values[~missing & ~dry], physical[~missing & ~dry], rtol=1e-6)
-
-
-def test_contradictory_real_file_is_not_called_damaged():
-    with pytest.raises(DataError, match=r"pixel size along x is 1981.8 in the file, but 994.521 by its corners"):
-        read(shared(f"{DIALECTS}/comp.h5"))
-
-
 def test_files_of_another_layout_are_not_called_damaged(tmp_path):
     path = write_layout(tmp_path / "knmi.h5", {"overview": {"products": 1}, "scan1": {}, "geographic": {}}, encode=str)
     with h5py.File(path, "r+") as file:
@@ -275,21 +225,5 @@ def test_files_of_another_layout_are_not_called_damaged(tmp_path):
         read(path)
     volume = layout([[1.0]])
     volume["what"]["object"] = "PVOL"
-    with pytest.raises(DataError, match=r"cannot be read as polar volume.*does not support its layout"):
+    with pytest.raises(DataError, match=r"where/elangle of dataset1/data1 is None; it must be from -5 to 45"):
         read(write_layout(tmp_path / "volume.h5", volume))
-
-
-def test_real_volume_whose_attributes_are_arrays_of_one_element():
-    path = shared("data/radar/files/polar/knmi_polar_volume.h5")
-    frame = read(path)
-    assert frame.time == datetime(2011, 6, 10, 11, 40, 2, tzinfo=UTC)
-    with h5py.File(path, "r") as file:
-        what, stored = file["dataset1/data1/what"].attrs, file["dataset1/data1/data"][...]
-        physical = np.unique(stored * np.float64(what["gain"][0]) + np.float64(what["offset"][0]))
-    assert np.isclose(np.unique(frame.values[np.isfinite(frame.values)])[:, None], physical).any(axis=1).all()
-
-
-def test_real_volume_with_equal_nodata_and_undetect():
-    frame = read(shared("data/radar/files/polar/IDR66_20100206_111233.vol.h5"))
-    inside = np.hypot(*np.meshgrid(frame.grid.x, frame.grid.y)) < 0.95 * frame.grid.top
-    assert not np.isnan(frame.values[inside]).any() and np.isneginf(frame.values[inside]).any()
