@@ -259,13 +259,16 @@ def _newest(files: "Mapping[datetime, Path]") -> datetime:
 def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
     from simcast_hpc.forecast.watch_folder import FolderWatcher, WatchSettings
     from simcast_hpc.monitoring.stop_request import StopRequest
+    from simcast_hpc.storage.directory_lock import hold_directory
     from simcast_hpc.train.stop_errors import PausedError, reject_stop_file
 
     if folder.resolve() == publisher.folder.resolve():
         raise ConfigError(f"--watch {folder} equals --out; choose another folder, or forecasts would be read as frames")
     reject_stop_file([publisher.folder])
-    with StopRequest([publisher.folder], checks_files=True).handle_signals() as stop_request:
-        FolderWatcher(predictor, publisher, folder, WatchSettings(**settings)).run(stop_request)
+    chosen = WatchSettings(**settings)
+    stop_request = StopRequest([publisher.folder], checks_files=True)
+    with hold_directory(publisher.folder, "a watcher", field="--out") as lock, stop_request.handle_signals():
+        FolderWatcher(predictor, publisher, folder, chosen, check_lock=lock.check).run(stop_request)
     if "USR2" in stop_request.cause:  # the batch system's notice before the time limit
         raise PausedError(f"{stop_request.cause}; run the same command to resume")
 

@@ -1,6 +1,7 @@
 """`simcast predict` from files: CF netCDF and Zarr, pictures, provenance, and the error of each invalid input."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 import xarray as xr
 from PIL import Image
+from typer.testing import CliRunner
 
+from simcast_hpc.cli import app
 from simcast_hpc.commands.predict import _predictor
 from simcast_hpc.config import SimcastError
 from simcast_hpc.export import export_run
@@ -29,11 +32,6 @@ def error_of(*words: object) -> str:
     with pytest.raises(SimcastError) as error:
         predict(*words)
     return str(error.value)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return small_model(tmp_path_factory.mktemp("model") / "student")
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +101,23 @@ def test_file_has_provenance(written, model):
         attributes["institution"] == "Us" and attributes["simcast_bridged"] == "none" and attributes["simcast_commit"]
     )
     assert attributes["simcast_run"] == "tiny" and attributes["simcast_stage"] == "direct"
+
+
+def test_name_of_another_data_set_is_reported_by_command_and_python(model, frames, tmp_path, caplog):
+    run = tmp_path / "copied"
+    shutil.copytree(model, run)
+    (run / "config.yaml").write_text((model / "config.yaml").read_text().replace("name: tiny", "name: sevir-direct"))
+    result = CliRunner().invoke(app, ["predict", str(run), str(frames), "--out", str(tmp_path), "--write", "nc"])
+    warning = "the run is named 'sevir-direct', but its data set is 'fmi', not 'sevir'"
+    assert result.exit_code == 0 and warning in result.stderr
+    with xr.open_dataset(result.stdout.strip()) as dataset:
+        assert dataset.attrs["simcast_run"] == "sevir-direct"
+    logging.getLogger("simcast_hpc").propagate = True
+    for path, texts in ((model, ""), (run, warning)):
+        trained = load_trained(path)
+        code = encoding_of_run(trained.config.data)
+        Predictor(trained, code, FrameRequest(3, code.step_minutes), (32, 32), 8)
+        assert texts in caplog.text and (texts or warning not in caplog.text)
 
 
 def test_pictures_show_every_lead_time(written):
