@@ -5,6 +5,7 @@ most ``late_minutes`` older than the newest frame and its forecast is absent or 
 restart continues after a kill, a late frame creates or updates forecasts, and a replaced file is read again.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from simcast_hpc.config import ConfigError, DataError, SimcastError
 from simcast_hpc.monitoring.log import printable
 from simcast_hpc.monitoring.stop_request import StopRequest
 from simcast_hpc.radar.frame_encoding import EncodedFrame
+from simcast_hpc.radar.reader_process import ReadingStopped
 from simcast_hpc.storage.atomic_files import sweep
 
 from .choose_frames import FrameSet, require_one_grid_and_unit
@@ -126,7 +128,8 @@ class FolderWatcher:
         while not stop():
             self._check_lock()
             try:
-                self.scan(stop)
+                with contextlib.suppress(ReadingStopped):
+                    self.scan(stop)
             except Exception as error:  # a watcher that ends makes no forecasts at all
                 self._check_lock()
                 logger.exception("a scan failed")

@@ -89,9 +89,14 @@ class WatchedFiles:
         self._encoded: dict[tuple[Path, Stamp], dict[datetime, EncodedFrame]] = {}
         self._digests: dict[tuple[Path, Stamp], dict[datetime, str]] = {}
         self._announced: set[Path] = set()
+        self._stop: Callable[[], object] | None = None
 
     def update(self, stop: Callable[[], object]) -> None:
-        """Inspect files that are new or changed and no longer grow, and those whose next attempt is due."""
+        """Inspect files that are new or changed and no longer grow, and those whose next attempt is due.
+
+        ``stop`` also ends the reading of a frame until the next update, with ``ReadingStopped``.
+        """
+        self._stop = stop
         now_ns, listing = time.time_ns(), list_stamps(self._folder, self._pattern, self._excluded)
         for path, stamp in listing.items():
             if stop():
@@ -177,7 +182,7 @@ class WatchedFiles:
     def _inspect(self, path: Path, stamp: Stamp) -> InspectedFile:
         try:
             choice = self._code.choice
-            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset))
+            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop))
             if times and min(times).year < EARLIEST_YEAR:
                 raise DataError(f"{path} contains the time {min(times).isoformat()}, before the first weather radars")
         except Exception as error:
@@ -194,7 +199,9 @@ class WatchedFiles:
 
     def _read(self, path: Path) -> dict[datetime, EncodedFrame]:
         key = (path, self._known[path].stamp)
-        frames = {frame.time: encode_frame(frame, self._code) for frame in read_frames(path, prefer=self._code.unit)}
+        choice = self._code.choice
+        stored = read_frames(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop)
+        frames = {frame.time: encode_frame(frame, self._code) for frame in stored}
         self._encoded[key] = frames
         if key not in self._digests:  # otherwise the hash of the file is there
             self._digests[key] = {time: _digest(frame) for time, frame in frames.items()}

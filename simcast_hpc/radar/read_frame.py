@@ -21,10 +21,11 @@ from . import fmi_reader as fmi
 from . import knmi_reader as knmi
 from . import mch_reader as mch
 from . import mrms_reader as mrms
-from . import odim_attributes
+from . import odim_attributes, reader_process
 from . import odim_reader as odim
 from . import polar_reader as polar
 from .radar_frame import FieldChoice, RadarFrame, Unit
+from .reader_process import Stop
 
 SUPPORTED_FORMATS = (
     "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF, CF Zarr"
@@ -55,45 +56,66 @@ _FORMATS = {
 }
 
 
-def frame_times(path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None) -> list[datetime]:
+def frame_times(
+    path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None, stop: Stop | None = None
+) -> list[datetime]:
     """Return the times of the frames in a file, UTC, without reading its fields.
+
+    The file is read in a child process; see :mod:`reader_process` for its limits.
 
     Args:
         path: a file of any supported format.
         prefer: as in :func:`read_frames`; the time of an accumulation is the end of its interval.
         dataset: as in :func:`read_frames`.
+        stop: as in :func:`read_frames`.
 
     Raises:
-        DataError: the format is not supported, or the file is damaged or contains no time.
+        DataError: the format is not supported, or the file is damaged, exceeds a limit or contains no time.
         ConfigError: a package that the reader needs is not installed.
+        ReadingStopped: ``stop`` returned true.
     """
-    file_format, choice = detect_format(path), FieldChoice(prefer, dataset)
-    with _uniform_errors(path, file_format):
-        _reject_dataset(path, file_format, choice)
-        return file_format.times(path, choice)
+    return reader_process.read_times(path, FieldChoice(prefer, dataset), stop=stop)
 
 
-def read_frames(path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None) -> list[RadarFrame]:
+def read_frames(
+    path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None, stop: Stop | None = None
+) -> list[RadarFrame]:
     """Return the frames of a file, in the order of its times.
+
+    The file is read in a child process; see :mod:`reader_process` for its limits.
 
     Args:
         path: a file of any supported format.
         prefer: unit to read if the file contains several quantities; another unit is returned if this one is absent.
         dataset: number N of ``datasetN`` in an ODIM file; None reads the lowest level or the first.
+        stop: returns whether to stop; called several times per second.
 
     Raises:
-        DataError: the format is not supported, the file is damaged, or its field contradicts its metadata.
+        DataError: the format is not supported, the file is damaged or exceeds a limit, or its field contradicts its
+            metadata.
         ConfigError: a package that the reader needs is not installed.
+        ReadingStopped: ``stop`` returned true.
     """
-    file_format, choice = detect_format(path), FieldChoice(prefer, dataset)
-    with _uniform_errors(path, file_format):
-        _reject_dataset(path, file_format, choice)
+    return reader_process.read_frames(path, FieldChoice(prefer, dataset), stop=stop)
+
+
+def frame_times_in_process(
+    path: Path, choice: FieldChoice, *, on_start: Callable[[], None] | None = None
+) -> list[datetime]:
+    """Return the times as :func:`frame_times` does, in this process and without limits.
+
+    ``on_start`` is called when the packages of the reader are imported.
+    """
+    with _uniform_errors(path, choice, on_start) as file_format:
+        return file_format.times(path, choice)
+
+
+def read_frames_in_process(
+    path: Path, choice: FieldChoice, *, on_start: Callable[[], None] | None = None
+) -> list[RadarFrame]:
+    """Return the frames as :func:`read_frames` does, in this process and without limits."""
+    with _uniform_errors(path, choice, on_start) as file_format:
         return file_format.frames(path, choice)
-
-
-def _reject_dataset(path: Path, file_format: Format, choice: FieldChoice) -> None:
-    if choice.dataset is not None and not file_format.has_datasets:
-        raise DataError(f"{path} is {file_format.name} without numbered datasets; --dataset applies to ODIM HDF5")
 
 
 def detect_format(path: Path) -> Format:
@@ -112,7 +134,7 @@ def detect_format(path: Path) -> Format:
                 head = file.read(16)
         if head.startswith(_HDF5):
             return _FORMATS[_hdf5_format(path)]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
     for start, name in ((b"GRIB", "mrms"), (b"P5", "fmi"), (b"GIF8", "mch"), (b"CDF", "cf")):
         if head.startswith(start):
@@ -137,12 +159,19 @@ def _hdf5_format(path: Path) -> str:
 
 
 @contextmanager
-def _uniform_errors(path: Path, file_format: Format) -> Iterator[None]:
-    """Turn any exception of an external reader into a ``DataError`` that names the file."""
-    for package in file_format.packages:
-        _import(package, file_format)
+def _uniform_errors(path: Path, choice: FieldChoice, on_start: Callable[[], None] | None) -> Iterator[Format]:
+    """Detect the format, and turn any exception of its reader into a ``DataError`` that names the file."""
+    name = "a radar file"
     try:
-        yield
+        file_format = detect_format(path)
+        name = file_format.name
+        for package in file_format.packages:
+            _import(package, file_format)
+        if choice.dataset is not None and not file_format.has_datasets:
+            raise DataError(f"{path} is {name} without numbered datasets; --dataset applies to ODIM HDF5")
+        if on_start is not None:
+            on_start()
+        yield file_format
     except (DataError, ConfigError, MemoryError):
         raise
     # External readers do not document what they raise on a damaged file, and one bad file must not end
@@ -152,12 +181,17 @@ def _uniform_errors(path: Path, file_format: Format) -> Iterator[None]:
             "it may be damaged or truncated"
             if _is_damage(error)
             else "the reader does not support its layout"
-            if h5py.is_hdf5(path)
+            if _is_hdf5(path)
             else "it may be damaged or truncated, or the reader does not support its layout"
         )
-        raise DataError(
-            f"{path} cannot be read as {file_format.name}: {type(error).__name__}: {error}; {cause}"
-        ) from error
+        raise DataError(f"{path} cannot be read as {name}: {type(error).__name__}: {error}; {cause}") from error
+
+
+def _is_hdf5(path: Path) -> bool:
+    try:
+        return h5py.is_hdf5(path)
+    except Exception:
+        return False
 
 
 def _is_damage(error: Exception) -> bool:

@@ -10,6 +10,8 @@ import pytest
 
 from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.radar import RadarFrame, RadarGrid, frame_times, read_frames
+from simcast_hpc.radar.radar_frame import FieldChoice
+from simcast_hpc.radar.read_frame import read_frames_in_process
 from tests.radar.radar_files import LAEA, START, moment, write_cf, write_odim, write_volume
 
 FIELD = np.array([[np.nan, -np.inf, -30.0, -12.5], [7.0, 31.5, 60.0, 0.0], [-np.inf, np.nan, 1.5, 2.0]])
@@ -188,7 +190,7 @@ def test_missing_package_error_names_the_install_command(tmp_path, monkeypatch):
     with pytest.raises(
         ConfigError, match=r"ODIM HDF5 needs the package pyproj .*pip install -c constraints.txt -e '\.\[io\]'"
     ):
-        read_frames(path)
+        read_frames_in_process(path, FieldChoice())
 
 
 def test_grid_difference_ignores_rounding():
