@@ -6,12 +6,13 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from simcast_hpc.config import PipelineConfig, read_config
 from simcast_hpc.report import write_report
-from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_run
+from tests.report.fake_run import MEAN_CSI, STEPS, radar_file, score_file, write_json, write_run
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" $a_1$"
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -57,13 +58,23 @@ def quick(tmp_path_factory) -> Page:
 def radar(tmp_path_factory) -> Page:
     """Two test sets not in alphabetical order, texts with markup characters, undefined scores."""
     with_gaps = {name: [*leads[:3], None, *leads[4:]] for name, leads in MEAN_CSI.items()} | {"<b>odd": [None] * 6}
+    texts = {name: f"{name} {HOSTILE}" for name in ("citation", "license", "fingerprint", "split")}
+    units = {name: f"{name} {HOSTILE}" for name in ("unit", "quantity")}
     sets = [
-        radar_file("also & <more>", title=f"MCH {HOSTILE}", citation=HOSTILE, mean_csi=with_gaps),
-        radar_file("test", title="MRMS tiles", dataset="mrms-4km", dates=["2019-06-10"], step_minutes=4.0),
+        radar_file("also", title=f"MCH {HOSTILE}", mean_csi=with_gaps, dates=[HOSTILE, "2017-01-31"], **texts),
+        radar_file("test", title="MRMS tiles", dataset="mrms-4km", dates=["2019-06-10"], step_minutes=4.0, **units),
     ]
-    also = {"also": [{"name": "also & <more>", "data": {"dataset": "mch"}}]}
+    for entry in sets[0]["entries"]:
+        entry["note"] = f"note {HOSTILE}"
+    for protocol in sets[0]["protocols"].values():
+        protocol |= {"source": f"source {HOSTILE}", "hash": f"hash {HOSTILE}"}
+    also = {"also": [{"name": "also", "data": {"dataset": "mch", "root": f"root {HOSTILE}"}}]}
     run_dir = tmp_path_factory.mktemp("radar") / "run"
-    return Page(write_report(write_run(run_dir, name=HOSTILE, config={"evaluation": also}, test_sets=sets)))
+    write_run(run_dir, name="radar", config={"evaluation": also}, test_sets=sets)
+    write_json(run_dir / "versions.json", {"torch": f"version {HOSTILE}", HOSTILE: "1"})
+    example = dict(np.load(run_dir / "scores" / "also.example.npz"))
+    np.savez(run_dir / "scores" / "also.example.npz", **(example | {"event": np.array(f"event {HOSTILE}")}))
+    return Page(write_report(run_dir))
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +187,9 @@ def test_document_has_language_title_and_viewport(page):
 def test_text_from_files_is_escaped(radar):
     assert HOSTILE in unescape(radar.text)
     assert radar.text.count("<script") == 1 and "<b>" not in radar.text
-    assert any(HOSTILE in words for words in radar.words["h1"])
+    words = unescape(radar.text)
+    for text in ("note", "source", "hash", "version", "event", "citation", "license", "quantity", "unit"):
+        assert f"{text} {HOSTILE}" in words, text
     assert any(HOSTILE in words for words in radar.words["h2"])
     assert "<b>odd" in radar.words["th"]
 
