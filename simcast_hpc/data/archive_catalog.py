@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from sys import intern
 
 from simcast_hpc.config import DataError
@@ -95,7 +95,7 @@ def _rows(
         try:
             yield Event(
                 row[ids],
-                intern(row[names]),
+                intern(_relative(row[names])),
                 int(row[indices]),
                 _utc(row[times]),
                 float(row[missing] or "nan"),
@@ -103,6 +103,33 @@ def _rows(
             )
         except ValueError as error:
             raise DataError(f"{catalog}, line {number}, event {row[ids]}: {error}") from error
+
+
+def _relative(file_name: str) -> str:
+    """Return a file name that is below the folder of the archive.
+
+    Raises:
+        ValueError: it is absolute or contains `..`, or cannot be a name.
+    """
+    parts = PurePosixPath(file_name).parts
+    if not parts or ".." in parts or parts[0] == "/" or not file_name.isprintable():
+        raise ValueError(f"file_name={file_name!r} must be relative to the archive, without `..`")
+    return file_name
+
+
+def archive_path(root: Path, spec: DatasetSpec, file_name: str) -> Path:
+    """Return the path of a file of an archive.
+
+    Raises:
+        DataError: a symbolic link leads out of the archive.
+    """
+    path = root / spec.folder / file_name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise DataError(
+            f"{path} is a symbolic link to {path.resolve()}, outside of the archive {root}; move the files into the "
+            "archive, or link the whole archive"
+        )
+    return path
 
 
 def choose_events(

@@ -14,10 +14,11 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .archive_catalog import CATALOG, Event, choose_events
+from .archive_catalog import CATALOG, Event, archive_path, choose_events
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
 from .hdf5_files import OpenFiles, time_major
+from .hdf5_guard import check_hdf5
 from .window_source import WindowKey, event_checksum, fingerprint
 
 
@@ -136,7 +137,7 @@ class ArchiveSource:
         return self.root / self.spec.folder / file_name
 
     def _check_file(self, file_name: str, rows: list[Event]) -> tuple[int, int, int]:
-        path = self._path(file_name)
+        path = archive_path(self.root, self.spec, file_name)
         shape, problems = check_archive_file(path, self.spec, rows)
         if problems:
             if problems[0].kind == "absent-file":
@@ -162,11 +163,15 @@ def check_archive_file(
     """Return ``[H, W, frames]`` of a file of an archive, or None, and its problems.
 
     A problem that makes the file unusable is the only one returned, and has no event.
+
+    Raises:
+        DataError: the file is not self-contained, see :func:`check_hdf5`.
     """
     if not path.is_file():
         return None, [DataProblem("absent-file", path.name, "", f"there is no file {path}")]
     try:
         with h5py.File(path, "r") as file:
+            check_hdf5(file, path, reads_whole=False)
             stored = file.get(spec.image_type)
             if not isinstance(stored, h5py.Dataset):
                 message = f"it has no dataset {spec.image_type!r}; it contains {sorted(file.keys())}"
@@ -176,7 +181,9 @@ def check_archive_file(
                 return None, [DataProblem(problem[0], path.name, "", problem[1])]
             shape = stored.shape
             return (shape[1], shape[2], shape[3]), _row_problems(file, path.name, spec, rows, shape)
-    except OSError as error:
+    except DataError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # what h5py raises on damaged files
         message = f"truncated or not an HDF5 file: {error}; download it again"
         return None, [DataProblem("truncated", path.name, "", message)]
 

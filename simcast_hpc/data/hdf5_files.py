@@ -8,6 +8,10 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the LZ4 and Zstd filters with h5py
 import numpy as np
 
+from simcast_hpc.config import DataError
+
+from .hdf5_guard import check_hdf5
+
 MAX_OPEN_FILES = 64
 _ROWS_PER_COPY = 2
 
@@ -33,6 +37,7 @@ class OpenFiles:
 
         Raises:
             OSError: the file is absent, truncated or not HDF5.
+            DataError: it is not self-contained, see :func:`check_hdf5`.
         """
         if self._owner != os.getpid():  # a forked worker must not share the parent's open files
             self._owner, self._files = os.getpid(), OrderedDict()
@@ -40,7 +45,16 @@ class OpenFiles:
         if file is None:
             while len(self._files) >= MAX_OPEN_FILES:
                 self._files.popitem(last=False)[1].close()
-            file = self._files[path] = h5py.File(path, "r", rdcc_nbytes=0)
+            file = h5py.File(path, "r", rdcc_nbytes=0)
+            try:
+                check_hdf5(file, path, reads_whole=False)
+            except DataError:
+                file.close()
+                raise
+            except (OSError, KeyError, RuntimeError, ValueError) as error:  # what h5py raises on damaged files
+                file.close()
+                raise OSError(f"damaged: {error}") from error
+            self._files[path] = file
         self._files.move_to_end(path)
         return file
 

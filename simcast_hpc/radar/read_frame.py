@@ -15,6 +15,7 @@ from types import ModuleType
 import h5py
 
 from simcast_hpc.config import ConfigError, DataError
+from simcast_hpc.data.hdf5_guard import check_hdf5
 
 from . import cf_reader as cf
 from . import fmi_reader as fmi
@@ -150,6 +151,7 @@ def is_zarr(path: Path) -> bool:
 
 def _hdf5_format(path: Path) -> str:
     with h5py.File(path, "r") as file:
+        check_hdf5(file, path)
         conventions = odim_attributes.text(file.attrs.get("Conventions", ""))
         if conventions.startswith("ODIM_H5") or {"what", "dataset1"} <= set(file):
             return "polar" if odim.object_of(file) in ("PVOL", "SCAN") else "odim"

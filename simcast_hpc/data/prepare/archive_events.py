@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.data.archive_catalog import CATALOG, Event, cadence_problem, read_catalog, repeated_ids
+from simcast_hpc.data.archive_catalog import CATALOG, Event, archive_path, cadence_problem, read_catalog, repeated_ids
 from simcast_hpc.data.archive_windows import check_archive_file, events_by_file
 from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec
@@ -36,7 +36,7 @@ class ArchiveEvents:
         shapes: dict[str, tuple[int, int, int]] = {}
         digest = hashlib.sha256()
         for name, file_rows in sorted(events_by_file(rows).items()):
-            path = self.root / spec.folder / name
+            path = archive_path(self.root, spec, name)
             shape, problems = check_archive_file(path, spec, file_rows)
             self.problems += [DataProblem(p.kind, name, p.event, p.message) for p in problems]
             if shape is not None:

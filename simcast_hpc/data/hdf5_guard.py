@@ -1,0 +1,72 @@
+"""Check of an HDF5 file from elsewhere before its content is read: nothing outside of the file, and plausible sizes.
+
+HDF5 opens other files for external links, external storage and virtual datasets, so a file could copy any file of the
+user into a forecast. A few kilobytes can also declare a dataset of terabytes.
+"""
+
+import math
+from pathlib import Path
+
+import h5py
+from h5py import h5d, h5g, h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
+
+from simcast_hpc.config import DataError
+
+MAX_OBJECTS = 50_000
+# No filter compresses radar fields more than this; deflate cannot exceed 1032.
+_MAX_RATIO = 2000
+_PLAUSIBLE_BYTES = 256 << 20
+
+
+def check_hdf5(file: h5py.File, path: Path, *, reads_whole: bool = True) -> None:
+    """Check all objects of an open file; each is visited once, also if links form a cycle.
+
+    Args:
+        file: the open file.
+        path: named in messages.
+        reads_whole: whether arrays are read as a whole, so that their size matters, and not only that of a chunk.
+
+    Raises:
+        DataError: the file links to another file or stores data in one, declares much more data than it contains, or
+            contains too many objects.
+        OSError, KeyError, RuntimeError, ValueError: from HDF5, the file is damaged.
+    """
+    pending: list[tuple[str, h5g.GroupID]] = [("", h5g.open(file.id, b"/"))]
+    visited: set[tuple[int, int]] = set()
+    while pending:
+        prefix, group = pending.pop()
+        for link in list(group):
+            name = f"{prefix}/{link.decode('utf-8', 'replace')}"
+            kind = group.links.get_info(link).type
+            if kind == h5l.TYPE_SOFT:  # within the file: all other objects are visited as well
+                continue
+            if kind != h5l.TYPE_HARD:
+                raise DataError(f"{path}: {name} is a link to another file; the file must contain its data itself")
+            found = h5o.open(group, link)
+            info = h5o.get_info(found)
+            if (info.fileno, info.addr) in visited:
+                continue
+            visited.add((info.fileno, info.addr))
+            if len(visited) > MAX_OBJECTS:
+                raise DataError(f"{path} contains more than {MAX_OBJECTS} objects; a radar file has a few hundred")
+            if isinstance(found, h5d.DatasetID):
+                _check_dataset(found, f"{path}: {name}", reads_whole=reads_whole)
+            elif isinstance(found, h5g.GroupID):
+                pending.append((name, found))
+
+
+def _check_dataset(dataset: h5d.DatasetID, where: str, *, reads_whole: bool) -> None:
+    """Check where a dataset is stored, and its size."""
+    properties = dataset.get_create_plist()
+    layout = properties.get_layout()
+    if layout == h5d.VIRTUAL or properties.get_external_count():
+        raise DataError(f"{where} is stored in another file; the file must contain its data itself")
+    stored, itemsize = dataset.get_storage_size(), dataset.get_type().get_size()
+    declared = math.prod(dataset.shape) * itemsize if reads_whole else 0
+    if layout == h5d.CHUNKED:
+        declared = max(declared, math.prod(properties.get_chunk()) * itemsize)
+    if declared > max(_PLAUSIBLE_BYTES, _MAX_RATIO * stored):
+        raise DataError(
+            f"{where} declares {declared} bytes (shape {list(dataset.shape)}) and stores {stored}; it must store its "
+            "data"
+        )
