@@ -15,7 +15,8 @@ from simcast_hpc.config import DataError
 
 logger = logging.getLogger(__name__)
 _TRUE = ("true", "1", "1.0", "yes")
-_DATE, _TIME = re.compile(r"\d{8}"), re.compile(r"\d{4}(\d{2})?")
+_DATE, _TIME = re.compile(r"[0-9]{8}"), re.compile(r"[0-9]{4}([0-9]{2})?")
+_SECONDS_LENGTH = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +50,16 @@ def odim_fields(file: Any) -> list[OdimField]:
         dataset = file[dataset_name]
         for data_name in _numbered(dataset, "data"):
             group = dataset[data_name]
-            if not isinstance(group.get("data"), h5py.Dataset):
+            data = _child(group, "data")
+            if not isinstance(data, h5py.Dataset):
                 continue
+            if data.external or data.is_virtual:
+                raise DataError(f"{file.filename}: {data.name} is stored in other files; all data must be in the file")
             what, where, how = (
                 {key: value for level in (file, dataset, group) for key, value in attributes_of(level, name).items()}
                 for name in ("what", "where", "how")
             )
-            fields.append(OdimField(f"{dataset_name}/{data_name}", group["data"], what, where, how))
+            fields.append(OdimField(f"{dataset_name}/{data_name}", data, what, where, how))
     return fields
 
 
@@ -91,9 +95,10 @@ def working_fields(fields: list[OdimField], path: Path, *, log: bool = False) ->
 
 def attributes_of(group: Any, name: str) -> dict[str, Any]:
     """Return the attributes of the subgroup ``name`` as scalars; empty if the subgroup does not exist."""
-    if not isinstance(group.get(name), h5py.Group):
+    subgroup = _child(group, name)
+    if not isinstance(subgroup, h5py.Group):
         return {}
-    scalars = {key: scalar(value) for key, value in group[name].attrs.items()}
+    scalars = {key: scalar(value) for key, value in subgroup.attrs.items()}
     return {key: value for key, value in scalars.items() if value is not None}
 
 
@@ -134,17 +139,29 @@ def time_of(attributes: Mapping[str, Any], date: str, time: str, path: Path) -> 
     """Return the UTC time of a date and a time attribute; the time contains 6 digits, or 4 without seconds.
 
     Raises:
-        DataError: an attribute is absent or not of this form.
+        DataError: an attribute is absent or not of this form. A time that is stored as a number must have 6 digits,
+            because a number has lost leading zeros.
     """
     day, clock = text(attributes.get(date, "")), text(attributes.get(time, ""))
     try:
-        if not _DATE.fullmatch(day) or not _TIME.fullmatch(clock):
+        is_number = not isinstance(attributes.get(time, ""), str)
+        if not _DATE.fullmatch(day) or not _TIME.fullmatch(clock) or (is_number and len(clock) < _SECONDS_LENGTH):
             raise ValueError("invalid number of digits")
-        return datetime.strptime(day + clock.ljust(6, "0"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        return datetime.strptime(day + clock.ljust(_SECONDS_LENGTH, "0"), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
     except ValueError as error:
         raise DataError(
             f"{path}: what/{date} and what/{time} are {day + clock!r}; they must be YYYYMMDD and HHmmss or HHmm"
         ) from error
+
+
+def sentinel_of(what: Mapping[str, Any], name: str, path: Path) -> Any:
+    """Return ``nodata`` or ``undetect`` in the dtype of the attribute, also from a string; None if it is absent.
+
+    Raises:
+        DataError: the attribute is not one number.
+    """
+    value = number(what, name, path)
+    return value if isinstance(what.get(name), str) else what.get(name)
 
 
 def equals_sentinel(stored: np.ndarray, sentinel: Any) -> np.ndarray:
@@ -156,9 +173,8 @@ def equals_sentinel(stored: np.ndarray, sentinel: Any) -> np.ndarray:
     if sentinel is None:
         return nothing
     if stored.dtype.kind in "iu":
-        limits = np.iinfo(stored.dtype)
-        valid = np.isfinite(sentinel) and limits.min <= sentinel <= limits.max and float(sentinel).is_integer()
-        return stored == stored.dtype.type(int(sentinel)) if valid else nothing
+        code = _integer(sentinel, stored.dtype)
+        return stored == stored.dtype.type(code) if _fits(code, stored.dtype) else nothing
     if np.isnan(sentinel):
         return np.isnan(stored)
     own = np.asarray(sentinel).dtype
@@ -167,33 +183,57 @@ def equals_sentinel(stored: np.ndarray, sentinel: Any) -> np.ndarray:
         return stored.astype(dtype, copy=False) == dtype.type(sentinel)
 
 
-def check_sentinel(stored: np.ndarray, sentinel: float, name: str) -> None:
+def check_sentinel(stored: np.ndarray, sentinel: Any, name: str) -> None:
     """Check that the integer dtype of the data can represent a sentinel; if not, it matches nothing and is logged.
 
     Raises:
         DataError: the data contain the value to which the sentinel is converted in this dtype, such as 255 for -1 in
             uint8. It may be the sentinel or a measurement.
     """
-    if stored.dtype.kind not in "iu":
+    if sentinel is None or stored.dtype.kind not in "iu":
         return
-    limits = np.iinfo(stored.dtype)
-    if np.isfinite(sentinel) and float(sentinel).is_integer():
-        if limits.min <= sentinel <= limits.max:
-            return
-        codes = 2 ** (8 * stored.dtype.itemsize)
-        converted = (int(sentinel) - limits.min) % codes + limits.min
+    code = _integer(sentinel, stored.dtype)
+    if _fits(code, stored.dtype):
+        return
+    if code is not None:
+        limits, codes = np.iinfo(stored.dtype), 2 ** (8 * stored.dtype.itemsize)
+        converted = (code - limits.min) % codes + limits.min
         # A number far outside, such as -9999000, was never meant as a value of this dtype; 65535 has all bits set.
-        is_near = abs(sentinel) <= codes or (int(sentinel) & (int(sentinel) + 1)) == 0
+        is_near = abs(code) <= codes or (code & (code + 1)) == 0
         if is_near and (stored == converted).any():
             raise DataError(
-                f"{name} is {sentinel:g}, which {stored.dtype} cannot represent, and the data contain {converted}, to "
+                f"{name} is {code}, which {stored.dtype} cannot represent, and the data contain {converted}, to "
                 f"which it is converted; it must be from {limits.min} to {limits.max}"
             )
     logger.warning("%s is %g, which %s cannot represent; no pixel has this value", name, sentinel, stored.dtype)
+
+
+def _integer(sentinel: Any, dtype: np.dtype) -> int | None:
+    """Return a sentinel as an integer, None if it is none; a float64 that rounds the largest integer is that one."""
+    if not np.isfinite(sentinel) or int(sentinel) != sentinel:
+        return None
+    largest = int(np.iinfo(dtype).max)
+    return largest if float(sentinel) == float(largest) else int(sentinel)
+
+
+def _fits(code: int | None, dtype: np.dtype) -> bool:
+    limits = np.iinfo(dtype)
+    return code is not None and limits.min <= code <= limits.max
 
 
 def _numbered(group: Any, prefix: str) -> list[str]:
     """Return the subgroups ``prefix1``, ``prefix2``, ... in the order of their numbers."""
     matches = [re.fullmatch(rf"{prefix}(\d+)", name) for name in group]
     names = [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1]))]
-    return [name for name in names if isinstance(group.get(name), h5py.Group)]
+    return [name for name in names if isinstance(_child(group, name), h5py.Group)]
+
+
+def _child(group: Any, name: str) -> Any:
+    """Return a member of a group, None if it is absent.
+
+    Raises:
+        DataError: it is a link to another file.
+    """
+    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
+        raise DataError(f"{group.file.filename}: {name} is a link to another file; all data must be in the file")
+    return group.get(name)

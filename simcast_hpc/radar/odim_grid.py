@@ -26,12 +26,15 @@ def odim_grid(where: dict[str, Any], shape: tuple[int, ...], path: Path) -> Rada
     """
     # Projection in meters or degrees; coordinates of other units are converted.
     import pyproj
+    from pyproj.exceptions import CRSError
 
     if not text(where.get("projdef", "")):
         raise DataError(f"{path} contains no where/projdef; a forecast needs the projection")
     projection = text(where["projdef"])
-    to_map, scale = pyproj.Proj(projection), 1.0
-    crs = pyproj.CRS.from_user_input(projection)
+    try:
+        crs, to_map, scale = pyproj.CRS.from_user_input(projection), pyproj.Proj(projection), 1.0
+    except CRSError as error:
+        raise DataError(f"{path}: where/projdef {projection!r} is not a valid projection ({error})") from error
     if not crs.is_geographic:
         scale = float(crs.axis_info[0].unit_conversion_factor) if crs.axis_info else 1.0
         if scale != 1.0:
@@ -42,6 +45,8 @@ def odim_grid(where: dict[str, Any], shape: tuple[int, ...], path: Path) -> Rada
         longitude, latitude = number(where, f"{name}_lon", path), number(where, f"{name}_lat", path)
         if longitude is not None and latitude is not None:
             corners[name] = tuple(scale * coordinate for coordinate in to_map(longitude, latitude))
+    if crs.is_geographic:
+        corners = _across_the_date_line(corners)
     height, width = shape
     stated = (number(where, "ysize", path, height), number(where, "xsize", path, width))
     if stated != shape:
@@ -55,6 +60,14 @@ def odim_grid(where: dict[str, Any], shape: tuple[int, ...], path: Path) -> Rada
         pixel = _of_corners(pixel, edges, (height, width), path)
     metadata = {"projection": projection, "xpixelsize": pixel["x"], "ypixelsize": pixel["y"], **edges}
     return grid_of_pysteps(path, np.empty(shape, bool), metadata)
+
+
+def _across_the_date_line(corners: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+    """Return corners in degrees in which the right ones are east of the left ones."""
+    left = [x for name, (x, _) in corners.items() if name.endswith("L")]
+    if not left:
+        return corners
+    return {name: (x + 360.0 if name.endswith("R") and x <= max(left) else x, y) for name, (x, y) in corners.items()}
 
 
 def _in_meters(size: float | None, axis: str, path: Path) -> float | None:

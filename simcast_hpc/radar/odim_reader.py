@@ -22,6 +22,7 @@ from .odim_attributes import (
     fields_of_dataset,
     number,
     odim_fields,
+    sentinel_of,
     text,
     time_of,
     working_fields,
@@ -69,7 +70,7 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         start, time = _interval(file, field, path)
         values = physical_values(field, path)
     metadata: dict[str, Any] = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
-    if start is not None:
+    if start is not None and field.quantity == "ACRR":
         values = values * np.float32(3600.0 / (time - start).total_seconds())
     grid = odim_grid(field.where, values.shape, path)
     return [RadarFrame(values, _UNIT[field.quantity], time, grid, path, metadata, start)]
@@ -87,10 +88,13 @@ def _fields(file: Any, path: Path) -> list[OdimField]:
 def _interval(file: Any, field: OdimField, path: Path) -> tuple[datetime | None, datetime]:
     """Return the interval of an accumulation, or None and the nominal time of another field.
 
+    The rain rate of an accumulation product (``RR``) is the mean over the interval.
+
     Raises:
         DataError: a time is absent or invalid, or the interval ends before it starts.
     """
-    if field.quantity != "ACRR":
+    is_mean_rate = field.quantity == "RATE" and text(field.what.get("product", "")).upper() == "RR"
+    if field.quantity != "ACRR" and not is_mean_rate:
         return None, nominal_time(file, path)
     start, end = (time_of(field.what, f"{name}date", f"{name}time", path) for name in ("start", "end"))
     if start >= end:
@@ -153,13 +157,13 @@ def physical_values(field: OdimField, path: Path) -> np.ndarray:
     stored = data[...]
     if "gain" not in what and stored.dtype.kind in "iu":
         logger.warning("%s: %s is of type %s without a gain; 1 is used", path, field.name, stored.dtype)
-    for name in ("nodata", "undetect"):
-        if (sentinel := number(what, name, path)) is not None:
-            check_sentinel(stored, sentinel, f"{path}: {name} of {field.name}")
+    nodata, undetect = (sentinel_of(what, name, path) for name in ("nodata", "undetect"))
+    check_sentinel(stored, nodata, f"{path}: nodata of {field.name}")
+    check_sentinel(stored, undetect, f"{path}: undetect of {field.name}")
     no_echo = -np.inf if field.quantity == "DBZH" else 0.0
     with np.errstate(over="ignore", invalid="ignore"):
         values = (stored * np.float64(gain) + offset).astype(np.float32)
     infinite = np.isposinf(values) if field.quantity == "DBZH" else np.isinf(values)
-    values[infinite | equals_sentinel(stored, what.get("nodata"))] = np.nan
-    values[equals_sentinel(stored, what.get("undetect"))] = no_echo
+    values[infinite | equals_sentinel(stored, nodata)] = np.nan
+    values[equals_sentinel(stored, undetect)] = no_echo
     return values

@@ -183,6 +183,8 @@ def _azimuths(field: OdimField, rays: int, path: Path) -> tuple[np.ndarray, np.n
     only the ray that was measured first. A gap as wide as a ray is closed; pixels in a wider one are missing.
     """
     start, stop = (_array(field, name, rays, path) for name in ("startazA", "stopazA"))
+    if start is None and "azangles" in field.how:
+        start, stop = _azimuth_pairs(field, rays, path)
     if start is None:
         width = 360.0 / rays
         centers = (number(field.how, "astart", path, 0.0) or 0.0) + width * (np.arange(rays) + 0.5)
@@ -208,6 +210,19 @@ def _array(field: OdimField, name: str, size: int, path: Path) -> np.ndarray | N
     if values.shape != (size,) or not np.isfinite(values).all():
         raise DataError(f"{path}: how/{name} of {field.name} must contain {size} finite numbers, one per ray")
     return values
+
+
+def _azimuth_pairs(field: OdimField, size: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return start and stop azimuths of ODIM 2.0: ``how/azangles`` contains ``start:stop`` of each ray."""
+    stated = field.how["azangles"]
+    words = stated.split(",") if isinstance(stated, str) else [text(word) for word in np.ravel(stated)]
+    try:
+        pairs = np.array([word.split(":") for word in words]).astype(np.float64)
+    except ValueError:
+        pairs = np.array([])
+    if pairs.shape != (size, 2) or not np.isfinite(pairs).all():
+        raise DataError(f"{path}: how/azangles of {field.name} must contain {size} pairs start:stop, one per ray")
+    return pairs[:, 0], pairs[:, 1]
 
 
 def _signed(degrees: np.ndarray) -> np.ndarray:

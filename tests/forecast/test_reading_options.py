@@ -85,6 +85,19 @@ def test_dataset_is_read_and_recorded(model, filtered, tmp_path):
     assert means[1] != means[2]
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_watcher_reads_the_dataset(model, filtered, tmp_path, number):
+    trained = load_trained(model)
+    predictor = Predictor(
+        trained, encoding_of_run(trained.config.data, dataset=number), FrameRequest(3, 5.0), (32, 32), 8
+    )
+    watcher = FolderWatcher(predictor, Publisher(tmp_path, ("nc",)), filtered, WatchSettings(every_seconds=0.0))
+    watcher.scan()
+    watcher.scan()
+    (path,) = tmp_path.glob("*.nc")
+    assert {one["group"] for one in inputs_of(path)} == {f"dataset{number}/data1"}
+
+
 def test_absent_dataset_is_an_error_that_names_those_that_exist(model, filtered, tmp_path):
     first = filtered / "0.h5"
     with pytest.raises(DataError, match=r"dataset3; the datasets are dataset1 \(DBZH\), dataset2 \(DBZH\)"):

@@ -41,6 +41,9 @@ def test_pixels_take_the_gate_at_their_position(tmp_path):
         ({"startazA": 360.0 - np.arange(360), "stopazA": 359.0 - np.arange(360)}, 278),
         ({"startazA": (np.arange(360) + 90.0) % 360}, 351),
         ({"startazA": np.arange(360) + 0.5, "stopazA": np.arange(360) + 0.5}, 81),
+        # ODIM 2.0: pairs start:stop in one string or in an array of strings.
+        ({"azangles": ",".join(f"{(k + 90) % 360}.0:{(k + 91) % 360}.0" for k in range(360))}, 351),
+        ({"azangles": np.array([f"{(k + 90) % 360}:{(k + 91) % 360}" for k in range(360)], "S")}, 351),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("level", ["how", "dataset1/how", "dataset1/data1/how"])
@@ -205,6 +208,12 @@ def test_invalid_geometry_is_an_error(tmp_path, where, message):
 def test_invalid_azimuths_are_an_error(tmp_path, angles):
     with pytest.raises(DataError, match=r"how/startazA of dataset1/data1 must contain 360 finite numbers"):
         read(tmp_path, polar_layout() | {"dataset1/how": {"startazA": angles}})
+
+
+@pytest.mark.parametrize("pairs", ["0:1,1:2", "0-1", ",".join(["0:1:2"] * 360), ",".join(["0:nan"] * 360)])
+def test_invalid_pairs_of_azimuths_are_an_error(tmp_path, pairs):
+    with pytest.raises(DataError, match="how/azangles of dataset1/data1 must contain 360 pairs start:stop"):
+        read(tmp_path, polar_layout() | {"dataset1/how": {"azangles": pairs}})
 
 
 def test_other_quantities_are_named(tmp_path):
