@@ -27,6 +27,7 @@ from simcast_hpc.commands import (
     train,
 )
 from simcast_hpc.config import SimcastError
+from simcast_hpc.config.text_files import printable
 from simcast_hpc.distributed.launchers import report_to_torchrun
 
 # Without rich markup, brackets such as those of `[io]` in help texts and file names are printed as they are.
@@ -102,5 +103,6 @@ def _run() -> None:
 
 
 def _print_error(error: Exception) -> None:
-    print(f"simcast: {error}", file=sys.stderr)
-    report_to_torchrun(f"simcast: {error}", os.environ)
+    text = printable(f"simcast: {error}", keep="\n")
+    print(text, file=sys.stderr)
+    report_to_torchrun(text, os.environ)

@@ -20,6 +20,18 @@ _MARKS = (
 LARGEST_BYTES = 2**28
 
 
+def printable(text: str, *, keep: str = "") -> str:
+    """Return a text in which characters that are not printable are escaped, such as those of a terminal.
+
+    These are control characters, line ends, marks of writing direction, and halves of surrogate pairs, by which a
+    name of a file can forge or hide output. Characters in ``keep`` are not escaped.
+    """
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() or c in keep else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(escaped)
+
+
 def read_text_file(path: Path, *, error: type[SimcastError], what: str, most_bytes: int = LARGEST_BYTES) -> str:
     """Return the text of a file without its byte order mark, with line ends as in the file.
 

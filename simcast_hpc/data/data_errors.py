@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from simcast_hpc.config import DataError
+from simcast_hpc.config.text_files import printable
 
 ProblemKind = Literal[
     "absent-file", "cadence", "catalog", "checksum", "date-in-two-splits", "dtype", "gap", "grid", "missing-frame",
@@ -24,7 +25,7 @@ class DataProblem:
 
     def __str__(self) -> str:
         where = f"{self.file}, event {self.event}" if self.event else self.file
-        return f"[{self.kind}] {where}: {self.message}"
+        return printable(f"[{self.kind}] {where}: {self.message}")
 
 
 def require_skipped(problems: Sequence[DataProblem], *, skip: Collection[str] = ()) -> list[DataProblem]:

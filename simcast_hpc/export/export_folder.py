@@ -23,6 +23,7 @@ from .onnx_export import OnnxError, require_onnx, write_onnx
 from .torch_export import capture, largest_difference, save_program
 
 _CARD, _FACTS, _CONFIG, _WEIGHTS = "README.md", "export.json", "config.yaml", "model.safetensors"
+_SUMS = "SHA256SUMS"  # in the format of sha256sum
 
 
 class ExportError(SimcastError, RuntimeError):
@@ -82,6 +83,8 @@ def export_run(
             _write_metadata(partial, run_dir, trained, files, exported)
             facts = _facts(run_dir, trained, files, exported)
             write_text(partial / _CARD, write_card(config, facts, rows))
+            written = sorted(path.name for path in partial.iterdir())
+            write_text(partial / _SUMS, "".join(f"{file_hash(partial / name)}  {name}\n" for name in written))
     return exported
 
 
@@ -110,6 +113,7 @@ def _write_program(program: Program, folder: Path, exported: ExportResult, *, on
         save_program(captured, path)
     except RuntimeError as error:  # torch's error for a full disk
         raise ExportError(f"{path} cannot be written: {str(error).splitlines()[0]}") from error
+    # Loading a program runs the code in it; this one was written two lines above, into a folder of this process.
     difference = largest_difference(torch.export.load(path).module(), module, inputs)
     if not difference <= TOLERANCE:  # also rejects NaN
         raise ExportError(f"{path.name} differs from the network by {difference:.1e}; at most {TOLERANCE:g} is allowed")
@@ -159,6 +163,7 @@ def _facts(
         _WEIGHTS: "weights, fp32 by name (safetensors)",
         _CONFIG: "resolved configuration of the run",
         _FACTS: "hashes of these files, differences, versions",
+        _SUMS: "SHA-256 of all files: `sha256sum --check SHA256SUMS`",
     }
     return CardFacts(
         title="Autoencoder" if isinstance(trained, TrainedAutoencoder) else trained.config.model.title,

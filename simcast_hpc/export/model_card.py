@@ -121,6 +121,8 @@ def _use(config: TrainConfig, facts: CardFacts) -> str:
         f'model = torch.export.load("{first}").module()',
         "output = model(tensor)   # inputs and outputs: see the table above",
         "```",
+        "**Loading a `.pt2` file runs code that it contains.** Load it only from a source that you trust, after "
+        "`sha256sum --check SHA256SUMS` with a copy of that file from its author. `model.safetensors` has no code.",
         "Only torch is needed. The batch size is free, the grid is fixed; the program was captured on a CPU.",
         f"Encoding of {spec.quantity}: `{spec.encoding.model_dump_json()}`.",
         *(f"{key}: {value}." for key, value in facts.more.items()),

@@ -2,12 +2,12 @@
 
 import json
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -77,13 +77,18 @@ def read_state_dict(file: Path, *, prefix: str = "") -> dict[str, Tensor]:
             if file.suffix == ".safetensors"
             else torch.load(file, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        raise ConfigError(f"{file} cannot be read as weights: {error}") from error
-    except pickle.UnpicklingError as error:
+    except OSError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own message advises to load the file unsafely
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ConfigError(
-            f"{file} is damaged or contains other objects than tensors, which are not loaded: "
-            f"{str(error).splitlines()[0]} Save only the state dict, with the project that wrote the file"
+            f"{file} is damaged or contains other objects than tensors{f' ({found[1]})' if found else ''}, which could "
+            "run code and are not loaded; ask for the weights as safetensors or as a plain state dict"
         ) from error
+    except Exception as error:  # a damaged file fails anywhere in torch or safetensors
+        text = str(error).split("\n")[0]
+        reason = type(error).__name__ if "weights_only" in text else f"{type(error).__name__}: {text[:200]}"
+        raise ConfigError(f"{file} is damaged or not a file of weights ({reason})") from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):

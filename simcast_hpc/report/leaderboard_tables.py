@@ -10,7 +10,6 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.config.text_files import read_text_file
@@ -19,6 +18,7 @@ from simcast_hpc.storage.atomic_files import write_text
 from .example_window import ResultsError
 from .pipeline_results import ScoreFile
 from .score_tables import places
+from .terminal_tables import plain_text
 
 _COLUMNS = ("csi/mean", "csi_pool4/mean", "csi_pool16/mean", "hss/mean", "mse", "mae", "crps", "ssim")
 _CELL_FRAME = 3  # a border and a space on either side
@@ -133,7 +133,7 @@ def print_leaderboard(
     console = console or Console()
     boards = read_boards(paths, by=by)
     for board in boards:
-        console.print(Text(f"\n{board.title}", style="bold"))
+        console.print(plain_text(f"\n{board.title}", style="bold"))
         console.print(_table(board, by, width=console.width, shows_csv=csv_path is not None))
     if csv_path is not None:
         try:
@@ -167,12 +167,14 @@ def _table(board: Board, by: str, *, width: int, shows_csv: bool) -> Table:
         f"Protocol {board.protocol} ({board.hash}), sorted by {by} ({_direction(by)}); in brackets 95 % intervals over "
         f"events.{means}{every}"
     )
-    table = Table(caption=Text(caption), caption_justify="left")
+    table = Table(caption=plain_text(caption), caption_justify="left")
     for title in columns:
         is_name = title == "forecast"
-        table.add_column(Text(title), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name)
+        table.add_column(
+            plain_text(title), justify="left" if is_name else "right", overflow="fold", no_wrap=not is_name
+        )
     for cells in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(cell) for cell in cells))
+        table.add_row(*(plain_text(cell) for cell in cells))
     return table
 
 

@@ -7,6 +7,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from simcast_hpc.config import from_mapping
+from simcast_hpc.config.text_files import printable
 
 from .baseline_findings import baseline_findings
 from .findings_text import findings, headlines, run_findings, thresholds_of_the_mean
@@ -28,15 +29,15 @@ def print_tables(run_dir: Path, *, console: Console | None = None) -> None:
     for test_set in run.test_sets:
         scores = test_set.scores
         size = f"{scores.windows} windows of {scores.events} events"
-        console.print(Text(f"\n{scores.title}: {size}", style="bold"))
+        console.print(plain_text(f"\n{scores.title}: {size}", style="bold"))
         console.print(_rich_table(lead_table(scores), width=console.width))
         is_first = test_set is run.test_sets[0]
         for sentence in findings(run, scores) if is_first else headlines(run, scores):
-            console.print(Text(f"- {sentence}"))
+            console.print(plain_text(f"- {sentence}"))
         _print_baselines(scores, console)
-    console.print(Text("\nRun", style="bold"))
+    console.print(plain_text("\nRun", style="bold"))
     for sentence in run_findings(run):
-        console.print(Text(f"- {sentence}"))
+        console.print(plain_text(f"- {sentence}"))
 
 
 def print_scores(path: Path, *, console: Console | None = None) -> None:
@@ -47,9 +48,9 @@ def print_scores(path: Path, *, console: Console | None = None) -> None:
     """
     console = console or Console()
     scores = from_mapping(ScoreFile, read_json(path, hint="give a score file of `simcast evaluate`"), where=str(path))
-    console.print(Text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
+    console.print(plain_text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
     console.print(_rich_table(lead_table(scores), width=console.width))
-    console.print(Text(f"- {thresholds_of_the_mean(scores)}"))
+    console.print(plain_text(f"- {thresholds_of_the_mean(scores)}"))
     _print_baselines(scores, console)
 
 
@@ -58,21 +59,29 @@ def _print_baselines(scores: ScoreFile, console: Console) -> None:
     found = baseline_findings(scores)
     more = f" {len(found.thresholds)} scores of single thresholds are in the report." if found.thresholds else ""
     for sentence in (f"{found.count}{more}", *found.overall):
-        console.print(Text(f"- {sentence}"))
+        console.print(plain_text(f"- {sentence}"))
+
+
+def plain_text(content: str, style: str = "") -> Text:
+    """Return a text for rich, without markup or characters that control the terminal."""
+    return Text(printable(content, keep="\n"), style)
 
 
 def _rich_table(content: Table, *, width: int) -> RichTable:
     """Return the table for rich; transposed if it is wider than ``width`` and the transposed table is narrower."""
     rows = [
-        [Text(row.heading), *(Text(cell, "bold" if k in row.best else "") for k, cell in enumerate(row.cells))]
+        [
+            plain_text(row.heading),
+            *(plain_text(cell, "bold" if k in row.best else "") for k, cell in enumerate(row.cells)),
+        ]
         for group in content.groups
         for row in group.rows
     ]
-    grid = [[Text(column) for column in content.columns], *rows]
+    grid = [[plain_text(column) for column in content.columns], *rows]
     transposed = [list(column) for column in zip(*grid, strict=True)]
-    transposed[0][0] = Text("Lead time")
+    transposed[0][0] = plain_text("Lead time")
     heads, *rows = transposed if width < _width(grid) > _width(transposed) else grid
-    table = RichTable(caption=Text(content.caption), caption_justify="left")
+    table = RichTable(caption=plain_text(content.caption), caption_justify="left")
     for k, head in enumerate(heads):
         table.add_column(head, justify="left" if k == 0 else "right", overflow="fold")
     for row in rows:

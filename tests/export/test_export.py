@@ -73,8 +73,10 @@ def test_exported_folder_works_without_this_project(tmp_path):
     assert [float(line) <= 1e-5 for line in done.stdout.split()] == [True] * 3, "rolled out, for every batch size"
 
     assert sorted(path.name for path in out.iterdir()) == [
-        "README.md", "config.yaml", "export.json", "model.pt2", "model.safetensors",
+        "README.md", "SHA256SUMS", "config.yaml", "export.json", "model.pt2", "model.safetensors",
     ]  # fmt: skip
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=out, check=True)
+    assert (out / "SHA256SUMS").read_text().count("\n") == 5
     assert list(out.parent.iterdir()) == [out] and result.differences["model.pt2"] <= 1e-5
     assert load_file(out / "model.safetensors").keys() == trained.network.state_dict().keys()
     metadata = json.loads((out / "export.json").read_text())
@@ -84,7 +86,7 @@ def test_exported_folder_works_without_this_project(tmp_path):
     for text in (
         "Optimizer steps: 4; global batch 4; seed 5", trained.weights_hash, "[batch, 3, 16, 24]",
         "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "License of the data: Apache-2.0",
-        "not for real weather", torch.__version__,
+        "not for real weather", torch.__version__, "Loading a `.pt2` file runs code that it contains",
     ):  # fmt: skip
         assert text in card, card
 

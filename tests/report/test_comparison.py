@@ -107,7 +107,7 @@ def test_rejects_paths_without_scores(tmp_path):
         read_sources([tmp_path / "nowhere", empty])
     broken = evaluation(tmp_path / "broken")
     shutil.copy(broken / "test.example.npz", broken / "test.json")
-    with pytest.raises(ResultsError, match=r"test\.json is not JSON"):
+    with pytest.raises(ResultsError, match=r"test\.json is not (JSON|UTF-8)"):
         read_sources([broken])
 
 
