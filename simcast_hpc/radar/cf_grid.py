@@ -26,6 +26,8 @@ _DEGREES = {
 }
 _LENGTH = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "km": 1000.0}
 _LENGTH |= dict.fromkeys(("kilometre", "kilometer", "kilometres", "kilometers"), 1000.0)
+# Names of map coordinates in meters or km that have no standard name, as Rainfields writes them.
+_NAMES = {"y": {"y", "northing"}, "x": {"x", "easting"}}
 _WGS84 = "+proj=longlat +datum=WGS84 +no_defs"
 
 
@@ -35,12 +37,25 @@ def find_dimension(dataset: "xr.Dataset", field: "xr.DataArray", axis: str, path
     Raises:
         DataError: no dimension has a coordinate of that axis.
     """
-    for name in field.dims:
-        if name in dataset.coords:
-            attributes = dataset.coords[name].attrs
-            is_axis = attributes.get("standard_name") in _DIMENSIONS[axis] or _units(dataset, name) in _DEGREES[axis]
-            if is_axis or attributes.get("axis", "").lower() == axis:
-                return str(name)
+    coordinates = {str(name): dataset.coords[name] for name in field.dims if name in dataset.coords}
+    for name, coordinate in coordinates.items():
+        attributes = coordinate.attrs
+        is_axis = attributes.get("standard_name") in _DIMENSIONS[axis] or _units(dataset, name) in _DEGREES[axis]
+        if is_axis or str(attributes.get("axis", "")).lower() == axis:
+            return name
+    for name in coordinates:
+        if name.lower() in _NAMES[axis] and _units(dataset, name) in _LENGTH:
+            return name
+    curved = [
+        str(name)
+        for name, coordinate in dataset.variables.items()
+        if coordinate.ndim == 2 and str(coordinate.attrs.get("units", "")).strip().lower() in _DEGREES[axis]
+    ]
+    if curved:
+        raise DataError(
+            f"{path}: the positions of {field.name} are in {curved[0]}{dataset[curved[0]].dims}; its dimensions "
+            f"{list(field.dims)} must have one-dimensional coordinates of a regular grid and a grid_mapping"
+        )
     raise DataError(
         f"{path}: none of the dimensions {list(field.dims)} of {field.name} has a coordinate of standard_name "
         f"{' or '.join(sorted(_DIMENSIONS[axis]))}"

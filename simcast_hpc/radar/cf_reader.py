@@ -1,10 +1,12 @@
 """Reader of CF netCDF and Zarr (xarray): rain rate, rain accumulation, reflectivity or VIL on a regular map grid.
 
 The field is selected by units and standard name, its map by ``grid_mapping`` or one-dimensional latitude and longitude.
-The time of a frame is the end of its bounds. See :mod:`cf_packing` for missing values and no echo.
+See :mod:`cf_times` for times and intervals, and :mod:`cf_packing` for missing values and no echo. Files of Rainfields
+(Bureau of Meteorology, Australia) are CF with their own names of times.
 """
 
-from datetime import UTC, datetime
+import logging
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,43 +16,56 @@ from simcast_hpc.config import DataError
 
 from .cf_grid import find_dimension, read_grid
 from .cf_packing import Packing
+from .cf_times import Moments, is_time, read_moments
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
+from .declared_size import check_array
 from .radar_frame import FieldChoice, RadarFrame, Unit
 
 if TYPE_CHECKING:
     import xarray as xr
 
-_RATE_NAMES = {"rainfall_rate", "lwe_precipitation_rate", "precipitation_flux", "rainfall_flux"}
+logger = logging.getLogger(__name__)
+_RATE_NAMES = {"rainfall_rate", "lwe_precipitation_rate", "precipitation_flux", "rainfall_flux", "precipitation_rate"}
 _DEPTH_NAMES = {"lwe_thickness_of_precipitation_amount", "precipitation_amount", "rainfall_amount",
                 "thickness_of_rainfall_amount"}  # fmt: skip
 _REFLECTIVITY = "equivalent_reflectivity_factor"
+# Words of names of variables that describe a field and are not the field.
+_ANCILLARY = {"quality", "flag", "error", "uncertainty", "std", "stdev", "deviation", "bias", "count", "probability"}
+_ANCILLARY |= {"number_of_observations", "status_flag", "standard_error", "detection_minimum"}
 
 
 def times(path: Path, choice: FieldChoice) -> list[datetime]:
     """Return the times of the field."""
     with _opened(path) as dataset:
         field, _, _ = _field(dataset, path, choice.unit)
-        return _times(dataset, field, path)
+        return read_moments(dataset, field, path).ends
 
 
 def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
-    """Return one frame per time."""
+    """Return one frame per time.
+
+    Raises:
+        DataError: the file contains no supported field, or its times, grid, packing or size are invalid.
+    """
     with _opened(path) as dataset, _opened(path, decodes=False) as stored:
         field, unit, factor = _field(dataset, path, choice.unit)
-        frame_times = _times(dataset, field, path)
+        moments = read_moments(dataset, field, path)
         rows, columns = (find_dimension(dataset, field, axis, path) for axis in ("y", "x"))
         codes = _codes(stored[str(field.name)], field, rows, columns, path)
         packing = Packing(stored[str(field.name)].attrs, codes.dtype, f"{path}: {field.name}")
-        if factor is None:
-            factor = _depth_factor(dataset, field, path)
         grid, north_up = read_grid(dataset, field, rows, columns, path)
+        if len(codes) != len(moments.ends):
+            raise DataError(f"{path}: {field.name} has {len(codes)} fields and {len(moments.ends)} times")
         metadata = {"format": "CF netCDF", "quantity": str(field.attrs.get("standard_name") or field.name)}
         result = []
-        for frame_codes, time in zip(codes, frame_times, strict=True):
+        for k, frame_codes in enumerate(codes):
+            scale = _depth_factor(field, moments, k, path) if factor is None else factor
             values, no_echo = packing.decode(frame_codes)
-            values = (values * factor).astype(np.float32)
+            values = (values * scale).astype(np.float32)
             values[no_echo] = -np.inf if unit == "dBZ" else 0.0
-            result.append(RadarFrame(np.ascontiguousarray(north_up(values)), unit, time, grid, path, metadata))
+            start = None if moments.starts is None or moments.starts[k] == moments.ends[k] else moments.starts[k]
+            field_values = np.ascontiguousarray(north_up(values))
+            result.append(RadarFrame(field_values, unit, moments.ends[k], grid, path, metadata, start))
         return result
 
 
@@ -67,31 +82,53 @@ def _opened(path: Path, *, decodes: bool = True) -> "xr.Dataset":
 
 
 def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArray, Unit, float | None]":
-    """Return the field, its unit and the factor to that unit; None for a depth, see :func:`_depth_factor`."""
-    fields: dict[Unit, tuple[Any, Unit, float | None]] = {}
+    """Return the field, its unit and the factor to that unit; None for a depth, see :func:`_depth_factor`.
+
+    Of several fields of one unit, a rate is preferred to an amount, then a standard name to none, then the first.
+
+    Raises:
+        DataError: there is none.
+    """
+    ancillary = {
+        name
+        for variable in dataset.variables.values()
+        for name in str(variable.attrs.get("ancillary_variables")).split()
+    }
+    fields: dict[Unit, list[tuple[Any, Unit, float | None]]] = {}
     descriptions = []
     for name, field in dataset.data_vars.items():
         if field.ndim < 2 or "grid_mapping_name" in field.attrs:
             continue
-        kind = _kind(str(name), field)
+        kind = None if name in ancillary or _is_ancillary(str(name), field) else _kind(str(name), field)
         descriptions.append(f"{name} [{field.attrs.get('units', 'no units')}]")
         if kind is not None:
-            fields.setdefault(kind[0], (field, *kind))
+            fields.setdefault(kind[0], []).append((field, *kind))
     order: tuple[Unit, ...] = (prefer, "mm/h", "dBZ", "kg/m^2")
     for unit in order:
-        if unit in fields:
-            return fields[unit]
+        if candidates := fields.get(unit):
+            candidates.sort(key=lambda field: (field[2] is None, not field[0].attrs.get("standard_name")))
+            if len(candidates) > 1:
+                names = [str(field[0].name) for field in candidates]
+                logger.warning("%s contains %s in %s; %s is read", path, ", ".join(names), unit, names[0])
+            return candidates[0]
     raise DataError(
         f"{path} contains {', '.join(descriptions) or 'no field'}; it must contain a rain rate (mm h-1), rain amount "
         "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), identified by units and standard_name"
     )
 
 
+def _is_ancillary(name: str, field: "xr.DataArray") -> bool:
+    """Return whether a variable describes another one: a flag without units, a quality or an error."""
+    words = f"{name} {field.attrs.get('standard_name', '')}".lower()
+    has_only_flags = "flag_meanings" in field.attrs and not str(field.attrs.get("units", "")).strip("1 ")
+    return has_only_flags or bool({*words.split(), *words.replace("_", " ").split()} & _ANCILLARY)
+
+
 def _kind(name: str, field: "xr.DataArray") -> tuple[Unit, float | None] | None:
     units, standard = str(field.attrs.get("units", "")).strip(), str(field.attrs.get("standard_name", ""))
     words = f"{name} {standard} {field.attrs.get('long_name', '')}".lower().replace("_", " ")
-    if units.lower() in ("dbz", "dbz1") or standard == _REFLECTIVITY:
-        return ("dBZ", 1.0) if units.lower() == "dbz" else None
+    if units.lower() in ("dbz", "dbze", "dbz1") or standard == _REFLECTIVITY:
+        return ("dBZ", 1.0) if units.lower() in ("dbz", "dbze", "db") else None
     is_rain = not standard and any(word in words for word in ("rain", "precip"))
     if (rate := rate_factor(units)) is not None and (standard in _RATE_NAMES or is_rain):
         return "mm/h", rate
@@ -103,60 +140,36 @@ def _kind(name: str, field: "xr.DataArray") -> tuple[Unit, float | None] | None:
     return ("mm/h", None) if standard in _DEPTH_NAMES or is_rain else None
 
 
-def _times(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> list[datetime]:
-    """Return the ends of the bounds of time, or the times if there are none or the field is of one instant."""
-    time = _time(dataset, field, path)
-    bounds = _bounds(dataset, time)
-    is_instant = "time: point" in str(field.attrs.get("cell_methods", ""))
-    moments = np.atleast_1d(time.values) if bounds is None or is_instant else bounds.max(axis=-1)
-    if np.isnat(moments).any():
-        raise DataError(f"{path}: the time of {field.name} contains missing values; every frame must have a time")
-    seconds = moments.astype("datetime64[ms]").astype(np.int64) / 1000.0
-    return [datetime.fromtimestamp(float(second), tz=UTC) for second in seconds]
-
-
-def _time(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> "xr.DataArray":
-    for name in (*field.dims, *field.coords):
-        if name in dataset and _is_time(dataset[name]):
-            return dataset[name]
-    raise DataError(f"{path}: {field.name} has no time coordinate; the file must contain the time of the field")
-
-
-def _bounds(dataset: "xr.Dataset", time: "xr.DataArray") -> np.ndarray | None:
-    """Return the bounds of time, datetime64 ``[T, 2]``, None without them."""
-    bounds = dataset.get(str(time.attrs.get("bounds", "") or time.encoding.get("bounds", "")))
-    return None if bounds is None else np.atleast_2d(bounds.values)
-
-
-def _is_time(variable: "xr.DataArray") -> bool:
-    is_named_time = variable.name == "time" or variable.attrs.get("standard_name") == "time"
-    return bool(is_named_time and np.issubdtype(variable.dtype, np.datetime64))
-
-
 def _codes(stored: "xr.DataArray", field: "xr.DataArray", rows: str, columns: str, path: Path) -> np.ndarray:
     """Return the stored values ``[T, H, W]``."""
     others = [name for name in field.dims if name not in (rows, columns)]
-    long = [name for name in others if field.sizes[name] > 1 and not _is_time(field[name])]
+    long = [name for name in others if field.sizes[name] > 1 and not is_time(field[name])]
     if long:
         raise DataError(
             f"{path}: {field.name} has a dimension {long[0]} of size {field.sizes[long[0]]}; it must have size 1"
         )
+    check_array(
+        [stored.sizes[name] for name in (*others, rows, columns)], stored.dtype.itemsize, f"{path}: {field.name}"
+    )
+    if stored.dtype.kind not in "iuf":
+        raise DataError(f"{path}: {field.name} has the type {stored.dtype}; it must be numeric")
     values = stored.transpose(*others, rows, columns).values
     return values.reshape(-1, *values.shape[-2:])
 
 
-def _depth_factor(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> float:
-    """Return the factor from a depth to mm/h, computed from the bounds of its time."""
+def _depth_factor(field: "xr.DataArray", moments: Moments, number: int, path: Path) -> float:
+    """Return the factor from a depth to mm/h by the interval of a time.
+
+    Raises:
+        DataError: the file contains no interval, or it does not end after its start.
+    """
     units = str(field.attrs["units"])
-    bounds = _bounds(dataset, _time(dataset, field, path))
-    if bounds is None:
+    if moments.starts is None:
         raise DataError(
-            f"{path}: {field.name} is an amount in {units} and its time has no bounds; the file must "
-            "contain the accumulation interval"
+            f"{path}: {field.name} is an amount in {units} and its time has no bounds; the file must contain the "
+            "accumulation interval"
         )
-    hours = np.diff(bounds, axis=-1).astype("timedelta64[s]").astype(float) / 3600.0
-    if not (hours > 0).all() or np.ptp(hours) > 0:
-        raise DataError(
-            f"{path}: the bounds of time span {hours.ravel()[:4].tolist()} hours; all must be equal and above 0"
-        )
-    return (depth_factor(units) or 1.0) / float(hours.ravel()[0])
+    hours = (moments.ends[number] - moments.starts[number]).total_seconds() / 3600.0
+    if not hours > 0:
+        raise DataError(f"{path}: the interval of {field.name} spans {hours:g} hours; it must be above 0")
+    return (depth_factor(units) or 1.0) / hours

@@ -9,6 +9,7 @@ for _names, _dimension, _factor in (
     (("m", "meter", "metre"), "L", Fraction(1)),
     (("cm", "centimeter", "centimetre"), "L", Fraction(1, 100)),
     (("mm", "millimeter", "millimetre"), "L", Fraction(1, 1000)),
+    (("in", "inch", "inches"), "L", Fraction(254, 10000)),
     (("kg", "kilogram"), "M", Fraction(1)),
     (("g", "gram"), "M", Fraction(1, 1000)),
     (("s", "sec", "second"), "T", Fraction(1)),
@@ -17,11 +18,13 @@ for _names, _dimension, _factor in (
     (("d", "day"), "T", Fraction(86400)),
 ):
     _SI |= {name + plural: (_dimension, _factor) for name in _names for plural in ("", "s" if len(name) > 1 else "")}
-del _SI["mms"], _SI["cms"], _SI["kgs"]
+del _SI["mms"], _SI["cms"], _SI["kgs"], _SI["ins"]
 _TOKEN = re.compile(
-    r"\s*(?:(?P<divide>/|per\b)|(?P<multiply>[.*·])|(?P<name>[a-z]+)(?:\s?\*\*\s?|\s?\^\s?)?(?P<power>[+-]?\d+)?)"
+    r"\s*(?:(?P<divide>/|per\b)|(?P<multiply>[.*·])|(?P<name>[a-z]+)(?:\s?\*\*\s?|\s?\^\s?)?(?P<power>[+-]?\d(?!\d))?)"
 )
-_SCALE = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?(?=\s)")
+# Few digits: the factors are exact fractions, whose powers of 10 grow with the exponent.
+_SCALE = re.compile(r"\d{1,9}(\.\d{0,9})?(e[+-]?\d{1,2})?(?=\s)")
+_SUPERSCRIPTS = str.maketrans("⁻⁺⁰¹²³", "-+0123")
 
 
 def rate_factor(units: str) -> float | None:
@@ -47,7 +50,7 @@ def is_mass_per_area(units: str) -> bool:
 
 def _parse(units: str) -> tuple[dict[str, int], Fraction]:
     """Return the powers of length, mass and time, and the factor to SI units; no powers if a name is unknown."""
-    text = units.strip().lower()
+    text = units.strip().lower().translate(_SUPERSCRIPTS)
     scale = _SCALE.match(text)
     factor = Fraction(scale.group()) if scale else Fraction(1)
     position = scale.end() if scale else 0

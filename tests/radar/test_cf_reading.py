@@ -68,6 +68,8 @@ def center(frame: RadarFrame) -> tuple[float, float]:
         ("mm per hour", 1), ("mm.h-1", 1), ("kg m-2 h-1", 1), ("kg m**-2 s**-1", 3600), ("kg m^-2 s^-1", 3600),
         ("kg/m2/s", 3600), ("kg/m^2/s", 3600), ("kg.m-2.s-1", 3600), ("m s**-1", 3.6e6), ("m/s", 3.6e6),
         ("mm day-1", 1 / 24), ("mm/d", 1 / 24), ("cm/h", 10), ("mm min-1", 60), ("0.1 mm/h", 0.1), ("s-1 mm", 3600),
+        ("in/h", 25.4), ("inches per hour", 25.4), ("kg m⁻² s⁻¹", 3600), ("mm h⁻¹", 1), ("mm/1e999999999", None),
+        ("1e999999999 mm h-1", None), ("m s-1 mm999999999", None), ("9" * 100_000 + " mm h-1", None),
         ("mm", None), ("km/h", None), ("mm s", None), ("mm h-2", None), ("dBZ", None), ("", None), ("mm/5min", None),
     ],
 )  # fmt: skip
