@@ -101,7 +101,7 @@ def _rows(
                 float(row[missing] or "nan"),
                 "" if offsets is None else intern(row[offsets]),
             )
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:  # OverflowError: a time zone leaves the years 1 to 9999
             raise DataError(f"{catalog}, line {number}, event {row[ids]}: {error}") from error
 
 

@@ -10,7 +10,7 @@ value gives half a code below that. ``value_of`` is the inverse for forecasts, w
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
@@ -30,6 +30,16 @@ class _EncodingBase(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     missing_code: ClassVar[int] = MISSING_CODE
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether the fields are equal; pydantic would also compare the cached tables, and fail."""
+        return isinstance(other, _EncodingBase) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        return hash(self._fields())
+
+    def _fields(self) -> tuple[Any, ...]:
+        return type(self), *(getattr(self, name) for name in type(self).model_fields)
 
     @cached_property
     @abstractmethod

@@ -1,0 +1,1 @@
+"""Property-based tests (hypothesis), with fixed seeds so that CI repeats them."""
