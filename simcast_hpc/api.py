@@ -22,6 +22,7 @@ from simcast_hpc.data.encoding import MISSING_CODE, as_native
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
+from simcast_hpc.storage.compile_caches import check_caches
 
 if TYPE_CHECKING:
     import xarray
@@ -337,6 +338,8 @@ def _checked_device(device: Any) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(f"device={device!r} cannot be used ({reason}); choose cpu or an available cuda:N") from error
+    if chosen.type == "cuda":
+        check_caches(os.environ, kernels=True)
     return chosen
 
 

@@ -19,14 +19,14 @@ set -euo pipefail
 source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 submit_all() { # submit_all ARGUMENTS...
-  local before='' part number more
+  local before='' part number more options
   site_settings
   require_archive
-  # shellcheck disable=SC2086
-  parts=$($CONTAINER "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts --set "run_dir=$RUN_DIR" "$@") ||
-    leave $INVALID "CONFIG=$CONFIG is invalid, see the error above"
+  words_of SBATCH_OPTIONS options
+  read_parts "${container[@]}" "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts \
+    --set "$(setting run_dir "$RUN_DIR")" "$@"
   export CONFIG RUN_DIR SEVIR_ROOT PYTHON
-  for part in $parts; do
+  for part in "${parts[@]}"; do
     more=()
     [ -z "$before" ] || more+=("--dependency=afterok:$before")
     case $part in
@@ -34,9 +34,8 @@ submit_all() { # submit_all ARGUMENTS...
       *:rollouts) more+=("--array=0-$((${ROLLOUT_JOBS:-4} - 1))") ;;
     esac
     # Without this option a job whose dependency failed stays in the queue, and it cannot be added later.
-    # shellcheck disable=SC2086
     number=$(sbatch --parsable --kill-on-invalid-dep=yes --job-name="simcast-${part/:/-}" "${more[@]}" \
-      ${SBATCH_OPTIONS:-} slurm/chain.sh "$part" "$@")
+      "${options[@]}" slurm/chain.sh "$part" "$@")
     echo "$number $part"
     before=${number%%;*}
   done

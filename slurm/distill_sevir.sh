@@ -21,9 +21,10 @@ begin_job distill_sevir.sh
 require_archive
 reject_if_stopped "the first part"
 check_nodes
-parts=$(list_parts "$@") || leave $INVALID "CONFIG=$CONFIG is invalid, see the error above"
+read_parts on_first_node "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts \
+  --set "$(setting run_dir "$RUN_DIR")" --set "$(setting data.root "$SEVIR_ROOT")" "$@"
 stage_data
-for part in $parts; do
+for part in "${parts[@]}"; do
   run_part "$part" "$@"
 done
 say "pipeline complete: $RUN_DIR/report/index.html"

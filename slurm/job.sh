@@ -22,8 +22,34 @@ site_settings() { # settings of the site, and defaults; variables that are set f
     source slurm/site.env
   fi
   [ "${#overrides[@]}" = 0 ] || export "${overrides[@]}"
-  : "${PYTHON:=.venv/bin/python}" "${MAX_RESTARTS:=20}" "${CONTAINER:=}" "${SRUN_OPTIONS:=}" "${LOCAL_DATA:=}"
+  : "${PYTHON:=.venv/bin/python}" "${MAX_RESTARTS:=20}" "${LOCAL_DATA:=}"
   : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}"
+  words_of CONTAINER container
+  words_of SRUN_OPTIONS srun_options
+  for name in MAX_RESTARTS ROLLOUT_JOBS; do
+    [[ ${!name:-0} =~ ^[0-9]+$ ]] || leave $INVALID "$name=${!name} is not a number"
+  done
+}
+
+container=() srun_options=()
+
+words_of() { # words_of NAME ARRAY: set ARRAY to the words of a string, without expansion, or to a copy of an array
+  # shellcheck disable=SC2034 # a reference
+  local -n of=$1 into=$2
+  if [[ $(declare -p "$1" 2>/dev/null) == "declare -a"* ]]; then
+    into=("${of[@]}")
+  else
+    # shellcheck disable=SC2034
+    read -r -d '' -a into <<<"${of:-}" || true
+  fi
+}
+
+setting() { # setting KEY PATH: print KEY=PATH for --set, which reads YAML, so that no path becomes a number or a comment
+  if [[ $2 =~ ^[A-Za-z0-9._/-]*/[A-Za-z0-9._/-]*$ ]]; then
+    printf '%s=%s' "$1" "$2"
+  else
+    printf "%s='%s'" "$1" "${2//\'/\'\'}"
+  fi
 }
 
 begin_job() { # begin_job NAME: settings, environment, rendezvous of the ranks, signal handlers
@@ -32,22 +58,49 @@ begin_job() { # begin_job NAME: settings, environment, rendezvous of the ranks, 
   site_settings
   mkdir -p "$RUN_DIR"
   MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-  # Two jobs on one node must not use the same port.
-  MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+  MASTER_PORT=$(random_port)
   export MASTER_ADDR MASTER_PORT
   # srun does not inherit --cpus-per-task from sbatch since Slurm 22.05.
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   export HDF5_USE_FILE_LOCKING=FALSE PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
-  # A job that is killed while it compiles an operator leaves a lock, on which later jobs would hang.
-  local scratch
-  scratch=$(dirname "$(mktemp -u)")/simcast-$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
-  export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
-  export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton_cache}
   step='' cancelled=0 interrupted=0 asked=0
+  make_scratch
   trap forward_usr2 USR2
   trap cancel TERM
   say "job $SLURM_JOB_ID, restart ${SLURM_RESTART_COUNT:-0}, nodes $SLURM_JOB_NODELIST," \
     "master $MASTER_ADDR:$MASTER_PORT, commit $(git describe --always --dirty 2>/dev/null || echo unknown)"
+}
+
+# Another process cannot know a random port before the job listens there. It is below the usual ephemeral ports.
+random_port() { # print a port on which nothing listens on this node
+  local port
+  for _ in {1..20}; do
+    port=$(shuf -i 20000-32767 -n 1)
+    grep -qsE "^ *[0-9]+: [0-9A-F]+:$(printf %04X "$port") [0-9A-F]+:0000 0A" /proc/net/tcp /proc/net/tcp6 || break
+  done
+  echo "$port"
+}
+
+# A job that is killed while it compiles an operator leaves a lock, on which later jobs would hang, so every job has
+# its own caches. Their folder is private (mktemp), and its name cannot be guessed. The ranks on the other nodes create
+# it there, and every rank checks its owner and mode (simcast_hpc/storage/compile_caches.py).
+make_scratch() { # create the folder of caches of compiled code on the temporary disk; it is removed at the end
+  scratch=''
+  [ -z "${TORCH_EXTENSIONS_DIR:-}" ] || [ -z "${TRITON_CACHE_DIR:-}" ] || return 0
+  scratch=$(mktemp -d --tmpdir "simcast-$SLURM_JOB_ID-XXXXXXXXXX") || leave $INVALID "cannot create a temporary folder"
+  trap remove_scratch EXIT
+  export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
+  export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton_cache}
+}
+
+remove_scratch() { # remove it on all nodes; a cancelled job can start no step, so it remains on its other nodes
+  [ -n "$scratch" ] || return 0
+  if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ] && [ "$cancelled" = 0 ]; then
+    timeout 60 srun --ntasks-per-node=1 --ntasks="$SLURM_JOB_NUM_NODES" rm -rf -- "$scratch" ||
+      say "$scratch may remain on a node"
+  fi
+  rm -rf -- "$scratch"
+  scratch=''
 }
 
 # Slurm sends USR2 to this shell before the time limit; srun forwards it to every task, which saves and exits.
@@ -76,9 +129,7 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: run a job step to its
   [ "$asked" = 0 ] || requeue_job "everything before $name"
   say "$name"
   # A rank that exits with 85 must not end the others while they save; after a crash they are ended within a minute.
-  # SRUN_OPTIONS and CONTAINER are lists of words.
-  # shellcheck disable=SC2086
-  srun --label --kill-on-bad-exit=0 --wait=60 "${options[@]}" $SRUN_OPTIONS $CONTAINER "$@" &
+  srun --label --kill-on-bad-exit=0 --wait=60 "${options[@]}" "${srun_options[@]}" "${container[@]}" "$@" &
   step=$!
   # A trap interrupts wait before the step ends; then wait again.
   while :; do
@@ -101,6 +152,7 @@ requeue_job() { # requeue this job unless a limit is reached; does not return
   [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ] ||
     leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not requeued; sbatch resumes it"
   say "$1 is saved: the job is requeued"
+  remove_scratch
   scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol requeue failed; sbatch resumes the job"
   # Slurm ends this shell; if it exited by itself, the job would count as failed.
   local waited=0
@@ -137,9 +189,12 @@ require_archive() { # require that SEVIR_ROOT is an archive or prepared shards
 stage_data() { # copy SEVIR_ROOT to LOCAL_DATA on every node if it is set; sets $data_root, which training reads
   data_root=$SEVIR_ROOT
   [ -n "$LOCAL_DATA" ] || return 0
-  run_step "copy of the data to $LOCAL_DATA" --ntasks-per-node=1 --ntasks="${SLURM_JOB_NUM_NODES:-1}" -- \
-    bash slurm/copy_data.sh "$SEVIR_ROOT" "$LOCAL_DATA"
-  data_root=$LOCAL_DATA
+  local copy=("$PYTHON" -m simcast_hpc.data.archive_copy) target
+  target=$(on_first_node "${copy[@]}" where "$SEVIR_ROOT" "$LOCAL_DATA") && [ -n "$target" ] ||
+    leave $INVALID "LOCAL_DATA=$LOCAL_DATA cannot be used, see the error above"
+  run_step "copy of the data to $target" --ntasks-per-node=1 --ntasks="${SLURM_JOB_NUM_NODES:-1}" -- \
+    "${copy[@]}" copy "$SEVIR_ROOT" "$target"
+  data_root=$target
 }
 
 run_part() { # run_part PART ARGUMENTS...: run a part of the pipeline CONFIG; prepare and verify use one process
@@ -147,7 +202,7 @@ run_part() { # run_part PART ARGUMENTS...: run a part of the pipeline CONFIG; pr
   shift
   case $part in prepare | verify) where=("${on_one_task[@]}") ;; esac
   run_step "$part" "${where[@]}" -- "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --part "$part" \
-    --set "run_dir=$RUN_DIR" --set "data.root=$data_root" "$@"
+    --set "$(setting run_dir "$RUN_DIR")" --set "$(setting data.root "$data_root")" "$@"
   case $part in
     prepare | *:rollouts) ;;
     verify) require_marker "$RUN_DIR/DONE.json" ;;
@@ -155,8 +210,15 @@ run_part() { # run_part PART ARGUMENTS...: run a part of the pipeline CONFIG; pr
   esac
 }
 
-list_parts() { # list_parts ARGUMENTS...: print the parts of CONFIG, one per line
-  # shellcheck disable=SC2086
-  srun "${on_one_task[@]}" $SRUN_OPTIONS $CONTAINER "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts \
-    --set "run_dir=$RUN_DIR" --set "data.root=$SEVIR_ROOT" "$@"
+on_first_node() { # on_first_node COMMAND...: run a command as one task, in the container if there is one
+  srun "${on_one_task[@]}" "${srun_options[@]}" "${container[@]}" "$@"
+}
+
+read_parts() { # read_parts COMMAND...: set the array $parts to the lines that simcast pipeline --parts prints
+  local lines part
+  lines=$("$@") || leave $INVALID "CONFIG=$CONFIG is invalid, see the error above"
+  mapfile -t parts <<<"$lines"
+  for part in "${parts[@]}"; do
+    [[ $part =~ ^[A-Za-z0-9][A-Za-z0-9._-]*(:[a-z]+)?$ ]] || leave $INVALID "'$part' is not the name of a part of $CONFIG"
+  done
 }

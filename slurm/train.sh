@@ -24,6 +24,7 @@ require_archive
 reject_if_stopped "$1"
 check_nodes
 stage_data
-run_step "$1" -- "$PYTHON" -m simcast_hpc train "$1" --set "run_dir=$RUN_DIR" --set "data.root=$data_root" "${@:2}"
+run_step "$1" -- "$PYTHON" -m simcast_hpc train "$1" --set "$(setting run_dir "$RUN_DIR")" \
+  --set "$(setting data.root "$data_root")" "${@:2}"
 require_marker "$RUN_DIR/DONE.json"
 say "$1 complete: $RUN_DIR"

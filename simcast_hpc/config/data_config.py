@@ -76,7 +76,7 @@ class DataConfig(Section):
     crop: Annotated[PositiveInt | None, Unit("pixels")] = None
     """Side of the random square that is cropped from each training sample; null trains on full frames."""
     stage_to: Operational[str | None] = None
-    """Folder on the node's local disk, such as ``$SLURM_TMPDIR``, to which prepared shards are copied before training;
-    null reads them from ``data.root``."""
+    """Folder on the node's local disk, such as ``$SLURM_TMPDIR``: prepared shards are copied to ``simcast-UID`` in it
+    before training; null reads them from ``data.root``."""
     hold_out: HoldOutConfig | None = None
     """Fold of the events to exclude from the split ``train``; null trains on all events."""

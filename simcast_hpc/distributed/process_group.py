@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from simcast_hpc.storage.compile_caches import check_caches
+
 from .rank_devices import local_device, reject_device_conflicts
 from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
+from .rendezvous import listen, open_store
 
 _joined_ranks = 1
 
@@ -74,35 +77,36 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
         LauncherError: the launcher's variables are incomplete, the group has another size than they specify, or the
             devices of the ranks do not fit together.
     """
-    rank_info = find_rank(os.environ)
-    if rank_info.launcher.startswith("mpiexec"):
-        _set_master_by_mpi(rank_info)
-    elif rank_info.launcher == "none" or (rank_info.world_size == 1 and "MASTER_PORT" not in os.environ):
-        os.environ["MASTER_ADDR"] = "127.0.0.1"
-        os.environ["MASTER_PORT"] = "0"  # a single rank: no other process looks for the store, so any free port does
-    for name in ("MASTER_ADDR", "MASTER_PORT"):
-        if name not in os.environ:
-            raise LauncherError(
-                f"{rank_info.launcher} started {rank_info.world_size} ranks but {name} is not set; export it"
-            )
+    # 1. The store, through which the ranks find one another
+    rank_info, timeout = find_rank(os.environ), timedelta(minutes=timeout_minutes)
+    listener = None
+    if rank_info.launcher.startswith("mpiexec") and rank_info.world_size > 1:
+        listener = _listen_and_broadcast(rank_info)
     names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world_size, "LOCAL_RANK": rank_info.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})
-    timeout = timedelta(minutes=timeout_minutes)
-    store = reject_device_conflicts(rank_info, timeout=timeout) if rank_info.world_size > 1 else None
+    store = open_store(rank_info, timeout=timeout, listener=listener)
+    # 2. The device of this rank
+    if rank_info.world_size > 1:
+        reject_device_conflicts(rank_info, store)
     device = local_device(rank_info)
     if device.type == "cuda":
         # DeepSpeed uses LOCAL_RANK as the number of the device, and asserts that Open MPI's variable is equal.
         for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):
             if name in os.environ:
                 os.environ[name] = str(device.index)
+    # 3. The process group, which DeepSpeed then uses
     deepspeed = import_deepspeed()
-    deepspeed.init_distributed(
-        dist_backend="nccl" if device.type == "cuda" else "gloo",
-        auto_mpi_discovery=False,
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(
+        backend,
+        store=store,
+        rank=rank_info.rank,
+        world_size=rank_info.world_size,
         timeout=timeout,
-        verbose=False,
+        # A group that is bound to a device splits its communicator for later groups; a single rank needs none.
+        device_id=device if device.type == "cuda" and rank_info.world_size > 1 else None,
     )
-    del store  # the process group has its own connection to the server
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, timeout=timeout, verbose=False)
     global _joined_ranks
     _joined_ranks = size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
@@ -128,7 +132,12 @@ def end_rank(status: int) -> None:
 
 
 def import_deepspeed() -> Any:
-    """Import DeepSpeed with warnings only and without the CPU operator that it would compile at the first start."""
+    """Import DeepSpeed with warnings only and without the CPU operator that it would compile at the first start.
+
+    Raises:
+        UntrustedFolderError: another user can write to a cache of compiled operators or kernels.
+    """
+    check_caches(os.environ, kernels=torch.cuda.is_available())
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
@@ -142,14 +151,17 @@ def import_deepspeed() -> Any:
     return deepspeed
 
 
-def _set_master_by_mpi(rank_info: RankInfo) -> None:
-    """Broadcast the address and a free port of rank 0 over MPI, so that two jobs on a node never use one port."""
+def _listen_and_broadcast(rank_info: RankInfo) -> socket.socket | None:
+    """Listen on rank 0 and broadcast its address and port over MPI, so that two jobs on a node never use one port."""
     communicator = mpi_communicator(rank_info)
     hosts = communicator.allgather(socket.gethostname())
-    port = None
+    one_node = len(set(hosts)) == 1
+    host = "127.0.0.1" if one_node else hosts[0]
+    listener: socket.socket | None = None
+    port: int | None = None
     if communicator.rank == 0:
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = probe.getsockname()[1]
+        listener = listen(host, 0, one_node=one_node)
+        port = listener.getsockname()[1]
     os.environ["MASTER_PORT"] = str(communicator.bcast(port))
-    os.environ["MASTER_ADDR"] = "127.0.0.1" if len(set(hosts)) == 1 else hosts[0]
+    os.environ["MASTER_ADDR"] = host
+    return listener

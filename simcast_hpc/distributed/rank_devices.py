@@ -15,7 +15,8 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
-from torch.distributed.rendezvous import rendezvous
+
+from simcast_hpc.storage.compile_caches import check_caches
 
 from .ranks import LauncherError, RankInfo
 
@@ -37,6 +38,7 @@ def local_device(rank_info: RankInfo) -> torch.device:
 
     Raises:
         LauncherError: the local rank exceeds the visible devices.
+        UntrustedFolderError: the device is a GPU, and another user can write to a cache of compiled kernels.
     """
     visible = _visible_devices()
     if visible == 0:
@@ -49,22 +51,19 @@ def local_device(rank_info: RankInfo) -> torch.device:
         return torch.device("cpu")
     if problem := _local_problem(RankDevice(rank_info.rank, rank_info.local_rank, socket.gethostname(), visible, None)):
         raise LauncherError(problem)
+    check_caches(os.environ, kernels=True)
     device = torch.device("cuda", _device_index(rank_info.local_rank, visible))
     torch.cuda.set_device(device)
     return device
 
 
-def reject_device_conflicts(rank_info: RankInfo, *, timeout: timedelta) -> Any:
-    """Compare the devices of all ranks before one is used. A collective over the store of the launcher's variables.
-
-    Returns:
-        The store, to be kept until the process group has joined, which connects to the same server.
+def reject_device_conflicts(rank_info: RankInfo, store: Any) -> None:
+    """Compare the devices of all ranks before one is used. A collective over the store of the rendezvous.
 
     Raises:
         LauncherError: on every rank: some ranks have a device and others none, a local rank exceeds the visible
             devices, or two ranks have the same device.
     """
-    store, *_ = next(iter(rendezvous("env://", timeout=timeout)))
     store.set(f"device/{rank_info.rank}", json.dumps(_report(rank_info)))
     ranks = range(rank_info.world_size)
     if rank_info.rank == 0:
@@ -77,7 +76,6 @@ def reject_device_conflicts(rank_info: RankInfo, *, timeout: timedelta) -> Any:
             with suppress(RuntimeError):
                 store.wait([f"read/{rank}" for rank in ranks], timedelta(seconds=30))
         raise LauncherError(problem)
-    return store
 
 
 def find_conflict(reports: Sequence[RankDevice]) -> str:

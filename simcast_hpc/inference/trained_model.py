@@ -1,5 +1,6 @@
 """Load finished runs as callable models: check the run directory, build the network and load its weights."""
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.models import SimVP, build_model, grid_of
 from simcast_hpc.models.fp32_precision import fp32_precision
+from simcast_hpc.storage.compile_caches import check_caches
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
 
 from .cuda_graph import GraphCache
@@ -101,8 +103,15 @@ def check_multiple(grid: tuple[int, int], multiple: int, name: str) -> None:
 
 
 def forecast_device() -> torch.device:
-    """Return the device for forecasts: the first CUDA device if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """Return the device for forecasts: the first CUDA device if there is one, else the CPU.
+
+    Raises:
+        UntrustedFolderError: the device is a GPU, and another user can write to a cache of compiled kernels.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    check_caches(os.environ, kernels=True)
+    return torch.device("cuda")
 
 
 def config_of_run(run_dir: Path) -> TrainConfig:

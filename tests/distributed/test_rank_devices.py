@@ -54,6 +54,8 @@ def test_deepspeed_gets_the_number_of_the_device_as_local_rank(used, monkeypatch
     if open_mpi:
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
     monkeypatch.setattr(process_group, "reject_device_conflicts", lambda *_, **__: None)
+    monkeypatch.setattr(process_group, "open_store", lambda *_, **__: None)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(process_group, "import_deepspeed", lambda: SimpleNamespace(init_distributed=lambda **_: None))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     monkeypatch.setattr(process_group, "_joined_ranks", 1)

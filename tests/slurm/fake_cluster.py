@@ -23,14 +23,18 @@ received = []
 if "FAKE_HANGS" in os.environ:
     signal.signal(signal.SIGUSR2, lambda *_: received.append("USR2"))
 keep = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "HDF5_USE_FILE_LOCKING",
-        "TORCH_EXTENSIONS_DIR")
+        "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR")
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     call = {{"program": "srun", "arguments": sys.argv[1:], "environment": {{k: os.environ.get(k) for k in keep}}}}
     calls.write(json.dumps(call) + "\\n")
 if "--parts" in sys.argv:
     time.sleep(float(os.environ.get("FAKE_PARTS_SECONDS", "0")))
-    print(*"prepare teacher student verify".split())
+    print(os.environ.get("FAKE_PARTS", "prepare\\nteacher\\nstudent\\nverify"))
     sys.exit(int(os.environ.get("FAKE_PARTS_STATE", "0")))
+if "where" in sys.argv:
+    os.execvp(sys.argv[sys.argv.index("-m") - 1], sys.argv[sys.argv.index("-m") - 1 :])
+if "rm" in sys.argv:
+    sys.exit()
 state = int(os.environ.get("FAKE_STATE", "0"))
 if "FAKE_HANGS" in os.environ:
     end = time.monotonic() + 60
@@ -79,6 +83,8 @@ class FakeCluster:
     def __post_init__(self):
         programs, archive = self.folder / "bin", self.folder / "sevir"
         programs.mkdir()
+        temporary = self.folder / "tmp"
+        temporary.mkdir()
         archive.mkdir(exist_ok=True)
         (archive / "CATALOG.csv").touch()
         for name, text in {"srun": _SRUN_ONE_TASK if self.run_tasks else _SRUN, "scontrol": _SCONTROL}.items():
@@ -95,6 +101,7 @@ class FakeCluster:
             "MASTER_ADDR",
             "MASTER_PORT",
             "TORCH_EXTENSIONS_DIR",
+            "TRITON_CACHE_DIR",
         ):
             clean.pop(name, None)
         self.environment = clean | {
@@ -104,6 +111,7 @@ class FakeCluster:
             "SLURM_JOB_NODELIST": "node[01-02]",
             "SLURM_SUBMIT_DIR": str(REPOSITORY),
             "SLURM_CPUS_PER_TASK": "8",
+            "TMPDIR": str(temporary),
             "SEVIR_ROOT": str(archive),
             "RUN_DIR": str(self.run_dir),
             "PYTHON": sys.executable,

@@ -5,12 +5,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import h5py
 import hdf5plugin
 import numpy as np
-from pydantic import PositiveInt, ValidationError
+from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from simcast_hpc.config import DataError, StrictModel
 from simcast_hpc.data.dataset_spec import DatasetSpec
@@ -29,7 +29,7 @@ class ShardFile(StrictModel):
 
     name: str
     bytes: PositiveInt
-    sha256: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     events: PositiveInt
 
 
@@ -51,6 +51,15 @@ class Manifest(StrictModel):
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     statistics: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        """Accept only the names that a preparation writes: they become paths, also where shards are copied to."""
+        expected = [INDEX, *(shard_name(number) for number in range(len(self.shards)))]
+        for file, name in zip((self.index, *self.shards), expected, strict=True):
+            if file.name != name:
+                raise ValueError(f"the file name {file.name!r} is invalid; the name at this place is {name!r}")
+        return self
 
     @property
     def hash(self) -> str:
@@ -173,6 +182,8 @@ def read_manifest(root: Path) -> Manifest:
     path = root / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; copy or prepare the data again") from error
     except OSError as error:
         unfinished = (root / CLAIM).is_file()
         raise DataError(
@@ -183,7 +194,11 @@ def read_manifest(root: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise DataError(f"{path} is not a manifest of format {FORMAT}: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path} is not a manifest of format {FORMAT}: {place + ': ' if place else ''}{first['msg']}"
+        ) from error
     if manifest.format != FORMAT:
         raise DataError(f"{path} has format {manifest.format}; the supported format is {FORMAT}: prepare again")
     return manifest

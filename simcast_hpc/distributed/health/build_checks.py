@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
-from torch.utils.cpp_extension import get_default_build_root
 
+from simcast_hpc.storage.compile_caches import SHARED, extensions_folder, kernels_folder
+from simcast_hpc.storage.private_folders import UntrustedFolderError, check_private
 from simcast_hpc.version import __version__, commit
 
 from .disk_checks import NETWORK, check_space, file_system
@@ -35,20 +36,22 @@ def check_builds(environ: Mapping[str, str]) -> list[Finding]:
     ):
         remedy = f"free space, or export {variable} with a folder on a local disk of this node"
         findings.append(check_space(name, folder, want_gib=1.0, severity="warning", remedy=remedy))
+        findings += _check_owner(name, folder, variable, environ)
         if (kind := file_system(folder)) in NETWORK:
             message = f"{name} {folder} is on the network file system {kind}, which slows down compilation"
             findings.append(Finding("caches", "warning", message, remedy))
     return findings
 
 
-def extensions_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder of compiled operators of torch and DeepSpeed."""
-    return Path(environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
-
-
-def kernels_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder of compiled Triton kernels."""
-    return Path(environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache")
+def _check_owner(name: str, folder: Path, variable: str, environ: Mapping[str, str]) -> list[Finding]:
+    """Check that no other user can write to a cache, from which code is loaded."""
+    try:
+        if os.path.lexists(folder) and environ.get(SHARED) != "1":
+            check_private(folder)
+    except UntrustedFolderError as error:
+        remedy = f"export {variable} with a folder of your own; {SHARED}=1 permits a cache that a trusted group writes"
+        return [Finding("caches", "error", f"{name}: {error}", remedy)]
+    return []
 
 
 def check_versions() -> Finding:

@@ -109,7 +109,7 @@ def _check_slurm(environ: Mapping[str, str], rank_info: RankInfo) -> list[Findin
         if unset:
             remedy = (
                 "export MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1) "
-                "MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))"
+                "MASTER_PORT=$(shuf -i 20000-32767 -n 1)"
             )
             findings.append(Finding("Slurm", "error", f"{' and '.join(unset)} not set: ranks cannot connect", remedy))
     requested, cores = environ.get("SLURM_CPUS_PER_TASK", ""), len(os.sched_getaffinity(0))
