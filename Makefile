@@ -31,6 +31,9 @@ CONSTRAINTS := $(if $(filter cuda,$(DEVICE)),constraints-cuda.txt,constraints.tx
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 export TRITON_CACHE_DIR := $(CURDIR)/$(VENV)/triton_cache
 unexport DS_BUILD_OPS
+# Isolated builds of source distributions use the pinned setuptools, Cython and NumPy too. pip 25.3 renamed the variable.
+export PIP_CONSTRAINT := $(CURDIR)/$(CONSTRAINTS)
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 
 LOG := $(VENV)/install.log
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -65,7 +68,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 TEST_LOGS := $(VENV)/tests
 TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-ci test-slow test-slurm drill lint types docs figures reference notebooks
+.PHONY: test test-ci test-slow test-slurm drill lint types audit docs figures reference notebooks
 test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
 	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
@@ -105,6 +108,9 @@ lint: $(VENV)/.dev ## Check format, style, spelling, vocabulary and shell script
 
 types: $(VENV)/.dev $(VENV)/.test ## Check types
 	@$(BIN)/pyright
+
+audit: $(VENV)/.dev ## Check the pinned versions against published vulnerabilities; needs a network
+	@$(BIN)/python .ci/audit_pins.py constraints.txt
 
 docs: $(VENV)/.docs ## Build the documentation in build/docs; a broken link is an error
 	@$(BIN)/python -m docs.generate.plain_pages build/pages
