@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.config import PipelineConfig, TrainConfig, read_config
-from tests.slurm.fake_cluster import REPOSITORY, SCRIPT, TRAIN, FakeCluster
+from simcast_hpc.config import PipelineConfig, read_config
+from tests.slurm.fake_cluster import REPOSITORY, TRAIN, FakeCluster
 from tests.system_programs import program
 
 SHELL = [*sorted((REPOSITORY / "slurm").glob("*.sh")), REPOSITORY / ".ci" / "run"]
@@ -189,97 +189,6 @@ def test_environment_of_a_step(cluster, tmp_path):
         "SRUN_CPUS_PER_TASK": "8",
         "HDF5_USE_FILE_LOCKING": "FALSE",
     }
-
-
-def test_ports_and_cache_folders_cannot_be_guessed(cluster):
-    for _ in range(3):
-        cluster.run("teacher/sevir", script=TRAIN)
-    environments = [call["environment"] for call in cluster.calls("srun")]
-    assert len({one["MASTER_PORT"] for one in environments}) > 1
-    assert len({one["TRITON_CACHE_DIR"] for one in environments}) == 3
-
-
-def test_cache_folder_is_private_and_removed_at_the_end(cluster, tmp_path):
-    job = started(cluster)
-    (folder,) = (tmp_path / "tmp").iterdir()
-    assert folder.name.startswith("simcast-20123-") and folder.stat().st_mode & 0o777 == 0o700
-    assert folder.stat().st_uid == os.geteuid()
-    job.send_signal(signal.SIGUSR2)
-    cluster.wait_for(lambda: bool(requeues(cluster)))
-    assert list((tmp_path / "tmp").iterdir()) == [], "removed before the job is requeued"
-    job.terminate()
-    job.communicate(timeout=20)
-
-
-@pytest.mark.parametrize("changes", [{}, {"FAKE_STATE": "9"}])
-def test_cache_folder_is_removed_on_all_nodes(cluster, tmp_path, changes):
-    cluster.run("teacher/sevir", script=TRAIN, changes={"SLURM_JOB_NUM_NODES": "2", **changes})
-    *_, step, removal = [call["arguments"] for call in cluster.calls("srun")]
-    assert "train" in step
-    folder = Path(cluster.calls("srun")[0]["environment"]["TRITON_CACHE_DIR"]).parent
-    assert removal == ["--ntasks-per-node=1", "--ntasks=2", "rm", "-rf", "--", str(folder)]
-    assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def test_cache_folders_of_the_user_are_kept(cluster, tmp_path):
-    own = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "ext"), "TRITON_CACHE_DIR": str(tmp_path / "triton")}
-    cluster.run("teacher/sevir", script=TRAIN, changes=own)
-    environment = cluster.calls("srun")[0]["environment"]
-    assert {name: environment[name] for name in own} == own
-    assert list((tmp_path / "tmp").iterdir()) == []
-
-
-def test_options_are_not_expanded_as_file_names(cluster):
-    """The working folder contains README.md, which ``READ*`` would match."""
-    changes = {"CONTAINER": "container --bind READ*:/x", "SRUN_OPTIONS": "--comment=[R]EADME.md"}
-    cluster.run("teacher/sevir", script=TRAIN, changes=changes)
-    arguments = cluster.calls("srun")[0]["arguments"]
-    first = arguments.index("--comment=[R]EADME.md")
-    assert arguments[first + 1 : first + 4] == ["container", "--bind", "READ*:/x"]
-
-
-def test_options_with_spaces_can_be_arrays_in_site_env(cluster, tmp_path):
-    shutil.copytree(REPOSITORY / "slurm", tmp_path / "slurm")
-    (tmp_path / "slurm" / "site.env").write_text('CONTAINER=(container --bind "/my data:/x")\nSRUN_OPTIONS=()\n')
-    state, output = cluster.run("teacher/sevir", script=TRAIN, changes={"SLURM_SUBMIT_DIR": str(tmp_path)})
-    assert state == 0, output
-    arguments = cluster.calls("srun")[0]["arguments"]
-    first = arguments.index("container")
-    assert arguments[first : first + 4] == ["container", "--bind", "/my data:/x", cluster.environment["PYTHON"]]
-    assert arguments[first - 1] == "--wait=60"
-
-
-@pytest.mark.parametrize("name", ["a b", "2024", "run #1", "it's", "*", "null", "a: b", "[x]"])
-def test_paths_reach_the_program_unchanged(cluster, tmp_path, monkeypatch, name):
-    """``--set`` reads YAML, in which these are comments, numbers, lists or several words."""
-    source = tmp_path / "data" / name
-    source.mkdir(parents=True)
-    (source / "CATALOG.csv").touch()
-    for script, arguments, options in ((SCRIPT, (), PipelineConfig), (TRAIN, ("teacher/sevir",), TrainConfig)):
-        changes = {"SEVIR_ROOT": str(source), "RUN_DIR": name, "FAKE_NO_MARKER": "1"}
-        shutil.copytree(REPOSITORY / "slurm", tmp_path / script.stem / "slurm")
-        changes |= {"SLURM_SUBMIT_DIR": str(tmp_path / script.stem)}
-        state, output = cluster.run(*arguments, script=script, changes=changes)
-        assert state == 70, output
-        command = cluster.calls("srun")[-1]["arguments"]
-        values = [command[place + 1] for place, word in enumerate(command) if word == "--set"]
-        path = "configs/pipeline/sevir.yaml" if options is PipelineConfig else "configs/teacher/sevir.yaml"
-        config = read_config(options, REPOSITORY / path, values)
-        assert (config.run_dir, config.data.root) == (Path(name), source)
-
-
-@pytest.mark.parametrize("parts", ["prepare\n*", "prepare\na b", "prepare\n../x", "prepare\n--help", "", "a\n\nb"])
-def test_rejects_names_of_parts_that_are_no_names(cluster, parts):
-    state, output = cluster.run(changes={"FAKE_PARTS": parts})
-    assert state == 2 and "is not the name of a part" in output
-    assert stages(cluster) == []
-
-
-@pytest.mark.parametrize("name", ["MAX_RESTARTS", "ROLLOUT_JOBS"])
-def test_rejects_settings_that_are_no_numbers(cluster, name):
-    state, output = cluster.run(changes={name: "a[$(touch x)]"})
-    assert state == 2 and f"{name}=a[$(touch x)] is not a number" in output
-    assert cluster.calls("srun") == []
 
 
 def test_failed_stage_ends_the_job_with_its_status(cluster):
