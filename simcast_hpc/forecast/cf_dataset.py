@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simcast_hpc.monitoring.log import printable
+from simcast_hpc.config.text_files import printable
 
 from .predictor import Forecast
 

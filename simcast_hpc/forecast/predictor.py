@@ -12,6 +12,7 @@ import torch
 
 from simcast_hpc import __version__
 from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config.text_files import printable
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
@@ -19,7 +20,6 @@ from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models import grid_of
-from simcast_hpc.monitoring.log import printable
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 from simcast_hpc.storage.run_directory import versions

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from simcast_hpc.config import ConfigError, DataError, SimcastError
-from simcast_hpc.monitoring.log import printable
+from simcast_hpc.config.text_files import printable
 from simcast_hpc.monitoring.stop_request import StopRequest
 from simcast_hpc.radar.frame_encoding import EncodedFrame
 from simcast_hpc.radar.reader_process import ReadingStopped

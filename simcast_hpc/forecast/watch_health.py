@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from simcast_hpc.monitoring.log import printable
+from simcast_hpc.config.text_files import printable
 from simcast_hpc.storage.atomic_files import write_json
 
 logger = logging.getLogger(__name__)

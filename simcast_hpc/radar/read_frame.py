@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import importlib
 import io
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -126,6 +127,7 @@ def detect_format(path: Path) -> Format:
         DataError: the file cannot be opened, or its format is not supported.
     """
     if is_zarr(path):
+        _reject_links(path)
         return _FORMATS["zarr"]
     try:
         with path.open("rb") as file:
@@ -147,6 +149,14 @@ def detect_format(path: Path) -> Format:
 def is_zarr(path: Path) -> bool:
     """Return whether a path is a Zarr group (format 2 or 3), which is a folder."""
     return any((path / name).is_file() for name in (".zgroup", "zarr.json"))
+
+
+def _reject_links(store: Path) -> None:
+    """Check that a Zarr store contains no symbolic links, which could return any file as pixel values."""
+    for folder, folders, files in os.walk(store):
+        for name in sorted(folders + files):
+            if os.path.islink(os.path.join(folder, name)):
+                raise DataError(f"{store}: {name} is a symbolic link; all data must be in the store")
 
 
 def _hdf5_format(path: Path) -> str:

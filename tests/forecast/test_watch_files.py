@@ -66,7 +66,7 @@ def test_odd_file_names_survive_messages_logs_health_and_attributes(model, storm
     lines = capsys.readouterr().err.splitlines()
     assert len([line for line in lines if "ignored until it changes" in line]) == 1
     assert all(line.isprintable() for line in lines), lines
-    shown = r"[b]a\nframe \x1b[31m\u202e\xff.nc"
+    shown = r"[b]a\nframe \x1b[31m\u202e\udcff.nc"
     assert list(by_file(out)) == ["x" + shown]
     assert all(text.isprintable() for text in by_file(out).values())
     with xr.open_dataset(written) as dataset:
@@ -75,7 +75,7 @@ def test_odd_file_names_survive_messages_logs_health_and_attributes(model, storm
     odd_out = folder.parent / named.stem
     predict(model, folder, "--out", odd_out, "--write", "nc", "--institution", "M\udcfcller")
     with h5py.File(odd_out / "forecast_20241126T0110Z.nc") as file:
-        assert file.attrs["institution"] == r"M\xfcller"
+        assert file.attrs["institution"] == r"M\udcfcller"
 
 
 def write_store(path: Path, numbers: range) -> None:
@@ -106,6 +106,17 @@ def test_growing_zarr_store(model, folders):
         predict(model, "--watch", store, "--out", out)
     with pytest.raises(ConfigError, match=r"--pattern '/\*' must be a pattern of names"):
         predict(model, "--watch", folder, "--out", out, "--pattern", "/*")
+
+
+def test_zarr_store_with_data_elsewhere_is_rejected(model, folders, tmp_path):
+    folder, out = folders
+    store = folder / "radar.zarr"
+    write_store(store, range(3))
+    chunk = store / "field" / "1.0.0"
+    chunk.rename(tmp_path / "elsewhere")
+    chunk.symlink_to(tmp_path / "elsewhere")
+    assert make_watcher(model, folder, out).scan() == 0
+    assert by_file(out)["radar.zarr"].endswith("1.0.0 is a symbolic link; all data must be in the store")
 
 
 def test_health_is_bounded(model, folders):
