@@ -256,6 +256,8 @@ def test_resolved_yaml_contains_every_field_of_the_sections_that_are_read():
     assert data["engine"] == {
         "zero_stage": 1,
         "precision": "bf16",
+        "tf32": False,
+        "deterministic": False,
         "offload": "none",
         "zero_hpz_partition_size": 1,
         "timeout_minutes": 30.0,
