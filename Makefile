@@ -82,7 +82,7 @@ test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	tail -qn 1 $(TEST_LOGS)/*.log; \
 	[ -z "$$failed" ]
 
-test-ci: $(VENV)/.test $(VENV)/.docs ## Test installed distributions, notebooks, commands of the quickstart, and the documentation site
+test-ci: $(VENV)/.test $(VENV)/.docs ## Test installed distributions, notebooks, commands of the quickstart, the documentation site, and runs on an emulated GPU
 	@$(PLAIN) $(PYTEST) tests -m ci
 
 # pytest's status 5 means that no test has the mark, which is not a failure here.
@@ -213,7 +213,7 @@ $(VENV)/.docs: $(VENV)/.runtime
 	@$(INSTALL) -e '.[docs]' $(TO_LOG)
 	@touch $@
 
-# g++ compiles pysteps; shellcheck checks the batch scripts in tests; git gives the commit of a run; `make test-slurm`
+# g++ compiles pysteps and the emulated device of the tests; shellcheck checks the batch scripts in tests; git gives the commit of a run; `make test-slurm`
 # starts a cluster from the packages of Slurm, and iproute2 emulates two nodes. Debian's Python has neither venv nor
 # headers. A test opens the report in Chromium; Ubuntu has it only as a snap, so an installed Chrome is used there.
 PACKAGES := $(if $(shell grep -x ID=debian /etc/os-release 2>/dev/null),chromium chromium-driver) g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
