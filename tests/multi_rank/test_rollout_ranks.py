@@ -52,7 +52,7 @@ def _killed_at_work(student: Path, run_dir: Path) -> subprocess.Popen[str]:
     ]
     first, other = both
     deadline = time.monotonic() + 120
-    while not any(f"process {first.pid} " in _read(path) for path in (run_dir / "rollouts").glob("block-*.lease")):
+    while not any(f'"process": {first.pid},' in _read(path) for path in (run_dir / "rollouts").glob("block-*.lease")):
         assert first.poll() is None and time.monotonic() < deadline, "no block was started"
         time.sleep(0.002)
     os.kill(first.pid, signal.SIGKILL)
