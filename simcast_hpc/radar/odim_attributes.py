@@ -50,11 +50,9 @@ def odim_fields(file: Any) -> list[OdimField]:
         dataset = file[dataset_name]
         for data_name in _numbered(dataset, "data"):
             group = dataset[data_name]
-            data = _child(group, "data")
+            data = group.get("data")
             if not isinstance(data, h5py.Dataset):
                 continue
-            if data.external or data.is_virtual:
-                raise DataError(f"{file.filename}: {data.name} is stored in other files; all data must be in the file")
             what, where, how = (
                 {key: value for level in (file, dataset, group) for key, value in attributes_of(level, name).items()}
                 for name in ("what", "where", "how")
@@ -95,7 +93,7 @@ def working_fields(fields: list[OdimField], path: Path, *, log: bool = False) ->
 
 def attributes_of(group: Any, name: str) -> dict[str, Any]:
     """Return the attributes of the subgroup ``name`` as scalars; empty if the subgroup does not exist."""
-    subgroup = _child(group, name)
+    subgroup = group.get(name)
     if not isinstance(subgroup, h5py.Group):
         return {}
     scalars = {key: scalar(value) for key, value in subgroup.attrs.items()}
@@ -225,15 +223,4 @@ def _numbered(group: Any, prefix: str) -> list[str]:
     """Return the subgroups ``prefix1``, ``prefix2``, ... in the order of their numbers."""
     matches = [re.fullmatch(rf"{prefix}(\d+)", name) for name in group]
     names = [match[0] for match in sorted(filter(None, matches), key=lambda match: int(match[1]))]
-    return [name for name in names if isinstance(_child(group, name), h5py.Group)]
-
-
-def _child(group: Any, name: str) -> Any:
-    """Return a member of a group, None if it is absent.
-
-    Raises:
-        DataError: it is a link to another file.
-    """
-    if isinstance(group.get(name, getlink=True), h5py.ExternalLink):
-        raise DataError(f"{group.file.filename}: {name} is a link to another file; all data must be in the file")
-    return group.get(name)
+    return [name for name in names if isinstance(group.get(name), h5py.Group)]

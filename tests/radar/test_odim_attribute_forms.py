@@ -87,7 +87,7 @@ def test_links_to_other_files_are_not_followed(tmp_path, groups, member):
     with h5py.File(path, "r+") as file:
         del file[member]
         file[member] = h5py.ExternalLink(str(tmp_path / "other.h5"), f"/{member}")
-    with pytest.raises(DataError, match=r"a\.h5: \w+ is a link to another file; all data must be in the file"):
+    with pytest.raises(DataError, match=r"a\.h5.*another file; the file must contain its data itself"):
         read(path)
 
 
@@ -104,7 +104,7 @@ def test_data_in_other_files_are_not_read(tmp_path, kind):
             file.create_virtual_dataset("dataset1/data1/data", source)
         else:
             file.create_dataset("dataset1/data1/data", (2, 2), np.uint8, external=[(str(tmp_path / "secret"), 0, 4)])
-    with pytest.raises(DataError, match=r"a\.h5: /dataset1/data1/data is stored in other files"):
+    with pytest.raises(DataError, match=r"a\.h5: /dataset1/data1/data is stored in another file"):
         read(path)
 
 
