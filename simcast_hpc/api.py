@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.encoding import MISSING_CODE, as_native
 from simcast_hpc.data.open_windows import step_minutes, target_spec
@@ -66,7 +66,7 @@ def load(
         raise TypeError(f"run_or_name={run_or_name!r} must be a run directory or the name of a baseline")
     chosen = forecast_device() if device is None else _checked_device(device)
     name = str(run_or_name)
-    path = os.path.expanduser(name)
+    path = expand_path(name, where="run_or_name")
     if os.path.isdir(path):
         if dataset is not None:
             raise ConfigError(f"dataset={dataset!r} is for baselines; the run {path} has its own data set")

@@ -26,12 +26,13 @@ from simcast_hpc.commands import (
     sample,
     train,
 )
+from simcast_hpc.commands.options import CommandGroup
 from simcast_hpc.config import SimcastError
 from simcast_hpc.config.text_files import printable
 from simcast_hpc.distributed.launchers import report_to_torchrun
 
 # Without rich markup, brackets such as those of `[io]` in help texts and file names are printed as they are.
-app = typer.Typer(
+app = CommandGroup(
     name="simcast",
     no_args_is_help=True,
     rich_markup_mode=None,

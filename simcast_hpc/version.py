@@ -4,6 +4,7 @@ Both are stored by ``setup.py`` in ``_build.py`` when a wheel or an sdist is bui
 the version is read from ``kernels/simcast_kernels/__init__.py``, where it is defined, and the commit from git.
 """
 
+import os
 import re
 import subprocess
 from functools import cache
@@ -23,14 +24,19 @@ def describe_commit(checkout: Path) -> str:
     """Return ``git describe --always --dirty`` of ``checkout``, or ``unknown``.
 
     Only a repository of this project is queried, recognized by ``setup.py`` and ``pyproject.toml`` next to ``.git``: a
-    repository that contains the virtual environment has another commit.
+    repository that contains the virtual environment has another commit. Git neither searches the folders above the
+    checkout nor uses another repository that its variables name, such as GIT_DIR inside a git hook.
     """
     names = ("pyproject.toml", "setup.py", "simcast_hpc/version.py", ".git")
     if not all((checkout / name).exists() for name in names):
         return "unknown"
     command = ["git", "describe", "--always", "--dirty"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_CEILING_DIRECTORIES"] = str(checkout.resolve().parent)
     try:
-        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()

@@ -35,6 +35,8 @@ the other sections must keep their defaults.
 
 - **Type**: `null` is the empty value of YAML; a list is written `[1, 2]`; a path is text. `010` and `1:30`, which
   YAML reads as 8 and 90, are errors.
+- **Paths**: `~` at the start and `$NAME` or `${NAME}` are expanded, here and in all paths of commands and of the Python
+  API. A variable that is not set is an error. `data.stage_to` is expanded on each node when training starts.
 - **Unit**: `1` is a dimensionless number; fields without a number have no unit (—).
 - **Kind**: a *scientific* field affects results; a checkpoint can be resumed only if all scientific fields are equal.
   An *operational* field decides where and how a run executes; it can change before a resume. Paths of inputs are

@@ -7,7 +7,9 @@ import typer
 
 from simcast_hpc.config import copy_config, list_configs, read_run_config, resolve, summary, to_yaml
 
-app = typer.Typer(help="List, show and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None)
+from .options import CommandGroup
+
+app = CommandGroup(help="List, show and copy the shipped configurations.", no_args_is_help=True, rich_markup_mode=None)
 
 Name = Annotated[
     str, typer.Argument(help="Name of a shipped configuration, such as teacher/sevir.", show_default=False)

@@ -10,8 +10,9 @@ from simcast_hpc.config import SynthesisConfig, from_mapping
 from .data_download import download
 from .data_inspect import inspect
 from .data_prepare import prepare
+from .options import CommandGroup
 
-app = typer.Typer(help="Create, download, prepare and inspect data.", no_args_is_help=True, rich_markup_mode=None)
+app = CommandGroup(help="Create, download, prepare and inspect data.", no_args_is_help=True, rich_markup_mode=None)
 app.command("download")(download)
 app.command("inspect")(inspect)
 app.command("prepare")(prepare)

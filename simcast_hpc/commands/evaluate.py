@@ -7,7 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig, TrainConfig, from_mapping
+from simcast_hpc.config import (
+    ConfigError,
+    DataConfig,
+    EvaluationConfig,
+    SequenceConfig,
+    TrainConfig,
+    expand_path,
+    from_mapping,
+)
 from simcast_hpc.config.names import check_name
 
 from .options import DATASETS, Quiet
@@ -132,7 +140,7 @@ def _parse_rows(forecasts: list[str]) -> list[tuple[str, str, str]]:
     rows = []
     for word in forecasts:
         name, named, source = word.partition("=")
-        source = source if named else word
+        source = expand_path(source if named else word)
         kind = "baseline" if source in BASELINES else "file" if Path(source).suffix in _FILES else "run"
         if kind == "run" and not Path(source).exists():
             near = difflib.get_close_matches(source, BASELINES, n=1)

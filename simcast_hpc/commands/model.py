@@ -11,12 +11,12 @@ from simcast_hpc.config import AutoencoderConfig, ConfigError, TrainConfig
 from . import model_plan
 from .model_cost import cost_summary, cost_table, training_cost
 from .model_read import dtype_of, read_run, subject_of
-from .options import ConfigFile, Overrides
+from .options import CommandGroup, ConfigFile, Overrides
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(help="Inspect the size, cost and memory of models.", no_args_is_help=True, rich_markup_mode=None)
+app = CommandGroup(help="Inspect the size, cost and memory of models.", no_args_is_help=True, rich_markup_mode=None)
 app.command("plan")(model_plan.plan)
 
 

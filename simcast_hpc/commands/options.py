@@ -1,12 +1,13 @@
 """Options that several commands share."""
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError, SamplingConfig, from_mapping
+from simcast_hpc.config import ConfigError, SamplingConfig, expand_path, from_mapping
 from simcast_hpc.config.yaml_files import load_yaml
 
 _SPECS = Path(__file__).resolve().parents[1] / "data" / "specs"  # names only; reading them would import NumPy
@@ -48,3 +49,26 @@ def override_sampling(sampling: SamplingConfig, overrides: Iterable[str]) -> Sam
             raise ConfigError(f"--set {override!r}: expected key=value, for example steps=6")
         settings[key.removeprefix("sampling.")] = load_yaml(value, where=f"--set {override}: the value")
     return from_mapping(SamplingConfig, settings, where="--set")
+
+
+class CommandGroup(typer.Typer):
+    """A typer application that expands ``~`` and environment variables in all paths of its commands."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register a function as the command ``name``; see :meth:`typer.Typer.command`."""
+        register = super().command(name, **options)
+
+        def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+            @functools.wraps(function)
+            def with_expanded_paths(*arguments: Any, **values: Any) -> Any:
+                return function(*arguments, **{key: _expand(value) for key, value in values.items()})
+
+            return register(with_expanded_paths)
+
+        return decorate
+
+
+def _expand(value: Any) -> Any:
+    if isinstance(value, Path):
+        return Path(expand_path(value))
+    return [_expand(each) for each in value] if isinstance(value, list) else value

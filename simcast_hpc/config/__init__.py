@@ -25,6 +25,7 @@ from .model_config import (
     StackConvStem,
 )
 from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
+from .path_expansion import expand_path
 from .pipeline_config import (
     EvaluationConfig,
     LaunchConfig,
@@ -82,6 +83,7 @@ __all__ = [
     "Unit",
     "WatchConfig",
     "copy_config",
+    "expand_path",
     "from_mapping",
     "is_operational",
     "list_configs",

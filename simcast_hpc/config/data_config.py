@@ -1,10 +1,10 @@
 """Which data set a run reads, how windows are cut from its events, and how many frames a window has."""
 
-from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import Operational, Section, StrictModel, Unit
 
 
@@ -49,11 +49,11 @@ class HoldOutConfig(StrictModel):
 class DataConfig(Section):
     """The data set, its location, and how windows are cut from its events."""
 
-    dataset: Operational[str] = "sevir"
+    dataset: Operational[NameOrPath] = "sevir"
     """A built-in data set description (``sevir``, ``synthetic``, ...), or the path of a YAML file with one.
 
     Operational, because the run adds the content of the description to its scientific identity."""
-    root: Operational[Path | None] = None
+    root: Operational[FieldPath | None] = None
     """Folder of the archive or of the prepared shards."""
     frame_stride: Annotated[PositiveInt, Unit("frames")] = 1
     """Use every n-th frame of an event; the time step becomes n times longer."""
@@ -62,7 +62,7 @@ class DataConfig(Section):
     block_mean: Annotated[PositiveInt, Unit("pixels")] = 1
     """Side of the blocks of pixels that are averaged to one pixel, in physical units and over valid pixels; 1 keeps the
     grid. Requires a data set with a known encoding."""
-    recode_as: Operational[str | None] = None
+    recode_as: Operational[NameOrPath | None] = None
     """Name of another data set whose encoding the frames are converted to; both need a known encoding. null keeps the
     encoding."""
     file_names: tuple[str, ...] | None = None

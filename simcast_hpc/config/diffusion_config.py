@@ -1,10 +1,10 @@
 """Latent diffusion: autoencoder, CasFormer, and how both are trained and sampled."""
 
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import Operational, Section, StrictModel, Unit
 
 
@@ -157,14 +157,14 @@ class ValidationConfig(StrictModel):
 class DiffusionConfig(Section, read_by=("diffusion",)):
     """Denoiser, noise schedule, and the finished runs that it is conditioned on (CasCast, section 4.1)."""
 
-    autoencoder: Operational[Path | None] = None
+    autoencoder: Operational[FieldPath | None] = None
     """Run directory of the autoencoder. Operational, because the run adds the hash of its weights."""
-    student: Operational[Path | None] = None
+    student: Operational[FieldPath | None] = None
     """Run directory of the conditioning model: any stage that forecasts the long horizon."""
-    fold_students: Operational[tuple[Path, ...] | None] = None
+    fold_students: Operational[tuple[FieldPath, ...] | None] = None
     """Run directories of models, each trained without another fold of the events (``data.hold_out``). The condition of
     a training window is the forecast of the model that was not trained on its event. Ensembles use ``student``."""
-    latents: Operational[str] = "cached"
+    latents: Operational[NameOrPath] = "cached"
     """Folder of cached latents: ``cached`` is the folder ``latents`` of the run directory; any other value is the path
     of a folder that several runs can share."""
     casformer: CasFormerConfig = CasFormerConfig()

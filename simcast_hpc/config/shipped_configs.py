@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 from .errors import ConfigError
+from .path_expansion import expand_path
 
 SUFFIX = ".yaml"
 
@@ -31,7 +32,7 @@ def resolve(name_or_path: str | Path) -> Path:
     Raises:
         ConfigError: there is neither such a file nor such a name; the message gives the nearest names.
     """
-    path = Path(name_or_path).expanduser()
+    path = Path(expand_path(name_or_path))
     if path.exists() and not path.is_dir():
         return path
     known, name = list_configs(), path.as_posix().removesuffix(SUFFIX)

@@ -11,6 +11,7 @@ from .diffusion_config import AutoencoderTrainingConfig, DiffusionConfig, Sampli
 from .model_config import ModelConfig, SimVPConfig
 from .names import Name
 from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
+from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import (
     Operational,
     Section,
@@ -29,14 +30,14 @@ class StudentConfig(Section, read_by=("student",)):
     The start k of a training window is uniform on 0, ..., ``sequence.frames_out`` and has no field.
     """
 
-    teacher: Operational[Path | None] = None
+    teacher: Operational[FieldPath | None] = None
     """Run directory of the trained teacher. Operational, because the run adds the hash of its weights."""
     init: Literal["scratch", "teacher"] = "scratch"
     """Initial weights: random (`scratch`), or the weights of the teacher (`teacher`)."""
     extension: Literal["teacher", "oracle", "none"] = "teacher"
     """Frames that extend a training sequence beyond its end: the rollout of the teacher (`teacher`), or as controls the
     later observed frames of the event (`oracle`) or none (`none`)."""
-    rollouts: Operational[str] = "online"
+    rollouts: Operational[NameOrPath] = "online"
     """Source of the teacher's rollouts: ``online`` computes them during training; ``cached`` reads the files that
     ``simcast rollout`` wrote to the folder ``rollouts`` of the run directory; any other value is the path of such a
     folder."""
@@ -90,7 +91,7 @@ class SharedConfig(StrictModel):
 
     name: Operational[Name]
     """Name of the run in logs, reports and forecast files: letters, digits, and `. _ + -`."""
-    run_dir: Operational[Path]
+    run_dir: Operational[FieldPath]
     """Run directory, to which all outputs are written."""
     seed: Annotated[int, Unit("1")] = Field(default=0, ge=0)
     """Seed of all random numbers."""

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
-from simcast_hpc.config import ConfigError, DataError, StrictModel, Unit, read_config
+from simcast_hpc.config import ConfigError, DataError, StrictModel, Unit, expand_path, read_config
 from simcast_hpc.config.names import Name, PathBelow, check_below
 
 from .encoding import MISSING_CODE, Encoding
@@ -254,8 +254,9 @@ def read_spec(name_or_path: str) -> DatasetSpec:
     built_in = built_in_specs()
     if name_or_path in built_in:
         return read_config(DatasetSpec, built_in[name_or_path])
-    if Path(name_or_path).suffix in {".yaml", ".yml"}:
-        return read_config(DatasetSpec, Path(name_or_path))
+    path = Path(expand_path(name_or_path, where="dataset"))
+    if path.suffix in {".yaml", ".yml"}:
+        return read_config(DatasetSpec, path)
     near = difflib.get_close_matches(name_or_path.lower(), built_in, n=1)
     raise ConfigError(
         f"the dataset {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "

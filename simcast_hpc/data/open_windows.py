@@ -1,10 +1,10 @@
 """Open the windows that a ``data`` configuration section describes."""
 
 import hashlib
-import os
+import logging
 from pathlib import Path
 
-from simcast_hpc.config import ConfigError, DataConfig
+from simcast_hpc.config import ConfigError, DataConfig, expand_path
 
 from .archive_windows import ArchiveSource
 from .dataset_spec import DatasetSpec, Split, read_spec
@@ -13,6 +13,8 @@ from .resample import ResampledSource
 from .shards.shard_format import is_prepared
 from .shards.shard_reader import ShardSource
 from .window_source import WindowSource
+
+logger = logging.getLogger(__name__)
 
 
 def target_spec(config: DataConfig) -> DatasetSpec:
@@ -74,10 +76,25 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
             raise ConfigError(
                 f"data.stage_to={config.stage_to} needs prepared shards; data.root={config.root} contains none"
             )
-        source.stage(Path(os.path.expandvars(config.stage_to)))
+        _stage(source, config.stage_to, split=split)
     windows: WindowSource = source
     if split == "train" and config.hold_out is not None:
         windows = WithoutFold(source, config.hold_out)
     if config.block_mean == 1 and config.recode_as is None:
         return windows
     return ResampledSource(windows, spec=spec, target=target_spec(config), factor=config.block_mean)
+
+
+def _stage(source: ShardSource, stage_to: str, *, split: Split) -> None:
+    """Copy shards to a local disk, whose variables have the values of this node.
+
+    A trained run can be evaluated where a variable of its training job is not set; then the shards are not copied.
+    """
+    try:
+        folder = Path(expand_path(stage_to, where="data.stage_to"))
+    except ConfigError as error:
+        if split == "train":
+            raise
+        logger.warning("%s: the shards are read from data.root", error)
+        return
+    source.stage(folder)

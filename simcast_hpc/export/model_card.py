@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import step_minutes, target_spec
@@ -81,7 +81,7 @@ def write_card(config: TrainConfig, facts: CardFacts, scores: Sequence[Scores]) 
 
 def _read_scores(argument: str, name: str) -> Scores:
     row, separator, file = argument.partition("=")
-    path, entry = Path(file if separator else argument), row if separator else name
+    path, entry = Path(expand_path(file if separator else argument)), row if separator else name
     try:
         result = read_json_file(path, error=ConfigError, what="the file")
         rows = list(result["scores"])

@@ -124,7 +124,7 @@ def test_unwritable_output_is_one_message(trained, monkeypatch, capsys):
     code, _, err = _run(
         monkeypatch, capsys, "evaluate", str(trained / "direct"), "--split", "all", "--out", str(trained / "in-the-way")
     )
-    assert code == 1 and "in-the-way" in err and "Traceback" not in err
+    assert code == 2 and "in-the-way cannot be written" in err and "Traceback" not in err
 
 
 _HEAVY = ("torch", "deepspeed", "numpy", "h5py", "matplotlib", "rich")

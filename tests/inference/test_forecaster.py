@@ -232,11 +232,6 @@ def test_load_error_names_the_missing_run_or_baseline(tmp_path: Path, runs: Path
         sc.load(runs / "autoencoder")
 
 
-def test_expands_the_home_directory(runs: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("HOME", str(runs))
-    assert sc.load("~/student/", device="cpu").name == "tiny"
-
-
 @pytest.mark.parametrize(
     ("name", "frames_in", "members"), [("extrapolation", 2, None), ("darts", 5, None), ("steps", 3, 10)]
 )

@@ -35,6 +35,21 @@ def test_commit_of_a_checkout_is_recorded(tmp_path):
     assert describe_commit(tmp_path) == f"{commit}-dirty"
 
 
+def test_commit_of_another_repository_is_not_recorded_for_a_checkout(tmp_path, monkeypatch):
+    """Git finds another one by the variables of a hook, and above a checkout whose ``.git`` is damaged."""
+    checkout = tmp_path / "checkout"
+    (checkout / "simcast_hpc").mkdir(parents=True)
+    for name in ("pyproject.toml", "setup.py", "simcast_hpc/version.py"):
+        (checkout / name).touch()
+    (checkout / ".git").mkdir()
+    other = commit_in(tmp_path)
+    assert other and describe_commit(checkout) == "unknown"
+    (checkout / ".git").rmdir()
+    commit = commit_in(checkout)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))
+    assert describe_commit(checkout) == commit != other
+
+
 def test_citation_has_the_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == __version__
