@@ -23,6 +23,7 @@ from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
 from simcast_hpc.storage.compile_caches import check_caches
+from simcast_hpc.verification.input_fields import reject_time_last, require_dense
 
 if TYPE_CHECKING:
     import xarray
@@ -243,6 +244,8 @@ class Forecaster:
         shape = tuple(tensor.shape)
         if tensor.dim() not in (3, 4) or 0 in shape:
             raise ValueError(f"frames have shape {shape}; {_AXES} with at least one pixel is needed")
+        if self.frames_out is None:
+            reject_time_last(shape, "frames")
         count = shape[-3]
         enough = count >= self.frames_in if self.frames_out is None else count == self.frames_in
         if not enough:
@@ -253,8 +256,7 @@ class Forecaster:
             )
         if isinstance(self.model, (TrainedModel, TrainedEnsemble)):
             self.model.check_grid((shape[-2], shape[-1]))
-        unbatched = tensor.dim() == 3
-        return _checked_values(tensor[None] if unbatched else tensor), unbatched
+        return _checked_values(tensor.reshape(-1, *shape[-3:])), tensor.dim() == 3
 
     def _run(self, batch: Tensor, steps: list[int], members: int | None) -> Tensor:
         model = self.model
@@ -354,6 +356,7 @@ def _attributes(frames: Any) -> dict[Any, Any]:
 def _as_array(fields: Any) -> np.ndarray:
     """Return fields as a plain array on the host; masked elements are missing."""
     if isinstance(fields, Tensor):
+        require_dense(fields, "fields")
         fields = fields.detach().cpu()
         return (fields.float() if fields.is_floating_point() else fields).numpy()
     return as_native(fields if isinstance(fields, np.ndarray) else np.asarray(fields))
@@ -362,9 +365,7 @@ def _as_array(fields: Any) -> np.ndarray:
 def _as_tensor(frames: Any) -> Tensor:
     """Return an array as a tensor that shares its memory where possible; masked elements are missing."""
     if isinstance(frames, Tensor):
-        if frames.is_meta or frames.layout != torch.strided:
-            place = "device meta" if frames.is_meta else f"layout {frames.layout}"
-            raise TypeError(f"frames are a tensor of {place}; give a dense tensor with data")
+        require_dense(frames, "frames")
         tensor = frames.detach()
     elif isinstance(frames, np.ndarray):
         if frames.dtype.kind not in "fu" or (frames.dtype.kind == "u" and frames.dtype != np.uint8):

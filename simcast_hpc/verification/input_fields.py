@@ -12,7 +12,8 @@ from simcast_hpc.data.encoding import as_native, code_to_unit
 from .protocols import ScoreProtocol
 
 # A float forecast beyond this is not a [0, 1] field: it contains pixel values, mm/h, or the output of a diverged model.
-_LARGEST_FORECAST = 10.0
+_LARGEST_FORECAST = 2.0
+_SMALLEST_GRID = 32  # pixels; smaller fields may have any shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,31 @@ class Window:
     batch_range: float
     observation_has_nan: bool
     forecast_has_nan: bool
+
+
+def require_dense(field: Tensor, name: str) -> None:
+    """Raise an error for a tensor without data or without a dense layout.
+
+    Raises:
+        TypeError: names the device or the layout.
+    """
+    if field.is_meta or field.layout != torch.strided:
+        place = "device meta" if field.is_meta else f"layout {field.layout}"
+        raise TypeError(f"{name} are a tensor of {place}; give a dense tensor with data")
+
+
+def reject_time_last(shape: Sequence[int], name: str) -> None:
+    """Raise an error if the last three axes are evidently [H, W, T], as in files of SEVIR, instead of [T, H, W].
+
+    Raises:
+        ValueError: there are as many time steps as rows and fewer columns, or columns are fewer than a quarter of both.
+    """
+    time, rows, columns = shape[-3:]
+    if min(time, rows) >= _SMALLEST_GRID and (columns < time == rows or 4 * columns < min(time, rows)):
+        raise ValueError(
+            f"{name} of shape {tuple(shape)} seem to have the axes [H, W, T]; [T, H, W] is needed, for example "
+            "numpy.moveaxis(field, -1, -3)"
+        )
 
 
 def check_fields(
@@ -156,9 +182,11 @@ def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
         field = torch.from_numpy(np.require(as_native(field), requirements=["C", "W"]))
     elif not isinstance(field, Tensor):
         raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(field).__name__}")
+    require_dense(field, f"values of {name}")
     axes = "[N, T, H, W]" if name == "observation" else "[N, T, H, W] or [N, M, T, H, W]"
     if field.dim() not in ((3, 4) if name == "observation" else (3, 4, 5)) or not field.numel():
         raise ValueError(f"{name} must be {axes} with at least one pixel, got shape {tuple(field.shape)}")
+    reject_time_last(field.shape, f"values of {name}")
     if field.dtype != torch.uint8 and not field.is_floating_point():
         raise TypeError(f"{name} must be uint8 pixel values or floats in [0, 1], got {field.dtype}")
     return field.detach()

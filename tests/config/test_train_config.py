@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import BaseModel
 
 from simcast_hpc.config import (
@@ -18,6 +19,7 @@ from simcast_hpc.config import (
     TrainConfig,
     from_mapping,
     is_operational,
+    read_config,
 )
 
 MINIMAL = {"name": "a", "run_dir": "runs/a", "stage": "direct"}
@@ -163,6 +165,40 @@ def test_rejects_section_that_the_stage_does_not_read(changes):
         _config(**changes)
     with pytest.raises(ConfigError, match="has no effect in stage teacher"):
         _config(**changes, stage="teacher")
+
+
+_OF_SECTION = {
+    "model": ("groups", 2), "loss": ("weights", [1.0, 3.0]), "student": ("pseudo_dtype", "uint8"),
+    "autoencoder": ("adversarial_start", 3), "diffusion": ("timesteps", 7), "sampling": ("members", 3),
+    "data": ("augment", True), "sequence": ("frames_in", 7), "batch": ("global_size", 64), "ema": ("decay", 0.5),
+    "optimizer": ("learning_rate", 1e-5), "engine": ("zero_stage", 2), "checkpoint": ("keep", 3),
+    "log": ("every_steps", 3), "watch": ("most_skipped", 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_rejects_the_sections_that_it_does_not_read(tmp_path, stage):
+    sections = {name for name, field in TrainConfig.model_fields.items() if isinstance(field.default, Section)}
+    assert sections == set(_OF_SECTION)
+    required = {"student": {"teacher": "t"}} if stage == "student" else {}
+    plain = {"name": "a", "run_dir": "r", "stage": stage, **required}
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+    for section, (field, value) in _OF_SECTION.items():
+        given = {**plain, section: {**plain.get(section, {}), field: value}}
+        override = f"{section}.{field}={json.dumps(value)}"
+        readers = type(TrainConfig.model_fields[section].default).read_by
+        if stage in readers:
+            assert from_mapping(TrainConfig, given) == read_config(TrainConfig, path, [override])
+            continue
+        message = rf"{section}\.{field}=.* has no effect in stage {stage}; section {section} is read by: {readers[0]}"
+        with pytest.raises(ConfigError, match=message):
+            from_mapping(TrainConfig, given)
+        with pytest.raises(ConfigError, match=message):
+            read_config(TrainConfig, path, [override])
+        stages = {stage: {section: {field: value}}}
+        with pytest.raises(ConfigError, match=message):
+            from_mapping(PipelineConfig, {"name": "a", "run_dir": "r", "stages": stages})
 
 
 def test_rejects_network_and_loss_of_a_forecast_in_an_autoencoder():

@@ -246,6 +246,21 @@ def test_baselines_have_their_number_of_frames_and_members(name: str, frames_in:
         baseline.forecast(CODES, lead_times=1, members=3)
 
 
+@pytest.mark.parametrize("shape", [(384, 384, 13), (2, 64, 64, 49), (480, 300, 24)])
+def test_a_baseline_rejects_frames_whose_last_axis_is_time(shape):
+    forecaster = sc.load("persistence", dataset="sevir")
+    with pytest.raises(ValueError, match=r"seem to have the axes \[H, W, T\]; \[T, H, W\] is needed"):
+        forecaster.forecast(np.zeros(shape, np.uint8), 2)
+    assert forecaster.forecast(np.moveaxis(np.zeros(shape, np.uint8), -1, -3), 2).shape[-3:] == (2, *shape[-3:-1])
+
+
+@pytest.mark.parametrize("convert", ["to_physical", "from_physical"])
+@pytest.mark.parametrize("fields", [torch.zeros(3, device="meta"), torch.zeros(3).to_sparse()])
+def test_conversions_reject_tensors_without_dense_data(convert, fields):
+    with pytest.raises(TypeError, match=r"fields are a tensor of .*; give a dense tensor with data"):
+        getattr(sc.load("persistence", dataset="sevir"), convert)(fields)
+
+
 def test_baselines_have_the_interface_of_models():
     persistence = sc.load("persistence", dataset="sevir")
     forecast = persistence.forecast(CODES, lead_times=[1, 12])

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -12,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from simcast_hpc.config import to_yaml
+from simcast_hpc.config import ConfigError, to_yaml
+from simcast_hpc.inference.trained_model import load_trained
 from tests.archives import make_archive, random_codes, tiny_config
 from tests.forked_stages import PRELOADED
 from tests.multi_rank.runs import environment, free_port
@@ -71,7 +73,7 @@ def _assert_equal(run_dir: Path, undisturbed: Path) -> None:
 def config(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("locked")
     root = make_archive(folder / "archive", random_codes(4, 12))
-    own = {"max_steps": _STEPS, "checkpoint": {"every_steps": 2}, "log": {"every_steps": 1}}
+    own = {"name": "sevir-tiny", "max_steps": _STEPS, "checkpoint": {"every_steps": 2}, "log": {"every_steps": 1}}
     path = folder / "teacher.yaml"
     path.write_text(to_yaml(tiny_config(folder / "unset", data=data_section(root), **own)), encoding="utf-8")
     return path
@@ -119,3 +121,37 @@ def test_a_killed_run_is_resumed_at_once(config, undisturbed, tmp_path):
     assert time.monotonic() - began < 55, "no wait for the expiry of the lease"
     assert f"process {killed.pid} of user" in (tmp_path / "log").read_text(encoding="utf-8")
     _assert_equal(run_dir, undisturbed)
+
+
+@pytest.mark.parametrize("damage", ["weights cut short", "weights of another run", "marker removed"])
+def test_loading_and_training_agree_on_a_damaged_run(config, undisturbed, tmp_path, damage):
+    """Loading names the command that repairs the run, and the command repairs it."""
+    run_dir = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    weights, marker = run_dir / "weights" / "model.safetensors", run_dir / "DONE.json"
+    content = weights.read_bytes()
+    if damage == "weights cut short":
+        weights.write_bytes(content[:-4])
+    elif damage == "weights of another run":
+        weights.write_bytes(content[:-4] + b"\0\0\0\0")
+    else:
+        marker.unlink()
+    with pytest.raises(ConfigError, match=r"model\.safetensors does not match .*DONE\.json; run `simcast train` again"):
+        load_trained(run_dir)
+    assert _end(_start(config, run_dir, tmp_path / "log")) == 0
+    assert weights.read_bytes() == content
+    assert load_trained(run_dir).weights_hash == load_trained(undisturbed).weights_hash
+
+
+def test_a_marker_that_was_cut_short_is_named_by_loading_and_training(config, undisturbed, tmp_path):
+    run_dir = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    marker = run_dir / "DONE.json"
+    marker.write_text(marker.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"DONE\.json is damaged .*; remove it to finish the run again"):
+        load_trained(run_dir)
+    assert _end(_start(config, run_dir, tmp_path / "log")) == 2
+    assert "DONE.json is damaged" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+def test_training_warns_about_the_name_of_another_data_set(undisturbed):
+    log = (undisturbed.parent / "log").read_text(encoding="utf-8")
+    assert "the run is named 'sevir-tiny', but its data set is 'synthetic', not 'sevir'" in log
