@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import zipfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from simcast_hpc.config import DataError
 from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.npz_files import load_npz
 
 from .baseline_input import check_frames, to_codes
 
@@ -76,9 +77,6 @@ class WindowBaseline(ABC):
 def _read(path: Path) -> np.ndarray | None:
     """Return a cached forecast, or None if there is none or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["codes"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return load_npz(path, error=DataError, what="the cache")["codes"]
+    except (DataError, KeyError):
         return None

@@ -17,6 +17,7 @@ from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
 from simcast_hpc.inference.trained_model import TrainedModel
+from simcast_hpc.storage.npz_files import load_npz
 
 
 class ForecastMethod(Protocol):
@@ -130,7 +131,7 @@ class ForecastFile:
         self.path = path
         try:
             self.rows, self.shape, self.packed = self._read_keys()
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError) as error:
             raise DataError(f"{path} does not contain forecasts: {error}; see `simcast evaluate --help`") from error
 
     def read(self, keys: Sequence[WindowKey], *, frames_out: int) -> torch.Tensor:
@@ -153,9 +154,9 @@ class ForecastFile:
 
     def _read_keys(self) -> tuple[dict[str, int], tuple[int, ...], bool]:
         if self.path.suffix == ".npz":
-            with np.load(self.path, allow_pickle=False) as arrays:
-                events, starts = arrays["event"].astype(str), arrays["start"]
-                self._arrays = arrays["forecast"]
+            arrays = load_npz(self.path, error=DataError, what="the forecasts")
+            events, starts = arrays["event"].astype(str), arrays["start"]
+            self._arrays = arrays["forecast"]
             shape, dtype = self._arrays.shape, self._arrays.dtype
         else:
             with h5py.File(self.path) as file:

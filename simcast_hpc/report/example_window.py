@@ -1,12 +1,12 @@
 """Read and check the example window of a score file."""
 
-import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from simcast_hpc.config import DataError
+from simcast_hpc.storage.npz_files import load_npz
 
 SUFFIX = ".example.npz"
 
@@ -56,23 +56,23 @@ def read_example(path: Path) -> ExampleFrames | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            named = {key: key.partition("/")[2] for key in file.files}
-            example = ExampleFrames(
-                event=str(file["event"]),
-                inputs=file["inputs"],
-                observed=file["observed"],
-                forecasts={name: file[key] for key, name in named.items() if key.startswith("forecast/")},
-                thresholds=tuple(float(code) for code in file["thresholds"]),
-                ensembles={
-                    name: EnsembleFrames(
-                        *(file[f"{kind}/{name}"] for kind in ("members", "mean", "matched_mean", "probability"))
-                    )
-                    for key, name in named.items()
-                    if key.startswith("members/")
-                },
-            )
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        file = load_npz(path, error=ResultsError, what="the file")
+        named = {key: key.partition("/")[2] for key in file}
+        example = ExampleFrames(
+            event=str(file["event"]),
+            inputs=file["inputs"],
+            observed=file["observed"],
+            forecasts={name: file[key] for key, name in named.items() if key.startswith("forecast/")},
+            thresholds=tuple(float(code) for code in file["thresholds"]),
+            ensembles={
+                name: EnsembleFrames(
+                    *(file[f"{kind}/{name}"] for kind in ("members", "mean", "matched_mean", "probability"))
+                )
+                for key, name in named.items()
+                if key.startswith("members/")
+            },
+        )
+    except (KeyError, ValueError, TypeError) as error:
         raise ResultsError(f"{path} does not contain an example window: {error}") from error
     _check(example, path)
     return example

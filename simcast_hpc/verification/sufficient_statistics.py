@@ -5,7 +5,6 @@ pixels, above the 2**24 integers that float32 represents exactly, so no total is
 """
 
 import dataclasses
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simcast_hpc.config import DataError
 from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.npz_files import load_npz
 
 from .protocols import ScoreProtocol
 
@@ -137,16 +138,14 @@ class Statistics:
             ValueError: the file does not contain verification statistics.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                missing = {"protocol", "events", *SUMS} - set(arrays.files)
-                if missing:
-                    raise ValueError(f"{sorted(missing)} are missing")
-                sums = {
-                    name: torch.from_numpy(arrays[name]) for name in arrays.files if name not in ("protocol", "events")
-                }
-                protocol = ScoreProtocol.from_json(str(arrays["protocol"]))
-                return _from_sums(protocol, tuple(arrays["events"].tolist()), sums)
-        except (ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays = load_npz(path, error=DataError, what="the file")
+            missing = {"protocol", "events", *SUMS} - set(arrays)
+            if missing:
+                raise ValueError(f"{sorted(missing)} are missing")
+            sums = {name: torch.from_numpy(arrays[name]) for name in arrays if name not in ("protocol", "events")}
+            protocol = ScoreProtocol.from_json(str(arrays["protocol"]))
+            return _from_sums(protocol, tuple(arrays["events"].tolist()), sums)
+        except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} does not contain verification statistics written by Statistics.save: {error}"
             ) from error

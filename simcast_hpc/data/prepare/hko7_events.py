@@ -10,13 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec, DayListSplits
 from simcast_hpc.data.raw_layouts import HKO7Layout
 from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.storage.npz_files import load_npz
 
 from ..encoding import LAST_CODE, MISSING_CODE
 from .raw_events import RawEvent
@@ -96,17 +97,22 @@ class HKO7Events:
             with Image.open(path) as image:
                 if image.mode != "L":
                     raise DataError(f"{path} has mode {image.mode}; an image of HKO-7 must be 8-bit gray (L)")
-                pixels = np.asarray(image)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+                if (shape := image.size[::-1]) != self.grid:
+                    raise DataError(f"{path} has {shape} pixels; {self.spec.name} has {self.grid}")
+                return np.asarray(image)
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{path} is truncated or not a PNG: {error}; extract it again") from error
-        if pixels.shape != self.grid:
-            raise DataError(f"{path} has {pixels.shape} pixels; {self.spec.name} has {self.grid}")
-        return pixels
 
     def _noise(self, path: Path) -> np.ndarray:
         """Return where a noise mask excludes pixels (the file is true where they are valid)."""
         try:
-            valid = np.frombuffer(zlib.decompress(path.read_bytes()), np.uint8)
+            most = self.grid[0] * self.grid[1] + 1  # a longer mask is an error and is not expanded
+            unpacked = zlib.decompressobj()
+            valid = np.frombuffer(unpacked.decompress(path.read_bytes(), most), np.uint8)
+            if not unpacked.eof and valid.size < most:
+                raise zlib.error("incomplete stream")
         except (OSError, zlib.error) as error:
             raise DataError(f"{path} is truncated or not a noise mask: {error}; extract it again") from error
         if valid.size != self.grid[0] * self.grid[1]:
@@ -116,9 +122,8 @@ class HKO7Events:
     def _domain_mask(self) -> np.ndarray:
         path = self.root / self.layout.domain_file
         try:
-            with np.load(path, allow_pickle=False) as file:
-                excluded = file["exclude_mask"] != 0
-        except (OSError, KeyError, ValueError) as error:
+            excluded = load_npz(path, error=DataError, what="the domain mask")["exclude_mask"] != 0
+        except (KeyError, ValueError) as error:
             raise DataError(
                 f"the domain mask {path} cannot be read: {error}; copy it from the HKO-7 repository"
             ) from error
