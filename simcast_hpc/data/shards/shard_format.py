@@ -14,6 +14,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from simcast_hpc.config import DataError, StrictModel
 from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.data.hdf5_guard import check_hdf5
 from simcast_hpc.storage.atomic_files import atomic_file
 from simcast_hpc.storage.run_directory import file_hash
 
@@ -151,19 +152,64 @@ def read_index(root: Path, manifest: Manifest) -> Index:
     """Return the index that belongs to a manifest.
 
     Raises:
-        DataError: it is missing or does not match the manifest.
+        DataError: it is missing, does not match the manifest, or its columns are not those of an index.
     """
     path = root / INDEX
     if not path.is_file() or file_hash(path) != manifest.index.sha256:
         raise DataError(
             f"{path} {'does not match its manifest' if path.is_file() else 'is missing'}; prepare {root} again"
         )
-    with h5py.File(path, "r") as file:
-        columns: dict[str, Any] = {str(name): column(file, str(name)) for name in file}
+    try:
+        with h5py.File(path, "r") as file:
+            check_hdf5(file, path, reads_whole=False)
+            columns: dict[str, Any] = {str(name): column(file, str(name)) for name in file}
+    except DataError:
+        raise
+    except (OSError, KeyError, RuntimeError, ValueError, AssertionError) as error:  # h5py's errors for damaged files
+        raise DataError(f"{path} is damaged: {str(error) or 'it contains groups'}; prepare {root} again") from error
+    if problem := _index_problem(columns, manifest):
+        raise DataError(f"{path} is not an index of {MANIFEST}: {problem}; prepare {root} again")
     if "gaps" in columns:
         columns["gaps"] = np.unpackbits(columns["gaps"], axis=1, count=manifest.frames_per_event).astype(bool)
     columns.setdefault("gaps", None)
     return Index(**columns)
+
+
+# Kinds of the types and number of axes of the columns.
+_COLUMNS = {
+    "id": ("S", 1), "time": ("iu", 1), "begin": ("iu", 1), "split": ("iu", 1), "percent_missing": ("f", 1),
+    "shard": ("iu", 1), "row": ("iu", 1), "file": ("iu", 1), "file_index": ("iu", 1), "sha256": ("u", 2),
+}  # fmt: skip
+
+
+def _index_problem(columns: dict[str, Any], manifest: Manifest) -> str | None:
+    """Return why columns are not an index of this manifest; None if they are."""
+    if missing := _COLUMNS.keys() - columns.keys():
+        return f"column {min(missing)} is missing"
+    if unknown := columns.keys() - _COLUMNS.keys() - {"gaps"}:
+        return f"column {min(unknown)!r} is unknown"
+    events = columns["id"].shape[:1]
+    for name, values in columns.items():
+        kinds, axes = _COLUMNS.get(name, ("u", 2))
+        if values.dtype.kind not in kinds or values.ndim != axes or values.shape[:1] != events:
+            return f"column {name} is {values.dtype} {list(values.shape)} for {events[0] if events else 0} events"
+    if "gaps" in columns and columns["gaps"].shape[1] != -(-manifest.frames_per_event // 8):
+        return f"column gaps has {columns['gaps'].shape[1]} bytes for {manifest.frames_per_event} frames"
+    try:
+        b"\n".join(columns["id"]).decode()
+    except UnicodeDecodeError:
+        return "column id is not UTF-8 text"
+    stored = columns["shard"] >= 0
+    sizes = np.array([shard.events for shard in manifest.shards], np.int64)
+    limits = {"shard": len(sizes), "split": len(SPLITS), "file": len(manifest.files)}
+    for name, limit in limits.items():
+        values = columns[name][stored] if name == "shard" else columns[name]
+        if np.any((values < 0) | (values >= limit)):
+            return f"column {name} has numbers outside 0 .. {limit - 1}"
+    rows = columns["row"][stored]
+    if np.any((rows < 0) | (rows >= sizes[columns["shard"][stored]])):
+        return "column row has numbers that exceed the events of a shard"
+    return None
 
 
 def column(file: h5py.File, name: str) -> np.ndarray:

@@ -105,7 +105,7 @@ class ShardSource:
         path = self.root / self.manifest.shards[self._index.shard[event]].name
         row, first = int(self._index.row[event]), int(self._starts[window]) * self.frame_stride
         try:
-            codes = self._codes(path)
+            codes = self._codes(path, self.manifest.shards[self._index.shard[event]].events)
             if self.frame_stride == 1:
                 return codes[row, first : first + self.frames]
             last = first + (self.frames - 1) * self.frame_stride
@@ -114,14 +114,18 @@ class ShardSource:
             name = bytes(self._index.id[event]).decode()
             raise DataError(f"{path}: event {name} cannot be read: {error}; inspect {self.root}") from error
 
-    def _codes(self, path: Path) -> h5py.Dataset:
+    def _codes(self, path: Path, events: int) -> h5py.Dataset:
         is_new = path not in self._open
-        codes = self._open.get(path)["codes"]
-        assert isinstance(codes, h5py.Dataset)
+        codes = self._open.get(path).get("codes")
+        if not isinstance(codes, h5py.Dataset):
+            raise OSError("it contains no dataset 'codes'")
         if is_new:
             frames, each = self.manifest.frames_per_event, self.manifest.chunk_frames
-            chunks = codes.shape[0] * ((frames + each - 1) // each)
-            if codes.shape[1:] != (frames, *self.grid) or codes.id.get_num_chunks() != chunks:
+            expected = (events, frames, *self.grid)
+            if codes.dtype != np.uint8 or codes.shape != expected or codes.chunks is None:
+                raise OSError(f"'codes' is {codes.dtype} {list(codes.shape)}, not uint8 {list(expected)} in chunks")
+            chunks = events * ((frames + each - 1) // each)
+            if codes.id.get_num_chunks() != chunks:
                 raise OSError(f"{codes.id.get_num_chunks()} of {chunks} chunks exist")  # HDF5 would read zeros
         return codes
 
