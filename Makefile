@@ -18,6 +18,8 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 DATA ?=
 MODEL ?= simvp
+SECONDS ?= 60
+READER ?=
 ifndef DEVICE
 DEVICE := $(shell cat $(VENV)/.device 2>/dev/null || { nvidia-smi -L >/dev/null 2>&1 && echo cuda || echo cpu; })
 endif
@@ -68,7 +70,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 TEST_LOGS := $(VENV)/tests
 TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-ci test-slow test-slurm drill lint types audit docs figures reference notebooks
+.PHONY: test test-ci test-slow test-slurm fuzz drill lint types audit docs figures reference notebooks
 test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
 	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
@@ -82,7 +84,7 @@ test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	tail -qn 1 $(TEST_LOGS)/*.log; \
 	[ -z "$$failed" ]
 
-test-ci: $(VENV)/.test $(VENV)/.docs ## Test installed distributions, notebooks, commands of the quickstart, the documentation site, and runs on an emulated GPU
+test-ci: $(VENV)/.test $(VENV)/.docs $(VENV)/.fuzz ## Test installed distributions, notebooks, short fuzzing, commands of the quickstart, the documentation site, and runs on an emulated GPU
 	@$(PLAIN) $(PYTEST) tests -m ci
 
 # pytest's status 5 means that no test has the mark, which is not a failure here.
@@ -94,6 +96,9 @@ test-slow: $(VENV)/.test ## Run the slow tests: all launchers and ZeRO stages, c
 
 test-slurm: $(VENV)/.test ## Run the tests on a local Slurm cluster of two nodes (as root)
 	@$(PLAIN) $(PYTEST) tests -m slurm || [ $$? -eq 5 ]
+
+fuzz: $(VENV)/.fuzz ## Fuzz the readers of radar files, SECONDS=60 each; READER=odim selects one
+	@$(PLAIN) $(BIN)/python -m tests.fuzz.run_fuzz --seconds $(SECONDS) $(if $(READER),--reader $(READER))
 
 drill: $(VENV)/.test ## Kill ranks at 20 random times, twice: complete checkpoints, bounded loss, equal weights
 	@$(PLAIN) $(PYTEST) -s tests/multi_rank/test_drill.py
@@ -203,6 +208,11 @@ $(VENV)/.test: $(VENV)/.verify
 	@$(INSTALL) -e '.[io,test,notebooks]' $(TO_LOG)
 	@touch $@
 
+$(VENV)/.fuzz: $(VENV)/.test
+	@echo "Installing atheris for make fuzz"
+	@$(INSTALL) -e '.[fuzz]' $(TO_LOG)
+	@touch $@
+
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "Installing the requirements of the checks"
 	@$(INSTALL) -e '.[dev]' $(TO_LOG)
@@ -238,4 +248,4 @@ help: ## List the targets
 	  /^##@ / { printf "\n%s\n", substr($$0, 5) } \
 	  /^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '%s\n' "" "Variables: PYTHON (python3), DEVICE (cpu or cuda; default by nvidia-smi), TORCH_INDEX and PIP_INDEX (package" \
-	  "indexes of torch and of the rest), MODEL (simvp or earthformer, for run and radar), PYTEST_ARGS."
+	  "indexes of torch and of the rest), MODEL (simvp or earthformer, for run and radar), PYTEST_ARGS, SECONDS and READER (for fuzz)."

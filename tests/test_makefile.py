@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from tests.system_programs import program
 
 ROOT = Path(__file__).resolve().parents[1]
-STAMPS = (".python", ".torch", ".runtime", ".verify", ".test", ".dev")
+STAMPS = (".python", ".torch", ".runtime", ".verify", ".test", ".fuzz", ".dev")
 INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "constraints-cuda.txt")
 # Records its arguments and prints a line like pytest; fails if FAILS is part of its arguments.
 PYTHON = """#!/bin/bash
@@ -26,7 +26,7 @@ case "$*" in *"${FAILS:-nothing}"*) exit 1 ;; esac
 
 def make(folder: Path, *arguments: str, **variables: str):
     """Run make in a folder, done nothing by a make that may be running these tests."""
-    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL")
+    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "DEVICE", "DATA", "MODEL", "SECONDS", "READER")
     clean = {name: value for name, value in os.environ.items() if name not in inherited}
     return subprocess.run(
         [program("make", package="make"), *arguments],
@@ -104,6 +104,15 @@ def test_fresh_installation_starts_with_the_right_build_of_torch(bare, device, c
     installs = re.findall(r"pip .*?install +(?!.*--dry-run)(.*?) >>", done.stdout)
     assert installs == [f"-c {constraints} torch", f"-c {constraints} -e ."]
     assert done.stdout.rstrip().endswith("simcast pipeline pipeline/quickstart")
+
+
+def test_fuzz_passes_seconds_and_reader(installed):
+    assert make(installed, "fuzz").returncode == 0
+    assert make(installed, "fuzz", "SECONDS=5", "READER=odim").returncode == 0
+    calls = (installed / "calls").read_text().splitlines()
+    assert [call.strip() for call in calls] == [
+        "||-m tests.fuzz.run_fuzz --seconds 60", "||-m tests.fuzz.run_fuzz --seconds 5 --reader odim",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("target", ["run", "radar"])
