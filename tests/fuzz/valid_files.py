@@ -110,7 +110,8 @@ def _mch(path: Path) -> None:
     image.save(path, "GIF", comment=b"PRDT=AQC243310100 ACCUm=000005")
 
 
-def _dataset() -> xr.Dataset:
+def cf_dataset() -> xr.Dataset:
+    """Return rain rates at two times."""
     crs = pyproj.CRS.from_user_input("+proj=stere +lat_0=90 +lat_ts=60 +lon_0=25 +ellps=WGS84").to_cf()
     field = np.linspace(0, 20, 48, dtype=np.float32).reshape(2, 4, 6)
     attributes = {"units": "mm h-1", "standard_name": "rainfall_rate", "grid_mapping": "crs"}
@@ -125,16 +126,16 @@ def _dataset() -> xr.Dataset:
 
 
 def _cf(path: Path) -> None:
-    _dataset().to_netcdf(path, engine="h5netcdf")
+    cf_dataset().to_netcdf(path, engine="h5netcdf")
 
 
 def _cf_classic(path: Path) -> None:
-    _dataset().to_netcdf(path, engine="scipy")
+    cf_dataset().to_netcdf(path, engine="scipy")
 
 
 def _zarr(path: Path) -> None:
     store = path.with_suffix(".store")
-    _dataset().to_zarr(store, consolidated=False)
+    cf_dataset().to_zarr(store, consolidated=False)
     path.write_bytes(_SEPARATOR.join(one.read_bytes() for one in sorted(store.rglob("*")) if one.is_file()))
 
 
