@@ -8,11 +8,15 @@ import math
 from pathlib import Path
 
 import h5py
-from h5py import h5d, h5g, h5l, h5o  # pyright: ignore[reportAttributeAccessIssue]
+from h5py import h5a, h5d, h5g, h5l, h5o, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from simcast_hpc.config import DataError
 
 MAX_OBJECTS = 50_000
+# HDF5 reads these attributes of dimension scales into buffers of the right size, whatever the type in the file is.
+_SCALE_ATTRIBUTES = {
+    b"CLASS": h5t.STRING, b"DIMENSION_LABELS": h5t.STRING, b"DIMENSION_LIST": h5t.VLEN, b"REFERENCE_LIST": h5t.COMPOUND,
+}  # fmt: skip
 # No filter compresses radar fields more than this; deflate cannot exceed 1032.
 _MAX_RATIO = 2000
 _PLAUSIBLE_BYTES = 256 << 20
@@ -27,8 +31,8 @@ def check_hdf5(file: h5py.File, path: Path, *, reads_whole: bool = True) -> None
         reads_whole: whether arrays are read as a whole, so that their size matters, and not only that of a chunk.
 
     Raises:
-        DataError: the file links to another file or stores data in one, declares much more data than it contains, or
-            contains too many objects.
+        DataError: the file links to another file or stores data in one, declares much more data than it contains,
+            contains too many objects, or attributes that make HDF5 write outside of its memory.
         OSError, KeyError, RuntimeError, ValueError: from HDF5, the file is damaged.
     """
     pending: list[tuple[str, h5g.GroupID]] = [("", h5g.open(file.id, b"/"))]
@@ -56,7 +60,7 @@ def check_hdf5(file: h5py.File, path: Path, *, reads_whole: bool = True) -> None
 
 
 def _check_dataset(dataset: h5d.DatasetID, where: str, *, reads_whole: bool) -> None:
-    """Check where a dataset is stored, and its size."""
+    """Check where a dataset is stored, its size, and its attributes of dimension scales."""
     properties = dataset.get_create_plist()
     layout = properties.get_layout()
     if layout == h5d.VIRTUAL or properties.get_external_count():
@@ -70,3 +74,17 @@ def _check_dataset(dataset: h5d.DatasetID, where: str, *, reads_whole: bool) -> 
             f"{where} declares {declared} bytes (shape {list(dataset.shape)}) and stores {stored}; it must store its "
             "data"
         )
+    for name, kind in _SCALE_ATTRIBUTES.items():
+        if h5a.exists(dataset, name):
+            attribute = h5a.open(dataset, name)
+            count = {b"CLASS": 1, b"REFERENCE_LIST": None}.get(name, len(dataset.shape))
+            found = attribute.get_type().get_class(), math.prod(attribute.shape or ())
+            if found[0] != kind or count not in (None, found[1]) or not _has_references(attribute.get_type()):
+                raise DataError(f"{where} has an attribute {name.decode()} of the wrong type or size; it is damaged")
+
+
+def _has_references(kind: h5t.TypeID) -> bool:
+    """Return whether the type of an attribute, if it is a list, is one of references."""
+    if isinstance(kind, h5t.TypeCompoundID):
+        return kind.get_nmembers() == 2 and kind.get_member_class(0) == h5t.REFERENCE
+    return kind.get_class() != h5t.VLEN or kind.get_super().get_class() == h5t.REFERENCE

@@ -13,7 +13,7 @@ from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.data.hdf5_guard import check_hdf5
 from simcast_hpc.radar import frame_times, read_frames
 from tests.archives import FILE, Row, make_archive, open_archive, random_codes, write_catalog
-from tests.radar.radar_files import START, storm, write_odim
+from tests.radar.radar_files import START, storm, write_cf, write_odim
 
 SECRET = b"a secret of the user" * 1000
 
@@ -106,6 +106,26 @@ def test_sizes_far_above_the_stored_bytes_are_rejected(tmp_path, options):
         file.create_dataset("dataset1/data1/data", dtype="u1", **options)
     assert path.stat().st_size < 50_000
     with pytest.raises(DataError, match=r"a\.h5: /dataset1/data1/data declares \d+ bytes .* and stores \d+"):
+        read_frames(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CLASS", 1),
+        ("CLASS", np.bytes_(["DIMENSION_SCALE"] * 9)),
+        ("DIMENSION_LIST", np.zeros(1000, np.uint8)),
+        ("REFERENCE_LIST", np.bytes_("a")),
+        ("REFERENCE_LIST", np.zeros(1, [("a", "f8"), ("b", "i4")])),
+        ("DIMENSION_LABELS", 2.5),
+    ],
+)
+def test_attributes_that_corrupt_the_memory_of_hdf5_are_rejected(tmp_path, name, value):
+    path = write_cf(tmp_path / "a.nc", np.ones((1, 4, 6), np.float32), [START])
+    assert len(read_frames(path)) == 1
+    with h5py.File(path, "r+") as file:
+        file["field"].attrs[name] = value
+    with pytest.raises(DataError, match=rf"/field has an attribute {name} of the wrong type or size"):
         read_frames(path)
 
 
