@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 FUTURE_TOLERANCE = timedelta(hours=1)
 _UNFINISHED = (".partial", ".part", ".tmp", ".filepart")
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 60.0, 3600.0
+_RETRY_SECONDS_PER_SCAN = 1.0
 _CACHE_BYTES = 512 << 20
 _HASHED_BYTES = 1 << 30
 
@@ -98,17 +99,23 @@ class WatchedFiles:
         """
         self._stop = stop
         now_ns, listing = time.time_ns(), list_stamps(self._folder, self._pattern, self._excluded)
+        self._known = {path: known for path, known in self._known.items() if path in listing}
+        # 1. New and changed files
         for path, stamp in listing.items():
             if stop():
                 break
             known = self._known.get(path)
-            if known is not None and known.stamp == stamp:
-                if known.problem and self._retries[path][1].is_due:
-                    self._known[path] = self._inspect(path, stamp)
-            elif self._seen.get(path) == stamp or now_ns - stamp.changed_ns > self._settled_ns:
+            is_settled = self._seen.get(path) == stamp or now_ns - stamp.changed_ns > self._settled_ns
+            if is_settled and (known is None or known.stamp != stamp):
                 self._known[path] = self._inspect(path, stamp)
+        # 2. Files that failed; not all at once, since each can take the time limit of the reader
+        until = time.monotonic() + _RETRY_SECONDS_PER_SCAN
+        for path, known in list(self._known.items()):
+            if stop() or time.monotonic() > until:
+                break
+            if known.problem and self._retries[path][1].is_due:
+                self._known[path] = self._inspect(path, known.stamp)
         self._seen = listing
-        self._known = {path: known for path, known in self._known.items() if path in listing}
         self._retries = {path: retry for path, retry in self._retries.items() if path in listing}
         self._digests = {key: value for key, value in self._digests.items() if key[0] in listing}
         self._announced &= set(listing)

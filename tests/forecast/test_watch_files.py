@@ -155,6 +155,29 @@ def test_any_failure_of_reading_is_an_error_of_the_file(model, storm_frames, fol
     assert watcher.scan() == 1 and by_file(out) == {}
 
 
+def test_slow_failing_files_are_not_all_tried_again_in_one_scan(model, storm_frames, folders, monkeypatch):
+    folder, out = folders
+    tried: list[str] = []
+
+    def fail(path: Path, **_options):
+        tried.append(path.name)
+        raise RuntimeError("slow")
+
+    monkeypatch.setattr(watched_files, "frame_times", fail)
+    for path in storm_frames[:3]:
+        deliver(path, folder)
+    watcher = make_watcher(model, folder, out)
+    watcher.scan()
+    monkeypatch.setattr(watched_files, "_RETRY_SECONDS_PER_SCAN", -1.0)
+    monkeypatch.setattr(watched_files.Retry, "is_due", True)
+    deliver(storm_frames[3], folder)
+    watcher.scan()
+    assert tried == [f"frame{number:02d}.nc" for number in range(4)]  # a new file is not delayed
+    monkeypatch.setattr(watched_files, "_RETRY_SECONDS_PER_SCAN", 60.0)
+    watcher.scan()
+    assert sorted(tried[4:]) == sorted(tried[:4])
+
+
 def test_frame_on_another_grid_or_in_another_unit_counts_as_missing(model, storm_frames, folders):
     folder, out = folders
     for number in (0, 2, 4):
