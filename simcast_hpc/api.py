@@ -32,7 +32,7 @@ __all__ = ["Forecaster", "load"]
 
 _AXES = "[T, H, W] or [B, T, H, W]"
 _TIME_NAMES = ("time", "valid_time", "t")
-_ROW_NAMES, _COLUMN_NAMES = ("y", "lat", "latitude"), ("x", "lon", "longitude")
+_ROW_NAMES, _COLUMN_NAMES = ("y", "lat", "latitude", "rlat"), ("x", "lon", "longitude", "rlon")
 # Attributes (CF conventions) of encoded values, which do not describe a forecast in [0, 1].
 _ENCODING_ATTRIBUTES = {
     "units", "_FillValue", "missing_value", "scale_factor", "add_offset", "valid_range", "valid_min", "valid_max",

@@ -28,9 +28,9 @@ _ROWS = 256
 def as_dataset(forecast: Forecast, *, institution: str = "", comment: str = "") -> "xr.Dataset":
     """Return a forecast as an ``xarray.Dataset``, with encodings (compression, fill values) set.
 
-    Dimensions: ``time`` (valid), ``y`` and ``x`` or ``latitude`` and ``longitude``, and of ensembles ``realization``
-    and ``threshold``. ``forecast_reference_time`` is the issue time, ``forecast_period`` the lead time in minutes.
-
+    Dimensions: ``time`` (valid), ``y`` and ``x``, ``latitude`` and ``longitude`` or, on a rotated pole, ``rlat`` and
+    ``rlon``, and of ensembles ``realization`` and ``threshold``. ``forecast_reference_time`` is the issue time,
+    ``forecast_period`` the lead time in minutes.
     """
     import xarray as xr
 
@@ -108,19 +108,36 @@ def _map(forecast: Forecast) -> tuple[tuple[str, str], dict[str, Any], dict[str,
         mapping["proj4"] = grid.projection
     latitude = {"standard_name": "latitude", "long_name": "latitude", "units": "degrees_north"}
     longitude = {"standard_name": "longitude", "long_name": "longitude", "units": "degrees_east"}
-    if grid.unit == "degree":
+    # 1. Axes of latitude and longitude
+    is_rotated = crs.is_geographic and crs.is_derived
+    if grid.unit == "degree" and not is_rotated:
         coords = {
             "latitude": ("latitude", grid.y, {**latitude, "axis": "Y"}),
             "longitude": ("longitude", grid.x, {**longitude, "axis": "X"}),
         }
         return ("latitude", "longitude"), coords, mapping
-    to_degrees = pyproj.Transformer.from_crs(crs, crs.geodetic_crs or "EPSG:4326", always_xy=True)
+    # 2. Positions of every pixel
+    base = crs.source_crs if is_rotated else crs.geodetic_crs  # that of a rotated pole is not rotated
+    to_degrees = pyproj.Transformer.from_crs(crs, base or "EPSG:4326", always_xy=True)
     east = np.empty(grid.shape, np.float32)
     north = np.empty(grid.shape, np.float32)
     for begin in range(0, grid.height, _ROWS):
         rows = slice(begin, begin + _ROWS)
         x, y = np.meshgrid(grid.x, grid.y[rows])
         east[rows], north[rows] = to_degrees.transform(x, y)
+    # 3. Axes of a rotated pole or of a map
+    if is_rotated:
+        about = {"units": "degrees", "long_name": "coordinate of the rotated pole"}
+        return (
+            ("rlat", "rlon"),
+            {
+                "rlat": ("rlat", grid.y, {"standard_name": "grid_latitude", "axis": "Y", **about}),
+                "rlon": ("rlon", grid.x, {"standard_name": "grid_longitude", "axis": "X", **about}),
+                "latitude": (("rlat", "rlon"), north, latitude),
+                "longitude": (("rlat", "rlon"), east, longitude),
+            },
+            mapping,
+        )
     words = "coordinate of projection"
     coords = {
         "y": ("y", grid.y, _length("projection_y_coordinate", f"y {words}", "Y")),

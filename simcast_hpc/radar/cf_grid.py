@@ -70,19 +70,22 @@ def read_grid(
     Map coordinates are converted to meters, and the projection with them.
 
     Raises:
-        DataError: the axes are not regular, their units contradict the grid mapping, or the pole is rotated.
+        DataError: the axes are not regular, or their units contradict the grid mapping.
     """
     units = [_units(dataset, name) for name in (rows, columns)]
     # 1. Projection, and scale of the axes
     crs, projection = _mapping(dataset, field, (rows, columns), path)
     is_degree = [unit.startswith("degree") for unit in units]
     standard = {str(dataset.coords[name].attrs.get("standard_name", "")) for name in (rows, columns)}
-    if (crs is not None and crs.is_derived and crs.is_geographic) or standard & {"grid_latitude", "grid_longitude"}:
+    is_rotated = crs is not None and crs.is_derived and crs.is_geographic
+    if not is_rotated and standard & {"grid_latitude", "grid_longitude"}:
         raise DataError(
-            f"{path}: {field.name} is on a rotated-pole grid ({rows}, {columns}); regrid it to latitude and longitude "
-            "or to a map projection"
+            f"{path}: {field.name} is on a rotated-pole grid ({rows}, {columns}) without a grid_mapping of "
+            "rotated_latitude_longitude; the file must contain the pole"
         )
-    if all(is_degree):
+    if crs is not None and is_rotated and all(is_degree):
+        projection, scale = _rotated(crs, path), 1.0
+    elif all(is_degree):
         projection, scale = _geographic(crs, field, units, path), 1.0
     else:
         scales = {_LENGTH.get(unit) for unit in units}
@@ -175,6 +178,36 @@ def _geographic(crs: "pyproj.CRS | None", field: "xr.DataArray", units: list[str
         298.257224,
     )
     return _WGS84 if is_wgs84 and (meridian is None or meridian.longitude == 0) else crs.to_wkt()
+
+
+def _rotated(crs: "pyproj.CRS", path: Path) -> str:
+    """Return the PROJ string of a rotated pole.
+
+    Raises:
+        DataError: PROJ places it elsewhere than the grid mapping of the file.
+    """
+    import pyproj
+
+    attributes = crs.to_cf()
+    ellipsoid = crs.ellipsoid
+    shape = f"+a={ellipsoid.semi_major_metre:.10g} +b={ellipsoid.semi_minor_metre:.12g}" if ellipsoid else ""
+    try:
+        pole = [float(attributes[f"grid_north_pole_{axis}"]) for axis in ("latitude", "longitude")]
+        turn = float(attributes.get("north_pole_grid_longitude") or 0.0)
+        projection = (
+            f"+proj=ob_tran +o_proj=longlat +o_lon_p={turn:.12g} +o_lat_p={pole[0]:.12g} "
+            f"+lon_0={(pole[1] + 180.0) % 360.0:.12g} "
+        ) + (shape if shape and crs.ellipsoid != pyproj.CRS("EPSG:4326").ellipsoid else "+datum=WGS84")
+        stated, own = (
+            np.array(pyproj.Transformer.from_crs(each, each.source_crs, always_xy=True).transform([0, 5], [0, 3]))
+            for each in (crs, pyproj.CRS(projection + " +no_defs +type=crs"))
+        )
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: the rotated pole of the grid mapping {attributes} is not supported") from error
+    difference = np.abs((stated - own + 180.0) % 360.0 - 180.0)
+    if not (difference < 1e-6).all():
+        raise DataError(f"{path}: the rotated pole of the grid mapping {attributes} is not supported")
+    return projection + " +no_defs +type=crs"
 
 
 def _in_meters(crs: "pyproj.CRS", projection: str) -> str:

@@ -97,7 +97,7 @@ class MapAxes:
         x = np.linspace(grid.left, grid.left + grid.spacing_x * grid.width, _NODES)
         y = np.linspace(grid.top, grid.top - grid.spacing_y * grid.height, _NODES)
         east, north = np.meshgrid(x, y)
-        if grid.unit != "degree":
+        if grid.unit != "degree" or "+proj=ob_tran" in grid.projection:
             if not grid.projection:
                 return None
             try:
@@ -106,7 +106,8 @@ class MapAxes:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     crs = pyproj.CRS.from_user_input(grid.projection)
-                    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs or "EPSG:4326", always_xy=True)
+                    base = crs.source_crs if grid.unit == "degree" else crs.geodetic_crs
+                    transformer = pyproj.Transformer.from_crs(crs, base or "EPSG:4326", always_xy=True)
                     east, north = transformer.transform(east, north)
             except (ImportError, ValueError, RuntimeError):  # pyproj's errors are RuntimeErrors
                 return None

@@ -123,23 +123,6 @@ def test_meter_axes_with_a_kilometer_projection(tmp_path):
     np.testing.assert_allclose(center(frame), (10.0, 52.0), atol=1e-6)
 
 
-ROTATED = {
-    "grid_mapping_name": "rotated_latitude_longitude",
-    "grid_north_pole_latitude": 39.25,
-    "grid_north_pole_longitude": -162.0,
-}
-
-
-@pytest.mark.parametrize("names", [("grid_latitude", "grid_longitude"), ("latitude", "longitude")])
-@pytest.mark.parametrize("mapping", [ROTATED, None])
-def test_rejects_a_rotated_pole(tmp_path, names, mapping):
-    if mapping is None and names[0] == "latitude":
-        return
-    axes = {"y": (names[0], "degrees"), "x": (names[1], "degrees")}
-    with pytest.raises(DataError, match=r"a\.nc: rain is on a rotated-pole grid \(y, x\); regrid it"):
-        read(tmp_path, axes=axes, mapping=mapping)
-
-
 def test_rejects_axes_that_contradict_the_grid_mapping(tmp_path):
     with pytest.raises(DataError, match="in degrees_north, but its grid mapping is Projected CRS"):
         read(tmp_path, mapping=pyproj.CRS(LAEA).to_cf())
