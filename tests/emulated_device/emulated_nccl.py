@@ -125,6 +125,9 @@ def install(current_device: Any) -> None:
             if not hasattr(dist.Backend, _BACKEND.upper()):
                 dist.Backend.register_backend(_BACKEND, lambda *group: EmulatedNCCL(*group), devices=["cuda"])
             backend = _BACKEND
+            bound = kwargs.pop("device_id", None)  # torch asks the group of a device for NCCL's own methods
+            if bound is not None and torch.device(bound).index != current_device():
+                raise RuntimeError(f"the process group is bound to {bound}, but the device is cuda:{current_device()}")
             for name in ("_get_pg_default_device", "_get_object_coll_device"):
                 setattr(internal, name, lambda _group=None: torch.device("cuda", current_device()))
         return _init_process_group(backend, *args, **kwargs)
