@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .data_config import DataConfig
+from .errors import ConfigError
 from .names import Name
 from .shipped_configs import resolve
-from .stage_sections import StrictModel, Unit, reject_unread_sections, unread_sections
+from .stage_sections import STAGES, StrictModel, Unit, reject_unread_sections, unread_sections
 from .train_config import SharedConfig, TrainConfig
 from .yaml_files import from_mapping, merge, read_yaml
 
@@ -123,6 +124,12 @@ class PipelineConfig(SharedConfig):
             ConfigError: a field of ``stages.<name>`` is unknown, invalid, or not read by the stage.
         """
         own = {"stage": name} | self.stages[name]
+        if "run_dir" in own:
+            raise ConfigError(
+                f"stages.{name}.run_dir={own['run_dir']!r}: it is folder {name} of the pipeline's run_dir"
+            )
+        if not isinstance(own["stage"], str):
+            raise ConfigError(f"stages.{name}.stage={own['stage']!r} must be one of {', '.join(STAGES)}")
         shared_fields = set(SharedConfig.model_fields) - unread_sections(self, [own["stage"]])
         shared = json.loads(self.model_dump_json(include=shared_fields))
         shared |= {"name": f"{self.name}-{name}", "run_dir": str(self.run_dir / name)}

@@ -33,8 +33,11 @@ def resolve(name_or_path: str | Path) -> Path:
         ConfigError: there is neither such a file nor such a name; the message gives the nearest names.
     """
     path = Path(expand_path(name_or_path))
-    if path.exists() and not path.is_dir():
-        return path
+    try:
+        if path.exists() and not path.is_dir():
+            return path
+    except OSError as error:
+        raise ConfigError(f"the configuration {path} cannot be read: {error.strerror or error}") from error
     known, name = list_configs(), path.as_posix().removesuffix(SUFFIX)
     if name in known:
         return known[name]

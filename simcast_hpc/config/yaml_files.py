@@ -94,11 +94,14 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], *, where: str = "") -> T
     except (TypeError, ValueError, RecursionError) as error:  # given by --set or Python; files are checked before
         raise ConfigError(f"Invalid configuration {where or cls.__name__}: {error}") from None
     try:
-        return cls.model_validate_json(text)
+        config = cls.model_validate_json(text)
     except ValidationError as error:
         lines = [_explain(cls, dict(item)) for item in error.errors()]
         heading = f"Invalid configuration {where or cls.__name__}:"
         raise ConfigError("\n".join([heading, *(f"  {line}" for line in lines)])) from None
+    if "\\u0000" in text:  # in a path, which no system can open
+        raise ConfigError(f"Invalid configuration {where or cls.__name__}: a text contains a NUL character")
+    return config
 
 
 def to_yaml(config: BaseModel) -> str:
@@ -125,8 +128,11 @@ def _with_file_references(value: Any, folder: Path) -> Any:
         return {key: _with_file_references(item, folder) for key, item in value.items()}
     if isinstance(value, list):
         return [_with_file_references(item, folder) for item in value]
-    if isinstance(value, str) and value.endswith((".yaml", ".yml")) and not Path(value).exists():
-        return str(folder / value) if (folder / value).is_file() else value
+    if isinstance(value, str) and value.endswith((".yaml", ".yml")):
+        try:
+            return str(folder / value) if not Path(value).exists() and (folder / value).is_file() else value
+        except (OSError, ValueError):  # too long, or a NUL; rejected where the file is read
+            return value
     return value
 
 

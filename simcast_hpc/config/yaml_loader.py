@@ -69,9 +69,10 @@ class PlainLoader(yaml.SafeLoader):
                 key = self.construct_object(key_node, deep=True)
                 if not isinstance(key, Hashable):
                     raise ConstructorError(None, None, f"key {key!r} is not a name", key_node.start_mark)
-                if key in seen:
+                name = key if isinstance(key, str) else "null" if key is None else str(key).lower()  # as in JSON
+                if name in seen:
                     raise ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
-                seen.add(key)
+                seen.add(name)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:

@@ -64,6 +64,7 @@ HOSTILE = {
     "word for a number": ("seed: on", "seed: .*got True"),
     "date as a key": ("2001-01-01: 3", "keys must be str"),
     "half a character": ('seed: "\\ud800"', "is not a valid str.* in line 4"),
+    "equal keys of two types": ("a: {1: 2, '1': 3}", "duplicate key '1' in line 4"),
     "too large": ("a: " + "x" * 2**20, "is larger than 1 MiB"),
 }
 
@@ -77,6 +78,32 @@ def test_hostile_yaml_is_an_error_of_ours(tmp_path, case):
     with pytest.raises(ConfigError, match=rf"(?s)run\.yaml.*{message}"):
         read_run_config(path)
     assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("teacher: {stage: [teacher]}", r"stages\.teacher\.stage=\['teacher'\] must be one of teacher, direct"),
+        (
+            "teacher: {run_dir: /etc}",
+            r"stages\.teacher\.run_dir='/etc': it is folder teacher of the pipeline's run_dir",
+        ),
+        ('teacher: {data: {root: "a\\0b"}}', "a text contains a NUL character"),
+    ],
+)
+def test_hostile_stages_are_errors_of_ours(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"name: a\nrun_dir: b\nstages: {{{text}}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        read_run_config(path)
+
+
+def test_names_that_are_too_long_are_errors(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: File name too long"):
+        read_config(TrainConfig, "x" * 5000)
+    path = tmp_path / "run.yaml"
+    path.write_text(f"{HEAD}data: {{dataset: {'x' * 5000}.yaml}}\n", encoding="utf-8")
+    assert read_config(TrainConfig, path).data.dataset.endswith("x.yaml")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
