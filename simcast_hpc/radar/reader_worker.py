@@ -110,4 +110,7 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if len(self.lines) < _MAX_RECORDS:
-            self.lines.append([record.name, record.levelno, record.getMessage()[:_MAX_TEXT]])
+            text = record.getMessage()[:_MAX_TEXT]
+            if record.name == "py.warnings":  # the following lines are source code
+                text = text.partition("\n")[0]
+            self.lines.append([record.name, record.levelno, text])

@@ -77,4 +77,4 @@ def test_mutants_of_real_files(tmp_path):
             mutant = tmp_path / f"mutant{path.suffix}"
             mutant.write_bytes(damaged(content, np.random.default_rng((number, seed))))
             outcomes[outcome(mutant)] += 1
-    assert outcomes["error"] > 20 and outcomes["frames"] > 20, outcomes
+    assert outcomes["error"] > 20 and outcomes["frames"] > 0, outcomes
