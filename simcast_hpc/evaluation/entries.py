@@ -13,6 +13,7 @@ import torch
 from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import Split, read_spec
+from simcast_hpc.data.hdf5_guard import check_hdf5
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
@@ -160,6 +161,7 @@ class ForecastFile:
             shape, dtype = self._arrays.shape, self._arrays.dtype
         else:
             with h5py.File(self.path) as file:
+                check_hdf5(file, self.path)
                 events, starts = np.asarray(file["event"]).astype(str), np.asarray(file["start"])
                 dataset: Any = file["forecast"]
                 shape, dtype = dataset.shape, dataset.dtype

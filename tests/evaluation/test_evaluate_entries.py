@@ -99,6 +99,16 @@ def test_rejects_invalid_forecast_files(data, files, tmp_path):
     with pytest.raises(DataError, match="start"):
         file_entry("x", tmp_path / "other.npz")
     two = {"event": np.array(["a", "a"]), "start": np.array([0, 0])}
+    with h5py.File(tmp_path / "linked.h5", "w") as file:
+        file["event"], file["start"] = np.array(["a"], dtype=object), [0]
+        file["forecast"] = h5py.ExternalLink(str(files / "bytes.h5"), "forecast")
+    with pytest.raises(DataError, match=r"linked\.h5: /forecast is a link to another file"):
+        file_entry("x", tmp_path / "linked.h5")
+    with h5py.File(tmp_path / "bomb.h5", "w") as file:
+        file["event"], file["start"] = np.array(["a"], dtype=object), [0]
+        file.create_dataset("forecast", (1, 2**40, 8, 8), "u1", chunks=(1, 8, 8, 8))
+    with pytest.raises(DataError, match=r"bomb\.h5: /forecast declares 70368744177664 bytes"):
+        file_entry("x", tmp_path / "bomb.h5")
     np.savez(tmp_path / "twice.npz", forecast=np.zeros((2, 4, 8, 8), np.float32), **two)
     with pytest.raises(DataError, match="two rows have the same event and start"):
         file_entry("x", tmp_path / "twice.npz")
