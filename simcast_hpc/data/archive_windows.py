@@ -18,7 +18,7 @@ from .archive_catalog import CATALOG, Event, archive_path, choose_events
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
 from .hdf5_files import OpenFiles, time_major
-from .hdf5_guard import check_hdf5
+from .hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts, text_attribute
 from .window_source import WindowKey, event_checksum, fingerprint
 
 
@@ -127,7 +127,7 @@ class ArchiveSource:
             self._last = None
             self._last = (event, stored[event.file_index])
             return self._last[1][..., first:last]
-        except OSError as error:
+        except HDF5_ERRORS as error:
             raise DataError(f"{self._path(event.file_name)}: event {event.id} cannot be read: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
@@ -180,10 +180,12 @@ def check_archive_file(
             if problem is not None:
                 return None, [DataProblem(problem[0], path.name, "", problem[1])]
             shape = stored.shape
-            return (shape[1], shape[2], shape[3]), _row_problems(file, path.name, spec, rows, shape)
+            problems = _row_problems(file, path.name, spec, rows, shape)
+            unusable = [problem for problem in problems if problem.kind == "dtype"]
+            return (None, unusable) if unusable else ((shape[1], shape[2], shape[3]), problems)
     except DataError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # what h5py raises on damaged files
+    except HDF5_ERRORS as error:
         message = f"truncated or not an HDF5 file: {error}; download it again"
         return None, [DataProblem("truncated", path.name, "", message)]
 
@@ -194,7 +196,7 @@ def _dataset_problem(stored: h5py.Dataset, spec: DatasetSpec) -> tuple[Any, str]
         return "dtype", f"{name!r} is {stored.dtype} {shape}; it must be uint8 [events, H, W, frames]"
     if frames is not None and shape[3] != frames:
         return "missing-frame", f"{name!r} has {shape[3]} frames per event; {spec.name} has {frames}"
-    units = _text(stored.attrs.get("units", stored.file.attrs.get("units")))
+    units = text_attribute(stored if "units" in stored.attrs else stored.file, "units")
     if units is not None and _normalize(units) != _normalize(spec.encoding.unit):
         return "unit", f"{name!r} has units={units!r}; {spec.name} is encoded in {spec.encoding.unit!r}"
     return None
@@ -205,8 +207,15 @@ def _row_problems(
 ) -> list[DataProblem]:
     problems = []
     ids, times = file.get("id"), file.get("time")
-    stored_ids = None if not isinstance(ids, h5py.Dataset) else [_text(value) for value in ids[:]]
-    stamps = times[:] if isinstance(times, h5py.Dataset) and times.shape == (shape[0], shape[3]) else None
+    try:
+        stored_ids = read_texts(ids) if isinstance(ids, h5py.Dataset) else None
+        stamps = None
+        if isinstance(times, h5py.Dataset) and times.shape == (shape[0], shape[3]):
+            stamps = read_column(times).astype(np.float64)
+    except ValueError as error:
+        return [DataProblem("dtype", name, "", str(error))]
+    if stored_ids is not None and len(stored_ids) != shape[0]:
+        return [DataProblem("dtype", name, "", f"it has {len(stored_ids)} ids for {shape[0]} events")]
     for row in rows:
         if not 0 <= row.file_index < shape[0]:
             message = (
@@ -224,7 +233,7 @@ def _row_problems(
 
 def _time_problems(stamps: np.ndarray, spec: DatasetSpec, name: str, row: Event) -> list[DataProblem]:
     steps = np.diff(stamps) / 60
-    if (steps <= 0).any():
+    if not (steps > 0).all():
         return [DataProblem("unsorted-times", name, row.id, f"the times of event {row.id} are not ascending")]
     wrong = steps[np.abs(steps - spec.step_minutes) > spec.step_minutes / 2]
     if len(wrong):
@@ -233,12 +242,6 @@ def _time_problems(stamps: np.ndarray, spec: DatasetSpec, name: str, row: Event)
     if row.seconds + round(row.first_minute * 60) != stamps[0] and row.offsets:
         return [DataProblem("catalog", name, row.id, f"{CATALOG} and the file have different times for event {row.id}")]
     return []
-
-
-def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _normalize(unit: str) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .hdf5_guard import check_hdf5
+from .hdf5_guard import HDF5_ERRORS, check_hdf5
 
 MAX_OPEN_FILES = 64
 _ROWS_PER_COPY = 2
@@ -51,7 +51,7 @@ class OpenFiles:
             except DataError:
                 file.close()
                 raise
-            except (OSError, KeyError, RuntimeError, ValueError) as error:  # what h5py raises on damaged files
+            except HDF5_ERRORS as error:
                 file.close()
                 raise OSError(f"damaged: {error}") from error
             self._files[path] = file

@@ -24,6 +24,7 @@ from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec
 from .encoding import MISSING_CODE
 from .hdf5_files import OpenFiles
+from .hdf5_guard import HDF5_ERRORS
 from .prepare import EventSource, RawEvent, open_raw
 from .shards.shard_format import (
     SPLITS,
@@ -107,7 +108,7 @@ def _inspect_shards(spec: DatasetSpec, root: Path) -> Inspection:
         event = bytes(index.id[row]).decode()
         try:
             codes = _codes(files, root / name, int(index.row[row]))
-        except (OSError, KeyError) as error:
+        except (DataError, *HDF5_ERRORS, AssertionError) as error:
             if name not in damaged:
                 problems.append(DataProblem("truncated", name, event, f"cannot be read: {error}"))
             continue
@@ -143,6 +144,8 @@ def _file_problems(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
 def _codes(files: OpenFiles, path: Path, row: int) -> np.ndarray:
     stored = files.get(path)["codes"]
     assert isinstance(stored, h5py.Dataset)
+    if stored.dtype != np.uint8 or stored.ndim != 4:
+        raise ValueError(f"'codes' is {stored.dtype} {list(stored.shape)}; it must be uint8 [events, T, H, W]")
     return stored[row]
 
 

@@ -13,7 +13,7 @@ import torch
 from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import Split, read_spec
-from simcast_hpc.data.hdf5_guard import check_hdf5
+from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
@@ -162,7 +162,8 @@ class ForecastFile:
         else:
             with h5py.File(self.path) as file:
                 check_hdf5(file, self.path)
-                events, starts = np.asarray(file["event"]).astype(str), np.asarray(file["start"])
+                columns: Any = file
+                events, starts = read_texts(columns["event"]), read_column(columns["start"])
                 dataset: Any = file["forecast"]
                 shape, dtype = dataset.shape, dataset.dtype
         if len(shape) not in (4, 5) or not len(shape) or len(events) != shape[0] or len(starts) != shape[0]:
@@ -180,9 +181,12 @@ class ForecastFile:
     def _row(self, row: int) -> np.ndarray:
         if self.path.suffix == ".npz":
             return self._arrays[row]
-        with h5py.File(self.path) as file:
-            dataset: Any = file["forecast"]
-            return np.asarray(dataset[row])
+        try:
+            with h5py.File(self.path) as file:
+                dataset: Any = file["forecast"]
+                return np.asarray(dataset[row])
+        except HDF5_ERRORS as error:
+            raise DataError(f"{self.path}: forecast {row} cannot be read: {error}") from error
 
 
 class _BaselineMethod:

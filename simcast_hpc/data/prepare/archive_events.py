@@ -13,6 +13,7 @@ from simcast_hpc.data.archive_windows import check_archive_file, events_by_file
 from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_files import OpenFiles
+from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.distributed.ranks import Ranks
 
 from ..hdf5_files import time_major
@@ -98,7 +99,7 @@ class ArchiveEvents:
             stored = self._open.get(path)[self.spec.image_type]
             assert isinstance(stored, h5py.Dataset)
             return time_major(stored[event.file_index])
-        except OSError as error:
+        except HDF5_ERRORS as error:
             raise DataError(f"{path}: event {event.id} cannot be read: {error}") from error
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 
 from simcast_hpc.config import DataError, StrictModel
 from simcast_hpc.data.dataset_spec import DatasetSpec
-from simcast_hpc.data.hdf5_guard import check_hdf5
+from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column
 from simcast_hpc.storage.atomic_files import atomic_file
 from simcast_hpc.storage.run_directory import file_hash
 
@@ -165,7 +165,7 @@ def read_index(root: Path, manifest: Manifest) -> Index:
             columns: dict[str, Any] = {str(name): column(file, str(name)) for name in file}
     except DataError:
         raise
-    except (OSError, KeyError, RuntimeError, ValueError, AssertionError) as error:  # h5py's errors for damaged files
+    except (*HDF5_ERRORS, AssertionError) as error:
         raise DataError(f"{path} is damaged: {str(error) or 'it contains groups'}; prepare {root} again") from error
     if problem := _index_problem(columns, manifest):
         raise DataError(f"{path} is not an index of {MANIFEST}: {problem}; prepare {root} again")
@@ -216,7 +216,7 @@ def column(file: h5py.File, name: str) -> np.ndarray:
     """Return a dataset of an HDF5 file as an array."""
     stored = file[name]
     assert isinstance(stored, h5py.Dataset)
-    return stored[:]
+    return read_column(stored, numbers=False)
 
 
 def read_manifest(root: Path) -> Manifest:

@@ -11,6 +11,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import DatasetSpec, Split
 from simcast_hpc.data.hdf5_files import OpenFiles
+from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.data.window_source import WindowKey, fingerprint
 
 from .local_copy import stage
@@ -110,7 +111,7 @@ class ShardSource:
                 return codes[row, first : first + self.frames]
             last = first + (self.frames - 1) * self.frame_stride
             return np.stack([codes[row, frame] for frame in range(first, last + 1, self.frame_stride)])
-        except OSError as error:
+        except HDF5_ERRORS as error:
             name = bytes(self._index.id[event]).decode()
             raise DataError(f"{path}: event {name} cannot be read: {error}; inspect {self.root}") from error
 
