@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,10 +18,19 @@ from torch import Tensor
 from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
-from simcast_hpc.data.encoding import MISSING_CODE, as_native
+from simcast_hpc.data.encoding import LAST_CODE, MISSING_CODE, as_native
 from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data_arrays import (
+    ArrayModel,
+    attributes_of,
+    forecast_data_array,
+    is_data_array,
+    require_encoded,
+    require_unit,
+)
 from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
+from simcast_hpc.radar.radar_frame import require_plausible
 from simcast_hpc.storage.compile_caches import check_caches
 from simcast_hpc.verification.input_fields import reject_time_last, require_dense
 
@@ -31,16 +40,12 @@ if TYPE_CHECKING:
 __all__ = ["Forecaster", "load"]
 
 _AXES = "[T, H, W] or [B, T, H, W]"
-_TIME_NAMES = ("time", "valid_time", "t")
-_ROW_NAMES, _COLUMN_NAMES = ("y", "lat", "latitude", "rlat"), ("x", "lon", "longitude", "rlon")
-# Attributes (CF conventions) of encoded values, which do not describe a forecast in [0, 1].
-_ENCODING_ATTRIBUTES = {
-    "units", "_FillValue", "missing_value", "scale_factor", "add_offset", "valid_range", "valid_min", "valid_max",
-    "_Unsigned",
-}  # fmt: skip
-_ROUNDING = 1e-6  # floats may exceed [0, 1] by rounding errors, and are clipped
+_ROUNDING = 1e-6  # floats may be below 0 by rounding errors, and are clipped
+_MISSING_AS_FLOAT = (
+    f"the float 1 = {MISSING_CODE} / 255, the missing code; give uint8 encoded values, or NaN where a pixel is missing "
+    f"(clip a forecast to {LAST_CODE} / 255)"
+)
 _MAX_LEAD_TIME = 10_000
-_CADENCE_TOLERANCE_SECONDS = 1.0
 
 
 def load(
@@ -92,6 +97,7 @@ class Forecaster:
         frames_out: number of lead times in one pass; None for a baseline, which has no horizon of its own.
         step_minutes: minutes between two frames.
         members: default number of ensemble members; None for a deterministic forecast.
+        spacing_km: size of a pixel.
         dataset: description of the data set whose encoding the fields have.
     """
 
@@ -100,7 +106,7 @@ class Forecaster:
         self.model, self.dataset, self.device = model, dataset, device
         self.config: TrainConfig | None = None
         self.name, self.frames_in, self.frames_out = "", 1, None
-        self.step_minutes, self.members = dataset.step_minutes, None
+        self.step_minutes, self.spacing_km, self.members = dataset.step_minutes, dataset.grid.spacing_km, None
 
     @classmethod
     def of_run(cls, model: TrainedModel | TrainedEnsemble, *, device: torch.device) -> "Forecaster":
@@ -108,6 +114,7 @@ class Forecaster:
         config = model.config
         forecaster = cls(model, target_spec(config.data), device)
         forecaster.config, forecaster.name, forecaster.step_minutes = config, config.name, step_minutes(config.data)
+        forecaster.spacing_km = read_spec(config.data.dataset).grid.spacing_km * config.data.block_mean
         forecaster.frames_in, forecaster.frames_out = config.sequence.frames_in, config.frames_out
         forecaster.members = model.sampling.members if isinstance(model, TrainedEnsemble) else None
         return forecaster
@@ -128,6 +135,8 @@ class Forecaster:
         frames: "np.ndarray | Tensor | xarray.DataArray",
         lead_times: int | Sequence[float] | None = None,
         members: int | None = None,
+        *,
+        any_spacing: bool = False,
     ) -> Any:
         """Forecast the frames that follow ``frames``.
 
@@ -138,6 +147,7 @@ class Forecaster:
             lead_times: how many lead times, or which ones, counted in steps from 1; the model's horizon by default. A
                 deterministic model is rolled out beyond its horizon.
             members: number of ensemble members, for a run of stage ``diffusion`` only.
+            any_spacing: accept a DataArray whose coordinates have another pixel size than the training data.
 
         Returns:
             float32 in [0, 1], ``[T', H, W]`` or ``[B, T', H, W]``, of an ensemble ``[M, T', H, W]`` or
@@ -146,18 +156,20 @@ class Forecaster:
 
         Raises:
             TypeError: ``frames`` is not an array, its dtype is neither uint8 nor floating, or it has no dense data.
-            ValueError: wrong number of axes or frames, values outside [0, 1] by more than 1e-6, infinite values, a
-                sample without a valid value, or invalid lead times, members, time steps.
+            ValueError: wrong number of axes or frames, values outside [0, 1] by more than 1e-6, floats of 1 (255 / 255,
+                the missing code), infinite values, a sample without a valid value, invalid lead times or members;
+                time steps, units or grid coordinates of a DataArray that are not those of the model.
             ConfigError: the model cannot take this grid.
         """
         steps = self._lead_times(lead_times)
         count = self._member_count(members)
-        if _is_data_array(frames):
-            return self._forecast_data_array(frames, steps, count)
-        batch, unbatched = self._checked(frames)
-        result = self._run(batch, steps, count)
-        result = result[0] if unbatched else result
-        return result.to(frames.device) if isinstance(frames, Tensor) else result.cpu().numpy()
+        if is_data_array(frames):
+            model = ArrayModel(
+                self.name, self.dataset.encoding.unit, self.step_minutes, None if any_spacing else self.spacing_km
+            )
+            run = lambda values: self._forecast_array(values, steps, count)  # noqa: E731
+            return forecast_data_array(frames, run, model, steps, is_ensemble=count is not None)
+        return self._forecast_array(frames, steps, count)
 
     def to_physical(self, forecast: "np.ndarray | Tensor | xarray.DataArray") -> Any:
         """Return float32 values in ``dataset.encoding.unit`` of fields in [0, 1] or encoded values; NaN stays missing.
@@ -166,40 +178,50 @@ class Forecaster:
 
         Raises:
             TypeError: the dtype is neither uint8 nor floating.
-            ValueError: floats are outside [0, 1].
+            ValueError: floats are outside [0, 1], or all are multiples of 1 / 255 with 1 among them: encoded values
+                / 255 with the missing code; or a DataArray has physical units already.
         """
-        if _is_data_array(forecast):
+        if is_data_array(forecast):
+            require_encoded(forecast, self.dataset.encoding.unit, "to_physical")
             return forecast.copy(data=self.to_physical(forecast.values)).assign_attrs(units=self.dataset.encoding.unit)
         values = _as_array(forecast)
         if values.dtype == np.uint8:
             return self.dataset.encoding.decode(values)
         if values.dtype.kind != "f":
             raise TypeError(f"forecast has dtype {values.dtype}; give uint8 encoded values or floats in [0, 1]")
+        step = MISSING_CODE * max(np.finfo(values.dtype).eps, np.finfo(np.float32).eps)
         values = values.astype(np.float64)
         outside = values[(values < -_ROUNDING) | (values > 1.0 + _ROUNDING)]
         if outside.size:
             raise ValueError(f"forecast contains {outside[0]:g}; floats must be encoded values / 255 in [0, 1]")
-        return self.dataset.encoding.value_of(values * 255.0).astype(np.float32)
+        codes = values * MISSING_CODE
+        present = codes[~np.isnan(codes)]
+        # A forecast may be clipped to 1; only encoded values / 255 are all on whole values.
+        if (present >= MISSING_CODE - step).any() and (np.abs(present - np.rint(present)) <= step).all():
+            raise ValueError(f"forecast contains {_MISSING_AS_FLOAT}")
+        return self.dataset.encoding.value_of(codes).astype(np.float32)
 
     def from_physical(self, values: "np.ndarray | Tensor | xarray.DataArray") -> Any:
         """Return uint8 encoded values (255 missing) of values in ``dataset.encoding.unit`` (NaN or masked: missing).
 
-        Values outside the range of the encoding get its first or last value. A DataArray is returned as one.
+        Values outside the range of the encoding get its first or last value; those of mm/h and kg/m^2 from -0.001 to 0
+        are rounding noise and become 0. A DataArray is returned as one.
 
         Raises:
             TypeError: the values are not real numbers.
-            ValueError: a value is plus infinity.
+            ValueError: a value is plus infinity, negative in mm/h or kg/m^2, or not plausible in its unit; or the
+                attribute ``units`` of a DataArray is another unit.
         """
-        if _is_data_array(values):
+        if is_data_array(values):
+            require_unit(values, self.dataset.encoding.unit)
             encoded = values.copy(data=self.from_physical(values.values))
-            encoded.attrs = _attributes(values)
+            encoded.attrs = attributes_of(values)
             return encoded
         given = np.ma.asarray(values) if not isinstance(values, Tensor) else _as_array(values)
         if given.dtype.kind not in "iuf":
             raise TypeError(f"values have dtype {given.dtype}; give real numbers in {self.dataset.encoding.unit}")
         physical = np.ma.filled(given.astype(np.float64), np.nan)
-        if np.isposinf(physical).any():
-            raise ValueError("values contain plus infinity; give finite numbers, NaN where missing")
+        require_plausible(physical, self.dataset.encoding.unit)
         return self.dataset.encoding.encode(physical)
 
     def __repr__(self) -> str:
@@ -258,6 +280,12 @@ class Forecaster:
             self.model.check_grid((shape[-2], shape[-1]))
         return _checked_values(tensor.reshape(-1, *shape[-3:])), tensor.dim() == 3
 
+    def _forecast_array(self, frames: Any, steps: list[int], members: int | None) -> Any:
+        batch, unbatched = self._checked(frames)
+        result = self._run(batch, steps, members)
+        result = result[0] if unbatched else result
+        return result.to(frames.device) if isinstance(frames, Tensor) else result.cpu().numpy()
+
     def _run(self, batch: Tensor, steps: list[int], members: int | None) -> Tensor:
         model = self.model
         if isinstance(model, TrainedEnsemble):
@@ -268,68 +296,6 @@ class Forecaster:
             result = model.forecast(batch, steps[-1])
         index = torch.tensor([step - 1 for step in steps], device=result.device)
         return result.index_select(-3, index)
-
-    def _forecast_data_array(self, frames: Any, steps: list[int], members: int | None) -> Any:
-        import xarray
-
-        # 1. Order of the dimensions: batch, time, rows, columns
-        time = next((name for name in _TIME_NAMES if name in frames.dims), None)
-        if time is None or len(frames.dims) not in (3, 4):
-            raise ValueError(
-                f"the DataArray has dimensions {frames.dims}; a time dimension ({', '.join(_TIME_NAMES)}), rows and "
-                "columns are needed, with at most one batch dimension"
-            )
-        others = [name for name in frames.dims if name != time]
-        grid = [name for names in (_ROW_NAMES, _COLUMN_NAMES) for name in others if name in names]
-        if len(grid) == 2:
-            others = [*(name for name in others if name not in grid), *grid]
-        if "lead_time" in others or (members is not None and "member" in others):
-            raise ValueError(
-                f"the DataArray has dimensions {frames.dims}; the forecast adds lead_time and member: rename"
-            )
-        ordered = frames.transpose(*others[:-2], time, *others[-2:])
-        # 2. Cadence: the network's step is that of its training data
-        last = self._check_cadence(ordered, time)
-        batch, unbatched = self._checked(ordered.values)
-        result = self._run(batch, steps, members)
-        result = (result[0] if unbatched else result).cpu().numpy()
-        # 3. Coordinates of the result
-        dims = [*others[:-2], *(["member"] if result.ndim > len(frames.dims) else []), time, *others[-2:]]
-        kept = {name: coord for name, coord in ordered.coords.items() if time not in coord.dims and name != time}
-        leads = np.array([round(step * self.step_minutes * 60e9) for step in steps], dtype="timedelta64[ns]")
-        result = xarray.DataArray(result, dims=dims, coords=kept, name=frames.name, attrs=_attributes(frames))
-        result = result.assign_coords(lead_time=(time, leads))
-        if "member" in dims:
-            result = result.assign_coords(member=np.arange(result.sizes["member"]))
-        if last is None:
-            return result
-        return result.assign_coords({time: last + leads, "forecast_reference_time": last})
-
-    def _check_cadence(self, frames: Any, time: str) -> Any:
-        """Return the last time of a DataArray in UTC, None where it has no time coordinate."""
-        if time not in frames.coords:
-            return None
-        index: Any = frames.indexes.get(time)
-        if hasattr(index, "to_datetimeindex"):  # cftime
-            times = index.to_datetimeindex(time_unit="ns").values
-        elif getattr(index, "tz", None) is not None:
-            times = index.tz_convert("UTC").tz_localize(None).values
-        else:
-            times = frames[time].values
-        if times.dtype.kind not in "mM" or np.isnat(times).any():
-            raise ValueError(
-                f"the coordinate {time} has dtype {times.dtype} and values {list(map(str, times))}; dates "
-                f"(datetime64) are needed, or no coordinate: drop_vars({time!r})"
-            )
-        times = times.astype(f"{'timedelta64' if times.dtype.kind == 'm' else 'datetime64'}[ns]")
-        seconds = np.diff(times).astype("timedelta64[ns]").astype(np.float64) / 1e9
-        expected = self.step_minutes * 60
-        if np.any(np.abs(seconds - expected) > _CADENCE_TOLERANCE_SECONDS):
-            raise ValueError(
-                f"the times are {sorted({float(s) for s in seconds})} s apart; {self.name} needs "
-                f"{expected:g} s between frames, oldest first"
-            )
-        return times[-1]
 
 
 def _checked_device(device: Any) -> torch.device:
@@ -343,14 +309,6 @@ def _checked_device(device: Any) -> torch.device:
     if chosen.type == "cuda":
         check_caches(os.environ, kernels=True)
     return chosen
-
-
-def _is_data_array(fields: Any) -> "TypeGuard[xarray.DataArray]":
-    return type(fields).__name__ == "DataArray" and hasattr(fields, "coords")
-
-
-def _attributes(frames: Any) -> dict[Any, Any]:
-    return {name: value for name, value in frames.attrs.items() if name not in _ENCODING_ATTRIBUTES}
 
 
 def _as_array(fields: Any) -> np.ndarray:
@@ -383,7 +341,7 @@ def _wrong_dtype(dtype: Any) -> str:
 
 
 def _checked_values(frames: Tensor) -> Tensor:
-    """Return frames ``[B, T, H, W]`` clipped to [0, 1], where they exceed it by rounding errors only."""
+    """Return frames ``[B, T, H, W]``, with rounding errors below 0 replaced by 0."""
     codes = frames.dtype == torch.uint8
     valid = frames != MISSING_CODE if codes else ~torch.isnan(frames)
     empty = torch.nonzero(~valid.flatten(1).any(1)).flatten().tolist()
@@ -392,9 +350,11 @@ def _checked_values(frames: Tensor) -> Tensor:
     if codes:
         return frames
     low, high = (edge.item() for edge in torch.aminmax(frames[valid]))
+    if abs(high - 1.0) <= _ROUNDING and low >= -_ROUNDING:
+        raise ValueError(f"frames contain {_MISSING_AS_FLOAT}")
     if not -_ROUNDING <= low <= high <= 1.0 + _ROUNDING:
         raise ValueError(
             f"frames are floats from {low:.9g} to {high:.9g}, which must lie in [0, 1]: give encoded values as uint8, "
             "divide them by 255, or convert physical values by Forecaster.from_physical"
         )
-    return frames if low >= 0.0 and high <= 1.0 else frames.clamp(0.0, 1.0)
+    return frames if low >= 0.0 else frames.clamp(min=0.0)

@@ -9,6 +9,7 @@ import numpy as np
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.dataset_spec import ZRRelation
 from simcast_hpc.data.encoding import MISSING_CODE, rain_rate_from_reflectivity
+from simcast_hpc.radar.radar_frame import require_plausible
 
 if TYPE_CHECKING:
     from simcast_hpc.api import Forecaster
@@ -85,7 +86,7 @@ class PystepsNowcast:
             measure_time: also return the wall time.
 
         Raises:
-            ValueError: wrong shape, time step, lead times or members.
+            ValueError: wrong shape, time step, lead times or members, or values that cannot be in the unit.
         """
         started = time.perf_counter()
         if timestep is not None and not abs(float(timestep) - self.forecaster.step_minutes) <= 1e-6:
@@ -134,6 +135,7 @@ class PystepsNowcast:
         if self.transform == "dB":
             dry = fields < 10.0 * np.log10(self.threshold)
             fields = np.where(dry, 0.0, 10.0 ** (fields / 10.0))
+        require_plausible(fields, self.unit)
         own = self.forecaster.dataset.encoding.unit
         if self.unit == "mm/h" and own == "dBZ":
             with np.errstate(divide="ignore"):

@@ -45,8 +45,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("simcast_hpc.inference", "simcast_hpc.planning"),
     (
-        "simcast_hpc.api", "simcast_hpc.evaluation", "simcast_hpc.export", "simcast_hpc.forecast",
-        "simcast_hpc.pysteps_method", "simcast_hpc.train",
+        "simcast_hpc.api", "simcast_hpc.data_arrays", "simcast_hpc.evaluation", "simcast_hpc.export",
+        "simcast_hpc.forecast", "simcast_hpc.pysteps_method", "simcast_hpc.train",
     ),
     ("simcast_hpc.pipeline", "simcast_hpc.report"),
     ("simcast_hpc.commands",),

@@ -48,6 +48,15 @@ def is_mass_per_area(units: str) -> bool:
     return _parse(units)[0] == {"M": 1, "L": -2}
 
 
+def is_unit(units: str, unit: str) -> bool:
+    """Return whether ``units``, in any spelling, are mm/h, kg/m^2 or dBZ, whichever ``unit`` is."""
+    if unit == "mm/h":
+        return rate_factor(units) == 1.0
+    if unit == "kg/m^2":
+        return is_mass_per_area(units) and depth_factor(units) == 1.0
+    return units.strip().lower() == unit.lower()
+
+
 def _parse(units: str) -> tuple[dict[str, int], Fraction]:
     """Return the powers of length, mass and time, and the factor to SI units; no powers if a name is unknown."""
     text = units.strip().lower().translate(_SUPERSCRIPTS)

@@ -23,8 +23,30 @@ from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 logger = logging.getLogger(__name__)
 # The pixel sizes of services differ by some percent (1.07 km in HKO-7, 0.99 km for 0.01 degrees of MRMS).
 _SPACING_TOLERANCE = 0.2
+_MAX_ASPECT = 1.5  # the two sides of a pixel 20 % above and below the model's
 _MAX_INTERVAL_STEPS = 1.5
 _MARSHALL_PALMER = ZRRelation(a=200.0, b=1.6)
+
+
+def spacing_problem(grid: RadarGrid, factor: int, spacing_km: float) -> str:
+    """Return why blocks of ``factor`` x ``factor`` pixels are not the pixels of a model; empty if they are.
+
+    Pixels in degrees may be narrower than high, as those of the training data on such a grid.
+    """
+    block_km = factor * grid.spacing_km
+    if abs(block_km / spacing_km - 1) > _SPACING_TOLERANCE:
+        blocks = f" ({factor} pixels are {block_km:.3g} km)" if factor > 1 else ""
+        return (
+            f"the frames have pixels of {grid.spacing_km:.3g} km and the model was trained on {spacing_km:.3g} km; a "
+            f"block of pixels must match it within {100 * _SPACING_TOLERANCE:.0f} %{blocks}"
+        )
+    sides = sorted((grid.spacing_x, grid.spacing_y))
+    if grid.unit == "m" and sides[1] > _MAX_ASPECT * sides[0]:
+        return (
+            f"the frames have pixels of {grid.spacing_x / 1000:.3g} x {grid.spacing_y / 1000:.3g} km and the model was "
+            f"trained on square pixels of {spacing_km:.3g} km"
+        )
+    return ""
 
 
 @dataclass(frozen=True)
@@ -64,19 +86,17 @@ class ModelEncoding:
         """Return the block size, in pixels per direction, that averages frames on ``grid`` to the model's pixel size.
 
         Raises:
-            DataError: no whole number of pixels is within 20 % of the model's pixel size.
+            DataError: no whole number of pixels is within 20 % of the model's pixel size, or pixels in m are not
+                square.
         """
         if self.any_spacing:
             return 1
         factor = max(1, round(self.spacing_km / grid.spacing_km))
+        problem = spacing_problem(grid, factor, self.spacing_km)
+        if problem:
+            raise DataError(f"{problem}. --any-spacing uses the frames unchanged")
         block_km = factor * grid.spacing_km
         deviation = block_km / self.spacing_km - 1
-        if abs(deviation) > _SPACING_TOLERANCE:
-            raise DataError(
-                f"the frames have pixels of {grid.spacing_km:.3g} km and the model was trained on "
-                f"{self.spacing_km:.3g} km; a block of pixels must match it within {100 * _SPACING_TOLERANCE:.0f} % "
-                f"({factor} pixels are {block_km:.3g} km). --any-spacing uses the frames unchanged"
-            )
         if abs(deviation) > 0.05:
             logger.warning("input pixels of %.3g km for a model trained on %.3g km", block_km, self.spacing_km)
         return factor

@@ -21,6 +21,29 @@ ROUNDING_NOISE = 1e-3
 _EARTH_KM_PER_DEGREE = 111.195
 
 
+def require_plausible(values: np.ndarray, unit: str) -> None:
+    """Raise an error for physical values that cannot be in ``unit``; NaN is missing, minus infinity no echo in dBZ.
+
+    Other units than mm/h, dBZ and kg/m^2 are not checked, except for plus infinity.
+
+    Raises:
+        ValueError: names the value, the range and the probable causes.
+    """
+    if np.isposinf(values).any():
+        raise ValueError("values contain plus infinity; give finite numbers, NaN where missing")
+    if unit not in _VALID_RANGE:
+        return
+    low, high = _VALID_RANGE[unit]
+    noise = 0.0 if unit == "dBZ" else ROUNDING_NOISE
+    with np.errstate(invalid="ignore"):
+        outside = values[((values < low - noise) | (values > high)) & ~((unit == "dBZ") & np.isneginf(values))]
+    if outside.size:
+        raise ValueError(
+            f"values contain {outside[0]:g}, outside of the valid range of {unit}, {low:g} to {high:g}; give NaN where "
+            "missing, and check the unit and the transform (10 log10 of an amount is in dB)"
+        )
+
+
 @dataclass(frozen=True)
 class FieldChoice:
     """Which field is read from a file that contains several.

@@ -13,6 +13,7 @@ from .protocols import ScoreProtocol
 
 # A float forecast beyond this is not a [0, 1] field: it contains pixel values, mm/h, or the output of a diverged model.
 _LARGEST_FORECAST = 2.0
+_ROUNDING = 1e-6
 _SMALLEST_GRID = 32  # pixels; smaller fields may have any shape
 
 
@@ -110,7 +111,7 @@ def check_fields(
         raise ValueError(
             f"observation is on {observation.device} and forecast on {forecast.device}; both must be on one device"
         )
-    observation_has_nan, forecast_has_nan = _check_range(observation, forecast)
+    observation_has_nan, forecast_has_nan = _check_range(observation, forecast, protocol)
     return Batch(
         observation=observation,
         forecast=forecast if members else forecast[:, None],
@@ -204,13 +205,23 @@ def _mask(valid: Tensor | np.ndarray, observation: Tensor) -> Tensor:
         ) from error
 
 
-def _check_range(observation: Tensor, forecast: Tensor) -> tuple[bool, bool]:
-    """Raise an error for floats that are not [0, 1] fields; return whether each field contains a NaN."""
+def _check_range(observation: Tensor, forecast: Tensor, protocol: ScoreProtocol) -> tuple[bool, bool]:
+    """Raise an error for floats that are not [0, 1] fields; return whether each field contains a NaN.
+
+    A forecast may reach 1, to which models clip. In an observation, 1 is the missing code divided by the scale.
+    """
     observation_has_nan, low, high = _extremes(observation)
     if observation.is_floating_point() and not 0 <= low <= high <= 1:
         raise ValueError(
             f"float observations must be pixel values / 255 in [0, 1] with NaN for missing, got {low:g} to {high:g}; "
             "pass pixel values as uint8"
+        )
+    # Published evaluators count it as precipitation; protocols that exclude missing pixels must not.
+    excluded = protocol.missing if protocol.missing_rule == "excluded" else None
+    if observation.is_floating_point() and excluded == protocol.scale and high >= 1.0 - _ROUNDING:
+        raise ValueError(
+            f"float observations contain 1 = {protocol.missing} / {protocol.scale:g}, the missing pixel value; pass "
+            "uint8 pixel values, or NaN where a pixel is missing"
         )
     forecast_has_nan, low, high = _extremes(forecast)
     if forecast.is_floating_point() and max(-low, high) > _LARGEST_FORECAST:

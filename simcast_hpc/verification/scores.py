@@ -47,7 +47,8 @@ def score(
 
     Raises:
         KeyError: unknown protocol, or a label in ``mean_over`` that the protocol does not have.
-        ValueError: shapes differ, or floats are not [0, 1] fields.
+        ValueError: shapes differ, floats are not [0, 1] fields, or a float observation contains 1 = 255 / 255 under a
+            protocol that excludes pixels of 255 (a forecast may, and so may the protocols ``-released``).
         TypeError: fields are neither uint8 nor floating point.
     """
     statistics = count(observation, forecast, protocol=resolve_protocol(protocol), events=events, valid=valid)

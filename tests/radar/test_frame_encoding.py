@@ -72,6 +72,9 @@ def test_rejects_another_pixel_size_unless_allowed():
     with pytest.raises(DataError, match=r"pixels of 0\.7 km and the model was trained on 1 km.*--any-spacing"):
         encoding_of("knmi").factor(finer)
     assert encoding_of("knmi", any_spacing=True).factor(finer) == 1
+    oblong = RadarGrid(LAEA, 0.0, 0.0, 2000.0, 500.0, 2, 4)  # the area of a pixel of 1 km
+    with pytest.raises(DataError, match=r"pixels of 2 x 0\.5 km .* square pixels of 1 km.*--any-spacing"):
+        encoding_of("knmi").factor(oblong)
     assert encoding_of("mrms-4km").factor(GRID) == 4
 
 
