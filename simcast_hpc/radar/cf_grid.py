@@ -22,8 +22,10 @@ _DIMENSIONS = {
 # CF identifies latitude and longitude by these units alone.
 _DEGREES = {
     "y": {"degrees_north", "degree_north", "degree_n", "degrees_n", "degreen", "degreesn"},
-    "x": {"degrees_east", "degree_east", "degree_e", "degrees_e"},
+    "x": {"degrees_east", "degree_east", "degree_e", "degrees_e", "degreee", "degreese"},
 }
+# Of a rotated pole, and of files without the direction.
+_ANY_DEGREES = {"degree", "degrees"}
 _LENGTH = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "km": 1000.0}
 _LENGTH |= dict.fromkeys(("kilometre", "kilometer", "kilometres", "kilometers"), 1000.0)
 # Names of map coordinates in meters or km that have no standard name, as Rainfields writes them.
@@ -75,7 +77,9 @@ def read_grid(
     units = [_units(dataset, name) for name in (rows, columns)]
     # 1. Projection, and scale of the axes
     crs, projection = _mapping(dataset, field, (rows, columns), path)
-    is_degree = [unit.startswith("degree") for unit in units]
+    is_degree = [
+        _is_degree(unit, axis, f"{path}: {name}") for unit, axis, name in zip(units, "yx", (rows, columns), strict=True)
+    ]
     standard = {str(dataset.coords[name].attrs.get("standard_name", "")) for name in (rows, columns)}
     is_rotated = crs is not None and crs.is_derived and crs.is_geographic
     if not is_rotated and standard & {"grid_latitude", "grid_longitude"}:
@@ -99,6 +103,10 @@ def read_grid(
         projection = _in_meters(crs, projection)
     # 2. Axes to the east and to the south
     x, y = (_regular(dataset.coords[name], path, wraps=all(is_degree)) for name in (columns, rows))
+    if all(is_degree) and not (np.abs(x) <= 360.0 + abs(x[1] - x[0])).all():
+        raise DataError(
+            f"{path}: {columns} is from {x.min():g} to {x.max():g} degrees; longitudes are from -360 to 360"
+        )
     flip_rows, flip_columns = bool(y[1] > y[0]), bool(x[1] < x[0])
     x, y = np.sort(x) * scale, np.sort(y)[::-1] * scale
     if all(is_degree):
@@ -123,6 +131,20 @@ def read_grid(
     return grid, north_up
 
 
+def _is_degree(unit: str, axis: str, where: str) -> bool:
+    """Return whether an axis is in degrees north or east.
+
+    Raises:
+        DataError: it is in degrees of another direction, such as ``degrees_west``.
+    """
+    if unit in _DEGREES[axis] | _ANY_DEGREES:
+        return True
+    if unit.startswith("deg"):
+        valid = {"y": "degrees_north", "x": "degrees_east"}[axis]
+        raise DataError(f"{where}, the {axis} coordinate, has the units {unit!r}; {valid} or a length is valid")
+    return False
+
+
 def _units(dataset: "xr.Dataset", name: Any) -> str:
     return str(dataset.coords[name].attrs.get("units", "")).strip().lower()
 
@@ -136,7 +158,7 @@ def _mapping(
     text = str(field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping") or "")
     if not text.strip():
         return None, ""
-    name = mapping_name(text, axes)
+    name = (mapping_name(text, axes) or "").rpartition("/")[2]  # a path, if variables are in groups
     if name not in dataset.variables:
         raise DataError(f"{path}: the grid_mapping {text!r} of {field.name} names no variable of the file for {axes}")
     attributes = dict(dataset[name].attrs)
@@ -229,7 +251,9 @@ def _regular(coordinate: "xr.DataArray", path: Path, *, wraps: bool) -> np.ndarr
     """Return an evenly spaced coordinate, float64; degrees continue across 180 or 360."""
     values = coordinate.values.astype(np.float64)
     values = np.unwrap(values, period=360.0) if wraps else values
+    if len(values) < 2:
+        raise DataError(f"{path}: the coordinate {coordinate.name} has {len(values)} values; a grid needs at least 2")
     steps = np.diff(values)
-    if len(values) < 2 or not np.isfinite(values).all() or np.ptp(steps) > 0.01 * abs(steps.mean()):
+    if not np.isfinite(values).all() or not np.ptp(steps) <= 0.01 * abs(steps.mean()) > 0:
         raise DataError(f"{path}: the coordinate {coordinate.name} is not evenly spaced; the grid must be regular")
     return values

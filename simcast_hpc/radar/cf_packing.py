@@ -39,6 +39,8 @@ class Packing:
         if "flag_masks" in attributes:
             raise DataError(f"{where} has flag_masks, so its values are bit fields; a measurement is valid")
         self._scale, self._offset = (self._number(name, one) for name, one in (("scale_factor", 1), ("add_offset", 0)))
+        if self._scale == 0:
+            raise DataError(f"{where}: scale_factor is 0; it must not be 0")
         missing = [value for name in ("_FillValue", "missing_value") for value in self._codes(name)]
         if not missing and self._dtype.str[1:] in _DEFAULT_FILL:
             missing = [np.array(_DEFAULT_FILL[self._dtype.str[1:]], self._dtype)]

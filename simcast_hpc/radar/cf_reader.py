@@ -6,6 +6,7 @@ See :mod:`cf_times` for times and intervals, and :mod:`cf_packing` for missing v
 """
 
 import logging
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .cf_grid import find_dimension, read_grid
+from .cf_groups import groups_below, opened
 from .cf_packing import Packing
 from .cf_times import Moments, is_time, read_moments
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
@@ -36,7 +38,7 @@ _ANCILLARY |= {"number_of_observations", "status_flag", "standard_error", "detec
 
 def times(path: Path, choice: FieldChoice) -> list[datetime]:
     """Return the times of the field."""
-    with _opened(path) as dataset:
+    with opened(path, _group(path)) as dataset:
         field, _, _ = _field(dataset, path, choice.unit)
         return read_moments(dataset, field, path).ends
 
@@ -47,7 +49,8 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     Raises:
         DataError: the file contains no supported field, or its times, grid, packing or size are invalid.
     """
-    with _opened(path) as dataset, _opened(path, decodes=False) as stored:
+    group = _group(path)
+    with opened(path, group) as dataset, opened(path, group, decodes=False) as stored:
         field, unit, factor = _field(dataset, path, choice.unit)
         moments = read_moments(dataset, field, path)
         rows, columns = (find_dimension(dataset, field, axis, path) for axis in ("y", "x"))
@@ -69,16 +72,26 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         return result
 
 
-def _opened(path: Path, *, decodes: bool = True) -> "xr.Dataset":
-    import xarray as xr
+def _group(path: Path) -> str:
+    """Return the group that contains the field: the root, or the only other one with a field.
 
-    if path.is_dir():
-        return xr.open_dataset(
-            path, engine="zarr", chunks=None, consolidated=False, decode_timedelta=False, decode_cf=decodes
+    Raises:
+        DataError: several groups contain a field.
+    """
+    with opened(path) as dataset:
+        if _candidates(dataset)[0]:
+            return ""
+    found = []
+    for group, names in groups_below(path).items():
+        with opened(path, group) as dataset:
+            fields = [field for fields in _candidates(dataset)[0].values() for field, _, _ in fields]
+            if any(field.name in names for field in fields):
+                found.append(group)
+    if len(found) > 1:
+        raise DataError(
+            f"{path} contains fields in the groups {', '.join(found)}; the field must be in the root or in one group"
         )
-    with path.open("rb") as file:
-        engine = "scipy" if file.read(3) == b"CDF" else "h5netcdf"
-    return xr.open_dataset(path, engine=engine, decode_timedelta=False, decode_cf=decodes)
+    return found[0] if found else ""
 
 
 def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArray, Unit, float | None]":
@@ -89,6 +102,26 @@ def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArr
     Raises:
         DataError: there is none.
     """
+    fields, descriptions = _candidates(dataset)
+    order: tuple[Unit, ...] = (prefer, "mm/h", "dBZ", "kg/m^2")
+    for unit in order:
+        if candidates := fields.get(unit):
+            candidates.sort(key=lambda field: (field[2] is None, not field[0].attrs.get("standard_name")))
+            if len(candidates) > 1:
+                names = [str(field[0].name) for field in candidates]
+                logger.warning("%s contains %s in %s; %s is read", path, ", ".join(names), unit, names[0])
+            return candidates[0]
+    raise DataError(
+        f"{path} contains {', '.join(descriptions) or 'no field'}; it must contain a rain rate (mm h-1), rain amount "
+        "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), identified by units and standard_name; in "
+        "time, cell_methods of an amount must be sum, of others mean or point"
+    )
+
+
+def _candidates(
+    dataset: "xr.Dataset",
+) -> "tuple[dict[Unit, list[tuple[xr.DataArray, Unit, float | None]]], list[str]]":
+    """Return the fields by unit, and descriptions of all variables that have the dimensions of a field."""
     ancillary = {
         name
         for variable in dataset.variables.values()
@@ -100,21 +133,12 @@ def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArr
         if field.ndim < 2 or "grid_mapping_name" in field.attrs:
             continue
         kind = None if name in ancillary or _is_ancillary(str(name), field) else _kind(str(name), field)
-        descriptions.append(f"{name} [{field.attrs.get('units', 'no units')}]")
-        if kind is not None:
+        statistic = None if kind is None else _other_statistic(field, *kind)
+        is_of = f", cell_methods {field.attrs['cell_methods']!r}" if statistic else ""
+        descriptions.append(f"{name} [{field.attrs.get('units', 'no units')}{is_of}]")
+        if kind is not None and not statistic:
             fields.setdefault(kind[0], []).append((field, *kind))
-    order: tuple[Unit, ...] = (prefer, "mm/h", "dBZ", "kg/m^2")
-    for unit in order:
-        if candidates := fields.get(unit):
-            candidates.sort(key=lambda field: (field[2] is None, not field[0].attrs.get("standard_name")))
-            if len(candidates) > 1:
-                names = [str(field[0].name) for field in candidates]
-                logger.warning("%s contains %s in %s; %s is read", path, ", ".join(names), unit, names[0])
-            return candidates[0]
-    raise DataError(
-        f"{path} contains {', '.join(descriptions) or 'no field'}; it must contain a rain rate (mm h-1), rain amount "
-        "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), identified by units and standard_name"
-    )
+    return fields, descriptions
 
 
 def _is_ancillary(name: str, field: "xr.DataArray") -> bool:
@@ -138,6 +162,22 @@ def _kind(name: str, field: "xr.DataArray") -> tuple[Unit, float | None] | None:
     if is_mass_per_area(units) and ("vertically integrated liquid" in words or "vil" in words.split()):
         return "kg/m^2", depth
     return ("mm/h", None) if standard in _DEPTH_NAMES or is_rain else None
+
+
+def _other_statistic(field: "xr.DataArray", unit: Unit, factor: float | None) -> str:
+    """Return the entry of ``cell_methods`` that makes a field something else than its quantity; empty if none does.
+
+    A maximum in time is no mean rate, and a standard deviation is no rain. The maximum of reflectivity in a column is
+    a product of weather services.
+    """
+    elsewhere = {"mean", "point", "median"} | {"dBZ": {"maximum"}, "kg/m^2": {"sum"}}.get(unit, set())
+    methods = re.sub(r"\([^)]*\)", " ", str(field.attrs.get("cell_methods", ""))).lower()
+    times = {"time"} | {str(name).lower() for name in field.dims if is_time(field[name])}
+    for axes, method in re.findall(r"((?:\S+:\s*)+)(\w+)", methods):
+        in_time = {"sum"} if factor is None else {"mean", "point"}
+        if method not in (in_time if times & set(re.split(r":\s*", axes)) else elsewhere):
+            return f"{axes}{method}"
+    return ""
 
 
 def _codes(stored: "xr.DataArray", field: "xr.DataArray", rows: str, columns: str, path: Path) -> np.ndarray:

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
 _OTHER_NAMES = {"forecast_reference_time", "forecast_period"}
 _NAMES = ("valid_time", "time")
 _CALENDARS = {"", "standard", "gregorian", "proleptic_gregorian"}
+# UDUNITS: a number is the offset of the zone from UTC; of the names of zones only those of UTC are units.
+_UNITS = re.compile(
+    r"(?P<unit>[a-z]+)\s+since\s+(?P<date>-?\d{1,4}-\d{1,2}-\d{1,2}|\d{8})"
+    r"(?:(?:\s*t\s*|\s+)(?P<clock>\d{1,2}(?::\d{1,2}(?::\d{1,2}(?:\.\d*)?)?)?|\d{4}(?:\d{2}(?:\.\d*)?)?))?"
+    r"\s*(?P<zone>z|utc|gmt|(?:(?P<sign>[+-])|(?<=\s))(?P<hours>\d{1,2}):?(?P<minutes>\d{2})?)?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ def read_moments(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> Mo
         DataError: the field has no time, or times are missing or of another calendar.
     """
     time = _time(dataset, field, path)
-    moments = np.atleast_1d(time.values)
+    moments = _decoded(time, path)
     edges = (
         None if re.search(r"\btime: point\b", str(field.attrs.get("cell_methods", ""))) else _edges(dataset, time, path)
     )
@@ -46,8 +53,56 @@ def read_moments(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> Mo
 
 
 def is_time(variable: "xr.DataArray") -> bool:
-    """Return whether a variable is the time of fields, decoded."""
-    return _is_named_time(variable) and np.issubdtype(variable.dtype, np.datetime64)
+    """Return whether a variable is the time of fields."""
+    return _is_named_time(variable) and _is_since(variable)
+
+
+def _is_since(variable: "xr.DataArray | xr.Variable") -> bool:
+    return bool(re.search(r"\ssince\s", str(variable.attrs.get("units", "")).lower()))
+
+
+def _decoded(
+    variable: "xr.DataArray | xr.Variable", path: Path, attributes: "dict[str, Any] | None" = None
+) -> np.ndarray:
+    """Return a variable in a unit of time since a date as datetime64, in UTC, at least one-dimensional.
+
+    Args:
+        variable: with ``units`` and ``calendar``.
+        path: named in messages.
+        attributes: with ``units`` and ``calendar`` for a variable that has no units.
+
+    Raises:
+        DataError: the calendar is not the Gregorian one, the units are not a time since a date in UTC or with an
+            offset from it as a number, or the numbers are no dates.
+    """
+    import xarray as xr
+
+    about = variable.attrs if "units" in variable.attrs else (attributes or {})
+    name, units, calendar = getattr(variable, "name", "time"), str(about.get("units", "")), about.get("calendar", "")
+    if str(calendar).lower() not in _CALENDARS:
+        raise DataError(f"{path}: {name} is in the calendar {calendar!r}; the Gregorian calendar is valid")
+    match = _UNITS.fullmatch(units.strip().lower())
+    try:
+        if match is None or {**variable.encoding, **variable.attrs}.get("scale_factor") == 0:
+            raise ValueError("not a time since a date")
+        zone = f"{match['sign'] or '+'}{int(match['hours']):02d}:{match['minutes'] or '00'}" if match["hours"] else ""
+        date, clock = (match[part] or "" for part in ("date", "clock"))
+        if date.isdecimal():
+            date = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+        clock = f"{clock[:2]}:{clock[2:4]}:{clock[4:] or '00'}" if clock[:4].isdecimal() and len(clock) > 3 else clock
+        clock = clock or "0"
+        clock = clock + ":00" if ":" not in clock else clock
+        text = f"{match['unit']} since {date} {clock}{zone}"
+        stored = xr.Variable("t", np.ravel(variable.values), {"units": text, "calendar": calendar or "standard"})
+        moments = xr.decode_cf(xr.Dataset({"moments": stored}))["moments"].values
+        if not np.issubdtype(moments.dtype, np.datetime64):
+            raise ValueError("not dates")
+    except Exception as error:  # xarray does not document what it raises
+        raise DataError(
+            f"{path}: {name} has the units {units!r} and cannot be decoded; units such as 'minutes since 2024-01-01 "
+            "00:00:00' are valid, in UTC or with an offset such as +02:00"
+        ) from error
+    return moments.reshape(np.shape(np.atleast_1d(variable.values)))
 
 
 def _is_named_time(variable: "xr.DataArray") -> bool:
@@ -59,7 +114,7 @@ def _time(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> "xr.DataA
     """Return the time of a field: a coordinate, or a variable without dimensions.
 
     Raises:
-        DataError: there is none, or it is not in the Gregorian calendar.
+        DataError: there is none.
     """
     scalars = [name for name, variable in dataset.variables.items() if variable.ndim == 0]
     named = [
@@ -68,37 +123,24 @@ def _time(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> "xr.DataA
     named = [variable for variable in named if _is_named_time(variable)]
     # A standard name is more certain than a name.
     named.sort(key=lambda variable: variable.attrs.get("standard_name") != "time")
-    decoded = [variable for variable in named if is_time(variable)]
-    if decoded:
-        return decoded[0]
-    for variable in named:
-        about = {**variable.encoding, **variable.attrs}
-        calendar = str(about.get("calendar", "")).lower()
-        first: Any = np.ravel(variable.values)[:1]
-        calendar = calendar or str(getattr(first[0] if len(first) else None, "calendar", ""))
-        if calendar not in _CALENDARS:
-            raise DataError(f"{path}: {variable.name} is in the calendar {calendar!r}; the Gregorian calendar is valid")
-        raise DataError(
-            f"{path}: {variable.name} has the units {about.get('units')!r} and cannot be decoded; units such as "
-            "'minutes since 2024-01-01 00:00:00' are valid"
-        )
+    if named:
+        return next((variable for variable in named if _is_since(variable)), named[0])
     raise DataError(f"{path}: {field.name} has no time coordinate; the file must contain the time of the field")
 
 
 def _edges(dataset: "xr.Dataset", time: "xr.DataArray", path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Return starts and ends of the intervals, datetime64 ``[T]``; None without them."""
-    name = str(time.attrs.get("bounds", "") or time.encoding.get("bounds", ""))
+    name = str(time.attrs.get("bounds", "") or time.encoding.get("bounds", "")).rpartition("/")[2]
     if name in dataset.variables:
-        bounds = np.atleast_2d(dataset[name].values)
-        if bounds.shape != (time.size, 2) or not np.issubdtype(bounds.dtype, np.datetime64):
+        bounds = np.atleast_2d(_decoded(dataset[name], path, {**time.encoding, **time.attrs}))
+        if bounds.shape != (time.size, 2):
             raise DataError(
-                f"{path}: {name}, the bounds of {time.name}, has shape {bounds.shape} and type {bounds.dtype}; it must "
-                f"have two times for each of {time.size}"
+                f"{path}: {name}, the bounds of {time.name}, has shape {bounds.shape}; it must have two times for each "
+                f"of {time.size}"
             )
         return bounds.min(axis=-1), bounds.max(axis=-1)
-    start = dataset.variables.get("start_time")
-    if time.name == "valid_time" and start is not None and np.issubdtype(start.dtype, np.datetime64):
-        starts, ends = np.atleast_1d(start.values), np.atleast_1d(time.values)
+    if time.name == "valid_time" and "start_time" in dataset.variables and _is_since(dataset["start_time"]):
+        starts, ends = _decoded(dataset["start_time"], path), _decoded(time, path)
         if starts.shape == ends.shape:
             return starts, ends
     return None

@@ -157,8 +157,9 @@ class RadarFrame:
         """Check the field.
 
         Raises:
-            DataError: the shape differs from the grid, no pixel is valid, values are out of range for the unit, or the
-                interval does not start before its end.
+            DataError: the shape differs from the grid, the grid extends beyond a pole or more than once around the
+                globe, no pixel is valid, values are out of range for the unit, or the interval does not start before
+                its end.
         """
         if self.start is not None and self.start >= self.time:
             raise DataError(
@@ -167,6 +168,7 @@ class RadarFrame:
             )
         if self.values.shape != self.grid.shape:
             raise DataError(f"{self.path}: the field has shape {self.values.shape} and its grid {self.grid.shape}")
+        self._check_place()
         object.__setattr__(self, "values", self._without_noise())
         finite = self.values[np.isfinite(self.values)]
         if not finite.size and np.isnan(self.values).all():
@@ -182,6 +184,20 @@ class RadarFrame:
     def interval_minutes(self) -> float | None:
         """Length of the accumulation interval; None for an instantaneous field."""
         return None if self.start is None else (self.time - self.start).total_seconds() / 60.0
+
+    def _check_place(self) -> None:
+        grid = self.grid
+        if grid.unit != "degree":
+            return
+        north, south, width = float(grid.y[0]), float(grid.y[-1]), grid.spacing_x * grid.width
+        if not max(abs(north), abs(south)) <= 90.0 + 1e-6:
+            raise DataError(
+                f"{self.path}: the rows are from latitude {north:g} to {south:g}; latitudes are from -90 to 90"
+            )
+        if width > 360.0 + grid.spacing_x:
+            raise DataError(
+                f"{self.path}: the columns extend over {width:g} degrees of longitude; at most 360 are valid"
+            )
 
     def _without_noise(self) -> np.ndarray:
         """Return the values with infinities replaced by NaN and rounding noise by 0; minus infinity stays in dBZ."""

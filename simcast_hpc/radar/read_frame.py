@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import h5py
 
@@ -32,6 +33,7 @@ from .reader_process import Stop
 SUPPORTED_FORMATS = (
     "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF, CF Zarr"
 )
+_T = TypeVar("_T")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
@@ -109,7 +111,7 @@ def frame_times_in_process(
     ``on_start`` is called when the packages of the reader are imported.
     """
     with _uniform_errors(path, choice, on_start) as file_format:
-        return file_format.times(path, choice)
+        return _not_empty(file_format.times(path, choice), path)
 
 
 def read_frames_in_process(
@@ -117,7 +119,13 @@ def read_frames_in_process(
 ) -> list[RadarFrame]:
     """Return the frames as :func:`read_frames` does, in this process and without limits."""
     with _uniform_errors(path, choice, on_start) as file_format:
-        return file_format.frames(path, choice)
+        return _not_empty(file_format.frames(path, choice), path)
+
+
+def _not_empty(found: "list[_T]", path: Path) -> "list[_T]":
+    if not found:
+        raise DataError(f"{path} contains no field: its dimension of time has length 0")
+    return found
 
 
 def detect_format(path: Path) -> Format:
@@ -139,6 +147,8 @@ def detect_format(path: Path) -> Format:
             return _FORMATS[_hdf5_format(path)]
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+    if head.startswith(b"CDF\x05"):
+        raise DataError(f"{path} is netCDF in the format CDF-5 (64-bit data); `nccopy -k nc4` converts it to netCDF-4")
     for start, name in ((b"GRIB", "mrms"), (b"P5", "fmi"), (b"GIF8", "mch"), (b"CDF", "cf")):
         if head.startswith(start):
             return _FORMATS[name]
