@@ -9,6 +9,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .projection_text import check_projection
 from .radar_frame import RadarGrid
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _LENGTH = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "
 _LENGTH |= dict.fromkeys(("kilometre", "kilometer", "kilometres", "kilometers"), 1000.0)
 # Names of map coordinates in meters or km that have no standard name, as Rainfields writes them.
 _NAMES = {"y": {"y", "northing"}, "x": {"x", "easting"}}
+_HEIGHTS = {"geoid_name", "geopotential_datum_name", "geoid_model"}
 _WGS84 = "+proj=longlat +datum=WGS84 +no_defs"
 
 
@@ -164,7 +166,12 @@ def _mapping(
     attributes = dict(dataset[name].attrs)
     for key in ("proj4", "proj4_params", "proj4text"):
         if key in attributes:
-            return pyproj.CRS.from_user_input(str(attributes[key])), str(attributes[key])
+            projection = check_projection(str(attributes[key]), path, field=f"{name}:{key}")
+            return pyproj.CRS.from_user_input(projection), projection
+    for key in {"crs_wkt", "spatial_ref"} & set(attributes):
+        attributes[key] = check_projection(str(attributes[key]), path, field=f"{name}:{key}")
+    for key in _HEIGHTS & set(attributes):  # names a grid of the geoid
+        del attributes[key]
     if "grid_mapping_name" in attributes and not {"crs_wkt", "spatial_ref"} & set(attributes):
         # CF gives these in the unit of the axes, and pyproj reads them in meters.
         scale = _LENGTH.get(_units(dataset, axes[1]), 1.0)

@@ -16,6 +16,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .projection_text import check_projection
 from .radar_frame import RadarFrame, RadarGrid, Unit
 
 _PREFIX = struct.Struct("<4sIQ")  # magic, bytes of the header, bytes of the arrays
@@ -156,6 +157,8 @@ def _grid(own: dict[str, Any]) -> RadarGrid:
                 raise ValueError(f"{name} is {value}")
         elif name in ("projection", "unit"):
             _of_type(value, str)
+    if own["projection"]:  # this process parses it as well
+        check_projection(own["projection"], Path("the radar file"))
     return RadarGrid(**own)
 
 

@@ -18,6 +18,7 @@ from simcast_hpc.config import DataError
 
 from .odim_attributes import equals_sentinel, number, scalar, text
 from .odim_grid import make_grid
+from .projection_text import check_projection
 from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)
@@ -213,7 +214,8 @@ def _projection(geographic: Any, unit: str, path: Path) -> str:
             if value else key
             for key, _, value in (word.partition("=") for word in words)
         ]  # fmt: skip
-    return " ".join(word for word in words if not re.match(r"\+(units|to_meter)=", word))
+    projection = " ".join(word for word in words if not re.match(r"\+(units|to_meter)=", word))
+    return check_projection(projection, path, field="projection_proj4_params")
 
 
 def _check_corners(geographic: Any, grid: RadarGrid, path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .odim_attributes import number, text
+from .projection_text import check_projection
 from .radar_frame import RadarGrid
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def odim_grid(where: dict[str, Any], shape: tuple[int, ...], path: Path) -> Rada
 
     if not text(where.get("projdef", "")):
         raise DataError(f"{path} contains no where/projdef; a forecast needs the projection")
-    projection = text(where["projdef"])
+    projection = check_projection(text(where["projdef"]), path, field="where/projdef")
     try:
         crs, to_map, scale = pyproj.CRS.from_user_input(projection), pyproj.Proj(projection), 1.0
     except CRSError as error:
