@@ -1,7 +1,8 @@
 """Reader of MeteoSwiss' 8-bit GIF accumulations (products AQC and CPC, 5 minutes).
 
 The comment of the file contains product, time and accumulation: ``PRDT=AQC151351545`` is product, year, day of the
-year, hour and minute; ``ACCUm=000005`` is the interval in minutes.
+year, hour and minute; ``ACCUm=000005`` is the interval in minutes. The pixel values are the classes of the product; a
+file with other colors was saved again by another program, which may have numbered the pixels anew.
 """
 
 import re
@@ -21,6 +22,7 @@ _MINUTES = re.compile(r"ACCUm=(\d{1,9})(?!\d)")
 _PRODUCTS = ("AQC", "CPC")
 # Swiss LV03, 1 km.
 _HEIGHT, _WIDTH = 640, 710
+_NO_DATA = 255
 _GRID = RadarGrid(
     "+proj=somerc +lon_0=7.43958333333333 +lat_0=46.9524055555556 +k_0=1 +x_0=600000 +y_0=200000 +ellps=bessel "
     "+towgs84=674.374,15.056,405.346,0,0,0,0 +units=m +no_defs",
@@ -38,7 +40,8 @@ def frames(path: Path, _choice: FieldChoice) -> list[RadarFrame]:
     """Return the mean rain rate over the accumulation interval.
 
     Raises:
-        DataError: product, interval or size are not supported, or the image is incomplete.
+        DataError: product, interval or size are not supported, the image is incomplete, or its colors are not those of
+            the product.
     """
     with Image.open(path, formats=["GIF"]) as image:
         product, time, minutes = _comment(image, path)
@@ -56,9 +59,40 @@ def frames(path: Path, _choice: FieldChoice) -> list[RadarFrame]:
             )
         if getattr(image, "n_frames", 1) != 1:
             raise DataError(f"{path} has {getattr(image, 'n_frames', 1)} frames; one is valid")
-        values = (_millimeters()[np.asarray(image)] * (60.0 / minutes)).astype(np.float32)
+        pixels = np.asarray(image)
+        _check_colors(image, pixels, path)
+        values = (_millimeters()[pixels] * (60.0 / minutes)).astype(np.float32)
     metadata = {"format": "MeteoSwiss GIF", "quantity": product, "accumulation_minutes": float(minutes)}
     return [RadarFrame(values, "mm/h", time, _GRID, path, metadata, start=time - timedelta(minutes=minutes))]
+
+
+def _colors() -> np.ndarray:
+    """Return the palette of the product, uint8 ``[256, 3]``: white over shades of red to red, black where missing."""
+    shade = 255 - np.arange(256)
+    colors = np.stack([np.full(256, 255), shade, shade], axis=1).astype(np.uint8)
+    colors[_NO_DATA] = 0
+    return colors
+
+
+def _check_colors(image: Any, pixels: np.ndarray, path: Path) -> None:
+    """Check that every pixel value of the image has the color of the product.
+
+    Raises:
+        DataError: one has another color, or none.
+    """
+    expected = _colors()
+    stored = np.full_like(expected, 0, dtype=np.int64) - 1
+    palette = np.array(image.getpalette("RGB") or [], np.int64).reshape(-1, 3)
+    stored[: len(palette)] = palette
+    used = np.unique(pixels)
+    other = used[(stored[used] != expected[used]).any(axis=1)]
+    if len(other):
+        first = int(other[0])
+        color = stored[first].tolist() if first < len(palette) else "none"
+        raise DataError(
+            f"{path}: the color of pixel value {first} is {color}; it must be {expected[first].tolist()} as in the "
+            "original file of MeteoSwiss, because another palette has other pixel values"
+        )
 
 
 def _millimeters() -> np.ndarray:

@@ -157,6 +157,12 @@ def physical_values(field: OdimField, path: Path) -> np.ndarray:
     stored = data[...]
     if "gain" not in what and stored.dtype.kind in "iu":
         logger.warning("%s: %s is of type %s without a gain; 1 is used", path, field.name, stored.dtype)
+    # Floats have NaN, and a sentinel among them is outside the valid values of a frame; any integer is a measurement.
+    for name, meaning in (("nodata", "missing"), ("undetect", "without echo")):
+        if name not in what and stored.dtype.kind in "iu":
+            logger.warning(
+                "%s: %s is of type %s without %s; no pixel is %s", path, field.name, stored.dtype, name, meaning
+            )
     nodata, undetect = (sentinel_of(what, name, path) for name in ("nodata", "undetect"))
     check_sentinel(stored, nodata, f"{path}: nodata of {field.name}")
     check_sentinel(stored, undetect, f"{path}: undetect of {field.name}")

@@ -106,7 +106,7 @@ def _fmi(path: Path) -> None:
 
 def _mch(path: Path) -> None:
     image = Image.fromarray(np.zeros((640, 710), np.uint8), "P")
-    image.putpalette(bytes(768))
+    image.putpalette(bytes(value for code in range(255) for value in (255, 255 - code, 255 - code)) + bytes(3))
     image.save(path, "GIF", comment=b"PRDT=AQC243310100 ACCUm=000005")
 
 

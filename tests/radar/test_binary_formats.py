@@ -206,7 +206,8 @@ def gif_file(path: Path, pixels: np.ndarray | None = None, **over: Any) -> Path:
         pixels[0, :6] = [0, 1, 2, 150, 251, 255]
     settings = {"product": "AQC", "time": "151351545", "minutes": "000005"} | over
     image = Image.fromarray(pixels).convert("P") if pixels.ndim == 2 else Image.fromarray(pixels)
-    image.putpalette([value for code in range(256) for value in (255, 255 - code, 255 - code)])
+    # Shades of red from white, black where missing.
+    image.putpalette([*(value for code in range(255) for value in (255, 255 - code, 255 - code)), 0, 0, 0])
     comment = "VERSION=1\nPRDT={product}{time} SCALE=mm ACCUm={minutes} DeltaT=000005".format(**settings)
     image.save(path, "GIF", comment=comment.encode(), optimize=False)
     return path
@@ -239,6 +240,32 @@ def test_mch_values_interval_and_grid(tmp_path):
 def test_rejects_invalid_mch_files(tmp_path, over, message):
     with pytest.raises(DataError, match=rf"a\.gif.*{message}"):
         read_frames(gif_file(tmp_path / "a.gif", **over))
+
+
+def test_rejects_mch_files_that_were_saved_with_other_colors(tmp_path):
+    pixels = np.zeros((640, 710), np.uint8)
+    pixels[:, 300:] = np.array([60, 120, 255], np.uint8).repeat(150)[:410]
+    path = gif_file(tmp_path / "a.gif", pixels)
+    with Image.open(path) as image:
+        comment = image.info["comment"]
+        gray, reduced, colored = image.convert("L"), image.convert("RGB").quantize(3), image.convert("RGB")
+        same = image.copy()
+    for number, (changed, optimize) in enumerate(((gray, True), (gray, False), (reduced, True), (colored, True))):
+        again = tmp_path / f"{number}.gif"
+        changed.save(again, "GIF", comment=comment, optimize=optimize)
+        with pytest.raises(DataError, match=rf"{number}\.gif(: the color of pixel value \d+ is| has .* pixels of mode L)"):
+            read_frames_in_process(again, FieldChoice("mm/h"))
+    # A copy with the same pixel values is the product.
+    same.save(tmp_path / "same.gif", "GIF", comment=comment, optimize=False)
+    (copy,) = read_frames_in_process(tmp_path / "same.gif", FieldChoice("mm/h"))
+    # v = 120 gives 12 (10^2.425 / 316)^(2/3) = 10.700 mm/h.
+    assert copy.values[0, [299, 450, 709]] == pytest.approx([0.0, 10.70015, np.nan], rel=1e-6, nan_ok=True)
+    short = bytearray(path.read_bytes())
+    at = 13 + 3 * 120  # the color table follows the screen descriptor
+    short[at : at + 3] = bytes([255, 134, 135])
+    (tmp_path / "one.gif").write_bytes(short)
+    with pytest.raises(DataError, match=r"pixel value 120 is \[255, 134, 135\]; it must be \[255, 135, 135\]"):
+        read_frames_in_process(tmp_path / "one.gif", FieldChoice("mm/h"))
 
 
 def test_rejects_incomplete_and_oversized_gifs(tmp_path):

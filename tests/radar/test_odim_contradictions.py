@@ -7,7 +7,7 @@ import pytest
 
 from simcast_hpc.config import DataError
 from simcast_hpc.radar import frame_times, read_frames
-from tests.radar.odim_files import LEFT, TOP, corners, layout, write_layout
+from tests.radar.odim_files import LEFT, TOP, corners, layout, polar_layout, write_layout
 from tests.radar.radar_files import LAEA
 
 
@@ -39,6 +39,33 @@ def test_sentinel_that_no_pixel_can_have_is_logged(tmp_path, caplog, sentinel, s
 def test_integers_without_a_gain_are_logged(tmp_path, caplog):
     assert read(tmp_path, layout(np.array([[7]], np.uint8))).values == 7.0
     assert "is of type uint8 without a gain; 1 is used" in caplog.text
+
+
+@pytest.mark.parametrize(("name", "meaning"), [("nodata", "missing"), ("undetect", "without echo")])
+@pytest.mark.parametrize("writer", ["composite", "volume"])
+def test_integers_without_a_sentinel_are_logged(tmp_path, caplog, name, meaning, writer):
+    if writer == "composite":
+        # 0.5 * 255 - 32 is 95.5 dBZ, 0.5 * 0 - 32 is -32 dBZ: measurements, if the file does not state otherwise.
+        sentinels = {"gain": 0.5, "offset": -32.0, "nodata": 255.0, "undetect": 0.0}
+        groups = layout(np.array([[255, 0]], np.uint8), **sentinels)
+        left, right = ([95.5, -np.inf], [np.nan, -32.0])
+        expected = left if name == "nodata" else right
+    else:
+        groups, expected = polar_layout(), None
+    read(tmp_path, groups, prefer="dBZ")
+    assert "without" not in caplog.text
+    groups["dataset1/data1/what"].pop(name)
+    frame = read(tmp_path, groups, prefer="dBZ")
+    dtype = groups["dataset1/data1/data"].dtype
+    assert f"a.h5: dataset1/data1 is of type {dtype} without {name}; no pixel is {meaning}" in caplog.text
+    if expected is not None:
+        np.testing.assert_array_equal(frame.values, [expected])
+
+
+@pytest.mark.parametrize(("quantity", "stored"), [("RATE", -9999.0), ("DBZH", -9999.0), ("DBZH", -9999000.0)])
+def test_float_sentinel_that_is_not_stated_is_an_error(tmp_path, quantity, stored):
+    with pytest.raises(DataError, match=r"a\.h5"):
+        read(tmp_path, layout([[stored, 5.0]], quantity=quantity))
 
 
 @pytest.mark.parametrize(("gain", "offset", "value"), [(-0.5, 95.5, 75.5), (0.5, -32.0, -12.0), (1e-3, 0.0, 0.04)])
