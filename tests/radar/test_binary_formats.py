@@ -253,7 +253,9 @@ def test_rejects_mch_files_that_were_saved_with_other_colors(tmp_path):
     for number, (changed, optimize) in enumerate(((gray, True), (gray, False), (reduced, True), (colored, True))):
         again = tmp_path / f"{number}.gif"
         changed.save(again, "GIF", comment=comment, optimize=optimize)
-        with pytest.raises(DataError, match=rf"{number}\.gif(: the color of pixel value \d+ is| has .* pixels of mode L)"):
+        with pytest.raises(
+            DataError, match=rf"{number}\.gif(: the color of pixel value \d+ is| has .* pixels of mode L)"
+        ):
             read_frames_in_process(again, FieldChoice("mm/h"))
     # A copy with the same pixel values is the product.
     same.save(tmp_path / "same.gif", "GIF", comment=comment, optimize=False)
