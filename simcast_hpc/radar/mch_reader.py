@@ -2,7 +2,7 @@
 
 The comment of the file contains product, time and accumulation: ``PRDT=AQC151351545`` is product, year, day of the
 year, hour and minute; ``ACCUm=000005`` is the interval in minutes. The pixel values are the classes of the product; a
-file with other colors was saved again by another program, which may have numbered the pixels anew.
+file with other colors was saved by another program, which may have changed the pixel values.
 """
 
 import re
