@@ -21,7 +21,7 @@ _ENCODING_ATTRIBUTES = {
     "_Unsigned",
 }  # fmt: skip
 _DIMENSIONLESS = {"", "1", "none", "dimensionless", "-"}
-_METERS = dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1.0)
+_METERS: dict[str, float] = dict.fromkeys(("m", "meter", "metre", "meters", "metres"), 1.0)
 _METERS |= dict.fromkeys(("km", "kilometer", "kilometre", "kilometers", "kilometres"), 1000.0)
 _CADENCE_TOLERANCE_SECONDS = 1.0
 

@@ -6,6 +6,7 @@ the dates of the split, with a limited percentage of missing pixels and a unique
 
 import csv
 import io
+import logging
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -22,6 +23,7 @@ from simcast_hpc.config.text_files import read_text_file
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
 
+logger = logging.getLogger(__name__)
 CATALOG = "CATALOG.csv"
 _COLUMNS = ("id", "file_name", "file_index", "img_type", "time_utc", "pct_missing")
 _OFFSETS = "minute_offsets"
@@ -53,7 +55,8 @@ def read_catalog(spec: DatasetSpec, root: Path, *, file_names: Collection[str] |
     """Return the rows of the dataset's image type, in the order of the catalog.
 
     Raises:
-        DataError: the catalog or a column is missing, or a row is truncated or contains an invalid number or time.
+        DataError: the catalog or a column is missing, or a row is truncated or contains an invalid number, percentage
+            or time.
     """
     catalog = root / CATALOG
     if not catalog.exists():
@@ -98,11 +101,23 @@ def _rows(
                 intern(_relative(row[names])),
                 int(row[indices]),
                 _utc(row[times]),
-                float(row[missing] or "nan"),
+                _percent(row[missing]),
                 "" if offsets is None else intern(row[offsets]),
             )
         except (ValueError, OverflowError) as error:  # OverflowError: a time zone leaves the years 1 to 9999
             raise DataError(f"{catalog}, line {number}, event {row[ids]}: {error}") from error
+
+
+def _percent(text: str) -> float:
+    """Return ``pct_missing``, NaN (unknown) where it is empty.
+
+    Raises:
+        ValueError: it is not a number from 0 to 100.
+    """
+    percent = float(text or "nan")
+    if text and not 0 <= percent <= 100:
+        raise ValueError(f"pct_missing={text!r} must be from 0 to 100, or empty if it is unknown")
+    return percent
 
 
 def _relative(file_name: str) -> str:
@@ -140,29 +155,59 @@ def choose_events(
     Raises:
         DataError: as :func:`read_catalog`; the cadence of an event is not that of the dataset; or no event remains.
     """
+    # 1. Rows of the split, with a limited share of missing pixels and a unique id
     rows = read_catalog(spec, root, file_names=file_names)
     choose = spec.splits.chooser(root)
-    chosen = [
-        event for event in rows
-        # An unknown percentage is excluded, as in the public loader.
-        if (max_percent_missing is None or event.percent_missing <= max_percent_missing)
-        and split in ("all", choose(event.id, event.time))
-    ]  # fmt: skip
+    in_split = rows if split == "all" else [event for event in rows if choose(event.id, event.time) == split]
+    chosen = [event for event in in_split if has_few_missing(event.percent_missing, max_percent_missing)]
     counts = Counter(event.id for event in chosen)  # SEVIR repeats some ids; the public loader drops all of them
     events = sorted((event for event in chosen if counts[event.id] == 1), key=lambda event: event.id)
-    if not events:
-        raise DataError(
-            f"split {split!r} of {spec.name} is empty in {root / CATALOG}: none of {len(rows)} rows of type "
-            f"{spec.image_type!r} is in the split"
-            + ("" if max_percent_missing is None else f" with at most {max_percent_missing} % missing pixels")
-            + (f" in files {list(file_names)}" if file_names is not None else "")
-            + ("" if max_percent_missing is None else "; max_percent_missing sets this limit")
+    # 2. Skipped events, which must not be skipped silently
+    repeated = [name for name, count in counts.items() if count > 1]
+    unknown = [event.id for event in in_split if math.isnan(event.percent_missing)]
+    unknown = unknown if len(chosen) < len(in_split) else []
+    skipped = [
+        f"{len(names)} {what}, the first is {names[0]}"
+        for names, what in (
+            (repeated, "ids occur more than once, whose events are skipped as in the public loader"),
+            (unknown, "events without pct_missing are skipped because of max_percent_missing"),
         )
+        if names
+    ]
+    if not events:
+        reasons = [f"{len(rows)} rows are of type {spec.image_type!r} and {len(in_split)} of these in the split"]
+        if file_names is not None:
+            reasons[0] += f" (in files {list(file_names)})"
+        if not rows:
+            reasons = [f"no row is of type {spec.image_type!r}; the types are {_image_types(root / CATALOG)}"]
+            reasons[0] += f", in files {list(file_names)}" if file_names is not None else ""
+        above = len(in_split) - len(chosen) - len(unknown)
+        if above:
+            reasons.append(
+                f"{above} have more than {max_percent_missing} % missing pixels; max_percent_missing sets this limit"
+            )
+        raise DataError(f"split {split!r} of {spec.name} is empty in {root / CATALOG}: {'; '.join(reasons + skipped)}")
+    for reason in skipped:
+        logger.warning("%s, split %s: %s", root / CATALOG, split, reason)
+    # 3. Times of the frames
     for event in events:
         problem = cadence_problem(spec, event)
         if problem is not None:
             raise DataError(f"{root / CATALOG}, event {event.id}: {problem.message}")
     return events
+
+
+def has_few_missing(percent: float, limit: float | None) -> bool:
+    """Return whether an event has at most ``limit`` % missing pixels; an unknown (NaN) share is at most 100 %."""
+    return limit is None or limit >= 100 or percent <= limit
+
+
+def _image_types(catalog: Path) -> str:
+    """Return the image types of a catalog with the number of their rows."""
+    reader = csv.DictReader(io.StringIO(read_text_file(catalog, error=DataError, what="the catalog"), newline=""))
+    counts = Counter(row["img_type"] for row in reader)
+    shown = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10))
+    return shown or "absent, because the catalog has no row"
 
 
 def repeated_ids(events: Sequence[Event]) -> list[DataProblem]:
@@ -199,12 +244,24 @@ def _offsets_problem(text: str, step_minutes: float, frames: int | None) -> str 
     steps = [later - earlier for earlier, later in pairwise(offsets)]
     if any(step <= 0 for step in steps):
         return f"minute_offsets {text[:40]!r}... are not ascending"
-    # SEVIR-LR has the catalog of SEVIR, but only every second frame.
-    kept = 1 if frames is None or frames < 2 else max(1, (len(offsets) - 1) // (frames - 1))
+    kept = _kept_offsets(len(offsets), frames)
     if any(abs(step * kept - step_minutes) > step_minutes / 2 for step in steps):
         worst = max(steps, key=lambda step: abs(step * kept - step_minutes))
         return f"frames are {worst * kept:g} minutes apart in minute_offsets; the dataset has {step_minutes:g}"
     return None
+
+
+def offset_count_problem(event: Event, frames: int, frames_per_event: int | None) -> str:
+    """Return why ``minute_offsets`` are not the times of ``frames`` frames of a file; empty if they are."""
+    count = event.offsets.count(":") + 1
+    if not event.offsets or -(-count // _kept_offsets(count, frames_per_event)) == frames:
+        return ""
+    return f"{CATALOG} has {count} minute_offsets for event {event.id}, and the file has {frames} frames"
+
+
+def _kept_offsets(count: int, frames: int | None) -> int:
+    """Return which n-th time has a frame: SEVIR-LR has the catalog of SEVIR, but only every second frame."""
+    return 1 if frames is None or frames < 2 else max(1, (count - 1) // (frames - 1))
 
 
 @lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@
 ``window_stride`` frames, as in the public SEVIR loader.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .archive_catalog import CATALOG, Event, archive_path, choose_events
+from .archive_catalog import CATALOG, Event, archive_path, choose_events, offset_count_problem
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
 from .hdf5_files import OpenFiles, time_major
@@ -216,8 +217,17 @@ def _row_problems(
         return [DataProblem("dtype", name, "", str(error))]
     if stored_ids is not None and len(stored_ids) != shape[0]:
         return [DataProblem("dtype", name, "", f"it has {len(stored_ids)} ids for {shape[0]} events")]
+    ids_of_rows = Counter(row.id for row in rows)
+    by_index: dict[int, str] = {}
     for row in rows:
-        if not 0 <= row.file_index < shape[0]:
+        # Rows of a repeated id are never used together, see choose_events.
+        other = by_index.setdefault(row.file_index, row.id) if ids_of_rows[row.id] == 1 else row.id
+        if other != row.id:
+            message = f"{CATALOG} has events {other} and {row.id} at the same index {row.file_index} of {name}"
+            problems.append(DataProblem("catalog", name, row.id, message))
+        elif message := offset_count_problem(row, shape[3], spec.frames_per_event):
+            problems.append(DataProblem("catalog", name, row.id, message))
+        elif not 0 <= row.file_index < shape[0]:
             message = (
                 f"{CATALOG} has event {row.id} at index {row.file_index} of {name}, which contains {shape[0]} events"
             )

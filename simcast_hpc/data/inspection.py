@@ -171,6 +171,9 @@ def _code_problems(
     if len(empty) and spec.layout.kind == "archive":
         yield DataProblem("missing-frame", file, event, f"frames {empty.tolist()} contain no valid pixel")
     counted = 100 * float(missing.mean())
+    if percent_missing is not None and np.isnan(percent_missing):
+        message = f"pct_missing is empty in the catalog; {counted:.2f} % of the pixels are missing"
+        yield DataProblem("missing-share", file, event, message)
     if percent_missing is not None and abs(counted - percent_missing) > 0.5:
         message = f"{counted:.2f} % of the pixels are missing, {percent_missing:g} % according to the catalog"
         yield DataProblem("missing-share", file, event, message)

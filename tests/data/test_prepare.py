@@ -174,7 +174,9 @@ BAD = {
     "catalog index": (_another_file(np.zeros((1, 16, 16, 6), np.uint8), file_index=7), "catalog", "index 7", "0123"),
     "catalog id": (_in_file(id=[b"E000", b"E001", b"Z", b"E003"]), "catalog", r"E002 at index 2, .* has Z", "013"),
     "cadence": (lambda root: _catalog_with_offsets(root, {"E001": "0:10:20:30:40:50"}), "cadence", "10 minutes", "023"),
-    "unsorted": (lambda root: _catalog_with_offsets(root, {"E003": "0:5:3"}), "unsorted-times", "not ascending", "012"),
+    "unsorted": (
+        lambda root: _catalog_with_offsets(root, {"E003": "0:5:3:9:15:20"}), "unsorted-times", "not ascending", "012"
+    ),
     "cadence in file": (_in_file(time=LATE), "cadence", r"E002 are 15 minutes apart; synthetic has 5", "013"),
     "unsorted in file": (_in_file(time=BACK), "unsorted-times", r"times of event E001 are not ascending", "023"),
 }  # fmt: skip

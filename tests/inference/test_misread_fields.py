@@ -45,9 +45,9 @@ def test_missing_codes_divided_by_255_are_rejected(student: sc.Forecaster, rain:
 
 def test_forecasts_may_reach_one(student: sc.Forecaster):
     """A forecast clipped to 1 has the value of encoded value 254, exp((254 - 83.9) / 38.9) kg/m^2."""
-    forecast = np.float32([[[0.123, 0.5, 1.0]]])
+    forecast = np.array([[[0.123, 0.5, 1.0]]], np.float32)
     assert student.to_physical(forecast)[0, 0, 2] == pytest.approx(79.26, abs=0.01)
-    observed = np.uint8([[[31, 128, 254]]])
+    observed = np.array([[[31, 128, 254]]], np.uint8)
     assert sc.score(observed, forecast, protocol="sevir-global")["coverage"] == 1
 
 

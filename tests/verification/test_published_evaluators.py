@@ -59,7 +59,10 @@ def test_merged_batches(golden):
 
 def test_exact_comparison_changes_only_csi_219(golden):
     answers, target, prediction = golden
-    exact = score(target, prediction, protocol="sevir-global")
+    # Target pixels of 1.0 are 255 / 255, which is missing in this protocol and valid in the published evaluator.
+    with pytest.raises(ValueError, match="float observations contain 1 = 255 / 255"):
+        score(target, prediction, protocol="sevir-global")
+    exact = score(target, prediction, protocol=dataclasses.replace(PROTOCOLS["sevir-global"], missing=None))
     assert exact["csi/219"] == pytest.approx(0.42243, abs=5e-6)
     for label in LABELS[:-1]:
         assert exact[f"csi/{label}"] == pytest.approx(answers["0"][label]["csi"], abs=2e-6)

@@ -164,8 +164,8 @@ def _choose(
 ) -> np.ndarray:
     """Return the rows of the events of a split, sorted by id (as ``archive_catalog.choose_events``)."""
     chosen = np.ones(len(index), bool) if split == "all" else index.split == SPLITS.index(split)
-    if max_percent_missing is not None:
-        chosen &= index.percent_missing <= max_percent_missing  # false for NaN (unknown)
+    if max_percent_missing is not None and max_percent_missing < 100:  # a limit of 100 keeps NaN (unknown) too
+        chosen &= index.percent_missing <= max_percent_missing
     if file_names is not None:
         chosen &= np.isin(index.file, [number for number, name in enumerate(manifest.files) if name in file_names])
     rows = np.flatnonzero(chosen)
