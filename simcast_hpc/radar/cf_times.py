@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # Reference times of forecasts are no times of the field.
 _OTHER_NAMES = {"forecast_reference_time", "forecast_period"}
 _NAMES = ("valid_time", "time")
+_START, _END = "start_time", "valid_time"  # of the interval in Rainfields files
 _CALENDARS = {"", "standard", "gregorian", "proleptic_gregorian"}
 # UDUNITS: a number is the offset of the zone from UTC; of the names of zones only those of UTC are units.
 _UNITS = re.compile(
@@ -111,26 +112,43 @@ def _is_named_time(variable: "xr.DataArray") -> bool:
 
 
 def _time(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> "xr.DataArray":
-    """Return the time of a field: a coordinate, or a variable without dimensions.
+    """Return the time of a field: a coordinate, or a variable without dimensions if the field has none.
+
+    A ``start_time`` without bounds is not the time of a field, but the start of its interval.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or there are several that differ.
     """
-    scalars = [name for name, variable in dataset.variables.items() if variable.ndim == 0]
-    named = [
-        dataset[name] for name in dict.fromkeys((*field.dims, *field.coords, *scalars)) if name in dataset.variables
+    # 1. Coordinates of the field, else variables without dimensions
+    linked = {name.rpartition("/")[2] for name in str({**field.encoding, **field.attrs}.get("coordinates", "")).split()}
+    scalars = [str(name) for name, variable in dataset.variables.items() if variable.ndim == 0]
+    candidates = [
+        variable
+        for name in dict.fromkeys((*field.dims, *field.coords, *scalars))
+        if name in dataset.variables
+        and _is_named_time(variable := dataset[name])
+        and not (name == _START and name not in field.dims and _bounds_name(variable) not in dataset.variables)
     ]
-    named = [variable for variable in named if _is_named_time(variable)]
-    # A standard name is more certain than a name.
-    named.sort(key=lambda variable: variable.attrs.get("standard_name") != "time")
-    if named:
-        return next((variable for variable in named if _is_since(variable)), named[0])
-    raise DataError(f"{path}: {field.name} has no time coordinate; the file must contain the time of the field")
+    coordinates = [one for one in candidates if one.name in field.dims or one.name in linked]
+    candidates = [one for one in coordinates or candidates if _is_since(one)] or candidates
+    if not candidates:
+        raise DataError(f"{path}: {field.name} has no time coordinate; the file must contain the time of the field")
+    # 2. A standard name is more certain than a name.
+    standard = [one for one in candidates if one.attrs.get("standard_name") == "time"]
+    first, *others = sorted(standard or candidates, key=lambda one: (one.name not in field.dims, one.name != _END))
+    moments = _decoded(first, path)
+    for other in others if standard else []:
+        if not np.isin(_decoded(other, path), moments).all():
+            raise DataError(
+                f"{path}: {first.name} and {other.name} of {field.name} both have the standard_name time and differ; "
+                "one time must be that of the field"
+            )
+    return first
 
 
 def _edges(dataset: "xr.Dataset", time: "xr.DataArray", path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Return starts and ends of the intervals, datetime64 ``[T]``; None without them."""
-    name = str(time.attrs.get("bounds", "") or time.encoding.get("bounds", "")).rpartition("/")[2]
+    name = _bounds_name(time)
     if name in dataset.variables:
         bounds = np.atleast_2d(_decoded(dataset[name], path, {**time.encoding, **time.attrs}))
         if bounds.shape != (time.size, 2):
@@ -139,11 +157,15 @@ def _edges(dataset: "xr.Dataset", time: "xr.DataArray", path: Path) -> tuple[np.
                 f"of {time.size}"
             )
         return bounds.min(axis=-1), bounds.max(axis=-1)
-    if time.name == "valid_time" and "start_time" in dataset.variables and _is_since(dataset["start_time"]):
-        starts, ends = _decoded(dataset["start_time"], path), _decoded(time, path)
+    if time.name == _END and _START in dataset.variables and _is_since(dataset[_START]):
+        starts, ends = _decoded(dataset[_START], path), _decoded(time, path)
         if starts.shape == ends.shape:
             return starts, ends
     return None
+
+
+def _bounds_name(time: "xr.DataArray") -> str:
+    return str(time.attrs.get("bounds", "") or time.encoding.get("bounds", "")).rpartition("/")[2]
 
 
 def _datetimes(moments: np.ndarray, field: "xr.DataArray", path: Path) -> list[datetime]:

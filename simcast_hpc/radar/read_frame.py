@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -34,7 +35,12 @@ SUPPORTED_FORMATS = (
     "ODIM HDF5 composites and volumes, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF, CF Zarr"
 )
 _T = TypeVar("_T")
-_HDF5 = b"\x89HDF\r\n\x1a\n"
+_HDF5, _GZIP = b"\x89HDF\r\n\x1a\n", b"\x1f\x8b"
+# First bytes of other compressions.
+_COMPRESSIONS = {
+    b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z",
+    b"\x1f\x9d": "compress", _GZIP: "gzip",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,14 @@ class Format:
     frames: Callable[[Path, FieldChoice], list[RadarFrame]]
     packages: tuple[str, ...]
     has_datasets: bool = False
+    reads_gzip: bool = False
 
 
 _FORMATS = {
     "odim": Format("ODIM HDF5", odim.times, odim.frames, ("pyproj",), True),
     "knmi": Format("KNMI HDF5", knmi.times, knmi.frames, ("pyproj",)),
-    "mrms": Format("MRMS GRIB2", mrms.times, mrms.frames, ("pygrib",)),
-    "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pyproj",)),
+    "mrms": Format("MRMS GRIB2", mrms.times, mrms.frames, ("pygrib",), reads_gzip=True),
+    "fmi": Format("FMI PGM", fmi.times, fmi.frames, ("pyproj",), reads_gzip=True),
     "mch": Format("MeteoSwiss GIF", mch.times, mch.frames, ()),
     "cf": Format("CF netCDF", cf.times, cf.frames, ("xarray", "h5netcdf", "pyproj")),
     "zarr": Format("CF Zarr", cf.times, cf.frames, ("xarray", "zarr", "pyproj")),
@@ -63,7 +70,7 @@ _FORMATS = {
 def frame_times(
     path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None, stop: Stop | None = None
 ) -> list[datetime]:
-    """Return the times of the frames in a file, UTC, without reading its fields.
+    """Return the times of the frames in a file, UTC and ascending, without reading its fields.
 
     The file is read in a child process; see :mod:`reader_process` for its limits.
 
@@ -74,7 +81,8 @@ def frame_times(
         stop: as in :func:`read_frames`.
 
     Raises:
-        DataError: the format is not supported, or the file is damaged, exceeds a limit or contains no time.
+        DataError: the format is not supported, or the file is damaged, exceeds a limit, or contains no time or
+            one time twice.
         ConfigError: a package that the reader needs is not installed.
         ReadingStopped: ``stop`` returned true.
     """
@@ -84,7 +92,7 @@ def frame_times(
 def read_frames(
     path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None, stop: Stop | None = None
 ) -> list[RadarFrame]:
-    """Return the frames of a file, in the order of its times.
+    """Return the frames of a file, in ascending order of their times.
 
     The file is read in a child process; see :mod:`reader_process` for its limits.
 
@@ -96,7 +104,7 @@ def read_frames(
 
     Raises:
         DataError: the format is not supported, the file is damaged or exceeds a limit, or its field contradicts its
-            metadata.
+            metadata, or two fields are of one time.
         ConfigError: a package that the reader needs is not installed.
         ReadingStopped: ``stop`` returned true.
     """
@@ -111,7 +119,7 @@ def frame_times_in_process(
     ``on_start`` is called when the packages of the reader are imported.
     """
     with _uniform_errors(path, choice, on_start) as file_format:
-        return _not_empty(file_format.times(path, choice), path)
+        return _in_order(file_format.times(path, choice), lambda time: time, path)
 
 
 def read_frames_in_process(
@@ -119,13 +127,22 @@ def read_frames_in_process(
 ) -> list[RadarFrame]:
     """Return the frames as :func:`read_frames` does, in this process and without limits."""
     with _uniform_errors(path, choice, on_start) as file_format:
-        return _not_empty(file_format.frames(path, choice), path)
+        return _in_order(file_format.frames(path, choice), lambda frame: frame.time, path)
 
 
-def _not_empty(found: "list[_T]", path: Path) -> "list[_T]":
+def _in_order(found: list[_T], time_of: Callable[[_T], datetime], path: Path) -> list[_T]:
+    """Return times or frames in the order of their times.
+
+    Raises:
+        DataError: there is none, or two are of one time.
+    """
     if not found:
         raise DataError(f"{path} contains no field: its dimension of time has length 0")
-    return found
+    ordered = sorted(found, key=time_of)
+    for one, following in pairwise(map(time_of, ordered)):
+        if one == following:
+            raise DataError(f"{path} contains the time {one:%Y-%m-%d %H:%M:%S} UTC twice; a time must occur once")
+    return ordered
 
 
 def detect_format(path: Path) -> Format:
@@ -140,18 +157,32 @@ def detect_format(path: Path) -> Format:
     try:
         with path.open("rb") as file:
             head = file.read(16)
-        if head.startswith(b"\x1f\x8b"):
+        is_gzipped = head.startswith(_GZIP)
+        if is_gzipped:
             with gzip.open(path) as file:
                 head = file.read(16)
-        if head.startswith(_HDF5):
+        if head.startswith(_HDF5) and not is_gzipped:
             return _FORMATS[_hdf5_format(path)]
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    if head.startswith(b"CDF\x05"):
-        raise DataError(f"{path} is netCDF in the format CDF-5 (64-bit data); `nccopy -k nc4` converts it to netCDF-4")
-    for start, name in ((b"GRIB", "mrms"), (b"P5", "fmi"), (b"GIF8", "mch"), (b"CDF", "cf")):
+    for start, name in ((b"GRIB", "mrms"), (b"P5", "fmi"), (b"GIF8", "mch"), (b"CDF", "cf"), (_HDF5, "")):
         if head.startswith(start):
+            if is_gzipped and not (name and _FORMATS[name].reads_gzip):
+                raise DataError(
+                    f"{path} is {_FORMATS[name].name if name else 'HDF5'} compressed with gzip; only "
+                    f"{' and '.join(one.name for one in _FORMATS.values() if one.reads_gzip)} are read so, others must "
+                    "be decompressed first (gunzip)"
+                )
+            if head.startswith(b"CDF\x05"):
+                raise DataError(
+                    f"{path} is netCDF in the format CDF-5 (64-bit data); `nccopy -k nc4` converts it to netCDF-4"
+                )
             return _FORMATS[name]
+    for start, name in _COMPRESSIONS.items():
+        if head.startswith(start):
+            raise DataError(
+                f"{path} is compressed with {name}{' twice' if start == _GZIP else ''}; decompress it first"
+            )
     content = "is empty" if not head else f"begins with {head[:8]!r}"
     raise DataError(f"{path} {content}; the supported formats are {SUPPORTED_FORMATS}")
 

@@ -80,8 +80,19 @@ def test_time_that_is_scalar_or_not_a_reference_time(tmp_path):
         read_frames(tmp_path / "b.nc")
 
 
-def rainfields(path: Path, values: np.ndarray, minutes: float, **attributes: Any) -> Path:
-    """Write a file of the Bureau of Meteorology: Albers projection in km, packed amounts, two times."""
+def rainfields(
+    path: Path,
+    values: np.ndarray,
+    minutes: float,
+    *,
+    start_is_time: bool = False,
+    end: str = "valid_time",
+    **attributes: Any,
+) -> Path:
+    """Write a file of the Bureau of Meteorology: Albers projection in km, packed amounts, two times.
+
+    ``start_is_time`` gives the start the standard name of time, and ``end`` is the name of the end, none if empty.
+    """
     import netCDF4
 
     with netCDF4.Dataset(path, "w") as file:
@@ -100,8 +111,12 @@ def rainfields(path: Path, values: np.ndarray, minutes: float, **attributes: Any
             axis = file.createVariable(name, "f4", (name,))
             axis.units = "km"
             axis[:] = first + step * np.arange(len(file.dimensions[name]))
-        end = int(START.timestamp())
-        for name, moment, standard in (("valid_time", end, "time"), ("start_time", end - 60 * minutes, "")):
+        last = int(START.timestamp())
+        start = ("start_time", last - 60 * minutes, "time" if start_is_time else "")
+        # The start comes first, as in the files of the Bureau.
+        for name, moment, standard in (start, (end, last, "time")):
+            if not name:
+                continue
             time = file.createVariable(name, "i4")
             time.units = "seconds since 1970-01-01 00:00:00 UTC"
             if standard:
@@ -127,6 +142,37 @@ def test_rainfields_of_the_bureau_of_meteorology(tmp_path):
     np.testing.assert_allclose(rate.values, values, rtol=1e-6)
     with pytest.raises(DataError, match=r"c\.nc: .*interval"):
         read_frames(rainfields(tmp_path / "c.nc", values, 0.0))
+
+
+@pytest.mark.parametrize("over", [{}, {"coordinates": "start_time valid_time"}])
+def test_start_time_with_the_standard_name_of_time_is_the_start(tmp_path, over):
+    values = np.array([[0.0, 0.5, np.nan], [1.0, 2.0, 30.0]])
+    (amount,) = read_frames(rainfields(tmp_path / "a.nc", values, 5.0, start_is_time=True, **over))
+    assert (amount.start, amount.time) == (START - timedelta(minutes=5), START) and frame_times(amount.path) == [START]
+    np.testing.assert_allclose(amount.values, values * 12, rtol=1e-6)  # 60 minutes / 5 minutes
+    rate = {"units": "mm/h", "standard_name": "rainfall_rate"}
+    (frame,) = read_frames(rainfields(tmp_path / "b.nc", values, 5.0, start_is_time=True, **rate, **over))
+    assert frame.time == START and frame_times(frame.path) == [START]
+
+
+def test_several_times_of_a_field_that_differ_are_an_error(tmp_path):
+    values, rate = np.array([[0.0, 0.5], [1.0, 2.0]]), {"units": "mm/h", "standard_name": "rainfall_rate"}
+    # A start alone does not state the time of the field.
+    with pytest.raises(DataError, match=r"a\.nc: precipitation has no time coordinate"):
+        read_frames(rainfields(tmp_path / "a.nc", values, 5.0, start_is_time=True, end="", **rate))
+    (frame,) = read_frames(rainfields(tmp_path / "b.nc", values, 5.0, start_is_time=True, end="time", **rate))
+    assert frame.time == START
+    dataset = cf_dataset()
+    for name, minutes, message in (("scan_end", 5, r"time and scan_end of rain both have"), ("same", 0, "")):
+        moment = dataset.time.values[0] + np.timedelta64(minutes, "m")
+        two = dataset.assign_coords({name: ((), moment, {"standard_name": "time"})})
+        two["time"].attrs["standard_name"] = "time"
+        two.to_netcdf(tmp_path / f"{name}.nc", engine="h5netcdf")
+        if message:
+            with pytest.raises(DataError, match=rf"{name}\.nc: {message} the standard_name time and differ"):
+                read_frames(tmp_path / f"{name}.nc")
+        else:
+            assert frame_times(tmp_path / f"{name}.nc") == [START]
 
 
 def test_ancillary_variables_and_flags_are_not_the_field(tmp_path):
@@ -184,5 +230,5 @@ def test_a_declared_size_far_above_the_file_is_rejected(tmp_path):
         field = file.createVariable("rain", "f4", ("time", "y", "x"), chunksizes=(1, 100, 100))
         field.units = "mm h-1"
     assert (tmp_path / "a.nc").stat().st_size < 10**6
-    with pytest.raises(DataError, match=r"a\.nc: /rain declares 1600000000 bytes \(shape \[1, 20000, 20000\]\)"):
+    with pytest.raises(DataError, match=r"a\.nc: /rain declares 1600000000 bytes .*\(shape \[1, 20000, 20000\]\)"):
         read_frames(tmp_path / "a.nc")

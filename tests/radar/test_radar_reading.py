@@ -1,18 +1,23 @@
 """Readers on synthetic radar files: format detection by content, values and grids, and errors that name the file."""
 
+import bz2
 import gzip
+import lzma
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pyproj
 import pytest
+import xarray as xr
 
 from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.radar import RadarFrame, RadarGrid, frame_times, read_frames
 from simcast_hpc.radar.radar_frame import FieldChoice
-from simcast_hpc.radar.read_frame import read_frames_in_process
+from simcast_hpc.radar.read_frame import frame_times_in_process, read_frames_in_process
+from tests.radar.grib_files import grib_message
 from tests.radar.radar_files import LAEA, START, moment, write_cf, write_odim, write_volume
+from tests.radar.test_cf_reading import cf_dataset
 
 FIELD = np.array([[np.nan, -np.inf, -30.0, -12.5], [7.0, 31.5, 60.0, 0.0], [-np.inf, np.nan, 1.5, 2.0]])
 
@@ -198,3 +203,78 @@ def test_grid_difference_ignores_rounding():
     assert not one.difference(RadarGrid(LAEA, 1e-4, -1e-4, 1000.0000001, 1000.0, 8, 8))
     assert "left 0 instead of 1000" in one.difference(RadarGrid(LAEA, 1000.0, 0.0, 1000.0, 1000.0, 8, 8))
     assert "8 x 8 pixels instead of 8 x 9" in one.difference(RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 8, 9))
+
+
+@pytest.mark.parametrize("minutes", [(5, 0), (0, 10, 5)])
+@pytest.mark.parametrize("form", ["netCDF", "Zarr", "GRIB"])
+def test_frames_are_in_ascending_order_of_their_times(tmp_path, form, minutes):
+    path = tmp_path / "a"
+    write_minutes(path, form, minutes)
+    frames = read_frames(path)
+    ascending = sorted(minutes)
+    assert [(frame.time - START).total_seconds() / 60 for frame in frames] == ascending
+    assert [frame.values[0, 0] for frame in frames] == [1.0 + minute for minute in ascending]
+    assert frame_times(path) == [frame.time for frame in frames]
+
+
+@pytest.mark.parametrize("form", ["netCDF", "Zarr", "GRIB"])
+def test_a_time_that_occurs_twice_is_an_error(tmp_path, form):
+    write_minutes(tmp_path / "a", form, (5, 0, 5))
+    for read in (read_frames, frame_times):
+        with pytest.raises(DataError, match=r"a contains the time 2024-11-26 01:05:00 UTC twice"):
+            read(tmp_path / "a")
+
+
+def write_minutes(path: Path, form: str, minutes: tuple[int, ...]) -> None:
+    """Write fields of 1 mm/h plus 1 per minute after START, in the given order."""
+    fields = [np.full((2, 3), 1.0 + minute) for minute in minutes]
+    if form == "GRIB":
+        pytest.importorskip("pygrib")
+        times = [(2024, 11, 26, 1, minute, 0) for minute in minutes]
+        path.write_bytes(b"".join(grib_message(values, time=at) for values, at in zip(fields, times, strict=True)))
+        return
+    dataset = xr.concat([cf_dataset(values) for values in fields], "time")
+    start = np.datetime64(START.replace(tzinfo=None), "s")
+    dataset["time"] = ("time", start + np.array(minutes, "timedelta64[m]"), {"standard_name": "time"})
+    if form == "Zarr":
+        dataset.to_zarr(path, consolidated=False)
+    else:
+        dataset.to_netcdf(path, engine="h5netcdf")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            gzip.compress(b"\x89HDF\r\n\x1a\n" + bytes(100)),
+            "is HDF5 compressed with gzip; only MRMS GRIB2 and FMI PGM are",
+        ),
+        (
+            gzip.compress(b"CDF\x01" + bytes(100)),
+            r"is CF netCDF compressed with gzip; .* decompressed first \(gunzip\)",
+        ),
+        (gzip.compress(b"CDF\x05" + bytes(100)), "is CF netCDF compressed with gzip"),
+        (gzip.compress(b"GIF89a" + bytes(100)), "is MeteoSwiss GIF compressed with gzip"),
+        (gzip.compress(gzip.compress(b"GRIB")), "is compressed with gzip twice; decompress it first"),
+        (bz2.compress(b"GRIB"), "is compressed with bzip2; decompress it first"),
+        (lzma.compress(b"GRIB"), "is compressed with xz; decompress it first"),
+        (gzip.compress(b""), "is empty"),
+    ],
+    ids=["hdf5", "netcdf", "cdf5", "gif", "twice", "bzip2", "xz", "empty"],
+)
+def test_compressed_files_state_what_to_do(tmp_path, content, message):
+    (tmp_path / "a.gz").write_bytes(content)
+    for read in (read_frames_in_process, frame_times_in_process):
+        with pytest.raises(DataError, match=rf"a\.gz {message}"):
+            read(tmp_path / "a.gz", FieldChoice("mm/h"))
+
+
+def test_gzipped_hdf5_of_every_writer_states_what_to_do(tmp_path):
+    for write in (
+        lambda path: write_odim(path, FIELD, START),
+        lambda path: write_cf(path, np.ones((1, 3, 4), np.float32), [START]),
+    ):
+        plain = write(tmp_path / "plain")
+        (tmp_path / "a.h5.gz").write_bytes(gzip.compress(plain.read_bytes()))
+        with pytest.raises(DataError, match=r"a\.h5\.gz is HDF5 compressed with gzip"):
+            read_frames(tmp_path / "a.h5.gz")
