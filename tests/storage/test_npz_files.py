@@ -3,8 +3,11 @@
 import io
 import pickle
 import random
+import struct
 import time
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +36,46 @@ def _pickled() -> bytes:
     return _header("|O", (1,)) + pickle.dumps(np.array([print], object))
 
 
+def _overlapping(path: Path, names: tuple[bytes, bytes]) -> None:
+    """Write two members that share the bytes of the second one, which the first one contains as it is stored."""
+
+    def local(name: bytes, content: bytes, stored: bytes) -> tuple[bytes, bytes]:
+        facts = struct.pack("<3I2H", zlib.crc32(content), len(stored), len(content), len(name), 0)
+        return struct.pack("<4s5H", b"PK\3\4", 20, 0, 8, 0, 33) + facts + name, facts
+
+    def block(content: bytes) -> bytes:  # of deflate, without compression
+        return struct.pack("<BHH", 0, len(content), len(content) ^ 0xFFFF) + content
+
+    inner = _header("|u1", (2**20,)) + bytes(2**20)
+    packed = zlib.compress(inner, wbits=-15)
+    second, second_facts = local(names[1], inner, packed)
+    head = _header("|u1", (len(second) + len(inner),))
+    quoted = block(head) + block(second)
+    first, first_facts = local(names[0], head + second + inner, quoted + packed)
+    content = first + quoted + packed
+    table = b"".join(
+        struct.pack("<4s6H", b"PK\1\2", 20, 20, 0, 8, 0, 33) + facts + struct.pack("<3H2I", 0, 0, 0, 0, offset) + name
+        for facts, offset, name in (
+            (first_facts, 0, names[0]), (second_facts, len(first + quoted) - len(second), names[1])
+        )
+    )  # fmt: skip
+    path.write_bytes(content + table + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 2, 2, len(table), len(content), 0))
+
+
+def _repeated(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            file.writestr("forecast.npy", _header("|u1", (9,)) + bytes(9))
+
+
 HOSTILE = {
     "declared size": lambda path: _zip(path, _header("|u1", (2**40,)) + bytes(9)),
     "many axes": lambda path: _zip(path, _header("<f8", (2**20, 2**20, 2**20)) + bytes(9)),
     "negative": lambda path: _zip(path, _header("|u1", (-1,))),
+    "overlap": lambda path: _overlapping(path, (b"a.npy", b"b.npy")),
+    "repeated": _repeated,
+    "no item size": lambda path: _zip(path, _header("|V0", (2**60,))),
     "objects": lambda path: _zip(path, _pickled()),
     "header": lambda path: _zip(path, b"\x93NUMPY\x01\x00\x10\x00" + b"[" * 16),
     "text": lambda path: _zip(path, b"hello"),
@@ -74,6 +113,14 @@ def test_a_bomb_is_an_error_before_it_expands(tmp_path):
     path.write_bytes(content.replace(size.to_bytes(4, "little"), (2**31).to_bytes(4, "little")))
     with pytest.raises(DataError, match="declares 2147483648 bytes, stored in"):
         load_npz(path, error=DataError, what="the file")
+
+
+def test_members_that_share_bytes_are_rejected(tmp_path):
+    _overlapping(tmp_path / "a.npz", (b"a.npy", b"b.npy"))
+    with zipfile.ZipFile(tmp_path / "a.npz") as file:  # the standard library reads 2 MiB from 1 kB
+        assert [len(file.read(name)) for name in ("a.npy", "b.npy")] == [128 + 35 + 128 + 2**20, 128 + 2**20]
+    with pytest.raises(DataError, match="'a.npy' overlaps another member"):
+        load_npz(tmp_path / "a.npz", error=DataError, what="the file")
 
 
 def test_arrays_of_every_dtype_and_layout_are_read_exactly(tmp_path):

@@ -19,6 +19,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.raw_layouts import MeteoNetLayout
+from simcast_hpc.storage.zip_members import check_members
 
 from .meteonet_dates import LARGEST_PICKLE, read_dates
 
@@ -27,7 +28,6 @@ MOST_FRAMES = 11 * 288 + 32  # a file contains at most 11 days
 _LARGEST_SIDE = 4096
 _LARGEST_TAR_MEMBER = 2**29  # read into memory; the published files have about 10 MB
 _MOST_TAR_MEMBERS = 20_000
-_PLAIN_ZIP = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others expand without bound in one call
 
 
 class WrongTypeError(DataError):
@@ -82,8 +82,7 @@ class MeteoNetFile:
     def _open(self, member: str) -> Iterator[IO[bytes]]:
         try:
             with zipfile.ZipFile(self._bytes()) as file:
-                if file.getinfo(f"{member}.npy").compress_type not in _PLAIN_ZIP:
-                    raise DataError(f"{self.path}: array {member!r} has another compression than deflate")
+                check_members(file)
                 with file.open(f"{member}.npy") as stream:
                     yield stream
         except KeyError as error:
