@@ -1,13 +1,11 @@
 """Convert published weights into a finished run directory that can be evaluated and forecast with."""
 
 import json
-import pickle
-import re
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,6 +15,8 @@ from simcast_hpc.models.published_weights import ForecasterSpec, forecaster_spec
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_tensors, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
+
+from .torch_file import OtherObjectsError, StoredTensor, TorchFile
 
 
 def convert_weights(
@@ -28,8 +28,8 @@ def convert_weights(
 
     Args:
         architecture: ``earthformer`` or ``simvp``.
-        file: ``.safetensors``, or a file for ``torch.load(weights_only=True)``: a state dict, or a checkpoint with a
-            state dict under the key ``state_dict``.
+        file: ``.safetensors``, or a file of ``torch.save`` (PyTorch >= 1.6): a state dict, or a checkpoint with a state
+            dict under the key ``state_dict``.
         out: a directory that does not exist.
         config: the public project's configuration of these weights.
         dataset: name of the built-in description of the data that the model forecasts, or path of a description.
@@ -72,34 +72,39 @@ def read_state_dict(file: Path, *, prefix: str = "") -> dict[str, Tensor]:
     try:
         with file.open("rb"):
             pass
-        content: Any = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except OSError:
+        content = load_file(file) if file.suffix == ".safetensors" else _torch_file(file)
+    except (OSError, ConfigError):
         raise
-    except pickle.UnpicklingError as error:  # torch's own message advises to load the file unsafely
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    except OtherObjectsError as error:
         raise ConfigError(
-            f"{file} is damaged or contains other objects than tensors{f' ({found[1]})' if found else ''}, which could "
-            "run code and are not loaded; ask for the weights as safetensors or as a plain state dict"
+            f"{file} contains other objects than tensors ({error}), which could run code and are not loaded; ask for "
+            "the weights as safetensors or as a plain state dict"
         ) from error
-    except Exception as error:  # a damaged file fails anywhere in torch or safetensors
+    except Exception as error:  # a damaged file fails anywhere in zipfile, torch or safetensors
         text = str(error).split("\n")[0]
-        reason = type(error).__name__ if "weights_only" in text else f"{type(error).__name__}: {text[:200]}"
-        raise ConfigError(f"{file} is damaged or not a file of weights ({reason})") from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ConfigError(f"{file} contains an object of type {type(content).__name__} instead of a state dict")
-    for key, value in content.items():
-        if not isinstance(value, Tensor):
-            raise ConfigError(f"{file}: {key!r} has type {type(value).__name__}; a state dict maps names to tensors")
+        raise ConfigError(
+            f"{file} is damaged or not a file of weights ({type(error).__name__}: {text[:200]})"
+        ) from error
     state = {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
     if not state:
         raise ConfigError(f"{file}: no key begins with {prefix!r}; the first key is {next(iter(content), None)!r}")
     return state
+
+
+def _torch_file(file: Path) -> dict[str, Tensor]:
+    """Return the state dict of a file of ``torch.save``; other parts of a checkpoint are not loaded."""
+    with closing(TorchFile(file)) as stored:
+        content = stored.content
+        if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+            content = content["state_dict"]
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"{file} contains an object of type {type(content).__name__} instead of a state dict")
+        for key, value in content.items():
+            if not (isinstance(key, str) and isinstance(value, StoredTensor)):
+                raise ConfigError(
+                    f"{file}: {key!r} has type {type(value).__name__}; a state dict maps names to tensors"
+                )
+        return {key: stored.load(value) for key, value in content.items()}
 
 
 def _run_config(spec: ForecasterSpec, out: Path, *, dataset: str) -> TrainConfig:

@@ -14,7 +14,8 @@ def check_members(file: zipfile.ZipFile) -> None:
     Members that share bytes would let a file of kilobytes expand to terabytes, although each of them is plausible.
 
     Raises:
-        ValueError: a member is repeated, overlaps another one, or declares more bytes than deflate can store in it.
+        ValueError: a member is repeated, overlaps another one, lies outside of the file, or declares more bytes than
+            deflate can store in it.
     """
     members, end = sorted(file.infolist(), key=lambda member: member.header_offset, reverse=True), file.start_dir
     names: set[str] = set()
@@ -28,6 +29,8 @@ def check_members(file: zipfile.ZipFile) -> None:
         if member.filename in names:
             raise ValueError(f"{member.filename!r} occurs twice")
         names.add(member.filename)
+        if member.header_offset < 0:
+            raise ValueError(f"{member.filename!r} is not within the file")
         if member.header_offset + _LOCAL_HEADER + len(member.orig_filename) + member.compress_size > end:
             raise ValueError(f"{member.filename!r} overlaps another member")
         end = member.header_offset

@@ -108,6 +108,8 @@ def break_weights(case: str, file: Path) -> None:
         torch.save({f"net.{key}": tensor for key, tensor in weights.items()}, file)
     elif case == "integers":
         torch.save({**weights, "dec_final_proj.weight": torch.zeros(1, 4, dtype=torch.int8)}, file)
+    elif case == "objects":
+        torch.save({"weights": Dangerous(file.parent / "made")}, file)
     elif case == "pickle":
         with file.open("wb") as stream:
             pickle.dump({"weights": Dangerous(file.parent / "made")}, stream, protocol=2)
@@ -133,9 +135,10 @@ def break_weights(case: str, file: Path) -> None:
         ("prefix", r"every key starts with 'net\.', which a training wrapper added; remove"),
         ("integers", r"dec_final_proj\.weight of the state dict has dtype torch\.int8; weights must"),
         (
-            "pickle",
-            r"earthformer\.pt is damaged or contains other objects than tensors \(getattr\), which could run code",
+            "objects",
+            r"earthformer\.pt contains other objects than tensors \(\w+\.getattr\)",
         ),
+        ("pickle", r"earthformer\.pt is damaged.*not a zip file as torch\.save has written since PyTorch 1\.6"),
         ("list", r"contains an object of type list instead of a state dict"),
         ("number", r"'epoch' has type int; a state dict maps names to tensors"),
         ("cut", r"earthformer\.pt is damaged or"),

@@ -119,7 +119,7 @@ def test_members_that_share_bytes_are_rejected(tmp_path):
     _overlapping(tmp_path / "a.npz", (b"a.npy", b"b.npy"))
     with zipfile.ZipFile(tmp_path / "a.npz") as file:  # the standard library reads 2 MiB from 1 kB
         assert [len(file.read(name)) for name in ("a.npy", "b.npy")] == [128 + 35 + 128 + 2**20, 128 + 2**20]
-    with pytest.raises(DataError, match="'a.npy' overlaps another member"):
+    with pytest.raises(DataError, match=r"'a\.npy' overlaps another member"):
         load_npz(tmp_path / "a.npz", error=DataError, what="the file")
 
 
