@@ -20,12 +20,7 @@ def check_members(file: zipfile.ZipFile) -> None:
     members, end = sorted(file.infolist(), key=lambda member: member.header_offset, reverse=True), file.start_dir
     names: set[str] = set()
     for member in members:
-        if member.compress_type not in _PLAIN:
-            raise ValueError(f"{member.filename!r} has another compression than deflate")
-        ratio = 1 if member.compress_type == zipfile.ZIP_STORED else _LARGEST_RATIO
-        spare = 0 if member.compress_type == zipfile.ZIP_STORED else _SPARE_BYTES
-        if member.file_size > ratio * member.compress_size + spare:
-            raise ValueError(f"{member.filename!r} declares {member.file_size} bytes, stored in {member.compress_size}")
+        _check_size(member)
         if member.filename in names:
             raise ValueError(f"{member.filename!r} occurs twice")
         names.add(member.filename)
@@ -34,3 +29,13 @@ def check_members(file: zipfile.ZipFile) -> None:
         if member.header_offset + _LOCAL_HEADER + len(member.orig_filename) + member.compress_size > end:
             raise ValueError(f"{member.filename!r} overlaps another member")
         end = member.header_offset
+
+
+def _check_size(member: zipfile.ZipInfo) -> None:
+    if member.compress_type not in _PLAIN:
+        raise ValueError(f"{member.filename!r} has another compression than deflate")
+    largest = member.compress_size
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        largest = _LARGEST_RATIO * largest + _SPARE_BYTES
+    if member.file_size > largest:
+        raise ValueError(f"{member.filename!r} declares {member.file_size} bytes, stored in {member.compress_size}")
