@@ -1,10 +1,12 @@
 """Small archives, shards and forecasts that declare huge or odd arrays: our error, before memory is allocated."""
 
 import resource
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 
@@ -174,3 +176,25 @@ def test_forecasts(tmp_path, change, says):
     else:
         with pytest.raises(DataError, match=says):
             file_entry("x", path)
+
+
+def test_a_chunk_that_is_stored_in_more_bytes_than_it_has_is_rejected(tmp_path):
+    root = make_archive(tmp_path / "archive", random_codes(1, 5))
+    with h5py.File(root / "data" / FILE, "r+") as file:
+        del file["vil"]
+        stored = file.create_dataset("vil", (1, 16, 16, 5), "u1", chunks=(1, 16, 16, 5), compression="gzip")
+        stored.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(8 << 20)))  # 8 kB for a chunk of 1280 bytes
+    with pytest.raises(DataError, match=r"/vil stores 81\d\d bytes in a chunk of 1280 bytes"):
+        open_archive(root)
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "gzip"}, hdf5plugin.LZ4(), hdf5plugin.Zstd(), {"fletcher32": True}]
+)
+def test_chunks_that_cannot_be_compressed_are_read(tmp_path, options):
+    root = make_archive(tmp_path / "archive", random_codes(1, 5))
+    codes = np.random.default_rng(1).integers(0, 255, (1, 64, 64, 5), np.uint8)
+    with h5py.File(root / "data" / FILE, "r+") as file:
+        del file["vil"]
+        file.create_dataset("vil", data=codes, chunks=(1, 1, 16, 5), **options)
+    assert np.array_equal(open_archive(root).read(0), np.moveaxis(codes[0], -1, 0))

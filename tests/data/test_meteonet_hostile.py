@@ -228,3 +228,43 @@ def test_damaged_tar_files_are_errors(tmp_path, content):
     (tmp_path / "a.tar.gz").write_bytes(content)
     with pytest.raises(DataError):
         find_files(tmp_path, LAYOUT)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("kind", [b"L", b"K", b"x", b"g", b"X"])
+def test_large_headers_of_tar_files_are_not_read(tmp_path, kind, mode):
+    _tar(tmp_path / "a.tar", mode, _member("x", 2**20, kind), _member(NAME))
+    with pytest.raises(DataError, match="a header of 1048576 bytes; at most 65536 are read"):
+        find_files(tmp_path, LAYOUT)
+
+
+def test_names_of_200_characters_in_tar_files_are_read(tmp_path):
+    for form in (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        with tarfile.open(tmp_path / "a.tar", "w", format=form) as tar:
+            tar.addfile(_member("d" * 200 + f"/{NAME}"))
+        assert len(find_files(tmp_path, LAYOUT)) == 1
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_a_later_link_of_the_same_name_in_a_tar_file_is_not_followed(tmp_path, kind):
+    _zip(tmp_path / "good.npz", dates=DATES)
+    content = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "good.npz").unlink()
+    link = _member(NAME, 0, kind)
+    link.linkname = "big"
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(_member("big", 1000), io.BytesIO(bytes(1000)))
+        tar.addfile(_member(NAME, len(content)), io.BytesIO(content))
+        tar.addfile(link)
+    (file,) = find_files(tmp_path, LAYOUT)
+    assert [date.replace(tzinfo=None) for date in file.read_dates()] == TIMES
+
+
+def test_sparse_and_other_compressed_tar_files_are_errors(tmp_path):
+    header = _member("big", 0, tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT)
+    (tmp_path / "a.tar").write_bytes(header + bytes(1024))
+    with pytest.raises(DataError, match="big is a sparse file"):
+        find_files(tmp_path, LAYOUT)
+    _tar(tmp_path / "a.tar", "w:xz", _member(NAME))
+    with pytest.raises(DataError, match="not a tar file"):
+        find_files(tmp_path, LAYOUT)

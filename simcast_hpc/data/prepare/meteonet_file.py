@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import numpy as np
 
@@ -28,6 +28,10 @@ MOST_FRAMES = 11 * 288 + 32  # a file contains at most 11 days
 _LARGEST_SIDE = 4096
 _LARGEST_TAR_MEMBER = 2**29  # read into memory; the published files have about 10 MB
 _MOST_TAR_MEMBERS = 20_000
+_EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+_LARGEST_EXTENSION = 2**16
 
 
 class WrongTypeError(DataError):
@@ -97,10 +101,43 @@ class MeteoNetFile:
     def _bytes(self) -> Any:
         if self.archive is None:
             return self.path
-        with tarfile.open(self.archive) as tar:
-            stored = tar.extractfile(self.name)
-            assert stored is not None
-            return io.BytesIO(stored.read())
+        with _open_tar(self.archive) as tar:
+            for member in tar:
+                # A later link or sparse file of the same name is not the member that was checked.
+                if member.name == self.name and member.size == self.size and _is_plain(member):
+                    stored = tar.extractfile(member)
+                    assert stored is not None
+                    return io.BytesIO(stored.read())
+        raise DataError(f"{self.archive} has changed: it does not contain {self.name}")
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose long names and extended headers, which are read into memory, have a limit."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return the member of a header of 512 bytes.
+
+        Raises:
+            TarError: its header continues in a large or sparse member.
+        """
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _EXTENSIONS and not 0 <= member.size <= _LARGEST_EXTENSION:
+            raise tarfile.ReadError(f"a header of {member.size} bytes; at most {_LARGEST_EXTENSION} are read")
+        if member.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError(f"{member.name} is a sparse file, which MeteoNet has not")
+        return member
+
+
+def _open_tar(path: Path) -> tarfile.TarFile:
+    """Open a tar file, plain or with gzip; the others expand without bound in one call."""
+    with path.open("rb") as file:
+        is_gzip = file.read(2) == b"\x1f\x8b"
+    return tarfile.open(path, "r:gz" if is_gzip else "r:", tarinfo=_Member)
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    return member.isfile() and not member.issparse()
 
 
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
@@ -139,7 +176,7 @@ def find_files(root: Path, layout: MeteoNetLayout) -> list[MeteoNetFile]:
 
 def _members(path: Path, pattern: re.Pattern[str]) -> list[MeteoNetFile]:
     try:
-        with tarfile.open(path) as tar:
+        with _open_tar(path) as tar:
             files = []
             for number, member in enumerate(tar):
                 if number == _MOST_TAR_MEMBERS:
@@ -147,7 +184,7 @@ def _members(path: Path, pattern: re.Pattern[str]) -> list[MeteoNetFile]:
                 name = Path(member.name).name
                 if not (member.isfile() and pattern.fullmatch(name)):
                     continue
-                if member.issparse() or member.size > _LARGEST_TAR_MEMBER:
+                if not _is_plain(member) or member.size > _LARGEST_TAR_MEMBER:
                     raise DataError(f"{path}: {name} has {member.size} bytes; at most {_LARGEST_TAR_MEMBER} are read")
                 files.append(MeteoNetFile(path / name, path, member.name, member.size))
             return files
