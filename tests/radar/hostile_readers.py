@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def flood():
 
 
 def enlarge():
-    return [frame() for _ in range(3)]
+    return [replace(frame(), time=START + timedelta(minutes=number)) for number in range(3)]
 
 
 def frame(values: np.ndarray | None = None) -> RadarFrame:
