@@ -1,6 +1,5 @@
 """Grids of CF files: axes of map coordinates or longitude and latitude, and the projection of their grid mapping."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
-from .projection_text import check_projection
+from .cf_mapping import in_meters, read_mapping
 from .radar_frame import RadarGrid
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ _LENGTH = {"m": 1.0, "metre": 1.0, "meter": 1.0, "metres": 1.0, "meters": 1.0, "
 _LENGTH |= dict.fromkeys(("kilometre", "kilometer", "kilometres", "kilometers"), 1000.0)
 # Names of map coordinates in meters or km that have no standard name, as Rainfields writes them.
 _NAMES = {"y": {"y", "northing"}, "x": {"x", "easting"}}
-_HEIGHTS = {"geoid_name", "geopotential_datum_name", "geoid_model"}
 _WGS84 = "+proj=longlat +datum=WGS84 +no_defs"
 
 
@@ -78,7 +76,7 @@ def read_grid(
     """
     units = [_units(dataset, name) for name in (rows, columns)]
     # 1. Projection, and scale of the axes
-    crs, projection = _mapping(dataset, field, (rows, columns), path)
+    crs, projection = read_mapping(dataset, field, (rows, columns), _LENGTH.get(units[1], 1.0), path)
     is_degree = [
         _is_degree(unit, axis, f"{path}: {name}") for unit, axis, name in zip(units, "yx", (rows, columns), strict=True)
     ]
@@ -102,7 +100,7 @@ def read_grid(
             raise DataError(f"{path}: {field.name} has no grid_mapping; the file must contain a projection")
         if not crs.is_projected and "+proj=" not in projection:
             raise DataError(f"{path}: the map coordinates are in {units[0]}, but the grid mapping is {crs.type_name}")
-        projection = _in_meters(crs, projection)
+        projection = in_meters(crs, projection)
     # 2. Axes to the east and to the south
     x, y = (_regular(dataset.coords[name], path, wraps=all(is_degree)) for name in (columns, rows))
     if all(is_degree) and not (np.abs(x) <= 360.0 + abs(x[1] - x[0])).all():
@@ -151,47 +149,6 @@ def _units(dataset: "xr.Dataset", name: Any) -> str:
     return str(dataset.coords[name].attrs.get("units", "")).strip().lower()
 
 
-def _mapping(
-    dataset: "xr.Dataset", field: "xr.DataArray", axes: tuple[str, str], path: Path
-) -> "tuple[pyproj.CRS | None, str]":
-    """Return the CRS of the grid mapping and its PROJ string or WKT; None and an empty string without one."""
-    import pyproj
-
-    text = str(field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping") or "")
-    if not text.strip():
-        return None, ""
-    name = (mapping_name(text, axes) or "").rpartition("/")[2]  # a path, if variables are in groups
-    if name not in dataset.variables:
-        raise DataError(f"{path}: the grid_mapping {text!r} of {field.name} names no variable of the file for {axes}")
-    attributes = dict(dataset[name].attrs)
-    for key in ("proj4", "proj4_params", "proj4text"):
-        if key in attributes:
-            projection = check_projection(str(attributes[key]), path, field=f"{name}:{key}")
-            return pyproj.CRS.from_user_input(projection), projection
-    for key in {"crs_wkt", "spatial_ref"} & set(attributes):
-        attributes[key] = check_projection(str(attributes[key]), path, field=f"{name}:{key}")
-    for key in _HEIGHTS & set(attributes):  # names a grid of the geoid
-        del attributes[key]
-    if "grid_mapping_name" in attributes and not {"crs_wkt", "spatial_ref"} & set(attributes):
-        # CF gives these in the unit of the axes, and pyproj reads them in meters.
-        scale = _LENGTH.get(_units(dataset, axes[1]), 1.0)
-        for key in ("false_easting", "false_northing"):
-            if key in attributes:
-                attributes[key] = float(np.asarray(attributes[key]).item()) * scale
-    crs = pyproj.CRS.from_cf(attributes)
-    return crs, crs.to_wkt()
-
-
-def mapping_name(text: str, axes: tuple[str, str]) -> str | None:
-    """Return the grid mapping for ``axes`` from ``crs`` or the extended form ``crs: x y other: lat lon``."""
-    if ":" not in text:
-        return text.strip()
-    parts = re.findall(r"(\S+?)\s*:((?:\s+[^\s:]+(?!\S*\s*:))*)", text)
-    matching = [name for name, coordinates in parts if set(axes) <= set(coordinates.split())]
-    # Names without coordinates apply to all.
-    return next(iter(matching or [name for name, coordinates in parts if not coordinates.split()]), None)
-
-
 def _geographic(crs: "pyproj.CRS | None", field: "xr.DataArray", units: list[str], path: Path) -> str:
     """Return the projection of axes in degrees; WGS 84 without a grid mapping."""
     if crs is None:
@@ -237,21 +194,6 @@ def _rotated(crs: "pyproj.CRS", path: Path) -> str:
     if not (difference < 1e-6).all():
         raise DataError(f"{path}: the rotated pole of the grid mapping {attributes} is not supported")
     return projection + " +no_defs +type=crs"
-
-
-def _in_meters(crs: "pyproj.CRS", projection: str) -> str:
-    """Return a projection with coordinates in meters. The false origin of PROJ strings is in meters for any unit."""
-    import pyproj
-
-    if all(axis.unit_conversion_factor == 1.0 for axis in crs.axis_info[:2]):
-        return projection
-    if "+proj=" in projection:
-        return re.sub(r"\+(units|to_meter)=\S+", "", projection).strip() + " +units=m"
-    content = crs.to_json_dict()
-    for axis in content["coordinate_system"]["axis"]:
-        axis["unit"] = "metre"
-    content.pop("id", None)
-    return pyproj.CRS.from_json_dict(content).to_wkt()
 
 
 def _regular(coordinate: "xr.DataArray", path: Path, *, wraps: bool) -> np.ndarray:

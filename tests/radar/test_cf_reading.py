@@ -11,7 +11,7 @@ import xarray as xr
 
 from simcast_hpc.config import DataError
 from simcast_hpc.radar import RadarFrame, frame_times, read_frames
-from simcast_hpc.radar.cf_grid import mapping_name
+from simcast_hpc.radar.cf_mapping import mapping_name
 from simcast_hpc.radar.cf_units import depth_factor, rate_factor
 from simcast_hpc.radar.frame_files import list_files
 from tests.radar.radar_files import LAEA, START
