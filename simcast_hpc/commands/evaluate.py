@@ -58,16 +58,33 @@ def evaluate(
             help="Baseline to add to runs and files, or none (repeatable; default: persistence).", show_default=False
         ),
     ] = None,
-    frames_in: Annotated[int, typer.Option(help="Number of input frames, if no run is given.")] = 13,
-    frames_out: Annotated[int, typer.Option(help="Number of forecast frames, if no run is given.")] = 12,
-    window_stride: Annotated[int, typer.Option(help="Frames between window starts, if no run is given.")] = 12,
-    frame_stride: Annotated[int, typer.Option(help="Use every n-th frame, if no run is given.")] = 1,
-    max_percent_missing: Annotated[
-        float,
+    frames_in: Annotated[
+        int | None, typer.Option(help="Number of input frames, if no run is given (default: 13).", show_default=False)
+    ] = None,
+    frames_out: Annotated[
+        int | None,
+        typer.Option(help="Number of forecast frames, if no run is given (default: 12).", show_default=False),
+    ] = None,
+    window_stride: Annotated[
+        int | None,
         typer.Option(
-            help="Skip events with a larger share of missing pixels, in percent, if no run is given.", min=0, max=100
+            help="Frames between window starts (default: data.window_stride of the first run, or 12).",
+            show_default=False,
         ),
-    ] = 0.0,
+    ] = None,
+    frame_stride: Annotated[
+        int | None, typer.Option(help="Use every n-th frame, if no run is given (default: 1).", show_default=False)
+    ] = None,
+    max_percent_missing: Annotated[
+        float | None,
+        typer.Option(
+            help="Skip events with a larger share of missing pixels, in percent (default: data.max_percent_missing of "
+            "the first run, or 0).",
+            min=0,
+            max=100,
+            show_default=False,
+        ),
+    ] = None,
     draws: Annotated[
         int, typer.Option(help="Bootstrap resamples of events for 95 % intervals; 0: no intervals.")
     ] = 1000,
@@ -97,17 +114,23 @@ def evaluate(
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report import print_scores
 
+    # 1. Runs and options
     rows = _parse_rows(forecasts)
     ranks = join_ranks(timeout_minutes=240)
     set_up_logging(ranks.rank, quiet=quiet)
     device = local_device(find_rank(os.environ))
     models = {name: load_run(Path(source), device=device) for name, source, kind in rows if kind == "run"}
-    given = DataConfig(
-        dataset=dataset or "sevir", root=root, window_stride=window_stride, frame_stride=frame_stride,
-        max_percent_missing=max_percent_missing,
-    )  # fmt: skip
+    options = {
+        "dataset": dataset, "root": None if root is None else str(root), "window_stride": window_stride,
+        "frame_stride": frame_stride, "max_percent_missing": max_percent_missing,
+    }  # fmt: skip
+    # 2. Windows, protocols and forecasts
+    given = {name: value for name, value in options.items() if value is not None}
+    frames = {"frames_in": frames_in, "frames_out": frames_out}
     data, sequence = _windows(
-        {name: model.config for name, model in models.items()}, dataset, given, frames_in, frames_out
+        {name: model.config for name, model in models.items()},
+        given,
+        {name: value for name, value in frames.items() if value is not None},
     )
     settings = _settings(split, protocol, baseline, draws, tables_only, kinds={kind for *_, kind in rows}, data=data)
     entries = [baseline_entry(name, data, cache=cache) for name in settings.baselines]
@@ -118,6 +141,7 @@ def evaluate(
             entries.append(file_entry(name, Path(source)))
         else:
             entries.append(baseline_entry(source, data, cache=cache, row=name))
+    # 3. Scores
     test_set = TestSet(settings.split, data, settings.split)
     result = evaluate_entries(test_set, entries, sequence=sequence, settings=settings, folder=out, ranks=ranks)
     if result:
@@ -155,31 +179,46 @@ def _parse_rows(forecasts: list[str]) -> list[tuple[str, str, str]]:
 
 
 def _windows(
-    configs: dict[str, TrainConfig], dataset: str | None, given: DataConfig, frames_in: int, frames_out: int
+    configs: dict[str, TrainConfig], given: dict[str, Any], frames: dict[str, int]
 ) -> tuple[DataConfig, SequenceConfig]:
     """Return the data and the sequence that all rows are scored on: those of the runs, or as given.
+
+    Args:
+        configs: configurations of the runs by row.
+        given: fields of :class:`DataConfig` that options set.
+        frames: fields of :class:`SequenceConfig` that options set.
 
     Raises:
         ConfigError: the runs differ in data or frames, or the data are given twice or not at all.
     """
     from simcast_hpc.storage.run_directory import reject_another
 
+    # 1. Without a run: options, or the defaults of the published evaluation of SEVIR
     if not configs:
-        if dataset is None or given.root is None:
-            raise ConfigError(
-                f"without a run, {'--dataset' if dataset is None else '--root'} is required, "
-                "for example --dataset sevir --root /data/sevir"
-            )
-        short = min(frames_out, SequenceConfig().teacher_frames_out)
-        values = {"frames_in": frames_in, "frames_out": frames_out, "teacher_frames_out": short}
-        return given, from_mapping(SequenceConfig, values, where="evaluate")
+        for name in ("dataset", "root"):
+            if name not in given:
+                raise ConfigError(
+                    f"without a run, --{name} is required, for example --dataset sevir --root /data/sevir"
+                )
+        defaults = {"window_stride": 12, "frame_stride": 1, "max_percent_missing": 0.0}
+        data = from_mapping(DataConfig, defaults | given, where="evaluate")
+        values = {"frames_in": 13, "frames_out": 12} | frames
+        values["teacher_frames_out"] = min(values["frames_out"], SequenceConfig().teacher_frames_out)
+        return data, from_mapping(SequenceConfig, values, where="evaluate")
+    # 2. With runs: the first one defines frames, cadence and data set
     first = next(iter(configs.values()))
     for name, config in configs.items():
         reject_another(_comparable(first), _comparable(config), where=Path(name))
-    if dataset is not None:
-        raise ConfigError(f"--dataset {dataset} is not allowed with a run, which defines it ({first.data.dataset})")
-    data: DataConfig = first.data.model_copy(update={"root": given.root}) if given.root else first.data
-    return data, first.sequence
+    defined = {
+        "dataset": first.data.dataset, "frame_stride": first.data.frame_stride, "frames_in": first.sequence.frames_in,
+        "frames_out": first.sequence.frames_out,
+    }  # fmt: skip
+    for name, value in (given | frames).items():
+        if name in defined:
+            option = f"--{name.replace('_', '-')} {value}"
+            raise ConfigError(f"{option} is not allowed with a run, which defines it ({defined[name]})")
+    checked = from_mapping(DataConfig, {"dataset": first.data.dataset} | given, where="evaluate")
+    return first.data.model_copy(update={name: getattr(checked, name) for name in given}), first.sequence
 
 
 def _settings(

@@ -109,9 +109,37 @@ class PipelineConfig(SharedConfig):
     def _stages_are_runs(self) -> Self:
         if not self.stages:
             raise ValueError("stages is empty; give at least one stage")
-        kinds = [self.train_config(name).stage for name in self.stages]
-        reject_unread_sections(self, list(dict.fromkeys(kinds)))
+        configs = {name: self.train_config(name) for name in self.stages}
+        reject_unread_sections(self, list(dict.fromkeys(config.stage for config in configs.values())))
+        for name, config in configs.items():
+            self._check_inputs(name, config, list(configs))
         return self
+
+    def _check_inputs(self, name: str, config: TrainConfig, order: list[str]) -> None:
+        """Check that the stages of this pipeline on which stage ``name`` builds run before it.
+
+        Raises:
+            ValueError: names the field and the stage.
+        """
+        inputs: list[tuple[str, Path | None]] = []
+        if config.stage == "student":
+            inputs = [("student.teacher", config.student.teacher)]
+        elif config.stage == "diffusion":
+            parts = config.diffusion
+            inputs = [("diffusion.autoencoder", parts.autoencoder), ("diffusion.student", parts.student)]
+            inputs += [("diffusion.fold_students", path) for path in parts.fold_students or ()]
+        for field, path in inputs:
+            if path is None or path.parent != self.run_dir or path.name not in order:
+                continue
+            if path.name == name:
+                raise ValueError(
+                    f"stages.{name}.stage={config.stage!r}: {field} of stage {name} is its own run {path}; set its "
+                    f"stage, or {field} of stage {name} to another run"
+                )
+            if order.index(path.name) > order.index(name):
+                raise ValueError(
+                    f"stages.{name}: {field} is the run of stage {path.name}, which runs later; list {path.name} first"
+                )
 
     def unread_sections(self) -> set[str]:
         """Return the names of the sections that no stage of the pipeline reads."""

@@ -1,5 +1,6 @@
 """The command line: expected errors give one message and a status, and light commands import no torch."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import torch
 
 import simcast_hpc
 from simcast_hpc import cli
-from tests.archives import make_archive, random_codes, tiny_config, write_trained
+from tests.archives import Row, make_archive, random_codes, tiny_config, write_trained
 
 
 def _run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -63,6 +64,29 @@ def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
         assert name in output
 
 
+def test_evaluate_of_a_run_applies_the_options_of_its_windows(trained, monkeypatch, capsys):
+    rows = [Row(f"E{number}", number, pct_missing="5") for number in range(2)]
+    gaps = make_archive(trained / "gaps", random_codes(2, 11, missing=0.05), rows=rows)
+    words = [
+        "evaluate",
+        str(trained / "direct"),
+        "--root",
+        str(gaps),
+        "--split",
+        "all",
+        "--tables-only",
+        "--draws",
+        "0",
+    ]
+    code, _, err = _run(monkeypatch, capsys, *words)
+    assert code == 2 and "2 have more than 0.0 % missing pixels" in err
+    # 7 of 11 frames: windows start at 0 in both events (the run's stride is 12), or at 0 and 4.
+    for options, windows in (([], 2), (["--window-stride", "4"], 4)):
+        out = trained / f"scores-{windows}"
+        assert _run(monkeypatch, capsys, *words, "--max-percent-missing", "5", *options, "--out", str(out))[0] == 0
+        assert json.loads((out / "all.json").read_text())["windows"] == windows
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -75,6 +99,11 @@ def test_evaluate_scores_named_runs_side_by_side(trained, monkeypatch, capsys):
         (["evaluate", "{0}/direct", "{0}/direct"], r"two rows have the same name"),
         (["evaluate", "{0}/direct", "{0}/other"], r"belongs to another run: sequence\.frames_out was 4, is 6"),
         (["evaluate", "{0}/direct", "--protocol", "sevir-globl"], "did you mean 'sevir-global"),
+        (["evaluate", "{0}/direct", "--frames-in", "4"], r"--frames-in 4 is not allowed with a run, .* it \(3\)"),
+        (["evaluate", "{0}/direct", "--frames-out", "4"], r"--frames-out 4 is not allowed with a run, .* it \(4\)"),
+        (["evaluate", "{0}/direct", "--frame-stride", "2"], r"--frame-stride 2 is not allowed with a run, .* it \(1\)"),
+        (["evaluate", "{0}/direct", "--dataset", "hko7"], r"--dataset hko7 is not allowed .* it \(synthetic\)"),
+        (["evaluate", "{0}/direct", "--window-stride", "0"], r"window_stride: .*greater than 0, got 0"),
         (["report", "{0}/direct"], r"direct is the run of one stage; score it first: `simcast evaluate"),
     ],
 )

@@ -64,6 +64,19 @@ def test_rejects_invalid_stages_when_the_pipeline_is_read():
         _pipeline(stages={})
 
 
+def test_rejects_stages_that_build_on_themselves_or_on_later_stages():
+    with pytest.raises(
+        ConfigError, match=r"stages\.teacher\.stage='student': student\.teacher .* its own run runs/p/teacher"
+    ):
+        _pipeline(stages={"teacher": {"stage": "student"}})
+    with pytest.raises(
+        ConfigError, match=r"stages\.student: student\.teacher is the run of stage teacher, which runs later"
+    ):
+        _pipeline(stages={"student": {}, "teacher": {}})
+    with pytest.raises(ConfigError, match=r"student\.teacher of stage again is its own run"):
+        _pipeline(stages={"teacher": {}, "again": {"stage": "student", "student": {"teacher": "runs/p/again"}}})
+
+
 def test_rejects_field_of_the_pipeline_in_a_stage():
     with pytest.raises(ConfigError, match="time_budget_minutes: unknown key"):
         _pipeline(stages={"teacher": {"time_budget_minutes": 3}})
