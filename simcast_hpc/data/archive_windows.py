@@ -123,6 +123,7 @@ class ArchiveSource:
         try:
             stored = self._open.get(self._path(event.file_name))[self.spec.image_type]
             assert isinstance(stored, h5py.Dataset)
+            self._open.check_row(self._path(event.file_name), stored, event.file_index)
             if stored.chunks is None or stored.chunks[3] < stored.shape[3]:
                 return stored[event.file_index, :, :, first:last]
             self._last = None

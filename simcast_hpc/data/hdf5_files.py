@@ -10,6 +10,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .hdf5_chunks import check_row
 from .hdf5_guard import HDF5_ERRORS, check_hdf5
 
 MAX_OPEN_FILES = 64
@@ -25,6 +26,7 @@ class OpenFiles:
     def __init__(self):
         self._owner = os.getpid()
         self._files: OrderedDict[Path, h5py.File] = OrderedDict()
+        self._checked: dict[Path, set[tuple[str, int]]] = {}
 
     def __contains__(self, path: Path) -> bool:
         return self._owner == os.getpid() and path in self._files
@@ -40,11 +42,13 @@ class OpenFiles:
             DataError: it is not self-contained, see :func:`check_hdf5`.
         """
         if self._owner != os.getpid():  # a forked worker must not share the parent's open files
-            self._owner, self._files = os.getpid(), OrderedDict()
+            self._owner, self._files, self._checked = os.getpid(), OrderedDict(), {}
         file = self._files.get(path)
         if file is None:
             while len(self._files) >= MAX_OPEN_FILES:
-                self._files.popitem(last=False)[1].close()
+                oldest, former = self._files.popitem(last=False)
+                former.close()
+                self._checked.pop(oldest, None)
             file = h5py.File(path, "r", rdcc_nbytes=0)
             try:
                 check_hdf5(file, path, reads_whole=False)
@@ -58,8 +62,19 @@ class OpenFiles:
         self._files.move_to_end(path)
         return file
 
+    def check_row(self, path: Path, dataset: h5py.Dataset, row: int) -> None:
+        """Check the chunks of a row of a dataset in an open file before they are read, once per open file.
+
+        Raises:
+            DataError: a chunk expands further than its size, see :func:`.hdf5_chunks.check_row`.
+        """
+        checked = self._checked.setdefault(path, set())
+        if (str(dataset.name), row) not in checked:
+            check_row(dataset, row)
+            checked.add((str(dataset.name), row))
+
     def __getstate__(self) -> dict[str, object]:
-        return {"_owner": -1, "_files": OrderedDict()}
+        return {"_owner": -1, "_files": OrderedDict(), "_checked": {}}
 
 
 def time_major(stored: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from h5py import h5a, h5d, h5g, h5l, h5o, h5t  # pyright: ignore[reportAttribute
 
 from simcast_hpc.config import DataError
 
+from .hdf5_chunks import check_all, check_layout
+
 MAX_OBJECTS = 50_000
 # What h5py raises on damaged files, and TypeError for types that NumPy does not have.
 HDF5_ERRORS = (OSError, KeyError, RuntimeError, ValueError, TypeError)
@@ -35,11 +37,12 @@ def check_hdf5(file: h5py.File, path: Path, *, reads_whole: bool = True) -> None
         file: the open file.
         path: named in messages.
         reads_whole: whether arrays are read as a whole, so that their size matters. If false, arrays of three or more
-            axes are read one row at a time, and their size has no limit.
+            axes are read one row at a time, and their size has no limit; :meth:`.OpenFiles.check_row` checks a row.
 
     Raises:
-        DataError: the file links to another file or stores data in one, declares much more data than it contains,
-            contains too many objects, or attributes that make HDF5 write outside of its memory.
+        DataError: the file links to another file or stores data in one, declares much more data than it contains, has
+            chunks that expand beyond their size, contains too many objects, or attributes that make HDF5 write outside
+            of its memory.
         HDF5_ERRORS: the file is damaged.
     """
     pending: list[tuple[str, h5g.GroupID]] = [("", h5g.open(file.id, b"/"))]
@@ -85,6 +88,10 @@ def _check_dataset(dataset: h5d.DatasetID, where: str, *, reads_whole: bool) -> 
             f"{where} declares {declared} bytes to read at once (shape {list(shape)}) and stores {stored}; it must "
             "store its data"
         )
+    if layout == h5d.CHUNKED:
+        check_layout(dataset, where, read_shape=shape if reads_whole or len(shape) < 3 else shape[1:])
+        if reads_whole or len(shape) < 3:
+            check_all(dataset, where)
     for name, kind in _SCALE_ATTRIBUTES.items():
         if h5a.exists(dataset, name):
             attribute = h5a.open(dataset, name)

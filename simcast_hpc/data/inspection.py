@@ -146,6 +146,7 @@ def _codes(files: OpenFiles, path: Path, row: int) -> np.ndarray:
     assert isinstance(stored, h5py.Dataset)
     if stored.dtype != np.uint8 or stored.ndim != 4:
         raise ValueError(f"'codes' is {stored.dtype} {list(stored.shape)}; it must be uint8 [events, T, H, W]")
+    files.check_row(path, stored, row)
     return stored[row]
 
 

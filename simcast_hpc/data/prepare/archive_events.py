@@ -98,6 +98,7 @@ class ArchiveEvents:
         try:
             stored = self._open.get(path)[self.spec.image_type]
             assert isinstance(stored, h5py.Dataset)
+            self._open.check_row(path, stored, event.file_index)
             return time_major(stored[event.file_index])
         except HDF5_ERRORS as error:
             raise DataError(f"{path}: event {event.id} cannot be read: {error}") from error

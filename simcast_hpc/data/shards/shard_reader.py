@@ -107,6 +107,7 @@ class ShardSource:
         row, first = int(self._index.row[event]), int(self._starts[window]) * self.frame_stride
         try:
             codes = self._codes(path, self.manifest.shards[self._index.shard[event]].events)
+            self._open.check_row(path, codes, row)
             if self.frame_stride == 1:
                 return codes[row, first : first + self.frames]
             last = first + (self.frames - 1) * self.frame_stride
