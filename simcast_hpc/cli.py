@@ -5,6 +5,7 @@ configurations appear at once.
 """
 
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -104,6 +105,7 @@ def _run() -> None:
 
 
 def _print_error(error: Exception) -> None:
-    text = printable(f"simcast: {error}", keep="\n")
+    # Further lines are indented, so that none looks like a line of the log.
+    text = re.sub(r"\n(?! )", "\n    ", printable(f"simcast: {error}", keep="\n"))
     print(text, file=sys.stderr)
     report_to_torchrun(text, os.environ)

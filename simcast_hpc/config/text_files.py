@@ -18,6 +18,8 @@ _MARKS = (
 
 
 LARGEST_BYTES = 2**28
+# JSON takes up to 30 times its size in memory.
+LARGEST_JSON_BYTES = 2**24
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -73,6 +75,7 @@ def read_json_file(
     error: type[SimcastError],
     what: str,
     parse_constant: Callable[[str], Any] | None = None,
+    most_bytes: int = LARGEST_JSON_BYTES,
 ) -> Any:
     """Return the value of a JSON file.
 
@@ -81,11 +84,12 @@ def read_json_file(
         error: type of the errors.
         what: description of the file in errors, such as ``the completion marker``.
         parse_constant: called with ``NaN``, ``Infinity`` or ``-Infinity``; by default they are floats.
+        most_bytes: largest valid size; more is not read.
 
     Raises:
-        SimcastError: of type ``error``: the file cannot be read, or is not JSON (names the line).
+        SimcastError: of type ``error``: the file cannot be read, is too large, or is not JSON (names the line).
     """
-    text = read_text_file(path, error=error, what=what)
+    text = read_text_file(path, error=error, what=what, most_bytes=most_bytes)
     try:
         return json.loads(text, parse_constant=parse_constant)
     except (ValueError, RecursionError) as cause:  # also numbers of more than 4300 digits, and too many levels

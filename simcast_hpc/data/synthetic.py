@@ -177,6 +177,8 @@ def _is_complete(root: Path, recipe: _Recipe) -> bool:
         record = read_json_file(root / RECIPE, error=DataError, what="the recipe")
         files, settings = record["files"], record["recipe"]
         is_equal = record["sha256"] == recipe.digest()
+        if not isinstance(files, dict) or not isinstance(settings, dict):
+            raise TypeError("files and recipe must be mappings")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{root} is not empty and contains no valid {RECIPE} of a synthetic archive ({error}); "

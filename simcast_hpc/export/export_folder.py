@@ -182,6 +182,7 @@ def _facts(
 def _trained_by(path: Path) -> dict[str, str]:
     """Return the versions stored in a run; empty for converted weights or an unreadable file."""
     try:
-        return dict(read_json_file(path, error=ConfigError, what="the versions"))
-    except (ConfigError, TypeError, ValueError):
+        stored = read_json_file(path, error=ConfigError, what="the versions")
+    except ConfigError:
         return {}
+    return {name: str(version) for name, version in stored.items()} if isinstance(stored, dict) else {}

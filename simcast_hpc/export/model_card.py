@@ -85,7 +85,8 @@ def _read_scores(argument: str, name: str) -> Scores:
     try:
         result = read_json_file(path, error=ConfigError, what="the file")
         rows = list(result["scores"])
-        result["protocols"].items()
+        if not all(isinstance(scores, dict) for scores in (*result["scores"].values(), *result["protocols"].values())):
+            raise TypeError("its scores or protocols are not mappings")
     except (ConfigError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
             f"--scores {path} is not a score file of `simcast evaluate` ({error!r}); give its <split>.json"

@@ -8,6 +8,7 @@ rename before it is removed. The ranks must share the file system.
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from simcast_hpc.config import SimcastError
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_state
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.atomic_files import publish, remove, sweep, temporary_path, write_json, write_tensors
@@ -26,6 +28,8 @@ from simcast_hpc.storage.run_directory import file_hash, reject_another
 
 logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
+_LARGEST_MANIFEST = 2**26
+_FILE_NAME = re.compile(r"[\w-][\w.-]*")
 _POLL_SECONDS = 0.05
 _AUXILIARY = ("auxiliary/", "beside/")  # the second in checkpoints of earlier commits
 _MODEL_PREFIX = "model."
@@ -175,12 +179,17 @@ class Checkpoint:
         """
         self.path = path
         try:
-            self.manifest: dict[str, Any] = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-            self._file_of = {name: note["file"] for note in self.manifest["files"] for name in note["tensors"]}
+            self.manifest: dict[str, Any] = read_json_file(
+                path / _MANIFEST, error=CheckpointError, what="the manifest", most_bytes=_LARGEST_MANIFEST
+            )
+            names = [note["file"] for note in self.manifest["files"]]
+            self._file_of = {str(name): note["file"] for note in self.manifest["files"] for name in note["tensors"]}
             self._step = int(self.manifest["step"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            if not isinstance(self.manifest["identity"], dict):
+                raise TypeError("identity is not a mapping")
+        except (CheckpointError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise CheckpointError(f"{path} is not a checkpoint: {error!r}") from error
-        if outside := [name for name in self._file_of.values() if Path(name).name != name]:
+        if outside := [name for name in names if not _FILE_NAME.fullmatch(str(name)) or not isinstance(name, str)]:
             raise CheckpointError(f"{path / _MANIFEST}: file {outside[0]!r} is not a name within the checkpoint")
 
     @property
@@ -196,7 +205,7 @@ class Checkpoint:
         """
         for note in self.manifest["files"][rank::ranks]:
             path = self.path / note["file"]
-            if not path.is_file() or file_hash(path) != note["sha256"]:
+            if not path.is_file() or file_hash(path) != note.get("sha256"):
                 raise CheckpointError(f"{path} is missing or damaged")
 
     def require(self, identity: Mapping[str, Any]) -> None:
@@ -256,8 +265,12 @@ class Checkpoint:
     def _tensor(self, key: str) -> torch.Tensor:
         if key not in self._file_of:
             raise CheckpointError(f"{self.path} contains no {key}")
-        with safe_open(self.path / self._file_of[key], framework="pt") as file:
-            return file.get_tensor(key)
+        path = self.path / self._file_of[key]
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: {key} cannot be read: {error}") from error
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:

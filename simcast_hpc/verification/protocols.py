@@ -258,9 +258,12 @@ class ScoreProtocol:
         if not isinstance(values, dict) or set(values) != names:
             keys = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"the JSON of a verification protocol must have the keys {sorted(names)}, got {keys}")
-        for name in ("thresholds", "labels", "fss_km", "balance", "oddities"):
-            values[name] = tuple(values[name])
-        return cls(**{**values, "pools": tuple(Pool(**pool) for pool in values["pools"])})
+        try:
+            for name in ("thresholds", "labels", "fss_km", "balance", "oddities"):
+                values[name] = tuple(values[name])
+            return cls(**{**values, "pools": tuple(Pool(**pool) for pool in values["pools"])})
+        except TypeError as error:
+            raise ValueError(f"the JSON of a verification protocol has a field of the wrong type: {error}") from error
 
 
 def protocol_for(

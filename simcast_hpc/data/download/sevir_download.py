@@ -110,7 +110,7 @@ def _reject_equal_names(objects: Sequence[RemoteObject]) -> None:
 def _remote(key: str, info: Any) -> RemoteObject:
     try:
         remote = RemoteObject(key, int(info["size"]), str(info["ETag"]).strip('"'))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DownloadError(f"the bucket lists {key!r} without a size or ETag: {error!r}") from error
     if remote.size < 0 or not remote.etag.isprintable():
         raise DownloadError(f"the bucket lists {key!r} with size {remote.size} and ETag {remote.etag!r}")

@@ -69,7 +69,7 @@ def _read_verified(target: Path) -> dict[str, list[object]]:
     """Return the states of the files whose SHA-256 was verified; none if the record is absent or damaged."""
     try:
         verified = json.loads((target / _VERIFIED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return verified if isinstance(verified, dict) else {}
 

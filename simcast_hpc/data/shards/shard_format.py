@@ -140,6 +140,9 @@ def compression(codec: str) -> dict[str, Any]:
     raise DataError(f"{codec!r} is not a codec; choose {' or '.join(CODECS)}")
 
 
+_LARGEST_MANIFEST = 2**26
+
+
 def write_index(path: Path, index: Index) -> None:
     """Write the index atomically."""
     with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
@@ -227,6 +230,8 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / MANIFEST
     try:
+        if path.stat().st_size > _LARGEST_MANIFEST:
+            raise DataError(f"{path} is larger than {_LARGEST_MANIFEST >> 20} MiB, the largest valid size")
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text; copy or prepare the data again") from error
