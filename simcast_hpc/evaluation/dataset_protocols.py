@@ -37,10 +37,16 @@ def protocols_of(
         tables_only: whether to omit SSIM, FSS and spectra, which take most of the time on a CPU.
 
     Raises:
-        ConfigError: unknown protocol, or it does not fit the data set.
+        ConfigError: unknown protocol, it does not fit the data set, or the thresholds have different units.
     """
     spacing = spec.grid.spacing_km if spacing_km is None else spacing_km
     protocols = [_by_name(spec, name, spacing) for name in names]
+    # A score file has one set of thresholds: 10 dBZ and 10 mm/h would have the same label.
+    if len({one.unit for one in protocols}) > 1:
+        units = ", ".join(f"{name} in {one.unit}" for name, one in zip(names, protocols, strict=True))
+        raise ConfigError(
+            f"evaluation.protocols have thresholds in different units ({units}); evaluate them separately"
+        )
     if packed:
         protocols = [dataclasses.replace(one, name=f"{one.name}-packed", rounding="nearest") for one in protocols]
     if tables_only:
@@ -82,7 +88,7 @@ def _in_dbz(protocol: ScoreProtocol, spec: DatasetSpec) -> ScoreProtocol:
     """Return ``hko7`` or ``meteonet-cascast`` with thresholds in encoded values of a data set in dBZ."""
     if spec.encoding.unit != "dBZ":
         raise ConfigError(
-            f"evaluation.protocols: {protocol.name} has thresholds in dBZ, but {spec.name} is encoded in "
+            f"evaluation.protocols: {protocol.name} requires data in dBZ, but {spec.name} is encoded in "
             f"{spec.encoding.unit}; choose from {', '.join(_OWN)}"
         )
     values = [float(label) for label in protocol.labels]

@@ -82,7 +82,8 @@ def evaluate(
             source,
             heaviest,
             entries=entries,
-            thresholds=spec.threshold_codes(),
+            # Those whose labels the report shows, see ScoreFile.pooled_protocol
+            thresholds=next((one for one in protocols if one.aggregation == "global"), protocols[0]).thresholds,
             frames_in=sequence.frames_in,
         )
         return result
@@ -145,6 +146,7 @@ def _result(
     }
     # 3. Content of the score file
     return _test_set_metadata(test_set, source, sequence) | {
+        "unit": protocols[0].unit,
         "events": len(set(first.events)),
         "observed": {
             label: {"pixels": int(observed[:, row].sum()), "events": int((observed[:, row] > 0).sum())}
@@ -181,7 +183,6 @@ def _test_set_metadata(test_set: TestSet, source: WindowSource, sequence: Sequen
         "title": measured.title,
         "dataset": measured.name,
         "quantity": spec.quantity,
-        "unit": spec.thresholds.unit,
         "license": measured.license,
         "citation": measured.citation,
         "split": test_set.split,

@@ -15,6 +15,9 @@ from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, file_entry, protocols_of
 from simcast_hpc.evaluation.sevir_reference import TEST_WINDOWS, sevir_reference
 from simcast_hpc.report import ResultsError, print_leaderboard, read_boards
+from simcast_hpc.report.findings_text import thresholds_of_the_mean
+from simcast_hpc.report.pipeline_results import ScoreFile
+from tests.archives import Row, random_codes, write_catalog, write_file
 
 SEQUENCE = SequenceConfig(frames_in=4, frames_out=4, teacher_frames_out=2)
 
@@ -117,11 +120,39 @@ def test_rejects_invalid_forecast_files(data, files, tmp_path):
         run(data, [file_entry("few", tmp_path / "few.npz")], tmp_path / "scores")
 
 
+def test_thresholds_of_a_protocol_keep_their_unit(tmp_path):
+    """Data in dBZ under ``hko7``: 10 log10(58.53 R^1.56) is 13.0 dBZ for 0.5 mm/h and 40.7 dBZ for 30 mm/h."""
+    codes = random_codes(2, 8, size=32)
+    write_file(tmp_path / "storms.h5", np.moveaxis(codes, 1, -1), name="dbz")
+    write_catalog(tmp_path, [Row(f"E{n}", n, "storms.h5", "dbz", "2019-08-01 12:00:00") for n in range(2)])
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "{name: own, title: own radar, quantity: reflectivity, image_type: dbz, folder: ., step_minutes: 5,\n"
+        "encoding: {kind: linear, unit: dBZ, gain: 0.5, offset: -32.0, zero_is_no_echo: true},\n"
+        "frames_per_event: null, grid: {height: 32, width: 32, spacing_km: 1.0}, license: none, citation: none,\n"
+        "thresholds: {values: [10, 20, 30, 40, 50], unit: dBZ}, source: none,\n"
+        "splits: {kind: dates, train_until: '2019-01-01T00:00:00', val_until: '2019-06-01T00:00:00'}}\n"
+    )
+    data = DataConfig(dataset=str(path), root=tmp_path)
+    settings = EvaluationConfig(protocols=("hko7",), draws=0, tables_only=True, min_observed_pixels=1)
+    result = evaluate(
+        TestSet("test", data, "test"), [baseline_entry("persistence", data)], sequence=SEQUENCE, settings=settings,
+        folder=tmp_path / "scores",
+    )  # fmt: skip
+    assert result["unit"] == "mm/h" and result["supported_thresholds"] == ["0.5", "2", "5", "10", "30"]
+    included = thresholds_of_the_mean(ScoreFile.model_validate_json((tmp_path / "scores" / "test.json").read_text()))
+    assert "0.5 mm/h" in included and "30 mm/h" in included and "dBZ" not in included
+    with np.load(tmp_path / "scores" / "test.example.npz") as example:
+        np.testing.assert_allclose(example["thresholds"] * 0.5 - 32.0, [13.0, 22.4, 28.6, 33.3, 40.7], atol=0.05)
+    with pytest.raises(ConfigError, match=r"different units \(global in dBZ, hko7 in mm/h\); evaluate them separately"):
+        protocols_of(read_spec(str(path)), ("global", "hko7"))
+
+
 def test_protocols_of_datasets():
     (pysteps,) = protocols_of(read_spec("mrms-4km"), ("pysteps",))
     assert pysteps.strict and pysteps.unit == "mm/h" and pysteps.labels == ("0.5", "2", "5", "10", "30")
     assert pysteps.fss_windows == (1, 4, 16) and pysteps.fss_km == (4.0, 16.0, 64.0)
-    with pytest.raises(ConfigError, match="hko7 has thresholds in dBZ, but sevir is encoded in"):
+    with pytest.raises(ConfigError, match="hko7 requires data in dBZ, but sevir is encoded in"):
         protocols_of(read_spec("sevir"), ("hko7",))
     spec = read_spec("fmi")
     if spec.encoding.unit == "dBZ":
