@@ -26,7 +26,7 @@ class RunDirectory:
         self.path = path
         self.config, self.versions, self.metrics = path / "config.yaml", path / "versions.json", path / "metrics.jsonl"
         self.checkpoints, self.events, self.done = path / "checkpoints", path / "events", path / "DONE.json"
-        self.weights = path / "weights" / "model.safetensors"
+        self.weights, self.stacks = path / "weights" / "model.safetensors", path / "stacks"
 
     def prepare(self, config: StrictModel) -> None:
         """Create the directory, remove what killed runs left, and write the configuration and the software versions.
@@ -47,12 +47,27 @@ class RunDirectory:
         """Create the directory.
 
         Raises:
-            ConfigError: it cannot be created.
+            ConfigError: it cannot be created; a link above or in it has lost its target; or a file in it has the name
+                of a folder of the run, or the reverse. The run would fail there at its last step.
         """
         try:
+            self._reject_obstacles()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._not_writable(error) from error
+
+    def _reject_obstacles(self) -> None:
+        folders = (self.checkpoints, self.weights.parent, self.events, self.stacks)
+        for path in (*reversed(self.path.parents), self.path, *folders):
+            if path.is_symlink() and not path.exists():
+                target = path.readlink()
+                raise ConfigError(f"{path} is a link to {target}, which does not exist; restore it or remove the link")
+        for path in folders:
+            if path.exists() and not path.is_dir():
+                raise ConfigError(f"{path} is not a folder; move it, or choose another run_dir")
+        for path in (self.weights, self.done, self.config, self.versions, self.metrics):
+            if path.is_dir():
+                raise ConfigError(f"{path} is a folder, not a file; move it, or choose another run_dir")
 
     def _not_writable(self, error: OSError) -> ConfigError:
         return ConfigError(f"run_dir={self.path} cannot be written: {error.strerror or error}")

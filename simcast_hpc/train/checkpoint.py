@@ -27,7 +27,7 @@ from simcast_hpc.storage.atomic_files import publish, remove, sweep, temporary_p
 from simcast_hpc.storage.run_directory import file_hash, reject_another
 
 logger = logging.getLogger(__name__)
-_MANIFEST = "manifest.json"
+_MANIFEST, _DAMAGED = "manifest.json", ".damaged"
 _LARGEST_MANIFEST = 2**26
 _FILE_NAME = re.compile(r"[\w-][\w.-]*")
 _POLL_SECONDS = 0.05
@@ -318,14 +318,14 @@ def reject_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
 def newest_intact(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
     """Return the newest checkpoint whose hashes match, or None if there is no checkpoint. A collective.
 
-    A damaged checkpoint is renamed to ``step-N.damaged`` with a warning, and the one before is tried.
+    Damaged checkpoints that are newer are then renamed to ``step-N.damaged``, with a warning.
 
     Raises:
-        CheckpointError: every checkpoint is damaged; training does not silently restart from step 0.
+        CheckpointError: every checkpoint is damaged; none is renamed, so that no later start begins at step 0 either.
     """
     rank, size = ranks.rank, ranks.size
-    paths: list[Path] = ranks.broadcast(visible(folder))
-    message = ""
+    paths, left = ranks.broadcast(_all_steps(folder))
+    damaged: dict[Path, str] = {}
     for path in reversed(paths):
         checkpoint, failure = None, None
         try:
@@ -335,11 +335,22 @@ def newest_intact(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
             failure = str(error)
         failures = [text for text in ranks.gather(failure) if text]
         if not failures:
+            if ranks.is_first:
+                for each, message in damaged.items():
+                    logger.warning("%s: renamed to %s.damaged; %s is used", message, each.name, path.name)
+                    each.rename(each.with_name(each.name + _DAMAGED))
             return checkpoint
-        message = failures[0]
-        if ranks.is_first:
-            logger.warning("%s: renamed to %s.damaged; the checkpoint before it is used", message, path.name)
-            path.rename(path.with_name(path.name + ".damaged"))
-    if paths:
-        raise CheckpointError(f"every checkpoint in {folder} is damaged; the oldest: {message}")
+        damaged[path] = failures[0]
+    if paths or left:
+        oldest = damaged[paths[0]] if paths else left[0]
+        raise CheckpointError(
+            f"every checkpoint in {folder} is damaged; the oldest: {oldest}; restore one from a copy, or remove "
+            f"{folder} to train from step 0"
+        )
     return None
+
+
+def _all_steps(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return what has the name of a checkpoint, also links and folders without a manifest, and what is damaged."""
+    paths = sorted(folder.glob("step-*"))
+    return [path for path in paths if not path.suffix], [path for path in paths if path.suffix == _DAMAGED]

@@ -236,7 +236,7 @@ def _monitoring_hooks(
         progress = [PeriodicHook(1, bar)]
     watchdog = resources.enter_context(
         Watchdog(
-            directory.path / "stacks",
+            directory.stacks,
             limit_minutes=config.watch.hang_minutes,
             rank=ranks.rank,
             ranks=ranks.size,

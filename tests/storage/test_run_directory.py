@@ -30,6 +30,30 @@ def test_rejects_a_directory_that_cannot_be_written(tmp_path, spoil):
         RunDirectory(path).prepare(tiny_config(path))
 
 
+@pytest.mark.parametrize("name", ["run", "run/deep", "run/deep/weights", "run/deep/checkpoints", "run/deep/events"])
+def test_links_without_a_target_are_named_before_training(tmp_path, name):
+    link = tmp_path / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "purged")
+    folder = RunDirectory(tmp_path / "run" / "deep")
+    with pytest.raises(ConfigError, match=rf"{link} is a link to {tmp_path}/purged, which does not exist; restore it"):
+        folder.create()
+    (tmp_path / "purged").mkdir()
+    folder.create()
+    assert folder.path.is_dir(), "a link to a folder is one"
+
+
+def test_files_and_folders_of_other_kinds_are_named_before_training(tmp_path):
+    folder = RunDirectory(tmp_path)
+    folder.stacks.touch()
+    with pytest.raises(ConfigError, match=r"/stacks is not a folder; move it"):
+        folder.create()
+    folder.stacks.unlink()
+    folder.done.mkdir()
+    with pytest.raises(ConfigError, match=r"/DONE\.json is a folder, not a file; move it"):
+        folder.create()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_rejects_a_read_only_directory(tmp_path):
     tmp_path.chmod(0o555)

@@ -244,12 +244,12 @@ def test_fails_if_a_rank_does_not_write_its_share(tmp_path, engine):
         writer._collect(tmp_path / "p", 2)
 
 
-@pytest.mark.parametrize("spoil", ["weights", "manifest"])
+@pytest.mark.parametrize("spoil", ["weights", "manifest", "no manifest"])
 def test_damaged_checkpoint_is_renamed_and_the_one_before_is_used(tmp_path, engine, caplog, spoil):
     _save(_writer(tmp_path), engine, 1, 2)
     name = "rank-00000.safetensors" if spoil == "weights" else "manifest.json"
     path = tmp_path / "step-00000002" / name
-    path.write_bytes(path.read_bytes()[:-1])
+    path.unlink() if spoil == "no manifest" else path.write_bytes(path.read_bytes()[:-1])
     reject_another_run(tmp_path, IDENTITY)
     with caplog.at_level("WARNING", logger="simcast_hpc"):
         logging.getLogger("simcast_hpc").propagate = True
@@ -260,12 +260,26 @@ def test_damaged_checkpoint_is_renamed_and_the_one_before_is_used(tmp_path, engi
     assert (tmp_path / "step-00000002.damaged").is_dir(), "its files are kept"
 
 
-def test_fails_if_every_checkpoint_is_damaged(tmp_path, engine):
+@pytest.mark.parametrize("spoil", ["weights", "manifest", "link", "renamed"])
+def test_no_start_begins_at_step_0_if_every_checkpoint_is_damaged(tmp_path, engine, spoil):
     assert newest_intact(tmp_path, OneRank()) is None  # pyright: ignore[reportArgumentType]
-    _save(_writer(tmp_path), engine, 1)
-    (tmp_path / "step-00000001" / "rank-00000.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged; .*step-00000001"):
-        newest_intact(tmp_path, OneRank())  # pyright: ignore[reportArgumentType]
+    _save(_writer(tmp_path), engine, 1, 2)
+    for path in (tmp_path / "step-00000001", tmp_path / "step-00000002"):
+        if spoil == "weights":
+            (path / "rank-00000.safetensors").unlink()
+        elif spoil == "manifest":
+            (path / "manifest.json").unlink()
+        elif spoil == "link":
+            path.rename(tmp_path / f"copy-{path.name}")
+            path.symlink_to(tmp_path / "purged")
+        else:
+            path.rename(f"{path}.damaged")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    message = rf"every checkpoint in .* is damaged; .*step-00000001.*; restore one from a copy, or remove {tmp_path} to"
+    for _start in range(2):
+        with pytest.raises(CheckpointError, match=message):
+            newest_intact(tmp_path, OneRank())  # pyright: ignore[reportArgumentType]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
 def test_full_disk_removes_the_incomplete_share(tmp_path, engine, monkeypatch):
