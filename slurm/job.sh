@@ -29,6 +29,15 @@ site_settings() { # settings of the site, and defaults; variables that are set f
   for name in MAX_RESTARTS ROLLOUT_JOBS; do
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || leave $INVALID "$name=${!name} is not a number"
   done
+  # YAML, which --set reads, replaces line ends within quotes by spaces: the commands and this script would use different
+  # folders. The last three are the line ends of Unicode (U+0085, U+2028, U+2029).
+  for name in RUN_DIR CONFIG SEVIR_ROOT LOCAL_DATA; do
+    case ${!name:-} in
+      *[[:cntrl:]]* | *$'\xc2\x85'* | *$'\xe2\x80\xa8'* | *$'\xe2\x80\xa9'*)
+        leave $INVALID "$name=$(printf %q "${!name}") contains a control character or a line end; use another path"
+        ;;
+    esac
+  done
 }
 
 container=() srun_options=()

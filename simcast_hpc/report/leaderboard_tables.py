@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.config.text_files import read_text_file
+from simcast_hpc.config.text_files import LARGEST_JSON_BYTES, read_text_file
 from simcast_hpc.storage.atomic_files import write_text
 
 from .example_window import ResultsError
@@ -109,7 +109,7 @@ def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:
     files = []
     for candidate in candidates:
         try:
-            text = read_text_file(candidate, error=ResultsError, what="the file")
+            text = read_text_file(candidate, error=ResultsError, what="the file", most_bytes=LARGEST_JSON_BYTES)
             files.append((candidate, ScoreFile.model_validate_json(text)))
         except (ResultsError, ValidationError) as error:
             if not path.is_dir():

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from simcast_hpc.config import ConfigError, DataError
+from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.monitoring.progress import Progress
 
 from .atomic_files import atomic_file, sweep, write_json
@@ -190,9 +191,13 @@ class BlockStore:
     def _manifest(self) -> dict[str, Any] | None:
         path = self.directory / _MANIFEST
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = read_json_file(path, error=ConfigError, what="the manifest")
             return {"complete": bool(manifest["complete"]), "identity": dict(manifest["identity"])}
-        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        except ConfigError as error:
+            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+                raise error.__cause__ from None
+            return None
+        except (ValueError, KeyError, TypeError):
             return None
 
     def _write_manifest(self, *, complete: bool) -> None:

@@ -101,6 +101,19 @@ def test_rejects_names_of_parts_that_are_no_names(cluster, parts):
     assert "--part" not in {word for call in cluster.calls("srun") for word in call["arguments"]}
 
 
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        *((name, "\n") for name in ("RUN_DIR", "SEVIR_ROOT", "LOCAL_DATA")),
+        *(("RUN_DIR", end) for end in ("\r", "\x1b", "\x85", "\u2028", "\u2029")),
+    ],
+)
+def test_rejects_paths_that_yaml_would_change(cluster, name, end):
+    state, output = cluster.run(changes={name: f"a{end}b: c"})
+    assert state == 2 and f"{name}=" in output and "contains a control character or a line end" in output
+    assert cluster.calls("srun") == []
+
+
 @pytest.mark.parametrize("name", ["MAX_RESTARTS", "ROLLOUT_JOBS"])
 def test_rejects_settings_that_are_no_numbers(cluster, name):
     state, output = cluster.run(changes={name: "a[$(touch x)]"})
