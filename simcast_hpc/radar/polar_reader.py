@@ -105,6 +105,9 @@ def _select(fields: list[OdimField], choice: FieldChoice, path: Path) -> tuple[O
     if not candidates:
         quantities = sorted({field.quantity for field in fields})
         raise DataError(f"{path} is a polar volume of {quantities}; it must contain {_QUANTITY} (reflectivity)")
+    # A vertical sweep, for calibration, is one of many volumes.
+    is_flat = [_required(field, "elangle", _ELEVATIONS[0], 90.0, path) <= _ELEVATIONS[1] for field in candidates]
+    candidates = [field for field, flat in zip(candidates, is_flat, strict=True) if flat] or candidates
     elevations = [_required(field, "elangle", *_ELEVATIONS, path) for field in candidates]
     lowest = min(elevations)
     equal = [k for k, one in enumerate(elevations) if one - lowest <= _SAME_ELEVATION]
@@ -185,6 +188,8 @@ def _azimuths(field: OdimField, rays: int, path: Path) -> tuple[np.ndarray, np.n
     start, stop = (_array(field, name, rays, path) for name in ("startazA", "stopazA"))
     if start is None and "azangles" in field.how:
         start, stop = _azimuth_pairs(field, rays, path)
+    if start is None and stop is not None:
+        start = stop - np.median(_signed(np.diff(stop, prepend=stop[-1:])))
     if start is None:
         width = 360.0 / rays
         centers = (number(field.how, "astart", path, 0.0) or 0.0) + width * (np.arange(rays) + 0.5)

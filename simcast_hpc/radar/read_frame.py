@@ -41,6 +41,7 @@ _COMPRESSIONS = {
     b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"7z\xbc\xaf": "7z",
     b"\x1f\x9d": "compress", _GZIP: "gzip",
 }  # fmt: skip
+_STARTS = {b"GRIB": "mrms", b"P5": "fmi", b"GIF8": "mch", b"CDF": "cf", _HDF5: ""}
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ def detect_format(path: Path) -> Format:
     if is_zarr(path):
         _reject_links(path)
         return _FORMATS["zarr"]
+    if path.exists() and not path.is_file():  # a pipe would block
+        kind = "a folder without a Zarr group" if path.is_dir() else "not a regular file"
+        raise DataError(f"{path} is {kind}; the supported formats are {SUPPORTED_FORMATS}")
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -161,11 +165,12 @@ def detect_format(path: Path) -> Format:
         if is_gzipped:
             with gzip.open(path) as file:
                 head = file.read(16)
-        if head.startswith(_HDF5) and not is_gzipped:
+        # The signature may follow a user block.
+        if not is_gzipped and (head.startswith(_HDF5) or (not any(map(head.startswith, _STARTS)) and _is_hdf5(path))):
             return _FORMATS[_hdf5_format(path)]
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
-    for start, name in ((b"GRIB", "mrms"), (b"P5", "fmi"), (b"GIF8", "mch"), (b"CDF", "cf"), (_HDF5, "")):
+    for start, name in _STARTS.items():
         if head.startswith(start):
             if is_gzipped and not (name and _FORMATS[name].reads_gzip):
                 raise DataError(

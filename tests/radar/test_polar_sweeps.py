@@ -222,3 +222,23 @@ def test_other_quantities_are_named(tmp_path):
     with pytest.raises(DataError, match=r"is a polar volume of \['TH'\]; it must contain DBZH"):
         read(tmp_path, groups)
     assert frame_times(tmp_path / "a.h5") == [datetime(2024, 11, 26, 1, tzinfo=UTC)]
+
+
+def test_a_vertical_sweep_is_skipped_and_alone_an_error(tmp_path):
+    groups = polar_layout(elevations=(90.0, 0.5))
+    (frame,) = read_frames(write_layout(tmp_path / "a.h5", groups))
+    assert frame.metadata["group"] == "dataset2/data1" and frame.metadata["elevation_degrees"] == 0.5
+    groups = polar_layout(elevations=(90.0,))
+    with pytest.raises(DataError, match=r"where/elangle of dataset1/data1 is 90.0; it must be from -5 to 45"):
+        read_frames(write_layout(tmp_path / "b.h5", groups))
+    with pytest.raises(DataError, match=r"where/elangle of dataset1/data1 is 90.0; it must be from -5 to 45"):
+        read_frames(tmp_path / "a.h5", dataset=1)
+
+
+def test_stop_azimuths_without_start_azimuths_give_the_place_of_the_rays(tmp_path):
+    # Ray 0 stops at 91 degrees, so its center is 90.5 and ray 359 ends at 90.
+    groups = polar_layout()
+    groups["dataset1/how"] = {"stopazA": (np.arange(360.0) + 91.0) % 360.0}
+    (frame,) = read_frames(write_layout(tmp_path / "a.h5", groups))
+    # 10.5 km east, 0.5 km south: azimuth 92.73 degrees, distance 10.51 km.
+    assert gate_at(frame, 10.5, -0.5) == (2, 10)

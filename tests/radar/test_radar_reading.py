@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import os
 from pathlib import Path
 
 import h5py
@@ -16,7 +17,7 @@ from simcast_hpc.radar import RadarFrame, RadarGrid, frame_times, read_frames
 from simcast_hpc.radar.radar_frame import FieldChoice
 from simcast_hpc.radar.read_frame import frame_times_in_process, read_frames_in_process
 from tests.radar.grib_files import grib_message
-from tests.radar.radar_files import LAEA, START, moment, write_cf, write_odim, write_volume
+from tests.radar.radar_files import LAEA, START, moment, storm, write_cf, write_odim, write_volume
 from tests.radar.test_cf_reading import cf_dataset
 
 FIELD = np.array([[np.nan, -np.inf, -30.0, -12.5], [7.0, 31.5, 60.0, 0.0], [-np.inf, np.nan, 1.5, 2.0]])
@@ -278,3 +279,24 @@ def test_gzipped_hdf5_of_every_writer_states_what_to_do(tmp_path):
         (tmp_path / "a.h5.gz").write_bytes(gzip.compress(plain.read_bytes()))
         with pytest.raises(DataError, match=r"a\.h5\.gz is HDF5 compressed with gzip"):
             read_frames(tmp_path / "a.h5.gz")
+
+
+def test_pipes_and_plain_folders_are_no_files(tmp_path):
+    os.mkfifo(tmp_path / "a.h5")
+    (tmp_path / "b.h5").mkdir()
+    for name, kind in (("a.h5", "not a regular file"), ("b.h5", "a folder without a Zarr group")):
+        for reads in (read_frames, frame_times):
+            with pytest.raises(DataError, match=rf"{name} is {kind}; the supported formats are"):
+                reads(tmp_path / name)
+
+
+def test_hdf5_after_a_user_block_is_read(tmp_path):
+    write_odim(tmp_path / "plain.h5", storm(0), START)
+    with h5py.File(tmp_path / "plain.h5") as plain, h5py.File(tmp_path / "a.h5", "w", userblock_size=1024) as file:
+        file.attrs.update(plain.attrs)
+        for name in plain:
+            plain.copy(name, file)
+    assert (tmp_path / "a.h5").read_bytes()[:8] == bytes(8)
+    frame, expected = (only(read_frames(tmp_path / name)) for name in ("a.h5", "plain.h5"))
+    np.testing.assert_array_equal(frame.values, expected.values)
+    assert frame.time == START == frame_times(tmp_path / "a.h5")[0]
