@@ -27,7 +27,6 @@ _SCALE_ATTRIBUTES = {
 _MAX_RATIO = 2000
 _PLAUSIBLE_BYTES = 256 << 20
 _MAX_TEXT = 1000
-_SPARE_BYTES = 4096  # of compressed chunks that do not become smaller
 
 
 def check_hdf5(file: h5py.File, path: Path, *, reads_whole: bool = True) -> None:
@@ -79,10 +78,7 @@ def _check_dataset(dataset: h5d.DatasetID, where: str, *, reads_whole: bool) -> 
     shape = dataset.shape or ()  # None without a dataspace
     declared = math.prod(shape if reads_whole or len(shape) < 3 else shape[1:]) * itemsize
     if layout == h5d.CHUNKED:
-        chunk = math.prod(properties.get_chunk()) * itemsize
-        declared = max(declared, chunk)
-        if properties.get_nfilters():
-            _check_chunks(dataset, chunk, where)
+        declared = max(declared, math.prod(properties.get_chunk()) * itemsize)
     if declared > max(_PLAUSIBLE_BYTES, _MAX_RATIO * stored):
         raise DataError(
             f"{where} declares {declared} bytes to read at once (shape {list(shape)}) and stores {stored}; it must "
@@ -99,19 +95,6 @@ def _check_dataset(dataset: h5d.DatasetID, where: str, *, reads_whole: bool) -> 
             found = attribute.get_type().get_class(), math.prod(attribute.shape or ())
             if found[0] != kind or count not in (None, found[1]) or not _has_references(attribute.get_type()):
                 raise DataError(f"{where} has an attribute {name.decode()} of the wrong type or size; it is damaged")
-
-
-def _check_chunks(dataset: h5d.DatasetID, declared: int, where: str) -> None:
-    """Check that no chunk is stored in more bytes than it contains: HDF5 decompresses it without a limit."""
-    largest = 0
-
-    def compare(chunk: h5d.StoreInfo) -> None:
-        nonlocal largest
-        largest = max(largest, chunk.size)
-
-    dataset.chunk_iter(compare)
-    if largest > declared + declared // 16 + _SPARE_BYTES:
-        raise DataError(f"{where} stores {largest} bytes in a chunk of {declared} bytes; it is damaged")
 
 
 def _has_references(kind: h5t.TypeID) -> bool:
