@@ -68,7 +68,8 @@ def radar(tmp_path_factory) -> Page:
         entry["note"] = f"note {HOSTILE}"
     for protocol in sets[0]["protocols"].values():
         protocol |= {"source": f"source {HOSTILE}", "hash": f"hash {HOSTILE}"}
-    also = {"also": [{"name": "also", "data": {"dataset": "mch", "root": f"root {HOSTILE}"}}]}
+    folder = HOSTILE.replace("$", "")  # in a path, $NAME is an environment variable
+    also = {"also": [{"name": "also", "data": {"dataset": "mch", "root": f"root {folder}"}}]}
     run_dir = tmp_path_factory.mktemp("radar") / "run"
     write_run(run_dir, name="radar", config={"evaluation": also}, test_sets=sets)
     write_json(run_dir / "versions.json", {"torch": f"version {HOSTILE}", HOSTILE: "1"})
