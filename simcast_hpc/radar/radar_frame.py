@@ -19,6 +19,7 @@ _VALID_RANGE: dict[str, tuple[float, float]] = {"mm/h": (0.0, 3000.0), "dBZ": (-
 # the smallest rate that radar composites resolve and far from the codes that mark missing pixels (-1, -9999).
 ROUNDING_NOISE = 1e-3
 _EARTH_KM_PER_DEGREE = 111.195
+_EARTH_KM = 40_100.0  # around the equator
 
 
 def require_plausible(values: np.ndarray, unit: str) -> None:
@@ -188,6 +189,12 @@ class RadarFrame:
     def _check_place(self) -> None:
         grid = self.grid
         if grid.unit != "degree":
+            sides = [side / 1000.0 for side in (grid.height * grid.spacing_y, grid.width * grid.spacing_x)]
+            if not max(sides) <= _EARTH_KM:
+                raise DataError(
+                    f"{self.path}: the grid of {sides[0]:.6g} x {sides[1]:.6g} km is larger than the earth; at most "
+                    f"{_EARTH_KM:g} km are valid"
+                )
             return
         north, south, width = float(grid.y[0]), float(grid.y[-1]), grid.spacing_x * grid.width
         if not max(abs(north), abs(south)) <= 90.0 + 1e-6:

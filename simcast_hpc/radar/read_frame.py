@@ -5,6 +5,7 @@ import gzip
 import importlib
 import io
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -198,11 +199,14 @@ def is_zarr(path: Path) -> bool:
 
 
 def _reject_links(store: Path) -> None:
-    """Check that a Zarr store contains no symbolic links, which could return any file as pixel values."""
+    """Check that a Zarr store contains only files: a symbolic link could return any file as pixel values."""
     for folder, folders, files in os.walk(store):
         for name in sorted(folders + files):
-            if os.path.islink(os.path.join(folder, name)):
+            mode = os.lstat(os.path.join(folder, name)).st_mode
+            if stat.S_ISLNK(mode):
                 raise DataError(f"{store}: {name} is a symbolic link; all data must be in the store")
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a pipe would block the reader until its limit
+                raise DataError(f"{store}: {name} is not a regular file; all data must be in the store")
 
 
 def _hdf5_format(path: Path) -> str:

@@ -119,3 +119,10 @@ def test_rejects_settings_that_are_no_numbers(cluster, name):
     state, output = cluster.run(changes={name: "a[$(touch x)]"})
     assert state == 2 and f"{name}=a[$(touch x)] is not a number" in output
     assert cluster.calls("srun") == []
+
+
+@pytest.mark.parametrize("name", ["RUN_DIR", "SEVIR_ROOT", "LOCAL_DATA", "CONFIG"])
+def test_rejects_paths_with_line_ends(cluster, name):
+    state, output = cluster.run(changes={name: "a\nb: c"})
+    assert state == 2 and f"{name}=$'a\\nb: c' contains a line end" in output
+    assert cluster.calls("srun") == []
