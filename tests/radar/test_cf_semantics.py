@@ -1,5 +1,6 @@
 """What the attributes of CF files mean: zones of time, directions of degrees, cell methods, groups."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,15 @@ def test_zarr_stores_with_groups_and_consolidated_metadata(tmp_path, zarr_format
         frame = read(tmp_path / name)
         np.testing.assert_array_equal(frame.values, RAIN)
         assert frame.time == START
+
+
+def test_declared_size_of_a_zarr_store_is_checked_before_it_is_allocated(tmp_path):
+    store = tmp_path / "a.zarr"
+    cf_dataset().to_zarr(store, zarr_format=2, consolidated=False)
+    for name, shape in (("rain", [1, 20000, 20000]), ("y", [20000]), ("x", [20000])):
+        metadata = json.loads((store / name / ".zarray").read_text())
+        (store / name / ".zarray").write_text(json.dumps(metadata | {"shape": shape, "chunks": shape}))
+        for chunk in (store / name).glob("0*"):
+            chunk.unlink()
+    with pytest.raises(DataError, match=r"a.zarr: rain declares the shape \(1, 20000, 20000\) of 4 bytes; at most"):
+        read_frames(store)
