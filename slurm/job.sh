@@ -26,9 +26,6 @@ site_settings() { # settings of the site, and defaults; variables that are set f
   : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}"
   words_of CONTAINER container
   words_of SRUN_OPTIONS srun_options
-  for name in RUN_DIR SEVIR_ROOT LOCAL_DATA CONFIG; do
-    [[ ${!name:-} != *[[:cntrl:]]* ]] || leave $INVALID "$name=${!name@Q} contains a line end or another control character"
-  done
   for name in MAX_RESTARTS ROLLOUT_JOBS; do
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || leave $INVALID "$name=${!name} is not a number"
   done
@@ -37,7 +34,7 @@ site_settings() { # settings of the site, and defaults; variables that are set f
   for name in RUN_DIR CONFIG SEVIR_ROOT LOCAL_DATA; do
     case ${!name:-} in
       *[[:cntrl:]]* | *$'\xc2\x85'* | *$'\xe2\x80\xa8'* | *$'\xe2\x80\xa9'*)
-        leave $INVALID "$name=$(printf %q "${!name}") contains a control character or a line end; use another path"
+        leave $INVALID "$name=${!name@Q} contains a line end or another control character"
         ;;
     esac
   done

@@ -11,6 +11,8 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .declared_size import check_pixels
+
 logger = logging.getLogger(__name__)
 Unit = Literal["mm/h", "dBZ", "kg/m^2"]
 # Plausible values. A field outside was read in the wrong unit, or its missing code was taken for a value.
@@ -169,6 +171,7 @@ class RadarFrame:
             )
         if self.values.shape != self.grid.shape:
             raise DataError(f"{self.path}: the field has shape {self.values.shape} and its grid {self.grid.shape}")
+        check_pixels(*self.grid.shape, self.path)  # a forecast takes memory and time in proportion to its domain
         self._check_place()
         object.__setattr__(self, "values", self._without_noise())
         finite = self.values[np.isfinite(self.values)]

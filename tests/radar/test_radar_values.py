@@ -58,3 +58,9 @@ def test_infinities_of_files_are_missing(tmp_path):
         file["dataset1/data1/data"][0] = [np.inf, -1e-7]
     (frame,) = read_frames(path)
     np.testing.assert_array_equal(frame.values, [[np.nan, 0.0], [3.0, 4.0]])
+
+
+def test_grids_of_too_many_pixels_are_rejected():
+    values = np.broadcast_to(np.float32(0), (5793, 5793))
+    with pytest.raises(DataError, match=r"a\.nc declares 5793 x 5793 pixels; 1 to 33554432 are valid"):
+        RadarFrame(values, "dBZ", START, RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 5793, 5793), Path("a.nc"))

@@ -110,7 +110,7 @@ def test_rejects_names_of_parts_that_are_no_names(cluster, parts):
 )
 def test_rejects_paths_that_yaml_would_change(cluster, name, end):
     state, output = cluster.run(changes={name: f"a{end}b: c"})
-    assert state == 2 and f"{name}=" in output and "contains a control character or a line end" in output
+    assert state == 2 and f"{name}=" in output and "contains a line end or another control character" in output
     assert cluster.calls("srun") == []
 
 
