@@ -154,8 +154,10 @@ class FolderWatcher:
             self._failed = {issue: failure for issue, failure in self._failed.items() if issue in served}
             # 2. Forecasts that are absent or were computed from other files
             for issue in served:
-                if stop() or self._is_beyond_kept(issue, now):
+                if stop():
                     break
+                if self._is_beyond_kept(issue, now):
+                    continue
                 try:
                     chosen = self.predictor.inputs(list(files), issue)
                 except DataError as gap:
@@ -176,7 +178,7 @@ class FolderWatcher:
     def _served_times(self, files: dict[datetime, Path], now: datetime) -> list[datetime]:
         """Return the issue times to serve, newest first, one for each name of a forecast file.
 
-        A frame ahead of the clock does not make the others late.
+        Those whose file failed are last. A frame ahead of the clock does not make the others late.
         """
         if not files:
             return []
@@ -185,7 +187,8 @@ class FolderWatcher:
         except OverflowError:
             oldest = min(files)
         served = {one.replace(second=0, microsecond=0): one for one in sorted(files) if one >= oldest}
-        return sorted(served.values(), reverse=True)
+        newest_first = sorted(served.values(), reverse=True)
+        return sorted(newest_first, key=lambda issue: self.files.has_failed(files[issue]))  # these may take long again
 
     def _is_beyond_kept(self, issue: datetime, now: datetime) -> bool:
         """Return whether there are forecasts of ``keep`` later issue times."""

@@ -1,7 +1,9 @@
 """The files of a watched folder: which are complete, which times they contain, their frames, and their problems.
 
 Whatever goes wrong with a file is a problem of this file. It is tried again when it changes, and after intervals that
-double from a minute to an hour, since a reader can also fail for lack of memory, time or network.
+double from a minute to an hour, since a reader can also fail for lack of memory, time or network. Files that take the
+time limit of the reader delay others little: the first attempt is short, the newest files are first, and the time per
+scan is bounded.
 """
 
 import hashlib
@@ -29,6 +31,7 @@ FUTURE_TOLERANCE = timedelta(hours=1)
 _UNFINISHED = (".partial", ".part", ".tmp", ".filepart")
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 60.0, 3600.0
 _RETRY_SECONDS_PER_SCAN = 1.0
+_NEW_SECONDS_PER_SCAN = 20.0
 _CACHE_BYTES = 512 << 20
 _HASHED_BYTES = 1 << 30
 
@@ -100,9 +103,10 @@ class WatchedFiles:
         self._stop = stop
         now_ns, listing = time.time_ns(), list_stamps(self._folder, self._pattern, self._excluded)
         self._known = {path: known for path, known in self._known.items() if path in listing}
-        # 1. New and changed files
-        for path, stamp in listing.items():
-            if stop():
+        # 1. New and changed files, the newest first; those for which no time is left are inspected at the next scan
+        until = time.monotonic() + _NEW_SECONDS_PER_SCAN
+        for path, stamp in sorted(listing.items(), key=lambda item: -item[1].changed_ns):
+            if stop() or time.monotonic() > until:
                 break
             known = self._known.get(path)
             is_settled = self._seen.get(path) == stamp or now_ns - stamp.changed_ns > self._settled_ns
@@ -182,6 +186,11 @@ class WatchedFiles:
         self._retries.pop(path, None)
         return frame
 
+    def has_failed(self, path: Path) -> bool:
+        """Return whether the last attempt to read a file, as it is now, failed."""
+        failed = self._retries.get(path)
+        return failed is not None and failed[0] == self._known[path].stamp
+
     def set_aside(self, path: Path, error: Exception) -> None:
         """Record that a file cannot be used until it changes or its next attempt is due."""
         self._known[path] = self._failed(path, self._known[path].stamp, error)
@@ -189,7 +198,8 @@ class WatchedFiles:
     def _inspect(self, path: Path, stamp: Stamp) -> InspectedFile:
         try:
             choice = self._code.choice
-            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop))
+            short = path not in self._retries or self._retries[path][0] != stamp
+            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop, short=short))
             if times and min(times).year < EARLIEST_YEAR:
                 raise DataError(f"{path} contains the time {min(times).isoformat()}, before the first weather radars")
         except Exception as error:
@@ -207,7 +217,8 @@ class WatchedFiles:
     def _read(self, path: Path) -> dict[datetime, EncodedFrame]:
         key = (path, self._known[path].stamp)
         choice = self._code.choice
-        stored = read_frames(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop)
+        short = not self.has_failed(path)
+        stored = read_frames(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop, short=short)
         frames = {frame.time: encode_frame(frame, self._code) for frame in stored}
         self._encoded[key] = frames
         if key not in self._digests:  # otherwise the hash of the file is there

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 MEMORY_VARIABLE, SECONDS_VARIABLE = "SIMCAST_READER_MEMORY_GIB", "SIMCAST_READER_SECONDS"
 _MEMORY_GIB, _SECONDS = 4.0, 60.0
 _START_SECONDS = 300.0  # imports from a shared file system may be slow
+_SHORT_SHARE, _SHORT_SECONDS = 1 / 6, 2.0  # of the limit, and at least, in a short attempt
 _STOP_SECONDS = 2.0  # left to a reader after a request to stop
 _POLL_SECONDS = 0.1
 # A leak in a library must not accumulate.
@@ -60,28 +61,30 @@ class _DiedError(Exception):
         self.is_final = is_final  # a new process would fail in the same way
 
 
-def read_times(path: Path, choice: FieldChoice, *, stop: Stop | None = None) -> list[datetime]:
+def read_times(path: Path, choice: FieldChoice, *, stop: Stop | None = None, short: bool = False) -> list[datetime]:
     """Return the times of a file, read in the reader process; see :func:`read_frames`."""
-    times = _request(path, {"task": "times", "choice": asdict(choice)}, stop)
+    times = _request(path, {"task": "times", "choice": asdict(choice)}, stop, short)
     if not isinstance(times, list) or not all(isinstance(one, datetime) for one in times):
         raise DataError(f"{path} cannot be read: the reader process returned no times")
     return times
 
 
-def read_frames(path: Path, choice: FieldChoice, *, stop: Stop | None = None) -> list[RadarFrame]:
+def read_frames(path: Path, choice: FieldChoice, *, stop: Stop | None = None, short: bool = False) -> list[RadarFrame]:
     """Return the frames of a file, read in the reader process.
 
     Args:
         path: the file.
         choice: field to read if the file contains several.
         stop: returns whether to stop; called several times per second.
+        short: allow only a sixth of the time, at least 2 s; for a first attempt, so that a file that takes too long
+            does not delay others.
 
     Raises:
         DataError: as the reader, or the reader process died or exceeded a limit.
         ConfigError: as the reader, or the process cannot be started.
         ReadingStopped: ``stop`` returned true.
     """
-    frames = _request(path, {"task": "frames", "choice": asdict(choice)}, stop)
+    frames = _request(path, {"task": "frames", "choice": asdict(choice)}, stop, short)
     if not isinstance(frames, list) or not all(isinstance(one, RadarFrame) for one in frames):
         raise DataError(f"{path} cannot be read: the reader process returned no frames")
     return frames
@@ -241,8 +244,10 @@ _lock = threading.RLock()
 _process: _Process | None = None
 
 
-def _request(path: Path, request: dict[str, Any], stop: Stop | None) -> Any:
+def _request(path: Path, request: dict[str, Any], stop: Stop | None, short: bool) -> Any:
     memory, seconds = _limits()
+    if short:
+        seconds = min(seconds, max(_SHORT_SHARE * seconds, _SHORT_SECONDS))
     request |= {"path": str(path), "folder": os.getcwd(), "level": logging.getLogger("simcast_hpc").getEffectiveLevel()}
     with _lock:
         for is_last in (False, True):

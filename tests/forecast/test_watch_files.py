@@ -2,14 +2,16 @@
 
 import json
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 import xarray as xr
 
-from simcast_hpc.config import ConfigError
+from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.forecast import watched_files
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.forecast.predictor import Predictor
@@ -172,7 +174,7 @@ def test_slow_failing_files_are_not_all_tried_again_in_one_scan(model, storm_fra
     monkeypatch.setattr(watched_files.Retry, "is_due", True)
     deliver(storm_frames[3], folder)
     watcher.scan()
-    assert tried == [f"frame{number:02d}.nc" for number in range(4)]  # a new file is not delayed
+    assert sorted(tried) == [f"frame{number:02d}.nc" for number in range(4)]  # a new file is not delayed
     monkeypatch.setattr(watched_files, "_RETRY_SECONDS_PER_SCAN", 60.0)
     watcher.scan()
     assert sorted(tried[4:]) == sorted(tried[:4])
@@ -234,3 +236,61 @@ def test_damaged_forecast_is_made_again(model, storm_frames, folders):
     first.write_bytes(content[:3000])
     second.write_bytes(content[:200] + bytes(len(content) - 200))
     assert (watcher.scan(), watcher.scan()) == (2, 0)
+
+
+def test_files_that_take_the_time_limit_do_not_block_others(model, storm_frames, folders, monkeypatch):
+    folder, out = folders
+    genuine, attempts = watched_files.frame_times, []
+
+    def read(path: Path, *, short: bool, **options):
+        attempts.append((path.name, short))
+        if path.name.startswith("slow"):
+            raise DataError(f"{path} did not finish")
+        return genuine(path, short=short, **options)
+
+    monkeypatch.setattr(watched_files, "frame_times", read)
+    for number in range(3):
+        deliver(storm_frames[number], folder)
+        os.utime(folder / f"frame{number:02d}.nc", (2000 + number,) * 2)
+        (folder / f"slow{number}.nc").write_bytes(b"x")
+        os.utime(folder / f"slow{number}.nc", (1000 + number,) * 2)
+    # 1. The newest files first, each with the short limit; the others have no time in this scan
+    watcher = make_watcher(model, folder, out)
+    monkeypatch.setattr(watched_files, "_NEW_SECONDS_PER_SCAN", 2.5)
+    with monkeypatch.context() as patch:
+        clock = SimpleNamespace(time_ns=time.time_ns, monotonic=lambda: len(attempts))
+        patch.setattr(watched_files, "time", clock)
+        watcher.files.update(lambda: False)
+    assert attempts == [("frame02.nc", True), ("frame01.nc", True), ("frame00.nc", True)]
+    assert watcher.scan() == 1
+    assert attempts[3:] == [("slow2.nc", True), ("slow1.nc", True), ("slow0.nc", True)]
+    # 2. Later attempts have the whole limit; a changed file is new
+    monkeypatch.setattr(watched_files.Retry, "is_due", True)
+    (folder / "slow1.nc").write_bytes(b"other")
+    os.utime(folder / "slow1.nc", (1001, 1001))
+    del attempts[:]
+    watcher.scan()
+    assert attempts[0] == ("slow1.nc", True) and {("slow0.nc", False), ("slow2.nc", False)} <= set(attempts)
+
+
+def test_times_whose_file_failed_before_are_served_last(model, storm_frames, folders, monkeypatch):
+    folder, out = folders
+    genuine, attempts = watched_files.read_frames, []
+
+    def read(path: Path, *, short: bool, **options):
+        attempts.append((path.name, short))
+        if path.name == "frame04.nc":
+            raise DataError(f"{path} did not finish")
+        return genuine(path, short=short, **options)
+
+    monkeypatch.setattr(watched_files, "read_frames", read)
+    for path in storm_frames[:5]:
+        deliver(path, folder)
+    watcher = make_watcher(model, folder, out)
+    assert watcher.scan() == 2 and ("frame04.nc", True) in attempts
+    deliver(storm_frames[5], folder)
+    monkeypatch.setattr(watched_files.Retry, "is_due", True)
+    del attempts[:]
+    watcher.files.update(lambda: False)
+    served = watcher._served_times(watcher.files.by_time(moment(5)), moment(5))
+    assert served == [moment(5), moment(3), moment(2), moment(1), moment(0), moment(4)]

@@ -221,3 +221,13 @@ def test_sizes_of_messages_have_limits():
     for damaged, limit in ((prefix, 799), (b"XXXX" + prefix[4:], 800), (prefix[:4] + b"\xff" * 4 + prefix[8:], 800)):
         with pytest.raises(InvalidMessageError):
             unpack_prefix(damaged, limit)
+
+
+def test_a_short_attempt_has_a_part_of_the_time(monkeypatch):
+    monkeypatch.setenv(reader_process.SECONDS_VARIABLE, "30")
+    monkeypatch.setattr(reader_process, "_SHORT_SECONDS", 0.0)
+    monkeypatch.setattr(reader_process, "_SHORT_SHARE", 0.01)
+    with pytest.raises(DataError, match=r"did not finish within 0\.3 s"):
+        read_frames(Path("sleep"), short=True)
+    with pytest.raises(DataError, match=r"did not finish within 0\.3 s"):
+        frame_times(Path("sleep"), short=True)
