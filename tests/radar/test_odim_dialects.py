@@ -225,5 +225,5 @@ def test_files_of_another_layout_are_not_called_damaged(tmp_path):
         read(path)
     volume = layout([[1.0]])
     volume["what"]["object"] = "PVOL"
-    with pytest.raises(DataError, match=r"where/elangle of dataset1/data1 is None; it must be from -5 to 45"):
+    with pytest.raises(DataError, match=r"where/elangle of dataset1/data1 is None; it must be from -5 to 90"):
         read(write_layout(tmp_path / "volume.h5", volume))
