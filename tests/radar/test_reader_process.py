@@ -223,7 +223,7 @@ def test_sizes_of_messages_have_limits():
             unpack_prefix(damaged, limit)
 
 
-def test_a_short_attempt_has_a_part_of_the_time(monkeypatch):
+def test_a_short_attempt_has_a_part_of_the_time(hostile, monkeypatch):
     monkeypatch.setenv(reader_process.SECONDS_VARIABLE, "30")
     monkeypatch.setattr(reader_process, "_SHORT_SECONDS", 0.0)
     monkeypatch.setattr(reader_process, "_SHORT_SHARE", 0.01)
