@@ -5,7 +5,6 @@ does. What is read from it, such as a compiled kernel, would be that user's.
 """
 
 import grp
-import itertools
 import os
 import pwd
 import stat
@@ -15,6 +14,7 @@ from pathlib import Path
 from simcast_hpc.config import SimcastError
 
 _PRIVATE_MODE = 0o700
+_MAX_LINKS = 40  # as the kernel
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
@@ -48,7 +48,7 @@ def claim_private(folder: Path) -> None:
         check_private(folder)
         return
     parent = next(one for one in folder.absolute().parents if os.path.lexists(one))
-    check_path(parent)
+    check_path(folder)
     if parent.stat().st_mode & _WRITABLE_BY_OTHERS:
         make_private(folder)
 
@@ -57,9 +57,10 @@ def check_private(folder: Path) -> None:
     """Check that only this user can write to a folder.
 
     The folder must belong to this user or root, must not be a link, and neither a group (other than the user's own, of
-    which nobody else is a member) nor all users may write to it. Where all users can write to a folder of its path, the
-    next part of the path must belong to this user or root, and the sticky bit must prevent others from renaming it.
-    Other parents, such as the folder of a project to which a group can write, are not judged.
+    which nobody else is a member) nor all users may write to it. Every folder of its path, also behind links, must
+    belong to this user or root. Where all users can write to one, the next part of the path must belong to this user or
+    root, and the sticky bit must prevent others from renaming it. Parents to which a group can write, such as the
+    folder of a project, and the content of the folder are not judged.
 
     Raises:
         UntrustedFolderError: another user can write to it; names the part of the path and its owner or mode.
@@ -80,26 +81,33 @@ def check_private(folder: Path) -> None:
 
 
 def check_path(folder: Path) -> None:
-    """Check that no other user can replace a part of the path of an existing folder; see :func:`check_private`.
+    """Check that no other user can replace a part of the path of a folder; see :func:`check_private`.
+
+    Parts that do not exist are not judged, but the folder that would contain them is.
 
     Raises:
         UntrustedFolderError: names the part of the path and its owner or mode.
     """
-    for path in dict.fromkeys((Path(os.path.abspath(folder)), folder.resolve())):
-        for parent, child in _steps(path):
-            mode = parent.stat().st_mode
-            if not mode & stat.S_IWOTH:
-                continue
-            if not mode & stat.S_ISVTX:
-                raise UntrustedFolderError(
-                    f"{folder} can be replaced by any user: {parent} has mode {stat.S_IMODE(mode):04o}, without the "
-                    "sticky bit; use another folder"
-                )
-            if not _is_trusted(status := child.lstat()):
-                raise UntrustedFolderError(
-                    f"{child} belongs to {owner_name(status.st_uid)}, in a folder to which every user can write; use a "
-                    "folder that belongs to you"
-                )
+    for parent, child in _steps(folder):
+        status = parent.lstat()
+        mode = status.st_mode
+        if not _is_trusted(status) and not _is_unmapped(status.st_uid):
+            raise UntrustedFolderError(
+                f"{folder} can be replaced by {owner_name(status.st_uid)}, to whom {parent} belongs; use a folder "
+                "whose parents belong to you or root"
+            )
+        if not mode & stat.S_IWOTH:
+            continue
+        if not mode & stat.S_ISVTX:
+            raise UntrustedFolderError(
+                f"{folder} can be replaced by any user: {parent} has mode {stat.S_IMODE(mode):04o}, without the "
+                "sticky bit; use another folder"
+            )
+        if os.path.lexists(child) and not _is_trusted(status := child.lstat()):
+            raise UntrustedFolderError(
+                f"{child} belongs to {owner_name(status.st_uid)}, in a folder to which every user can write; use a "
+                "folder that belongs to you"
+            )
 
 
 def user_folder(disk: Path) -> Path:
@@ -112,7 +120,8 @@ def user_folder(disk: Path) -> Path:
     while base != base.parent and not _is_usable(base):
         base = base.parent
     is_shared = base.stat().st_mode & _WRITABLE_BY_OTHERS
-    return (base if is_shared else disk) / f"simcast-{os.geteuid()}"
+    is_rejected = any(os.path.lexists(part) for part in (disk, *disk.parents) if base in part.parents)
+    return (base if is_shared or is_rejected else disk) / f"simcast-{os.geteuid()}"
 
 
 def owner_name(uid: int) -> str:
@@ -126,7 +135,7 @@ def owner_name(uid: int) -> str:
 def _is_usable(folder: Path) -> bool:
     try:
         check_path(folder)
-        return folder.is_dir()
+        return folder.is_dir() and (_is_trusted(status := folder.stat()) or _is_unmapped(status.st_uid))
     except OSError:
         return False
 
@@ -146,5 +155,42 @@ def _is_own_group(gid: int) -> bool:
     return group.gr_gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
+def _is_unmapped(uid: int) -> bool:
+    """Return whether a user is one that this user namespace does not map, as root of the host in many containers."""
+    try:
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+        maps = Path("/proc/self/uid_map").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return False
+    return uid == overflow and sum(int(line.split()[2]) for line in maps) < 2**32 - 1
+
+
 def _steps(path: Path) -> Iterator[tuple[Path, Path]]:
-    yield from itertools.pairwise([*reversed(path.parents), path])
+    """Yield every folder through which the kernel reaches ``path``, with the next part; links are followed one by one.
+
+    Ends at the first part that does not exist.
+
+    Raises:
+        UntrustedFolderError: the links form a loop.
+    """
+    absolute = path.absolute()
+    here, remaining, links = Path(absolute.anchor), list(reversed(absolute.parts[1:])), 0
+    while remaining:
+        name = remaining.pop()
+        if name == "..":
+            here = here.parent
+            continue
+        child = here / name
+        yield here, child
+        if child.is_symlink():
+            links += 1
+            if links > _MAX_LINKS:
+                raise UntrustedFolderError(f"{path} contains a loop of symbolic links")
+            target = child.readlink()
+            if target.is_absolute():
+                here = Path(target.anchor)
+            remaining += [part for part in reversed(target.parts) if part != target.anchor]
+        elif child.is_dir():
+            here = child
+        else:
+            return

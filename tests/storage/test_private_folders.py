@@ -14,6 +14,7 @@ from simcast_hpc.storage.private_folders import (
     UntrustedFolderError,
     check_path,
     check_private,
+    claim_private,
     make_private,
     user_folder,
 )
@@ -173,3 +174,30 @@ def test_a_missing_cache_is_created_only_where_others_could_create_it(shared, tm
 def test_caches_of_triton():
     assert kernels_folder({"TRITON_HOME": "/h"}) == Path("/h/.triton/cache")
     assert kernels_folder({"TRITON_HOME": "/h", "TRITON_CACHE_DIR": "/c"}) == Path("/c")
+
+
+def test_rejects_a_parent_that_belongs_to_another_user(tmp_path, give_away):
+    theirs = tmp_path / "theirs"
+    inside = theirs / "mine"
+    inside.mkdir(parents=True, mode=0o700)
+    check_private(inside)
+    give_away(theirs)
+    for check, path in ((check_private, inside), (claim_private, inside), (claim_private, theirs / "new")):
+        with pytest.raises(UntrustedFolderError, match=r"can be replaced by user 4242, to whom .*theirs belongs"):
+            check(path)
+    assert not user_folder(theirs).is_relative_to(theirs) and not user_folder(theirs / "x").is_relative_to(theirs)
+
+
+def test_checks_every_step_of_a_chain_of_links(tmp_path, give_away):
+    """Link -> link in a folder of another user -> own folder: the middle link can be changed at any time."""
+    (tmp_path / "good").mkdir(mode=0o700)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "second").symlink_to("..")  # relative
+    (tmp_path / "first").symlink_to(tmp_path / "theirs" / "second")
+    check_private(tmp_path / "first" / "good")
+    give_away(tmp_path / "theirs")
+    with pytest.raises(UntrustedFolderError, match="can be replaced by user 4242"):
+        check_private(tmp_path / "first" / "good")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(UntrustedFolderError, match="loop of symbolic links"):
+        check_path(tmp_path / "loop" / "x")
