@@ -251,9 +251,9 @@ def test_files_that_take_the_time_limit_do_not_block_others(model, storm_frames,
     monkeypatch.setattr(watched_files, "frame_times", read)
     for number in range(3):
         deliver(storm_frames[number], folder)
-        os.utime(folder / f"frame{number:02d}.nc", (2000 + number,) * 2)
+        os.utime(folder / f"frame{number:02d}.nc", (2000 + number, 2000 + number))
         (folder / f"slow{number}.nc").write_bytes(b"x")
-        os.utime(folder / f"slow{number}.nc", (1000 + number,) * 2)
+        os.utime(folder / f"slow{number}.nc", (1000 + number, 1000 + number))
     # 1. The newest files first, each with the short limit; the others have no time in this scan
     watcher = make_watcher(model, folder, out)
     monkeypatch.setattr(watched_files, "_NEW_SECONDS_PER_SCAN", 2.5)
