@@ -124,9 +124,13 @@ def test_ctrl_c_ends_the_reader_and_the_next_file_is_read(hostile, monkeypatch):
     monkeypatch.setenv(reader_process.SECONDS_VARIABLE, "60")
     read_frames(Path("good"))
     pid = child_pid()
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        read_frames(Path("sleep"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            read_frames(Path("sleep"))
+    finally:
+        signal.signal(signal.SIGINT, previous)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert len(read_frames(Path("good"))) == 1

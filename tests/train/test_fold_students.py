@@ -136,14 +136,15 @@ def test_rejects_students_whose_teacher_saw_their_fold(root, runs, tmp_path):
 
 
 def test_pipeline_uses_its_own_fold_students(tmp_path):
-    stages: dict[str, dict[str, Any]] = {
-        name: {"max_steps": 4} for name in ("teacher", "student", "autoencoder", "diffusion")
-    }
+    stages: dict[str, dict[str, Any]] = {name: {"max_steps": 4} for name in ("teacher", "student", "autoencoder")}
     for fold in range(FOLDS):
         held_out = {"data": {"hold_out": {"folds": FOLDS, "fold": fold}}, "max_steps": 4}
         stages[f"teacher-fold-{fold}"] = {"stage": "teacher", **held_out}
         stages[f"student-fold-{fold}"] = {"stage": "student", **held_out}
-    config = five_stages(tmp_path, stages=stages)
+    last = {"diffusion": {"max_steps": 4}}
+    with pytest.raises(ConfigError, match=r"stages\.diffusion: diffusion\.fold_students .* list student-fold-0 first"):
+        five_stages(tmp_path, stages={"teacher": {}, "student": {}, "autoencoder": {}} | last | stages)
+    config = five_stages(tmp_path, stages=stages | last)
     diffusion = config.train_config("diffusion").diffusion
     assert diffusion.fold_students == tuple(tmp_path / f"student-fold-{fold}" for fold in range(FOLDS))
     assert diffusion.student == tmp_path / "student"
