@@ -26,7 +26,7 @@ def test_ports_and_cache_folders_cannot_be_guessed(cluster):
 
 def test_cache_folder_is_private_and_removed_at_the_end(cluster, tmp_path):
     job = cluster.start(changes={"FAKE_HANGS": "1"})
-    cluster.wait_for(lambda: "--part" in str(cluster.calls("srun")))
+    cluster.wait_for(lambda: "'--part'" in str(cluster.calls("srun")))  # a step that hangs, after `--parts`
     (folder,) = (tmp_path / "tmp").iterdir()
     assert folder.name.startswith("simcast-20123-") and folder.stat().st_mode & 0o777 == 0o700
     assert folder.stat().st_uid == os.geteuid()
