@@ -1,7 +1,6 @@
 """Compressed chunks: those that expand beyond their size are an error, and all that filters write is read."""
 
 import bz2
-import resource
 import struct
 import time
 import zlib
@@ -22,6 +21,7 @@ from simcast_hpc.data.shards.shard_reader import ShardSource
 from tests.archives import FILE, make_archive, open_archive, random_codes
 from tests.data.shards import prepared
 from tests.data.test_shard_contents import changed
+from tests.memory_limits import limited_memory
 
 SHAPE = (2, 48, 48, 25)
 CHUNK = (1, 48, 48, 25)
@@ -35,12 +35,8 @@ FILTERS = {
 
 @pytest.fixture(autouse=True)
 def memory_limit():
-    """Limit the address space to 2 GiB more than now, so that a fault of ours ends in a MemoryError."""
-    former = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, former)
+    with limited_memory():
+        yield
 
 
 def write(path: Path, filters: dict, stored: bytes, *, chunk: tuple[int, ...] = CHUNK) -> Path:

@@ -3,20 +3,19 @@
 import io
 import pickle
 import random
-import resource
 import struct
 import time
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.inference.convert_weights import read_state_dict
+from tests.memory_limits import limited_memory
 
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
 DICTIONARY = b"\x80\x02}X\x01\x00\x00\x00a"
@@ -24,12 +23,8 @@ DICTIONARY = b"\x80\x02}X\x01\x00\x00\x00a"
 
 @pytest.fixture(autouse=True)
 def memory_limit():
-    """Limit the address space to 2 GiB more than now, so that a fault of ours ends in a MemoryError."""
-    former = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), former[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, former)
+    with limited_memory():
+        yield
 
 
 def archive(pickled: bytes, *, compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
