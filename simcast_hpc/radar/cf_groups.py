@@ -57,6 +57,8 @@ def _open(path: Path, group: str, *, decodes: bool) -> "xr.Dataset":
         return xr.open_dataset(path, engine="zarr", chunks=None, consolidated=False, **options)
     with path.open("rb") as file:
         engine = "scipy" if file.read(3) == b"CDF" else "h5netcdf"
+    if engine == "h5netcdf":
+        options["phony_dims"] = "access"  # its default, without the warning; other HDF5 files have no named dimensions
     return xr.open_dataset(path, engine=engine, **options)
 
 
