@@ -4,6 +4,7 @@ Command modules import nothing heavy (no torch, NumPy or h5py) at module level, 
 configurations appear at once.
 """
 
+import faulthandler
 import os
 import re
 import sys
@@ -79,6 +80,8 @@ def main() -> None:
     An expected error is printed as one message without a traceback. Exit status: 2 for invalid input, 1 for an
     error of the operating system, 130 after an interrupt, otherwise the ``exit_status`` of the error.
     """
+    if sys.__stderr__ is not None:
+        faulthandler.enable(sys.__stderr__)  # a crash in compiled code (SIGSEGV, SIGABRT) prints where it happened
     try:
         _run()
     except SystemExit as exit_:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 
@@ -36,6 +37,18 @@ def test_python_m_runs_the_same_program():
     done = subprocess.run([sys.executable, "-m", "simcast_hpc", "--help"], capture_output=True, text=True, check=True)
     for command in ("data", "train", "rollout", "pipeline", "evaluate", "report"):
         assert command in done.stdout
+
+
+def test_crash_in_compiled_code_prints_where_it_happened():
+    program = (
+        "import faulthandler, sys, simcast_hpc.cli as cli\n"
+        "def crashing_command(arguments, prog_name): faulthandler._sigsegv()\n"
+        "cli.app = crashing_command\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGSEGV
+    assert "Segmentation fault" in done.stderr and "in crashing_command" in done.stderr
 
 
 def test_synth_writes_an_archive_once(tmp_path, monkeypatch, capsys):
