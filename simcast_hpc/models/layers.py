@@ -21,7 +21,7 @@ class Fp32Conv2d(nn.Conv2d):
         """Return the output in fp32, or in float64 for a model cast to float64."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         bias = None if self.bias is None else self.bias.to(dtype)
-        with _in_fp32(input):
+        with in_fp32(input):
             return self._conv_forward(input.to(dtype), self.weight.to(dtype), bias)
 
 
@@ -32,11 +32,11 @@ class Fp32Linear(nn.Linear):
         """Return the output in fp32, or in float64 for a model cast to float64."""
         dtype = torch.promote_types(self.weight.dtype, torch.float32)
         bias = None if self.bias is None else self.bias.to(dtype)
-        with _in_fp32(input):
+        with in_fp32(input):
             return F.linear(input.to(dtype), self.weight.to(dtype), bias)
 
 
-def _in_fp32(input: Tensor) -> AbstractContextManager[Any]:
+def in_fp32(input: Tensor) -> AbstractContextManager[Any]:
     """Disable autocast and TF32, also in a run that trains in TF32; the gradients of the layer follow the run."""
     if input.is_meta:  # on which a run is checked before a GPU is used; autocast does not support it
         return nullcontext()

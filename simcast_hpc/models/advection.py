@@ -1,0 +1,54 @@
+"""Extrapolation of radar frames (Lagrangian persistence): semi-Lagrangian advection with the optical flow.
+
+Backward trajectories with constant motion, midpoint rule (Germann and Zawadzki 2002). The trajectory is accumulated
+over the lead times and the last frame is interpolated once per lead time, so that forecasts are not smoothed again and
+again.
+"""
+
+import torch
+from torch import Tensor
+
+from .layers import in_fp32
+from .optical_flow import check_frames, estimate_motion, sample_at
+
+
+def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) -> Tensor:
+    """Return the last frame advected with the motion of all frames: ``[B, frames_out, H, W]`` in [0, 1], float32.
+
+    Inflow from outside the grid and missing pixels are 0. Gradients flow to the last frame, not through the motion.
+
+    Args:
+        frames: ``[B, T, H, W]`` in [0, 1], oldest first; a single frame is repeated.
+        frames_out: number of lead times.
+        valid: bool ``[B, T, H, W]``, False where a pixel is missing.
+
+    Raises:
+        ValueError: ``frames`` does not have four axes, ``valid`` has another shape, or ``frames_out`` is below 1.
+    """
+    check_frames(frames, valid)
+    if frames_out < 1:
+        raise ValueError(f"frames_out={frames_out} must be at least 1")
+    if valid is not None:
+        frames = frames.where(valid, 0.0)
+    frames = frames.float()
+    return advect(frames[:, -1], estimate_motion(frames, valid), frames_out)
+
+
+def advect(field: Tensor, motion: Tensor, frames_out: int) -> Tensor:
+    """Advect a field with a constant motion: ``[B, H, W]``, ``[B, 2, H, W]`` -> ``[B, frames_out, H, W]``.
+
+    Args:
+        field: values at the pixels; outside the grid the field is 0.
+        motion: (y, x) in pixels per frame; outside the grid the motion is that of the nearest pixel.
+        frames_out: number of lead times.
+    """
+    dtype = torch.promote_types(field.dtype, torch.float32)
+    field, motion = field.to(dtype)[:, None], motion.to(dtype)
+    forecast = []
+    with in_fp32(field):
+        displacement = torch.zeros_like(motion)
+        for _ in range(frames_out):
+            start = sample_at(motion, displacement, outside="border")
+            displacement = displacement - sample_at(motion, displacement - start / 2, outside="border")
+            forecast.append(sample_at(field, displacement))
+    return torch.cat(forecast, dim=1)

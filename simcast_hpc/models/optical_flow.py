@@ -1,0 +1,167 @@
+"""Optical flow of radar frames: multi-scale Lucas-Kanade with Gaussian windows, batched and masked.
+
+Every pair of successive frames is warped half a step toward its middle with the current motion, and a linear
+least-squares fit of the remaining difference in a Gaussian window gives the increment (Lucas and Kanade 1981, with
+image pyramids as by Bouguet 2001). All pairs share one motion field. Motion is fitted from coarse to fine images on a
+grid of cells a few times smaller than the window, so that wide windows are cheap. Where a window contains little
+gradient, the motion tends to the mean motion of the echoes.
+
+All loops have fixed numbers of iterations: the result depends on the pixel values only through arithmetic, which
+``torch.export``, ONNX and CUDA graphs can record.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .layers import in_fp32
+
+# Last pairs of frames to which the motion is fitted.
+_MAX_PAIRS = 3
+# Standard deviation of the window, as fraction of the shorter side, and its minimum in pixels.
+_WINDOW_FRACTION = 1 / 6
+_MIN_WINDOW = 2.0
+_ITERATIONS = 3
+# Regularization toward the mean motion, as fraction of the mean squared gradient of the field.
+_REGULARIZATION = 0.1
+# Largest increment of an iteration in pixels of its pyramid level, and largest motion as fraction of the shorter side.
+_MAX_INCREMENT = 2.0
+_MAX_MOTION_FRACTION = 1 / 4
+_EPSILON = 1e-8
+
+
+def estimate_motion(frames: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return the motion ``[B, 2, H, W]`` (y, x) of the last frames in pixels per frame, float32.
+
+    The motion has no gradient with respect to the frames. It is bounded by a quarter of the shorter side per frame,
+    and 0 for a single frame and for frames without echoes.
+
+    Args:
+        frames: ``[B, T, H, W]`` in [0, 1], oldest first; the last four frames are used.
+        valid: bool ``[B, T, H, W]``, False where a pixel is missing; missing pixels do not influence the motion.
+
+    Raises:
+        ValueError: ``frames`` does not have four axes, or ``valid`` has another shape.
+    """
+    check_frames(frames, valid)
+    batch, steps, height, width = frames.shape
+    if steps == 1:
+        return frames.new_zeros((batch, 2, height, width), dtype=torch.float32)
+    frames = frames[:, -_MAX_PAIRS - 1 :].detach().float()
+    weight = torch.ones_like(frames) if valid is None else valid[:, -_MAX_PAIRS - 1 :].float()
+    with in_fp32(frames):
+        return _coarse_to_fine(frames, weight)
+
+
+def check_frames(frames: Tensor, valid: Tensor | None) -> None:
+    """Raise a ValueError unless ``frames`` is ``[B, T, H, W]`` and ``valid`` None or of the same shape."""
+    if frames.dim() != 4:
+        raise ValueError(f"frames must have shape [B, T, H, W], got {tuple(frames.shape)}")
+    if valid is not None and valid.shape != frames.shape:
+        raise ValueError(f"valid must have the shape of frames, {tuple(frames.shape)}, got {tuple(valid.shape)}")
+
+
+def sample_at(field: Tensor, displacement: Tensor, *, outside: str = "zeros") -> Tensor:
+    """Interpolate a field linearly at displaced pixels: ``[N, C, H, W]``, ``[N, 2, H, W]`` -> ``[N, C, H, W]``.
+
+    Args:
+        field: values at the pixels.
+        displacement: (y, x) in pixels from each pixel to the place where the field is interpolated.
+        outside: value outside the grid: ``zeros``, blended in over one pixel, or ``border``, the nearest pixel.
+    """
+    height, width = field.shape[-2:]
+    y = torch.arange(height, dtype=field.dtype, device=field.device)[:, None] + displacement[:, 0]
+    x = torch.arange(width, dtype=field.dtype, device=field.device) + displacement[:, 1]
+    # grid_sample takes x before y, with -1 and 1 at the outer edges of the first and last pixel.
+    places = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    return F.grid_sample(field, places, mode="bilinear", padding_mode=outside, align_corners=False)
+
+
+def _coarse_to_fine(frames: Tensor, weight: Tensor) -> Tensor:
+    """Return the motion ``[B, 2, H, W]`` of frames ``[B, P + 1, H, W]`` with weights 0 (missing) or 1."""
+    height, width = frames.shape[-2:]
+    window = max(min(height, width) * _WINDOW_FRACTION, _MIN_WINDOW)
+    levels = max(int(window / 2).bit_length() - 1, 0)  # a cell is the pixel of the coarsest image
+    cell = 2**levels
+
+    # 1. Image pyramid, padded with missing pixels to a multiple of the cell size
+    padding = (0, -width % cell, 0, -height % cell)
+    weight = F.pad(weight, padding)
+    images = [(F.pad(frames, padding) * weight, weight)]
+    for _ in range(levels):
+        images.append(tuple(F.avg_pool2d(field, 2) for field in images[-1]))
+
+    # 2. Mean motion, then local motion, at the coarsest level; local motion at the finer levels
+    limit = min(height, width) * _MAX_MOTION_FRACTION
+    motion = frames.new_zeros((len(frames), 2, weight.shape[-2] // cell, weight.shape[-1] // cell))
+    for level in range(levels, -1, -1):
+        image, weight = images[level]
+        smooth = _smooth(image, 1.0) / _smooth(weight, 1.0).clamp(min=_EPSILON)
+        passes = [None] * _ITERATIONS if level == levels else []
+        for sigma in passes + [window / cell] * _ITERATIONS:
+            motion = motion + _increment(smooth, weight, motion, 2**level, sigma)
+            motion = motion.clamp(-limit, limit)
+    motion = F.interpolate(motion, scale_factor=float(cell), mode="bilinear", align_corners=False)
+    return motion[..., :height, :width]
+
+
+def _increment(smooth: Tensor, weight: Tensor, motion: Tensor, pixel: int, sigma: float | None) -> Tensor:
+    """Return the least-squares increment ``[B, 2, h, w]`` of the motion on the grid of cells, in full-size pixels.
+
+    Args:
+        smooth: frames ``[B, P + 1, H, W]`` of a pyramid level.
+        weight: weights of its pixels.
+        motion: ``[B, 2, h, w]`` in full-size pixels.
+        pixel: pixel size of the level in full-size pixels.
+        sigma: standard deviation of the window in cells; None for the whole field.
+    """
+    batch, steps, height, width = smooth.shape
+    pairs = steps - 1
+    cell = height // motion.shape[-2]
+
+    # 1. Warp both frames of a pair to the middle
+    half = F.interpolate(motion / pixel, size=(height, width), mode="bilinear", align_corners=False) / 2
+    half = half.repeat_interleave(pairs, dim=0)
+    stacked = torch.stack([smooth, weight], dim=2)
+    earlier = sample_at(stacked[:, :-1].reshape(-1, 2, height, width), -half, outside="border")
+    later = sample_at(stacked[:, 1:].reshape(-1, 2, height, width), half, outside="border")
+    middle = (earlier[:, 0] + later[:, 0]) / 2
+    difference = later[:, 0] - earlier[:, 0]
+    dy = F.pad((middle[:, 2:] - middle[:, :-2]) / 2, (0, 0, 1, 1))
+    dx = F.pad((middle[:, :, 2:] - middle[:, :, :-2]) / 2, (1, 1))
+
+    # 2. Normal equations, summed over pairs and windows
+    terms = torch.stack([dy * dy, dy * dx, dx * dx, dy * difference, dx * difference], dim=1)
+    terms = terms * (earlier[:, 1] * later[:, 1])[:, None]
+    terms = F.avg_pool2d(terms.reshape(batch, pairs, 5, height, width).mean(dim=1), cell)
+    mean = terms.mean(dim=(-2, -1), keepdim=True)
+    terms = mean if sigma is None else _smooth(terms, sigma)
+    yy, yx, xx, yt, xt = terms.unbind(dim=1)
+
+    # 3. Solve with regularization toward the mean motion
+    scale = (mean[:, 0] + mean[:, 2]) + _EPSILON
+    if sigma is None:
+        strength = 1e-3 * scale
+        apart = torch.zeros_like(motion)
+    else:
+        strength = _REGULARIZATION * scale
+        wet = (yy + xx)[:, None] + _EPSILON
+        apart = motion / pixel
+        apart = apart - (apart * wet).sum(dim=(-2, -1), keepdim=True) / wet.sum(dim=(-2, -1), keepdim=True)
+    yt, xt = yt + strength * apart[:, 0], xt + strength * apart[:, 1]
+    yy, xx = yy + strength, xx + strength
+    determinant = yy * xx - yx * yx
+    increment = torch.stack([yx * xt - xx * yt, yx * yt - yy * xt], dim=1) / determinant[:, None]
+    return increment.clamp(-_MAX_INCREMENT, _MAX_INCREMENT) * pixel
+
+
+def _smooth(field: Tensor, sigma: float) -> Tensor:
+    """Smooth ``[B, C, H, W]`` with a Gaussian, with zeros outside the grid."""
+    radius = int(3 * sigma + 0.5)
+    kernel = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
+    kernel = torch.exp(-(kernel**2) / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    flat = field.reshape(-1, 1, *field.shape[-2:])
+    flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(radius, 0))
+    flat = F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, radius))
+    return flat.reshape(field.shape)
