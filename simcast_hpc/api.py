@@ -28,7 +28,8 @@ from simcast_hpc.data_arrays import (
     require_encoded,
     require_unit,
 )
-from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
+from simcast_hpc.inference.ensemble import Ensemble
+from simcast_hpc.inference.trained_ensemble import load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
 from simcast_hpc.radar.radar_frame import require_plausible
 from simcast_hpc.storage.compile_caches import check_caches
@@ -101,7 +102,7 @@ class Forecaster:
         dataset: description of the data set whose encoding the fields have.
     """
 
-    def __init__(self, model: TrainedModel | TrainedEnsemble | Baseline, dataset: DatasetSpec, device: torch.device):
+    def __init__(self, model: TrainedModel | Ensemble | Baseline, dataset: DatasetSpec, device: torch.device):
         """Wrap ``model``; use :func:`load`, :meth:`of_run` or :meth:`of_baseline`."""
         self.model, self.dataset, self.device = model, dataset, device
         self.config: TrainConfig | None = None
@@ -109,14 +110,14 @@ class Forecaster:
         self.step_minutes, self.spacing_km, self.members = dataset.step_minutes, dataset.grid.spacing_km, None
 
     @classmethod
-    def of_run(cls, model: TrainedModel | TrainedEnsemble, *, device: torch.device) -> "Forecaster":
+    def of_run(cls, model: TrainedModel | Ensemble, *, device: torch.device) -> "Forecaster":
         """Return a forecaster of a loaded model whose networks are on ``device``."""
         config = model.config
         forecaster = cls(model, target_spec(config.data), device)
         forecaster.config, forecaster.name, forecaster.step_minutes = config, config.name, step_minutes(config.data)
         forecaster.spacing_km = read_spec(config.data.dataset).grid.spacing_km * config.data.block_mean
         forecaster.frames_in, forecaster.frames_out = config.sequence.frames_in, config.frames_out
-        forecaster.members = model.sampling.members if isinstance(model, TrainedEnsemble) else None
+        forecaster.members = model.sampling.members if isinstance(model, Ensemble) else None
         return forecaster
 
     @classmethod
@@ -246,14 +247,14 @@ class Forecaster:
         steps = list(range(1, int(each[0]) + 1)) if isinstance(given, Real) else [int(step) for step in each]
         if not steps or min(steps) < 1 or sorted(set(steps)) != steps:
             raise ValueError(f"lead_times={lead_times!r} must be ascending steps from 1, for example 12 or [1, 6, 12]")
-        if isinstance(self.model, TrainedEnsemble) and steps[-1] > (self.frames_out or 0):
+        if isinstance(self.model, Ensemble) and steps[-1] > (self.frames_out or 0):
             raise ValueError(f"lead time {steps[-1]} is beyond the ensemble's horizon; it has 1 to {self.frames_out}")
         return steps
 
     def _member_count(self, members: int | None) -> int | None:
         if members is None:
             return self.members
-        if not isinstance(self.model, TrainedEnsemble):
+        if not isinstance(self.model, Ensemble):
             own = f"has {self.members} members" if self.members else "is not a run of stage diffusion"
             raise ValueError(f"members={members} needs an ensemble of variable size; {self.name} {own}")
         if isinstance(members, bool) or not isinstance(members, Integral) or members < 1:
@@ -276,7 +277,7 @@ class Forecaster:
                 f"frames of shape {shape} have {count} time steps (axes are {_AXES}); {self.name} needs {exact} "
                 f"{self.frames_in}: give the last ones"
             )
-        if isinstance(self.model, (TrainedModel, TrainedEnsemble)):
+        if isinstance(self.model, (TrainedModel, Ensemble)):
             self.model.check_grid((shape[-2], shape[-1]))
         return _checked_values(tensor.reshape(-1, *shape[-3:])), tensor.dim() == 3
 
@@ -288,7 +289,7 @@ class Forecaster:
 
     def _run(self, batch: Tensor, steps: list[int], members: int | None) -> Tensor:
         model = self.model
-        if isinstance(model, TrainedEnsemble):
+        if isinstance(model, Ensemble):
             result = model.members(batch, range(members or model.sampling.members))
         elif isinstance(model, TrainedModel):
             result = model.forecast(batch, frames_out=steps[-1])

@@ -198,7 +198,8 @@ def _predictor(
     from simcast_hpc.data.dataset_spec import ZRRelation
     from simcast_hpc.forecast.choose_frames import FrameRequest
     from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, training_grid
-    from simcast_hpc.inference.trained_ensemble import TrainedEnsemble, load_run
+    from simcast_hpc.inference.ensemble import Ensemble
+    from simcast_hpc.inference.trained_ensemble import load_run
     from simcast_hpc.inference.trained_model import forecast_device
     from simcast_hpc.radar import encoding_of_run
 
@@ -206,7 +207,7 @@ def _predictor(
         raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0, for example 200 1.6 (Marshall-Palmer)")
     # The settings are applied as the weights are loaded, because they include the precision of the weights.
     model = load_run(run, device=forecast_device(), change_sampling=lambda own: override_sampling(own, changes))
-    if changes and not isinstance(model, TrainedEnsemble):
+    if changes and not isinstance(model, Ensemble):
         raise ConfigError(
             f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a diffusion run"
         )

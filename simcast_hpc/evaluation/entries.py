@@ -16,7 +16,7 @@ from simcast_hpc.data.dataset_spec import Split, read_spec
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
-from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
+from simcast_hpc.inference.ensemble import Ensemble
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.storage.npz_files import load_npz
 
@@ -63,9 +63,9 @@ class TestSet:
     split: Split
 
 
-def run_entry(name: str, run: TrainedModel | TrainedEnsemble) -> Entry:
+def run_entry(name: str, run: TrainedModel | Ensemble) -> Entry:
     """Return the entry of a finished run, a deterministic model or an ensemble."""
-    return ensemble_entry(name, run) if isinstance(run, TrainedEnsemble) else model_entry(name, run)
+    return ensemble_entry(name, run) if isinstance(run, Ensemble) else model_entry(name, run)
 
 
 def model_entry(name: str, model: TrainedModel) -> Entry:
@@ -78,15 +78,10 @@ def model_entry(name: str, model: TrainedModel) -> Entry:
     return Entry(name, model, "model", note, steps=model.steps, parameters=parameters)
 
 
-def ensemble_entry(name: str, ensemble: TrainedEnsemble) -> Entry:
+def ensemble_entry(name: str, ensemble: Ensemble) -> Entry:
     """Return the entry of a trained ensemble."""
-    sampling = ensemble.sampling
-    guidance = f", guidance {sampling.guidance:g}" if sampling.guidance != 1 else ""
-    note = (
-        f"{sampling.members} members of {ensemble.config.stage}, {sampling.sampler} in {sampling.steps} steps{guidance}"
-    )
     parameters = sum(parameter.numel() for parameter in ensemble.network.parameters())
-    return Entry(name, ensemble, "model", note, steps=ensemble.steps, parameters=parameters)
+    return Entry(name, ensemble, "model", ensemble.note, steps=ensemble.steps, parameters=parameters)
 
 
 def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, row: str | None = None) -> Entry:

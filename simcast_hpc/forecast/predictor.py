@@ -16,8 +16,8 @@ from simcast_hpc.config.text_files import printable
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
+from simcast_hpc.inference.ensemble import Ensemble
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
-from simcast_hpc.inference.trained_ensemble import TrainedEnsemble
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models import grid_of
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
@@ -94,7 +94,7 @@ class Predictor:
         keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
     """
 
-    model: TrainedModel | TrainedEnsemble
+    model: TrainedModel | Ensemble
     code: ModelEncoding
     wanted: FrameRequest
     tile: Shape
@@ -164,8 +164,8 @@ class Predictor:
 
     def _forecast(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
         """Return values ``[M, T', H, W]``, mean and probability in physical units, NaN where ``missing``."""
-        frames_out, is_ensemble = self.model.config.sequence.frames_out, isinstance(self.model, TrainedEnsemble)
-        count = self.model.sampling.members if isinstance(self.model, TrainedEnsemble) else 1
+        frames_out, is_ensemble = self.model.config.sequence.frames_out, isinstance(self.model, Ensemble)
+        count = self.model.sampling.members if isinstance(self.model, Ensemble) else 1
         frame = (frames_out, *domain.domain)
         levels = self.code.to_linear(np.array(self.code.thresholds()))
         kept = np.zeros((count, *frame), np.float32) if self.keep_members or not is_ensemble else None
@@ -204,10 +204,9 @@ class Predictor:
             )
         padded = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap).padded
         noise = model.noise_of_domain(torch.from_numpy(codes), numbers, grid=padded)
-        reduction = model.autoencoder.config.autoencoder.model.reduction
 
         def sample(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
-            start = torch.stack([noise_of_tile(noise, corner, self.tile, reduction) for corner in corners])
+            start = torch.stack([noise_of_tile(noise, corner, self.tile, model.noise_spacing) for corner in corners])
             members = model.sample_members(torch.from_numpy(cut), numbers, start=start)
             return self.code.linear_of_forecast(members.frames.cpu().numpy())
 
@@ -240,10 +239,9 @@ class Predictor:
             "simcast_data_description": self.code.spec.name,
             "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}",
         }
-        if isinstance(model, TrainedEnsemble):
+        if isinstance(model, Ensemble):
             provenance["simcast_sampling"] = model.sampling.model_dump_json()
-            provenance["simcast_student_weights_sha256"] = model.student.weights_hash
-            provenance["simcast_autoencoder_weights_sha256"] = model.autoencoder.weights_hash
+            provenance |= {f"simcast_{role}_weights_sha256": weights for role, weights in model.inputs.items()}
         return provenance
 
     @property
@@ -276,18 +274,19 @@ class Predictor:
         }
 
 
-def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, reduction: int) -> torch.Tensor:
-    """Return the part of a domain's initial noise ``[..., h, w]`` that belongs to a tile.
+def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, spacing: int) -> torch.Tensor:
+    """Return the part of a domain's noise ``[..., h, w]`` that belongs to a tile.
 
-    ``corner`` is the tile's upper left pixel; between two latent pixels the nearer is taken.
+    ``corner`` is the tile's upper left pixel, ``spacing`` the pixels per element of the noise; between two elements the
+    nearer is taken.
     """
-    part = tuple(-(-size // reduction) for size in tile)
+    part = tuple(-(-size // spacing) for size in tile)
     domain = (noise.shape[-2], noise.shape[-1])
-    row, column = (min(round(at / reduction), size - p) for at, size, p in zip(corner, domain, part, strict=True))
+    row, column = (min(round(at / spacing), size - p) for at, size, p in zip(corner, domain, part, strict=True))
     return noise[..., row : row + part[0], column : column + part[1]]
 
 
-def reject_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> None:
+def reject_unfit_tile(model: TrainedModel | Ensemble, tile: Shape) -> None:
     """Check that a model can take tiles of this size.
 
     Raises:
@@ -298,7 +297,7 @@ def reject_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> Non
         if min(tile) < 1:
             raise ValueError("a tile has at least one pixel")
         empty = torch.zeros(1, model.config.sequence.frames_in, *tile, dtype=torch.uint8)
-        if isinstance(model, TrainedEnsemble):
+        if isinstance(model, Ensemble):
             model.members(empty, [0])
         else:
             model.forecast(empty, frames_out=1)
@@ -308,9 +307,9 @@ def reject_unfit_tile(model: TrainedModel | TrainedEnsemble, tile: Shape) -> Non
         ) from error
 
 
-def training_grid(model: TrainedModel | TrainedEnsemble) -> Shape:
+def training_grid(model: TrainedModel | Ensemble) -> Shape:
     """Return the grid (h, w) that a model was trained on: its own grid, the crop, or that of the data set."""
-    config = model.student.config if isinstance(model, TrainedEnsemble) else model.config
+    config = model.frames_config if isinstance(model, Ensemble) else model.config
     if own := grid_of(config.model):
         return own
     return (config.data.crop, config.data.crop) if config.data.crop else frame_grid(config.data)

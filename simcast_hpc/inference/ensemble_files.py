@@ -21,7 +21,7 @@ from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import atomic_file
 from simcast_hpc.storage.directory_lock import hold_directory
 
-from .trained_ensemble import TrainedEnsemble
+from .ensemble import Ensemble
 
 logger = logging.getLogger(__name__)
 _CODES = 255.0
@@ -55,7 +55,7 @@ def ensemble_products(members: Tensor, thresholds: Sequence[float]) -> EnsembleP
 
 
 def write_ensembles(
-    ensemble: TrainedEnsemble,
+    ensemble: Ensemble,
     source: WindowSource,
     out: Path,
     *,
@@ -134,7 +134,7 @@ def _interleave(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _describe(
-    file: Any, ensemble: TrainedEnsemble, source: WindowSource, *, spec: DatasetSpec, windows: int, dtype: str
+    file: Any, ensemble: Ensemble, source: WindowSource, *, spec: DatasetSpec, windows: int, dtype: str
 ) -> None:
     sequence, (height, width) = ensemble.config.sequence, source.grid
     frame = (sequence.frames_out, height, width)
@@ -160,14 +160,13 @@ def _describe(
             "threshold_labels": json.dumps(list(spec.threshold_labels())),
             "sampling": ensemble.sampling.model_dump_json(),
             "weights": ensemble.weights_hash,
-            "autoencoder": ensemble.autoencoder.weights_hash,
-            "student": ensemble.student.weights_hash,
+            **ensemble.inputs,
             "data": source.fingerprint,
         }
     )
 
 
-def _write_clip_rate(file: Any, ensemble: TrainedEnsemble, rate: float) -> None:
+def _write_clip_rate(file: Any, ensemble: Ensemble, rate: float) -> None:
     file.attrs["clip_rate"] = rate
     if ensemble.sampling.clip is not None:
         bound = ensemble.sampling.clip

@@ -1,18 +1,15 @@
 """Ensembles from finished runs: student, autoencoder and denoiser, checked to belong together, and sampled."""
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig
-from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.diffusion import (
     BatchNoise,
     SamplingResult,
@@ -21,7 +18,6 @@ from simcast_hpc.diffusion import (
     plan_steps,
     run_sampler,
     spaced_timesteps,
-    stream_key,
 )
 from simcast_hpc.diffusion.guidance import check_guidance
 from simcast_hpc.distill.cut_windows import to_frames
@@ -31,6 +27,7 @@ from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.run_directory import RunDirectory
 
 from .cuda_graph import GraphCache
+from .ensemble import Ensemble, Members, sample_identity
 from .trained_model import TrainedModel, check_multiple, config_of_run, load_trained, read_finished
 
 _SCALE = "scale_factor"
@@ -61,20 +58,9 @@ class TrainedAutoencoder:
         return frames.clamp(0.0, 1.0).unflatten(0, latents.shape[:2])
 
 
-class Members(NamedTuple):
-    """``frames`` fp32 ``[B, M, T', H, W]`` in [0, 1], and ``clip_rate`` of :class:`.SamplingResult`, fp32."""
-
-    frames: Tensor
-    clip_rate: Tensor
-
-
 @dataclass(frozen=True)
-class TrainedEnsemble:
-    """Three trained networks on one device that together sample ensemble members.
-
-    The noise of a member is a function of the sampling seed, of the observed frames and of the member's number: it does
-    not depend on the rest of the batch, on chunking, or on the rank.
-    """
+class TrainedEnsemble(Ensemble):
+    """Three trained networks on one device that together sample ensemble members."""
 
     network: CasFormer
     config: TrainConfig
@@ -135,24 +121,6 @@ class TrainedEnsemble:
         latent = self.autoencoder.config.autoencoder.model.reduction * self.config.diffusion.casformer.patch
         check_multiple(grid, math.lcm(latent, self.student.grid_multiple), f"{self.config.stage} {self.config.name}")
 
-    def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
-        """Return ``sampling.members`` members after ``codes`` ``[B, T, H, W]``, fp32 ``[B, M, frames_out, H, W]``.
-
-        Raises:
-            ValueError: ``frames_out`` is not the ensemble's number of lead times.
-        """
-        if frames_out != self.config.sequence.frames_out:
-            raise ValueError(f"the ensemble forecasts {self.config.sequence.frames_out} frames, not {frames_out}")
-        return self.members(codes, range(self.sampling.members))
-
-    def members(self, codes: Tensor, numbers: Sequence[int]) -> Tensor:
-        """Return the members with these numbers, fp32 ``[B, len(numbers), T', H, W]`` in [0, 1].
-
-        Raises:
-            NonFiniteLatentError: sampling diverged.
-        """
-        return self.sample_members(codes, numbers).frames
-
     @torch.no_grad()
     @fp32_precision()
     def sample_members(self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None) -> Members:
@@ -179,7 +147,7 @@ class TrainedEnsemble:
         frames, rates, broken = [], [], []
         for part in row.split(self.sampling.chunk):
             sample = part // len(members)
-            rows = BatchNoise(stream_key(self.sampling.seed, "member"), identity[sample], members[part % len(members)])
+            rows = self.noise_rows(identity[sample], members[part % len(members)])
             first = rows.initial(tuple(condition.shape[1:])) if start is None else start.to(device).flatten(0, 1)[part]
             result = self._sample(rows, first, condition[sample], None if observed is None else observed[sample])
             frames.append(self.autoencoder.decode(result.latents))
@@ -189,17 +157,35 @@ class TrainedEnsemble:
         all_frames = torch.cat(frames).unflatten(0, (len(codes), len(members)))
         return Members(all_frames, torch.stack(rates).sum())
 
-    def noise_of_domain(self, codes: Tensor, numbers: Sequence[int], *, grid: tuple[int, int]) -> Tensor:
-        """Return initial noise for the latents of a domain ``grid`` (H, W), fp32 ``[M, T', C, h, w]``.
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Hashes of student and autoencoder."""
+        return {"student": self.student.weights_hash, "autoencoder": self.autoencoder.weights_hash}
 
-        A function of the sampling seed, of ``codes`` ``[T, ...]`` and of each member's number.
-        """
-        model = self.autoencoder.config.autoencoder.model
-        height, width = (-(-size // model.reduction) for size in grid)
-        members = torch.tensor(list(numbers), dtype=torch.int64)
-        identity = sample_identity(codes[None]).cpu().expand(len(members))
-        rows = BatchNoise(stream_key(self.sampling.seed, "member"), identity, members)
-        return rows.initial((self.config.sequence.frames_out, model.latent_channels, height, width))
+    @property
+    def frames_config(self) -> TrainConfig:
+        """Configuration of the student."""
+        return self.student.config
+
+    @property
+    def note(self) -> str:
+        """Sampler and guidance."""
+        sampling = self.sampling
+        guidance = f", guidance {sampling.guidance:g}" if sampling.guidance != 1 else ""
+        return (
+            f"{sampling.members} members of {self.config.stage}, {sampling.sampler} in {sampling.steps} steps{guidance}"
+        )
+
+    @property
+    def noise_spacing(self) -> int:
+        """Pixels per latent element along an axis."""
+        return self.autoencoder.config.autoencoder.model.reduction
+
+    def noise_shape(self, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return the shape of the latents of one member, (T', C, h, w)."""
+        height, width = (-(-size // self.noise_spacing) for size in grid)
+        channels = self.autoencoder.config.autoencoder.model.latent_channels
+        return self.config.sequence.frames_out, channels, height, width
 
     def _sample(self, rows: BatchNoise, first: Tensor, condition: Tensor, observed: Tensor | None) -> SamplingResult:
         guided, steps = self.sampling.guidance != 1.0, self._steps()
@@ -234,18 +220,6 @@ class TrainedEnsemble:
 
 def _dtype(sampling: SamplingConfig) -> torch.dtype:
     return torch.bfloat16 if sampling.precision == "bf16" else torch.float32
-
-
-def sample_identity(codes: Tensor) -> Tensor:
-    """Return a hash in [0, 2^32) of each sample of ``codes`` ``[B, T, H, W]``, int64 ``[B]``.
-
-    Floats in [0, 1] are hashed as the nearest encoded values, so that a window has one identity in both forms.
-    """
-    if codes.dtype != torch.uint8:
-        scaled = (codes.float() * MISSING_CODE).round().clamp(0, MISSING_CODE - 1)
-        codes = torch.where(torch.isnan(codes), MISSING_CODE, scaled).to(torch.uint8)
-    digests = [hashlib.blake2b(one.contiguous().numpy().tobytes(), digest_size=4).digest() for one in codes.cpu()]
-    return torch.tensor([int.from_bytes(digest, "little") for digest in digests], device=codes.device)
 
 
 def load_autoencoder(run_dir: Path, *, device: torch.device | None = None) -> TrainedAutoencoder:

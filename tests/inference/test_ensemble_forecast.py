@@ -16,8 +16,9 @@ from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.evaluation.entries import ForecastFile
 from simcast_hpc.inference.cuda_graph import GraphCache
+from simcast_hpc.inference.ensemble import sample_identity
 from simcast_hpc.inference.ensemble_files import ensemble_products, write_ensembles
-from simcast_hpc.inference.trained_ensemble import load_autoencoder, load_ensemble, sample_identity
+from simcast_hpc.inference.trained_ensemble import load_autoencoder, load_ensemble
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.emulated_graphs import EmulatedGraph
