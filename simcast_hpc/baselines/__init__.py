@@ -10,6 +10,7 @@ import torch
 from .extrapolation import Extrapolation
 from .intensity import PhysicalEncoding
 from .persistence import Persistence
+from .pysteps_extrapolation import PystepsExtrapolation
 from .pysteps_nowcasts import PystepsBaseline
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Persistence",
     "PhysicalEncoding",
     "PystepsBaseline",
+    "PystepsExtrapolation",
     "load_baseline",
 ]
 
@@ -42,7 +44,8 @@ class Baseline(Protocol):
 # Name and description in tables.
 NOTES = {
     "persistence": "the last frame at every lead time",
-    "extrapolation": "pysteps: Lucas-Kanade motion, semi-Lagrangian advection",
+    "extrapolation": "optical flow of the last 4 frames, semi-Lagrangian advection",
+    "pysteps-lk": "pysteps: Lucas-Kanade motion, semi-Lagrangian advection",
     "darts": "pysteps: DARTS motion, semi-Lagrangian advection",
     "s-prog": "pysteps: S-PROG, scale-dependent smoothing",
     "steps": "pysteps: STEPS, 10 members",
@@ -79,6 +82,8 @@ def load_baseline(
         raise KeyError(f"unknown baseline {name!r}; {hint}choose one of {', '.join(BASELINES)}")
     if name == "persistence":
         return Persistence()
-    if name in ("extrapolation", "darts"):
-        return Extrapolation(encoding, method="darts" if name == "darts" else "lucas-kanade", cache=cache)
+    if name == "extrapolation":
+        return Extrapolation()
+    if name in ("pysteps-lk", "darts"):
+        return PystepsExtrapolation(encoding, method="darts" if name == "darts" else "lucas-kanade", cache=cache)
     return PystepsBaseline(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)

@@ -1,11 +1,12 @@
 """S-PROG, STEPS, LINDA and ANVIL of pysteps: extrapolation with growth, decay and uncertainty.
 
 S-PROG: Seed 2003. STEPS: Bowler, Pierce and Seed 2006. LINDA: Pulkkinen et al. 2021. ANVIL: Pulkkinen et al. 2020.
-The motion is the Lucas-Kanade optical flow of :class:`Extrapolation`. S-PROG and STEPS use 10 log10 of the intensity,
-with dry pixels 5 dB below 0.1; LINDA and ANVIL the intensity itself (mm/h, kg/m2; dBZ by Marshall and Palmer).
+The motion is the Lucas-Kanade optical flow of :class:`PystepsExtrapolation`. S-PROG and STEPS use 10 log10 of the
+intensity, with dry pixels 5 dB below 0.1; LINDA and ANVIL the intensity itself (mm/h, kg/m2; dBZ by Marshall and
+Palmer).
 
-For a window with too little rain to estimate the statistics, or on which the method fails, the forecast is Lucas-Kanade
-extrapolation; ``fallbacks`` counts these windows, and each is logged.
+For a window with too little rain to estimate the statistics, or on which the method fails, the forecast is that of
+``pysteps-lk``; ``fallbacks`` counts these windows, and each is logged.
 """
 
 import contextlib
@@ -22,7 +23,6 @@ from typing import Any
 import numpy as np
 
 from .baseline_windows import WindowBaseline
-from .extrapolation import Extrapolation
 from .intensity import (
     WET,
     WET_DB,
@@ -33,6 +33,7 @@ from .intensity import (
     encoding_hash,
     intensity,
 )
+from .pysteps_extrapolation import PystepsExtrapolation
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class PystepsBaseline(WindowBaseline):
         self.step_minutes, self.spacing_km = step_minutes, spacing_km
         self.members = MEMBERS if name == "steps" else None
         self.fallbacks = 0
-        self._extrapolation = Extrapolation(encoding)
+        self._extrapolation = PystepsExtrapolation(encoding)
         self._forecast = _nowcast_method(_METHODS[name])
 
     def settings(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class PystepsBaseline(WindowBaseline):
             except _FAILURES as error:
                 reason = f"pysteps failed: {error}"
         self.fallbacks += 1
-        logger.info("%s: using Lucas-Kanade extrapolation for one window (%s)", self.name, reason)
+        logger.info("%s: using pysteps-lk for one window (%s)", self.name, reason)
         forecast = self._extrapolation.forecast_window(window, frames_out)
         return np.repeat(forecast[None], MEMBERS, axis=0) if self.name == "steps" else forecast
 

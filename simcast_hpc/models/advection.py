@@ -31,7 +31,8 @@ def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) ->
     if valid is not None:
         frames = frames.where(valid, 0.0)
     frames = frames.float()
-    return advect(frames[:, -1], estimate_motion(frames, valid), frames_out)
+    # The weights of the interpolation add up to 1 only within rounding.
+    return advect(frames[:, -1], estimate_motion(frames, valid), frames_out).clamp(0.0, 1.0)
 
 
 def advect(field: Tensor, motion: Tensor, frames_out: int) -> Tensor:

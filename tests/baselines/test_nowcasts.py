@@ -11,7 +11,7 @@ from simcast_hpc.baselines import BASELINES, Persistence, PystepsBaseline, load_
 from simcast_hpc.baselines import intensity as intensities
 from simcast_hpc.data.encoding import Decibel, Linear, SevirVil
 from simcast_hpc.verification import protocol_for, score
-from tests.baselines.test_extrapolation import REFLECTIVITY, centre, moving_storms
+from tests.baselines.test_pysteps_extrapolation import REFLECTIVITY, centre, moving_storms
 
 RAIN_RATE = Decibel(unit="mm/h", offset_db=-10.0, step_db=0.15, first_code=1, floor=0.1)
 METHODS = ("darts", "s-prog", "steps", "linda", "anvil")
@@ -77,14 +77,14 @@ def test_uses_extrapolation_if_the_method_fails(storms, monkeypatch, caplog):
     monkeypatch.setattr(baseline, "_forecast", fail)
     with caplog.at_level(logging.INFO, logger="simcast_hpc"):
         forecast = baseline.forecast(storms[:, :9], 4)
-    assert torch.equal(forecast, load_baseline("extrapolation", RAIN_RATE).forecast(storms[:, :9], 4))
+    assert torch.equal(forecast, load_baseline("pysteps-lk", RAIN_RATE).forecast(storms[:, :9], 4))
     assert "singular matrix" in caplog.text
 
 
 def test_cache_is_keyed_by_content_and_replaces_damaged_files(storms, tmp_path, monkeypatch):
-    baseline = load_baseline("extrapolation", RAIN_RATE, cache=tmp_path)
+    baseline = load_baseline("pysteps-lk", RAIN_RATE, cache=tmp_path)
     first = baseline.forecast(storms[:, :9], 2)
-    (path,) = (tmp_path / "extrapolation").glob("*.npz")
+    (path,) = (tmp_path / "pysteps-lk").glob("*.npz")
     calls = []
     forecast_window = type(baseline).forecast_window
     monkeypatch.setattr(
@@ -93,10 +93,10 @@ def test_cache_is_keyed_by_content_and_replaces_damaged_files(storms, tmp_path, 
     assert torch.equal(baseline.forecast(storms[:, :9], 2), first) and not calls
     path.write_bytes(path.read_bytes()[:50])
     assert torch.equal(baseline.forecast(storms[:, :9], 2), first) and len(calls) == 1
-    other = load_baseline("extrapolation", Linear(unit="dBZ", gain=0.5, offset=-32.0), cache=tmp_path)
+    other = load_baseline("pysteps-lk", Linear(unit="dBZ", gain=0.5, offset=-32.0), cache=tmp_path)
     other.forecast(storms[:, :9], 2)
     baseline.forecast(storms[:, :9], 3)
-    assert len(calls) == 3 and len(list((tmp_path / "extrapolation").iterdir())) == 3
+    assert len(calls) == 3 and len(list((tmp_path / "pysteps-lk").iterdir())) == 3
 
 
 def test_rejects_too_few_frames():
