@@ -1,12 +1,73 @@
-"""Losses: the weighted MSE of SimCast (Eq. 1-2) with thresholds of a data set, and the autoencoder losses."""
+"""Losses of forecasts (pixel-weighted MSE and MAE, adjusted MSE of spectra) and of the autoencoder.
 
+Every loss of a forecast takes prediction ``[B, T', C, H, W]`` in [0, 1], target of the same shape (uint8 encoded values
+or encoded value / 255 in float32) and ``valid`` (bool, or None), and returns a scalar. Missing pixels contribute 0, but
+the denominator is the constant B T' C H W, so that the loss of a batch is the mean of the losses of its samples.
+"""
+
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simcast_hpc.config import LossConfig
-from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.config import DataError, LossConfig
+from simcast_hpc.data.dataset_spec import DatasetSpec, ZRRelation
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_kernels.weighted_mse import weighted_mse
+from simcast_kernels.weighted_mse.reference import comparison_values
+
+# Classes of the balanced weights in mm/h (Shi et al. 2017, section 3.3).
+_BALANCED_RAIN_RATES = (2.0, 5.0, 10.0, 30.0)
+_MARSHALL_PALMER = ZRRelation(a=200.0, b=1.6)
+# Liquid water content 3.44e-6 Z^(4/7) kg/m^3 (Greene and Clark 1972), in a uniform column of 5 km, the height of the
+# melting layer in summer. The depth is our choice: VIL has no unique relation to a rain rate.
+_VIL_FACTOR, _VIL_EXPONENT, _COLUMN_M = 3.44e-6, 4 / 7, 5000.0
+# Variance of the rounding to encoded values, in units of [0, 1].
+_ROUNDING_VARIANCE = (1 / 255) ** 2 / 12
+
+
+class Loss(Protocol):
+    """A loss of forecasts; see the module docstring."""
+
+    def __call__(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the loss, scalar."""
+        ...
+
+
+def build_loss(config: LossConfig, spec: DatasetSpec) -> "ForecastLoss":
+    """Return the loss of a forecasting stage.
+
+    Raises:
+        DataError: the thresholds do not apply to the data set.
+    """
+    terms: dict[str, tuple[float, torch.nn.Module]] = {}
+    if config.mse_weight:
+        terms["mse"] = config.mse_weight, WeightedMSE(config, spec)
+    if config.mae_weight:
+        terms["mae"] = config.mae_weight, WeightedMAE(config, spec)
+    if config.amse_weight:
+        terms["amse"] = config.amse_weight, AdjustedMSE()
+    return ForecastLoss(terms)
+
+
+class ForecastLoss(torch.nn.Module):
+    """Sum of loss terms, each times its coefficient."""
+
+    def __init__(self, terms: dict[str, tuple[float, torch.nn.Module]]):
+        """Keep the terms, by name: (coefficient, loss)."""
+        super().__init__()
+        self.coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
+        self.terms = torch.nn.ModuleDict({name: term for name, (_, term) in terms.items()})
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the loss, fp32 scalar; see the module docstring for the arguments."""
+        return sum(
+            (self.coefficients[name] * term(prediction, target, valid) for name, term in self.terms.items()),
+            start=prediction.new_zeros(()),
+        )
 
 
 class WeightedMSE(torch.nn.Module):
@@ -23,11 +84,8 @@ class WeightedMSE(torch.nn.Module):
             DataError: ``loss.unit`` is not the unit of the data set, or a threshold is outside its range.
         """
         super().__init__()
-        if config.thresholds is None:
-            self.thresholds = spec.threshold_codes()[-1:]
-        else:
-            self.thresholds = spec.codes_of(config.thresholds, unit=config.unit or "code")
-        self.weights, self.inclusive = config.weights, config.inclusive
+        self.thresholds = pixel_thresholds(config, spec)
+        self.weights, self.inclusive = config.pixel_weights, config.inclusive or config.weighting == "balanced"
 
     def forward(self, prediction: torch.Tensor, target: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         """Return the loss, fp32 scalar.
@@ -45,6 +103,147 @@ class WeightedMSE(torch.nn.Module):
             inclusive=self.inclusive,
             mask=valid,
         )
+
+
+class WeightedMAE(WeightedMSE):
+    """Weighted MAE: the sum over valid pixels of w(y) |f - y|, divided by the constant B T' C H W.
+
+    The weights are those of :class:`WeightedMSE`. With balanced weights it is the B-MAE of Shi et al. 2017 (NeurIPS 30,
+    section 3.3) in units of [0, 1].
+    """
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the loss, scalar of the prediction's dtype (fp32 or float64); arguments as in :class:`WeightedMSE`."""
+        weight = torch.full_like(target, self.weights[0], dtype=prediction.dtype)
+        values = comparison_values(self.thresholds, target.dtype, inclusive=self.inclusive, code_scale=255.0)
+        for value, step in zip(values, self.weights[1:], strict=True):
+            weight = weight.masked_fill_(target >= value if self.inclusive else target > value, step)
+        error = (prediction - _as_unit(target)).abs()
+        if valid is not None:
+            error = error.masked_fill(~valid, 0.0)
+        return (weight * error).sum() / prediction.numel()
+
+
+class AdjustedMSE(torch.nn.Module):
+    """Adjusted MSE (AMSE) of Subich et al. 2025 (arXiv 2501.19374, Eq. 6), for the 2-D Fourier spectrum of each frame.
+
+    By Parseval's theorem the MSE is the sum over wavenumbers k of ``D_k``, the power of the difference of forecast and
+    observation. With the amplitudes A_k and B_k (square roots of their powers) and their coherence c_k,
+
+        D_k = (A_k - B_k)^2 + 2 A_k B_k (1 - c_k).
+
+    Where the position of small scales is uncertain, a lower A_k lowers the MSE: the forecast is blurred. The AMSE has
+    ``max(A_k^2, B_k^2)`` in place of ``A_k B_k``: the cost of decorrelation does not fall with the amplitude, and the
+    best amplitude is the observed one. The paper uses spherical harmonics on the globe. Here k is the radius of the
+    frequency, rounded, in cycles per longer side. The fields are not periodic; no window function is applied.
+
+    A_k^2 and B_k^2 include the power of rounding to encoded values. It bounds the gradient where the forecast has no
+    power, as if both fields had the same small component there, so the AMSE of equal fields remains 0.
+    """
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the loss, scalar of the prediction's dtype (fp32 or float64); missing pixels are 0 in both fields."""
+        observed = _as_unit(target).to(prediction.dtype)
+        difference = prediction - observed
+        if valid is not None:
+            observed, difference = observed.masked_fill(~valid, 0.0), difference.masked_fill(~valid, 0.0)
+        spectra = torch.fft.rfft2(torch.stack([observed + difference, observed, difference]), norm="forward")
+        power = spectra.real.square() + spectra.imag.square()
+        rings = _Rings.of(prediction.shape[-2], prediction.shape[-1], prediction.device)
+        forecast, reference, error = _RingSum.apply(power.flatten(-2) * rings.multiplicity, rings.slots, rings.ring)
+        floor = _ROUNDING_VARIANCE * rings.share
+        forecast, reference = (forecast + floor).sqrt(), (reference + floor).sqrt()
+        amplitude = (forecast - reference).square()
+        ratio = torch.maximum(forecast, reference) / torch.minimum(forecast, reference)
+        return (amplitude + ratio * (error - amplitude)).sum(-1).mean()
+
+
+class _Rings:
+    """Rings of frequencies of ``rfft2`` on an H x W grid, on a device.
+
+    Attributes:
+        multiplicity: how often a coefficient occurs in the full plane, 1 or 2, float32 ``[F]``, F = H (W // 2 + 1).
+        ring: of each coefficient, int64 ``[F]``.
+        slots: flat indices of the coefficients of each ring, int64 ``[R, max]``, padded by F.
+        share: coefficients of each ring in the full plane, divided by H W, float32 ``[R]``.
+    """
+
+    def __init__(self, height: int, width: int, device: torch.device):
+        """Compute the tables on the host."""
+        longest = max(height, width)
+        rows, columns = np.fft.fftfreq(height, 1 / longest), np.fft.rfftfreq(width, 1 / longest)
+        ring = np.rint(np.hypot(rows[:, None], columns[None])).astype(np.int64).ravel()
+        # Radii of a very long grid may skip a ring; number those that occur.
+        ring = np.unique(ring, return_inverse=True)[1].reshape(-1)
+        counts = np.bincount(ring)
+        slots = np.full((len(counts), counts.max()), len(ring))
+        order = np.argsort(ring, kind="stable")
+        slots[np.arange(counts.max()) < counts[:, None]] = order
+        double = np.arange(width // 2 + 1)
+        multiplicity = np.tile(np.where((double == 0) | (2 * double == width), 1.0, 2.0), height)
+        share = np.bincount(ring, weights=multiplicity) / (height * width)
+        self.multiplicity = torch.tensor(multiplicity, dtype=torch.float32, device=device)
+        self.share = torch.tensor(share, dtype=torch.float32, device=device)
+        self.ring, self.slots = torch.tensor(ring, device=device), torch.tensor(slots, device=device)
+
+    @staticmethod
+    @cache
+    def of(height: int, width: int, device: torch.device) -> "_Rings":
+        """Return the tables, computed once per grid and device."""
+        with torch.inference_mode(False):  # validation may be the first to need them
+            return _Rings(height, width, device)
+
+
+class _RingSum(torch.autograd.Function):
+    """Sum over the coefficients of each ring, ``[..., F]`` to ``[..., R]``.
+
+    A gather and a sum have the same order on every device, in forward and backward; index_add_ has none on a GPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, power: Tensor, slots: Tensor, ring: Tensor) -> Tensor:
+        ctx.save_for_backward(ring)
+        return F.pad(power, (0, 1))[..., slots].sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (ring,) = ctx.saved_tensors
+        return grad_outputs[0][..., ring], None, None
+
+
+def pixel_thresholds(config: LossConfig, spec: DatasetSpec) -> tuple[float, ...]:
+    """Return the thresholds between the pixel weights, on the code axis of the data set.
+
+    The rain rates of the balanced weights are converted to dBZ by the Z-R relation of the data set (by default of
+    Marshall and Palmer), and then to VIL by the liquid water content of Greene and Clark (1972) in a uniform column of
+    5 km: 0.67, 1.5, 2.9 and 8.0 kg/m^2.
+
+    Raises:
+        DataError: ``loss.unit`` is not the unit of the data set, a threshold is outside its range, or rain rates cannot
+            be converted to the unit of the data set.
+    """
+    if config.weighting != "balanced":
+        if config.thresholds is None:
+            return spec.threshold_codes()[-1:]
+        return spec.codes_of(config.thresholds, unit=config.unit or "code")
+    unit = spec.encoding.unit
+    reflectivity = [(spec.z_r or _MARSHALL_PALMER).reflectivity(rate) for rate in _BALANCED_RAIN_RATES]
+    if unit == "mm/h":
+        values = _BALANCED_RAIN_RATES
+    elif unit == "dBZ":
+        values = tuple(reflectivity)
+    elif unit == "kg/m^2":
+        values = tuple(_COLUMN_M * _VIL_FACTOR * 10 ** (dbz / 10 * _VIL_EXPONENT) for dbz in reflectivity)
+    else:
+        raise DataError(
+            f"loss.weighting=balanced needs a data set in mm/h, dBZ or kg/m^2, and {spec.name} is encoded in {unit!r}; "
+            "set loss.thresholds and loss.weights instead"
+        )
+    return spec.codes_of(values, unit=unit)
+
+
+def _as_unit(target: Tensor) -> Tensor:
+    return code_to_unit(target) if target.dtype == torch.uint8 else target
 
 
 def reconstruction_loss(frames: Tensor, reconstruction: Tensor, valid: Tensor, log_variance: Tensor) -> Tensor:

@@ -9,18 +9,58 @@ from .stage_sections import FORECASTING, Added, Operational, Section, Unit
 
 
 class LossConfig(Section, read_by=FORECASTING):
-    """Weighted MSE (SimCast Eq. 1-2): a pixel's weight depends on how many thresholds its target exceeds."""
+    """Weighted sum of loss terms over valid pixels, in [0, 1] (pixel value / 255); see ``losses.py`` for the formulas.
 
+    The default is the weighted MSE of SimCast (Eq. 1-2): a pixel's weight depends on how many thresholds its target
+    exceeds. MSE and MAE use the same pixel weights.
+    """
+
+    mse_weight: Added[Annotated[float, Unit("1")]] = Field(default=1.0, ge=0)
+    """Coefficient of the MSE with pixel weights."""
+    mae_weight: Added[Annotated[float, Unit("1")]] = Field(default=0.0, ge=0)
+    """Coefficient of the mean absolute error with pixel weights. `weighting: balanced` with `mse_weight: 1` and
+    `mae_weight: 1` is the loss of the HKO-7 benchmark (Shi et al. 2017)."""
+    amse_weight: Added[Annotated[float, Unit("1")]] = Field(default=0.0, ge=0)
+    """Coefficient of the adjusted MSE (Subich et al. 2025): an MSE per wavenumber of the 2-D spectrum that does not
+    reward blurred forecasts. It is equal to the MSE where the amplitudes are right."""
+    weighting: Added[Literal["simcast", "balanced"]] = "simcast"
+    """Pixel weights: `simcast` is `loss.weights`; `balanced` is 1, 2, 5, 10 and 30 for rain rates below 2, from 2, 5,
+    10 and 30 mm/h, converted to the unit of the data set (B-MSE and B-MAE, Shi et al. 2017)."""
     thresholds: Annotated[tuple[float, ...] | None, Unit("`loss.unit`")] = None
     """Ascending thresholds in the unit ``loss.unit``; null uses the highest evaluation threshold of the data set."""
     unit: str | None = None
     """Unit of ``loss.thresholds``. It must be the threshold unit of the data set: ``code`` (encoded values, SEVIR),
     ``mm/h`` or ``dBZ``."""
     weights: Annotated[tuple[PositiveFloat, ...], Unit("1")] = (1.0, 10.0)
-    """Weights of the squared error of a pixel: value i applies where the target exceeds i of the thresholds. One more
-    value than there are thresholds."""
+    """Weights of the error of a pixel: value i applies where the target exceeds i of the thresholds. One more value
+    than there are thresholds."""
     inclusive: bool = False
     """Count a target that equals a threshold as above it, as in the balanced weights of HKO-7."""
+
+    @property
+    def pixel_weights(self) -> tuple[float, ...]:
+        """Weights of pixels between the thresholds, ascending."""
+        return (1.0, 2.0, 5.0, 10.0, 30.0) if self.weighting == "balanced" else self.weights
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> Self:
+        if not any((self.mse_weight, self.mae_weight, self.amse_weight)):
+            raise ValueError("loss.mse_weight, loss.mae_weight and loss.amse_weight are all 0; set one above 0")
+        return self
+
+    @model_validator(mode="after")
+    def _one_table_of_weights(self) -> Self:
+        given = [
+            f"loss.{name}"
+            for name in ("thresholds", "unit", "weights", "inclusive")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if self.weighting == "balanced" and given:
+            raise ValueError(
+                f"{', '.join(given)} and loss.weighting=balanced exclude each other: balanced has its own thresholds "
+                "and weights; remove one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _weights_match_thresholds(self) -> Self:

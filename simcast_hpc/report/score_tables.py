@@ -160,8 +160,8 @@ def stage_table(run: RunResults) -> Table:
     rows = []
     for stage in run.stages:
         config = stage.config
-        weights = " / ".join(f"{weight:g}" for weight in config.loss.weights)
-        weighted = config.stage in FORECASTING and len(config.loss.weights) > 1
+        weights = " / ".join(f"{weight:g}" for weight in config.loss.pixel_weights)
+        weighted = config.stage in FORECASTING and len(config.loss.pixel_weights) > 1
         cells = (
             config.stage,
             f"{stage.steps}",

@@ -12,7 +12,7 @@ from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.cut_windows import Sample, starts, window_of_codes
-from simcast_hpc.losses import WeightedMSE
+from simcast_hpc.losses import ForecastLoss, build_loss
 from simcast_hpc.models import build_model, with_grid
 
 from .stage import Stage
@@ -21,7 +21,7 @@ from .stage import Stage
 class ForecastModule(torch.nn.Module):
     """A forecasting network and its loss, so that one forward pass returns the scalar to differentiate."""
 
-    def __init__(self, model: torch.nn.Module, loss: WeightedMSE):
+    def __init__(self, model: torch.nn.Module, loss: ForecastLoss):
         super().__init__()
         self.model, self.loss = model, loss
 
@@ -32,7 +32,7 @@ class ForecastModule(torch.nn.Module):
 
 
 class ForecastStage(Stage):
-    """A network from T past frames to ``config.frames_out`` future ones, under the weighted loss.
+    """A network from T past frames to ``config.frames_out`` future ones, under the loss of the configuration.
 
     Each training window starts at one of :attr:`start_choices` frames of its sequence, chosen at random per sample.
     """
@@ -40,7 +40,7 @@ class ForecastStage(Stage):
     def __init__(self, config: TrainConfig, source: WindowSource):
         """Bind the loss to the data set's encoding and check the network's shapes."""
         super().__init__(config, source)
-        self.loss = WeightedMSE(config.loss, target_spec(config.data))
+        self.loss = build_loss(config.loss, target_spec(config.data))
         self.check_shapes()
 
     @classmethod
