@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.evidence.study_windows import Archive
+from simcast_hpc.data.dataset_spec import Split
 from simcast_hpc.verification import PROTOCOLS, ScoreProtocol, count
 
 from .study import BOX_KM, Study
@@ -45,16 +46,17 @@ OF_OBSERVATION = ("observed", "fss_observed", "pixels")
 """Sums that depend only on the observations."""
 
 
-def score_forecast(study: Study, archive: Archive, forecast: Forecast) -> Sums:
-    """Forecast every test window and return its sums.
+def score_forecast(study: Study, archive: Archive, forecast: Forecast, *, split: Split = "test") -> Sums:
+    """Forecast every window of a split and return its sums.
 
     Args:
         study: frames, blocks and neighborhood.
-        archive: the test events.
+        archive: the events.
         forecast: function from encoded values, uint8 ``[B, T, H, W]`` to float32 ``[B, T_l, H, W]`` in [0, 1].
+        split: test, or val for the selection of weights.
     """
     frames_in, frames_out = study.sequence.frames_in, study.sequence.frames_out
-    source = archive.windows("test", frames=frames_in + frames_out)
+    source = archive.windows(split, frames=frames_in + frames_out)
     per_block = study.scoring.events_per_block * len(source.starts)
     parts: list[Sums] = []
     for first in range(0, len(source), per_block):

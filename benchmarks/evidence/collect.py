@@ -1,4 +1,4 @@
-"""Pack finished units into one file per seed.
+"""Add finished units to the packed results, one file per seed.
 
 python -m benchmarks.evidence.collect [--work DIR] [--results DIR]
 """
@@ -9,19 +9,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.run_study import WORK, Workplace, units_of
-from benchmarks.evidence.unit_results import Result, is_finished, load_unit, pack, packed_path
+from benchmarks.evidence.unit_results import (
+    RESULTS,
+    Result,
+    is_finished,
+    load_unit,
+    pack,
+    packed_path,
+    same_study,
+    unpack,
+)
 from simcast_hpc.config import ConfigError, SimcastError
 
+from .arms import BASELINES, arms_of
 from .study import STUDY, Study, read_study
-
-RESULTS = Path(__file__).with_name("results")
 
 
 def collect(study: Study, work: Path, results: Path, *, arms: Sequence[str] = ()) -> int:
-    """Write the finished units under ``work`` to ``results`` and return their number; with ``arms`` only those.
+    """Add the finished units under ``work`` to ``results`` and return their number; with ``arms`` only those.
+
+    Packed results are kept: a teacher that was trained again for a new student does not replace its results.
 
     Raises:
-        ConfigError: no unit is finished.
+        ConfigError: no unit is finished, or ``results`` belongs to another study.
     """
     place = Workplace(study, work)
     by_seed: dict[int | None, dict[str, Result]] = {}
@@ -31,8 +41,16 @@ def collect(study: Study, work: Path, results: Path, *, arms: Sequence[str] = ()
             by_seed.setdefault(unit.seed, {})[arm] = load_unit(place.folder(unit.name))
     if not by_seed:
         raise ConfigError(f"{work} contains no finished unit; run benchmarks.evidence.run_study first")
+    order = [*BASELINES, *(arm.name for arm in arms_of(study))]
     for seed, units in by_seed.items():
-        pack(packed_path(results, seed), study, units)
+        path = packed_path(results, seed)
+        kept: dict[str, Result] = {}
+        if path.is_file():
+            packed, kept = unpack(path)
+            if not same_study(packed, study):
+                raise ConfigError(f"{path} belongs to another study; choose another --results")
+        together = {**units, **kept}
+        pack(path, study, {name: together[name] for name in order if name in together})
     return sum(map(len, by_seed.values()))
 
 

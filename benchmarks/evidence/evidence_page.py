@@ -21,11 +21,10 @@ from benchmarks.evidence.paper_claims import (
     decide,
 )
 from benchmarks.evidence.study_text import convergence, limitations, method, wrapped
-from benchmarks.evidence.unit_results import Evidence, load_evidence
+from benchmarks.evidence.unit_results import RESULTS, Evidence, load_evidence
 from simcast_hpc.config import SimcastError
 from simcast_hpc.storage.atomic_files import write_text
 
-from .collect import RESULTS
 from .intervals import Bootstrap
 from .summary_text import summary
 

@@ -20,8 +20,8 @@ from benchmarks.evidence.study_text import wrapped
 from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.verification.bootstrap import Interval
 
+from .arms import BASELINES, Arm, arms_of
 from .intervals import LABELS, Bootstrap
-from .study import PERSISTENCE, Arm, arms_of
 from .summary_text import bounds, headline_findings
 
 HEAVY = LABELS[-2:]
@@ -151,7 +151,7 @@ def _scores_table(
         cells = [_cell(bootstrap.one(((arm, scale),), score)) for score, scale in columns.values()]
         if with_costs:
             seconds = [result.record.get("train_cpu_seconds", 0.0) for result in results.values()]
-            seeds = "" if arm == PERSISTENCE else str(len(results))
+            seeds = "" if arm in BASELINES else str(len(results))
             cells = [seeds, *cells, f"{sum(seconds) / len(seconds):.0f}"]
         rows.append((arm, *cells))
     head = ("arm", "seeds", *columns, "training, CPU s") if with_costs else ("arm", *columns)

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 from simcast_hpc.verification.bootstrap import Interval
 
+from .arms import arms_of
 from .intervals import Bootstrap
-from .study import FULL_WEIGHT, Study, arms_of
+from .study import FULL_WEIGHT, Study
 
 FEWEST_SEEDS = 3
 """With fewer seeds no verdict is given."""
 
 STATED_LATER = ("short-horizon", "robustness", "saw-tooth", "long", "long-distillation", "best-case", "longer-teacher",
-                "warm-distillation", "first-lead")  # fmt: skip
+                "warm-distillation", "first-lead", "own-steps", "longest", "warm-long")  # fmt: skip
 """Claims that were formulated, or changed, after the first results of ``study.yaml``."""
 
 HOLDS, REVERSED, UNDECIDED = "supported", "contradicted", "undecided"
@@ -295,6 +296,24 @@ def _controls(study: Study) -> Iterator[Claim]:
         "teacher-steps",
         "A teacher trained four times as long gives a better student.",
         csi("student of the 4x teacher minus student", "student-of-4x", student),
+    )
+    yield control(
+        "own-steps",
+        "A student differs from a direct model with the student's own number of steps.",
+        csi("4x student of the 4x teacher minus direct with 4x steps", "student-4x", "direct-4x"),
+        csi("4x student of the 16x teacher minus direct with 4x steps", "student-4x-of-16x", "direct-4x"),
+    )
+    yield control(
+        "longest",
+        "With 16 times the steps for both, the rolled-out teacher still beats the direct model.",
+        csi("rolled-out 16x teacher minus direct with 16x steps", "teacher-16x", "direct-16x"),
+    )
+    yield control(
+        "warm-long",
+        "With four times the steps for both, a student initialized with the teacher's weights preserves or raises the "
+        "teacher's CSI, and beats one trained from scratch.",
+        csi("4x warm start minus rolled-out 4x teacher", "student-4x-warm", "teacher-4x"),
+        csi("4x warm start minus 4x student from scratch", "student-4x-warm", "student-4x"),
     )
     yield control(
         "best-case",

@@ -1,15 +1,17 @@
 """Train and score the missing units of the study; a unit is an arm with a seed, about 20 seconds on one core.
 
-    python -m benchmarks.evidence.run_study [--work DIR] [--arms ARM ...] [--stop-after MINUTES] [--set KEY=VALUE ...]
+    python -m benchmarks.evidence.run_study [--work DIR] [--results DIR] [--arms ARM ...] [--groups GROUP ...]
+        [--stop-after MINUTES] [--set KEY=VALUE ...]
 
 Any number of processes can run, on any machines that share ``--work``, for example as a Slurm array:
 
     sbatch --array=1-20 --cpus-per-task=1 --time=01:00:00 --export=ALL,OMP_NUM_THREADS=1,PYTHONPATH=kernels \
         --wrap=".venv/bin/python -m benchmarks.evidence.run_study"
 
-Each process takes the next free unit whose teacher is finished: all arms of the first seed, then of the second, so that
-an interrupted study is balanced. A process holds a file lock of its unit, which the operating system releases when the
-process ends. Interrupted units are trained again, finished units are not.
+Each process takes the next free unit whose teacher is finished: by group of arms, then by seed, so that an interrupted
+study is balanced. A process holds a file lock of its unit, which the operating system releases when the process ends.
+Each unit's result is written when it is finished. Interrupted units are trained again; finished units, and those whose
+packed results are in ``--results``, are not, except teachers whose weights a missing student needs.
 """
 
 import argparse
@@ -29,21 +31,23 @@ import torch
 from benchmarks.evidence.block_sums import Sums, score_forecast
 from benchmarks.evidence.study_windows import Archive
 from benchmarks.evidence.train_arm import train_unit, unit_name
-from benchmarks.evidence.unit_results import is_finished, save_unit
-from simcast_hpc.baselines import Persistence
+from benchmarks.evidence.unit_results import RESULTS, is_finished, packed_units, save_unit
+from simcast_hpc.baselines import load_baseline
 from simcast_hpc.config import ConfigError, SimcastError, from_mapping
+from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.inference.trained_model import forecast_device, load_trained
 from simcast_hpc.storage.atomic_files import write_text
 from simcast_hpc.storage.run_directory import versions
 
-from .study import PERSISTENCE, STUDY, Arm, Study, arm_named, arms_of, read_study
+from .arms import BASELINES, GROUPS, Arm, arm_named, arms_of
+from .study import STUDY, Study, read_study
 
 WORK = Path("runs/evidence")
 _WAIT_SECONDS = 2.0
 
 
 class Unit(NamedTuple):
-    """An arm with a seed; persistence has neither."""
+    """An arm with a seed; a baseline has neither."""
 
     name: str
     arm: Arm | None
@@ -51,27 +55,43 @@ class Unit(NamedTuple):
     needs: str | None
 
 
-def units_of(study: Study, arms: Sequence[str] = ()) -> list[Unit]:
-    """Return all units, those of the first seed first; with ``arms`` only those of these arms and their teachers.
+def units_of(study: Study, arms: Sequence[str] = (), groups: Sequence[str] = GROUPS) -> list[Unit]:
+    """Return the units of these groups in the order of the groups, and in a group those of the first seed first.
+
+    Args:
+        study: the study.
+        arms: only these arms or baselines, of any group, and their teachers; all if empty.
+        groups: only the arms of these groups and their teachers.
 
     Raises:
         ConfigError: the study has no such arm.
     """
-    selected = {arm_named(study, name) for name in arms} or set(arms_of(study))
+    selected = {arm_named(study, name) for name in arms if name not in BASELINES}
+    if not arms:
+        selected = {arm for arm in arms_of(study) if arm.group in groups}
     selected |= {arm_named(study, arm.teacher) for arm in selected if arm.teacher is not None}
-    units = [Unit(PERSISTENCE, None, None, None)]
-    for seed in study.seeds:
-        for arm in filter(selected.__contains__, arms_of(study)):
-            needs = None if arm.teacher is None else unit_name(arm.teacher, seed)
-            units.append(Unit(unit_name(arm.name, seed), arm, seed, needs))
+    units = [Unit(name, None, None, None) for name in BASELINES if not arms or name in arms]
+    for group in dict.fromkeys([*groups, *GROUPS]):
+        for seed in study.seeds:
+            for arm in arms_of(study):
+                if arm in selected and arm.group == group:
+                    needs = None if arm.teacher is None else unit_name(arm.teacher, seed)
+                    units.append(Unit(unit_name(arm.name, seed), arm, seed, needs))
     return units
+
+
+def missing_units(units: Sequence[Unit], packed: set[str]) -> list[Unit]:
+    """Return the units without packed results, and the teachers whose weights they need."""
+    needed = {unit.name for unit in units if unit.name not in packed}
+    needed |= {unit.needs for unit in units if unit.name in needed and unit.needs is not None}
+    return [unit for unit in units if unit.name in needed]
 
 
 class Workplace:
     """The shared folder of all workers of a study: archive, one folder per unit, locks."""
 
-    def __init__(self, study: Study, root: Path, *, arms: Sequence[str] = ()):
-        self.study, self.root, self.units = study, root, units_of(study, arms)
+    def __init__(self, study: Study, root: Path, *, units: Sequence[Unit] = ()):
+        self.study, self.root, self.units = study, root, units
         self.archive = Archive(study, root / "archive")
 
     def folder(self, unit: str) -> Path:
@@ -133,7 +153,7 @@ class Workplace:
         record: dict[str, Any] = {"load": round(os.getloadavg()[0], 2)}
         if unit.arm is None or unit.seed is None:
             folder.mkdir(parents=True, exist_ok=True)
-            sums = self._persistence()
+            sums = self._baseline(unit.name)
         else:
             record |= train_unit(self.study, unit.arm, seed=unit.seed, folder=folder, archive=self.archive)
             record["train_cpu_seconds"] = round(_cpu_seconds() - cpu, 2)
@@ -153,9 +173,9 @@ class Workplace:
         frames = self.study.sequence.frames_out
         return score_forecast(self.study, self.archive, lambda codes: model.forecast(codes, frames_out=frames))
 
-    def _persistence(self) -> Sums:
-        frames = self.study.sequence.frames_out
-        return score_forecast(self.study, self.archive, lambda codes: Persistence().forecast(codes, frames))
+    def _baseline(self, name: str) -> Sums:
+        frames, baseline = self.study.sequence.frames_out, load_baseline(name, read_spec("synthetic").encoding)
+        return score_forecast(self.study, self.archive, lambda codes: baseline.forecast(codes, frames))
 
     @contextmanager
     def _lock(self, name: str, *, wait: bool = False) -> Iterator[bool]:
@@ -189,7 +209,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--study", type=Path, default=STUDY, help="the study's YAML file")
     parser.add_argument("--work", type=Path, default=WORK, help="shared folder of all workers")
-    parser.add_argument("--arms", nargs="+", default=[], metavar="ARM", help="only these arms and their teachers")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of packed results, not trained again")
+    parser.add_argument(
+        "--arms", nargs="+", default=[], metavar="ARM", help="only these arms or baselines, and teachers"
+    )
+    parser.add_argument(
+        "--groups", nargs="+", default=GROUPS, choices=GROUPS, metavar="GROUP",
+        help=f"only these groups of arms, in this order ({', '.join(GROUPS)})",
+    )  # fmt: skip
     parser.add_argument(
         "--stop-after", type=float, default=float("inf"), metavar="MINUTES", help="start no unit after this time"
     )
@@ -198,7 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     until = time.monotonic() + 60 * options.stop_after
     try:
         study = read_study(options.study, tuple(options.set))
-        place = Workplace(study, options.work, arms=options.arms)
+        units = units_of(study, options.arms, options.groups)
+        place = Workplace(study, options.work, units=missing_units(units, packed_units(study, options.results)))
         place.open()
         print(f"{place.work(until=until)} units done")
     except SimcastError as error:

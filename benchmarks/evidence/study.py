@@ -1,15 +1,14 @@
-"""Configuration of the study, and its arms.
+"""Configuration of the study.
 
-An arm is a way to train, and a unit is an arm with a seed. ``arms_of`` returns the arms in the order of training; an
-arm with a teacher names the arm whose weights it uses.
+Its arms are in :mod:`benchmarks.evidence.arms`.
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from simcast_hpc.config import ConfigError, OptimizerConfig, SimVPConfig, StrictModel, read_config
+from simcast_hpc.config import OptimizerConfig, SimVPConfig, StrictModel, read_config
 from simcast_hpc.verification import PROTOCOLS
 
 STUDY = Path(__file__).with_name("study.yaml")
@@ -17,9 +16,6 @@ BOX_KM = 384
 """Side of an event in km, as in SEVIR, for any number of pixels."""
 FULL_WEIGHT = 10.0
 """w_max of the paper (SimCast Eq. 2): the default weight of an arm."""
-
-Extension = Literal["teacher", "oracle", "none"]
-Windows = Literal["strided", "anywhere", "with_future"]
 
 
 class ArchiveSettings(StrictModel):
@@ -55,7 +51,7 @@ class Study(StrictModel):
     """All settings of the study.
 
     ``steps`` is the number of optimizer steps of an arm without a factor in its name; ``horizons`` are the T_s of the
-    teachers.
+    teachers. ``few_events`` are the numbers of training events of the arms with few data.
     """
 
     name: str
@@ -69,6 +65,7 @@ class Study(StrictModel):
     horizons: tuple[PositiveInt, ...]
     weights: tuple[PositiveFloat, ...]
     seeds: tuple[int, ...]
+    few_events: tuple[PositiveInt, ...] = (12, 36, 100)
     scoring: ScoringSettings
 
     @model_validator(mode="after")
@@ -83,17 +80,23 @@ class Study(StrictModel):
             raise ValueError(f"horizons={self.horizons} must be lengths of at most {self.sequence.frames_out} frames")
         if FULL_WEIGHT not in self.weights or 1.0 not in self.weights:
             raise ValueError(f"weights={self.weights} must contain 1 and {FULL_WEIGHT:g}")
+        if not self.few_events or max(self.few_events) > self.archive.events["train"]:
+            raise ValueError(
+                f"few_events={self.few_events} must be numbers of at most archive.events.train="
+                f"{self.archive.events['train']} events"
+            )
         known = PROTOCOLS["sevir-global"].thresholds
         unknown = [value for value in self.scoring.fss_thresholds if value not in known]
         if unknown:
             raise ValueError(f"scoring.fss_thresholds contains {unknown[0]}; choose from {known}")
         if self.scoring.fss_pixels % 2 == 0:
             raise ValueError(f"scoring.fss_pixels={self.scoring.fss_pixels} must be odd")
-        if self.archive.events["test"] % self.scoring.events_per_block:
-            raise ValueError(
-                f"archive.events.test={self.archive.events['test']} is not a multiple of scoring.events_per_block="
-                f"{self.scoring.events_per_block}"
-            )
+        for split in ("val", "test"):
+            if self.archive.events[split] % self.scoring.events_per_block:
+                raise ValueError(
+                    f"archive.events.{split}={self.archive.events[split]} is not a multiple of "
+                    f"scoring.events_per_block={self.scoring.events_per_block}"
+                )
         return self
 
     @property
@@ -109,81 +112,3 @@ def read_study(path: Path = STUDY, overrides: tuple[str, ...] = ()) -> Study:
         ConfigError: it is invalid.
     """
     return read_config(Study, path, overrides)
-
-
-class Arm(NamedTuple):
-    """One way to train.
-
-    ``frames_out`` is the horizon of one pass; if it is shorter than T_l, the network is rolled out. ``steps`` is the
-    number of optimizer steps. ``windows`` selects training sequences: at the stride of the archive, ``anywhere`` in the
-    event, or those of the stride with T_l later real frames. ``teacher`` is the arm whose weights extend the sequences
-    or initialize the student.
-    """
-
-    name: str
-    stage: Literal["direct", "teacher", "student"]
-    frames_out: int
-    steps: int
-    weight: float = FULL_WEIGHT
-    windows: Windows = "strided"
-    teacher: str | None = None
-    extension: Extension = "none"
-    warm_start: bool = False
-
-
-PERSISTENCE = "persistence"
-
-
-def arms_of(study: Study) -> tuple[Arm, ...]:
-    """Return all arms; teachers precede their students, the most expensive arms are last."""
-    steps, long, half = study.steps, study.sequence.frames_out, study.half_horizon
-
-    def direct(name: str, **other: object) -> Arm:
-        return Arm(name, "direct", long, **{"steps": steps, **other})  # pyright: ignore[reportArgumentType]
-
-    def teacher(name: str, frames_out: int = half, **other: object) -> Arm:
-        return Arm(name, "teacher", frames_out, **{"steps": steps, **other})  # pyright: ignore[reportArgumentType]
-
-    def student(name: str, of: str, **other: object) -> Arm:
-        settings = {"steps": steps, "teacher": of, "extension": "teacher", **other}
-        return Arm(name, "student", long, **settings)  # pyright: ignore[reportArgumentType]
-
-    pairs = [
-        arm
-        for horizon in sorted(study.horizons, reverse=True)
-        for arm in (teacher(f"teacher-{horizon}", horizon), student(f"student-{horizon}", f"teacher-{horizon}"))
-    ]
-    return (
-        direct("direct"),
-        direct("direct-w1", weight=1.0),
-        *pairs,
-        direct("direct-2x", steps=2 * steps),
-        direct("crop", windows="anywhere"),
-        *(direct(f"direct-w{weight:g}", weight=weight) for weight in study.weights if weight not in (1.0, FULL_WEIGHT)),
-        teacher("teacher-w1", weight=1.0),
-        student("student-w1", "teacher-w1", weight=1.0),
-        student("student-warm", f"teacher-{half}", warm_start=True),
-        direct("future-direct", windows="with_future"),
-        teacher("future-teacher", windows="with_future"),
-        student("future-student", "future-teacher", windows="with_future"),
-        Arm("future-oracle", "student", long, steps, windows="with_future", extension="oracle"),
-        teacher("teacher-4x", steps=4 * steps),
-        student("student-of-4x", "teacher-4x"),
-        direct("direct-5x", steps=5 * steps),
-        student("student-4x", "teacher-4x", steps=4 * steps),
-        teacher("teacher-16x", steps=16 * steps),
-        student("student-of-16x", "teacher-16x"),
-        student("student-4x-of-16x", "teacher-16x", steps=4 * steps),
-    )
-
-
-def arm_named(study: Study, name: str) -> Arm:
-    """Return an arm by its name.
-
-    Raises:
-        ConfigError: the study has no such arm.
-    """
-    for arm in arms_of(study):
-        if arm.name == name:
-            return arm
-    raise ConfigError(f"the study has no arm {name!r}; its arms are {', '.join(arm.name for arm in arms_of(study))}")

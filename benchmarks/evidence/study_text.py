@@ -6,7 +6,8 @@ import textwrap
 from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.config import to_yaml
 
-from .study import BOX_KM, PERSISTENCE
+from .arms import BASELINES
+from .study import BOX_KM
 
 
 def wrapped(text: str, *, indent: str = "") -> str:
@@ -16,7 +17,7 @@ def wrapped(text: str, *, indent: str = "") -> str:
 
 def describe_seeds(evidence: Evidence) -> str:
     """Return the number of seeds per arm, and the arms with another number."""
-    counts = {arm: len(results) for arm, results in evidence.by_arm.items() if arm != PERSISTENCE}
+    counts = {arm: len(results) for arm, results in evidence.by_arm.items() if arm not in BASELINES}
     usual = statistics.mode(counts.values()) if counts else 0
     others = [f"{arm} {count}" for arm, count in counts.items() if count != usual]
     return f"{usual} seeds per arm" + (f" (except {', '.join(others)})" if others else "")

@@ -11,7 +11,8 @@ from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.data.window_source import WindowKey
 
-from .study import Study, Windows
+from .arms import Windows
+from .study import Study
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -67,16 +68,20 @@ class Archive:
             frames_per_event=settings.frames_per_event,
         )
 
-    def windows(self, split: Split, *, frames: int, which: Windows = "strided", room: int = 0) -> EventWindows:
+    def windows(
+        self, split: Split, *, frames: int, which: Windows = "strided", room: int = 0, limit: int | None = None
+    ) -> EventWindows:
         """Return the windows of ``frames`` frames of a split.
 
         Args:
             split: train, val or test.
             frames: frames per window.
-            which: see :class:`~benchmarks.evidence.study.Arm`.
+            which: see :class:`~benchmarks.evidence.arms.Arm`.
             room: later frames that ``with_future`` requires.
+            limit: use only the first events, this many.
         """
         events, names, fingerprint = self._events[split]
+        events, names = events[:limit], names[:limit]
         last = events.shape[1] - frames - (room if which == "with_future" else 0)
         step = self.study.window_stride if split == "train" else self.study.scoring.window_stride
         step = 1 if which == "anywhere" else step

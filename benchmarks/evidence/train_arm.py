@@ -20,6 +20,7 @@ from simcast_hpc.config import (
     EngineConfig,
     LossConfig,
     SequenceConfig,
+    SimVPConfig,
     StudentConfig,
     TrainConfig,
 )
@@ -27,7 +28,7 @@ from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.distill.cut_windows import Sample, to_frames, window_of_codes
 from simcast_hpc.distributed.engine import set_learning_rate
-from simcast_hpc.inference.trained_model import forecast_device
+from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
 from simcast_hpc.losses import WeightedMSE
 from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
@@ -37,9 +38,12 @@ from simcast_hpc.train.stages import STAGES, ForecastStage
 from simcast_hpc.train.stages.forecast_stage import ForecastModule
 from simcast_hpc.train.stages.student_stage import StudentStage, extend
 
-from .study import Arm, Study
+from .arms import Arm
+from .block_sums import Sums, score_forecast
+from .study import Study
 
 _VALIDATIONS = 5  # per run; the page reports the last fifth
+_SELECTIONS = 24  # per run of an arm that selects its weights
 DEVICE = forecast_device()
 
 
@@ -95,6 +99,39 @@ class PseudoFrames:
         return self.frames[index]
 
 
+class Selection:
+    """The weights with the highest CSI-M on the val split, over a grid of steps."""
+
+    def __init__(self, study: Study, archive: Archive, model: TrainedModel):
+        self.study, self.archive, self.model = study, archive, model
+        self.curve: list[tuple[int, float]] = []
+        self.weights: dict[str, torch.Tensor] = {}
+
+    def update(self, step: int, _report: StepReport) -> None:
+        """Score the current weights, rolled out to all lead times as in the test, and keep them if they are best."""
+        frames = self.study.sequence.frames_out
+
+        def forecast(codes: torch.Tensor) -> torch.Tensor:
+            return self.model.forecast(codes, frames_out=frames)
+
+        value = mean_csi(score_forecast(self.study, self.archive, forecast, split="val"))
+        if not self.curve or value > max(best for _, best in self.curve):
+            self.weights = {name: tensor.clone() for name, tensor in self.model.network.state_dict().items()}
+        self.curve.append((step, value))
+
+    def restore(self) -> dict[str, Any]:
+        """Load the selected weights; return the curve and the step of the selection."""
+        self.model.network.load_state_dict(self.weights)
+        return {"val_csi": self.curve, "selected_step": max(self.curve, key=lambda point: point[1])[0]}
+
+
+def mean_csi(sums: Sums) -> float:
+    """Return CSI-M of sums pooled over blocks and lead times; thresholds without any event do not count."""
+    hits, forecast, observed = (array.sum((0, 2)).astype(np.float64) for array in sums[:3])
+    union = forecast + observed - hits
+    return float((hits[union > 0] / union[union > 0]).mean())
+
+
 def config_of(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Path) -> TrainConfig:
     """Return the configuration with which ``simcast train`` trains an arm; teachers are siblings of ``folder``."""
     sequence = SequenceConfig(
@@ -116,15 +153,21 @@ def config_of(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Path)
         seed=seed,
         stage=arm.stage,
         max_steps=arm.steps,
-        data=DataConfig(dataset="synthetic", root=archive, window_stride=study.window_stride, augment=True),
+        data=DataConfig(dataset="synthetic", root=archive, window_stride=study.window_stride, augment=arm.augment),
         sequence=sequence,
-        model=study.model,
+        model=_model(study, arm),
         loss=weights,
         batch=BatchConfig(global_size=study.batch_size, micro_size=study.batch_size),
         optimizer=study.optimizer,
         engine=EngineConfig(precision="fp32"),
         student=student,
     )
+
+
+def _model(study: Study, arm: Arm) -> SimVPConfig:
+    if arm.base == "none":
+        return study.model
+    return SimVPConfig.model_validate({**study.model.model_dump(), "base": arm.base})
 
 
 def unit_name(arm: str, seed: int) -> str:
@@ -137,7 +180,8 @@ def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Arch
 
     Returns:
         ``train_loss`` and ``val_loss``, lists of (step, loss): the mean since the last entry, and the loss on real
-        frames of the ``val`` split with the weights and horizon of the arm.
+        frames of the ``val`` split with the weights and horizon of the arm. With ``arm.select`` also ``val_csi``,
+        CSI-M of the forecast of all lead times by step, and ``selected_step``.
     """
     config = config_of(study, arm, seed=seed, folder=folder, archive=archive.root)
     run = RunDirectory(folder)
@@ -155,7 +199,11 @@ def train_unit(study: Study, arm: Arm, *, seed: int, folder: Path, archive: Arch
         stage.teacher.network.to(DEVICE)
         stage.extension = _pseudo_frames(stage, source, batch_size=study.scoring.batch_size)
     loss = WeightedMSE(config.loss, read_spec(config.data.dataset))
-    curves = _train(config, stage, source, network, loss, _validation(config, archive, network, loss))
+    validate = _validation(config, archive, network, loss)
+    selection = Selection(study, archive, TrainedModel(network, config, weights_hash="")) if arm.select else None
+    curves = _train(config, stage, source, network, loss, validate, selection)
+    if selection is not None:
+        curves |= selection.restore()
     run.weights.parent.mkdir(exist_ok=True)
     save_file({name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}, run.weights)
     run.finish({**config.science(), "study": study.model_dump(mode="json")}, steps=arm.steps, weights=weights_of(run))
@@ -169,7 +217,7 @@ def weights_of(run: RunDirectory) -> str:
 
 def _sequences(study: Study, arm: Arm, frames: int, archive: Archive) -> EventWindows:
     beyond = study.sequence.frames_in + 2 * study.sequence.frames_out - frames
-    return archive.windows("train", frames=frames, which=arm.windows, room=beyond)
+    return archive.windows("train", frames=frames, which=arm.windows, room=beyond, limit=arm.events)
 
 
 def _pseudo_frames(stage: StudentStage, source: EventWindows, *, batch_size: int) -> PseudoFrames:
@@ -189,6 +237,7 @@ def _train(
     network: torch.nn.Module,
     loss: WeightedMSE,
     validate: Callable[[], float],
+    selection: "Selection | None",
 ) -> dict[str, Any]:
     engine = PlainEngine(ForecastModule(network, loss), config)
     recent: list[torch.Tensor] = []
@@ -199,6 +248,7 @@ def _train(
         recent.clear()
         curves["val_loss"].append((step, validate()))
 
+    selections = [PeriodicHook(max(1, config.max_steps // _SELECTIONS), selection.update)] if selection else []
     train(
         engine,
         _device_batches(config, stage, source),
@@ -210,6 +260,7 @@ def _train(
         hooks=[
             PeriodicHook(1, lambda _step, report: recent.append(report.loss)),
             PeriodicHook(max(1, config.max_steps // _VALIDATIONS), record),
+            *selections,
         ],
     )
     return curves

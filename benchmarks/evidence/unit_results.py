@@ -10,9 +10,12 @@ from benchmarks.evidence.block_sums import OF_OBSERVATION, Sums
 from simcast_hpc.config import ConfigError
 from simcast_hpc.storage.atomic_files import atomic_file, write_json
 
-from .study import PERSISTENCE, Study, arms_of
+from .arms import BASELINES, arms_of
+from .study import Study
 
 RECORD, SUMS = "unit.json", "sums.npz"
+RESULTS = Path(__file__).with_name("results")
+"""Folder of the committed results."""
 
 
 class Result(NamedTuple):
@@ -41,8 +44,8 @@ def load_unit(folder: Path) -> Result:
 
 
 def packed_path(folder: Path, seed: int | None) -> Path:
-    """Return the file of a seed, or of persistence, which has no seed."""
-    return folder / (f"{PERSISTENCE}.npz" if seed is None else f"seed{seed}.npz")
+    """Return the file of a seed, or of the baselines, which have no seed."""
+    return folder / ("baselines.npz" if seed is None else f"seed{seed}.npz")
 
 
 def pack(path: Path, study: Study, results: dict[str, Result]) -> None:
@@ -89,20 +92,37 @@ def unpack(path: Path) -> tuple[Study, dict[str, Result]]:
     return study, results
 
 
+def same_study(one: Study, other: Study) -> bool:
+    """Return whether two studies are equal except for the number of seeds."""
+    return one.model_copy(update={"seeds": other.seeds}) == other
+
+
+def packed_units(study: Study, folder: Path) -> set[str]:
+    """Return the names of the units of this study that are packed in a folder."""
+    names: set[str] = set()
+    for seed in (None, *study.seeds):
+        path = packed_path(folder, seed)
+        if path.is_file():
+            packed, results = unpack(path)
+            if same_study(packed, study):
+                names |= {arm if seed is None else f"{arm}-seed{seed}" for arm in results}
+    return names
+
+
 class Evidence(NamedTuple):
-    """All results of a study. ``by_arm`` maps an arm to its results by seed; persistence has the one seed None."""
+    """All results of a study. ``by_arm`` maps an arm to its results by seed; a baseline has the one seed None."""
 
     study: Study
     by_arm: dict[str, dict[int | None, Result]]
 
     def seeds(self, *arms: str) -> list[int]:
-        """Return the seeds with which all of ``arms`` were trained; persistence has every seed."""
-        trained = [set(self.by_arm.get(arm, {})) for arm in arms if arm != PERSISTENCE]
+        """Return the seeds with which all of ``arms`` were trained; a baseline has every seed."""
+        trained = [set(self.by_arm.get(arm, {})) for arm in arms if arm not in BASELINES]
         return sorted(seed for seed in set.intersection(*trained) if seed is not None) if trained else []
 
     def result(self, arm: str, seed: int) -> Result:
-        """Return the result of an arm with a seed; that of persistence is the same for all seeds."""
-        return self.by_arm[arm][None if arm == PERSISTENCE else seed]
+        """Return the result of an arm with a seed; that of a baseline is the same for all seeds."""
+        return self.by_arm[arm][None if arm in BASELINES else seed]
 
 
 def load_evidence(folder: Path) -> Evidence:
@@ -121,12 +141,12 @@ def load_evidence(folder: Path) -> Evidence:
     for path in paths:
         study, results = unpack(path)
         studies.append(study)
-        seed = None if path.stem == PERSISTENCE else int(path.stem.removeprefix("seed"))
+        seed = None if path == packed_path(folder, None) else int(path.stem.removeprefix("seed"))
         for arm, result in results.items():
             by_arm.setdefault(arm, {})[seed] = result
     if any(study != studies[0] for study in studies):
         raise ConfigError(f"the results in {folder} belong to several studies; use one folder per study")
-    order = [PERSISTENCE, *(arm.name for arm in arms_of(studies[0]))]
+    order = [*BASELINES, *(arm.name for arm in arms_of(studies[0]))]
     return Evidence(studies[0], {arm: by_arm[arm] for arm in order if arm in by_arm})
 
 

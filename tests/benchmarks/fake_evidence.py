@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.evidence.arms import BASELINES, arms_of
 from benchmarks.evidence.block_sums import Sums
-from benchmarks.evidence.study import PERSISTENCE, Study, arms_of
+from benchmarks.evidence.study import Study
 from benchmarks.evidence.unit_results import Result, pack, packed_path
 
 RECORD = {
@@ -50,7 +51,7 @@ def write_results(
     observed = random.binomial(100_000, np.clip(wet * np.array(_SHARES)[:, None], 0, 1) + np.zeros(leads))
     skill = skill or {}
     for seed in (None, *range(seeds)):
-        names = [PERSISTENCE] if seed is None else [arm.name for arm in arms_of(study) if arm.name not in without]
+        names = list(BASELINES) if seed is None else [arm.name for arm in arms_of(study) if arm.name not in without]
         found = {}
         for name in names:
             own = 0.5 + skill.get(name, 0.0) + (0 if seed is None else random.normal(0, noise))

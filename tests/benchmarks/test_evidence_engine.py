@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks.evidence.study import STUDY, arm_named, read_study
+from benchmarks.evidence.arms import arm_named
+from benchmarks.evidence.study import STUDY, read_study
 from benchmarks.evidence.study_windows import Archive
 from benchmarks.evidence.train_arm import train_unit
 from simcast_hpc.inference.trained_model import load_trained
