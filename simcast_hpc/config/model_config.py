@@ -4,8 +4,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, PlainValidator, PositiveInt, Tag, model_validator
 
-from .stage_sections import FORECASTING, Operational, Section, StrictModel, Unit
+from .stage_sections import FORECASTING, Added, Operational, Section, StrictModel, Unit
 
+BaseKind = Literal["none", "persistence", "extrapolation"]
 Activation = Literal["gelu", "leaky", "relu", "silu"]
 Probability = Annotated[float, Field(ge=0, lt=1)]
 
@@ -16,6 +17,9 @@ class SimVPConfig(Section, read_by=FORECASTING):
     title: ClassVar[str] = "SimVP"
     kind: Literal["simvp"] = "simvp"
     """Selects SimVP."""
+    base: Added[BaseKind] = "none"
+    """Base forecast that is added to the output of the network and is also an input: none (`none`), the last frame
+    (`persistence`), or the last frame advected along the optical flow of the input frames (`extrapolation`)."""
     hidden_spatial: Annotated[PositiveInt, Unit("channels")] = 64
     """Channels of encoder and decoder."""
     hidden_temporal: Annotated[PositiveInt, Unit("channels")] = 256
@@ -117,6 +121,9 @@ class EarthformerConfig(Section, read_by=FORECASTING):
     title: ClassVar[str] = "Earthformer"
     kind: Literal["earthformer"] = "earthformer"
     """Selects Earthformer."""
+    base: Added[BaseKind] = "none"
+    """Base forecast that is added to the output of the network and is also an input: none (`none`), the last frame
+    (`persistence`), or the last frame advected along the optical flow of the input frames (`extrapolation`)."""
     grid: Operational[Annotated[tuple[PositiveInt, PositiveInt] | None, Unit("pixels")]] = None
     """Height and width of the grid for position encodings and cuboids; null uses the grid of the data."""
     width: Annotated[PositiveInt, Unit("channels")] = 128

@@ -17,7 +17,7 @@ from simcast_hpc.data.sample_order import random_integer
 class Sample(NamedTuple):
     """The tensors of a micro-batch for the network and the loss.
 
-    ``inputs`` float32 ``[B, T, 1, H, W]`` in [0, 1], 0 where missing; ``target`` uint8 pixel values or float32
+    ``inputs`` float32 ``[B, T, 1, H, W]`` in [0, 1], the model's :func:`.missing_value` where missing; ``target`` uint8 pixel values or float32
     ``[B, T', 1, H, W]``; ``valid`` bool in the shape of the target.
     """
 
@@ -31,6 +31,10 @@ class Frames(NamedTuple):
 
     values: torch.Tensor
     valid: torch.Tensor
+
+    def fill(self, missing: float) -> torch.Tensor:
+        """Return the values, float32 ``[B, T, H, W]``, with ``missing`` where missing: 0 or NaN."""
+        return self.values if missing == 0.0 else torch.where(self.valid, self.values, missing)
 
 
 def to_frames(stored: torch.Tensor) -> Frames:
@@ -55,15 +59,26 @@ def cut(frames: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:
     return frames[torch.arange(len(frames), device=frames.device)[:, None], times]
 
 
-def window_of_codes(codes: torch.Tensor, first: torch.Tensor, *, frames_in: int, frames_out: int) -> Sample:
-    """Return the training window that starts at ``first`` in real frames, uint8 ``[B, T_all, H, W]``."""
+def window_of_codes(
+    codes: torch.Tensor, first: torch.Tensor, *, frames_in: int, frames_out: int, missing: float = 0.0
+) -> Sample:
+    """Return the training window that starts at ``first`` in real frames, uint8 ``[B, T_all, H, W]``.
+
+    ``missing`` is the value of missing pixels in the inputs.
+    """
     window = cut(codes, first, frames_in + frames_out)
     target = window[:, frames_in:, None]
-    return Sample(to_frames(window[:, :frames_in]).values[:, :, None], target, target != MISSING_CODE)
+    return Sample(to_frames(window[:, :frames_in]).fill(missing)[:, :, None], target, target != MISSING_CODE)
 
 
-def window_of_frames(frames: Frames, first: torch.Tensor, *, frames_in: int, frames_out: int) -> Sample:
-    """Return the training window that starts at ``first`` in an extended sequence of floats."""
+def window_of_frames(
+    frames: Frames, first: torch.Tensor, *, frames_in: int, frames_out: int, missing: float = 0.0
+) -> Sample:
+    """Return the training window that starts at ``first`` in an extended sequence of floats.
+
+    ``missing`` is the value of missing pixels in the inputs; targets are 0 there.
+    """
     values = cut(frames.values, first, frames_in + frames_out)
     valid = cut(frames.valid, first, frames_in + frames_out)
-    return Sample(values[:, :frames_in, None], values[:, frames_in:, None], valid[:, frames_in:, None])
+    inputs = Frames(values[:, :frames_in], valid[:, :frames_in]).fill(missing)[:, :, None]
+    return Sample(inputs, values[:, frames_in:, None], valid[:, frames_in:, None])

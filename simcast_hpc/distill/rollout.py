@@ -15,26 +15,35 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 @torch.no_grad()
-def roll_out(network: Network, frames: Frames, *, frames_out: int) -> Frames:
+def roll_out(
+    network: Network, frames: Frames, *, frames_out: int, missing: float = 0.0, masks_forecast: bool = True
+) -> Frames:
     """Return ``frames_out`` forecast frames after ``frames``, by feeding the network's output back as input.
 
-    Each output is clipped to [0, 1] before it is fed back; the last one is truncated if the horizons do not divide. A
-    forecast pixel is valid where all input frames of its forecast are valid.
+    Each output is clipped to [0, 1] before it is fed back; the last one is truncated if the horizons do not divide.
 
     Args:
         network: maps ``[B, T, 1, H, W]`` to ``[B, T_s, 1, H, W]``, float32.
         frames: the last T frames, values ``[B, T, H, W]``.
         frames_out: number of frames to forecast.
+        missing: value of missing pixels in the network's input; see :func:`simcast_hpc.models.missing_value`.
+        masks_forecast: a forecast pixel is valid only where all input frames of its forecast are valid; otherwise all
+            forecast pixels are valid.
     """
     frames_in = frames.values.shape[1]
     values, valid = frames.values, frames.valid
     while values.shape[1] < frames_in + frames_out:
-        forecast = network(values[:, -frames_in:, None])[:, :, 0].float().clamp(0.0, 1.0)
-        forecast_valid = valid[:, -frames_in:].all(dim=1, keepdim=True).expand_as(forecast)
-        values = torch.cat([values, torch.where(forecast_valid, forecast, 0.0)], dim=1)
+        last = Frames(values[:, -frames_in:], valid[:, -frames_in:])
+        forecast = network(last.fill(missing)[:, :, None])[:, :, 0].float().clamp(0.0, 1.0)
+        if masks_forecast:
+            forecast_valid = last.valid.all(dim=1, keepdim=True).expand_as(forecast)
+            forecast = torch.where(forecast_valid, forecast, 0.0)
+        else:
+            forecast_valid = torch.ones_like(forecast, dtype=torch.bool)
+        values = torch.cat([values, forecast], dim=1)
         valid = torch.cat([valid, forecast_valid], dim=1)
-    last = frames_in + frames_out
-    return Frames(values[:, frames_in:last], valid[:, frames_in:last])
+    end = frames_in + frames_out
+    return Frames(values[:, frames_in:end], valid[:, frames_in:end])
 
 
 def to_stored(frames: Frames, pseudo_dtype: str) -> torch.Tensor:

@@ -11,6 +11,7 @@ from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder
 from simcast_hpc.inference.trained_model import TrainedModel
+from simcast_hpc.models import missing_value
 from simcast_hpc.models.autoencoder import Autoencoder
 
 # In fp32 the same operations in another order differ by a few units in the last place; one encoded value is 3.9e-3.
@@ -36,15 +37,16 @@ class Program:
 class Nowcast(nn.Module):
     """Codes uint8 ``[B, T, H, W]`` to the forecast, fp32 ``[B, T', H, W]`` in [0, 1], as ``TrainedModel.forecast``."""
 
-    def __init__(self, network: nn.Module, *, frames_out: int):
+    def __init__(self, network: nn.Module, *, frames_out: int, missing: float):
         super().__init__()
-        self.network, self.frames_out = network, frames_out
+        self.network, self.frames_out, self.missing = network, frames_out, missing
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Return the forecast; a missing input pixel (code 255) is 0 to the network, as in training."""
-        frames = to_frames(codes)
-        all_valid = frames._replace(valid=torch.ones_like(frames.valid))
-        return roll_out(self.network, all_valid, frames_out=self.frames_out).values
+        """Return the forecast; a missing input pixel (code 255) has the value ``missing``, as in training."""
+        forecast = roll_out(
+            self.network, to_frames(codes), frames_out=self.frames_out, missing=self.missing, masks_forecast=False
+        )
+        return forecast.values
 
 
 class Encode(nn.Module):
@@ -84,7 +86,7 @@ def programs_of_model(model: TrainedModel, grid: tuple[int, int]) -> list[Progra
     shape = f"{grid[0]}, {grid[1]}"
     nowcast = Program(
         "model",
-        Nowcast(model.network, frames_out=frames_out),
+        Nowcast(model.network, frames_out=frames_out, missing=missing_value(model.config.model)),
         f"codes: uint8 [batch, {frames_in}, {shape}], the last {frames_in} frames, oldest first; 255 is missing",
         f"forecast: float32 [batch, {frames_out}, {shape}] in [0, 1], encoded values / 255, clipped",
         lambda batch: _codes((batch, frames_in, *grid)),

@@ -13,7 +13,7 @@ from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_confi
 from simcast_hpc.config.yaml_files import read_plain_mapping
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
-from simcast_hpc.models import SimVP, build_model, grid_of
+from simcast_hpc.models import SimVP, build_model, grid_of, missing_value, network_of
 from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.compile_caches import check_caches
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
@@ -40,8 +40,8 @@ class TrainedModel:
     def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
         """Return the forecast after ``codes``, float32 ``[B, frames_out, H, W]`` in [0, 1].
 
-        One forward pass within the network's horizon; beyond it the network is rolled out. Missing input pixels are 0
-        to the network, as in training. fp32 is IEEE fp32, without TF32.
+        One forward pass within the network's horizon; beyond it the network is rolled out. Missing input pixels have
+        the model's :func:`.missing_value`, as in training. fp32 is IEEE fp32, without TF32.
 
         Args:
             codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).
@@ -62,18 +62,18 @@ class TrainedModel:
             )
         self.check_grid((codes.shape[2], codes.shape[3]))
         device = next(self.network.parameters()).device
-        frames = to_frames(codes.to(device))
-        all_valid = frames._replace(valid=torch.ones_like(frames.valid))
+        frames, missing = to_frames(codes.to(device)), missing_value(self.config.model)
 
         def network(inputs: Tensor) -> Tensor:
             return self.graphs.run(self.network, inputs, network=self.network)
 
-        return roll_out(network, all_valid, frames_out=frames_out).values
+        return roll_out(network, frames, frames_out=frames_out, missing=missing, masks_forecast=False).values
 
     @property
     def grid_multiple(self) -> int:
         """Height and width must be multiples of this number; 1 for a network that accepts only one grid."""
-        return self.network.downsampling if isinstance(self.network, SimVP) else 1
+        network = network_of(self.network)
+        return network.downsampling if isinstance(network, SimVP) else 1
 
     def check_grid(self, grid: tuple[int, int]) -> None:
         """Check that the network can take frames of ``grid`` (H, W).

@@ -10,12 +10,24 @@ from torch import nn
 
 from simcast_hpc.config import ModelConfig
 
+from .base_forecast import BaseForecast, missing_value, network_of
 from .earthformer import Earthformer
 from .model_grid import grid_of, with_grid
 from .simvp import SimVP
 from .warm_start import WarmStart, warm_start
 
-__all__ = ["Earthformer", "SimVP", "WarmStart", "build_model", "grid_of", "warm_start", "with_grid"]
+__all__ = [
+    "BaseForecast",
+    "Earthformer",
+    "SimVP",
+    "WarmStart",
+    "build_model",
+    "grid_of",
+    "missing_value",
+    "network_of",
+    "warm_start",
+    "with_grid",
+]
 
 _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
     "earthformer": Earthformer,
@@ -25,6 +37,8 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
 
 def build_model(config: ModelConfig, *, frames_in: int, frames_out: int, channels: int = 1) -> nn.Module:
     """Build the network named by ``config.kind``, randomly initialized from torch's global generator.
+
+    With ``config.base`` it corrects a base forecast; see :class:`.BaseForecast`.
 
     Args:
         config: the ``model`` section of a run's configuration.
@@ -36,9 +50,17 @@ def build_model(config: ModelConfig, *, frames_in: int, frames_out: int, channel
         A module from ``[B, T, C, H, W]`` to ``[B, T', C, H, W]``; its output is fp32 whatever dtype it is cast to.
 
     Raises:
-        ValueError: the kind is unknown, or the sizes are inconsistent.
+        ValueError: the kind is unknown, the sizes are inconsistent, or a base forecast is set for C > 1.
     """
     constructor = _CONSTRUCTORS.get(config.kind)
     if constructor is None:
         raise ValueError(f"model.kind={config.kind!r} is unknown; choose {' or '.join(sorted(_CONSTRUCTORS))}")
-    return constructor(config, frames_in=frames_in, frames_out=frames_out, channels=channels)
+    if config.base == "none":
+        return constructor(
+            config, frames_in=frames_in, frames_out=frames_out, channels_in=channels, channels_out=channels
+        )
+    if channels != 1:
+        raise ValueError(f"model.base={config.base!r} requires frames of 1 channel, got {channels}; choose none")
+    slots = max(frames_in, frames_out)
+    network = constructor(config, frames_in=slots, frames_out=frames_out, channels_in=2, channels_out=1)
+    return BaseForecast(network, config.base, frames_in=frames_in, frames_out=frames_out)

@@ -173,17 +173,18 @@ class Translator(nn.Module):
 
 
 class SimVP(nn.Module):
-    """SimVP with the Inception-UNet translator: ``[B, T, C, H, W] -> [B, T', C, H, W]``, fp32 out.
+    """SimVP with the Inception-UNet translator: ``[B, T, C, H, W] -> [B, T', C', H, W]``, fp32 out.
 
     One pass predicts T frames from T. For T' < T only the first T' are decoded. For T' > T the model is rolled out on
-    its own predictions and the last block is truncated (as in OpenSTL's SimVP method). Predictions are unbounded: no
-    activation follows the head.
+    its own predictions and the last block is truncated (as in OpenSTL's SimVP method), which requires C' = C.
+    Predictions are unbounded: no activation follows the head.
 
     Args:
         config: the ``model`` section of a run's configuration.
         frames_in: T.
         frames_out: T'.
-        channels: C.
+        channels_in: C.
+        channels_out: C'.
 
     Raises:
         ValueError: the sizes are inconsistent; the message names the field and a valid value.
@@ -193,16 +194,19 @@ class SimVP(nn.Module):
     of ``Conv2d``, from its global generator.
     """
 
-    def __init__(self, config: SimVPConfig, *, frames_in: int, frames_out: int, channels: int = 1):
+    def __init__(
+        self, config: SimVPConfig, *, frames_in: int, frames_out: int, channels_in: int = 1, channels_out: int = 1
+    ):
         super().__init__()
-        _check_sizes(config, frames_in=frames_in, frames_out=frames_out, channels=channels)
-        self.frames_in, self.frames_out, self.channels = frames_in, frames_out, channels
+        sizes = {"frames_in": frames_in, "frames_out": frames_out}
+        _check_sizes(config, **sizes, channels_in=channels_in, channels_out=channels_out)
+        self.frames_in, self.frames_out, self.channels_in = frames_in, frames_out, channels_in
         self.channels_last = config.channels_last
         self.downsampling = 2 ** (config.spatial_blocks // 2)
-        self.encoder = SpatialEncoder(config, channels=channels)
+        self.encoder = SpatialEncoder(config, channels=channels_in)
         self.translator = Translator(config, channels=frames_in * config.hidden_spatial)
         self.decoder = SpatialDecoder(config)
-        self.head = Fp32Conv2d(config.hidden_spatial, channels, 1)
+        self.head = Fp32Conv2d(config.hidden_spatial, channels_out, 1)
 
     def forward(self, frames: Tensor) -> Tensor:
         """Forecast the next frames.
@@ -212,7 +216,7 @@ class SimVP(nn.Module):
                 the dtype of the weights.
 
         Returns:
-            ``[B, T', C, H, W]``, fp32, in the units of the input.
+            ``[B, T', C', H, W]``, fp32, in the units of the input.
 
         Raises:
             TypeError: ``frames`` is not floating point.
@@ -242,7 +246,7 @@ class SimVP(nn.Module):
         if frames.ndim != 5:
             raise ValueError(
                 f"frames of shape {shape} have {frames.ndim} axes; SimVP requires "
-                f"[B, {self.frames_in}, {self.channels}, H, W]"
+                f"[B, {self.frames_in}, {self.channels_in}, H, W]"
             )
         if not frames.is_floating_point():
             raise TypeError(
@@ -252,9 +256,9 @@ class SimVP(nn.Module):
             raise ValueError(
                 f"frames of shape {shape} have {shape[1]} frames; SimVP requires frames_in={self.frames_in}"
             )
-        if shape[2] != self.channels:
+        if shape[2] != self.channels_in:
             raise ValueError(
-                f"frames of shape {shape} have {shape[2]} channels; SimVP requires channels={self.channels}"
+                f"frames of shape {shape} have {shape[2]} channels; SimVP requires channels_in={self.channels_in}"
             )
         if shape[3] % factor or shape[4] % factor or 0 in shape:
             raise ValueError(
@@ -280,16 +284,22 @@ def _frames_to_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
     return frames.permute(0, 3, 4, 1, 2).flatten(3).permute(0, 3, 1, 2)
 
 
-def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channels: int) -> None:
+def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channels_in: int, channels_out: int) -> None:
     # 1. Lower bounds
     for name, value in (
         ("frames_in", frames_in),
         ("frames_out", frames_out),
-        ("channels", channels),
+        ("channels_in", channels_in),
+        ("channels_out", channels_out),
         ("model.temporal_blocks", config.temporal_blocks),
     ):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
+    if frames_out > frames_in and channels_in != channels_out:
+        raise ValueError(
+            f"frames_out={frames_out} is more than frames_in={frames_in}, so forecasts are fed back, which requires "
+            f"channels_out={channels_out} to equal channels_in={channels_in}"
+        )
     if config.spatial_blocks % 2 or config.spatial_blocks < 2:
         raise ValueError(
             f"model.spatial_blocks={config.spatial_blocks} must be even and at least 2, because every second block "

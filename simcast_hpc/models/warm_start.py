@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from .base_forecast import BaseForecast, network_of
 from .earthformer import Earthformer
 
 
@@ -26,14 +27,16 @@ def warm_start(model: nn.Module, weights: Mapping[str, Tensor]) -> WarmStart:
 
     Tensors of equal name and shape are copied. A table with one row per forecast frame is filled with the rows of the
     other model, repeated as often as needed, because a rollout applies the other model repeatedly. All other tensors
-    keep their random initialization.
+    keep their initialization. The same holds for the output layer of a model with a base forecast if a hidden layer has
+    another shape, as in a SimVP with another number of time slots: it then starts from the base forecast.
 
     Args:
         model: changed in place.
         weights: the state dict of the other model, any floating dtype.
     """
-    own = model.state_dict()
-    time_tables = model.output_time_tables() if isinstance(model, Earthformer) else []
+    own, network = model.state_dict(), network_of(model)
+    prefix = "network." if isinstance(model, BaseForecast) else ""
+    time_tables = [prefix + name for name in network.time_tables()] if isinstance(network, Earthformer) else []
     values: dict[str, Tensor] = {}
     for name, tensor in own.items():
         if name in weights and weights[name].shape == tensor.shape:
@@ -41,6 +44,10 @@ def warm_start(model: nn.Module, weights: Mapping[str, Tensor]) -> WarmStart:
         elif name in time_tables and name in weights and weights[name].shape[1:] == tensor.shape[1:]:
             rows = weights[name]
             values[name] = rows.repeat(-(-len(tensor) // len(rows)), 1)[: len(tensor)]
+    changed_weights = [name for name in own if name not in values and not name.endswith(".bias.table")]
+    if isinstance(model, BaseForecast) and changed_weights:
+        # The output of other hidden layers under the trained output layer would be noise on the base forecast.
+        values = {name: value for name, value in values.items() if not name.startswith(f"{prefix}head.")}
     model.load_state_dict({name: value.to(own[name]) for name, value in values.items()}, strict=False)
     repeated = tuple(name for name in values if weights[name].shape != own[name].shape)
     return WarmStart(

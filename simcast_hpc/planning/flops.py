@@ -79,7 +79,8 @@ def forecaster(
         return build_model(config.model_copy(update=changes), frames_in=frames_in, frames_out=frames_out)
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
-        return (torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=dtype),)
+        input_dtype = dtype if config.base == "none" else torch.float32
+        return (torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=input_dtype),)
 
     return Network(build, inputs, levels)
 
@@ -276,7 +277,7 @@ def _sum_by_part(counts: Mapping[str, int]) -> Counter[str]:
     """Sum counts of modules or parameters by child of the model; encoder and decoder are split into their children."""
     parts: Counter[str] = Counter()
     for name, count in counts.items():
-        path = name.split(".")
+        path = name.removeprefix("network.").split(".")  # of a model with a base forecast
         depth = 1 if path[0] not in _SPLIT else 3 if path[1:2] == ["levels"] else 2
         parts[".".join(path[:depth])] += count
     return parts

@@ -179,7 +179,7 @@ def test_compiles_as_one_graph():
         (
             torch.zeros(2, 3, 16, 8),
             ValueError,
-            r"shape \(2, 3, 16, 8\); .* \[B, 3, 1, 16, 8\] \(frames_in, channels and model\.grid\)",
+            r"shape \(2, 3, 16, 8\); .* \[B, 3, 1, 16, 8\] \(frames_in, channels_in and model\.grid\)",
         ),
         (torch.zeros(2, 4, 1, 16, 8), ValueError, r"shape \(2, 4, 1, 16, 8\)"),
         (torch.zeros(2, 3, 1, 16, 16), ValueError, r"shape \(2, 3, 1, 16, 16\)"),

@@ -186,7 +186,7 @@ def test_compiles_as_one_graph():
     [
         (torch.zeros(2, 4, 12, 8), ValueError, r"have 4 axes; SimVP requires \[B, 4, 1, H, W\]"),
         (torch.zeros(2, 5, 1, 12, 8), ValueError, "have 5 frames; SimVP requires frames_in=4"),
-        (torch.zeros(2, 4, 3, 12, 8), ValueError, "have 3 channels; SimVP requires channels=1"),
+        (torch.zeros(2, 4, 3, 12, 8), ValueError, "have 3 channels; SimVP requires channels_in=1"),
         (torch.zeros(2, 4, 1, 13, 8), ValueError, "multiples of 2"),
         (torch.zeros(2, 4, 1, 12, 7), ValueError, "multiples of 2"),
         (torch.zeros(0, 4, 1, 12, 8), ValueError, "B at least 1"),

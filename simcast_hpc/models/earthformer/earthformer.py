@@ -187,7 +187,7 @@ SEEDS_PER_PASS = 2**16
 
 
 class Earthformer(nn.Module):
-    """Earthformer, non-autoregressive: ``[B, T, C, H, W] -> [B, T', C, H, W]``, fp32 out.
+    """Earthformer, non-autoregressive: ``[B, T, C, H, W] -> [B, T', C', H, W]``, fp32 out.
 
     One pass predicts all T' frames. Predictions are unbounded: no activation follows the head. In training with
     ``attention_dropout`` each pass draws one seed from torch's CPU generator, outside of checkpointed blocks, and each
@@ -197,7 +197,8 @@ class Earthformer(nn.Module):
         config: the ``model`` section of a run's configuration; ``grid`` is H and W.
         frames_in: T.
         frames_out: T'.
-        channels: C.
+        channels_in: C.
+        channels_out: C'.
 
     Raises:
         ValueError: a pattern is unknown, or the sizes are inconsistent.
@@ -207,23 +208,30 @@ class Earthformer(nn.Module):
     stem; biases are 0; tables come from a truncated normal distribution of standard deviation 0.02.
     """
 
-    def __init__(self, config: EarthformerConfig, *, frames_in: int, frames_out: int, channels: int = 1):
+    def __init__(
+        self, config: EarthformerConfig, *, frames_in: int, frames_out: int, channels_in: int = 1, channels_out: int = 1
+    ):
         super().__init__()
-        for name, value in (("frames_in", frames_in), ("frames_out", frames_out), ("channels", channels)):
+        for name, value in (
+            ("frames_in", frames_in),
+            ("frames_out", frames_out),
+            ("channels_in", channels_in),
+            ("channels_out", channels_out),
+        ):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        self.frames_in, self.frames_out, self.channels = frames_in, frames_out, channels
+        self.frames_in, self.frames_out, self.channels_in = frames_in, frames_out, channels_in
         self.grid = stem_grids(config)[0]
         check_patterns(config, frames_in=frames_in)
         vectors, finest = config.global_vectors, level_grids(config)[0]
-        self.stem = build_stem(config, channels=channels)
+        self.stem = build_stem(config, channels=channels_in)
         self.positions = Positions(config.positions, tokens=(frames_in, *finest), width=config.width)
         self.global_vectors = nn.Parameter(torch.empty(vectors.count, config.width)) if vectors.count else None
         self.encoder = Encoder(config, frames_in=frames_in)
         self.query = InitialQuery(config, frames_out=frames_out)
         self.decoder = Decoder(config, frames_in=frames_in, frames_out=frames_out)
         self.head_stages = build_head_stages(config)
-        self.head = Fp32Linear(head_width(config), channels)
+        self.head = Fp32Linear(head_width(config), channels_out)
         self.uses_seeds = config.attention_dropout > 0
         self._assign_seed_offsets()
         if not (vectors.in_decoder or vectors.in_cross_attention):
@@ -238,7 +246,7 @@ class Earthformer(nn.Module):
                 weights.
 
         Returns:
-            ``[B, T', C, H, W]``, fp32, in the units of the input.
+            ``[B, T', C', H, W]``, fp32, in the units of the input.
 
         Raises:
             TypeError: ``frames`` is not floating point.
@@ -255,16 +263,16 @@ class Earthformer(nn.Module):
         forecast = self.head(self.head_stages(tokens.flatten(0, 1)))
         return forecast.permute(0, 3, 1, 2).unflatten(0, (batch, self.frames_out))
 
-    def output_time_tables(self) -> list[str]:
-        """Return the names of the parameters with one row per forecast frame, ``[T', D]``."""
-        return ["query.positions.time", *(f"decoder.positions.{i}.time" for i in range(len(self.decoder.positions)))]
+    def time_tables(self) -> list[str]:
+        """Return the names of the parameters with one row per input frame ``[T, D]`` or forecast frame ``[T', D]``."""
+        return ["positions.time", "query.positions.time", *(f"decoder.positions.{i}.time" for i in range(len(self.decoder.positions)))]
 
     def _check_frames(self, frames: Tensor) -> None:
-        expected = (self.frames_in, self.channels, *self.grid)
+        expected = (self.frames_in, self.channels_in, *self.grid)
         if frames.ndim != 5 or tuple(frames.shape[1:]) != expected or frames.shape[0] == 0:
             raise ValueError(
                 f"frames have shape {tuple(frames.shape)}; this Earthformer requires [B, "
-                f"{', '.join(map(str, expected))}] (frames_in, channels and model.grid)"
+                f"{', '.join(map(str, expected))}] (frames_in, channels_in and model.grid)"
             )
         if not frames.is_floating_point():
             raise TypeError(

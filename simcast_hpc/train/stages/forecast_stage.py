@@ -13,7 +13,7 @@ from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.cut_windows import Sample, starts, window_of_codes
 from simcast_hpc.losses import ForecastLoss, build_loss
-from simcast_hpc.models import build_model, with_grid
+from simcast_hpc.models import build_model, missing_value, with_grid
 
 from .stage import Stage
 
@@ -26,9 +26,8 @@ class ForecastModule(torch.nn.Module):
         self.model, self.loss = model, loss
 
     def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a sample, fp32 scalar; the network computes in its own dtype and returns fp32."""
-        dtype = next(self.model.parameters()).dtype
-        return self.loss(self.model(inputs.to(dtype)), target, valid)
+        """Return the loss of a sample, fp32 scalar; the network casts its fp32 input to its dtype and returns fp32."""
+        return self.loss(self.model(inputs), target, valid)
 
 
 class ForecastStage(Stage):
@@ -41,6 +40,7 @@ class ForecastStage(Stage):
         """Bind the loss to the data set's encoding and check the network's shapes."""
         super().__init__(config, source)
         self.loss = build_loss(config.loss, target_spec(config.data))
+        self.missing = missing_value(config.model)
         self.check_shapes()
 
     @classmethod
@@ -65,7 +65,9 @@ class ForecastStage(Stage):
         """Return inputs, targets and mask of a window of real frames from each sequence."""
         codes = self.augment(batch.windows, batch)
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
-        return window_of_codes(codes, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
+        return window_of_codes(
+            codes, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out, missing=self.missing
+        )
 
     def example_sample(self, batch_size: int, device: torch.device) -> Sample:
         """Return a sample of zeros."""

@@ -17,7 +17,7 @@ from simcast_hpc.distill.cut_windows import Frames, Sample, to_frames, window_of
 from simcast_hpc.distill.rollout import roll_out, to_stored
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.trained_model import TrainedModel, load_trained
-from simcast_hpc.models import warm_start
+from simcast_hpc.models import missing_value, warm_start
 from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.block_store import BlockStore
 
@@ -87,7 +87,9 @@ class StudentStage(ForecastStage):
         parts = [to_frames(self.augment(frames, batch)) for frames in (batch.windows, pseudo)]
         extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)))
         frames_in, frames_out = self.config.sequence.frames_in, self.config.sequence.frames_out
-        return window_of_frames(extended, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out)
+        return window_of_frames(
+            extended, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out, missing=self.missing
+        )
 
 
 def load_teacher(config: TrainConfig) -> TrainedModel:
@@ -121,9 +123,9 @@ def extend(teacher: TrainedModel, real: Frames, config: TrainConfig) -> torch.Te
     In fp32 they are computed without TF32, also for a student that trains in TF32, so that cached ones are equal.
     """
     frames_in = config.sequence.frames_in
-    dtype = next(teacher.network.parameters()).dtype
     last = Frames(real.values[:, -frames_in:], real.valid[:, -frames_in:])
-    pseudo = roll_out(lambda x: teacher.network(x.to(dtype)), last, frames_out=config.sequence.frames_out)
+    missing = missing_value(teacher.config.model)
+    pseudo = roll_out(teacher.network, last, frames_out=config.sequence.frames_out, missing=missing)
     return to_stored(pseudo, config.student.pseudo_dtype)
 
 
