@@ -265,7 +265,11 @@ class Earthformer(nn.Module):
 
     def time_tables(self) -> list[str]:
         """Return the names of the parameters with one row per input frame ``[T, D]`` or forecast frame ``[T', D]``."""
-        return ["positions.time", "query.positions.time", *(f"decoder.positions.{i}.time" for i in range(len(self.decoder.positions)))]
+        return [
+            "positions.time",
+            "query.positions.time",
+            *(f"decoder.positions.{i}.time" for i in range(len(self.decoder.positions))),
+        ]
 
     def _check_frames(self, frames: Tensor) -> None:
         expected = (self.frames_in, self.channels_in, *self.grid)
