@@ -17,8 +17,8 @@ from simcast_hpc.data.sample_order import random_integer
 class Sample(NamedTuple):
     """The tensors of a micro-batch for the network and the loss.
 
-    ``inputs`` float32 ``[B, T, 1, H, W]`` in [0, 1], the model's :func:`.missing_value` where missing; ``target`` uint8 pixel values or float32
-    ``[B, T', 1, H, W]``; ``valid`` bool in the shape of the target.
+    ``inputs`` float32 ``[B, T, 1, H, W]`` in [0, 1], the model's :func:`.missing_value` where missing; ``target`` uint8
+    pixel values or float32 ``[B, T', 1, H, W]``; ``valid`` bool in the shape of the target.
     """
 
     inputs: torch.Tensor
