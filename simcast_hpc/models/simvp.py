@@ -285,14 +285,9 @@ def _frames_to_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:
 
 
 def _check_sizes(config: SimVPConfig, *, frames_in: int, frames_out: int, channels_in: int, channels_out: int) -> None:
-    # 1. Lower bounds
-    for name, value in (
-        ("frames_in", frames_in),
-        ("frames_out", frames_out),
-        ("channels_in", channels_in),
-        ("channels_out", channels_out),
-        ("model.temporal_blocks", config.temporal_blocks),
-    ):
+    sizes = {"frames_in": frames_in, "frames_out": frames_out, "channels_in": channels_in, "channels_out": channels_out}
+    # 1. Lower bounds, channels of a model whose forecasts are fed back
+    for name, value in (*sizes.items(), ("model.temporal_blocks", config.temporal_blocks)):
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if frames_out > frames_in and channels_in != channels_out:
