@@ -29,6 +29,13 @@ from simcast_hpc.data_arrays import (
     require_unit,
 )
 from simcast_hpc.inference.ensemble import Ensemble
+from simcast_hpc.inference.postprocessing import (
+    Postprocessing,
+    check_postprocessing,
+    load_postprocessing,
+    no_echo_limit,
+)
+from simcast_hpc.inference.probability_matching import ProbabilityMatching
 from simcast_hpc.inference.trained_ensemble import load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
 from simcast_hpc.radar.radar_frame import require_plausible
@@ -54,6 +61,7 @@ def load(
     *,
     dataset: str | os.PathLike[str] | DatasetSpec | None = None,
     device: torch.device | str | None = None,
+    postprocess: str = "none",
 ) -> "Forecaster":
     """Load a finished training run, or a baseline by name, as a forecaster.
 
@@ -63,21 +71,28 @@ def load(
             name takes precedence.
         dataset: for baselines only: the data set whose encoding the fields have, a name, a YAML file or a description.
         device: where the network runs, by default the first CUDA device, else the CPU. Baselines run on the CPU.
+        postprocess: change of the values of each forecast: ``none``, ``probability-matching`` (with the last input
+            frame), or ``quantile-mapping``, for a run after ``simcast calibrate RUN``.
 
     Raises:
-        ConfigError: no such run or baseline, an unfinished or damaged run, or ``dataset`` or ``device`` does not apply.
+        ConfigError: no such run or baseline, an unfinished or damaged run, ``dataset`` or ``device`` does not apply, or
+            an unknown ``postprocess`` or one that was not fitted for the run.
         TypeError: ``run_or_name`` is neither text nor a path.
         ImportError: the baseline needs an extra that is not installed.
     """
     if not isinstance(run_or_name, (str, os.PathLike)):
         raise TypeError(f"run_or_name={run_or_name!r} must be a run directory or the name of a baseline")
+    check_postprocessing(postprocess)
     chosen = forecast_device() if device is None else _checked_device(device)
     name = str(run_or_name)
     path = expand_path(name, where="run_or_name")
     if os.path.isdir(path):
         if dataset is not None:
             raise ConfigError(f"dataset={dataset!r} is for baselines; the run {path} has its own data set")
-        return Forecaster.of_run(load_run(Path(path), device=chosen), device=chosen)
+        model = load_run(Path(path), device=chosen)
+        forecaster = Forecaster.of_run(model, device=chosen)
+        forecaster.postprocessing = load_postprocessing(postprocess, Path(path), model)
+        return forecaster
     if os.path.isfile(path):
         raise ConfigError(f"{path} is a file; give the run directory that contains config.yaml and DONE.json")
     if name not in BASELINES:
@@ -86,7 +101,13 @@ def load(
         raise ConfigError(f"{name!r} is neither a run directory nor a baseline ({', '.join(BASELINES)}){hint}")
     if dataset is None:
         raise ConfigError(f"the baseline {name} needs dataset=, the data set whose encoding the fields have")
-    return Forecaster.of_baseline(name, dataset if isinstance(dataset, DatasetSpec) else read_spec(str(dataset)))
+    if postprocess == "quantile-mapping":
+        raise ConfigError(f"postprocess={postprocess!r} is fitted for a run; the baseline {name} has none")
+    spec = dataset if isinstance(dataset, DatasetSpec) else read_spec(str(dataset))
+    forecaster = Forecaster.of_baseline(name, spec)
+    if postprocess == "probability-matching":
+        forecaster.postprocessing = ProbabilityMatching(no_echo_limit(spec.encoding))
+    return forecaster
 
 
 class Forecaster:
@@ -100,12 +121,14 @@ class Forecaster:
         members: default number of ensemble members; None for a deterministic forecast.
         spacing_km: size of a pixel.
         dataset: description of the data set whose encoding the fields have.
+        postprocessing: changes the values of each forecast; None for none.
     """
 
     def __init__(self, model: TrainedModel | Ensemble | Baseline, dataset: DatasetSpec, device: torch.device):
         """Wrap ``model``; use :func:`load`, :meth:`of_run` or :meth:`of_baseline`."""
         self.model, self.dataset, self.device = model, dataset, device
         self.config: TrainConfig | None = None
+        self.postprocessing: Postprocessing | None = None
         self.name, self.frames_in, self.frames_out = "", 1, None
         self.step_minutes, self.spacing_km, self.members = dataset.step_minutes, dataset.grid.spacing_km, None
 
@@ -249,6 +272,8 @@ class Forecaster:
             raise ValueError(f"lead_times={lead_times!r} must be ascending steps from 1, for example 12 or [1, 6, 12]")
         if isinstance(self.model, Ensemble) and steps[-1] > (self.frames_out or 0):
             raise ValueError(f"lead time {steps[-1]} is beyond the ensemble's horizon; it has 1 to {self.frames_out}")
+        if self.postprocessing is not None:
+            self.postprocessing.check_leads(steps[-1])
         return steps
 
     def _member_count(self, members: int | None) -> int | None:
@@ -295,6 +320,8 @@ class Forecaster:
             result = model.forecast(batch, frames_out=steps[-1])
         else:
             result = model.forecast(batch, steps[-1])
+        if self.postprocessing is not None:
+            result = self.postprocessing.apply(result, batch)
         index = torch.tensor([step - 1 for step in steps], device=result.device)
         return result.index_select(-3, index)
 

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from simcast_hpc.commands import (
+    calibrate,
     config,
     convert,
     data,
@@ -48,6 +49,7 @@ app.command("train")(train.train)
 app.command("rollout")(rollout.rollout)
 app.command("sample")(sample.sample)
 app.command("pipeline")(pipeline.pipeline)
+app.command("calibrate")(calibrate.calibrate)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("leaderboard")(leaderboard.leaderboard)

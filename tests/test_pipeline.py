@@ -42,7 +42,7 @@ def _config(run_dir: Path, **changes: object) -> PipelineConfig:
             "student": {"max_steps": 200},
             "direct": {"max_steps": 300},
         },
-        "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
+        "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2, "postprocess": ["quantile-mapping"]},
         "time_budget_minutes": 0.02,
     }
     return from_mapping(PipelineConfig, settings | changes)
@@ -62,7 +62,11 @@ def _marker_times(run_dir: Path) -> dict[str, int]:
 def test_pipeline_writes_the_output_of_every_part(finished):
     assert sorted(_marker_times(finished)) == ["direct/DONE.json", "student/DONE.json", "teacher/DONE.json"]
     scores = json.loads((finished / "scores" / "test.json").read_text(encoding="utf-8"))
-    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "direct"]
+    assert [entry["name"] for entry in scores["entries"]] == [
+        "persistence",
+        *(name + suffix for name in ("teacher", "student", "direct") for suffix in ("", "+quantile-mapping")),
+    ]
+    assert (finished / "student" / "quantile_mapping.npz").is_file()
     assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls; SimVP"
     assert "student" in (finished / "report" / "index.html").read_text(encoding="utf-8")
     assert (finished / "DONE.json").is_file()

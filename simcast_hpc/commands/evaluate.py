@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from simcast_hpc.config import (
+    POSTPROCESSING,
     ConfigError,
     DataConfig,
     EvaluationConfig,
@@ -85,6 +86,14 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    postprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"Also score each forecast with this post-processing, as NAME+POSTPROCESSING: "
+            f"{' or '.join(POSTPROCESSING)} (repeatable; quantile-mapping only for runs, after simcast calibrate RUN).",
+            show_default=False,
+        ),
+    ] = None,
     draws: Annotated[
         int, typer.Option(help="Bootstrap resamples of events for 95 % intervals; 0: no intervals.")
     ] = 1000,
@@ -107,7 +116,7 @@ def evaluate(
     from simcast_hpc.distributed.process_group import join_ranks
     from simcast_hpc.distributed.rank_devices import local_device
     from simcast_hpc.distributed.ranks import find_rank
-    from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry
+    from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry, with_postprocessing
     from simcast_hpc.evaluation import evaluate as evaluate_entries
     from simcast_hpc.evaluation.sevir_reference import sevir_reference
     from simcast_hpc.inference.trained_ensemble import load_run
@@ -116,6 +125,7 @@ def evaluate(
 
     # 1. Runs and options
     rows = _parse_rows(forecasts)
+    settings_given = {"split": split, "draws": draws, "tables_only": tables_only, "postprocess": postprocess or []}
     ranks = join_ranks(timeout_minutes=240)
     set_up_logging(ranks.rank, quiet=quiet)
     device = local_device(find_rank(os.environ))
@@ -132,15 +142,17 @@ def evaluate(
         given,
         {name: value for name, value in frames.items() if value is not None},
     )
-    settings = _settings(split, protocol, baseline, draws, tables_only, kinds={kind for *_, kind in rows}, data=data)
+    settings = _settings(settings_given, protocol, baseline, kinds={kind for *_, kind in rows}, data=data)
     entries = [baseline_entry(name, data, cache=cache) for name in settings.baselines]
     for name, source, kind in rows:
         if kind == "run":
-            entries.append(run_entry(name, models[name]))
+            entry = run_entry(name, models[name])
         elif kind == "file":
-            entries.append(file_entry(name, Path(source)))
+            entry = file_entry(name, Path(source))
         else:
-            entries.append(baseline_entry(source, data, cache=cache, row=name))
+            entry = baseline_entry(source, data, cache=cache, row=name)
+        run = (Path(source), models[name]) if kind == "run" else None
+        entries += with_postprocessing(entry, settings.postprocess, data, run=run)
     # 3. Scores
     test_set = TestSet(settings.split, data, settings.split)
     result = evaluate_entries(test_set, entries, sequence=sequence, settings=settings, folder=out, ranks=ranks)
@@ -222,24 +234,23 @@ def _windows(
 
 
 def _settings(
-    split: str,
+    values: dict[str, Any],
     protocol: list[str] | None,
     baseline: list[str] | None,
-    draws: int,
-    tables_only: bool,
     *,
     kinds: set[str],
     data: DataConfig,
 ) -> EvaluationConfig:
-    values: dict[str, Any] = {"split": split, "draws": draws, "tables_only": tables_only}
+    if "quantile-mapping" in values["postprocess"] and "run" not in kinds:
+        raise ConfigError("--postprocess quantile-mapping is fitted for a run; give a run directory, or choose another")
     if protocol:
-        values["protocols"] = protocol
+        values = values | {"protocols": protocol}
     elif kinds == {"baseline"} and data.dataset == "sevir":
-        values |= {"protocols": _SEVIR_CHECK, "tables_only": True}
+        values = values | {"protocols": _SEVIR_CHECK, "tables_only": True}
     if baseline:
-        values["baselines"] = [name for name in baseline if name != "none"]
+        values = values | {"baselines": [name for name in baseline if name != "none"]}
     elif "baseline" in kinds:
-        values["baselines"] = []
+        values = values | {"baselines": []}
     return from_mapping(EvaluationConfig, values, where="evaluate")
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from simcast_hpc.config import ConfigError, SamplingConfig, expand_path, from_mapping
+from simcast_hpc.config import POSTPROCESSING, ConfigError, SamplingConfig, expand_path, from_mapping
 from simcast_hpc.config.yaml_files import load_yaml
 
 _SPECS = Path(__file__).resolve().parents[1] / "data" / "specs"  # names only; reading them would import NumPy
@@ -32,6 +32,12 @@ Overrides = Annotated[
     ),
 ]
 Dataset = Annotated[str, typer.Option(help=f"Data set, which defines encoding and layout: {DATASETS}.")]
+Postprocess = Annotated[
+    str,
+    typer.Option(
+        help=f"Post-processing of the forecast: none, {' or '.join(POSTPROCESSING)} (docs/guides/postprocessing.md)."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved configuration before the run.")]
 

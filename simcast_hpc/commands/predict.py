@@ -10,7 +10,7 @@ import typer
 
 from simcast_hpc.config import ConfigError
 
-from .options import Quiet, override_sampling
+from .options import Postprocess, Quiet, override_sampling
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -110,6 +110,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    postprocess: Postprocess = "none",
     institution: Annotated[str, typer.Option(help="Issuing institution, stored in the attributes of the file.")] = "",
     watch: Annotated[
         Path | None,
@@ -154,7 +155,8 @@ def predict(
     _reject_absent(frames or [], watch, pattern)
     predictor = _predictor(
         run, bridge=bridge, z_r=z_r, tile=tile, overlap=overlap, batch=batch, keep_members=not no_members,
-        changes=changes or [], any_spacing=any_spacing, any_interval=any_interval, dataset=dataset,
+        changes=changes or [], postprocess=postprocess, any_spacing=any_spacing, any_interval=any_interval,
+        dataset=dataset,
     )  # fmt: skip
     # After the checks of the options: a missing optional package is reported only if everything else is valid.
     publisher = Publisher(
@@ -193,16 +195,19 @@ def _predictor(
     batch: int,
     keep_members: bool,
     changes: list[str],
+    postprocess: str = "none",
     **reading: Any,
 ) -> "Predictor":
     from simcast_hpc.data.dataset_spec import ZRRelation
     from simcast_hpc.forecast.choose_frames import FrameRequest
     from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, training_grid
     from simcast_hpc.inference.ensemble import Ensemble
+    from simcast_hpc.inference.postprocessing import check_postprocessing, load_postprocessing
     from simcast_hpc.inference.trained_ensemble import load_run
     from simcast_hpc.inference.trained_model import forecast_device
     from simcast_hpc.radar import encoding_of_run
 
+    check_postprocessing(postprocess)
     if z_r is not None and min(z_r) <= 0:
         raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0, for example 200 1.6 (Marshall-Palmer)")
     # The settings are applied as the weights are loaded, because they include the precision of the weights.
@@ -211,6 +216,7 @@ def _predictor(
         raise ConfigError(
             f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a diffusion run"
         )
+    change = load_postprocessing(postprocess, run, model)
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
     code = encoding_of_run(model.config.data, z_r=relation, **reading)
     if tile is not None:
@@ -218,7 +224,7 @@ def _predictor(
     tile = tile or training_grid(model)
     request = FrameRequest(model.config.sequence.frames_in, code.step_minutes, bridge)
     shared = min(tile) // 4 if overlap is None else overlap
-    return Predictor(model, code, request, tile, shared, batch=batch, keep_members=keep_members)
+    return Predictor(model, code, request, tile, shared, batch=batch, keep_members=keep_members, postprocessing=change)
 
 
 def _forecast_once(

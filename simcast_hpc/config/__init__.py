@@ -27,6 +27,7 @@ from .model_config import (
 from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
 from .path_expansion import expand_path
 from .pipeline_config import (
+    POSTPROCESSING,
     EvaluationConfig,
     LaunchConfig,
     PipelineConfig,
@@ -41,6 +42,7 @@ from .yaml_files import from_mapping, read_config, to_yaml
 
 __all__ = [
     "FORECASTING",
+    "POSTPROCESSING",
     "STAGES",
     "AutoencoderConfig",
     "AutoencoderTrainingConfig",

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -14,6 +14,10 @@ from .shipped_configs import resolve
 from .stage_sections import STAGES, StrictModel, Unit, reject_unread_sections, unread_sections
 from .train_config import SharedConfig, TrainConfig
 from .yaml_files import from_mapping, merge, read_yaml
+
+PostprocessingName = Literal["quantile-mapping", "probability-matching"]
+POSTPROCESSING: tuple[str, ...] = get_args(PostprocessingName)
+"""Names of the changes of a forecast's values after the forecast."""
 
 
 class SynthesisConfig(StrictModel):
@@ -63,6 +67,8 @@ class EvaluationConfig(StrictModel):
     """Smallest number of events with such pixels for which a score is reported."""
     draws: Annotated[int, Unit("resamples")] = Field(default=1000, ge=0)
     """Number of bootstrap resamples of the events for confidence intervals; 0 computes no intervals."""
+    postprocess: tuple[PostprocessingName, ...] = ()
+    """Post-processing with which each model is also scored; quantile mappings are fitted on the split ``val``."""
     tables_only: bool = False
     """Skip SSIM, FSS and spectra, which take most of the time on a CPU."""
     also: tuple[TestSetConfig, ...] = ()

@@ -95,6 +95,21 @@ class _EncodingBase(BaseModel):
         """
         return np.interp(positions, np.arange(LAST_CODE + 1), self._values)
 
+    def position_of(self, physical: np.ndarray) -> np.ndarray:
+        """Return the positions, float64, of ``physical`` values on the code axis, the inverse of :meth:`value_of`.
+
+        Values without echo have the position 0; values above the last one are clipped to 254; NaN stays NaN.
+        """
+        physical = np.asarray(physical, dtype=np.float64)
+        first = self.first_echo - 1
+        positions = np.interp(physical, self._values[first:], np.arange(first, LAST_CODE + 1))
+        return np.where(physical <= self._values[first], 0.0, positions)
+
+    @property
+    def first_echo(self) -> int:
+        """The lowest code whose value is above that of code 0, which is no echo."""
+        return int(np.flatnonzero(self._values > self._values[0])[0])
+
     @abstractmethod
     def _nearest(self, physical: np.ndarray) -> np.ndarray:
         """Return the codes nearest to physical values, integers 0..254 of any dtype."""
@@ -230,6 +245,10 @@ class Linear(_EncodingBase):
         """Return the physical values of ``positions``; if code 0 is no echo, positions below 0.5 are no echo."""
         values = self.gain * np.clip(positions, 0, LAST_CODE).astype(np.float64) + self.offset
         return np.where(np.asarray(positions) < 0.5, -np.inf, values) if self.zero_is_no_echo else values
+
+    def position_of(self, physical: np.ndarray) -> np.ndarray:
+        """Return the positions of ``physical`` values on the code axis; minus infinity has the position 0."""
+        return np.clip((np.asarray(physical, dtype=np.float64) - self.offset) / self.gain, 0, LAST_CODE)
 
     def _nearest(self, physical: np.ndarray) -> np.ndarray:
         code = np.rint((physical.astype(np.float64) - self.offset) / self.gain)

@@ -1,7 +1,17 @@
 """Evaluation: score several forecasts of a test set under its protocols, and write scores, intervals and diagrams."""
 
 from .dataset_protocols import protocols_of
-from .entries import Entry, ForecastMethod, TestSet, baseline_entry, ensemble_entry, file_entry, model_entry, run_entry
+from .entries import (
+    Entry,
+    ForecastMethod,
+    TestSet,
+    baseline_entry,
+    ensemble_entry,
+    file_entry,
+    model_entry,
+    run_entry,
+    with_postprocessing,
+)
 from .evaluate import evaluate
 
 __all__ = [
@@ -15,4 +25,5 @@ __all__ = [
     "model_entry",
     "protocols_of",
     "run_entry",
+    "with_postprocessing",
 ]

@@ -86,9 +86,11 @@ def _count_batch(
     by_hash: dict[str, ScoreProtocol],
 ) -> list[tuple[str, str, Statistics]]:
     keys = [source.key(index) for index in indices]
-    parts = []
+    parts, method, raw = [], None, torch.empty(0)
     for entry in entries:
-        forecast = entry.forecast_windows(keys, past, frames_out=observed.shape[1])
+        if entry.forecast is not method:  # the post-processed rows of a forecast follow it and share its result
+            method, raw = entry.forecast, entry.raw_windows(keys, past, frames_out=observed.shape[1])
+        forecast = entry.postprocessed(raw, past)
         target = observed.to(forecast.device)
         for counting_hash, protocol in by_hash.items():
             statistics = count(target, forecast, protocol=protocol, events=[key.event for key in keys])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,10 +13,18 @@ import torch
 from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import Split, read_spec
+from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
 from simcast_hpc.inference.ensemble import Ensemble
+from simcast_hpc.inference.postprocessing import (
+    Postprocessing,
+    check_postprocessing,
+    load_quantile_mapping,
+    no_echo_limit,
+)
+from simcast_hpc.inference.probability_matching import ProbabilityMatching
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.storage.npz_files import load_npz
 
@@ -31,7 +39,7 @@ class ForecastMethod(Protocol):
 
 @dataclass(frozen=True)
 class Entry:
-    """One compared forecast: its name, description and cost."""
+    """One compared forecast: its name, description and cost; ``postprocessing`` changes its values."""
 
     name: str
     forecast: Any  # ForecastMethod | ForecastFile
@@ -39,6 +47,7 @@ class Entry:
     note: str
     steps: int | None = None
     parameters: int | None = None
+    postprocessing: Postprocessing | None = None
 
     @property
     def packed(self) -> bool:
@@ -47,9 +56,36 @@ class Entry:
 
     def forecast_windows(self, keys: Sequence[WindowKey], frames: torch.Tensor, *, frames_out: int) -> torch.Tensor:
         """Return the forecasts of windows with inputs ``frames`` ``[B, T, H, W]``."""
+        return self.postprocessed(self.raw_windows(keys, frames, frames_out=frames_out), frames)
+
+    def raw_windows(self, keys: Sequence[WindowKey], frames: torch.Tensor, *, frames_out: int) -> torch.Tensor:
+        """Return the forecasts of windows before post-processing."""
         if isinstance(self.forecast, ForecastFile):
             return self.forecast.read(keys, frames_out=frames_out)
         return self.forecast.forecast(frames, frames_out=frames_out)
+
+    def postprocessed(self, forecast: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Return forecasts of :meth:`raw_windows` with inputs ``frames`` after post-processing."""
+        if self.postprocessing is None:
+            return forecast
+        values = forecast if forecast.is_floating_point() else code_to_unit(forecast)
+        return self.postprocessing.apply(values, frames)
+
+    def with_postprocessing(self, postprocessing: Postprocessing) -> "Entry":
+        """Return the entry of the same forecast with post-processing, named ``<name>+<post-processing>``."""
+        note = "; ".join(filter(None, (self.note, postprocessing.note)))
+        return replace(self, name=f"{self.name}+{postprocessing.name}", note=note, postprocessing=postprocessing)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return the fields for the score file."""
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "note": self.note,
+            "steps": self.steps,
+            "parameters": self.parameters,
+            "postprocessing": None if self.postprocessing is None else self.postprocessing.name,
+        }
 
 
 @dataclass(frozen=True)
@@ -103,6 +139,36 @@ def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, ro
     except (KeyError, ImportError) as error:
         raise ConfigError(f"evaluation.baselines: {error.args[0]}") from error
     return Entry(row or name, _BaselineMethod(baseline), "baseline", NOTES.get(name, ""))
+
+
+def with_postprocessing(
+    entry: Entry,
+    names: Sequence[str],
+    data: DataConfig,
+    *,
+    run: tuple[Path, TrainedModel | Ensemble] | None = None,
+) -> list[Entry]:
+    """Return the entry, and after it the entry with each post-processing that applies to it.
+
+    Quantile mappings exist for runs only.
+
+    Args:
+        entry: the forecast.
+        names: names of post-processing.
+        data: the data set, whose encoding defines no echo.
+        run: run directory and model of a run.
+
+    Raises:
+        ConfigError: unknown name, or the run has no quantile mapping of its weights.
+    """
+    made: list[Postprocessing] = []
+    for name in dict.fromkeys(names):
+        check_postprocessing(name)
+        if name == "probability-matching":
+            made.append(ProbabilityMatching(no_echo_limit(target_spec(data).encoding)))
+        elif name == "quantile-mapping" and run is not None:
+            made.append(load_quantile_mapping(*run))
+    return [entry, *(entry.with_postprocessing(one) for one in made)]
 
 
 def file_entry(name: str, path: Path) -> Entry:

@@ -156,7 +156,7 @@ def _result(
         "min_observed_pixels": settings.min_observed_pixels,
         "min_observed_events": min_events,
         "protocols": {protocol.name: {**_protocol_metadata(protocol), "hash": protocol.hash} for protocol in protocols},
-        "entries": [{key: value for key, value in vars(entry).items() if key != "forecast"} for entry in entries],
+        "entries": [entry.metadata() for entry in entries],
         "scores": scored,
         "intervals": bounds,
         "differences": differences,

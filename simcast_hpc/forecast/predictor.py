@@ -17,6 +17,7 @@ from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.ensemble import Ensemble
+from simcast_hpc.inference.postprocessing import Postprocessing
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models import grid_of
@@ -92,6 +93,7 @@ class Predictor:
         overlap: minimum overlap of neighboring tiles in pixels.
         batch: tiles per batch.
         keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
+        postprocessing: changes the values of each member on the whole domain; None for none.
     """
 
     model: TrainedModel | Ensemble
@@ -101,6 +103,7 @@ class Predictor:
     overlap: int
     batch: int = 4
     keep_members: bool = True
+    postprocessing: Postprocessing | None = None
 
     def __post_init__(self) -> None:
         """Warn if the name of the run, which forecasts show, is that of another data set."""
@@ -177,6 +180,7 @@ class Predictor:
             )
             forecast_in_tiles(self._of_tiles(codes, numbers), codes, domain, out=linear, batch=self.batch)
             for member in linear:
+                self._postprocess(member, codes)
                 if total is not None and reached is not None:
                     total += member
                     for level, count_above in zip(levels, reached, strict=True):
@@ -190,6 +194,14 @@ class Predictor:
         total /= np.float32(count)
         self._make_physical(total, missing)
         return kept, total, probability
+
+    def _postprocess(self, linear: np.ndarray, codes: np.ndarray) -> None:
+        """Change the values of a member ``[T', H, W]`` in linear units in place, from its inputs ``[T, H, W]``."""
+        if self.postprocessing is None:
+            return
+        values = torch.from_numpy(self.code.forecast_of_linear(linear))
+        changed = self.postprocessing.apply(values[None], torch.from_numpy(codes[-1:])[None])
+        linear[...] = self.code.linear_of_forecast(changed[0].numpy())
 
     def _groups(self, count: int, frame: tuple[int, ...]) -> list[range]:
         size = max(1, _GROUP_BYTES // (4 * int(np.prod(frame))))
@@ -237,8 +249,11 @@ class Predictor:
             "simcast_stage": config.stage,
             "simcast_weights_sha256": model.weights_hash,
             "simcast_data_description": self.code.spec.name,
+            "simcast_postprocessing": self.postprocessing.name if self.postprocessing else "none",
             "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}",
         }
+        if self.postprocessing is not None:
+            provenance["simcast_postprocessing_reference"] = self.postprocessing.reference
         if isinstance(model, Ensemble):
             provenance["simcast_sampling"] = model.sampling.model_dump_json()
             provenance |= {f"simcast_{role}_weights_sha256": weights for role, weights in model.inputs.items()}

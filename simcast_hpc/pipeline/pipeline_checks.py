@@ -91,7 +91,8 @@ def check_data(config: PipelineConfig) -> None:
     """
     frames = config.sequence.frames_in + config.sequence.frames_out
     grids = {}
-    for split in ("train", config.evaluation.split):
+    fitted_on = ["val"] if "quantile-mapping" in config.evaluation.postprocess else []
+    for split in dict.fromkeys(["train", *fitted_on, config.evaluation.split]):
         source = open_windows(config.data, split=split, frames=frames)
         grids[f"the split {split}"] = source.grid
         logger.info("%s: %d windows of %d frames on %d dates", split, len(source), frames, len(source.dates))

@@ -17,7 +17,8 @@ from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.distributed.ranks import find_rank
-from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry
+from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry, with_postprocessing
+from simcast_hpc.inference.calibration import calibrate_run, is_calibrated
 from simcast_hpc.inference.trained_ensemble import load_run
 from simcast_hpc.inference.trained_model import forecast_device
 from simcast_hpc.report import write_report
@@ -177,7 +178,18 @@ def _score(config: PipelineConfig) -> None:
     # 1. Models: autoencoders do not forecast, and models that held out a fold only forecast conditions
     stages = {name: config.train_config(name) for name in config.stages}
     scored = [name for name, one in stages.items() if one.stage != "autoencoder" and one.data.hold_out is None]
-    models = [run_entry(name, load_run(config.run_dir / name, device=forecast_device())) for name in scored]
+    runs = {name: load_run(config.run_dir / name, device=forecast_device()) for name in scored}
+    if "quantile-mapping" in config.evaluation.postprocess:
+        for name, model in runs.items():
+            if not is_calibrated(config.run_dir / name, model, config.data):
+                calibrate_run(config.run_dir / name, model, config.data, batch_size=config.evaluation.batch_size)
+    entries = [
+        row
+        for name, model in runs.items()
+        for row in with_postprocessing(
+            run_entry(name, model), config.evaluation.postprocess, config.data, run=(config.run_dir / name, model)
+        )
+    ]
     # 2. Test sets; events on dates of the training data are reported
     frames = config.sequence.frames_in + config.sequence.frames_out
     train_dates = open_windows(config.data, split="train", frames=frames).dates
@@ -188,7 +200,7 @@ def _score(config: PipelineConfig) -> None:
         baselines = [baseline_entry(name, test_set.data) for name in config.evaluation.baselines]
         evaluate(
             test_set,
-            [*baselines, *models],
+            [*baselines, *entries],
             sequence=config.sequence,
             settings=config.evaluation,
             folder=config.run_dir / "scores",

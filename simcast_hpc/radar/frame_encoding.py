@@ -166,6 +166,11 @@ class ModelEncoding:
         """Return network outputs in [0, 1] (code / 255), of any shape, in linear form, float32."""
         return self.to_linear(self.spec.encoding.value_of(unit_values * np.float32(255.0)))
 
+    def forecast_of_linear(self, linear: np.ndarray) -> np.ndarray:
+        """Return the inverse of :meth:`linear_of_forecast`, float32 in [0, 1]; values without echo become 0."""
+        positions = self.spec.encoding.position_of(self.from_linear(linear))
+        return (positions / 255.0).astype(np.float32)
+
     def thresholds(self) -> tuple[float, ...]:
         """Return the thresholds of the description in the model's unit."""
         return tuple(float(self.spec.encoding.value_of(np.array(code))) for code in self.spec.threshold_codes())

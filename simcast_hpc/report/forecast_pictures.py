@@ -196,5 +196,6 @@ def _note(forecast: Forecast, leads: list[int], mapped: MapAxes) -> str:
 
 def _title(forecast: Forecast) -> str:
     what = "Ensemble mean" if forecast.probability is not None else "Forecast"
-    run = forecast.provenance.get("simcast_run", "")
+    run, changed = (forecast.provenance.get(f"simcast_{key}", "") for key in ("run", "postprocessing"))
+    run += f"+{changed}" if changed not in ("", "none") else ""
     return plain(f"{what} issued {forecast.issue:%Y-%m-%d %H:%M} UTC by {run or 'an unnamed model'}")
