@@ -7,20 +7,22 @@ from pathlib import Path
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.evidence.figure_style import FONT, GREY, INK, WIDTH, plain_look, save
-from benchmarks.evidence.paper_claims import HOLDS, REVERSED, UNDECIDED, Finding, Verdict
 from simcast_hpc.report.lead_time_curves import new_figure
 
+from .arms import PERSISTENCE
+from .claims import HOLDS, NOT_TESTABLE, REVERSED, UNDECIDED, Finding, Verdict
 from .summary_text import headline_findings
 
 MOST_ROWS = 16
 """Largest number of rows at which all labels are readable at the width of a page."""
 
 _CSI = "csi/mean"
-_COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY}
-_LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant"}
-_MARKERS = {HOLDS: "o", REVERSED: "X", UNDECIDED: "s"}
+_COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY, NOT_TESTABLE: "#b59a00"}
+_LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant", NOT_TESTABLE: NOT_TESTABLE}
+_MARKERS = {HOLDS: "o", REVERSED: "X", UNDECIDED: "s", NOT_TESTABLE: "^"}
 LONG_TRAINING = (
-    "compute", "converged", "long", "long-distillation", "teacher-steps", "best-case", "longer-teacher",
+    "own-steps", "compute", "converged", "long", "longest", "long-student", "long-distillation", "teacher-steps",
+    "best-case", "longer-teacher", "longer-teacher-students",
 )  # fmt: skip
 """Controls with more training steps; the other controls have a figure of their own."""
 
@@ -28,7 +30,7 @@ LONG_TRAINING = (
 def draw_headlines(verdicts: Sequence[Verdict], path: Path) -> None:
     """Draw the comparisons of the summary."""
     rows = [(line.text, finding) for line, finding in headline_findings(verdicts)]
-    _forest(rows, "difference of CSI-M (second row: CSI-181)", path)
+    _forest(rows, "difference of CSI-M (heavy rain: CSI-181)", path)
 
 
 def draw_claims(verdicts: Sequence[Verdict], path: Path) -> None:
@@ -47,12 +49,22 @@ def draw_other_controls(verdicts: Sequence[Verdict], path: Path) -> None:
     _forest(_rows(others), "difference of CSI-M", path)
 
 
+def draw_hybrid(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Draw the CSI-M comparisons of hybrid networks."""
+    _forest(_rows([v for v in verdicts if v.claim.origin == "hybrid"]), "difference of CSI-M", path)
+
+
+def draw_few_data_claims(verdicts: Sequence[Verdict], path: Path) -> None:
+    """Draw the CSI-M comparisons of the arms with few events."""
+    _forest(_rows([v for v in verdicts if v.claim.origin == "few data"]), "difference of CSI-M", path)
+
+
 def _rows(verdicts: Sequence[Verdict]) -> list[tuple[str, Finding]]:
     return [
         (finding.comparison.label.removeprefix("CSI-M, "), finding)
         for verdict in verdicts
         for finding in verdict.findings
-        if finding.comparison.score == _CSI and "persistence" not in {arm for arm, _ in finding.comparison.terms}
+        if finding.comparison.score == _CSI and PERSISTENCE not in {arm for arm, _ in finding.comparison.terms}
     ]
 
 
@@ -76,7 +88,7 @@ def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, p
     axes.set_yticks(range(len(rows)), [as_mathtext(label) for label, _ in rows])
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_xlabel(f"{quantity}, 95 % interval", color=INK, fontsize=FONT)
-    for verdict in (HOLDS, REVERSED, UNDECIDED):
+    for verdict in {finding.verdict: None for _, finding in rows}:
         axes.plot([], [], _MARKERS[verdict], color=_COLOURS[verdict], linestyle="-", label=_LABELS[verdict])
     if paper:
         axes.plot([], [], "d", markerfacecolor="none", markeredgecolor=INK, linestyle="none", label="paper, on SEVIR")

@@ -20,11 +20,20 @@ from benchmarks.evidence.figure_style import (
     save,
     with_bars,
 )
-from benchmarks.evidence.paper_claims import Verdict
 from simcast_hpc.report.lead_time_curves import new_figure
 
-from .claims_figure import draw_claims, draw_headlines, draw_long_controls, draw_other_controls
+from .arms import BASELINES
+from .claims import Verdict
+from .claims_figure import (
+    draw_claims,
+    draw_few_data_claims,
+    draw_headlines,
+    draw_hybrid,
+    draw_long_controls,
+    draw_other_controls,
+)
 from .heavy_rain_figure import draw_heavy_rain
+from .hybrid_figures import draw_few_data, draw_hybrid_steps, steps_arms
 from .intervals import LABELS, Bootstrap
 
 # CSI-M of the paper's ablation on SEVIR (arXiv 2510.07953): T_s, rolled-out teacher, student.
@@ -37,6 +46,11 @@ CAPTIONS = {
     "claims": "Claims of the paper: differences of CSI-M with 95 % intervals, and the paper's own values on SEVIR.",
     "controls-training": "Controls with more training steps: differences of CSI-M with 95 % intervals.",
     "controls-other": "Other controls: differences of CSI-M with 95 % intervals.",
+    "claims-hybrid": "Networks that start from extrapolation: differences of CSI-M with 95 % intervals.",
+    "claims-few-data": "Few training events: differences of CSI-M with 95 % intervals.",
+    "hybrid-steps": "CSI-M by number of training steps, one panel per lead time, with 95 % intervals: networks with "
+    "and without extrapolation as base, and the extrapolation itself.",
+    "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events.",
     "csi-by-lead": "Top: CSI-M by lead time. Bottom: paired difference from the direct model, with 95 % intervals.",
     "horizons": "CSI-M minus that of the direct model, by the horizon of the teacher: this study with 95 % intervals, "
     "and the paper's values on SEVIR.",
@@ -73,6 +87,14 @@ def draw_all(bootstrap: Bootstrap, verdicts: Sequence[Verdict], folder: Path) ->
         "fss-crps": lambda path: _fss_and_crps(bootstrap, path),
         "loss": lambda path: _losses(bootstrap, path),
     }
+    origins = {verdict.claim.origin for verdict in verdicts}
+    if "hybrid" in origins:
+        makers["claims-hybrid"] = lambda path: draw_hybrid(verdicts, path)
+    if "few data" in origins:
+        makers["claims-few-data"] = lambda path: draw_few_data_claims(verdicts, path)
+        makers["few-data"] = lambda path: draw_few_data(bootstrap, path)
+    if steps_arms(bootstrap.evidence):
+        makers["hybrid-steps"] = lambda path: draw_hybrid_steps(bootstrap, path)
     long = _long_styles(bootstrap)
     if long:
         makers["csi-long"] = lambda path: _csi_by_lead(bootstrap, long, "direct-5x", path)
@@ -92,7 +114,7 @@ def _csi_by_lead(bootstrap: Bootstrap, styles: dict[str, Look], reference: str, 
     top.set_ylabel("CSI-M", color=INK, fontsize=FONT)
     top.set_ylim(bottom=0)
     names(top, ends)
-    others = {arm: look for arm, look in styles.items() if arm not in (reference, "persistence")}
+    others = {arm: look for arm, look in styles.items() if arm not in (reference, *BASELINES)}
     ends = []
     for place, (arm, look) in enumerate(others.items()):
         leads = bootstrap.score(((arm, 1.0), (reference, -1.0)), "csi/mean", by_lead=True)
@@ -196,7 +218,7 @@ def _losses(bootstrap: Bootstrap, path: Path) -> None:
         {f"teacher-{half}": "1x", "teacher-4x": "4x", "teacher-16x": "16x"},
         styles[f"teacher-{half}"],
     )
-    _loss_curves(direct, bootstrap, {"direct": "1x", "direct-2x": "2x", "direct-5x": "5x"}, styles["direct"])
+    _loss_curves(direct, bootstrap, {"direct": "1x", "direct-5x": "5x", "direct-16x": "16x"}, styles["direct"])
     teacher.set_title(f"teacher of $T_s = {half}$, its own lead times", fontsize=FONT + 1, color=INK)
     direct.set_title("direct model, all lead times", fontsize=FONT + 1, color=INK)
     for axes in (teacher, direct):
@@ -238,7 +260,7 @@ def _curves(axes: Axes, bootstrap: Bootstrap, score: str, styles: dict[str, Look
         axes.plot(
             times, values, color=look.colour, linestyle=look.dashes, linewidth=1.5, marker=look.marker, markersize=4
         )
-        if arm != "persistence":
+        if arm not in BASELINES:
             low, high = ([getattr(interval, end) for interval in leads] for end in ("low", "high"))
             axes.fill_between(times, low, high, color=look.colour, alpha=0.15, linewidth=0)
         ends.append((times[-1] + 0.4, values[-1], look))

@@ -9,23 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.evidence.evidence_figures import CAPTIONS, draw_all
-from benchmarks.evidence.evidence_tables import arms_tables, claims_tables, summary_table
-from benchmarks.evidence.paper_claims import (
-    HOLDS,
-    IN_FULL,
-    PARTLY,
-    REVERSED,
-    UNDECIDED,
-    Verdict,
-    claims_of,
-    decide,
-)
-from benchmarks.evidence.study_text import convergence, limitations, method, wrapped
+from benchmarks.evidence.evidence_tables import ORIGINS, arms_tables, claims_tables, summary_table
+from benchmarks.evidence.few_data_section import few_data_table
+from benchmarks.evidence.hybrid_section import hybrid_tables
+from benchmarks.evidence.study_text import convergence, describe_seeds, limitations, method, wrapped
 from benchmarks.evidence.unit_results import RESULTS, Evidence, load_evidence
 from simcast_hpc.config import SimcastError
 from simcast_hpc.storage.atomic_files import write_text
 
+from .claims import HOLDS, IN_FULL, NOT_TESTABLE, PARTLY, REVERSED, UNDECIDED, Verdict, decide
+from .figure_style import STEP_MINUTES
 from .intervals import Bootstrap
+from .study_claims import claims_of
 from .summary_text import summary
 
 PAGE = Path("docs/results/evidence.md")
@@ -48,14 +43,20 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
     undecided = any(verdict.claim.key == "oracle" and verdict.verdict == UNDECIDED for verdict in verdicts)
     parts = [
         "# Evidence for the method",
-        "\n".join(wrapped(f"- {sentence}", indent="  ") for sentence in summary(evidence, verdicts)),
-        shown("summary"),
+        "\n".join(wrapped(f"- {sentence}", indent="  ") for sentence in summary(evidence, bootstrap, verdicts)),
         summary_table(verdicts),
         wrapped(_notes(evidence)),
+        shown("summary"),
+        "## Networks that start from extrapolation",
+        hybrid_tables(evidence, bootstrap),
+        shown("hybrid-steps"),
+        "## Few training events",
+        few_data_table(evidence, bootstrap),
+        shown("few-data"),
         "## Claims and controls",
         _tallies(evidence, verdicts),
         claims_tables(verdicts),
-        shown("claims", "controls-training", "controls-other"),
+        shown("claims", "controls-training", "controls-other", "claims-hybrid", "claims-few-data"),
         "## Scores of all arms",
         arms_tables(evidence, bootstrap),
         "## Scores by lead time",
@@ -76,16 +77,23 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
 
 def _notes(evidence: Evidence) -> str:
     """Return the definitions that the summary needs."""
-    half = evidence.study.half_horizon
+    half, study = evidence.study.half_horizon, evidence.study
+    minutes = STEP_MINUTES * study.sequence.frames_out
     return (
+        f"*Experiment*: small SimVP networks on synthetic storms, {study.archive.events['train']} training events, "
+        f"{study.sequence.frames_in} input frames, a forecast of {minutes} minutes, {study.archive.size} x "
+        f"{study.archive.size} pixels, {describe_seeds(evidence)}; we test claims of SimCast (arXiv 2510.07953). "
+        "In brackets: 95 % intervals over seeds and test events. The results are valid for this experiment and not for "
+        "SEVIR. "
         "*CSI-M* is the critical success index, averaged over SEVIR's six thresholds; a number after a score is its "
-        f"threshold as a pixel value. The *direct* model forecasts all {evidence.study.sequence.frames_out} frames in "
+        f"threshold as a pixel value. The *direct* model forecasts all {study.sequence.frames_out} frames in "
         f"one pass. The *teacher* forecasts `T_s = {half}` frames per call and is rolled out. The *student* forecasts "
         "all frames in one pass and is trained on sequences that the teacher extends. `w` is the largest weight of "
         "the loss (`w_max`, 10 if not stated). *Warm start*: a student initialized with the weights of its teacher. "
-        "*Oracle*: a student of sequences that are extended by the later real frames of the event. *2x* and *4x* are "
-        "multiples of "
-        f"{evidence.study.steps} optimizer steps. *Minimum detectable difference* is half the width of the interval. "
+        "*Oracle*, a student of a perfect teacher: its sequences are extended by the later real frames of the event. "
+        "*Hybrid*: a network with `model.base: extrapolation`. *2x*, *4x* and *16x* are multiples of "
+        f"{study.steps} optimizer steps. *Not testable here*: even the oracle does not differ significantly from the "
+        "direct model, so that the comparison says nothing about distillation. "
         "See the [glossary](../concepts/glossary.md). To quote a number, [cite](../project/cite.md) the software and "
         "describe this experiment."
     )
@@ -94,7 +102,7 @@ def _notes(evidence: Evidence) -> str:
 def _tallies(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     """Return the number of claims and controls per verdict, and the claims without results."""
     lines = []
-    for origin, who in (("paper", "Claims of the paper"), ("control", "Controls")):
+    for origin, who in ORIGINS.items():
         own = [verdict for verdict in verdicts if verdict.claim.origin == origin]
         lines.append(f"- {who} ({len(own)}, names as in the table below): {_tally(own)}.")
     decided = {verdict.claim.key for verdict in verdicts}
@@ -108,7 +116,7 @@ def _tally(verdicts: Sequence[Verdict]) -> str:
     kinds: dict[str, list[str]] = {}
     for verdict in verdicts:
         kinds.setdefault(verdict.verdict, []).append(verdict.claim.key)
-    order = (HOLDS, PARTLY, UNDECIDED, IN_FULL, REVERSED)
+    order = (HOLDS, PARTLY, UNDECIDED, NOT_TESTABLE, IN_FULL, REVERSED)
     return "; ".join(f"{kind}: {len(kinds[kind])} ({', '.join(kinds[kind])})" for kind in order if kind in kinds)
 
 

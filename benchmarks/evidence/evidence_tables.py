@@ -3,26 +3,34 @@
 from collections.abc import Iterable, Sequence
 
 from benchmarks.evidence.block_sums import protocol_of
-from benchmarks.evidence.paper_claims import (
+from benchmarks.evidence.study_text import wrapped
+from benchmarks.evidence.unit_results import Evidence
+from simcast_hpc.verification.bootstrap import Interval
+
+from .arms import BASELINES, Arm, arms_of
+from .claims import (
     FEWEST_SEEDS,
     HOLDS,
     IN_FULL,
+    NOT_TESTABLE,
     PARTLY,
     REVERSED,
-    STATED_LATER,
     UNDECIDED,
     Finding,
     Verdict,
     in_words,
     paper_value,
 )
-from benchmarks.evidence.study_text import wrapped
-from benchmarks.evidence.unit_results import Evidence
-from simcast_hpc.verification.bootstrap import Interval
-
-from .arms import BASELINES, Arm, arms_of
 from .intervals import LABELS, Bootstrap
+from .study_claims import LATER_ORIGINS, STATED_LATER
 from .summary_text import bounds, headline_findings
+
+ORIGINS = {
+    "paper": "Claims of the paper",
+    "control": "Controls",
+    "hybrid": "Claims on networks that start from extrapolation",
+    "few data": "Claims on few training events",
+}
 
 HEAVY = LABELS[-2:]
 
@@ -34,10 +42,10 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def summary_table(verdicts: Sequence[Verdict]) -> str:
-    """Return the main comparisons: claim, difference, interval, minimum detectable difference, verdict."""
-    head = ("claim", "comparison", "difference", "95 % interval", "minimum detectable difference", "verdict")
+    """Return the main comparisons: claim, comparison, difference, interval, verdict."""
+    head = ("claim", "comparison", "difference", "95 % interval", "verdict")
     rows = [
-        (line.text, finding.comparison.label, *_numbers(finding), in_words(finding))
+        (line.text, finding.comparison.label, *_numbers(finding)[:2], in_words(finding))
         for line, finding in headline_findings(verdicts)
     ]
     return markdown_table(head, rows)
@@ -63,10 +71,14 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 f"*Verdict.* A difference is {HOLDS} if its interval is on the claimed side of zero, {REVERSED} if it "
                 f"is on the other side, else not significant. A claim is {HOLDS} or {REVERSED} if all its differences "
                 f"are, {UNDECIDED} if none is significant, {IN_FULL} if at least one is {REVERSED}, else {PARTLY}. "
+                f"A claim on distillation from scratch is {NOT_TESTABLE} if the oracle, a student of a perfect teacher "
+                "trained on the same events, does not differ significantly from the direct model in CSI-M: then no "
+                "teacher can show a gain, and the differences reflect numbers of training steps. "
                 f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple "
                 "comparisons: of twenty differences that are truly zero, one is expected to be significant. These "
                 "claims were formulated or changed after the first results, so their evidence is weaker: "
-                f"{', '.join(STATED_LATER)}."
+                f"{', '.join(STATED_LATER)}, and all with origin {' or '.join(LATER_ORIGINS)}. For the latter, "
+                "prototypes with one or two seeds had been measured before on a part of the test events."
             ),
             "### All comparisons",
             wrapped(
@@ -75,10 +87,12 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 "paper's own tables on SEVIR, from one run each, and whether our interval contains it. Lead times are "
                 "counted in frames of 5 minutes."
             ),
-            "Claims of the paper:",
-            _comparisons([v for v in verdicts if v.claim.origin == "paper"], with_paper=True),
-            "Controls:",
-            _comparisons([v for v in verdicts if v.claim.origin != "paper"], with_paper=False),
+            *(
+                part
+                for origin, title in ORIGINS.items()
+                if (own := [v for v in verdicts if v.claim.origin == origin])
+                for part in (f"{title}:", _comparisons(own, with_paper=origin == "paper"))
+            ),
         ]
     )
 
@@ -99,12 +113,13 @@ def arms_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:
     """Return the arms' settings and scores: overall, and at the two highest thresholds."""
     protocol, thresholds = protocol_of(evidence.study), evidence.study.scoring.fss_thresholds
     middle = thresholds[len(thresholds) // 2]
-    columns = {"CSI-M": ("csi/mean", 1.0), f"FSS-{middle}": (f"fss/{middle}", 1.0), "CRPS x 100": ("mae", 100.0)}
+    columns = {"CSI-M": ("csi/mean", 1.0), f"FSS-{middle}": (f"fss/{middle}", 1.0), "CRPS x 100": ("mae", 100.0),
+               "MSE x 1000": ("mse", 1000.0)}  # fmt: skip
     parts = [
         "An arm is one way to train. Teachers are rolled out to the full horizon; all other arms forecast all frames "
         "in one pass.",
         markdown_table(
-            ("arm", "horizon of a pass", "calls", "optimizer steps", "w", "training sequences"),
+            ("arm", "horizon of a pass", "calls", "optimizer steps", "w", "training sequences, base"),
             (_settings(arm, evidence) for arm in arms_of(evidence.study) if arm.name in evidence.by_arm),
         ),
         wrapped(
@@ -138,6 +153,10 @@ def _settings(arm: Arm, evidence: Evidence) -> tuple[str, ...]:
         parts.append("windows start anywhere in the event")
     if arm.windows == "with_future":
         parts.append("only sequences with later real frames")
+    if arm.events is not None:
+        parts.append(f"{arm.events} events, no symmetries, weights selected on val")
+    if arm.base != "none":
+        parts.append(f"base {arm.base}")
     return (
         f"`{arm.name}`", f"{arm.frames_out}", f"{calls}", f"{arm.steps}", f"{arm.weight:g}", ", ".join(parts) or "real",
     )  # fmt: skip
@@ -148,7 +167,7 @@ def _scores_table(
 ) -> str:
     rows = []
     for arm, results in evidence.by_arm.items():
-        cells = [_cell(bootstrap.one(((arm, scale),), score)) for score, scale in columns.values()]
+        cells = [cell(bootstrap.one(((arm, scale),), score)) for score, scale in columns.values()]
         if with_costs:
             seconds = [result.record.get("train_cpu_seconds", 0.0) for result in results.values()]
             seeds = "" if arm in BASELINES else str(len(results))
@@ -158,7 +177,8 @@ def _scores_table(
     return markdown_table(head, rows)
 
 
-def _cell(interval: Interval) -> str:
+def cell(interval: Interval) -> str:
+    """Return a score ± half the width of its interval."""
     digits = 4 if abs(interval.value) < 1 else 2
     reach = f" ± {interval.half_width:.{digits}f}" if interval.has_bounds else ""
     return f"{interval.value:.{digits}f}{reach}"

@@ -35,6 +35,7 @@ def looks(half: int) -> dict[str, Look]:
     """Return the styles of the arms of the main figures; ``half`` is T_s of the main teacher."""
     return {
         "persistence": Look("persistence", "#5f6368", "s", ":"),
+        "extrapolation": Look("extrapolation", "#000000", "x", ":"),
         "direct-w1": Look("direct, $w = 1$", "#cc79a7", "P", "--"),
         "direct": Look("direct", "#d55e00", "D", "-"),
         f"teacher-{half}": Look("teacher, rolled out", "#009e73", "v", "-."),
@@ -93,9 +94,9 @@ def legend(figure: Figure, styles: dict[str, Look]) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=look.name)
         for look in styles.values()
     ]
+    columns = len(handles) if len(handles) < 6 else -(-len(handles) // 2)
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.2, frameon=False,
-        fontsize=FONT,
+        handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2, frameon=False, fontsize=FONT,
     )  # fmt: skip
 
 

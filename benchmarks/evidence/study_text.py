@@ -6,7 +6,7 @@ import textwrap
 from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.config import to_yaml
 
-from .arms import BASELINES
+from .arms import BASELINES, GROUPS, arms_of
 from .study import BOX_KM
 
 
@@ -19,8 +19,13 @@ def describe_seeds(evidence: Evidence) -> str:
     """Return the number of seeds per arm, and the arms with another number."""
     counts = {arm: len(results) for arm, results in evidence.by_arm.items() if arm not in BASELINES}
     usual = statistics.mode(counts.values()) if counts else 0
-    others = [f"{arm} {count}" for arm, count in counts.items() if count != usual]
-    return f"{usual} seeds per arm" + (f" (except {', '.join(others)})" if others else "")
+    others: dict[int, list[str]] = {}
+    for arm, count in counts.items():
+        if count != usual:
+            others.setdefault(count, []).append(f"`{arm}`")
+    few = {count: arms if len(arms) < 6 else [f"{len(arms)} arms"] for count, arms in others.items()}
+    exceptions = "; ".join(f"{count} for {', '.join(arms)}" for count, arms in sorted(few.items()))
+    return f"{usual} seeds per arm" + (f" (except {exceptions})" if exceptions else "")
 
 
 def convergence(evidence: Evidence) -> str:
@@ -31,19 +36,22 @@ def convergence(evidence: Evidence) -> str:
         ("teacher-4x", "teacher-16x", 4),
         ("direct", "direct-2x", 2),
         ("direct", "direct-5x", 5),
+        ("direct-4x", "direct-16x", 4),
+        ("hybrid-direct", "hybrid-direct-4x", 4),
+        ("hybrid-student", "hybrid-student-4x", 4),
     )
     lines = [_longer(evidence, short, long, factor) for short, long, factor in pairs if evidence.seeds(short, long)]
     return "\n".join(lines) or "The long runs have not been trained."
 
 
-def loss_decrease(evidence: Evidence, short: str, long: str) -> str:
-    """Return by how much a longer run lowers the final validation loss, in words; ``long`` ends in the factor."""
+def loss_decrease(evidence: Evidence, short: str, factor: str) -> str:
+    """Return by how much ``factor``, for example ``5x``, as many steps lower the final validation loss, in words."""
+    long = f"{short}-{factor}"
     seeds = evidence.seeds(short, long)
     if not seeds:
-        return "no longer run has been trained"
+        return f"{factor} steps of the {short} model are not measured yet"
     gains = [100 * (1 - _final_loss(evidence, long, seed) / _final_loss(evidence, short, seed)) for seed in seeds]
-    factor = long.removesuffix("x").rpartition("-")[2]
-    return f"{factor} times the steps lower the validation loss of the {short} model by {_mean(gains):.1f} %"
+    return f"{factor} steps lower the validation loss of the {short} model by {_mean(gains):.0f} %"
 
 
 def _final_loss(evidence: Evidence, arm: str, seed: int) -> float:
@@ -81,7 +89,8 @@ def method(evidence: Evidence) -> str:
   learning rate and loop, in one process with fp32 AdamW instead of DeepSpeed's engine.
   `tests/benchmarks/test_evidence_engine.py` compares losses and forecasts with `simcast train`.
 - The archive is that of `simcast data synth` (seed {study.archive.seed}): train, val and test events come from
-  disjoint generator indices. The weights of the last step are scored, without selection.
+  disjoint generator indices. The weights of the last step are scored, without selection, except for the arms with
+  few events: the weights with the highest CSI-M on the val events, of 24 equally spaced steps.
 - All arms of a seed start from the same weights, and arms with the same windows read them in the same order.
 - A student samples `k` uniformly from 0 to `T'`, the long horizon. Its teacher starts from the last T real frames; the
   pseudo-frames are clipped and stored as fp16.
@@ -89,7 +98,10 @@ def method(evidence: Evidence) -> str:
 with the same samples for every arm,
   so that differences are paired over seeds and over events. The interval is estimate ± t(n - 1) sd sqrt(n / (n - 1)),
   where sd is taken over the samples and n is the number of seeds. `tests/benchmarks/test_evidence_intervals.py` tests
-  the coverage on studies with a known truth.
+  the coverage on studies with a known truth. A baseline has no seeds; it is paired over events.
+- `extrapolation` is the project's optical flow and semi-Lagrangian advection in torch, `pysteps-lk` that of pysteps. A
+  hybrid network has `model.base: extrapolation`: the extrapolated frames are a second input channel and are added to
+  its output, which is zero before training.
 - The stored sums (hits, forecast and observed pixels by block, threshold and lead time; FSS; absolute and squared
   error) allow other scores to be computed without training.
 
@@ -97,18 +109,23 @@ with the same samples for every arm,
 
 ```bash
 python -m benchmarks.evidence.run_study       # trains each missing arm and seed; any number of processes
-python -m benchmarks.evidence.collect         # packs the sums into benchmarks/evidence/results/
+python -m benchmarks.evidence.collect         # adds the sums to benchmarks/evidence/results/
 python -m benchmarks.evidence.evidence_page   # writes this page and its figures
 ```
 
-As a Slurm array, each task trains the next arm and seed (a unit) that is neither stored nor leased:
+`run_study` writes the result of each unit (an arm with a seed) when it is finished, so that a killed study loses only
+the unit in training. Units in `benchmarks/evidence/results/` are not trained again, except teachers whose weights a
+missing student needs; `--results EMPTY_DIRECTORY` trains everything. `--groups` and `--arms`
+select arms.
+
+As a Slurm array, each task trains the next unit that is neither finished nor locked:
 
 ```bash
 sbatch --array=1-20 --cpus-per-task=1 --time=01:00:00 --export=ALL,OMP_NUM_THREADS=1,PYTHONPATH=kernels \\
     --wrap=".venv/bin/python -m benchmarks.evidence.run_study"
 ```
 
-Provenance: {len(records)} units, {minutes:.0f} CPU minutes; commits {all_of("commit")};
+Provenance: {len(records)} units, {minutes:.0f} CPU minutes ({_by_group(evidence)}); commits {all_of("commit")};
 {all_of("processor")}, {all_of("threads")} thread per unit, device {all_of("device")};
 torch {all_of("torch")}, Python {all_of("python")}.
 
@@ -117,6 +134,16 @@ torch {all_of("torch")}, Python {all_of("python")}.
 ```yaml
 {to_yaml(study).rstrip()}
 ```"""
+
+
+def _by_group(evidence: Evidence) -> str:
+    """Return the CPU minutes of each group of arms."""
+    minutes = dict.fromkeys(GROUPS, 0.0)
+    for arm in arms_of(evidence.study):
+        minutes[arm.group] += sum(
+            result.record["cpu_seconds"] / 60 for result in evidence.by_arm.get(arm.name, {}).values()
+        )
+    return ", ".join(f"{group} {value:.0f}" for group, value in minutes.items())
 
 
 def limitations(evidence: Evidence, *, oracle_undecided: bool) -> str:
@@ -136,7 +163,6 @@ times, not 12.
 - **Far from convergence.** More steps still improve every arm (see Convergence). A student inherits the errors of an
   undertrained teacher.
 {_data_regime(evidence, oracle_undecided=oracle_undecided)}
-- **No extrapolation baseline.** Persistence is the only baseline; extrapolation by optical flow is not scored here.
 - **One configuration.** Learning rate, batch size and schedule are equal for all arms and were not tuned.
 - **No GPU.** `benchmarks/evidence/study-96.yaml` is this study at 96 x 96 pixels and 12 frames for a GPU; it has not
   been run."""

@@ -13,6 +13,7 @@ from benchmarks.evidence.unit_results import Result, pack, packed_path
 RECORD = {
     "train_loss": [[1, 0.02], [2, 0.01]],
     "val_loss": [[1, 0.03], [2, 0.02], [3, 0.015], [4, 0.014]],
+    "selected_step": 3,
     "train_cpu_seconds": 2.0,
     "cpu_seconds": 3.0,
     "threads": 1,

@@ -11,7 +11,10 @@ from benchmarks.evidence.unit_results import Evidence, Result, load_evidence
 from simcast_hpc.verification import count, scores
 from tests.benchmarks.fake_evidence import RECORD, write_results
 
-FEW_BLOCKS = ("archive.events={train: 8, val: 8, test: 48}",)
+FEW_BLOCKS = (
+    "archive.events={train: 8, val: 8, test: 48}",
+    "few_events=[4, 8]",
+)
 
 
 def _fields(seed, study, windows=8):

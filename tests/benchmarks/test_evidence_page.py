@@ -6,22 +6,21 @@ import pytest
 
 from benchmarks.evidence import evidence_page as page
 from benchmarks.evidence.arms import arms_of
-from benchmarks.evidence.claims_figure import MOST_ROWS
-from benchmarks.evidence.intervals import Bootstrap
-from benchmarks.evidence.paper_claims import (
+from benchmarks.evidence.claims import (
     HOLDS,
     IN_FULL,
+    NOT_TESTABLE,
     PARTLY,
     REVERSED,
-    STATED_LATER,
     UNDECIDED,
-    arms_in_claims,
-    claims_of,
     decide,
     verdict_of,
     verdict_of_all,
 )
+from benchmarks.evidence.claims_figure import MOST_ROWS
+from benchmarks.evidence.intervals import Bootstrap
 from benchmarks.evidence.study import STUDY, read_study
+from benchmarks.evidence.study_claims import STATED_LATER, arms_in_claims, claims_of
 from benchmarks.evidence.summary_text import HEADLINES, NOT_MEASURED, summary
 from benchmarks.evidence.unit_results import RESULTS, load_evidence
 from simcast_hpc.verification import Interval
@@ -78,6 +77,7 @@ def test_supports_true_claims(tmp_path, study):
     skill = {
         "direct-w1": -0.06, "direct-w3": -0.03, "direct-w30": 0.03, f"teacher-{half}": 0.06, f"student-{half}": 0.1,
         f"teacher-{middle}": 0.03, f"student-{middle}": 0.09, f"teacher-{short}": 0.0, f"student-{short}": 0.08,
+        "future-oracle": 0.1,
     }  # fmt: skip
     found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
     for key in (
@@ -95,28 +95,50 @@ def test_supports_true_claims(tmp_path, study):
 
 def test_contradicts_false_claims(tmp_path, study):
     half = study.half_horizon
-    skill = {"direct-w1": 0.06, f"teacher-{half}": -0.06, f"student-{half}": -0.1}
+    skill = {"direct-w1": 0.06, f"teacher-{half}": -0.06, f"student-{half}": -0.1, "future-oracle": 0.1}
     found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
     for key in ("weighting", "autoregression", "distillation", "simcast", "compute", "crop"):
         assert found[key].verdict == REVERSED, key
 
 
+def test_claims_on_distillation_are_not_testable_if_the_oracle_is_undecided(tmp_path, study):
+    """A perfect teacher without effect says that no teacher can have one; other claims keep their verdicts."""
+    skill = {"direct-w1": -0.06, f"teacher-{study.half_horizon}": 0.06, "oracle-n4": 0.1, "student-n8": 0.1}
+    found = verdicts_of(tmp_path, study, seeds=5, skill=skill, noise=0.002)
+    assert found["distillation"].verdict == NOT_TESTABLE
+    assert {finding.verdict for finding in found["distillation"].findings} == {NOT_TESTABLE}
+    assert found["distillation"].findings[0].interval.high < 0
+    assert found["weighting"].verdict == found["autoregression"].verdict == HOLDS
+    assert found["few-student-4"].verdict == UNDECIDED
+    assert found["few-student-8"].verdict == NOT_TESTABLE
+    untested = {claim.key for claim in claims_of(study) if claim.oracle is not None}
+    assert {key for key, verdict in found.items() if verdict.verdict == NOT_TESTABLE} <= untested
+    write_results(tmp_path / "without", study, seeds=5, skill=skill, noise=0.002, without=("future-oracle",))
+    (distillation,) = [claim for claim in claims_of(study) if claim.key == "distillation"]
+    (verdict,) = decide((distillation,), Bootstrap(load_evidence(tmp_path / "without"), draws=300))
+    assert verdict.verdict == REVERSED  # without the control the comparison decides
+
+
 def test_noise_is_undecided(tmp_path, study):
     found = verdicts_of(tmp_path, study, seeds=5, noise=0.03)
-    assert found["distillation"].verdict == UNDECIDED
+    assert found["distillation"].verdict == NOT_TESTABLE
     kinds = [finding.verdict for verdict in found.values() for finding in verdict.findings]
-    assert kinds.count(UNDECIDED) >= 0.8 * len(kinds)
+    assert kinds.count(UNDECIDED) + kinds.count(NOT_TESTABLE) >= 0.8 * len(kinds)
 
 
 def test_two_seeds_are_undecided(tmp_path, study):
     found = verdicts_of(tmp_path, study, seeds=2, skill={"direct-w1": -0.2}, noise=0.001)
-    assert {verdict.verdict for verdict in found.values()} == {UNDECIDED}
+    assert {verdict.verdict for verdict in found.values()} == {UNDECIDED, NOT_TESTABLE}
 
 
 def test_writes_the_page_from_results(tmp_path, study, capsys):
     half = study.half_horizon
     write_results(
-        tmp_path / "results", study, seeds=3, skill={f"student-{half}": 0.1}, without=("teacher-4x", "student-of-4x")
+        tmp_path / "results",
+        study,
+        seeds=3,
+        skill={f"student-{half}": 0.1, "future-oracle": 0.1},
+        without=("teacher-4x", "student-of-4x"),
     )
     made = tmp_path / "evidence.md"
     assert page.main(["--results", str(tmp_path / "results"), "--page", str(made)]) == 0
@@ -125,7 +147,7 @@ def test_writes_the_page_from_results(tmp_path, study, capsys):
     assert "3 seeds per arm" in text and f"*{HOLDS}*" in text and "frames_out: 6" in text
     assert "converged" not in [line.split("**")[1] for line in text.splitlines() if line.startswith("| **")]
     pictures = re.findall(r"!\[(.*?)\]\((.*?)\)", text)
-    assert len(pictures) == 13 and all(len(alt) > 20 for alt, _ in pictures)
+    assert len(pictures) == 17 and all(len(alt) > 20 for alt, _ in pictures)
     assert {path.name for path in (tmp_path / "evidence").iterdir()} == {name.split("/")[1] for _, name in pictures}
     for _, picture in pictures:
         data = (tmp_path / picture).read_bytes()
@@ -136,30 +158,40 @@ def test_writes_the_page_from_results(tmp_path, study, capsys):
 
 
 def test_summary_has_five_sentences_with_the_verdicts_of_the_results(tmp_path, study):
+    """Words follow from the intervals: a student with the skill of its steps, or another; a warm start that keeps."""
     half = study.half_horizon
-    good = {"direct-w1": -0.06, f"teacher-{half}": 0.06, f"student-{half}": 0.12}
-    bad = {f"teacher-{half}": 0.06, f"student-{half}": -0.1}
-    for name, skill, words in (("good", good, "Distillation helps here"), ("bad", bad, "Distillation does not help")):
-        write_results(tmp_path / name, study, seeds=5, skill=skill, noise=0.002)
+    equal = {"student-warm": 0.0, f"teacher-{half}": 0.06, "extrapolation": 0.1}
+    other = {"student-4x": 0.1, "student-warm": 0.2, "future-oracle": 0.1}
+
+    def made(name, **settings):
+        write_results(tmp_path / name, study, seeds=5, noise=0.002, **settings)
         evidence = load_evidence(tmp_path / name)
-        sentences = summary(evidence, decide(claims_of(study), Bootstrap(evidence, draws=300)))
-        assert len(sentences) == 5 and all(sentence.count(". ") == 0 for sentence in sentences)
-        assert sentences[2].startswith(words)
-    write_results(tmp_path / "part", study, seeds=3, without=("direct-w1",))
-    evidence = load_evidence(tmp_path / "part")
-    sentences = summary(evidence, decide(claims_of(study), Bootstrap(evidence, draws=300)))
-    assert f"pixel value 181: {NOT_MEASURED}" in sentences[1]
+        bootstrap = Bootstrap(evidence, draws=300)
+        return summary(evidence, bootstrap, decide(claims_of(study), bootstrap))
+
+    sentences = made("equal", skill=equal)
+    assert len(sentences) == 5 and all(
+        sentence.removeprefix("**What can be tested.**").count(". ") <= 1 for sentence in sentences
+    )
+    assert "is as good as a direct model trained for the same number of steps" in sentences[0]
+    assert "does not significantly help" in sentences[3] and "a lower CSI-M than the rolled-out" in sentences[4]
+    sentences = made("other", skill=other)
+    assert "differs from a direct model trained for the same number of steps" in sentences[0]
+    assert "even a perfect teacher helps" in sentences[3] and "a higher CSI-M than the rolled-out" in sentences[4]
+    assert NOT_MEASURED in made("part", without=("direct-4x",))[0]
 
 
 def test_committed_page_has_the_committed_results():
-    """Five sentences, a figure and a table of at most eight columns come first; figures have few rows."""
+    """Five sentences and a table of at most eight columns come first; figures have few rows."""
     text = page.PAGE.read_text(encoding="utf-8")
     bootstrap = Bootstrap(load_evidence(RESULTS), draws=2)
     verdicts = decide(claims_of(bootstrap.evidence.study), bootstrap)
     for finding in (finding for verdict in verdicts for finding in verdict.findings):
         assert f"| {finding.comparison.label} (" in text
         assert f"{finding.interval.value:+.4f}" in text
-    order = [text.index(part) for part in ("We test", "](evidence/summary.png)", "| claim | comparison |", "\n## ")]
+    order = [
+        text.index(part) for part in ("- **Student.**", "| claim | comparison |", "](evidence/summary.png)", "\n## ")
+    ]
     assert order == sorted(order)
     assert max(line.count(" | ") for line in text.splitlines() if line.startswith("|")) <= 7
     assert "T's" not in text and " less " not in text
@@ -186,5 +218,5 @@ def test_rejects_missing_results(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["study.yaml", "study-96.yaml"])
 def test_every_arm_is_part_of_a_claim(name):
     study = read_study(STUDY.with_name(name))
-    assert arms_in_claims(study) >= {arm.name for arm in arms_of(study) if arm.group in ("main", "long")}
+    assert arms_in_claims(study) == {arm.name for arm in arms_of(study)}
     assert set(STATED_LATER) <= {claim.key for claim in claims_of(study)}

@@ -1,0 +1,140 @@
+"""Claims on networks that start from extrapolation (``model.base: extrapolation``) and on few training events."""
+
+from collections.abc import Iterator
+
+from .arms import EXTRAPOLATION, PERSISTENCE, PYSTEPS
+from .claims import Claim, Comparison, difference
+from .study import Study
+
+ORACLE = difference(
+    "CSI-M, hybrid oracle minus hybrid direct", "hybrid-future-oracle", "hybrid-future-direct", "csi/mean"
+)
+"""The control of claims on the distillation of hybrid networks from scratch."""
+
+
+def _csi(label: str, first: str, second: str) -> Comparison:
+    return difference(f"CSI-M, {label}", first, second, "csi/mean")
+
+
+def _mse(label: str, first: str, second: str) -> Comparison:
+    return difference(f"MSE x 1000, {label}", first, second, "mse", -1, scale=1000)
+
+
+def hybrid_claims(study: Study) -> Iterator[Claim]:
+    """Yield the claims on hybrid networks."""
+
+    def claim(key: str, statement: str, *comparisons: Comparison, oracle: Comparison | None = None) -> Claim:
+        return Claim(key, statement, comparisons, origin="hybrid", oracle=oracle)
+
+    yield claim(
+        "hybrid",
+        "A direct model that starts from extrapolation beats one that does not, at equal steps.",
+        _csi("hybrid direct minus direct", "hybrid-direct", "direct"),
+        _mse("hybrid direct minus direct", "hybrid-direct", "direct"),
+        _csi("hybrid direct minus direct, both 4x steps", "hybrid-direct-4x", "direct-4x"),
+        _mse("hybrid direct minus direct, both 4x steps", "hybrid-direct-4x", "direct-4x"),
+    )
+    yield claim(
+        "hybrid-quarter",
+        "It needs a quarter of the steps.",
+        _csi("hybrid direct minus direct with 4x steps", "hybrid-direct", "direct-4x"),
+        _csi("hybrid direct with 4x steps minus direct with 16x steps", "hybrid-direct-4x", "direct-16x"),
+    )
+    yield claim(
+        "hybrid-skill",
+        "A hybrid student beats optical-flow extrapolation.",
+        _csi("hybrid student minus optical flow of pysteps", "hybrid-student", PYSTEPS),
+        _csi("hybrid student minus extrapolation", "hybrid-student", EXTRAPOLATION),
+        _mse("hybrid student minus optical flow of pysteps", "hybrid-student", PYSTEPS),
+    )
+    yield claim(
+        "hybrid-skill-4x",
+        "A hybrid student with 4x steps beats optical-flow extrapolation.",
+        _csi("hybrid student with 4x steps minus optical flow of pysteps", "hybrid-student-4x", PYSTEPS),
+        _csi("hybrid student with 4x steps minus extrapolation", "hybrid-student-4x", EXTRAPOLATION),
+        _mse("hybrid student with 4x steps minus optical flow of pysteps", "hybrid-student-4x", PYSTEPS),
+    )
+    yield claim(
+        "hybrid-leads",
+        "A hybrid student with 4x steps beats optical-flow extrapolation at every lead time.",
+        *(
+            difference(
+                f"CSI-M at lead time {lead}, hybrid student with 4x steps minus optical flow of pysteps",
+                "hybrid-student-4x", PYSTEPS, f"lead/{lead}/csi/mean",
+            )
+            for lead in range(1, study.sequence.frames_out + 1)
+        ),
+        difference(
+            "CSI-M at lead time 1, hybrid direct minus persistence", "hybrid-direct", PERSISTENCE, "lead/1/csi/mean"
+        ),
+    )  # fmt: skip
+    yield claim(
+        "hybrid-rollout",
+        "A rolled-out hybrid teacher beats the hybrid direct model at equal steps.",
+        _csi("hybrid teacher minus hybrid direct", "hybrid-teacher", "hybrid-direct"),
+        _csi("hybrid teacher minus hybrid direct, both 4x steps", "hybrid-teacher-4x", "hybrid-direct-4x"),
+    )
+    yield claim(
+        "hybrid-oracle",
+        "A hybrid student of a perfect teacher beats the hybrid direct model (both on sequences with later frames).",
+        ORACLE,
+    )
+    yield claim(
+        "hybrid-distillation",
+        "Distillation from scratch preserves or raises the CSI of a hybrid teacher, and beats the hybrid direct model.",
+        _csi("hybrid student minus hybrid teacher", "hybrid-student", "hybrid-teacher"),
+        _csi("hybrid student minus hybrid direct", "hybrid-student", "hybrid-direct"),
+        _csi("hybrid student minus hybrid teacher, both 4x steps", "hybrid-student-4x", "hybrid-teacher-4x"),
+        _csi("hybrid student minus hybrid direct, both 4x steps", "hybrid-student-4x", "hybrid-direct-4x"),
+        oracle=ORACLE,
+    )
+    yield claim(
+        "hybrid-warm",
+        "A hybrid student initialized with the teacher's weights preserves or raises the teacher's CSI, with a lower "
+        "FAR.",
+        _csi("hybrid warm start minus hybrid teacher", "hybrid-student-warm", "hybrid-teacher"),
+        difference("FAR-181, hybrid warm start minus hybrid teacher", "hybrid-student-warm", "hybrid-teacher",
+                   "far/181", -1),
+    )  # fmt: skip
+
+
+def few_data_claims(study: Study) -> Iterator[Claim]:
+    """Yield the claims on few training events: the oracle, the student from scratch, the warm start."""
+    for events in study.few_events:
+        direct, oracle, teacher, student, warm = (
+            f"{arm}-n{events}" for arm in ("direct", "oracle", "teacher", "student", "student-warm")
+        )
+        control = _csi(f"oracle minus direct, {events} events", oracle, direct)
+        yield Claim(
+            f"few-oracle-{events}",
+            f"With {events} training events, a student of a perfect teacher beats the direct model.",
+            (control,),
+            origin="few data",
+        )
+        yield Claim(
+            f"few-student-{events}",
+            f"With {events} training events, the student beats the direct model and preserves or raises its teacher's "
+            "CSI.",
+            (
+                _csi(f"student minus direct, {events} events", student, direct),
+                _csi(f"student minus teacher, {events} events", student, teacher),
+            ),
+            origin="few data",
+            oracle=control,
+        )
+        yield Claim(
+            f"few-error-{events}",
+            f"With {events} training events, the student has a lower MSE than the direct model.",
+            (_mse(f"student minus direct, {events} events", student, direct),),
+            origin="few data",
+        )
+        yield Claim(
+            f"few-warm-{events}",
+            f"With {events} training events, a student initialized with the teacher's weights preserves or raises the "
+            "teacher's CSI, and beats the direct model.",
+            (
+                _csi(f"warm start minus teacher, {events} events", warm, teacher),
+                _csi(f"warm start minus direct, {events} events", warm, direct),
+            ),
+            origin="few data",
+        )
