@@ -125,6 +125,9 @@ class OptimizerConfig(Section):
     """Exclude normalization parameters and biases from weight decay; null decays all parameters."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
     """Shape of the learning rate after the warm-up; ``train/learning_rate.py`` gives the formulas."""
+    cycle_momentum: Added[bool] = False
+    """Change the first decay rate of Adam from 0.95 to 0.85 and back with `optimizer.schedule=one_cycle`, as torch's
+    OneCycleLR does by default (OpenSTL's SimVP recipe), in place of the first value of `optimizer.betas`."""
     warmup_fraction: Annotated[float, Unit("1")] = Field(default=0.3, ge=0, lt=1)
     """Fraction of the optimizer steps in which the learning rate rises to its peak (warm-up)."""
     final_fraction: Annotated[float | None, Unit("1")] = Field(default=None, gt=0, le=1)
@@ -143,6 +146,10 @@ class OptimizerConfig(Section):
             raise ValueError(
                 f"optimizer.final_fraction={self.final_fraction} has no effect with optimizer.schedule=constant; "
                 "remove it"
+            )
+        if self.cycle_momentum and self.schedule != "one_cycle":
+            raise ValueError(
+                f"optimizer.cycle_momentum=true requires optimizer.schedule=one_cycle (got {self.schedule})"
             )
         return self
 

@@ -100,7 +100,9 @@ def parameter_groups(module: torch.nn.Module, config: OptimizerConfig) -> list[d
     return [group for group in groups if group["params"]]
 
 
-def set_learning_rate(engine: Any, value: float) -> None:
-    """Write the learning rate of the next optimizer step into every parameter group."""
+def set_learning_rate(engine: Any, value: float, *, betas: tuple[float, float] | None = None) -> None:
+    """Write learning rate and, if given, Adam's decay rates of the next optimizer step into all parameter groups."""
     for group in engine.optimizer.param_groups:
         group["lr"] = value
+        if betas is not None:
+            group["betas"] = betas

@@ -119,7 +119,7 @@ class AdversarialEngine(StageEngine):
     def step(self) -> None:
         """Count a micro-batch; after the last one of an optimizer step, update both networks. A collective."""
         is_last = self.engine.is_gradient_accumulation_boundary()
-        rate = self.engine.optimizer.param_groups[0]["lr"]
+        schedule = {key: self.engine.optimizer.param_groups[0][key] for key in ("lr", "betas")}
         self.engine.step()
         if not is_last:
             return
@@ -129,7 +129,7 @@ class AdversarialEngine(StageEngine):
             mean = self.ranks.mean(flat).split([p.numel() for p in parameters])
             for parameter, gradient in zip(parameters, mean, strict=True):
                 parameter.grad = gradient.view_as(parameter)
-            self._optimizer.param_groups[0]["lr"] = rate
+            self._optimizer.param_groups[0].update(schedule)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
         self.step_number += 1

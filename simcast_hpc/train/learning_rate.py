@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: it needs no state, so resuming cannot shift it."""
+"""Learning rate and first decay rate of Adam as pure functions of the step: no state, so resuming cannot shift them."""
 
 import math
 
@@ -6,6 +6,7 @@ from simcast_hpc.config import OptimizerConfig
 
 _START_DIVISOR = 25.0
 _END_DIVISOR = 1e4
+_MAX_MOMENTUM, _BASE_MOMENTUM = 0.95, 0.85
 
 
 def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> float:
@@ -21,14 +22,32 @@ def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> floa
     warm_up = config.warmup_fraction * max_steps
     if config.schedule == "one_cycle":
         bottom = peak / _START_DIVISOR
-        if step < warm_up:
-            return _cosine(bottom, peak, step / warm_up)
-        return _cosine(peak, last or bottom / _END_DIVISOR, _decay_fraction(step, warm_up, max_steps))
+        return _one_cycle(step, max_steps, warm_up, values=(bottom, peak, last or bottom / _END_DIVISOR))
     if step < warm_up:
         return peak * (step + 1) / max(1.0, math.ceil(warm_up))
     if config.schedule == "constant":
         return peak
     return _cosine(peak, last or peak * 1e-3, _decay_fraction(step, warm_up, max_steps))
+
+
+def adam_betas(step: int, *, max_steps: int, config: OptimizerConfig) -> tuple[float, float]:
+    """Return the decay rates of Adam's moments in optimizer step ``step``, counted from 0.
+
+    With ``cycle_momentum`` the first one goes from 0.95 to 0.85 while the learning rate rises, and back while it falls,
+    as in ``torch.optim.lr_scheduler.OneCycleLR`` with its default settings.
+    """
+    if not config.cycle_momentum:
+        return config.betas
+    values = (_MAX_MOMENTUM, _BASE_MOMENTUM, _MAX_MOMENTUM)
+    return _one_cycle(step, max_steps, config.warmup_fraction * max_steps, values=values), config.betas[1]
+
+
+def _one_cycle(step: int, max_steps: int, warm_up: float, *, values: tuple[float, float, float]) -> float:
+    """Return the value at ``step`` on cosines between start, end of the warm-up, and last step."""
+    start, middle, end = values
+    if step < warm_up:
+        return _cosine(start, middle, step / warm_up)
+    return _cosine(middle, end, _decay_fraction(step, warm_up, max_steps))
 
 
 def _decay_fraction(step: int, warm_up: float, max_steps: int) -> float:

@@ -35,7 +35,7 @@ from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
 from .ema import EMA
 from .hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
-from .learning_rate import learning_rate
+from .learning_rate import adam_betas, learning_rate
 from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
 from .spike_and_straggler_hooks import SpikeHook, StragglerHook
 from .stage_engine import StageEngine
@@ -165,7 +165,9 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
             first_step=first_step,
             max_steps=config.max_steps,
             before_step=lambda step: set_learning_rate(
-                engine.engine, learning_rate(step, max_steps=config.max_steps, config=config.optimizer)
+                engine.engine,
+                learning_rate(step, max_steps=config.max_steps, config=config.optimizer),
+                betas=adam_betas(step, max_steps=config.max_steps, config=config.optimizer),
             ),
             reduce_status=StatusReduction(ranks.maximum, stop_request=stop_request, write_failed=writer.failed),
             guard=NonFiniteGuard(config.watch.most_skipped if config.watch.non_finite == "skip" else 0),

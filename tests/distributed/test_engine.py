@@ -118,3 +118,6 @@ def test_the_learning_rate_is_written_into_every_group():
     engine = SimpleNamespace(optimizer=torch.optim.AdamW(groups))
     set_learning_rate(engine, 0.25)
     assert [group["lr"] for group in engine.optimizer.param_groups] == [0.25] * 3
+    assert {group["betas"] for group in engine.optimizer.param_groups} == {(0.9, 0.999)}
+    set_learning_rate(engine, 0.25, betas=(0.85, 0.99))
+    assert [group["betas"] for group in engine.optimizer.param_groups] == [(0.85, 0.99)] * 3

@@ -3,9 +3,11 @@
 from itertools import pairwise
 
 import pytest
+import torch
+from pydantic import ValidationError
 
 from simcast_hpc.config import OptimizerConfig
-from simcast_hpc.train.learning_rate import learning_rate
+from simcast_hpc.train.learning_rate import adam_betas, learning_rate
 
 PEAK = 4e-3
 
@@ -80,3 +82,27 @@ def test_runs_of_few_steps_have_valid_rates(schedule, steps, warmup):
 def test_rate_depends_on_the_step_only():
     config = OptimizerConfig(learning_rate=PEAK)
     assert learning_rate(70, max_steps=100, config=config) == _rates("one_cycle", steps=100)[70]
+
+
+def test_one_cycle_and_its_momentum_equal_those_of_torch():
+    # For the same warm-up fraction torch reaches the peak one step earlier, so its fraction is one step longer here.
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], betas=(0.9, 0.99))
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=PEAK, total_steps=1002, pct_start=301 / 1002)
+    expected = []
+    for _ in range(1002):
+        expected.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["betas"]))
+        optimizer.step()
+        scheduler.step()
+    config = OptimizerConfig(learning_rate=PEAK, betas=(0.9, 0.99), cycle_momentum=True, warmup_fraction=300 / 1002)
+    for step in range(1002):
+        rate, betas = expected[step]
+        assert learning_rate(step, max_steps=1002, config=config) == pytest.approx(rate, rel=1e-9)
+        assert adam_betas(step, max_steps=1002, config=config) == pytest.approx(betas, rel=1e-9)
+    assert min(betas[0] for _, betas in expected) == 0.85 and expected[300][1][0] == 0.85
+
+
+def test_betas_are_constant_without_cycling():
+    config = OptimizerConfig(betas=(0.8, 0.95))
+    assert {adam_betas(step, max_steps=20, config=config) for step in range(20)} == {(0.8, 0.95)}
+    with pytest.raises(ValidationError, match="cycle_momentum=true requires"):
+        OptimizerConfig(cycle_momentum=True, schedule="cosine")
