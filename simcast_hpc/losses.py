@@ -54,20 +54,35 @@ def build_loss(config: LossConfig, spec: DatasetSpec) -> "ForecastLoss":
 
 
 class ForecastLoss(torch.nn.Module):
-    """Sum of loss terms, each times its coefficient."""
+    """Sum of loss terms, each times its coefficient. The terms of training are recorded for the metrics."""
 
     def __init__(self, terms: dict[str, tuple[float, torch.nn.Module]]):
         """Keep the terms, by name: (coefficient, loss)."""
         super().__init__()
         self.coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
         self.terms = torch.nn.ModuleDict({name: term for name, (_, term) in terms.items()})
+        self._recorded: list[Tensor] = []
 
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         """Return the loss, fp32 scalar; see the module docstring for the arguments."""
+        values = [term(prediction, target, valid) for term in self.terms.values()]
+        if len(values) == 1:
+            (coefficient,) = self.coefficients.values()
+            return coefficient * values[0]
+        if torch.is_grad_enabled():
+            self._recorded.append(torch.stack([value.detach() for value in values]))
         return sum(
-            (self.coefficients[name] * term(prediction, target, valid) for name, term in self.terms.items()),
+            (coefficient * value for coefficient, value in zip(self.coefficients.values(), values, strict=True)),
             start=prediction.new_zeros(()),
         )
+
+    def take_terms(self) -> Tensor | None:
+        """Return the mean of each term since the last call, without its coefficient, ``[terms]`` on the device.
+
+        None if the loss has one term, or none was computed with gradients.
+        """
+        recorded, self._recorded = self._recorded, []
+        return torch.stack(recorded).mean(0) if recorded else None
 
 
 class WeightedMSE(torch.nn.Module):

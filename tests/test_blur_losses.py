@@ -169,6 +169,22 @@ def test_terms_are_added_with_their_coefficients():
     assert not list(loss.state_dict())
 
 
+def test_terms_of_training_are_recorded_as_means():
+    spec, (prediction, codes, valid) = read_spec("sevir"), fields()
+    config = LossConfig(mae_weight=2.0)
+    loss, alone = build_loss(config, spec), build_loss(LossConfig(mse_weight=3.0), spec)
+    expected = []
+    for sample in range(2):
+        given = prediction[sample, None], codes[sample, None], valid[sample, None]
+        loss(*given), alone(*given)
+        expected.append([WeightedMSE(config, spec)(*given), WeightedMAE(config, spec)(*given)])
+    with torch.no_grad():
+        loss(torch.ones(SHAPE), codes, None)  # validation
+    terms = loss.take_terms()
+    assert terms is not None and terms.tolist() == pytest.approx(torch.tensor(expected).mean(0).tolist())
+    assert loss.take_terms() is None and alone.take_terms() is None
+
+
 def test_all_terms_stay_on_the_device():
     loss = build_loss(LossConfig(mae_weight=1.0, amse_weight=1.0, weighting="balanced"), read_spec("sevir"))
     prediction = torch.empty(SHAPE, device="meta", requires_grad=True)

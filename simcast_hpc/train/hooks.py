@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from simcast_hpc.config import TrainConfig
 from simcast_hpc.distributed.process_group import TorchRanks
+from simcast_hpc.losses import ForecastLoss
 from simcast_hpc.monitoring.metrics import MetricsWriter
 
 from .checkpoint import CheckpointWriter
@@ -21,13 +22,17 @@ from .stage_engine import StageEngine
 
 
 class MetricsHook:
-    """Called after every step; writes mean loss, learning rate and throughput once per logging interval.
+    """Called after every step; writes mean loss and its terms, learning rate and throughput once per logging interval.
 
     In between, losses stay on the device, so the loop synchronizes with it once per interval.
     """
 
     def __init__(self, config: TrainConfig, ranks: TorchRanks, writer: MetricsWriter | None, engine: Any):
         self.config, self.ranks, self.writer, self.engine = config, ranks, writer, engine
+        loss = getattr(getattr(engine, "module", None), "loss", None)
+        self._loss = loss if isinstance(loss, ForecastLoss) else None
+        if self._loss is not None:
+            self._loss.take_terms()  # of a warm-up with zeros
         self._sum: torch.Tensor | None = None
         self._steps = 0
         self._since = time.perf_counter()
@@ -52,6 +57,10 @@ class MetricsHook:
             metrics["gradient_norm"] = float(norm)
         if torch.cuda.is_available():
             metrics["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+        terms = None if self._loss is None else self._loss.take_terms()
+        if self._loss is not None and terms is not None:
+            names = (f"loss/{name}" for name in self._loss.terms)
+            metrics |= dict(zip(names, self.ranks.mean(terms).tolist(), strict=True))
         if self.writer is not None:
             self.writer.write(step, metrics)
         self._sum, self._steps, self._since = None, 0, time.perf_counter()
