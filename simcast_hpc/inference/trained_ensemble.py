@@ -62,7 +62,7 @@ class TrainedAutoencoder:
 class TrainedEnsemble(Ensemble):
     """Three trained networks on one device that together sample ensemble members."""
 
-    network: CasFormer
+    network: CasFormer  # pyright: ignore[reportIncompatibleVariableOverride]  frozen, so never set
     config: TrainConfig
     autoencoder: TrainedAutoencoder
     student: TrainedModel

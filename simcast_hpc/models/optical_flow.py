@@ -89,7 +89,8 @@ def _coarse_to_fine(frames: Tensor, weight: Tensor) -> Tensor:
     weight = F.pad(weight, padding)
     images = [(F.pad(frames, padding) * weight, weight)]
     for _ in range(levels):
-        images.append(tuple(F.avg_pool2d(field, 2) for field in images[-1]))
+        image, covered = images[-1]
+        images.append((F.avg_pool2d(image, 2), F.avg_pool2d(covered, 2)))
 
     # 2. Mean motion, then local motion, at the coarsest level; local motion at the finer levels
     limit = min(height, width) * _MAX_MOTION_FRACTION

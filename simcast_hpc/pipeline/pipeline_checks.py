@@ -3,6 +3,7 @@
 import logging
 
 from simcast_hpc.config import FORECASTING, ConfigError, DataConfig, PipelineConfig, TestSetConfig, read_config
+from simcast_hpc.data.dataset_spec import Split
 from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.evaluation import baseline_entry, protocols_of
 from simcast_hpc.models import grid_of, with_grid
@@ -91,8 +92,9 @@ def check_data(config: PipelineConfig) -> None:
     """
     frames = config.sequence.frames_in + config.sequence.frames_out
     grids = {}
-    fitted_on = ["val"] if "quantile-mapping" in config.evaluation.postprocess else []
-    for split in dict.fromkeys(["train", *fitted_on, config.evaluation.split]):
+    fitted_on: list[Split] = ["val"] if "quantile-mapping" in config.evaluation.postprocess else []
+    splits: list[Split] = ["train", *fitted_on, config.evaluation.split]
+    for split in dict.fromkeys(splits):
         source = open_windows(config.data, split=split, frames=frames)
         grids[f"the split {split}"] = source.grid
         logger.info("%s: %d windows of %d frames on %d dates", split, len(source), frames, len(source.dates))
