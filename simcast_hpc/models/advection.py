@@ -3,6 +3,11 @@
 Backward trajectories with constant motion, midpoint rule (Germann and Zawadzki 2002). The trajectory is accumulated
 over the lead times and the last frame is interpolated once per lead time, so that forecasts are not smoothed again and
 again.
+
+Pixel values are roughly logarithmic in the rain rate, and the mean of logarithms is below the logarithm of the mean:
+interpolated as they are, heavy rain weakens in the first fraction of a pixel. The interpolation therefore averages
+``exp(5 v)``, a compromise between averages of pixel values (smallest squared errors) and of rain rates (highest CSI,
+frequency bias near 1). It needs no encoding, and the result is between the smallest and the largest interpolated value.
 """
 
 import torch
@@ -10,6 +15,9 @@ from torch import Tensor
 
 from .layers import in_fp32
 from .optical_flow import check_frames, estimate_motion, sample_at
+
+# Between 0 (average of pixel values) and the slope of ln(rain rate): 8.8 in ``mrms-4km``, up to 6.6 in SEVIR's VIL.
+_EXPONENT = 5.0
 
 
 def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) -> Tensor:
@@ -30,7 +38,7 @@ def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) ->
         raise ValueError(f"frames_out={frames_out} must be at least 1")
     if valid is not None:
         frames = frames.where(valid, 0.0)
-    frames = frames.float()
+    frames = frames.float().clamp(0.0, 1.0)  # frames of a rollout can be slightly outside
     # The weights of the interpolation add up to 1 only within rounding.
     return advect(frames[:, -1], estimate_motion(frames, valid), frames_out).clamp(0.0, 1.0)
 
@@ -39,7 +47,7 @@ def advect(field: Tensor, motion: Tensor, frames_out: int) -> Tensor:
     """Advect a field with a constant motion: ``[B, H, W]``, ``[B, 2, H, W]`` -> ``[B, frames_out, H, W]``.
 
     Args:
-        field: values at the pixels; outside the grid the field is 0.
+        field: pixel values in [0, 1]; outside the grid the field is 0.
         motion: (y, x) in pixels per frame; outside the grid the motion is that of the nearest pixel.
         frames_out: number of lead times.
     """
@@ -47,9 +55,10 @@ def advect(field: Tensor, motion: Tensor, frames_out: int) -> Tensor:
     field, motion = field.to(dtype)[:, None], motion.to(dtype)
     forecast = []
     with in_fp32(field):
+        intensity = torch.expm1(_EXPONENT * field)
         displacement = torch.zeros_like(motion)
         for _ in range(frames_out):
             start = sample_at(motion, displacement, outside="border")
             displacement = displacement - sample_at(motion, displacement - start / 2, outside="border")
-            forecast.append(sample_at(field, displacement))
-    return torch.cat(forecast, dim=1)
+            forecast.append(sample_at(intensity, displacement))
+        return torch.log1p(torch.cat(forecast, dim=1)) / _EXPONENT
