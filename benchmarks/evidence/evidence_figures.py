@@ -42,7 +42,7 @@ PAPER_DIRECT = 0.4354
 
 CAPTIONS = {
     "summary": "Differences of CSI-M between arms, with 95 % intervals over seeds and test events: the comparisons of "
-    "the table below.",
+    "the table above.",
     "claims": "Claims of the paper: differences of CSI-M with 95 % intervals, and the paper's own values on SEVIR.",
     "controls-training": "Controls with more training steps: differences of CSI-M with 95 % intervals.",
     "controls-other": "Other controls: differences of CSI-M with 95 % intervals.",

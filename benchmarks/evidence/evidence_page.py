@@ -71,7 +71,7 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
         "## Experiment",
         method(evidence),
     ]
-    write_text(page, "\n\n".join(parts) + "\n")
+    write_text(page, "\n\n".join(filter(None, parts)) + "\n")
     return verdicts
 
 
@@ -104,7 +104,8 @@ def _tallies(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     lines = []
     for origin, who in ORIGINS.items():
         own = [verdict for verdict in verdicts if verdict.claim.origin == origin]
-        lines.append(f"- {who} ({len(own)}, names as in the table below): {_tally(own)}.")
+        if own:
+            lines.append(f"- {who} ({len(own)}, names as in the table below): {_tally(own)}.")
     decided = {verdict.claim.key for verdict in verdicts}
     pending = [claim.key for claim in claims_of(evidence.study) if claim.key not in decided]
     if pending:

@@ -60,6 +60,7 @@ def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, side: str) -
     axes.annotate(
         look.name, (1 - far.value, pod.value), xytext=(7, 6) if side == "right" else (-7, -12),
         textcoords="offset points", fontsize=FONT, color=look.colour, ha="left" if side == "right" else "right",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}, zorder=10,
     )  # fmt: skip
 
 
