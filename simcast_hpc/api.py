@@ -170,7 +170,7 @@ class Forecaster:
                 ``xarray.DataArray`` with a time dimension.
             lead_times: how many lead times, or which ones, counted in steps from 1; the model's horizon by default. A
                 deterministic model is rolled out beyond its horizon.
-            members: number of ensemble members, for a run of stage ``diffusion`` only.
+            members: number of ensemble members, for a run of stage ``diffusion`` or of a network with noise channels.
             any_spacing: accept a DataArray whose coordinates have another pixel size than the training data.
 
         Returns:
@@ -280,7 +280,7 @@ class Forecaster:
         if members is None:
             return self.members
         if not isinstance(self.model, Ensemble):
-            own = f"has {self.members} members" if self.members else "is not a run of stage diffusion"
+            own = f"has {self.members} members" if self.members else "is deterministic"
             raise ValueError(f"members={members} needs an ensemble of variable size; {self.name} {own}")
         if isinstance(members, bool) or not isinstance(members, Integral) or members < 1:
             raise ValueError(f"members={members!r} must be a positive int")

@@ -1,10 +1,13 @@
-"""Losses of forecasts (pixel-weighted MSE and MAE, adjusted MSE of spectra) and of the autoencoder.
+"""Losses of forecasts (pixel-weighted MSE and MAE, adjusted MSE, almost-fair CRPS) and of the autoencoder.
 
 Every loss of a forecast takes prediction ``[B, T', C, H, W]`` in [0, 1], target of the same shape (uint8 encoded values
 or encoded value / 255 in float32) and ``valid`` (bool, or None), and returns a scalar. Missing pixels contribute 0, but
-the denominator is the constant B T' C H W, so that the loss of a batch is the mean of the losses of its samples.
+the denominator is the constant B T' C H W, so that the loss of a batch is the mean of the losses of its samples. The
+CRPS takes members ``[B, M, T', C, H, W]``.
 """
 
+import itertools
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -50,6 +53,8 @@ def build_loss(config: LossConfig, spec: DatasetSpec) -> "ForecastLoss":
         terms["mae"] = config.mae_weight, WeightedMAE(config, spec)
     if config.amse_weight:
         terms["amse"] = config.amse_weight, AdjustedMSE()
+    if config.crps_weight:
+        terms["crps"] = config.crps_weight, AlmostFairCRPS(config, pixel_thresholds(config, spec))
     return ForecastLoss(terms)
 
 
@@ -224,6 +229,70 @@ class _RingSum(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
         (ring,) = ctx.saved_tensors
         return grad_outputs[0][..., ring], None, None
+
+
+class AlmostFairCRPS(torch.nn.Module):
+    """Almost-fair, threshold-weighted CRPS of members: its sum over valid pixels, divided by the constant B T' C H W.
+
+    Almost fair: Lang et al. 2024 (AIFS-CRPS, arXiv 2412.15832), Eq. 4. Fair: Ferro 2014. Threshold weights: Gneiting
+    and Ranjan 2011; by a chaining function: Allen et al. 2023 (SIAM/ASA J. Uncertainty Quantification 11).
+
+    Members and observation are first mapped by the chaining function v, whose slope between two thresholds is the
+    weight of the values there. The CRPS of v(x) and v(y) is the integral of ``w(z) (F(z) - 1{y <= z})^2`` over z: a
+    proper score, unlike a CRPS times a weight of the observation. With one weight of 1 it is the CRPS itself.
+    """
+
+    def __init__(self, config: LossConfig, thresholds: Sequence[float]):
+        """Convert the thresholds, encoded values, to [0, 1]."""
+        super().__init__()
+        self.thresholds, self.weights = tuple(code / 255.0 for code in thresholds), config.pixel_weights
+        self.alpha = config.crps_alpha
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the loss, scalar of the prediction's dtype (fp32 or float64).
+
+        Args:
+            prediction: members ``[B, M, T', C, H, W]`` in [0, 1] (encoded value / 255).
+            target: encoded value, uint8, or encoded value / 255, float32; ``[B, T', C, H, W]``.
+            valid: bool, in the shape of the target, False where the target is missing; or None.
+        """
+        observed = (code_to_unit(target) if target.dtype == torch.uint8 else target).to(prediction.dtype)
+        if valid is not None:  # before any arithmetic: the gradient of a masked NaN would be NaN
+            prediction, observed = torch.where(valid[:, None], prediction, 0.0), torch.where(valid, observed, 0.0)
+        scores = almost_fair_crps(self.chained(prediction), self.chained(observed), alpha=self.alpha)
+        return scores.sum() / target.numel()
+
+    def chained(self, values: Tensor) -> Tensor:
+        """Return v of values in [0, 1]: the integral of the weights from 0, continued linearly outside."""
+        result = self.weights[0] * values
+        for threshold, (below, above) in zip(self.thresholds, itertools.pairwise(self.weights), strict=True):
+            result = result + (above - below) * torch.relu(values - threshold)
+        return result
+
+
+def almost_fair_crps(members: Tensor, observed: Tensor, *, alpha: float) -> Tensor:
+    """Return the almost-fair CRPS of each pixel, ``alpha`` times the fair plus ``1 - alpha`` times the standard CRPS.
+
+    The fair CRPS alone is degenerate: if M - 1 members equal the observation, the last one has no influence. The
+    sum over pairs j < k of ``|x_j - y| + |x_k - y| - (1 - (1 - alpha) / M) |x_j - x_k|`` has no negative terms, so
+    rounding errors do not cancel.
+
+    Args:
+        members: x, ``[B, M, ...]``, M at least 2.
+        observed: y, ``[B, ...]``.
+        alpha: 1 is the fair CRPS, 0 the standard one.
+
+    Returns:
+        ``[B, ...]``, in the units of the members.
+    """
+    count = members.shape[1]
+    error = (members - observed[:, None]).abs()
+    scale = 1.0 - (1.0 - alpha) / count
+    pairs = torch.zeros_like(error[:, 0])
+    for j in range(count):
+        for k in range(j + 1, count):
+            pairs = pairs + error[:, j] + error[:, k] - scale * (members[:, j] - members[:, k]).abs()
+    return pairs / (count * (count - 1))
 
 
 def pixel_thresholds(config: LossConfig, spec: DatasetSpec) -> tuple[float, ...]:

@@ -214,7 +214,8 @@ def _predictor(
     model = load_run(run, device=forecast_device(), change_sampling=lambda own: override_sampling(own, changes))
     if changes and not isinstance(model, Ensemble):
         raise ConfigError(
-            f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a diffusion run"
+            f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a run of stage diffusion, "
+            "or of a network with noise channels"
         )
     change = load_postprocessing(postprocess, run, model)
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None

@@ -1,4 +1,4 @@
-"""``simcast sample``: sample ensembles of a data set's windows with a trained diffusion model."""
+"""``simcast sample``: sample ensembles of a data set's windows with a trained ensemble model."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,12 @@ _SPLITS = ("train", "val", "test", "all")
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(help="Run directory of a finished diffusion stage.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="Run directory of a finished diffusion stage, or of a network with noise channels.", show_default=False
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="HDF5 file to write.")] = Path("ensemble.h5"),
     root: Annotated[
         Path | None, typer.Option(help="Data folder (default: data.root of the run).", show_default=False)
@@ -39,8 +44,8 @@ def sample(
 ) -> None:
     """Sample ensemble members and store them with their mean, exceedance probabilities and probability-matched mean.
 
-    Reads the run, its autoencoder and student, and the windows of one split. Writes one HDF5 file, which simcast
-    evaluate scores. Under a launcher the members are distributed over the ranks.
+    Reads the run, for diffusion also its autoencoder and student, and the windows of one split. Writes one HDF5 file,
+    which simcast evaluate scores. Under a launcher the members are distributed over the ranks.
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """
@@ -51,12 +56,12 @@ def sample(
     from simcast_hpc.distributed.rank_devices import local_device
     from simcast_hpc.distributed.ranks import find_rank
     from simcast_hpc.inference.ensemble_files import write_ensembles
-    from simcast_hpc.inference.trained_ensemble import load_ensemble
+    from simcast_hpc.inference.trained_ensemble import load_any_ensemble
     from simcast_hpc.monitoring.log import set_up_logging
 
     rank_info = find_rank(os.environ)
     set_up_logging(rank_info.rank, quiet=quiet)
-    ensemble = load_ensemble(run, change_sampling=lambda own: override_sampling(own, changes or ()))
+    ensemble = load_any_ensemble(run, change_sampling=lambda own: override_sampling(own, changes or ()))
     data, sequence = ensemble.config.data, ensemble.config.sequence
     data = data if root is None else data.model_copy(update={"root": root})
     source = open_windows(data, split=split, frames=sequence.frames_in + sequence.frames_out)

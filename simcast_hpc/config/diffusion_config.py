@@ -1,9 +1,10 @@
 """Latent diffusion: autoencoder, CasFormer, and how both are trained and sampled."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .errors import ConfigError
 from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import Operational, Section, StrictModel, Unit
 
@@ -116,8 +117,15 @@ class AutoencoderTrainingConfig(Section, read_by=("autoencoder",)):
     """Architecture of the discriminator."""
 
 
-class SamplingConfig(Section, read_by=("diffusion",)):
-    """How an ensemble is sampled; no field affects training."""
+MEMBER_FIELDS = ("members", "chunk", "seed", "cuda_graph")
+
+
+class SamplingConfig(Section, read_by=("direct", "student", "diffusion")):
+    """How an ensemble is sampled; no field affects training.
+
+    For a network with ``model.noise_channels``, only ``members``, ``chunk``, ``seed`` and ``cuda_graph`` have an
+    effect; for other runs of the stages `direct` and `student`, none.
+    """
 
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
     """Sampling method."""
@@ -134,13 +142,32 @@ class SamplingConfig(Section, read_by=("diffusion",)):
     members: Annotated[PositiveInt, Unit("members")] = 10
     """Number of ensemble members."""
     chunk: Annotated[PositiveInt, Unit("members")] = 10
-    """Number of members, over all samples, that are denoised at the same time; affects only memory."""
+    """Number of members, over all samples, that are computed at the same time; affects only memory."""
     seed: Annotated[int, Unit("1")] = Field(default=0, ge=0)
     """Seed of the random numbers of the members."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of denoiser and decoder; latents and the sampler's updates are always fp32."""
     cuda_graph: bool = True
-    """Replay the denoising loop as a CUDA graph, from the second chunk of the same size on."""
+    """Replay the denoising loop, or the pass of a network with noise, as a CUDA graph, from the second chunk of the
+    same size on."""
+
+    def reject_denoising(self, name: str) -> None:
+        """Raise an error if a field differs from its default that has no effect on a network with noise channels.
+
+        Raises:
+            ConfigError: names the fields, and ``name``, the run.
+        """
+        given = [f"sampling.{key}={value}" for key, value in self.given().items() if key not in MEMBER_FIELDS]
+        if given:
+            raise ConfigError(
+                f"{', '.join(given)} has no effect on {name}, a network with noise channels; set only "
+                f"{', '.join(MEMBER_FIELDS)}"
+            )
+
+    def given(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults."""
+        fields = type(self).model_fields
+        return {key: value for key, value in self if value != fields[key].default}
 
 
 class ValidationConfig(StrictModel):

@@ -20,6 +20,9 @@ class SimVPConfig(Section, read_by=FORECASTING):
     base: Added[BaseKind] = "none"
     """Base forecast that is added to the output of the network and is also an input: none (`none`), the last frame
     (`persistence`), or the last frame advected along the optical flow of the input frames (`extrapolation`)."""
+    noise_channels: Added[Annotated[int, Unit("channels")]] = Field(default=0, ge=0)
+    """Number of input channels of standard normal noise. With noise each forward pass is one ensemble member; it
+    requires ``loss.crps_weight`` and the stage `direct` or `student`."""
     hidden_spatial: Annotated[PositiveInt, Unit("channels")] = 64
     """Channels of encoder and decoder."""
     hidden_temporal: Annotated[PositiveInt, Unit("channels")] = 256
@@ -124,6 +127,9 @@ class EarthformerConfig(Section, read_by=FORECASTING):
     base: Added[BaseKind] = "none"
     """Base forecast that is added to the output of the network and is also an input: none (`none`), the last frame
     (`persistence`), or the last frame advected along the optical flow of the input frames (`extrapolation`)."""
+    noise_channels: Added[Annotated[int, Unit("channels")]] = Field(default=0, ge=0)
+    """Number of input channels of standard normal noise. With noise each forward pass is one ensemble member; it
+    requires ``loss.crps_weight`` and the stage `direct` or `student`."""
     grid: Operational[Annotated[tuple[PositiveInt, PositiveInt] | None, Unit("pixels")]] = None
     """Height and width of the grid for position encodings and cuboids; null uses the grid of the data."""
     width: Annotated[PositiveInt, Unit("channels")] = 128

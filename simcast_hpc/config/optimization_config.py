@@ -23,6 +23,14 @@ class LossConfig(Section, read_by=FORECASTING):
     amse_weight: Added[Annotated[float, Unit("1")]] = Field(default=0.0, ge=0)
     """Coefficient of the adjusted MSE (Subich et al. 2025): an MSE per wavenumber of the 2-D spectrum that does not
     reward blurred forecasts. It is equal to the MSE where the amplitudes are right."""
+    crps_weight: Added[Annotated[float, Unit("1")]] = Field(default=0.0, ge=0)
+    """Coefficient of the almost-fair CRPS (Lang et al. 2024) of the members of a network with ``model.noise_channels``.
+    It replaces all other terms, which would lower the spread. ``loss.weights`` are the weights of values, not of
+    pixels: the score is the threshold-weighted CRPS, which is proper."""
+    crps_alpha: Added[Annotated[float, Unit("1")]] = Field(default=0.95, ge=0, le=1)
+    """Share of the fair CRPS in the almost-fair CRPS; the remainder is the standard CRPS of the members."""
+    members: Added[Annotated[int, Unit("members")]] = Field(default=2, ge=2)
+    """Number of members per sample in training with ``loss.crps_weight``; forecasts have ``sampling.members``."""
     weighting: Added[Literal["simcast", "balanced"]] = "simcast"
     """Pixel weights: `simcast` is `loss.weights`; `balanced` is 1, 2, 5, 10 and 30 for rain rates below 2, from 2, 5,
     10 and 30 mm/h, converted to the unit of the data set (B-MSE and B-MAE, Shi et al. 2017)."""
@@ -44,8 +52,23 @@ class LossConfig(Section, read_by=FORECASTING):
 
     @model_validator(mode="after")
     def _has_a_term(self) -> Self:
-        if not any((self.mse_weight, self.mae_weight, self.amse_weight)):
-            raise ValueError("loss.mse_weight, loss.mae_weight and loss.amse_weight are all 0; set one above 0")
+        terms = {name: getattr(self, name) for name in ("mse_weight", "mae_weight", "amse_weight", "crps_weight")}
+        given = [f"loss.{name}" for name, value in terms.items() if value]
+        if not given:
+            raise ValueError(f"{', '.join(f'loss.{name}' for name in terms)} are all 0; set one above 0")
+        if self.crps_weight and len(given) > 1:
+            raise ValueError(
+                f"loss.crps_weight={self.crps_weight:g} excludes other terms, which would lower the spread of the "
+                f"members; set {', '.join(f'{name}=0' for name in given[:-1])}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _members_have_an_effect(self) -> Self:
+        for name in ("members", "crps_alpha"):
+            value = getattr(self, name)
+            if not self.crps_weight and value != type(self).model_fields[name].default:
+                raise ValueError(f"loss.{name}={value} has no effect with loss.crps_weight=0; set loss.crps_weight")
         return self
 
     @model_validator(mode="after")

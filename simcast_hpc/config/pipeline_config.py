@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .data_config import DataConfig
+from .diffusion_config import MEMBER_FIELDS
 from .errors import ConfigError
 from .names import Name
 from .shipped_configs import resolve
@@ -117,6 +118,11 @@ class PipelineConfig(SharedConfig):
             raise ValueError("stages is empty; give at least one stage")
         configs = {name: self.train_config(name) for name in self.stages}
         reject_unread_sections(self, list(dict.fromkeys(config.stage for config in configs.values())))
+        if "sampling" in self.unread_sections() and (given := self.sampling.given()):
+            raise ValueError(
+                f"{', '.join(f'sampling.{key}={value}' for key, value in given.items())} has no effect: no stage is "
+                "diffusion or has model.noise_channels"
+            )
         for name, config in configs.items():
             self._check_inputs(name, config, list(configs))
         return self
@@ -149,7 +155,10 @@ class PipelineConfig(SharedConfig):
 
     def unread_sections(self) -> set[str]:
         """Return the names of the sections that no stage of the pipeline reads."""
-        return unread_sections(self, [fields.get("stage", name) for name, fields in self.stages.items()])
+        stages = [{"stage": name, **fields} for name, fields in self.stages.items()]
+        unread = unread_sections(self, [own["stage"] for own in stages])
+        sampled = any(own["stage"] == "diffusion" or self._has_noise(own) for own in stages)
+        return unread if sampled else unread | {"sampling"}
 
     def train_config(self, name: str) -> TrainConfig:
         """Return the training run of stage ``name``: the shared sections that it reads, overridden by its own fields.
@@ -166,6 +175,7 @@ class PipelineConfig(SharedConfig):
             raise ConfigError(f"stages.{name}.stage={own['stage']!r} must be one of {', '.join(STAGES)}")
         shared_fields = set(SharedConfig.model_fields) - unread_sections(self, [own["stage"]])
         shared = json.loads(self.model_dump_json(include=shared_fields))
+        shared["sampling"] = self._shared_sampling(own)
         shared |= {"name": f"{self.name}-{name}", "run_dir": str(self.run_dir / name)}
         # 1. Runs of this pipeline that the stage builds on
         if own["stage"] == "student" and self.student.teacher is None:
@@ -183,6 +193,20 @@ class PipelineConfig(SharedConfig):
         config = from_mapping(TrainConfig, merge(shared, own), where=f"stages.{name}")
         steps = None if self.fitted_steps is None else self.fitted_steps.get(name)
         return config if steps is None else _shortened(config, steps)
+
+    def _shared_sampling(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the shared fields of section ``sampling`` that have an effect on a stage with the fields ``own``."""
+        shared = json.loads(self.sampling.model_dump_json())
+        if own["stage"] == "diffusion":
+            return shared
+        return {key: shared[key] for key in MEMBER_FIELDS} if self._has_noise(own) else {}
+
+    def _has_noise(self, own: Mapping[str, Any]) -> bool:
+        """Return whether the network of a stage with the fields ``own`` has noise channels."""
+        model = own.get("model")
+        noise = model.get("noise_channels", self.model.noise_channels) if isinstance(model, Mapping) else None
+        shared = self.model.noise_channels if model is None else 0  # a bare name selects the defaults of a network
+        return own["stage"] in ("direct", "student") and bool(shared if noise is None else noise)
 
     def _stages_of(self, *kinds: str) -> list[str]:
         return [name for name, fields in self.stages.items() if fields.get("stage", name) in kinds]

@@ -13,6 +13,7 @@ from .names import Name
 from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
 from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import (
+    FORECASTING,
     Operational,
     Section,
     Stage,
@@ -154,9 +155,43 @@ class TrainConfig(SharedConfig):
             raise ValueError("stage student requires student.teacher, the run directory of a trained teacher")
         return self
 
+    @model_validator(mode="after")
+    def _noise_has_an_ensemble_loss(self) -> Self:
+        noise, crps = self.model.noise_channels, self.loss.crps_weight
+        if noise and self.stage == "teacher":
+            raise ValueError(
+                f"model.noise_channels={noise} is invalid in stage teacher, whose rollout is one sequence per sample; "
+                "set it in stage student or direct"
+            )
+        if noise and not crps and self.stage in FORECASTING:
+            raise ValueError(
+                f"model.noise_channels={noise} requires loss.crps_weight above 0 (and loss.mse_weight=0): a loss of "
+                "single forecasts trains the network to ignore its noise"
+            )
+        if crps and not noise:
+            raise ValueError(
+                f"loss.crps_weight={crps:g} requires model.noise_channels of at least 1: without noise all members are "
+                "equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sampling_is_read(self) -> Self:
+        if self.stage == "diffusion":
+            return self
+        if self.model.noise_channels:
+            self.sampling.reject_denoising(f"stage {self.stage}")
+        elif given := self.sampling.given():
+            raise ValueError(
+                f"{', '.join(f'sampling.{key}={value}' for key, value in given.items())} has no effect in stage "
+                f"{self.stage} without model.noise_channels, whose forecasts are deterministic"
+            )
+        return self
+
     def unread_sections(self) -> set[str]:
         """Return the names of the sections that the stage does not read."""
-        return unread_sections(self, [self.stage])
+        sampled = self.stage == "diffusion" or self.model.noise_channels
+        return unread_sections(self, [self.stage]) | (set() if sampled else {"sampling"})
 
     @property
     def frames_out(self) -> int:

@@ -26,6 +26,15 @@ class Sample(NamedTuple):
     valid: torch.Tensor
 
 
+class EnsembleSample(NamedTuple):
+    """A :class:`Sample` and the noise of its members, float32 ``[B, M, max(T, T'), N, H, W]``."""
+
+    inputs: torch.Tensor
+    target: torch.Tensor
+    valid: torch.Tensor
+    noise: torch.Tensor
+
+
 class Frames(NamedTuple):
     """Frames as floats: ``values`` float32 ``[B, T, H, W]``, 0 where missing, and ``valid`` bool, same shape."""
 

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,14 +27,14 @@ class Ensemble(ABC):
     not depend on the rest of the batch, on chunking, or on the rank.
 
     Attributes:
-        network: the network that takes the noise.
+        network: the module that takes the noise.
         config: of the run.
         sampling: number of members, seed and further settings.
         weights_hash: SHA-256 of the weights of ``network``.
         steps: optimizer steps of the run; None if unknown.
     """
 
-    network: torch.nn.Module
+    network: Any
     config: TrainConfig
     sampling: SamplingConfig
     weights_hash: str
@@ -63,6 +63,10 @@ class Ensemble(ABC):
     @abstractmethod
     def noise_shape(self, grid: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return the shape ``(frames, channels, h, w)`` of the noise of one member for frames of ``grid`` (H, W)."""
+
+    @abstractmethod
+    def on(self, device: torch.device) -> "Ensemble":
+        """Move the networks to ``device`` and return the ensemble."""
 
     @abstractmethod
     def check_grid(self, grid: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from simcast_hpc.config import ConfigError, SamplingConfig, TrainConfig
+from simcast_hpc.config import FORECASTING, ConfigError, SamplingConfig, TrainConfig
 from simcast_hpc.diffusion import (
     BatchNoise,
     SamplingResult,
@@ -28,6 +28,7 @@ from simcast_hpc.storage.run_directory import RunDirectory
 
 from .cuda_graph import GraphCache
 from .ensemble import Ensemble, Members, sample_identity
+from .noise_ensemble import load_noise_ensemble
 from .trained_model import TrainedModel, check_multiple, config_of_run, load_trained, read_finished
 
 _SCALE = "scale_factor"
@@ -278,18 +279,42 @@ def load_run(
     *,
     device: torch.device | None = None,
     change_sampling: Callable[[SamplingConfig], SamplingConfig] | None = None,
-) -> TrainedModel | TrainedEnsemble:
-    """Return the model of a finished run, or its ensemble if the run is of stage ``diffusion``.
+) -> TrainedModel | Ensemble:
+    """Return the model of a finished run, or its ensemble: a run of stage ``diffusion`` or of a network with noise.
 
     ``change_sampling`` changes the sampling settings of an ensemble; a deterministic model ignores it.
 
     Raises:
         ConfigError: as :func:`.load_trained` and :func:`load_ensemble`.
     """
-    path = RunDirectory(run_dir).config
-    if path.is_file() and config_of_run(run_dir).stage == "diffusion":
+    if not RunDirectory(run_dir).config.is_file():
+        return load_trained(run_dir, device=device)  # reports what is missing
+    config = config_of_run(run_dir)
+    if config.stage == "diffusion":
         return load_ensemble(run_dir, device=device, change_sampling=change_sampling)
+    if config.stage in FORECASTING and config.model.noise_channels:
+        return load_noise_ensemble(run_dir, device=device, change_sampling=change_sampling)
     return load_trained(run_dir, device=device)
+
+
+def load_any_ensemble(
+    run_dir: Path,
+    *,
+    device: torch.device | None = None,
+    change_sampling: Callable[[SamplingConfig], SamplingConfig] | None = None,
+) -> Ensemble:
+    """Return the ensemble of a finished run of stage ``diffusion`` or of a network with noise.
+
+    Raises:
+        ConfigError: as :func:`load_run`, or the run is deterministic.
+    """
+    model = load_run(run_dir, device=device, change_sampling=change_sampling)
+    if isinstance(model, Ensemble):
+        return model
+    raise ConfigError(
+        f"{run_dir} is a deterministic run of stage {model.config.stage}; give a run of stage diffusion, or of a "
+        "network with model.noise_channels"
+    )
 
 
 def denoiser(config: TrainConfig, *, channels: int) -> CasFormer:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_config
 from simcast_hpc.config.yaml_files import read_plain_mapping
-from simcast_hpc.distill.cut_windows import to_frames
+from simcast_hpc.distill.cut_windows import Frames, to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.models import SimVP, build_model, grid_of, missing_value, network_of
 from simcast_hpc.models.fp32_precision import fp32_precision
@@ -52,6 +52,17 @@ class TrainedModel:
             TypeError: ``codes`` is neither uint8 nor floating.
             ValueError: wrong number of axes or of frames.
         """
+
+        def network(inputs: Tensor) -> Tensor:
+            return self.graphs.run(self.network, inputs, network=self.network)
+
+        missing = missing_value(self.config.model)
+        return roll_out(
+            network, self.frames(codes), frames_out=frames_out, missing=missing, masks_forecast=False
+        ).values
+
+    def frames(self, codes: Tensor) -> Frames:
+        """Return checked frames on the device of the network; arguments and errors as :meth:`forecast`."""
         if codes.dtype != torch.uint8 and not codes.is_floating_point():
             raise TypeError(f"codes have dtype {codes.dtype}; give uint8 encoded values or floats in [0, 1]")
         frames_in = self.config.sequence.frames_in
@@ -61,13 +72,7 @@ class TrainedModel:
                 "frames"
             )
         self.check_grid((codes.shape[2], codes.shape[3]))
-        device = next(self.network.parameters()).device
-        frames, missing = to_frames(codes.to(device)), missing_value(self.config.model)
-
-        def network(inputs: Tensor) -> Tensor:
-            return self.graphs.run(self.network, inputs, network=self.network)
-
-        return roll_out(network, frames, frames_out=frames_out, missing=missing, masks_forecast=False).values
+        return to_frames(codes.to(next(self.network.parameters()).device))
 
     @property
     def grid_multiple(self) -> int:
@@ -213,6 +218,21 @@ def read_finished(run_dir: Path, stages: tuple[str, ...]) -> FinishedRun:
 
 def load_trained(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
     """Return the deterministic model of a finished run, in fp32 and evaluation mode, on ``device`` (default: CPU).
+
+    Raises:
+        ConfigError: the directory has no finished run, its weights do not fit its configuration, or its network has
+            noise channels.
+    """
+    model = load_network(run_dir, device=device)
+    if noise := model.config.model.noise_channels:
+        raise ConfigError(
+            f"{run_dir} is an ensemble (model.noise_channels={noise}); a run of a deterministic model is needed here"
+        )
+    return model
+
+
+def load_network(run_dir: Path, *, device: torch.device | None = None) -> TrainedModel:
+    """Return the network of a finished run of a forecasting stage; its noise channels are not checked.
 
     Raises:
         ConfigError: the directory has no finished run, or its weights do not fit its configuration.

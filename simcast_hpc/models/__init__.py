@@ -10,7 +10,7 @@ from torch import nn
 
 from simcast_hpc.config import ModelConfig
 
-from .base_forecast import BaseForecast, missing_value, network_of
+from .base_forecast import BaseForecast, input_channels, missing_value, network_of, noise_shape
 from .earthformer import Earthformer
 from .model_grid import grid_of, with_grid
 from .simvp import SimVP
@@ -25,6 +25,7 @@ __all__ = [
     "grid_of",
     "missing_value",
     "network_of",
+    "noise_shape",
     "warm_start",
     "with_grid",
 ]
@@ -38,7 +39,8 @@ _CONSTRUCTORS: dict[str, Callable[..., nn.Module]] = {
 def build_model(config: ModelConfig, *, frames_in: int, frames_out: int, channels: int = 1) -> nn.Module:
     """Build the network named by ``config.kind``, randomly initialized from torch's global generator.
 
-    With ``config.base`` it corrects a base forecast; see :class:`.BaseForecast`.
+    With ``config.base`` it corrects a base forecast, and with ``config.noise_channels`` it has a second argument, the
+    noise of its members; see :class:`.BaseForecast`.
 
     Args:
         config: the ``model`` section of a run's configuration.
@@ -55,12 +57,22 @@ def build_model(config: ModelConfig, *, frames_in: int, frames_out: int, channel
     constructor = _CONSTRUCTORS.get(config.kind)
     if constructor is None:
         raise ValueError(f"model.kind={config.kind!r} is unknown; choose {' or '.join(sorted(_CONSTRUCTORS))}")
-    if config.base == "none":
+    if config.base == "none" and not config.noise_channels:
         return constructor(
             config, frames_in=frames_in, frames_out=frames_out, channels_in=channels, channels_out=channels
         )
     if channels != 1:
-        raise ValueError(f"model.base={config.base!r} requires frames of 1 channel, got {channels}; choose none")
-    slots = max(frames_in, frames_out)
-    network = constructor(config, frames_in=slots, frames_out=frames_out, channels_in=2, channels_out=1)
-    return BaseForecast(network, config.base, frames_in=frames_in, frames_out=frames_out)
+        raise ValueError(
+            f"model.base={config.base!r} with model.noise_channels={config.noise_channels} requires frames of 1 "
+            f"channel, got {channels}; choose none and 0"
+        )
+    network = constructor(
+        config,
+        frames_in=max(frames_in, frames_out),
+        frames_out=frames_out,
+        channels_in=input_channels(config),
+        channels_out=1,
+    )
+    return BaseForecast(
+        network, config.base, frames_in=frames_in, frames_out=frames_out, noise_channels=config.noise_channels
+    )

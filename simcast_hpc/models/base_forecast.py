@@ -1,8 +1,10 @@
-"""Networks that correct a base forecast: persistence, or extrapolation along the optical flow of the input frames.
+"""Networks with further inputs: a base forecast that they correct, and noise that makes them ensembles.
 
-The forecast is the base forecast plus the output of the network, whose output layer is initialized to zero: an
-untrained model forecasts exactly its base. The base forecast is also an input of the network, in the time slot of the
-output frame that it belongs to.
+With a base forecast (persistence, or extrapolation along the optical flow of the input frames) the forecast is the base
+forecast plus the output of the network, whose output layer is initialized to zero: an untrained model forecasts exactly
+its base. The base forecast is also an input of the network, in the time slot of the output frame that it belongs to.
+
+With noise channels each forward pass is one ensemble member; members differ only in their noise.
 """
 
 import torch
@@ -35,63 +37,107 @@ _BASES: dict[str, type[nn.Module]] = {"persistence": Persistence, "extrapolation
 class BaseForecast(nn.Module):
     """A base forecast and a network that corrects it: ``[B, T, 1, H, W] -> [B, T', 1, H, W]``, fp32 in and out.
 
-    The network has max(T, T') time slots of two channels. Slot i contains input frame i, or the last one for i >= T,
-    and the base forecast of lead time i + 1. One pass forecasts all T' frames, for any T and T'. The base forecast is
-    computed from the fp32 input, whatever the dtype of the network's weights.
+    The network has max(T, T') time slots. Slot i contains input frame i, or the last one for i >= T, the base forecast
+    of lead time i + 1, and N channels of noise. One pass forecasts all T' frames, for any T and T'. The base forecast
+    is computed from the fp32 input, whatever the dtype of the network's weights.
 
     Args:
-        network: maps ``[B, max(T, T'), 2, H, W]`` to ``[B, T', 1, H, W]``, with an output layer ``head``.
-        kind: ``persistence`` or ``extrapolation``.
+        network: maps ``[B, max(T, T'), C, H, W]`` to ``[B, T', 1, H, W]``, with an output layer ``head``; C is the
+            number of :func:`input_channels`.
+        kind: ``persistence`` or ``extrapolation``; also ``none`` if there are noise channels.
         frames_in: T, at least 2 for ``extrapolation``.
         frames_out: T'.
+        noise_channels: N.
 
     Raises:
         ValueError: the kind is unknown, or T is too small.
     """
 
-    def __init__(self, network: nn.Module, kind: str, *, frames_in: int, frames_out: int):
+    def __init__(self, network: nn.Module, kind: str, *, frames_in: int, frames_out: int, noise_channels: int = 0):
         super().__init__()
-        if kind not in _BASES:
+        if kind not in _BASES and not (kind == "none" and noise_channels):
             raise ValueError(f"model.base={kind!r} is unknown; choose {' or '.join(_BASES)}")
         if kind == "extrapolation" and frames_in < 2:
             raise ValueError(f"model.base=extrapolation requires frames_in of at least 2, got {frames_in}")
         self.frames_in, self.frames_out, self.slots = frames_in, frames_out, max(frames_in, frames_out)
-        self.base = _BASES[kind]()
-        self.network = network
+        self.base = None if kind == "none" else _BASES[kind]()
+        self.network, self.noise_channels = network, noise_channels
+        if self.base is None:
+            return
         head = network.get_submodule("head")
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
         """Forecast the next frames.
 
         Args:
             frames: ``[B, T, 1, H, W]``, fp32 in [0, 1], NaN where missing.
+            noise: standard normal numbers of M members ``[B, M, max(T, T'), N, H, W]``, fp32; None without noise
+                channels.
 
         Returns:
-            ``[B, T', 1, H, W]``, fp32, in the units of the input.
+            ``[B, T', 1, H, W]``, fp32, in the units of the input; with noise ``[B, M, T', 1, H, W]``.
 
         Raises:
             TypeError: ``frames`` is not floating point.
-            ValueError: ``frames`` has the wrong number of axes, frames or channels, or a grid that does not fit the
-                network.
+            ValueError: ``frames`` or ``noise`` has the wrong number of axes, frames or channels, or a grid that does
+                not fit the network.
         """
         shape = tuple(frames.shape)
         if len(shape) != 5 or shape[1:3] != (self.frames_in, 1):
             raise ValueError(f"frames have shape {shape}; a model with a base needs [B, {self.frames_in}, 1, H, W]")
         if not frames.is_floating_point():
             raise TypeError(f"frames have dtype {frames.dtype}; divide uint8 values by 255")
+        self._check_noise(frames, noise)
+        # 1. Observed frames and base forecast, once for all members
         valid = ~torch.isnan(frames)
         observed = torch.where(valid, frames, 0.0).float()
-        base = self.base(observed[:, :, 0], valid[:, :, 0], self.slots)[:, :, None]
         repeated = observed[:, -1:].expand(-1, self.slots - self.frames_in, -1, -1, -1)
-        inputs = torch.cat([torch.cat([observed, repeated], dim=1), base], dim=2)
-        return base[:, : self.frames_out] + self.network(inputs)
+        inputs, base = torch.cat([observed, repeated], dim=1), None
+        if self.base is not None:
+            base = self.base(observed[:, :, 0], valid[:, :, 0], self.slots)[:, :, None]
+            inputs = torch.cat([inputs, base], dim=2)
+        # 2. Members are rows of the batch
+        if noise is None:
+            correction = self.network(inputs)
+        else:
+            members = noise.shape[1]
+            rows = torch.cat([inputs.repeat_interleave(members, dim=0), noise.flatten(0, 1)], dim=2)
+            correction = self.network(rows).unflatten(0, (-1, members))
+        # 3. Sum
+        if base is None:
+            return correction
+        forecast = base[:, : self.frames_out]
+        return (forecast if noise is None else forecast[:, None]) + correction
+
+    def _check_noise(self, frames: Tensor, noise: Tensor | None) -> None:
+        if noise is None:
+            if self.noise_channels:
+                raise ValueError(f"a model with model.noise_channels={self.noise_channels} needs noise for each member")
+            return
+        own = (self.slots, self.noise_channels, *frames.shape[3:])
+        if noise.dim() != 6 or (noise.shape[0], *noise.shape[2:]) != (frames.shape[0], *own):
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}; [{frames.shape[0]}, M, {', '.join(map(str, own))}] is needed"
+            )
 
 
 def network_of(model: nn.Module) -> nn.Module:
     """Return the SimVP or Earthformer of a forecasting model: the model itself, or what corrects its base forecast."""
     return model.network if isinstance(model, BaseForecast) else model
+
+
+def input_channels(config: ModelConfig) -> int:
+    """Return the channels per time slot of the network in a :class:`BaseForecast`: frame, base forecast, noise."""
+    return 1 + (config.base != "none") + config.noise_channels
+
+
+def noise_shape(
+    config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """Return the shape of the noise of one member, (max(T, T'), N, H, W), for frames of ``grid`` (H, W)."""
+    return max(frames_in, frames_out), config.noise_channels, *grid
 
 
 def missing_value(config: ModelConfig) -> float:

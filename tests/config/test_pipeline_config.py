@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from simcast_hpc.config import ConfigError, PipelineConfig, StudentConfig, from_mapping
+from simcast_hpc.config import ConfigError, PipelineConfig, SamplingConfig, StudentConfig, from_mapping, to_yaml
 
 
 def _pipeline(**changes) -> PipelineConfig:
@@ -96,6 +96,29 @@ def test_rejects_section_that_no_stage_reads():
         r"section diffusion is read by: diffusion",
     ):
         _pipeline(diffusion={"timesteps": 7})
+
+
+NOISE = {"model": {"noise_channels": 1}, "loss": {"mse_weight": 0.0, "crps_weight": 1.0}}
+
+
+def test_shared_sampling_reaches_only_the_stages_that_sample():
+    stages = {"direct": {}, "noisy": {"stage": "direct", **NOISE}, "diffusion": {}}
+    config = _pipeline(student={}, sampling={"members": 7, "steps": 6}, stages=stages)
+    assert config.train_config("direct").sampling == SamplingConfig()
+    assert config.train_config("noisy").sampling == SamplingConfig(members=7)
+    assert config.train_config("diffusion").sampling == SamplingConfig(members=7, steps=6)
+    assert "sampling" not in config.unread_sections() and "sampling" not in to_yaml(config.train_config("direct"))
+    assert "sampling" not in config.train_config("noisy").unread_sections()
+
+
+def test_noise_of_the_shared_network_reaches_stages_unless_they_name_another():
+    plain = {"stage": "direct", "model": "simvp", "loss": {"mse_weight": 1.0, "crps_weight": 0.0}}
+    config = _pipeline(student={}, sampling={"members": 7}, stages={"direct": {}, "plain": plain}, **NOISE)
+    assert [config.train_config(name).sampling.members for name in ("direct", "plain")] == [7, 10]
+    with pytest.raises(
+        ConfigError, match=r"sampling\.members=7 has no effect: no stage is diffusion or has model\.noise"
+    ):
+        _pipeline(student={}, sampling={"members": 7}, stages={"direct": {}})
 
 
 def test_rejects_own_section_that_the_stage_does_not_read():

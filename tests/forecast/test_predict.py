@@ -280,7 +280,9 @@ def test_rejects_invalid_arguments(model, frames, tmp_path, runs):
         in error_of(model, frames, "--tile", 31, 33)
     )
     assert "a tile has at least one pixel; it was trained on 32 x 32" in error_of(model, frames, "--tile", 0, 5)
-    assert "is deterministic; give a diffusion run" in error_of(model, frames, "--set", "members=2")
+    assert "is deterministic; give a run of stage diffusion, or of a network with noise" in error_of(
+        model, frames, "--set", "members=2"
+    )
     assert "is not a finished training run" in error_of(tmp_path, frames)
     for arguments in (
         [frames, "--any-spacing"],

@@ -109,6 +109,33 @@ def test_example_sample_has_the_shapes_of_a_sample(tmp_path, root, teacher, name
     assert [part.shape for part in stage.example_sample(2, CPU)] == [part.shape for part in sample]
 
 
+NOISE = {
+    "model": tiny_config(Path("run")).model.model_dump(mode="json") | {"noise_channels": 2},
+    "loss": {"mse_weight": 0.0, "crps_weight": 1.0, "members": 3},
+}
+
+
+@pytest.mark.parametrize("name", ["direct", "student"])
+def test_noise_of_training_is_a_function_of_seed_position_and_member(tmp_path, root, teacher, name):
+    stage = _stage(tmp_path, root, stage=name, **NOISE, student={"teacher": str(teacher)} if name == "student" else {})
+    frames = FRAMES_IN + FRAMES_OUT
+    sample = stage.sample(_batch(stage.config, frames, [2, 7]))
+    noise = sample[3]
+    assert noise.shape == (2, 3, 4, 2, 16, 16)
+    assert [part.shape for part in stage.example_sample(2, CPU)] == [part.shape for part in sample]
+    torch.manual_seed(99)
+    again = stage.sample(_batch(stage.config, frames, [7, 2, 8]))[3]
+    assert torch.equal(again[[1, 0]], noise)
+    rows = torch.cat([noise, again[2:]]).flatten(0, 1).flatten(1)
+    # 8192 numbers: the standard error of a mean is 0.02, of a correlation of two rows of 2048 numbers 0.022
+    assert (torch.corrcoef(rows) - torch.eye(9)).abs().max() < 0.1
+    assert abs(rows.mean()) < 0.05 and abs(rows.std() - 1) < 0.05
+    loss = stage.module()(*sample)
+    assert loss.shape == () and loss.dtype == torch.float32 and loss.requires_grad
+    other = _stage(tmp_path, root, stage="direct", seed=6, **NOISE)
+    assert not torch.equal(other.sample(_batch(other.config, frames, [2, 7]))[3], noise)
+
+
 @pytest.mark.parametrize("name", ["teacher", "direct"])
 def test_augmentation_flips_whole_sequences(tmp_path, root, name):
     plain, flipped = (_stage(tmp_path, root, stage=name, data={"augment": augment}) for augment in (False, True))

@@ -11,9 +11,10 @@ from simcast_hpc.data.augment import augment
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.open_windows import target_spec
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distill.cut_windows import Sample, starts, window_of_codes
+from simcast_hpc.diffusion.counter_noise import training_noise
+from simcast_hpc.distill.cut_windows import EnsembleSample, Sample, starts, window_of_codes
 from simcast_hpc.losses import ForecastLoss, build_loss
-from simcast_hpc.models import build_model, missing_value, with_grid
+from simcast_hpc.models import build_model, missing_value, noise_shape, with_grid
 
 from .stage import Stage
 
@@ -25,9 +26,14 @@ class ForecastModule(torch.nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Return the loss of a sample, fp32 scalar; the network casts its fp32 input to its dtype and returns fp32."""
-        return self.loss(self.model(inputs), target, valid)
+    def forward(
+        self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, *noise: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the loss of a sample, fp32 scalar; the network casts its fp32 input to its dtype and returns fp32.
+
+        ``noise`` is that of the members of a network with noise channels, one tensor ``[B, M, max(T, T'), N, H, W]``.
+        """
+        return self.loss(self.model(inputs, *noise), target, valid)
 
 
 class ForecastStage(Stage):
@@ -61,7 +67,19 @@ class ForecastStage(Stage):
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
         return ForecastModule(build_model(self.config.model, frames_in=frames_in, frames_out=frames_out), self.loss)
 
-    def sample(self, batch: MicroBatch) -> Sample:
+    def sample(self, batch: MicroBatch) -> Sample | EnsembleSample:
+        """Return inputs, targets and mask of each sequence, and the noise of its members if the network takes noise."""
+        window = self.window(batch)
+        if not self.config.model.noise_channels:
+            return window
+        rows = training_noise(
+            batch.positions, seed=self.config.seed, purpose=f"{self.name}-member", device=window.inputs.device
+        )
+        shape = self._noise_shape((window.inputs.shape[3], window.inputs.shape[4]))
+        members = [rows.normal(shape, step=member) for member in range(self.config.loss.members)]
+        return EnsembleSample(*window, torch.stack(members, dim=1))
+
+    def window(self, batch: MicroBatch) -> Sample:
         """Return inputs, targets and mask of a window of real frames from each sequence."""
         codes = self.augment(batch.windows, batch)
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
@@ -69,11 +87,20 @@ class ForecastStage(Stage):
             codes, self.window_starts(batch), frames_in=frames_in, frames_out=frames_out, missing=self.missing
         )
 
-    def example_sample(self, batch_size: int, device: torch.device) -> Sample:
+    def example_sample(self, batch_size: int, device: torch.device) -> Sample | EnsembleSample:
         """Return a sample of zeros."""
         inputs = torch.zeros(batch_size, self.config.sequence.frames_in, 1, *self.grid, device=device)
         target = torch.zeros(batch_size, self.config.frames_out, 1, *self.grid, dtype=torch.uint8, device=device)
-        return Sample(inputs, target, torch.ones_like(target, dtype=torch.bool))
+        sample = Sample(inputs, target, torch.ones_like(target, dtype=torch.bool))
+        if not self.config.model.noise_channels:
+            return sample
+        shape = self._noise_shape((self.grid[0], self.grid[1]))
+        return EnsembleSample(*sample, torch.zeros(batch_size, self.config.loss.members, *shape, device=device))
+
+    def _noise_shape(self, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return the shape of the noise of one member for frames of ``grid``."""
+        frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
+        return noise_shape(self.config.model, frames_in=frames_in, frames_out=frames_out, grid=grid)
 
     def augment(self, frames: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return frames ``[B, T, H, W]`` of a micro-batch, cropped and flipped by the configuration."""

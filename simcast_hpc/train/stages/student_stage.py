@@ -75,14 +75,14 @@ class StudentStage(ForecastStage):
             self.teacher.network.to(ranks.device, DTYPES[self.config.engine.precision])
         return self.source
 
-    def sample(self, batch: MicroBatch) -> Sample:
+    def window(self, batch: MicroBatch) -> Sample:
         """Return inputs, targets and mask of a window of each extended sequence."""
         pseudo = batch.extension
         if pseudo is None and self.config.student.extension == "teacher":
             assert self.teacher is not None
             pseudo = extend(self.teacher, to_frames(batch.windows), self.config)
         if pseudo is None:
-            return super().sample(batch)
+            return super().window(batch)
         # After the rollout, as with cached frames: the teacher sees the full grid, and is not equivariant to flips.
         parts = [to_frames(self.augment(frames, batch)) for frames in (batch.windows, pseudo)]
         extended = Frames(*(torch.cat(pair, dim=1) for pair in zip(*parts, strict=True)))
