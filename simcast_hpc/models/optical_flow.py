@@ -94,7 +94,7 @@ def _coarse_to_fine(frames: Tensor, weight: Tensor) -> Tensor:
 
     # 2. Mean motion, then local motion, at the coarsest level; local motion at the finer levels
     limit = min(height, width) * _MAX_MOTION_FRACTION
-    motion = frames.new_zeros((len(frames), 2, weight.shape[-2] // cell, weight.shape[-1] // cell))
+    motion = frames.new_zeros((frames.shape[0], 2, weight.shape[-2] // cell, weight.shape[-1] // cell))
     for level in range(levels, -1, -1):
         image, weight = images[level]
         smooth = _smooth(image, 1.0) / _smooth(weight, 1.0).clamp(min=_EPSILON)
