@@ -1,6 +1,7 @@
 """``simcast evaluate``: score runs, forecast files and baselines on one data set."""
 
 import difflib
+import functools
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from simcast_hpc.config import (
-    POSTPROCESSING,
     ConfigError,
     DataConfig,
     EvaluationConfig,
@@ -89,8 +89,8 @@ def evaluate(
     postprocess: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"Also score each forecast with this post-processing, as NAME+POSTPROCESSING: "
-            f"{' or '.join(POSTPROCESSING)} (repeatable; quantile-mapping only for runs, after simcast calibrate RUN).",
+            help="Also score each forecast with this post-processing, as NAME+POSTPROCESSING: quantile-mapping (of a "
+            "run after simcast calibrate RUN) or probability-matching (repeatable).",
             show_default=False,
         ),
     ] = None,
@@ -119,6 +119,7 @@ def evaluate(
     from simcast_hpc.evaluation import TestSet, baseline_entry, file_entry, run_entry, with_postprocessing
     from simcast_hpc.evaluation import evaluate as evaluate_entries
     from simcast_hpc.evaluation.sevir_reference import sevir_reference
+    from simcast_hpc.inference.calibration import fit_quantile_mapping
     from simcast_hpc.inference.trained_ensemble import load_run
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report import print_scores
@@ -144,6 +145,9 @@ def evaluate(
     )
     settings = _settings(settings_given, protocol, baseline, kinds={kind for *_, kind in rows}, data=data)
     entries = [baseline_entry(name, data, cache=cache) for name in settings.baselines]
+    fit = functools.partial(
+        fit_quantile_mapping, data=data, sequence=sequence, batch_size=settings.batch_size, ranks=ranks
+    )
     for name, source, kind in rows:
         if kind == "run":
             entry = run_entry(name, models[name])
@@ -152,7 +156,9 @@ def evaluate(
         else:
             entry = baseline_entry(source, data, cache=cache, row=name)
         run = (Path(source), models[name]) if kind == "run" else None
-        entries += with_postprocessing(entry, settings.postprocess, data, run=run)
+        entries += with_postprocessing(
+            entry, settings.postprocess, data, run=run, fit=fit if kind == "baseline" else None
+        )
     # 3. Scores
     test_set = TestSet(settings.split, data, settings.split)
     result = evaluate_entries(test_set, entries, sequence=sequence, settings=settings, folder=out, ranks=ranks)
@@ -241,8 +247,11 @@ def _settings(
     kinds: set[str],
     data: DataConfig,
 ) -> EvaluationConfig:
-    if "quantile-mapping" in values["postprocess"] and "run" not in kinds:
-        raise ConfigError("--postprocess quantile-mapping is fitted for a run; give a run directory, or choose another")
+    if "quantile-mapping" in values["postprocess"] and kinds == {"file"}:
+        raise ConfigError(
+            "--postprocess quantile-mapping needs forecasts of the split val, which a file lacks; give a run "
+            "directory, or choose probability-matching"
+        )
     if protocol:
         values = values | {"protocols": protocol}
     elif kinds == {"baseline"} and data.dataset == "sevir":

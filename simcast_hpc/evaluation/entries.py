@@ -1,10 +1,10 @@
 """The forecasts that an evaluation compares: trained models, baselines, and forecasts in files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,6 +17,7 @@ from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
+from simcast_hpc.inference.calibration import ForecastMethod
 from simcast_hpc.inference.ensemble import Ensemble
 from simcast_hpc.inference.postprocessing import (
     Postprocessing,
@@ -25,16 +26,9 @@ from simcast_hpc.inference.postprocessing import (
     no_echo_limit,
 )
 from simcast_hpc.inference.probability_matching import ProbabilityMatching
+from simcast_hpc.inference.quantile_mapping import QuantileMapping
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.storage.npz_files import load_npz
-
-
-class ForecastMethod(Protocol):
-    """A forecast method: a trained model or a baseline."""
-
-    def forecast(self, frames: torch.Tensor, /, *, frames_out: int) -> torch.Tensor:
-        """Return float32 ``[B, frames_out, H, W]`` or ``[B, M, frames_out, H, W]`` from uint8 ``[B, T, H, W]``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -147,16 +141,16 @@ def with_postprocessing(
     data: DataConfig,
     *,
     run: tuple[Path, TrainedModel | Ensemble] | None = None,
+    fit: Callable[[ForecastMethod], QuantileMapping] | None = None,
 ) -> list[Entry]:
     """Return the entry, and after it the entry with each post-processing that applies to it.
 
-    Quantile mappings exist for runs only.
-
     Args:
         entry: the forecast.
-        names: names of post-processing.
+        names: names of post-processing. A quantile mapping applies to runs, and to baselines with ``fit``.
         data: the data set, whose encoding defines no echo.
-        run: run directory and model of a run.
+        run: run directory and model of a run, whose quantile mapping is read.
+        fit: fits the quantile mapping of a baseline.
 
     Raises:
         ConfigError: unknown name, or the run has no quantile mapping of its weights.
@@ -168,6 +162,8 @@ def with_postprocessing(
             made.append(ProbabilityMatching(no_echo_limit(target_spec(data).encoding)))
         elif name == "quantile-mapping" and run is not None:
             made.append(load_quantile_mapping(*run))
+        elif name == "quantile-mapping" and fit is not None:
+            made.append(fit(entry.forecast))
     return [entry, *(entry.with_postprocessing(one) for one in made)]
 
 

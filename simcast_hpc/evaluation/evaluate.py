@@ -11,6 +11,7 @@ from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
+from simcast_hpc.inference.quantile_mapping import QuantileMapping
 from simcast_hpc.storage.atomic_files import write_json, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.verification.diagram_statistics import heavy_rain_panel
@@ -57,6 +58,9 @@ def evaluate(
     # 1. Windows
     spec, protocols = target_spec(test_set.data), _protocols(test_set, entries, settings)
     frames = sequence.frames_in + sequence.frames_out
+    for entry in entries:
+        if isinstance(entry.postprocessing, QuantileMapping) and test_set.split in ("val", "all"):
+            logger.warning("%s: fitted on the split val, which is scored here: the scores are too good", entry.name)
     source = open_windows(test_set.data, split=test_set.split, frames=frames)
     purpose = f"an evaluation of {test_set.name}"
     with hold_directory(folder, purpose, field="--out", name=test_set.name, ranks=ranks) as lock:

@@ -1,12 +1,14 @@
 """Fit the quantile mapping of a run on its validation windows, distributed over ranks: ``simcast calibrate``."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from simcast_hpc.config import ConfigError, DataConfig, DataError
+from simcast_hpc.config import ConfigError, DataConfig, DataError, SequenceConfig
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.data.window_source import WindowSource
@@ -22,23 +24,35 @@ from .trained_model import TrainedModel
 logger = logging.getLogger(__name__)
 
 
+class ForecastMethod(Protocol):
+    """A forecast method: a trained model, an ensemble or a baseline."""
+
+    def forecast(self, frames: torch.Tensor, /, *, frames_out: int) -> torch.Tensor:
+        """Return float32 ``[B, frames_out, H, W]`` or ``[B, M, frames_out, H, W]`` from uint8 ``[B, T, H, W]``."""
+        ...
+
+
 def fit_quantile_mapping(
-    model: TrainedModel | Ensemble,
+    method: ForecastMethod,
     data: DataConfig,
+    sequence: SequenceConfig,
     *,
+    identity: Mapping[str, Any] | None = None,
     windows: int | None = None,
     batch_size: int = 8,
     ranks: Ranks = SINGLE_RANK,
 ) -> QuantileMapping:
-    """Return the quantile mapping of a model, fitted on the split ``val`` only. Collective.
+    """Return the quantile mapping of a forecast method, fitted on the split ``val`` only. Collective.
 
     The forecasts of the long horizon and their observations are counted in histograms, without pixels whose observation
     is missing; members of an ensemble are counted together. The counts are integers, so the result is independent of
     the number of ranks and of ``batch_size``.
 
     Args:
-        model: of a finished run.
-        data: the data of the run.
+        method: the forecast method.
+        data: the data set.
+        sequence: numbers of input and output frames.
+        identity: what the mapping belongs to, stored with it.
         windows: number of windows, evenly spaced over the split; None for all.
         batch_size: windows per forward pass.
         ranks: the ranks over which windows are distributed.
@@ -48,7 +62,6 @@ def fit_quantile_mapping(
         DataError: the windows cannot be read, or there are none.
     """
     # 1. Windows of the validation split
-    sequence = model.config.sequence
     source = open_windows(data, split="val", frames=sequence.frames_in + sequence.frames_out)
     chosen = _evenly_spaced(len(source), windows)
     if not chosen:
@@ -63,13 +76,13 @@ def fit_quantile_mapping(
         progress = Progress(logger, "calibration", len(own), unit="windows")
         for begin in range(0, len(own), batch_size):
             part = own[begin : begin + batch_size]
-            _count(model, source, part, forecast, observed)
+            _count(method, source, part, sequence.frames_in, forecast, observed)
             progress.advance(len(part))
     # 3. Sum over the ranks
     gathered = ranks.gather((forecast.numpy(), observed.numpy()))
-    identity = model_identity(model) | {"data": source.fingerprint, "windows": len(chosen)}
     total = [np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)]
-    return QuantileMapping(total[0], total[1], no_echo_limit(target_spec(data).encoding), identity)
+    stored = {**(identity or {}), "data": source.fingerprint, "windows": len(chosen)}
+    return QuantileMapping(total[0], total[1], no_echo_limit(target_spec(data).encoding), stored)
 
 
 def calibrate_run(
@@ -88,7 +101,15 @@ def calibrate_run(
     """
     path = run_dir / FILE_NAME
     with hold_directory(run_dir, "a calibration", field="RUN", name=FILE_NAME, ranks=ranks) as lock:
-        mapping = fit_quantile_mapping(model, data, windows=windows, batch_size=batch_size, ranks=ranks)
+        mapping = fit_quantile_mapping(
+            model,
+            data,
+            model.config.sequence,
+            identity=model_identity(model),
+            windows=windows,
+            batch_size=batch_size,
+            ranks=ranks,
+        )
         with ranks.together():
             if ranks.is_first:
                 lock.check()
@@ -114,17 +135,17 @@ def _evenly_spaced(total: int, count: int | None) -> list[int]:
 
 
 def _count(
-    model: TrainedModel | Ensemble,
+    method: ForecastMethod,
     source: WindowSource,
     indices: list[int],
+    frames_in: int,
     forecast_counts: torch.Tensor,
     observed_counts: torch.Tensor,
 ) -> None:
     """Add the pixels of a batch of windows to the histograms, in place."""
-    frames_in = model.config.sequence.frames_in
     codes = torch.from_numpy(np.stack([source.read(index) for index in indices]))
     past, observed = codes[:, :frames_in], codes[:, frames_in:]
-    forecast = model.forecast(past, frames_out=observed.shape[1])
+    forecast = method.forecast(past, frames_out=observed.shape[1])
     if not torch.isfinite(forecast).all():
         raise ConfigError(f"a forecast of the windows from {source.key(indices[0])} contains NaN or infinity")
     observed = observed.to(forecast.device)

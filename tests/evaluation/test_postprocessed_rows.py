@@ -6,19 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 import simcast_hpc as sc
 from simcast_hpc.cli import app
-from simcast_hpc.config import ConfigError, DataConfig
+from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.evaluation import Entry, baseline_entry, with_postprocessing
+from simcast_hpc.evaluation import Entry, TestSet, baseline_entry, evaluate, with_postprocessing
 from simcast_hpc.evaluation.count_entries import count_entries
 from simcast_hpc.evaluation.dataset_protocols import protocols_of
+from simcast_hpc.inference.calibration import fit_quantile_mapping
 from simcast_hpc.inference.quantile_mapping import FILE_NAME, QuantileMapping
 from simcast_hpc.inference.trained_ensemble import load_run
+from simcast_hpc.models.advection import extrapolate
 from tests.archives import tiny_config, write_trained
 
 
@@ -103,11 +106,32 @@ def test_api_equals_the_mapping(run: Path):
         sc.load(run, postprocess="pm")
 
 
-def test_rejects_quantile_mapping_without_a_run(run: Path, tmp_path: Path):
-    root = run.parent / "storms"
-    with pytest.raises(ConfigError, match="--postprocess quantile-mapping is fitted for a run"):
-        simcast("evaluate", "persistence", "--dataset", "synthetic", "--root", root, "--frames-in", 3, "--frames-out",
-                4, "--out", tmp_path, "--postprocess", "quantile-mapping")  # fmt: skip
+def test_quantile_mapping_of_a_baseline_is_fitted_on_the_validation_split(run: Path, tmp_path: Path, caplog):
+    words = ["evaluate", "persistence", "--dataset", "synthetic", "--root", run.parent / "storms", "--frames-in", 3]
+    words += ["--frames-out", 4, "--window-stride", 2, "--draws", 0, "--postprocess", "quantile-mapping"]
+    simcast(*words, "--out", tmp_path)
+    rows = json.loads((tmp_path / "test.json").read_text())["entries"]
+    assert [row["name"] for row in rows] == ["persistence", "persistence+quantile-mapping"]
+    assert rows[1]["note"].endswith("quantile mapping fitted on 9 validation windows")
+    assert "too good" not in caplog.text
+
+
+def test_warns_about_scores_on_the_fitted_split(run: Path, tmp_path: Path, caplog):
+    data = load_run(run).config.data
+    entry = Entry("one", load_run(run), "model", "").with_postprocessing(QuantileMapping.load(run / FILE_NAME))
+    settings = EvaluationConfig(draws=0, tables_only=True)
+    evaluate(
+        TestSet("val", data, "val"), [entry], sequence=load_run(run).config.sequence, settings=settings, folder=tmp_path
+    )
+    assert "one+quantile-mapping: fitted on the split val, which is scored here" in caplog.text
+
+
+def test_rejects_quantile_mapping_of_a_file(run: Path, tmp_path: Path):
+    np.savez(tmp_path / "mine.npz", forecast=np.zeros((1, 4, 32, 32), np.uint8), event=np.array(["a"]), start=[0])
+    with pytest.raises(ConfigError, match="needs forecasts of the split val, which a file lacks"):
+        simcast("evaluate", tmp_path / "mine.npz", "--dataset", "synthetic", "--root", run.parent / "storms",
+                "--frames-in", 3, "--frames-out", 4, "--out", tmp_path,
+                "--postprocess", "quantile-mapping")  # fmt: skip
     with pytest.raises(ConfigError, match="postprocess"):
         simcast("evaluate", run, "--out", tmp_path, "--postprocess", "none-such")
 
@@ -128,3 +152,33 @@ def test_forecast_is_computed_once_for_all_its_rows(run: Path):
     counted, _ = count_entries(source, entries, protocols, frames_in=3, batch_size=4, heavy=100.0)
     assert method.calls == len(source)
     assert list(counted) == ["one", "one+probability-matching", "persistence", "persistence+probability-matching"]
+
+
+def test_smooth_forecast_gains_heavy_rain_and_loses_mean_squared_error(tmp_path: Path):
+    """Extrapolation smoothed more with lead time, as a network's mean: what both methods change, on the test split."""
+
+    class Smooth:
+        def forecast(self, frames, /, *, frames_out):
+            values = torch.where(frames == 255, 0, frames) / 255.0
+            fields = extrapolate(values, frames_out).numpy()
+            for lead in range(frames_out):
+                fields[:, lead] = gaussian_filter(fields[:, lead], (0, 0.8 * (lead + 1), 0.8 * (lead + 1)))
+            return torch.from_numpy(fields)
+
+    write_archive(tmp_path, seed=9, events={"train": 1, "val": 12, "test": 12}, size=48, frames_per_event=16)
+    data = DataConfig(dataset="synthetic", root=tmp_path, window_stride=4)
+    sequence = SequenceConfig(frames_in=4, frames_out=4, teacher_frames_out=2)
+    names = ["quantile-mapping", "probability-matching"]
+    entries = with_postprocessing(
+        Entry("smooth", Smooth(), "baseline", ""), names, data,
+        fit=lambda method: fit_quantile_mapping(method, data, sequence),
+    )  # fmt: skip
+    settings = EvaluationConfig(draws=0, tables_only=True)
+    result = evaluate(
+        TestSet("test", data, "test"), entries, sequence=sequence, settings=settings, folder=tmp_path / "scores"
+    )
+    raw, *changed = (one["synthetic-global"] for one in result["scores"].values())
+    assert raw["frequency_bias/133"] < 0.6
+    for row in changed:
+        assert row["frequency_bias/133"] == pytest.approx(1, abs=0.25)
+        assert row["csi/133"] > raw["csi/133"] + 0.05 and row["mse"] > raw["mse"]

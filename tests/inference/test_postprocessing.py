@@ -190,7 +190,7 @@ def test_fit_opens_only_the_validation_split(run: Path, monkeypatch):
     opened, open_windows = [], calibration.open_windows
     monkeypatch.setattr(calibration, "open_windows", lambda *a, **k: opened.append(k["split"]) or open_windows(*a, **k))
     model = _Biased(run)
-    mapping = fit_quantile_mapping(model, model.config.data)
+    mapping = fit_quantile_mapping(model, model.config.data, model.config.sequence)
     assert opened == ["val"]
     source = open_windows(model.config.data, split="val", frames=7)
     windows = torch.from_numpy(np.stack([source.read(k) for k in range(len(source))]))
@@ -204,7 +204,7 @@ def test_fit_opens_only_the_validation_split(run: Path, monkeypatch):
         halved = np.where(past[:, -1] == 255, 0, past[:, -1] // 2)[valid]
         np.testing.assert_array_equal(mapping.forecast[lead][::BINS_PER_CODE], np.bincount(halved, minlength=256))
         assert mapping.forecast[lead].sum() == valid.sum()
-    few = fit_quantile_mapping(model, model.config.data, windows=4, batch_size=1)
+    few = fit_quantile_mapping(model, model.config.data, model.config.sequence, windows=4, batch_size=1)
     assert few.identity["windows"] == 4 and few.observed.sum() < mapping.observed.sum()
 
 
@@ -228,9 +228,11 @@ class _OneOfTwo(SingleRank):
 def test_ranks_and_batches_do_not_change_the_counts(run: Path):
     model = _Biased(run)
     first = _OneOfTwo(0)
-    fit_quantile_mapping(model, model.config.data, ranks=first)
-    both = fit_quantile_mapping(model, model.config.data, ranks=_OneOfTwo(1, first.own), batch_size=1)
-    single = fit_quantile_mapping(model, model.config.data, batch_size=3)
+    fit_quantile_mapping(model, model.config.data, model.config.sequence, ranks=first)
+    both = fit_quantile_mapping(
+        model, model.config.data, model.config.sequence, ranks=_OneOfTwo(1, first.own), batch_size=1
+    )
+    single = fit_quantile_mapping(model, model.config.data, model.config.sequence, batch_size=3)
     np.testing.assert_array_equal(both.forecast, single.forecast)
     np.testing.assert_array_equal(both.observed, single.observed)
 
@@ -243,7 +245,9 @@ def test_mapping_is_stored_with_its_run_and_rejected_for_another(run: Path):
     assert not is_calibrated(run, biased, model.config.data)
     path = calibrate_run(run, biased, model.config.data)
     mapping = load_quantile_mapping(run, model)
-    np.testing.assert_array_equal(mapping.forecast, fit_quantile_mapping(biased, model.config.data).forecast)
+    np.testing.assert_array_equal(
+        mapping.forecast, fit_quantile_mapping(biased, model.config.data, model.config.sequence).forecast
+    )
     assert is_calibrated(run, model, model.config.data)
     biased.weights_hash = "f" * 64
     calibrate_run(run, biased, model.config.data)
