@@ -89,9 +89,10 @@ def tiny_config(run_dir: Path, **overrides: Any) -> TrainConfig:
         },
         "batch": {"global_size": 4, "micro_size": 2},
         "engine": {"precision": "fp32"},
+        "validation": {"every_steps": 0, "export": "last"},
     }
     if "stage" in overrides and overrides["stage"] not in FORECASTING:
-        del sections["model"]
+        del sections["model"], sections["validation"]
     return from_mapping(TrainConfig, sections | overrides)
 
 

@@ -36,6 +36,7 @@ def _config(run_dir: Path, **changes: object) -> PipelineConfig:
         "batch": {"global_size": 4, "micro_size": 4},
         "engine": {"precision": "fp32"},
         "log": {"every_steps": 5},
+        "validation": {"windows": 4},
         "student": {"init": "teacher", "rollouts": "cached", "pseudo_dtype": "uint8"},
         "stages": {
             "teacher": {"max_steps": 100},

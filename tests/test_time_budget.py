@@ -7,7 +7,7 @@ import pytest
 from simcast_hpc.config import ConfigError, PipelineConfig, to_yaml
 from simcast_hpc.pipeline import time_budget as budget
 from simcast_hpc.pipeline.pipeline_checks import resumed_config
-from simcast_hpc.pipeline.stage_timing import StepSeconds, mean_seconds, short_runs, step_seconds
+from simcast_hpc.pipeline.stage_timing import StageCost, StepSeconds, short_runs, stage_cost, step_seconds
 from simcast_hpc.pipeline.time_budget import fit_steps, scale_steps
 from tests.test_pipeline_generative import five_stages
 
@@ -66,15 +66,33 @@ def test_step_seconds_exclude_the_first_interval():
     lines = [{"step": step, "time/seconds_per_step": 0.1 * step, "loss": 1.0} for step in range(5, 45, 5)]
     lines.insert(3, {"step": 15, "validation/crps": 0.1})
     seconds = step_seconds(lines)
-    assert seconds == pytest.approx((1.5, 3.5))
-    assert step_seconds(lines[:5]) == pytest.approx((1.5, 1.5))
+    assert seconds == pytest.approx((1.5, 3.5, 0.0))
+    assert step_seconds(lines[:5]) == pytest.approx((1.5, 1.5, 0.0))
+    assert step_seconds([*lines, {"step": 40, "time/validation_seconds": 7.0}]).validation == 7.0
 
 
 def test_mean_seconds_of_an_autoencoder_weights_both_phases(tmp_path):
     config = pipeline(tmp_path)
-    assert mean_seconds(config.train_config("autoencoder"), StepSeconds(1.0, 4.0)) == pytest.approx(2.0)
+    assert stage_cost(config.train_config("autoencoder"), StepSeconds(1.0, 4.0)) == pytest.approx((2.0, 0.0))
     never = with_adversarial_start(tmp_path, 10**5)
-    assert mean_seconds(never.train_config("autoencoder"), StepSeconds(1.0, 4.0)) == 1.0
+    assert stage_cost(never.train_config("autoencoder"), StepSeconds(1.0, 4.0)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("validation", "expected"),
+    [
+        ({}, (1.0, 45.0)),  # every 20 of 300 steps: 15 validations
+        ({"every_steps": 10}, (1.3, 0.0)),
+        ({"every_steps": 0, "export": "last"}, (1.0, 0.0)),
+    ],
+)
+def test_validation_is_part_of_the_cost(tmp_path, validation, expected):
+    """By default the number of validations is fixed, otherwise the number of steps between them."""
+    config = pipeline(tmp_path, validation=validation)
+    measured = StepSeconds(1.0, 1.0, 0.0 if validation.get("every_steps") == 0 else 3.0)
+    assert stage_cost(config.train_config("direct"), measured) == pytest.approx(expected)
+    timed = runs_of(config)["direct"].validation
+    assert timed.validations(20) == (0 if validation.get("every_steps") == 0 else 1)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +130,8 @@ def test_scales_steps_by_the_time_of_each_stage():
 @pytest.fixture
 def fitted(tmp_path, monkeypatch) -> PipelineConfig:
     """A pipeline with steps fitted to one half, whose autoencoder was started."""
-    monkeypatch.setattr(budget, "measure_step_seconds", lambda config: dict.fromkeys(config.stages, 120.0 / 1400))
+    cost = StageCost(100.0 / 1400, 2.0)
+    monkeypatch.setattr(budget, "measure_costs", lambda config: dict.fromkeys(config.stages, cost))
     config = fit_steps(pipeline(tmp_path))
     (tmp_path / "autoencoder" / "checkpoints").mkdir(parents=True)
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")

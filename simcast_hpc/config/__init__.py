@@ -38,6 +38,7 @@ from .pipeline_config import (
 from .shipped_configs import copy_config, list_configs, resolve, summary
 from .stage_sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, Unit, is_operational, unit_of
 from .train_config import CheckpointConfig, LogConfig, SharedConfig, StudentConfig, TrainConfig, WatchConfig
+from .validation_config import ValidationConfig
 from .yaml_files import from_mapping, read_config, to_yaml
 
 __all__ = [
@@ -83,6 +84,7 @@ __all__ = [
     "TestSetConfig",
     "TrainConfig",
     "Unit",
+    "ValidationConfig",
     "WatchConfig",
     "copy_config",
     "expand_path",

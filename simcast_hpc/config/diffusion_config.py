@@ -170,7 +170,7 @@ class SamplingConfig(Section, read_by=("direct", "student", "diffusion")):
         return {key: value for key, value in self if value != fields[key].default}
 
 
-class ValidationConfig(StrictModel):
+class EnsembleValidationConfig(StrictModel):
     """Ensembles sampled during training with the averaged weights, in fp32, as section ``sampling`` describes."""
 
     every_steps: Annotated[int, Unit("optimizer steps")] = Field(default=0, ge=0)
@@ -208,5 +208,5 @@ class DiffusionConfig(Section, read_by=("diffusion",)):
     """Quantity that the denoiser predicts: the noise (`epsilon`) or the velocity (`v`)."""
     condition_dropout: Annotated[float, Unit("1")] = Field(default=0.1, ge=0, lt=1)
     """Probability that a training sample has no condition, for classifier-free guidance."""
-    validation: Operational[ValidationConfig] = ValidationConfig()
+    validation: Operational[EnsembleValidationConfig] = EnsembleValidationConfig()
     """Ensembles sampled during training; they do not affect it."""

@@ -23,6 +23,7 @@ from .stage_sections import (
     scientific_fields,
     unread_sections,
 )
+from .validation_config import ValidationConfig
 
 
 class StudentConfig(Section, read_by=("student",)):
@@ -120,6 +121,8 @@ class SharedConfig(StrictModel):
     """How ensembles are sampled, in validation and from the finished run."""
     ema: EMAConfig = EMAConfig()
     """Exponential moving average of the weights."""
+    validation: ValidationConfig = ValidationConfig()
+    """Validation during training, and the weights that it selects."""
     checkpoint: Operational[CheckpointConfig] = CheckpointConfig()
     """How often checkpoints are written."""
     log: Operational[LogConfig] = LogConfig()

@@ -22,6 +22,7 @@ def protocols_of(
     spacing_km: float | None = None,
     packed: bool = False,
     tables_only: bool = False,
+    field: str = "evaluation.protocols",
 ) -> list[ScoreProtocol]:
     """Return protocols by name with thresholds in encoded values of the data set; the first also sums power spectra.
 
@@ -35,18 +36,17 @@ def protocols_of(
         packed: whether any of the compared forecasts is stored as uint8: then all forecasts are rounded to integers,
             and the names of the protocols get the suffix ``-packed``.
         tables_only: whether to omit SSIM, FSS and spectra, which take most of the time on a CPU.
+        field: name of the configuration field, for messages.
 
     Raises:
         ConfigError: unknown protocol, it does not fit the data set, or the thresholds have different units.
     """
     spacing = spec.grid.spacing_km if spacing_km is None else spacing_km
-    protocols = [_by_name(spec, name, spacing) for name in names]
+    protocols = [_by_name(spec, name, spacing, field) for name in names]
     # A score file has one set of thresholds: 10 dBZ and 10 mm/h would have the same label.
     if len({one.unit for one in protocols}) > 1:
         units = ", ".join(f"{name} in {one.unit}" for name, one in zip(names, protocols, strict=True))
-        raise ConfigError(
-            f"evaluation.protocols have thresholds in different units ({units}); evaluate them separately"
-        )
+        raise ConfigError(f"{field} have thresholds in different units ({units}); evaluate them separately")
     if packed:
         protocols = [dataclasses.replace(one, name=f"{one.name}-packed", rounding="nearest") for one in protocols]
     if tables_only:
@@ -56,7 +56,7 @@ def protocols_of(
     return [dataclasses.replace(one, spectrum=one.spectrum or one.counting_hash == first) for one in protocols]
 
 
-def _by_name(spec: DatasetSpec, name: str, spacing: float) -> ScoreProtocol:
+def _by_name(spec: DatasetSpec, name: str, spacing: float, field: str) -> ScoreProtocol:
     if name in _OWN:
         return protocol_for(
             f"{spec.name}-{name}",
@@ -70,25 +70,25 @@ def _by_name(spec: DatasetSpec, name: str, spacing: float) -> ScoreProtocol:
     try:
         protocol = resolve_protocol(name)
     except KeyError as error:
-        raise ConfigError(f"evaluation.protocols: {error.args[0]}; or {', '.join(_OWN)}") from error
+        raise ConfigError(f"{field}: {error.args[0]}; or {', '.join(_OWN)}") from error
     if name == "pysteps":
-        protocol = _with_thresholds(protocol, spec, spec.threshold_codes(), spec.threshold_labels())
+        protocol = _with_thresholds(protocol, spec, spec.threshold_codes(), spec.threshold_labels(), field)
         return dataclasses.replace(protocol, unit=spec.thresholds.unit, **_scales(spacing))
     if protocol.unit == "code" and spec.encoding.kind != "sevir_vil":
         raise ConfigError(
-            f"evaluation.protocols: {name} requires the VIL encoding of SEVIR, but {spec.name} is encoded in "
+            f"{field}: {name} requires the VIL encoding of SEVIR, but {spec.name} is encoded in "
             f"{spec.encoding.unit}; choose from {', '.join(_OWN)}"
         )
     if protocol.unit != "code":
-        protocol = _in_dbz(protocol, spec)
+        protocol = _in_dbz(protocol, spec, field)
     return dataclasses.replace(protocol, **_scales(spacing)) if protocol.fss_km else protocol
 
 
-def _in_dbz(protocol: ScoreProtocol, spec: DatasetSpec) -> ScoreProtocol:
+def _in_dbz(protocol: ScoreProtocol, spec: DatasetSpec, field: str) -> ScoreProtocol:
     """Return ``hko7`` or ``meteonet-cascast`` with thresholds in encoded values of a data set in dBZ."""
     if spec.encoding.unit != "dBZ":
         raise ConfigError(
-            f"evaluation.protocols: {protocol.name} requires data in dBZ, but {spec.name} is encoded in "
+            f"{field}: {protocol.name} requires data in dBZ, but {spec.name} is encoded in "
             f"{spec.encoding.unit}; choose from {', '.join(_OWN)}"
         )
     values = [float(label) for label in protocol.labels]
@@ -99,20 +99,20 @@ def _in_dbz(protocol: ScoreProtocol, spec: DatasetSpec) -> ScoreProtocol:
         abs(code - value) > 1e-6 for code, value in zip(codes, values, strict=True)
     ):
         raise ConfigError(
-            f"evaluation.protocols: {protocol.name} divides dBZ by 70, but encoded values of {spec.name} are not dBZ; "
+            f"{field}: {protocol.name} divides dBZ by 70, but encoded values of {spec.name} are not dBZ; "
             f"use {protocol.name.removesuffix('-released')}"
         )
-    return _with_thresholds(protocol, spec, codes, protocol.labels)
+    return _with_thresholds(protocol, spec, codes, protocol.labels, field)
 
 
 def _with_thresholds(
-    protocol: ScoreProtocol, spec: DatasetSpec, codes: tuple[float, ...], labels: tuple[str, ...]
+    protocol: ScoreProtocol, spec: DatasetSpec, codes: tuple[float, ...], labels: tuple[str, ...], field: str
 ) -> ScoreProtocol:
     try:
         scale = protocol.scale if protocol.comparison != "codes" else 255.0
         return dataclasses.replace(protocol, thresholds=codes, labels=labels, scale=scale)
     except ValueError as error:
-        raise ConfigError(f"evaluation.protocols: {protocol.name} does not fit {spec.name}: {error}") from error
+        raise ConfigError(f"{field}: {protocol.name} does not fit {spec.name}: {error}") from error
 
 
 def _scales(spacing: float) -> dict[str, object]:

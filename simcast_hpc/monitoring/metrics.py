@@ -22,6 +22,7 @@ class MetricsWriter:
         if path.is_file():
             kept = [line for line in read_metrics(path) if line["step"] <= first_step]
             write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self.path = path
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 

@@ -1,4 +1,4 @@
-"""Measure the seconds per step of each stage on this machine, with short runs.
+"""Measure the seconds per step and per validation of each stage on this machine, with short runs.
 
 Forecasting stages with equal networks and batches are timed once, by the stage of the longest horizon; a student is
 timed as stage ``direct``, because reading its cached pseudo-frames costs little. An autoencoder is timed before and
@@ -22,18 +22,27 @@ from .stage_process import run_stage
 logger = logging.getLogger(__name__)
 _STEPS = 20
 _INTERVAL = 5  # steps; the first interval after a change includes compilation and allocation and is not counted
+_VALIDATION = "time/validation_seconds"
 _WHOLE_EVENT = 10**6  # window stride that leaves one window per event: fewer latents, equal steps
 
 
 class StepSeconds(NamedTuple):
-    """Seconds per optimizer step before and after the discriminator is added; equal if there is none."""
+    """Seconds per step before and after the discriminator is added (equal without one), and per validation."""
 
     before: float
     after: float
+    validation: float = 0.0
 
 
-def measure_step_seconds(config: PipelineConfig) -> dict[str, float]:
-    """Return the mean seconds per optimizer step of each stage, over its requested steps.
+class StageCost(NamedTuple):
+    """Mean seconds per optimizer step, and seconds of the validations whose number does not depend on the steps."""
+
+    step: float
+    fixed: float = 0.0
+
+
+def measure_costs(config: PipelineConfig) -> dict[str, StageCost]:
+    """Return the cost of each stage, for its requested steps.
 
     The short runs are written to the folder ``timing`` of the run directory, which is removed.
     """
@@ -47,7 +56,7 @@ def measure_step_seconds(config: PipelineConfig) -> dict[str, float]:
             run_stage(run, "train", ranks=config.launch.ranks, quiet=True)
             measured[run.run_dir] = step_seconds(read_metrics(RunDirectory(run.run_dir).metrics))
     shutil.rmtree(folder)
-    return {name: mean_seconds(stage, measured[runs[name].run_dir]) for name, stage in stages.items()}
+    return {name: stage_cost(stage, measured[runs[name].run_dir]) for name, stage in stages.items()}
 
 
 def short_runs(stages: Mapping[str, TrainConfig], folder: Path) -> dict[str, TrainConfig]:
@@ -77,25 +86,39 @@ def step_seconds(lines: Sequence[Mapping[str, Any]]) -> StepSeconds:
     seconds = {line["step"]: line["time/seconds_per_step"] for line in lines if "time/seconds_per_step" in line}
     before = fmean(each for step, each in seconds.items() if _INTERVAL < step <= _STEPS)
     after = [each for step, each in seconds.items() if step > _STEPS + _INTERVAL]
-    return StepSeconds(before, fmean(after) if after else before)
+    validation = [line[_VALIDATION] for line in lines if _VALIDATION in line]
+    return StepSeconds(before, fmean(after) if after else before, fmean(validation) if validation else 0.0)
 
 
-def mean_seconds(stage: TrainConfig, seconds: StepSeconds) -> float:
-    """Return the mean seconds per step over all steps of ``stage``."""
+def stage_cost(stage: TrainConfig, seconds: StepSeconds) -> StageCost:
+    """Return the cost of ``stage``.
+
+    A fixed interval between validations adds to the time of a step; the default, a fraction of the steps, is a fixed
+    number of validations.
+    """
     share = min(1.0, stage.autoencoder.adversarial_start / stage.max_steps)
-    return share * seconds.before + (1.0 - share) * seconds.after
+    step = share * seconds.before + (1.0 - share) * seconds.after
+    if stage.stage not in FORECASTING:
+        return StageCost(step)
+    if stage.validation.every_steps is None:
+        return StageCost(step, stage.validation.validations(stage.max_steps) * seconds.validation)
+    interval = stage.validation.every_steps
+    return StageCost(step + seconds.validation / interval if interval else step)
 
 
 def _cost(stage: TrainConfig) -> str:
     """Return the fields that decide the time of a step of a forecasting stage, except its horizon."""
     all_events = stage.model_copy(update={"data": stage.data.model_copy(update={"hold_out": None})})
-    return all_events.model_dump_json(include={"batch", "data", "engine", "ema", "model", "sequence"})
+    return all_events.model_dump_json(include={"batch", "data", "engine", "ema", "model", "sequence", "validation"})
 
 
 def _short(stage: TrainConfig, run_dir: Path, /, **changes: Any) -> TrainConfig:
     log = stage.log.model_copy(update={"every_steps": _INTERVAL})
     checkpoint = stage.checkpoint.model_copy(update={"every_steps": 0})
     shared = {"run_dir": run_dir, "max_steps": _STEPS, "log": log, "checkpoint": checkpoint}
+    if stage.stage in FORECASTING and stage.validation.every_steps != 0:
+        after_last_step = {"every_steps": _STEPS, "export": "last", "patience": None}
+        shared["validation"] = stage.validation.model_copy(update=after_last_step)
     return stage.model_copy(update=shared | changes)
 
 

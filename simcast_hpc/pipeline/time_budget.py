@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from simcast_hpc.config import FORECASTING, PipelineConfig
 
-from .stage_timing import measure_step_seconds
+from .stage_timing import measure_costs
 
 logger = logging.getLogger(__name__)
 _FEWEST_STEPS = 20
@@ -15,16 +15,18 @@ _FEWEST_STEPS = 20
 def fit_steps(config: PipelineConfig) -> PipelineConfig:
     """Time short runs of the stages, and return the configuration with all steps scaled so that training fits.
 
-    The budget excludes rollouts, latents, the start of processes, and verification.
+    The budget includes the validation of forecasting stages. It excludes rollouts, latents, ensembles sampled during
+    training, the start of processes, and verification.
     """
     assert config.time_budget_minutes is not None
     stages = {name: config.train_config(name) for name in config.stages}
     requested = {name: stage.max_steps for name, stage in stages.items()}
-    seconds = measure_step_seconds(config)
+    costs = measure_costs(config)
+    seconds = {name: cost.step for name, cost in costs.items()}
     steps = scale_steps(
         requested,
         seconds_per_step=seconds,
-        budget_seconds=config.time_budget_minutes * 60,
+        budget_seconds=max(0.0, config.time_budget_minutes * 60 - sum(cost.fixed for cost in costs.values())),
         forecasting=[name for name, stage in stages.items() if stage.stage in FORECASTING],
     )
     listed = ", ".join(

@@ -27,6 +27,7 @@ class RunDirectory:
         self.config, self.versions, self.metrics = path / "config.yaml", path / "versions.json", path / "metrics.jsonl"
         self.checkpoints, self.events, self.done = path / "checkpoints", path / "events", path / "DONE.json"
         self.weights, self.stacks = path / "weights" / "model.safetensors", path / "stacks"
+        self.best = path / "best"
 
     def prepare(self, config: StrictModel) -> None:
         """Create the directory, remove what killed runs left, and write the configuration and the software versions.
@@ -57,7 +58,7 @@ class RunDirectory:
             raise self._not_writable(error) from error
 
     def _reject_obstacles(self) -> None:
-        folders = (self.checkpoints, self.weights.parent, self.events, self.stacks)
+        folders = (self.checkpoints, self.weights.parent, self.best, self.events, self.stacks)
         for path in (*reversed(self.path.parents), self.path, *folders):
             if path.is_symlink() and not path.exists():
                 target = path.readlink()

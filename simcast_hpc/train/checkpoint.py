@@ -87,6 +87,7 @@ class CheckpointWriter:
         identity: Mapping[str, Any],
         average: Tensors | None = None,
         auxiliary: Tensors | None = None,
+        validation: Mapping[str, Any] | None = None,
     ) -> None:
         """Copy the state to the host and start writing it. A collective.
 
@@ -97,6 +98,7 @@ class CheckpointWriter:
             identity: of the run, for :meth:`Checkpoint.require`.
             average: this rank's share of the moving average.
             auxiliary: state outside the engine, complete on every rank.
+            validation: the choice of the best weights so far.
 
         Raises:
             CheckpointError: the previous checkpoint could not be written; the one before it is kept.
@@ -117,6 +119,8 @@ class CheckpointWriter:
         if rank == 0:
             share |= {f"auxiliary/{name}": _to_host(value) for name, value in (auxiliary or {}).items()}
         manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": size}
+        if validation is not None:
+            manifest["validation"] = dict(validation)
         self._thread = threading.Thread(target=self._write, args=(partial, final, share, manifest), daemon=True)
         self._thread.start()
         self.pending_step = step

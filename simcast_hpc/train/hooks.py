@@ -14,6 +14,7 @@ from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.losses import ForecastLoss
 from simcast_hpc.monitoring.metrics import MetricsWriter
 
+from .best_weights import BestWeights
 from .checkpoint import CheckpointWriter
 from .ema import EMA
 from .learning_rate import learning_rate
@@ -112,8 +113,10 @@ class CheckpointHook:
         global_size: int,
         identity: Mapping[str, Any],
         ema: EMA | None = None,
+        best: BestWeights | None = None,
     ):
-        self.writer, self.engine, self.global_size, self.identity, self.ema = writer, engine, global_size, identity, ema
+        self.writer, self.engine, self.global_size, self.identity = writer, engine, global_size, identity
+        self.ema, self.best = ema, best
 
     def __call__(self, step: int, _report: StepReport) -> None:
         """Start writing the checkpoint of ``step``. A collective."""
@@ -124,6 +127,7 @@ class CheckpointHook:
             identity=self.identity,
             average=None if self.ema is None else self.ema.tensors,
             auxiliary=self.engine.auxiliary_state(),
+            validation=None if self.best is None else self.best.state(),
         )
 
 

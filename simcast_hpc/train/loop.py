@@ -148,6 +148,7 @@ def train(
     guard: NonFiniteGuard | None = None,
     timer: StepTimer | None = None,
     hooks: Iterable[PeriodicHook] = (),
+    ended: Callable[[], bool] = lambda: False,
 ) -> tuple[int, StopReason]:
     """Train from ``first_step`` until ``max_steps`` optimizer steps are done or the run is asked to exit.
 
@@ -161,6 +162,8 @@ def train(
         guard: against non-finite losses and gradients.
         timer: of the work of this rank that waits for no other rank.
         hooks: called after their steps; losses are tensors on the device, so a hook calls ``.item()`` if needed.
+        ended: whether a hook has ended training before ``max_steps``, the same on every rank. The hooks after it are
+            called as after the last step.
 
     Returns:
         The last step, and why the run ended early, or ``StopReason.NONE``: the same on every rank.
@@ -171,16 +174,16 @@ def train(
     step, hooks = first_step, tuple(hooks)
     reduce_status = reduce_status or StatusReduction(torch.Tensor.tolist)
     guard, timer = guard or NonFiniteGuard(), timer or StepTimer(torch.device("cpu"))
-    while step < max_steps:
+    while step < max_steps and not ended():
         before_step(step)
         report = _forward_backward(engine, batches, reduce_status=reduce_status, timer=timer)
         step += 1
         guard.step(engine, report, step=step)
         exiting = report.status.stop_reason != StopReason.NONE
         for periodic in hooks:
-            if periodic.is_due(step, max_steps, exiting=exiting):
+            if periodic.is_due(step, step if ended() else max_steps, exiting=exiting):
                 periodic.hook(step, report)
-        if exiting and step < max_steps:
+        if exiting and step < max_steps and not ended():
             return step, report.status.stop_reason
     return step, StopReason.NONE
 

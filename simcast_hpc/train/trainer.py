@@ -32,8 +32,10 @@ from simcast_hpc.storage.atomic_files import write_tensors
 from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
+from .best_weights import BestWeights
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
 from .ema import EMA
+from .forecast_validation import ForecastValidation, higher_is_better
 from .hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import adam_betas, learning_rate
 from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
@@ -43,6 +45,7 @@ from .stages import STAGES, Stage
 from .step_status import StatusReduction
 from .step_timing import StepTimer
 from .stop_errors import raise_for, reject_stop_file
+from .validation import Validation, ValidationHook
 from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -56,11 +59,13 @@ class Plan:
         config: fitted to the grid of the data; the stage has the same one.
         stage: what is trained.
         directory: where the run writes.
+        validation: scores weights during training; None without validation.
     """
 
     config: TrainConfig
     stage: Stage
     directory: RunDirectory
+    validation: Validation | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -86,7 +91,8 @@ def plan(config: TrainConfig) -> Plan:
     stage_type = STAGES[config.stage]
     source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))
     config = stage_type.fit_config(config, training_grid(config.data, source.grid))
-    return Plan(config, stage_type(config, source), RunDirectory(config.run_dir))
+    stage = stage_type(config, source)
+    return Plan(config, stage, RunDirectory(config.run_dir), stage.open_validation())
 
 
 def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None = None) -> None:
@@ -145,10 +151,13 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     stage.initialize(module.get_submodule("model"))
     # 2. Windows and engine
     windows = stage.prepare(ranks)
+    if planned.validation is not None:
+        planned.validation.prepare(ranks)
     engine = stage.wrap_engine(build_engine(module, config, ranks), ranks)
     ema = EMA(config.ema, engine.engine, ranks) if config.ema.decay is not None else None
     # 3. Resume
-    first_step = _resume(planned, engine, ranks, ema)
+    best = _best_weights(planned, ranks, lock)
+    first_step = _resume(planned, engine, ranks, ema, best)
     # 4. Train
     writer = CheckpointWriter(
         directory.checkpoints,
@@ -175,9 +184,12 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
             hooks=[
                 PeriodicHook(1, WriteFailureHook(writer)),
                 *([] if ema is None else [PeriodicHook(1, ema)]),
-                *_monitoring_hooks(planned, ranks, engine, timer, ema, first_step=first_step, resources=resources),
-                *_checkpoint_hooks(planned, writer, engine, ema),
+                *_monitoring_hooks(
+                    planned, ranks, engine, timer, ema, best, first_step=first_step, resources=resources
+                ),
+                *_checkpoint_hooks(planned, writer, engine, ema, best),
             ],
+            ended=lambda: best is not None and best.stopped,
         )
     writer.wait()
     if reason != StopReason.NONE:
@@ -190,7 +202,22 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     with ranks.together():
         if ranks.is_first:
             lock.check()
-            _export(planned, checkpoint, metadata)
+            _export(planned, checkpoint, metadata, best)
+
+
+def _best_weights(planned: Plan, ranks: TorchRanks, lock: DirectoryLock) -> BestWeights | None:
+    """Return the choice of the best weights, which the forecasting stages have."""
+    if not isinstance(planned.validation, ForecastValidation):
+        return None
+    return BestWeights(
+        planned.directory.best,
+        planned.config.validation,
+        higher_is_better=higher_is_better(planned.config.validation.score),
+        checkpoints=planned.directory.checkpoints,
+        fingerprint=planned.validation.source.fingerprint,
+        ranks=ranks,
+        check_owner=lock.check,
+    )
 
 
 def _device_batches(
@@ -223,6 +250,7 @@ def _monitoring_hooks(
     engine: StageEngine,
     timer: StepTimer,
     ema: EMA | None,
+    best: BestWeights | None,
     *,
     first_step: int,
     resources: ExitStack,
@@ -236,6 +264,10 @@ def _monitoring_hooks(
         resources.callback(writer.close)
         resources.callback(bar.close)
         progress = [PeriodicHook(1, bar)]
+    validation = []
+    if planned.validation is not None:
+        hook = ValidationHook(planned.validation, engine.engine, ranks, ema, writer, best)
+        validation = [PeriodicHook(planned.validation.every_steps, hook)]
     watchdog = resources.enter_context(
         Watchdog(
             directory.stacks,
@@ -250,16 +282,17 @@ def _monitoring_hooks(
         PeriodicHook(config.log.every_steps, StragglerHook(config.watch, ranks, timer)),
         *progress,
         *planned.stage.hooks(engine.engine, ranks, ema, writer),
+        *validation,
         PeriodicHook(1, watchdog),
     ]
 
 
 def _checkpoint_hooks(
-    planned: Plan, writer: CheckpointWriter, engine: StageEngine, ema: EMA | None
+    planned: Plan, writer: CheckpointWriter, engine: StageEngine, ema: EMA | None, best: BestWeights | None
 ) -> list[PeriodicHook]:
     config = planned.config.checkpoint
     save = CheckpointHook(
-        writer, engine, global_size=planned.config.batch.global_size, identity=planned.identity, ema=ema
+        writer, engine, global_size=planned.config.batch.global_size, identity=planned.identity, ema=ema, best=best
     )
     return [
         PeriodicHook(config.every_steps, save, before_exit=True),
@@ -267,9 +300,11 @@ def _checkpoint_hooks(
     ]
 
 
-def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | None) -> int:
+def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | None, best: BestWeights | None) -> int:
     """Restore the newest intact checkpoint and return its step; 0 if there is none."""
     checkpoint = newest_intact(planned.directory.checkpoints, ranks)
+    if best is not None:
+        best.restore(checkpoint)
     if checkpoint is None:
         return 0
     with ranks.together():
@@ -287,9 +322,13 @@ def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | No
     return checkpoint.step
 
 
-def _export(planned: Plan, checkpoint: Checkpoint, metadata: Mapping[str, str]) -> None:
-    """Export the weights of a checkpoint with their metadata, and mark the run as finished."""
+def _export(planned: Plan, checkpoint: Checkpoint, metadata: Mapping[str, str], best: BestWeights | None) -> None:
+    """Export the weights of a checkpoint, or the best ones, with their metadata, and mark the run as finished."""
     path = planned.directory.weights
     path.parent.mkdir(exist_ok=True)
-    write_tensors(path, checkpoint.model_weights(), metadata=metadata)
-    planned.directory.finish(planned.identity, steps=checkpoint.step, weights=file_hash(path), **metadata)
+    results: dict[str, Any] = {"steps": checkpoint.step, **metadata}
+    weights = checkpoint.model_weights() if best is None else best.exported(checkpoint)
+    if best is not None:
+        results["validation"] = best.description(checkpoint)
+    write_tensors(path, weights, metadata=metadata)
+    planned.directory.finish(planned.identity, weights=file_hash(path), **results)

@@ -18,6 +18,19 @@ from .protocols import ScoreProtocol
 from .published_protocols import resolve_protocol
 from .sufficient_statistics import TABLE, Statistics
 
+_HIGHER_IS_BETTER = ("csi", "pod", "hss", "fss", "ssim", "psnr", "roc_area")
+_LOWER_IS_BETTER = ("far", "mse", "mae", "crps", "crps_standard", "brier", "balanced_mse", "balanced_mae")
+
+
+def is_higher_better(key: str) -> bool | None:
+    """Return whether higher values of a score are better; None if neither is, as for biases, spread and coverage.
+
+    Args:
+        key: a key of :func:`scores`.
+    """
+    name = key.partition("/")[0].partition("_pool")[0].partition("_neighbourhood")[0]
+    return True if name in _HIGHER_IS_BETTER else False if name in _LOWER_IS_BETTER else None
+
 
 def score(
     observation: Tensor | np.ndarray,

@@ -174,6 +174,7 @@ _OF_SECTION = {
     "data": ("augment", True), "sequence": ("frames_in", 7), "batch": ("global_size", 64), "ema": ("decay", 0.5),
     "optimizer": ("learning_rate", 1e-5), "engine": ("zero_stage", 2), "checkpoint": ("keep", 3),
     "log": ("every_steps", 3), "watch": ("most_skipped", 3),
+    "validation": ("windows", 3),
 }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ def teacher_config(tmp_path_factory: pytest.TempPathFactory, archive: Path) -> P
             "engine": {"precision": "fp32"},
             "checkpoint": {"every_steps": 2},
             "log": {"every_steps": 1},
+            "validation": {"every_steps": 0, "export": "last"},
         },
     )
     path = tmp_path_factory.mktemp("config") / "teacher.yaml"

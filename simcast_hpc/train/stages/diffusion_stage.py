@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +17,9 @@ from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, denoiser, load_autoencoder
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
-from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.storage.block_store import BlockStore
 from simcast_hpc.train.condition_forecasts import ConditionForecasts, reject_other_data
-from simcast_hpc.train.ema import EMA
-from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
-from simcast_hpc.train.loop import PeriodicHook
+from simcast_hpc.train.ensemble_validation import EnsembleValidation
 from simcast_hpc.train.precompute_latents import StoredLatents, fill_latents
 
 from .stage import Stage
@@ -79,13 +75,11 @@ class DiffusionStage(Stage):
                 f"frames of {source.grid[0]} x {source.grid[1]} cannot be encoded: the autoencoder requires multiples "
                 f"of {model.reduction}"
             )
-        # 4. Stored latents, noise schedule, validation
+        # 4. Stored latents, noise schedule
         self.latents.is_complete()
         self.schedule = make_schedule(
             section.schedule, timesteps=section.timesteps, beta_start=section.beta_start, beta_end=section.beta_end
         )
-        validates = section.validation.every_steps > 0
-        self.validation = EnsembleValidation(config, self.autoencoder, self.conditions.student) if validates else None
 
     @property
     def latents(self) -> BlockStore:
@@ -160,11 +154,8 @@ class DiffusionStage(Stage):
         observed = (latents(sequence.frames_in),) if self.config.diffusion.casformer.observations else ()
         return noisy, torch.zeros(batch_size, dtype=torch.int64, device=device), condition, target, *observed
 
-    def hooks(
-        self, engine: Any, ranks: TorchRanks, ema: EMA | None, writer: MetricsWriter | None
-    ) -> list[PeriodicHook]:
-        """Return the validation hook, if validation is on."""
-        if self.validation is None:
-            return []
-        hook = ValidationHook(self.validation, engine, ranks, ema, writer)
-        return [PeriodicHook(self.config.diffusion.validation.every_steps, hook)]
+    def open_validation(self) -> EnsembleValidation | None:
+        """Return the validation of sampled ensembles, if it is on."""
+        if self.config.diffusion.validation.every_steps == 0:
+            return None
+        return EnsembleValidation(self.config, self.autoencoder, self.conditions.student)

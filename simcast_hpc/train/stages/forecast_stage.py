@@ -15,6 +15,7 @@ from simcast_hpc.diffusion.counter_noise import training_noise
 from simcast_hpc.distill.cut_windows import EnsembleSample, Sample, starts, window_of_codes
 from simcast_hpc.losses import ForecastLoss, build_loss
 from simcast_hpc.models import build_model, missing_value, noise_shape, with_grid
+from simcast_hpc.train.forecast_validation import ForecastValidation
 
 from .stage import Stage
 
@@ -69,12 +70,19 @@ class ForecastStage(Stage):
 
     def sample(self, batch: MicroBatch) -> Sample | EnsembleSample:
         """Return inputs, targets and mask of each sequence, and the noise of its members if the network takes noise."""
-        window = self.window(batch)
+        return self._with_noise(self.window(batch), batch.positions, purpose=f"{self.name}-member")
+
+    def validation_sample(self, codes: torch.Tensor, index: int) -> Sample | EnsembleSample:
+        """Return the sample at the start of validation window ``index``, uint8 ``[1, T + T_l, H, W]``."""
+        frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
+        first = torch.zeros(1, dtype=torch.int64, device=codes.device)
+        window = window_of_codes(codes, first, frames_in=frames_in, frames_out=frames_out, missing=self.missing)
+        return self._with_noise(window, [index], purpose="validation-member")
+
+    def _with_noise(self, window: Sample, positions: list[int], *, purpose: str) -> Sample | EnsembleSample:
         if not self.config.model.noise_channels:
             return window
-        rows = training_noise(
-            batch.positions, seed=self.config.seed, purpose=f"{self.name}-member", device=window.inputs.device
-        )
+        rows = training_noise(positions, seed=self.config.seed, purpose=purpose, device=window.inputs.device)
         shape = self._noise_shape((window.inputs.shape[3], window.inputs.shape[4]))
         members = [rows.normal(shape, step=member) for member in range(self.config.loss.members)]
         return EnsembleSample(*window, torch.stack(members, dim=1))
@@ -101,6 +109,14 @@ class ForecastStage(Stage):
         """Return the shape of the noise of one member for frames of ``grid``."""
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
         return noise_shape(self.config.model, frames_in=frames_in, frames_out=frames_out, grid=grid)
+
+    def open_validation(self) -> ForecastValidation | None:
+        """Return the validation of the forecasts to the long horizon, if it is on."""
+        if self.config.validation.interval(self.config.max_steps) == 0:
+            return None
+        # The loss collects its terms for the metrics of training, so validation has one of its own.
+        own = ForecastModule(self.module().model, build_loss(self.config.loss, target_spec(self.config.data)))
+        return ForecastValidation(self.config, own, self.validation_sample)
 
     def augment(self, frames: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return frames ``[B, T, H, W]`` of a micro-batch, cropped and flipped by the configuration."""

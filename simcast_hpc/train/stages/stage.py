@@ -1,9 +1,9 @@
 """The base class of training stages: the methods that the trainer calls, with defaults that do nothing.
 
 ``trainer.py`` calls a stage in this order: :meth:`Stage.window_frames` and :meth:`Stage.fit_config` of the class, the
-constructor, and then, on the device, :meth:`Stage.module`, :meth:`Stage.initialize`, :meth:`Stage.prepare`,
-:meth:`Stage.wrap_engine`, :meth:`Stage.warm_up` (only to resume), :meth:`Stage.hooks`, :meth:`Stage.sample` once per
-micro-batch, and :meth:`Stage.export_metadata`.
+constructor, :meth:`Stage.open_validation`, and then, on the device, :meth:`Stage.module`, :meth:`Stage.initialize`,
+:meth:`Stage.prepare`, :meth:`Stage.wrap_engine`, :meth:`Stage.warm_up` (only to resume), :meth:`Stage.hooks`,
+:meth:`Stage.sample` once per micro-batch, and :meth:`Stage.export_metadata`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,6 +22,7 @@ from simcast_hpc.train.checkpoint import Checkpoint
 from simcast_hpc.train.ema import EMA
 from simcast_hpc.train.loop import PeriodicHook
 from simcast_hpc.train.stage_engine import StageEngine
+from simcast_hpc.train.validation import Validation
 
 
 class Stage(ABC):
@@ -92,6 +93,14 @@ class Stage(ABC):
                 self.module()(*self.example_sample(1, torch.device("meta")))
             except ValueError as error:
                 raise ConfigError(f"the model does not fit: {error}") from error
+
+    def open_validation(self) -> Validation | None:
+        """Return the validation during training, which needs no device yet; None without validation.
+
+        Raises:
+            ConfigError: validation is configured, but is not possible.
+        """
+        return None
 
     def initialize(self, model: torch.nn.Module) -> None:  # noqa: B027  a default, not an omission
         """Change the fresh weights of the submodule ``model`` in place; they are random by default."""

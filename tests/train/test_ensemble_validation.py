@@ -11,7 +11,8 @@ import torch
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.inference.trained_ensemble import load_ensemble
-from simcast_hpc.train.ensemble_validation import EnsembleValidation, ValidationHook
+from simcast_hpc.train.ensemble_validation import EnsembleValidation
+from simcast_hpc.train.validation import ValidationHook
 from tests.archives import Row, make_archive, random_codes
 from tests.generative_runs import OneRank, diffusion_config, make_runs
 from tests.train.test_diffusion_stage import diffusion_stage
@@ -33,7 +34,7 @@ def runs(root, tmp_path_factory) -> Path:
 @pytest.fixture
 def validation(root, runs, tmp_path) -> EnsembleValidation:
     section = {"every_steps": 2, "windows": 3, "members": 3}
-    validation = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, validation=section)).validation
+    validation = diffusion_stage(diffusion_config(tmp_path / "run", runs, root, validation=section)).open_validation()
     assert validation is not None
     return validation
 
@@ -74,6 +75,7 @@ def test_hook_writes_the_scores_of_the_moving_average(validation, runs):
     ema: Any = SimpleNamespace(tensors={name: 0.5 * tensor.detach() for name, tensor in parameters.items()})
     ValidationHook(validation, engine, RANKS, ema, writer)(7, None)
     expected = validation.scores({name: 0.5 * tensor for name, tensor in weights.items()}, RANKS)
+    assert metrics[7].pop("time/validation_seconds") > 0
     assert metrics == {7: {f"validation/{name}": value for name, value in expected.items()}}
 
 
@@ -82,15 +84,13 @@ def test_validation_is_off_by_default_and_not_part_of_the_science(root, runs, tm
         diffusion_stage(diffusion_config(tmp_path / "run", runs, root, validation={"every_steps": steps}))
         for steps in (0, 5)
     )
-    engine: Any = None
-    assert off.hooks(engine, RANKS, None, None) == []
-    (hook,) = on.hooks(engine, RANKS, None, None)
-    assert hook.steps == 5
+    validation = on.open_validation()
+    assert off.open_validation() is None and validation is not None and validation.every_steps == 5
     assert on.config.science() == off.config.science(), "a run may be resumed with other validation settings"
 
 
 def test_rejects_a_validation_split_without_windows(runs, tmp_path):
     root = make_archive(tmp_path / "archive", random_codes(2, 11))
     config = diffusion_config(tmp_path / "run", runs, root, validation={"every_steps": 5})
-    with pytest.raises((ConfigError, ValueError), match="val"):
-        diffusion_stage(config)
+    with pytest.raises(ConfigError, match=r"split 'val' .*diffusion\.validation\.every_steps=0"):
+        diffusion_stage(config).open_validation()
