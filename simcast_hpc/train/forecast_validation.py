@@ -28,7 +28,7 @@ from .validation import Validation, defined, in_window_order
 logger = logging.getLogger(__name__)
 LOSS = "loss"
 _BASELINES = ("persistence", "extrapolation")
-_LOGGED = ("mse", "mae")
+_LOGGED, _LOGGED_OF_ENSEMBLES = ("mse", "mae"), ("crps", "spread_skill")
 _LOGGED_FAMILIES = ("csi/", "frequency_bias/")
 # As in the evaluation: a threshold that is observed more rarely gives a noisy term of a mean.
 _MIN_PIXELS, _MIN_EVENTS = 1000, 5
@@ -39,10 +39,10 @@ HINT = "set validation.every_steps=0 and validation.export=last"
 class ForecastValidation(Validation):
     """Forecasts T_l frames of each window with a complete fp32 copy of the network on every rank.
 
-    Frames are validated whole; a network that takes only the grid of ``data.crop`` is validated on the center.
-
     The forecast is that of the finished run: one pass within the network's horizon, a rollout beyond it; of a network
-    with noise channels, ``sampling.members`` members, whose mean is scored. The loss is the training loss of the stage within its own horizon, without augmentation.
+    with noise channels, ``sampling.members`` members, whose mean is scored. The loss is the training loss of the stage
+    within its own horizon, without augmentation. Frames are validated whole; a network that takes only the grid of
+    ``data.crop`` is validated on the center.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class ForecastValidation(Validation):
         Args:
             config: of the run, fitted to the grid of the data.
             module: a new module from a sample to the loss of the stage, in fp32; its submodule ``model`` forecasts.
-
             sample: maps a window, uint8 ``[1, T + T_l, H, W]``, and its index to the arguments of ``module``.
 
         Raises:
@@ -180,8 +179,8 @@ class ForecastValidation(Validation):
             raise ConfigError(f"validation.score={score!r} is invalid; {hint}choose from {', '.join(valid)}")
 
     def _logged(self, by_key: Mapping[str, Any]) -> dict[str, float]:
-        own = self.config.validation.score
-        return defined(by_key, [key for key in by_key if key in (*_LOGGED, own) or key.startswith(_LOGGED_FAMILIES)])
+        own = self.config.validation.score, *(_LOGGED_OF_ENSEMBLES if self.config.model.noise_channels else ())
+        return defined(by_key, [key for key in by_key if key in (*_LOGGED, *own) or key.startswith(_LOGGED_FAMILIES)])
 
 
 def higher_is_better(score: str) -> bool:
