@@ -121,6 +121,7 @@ def _hybrid(study: Study) -> Iterator[Arm]:
     yield make.teacher("hybrid-teacher-4x", steps=4 * study.steps)
     yield make.student("hybrid-student-4x", "hybrid-teacher-4x", steps=4 * study.steps)
     yield make.student("hybrid-student-warm", "hybrid-teacher", warm_start=True)
+    yield make.student("hybrid-student-4x-warm", "hybrid-teacher-4x", steps=4 * study.steps, warm_start=True)
     yield make.direct("hybrid-future-direct", windows="with_future")
     yield make.oracle("hybrid-future-oracle")
 

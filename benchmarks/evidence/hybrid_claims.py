@@ -63,19 +63,31 @@ def hybrid_claims(study: Study) -> Iterator[Claim]:
         _mse("hybrid student with 4x steps minus optical flow of pysteps", "hybrid-student-4x", PYSTEPS),
     )
     yield claim(
+        "hybrid-skill-warm",
+        "A hybrid student with 4x steps that begins with the weights of its teacher (4x steps) beats optical-flow "
+        "extrapolation.",
+        _csi("4x warm hybrid student minus optical flow of pysteps", "hybrid-student-4x-warm", PYSTEPS),
+        _csi("4x warm hybrid student minus extrapolation", "hybrid-student-4x-warm", EXTRAPOLATION),
+        _mse("4x warm hybrid student minus optical flow of pysteps", "hybrid-student-4x-warm", PYSTEPS),
+    )
+    yield claim(
         "hybrid-leads",
-        "A hybrid student with 4x steps beats optical-flow extrapolation at every lead time.",
+        "The latter beats optical-flow extrapolation at every lead time.",
         *(
             difference(
-                f"CSI-M at lead time {lead}, hybrid student with 4x steps minus optical flow of pysteps",
-                "hybrid-student-4x", PYSTEPS, f"lead/{lead}/csi/mean",
+                f"CSI-M at lead time {lead}, 4x warm hybrid student minus optical flow of pysteps",
+                "hybrid-student-4x-warm", PYSTEPS, f"lead/{lead}/csi/mean",
             )
             for lead in range(1, study.sequence.frames_out + 1)
         ),
+    )  # fmt: skip
+    yield claim(
+        "hybrid-first-lead",
+        "A hybrid direct model beats persistence at the first lead time.",
         difference(
             "CSI-M at lead time 1, hybrid direct minus persistence", "hybrid-direct", PERSISTENCE, "lead/1/csi/mean"
         ),
-    )  # fmt: skip
+    )
     yield claim(
         "hybrid-rollout",
         "A rolled-out hybrid teacher beats the hybrid direct model at equal steps.",
@@ -113,6 +125,19 @@ def hybrid_claims(study: Study) -> Iterator[Claim]:
         difference("FAR-181, hybrid warm start minus hybrid teacher", "hybrid-student-warm", "hybrid-teacher",
                    "far/181", -1),
     )  # fmt: skip
+    yield claim(
+        "hybrid-warm-4x",
+        "With 4x steps for both, a hybrid student initialized with the teacher's weights preserves or raises the "
+        "teacher's CSI.",
+        _csi(
+            "4x warm hybrid student minus hybrid teacher with 4x steps", "hybrid-student-4x-warm", "hybrid-teacher-4x"
+        ),
+    )
+    yield claim(
+        "hybrid-warm-16x",
+        "It beats a plain direct model with 16x steps.",
+        _csi("4x warm hybrid student minus direct with 16x steps", "hybrid-student-4x-warm", "direct-16x"),
+    )
 
 
 def few_data_claims(study: Study) -> Iterator[Claim]:

@@ -13,6 +13,10 @@ from .arms import EXTRAPOLATION, PYSTEPS, arm_named
 from .intervals import Bootstrap
 
 _LINES = {
+    "hybrid student, warm start": (
+        Look("hybrid student, warm start", "#000000", "s", "-"),
+        ("hybrid-student-warm", "hybrid-student-4x-warm"),
+    ),
     "hybrid student": (Look("hybrid student", "#0072b2", "o", "-"), ("hybrid-student", "hybrid-student-4x")),
     "hybrid direct": (Look("hybrid direct", "#009e73", "v", "-"), ("hybrid-direct", "hybrid-direct-4x")),
     "direct": (
@@ -21,7 +25,7 @@ _LINES = {
     ),
 }
 _LEVELS = {
-    EXTRAPOLATION: Look("extrapolation", "#000000", "", ":"),
+    EXTRAPOLATION: Look("extrapolation", "#5f6368", "", ":"),
     PYSTEPS: Look("optical flow of pysteps", "#cc79a7", "", "-."),
 }
 _FEW = {

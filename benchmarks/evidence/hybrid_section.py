@@ -15,7 +15,8 @@ DIFFERENCES = (
     ("hybrid-direct-4x", PYSTEPS),
     ("hybrid-student", PYSTEPS),
     ("hybrid-student-4x", PYSTEPS),
-    ("hybrid-student-4x", EXTRAPOLATION),
+    ("hybrid-student-4x-warm", PYSTEPS),
+    ("hybrid-student-4x-warm", EXTRAPOLATION),
 )
 
 
@@ -25,7 +26,7 @@ def hybrid_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:
     shown = (
         PERSISTENCE, EXTRAPOLATION, PYSTEPS, "direct", f"teacher-{half}", f"student-{half}", "student-warm",
         "direct-4x", "student-4x", "direct-16x", "teacher-16x", "hybrid-direct", "hybrid-teacher", "hybrid-student",
-        "hybrid-student-warm", "hybrid-direct-4x", "hybrid-teacher-4x", "hybrid-student-4x",
+        "hybrid-student-warm", "hybrid-direct-4x", "hybrid-teacher-4x", "hybrid-student-4x", "hybrid-student-4x-warm",
     )  # fmt: skip
     steps = {arm.name: f", {arm.steps} steps" for arm in arms_of(evidence.study)}
     times = [f"{STEP_MINUTES * lead} min" for lead in range(1, leads + 1)]

@@ -24,7 +24,8 @@ class Headline(NamedTuple):
 
 HEADLINES = (
     Headline("hybrid", 0, "Starting from extrapolation helps, equal steps"),
-    Headline("hybrid-skill-4x", 0, "Hybrid student beats optical flow (pysteps)"),
+    Headline("hybrid-skill-warm", 0, "Hybrid student, warm start, beats optical flow"),
+    Headline("hybrid-skill-4x", 0, "Hybrid student from scratch beats optical flow"),
     Headline("skill", 3, "Direct model beats extrapolation"),
     Headline("skill-long", 0, "Direct model beats it after 16x steps"),
     Headline("autoregression", 0, "Rolled-out teacher beats direct, equal steps"),
@@ -136,10 +137,10 @@ def _of_extrapolation(words: _Words, steps: int) -> str:
     return (
         f"**Extrapolation.** Optical-flow extrapolation, without any training, has a CSI-M of "
         f"{words.score(EXTRAPOLATION)}, persistence {words.score(PERSISTENCE)}, the direct model "
-        f"{words.score('direct')} after {steps} and {words.score('direct-16x')} after {16 * steps} steps, and a hybrid "
-        f"student, which starts from extrapolation, {words.score('hybrid-student')} after {steps} and "
-        f"{words.score('hybrid-student-4x')} after {4 * steps} steps (minus pysteps' optical flow: "
-        f"{words.value('hybrid-skill-4x')})."
+        f"{words.score('direct')} after {steps} and {words.score('direct-16x')} after {16 * steps} steps; a hybrid "
+        f"student, which starts from extrapolation and after {4 * steps} steps from its teacher's weights, has "
+        f"{words.score('hybrid-student-4x-warm')} after {4 * steps} steps of its own (minus pysteps' optical flow: "
+        f"{words.value('hybrid-skill-warm')})."
     )
 
 
