@@ -251,7 +251,7 @@ def _train(
     selections = [PeriodicHook(max(1, config.max_steps // _SELECTIONS), selection.update)] if selection else []
     train(
         engine,
-        _device_batches(config, stage, source),
+        device_batches(config, stage, source),
         first_step=0,
         max_steps=config.max_steps,
         before_step=lambda step: set_learning_rate(
@@ -266,7 +266,8 @@ def _train(
     return curves
 
 
-def _device_batches(config: TrainConfig, stage: ForecastStage, source: EventWindows) -> Iterator[DeviceBatch]:
+def device_batches(config: TrainConfig, stage: ForecastStage, source: EventWindows) -> Iterator[DeviceBatch]:
+    """Yield the micro-batches of a run on the device, endlessly."""
     size = config.batch.global_size
     batches = micro_batches(
         source,
