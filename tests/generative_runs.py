@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from simcast_hpc.config import TrainConfig, to_yaml
 from simcast_hpc.distributed.ranks import SingleRank
 from simcast_hpc.inference.trained_ensemble import denoiser
+from simcast_hpc.models import build_model
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
@@ -20,6 +21,9 @@ SAMPLING: dict[str, Any] = {"steps": 4, "members": 5, "guidance": 1.5, "clip": 3
 DENOISER: dict[str, Any] = {
     "frame_width": 8, "frame_depth": 1, "frame_heads": 2, "width": 12, "depth": 1, "heads": 2,
 }  # fmt: skip
+
+
+CRPS: dict[str, Any] = {"mse_weight": 0.0, "crps_weight": 1.0, "thresholds": [], "weights": [1.0]}
 
 
 class OneRank(SingleRank):
@@ -62,6 +66,17 @@ def make_runs(folder: Path, root: Path, *, seed: int = 1) -> Path:
     hashes = {name: file_hash(RunDirectory(folder / name).weights) for name in ("autoencoder", "student")}
     write_finished(config, randomize(denoiser(config, channels=2), seed=3), hashes)
     return folder
+
+
+def write_noise_run(run_dir: Path, root: Path, *, base: str = "extrapolation", **over) -> Path:
+    """Write a finished run ``direct`` with two noise channels and random weights."""
+    data = {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}
+    model = tiny_config(run_dir).model.model_dump(mode="json") | {"noise_channels": 2, "base": base}
+    sampling = {"members": 5}
+    config = tiny_config(run_dir, data=data, model=model, loss=CRPS, sampling=sampling, **over)
+    torch.manual_seed(1)
+    network = build_model(config.model, frames_in=3, frames_out=4)
+    return write_finished(config, randomize(network, seed=2), {})
 
 
 def diffusion_config(run_dir: Path, runs: Path, root: Path, **overrides: Any) -> TrainConfig:

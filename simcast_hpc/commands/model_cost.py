@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from simcast_hpc.config import TrainConfig
 
-from .model_read import ModelTarget, dtype_of, subject_of
+from .model_read import ModelTarget, dtype_of, subject_of, teacher_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -157,6 +157,8 @@ def forecast_work(target: ModelTarget) -> "list[Work]":
         return []
     if run.stage != "diffusion":
         flops = _rollout_flops(target) if run.stage == "teacher" else _forward_flops(target)
+        if run.model.noise_channels:  # the pass of training has loss.members members
+            return [part("members", sampling.members, flops // run.loss.members, "fp32")]
         return [part("forecast", 1, flops, "fp32")]
     evaluations = sampling.members * sampling.steps * (1 if sampling.guidance == 1 else 2)
     return [
@@ -202,7 +204,7 @@ def cost_summary(cost: dict[str, Any], gpu: "Gpu") -> str:
 def _rollout_flops(target: ModelTarget) -> int:
     """Return the FLOPs of rolling a teacher out over the long horizon once."""
     run = target.run
-    teacher = run.model_copy(update={"stage": "teacher"})
+    teacher = teacher_of(run)
     passes = -(-run.sequence.frames_out // run.sequence.teacher_frames_out)
     return passes * _forward_flops(target._replace(run=teacher))
 

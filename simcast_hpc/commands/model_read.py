@@ -93,7 +93,9 @@ def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoencoder
         return flops.autoencoder(autoencoder, grid=grid)
     frames = {"frames_in": run.sequence.frames_in, "frames_out": run.frames_out}
     if run.stage in FORECASTING:
-        return flops.forecaster(with_grid(run.model, grid), grid=grid, dtype=dtype_of(run), **frames)
+        return flops.forecaster(
+            with_grid(run.model, grid), grid=grid, dtype=dtype_of(run), members=run.loss.members, **frames
+        )
     reduction = autoencoder.reduction
     if grid[0] % reduction or grid[1] % reduction:
         raise ValueError(
@@ -101,6 +103,12 @@ def subject_of(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoencoder
         )
     latent = (grid[0] // reduction, grid[1] // reduction)
     return flops.denoiser(run.diffusion.casformer, channels=autoencoder.latent_channels, grid=latent, **frames)
+
+
+def teacher_of(run: TrainConfig) -> TrainConfig:
+    """Return the teacher of a student, assumed to have its ``model``; teachers are deterministic."""
+    model = run.model.model_copy(update={"noise_channels": 0})
+    return run.model_copy(update={"stage": "teacher", "model": model})
 
 
 def auxiliary_bytes(run: TrainConfig, grid: tuple[int, int], autoencoder: AutoencoderConfig) -> tuple[int, int]:
@@ -119,7 +127,6 @@ def auxiliary_bytes(run: TrainConfig, grid: tuple[int, int], autoencoder: Autoen
     online = run.stage == "student" and run.student.extension == "teacher" and run.student.rollouts == "online"
     if not online:
         return 0, 0
-    teacher = run.model_copy(update={"stage": "teacher"})
     dtype = dtype_of(run)
-    network = subject_of(teacher, grid, autoencoder).on_meta(None, dtype)
+    network = subject_of(teacher_of(run), grid, autoencoder).on_meta(None, dtype)
     return dtype.itemsize * sum(parameter.numel() for parameter in network.parameters()), 0

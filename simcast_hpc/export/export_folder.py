@@ -11,7 +11,7 @@ from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
 from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, load_autoencoder
-from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_trained
+from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_network
 from simcast_hpc.models import grid_of
 from simcast_hpc.storage.atomic_files import atomic_directory, sweep, write_json, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
@@ -101,7 +101,7 @@ def _load(run_dir: Path) -> TrainedModel | TrainedAutoencoder:
                 f"around the network. Export its parts separately (simcast export "
                 f"{section.student} and {section.autoencoder}); for ensembles use simcast sample or simcast predict"
             )
-    return load_trained(run_dir)
+    return load_network(run_dir)
 
 
 def _write_program(program: Program, folder: Path, exported: ExportResult, *, onnx: bool) -> list[tuple[str, str]]:

@@ -11,8 +11,10 @@ from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder
 from simcast_hpc.inference.trained_model import TrainedModel
-from simcast_hpc.models import missing_value
+from simcast_hpc.models import missing_value, noise_shape
 from simcast_hpc.models.autoencoder import Autoencoder
+
+from .torch_export import Inputs, arguments
 
 # In fp32 the same operations in another order differ by a few units in the last place; one encoded value is 3.9e-3.
 TOLERANCE = 1e-5
@@ -27,9 +29,9 @@ class Program:
     module: nn.Module
     input_text: str
     output_text: str
-    make_input: Callable[[int], Tensor]
+    make_input: Callable[[int], Inputs]
 
-    def inputs(self) -> list[Tensor]:
+    def inputs(self) -> list[Inputs]:
         """Return the inputs of the check against the network: batches of 1 and 3 samples."""
         return [self.make_input(batch) for batch in _CHECKED_BATCHES]
 
@@ -47,6 +49,22 @@ class Nowcast(nn.Module):
             self.network, to_frames(codes), frames_out=self.frames_out, missing=self.missing, masks_forecast=False
         )
         return forecast.values
+
+
+class Member(nn.Module):
+    """Codes uint8 ``[B, T, H, W]`` and noise fp32 ``[B, max(T, T'), N, H, W]`` to one member per row.
+
+    Members are fp32 ``[B, T', H, W]`` in [0, 1], as in :class:`.NoiseEnsemble`; repeat the codes for several members.
+    """
+
+    def __init__(self, network: nn.Module, *, missing: float):
+        super().__init__()
+        self.network, self.missing = network, missing
+
+    def forward(self, codes: Tensor, noise: Tensor) -> Tensor:
+        """Return the members; a missing input pixel (code 255) has the value ``missing``, as in training."""
+        frames = to_frames(codes).fill(self.missing)[:, :, None]
+        return self.network(frames, noise[:, None])[:, 0, :, 0].clamp(0.0, 1.0)
 
 
 class Encode(nn.Module):
@@ -84,15 +102,29 @@ def programs_of_model(model: TrainedModel, grid: tuple[int, int]) -> list[Progra
     sequence = model.config.sequence
     frames_in, frames_out = sequence.frames_in, sequence.frames_out
     shape = f"{grid[0]}, {grid[1]}"
+    codes_text = (
+        f"codes: uint8 [batch, {frames_in}, {shape}], the last {frames_in} frames, oldest first; 255 is missing"
+    )
+    forecast_text = f"float32 [batch, {frames_out}, {shape}] in [0, 1], encoded values / 255, clipped"
+    missing = missing_value(model.config.model)
     nowcast = Program(
         "model",
-        Nowcast(model.network, frames_out=frames_out, missing=missing_value(model.config.model)),
-        f"codes: uint8 [batch, {frames_in}, {shape}], the last {frames_in} frames, oldest first; 255 is missing",
-        f"forecast: float32 [batch, {frames_out}, {shape}] in [0, 1], encoded values / 255, clipped",
+        Nowcast(model.network, frames_out=frames_out, missing=missing),
+        codes_text,
+        f"forecast: {forecast_text}",
         lambda batch: _codes((batch, frames_in, *grid)),
     )
+    if model.config.model.noise_channels:
+        noise = noise_shape(model.config.model, frames_in=frames_in, frames_out=frames_out, grid=grid)
+        nowcast = Program(
+            "model",
+            Member(model.network, missing=missing),
+            f"{codes_text}; noise: float32 [batch, {', '.join(map(str, noise))}], independent standard normal numbers",
+            f"one ensemble member per row of noise: {forecast_text}",
+            lambda batch: (_codes((batch, frames_in, *grid)), _normal((batch, *noise))),
+        )
     try:
-        nowcast.module(nowcast.make_input(1))
+        nowcast.module(*arguments(nowcast.make_input(1)))
     except ValueError as error:
         raise ConfigError(f"--grid {grid[0]} {grid[1]} does not fit the model: {error}") from error
     return [nowcast]
@@ -125,9 +157,14 @@ def programs_of_autoencoder(coder: TrainedAutoencoder, grid: tuple[int, int]) ->
             Decode(coder.network),
             f"latents: float32 {latents}, unscaled",
             f"frames: float32 {frames} in [0, 1]",
-            lambda batch: torch.randn(batch, *latent, generator=torch.Generator().manual_seed(batch)),
+            lambda batch: _normal((batch, *latent)),
         ),
     ]
+
+
+def _normal(shape: tuple[int, ...]) -> Tensor:
+    """Return standard normal numbers, equal at every call."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(shape[0]))
 
 
 def _codes(shape: tuple[int, ...]) -> Tensor:

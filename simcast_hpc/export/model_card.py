@@ -120,7 +120,8 @@ def _use(config: TrainConfig, facts: CardFacts) -> str:
         "import torch",
         "",
         f'model = torch.export.load("{first}").module()',
-        "output = model(tensor)   # inputs and outputs: see the table above",
+        f"output = model({'codes, noise' if config.model.noise_channels else 'tensor'})"
+        "   # inputs and outputs: see the table above",
         "```",
         "**Loading a `.pt2` file runs code that it contains.** Load it only from a source that you trust, after "
         "`sha256sum --check SHA256SUMS` with a copy of that file from its author. `model.safetensors` has no code.",
@@ -208,7 +209,12 @@ def _limits(config: TrainConfig) -> str:
     ]
     if spec.name == "synthetic":
         lines.append("- Trained on simulated storms: not for real weather.")
-    if config.stage != "autoencoder":
+    if config.model.noise_channels and config.stage != "autoencoder":
+        lines.append(
+            "- An ensemble: each row of noise gives one member. Repeat the codes with independent standard normal "
+            "noise; zero or scaled noise gives no valid member. The scores are those of an ensemble, not of one member."
+        )
+    elif config.stage != "autoencoder":
         lines.append(
             "- A deterministic forecast is overly smooth: it loses small and heavy cells with lead time. "
             "It is not a warning."

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from simcast_hpc.config import ConfigError, SimcastError
+
+from .torch_export import Inputs, arguments
 
 # onnxruntime sums convolutions in another order and has its own exponential.
 ONNX_TOLERANCE = 1e-4
@@ -38,7 +40,7 @@ def require_onnx() -> None:
         ) from error
 
 
-def write_onnx(program: ExportedProgram, original: nn.Module, inputs: Sequence[Tensor], path: Path) -> float:
+def write_onnx(program: ExportedProgram, original: nn.Module, inputs: Sequence[Inputs], path: Path) -> float:
     """Write a captured program as ONNX, run it by onnxruntime and return the max. difference from ``original``.
 
     Raises:
@@ -48,7 +50,7 @@ def write_onnx(program: ExportedProgram, original: nn.Module, inputs: Sequence[T
 
     try:
         with _quietly():
-            converted: Any = torch.onnx.export(program, (inputs[-1],), dynamo=True, verbose=False)
+            converted: Any = torch.onnx.export(program, arguments(inputs[-1]), dynamo=True, verbose=False)
             converted.save(str(path))
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         difference = max(_difference(session, original, one) for one in inputs)
@@ -64,11 +66,13 @@ def write_onnx(program: ExportedProgram, original: nn.Module, inputs: Sequence[T
     return difference
 
 
-def _difference(session: Any, original: nn.Module, inputs: Tensor) -> float:
-    outputs = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+def _difference(session: Any, original: nn.Module, inputs: Inputs) -> float:
+    given = arguments(inputs)
+    named = {own.name: tensor.numpy() for own, tensor in zip(session.get_inputs(), given, strict=True)}
+    outputs = session.run(None, named)
     with torch.no_grad():
-        expected = original(inputs)
-    pairs = zip(outputs, (expected,) if isinstance(expected, Tensor) else expected, strict=True)
+        expected = original(*given)
+    pairs = zip(outputs, arguments(expected), strict=True)
     return max(
         float(np.abs(output - other.numpy()).max() / max(1.0, other.abs().max().item())) for output, other in pairs
     )

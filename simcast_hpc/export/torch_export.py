@@ -13,13 +13,22 @@ from simcast_hpc.models.fp32_precision import fp32_precision
 BATCH = "batch"
 
 
-def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
-    """Return ``module`` as a program; its first axis is dynamic, all others are those of ``example``.
+# One input, or all inputs of a module with several.
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+def arguments(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the positional arguments of a module."""
+    return (inputs,) if isinstance(inputs, Tensor) else inputs
+
+
+def capture(module: nn.Module, example: Inputs) -> ExportedProgram:
+    """Return ``module`` as a program; the first axis of its inputs is dynamic, all others are those of ``example``.
 
     Under ``torch.export`` the kernels are traced as the PyTorch operations of their reference implementations.
 
     Args:
-        module: maps one tensor to one or several; in evaluation mode, on the CPU.
+        module: maps one tensor or several to one or several; in evaluation mode, on the CPU.
         example: an input with at least two samples, because a batch size of one would be captured as a constant.
 
     Raises:
@@ -27,7 +36,8 @@ def capture(module: nn.Module, example: Tensor) -> ExportedProgram:
     """
     batch = Dim(BATCH, min=1)
     with torch.no_grad():
-        program = torch.export.export(module, (example,), dynamic_shapes=({0: batch},))
+        inputs = arguments(example)
+        program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))
     if foreign := foreign_operators(program):
         raise ValueError(f"the captured program calls {', '.join(foreign)}, which does not come with PyTorch")
     return program
@@ -50,7 +60,7 @@ def save_program(program: ExportedProgram, path: Path) -> None:
 
 
 @fp32_precision()
-def largest_difference(program: nn.Module, original: nn.Module, inputs: Sequence[Tensor]) -> float:
+def largest_difference(program: nn.Module, original: nn.Module, inputs: Sequence[Inputs]) -> float:
     """Return the max. difference of two modules' outputs, relative to the largest output.
 
     For outputs below 1 in magnitude the difference is absolute.
@@ -58,12 +68,9 @@ def largest_difference(program: nn.Module, original: nn.Module, inputs: Sequence
     largest = 0.0
     with torch.no_grad():
         for one in inputs:
-            pairs = zip(_parts(program(one)), _parts(original(one)), strict=True)
+            given = arguments(one)
+            pairs = zip(arguments(program(*given)), arguments(original(*given)), strict=True)
             for output, expected in pairs:
                 scale = max(1.0, expected.abs().max().item())
                 largest = max(largest, (output - expected).abs().max().item() / scale)
     return largest
-
-
-def _parts(output: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (output,) if isinstance(output, Tensor) else tuple(output)

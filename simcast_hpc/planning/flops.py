@@ -19,7 +19,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from simcast_hpc.config import AutoencoderConfig, CasFormerConfig, EarthformerConfig, ModelConfig
-from simcast_hpc.models import build_model
+from simcast_hpc.models import build_model, noise_shape
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_kernels.cuboid_attention.geometry import make_grid
@@ -69,9 +69,12 @@ class Network(NamedTuple):
 
 
 def forecaster(
-    config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], dtype: torch.dtype
+    config: ModelConfig, *, frames_in: int, frames_out: int, grid: tuple[int, int], dtype: torch.dtype, members: int = 1
 ) -> Network:
-    """Return a forecasting network; see :func:`forecaster_cost`."""
+    """Return a forecasting network; see :func:`forecaster_cost`.
+
+    ``members`` is the number of members per sample of a network with noise channels.
+    """
     levels = tuple(range(config.levels)) if isinstance(config, EarthformerConfig) else ()
 
     def build(recompute: Levels | None) -> nn.Module:
@@ -80,7 +83,11 @@ def forecaster(
 
     def inputs(batch: int) -> tuple[Tensor, ...]:
         input_dtype = dtype if config.base == "none" else torch.float32
-        return (torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=input_dtype),)
+        frames = torch.empty(batch, frames_in, 1, *grid, device="meta", dtype=input_dtype)
+        if not config.noise_channels:
+            return (frames,)
+        shape = noise_shape(config, frames_in=frames_in, frames_out=frames_out, grid=grid)
+        return frames, torch.empty(batch, members, *shape, device="meta")
 
     return Network(build, inputs, levels)
 

@@ -119,6 +119,26 @@ def test_training_cost_of_a_teacher(capsys):
     assert other["gpu_hours"] == pytest.approx(cost["gpu_hours"] * 989 / 312 / 2)
 
 
+def test_cost_of_a_network_with_noise_is_that_of_its_members(capsys):
+    config = CONFIGS / "pipeline" / "quickstart.yaml"
+    noise = "model: {noise_channels: 2}, loss: {mse_weight: 0.0, crps_weight: 1.0, members: %d}"
+    costs = {}
+    for members in (2, 4):
+        words = [
+            config,
+            "--stage",
+            "student",
+            "--set",
+            f"stages.student={{max_steps: 800, {noise % members}}}",
+            "--windows",
+            "1000",
+        ]
+        costs[members] = cost_of(capsys, *words)
+    two, four = (costs[members]["parts"] for members in (2, 4))
+    assert four[0]["flops_per_sample"] == 2 * two[0]["flops_per_sample"]
+    assert four[1] == two[1], "the teacher is deterministic"
+
+
 def test_training_cost_of_rollouts(capsys):
     """Online rollouts are computed for every sample, cached ones once per training window."""
     config = CONFIGS / "pipeline" / "quickstart.yaml"

@@ -14,12 +14,13 @@ from simcast_hpc.export import export_folder as folder
 from simcast_hpc.export import export_run
 from simcast_hpc.export import onnx_export as onnx
 from simcast_hpc.export.torch_export import capture, foreign_operators, largest_difference
+from simcast_hpc.inference.noise_ensemble import load_noise_ensemble
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import file_hash
 from simcast_kernels import weighted_mse
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
-from tests.generative_runs import make_runs
+from tests.generative_runs import make_runs, write_noise_run
 
 # -I excludes PYTHONPATH and the current directory; the finder hides packages of an editable installation.
 _CHECK_PROGRAM = """
@@ -108,6 +109,23 @@ def test_exports_only_pytorch_operators():
     assert largest_difference(program.module(), network, [frames[:1], torch.rand(3, 3, 1, 16, 16)]) <= 1e-5
     with pytest.raises(ValueError, match=r"calls simcast_kernels\.weighted_mse"):
         capture(Loss(), frames)
+
+
+@pytest.mark.parametrize("base", ["none", "extrapolation"])
+def test_exports_members_with_noise_as_an_input(tmp_path, base):
+    run = write_noise_run(tmp_path / "direct", tmp_path, base=base)
+    result = export_run(run, tmp_path / "out", grid=(16, 16))
+    assert result.differences["model.pt2"] <= 1e-5
+    ensemble = load_noise_ensemble(run)
+    codes = torch.from_numpy(random_codes(1, 3, missing=0.1))
+    noise = ensemble.noise_of_domain(codes[0], range(5), grid=(16, 16))
+    program = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    members = program(codes.expand(5, -1, -1, -1), noise)
+    torch.testing.assert_close(members, ensemble.members(codes, range(5))[0], atol=1e-5, rtol=0)
+    card = (tmp_path / "out" / "README.md").read_text()
+    for text in ("noise: float32 [batch, 4, 2, 16, 16]", "model(codes, noise)", "each row of noise gives one member"):
+        assert text in card, card
+    assert "A deterministic forecast" not in card
 
 
 def test_exports_autoencoder_as_two_programs(tmp_path):

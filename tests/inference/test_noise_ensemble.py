@@ -21,27 +21,14 @@ from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.inference.noise_ensemble import NoiseEnsemble, load_noise_ensemble
 from simcast_hpc.inference.trained_ensemble import load_run
 from simcast_hpc.inference.trained_model import load_trained
-from simcast_hpc.models import build_model
 from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.radar.frame_encoding import EncodedFrame
 from simcast_hpc.radar.radar_frame import RadarGrid
-from tests.archives import random_codes, tiny_config
+from tests.archives import random_codes
 from tests.emulated_graphs import EmulatedGraph
-from tests.generative_runs import randomize, write_finished
+from tests.generative_runs import write_noise_run
 
-CRPS = {"mse_weight": 0.0, "crps_weight": 1.0, "thresholds": [], "weights": [1.0]}
 CODES = torch.from_numpy(random_codes(3, 3, missing=0.05, seed=4))
-
-
-def write_noise_run(run_dir: Path, root: Path, *, base: str = "extrapolation", **over) -> Path:
-    """Write a finished run ``direct`` with two noise channels and random weights."""
-    data = {"dataset": "synthetic", "root": str(root), "window_stride": 2, "max_percent_missing": None}
-    model = tiny_config(run_dir).model.model_dump(mode="json") | {"noise_channels": 2, "base": base}
-    sampling = {"members": 5}
-    config = tiny_config(run_dir, data=data, model=model, loss=CRPS, sampling=sampling, **over)
-    torch.manual_seed(1)
-    network = build_model(config.model, frames_in=3, frames_out=4)
-    return write_finished(config, randomize(network, seed=2), {})
 
 
 @pytest.fixture(scope="module", params=["extrapolation", "none"])
