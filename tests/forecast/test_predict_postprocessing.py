@@ -9,10 +9,14 @@ import xarray as xr
 
 from simcast_hpc.commands.predict import _predictor
 from simcast_hpc.config import ConfigError
-from simcast_hpc.inference.postprocessing import model_identity
+from simcast_hpc.forecast.choose_frames import FrameRequest
+from simcast_hpc.forecast.predictor import Predictor
+from simcast_hpc.inference.postprocessing import model_identity, no_echo_limit
+from simcast_hpc.inference.probability_matching import ProbabilityMatching
 from simcast_hpc.inference.quantile_mapping import BINS, FILE_NAME, QuantileMapping
-from simcast_hpc.inference.trained_ensemble import load_run
-from tests.radar.radar_files import moment, predict, small_model, storm, write_odim
+from simcast_hpc.inference.trained_ensemble import load_ensemble, load_run
+from simcast_hpc.radar import EncodedFrame, RadarGrid, encoding_of_run
+from tests.radar.radar_files import LAEA, moment, predict, small_model, storm, write_odim
 
 HALF_CODE = 0.5 / 255
 
@@ -89,3 +93,25 @@ def test_rejects_unknown_name_and_absent_file(model: Path, frames: Path):
         predict(model, frames, "--postprocess", "cdf")
     with pytest.raises(ConfigError, match=r"quantile_mapping\.npz does not exist; run `simcast calibrate"):
         predict(model, frames, "--postprocess", "quantile-mapping")
+
+
+def test_members_of_an_ensemble_are_matched_before_mean_and_probabilities(runs: Path):
+    """On one tile: each member has the values of the last frame where it has echo; the mean is that of the members."""
+    ensemble = load_ensemble(runs / "diffusion")
+    code = encoding_of_run(ensemble.config.data, any_spacing=True)
+    codes = np.random.default_rng(3).integers(6, 255, (3, 16, 16), dtype=np.uint8)
+    grid = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 16, 16)
+    frames = {moment(k): EncodedFrame(codes[k], grid, "kg/m^2", moment(k), Path(f"{k}")) for k in range(3)}
+    matching = ProbabilityMatching(no_echo_limit(code.spec.encoding))
+    forecast = Predictor(ensemble, code, FrameRequest(3, 5.0), (16, 16), 4, postprocessing=matching).predict(
+        frames, moment(2)
+    )
+    members = ensemble.forecast(torch.from_numpy(codes)[None], frames_out=4).clamp(max=254 / 255)
+    expected = code.linear_of_forecast(matching.apply(members, torch.from_numpy(codes)[None])[0].numpy())
+    assert forecast.values is not None and forecast.mean is not None and forecast.probability is not None
+    # Conversion to linear units and back may exchange the ranks of two pixels that are equal but for rounding.
+    different = ~np.isclose(forecast.values, expected, rtol=1e-4, atol=1e-4)
+    assert different.mean() < 0.01
+    np.testing.assert_allclose(forecast.mean, forecast.values.mean(axis=0), rtol=1e-5)
+    for level, probability in zip(forecast.thresholds, forecast.probability, strict=True):
+        np.testing.assert_allclose(probability, (forecast.values >= np.float32(level)).mean(axis=0), atol=1e-6)
