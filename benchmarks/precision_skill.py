@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.evidence.arms import arm_named
 from benchmarks.evidence.block_sums import score_forecast
 from benchmarks.evidence.intervals import Bootstrap
-from benchmarks.evidence.study import STUDY, Study, arm_named, read_study
+from benchmarks.evidence.study import STUDY, Study, read_study
 from benchmarks.evidence.study_windows import Archive
 from benchmarks.evidence.train_arm import config_of
 from benchmarks.evidence.unit_results import Evidence, is_finished, load_unit, save_unit
