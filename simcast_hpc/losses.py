@@ -53,6 +53,8 @@ def build_loss(config: LossConfig, spec: DatasetSpec) -> "ForecastLoss":
         terms["mae"] = config.mae_weight, WeightedMAE(config, spec)
     if config.amse_weight:
         terms["amse"] = config.amse_weight, AdjustedMSE()
+    if config.pinball_weight:
+        terms["pinball"] = config.pinball_weight, ThresholdPinballLoss(config, spec)
     if config.crps_weight:
         terms["crps"] = config.crps_weight, AlmostFairCRPS(config, pixel_thresholds(config, spec))
     return ForecastLoss(terms)
@@ -142,6 +144,48 @@ class WeightedMAE(WeightedMSE):
         if valid is not None:
             error = error.masked_fill(~valid, 0.0)
         return (weight * error).sum() / prediction.numel()
+
+
+class ThresholdPinballLoss(torch.nn.Module):
+    """Pinball loss of smoothed exceedances: ``rho(g(y) - g(f))`` with ``rho(d) = max(q d, (q - 1) d)``.
+
+    ``g(x) = sum_k w_k Phi((x - t_k) / s)`` is a weighted count of the thresholds t_k below x, smoothed by a normal
+    distribution of standard deviation s. Without smoothing the loss is ``q`` per weighted miss and ``1 - q`` per
+    weighted false alarm: the mixture of elementary scoring functions of the q-quantile at the thresholds (Ehm et al.
+    2016, doi 10.1111/rssb.12154). The CSI is linear in both around a forecast of CSI c, with a miss 1 / c times as
+    costly as a false alarm, hence q = 1 / (1 + c) (compare Lipton et al. 2014, arXiv 1402.1892, for the F1 score).
+    """
+
+    def __init__(self, config: LossConfig, spec: DatasetSpec):
+        """Read the evaluation thresholds of the data set.
+
+        Raises:
+            DataError: ``loss.pinball_threshold_weights`` does not have one value per threshold.
+        """
+        super().__init__()
+        self.thresholds = [code / 255 for code in spec.threshold_codes()]
+        self.weights = config.pinball_threshold_weights or (1.0,) * len(self.thresholds)
+        if len(self.weights) != len(self.thresholds):
+            raise DataError(
+                f"loss.pinball_threshold_weights has {len(self.weights)} values, and {spec.name} has "
+                f"{len(self.thresholds)} thresholds ({', '.join(spec.threshold_labels())} {spec.thresholds.unit}); "
+                "give one value per threshold"
+            )
+        self.level, self.width = config.pinball_level, config.pinball_width
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
+        """Return the loss, scalar of the prediction's dtype (fp32 or float64)."""
+        observed = _as_unit(target).to(prediction.dtype)
+        if valid is not None:
+            observed, prediction = observed.masked_fill(~valid, 0.0), prediction.masked_fill(~valid, 0.0)
+        difference = self._exceedances(observed) - self._exceedances(prediction)
+        return torch.maximum(self.level * difference, (self.level - 1) * difference).mean()
+
+    def _exceedances(self, values: Tensor) -> Tensor:
+        total = torch.zeros_like(values)
+        for threshold, weight in zip(self.thresholds, self.weights, strict=True):
+            total = total + weight * torch.special.ndtr((values - threshold) / self.width)
+        return total
 
 
 class AdjustedMSE(torch.nn.Module):

@@ -201,7 +201,7 @@ def test_all_terms_stay_on_the_device():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ({"mse_weight": 0.0}, "mse_weight, loss.mae_weight and loss.amse_weight are all 0"),
+        ({"mse_weight": 0.0}, "loss.amse_weight, loss.pinball_weight, loss.crps_weight are all 0"),
         ({"mae_weight": -1.0}, "greater than or equal to 0"),
         ({"weighting": "balanced", "weights": (1.0, 5.0)}, "loss.weights and loss.weighting=balanced exclude"),
         ({"weighting": "balanced", "thresholds": (10.0,), "unit": "mm/h"}, "loss.thresholds, loss.unit and"),

@@ -31,6 +31,17 @@ class LossConfig(Section, read_by=FORECASTING):
     """Share of the fair CRPS in the almost-fair CRPS; the remainder is the standard CRPS of the members."""
     members: Added[Annotated[int, Unit("members")]] = Field(default=2, ge=2)
     """Number of members per sample in training with ``loss.crps_weight``; forecasts have ``sampling.members``."""
+    pinball_weight: Added[Annotated[float, Unit("1")]] = Field(default=0.0, ge=0)
+    """Coefficient of the pinball loss of smoothed exceedances of the data set's evaluation thresholds, a surrogate of
+    the mean CSI."""
+    pinball_threshold_weights: Added[Annotated[tuple[PositiveFloat, ...] | None, Unit("1")]] = None
+    """Weight of each evaluation threshold in the pinball loss, usually inverse to the number of pixels above it; null
+    weights them equally."""
+    pinball_level: Added[Annotated[float, Unit("1")]] = Field(default=2 / 3, gt=0, lt=1)
+    """Quantile level of the pinball loss. An event is best forecast where its probability is above 1 - level; with a
+    CSI of c the best level for CSI is 1 / (1 + c)."""
+    pinball_width: Added[Annotated[PositiveFloat, Unit("encoded value / 255")]] = 0.04
+    """Standard deviation of the smoothing of the thresholds in the pinball loss."""
     weighting: Added[Literal["simcast", "balanced"]] = "simcast"
     """Pixel weights: `simcast` is `loss.weights`; `balanced` is 1, 2, 5, 10 and 30 for rain rates below 2, from 2, 5,
     10 and 30 mm/h, converted to the unit of the data set (B-MSE and B-MAE, Shi et al. 2017)."""
@@ -52,7 +63,8 @@ class LossConfig(Section, read_by=FORECASTING):
 
     @model_validator(mode="after")
     def _has_a_term(self) -> Self:
-        terms = {name: getattr(self, name) for name in ("mse_weight", "mae_weight", "amse_weight", "crps_weight")}
+        names = ("mse_weight", "mae_weight", "amse_weight", "pinball_weight", "crps_weight")
+        terms = {name: getattr(self, name) for name in names}
         given = [f"loss.{name}" for name, value in terms.items() if value]
         if not given:
             raise ValueError(f"{', '.join(f'loss.{name}' for name in terms)} are all 0; set one above 0")
@@ -69,6 +81,14 @@ class LossConfig(Section, read_by=FORECASTING):
             value = getattr(self, name)
             if not self.crps_weight and value != type(self).model_fields[name].default:
                 raise ValueError(f"loss.{name}={value} has no effect with loss.crps_weight=0; set loss.crps_weight")
+        return self
+
+    @model_validator(mode="after")
+    def _pinball_options_have_an_effect(self) -> Self:
+        names = ("pinball_threshold_weights", "pinball_level", "pinball_width")
+        given = [f"loss.{name}" for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if given and not self.pinball_weight:
+            raise ValueError(f"{', '.join(given)} has no effect with loss.pinball_weight=0; remove it")
         return self
 
     @model_validator(mode="after")
