@@ -68,7 +68,7 @@ def test_pipeline_writes_the_output_of_every_part(finished):
         *(name + suffix for name in ("teacher", "student", "direct") for suffix in ("", "+quantile-mapping")),
     ]
     assert (finished / "student" / "quantile_mapping.npz").is_file()
-    assert scores["entries"][1]["note"] == "teacher, rolled out in 2 calls; SimVP"
+    assert scores["entries"][2]["note"] == "teacher, rolled out in 2 calls; SimVP"
     assert "student" in (finished / "report" / "index.html").read_text(encoding="utf-8")
     assert (finished / "DONE.json").is_file()
     durations = json.loads((finished / "durations.json").read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def earthformer(tmp_path_factory) -> Path:
 
 def test_pipeline_trains_earthformer(earthformer):
     scores = json.loads((earthformer / "scores" / "test.json").read_text(encoding="utf-8"))
-    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student"]
+    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "extrapolation", "teacher", "student"]
     assert all("Earthformer" in entry["note"] for entry in scores["entries"][1:])
     page = (earthformer / "report" / "index.html").read_text(encoding="utf-8")
     assert "2 Earthformer models were trained" in page and "SimVP" not in page

@@ -63,7 +63,13 @@ def test_trains_all_stages_and_scores_the_ensemble(tmp_path):
     fitted = read_config(PipelineConfig, run_dir / "config.yaml").train_config("autoencoder")
     assert (fitted.max_steps, fitted.autoencoder.adversarial_start) == (20, 10)
     scores = json.loads((run_dir / "scores" / "test.json").read_text(encoding="utf-8"))
-    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "teacher", "student", "diffusion"]
+    assert [entry["name"] for entry in scores["entries"]] == [
+        "persistence",
+        "extrapolation",
+        "teacher",
+        "student",
+        "diffusion",
+    ]
     values = next(iter(scores["scores"]["diffusion"].values()))
     assert values["crps"] <= values["crps_standard"] and "spread_skill" in values
     inputs = json.loads((run_dir / "diffusion" / "DONE.json").read_text(encoding="utf-8"))["inputs"]

@@ -59,7 +59,7 @@ class EvaluationConfig(StrictModel):
     protocols: tuple[str, ...] = ("global", "lead-mean")
     """Names of the verification protocols."""
     baselines: tuple[str, ...] = ("persistence",)
-    """Names of the baselines to compare with."""
+    """Names of the baselines to compare with; a pipeline always adds `extrapolation`."""
     batch_size: Annotated[PositiveInt, Unit("windows")] = 8
     """Windows per forward pass (batch size of the forecast)."""
     min_observed_pixels: Annotated[int, Unit("pixels")] = Field(default=1000, ge=0)
@@ -74,6 +74,11 @@ class EvaluationConfig(StrictModel):
     """Skip SSIM, FSS and spectra, which take most of the time on a CPU."""
     also: tuple[TestSetConfig, ...] = ()
     """Additional test sets."""
+
+    @property
+    def compared_baselines(self) -> tuple[str, ...]:
+        """Baselines of a pipeline: a model that does not beat extrapolation has no skill, so it is always included."""
+        return tuple(dict.fromkeys((*self.baselines, "extrapolation")))
 
 
 class LaunchConfig(StrictModel):

@@ -170,6 +170,7 @@ def _facts(
         parameters=sum(tensor.numel() for tensor in trained.network.parameters()),
         weights_hash=trained.weights_hash,
         steps=marker.get("steps"),
+        validation=marker.get("validation") or {},
         versions=versions(),
         trained_by=_trained_by(RunDirectory(run_dir).versions),
         inputs=marker["inputs"],

@@ -34,6 +34,7 @@ class CardFacts:
     parameters: int
     weights_hash: str
     steps: int | None
+    validation: Mapping[str, Any]
     versions: Mapping[str, str]
     trained_by: Mapping[str, str]
     inputs: Mapping[str, Any]
@@ -159,12 +160,22 @@ def _training(config: TrainConfig, facts: CardFacts) -> str:
         f"- Parameters: {facts.parameters:,}; SHA-256 of the weights `{facts.weights_hash}`",
         "- Everything else: `config.yaml`",
     ]
+    if facts.validation:
+        lines.append(f"- {_selection(facts.validation)}")
     for part in ("teacher", "student", "autoencoder"):
         if part in facts.inputs:
             lines.append(f"- Trained with the {part} of weights `{facts.inputs[part]}`")
     if config.ema.decay is not None:
         lines.append(f"- The weights are an exponential moving average, decay {config.ema.decay:g}")
     return "\n".join(lines)
+
+
+def _selection(validation: Mapping[str, Any]) -> str:
+    """Return which step was exported, with the best validation score."""
+    score, step, value = (validation.get(key) for key in ("score", "best_step", "best_value"))
+    best = f"best validation score: `{score}` {'undefined' if value is None else f'{value:.6g}'} at step {step}"
+    early = "; training ended early" if validation.get("stopped_early") else ""
+    return f"The weights are those of step {validation.get('exported_step')}; {best}{early}"
 
 
 def _scores(scores: Sequence[Scores]) -> str:

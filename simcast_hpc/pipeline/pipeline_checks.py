@@ -8,6 +8,8 @@ from simcast_hpc.data.open_windows import open_windows, target_spec
 from simcast_hpc.evaluation import baseline_entry, protocols_of
 from simcast_hpc.models import grid_of, with_grid
 from simcast_hpc.storage.run_directory import RunDirectory, reject_another
+from simcast_hpc.train.forecast_validation import HINT
+from simcast_hpc.train.validation import validation_windows
 
 logger = logging.getLogger(__name__)
 _RESERVED_FOLDERS = {"archive", "report", "scores", "timing"}
@@ -72,7 +74,7 @@ def check_names(config: PipelineConfig) -> None:
     """
     spec = target_spec(config.data)
     protocols_of(spec, config.evaluation.protocols)
-    for name in config.evaluation.baselines:
+    for name in config.evaluation.compared_baselines:
         baseline_entry(name, config.data)
     for name in sorted(config.stages):
         if name in _RESERVED_FOLDERS:
@@ -106,6 +108,8 @@ def check_data(config: PipelineConfig) -> None:
         stage = config.train_config(name)
         if stage.stage not in FORECASTING:
             continue  # compared with the data when training starts
+        if stage.validation.interval(stage.max_steps):
+            validation_windows(stage, hint=HINT)
         try:
             required = grid_of(with_grid(stage.model, trained_on))
         except ValueError as error:

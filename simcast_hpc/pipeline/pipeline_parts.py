@@ -197,7 +197,7 @@ def _score(config: PipelineConfig) -> None:
     test_sets += [TestSet(one.name, data_of_test_set(config, one), one.split) for one in config.evaluation.also]
     # 3. Scores
     for test_set in test_sets:
-        baselines = [baseline_entry(name, test_set.data) for name in config.evaluation.baselines]
+        baselines = [baseline_entry(name, test_set.data) for name in config.evaluation.compared_baselines]
         evaluate(
             test_set,
             [*baselines, *entries],

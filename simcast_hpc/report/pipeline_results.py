@@ -247,6 +247,28 @@ class StageResult:
         return int(self.marker["steps"])
 
     @property
+    def selection(self) -> dict[str, Any]:
+        """What validation selected: score, best step and value, and the exported step; empty without validation."""
+        selection = self.marker.get("validation")
+        return selection if isinstance(selection, dict) else {}
+
+    def validation_points(self, key: str) -> list[tuple[int, float]]:
+        """Return the optimizer steps and values of a validation score, such as ``csi/mean`` or ``loss``."""
+        name = f"validation/{key}"
+        return [(line["step"], line[name]) for line in self.validated if line.get(name) is not None]
+
+    def baseline_scores(self, key: str) -> dict[str, float]:
+        """Return this score of each baseline on the validation windows, by name."""
+        found = {}
+        for line in self.validated:
+            for name, value in line.items():
+                kind, _, rest = name.partition("/")
+                baseline, _, score = rest.partition("/")
+                if kind == "baseline" and score == key and value is not None:
+                    found[baseline] = value
+        return found
+
+    @property
     def seconds(self) -> float:
         """Wall time of the steps in seconds, from ``metrics.jsonl``, without start-up and interruptions."""
         before, total = 0, 0.0

@@ -3,10 +3,10 @@
 from simcast_hpc.config import FORECASTING, to_yaml
 from simcast_hpc.monitoring.progress import format_duration
 
-from .html_markup import chart_grid, collapsible, definitions, table, text
+from .html_markup import chart_grid, collapsible, definitions, line_legend, table, text
 from .pipeline_results import RunResults
 from .score_tables import stage_table
-from .training_curves import loss_charts, throughput_charts, validation_charts
+from .training_curves import baselines_of, loss_charts, throughput_charts, validation_charts
 
 
 def run_summary(run: RunResults) -> str:
@@ -58,8 +58,9 @@ def training_section(run: RunResults) -> list[str]:
         text("h3", "Loss"),
         chart_grid(
             loss_charts(run.stages),
-            caption="Training loss by optimizer step, on a logarithmic axis if it is positive. Targets and axes differ "
-            "between models, so losses are not comparable between models.",
+            caption="Training loss by optimizer step, on a logarithmic axis if it is positive; gray and dashed: the "
+            "loss on the validation windows, without augmentation. Targets and axes differ between models, so losses "
+            "are not comparable between models.",
         ),
     ]
     if throughput := throughput_charts(run.stages):
@@ -70,7 +71,14 @@ def training_section(run: RunResults) -> list[str]:
     if validation := validation_charts(run.stages):
         parts += [
             text("h3", "Validation during training"),
-            chart_grid(validation, caption="Scores on a fixed set of validation windows, with EMA weights."),
+            chart_grid(
+                validation,
+                legend=line_legend(baselines_of(run.stages)),
+                caption="Scores of the weights during training (of their moving average if there is one) on a fixed "
+                "set of windows of the split val. Horizontal lines: baselines on the same windows. Dotted vertical "
+                "line: the step with the best score, whose weights are exported by default. The tables contain the "
+                "scores on the test set.",
+            ),
         ]
     return parts
 

@@ -165,6 +165,7 @@ def stage_table(run: RunResults) -> Table:
         cells = (
             config.stage,
             f"{stage.steps}",
+            f"{stage.selection.get('exported_step', stage.steps)}",
             f"{stage.steps * config.batch.global_size}",
             "1 → 1" if config.stage == "autoencoder" else f"{config.sequence.frames_in} → {config.frames_out}",
             weights if weighted else "none",
@@ -173,11 +174,13 @@ def stage_table(run: RunResults) -> Table:
         )
         rows.append(Row(stage.name, cells))
     return Table(
-        caption="Training of each model. Loss weights: below / above the thresholds of the loss.",
+        caption="Training of each model. Exported step: the step whose weights are exported, by default that of the "
+        "best validation score. Loss weights: below / above the thresholds of the loss.",
         columns=(
             "Model",
             "Stage",
             "Optimizer steps",
+            "Exported step",
             "Samples",
             "Frames in → out",
             "Loss weights",

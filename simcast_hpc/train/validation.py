@@ -53,13 +53,7 @@ class Validation(ABC):
             ConfigError: the split has no window.
         """
         self.config, self.every_steps = config, every_steps
-        sequence, data = config.sequence, config.data.model_copy(update={"stage_to": None})
-        try:
-            self.source: WindowSource = open_windows(data, split="val", frames=sequence.frames_in + sequence.frames_out)
-        except DataError as error:
-            raise ConfigError(f"validation is not possible: {error}; to train without validation, {hint}") from error
-        if not len(self.source):
-            raise ConfigError(f"{config.data.root} has no window of split val; to train without validation, {hint}")
+        self.source = validation_windows(config, hint=hint)
         count = min(windows, len(self.source))
         self.indices = [number * len(self.source) // count for number in range(count)]
 
@@ -85,6 +79,22 @@ class Validation(ABC):
     def share(self, ranks: TorchRanks) -> list[int]:
         """Return the indices of the windows of this rank."""
         return self.indices[ranks.rank :: ranks.size]
+
+
+def validation_windows(config: TrainConfig, *, hint: str) -> WindowSource:
+    """Return the windows of the split ``val``, of T + T_l frames; they are not copied to ``data.stage_to``.
+
+    Raises:
+        ConfigError: the split has no window; the message ends with ``hint``, how to train without validation.
+    """
+    sequence, data = config.sequence, config.data.model_copy(update={"stage_to": None})
+    try:
+        source = open_windows(data, split="val", frames=sequence.frames_in + sequence.frames_out)
+    except DataError as error:
+        raise ConfigError(f"validation is not possible: {error}; to train without validation, {hint}") from error
+    if not len(source):
+        raise ConfigError(f"{config.data.root} has no window of split val; to train without validation, {hint}")
+    return source
 
 
 def in_window_order(parts: Mapping[int, T], ranks: TorchRanks) -> list[T]:

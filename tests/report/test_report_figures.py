@@ -1,5 +1,6 @@
 """Figures: color steps at thresholds, gaps for undefined scores, unchanged global state of matplotlib."""
 
+import json
 import subprocess
 import sys
 
@@ -10,8 +11,9 @@ from simcast_hpc.report.colors import line_styles, steps_for
 from simcast_hpc.report.ensemble_section import rank_chart, reliability_chart, spread_chart, threshold_styles
 from simcast_hpc.report.lead_time_curves import csi_charts, mean_csi_chart, plain
 from simcast_hpc.report.pipeline_results import read_results
+from simcast_hpc.report.score_tables import stage_table
 from simcast_hpc.report.spectra_figures import spectra_charts
-from simcast_hpc.report.training_curves import loss_charts, throughput_charts, validation_charts
+from simcast_hpc.report.training_curves import baselines_of, loss_charts, throughput_charts, validation_charts
 from tests.report.fake_run import CODES, ENSEMBLE, MEAN_CSI, RATES, WITH_ENSEMBLE, score_file, write_run
 
 VIL = steps_for(tuple(CODES.values()), labels=tuple(CODES), unit="code")
@@ -95,6 +97,33 @@ def test_validation_charts(tmp_path):
     (chart,) = validation_charts(read_results(run_dir).stages)
     assert chart.title == "student: fair CRPS" and "0.05 at the end" in chart.alt
     assert chart.figure.axes[0].lines[0].get_xdata().tolist() == [400, 800]
+
+
+def test_validation_of_a_forecasting_stage_shows_baselines_and_the_best_step(tmp_path):
+    run_dir = write_run(tmp_path / "run")
+    lines = [
+        {"step": 0, "baseline/persistence/csi/mean": 0.2, "baseline/extrapolation/csi/mean": 0.45},
+        *({"step": step, "validation/csi/mean": csi, "validation/loss": loss, "validation/mse": 0.01}
+          for step, csi, loss in ((400, 0.5, 0.02), (800, 0.4, 0.5))),
+    ]  # fmt: skip
+    with (run_dir / "student" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in lines))
+    path = run_dir / "student" / "DONE.json"
+    selection = {"score": "csi/mean", "best_step": 400, "best_value": 0.5, "export": "best", "exported_step": 400}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"validation": selection}), encoding="utf-8")
+    run = read_results(run_dir)
+    csi, mse = validation_charts(run.stages)
+    assert (csi.title, mse.title) == ("student: mean CSI", "student: MSE")
+    drawn = [line.get_xydata().tolist() for line in csi.figure.axes[0].lines]
+    assert drawn[0] == [[400, 0.5], [800, 0.4]]
+    assert [[y for _, y in line] for line in drawn[1:3]] == [[0.2, 0.2], [0.45, 0.45]]
+    assert [x for x, _ in drawn[3]] == [400, 400]
+    assert "persistence 0.2." in csi.alt and "Best csi/mean at step 400." in csi.alt
+    assert list(baselines_of(run.stages)) == ["persistence", "extrapolation"]
+    loss = loss_charts(run.stages)[1].figure.axes[0]
+    assert loss.lines[1].get_xydata().tolist() == [[400, 0.02], [800, 0.5]] and loss.get_ylim()[1] > 0.5
+    (student,) = (row for row in stage_table(run).groups[0].rows if row.heading == "student")
+    assert student.cells[1:3] == ("800", "400")
 
 
 def test_dollar_signs_are_escaped():

@@ -323,7 +323,7 @@ def test_complete_stages_are_skipped(tmp_path):
     config = tmp_path / "pipeline.yaml"
     config.write_text("name: t\nrun_dir: t\nstages: {teacher: {}, student: {}}\nevaluation: {min_observed_events: 1}\n")
     archive = tmp_path / "storms"
-    write_archive(archive, seed=1, events={"train": 2, "test": 1})
+    write_archive(archive, seed=1, events={"train": 2, "val": 1, "test": 1})
     small = {
         "data.dataset": "synthetic",
         "data.workers": "0",
