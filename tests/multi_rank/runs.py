@@ -7,9 +7,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import Tensor
+
+from simcast_hpc.config import TrainConfig, read_config
+from simcast_hpc.train import trainer
+from tests.generative_runs import OneRank
 
 BIN = Path(sys.executable).parent
 _TIMEOUT_SECONDS = 240
@@ -85,6 +90,29 @@ def losses(run_dir: Path) -> list[float]:
 def metrics(run_dir: Path) -> list[dict[str, float]]:
     """Return the logged metrics of a run, one mapping per line."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def validated(run_dir: Path, score: str) -> dict[int, float]:
+    """Return a validation score of a run by optimizer step."""
+    key = f"validation/{score}"
+    return {int(line["step"]): line[key] for line in metrics(run_dir) if key in line}
+
+
+def best_scores(run_dir: Path) -> tuple[float, float]:
+    """Return the best validation score of a finished run, as its ranks logged it and as one rank computes it.
+
+    The rank computes it from the exported weights, in this process on one thread.
+    """
+    selection = json.loads((run_dir / "DONE.json").read_text(encoding="utf-8"))["validation"]
+    config = read_config(TrainConfig, run_dir / "config.yaml")
+    engine = config.engine.model_copy(update={"zero_hpz_partition_size": 1})
+    validation = trainer.plan(config.model_copy(update={"engine": engine})).validation
+    assert validation is not None and selection["exported_step"] == selection["best_step"]
+    ranks: Any = OneRank()
+    validation.prepare(ranks)
+    scores = validation.scores(weights(run_dir), ranks)
+    assert validated(run_dir, selection["score"])[selection["best_step"]] == selection["best_value"]
+    return selection["best_value"], scores[selection["score"]]
 
 
 def weights(run_dir: Path) -> dict[str, Tensor]:

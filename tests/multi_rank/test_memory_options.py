@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.multi_rank.runs import losses, overrides, simcast
+from tests.multi_rank.runs import best_scores, losses, overrides, simcast, validated
 
 pytestmark = pytest.mark.multi
 _HOST = {"engine__zero_stage": 3, "engine__offload": "parameters"}
@@ -44,11 +44,16 @@ def test_the_losses_equal_those_of_one_rank_also_after_a_resume(ranks, options, 
 def test_a_checkpoint_of_an_offloaded_run_resumes_hierarchically(teacher_config, one_rank, tmp_path):
     """Weights and moments are saved from host memory by name and restored into a layout with a second copy."""
     run_dir = tmp_path / "run"
-    _train(teacher_config, run_dir, 2, _HOST)
+    section = {"validation__every_steps": 2, "validation__export": "best", "validation__score": "mse"}
+    _train(teacher_config, run_dir, 2, _HOST | section)
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+    before = validated(run_dir, "mse")
     _forget_the_end(run_dir)
-    _train(teacher_config, run_dir, 2, _HIERARCHICAL)
+    _train(teacher_config, run_dir, 2, _HIERARCHICAL | section)
     assert losses(run_dir) == pytest.approx(losses(one_rank), abs=1e-5)
+    assert validated(run_dir, "mse") == pytest.approx(before, abs=1e-5) and list(before) == [2, 4, 6]
+    logged, computed = best_scores(run_dir)
+    assert logged == computed
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.multi_rank.runs import losses, overrides, simcast
+from tests.multi_rank.runs import best_scores, losses, overrides, simcast, validated
 
 pytestmark = pytest.mark.multi
 _ALWAYS = [("torchrun", 0), ("deepspeed", 1), ("mpiexec", 2), ("torchrun", 3)]
@@ -16,14 +16,21 @@ _OTHERS = [
 ]
 
 
-def _train(launcher: str, ranks: int, stage: int, config: Path, run_dir: Path) -> list[float]:
-    simcast(launcher, ranks, ["train", str(config), *overrides(run_dir=run_dir, engine__zero_stage=stage)])
+def _train(launcher: str, ranks: int, stage: int, config: Path, run_dir: Path, **more: object) -> list[float]:
+    options = overrides(run_dir=run_dir, engine__zero_stage=stage, **more)
+    simcast(launcher, ranks, ["train", str(config), *options])
     return losses(run_dir)
 
 
 @pytest.mark.parametrize(("launcher", "stage"), _ALWAYS)
 def test_two_ranks_agree_with_one(launcher, stage, teacher_config, one_rank, tmp_path):
-    assert _train(launcher, 2, stage, teacher_config, tmp_path / "run") == pytest.approx(losses(one_rank), abs=1e-5)
+    """The two ranks also validate, which changes no loss; their scores are those that one rank computes."""
+    section = {"validation__every_steps": 2, "validation__export": "best", "validation__score": "mse"}
+    trained = _train(launcher, 2, stage, teacher_config, tmp_path / "run", **section)
+    assert trained == pytest.approx(losses(one_rank), abs=1e-5)
+    assert list(validated(tmp_path / "run", "mse")) == [2, 4, 6]
+    logged, computed = best_scores(tmp_path / "run")
+    assert logged == computed
 
 
 @pytest.mark.slow

@@ -126,6 +126,26 @@ def test_hooks_run_in_order_on_their_steps_and_after_the_last():
     assert [step for _, step in called] == [6, 9, 10], "a resumed run keeps the steps"
 
 
+@pytest.mark.parametrize("reason", [StopReason.NONE, StopReason.PAUSE])
+def test_a_hook_can_end_training_and_the_hooks_after_it_run_as_after_the_last_step(reason):
+    """Early stopping finishes the run, also if it is asked to pause at the same step."""
+    called: list[tuple[str, int]] = []
+
+    def record(name):
+        return lambda step, report: called.append((name, step))
+
+    def ended() -> bool:
+        return ("validate", 4) in called
+
+    requests = iter([StopReason.NONE] * 3 + [reason])
+    reduction = StatusReduction(torch.Tensor.tolist, stop_request=lambda: next(requests))
+    hooks = [PeriodicHook(2, record("validate")), PeriodicHook(100, record("save"))]
+    engine = RecordingEngine()
+    assert _run(engine, max_steps=50, hooks=hooks, ended=ended, reduce_status=reduction) == (4, StopReason.NONE)
+    assert called == [("validate", 2), ("validate", 4), ("save", 4)]
+    assert _run(engine, first_step=4, max_steps=50, ended=ended) == (4, StopReason.NONE), "a resumed run has ended"
+
+
 def test_hooks_get_the_mean_loss_of_the_step_as_a_tensor():
     losses: list[torch.Tensor] = []
     hook = PeriodicHook(1, lambda step, report: losses.append(report.loss))
