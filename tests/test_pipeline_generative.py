@@ -50,6 +50,26 @@ def test_diffusion_uses_the_runs_of_the_pipeline_by_default(tmp_path):
 
 
 @pytest.mark.slow
+def test_student_with_noise_inputs_is_an_ensemble_in_scores_and_report(tmp_path):
+    run_dir = tmp_path / "run"
+    noise = {
+        "stage": "student", "model": {"noise_channels": 2, "base": "extrapolation"},
+        "loss": {"mse_weight": 0.0, "crps_weight": 1.0}, "sampling": {"members": 4},
+    }  # fmt: skip
+    stages = {"teacher": {"max_steps": 10}, "noisy": {"max_steps": 10, **noise}}
+    run_pipeline_forked(five_stages(run_dir, stages=stages, autoencoder={}, diffusion={}, sampling={}))
+    scores = json.loads((run_dir / "scores" / "test.json").read_text(encoding="utf-8"))
+    entry = next(entry for entry in scores["entries"] if entry["name"] == "noisy")
+    assert entry["note"] == "4 members of student, one pass per member; SimVP with noise"
+    values = next(iter(scores["scores"]["noisy"].values()))
+    assert values["crps"] <= values["crps_standard"] and "spread_skill" in values
+    page = (run_dir / "report" / "index.html").read_text(encoding="utf-8")
+    assert "2 SimVP models (1 with noise inputs, for ensembles) were trained" in page
+    for shown in ("noisy, members", "Rank histogram", "Reliability", "member 4"):
+        assert shown in page, shown
+
+
+@pytest.mark.slow
 def test_trains_all_stages_and_scores_the_ensemble(tmp_path):
     run_dir = tmp_path / "run"
     stages: dict[str, dict] = {name: {"max_steps": 30} for name in ("teacher", "student", "autoencoder", "diffusion")}

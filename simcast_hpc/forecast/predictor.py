@@ -27,7 +27,7 @@ from simcast_hpc.storage.run_directory import versions
 
 from .choose_frames import FrameRequest, FrameSet, choose_frames, interpolate, pixel_gaps, require_one_grid_and_unit
 
-# Members are sampled in groups whose fields take at most this many bytes, in addition to the kept members.
+# Members are sampled in groups whose fields and noise take at most this many bytes, in addition to the kept members.
 _GROUP_BYTES = 1 << 30
 
 
@@ -174,7 +174,7 @@ class Predictor:
         kept = np.zeros((count, *frame), np.float32) if self.keep_members or not is_ensemble else None
         total = np.zeros(frame, np.float32) if is_ensemble else None
         reached = np.zeros((len(levels), *frame), np.uint16) if is_ensemble else None
-        for numbers in self._groups(count, frame):
+        for numbers in self._groups(count, frame, domain):
             linear = (
                 np.zeros((len(numbers), *frame), np.float32) if kept is None else kept[numbers[0] : numbers[-1] + 1]
             )
@@ -203,8 +203,9 @@ class Predictor:
         changed = self.postprocessing.apply(values[None], torch.from_numpy(codes[-1:])[None])
         linear[...] = self.code.linear_of_forecast(changed[0].numpy())
 
-    def _groups(self, count: int, frame: tuple[int, ...]) -> list[range]:
-        size = max(1, _GROUP_BYTES // (4 * int(np.prod(frame))))
+    def _groups(self, count: int, frame: tuple[int, ...], domain: Tiling) -> list[range]:
+        noise = self.model.noise_shape(domain.padded) if isinstance(self.model, Ensemble) else (0,)
+        size = max(1, _GROUP_BYTES // (4 * int(np.prod(frame) + np.prod(noise))))
         return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
     def _of_tiles(self, codes: np.ndarray, numbers: Sequence[int]):

@@ -14,7 +14,10 @@ def run_summary(run: RunResults) -> str:
     own = run.test_sets[0].scores
     forecasting = [stage for stage in run.stages if stage.config.stage in FORECASTING]
     backbones = " and ".join(dict.fromkeys(stage.config.model.title for stage in forecasting))
-    models = f"One {backbones} model was" if len(forecasting) == 1 else f"{len(forecasting)} {backbones} models were"
+    noisy = sum(stage.config.model.noise_channels > 0 for stage in forecasting)
+    noise = f" ({noisy} with noise inputs, for ensembles)" if noisy else ""
+    count = len(forecasting)
+    models = f"One {backbones} model{noise} was" if count == 1 else f"{count} {backbones} models{noise} were"
     if any(stage.config.stage == "diffusion" for stage in run.stages):
         models = f"{models.rsplit(' ', 1)[0]} and a latent diffusion model for ensembles were"
     stages = ", ".join(f"{stage.name} ({stage.steps} optimizer steps)" for stage in run.stages)

@@ -75,6 +75,22 @@ def test_killed_run_ends_with_the_weights_of_an_uninterrupted_one(
     assert _equal_to_the_bit(reference, killed)
 
 
+@pytest.mark.slow
+def test_killed_run_of_a_network_with_noise_ends_with_the_weights_of_an_uninterrupted_one(teacher_config, tmp_path):
+    reference, killed = tmp_path / "reference", tmp_path / "killed"
+    loss = {"model__noise_channels": 2, "loss__mse_weight": 0, "loss__crps_weight": 1, "loss__members": 3}
+    same = {"stage": "direct", "max_steps": _STEPS, **loss}
+    simcast("python", 1, ["train", str(teacher_config), *overrides(run_dir=reference, **same)])
+    arguments = ["train", str(teacher_config), *overrides(run_dir=killed, **same)]
+    _kill_in_mid_training("python", 1, arguments, killed)
+    assert not (killed / "DONE.json").exists(), "the run was over before it was killed; raise its steps"
+    simcast("python", 1, arguments)
+    assert losses(killed) == losses(reference) and _equal_to_the_bit(reference, killed)
+    two_ranks = tmp_path / "two_ranks"
+    simcast("torchrun", 2, ["train", str(teacher_config), *overrides(run_dir=two_ranks, **same)])
+    assert losses(two_ranks)[:5] == pytest.approx(losses(reference)[:5], rel=1e-4), "the noise is that of the samples"
+
+
 @pytest.mark.parametrize(
     ("saved_by", "resumed_by"),
     [
