@@ -24,7 +24,7 @@ from benchmarks.evidence.study_windows import Archive
 from benchmarks.evidence.train_arm import config_of
 from benchmarks.evidence.unit_results import Evidence, is_finished, load_unit, save_unit
 from benchmarks.measurements import machine
-from simcast_hpc.config import EngineConfig
+from simcast_hpc.config import EngineConfig, ValidationConfig
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.monitoring.metrics import read_metrics
 from simcast_hpc.storage.atomic_files import write_json
@@ -72,7 +72,10 @@ def train_and_score(study: Study, archive: Archive, folder: Path, *, precision: 
     """
     arm = arm_named(study, "direct")
     config = config_of(study, arm, seed=seed, folder=folder, archive=archive.root)
-    config = config.model_copy(update={"engine": EngineConfig.model_validate({"precision": precision})})
+    # As in the study, the weights of the last step: a selection would add its own variance.
+    last = ValidationConfig(every_steps=0, export="last")
+    engine = EngineConfig.model_validate({"precision": precision})
+    config = config.model_copy(update={"engine": engine, "validation": last})
     run = RunDirectory(folder)
     run.prepare(config)
     began = time.monotonic()

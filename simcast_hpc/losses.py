@@ -68,7 +68,8 @@ class ForecastLoss(torch.nn.Module):
         super().__init__()
         self.coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
         self.terms = torch.nn.ModuleDict({name: term for name, (_, term) in terms.items()})
-        self._recorded: list[Tensor] = []
+        self._sum: Tensor | None = None
+        self._count = 0
 
     def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
         """Return the loss, fp32 scalar; see the module docstring for the arguments."""
@@ -77,7 +78,9 @@ class ForecastLoss(torch.nn.Module):
             (coefficient,) = self.coefficients.values()
             return coefficient * values[0]
         if torch.is_grad_enabled():
-            self._recorded.append(torch.stack([value.detach() for value in values]))
+            recorded = torch.stack([value.detach() for value in values])
+            self._sum = recorded if self._sum is None else self._sum + recorded
+            self._count += 1
         return sum(
             (coefficient * value for coefficient, value in zip(self.coefficients.values(), values, strict=True)),
             start=prediction.new_zeros(()),
@@ -88,8 +91,9 @@ class ForecastLoss(torch.nn.Module):
 
         None if the loss has one term, or none was computed with gradients.
         """
-        recorded, self._recorded = self._recorded, []
-        return torch.stack(recorded).mean(0) if recorded else None
+        mean = None if self._sum is None else self._sum / self._count
+        self._sum, self._count = None, 0
+        return mean
 
 
 class WeightedMSE(torch.nn.Module):
