@@ -174,11 +174,12 @@ class Predictor:
         kept = np.zeros((count, *frame), np.float32) if self.keep_members or not is_ensemble else None
         total = np.zeros(frame, np.float32) if is_ensemble else None
         reached = np.zeros((len(levels), *frame), np.uint16) if is_ensemble else None
+        base = self._base_of_domain(codes, domain)
         for numbers in self._groups(count, frame, domain):
             linear = (
                 np.zeros((len(numbers), *frame), np.float32) if kept is None else kept[numbers[0] : numbers[-1] + 1]
             )
-            forecast_in_tiles(self._of_tiles(codes, numbers), codes, domain, out=linear, batch=self.batch)
+            forecast_in_tiles(self._of_tiles(codes, numbers, base), codes, domain, out=linear, batch=self.batch)
             for member in linear:
                 self._postprocess(member, codes)
                 if total is not None and reached is not None:
@@ -208,22 +209,45 @@ class Predictor:
         size = max(1, _GROUP_BYTES // (4 * int(np.prod(frame) + np.prod(noise))))
         return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
-    def _of_tiles(self, codes: np.ndarray, numbers: Sequence[int]):
+    def _of_tiles(self, codes: np.ndarray, numbers: Sequence[int], base: torch.Tensor | None):
         """Return the function from encoded tiles ``[B, T, h, w]`` to linear forecasts ``[B, M, T', h, w]``."""
         model, frames_out = self.model, self.model.config.sequence.frames_out
         if isinstance(model, TrainedModel):
-            return lambda cut, _corners: self.code.linear_of_forecast(
-                model.forecast(torch.from_numpy(cut), frames_out=frames_out)[:, None].cpu().numpy()
-            )
+
+            def forecast(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
+                own_base = self._of_corners(base, corners)
+                values = model.forecast(torch.from_numpy(cut), frames_out=frames_out, base=own_base)
+                return self.code.linear_of_forecast(values[:, None].cpu().numpy())
+
+            return forecast
         padded = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap).padded
         noise = model.noise_of_domain(torch.from_numpy(codes), numbers, grid=padded)
 
         def sample(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
             start = torch.stack([noise_of_tile(noise, corner, self.tile, model.noise_spacing) for corner in corners])
-            members = model.sample_members(torch.from_numpy(cut), numbers, start=start)
+            own_base = self._of_corners(base, corners)
+            members = model.sample_members(torch.from_numpy(cut), numbers, start=start, base=own_base)
             return self.code.linear_of_forecast(members.frames.cpu().numpy())
 
         return sample
+
+    def _base_of_domain(self, codes: np.ndarray, tiling: Tiling) -> torch.Tensor | None:
+        """Return the base forecast of codes ``[T, H, W]``, fp32 ``[1, slots, 1, H, W]``; None if each tile has its own.
+
+        Those are models without ``model.base``, and a domain of one tile.
+        """
+        if len(tiling) == 1:
+            return None
+        below, right = (size - own for size, own in zip(tiling.padded, tiling.domain, strict=True))
+        padded = np.pad(codes, ((0, 0), (0, below), (0, right)), constant_values=MISSING_CODE)
+        return self.model.base_forecast(torch.from_numpy(padded)[None], side=min(self.tile))
+
+    def _of_corners(self, base: torch.Tensor | None, corners: Sequence[Shape]) -> torch.Tensor | None:
+        """Return the parts ``[B, slots, 1, h, w]`` of a base forecast for the tiles with these upper left pixels."""
+        if base is None:
+            return None
+        height, width = self.tile
+        return torch.cat([base[..., row : row + height, column : column + width] for row, column in corners])
 
     def _make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
         """Convert linear fields ``[T, H, W]`` to the model's unit in place.

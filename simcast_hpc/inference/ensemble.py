@@ -77,7 +77,9 @@ class Ensemble(ABC):
         """
 
     @abstractmethod
-    def sample_members(self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None) -> Members:
+    def sample_members(
+        self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None, base: Tensor | None = None
+    ) -> Members:
         """Return the members with these numbers.
 
         Args:
@@ -85,7 +87,12 @@ class Ensemble(ABC):
             numbers: which members.
             start: noise fp32 ``[B, len(numbers), *noise_shape]``, instead of the noise of each sample: overlapping
                 tiles of one domain share theirs.
+            base: base forecast of the network that takes the frames, a part of that of a larger domain.
         """
+
+    @abstractmethod
+    def base_forecast(self, codes: Tensor, *, side: int) -> Tensor | None:
+        """Return the base forecast of a domain; see :meth:`.TrainedModel.base_forecast`."""
 
     def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
         """Return ``sampling.members`` members after ``codes`` ``[B, T, H, W]``, fp32 ``[B, M, frames_out, H, W]``.

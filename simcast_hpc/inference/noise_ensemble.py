@@ -82,13 +82,16 @@ class NoiseEnsemble(Ensemble):
 
     @torch.no_grad()
     @fp32_precision()
-    def sample_members(self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None) -> Members:
+    def sample_members(
+        self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None, base: Tensor | None = None
+    ) -> Members:
         """Return the members with these numbers; the base forecast is computed once per sample and chunk of members.
 
         Args:
             codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).
             numbers: which members.
             start: noise fp32 ``[B, len(numbers), *noise_shape]``, instead of the noise of each sample.
+            base: base forecast, a part of that of a larger domain.
 
         Raises:
             ConfigError: the network cannot take this grid.
@@ -109,14 +112,19 @@ class NoiseEnsemble(Ensemble):
                     noise = self.noise_rows(sample, member).initial(shape).unflatten(0, (len(rows), len(part)))
                 else:
                     noise = start.to(device)[rows][:, part]
-                parts.append(self._run(inputs[rows], noise)[:, :, :, 0].clamp(0.0, 1.0))
+                given = () if base is None else (base[rows],)
+                parts.append(self._run(inputs[rows], noise, *given)[:, :, :, 0].clamp(0.0, 1.0))
             frames.append(torch.cat(parts, dim=1))
         return Members(torch.cat(frames), torch.zeros((), device=device))
 
-    def _run(self, inputs: Tensor, noise: Tensor) -> Tensor:
+    def base_forecast(self, codes: Tensor, *, side: int) -> Tensor | None:
+        """Return the base forecast of a domain; see :meth:`.TrainedModel.base_forecast`."""
+        return self._model.base_forecast(codes, side=side)
+
+    def _run(self, *inputs: Tensor) -> Tensor:
         if not self.sampling.cuda_graph:
-            return self.network(inputs, noise)
-        return self.graphs.run(self.network, inputs, noise, network=self.network)
+            return self.network(*inputs)
+        return self.graphs.run(self.network, *inputs, network=self.network)
 
     @property
     def _model(self) -> TrainedModel:

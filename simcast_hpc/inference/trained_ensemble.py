@@ -124,7 +124,9 @@ class TrainedEnsemble(Ensemble):
 
     @torch.no_grad()
     @fp32_precision()
-    def sample_members(self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None) -> Members:
+    def sample_members(
+        self, codes: Tensor, numbers: Sequence[int], *, start: Tensor | None = None, base: Tensor | None = None
+    ) -> Members:
         """Sample the members with these numbers; also return how much of their latents was clipped.
 
         The student runs and its forecast is encoded once per sample, not once per member.
@@ -134,13 +136,15 @@ class TrainedEnsemble(Ensemble):
             numbers: which members.
             start: noise from which sampling starts, fp32 ``[B, len(numbers), T', C, h, w]``, instead of the
                 noise of each sample: overlapping tiles of one domain share theirs.
+            base: base forecast of the student, a part of that of a larger domain.
 
         Raises:
             NonFiniteLatentError: sampling diverged.
         """
         device = next(self.network.parameters()).device
         codes = codes.to(device)
-        condition = self._encoded(self.student.forecast(codes, frames_out=self.config.sequence.frames_out))
+        forecast = self.student.forecast(codes, frames_out=self.config.sequence.frames_out, base=base)
+        condition = self._encoded(forecast)
         observed = self._encoded(to_frames(codes).values) if self.config.diffusion.casformer.observations else None
         identity, members = sample_identity(codes), torch.tensor(list(numbers), dtype=torch.int64, device=device)
         # One row per pair of sample and member, in chunks that fit into memory.
@@ -157,6 +161,10 @@ class TrainedEnsemble(Ensemble):
         check_finite(torch.stack(broken).sum(), len(row))
         all_frames = torch.cat(frames).unflatten(0, (len(codes), len(members)))
         return Members(all_frames, torch.stack(rates).sum())
+
+    def base_forecast(self, codes: Tensor, *, side: int) -> Tensor | None:
+        """Return the student's base forecast of a domain; see :meth:`.TrainedModel.base_forecast`."""
+        return self.student.base_forecast(codes, side=side)
 
     @property
     def inputs(self) -> dict[str, str]:

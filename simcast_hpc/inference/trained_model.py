@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from simcast_hpc.config import FORECASTING, ConfigError, TrainConfig, read_confi
 from simcast_hpc.config.yaml_files import read_plain_mapping
 from simcast_hpc.distill.cut_windows import Frames, to_frames
 from simcast_hpc.distill.rollout import roll_out
-from simcast_hpc.models import SimVP, build_model, grid_of, missing_value, network_of
+from simcast_hpc.models import BaseForecast, SimVP, build_model, grid_of, missing_value, network_of
 from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.storage.compile_caches import check_caches
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash, reject_another
@@ -37,7 +38,7 @@ class TrainedModel:
 
     @torch.no_grad()
     @fp32_precision()
-    def forecast(self, codes: Tensor, *, frames_out: int) -> Tensor:
+    def forecast(self, codes: Tensor, *, frames_out: int, base: Tensor | None = None) -> Tensor:
         """Return the forecast after ``codes``, float32 ``[B, frames_out, H, W]`` in [0, 1].
 
         One forward pass within the network's horizon; beyond it the network is rolled out. Missing input pixels have
@@ -46,20 +47,45 @@ class TrainedModel:
         Args:
             codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).
             frames_out: number of lead times.
+            base: base forecast of the first pass, a part of that of a larger domain: see :meth:`base_forecast`.
 
         Raises:
             ConfigError: the network cannot take this grid.
             TypeError: ``codes`` is neither uint8 nor floating.
             ValueError: wrong number of axes or of frames.
         """
+        given = iter(() if base is None else (base,))
 
         def network(inputs: Tensor) -> Tensor:
-            return self.graphs.run(self.network, inputs, network=self.network)
+            return self.graphs.run(self._pass, inputs, *islice(given, 1), network=self.network)
 
         missing = missing_value(self.config.model)
         return roll_out(
             network, self.frames(codes), frames_out=frames_out, missing=missing, masks_forecast=False
         ).values
+
+    @torch.no_grad()
+    @fp32_precision()
+    def base_forecast(self, codes: Tensor, *, side: int) -> Tensor | None:
+        """Return the base forecast of a domain that is forecast in tiles; None for a network without ``model.base``.
+
+        The motion is that of the whole domain, with the windows that a tile would have, so that tiles have no seams and
+        echoes move from one tile into the next.
+
+        Args:
+            codes: ``[B, T, H, W]``, uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing).
+            side: shorter side of a tile in pixels.
+
+        Returns:
+            fp32 ``[B, slots, 1, H, W]`` in [0, 1] on the device of the network.
+        """
+        if not isinstance(self.network, BaseForecast):
+            return None
+        frames = to_frames(codes.to(next(self.network.parameters()).device))
+        return self.network.base_forecast(frames.fill(missing_value(self.config.model))[:, :, None], side=side)
+
+    def _pass(self, inputs: Tensor, base: Tensor | None = None) -> Tensor:
+        return self.network(inputs) if base is None else self.network(inputs, None, base)
 
     def frames(self, codes: Tensor) -> Frames:
         """Return checked frames on the device of the network; arguments and errors as :meth:`forecast`."""

@@ -20,7 +20,7 @@ from .optical_flow import check_frames, estimate_motion, sample_at
 _EXPONENT = 5.0
 
 
-def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) -> Tensor:
+def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None, *, side: int | None = None) -> Tensor:
     """Return the last frame advected with the motion of all frames: ``[B, frames_out, H, W]`` in [0, 1], float32.
 
     Inflow from outside the grid and missing pixels are 0. Gradients flow to the last frame, not through the motion.
@@ -29,6 +29,7 @@ def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) ->
         frames: ``[B, T, H, W]`` in [0, 1], oldest first; a single frame is repeated.
         frames_out: number of lead times.
         valid: bool ``[B, T, H, W]``, False where a pixel is missing.
+        side: shorter side of the tiles of a domain; see :func:`.estimate_motion`.
 
     Raises:
         ValueError: ``frames`` does not have four axes, ``valid`` has another shape, or ``frames_out`` is below 1.
@@ -40,7 +41,7 @@ def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None) ->
         frames = frames.where(valid, 0.0)
     frames = frames.float().clamp(0.0, 1.0)  # frames of a rollout can be slightly outside
     # The weights of the interpolation add up to 1 only within rounding.
-    return advect(frames[:, -1], estimate_motion(frames, valid), frames_out).clamp(0.0, 1.0)
+    return advect(frames[:, -1], estimate_motion(frames, valid, side=side), frames_out).clamp(0.0, 1.0)
 
 
 def advect(field: Tensor, motion: Tensor, frames_out: int) -> Tensor:

@@ -18,7 +18,7 @@ from .advection import extrapolate
 class Persistence(nn.Module):
     """The last frame at every lead time."""
 
-    def forward(self, frames: Tensor, valid: Tensor, frames_out: int) -> Tensor:
+    def forward(self, frames: Tensor, valid: Tensor, frames_out: int, *, side: int | None = None) -> Tensor:
         """Return ``[B, frames_out, H, W]`` from frames ``[B, T, H, W]``, which are 0 where not ``valid``."""
         return frames[:, -1:].expand(-1, frames_out, -1, -1)
 
@@ -26,9 +26,9 @@ class Persistence(nn.Module):
 class Extrapolation(nn.Module):
     """The last frame advected along the optical flow of the frames."""
 
-    def forward(self, frames: Tensor, valid: Tensor, frames_out: int) -> Tensor:
+    def forward(self, frames: Tensor, valid: Tensor, frames_out: int, *, side: int | None = None) -> Tensor:
         """Return ``[B, frames_out, H, W]`` from frames ``[B, T, H, W]``, which are 0 where not ``valid``."""
-        return extrapolate(frames, frames_out, valid)
+        return extrapolate(frames, frames_out, valid, side=side)
 
 
 _BASES: dict[str, type[nn.Module]] = {"persistence": Persistence, "extrapolation": Extrapolation}
@@ -68,13 +68,14 @@ class BaseForecast(nn.Module):
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, frames: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, frames: Tensor, noise: Tensor | None = None, base: Tensor | None = None) -> Tensor:
         """Forecast the next frames.
 
         Args:
             frames: ``[B, T, 1, H, W]``, fp32 in [0, 1], NaN where missing.
             noise: standard normal numbers of M members ``[B, M, max(T, T'), N, H, W]``, fp32; None without noise
                 channels.
+            base: the base forecast, if it is known: part of that of a larger domain, see :meth:`base_forecast`.
 
         Returns:
             ``[B, T', 1, H, W]``, fp32, in the units of the input; with noise ``[B, M, T', 1, H, W]``.
@@ -84,19 +85,15 @@ class BaseForecast(nn.Module):
             ValueError: ``frames`` or ``noise`` has the wrong number of axes, frames or channels, or a grid that does
                 not fit the network.
         """
-        shape = tuple(frames.shape)
-        if len(shape) != 5 or shape[1:3] != (self.frames_in, 1):
-            raise ValueError(f"frames have shape {shape}; a model with a base needs [B, {self.frames_in}, 1, H, W]")
-        if not frames.is_floating_point():
-            raise TypeError(f"frames have dtype {frames.dtype}; divide uint8 values by 255")
+        self._check_frames(frames)
         self._check_noise(frames, noise)
         # 1. Observed frames and base forecast, once for all members
-        valid = ~torch.isnan(frames)
-        observed = torch.where(valid, frames, 0.0).float()
+        observed = torch.where(torch.isnan(frames), 0.0, frames).float()
         repeated = observed[:, -1:].expand(-1, self.slots - self.frames_in, -1, -1, -1)
-        inputs, base = torch.cat([observed, repeated], dim=1), None
-        if self.base is not None:
-            base = self.base(observed[:, :, 0], valid[:, :, 0], self.slots)[:, :, None]
+        inputs = torch.cat([observed, repeated], dim=1)
+        if base is None:
+            base = self.base_forecast(frames)
+        if base is not None:
             inputs = torch.cat([inputs, base], dim=2)
         # 2. Members are rows of the batch
         if noise is None:
@@ -110,6 +107,27 @@ class BaseForecast(nn.Module):
             return correction
         forecast = base[:, : self.frames_out]
         return (forecast if noise is None else forecast[:, None]) + correction
+
+    def base_forecast(self, frames: Tensor, *, side: int | None = None) -> Tensor | None:
+        """Return the base forecast, fp32 ``[B, max(T, T'), 1, H, W]``; None for kind ``none``.
+
+        Args:
+            frames: as in :meth:`forward`; the grid may be larger than that of the network.
+            side: shorter side of the tiles of a domain, which determines the windows of the motion as in one tile.
+        """
+        if self.base is None:
+            return None
+        self._check_frames(frames)
+        valid = ~torch.isnan(frames)
+        observed = torch.where(valid, frames, 0.0).float()
+        return self.base(observed[:, :, 0], valid[:, :, 0], self.slots, side=side)[:, :, None]
+
+    def _check_frames(self, frames: Tensor) -> None:
+        shape = tuple(frames.shape)
+        if len(shape) != 5 or shape[1:3] != (self.frames_in, 1):
+            raise ValueError(f"frames have shape {shape}; a model with a base needs [B, {self.frames_in}, 1, H, W]")
+        if not frames.is_floating_point():
+            raise TypeError(f"frames have dtype {frames.dtype}; divide uint8 values by 255")
 
     def _check_noise(self, frames: Tensor, noise: Tensor | None) -> None:
         if noise is None:

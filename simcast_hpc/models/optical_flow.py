@@ -30,7 +30,7 @@ _MAX_MOTION_FRACTION = 1 / 4
 _EPSILON = 1e-8
 
 
-def estimate_motion(frames: Tensor, valid: Tensor | None = None) -> Tensor:
+def estimate_motion(frames: Tensor, valid: Tensor | None = None, *, side: int | None = None) -> Tensor:
     """Return the motion ``[B, 2, H, W]`` (y, x) of the last frames in pixels per frame, float32.
 
     The motion has no gradient with respect to the frames. It is bounded by a quarter of the shorter side per frame,
@@ -39,6 +39,8 @@ def estimate_motion(frames: Tensor, valid: Tensor | None = None) -> Tensor:
     Args:
         frames: ``[B, T, H, W]`` in [0, 1], oldest first; the last four frames are used.
         valid: bool ``[B, T, H, W]``, False where a pixel is missing; missing pixels do not influence the motion.
+        side: pixels to which window and largest motion are proportional, instead of the shorter side of the frames: for
+            a domain, the shorter side of its tiles.
 
     Raises:
         ValueError: ``frames`` does not have four axes, or ``valid`` has another shape.
@@ -50,7 +52,7 @@ def estimate_motion(frames: Tensor, valid: Tensor | None = None) -> Tensor:
     frames = frames[:, -_MAX_PAIRS - 1 :].detach().float()
     weight = torch.ones_like(frames) if valid is None else valid[:, -_MAX_PAIRS - 1 :].float()
     with in_fp32(frames):
-        return _coarse_to_fine(frames, weight)
+        return _coarse_to_fine(frames, weight, side or min(height, width))
 
 
 def check_frames(frames: Tensor, valid: Tensor | None) -> None:
@@ -77,10 +79,10 @@ def sample_at(field: Tensor, displacement: Tensor, *, outside: str = "zeros") ->
     return F.grid_sample(field, places, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
-def _coarse_to_fine(frames: Tensor, weight: Tensor) -> Tensor:
+def _coarse_to_fine(frames: Tensor, weight: Tensor, side: int) -> Tensor:
     """Return the motion ``[B, 2, H, W]`` of frames ``[B, P + 1, H, W]`` with weights 0 (missing) or 1."""
     height, width = frames.shape[-2:]
-    window = max(min(height, width) * _WINDOW_FRACTION, _MIN_WINDOW)
+    window = max(side * _WINDOW_FRACTION, _MIN_WINDOW)
     levels = max(int(window / 2).bit_length() - 1, 0)  # a cell is the pixel of the coarsest image
     cell = 2**levels
 
@@ -93,7 +95,7 @@ def _coarse_to_fine(frames: Tensor, weight: Tensor) -> Tensor:
         images.append((F.avg_pool2d(image, 2), F.avg_pool2d(covered, 2)))
 
     # 2. Mean motion, then local motion, at the coarsest level; local motion at the finer levels
-    limit = min(height, width) * _MAX_MOTION_FRACTION
+    limit = side * _MAX_MOTION_FRACTION
     motion = frames.new_zeros((frames.shape[0], 2, weight.shape[-2] // cell, weight.shape[-1] // cell))
     for level in range(levels, -1, -1):
         image, weight = images[level]

@@ -149,7 +149,7 @@ def test_warm_start_with_other_slots_starts_from_the_base():
                 CONFIGS["simvp"].model_copy(update={"base": "persistence"}), frames_in=3, frames_out=3, channels=2
             ),
             ValueError,
-            "model.base='persistence' requires frames of 1 channel, got 2; choose none",
+            "model.base='persistence' with model.noise_channels=0 requires frames of 1 channel, got 2",
         ),
         (lambda: model_of("simvp", "persistence")(torch.zeros(1, 4, 1, 16, 16)), ValueError, r"needs \[B, 3, 1, H, W"),
         (
