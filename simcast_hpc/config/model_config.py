@@ -1,6 +1,6 @@
 """The forecasting network and its sizes; ``kind`` selects the network, and a bare name selects its defaults."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PlainValidator, PositiveInt, Tag, model_validator
 
@@ -14,7 +14,6 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 class SimVPConfig(Section, read_by=FORECASTING):
     """SimVP with the Inception-UNet translator (Gao et al. 2022); the default is the SEVIR size, 9.25 M parameters."""
 
-    title: ClassVar[str] = "SimVP"
     kind: Literal["simvp"] = "simvp"
     """Selects SimVP."""
     base: Added[BaseKind] = "none"
@@ -39,6 +38,11 @@ class SimVPConfig(Section, read_by=FORECASTING):
     """Number of groups in the grouped convolutions and the group normalization of the translator."""
     channels_last: Operational[bool] = True
     """Store activations with channels last (NHWC)."""
+
+    @property
+    def title(self) -> str:
+        """Name of the network, and of its base forecast if it has one."""
+        return "SimVP" if self.base == "none" else f"SimVP + {self.base}"
 
 
 class StackConvStem(StrictModel):
@@ -121,7 +125,6 @@ class GlobalVectorConfig(StrictModel):
 class EarthformerConfig(Section, read_by=FORECASTING):
     """Earthformer (Gao et al. 2022); the default is the released SEVIR configuration, 8.66 M parameters."""
 
-    title: ClassVar[str] = "Earthformer"
     kind: Literal["earthformer"] = "earthformer"
     """Selects Earthformer."""
     base: Added[BaseKind] = "none"
@@ -184,6 +187,11 @@ class EarthformerConfig(Section, read_by=FORECASTING):
     checkpoint_levels: Operational[Annotated[tuple[int, ...], Unit("1")]] = ()
     """Indices of the levels, 0 is the finest, whose activations are recomputed in the backward pass (activation
     checkpointing)."""
+
+    @property
+    def title(self) -> str:
+        """Name of the network, and of its base forecast if it has one."""
+        return "Earthformer" if self.base == "none" else f"Earthformer + {self.base}"
 
     @property
     def levels(self) -> int:

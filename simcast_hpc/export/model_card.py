@@ -104,6 +104,8 @@ def _frames(config: TrainConfig) -> str:
     text = f"{sequence.frames_in} -> {sequence.frames_out} frames, one every {minutes:g} minutes"
     if config.stage == "teacher":
         text += f"; {config.frames_out} in one pass, rolled out beyond"
+    if config.model.base != "none":
+        text += f"; the output of the network is added to the base forecast ({config.model.base} of the input frames)"
     return text
 
 

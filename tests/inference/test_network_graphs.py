@@ -21,6 +21,7 @@ from tests.emulated_graphs import EmulatedGraph, MetaDeviceOnly
 FRAMES_IN, FRAMES_OUT, SIZE = 3, 2, 16
 NETWORKS: dict[str, ModelConfig] = {
     "simvp": SimVPConfig(hidden_spatial=8, hidden_temporal=16, groups=2),
+    "simvp-extrapolation": SimVPConfig(hidden_spatial=8, hidden_temporal=16, groups=2, base="extrapolation"),
     "earthformer": EarthformerConfig(
         grid=(SIZE, SIZE), width=16, heads=1, stem=StackConvStem(widths=(4, 16), scales=(2, 2), convolutions=(1, 1)),
         global_vectors=GlobalVectorConfig(count=2), attention_dropout=0.0,  # a graph would contain a constant seed

@@ -97,6 +97,23 @@ def test_parts_sum_to_total(config):
     assert 2.5 * total < cost.training_flops < 3.5 * total
 
 
+def test_parts_of_a_model_with_a_base_forecast():
+    options = {"frames_in": 3, "frames_out": 2, "grid": (16, 8), "batch": 2, "dtype": torch.bfloat16}
+    without = forecaster_cost(SIMVP, **options)
+    cost = forecaster_cost(SIMVP.model_copy(update={"base": "extrapolation"}), **options)
+    # The first convolution has one more input channel; the other parts of the network are unchanged.
+    assert cost.parameters["encoder.blocks"] - without.parameters["encoder.blocks"] == 4 * 9
+    first = 2 * (2 * 3 * 16 * 8) * 4 * 9
+    assert cost.forward_flops["encoder.blocks"] - without.forward_flops["encoder.blocks"] == first
+    same = ("translator", "decoder.blocks", "head")
+    assert all(cost.forward_flops[part] == without.forward_flops[part] for part in same)
+    assert cost.forward_flops["base"] > 0, "the convolutions of the optical flow"
+    # The backward pass adds the gradient of the weights of the new channel, and none of the base forecast.
+    assert cost.training_flops - without.training_flops == 2 * first + cost.forward_flops["base"]
+    planes = cost.activation_bytes - without.activation_bytes
+    assert planes == 2 * 3 * 16 * 8 * 2, "one more bf16 channel of the input is saved"
+
+
 def test_parts_of_earthformer():
     cost = forecaster_cost(
         EarthformerConfig(**SMALL), frames_in=3, frames_out=2, grid=(16, 8), batch=1, dtype=torch.bfloat16
