@@ -1,5 +1,6 @@
 """Exported runs: a process with only torch computes the network's outputs; the model card has their provenance."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from simcast_hpc.models import build_model
 from simcast_hpc.storage.run_directory import file_hash
 from simcast_kernels import weighted_mse
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
-from tests.generative_runs import make_runs, write_noise_run
+from tests.generative_runs import make_runs, randomize, write_finished, write_noise_run
 
 # -I excludes PYTHONPATH and the current directory; the finder hides packages of an editable installation.
 _CHECK_PROGRAM = """
@@ -160,6 +161,37 @@ def test_rejected_export_leaves_no_files(tmp_path, monkeypatch):
     with pytest.raises(folder.ExportError, match=r"model.pt2 differs from the network by"):
         export_run(run, tmp_path / "new" / "out", grid=(16, 16))
     assert not (tmp_path / "new").exists(), "no program that differs from the network is left"
+
+
+def _run_with_base(run_dir, base, **sections):
+    """Return a finished run with random weights, also in the output layer."""
+    model = tiny_config(run_dir).model.model_dump(mode="json") | {"base": base}
+    config = tiny_config(run_dir, data={"dataset": "synthetic"}, model=model, **sections)
+    torch.manual_seed(0)
+    network = build_model(config.model, frames_in=3, frames_out=config.frames_out)
+    return write_finished(config, randomize(network, seed=1), {})
+
+
+def test_exports_a_model_with_a_base_forecast(tmp_path):
+    result = export_run(_run_with_base(tmp_path / "run", "persistence"), tmp_path / "out", grid=(16, 16))
+    assert result.differences["model.pt2"] <= 1e-5
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "SimVP + persistence, stage `direct`" in card
+    assert "the output of the network is added to the base forecast (persistence of the input frames)" in card
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["direct", "teacher"])
+def test_exported_extrapolation_equals_the_network(tmp_path, stage):
+    """Of one pass and of a rollout; the optical flow is part of the program."""
+    onnx_packages = all(importlib.util.find_spec(name) for name in ("onnxscript", "onnxruntime"))
+    run = _run_with_base(tmp_path / "run", "extrapolation", stage=stage)
+    result = export_run(run, tmp_path / "out", grid=(16, 16), onnx=onnx_packages)
+    assert result.differences["model.pt2"] <= 1e-5
+    assert result.onnx_failures == [] and result.differences.get("model.onnx", 0.0) <= 1e-4
+    codes = torch.from_numpy(random_codes(2, 3, size=16, missing=0.1))
+    forecast = torch.export.load(tmp_path / "out" / "model.pt2").module()(codes)
+    torch.testing.assert_close(forecast, load_trained(run).forecast(codes, frames_out=4), rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
