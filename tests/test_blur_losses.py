@@ -176,7 +176,8 @@ def test_terms_of_training_are_recorded_as_means():
     expected = []
     for sample in range(2):
         given = prediction[sample, None], codes[sample, None], valid[sample, None]
-        loss(*given), alone(*given)
+        loss(*given)
+        alone(*given)
         expected.append([WeightedMSE(config, spec)(*given), WeightedMAE(config, spec)(*given)])
     with torch.no_grad():
         loss(torch.ones(SHAPE), codes, None)  # validation

@@ -19,8 +19,8 @@ def sums(hits: int, error: int) -> Sums:
     """Return the sums of blocks with 100 forecast and 100 observed pixels per threshold and lead time."""
     table, field = (BLOCKS, THRESHOLDS, LEADS), (BLOCKS, LEADS)
     fss = np.ones((BLOCKS, 1, LEADS), np.int64)
-    counts = [np.full(table, number) for number in (hits, 100, 100)]
-    return Sums(*counts, fss, fss, fss, *(np.full(field, number) for number in (error, error**2, 256)))
+    one, both = np.full(table, hits), np.full(table, 100)
+    return Sums(one, both, both, fss, fss, fss, np.full(field, error), np.full(field, error**2), np.full(field, 256))
 
 
 def test_differences_are_paired_by_seed(tmp_path):
