@@ -4,7 +4,7 @@ Every pair of successive frames is warped half a step toward its middle with the
 least-squares fit of the remaining difference in a Gaussian window gives the increment (Lucas and Kanade 1981, with
 image pyramids as by Bouguet 2001). All pairs share one motion field. Motion is fitted from coarse to fine images on a
 grid of cells a few times smaller than the window, so that wide windows are cheap. Where a window contains little
-gradient, the motion tends to the mean motion of the echoes.
+gradient, the motion tends to that of its surroundings, and far from all echoes to the mean motion of the field.
 
 All loops have fixed numbers of iterations: the result depends on the pixel values only through arithmetic, which
 ``torch.export``, ONNX and CUDA graphs can record.
@@ -18,12 +18,19 @@ from .layers import in_fp32
 
 # Last pairs of frames to which the motion is fitted.
 _MAX_PAIRS = 3
+# Shorter side of the coarsest image in pixels, at least.
+_COARSEST = 12
 # Standard deviation of the window, as fraction of the shorter side, and its minimum in pixels.
-_WINDOW_FRACTION = 1 / 6
+_WINDOW_FRACTION = 1 / 12
 _MIN_WINDOW = 2.0
-_ITERATIONS = 3
-# Regularization toward the mean motion, as fraction of the mean squared gradient of the field.
-_REGULARIZATION = 0.1
+# Standard deviation in pixels of the smoothing before gradients are computed; more removes small cells.
+_SMOOTHING = 0.6
+_ITERATIONS = 4
+# Regularization toward the motion of the surroundings, as fraction of the mean squared gradient of the field; the
+# standard deviation of their window in those of the window; and the weight of the mean motion in them.
+_REGULARIZATION = 0.2
+_SURROUNDINGS = 2.0
+_MEAN_WEIGHT = 0.1
 # Largest increment of an iteration in pixels of its pyramid level, and largest motion as fraction of the shorter side.
 _MAX_INCREMENT = 2.0
 _MAX_MOTION_FRACTION = 1 / 4
@@ -83,29 +90,31 @@ def _coarse_to_fine(frames: Tensor, weight: Tensor, side: int) -> Tensor:
     """Return the motion ``[B, 2, H, W]`` of frames ``[B, P + 1, H, W]`` with weights 0 (missing) or 1."""
     height, width = frames.shape[-2:]
     window = max(side * _WINDOW_FRACTION, _MIN_WINDOW)
-    levels = max(int(window / 2).bit_length() - 1, 0)  # a cell is the pixel of the coarsest image
-    cell = 2**levels
+    levels = max(side // _COARSEST, 1).bit_length() - 1
+    smallest_cell = 2 ** (max(int(window / 2), 1).bit_length() - 1)
 
-    # 1. Image pyramid, padded with missing pixels to a multiple of the cell size
-    padding = (0, -width % cell, 0, -height % cell)
+    # 1. Image pyramid, padded with missing pixels to a multiple of the coarsest pixel
+    padding = (0, -width % 2**levels, 0, -height % 2**levels)
     weight = F.pad(weight, padding)
     images = [(F.pad(frames, padding) * weight, weight)]
     for _ in range(levels):
         image, covered = images[-1]
         images.append((F.avg_pool2d(image, 2), F.avg_pool2d(covered, 2)))
 
-    # 2. Mean motion, then local motion, at the coarsest level; local motion at the finer levels
+    # 2. Mean motion at the coarsest level, local motion at all levels
     limit = side * _MAX_MOTION_FRACTION
-    motion = frames.new_zeros((frames.shape[0], 2, weight.shape[-2] // cell, weight.shape[-1] // cell))
+    padded_height, padded_width = weight.shape[-2:]
+    motion = frames.new_zeros((frames.shape[0], 2, 1, 1))
     for level in range(levels, -1, -1):
         image, weight = images[level]
-        smooth = _smooth(image, 1.0) / _smooth(weight, 1.0).clamp(min=_EPSILON)
+        smooth = _smooth(image, _SMOOTHING) / _smooth(weight, _SMOOTHING).clamp(min=_EPSILON)
+        cell = max(smallest_cell, 2**level)
+        motion = _resize(motion, (padded_height // cell, padded_width // cell))
         passes = [None] * _ITERATIONS if level == levels else []
         for sigma in passes + [window / cell] * _ITERATIONS:
             motion = motion + _increment(smooth, weight, motion, 2**level, sigma)
             motion = motion.clamp(-limit, limit)
-    motion = F.interpolate(motion, scale_factor=float(cell), mode="bilinear", align_corners=False)
-    return motion[..., :height, :width]
+    return _resize(motion, (padded_height, padded_width))[..., :height, :width]
 
 
 def _increment(smooth: Tensor, weight: Tensor, motion: Tensor, pixel: int, sigma: float | None) -> Tensor:
@@ -123,7 +132,7 @@ def _increment(smooth: Tensor, weight: Tensor, motion: Tensor, pixel: int, sigma
     cell = height // motion.shape[-2]
 
     # 1. Warp both frames of a pair to the middle
-    half = F.interpolate(motion / pixel, size=(height, width), mode="bilinear", align_corners=False) / 2
+    half = _resize(motion / pixel, (height, width)) / 2
     half = half.repeat_interleave(pairs, dim=0)
     stacked = torch.stack([smooth, weight], dim=2)
     earlier = sample_at(stacked[:, :-1].reshape(-1, 2, height, width), -half, outside="border")
@@ -141,21 +150,36 @@ def _increment(smooth: Tensor, weight: Tensor, motion: Tensor, pixel: int, sigma
     terms = mean if sigma is None else _smooth(terms, sigma)
     yy, yx, xx, yt, xt = terms.unbind(dim=1)
 
-    # 3. Solve with regularization toward the mean motion
+    # 3. Solve with regularization toward the motion of the surroundings
     scale = (mean[:, 0] + mean[:, 2]) + _EPSILON
     if sigma is None:
         strength = 1e-3 * scale
         apart = torch.zeros_like(motion)
     else:
         strength = _REGULARIZATION * scale
-        wet = (yy + xx)[:, None] + _EPSILON
+        gradient = (yy + xx)[:, None]
         apart = motion / pixel
-        apart = apart - (apart * wet).sum(dim=(-2, -1), keepdim=True) / wet.sum(dim=(-2, -1), keepdim=True)
+        apart = apart - _surroundings(apart, gradient, sigma)
     yt, xt = yt + strength * apart[:, 0], xt + strength * apart[:, 1]
     yy, xx = yy + strength, xx + strength
     determinant = yy * xx - yx * yx
     increment = torch.stack([yx * xt - xx * yt, yx * yt - yy * xt], dim=1) / determinant[:, None]
     return increment.clamp(-_MAX_INCREMENT, _MAX_INCREMENT) * pixel
+
+
+def _surroundings(motion: Tensor, gradient: Tensor, sigma: float) -> Tensor:
+    """Return the mean motion in a wider window, weighted by the gradient; far from echoes that of the whole field."""
+    weight = gradient + _EPSILON
+    total = weight.mean(dim=(-2, -1), keepdim=True)
+    mean = (motion * weight).mean(dim=(-2, -1), keepdim=True) / total
+    near, wide = _smooth(motion * weight, _SURROUNDINGS * sigma), _smooth(weight, _SURROUNDINGS * sigma)
+    floor = _MEAN_WEIGHT * total
+    return (near + floor * mean) / (wide + floor)
+
+
+def _resize(motion: Tensor, size: tuple[int, int]) -> Tensor:
+    """Interpolate ``[B, 2, h, w]`` linearly to another grid of the same domain."""
+    return F.interpolate(motion, size=size, mode="bilinear", align_corners=False)
 
 
 def _smooth(field: Tensor, sigma: float) -> Tensor:
