@@ -84,7 +84,7 @@ class BestWeights:
         """Take the scores and weights of a validation; keep the weights if they are the best. A collective.
 
         Raises:
-            OSError: the weights cannot be written; the previous ones are kept.
+            CheckpointError: the weights cannot be written; the previous ones are kept.
         """
         value = scores.get(self.config.score)
         if self.choice.step is not None and not self._is_better(value, self.choice.value):
@@ -181,10 +181,15 @@ class BestWeights:
 
     def _write(self, step: int, weights: Tensors) -> str:
         self._check_owner()
-        self.folder.mkdir(exist_ok=True)
         path = self._path(step)
-        write_tensors(path, weights)
-        return file_hash(path)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_tensors(path, weights)
+            return file_hash(path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}, the weights of the best validation, could not be written: {error}; the previous ones are kept"
+            ) from error
 
     def _remove_unused(self) -> None:
         """Remove the weights to which neither the current choice nor a checkpoint refers."""

@@ -60,6 +60,9 @@ def test_exported_folder_works_without_this_project(tmp_path):
     torch.manual_seed(0)
     run = write_trained(tiny_config(tmp_path / "teacher", stage="teacher", data={"dataset": "synthetic"}))
     (tmp_path / "scores.json").write_text(json.dumps(_SCORES))
+    selection = {"score": "csi/mean", "best_step": 3, "best_value": 0.4125, "export": "best", "exported_step": 3}
+    marker = json.loads((run / "DONE.json").read_text())
+    (run / "DONE.json").write_text(json.dumps(marker | {"validation": selection}))
     out = tmp_path / "exported" / "teacher"
     result = export_run(run, out, grid=(16, 24), scores=[str(tmp_path / "scores.json")])
 
@@ -86,7 +89,9 @@ def test_exported_folder_works_without_this_project(tmp_path):
     assert metadata["files"]["model.pt2"] == file_hash(out / "model.pt2")
     card = (out / "README.md").read_text()
     for text in (
-        "Optimizer steps: 4; global batch 4; seed 5", trained.weights_hash, "[batch, 3, 16, 24]",
+        "Optimizer steps: 4; global batch 4; seed 5",
+        "The weights are those of step 3; best validation score: `csi/mean` 0.4125 at step 3\n",
+        trained.weights_hash, "[batch, 3, 16, 24]",
         "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "License of the data: Apache-2.0",
         "not for real weather", torch.__version__, "Loading a `.pt2` file runs code that it contains",
     ):  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, ValidationConfig
+from simcast_hpc.train import best_weights
 from simcast_hpc.train.best_weights import BestWeights
 from simcast_hpc.train.checkpoint import Checkpoint, CheckpointError
 from tests.generative_runs import OneRank
@@ -104,6 +105,19 @@ def test_missing_or_damaged_weights_are_an_error(tmp_path, damage):
     for use in (best.weights, lambda: _best(tmp_path).restore(checkpoint)):
         with pytest.raises(CheckpointError, match="weights of the best validation, are missing or damaged"):
             use()
+
+
+def test_a_failed_write_is_an_error_and_keeps_the_previous_weights(tmp_path, monkeypatch):
+    best = _best(tmp_path)
+    _validate(best, 2.0)
+
+    def full(*_arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(best_weights, "write_tensors", full)
+    with pytest.raises(CheckpointError, match=r"could not be written: .*No space left on device; the previous ones"):
+        _validate(best, 1.0, first=2)
+    assert best.choice.step == 1 and best.weights()["w"].item() == 1.0 and _files(tmp_path) == [1]
 
 
 def test_other_validation_data_is_rejected(tmp_path):
