@@ -21,8 +21,8 @@ _COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY, NOT_TESTABLE
 _LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant", NOT_TESTABLE: NOT_TESTABLE}
 _MARKERS = {HOLDS: "o", REVERSED: "X", UNDECIDED: "s", NOT_TESTABLE: "^"}
 LONG_TRAINING = (
-    "own-steps", "compute", "converged", "long", "longest", "long-student", "long-distillation", "teacher-steps",
-    "best-case", "longer-teacher", "longer-teacher-students",
+    "own-steps", "own-steps-4x", "compute", "converged", "long", "longest", "long-student", "long-distillation",
+    "teacher-steps", "best-case", "longer-teacher", "longer-teacher-students",
 )  # fmt: skip
 """Controls with more training steps; the other controls have a figure of their own."""
 

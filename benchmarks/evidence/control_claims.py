@@ -34,6 +34,10 @@ def _equal_compute(study: Study) -> Iterator[Claim]:
         "own-steps",
         "A student from scratch beats a direct model with the student's own number of steps.",
         csi("student minus direct, both 1x steps", student, "direct"),
+    )
+    yield control(
+        "own-steps-4x",
+        "The same with 4x steps, also of a teacher with 16x steps.",
         csi("4x student of the 4x teacher minus direct with 4x steps", "student-4x", "direct-4x"),
         csi("4x student of the 16x teacher minus direct with 4x steps", "student-4x-of-16x", "direct-4x"),
     )
