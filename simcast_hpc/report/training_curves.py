@@ -29,7 +29,8 @@ def loss_charts(stages: Sequence[StageResult]) -> list[Chart]:
         axes, validated = chart.figure.axes[0], stage.validation_points("loss")
         if validated:
             every = max(1, len(validated) // 12)
-            draw_line(axes, *zip(*validated, strict=True), _VALIDATION_LOSS, name="validation", every=every)
+            steps, values = zip(*validated, strict=True)
+            draw_line(axes, steps, values, _VALIDATION_LOSS, name="validation", every=every)
             _mark_best(axes, stage)
         if all(loss is not None and loss > 0 for loss in [*losses, *(value for _, value in validated)]):
             _log_axis(axes)

@@ -22,7 +22,7 @@ def _best(folder: Path, *, higher: bool = False, fingerprint: str = "f", **secti
     folder.mkdir(exist_ok=True)
     return BestWeights(
         folder / "best",
-        ValidationConfig(**{"score": "csi/mean" if higher else "mse"} | section),
+        ValidationConfig.model_validate({"score": "csi/mean" if higher else "mse"} | section),
         higher_is_better=higher,
         checkpoints=folder / "checkpoints",
         fingerprint=fingerprint,

@@ -76,7 +76,7 @@ def test_scores_and_loss_equal_those_of_the_forecasts(root, tmp_path, stage):
     error = (forecast - observed / 255)[valid]
     assert scores["mse"] == pytest.approx((error**2).mean(), rel=1e-6)
     assert scores["mae"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
-    codes = np.float32(forecast) * 255
+    codes = forecast.astype(np.float32) * 255
     thresholds = target_spec(checked.config.data).threshold_codes()
     often = [threshold for threshold in thresholds if (valid & (observed >= threshold)).sum() >= 1000]
     assert len(often) == len(thresholds) - 1, "219 is too rare for a mean"
@@ -112,13 +112,16 @@ class _ThreadRanks(OneRank):
 def test_scores_are_bitwise_independent_of_the_number_of_ranks(root, tmp_path, size):
     single, weights = _prepared(tmp_path / "run", root)
     expected = single.scores(weights, RANKS)
-    barrier, shared, found = threading.Barrier(size), [None] * size, [{} for _ in range(size)]
+    barrier, shared = threading.Barrier(size), [None] * size
+    found: list[Any] = [None] * size
     checks = [_plan(tmp_path / "run", root).validation for _ in range(size)]
 
     def work(rank: int) -> None:
         ranks: Any = _ThreadRanks(rank, size, barrier, shared)
-        checks[rank].prepare(ranks)
-        found[rank] = checks[rank].scores(weights, ranks), checks[rank].baselines
+        check = checks[rank]
+        assert check is not None
+        check.prepare(ranks)
+        found[rank] = check.scores(weights, ranks), check.baselines
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
     for thread in threads:
@@ -142,7 +145,7 @@ def test_only_the_splits_train_and_val_are_opened(root, tmp_path, monkeypatch, n
     """Also with noise inputs, whose ensembles are scored."""
     opened: list[str] = []
 
-    def spy(config: Any, *, split: str, frames: int) -> Any:
+    def spy(config: Any, *, split: Any, frames: int) -> Any:
         opened.append(split)
         return open_windows(config, split=split, frames=frames)
 
