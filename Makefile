@@ -197,9 +197,9 @@ $(VENV)/.runtime: $(PINS) | $(VENV)/.torch
 	@$(INSTALL) -e . $(TO_LOG)
 	@touch $@
 
-# The extrapolation baseline is also a reference of the tests.
+# The baselines of pysteps are also a reference of the tests.
 $(VENV)/.verify: $(VENV)/.runtime
-	@echo "Installing pysteps and OpenCV for the extrapolation baseline (compiles for about a minute)"
+	@echo "Installing pysteps and OpenCV for its baselines (compiles for about a minute)"
 	@$(INSTALL) -e '.[verify]' $(TO_LOG)
 	@touch $@
 

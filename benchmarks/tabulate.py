@@ -1,4 +1,4 @@
-"""Fill the tables of the performance pages from the CSV files, or compare these with another commit's.
+"""Fill tables of performance and baselines from the CSV files, or compare these with another commit's.
 
     python -m benchmarks.tabulate              # rewrites the tables
     python -m benchmarks.tabulate --check      # fails if a table is out of date
@@ -30,7 +30,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "docs" / "results" / "performance.md", ROOT / "docs" / "results" / "performance-tables.md")
+PAGES = tuple(
+    ROOT / "docs" / page
+    for page in ("results/performance.md", "results/performance-tables.md", "reference/baselines.md")
+)
 TABLE = re.compile(r"(<!-- (table|list) (\S+)((?: [^\n]+?)?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 CHANGED = 0.02
 PROVENANCE = ("commit", "public_commit", "load")

@@ -31,7 +31,7 @@ def evaluate(
         list[str],
         typer.Argument(
             help="Run directories, forecast files (.npz or .h5 with forecast, event, start) or baselines (persistence, "
-            "extrapolation, darts, s-prog, steps, linda, anvil). NAME=SOURCE sets the name in the results.",
+            "extrapolation, pysteps-lk, darts, s-prog, steps, linda, anvil). NAME=SOURCE sets the name in the results.",
             show_default=False,
         ),
     ],
