@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from simcast_hpc.config import TrainConfig
+from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch, micro_batches
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.distill.cut_windows import Frames, to_frames
@@ -133,6 +133,15 @@ def test_stored_and_online_rollouts_are_equal_to_the_bit(tmp_path, root, teacher
     for one, other in zip(*samples, strict=True):
         for parts in zip(one, other, strict=True):
             torch.testing.assert_close(*parts, rtol=0, atol=0, equal_nan=True)
+
+
+def test_rejects_initial_weights_of_a_teacher_with_another_base(tmp_path, root, teacher):
+    student = {"teacher": str(teacher), "init": "teacher"}
+    message = r"init=teacher requires the teacher's model\.base: .* has 'extrapolation', the student has 'none'"
+    with pytest.raises(ConfigError, match=message):
+        plan(_config(tmp_path, root, base="none", stage="student", student=student))
+    same = plan(_config(tmp_path, root, base="extrapolation", stage="student", student=student)).stage
+    assert same.inputs["teacher"] == load_trained(teacher).weights_hash
 
 
 def test_base_is_part_of_the_identity_only_where_it_is_set(tmp_path, root):

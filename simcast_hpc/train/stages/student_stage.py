@@ -36,14 +36,16 @@ class StudentStage(ForecastStage):
         """Load the teacher if one is needed, check that it fits the data, and open cached pseudo-frames.
 
         Raises:
-            ConfigError: the teacher is not finished, or has another context length, data set, horizon or grid; or the
-                cache is incomplete or was computed from another teacher or other data.
+            ConfigError: the teacher is not finished, or has another context length, data set, horizon or grid; it
+                initializes the student and has another base forecast; or the cache is incomplete or was computed from
+                another teacher or other data.
         """
         super().__init__(config, source)
         self.teacher: TrainedModel | None = None
         if "teacher" in (config.student.extension, config.student.init):
             self.teacher = load_teacher(config)
             self.teacher.check_grid(source.grid)
+            _check_base(config, self.teacher.config)
             self.inputs["teacher"] = self.teacher.weights_hash
             if config.student.extension == "teacher" and config.rollout_dir is not None:
                 store = rollout_store(config.rollout_dir, config, self.teacher, source)
@@ -114,6 +116,15 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
                 f"the teacher in {config.student.teacher} has {key}={of_teacher!r}, the student needs {of_student!r}"
             )
     return teacher
+
+
+def _check_base(config: TrainConfig, teacher: TrainConfig) -> None:
+    """Reject initial weights of a teacher with another base forecast, whose output has another meaning."""
+    if config.student.init == "teacher" and teacher.model.base != config.model.base:
+        raise ConfigError(
+            f"student.init=teacher requires the teacher's model.base: {config.student.teacher} has "
+            f"{teacher.model.base!r}, the student has {config.model.base!r}; choose the same, or student.init=scratch"
+        )
 
 
 @fp32_precision()
