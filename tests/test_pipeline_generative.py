@@ -60,11 +60,11 @@ def test_student_with_noise_inputs_is_an_ensemble_in_scores_and_report(tmp_path)
     run_pipeline_forked(five_stages(run_dir, stages=stages, autoencoder={}, diffusion={}, sampling={}))
     scores = json.loads((run_dir / "scores" / "test.json").read_text(encoding="utf-8"))
     entry = next(entry for entry in scores["entries"] if entry["name"] == "noisy")
-    assert entry["note"] == "4 members of student, one pass per member; SimVP with noise"
+    assert entry["note"] == "4 members of student, one pass per member; SimVP + extrapolation with noise"
     values = next(iter(scores["scores"]["noisy"].values()))
     assert values["crps"] <= values["crps_standard"] and "spread_skill" in values
     page = (run_dir / "report" / "index.html").read_text(encoding="utf-8")
-    assert "2 SimVP models (1 with noise inputs, for ensembles) were trained" in page
+    assert "2 SimVP and SimVP + extrapolation models (1 with noise inputs, for ensembles) were trained" in page
     for shown in ("noisy, members", "Rank histogram", "Reliability", "member 4"):
         assert shown in page, shown
 

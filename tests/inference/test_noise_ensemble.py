@@ -119,7 +119,8 @@ def test_a_run_with_noise_is_an_ensemble_and_no_deterministic_model(run, runs):
 
 def test_entry_of_an_evaluation_names_members_and_parameters(ensemble):
     entry = run_entry("crps", ensemble)
-    assert entry.note == "5 members of direct, one pass per member; SimVP with noise"
+    network = "SimVP" if ensemble.config.model.base == "none" else "SimVP + extrapolation"
+    assert entry.note == f"5 members of direct, one pass per member; {network} with noise"
     assert entry.steps == 3 and entry.parameters == sum(one.numel() for one in ensemble.network.parameters())
     assert entry.forecast_windows([], CODES, frames_out=4).shape == (3, 5, 4, 16, 16)
 
