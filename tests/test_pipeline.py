@@ -65,6 +65,7 @@ def test_pipeline_writes_the_output_of_every_part(finished):
     scores = json.loads((finished / "scores" / "test.json").read_text(encoding="utf-8"))
     assert [entry["name"] for entry in scores["entries"]] == [
         "persistence",
+        "extrapolation",
         *(name + suffix for name in ("teacher", "student", "direct") for suffix in ("", "+quantile-mapping")),
     ]
     assert (finished / "student" / "quantile_mapping.npz").is_file()
@@ -128,8 +129,10 @@ def earthformer(tmp_path_factory) -> Path:
 
 def test_pipeline_trains_earthformer(earthformer):
     scores = json.loads((earthformer / "scores" / "test.json").read_text(encoding="utf-8"))
-    assert [entry["name"] for entry in scores["entries"]] == ["persistence", "extrapolation", "teacher", "student"]
-    assert all("Earthformer" in entry["note"] for entry in scores["entries"][1:])
+    assert [entry["name"] for entry in scores["entries"]] == [
+        "persistence", "extrapolation", "teacher", "teacher+quantile-mapping", "student", "student+quantile-mapping",
+    ]  # fmt: skip
+    assert all("Earthformer" in entry["note"] for entry in scores["entries"][2:])
     page = (earthformer / "report" / "index.html").read_text(encoding="utf-8")
     assert "2 Earthformer models were trained" in page and "SimVP" not in page
 
