@@ -7,7 +7,7 @@ from benchmarks.evidence.study_text import loss_decrease
 from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.verification.bootstrap import Interval
 
-from .arms import EXTRAPOLATION, PERSISTENCE
+from .arms import EXTRAPOLATION, PERSISTENCE, arms_of
 from .claims import HOLDS, NOT_TESTABLE, REVERSED, Finding, Verdict
 from .intervals import Bootstrap
 
@@ -95,7 +95,11 @@ class _Words:
         """Return CSI-M of an arm."""
         if arm not in self.bootstrap.evidence.by_arm:
             return NOT_MEASURED
-        return f"{self.bootstrap.one(((arm, 1.0),), 'csi/mean').value:.3f}"
+        return f"{self.mean(arm):.3f}"
+
+    def mean(self, arm: str) -> float:
+        """Return CSI-M of an arm with results."""
+        return self.bootstrap.one(((arm, 1.0),), "csi/mean").value
 
 
 def summary(evidence: Evidence, bootstrap: Bootstrap, verdicts: Sequence[Verdict]) -> list[str]:
@@ -135,13 +139,19 @@ def _of_the_student(words: _Words, steps: int) -> str:
 
 
 def _of_extrapolation(words: _Words, steps: int) -> str:
+    evidence = words.bootstrap.evidence
+    plain = [arm.name for arm in arms_of(evidence.study) if arm.base == "none" and arm.events is None]
+    trained = [arm for arm in plain if arm in evidence.by_arm]
+    level = words.mean(EXTRAPOLATION) if EXTRAPOLATION in evidence.by_arm else 0.0
+    lower = sum(words.mean(arm) < level for arm in trained)
     return (
         f"**Extrapolation.** Optical-flow extrapolation, without any training, has a CSI-M of "
-        f"{words.score(EXTRAPOLATION)}, persistence {words.score(PERSISTENCE)}, the direct model "
-        f"{words.score('direct')} after {steps} and {words.score('direct-16x')} after {16 * steps} steps; a hybrid "
-        f"student, which starts from extrapolation and after {4 * steps} steps from its teacher's weights, has "
-        f"{words.score('hybrid-student-4x-warm')} after {4 * steps} steps of its own (minus pysteps' optical flow: "
-        f"{words.value('hybrid-skill-warm')})."
+        f"{words.score(EXTRAPOLATION)} (persistence {words.score(PERSISTENCE)}), more than {lower} of the "
+        f"{len(trained)} networks without it (direct model: {words.score('direct')} after {steps}, "
+        f"{words.score('direct-16x')} after {16 * steps} steps); a hybrid network, which corrects the extrapolation, "
+        f"has {words.compared('hybrid')} the direct model at equal steps ({words.value('hybrid')}), and a hybrid "
+        f"student has {words.score('hybrid-student-4x-warm')} ({4 * steps} steps, begun with the weights of its "
+        f"teacher; minus pysteps' optical flow: {words.value('hybrid-skill-warm')})."
     )
 
 
