@@ -48,9 +48,9 @@ CAPTIONS = {
     "controls-other": "Other controls: differences of CSI-M with 95 % intervals.",
     "claims-hybrid": "Networks that start from extrapolation: differences of CSI-M with 95 % intervals.",
     "claims-few-data": "Few training events: differences of CSI-M with 95 % intervals.",
-    "hybrid-steps": "CSI-M by number of training steps, one panel per lead time, with 95 % intervals: networks with "
-    "and without extrapolation as base, and the extrapolation itself. A student with warm start begins after the same "
-    "number of steps of its teacher.",
+    "hybrid-steps": "CSI-M by number of training steps, one panel per lead time: networks with and without "
+    "extrapolation as base, and the extrapolation itself. A student with warm start begins after as many steps of its "
+    "teacher. The 95 % intervals include the variation of the events; the paired differences in the table do not.",
     "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events.",
     "csi-by-lead": "Top: CSI-M by lead time. Bottom: paired difference from the direct model, with 95 % intervals.",
     "horizons": "CSI-M minus that of the direct model, by the horizon of the teacher: this study with 95 % intervals, "

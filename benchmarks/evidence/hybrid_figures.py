@@ -72,7 +72,8 @@ def draw_hybrid_steps(bootstrap: Bootstrap, path: Path) -> None:
         axes.set_xlabel("training steps", fontsize=FONT, color=INK)
     for axes in grid[:, 0]:
         axes.set_ylabel("CSI-M", fontsize=FONT, color=INK)
-    legend(figure, {**{name: look for name, (look, _) in _LINES.items()}, **_LEVELS})
+    shown = {name: look for name, (look, arms) in _LINES.items() if set(arms) & set(trained)}
+    legend(figure, {**shown, **{name: look for name, look in _LEVELS.items() if name in trained}})
     save(figure, path)
 
 
