@@ -101,7 +101,8 @@ with the same samples for every arm,
   the coverage on studies with a known truth. A baseline has no seeds; it is paired over events.
 - `extrapolation` is the project's optical flow and semi-Lagrangian advection in torch, `pysteps-lk` that of pysteps. A
   hybrid network has `model.base: extrapolation`: the extrapolated frames are a second input channel and are added to
-  its output, which is zero before training.
+  its output, which is zero before training. The optical flow was improved while the study ran; hybrid arms that had
+  been trained with the earlier one (seeds 0 to 2 in part) were discarded and trained again.
 - The stored sums (hits, forecast and observed pixels by block, threshold and lead time; FSS; absolute and squared
   error) allow other scores to be computed without training.
 

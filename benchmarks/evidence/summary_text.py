@@ -150,7 +150,7 @@ def _of_extrapolation(words: _Words, steps: int) -> str:
         f"{len(trained)} networks without it (direct model: {words.score('direct')} after {steps}, "
         f"{words.score('direct-16x')} after {16 * steps} steps); a hybrid network, which corrects the extrapolation, "
         f"has {words.compared('hybrid')} the direct model at equal steps ({words.value('hybrid')}), and a hybrid "
-        f"student has {words.score('hybrid-student-4x-warm')} ({4 * steps} steps, begun with the weights of its "
+        f"student has {words.score('hybrid-student-4x-warm')} ({4 * steps} steps, initialized with the weights of its "
         f"teacher; minus pysteps' optical flow: {words.value('hybrid-skill-warm')})."
     )
 
