@@ -45,7 +45,8 @@ class Choice(NamedTuple):
 class BestWeights:
     """Keeps the weights of the best validation in ``folder``, one file per step: ``step-00000120.safetensors``.
 
-    A later score must be better to replace an earlier one. An undefined score is worse than any other.
+    A later score must be better to replace an earlier one. An undefined score is worse than any other; as long as all
+    are undefined, the last weights are kept, with a warning.
     """
 
     def __init__(
@@ -87,21 +88,28 @@ class BestWeights:
             CheckpointError: the weights cannot be written; the previous ones are kept.
         """
         value = scores.get(self.config.score)
+        if value is not None and math.isnan(value):
+            value = None
+        if value is None and self._ranks.is_first:
+            logger.warning("%s is undefined at step %d: it selects no weights", self.config.score, step)
+        since = 0
         if self.choice.step is not None and not self._is_better(value, self.choice.value):
-            self.choice = self.choice._replace(since=self.choice.since + 1)
+            since = self.choice.since + 1
+            self.choice = self.choice._replace(since=since)
             if self.stopped:
                 logger.info(
                     "early stopping at step %d: %s has not improved in %d validations", step, self.config.score,
-                    self.choice.since,
+                    since,
                 )  # fmt: skip
-            return
+            if self.choice.value is not None:
+                return
         digest = ""
         if self.config.export == "best":
             with self._ranks.together():
                 if self._ranks.is_first:
                     digest = self._write(step, weights)
             digest = self._ranks.broadcast(digest)
-        self.choice = Choice(step, value, digest)
+        self.choice = Choice(step, value, digest, since)
         if self._ranks.is_first:
             self._remove_unused()
 
@@ -175,8 +183,8 @@ class BestWeights:
         }
 
     def _is_better(self, value: float | None, best: float | None) -> bool:
-        if value is None or best is None or math.isnan(value):
-            return value is not None and best is None
+        if value is None or best is None:
+            return value is not None
         return value > best if self._higher else value < best
 
     def _write(self, step: int, weights: Tensors) -> str:

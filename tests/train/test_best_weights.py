@@ -59,7 +59,7 @@ def _files(folder: Path) -> list[int]:
         (False, (3.0, 2.0, 2.0, 1.0, 5.0), [1, 2, 2, 4, 4]),
         (True, (0.3, 0.2, 0.3, 0.4), [1, 1, 1, 4]),
         (False, (NAN, 2.0, NAN, 3.0), [1, 2, 2, 2]),
-        (True, (NAN, NAN, 0.0), [1, 1, 3]),
+        (True, (NAN, NAN, 0.0, 0.0), [1, 2, 3, 3]),
     ],
 )
 def test_only_a_better_score_replaces_the_choice(tmp_path, higher, values, chosen):
@@ -147,6 +147,15 @@ def test_patience_counts_validations_since_the_best_also_after_a_resume(tmp_path
     resumed.restore(_save(best, tmp_path, 5))
     _validate(resumed, NAN, first=6)
     assert resumed.stopped and resumed.choice.step == 3
+
+
+def test_a_score_that_is_never_defined_warns_and_keeps_the_last_weights(tmp_path, caplog):
+    best = _best(tmp_path, patience=3)
+    assert _validate(best, NAN, NAN, NAN) == [1, 2, 3] and not best.stopped
+    assert "mse is undefined at step 3: it selects no weights" in caplog.text
+    assert best.weights()["w"].item() == 3 and _files(tmp_path) == [3]
+    _validate(best, NAN, first=4)
+    assert best.stopped
 
 
 @pytest.mark.parametrize(
