@@ -32,7 +32,9 @@ def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None, *,
         side: shorter side of the tiles of a domain; see :func:`.estimate_motion`.
 
     Raises:
-        ValueError: ``frames`` does not have four axes, ``valid`` has another shape, or ``frames_out`` is below 1.
+        TypeError: ``frames`` is not floating.
+        ValueError: ``frames`` does not have four axes or has no frame, ``valid`` has another shape, or ``frames_out``
+            is below 1.
     """
     check_frames(frames, valid)
     if frames_out < 1:

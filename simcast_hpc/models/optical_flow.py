@@ -50,22 +50,33 @@ def estimate_motion(frames: Tensor, valid: Tensor | None = None, *, side: int | 
             a domain, the shorter side of its tiles.
 
     Raises:
-        ValueError: ``frames`` does not have four axes, or ``valid`` has another shape.
+        TypeError: ``frames`` is not floating.
+        ValueError: ``frames`` does not have four axes or has no frame, or ``valid`` has another shape.
     """
     check_frames(frames, valid)
     batch, steps, height, width = frames.shape
     if steps == 1:
         return frames.new_zeros((batch, 2, height, width), dtype=torch.float32)
     frames = frames[:, -_MAX_PAIRS - 1 :].detach().float()
-    weight = torch.ones_like(frames) if valid is None else valid[:, -_MAX_PAIRS - 1 :].float()
+    weight = torch.ones_like(frames)
+    if valid is not None:
+        valid = valid[:, -_MAX_PAIRS - 1 :]
+        frames, weight = frames.where(valid, 0.0), valid.float()
     with in_fp32(frames):
         return _coarse_to_fine(frames, weight, side or min(height, width))
 
 
 def check_frames(frames: Tensor, valid: Tensor | None) -> None:
-    """Raise a ValueError unless ``frames`` is ``[B, T, H, W]`` and ``valid`` None or of the same shape."""
-    if frames.dim() != 4:
-        raise ValueError(f"frames must have shape [B, T, H, W], got {tuple(frames.shape)}")
+    """Check that ``frames`` is floating, ``[B, T, H, W]`` with T > 0, and ``valid`` None or of the same shape.
+
+    Raises:
+        TypeError: ``frames`` is not floating.
+        ValueError: a wrong shape.
+    """
+    if frames.dim() != 4 or not frames.shape[1]:
+        raise ValueError(f"frames must have shape [B, T, H, W] with T of at least 1, got {tuple(frames.shape)}")
+    if not frames.is_floating_point():
+        raise TypeError(f"frames have dtype {frames.dtype}; divide uint8 values by 255")
     if valid is not None and valid.shape != frames.shape:
         raise ValueError(f"valid must have the shape of frames, {tuple(frames.shape)}, got {tuple(valid.shape)}")
 
@@ -93,8 +104,8 @@ def _coarse_to_fine(frames: Tensor, weight: Tensor, side: int) -> Tensor:
     levels = max(side // _COARSEST, 1).bit_length() - 1
     smallest_cell = 2 ** (max(int(window / 2), 1).bit_length() - 1)
 
-    # 1. Image pyramid, padded with missing pixels to a multiple of the coarsest pixel
-    padding = (0, -width % 2**levels, 0, -height % 2**levels)
+    # 1. Image pyramid, padded with missing pixels to a multiple of the coarsest pixel and to two pixels
+    padding = (0, max(-width % 2**levels, 2 - width), 0, max(-height % 2**levels, 2 - height))
     weight = F.pad(weight, padding)
     images = [(F.pad(frames, padding) * weight, weight)]
     for _ in range(levels):

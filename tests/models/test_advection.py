@@ -147,5 +147,9 @@ def test_shapes_on_the_meta_device_and_invalid_arguments():
     assert extrapolate(frames, 7, torch.ones_like(frames, dtype=torch.bool)).shape == (2, 7, 30, 50)
     with pytest.raises(ValueError, match="frames_out=0 must be at least 1"):
         extrapolate(torch.zeros(1, 2, 8, 8), 0)
-    with pytest.raises(ValueError, match=r"frames must have shape \[B, T, H, W\], got \(8, 8\)"):
+    with pytest.raises(ValueError, match=r"frames must have shape \[B, T, H, W\] .*, got \(8, 8\)"):
         extrapolate(torch.zeros(8, 8), 1)
+    with pytest.raises(ValueError, match=r"with T of at least 1, got \(1, 0, 8, 8\)"):
+        extrapolate(torch.zeros(1, 0, 8, 8), 1)
+    with pytest.raises(TypeError, match=r"dtype torch\.uint8; divide uint8 values by 255"):
+        extrapolate(torch.zeros(1, 2, 8, 8, dtype=torch.uint8), 1)

@@ -73,6 +73,20 @@ def test_frames_without_echo_and_single_frames_have_no_motion():
     assert estimate_motion(torch.full((1, 3, 20, 20), 0.4)).abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (6, 1)])
+def test_grids_of_one_row_or_column(shape):
+    frames = torch.rand(2, 3, *shape, generator=torch.Generator().manual_seed(1))
+    motion = estimate_motion(frames)
+    assert motion.shape == (2, 2, *shape) and motion.abs().max() <= 1 / 4
+
+
+def test_missing_pixels_may_be_nan():
+    frames = blobs(20, 24, translated(0.5, 1.0))
+    valid = torch.rand(frames.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    expected = estimate_motion(frames.where(valid, 0.0), valid)
+    torch.testing.assert_close(estimate_motion(frames.where(valid, torch.nan), valid), expected, rtol=0, atol=0)
+
+
 def test_motion_is_bounded():
     noise = torch.rand(1, 4, 40, 24, generator=torch.Generator().manual_seed(1))
     motion = estimate_motion(noise)
