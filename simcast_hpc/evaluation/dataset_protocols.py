@@ -1,13 +1,14 @@
 """Protocols of a data set: by name, with thresholds converted to the encoding of its data."""
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Sequence
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.verification.protocols import Aggregation, Pool, ScoreProtocol, protocol_for
-from simcast_hpc.verification.published_protocols import resolve_protocol
+from simcast_hpc.verification.published_protocols import PROTOCOLS, resolve_protocol
 
 _OWN: dict[str, Aggregation] = {name: name for name in ("global", "lead-mean", "frame-mean", "sample-mean")}
 _FSS_KM = (4.0, 16.0, 64.0)
@@ -70,7 +71,12 @@ def _by_name(spec: DatasetSpec, name: str, spacing: float, field: str) -> ScoreP
     try:
         protocol = resolve_protocol(name)
     except KeyError as error:
-        raise ConfigError(f"{field}: {error.args[0]}; or {', '.join(_OWN)}") from error
+        known = (*_OWN, *PROTOCOLS)
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ConfigError(
+            f"{field}: unknown verification protocol {name!r}; {hint}choose from {', '.join(known)}"
+        ) from error
     if name == "pysteps":
         protocol = _with_thresholds(protocol, spec, spec.threshold_codes(), spec.threshold_labels(), field)
         return dataclasses.replace(protocol, unit=spec.thresholds.unit, **_scales(spacing))

@@ -119,8 +119,13 @@ def reject_another(saved: Mapping[str, Any], inputs: Mapping[str, Any], *, where
     current = json.loads(json.dumps(dict(inputs)))
     differing = [key for key in sorted({**saved, **current}) if saved.get(key) != current.get(key)]
     if differing:
-        values = "; ".join(f"{key} was {saved.get(key)!r}, is {current.get(key)!r}" for key in differing[:3])
+        values = "; ".join(f"{key} was {_shown(saved, key)}, is {_shown(current, key)}" for key in differing[:3])
         raise ConfigError(f"{where} belongs to another run: {values}. Restore the value or choose another run_dir")
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """Return a value for a message; fields that are omitted at their default have none."""
+    return repr(values[key]) if key in values else "not set"
 
 
 def file_hash(path: Path) -> str:

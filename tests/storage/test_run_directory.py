@@ -76,7 +76,7 @@ def test_a_marker_is_valid_for_equal_inputs_and_intact_weights(tmp_path):
     assert marker is not None and marker["steps"] == 7 and marker["inputs"] == {"seed": 1, "loss.weights": [1.0, 10.0]}
     with pytest.raises(ConfigError, match="belongs to another run: seed was 1, is 2"):
         folder.finished({**inputs, "seed": 2})
-    with pytest.raises(ConfigError, match=r"loss\.weights was \[1\.0, 10\.0\], is None"):
+    with pytest.raises(ConfigError, match=r"loss\.weights was \[1\.0, 10\.0\], is not set"):
         folder.finished({"seed": 1})
 
 

@@ -205,7 +205,7 @@ def test_rejects_invalid_manifest(tmp_path, text):
         ({"seed": 6}, "seed was 5, is 6"),
         ({"loss.weights": (1.0, 5.0)}, r"loss\.weights was \[1\.0, 10\.0\], is \[1\.0, 5\.0\]"),
         ({"data fingerprint": "ef01"}, "data fingerprint was 'abcd', is 'ef01'"),
-        ({"teacher": "ff"}, "teacher was None, is 'ff'"),
+        ({"teacher": "ff"}, "teacher was not set, is 'ff'"),
     ],
 )
 def test_rejects_checkpoint_of_another_configuration_or_data(tmp_path, engine, over, message):
@@ -217,7 +217,7 @@ def test_rejects_checkpoint_of_another_configuration_or_data(tmp_path, engine, o
     ):
         newest.require({**IDENTITY, **over})
     without_seed = {key: value for key, value in IDENTITY.items() if key != "seed"}
-    with pytest.raises(ConfigError, match="seed was 5, is None"):
+    with pytest.raises(ConfigError, match="seed was 5, is not set"):
         newest.require(without_seed)
 
 

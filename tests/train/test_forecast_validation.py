@@ -169,7 +169,10 @@ def test_only_the_splits_train_and_val_are_opened(root, tmp_path, monkeypatch, n
             r"validation\.score='csi/men' is invalid; did you mean 'csi/mean'.* choose from loss, csi",
         ),
         ({"score": "frequency_bias/mean"}, r"'frequency_bias/mean' is invalid"),
-        ({"protocol": "globl"}, r"validation\.protocol: unknown verification protocol 'globl'.* or global, lead-mean"),
+        (
+            {"protocol": "globl"},
+            r"validation\.protocol: unknown verification protocol 'globl'; did you mean 'global'\?",
+        ),
         ({"protocol": "hko7"}, r"validation\.protocol: hko7 requires data in dBZ"),
     ],
 )
