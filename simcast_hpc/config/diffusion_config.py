@@ -121,7 +121,7 @@ MEMBER_FIELDS = ("members", "chunk", "seed", "cuda_graph")
 
 
 class SamplingConfig(Section, read_by=("direct", "student", "diffusion")):
-    """How an ensemble is sampled; no field affects training.
+    """How an ensemble is sampled; no field affects training, but validation scores depend on ``members`` and ``seed``.
 
     For a network with ``model.noise_channels``, only ``members``, ``chunk``, ``seed`` and ``cuda_graph`` have an
     effect; for other runs of the stages `direct` and `student`, none.

@@ -67,7 +67,7 @@ class BestWeights:
             config: the score, whether its best weights are exported, and the patience.
             higher_is_better: direction of the score.
             checkpoints: folder of the checkpoints, whose choices are kept.
-            fingerprint: of the validation data.
+            fingerprint: of the validation data and the members of ensembles.
             ranks: the ranks; the first one writes.
             check_owner: raises an error if this process must not write any more.
         """
@@ -122,7 +122,7 @@ class BestWeights:
         """Continue with the choice of a checkpoint, or without one; remove the weights of later steps. A collective.
 
         Raises:
-            ConfigError: the choice was made on other validation data.
+            ConfigError: the choice was made on other validation data or with other members.
             CheckpointError: the weights of the choice are missing or damaged.
         """
         stored = (checkpoint.manifest.get(STATE) if checkpoint is not None else None) or {}
@@ -130,7 +130,7 @@ class BestWeights:
         with self._ranks.together():
             if stored and stored.get("data") != self._fingerprint:
                 raise ConfigError(
-                    f"{self.folder.parent} was validated on other data: the split val has fingerprint "
+                    f"{self.folder.parent} was validated on other data or members: the split val has fingerprint "
                     f"{self._fingerprint}, but had {stored.get('data')}; restore it, or choose another run_dir"
                 )
             if stored:

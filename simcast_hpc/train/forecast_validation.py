@@ -81,6 +81,14 @@ class ForecastValidation(Validation):
         self._baselines: dict[str, dict[str, float]] = {}
 
     @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the data and, of an ensemble, the settings of its members: scores of others do not compare."""
+        own, sampling = self.source.fingerprint, self.config.sampling
+        if not self.config.model.noise_channels:
+            return own
+        return f"{own} (sampling.members={sampling.members}, sampling.seed={sampling.seed})"
+
+    @property
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
         """Scores of persistence and extrapolation on the validation windows."""
         return self._baselines

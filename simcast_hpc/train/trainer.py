@@ -214,7 +214,7 @@ def _best_weights(planned: Plan, ranks: TorchRanks, lock: DirectoryLock) -> Best
         planned.config.validation,
         higher_is_better=higher_is_better(planned.config.validation.score),
         checkpoints=planned.directory.checkpoints,
-        fingerprint=planned.validation.source.fingerprint,
+        fingerprint=planned.validation.fingerprint,
         ranks=ranks,
         check_owner=lock.check,
     )

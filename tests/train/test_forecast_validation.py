@@ -159,6 +159,8 @@ def test_only_the_splits_train_and_val_are_opened(root, tmp_path, monkeypatch, n
     assert set(opened) == {"train", "val"}
     assert {checked.source.key(index).event for index in range(len(checked.source))} == {"E2", "E3", "E4"}
     assert ("crps" in scores) == bool(noise) and "loss" in scores
+    members = " (sampling.members=3, sampling.seed=0)" if noise else ""
+    assert checked.fingerprint == checked.source.fingerprint + members, "scores of other members do not compare"
 
 
 @pytest.mark.parametrize(
