@@ -90,7 +90,7 @@ class ForecastValidation(Validation):
 
     @property
     def baselines(self) -> Mapping[str, Mapping[str, float]]:
-        """Scores of persistence and extrapolation on the validation windows."""
+        """Scores of persistence, and from two input frames of extrapolation, on the validation windows."""
         return self._baselines
 
     def prepare(self, ranks: TorchRanks) -> None:
@@ -105,7 +105,8 @@ class ForecastValidation(Validation):
             baseline = load_baseline(
                 name, target_spec(data).encoding, step_minutes=step_minutes(data), spacing_km=self._spacing_km
             )
-            counted[name], _ = self._count(baseline.forecast, ranks)
+            if getattr(baseline, "min_frames", 1) <= self.config.sequence.frames_in:
+                counted[name], _ = self._count(baseline.forecast, ranks)
         # The observed thresholds are the same for all forecasts.
         first = counted[_BASELINES[0]]
         pixels = (first.hits + first.misses).sum(dim=(0, 2))

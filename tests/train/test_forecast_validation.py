@@ -46,6 +46,12 @@ def _prepared(run_dir: Path, root: Path, **over: Any) -> tuple[ForecastValidatio
     return checked, network.state_dict()
 
 
+def test_one_input_frame_has_no_extrapolation(tmp_path, root):
+    sequence = {"frames_in": 1, "frames_out": 4, "teacher_frames_out": 2}
+    checked, weights = _prepared(tmp_path / "run", root, sequence=sequence)
+    assert set(checked.baselines) == {"persistence"} and "csi/mean" in checked.scores(weights, RANKS)
+
+
 def _csi(forecast: np.ndarray, observed: np.ndarray, threshold: float) -> float:
     """Return the CSI of codes, counted pixel by pixel; 255 is missing."""
     valid = observed != 255
