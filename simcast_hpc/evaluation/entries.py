@@ -251,6 +251,7 @@ class _BaselineMethod:
 
     def __init__(self, baseline: Any):
         self._baseline = baseline
+        self.min_frames = getattr(baseline, "min_frames", 1)
 
     def forecast(self, frames: torch.Tensor, /, *, frames_out: int) -> torch.Tensor:
         return self._baseline.forecast(frames, frames_out)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simcast_hpc.config import EvaluationConfig, SequenceConfig
+from simcast_hpc.config import ConfigError, EvaluationConfig, SequenceConfig
 from simcast_hpc.config.names import file_stem
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
@@ -53,12 +53,17 @@ def evaluate(
         The content of the JSON file; empty on ranks other than 0.
 
     Raises:
-        ConfigError, DataError: unknown protocol, invalid data, or another process writes the same test set.
+        ConfigError, DataError: unknown protocol, too few input frames for a baseline, invalid data, or another process
+            writes the same test set.
     """
     # 1. Windows
     spec, protocols = target_spec(test_set.data), _protocols(test_set, entries, settings)
     frames = sequence.frames_in + sequence.frames_out
     for entry in entries:
+        if (needed := getattr(entry.forecast, "min_frames", 1)) > sequence.frames_in:
+            raise ConfigError(
+                f"{entry.name} needs at least {needed} input frames, but sequence.frames_in is {sequence.frames_in}"
+            )
         if isinstance(entry.postprocessing, QuantileMapping) and test_set.split in ("val", "all"):
             logger.warning("%s: fitted on the split val, which is scored here: the scores are too good", entry.name)
     source = open_windows(test_set.data, split=test_set.split, frames=frames)

@@ -186,6 +186,15 @@ def test_rejects_unknown_baseline(data):
         baseline_entry("persistance", data)
 
 
+def test_rejects_too_few_input_frames_for_a_baseline(data, tmp_path):
+    sequence = SEQUENCE.model_copy(update={"frames_in": 1})
+    entries = [baseline_entry(name, data) for name in ("persistence", "extrapolation")]
+    with pytest.raises(ConfigError, match=r"extrapolation needs at least 2 input frames, but sequence\.frames_in is 1"):
+        evaluate(
+            TestSet("test", data, "test"), entries, sequence=sequence, settings=EvaluationConfig(), folder=tmp_path
+        )
+
+
 def test_small_test_set_requires_all_of_its_events(data, tmp_path):
     """Otherwise no threshold could be part of the mean."""
     settings = EvaluationConfig(min_observed_pixels=50, min_observed_events=5)
