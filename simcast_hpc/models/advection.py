@@ -32,7 +32,7 @@ def extrapolate(frames: Tensor, frames_out: int, valid: Tensor | None = None, *,
         side: shorter side of the tiles of a domain; see :func:`.estimate_motion`.
 
     Raises:
-        TypeError: ``frames`` is not floating.
+        TypeError: ``frames`` is not floating, or ``valid`` is not bool.
         ValueError: ``frames`` does not have four axes or has no frame, ``valid`` has another shape, or ``frames_out``
             is below 1.
     """

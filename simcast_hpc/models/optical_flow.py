@@ -50,7 +50,7 @@ def estimate_motion(frames: Tensor, valid: Tensor | None = None, *, side: int | 
             a domain, the shorter side of its tiles.
 
     Raises:
-        TypeError: ``frames`` is not floating.
+        TypeError: ``frames`` is not floating, or ``valid`` is not bool.
         ValueError: ``frames`` does not have four axes or has no frame, or ``valid`` has another shape.
     """
     check_frames(frames, valid)
@@ -70,13 +70,15 @@ def check_frames(frames: Tensor, valid: Tensor | None) -> None:
     """Check that ``frames`` is floating, ``[B, T, H, W]`` with T > 0, and ``valid`` None or of the same shape.
 
     Raises:
-        TypeError: ``frames`` is not floating.
+        TypeError: ``frames`` is not floating, or ``valid`` is not bool.
         ValueError: a wrong shape.
     """
     if frames.dim() != 4 or not frames.shape[1]:
         raise ValueError(f"frames must have shape [B, T, H, W] with T of at least 1, got {tuple(frames.shape)}")
     if not frames.is_floating_point():
         raise TypeError(f"frames have dtype {frames.dtype}; divide uint8 values by 255")
+    if valid is not None and valid.dtype != torch.bool:
+        raise TypeError(f"valid has dtype {valid.dtype}; give bool, False where a pixel is missing")
     if valid is not None and valid.shape != frames.shape:
         raise ValueError(f"valid must have the shape of frames, {tuple(frames.shape)}, got {tuple(valid.shape)}")
 

@@ -153,3 +153,5 @@ def test_shapes_on_the_meta_device_and_invalid_arguments():
         extrapolate(torch.zeros(1, 0, 8, 8), 1)
     with pytest.raises(TypeError, match=r"dtype torch\.uint8; divide uint8 values by 255"):
         extrapolate(torch.zeros(1, 2, 8, 8, dtype=torch.uint8), 1)
+    with pytest.raises(TypeError, match=r"valid has dtype torch\.float32; give bool"):
+        extrapolate(torch.zeros(1, 2, 8, 8), 1, torch.ones(1, 2, 8, 8))
