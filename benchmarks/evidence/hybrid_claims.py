@@ -162,7 +162,6 @@ def few_data_claims(study: Study) -> Iterator[Claim]:
                 _csi(f"student minus teacher, {events} events", student, teacher),
             ),
             origin="few data",
-            oracle=control,
         )
         yield Claim(
             f"few-error-{events}",

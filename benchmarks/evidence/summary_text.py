@@ -156,20 +156,20 @@ def _of_extrapolation(words: _Words, steps: int) -> str:
 
 
 def _of_the_oracle(evidence: Evidence, words: _Words, verdicts: Sequence[Verdict]) -> str:
-    events = evidence.study.archive.events["train"]
+    events, few = evidence.study.archive.events["train"], min(evidence.study.few_events)
     untestable = sum(verdict.verdict == NOT_TESTABLE for verdict in verdicts)
-    few = [
-        f"{number}: {words.value(f'few-oracle-{number}')}"
-        for number in evidence.study.few_events
-        if (f"few-oracle-{number}", 0) in words.found
-    ]
-    testable = {HOLDS: "helps", REVERSED: "harms"}
+    effects = {HOLDS: "helps", REVERSED: "harms"}
     found = words.found.get(("oracle", 1))
-    effect = (
-        testable.get(found.verdict, "does not significantly help") if found else "has not been measured and may help"
+    effect = effects.get(found.verdict, "does not significantly help") if found else "has not been measured"
+    student, oracle = f"few-student-{few}", f"few-oracle-{few}"
+    with_few = (
+        f"; with {few} events, where networks overfit, a student from scratch has {words.compared(student)} the direct "
+        f"model ({words.value(student)}), and a student of a perfect teacher {words.compared(oracle)} it "
+        f"({words.value(oracle)})"
     )
     return (
         f"**What can be tested.** With {events} training events even a perfect teacher {effect} "
         f"({words.value('oracle', 1)}), so that {untestable} claims on distillation from scratch are not testable here"
-        + (f"; with fewer events a perfect teacher changes CSI-M by ({', '.join(few)})." if few else ".")
+        + (with_few if (student, 0) in words.found else "")
+        + "."
     )

@@ -110,7 +110,7 @@ def test_claims_on_distillation_are_not_testable_if_the_oracle_is_undecided(tmp_
     assert found["distillation"].findings[0].interval.high < 0
     assert found["weighting"].verdict == found["autoregression"].verdict == HOLDS
     assert found["few-student-4"].verdict == UNDECIDED
-    assert found["few-student-8"].verdict == NOT_TESTABLE
+    assert found["few-student-8"].verdict == HOLDS  # few events overfit: the rule is not applied
     untested = {claim.key for claim in claims_of(study) if claim.oracle is not None}
     assert {key for key, verdict in found.items() if verdict.verdict == NOT_TESTABLE} <= untested
     write_results(tmp_path / "without", study, seeds=5, skill=skill, noise=0.002, without=("future-oracle",))
