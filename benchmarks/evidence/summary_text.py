@@ -32,13 +32,13 @@ HEADLINES = (
     Headline("longest", 0, "Rolled-out teacher beats direct, both 16x steps"),
     Headline("oracle", 1, "Student of a perfect teacher beats direct"),
     Headline("own-steps-4x", 0, "Student beats direct, both 4x steps"),
-    Headline("distillation", 0, "Student from scratch keeps its teacher's CSI-M"),
-    Headline("warm-distillation", 0, "Warm-started student keeps its teacher's CSI-M"),
+    Headline("distillation", 0, "Student from scratch beats its rolled-out teacher"),
+    Headline("warm-distillation", 0, "Warm-started student beats its rolled-out teacher"),
     Headline("warm", 1, "Warm start beats direct, equal total steps"),
     Headline("weighting", 1, "Weighted loss raises CSI of heavy rain"),
     Headline("few-oracle-12", 0, "12 events: student of a perfect teacher beats direct"),
     Headline("few-student-12", 0, "12 events: student beats direct"),
-    Headline("few-warm-12", 0, "12 events: warm start keeps its teacher's CSI-M"),
+    Headline("few-warm-12", 0, "12 events: warm start beats its rolled-out teacher"),
 )
 
 
