@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .arms import EXTRAPOLATION, PERSISTENCE, PYSTEPS
+from .arms import EXTRAPOLATION, PERSISTENCE
 from .claims import Claim, Comparison, difference
 from .study import Study
 
@@ -181,9 +181,4 @@ def _skill(study: Study) -> Iterator[Claim]:
             difference(f"CSI-M at lead time 1, {arm} minus persistence", arm, PERSISTENCE, "lead/1/csi/mean")
             for arm in kinds
         ),
-    )
-    yield control(
-        "two-flows",
-        "The extrapolation of this project has the CSI-M of pysteps' (Lucas-Kanade motion) or more.",
-        csi("extrapolation minus pysteps-lk", EXTRAPOLATION, PYSTEPS),
     )

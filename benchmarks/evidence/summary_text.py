@@ -8,7 +8,7 @@ from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.verification.bootstrap import Interval
 
 from .arms import EXTRAPOLATION, PERSISTENCE, arms_of
-from .claims import HOLDS, NOT_TESTABLE, REVERSED, Finding, Verdict
+from .claims import FEWEST_SEEDS, HOLDS, NOT_TESTABLE, REVERSED, Finding, Verdict
 from .intervals import Bootstrap
 
 NOT_MEASURED = "not measured yet"
@@ -113,8 +113,7 @@ def summary(evidence: Evidence, bootstrap: Bootstrap, verdicts: Sequence[Verdict
         _of_the_student(words, steps),
         _of_extrapolation(words, steps),
         f"**Convergence.** No network without extrapolation is converged: {loss_decrease(evidence, 'direct', '5x')}, "
-        f"and {loss_decrease(evidence, 'direct', '16x')}; at 16x steps the rolled-out teacher has "
-        f"{words.compared('longest')} the direct model ({words.value('longest')}).",
+        f"and {loss_decrease(evidence, 'direct', '16x')}; {_of_the_longest(words)}.",
         _of_the_oracle(evidence, words, verdicts),
         "**Warm start.** A student that begins with the weights of its teacher has "
         f"{words.compared('warm-distillation')} the rolled-out teacher ({words.value('warm-distillation')}) in one "
@@ -123,6 +122,18 @@ def summary(evidence: Evidence, bootstrap: Bootstrap, verdicts: Sequence[Verdict
         f"{words.value('warm-false-alarms', 1)}), and "
         f"{words.compared('warm', 1)} a direct model with the same total number of steps ({words.value('warm', 1)}).",
     ]
+
+
+def _of_the_longest(words: _Words) -> str:
+    found = words.found.get(("longest", 0))
+    if found is None or found.interval.seeds < FEWEST_SEEDS:
+        seeds = found.interval.seeds if found else 0
+        return (
+            f"the rolled-out teacher minus the direct model, both 16x steps: {words.value('longest')} ({seeds} seeds)"
+        )
+    return f"at 16x steps the rolled-out teacher has {words.compared('longest')} the direct model " + (
+        f"({words.value('longest')})"
+    )
 
 
 def _of_the_student(words: _Words, steps: int) -> str:
