@@ -135,6 +135,8 @@ def test_cost_of_a_network_with_noise_is_that_of_its_members(capsys):
             "student",
             "--set",
             f"stages.student={{max_steps: 800, {noise % members}}}",
+            "--set",
+            "model.base=none",
             "--windows",
             "1000",
         ]
@@ -147,7 +149,7 @@ def test_cost_of_a_network_with_noise_is_that_of_its_members(capsys):
 def test_training_cost_of_rollouts(capsys):
     """Online rollouts are computed for every sample, cached ones once per training window."""
     config = CONFIGS / "pipeline" / "quickstart.yaml"
-    words = [config, "--stage", "student"]
+    words = [config, "--stage", "student", "--set", "model.base=none", "--set", "stages.student.max_steps=800"]
     assert [part["part"] for part in cost_of(capsys, *words)["parts"]] == ["forward and backward"], "unknown windows"
     cached = cost_of(capsys, *words, "--windows", "1000")
     online = cost_of(capsys, *words, "--set", "student.rollouts=online")
