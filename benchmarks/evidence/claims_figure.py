@@ -11,6 +11,7 @@ from simcast_hpc.report.lead_time_curves import new_figure
 
 from .arms import PERSISTENCE
 from .claims import HOLDS, NOT_TESTABLE, REVERSED, UNDECIDED, Finding, Verdict
+from .study import Study
 from .summary_text import headline_findings
 
 MOST_ROWS = 16
@@ -19,7 +20,7 @@ MOST_ROWS = 16
 _CSI = "csi/mean"
 _COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY, NOT_TESTABLE: "#b59a00"}
 _LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant", NOT_TESTABLE: NOT_TESTABLE}
-_MARKERS = {HOLDS: "o", REVERSED: "X", UNDECIDED: "s", NOT_TESTABLE: "^"}
+_MARKERS = {HOLDS: "o", REVERSED: "D", UNDECIDED: "s", NOT_TESTABLE: "^"}
 LONG_TRAINING = (
     "own-steps", "own-steps-4x", "compute", "converged", "long", "longest", "long-student", "long-distillation",
     "teacher-steps", "best-case", "longer-teacher", "longer-teacher-students",
@@ -27,10 +28,9 @@ LONG_TRAINING = (
 """Controls with more training steps; the other controls have a figure of their own."""
 
 
-def draw_headlines(verdicts: Sequence[Verdict], path: Path) -> None:
+def draw_headlines(verdicts: Sequence[Verdict], study: Study, path: Path) -> None:
     """Draw the comparisons of the summary."""
-    rows = [(line.text, finding) for line, finding in headline_findings(verdicts)]
-    _forest(rows, "difference of CSI-M (heavy rain: CSI-181)", path)
+    _forest(headline_findings(verdicts, study), "difference of CSI-M", path)
 
 
 def draw_claims(verdicts: Sequence[Verdict], path: Path) -> None:

@@ -42,16 +42,19 @@ PAPER_DIRECT = 0.4354
 
 CAPTIONS = {
     "summary": "Differences of CSI-M between arms, with 95 % intervals over seeds and test events: the comparisons of "
-    "the table above.",
+    "the table above, without those of a single seed. Right of zero the difference has the claimed sign.",
     "claims": "Claims of the paper: differences of CSI-M with 95 % intervals, and the paper's own values on SEVIR.",
     "controls-training": "Controls with more training steps: differences of CSI-M with 95 % intervals.",
     "controls-other": "Other controls: differences of CSI-M with 95 % intervals.",
     "claims-hybrid": "Networks that start from extrapolation: differences of CSI-M with 95 % intervals.",
     "claims-few-data": "Few training events: differences of CSI-M with 95 % intervals.",
     "hybrid-steps": "CSI-M by number of training steps, one panel per lead time: networks with and without "
-    "extrapolation as base, and the extrapolation itself. A student with warm start begins after as many steps of its "
-    "teacher. The 95 % intervals include the variation of the events; the paired differences in the table do not.",
-    "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events.",
+    "extrapolation as base, and extrapolation without training. The axis counts a model's own steps; a student with "
+    "warm start begins after as many steps of its teacher. Each point is a separate run; a point without error bar has "
+    "one seed. The 95 % intervals include the variation of the events; the paired differences in the table do not. The "
+    "panels have different CSI-M ranges.",
+    "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events. "
+    "A point without error bar has one seed.",
     "csi-by-lead": "Top: CSI-M by lead time. Bottom: paired difference from the direct model, with 95 % intervals.",
     "horizons": "CSI-M minus that of the direct model, by the horizon of the teacher: this study with 95 % intervals, "
     "and the paper's values on SEVIR.",
@@ -74,7 +77,7 @@ def draw_all(bootstrap: Bootstrap, verdicts: Sequence[Verdict], folder: Path) ->
     """Draw every figure whose arms are available into ``folder`` and return the files by name."""
     folder.mkdir(parents=True, exist_ok=True)
     makers = {
-        "summary": lambda path: draw_headlines(verdicts, path),
+        "summary": lambda path: draw_headlines(verdicts, bootstrap.evidence.study, path),
         "claims": lambda path: draw_claims(verdicts, path),
         "controls-training": lambda path: draw_long_controls(verdicts, path),
         "controls-other": lambda path: draw_other_controls(verdicts, path),

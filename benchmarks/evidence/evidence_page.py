@@ -17,7 +17,7 @@ from benchmarks.evidence.unit_results import RESULTS, Evidence, load_evidence
 from simcast_hpc.config import SimcastError
 from simcast_hpc.storage.atomic_files import write_text
 
-from .claims import HOLDS, IN_FULL, NOT_TESTABLE, PARTLY, REVERSED, UNDECIDED, Verdict, decide
+from .claims import FEWEST_SEEDS, HOLDS, IN_FULL, NOT_TESTABLE, PARTLY, REVERSED, UNDECIDED, Verdict, decide
 from .figure_style import STEP_MINUTES
 from .intervals import Bootstrap
 from .study_claims import claims_of
@@ -43,8 +43,10 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
     undecided = any(verdict.claim.key == "oracle" and verdict.verdict == UNDECIDED for verdict in verdicts)
     parts = [
         "# Evidence for the method",
+        wrapped(_terms(evidence)),
         "\n".join(wrapped(f"- {sentence}", indent="  ") for sentence in summary(evidence, bootstrap, verdicts)),
-        summary_table(verdicts),
+        summary_table(verdicts, evidence.study),
+        wrapped(_verdicts()),
         wrapped(_notes(evidence)),
         shown("summary"),
         "## Networks that start from extrapolation",
@@ -75,25 +77,45 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
     return verdicts
 
 
-def _notes(evidence: Evidence) -> str:
-    """Return the definitions that the summary needs."""
+def _terms(evidence: Evidence) -> str:
+    """Return the experiment and the terms that the summary needs."""
     half, study = evidence.study.half_horizon, evidence.study
+    long = study.sequence.frames_out
+    return (
+        "We test claims of SimCast (arXiv 2510.07953) with small SimVP networks on synthetic storms, not on SEVIR. "
+        "*CSI-M* is the critical success index, averaged over SEVIR's six thresholds; larger is better. "
+        f"A *direct model* forecasts all {long} frames in one pass. A *teacher* forecasts {half} frames per call and "
+        f"is rolled out. A *student* forecasts all {long} frames in one pass and is trained on sequences that its "
+        "teacher extends; it begins with random weights (*from scratch*) or with those of its teacher (*warm start*). A "
+        "*perfect teacher* (oracle) extends sequences by the later real frames. *Extrapolation* moves the last frame "
+        "along its optical flow; a *hybrid* model corrects it (`model.base: extrapolation`). Brackets are 95 % "
+        "intervals over seeds and test events; *significant* means that the interval excludes zero."
+    )
+
+
+def _verdicts() -> str:
+    """Return the meaning of the verdicts of single comparisons."""
+    return (
+        f"*Verdict* of a row: *{HOLDS}*: the interval is above zero; *{REVERSED}*: below zero; *not significant*: it "
+        f"contains zero; *no verdict*: fewer than {FEWEST_SEEDS} seeds. *{NOT_TESTABLE.capitalize()}*: the row is "
+        "about distillation from scratch, and on these data even a perfect teacher makes no significant difference. "
+        "Then no teacher can show a gain, and a difference, also one whose interval excludes zero, reflects numbers of "
+        "training steps and not distillation."
+    )
+
+
+def _notes(evidence: Evidence) -> str:
+    """Return the settings of the experiment."""
+    study = evidence.study
     minutes = STEP_MINUTES * study.sequence.frames_out
     return (
-        f"*Experiment*: small SimVP networks on synthetic storms, {study.archive.events['train']} training events, "
-        f"{study.sequence.frames_in} input frames, a forecast of {minutes} minutes, {study.archive.size} x "
-        f"{study.archive.size} pixels, {describe_seeds(evidence)}; we test claims of SimCast (arXiv 2510.07953). "
-        "In brackets: 95 % intervals over seeds and test events. The results are valid for this experiment and not for "
-        "SEVIR. "
-        "*CSI-M* is the critical success index, averaged over SEVIR's six thresholds; a number after a score is its "
-        f"threshold as a pixel value. The *direct* model forecasts all {study.sequence.frames_out} frames in "
-        f"one pass. The *teacher* forecasts `T_s = {half}` frames per call and is rolled out. The *student* forecasts "
-        "all frames in one pass and is trained on sequences that the teacher extends. `w` is the largest weight of "
-        "the loss (`w_max`, 10 if not stated). *Warm start*: a student initialized with the weights of its teacher. "
-        "*Oracle*, a student of a perfect teacher: its sequences are extended by the later real frames of the event. "
-        "*Hybrid*: a network with `model.base: extrapolation`. *2x*, *4x* and *16x* are multiples of "
-        f"{study.steps} optimizer steps. *Not testable here*: even the oracle does not differ significantly from the "
-        "direct model, so that the comparison says nothing about distillation. "
+        f"*Experiment*: {study.archive.events['train']} training events, {study.sequence.frames_in} input frames, a "
+        f"forecast of {minutes} minutes, {study.archive.size} x {study.archive.size} pixels, "
+        f"{describe_seeds(evidence)}. The results are valid for this experiment. "
+        "*CSI-181*: CSI at the threshold 181 (pixel value, heavy rain), likewise POD-181 and FAR-181. `w` is the "
+        "largest weight of the loss (`w_max`, 10 if not stated). In names of arms, *2x*, *4x* and *16x* are multiples "
+        f"of {study.steps} optimizer steps. The steps of a student do not include those of its teacher, except where "
+        "total steps are stated. *pysteps* is extrapolation with the Lucas-Kanade optical flow of pysteps. "
         "See the [glossary](../concepts/glossary.md). To quote a number, [cite](../project/cite.md) the software and "
         "describe this experiment."
     )

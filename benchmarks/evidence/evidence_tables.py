@@ -22,6 +22,7 @@ from .claims import (
     paper_value,
 )
 from .intervals import LABELS, Bootstrap
+from .study import Study
 from .study_claims import LATER_ORIGINS, STATED_LATER
 from .summary_text import bounds, headline_findings
 
@@ -41,12 +42,12 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def summary_table(verdicts: Sequence[Verdict]) -> str:
+def summary_table(verdicts: Sequence[Verdict], study: Study) -> str:
     """Return the main comparisons: claim, comparison, difference, interval, verdict."""
     head = ("claim", "comparison", "difference", "95 % interval", "verdict")
     rows = [
-        (line.text, finding.comparison.label, *_numbers(finding)[:2], in_words(finding))
-        for line, finding in headline_findings(verdicts)
+        (text, finding.comparison.label, *_numbers(finding)[:2], in_words(finding))
+        for text, finding in headline_findings(verdicts, study)
     ]
     return markdown_table(head, rows)
 

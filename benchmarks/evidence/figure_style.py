@@ -22,6 +22,10 @@ WIDTH, FONT = 7.2, 9.0
 """Inches and points. A page shows a figure about this wide, so that no text appears smaller than this font."""
 
 
+CHARACTERS_PER_ROW = 95
+"""Length of a row of a legend in characters; each line sample has the width of about eight."""
+
+
 class Look(NamedTuple):
     """Line style of an arm; arms differ in marker and color."""
 
@@ -94,7 +98,8 @@ def legend(figure: Figure, styles: dict[str, Look]) -> None:
         Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, label=look.name)
         for look in styles.values()
     ]
-    columns = len(handles) if len(handles) < 6 else -(-len(handles) // 2)
+    rows = 1 + sum(len(look.name) + 8 for look in styles.values()) // CHARACTERS_PER_ROW
+    columns = -(-len(handles) // rows)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2, frameon=False, fontsize=FONT,
     )  # fmt: skip

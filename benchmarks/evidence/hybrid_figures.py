@@ -18,21 +18,21 @@ _LINES = {
         ("hybrid-student-warm", "hybrid-student-4x-warm"),
     ),
     "hybrid student": (Look("hybrid student", "#0072b2", "o", "-"), ("hybrid-student", "hybrid-student-4x")),
-    "hybrid direct": (Look("hybrid direct", "#009e73", "v", "-"), ("hybrid-direct", "hybrid-direct-4x")),
+    "hybrid direct": (Look("hybrid direct model", "#009e73", "v", "-"), ("hybrid-direct", "hybrid-direct-4x")),
     "direct": (
-        Look("direct", "#d55e00", "D", "--"),
+        Look("direct model", "#d55e00", "D", "-"),
         ("direct", "direct-2x", "direct-4x", "direct-5x", "direct-16x"),
     ),
 }
 _LEVELS = {
-    EXTRAPOLATION: Look("extrapolation", "#5f6368", "", ":"),
-    PYSTEPS: Look("optical flow of pysteps", "#cc79a7", "", "-."),
+    EXTRAPOLATION: Look("extrapolation (ours)", "#5f6368", "", ":"),
+    PYSTEPS: Look("pysteps Lucas-Kanade", "#cc79a7", "", "-."),
 }
 _FEW = {
-    "direct": Look("direct", "#d55e00", "D", "-"),
-    "oracle": Look("oracle", "#cc79a7", "P", "--"),
+    "direct": Look("direct model", "#d55e00", "D", "-"),
+    "oracle": Look("student of a perfect teacher (oracle)", "#cc79a7", "P", "--"),
     "teacher": Look("teacher, rolled out", "#009e73", "v", "-."),
-    "student": Look("student", "#0072b2", "o", "-"),
+    "student": Look("student from scratch", "#0072b2", "o", "-"),
     "student-warm": Look("student, warm start", "#000000", "s", ":"),
 }
 
@@ -80,20 +80,20 @@ def draw_hybrid_steps(bootstrap: Bootstrap, path: Path) -> None:
 def draw_few_data(bootstrap: Bootstrap, path: Path) -> None:
     """Draw CSI-M and MSE by number of training events."""
     study, trained = bootstrap.evidence.study, bootstrap.evidence.by_arm
+    events = [number for number in study.few_events if any(f"{kind}-n{number}" in trained for kind in _FEW)]
     figure = new_figure(WIDTH, 3.6)
     panels = zip(figure.subplots(1, 2), (("csi/mean", 1.0, "CSI-M"), ("mse", 1000.0, "MSE x 1000")), strict=True)
     for axes, (score, scale, title) in panels:
         for place, (kind, look) in enumerate(_FEW.items()):
-            events = [number for number in study.few_events if f"{kind}-n{number}" in trained]
-            points = [bootstrap.one(((f"{kind}-n{number}", scale),), score) for number in events]
-            _line(axes, [number * 1.05 ** (place - 2) for number in events], points, look)
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        axes.set_xticks(study.few_events, [f"{number}" for number in study.few_events])
+            groups = [group for group, number in enumerate(events) if f"{kind}-n{number}" in trained]
+            points = [bootstrap.one(((f"{kind}-n{events[group]}", scale),), score) for group in groups]
+            _line(axes, [group + 0.12 * (place - 2) for group in groups], points, look._replace(dashes=""))
+        axes.set_xlim(-0.5, len(events) - 0.5)
+        axes.set_xticks(range(len(events)), [f"{number}" for number in events])
         axes.set_xlabel("training events", fontsize=FONT, color=INK)
         axes.set_title(title, fontsize=FONT + 1, color=INK)
         plain_look(axes)
-    legend(figure, _FEW)
+    legend(figure, {kind: look._replace(dashes="") for kind, look in _FEW.items()})
     save(figure, path)
 
 

@@ -11,7 +11,9 @@ from .summary_text import bounds
 
 DIFFERENCES = (
     ("hybrid-direct", "direct"),
+    ("hybrid-direct", EXTRAPOLATION),
     ("hybrid-direct-4x", "direct-4x"),
+    ("hybrid-direct-4x", EXTRAPOLATION),
     ("hybrid-direct-4x", PYSTEPS),
     ("hybrid-student", PYSTEPS),
     ("hybrid-student-4x", PYSTEPS),
@@ -52,8 +54,8 @@ def hybrid_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:
         parts += [
             wrapped(
                 "Paired differences of CSI-M by lead time. A hybrid network before training has the scores of "
-                "`extrapolation`; where a lead time is still below optical flow, the figure shows the change with the "
-                "number of training steps:"
+                "`extrapolation`; where a lead time is below it, the figure shows the change with the number of "
+                "training steps:"
             ),
             markdown_table(("difference", *times), differences),
         ]

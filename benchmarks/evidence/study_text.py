@@ -20,11 +20,13 @@ def describe_seeds(evidence: Evidence) -> str:
     counts = {arm: len(results) for arm, results in evidence.by_arm.items() if arm not in BASELINES}
     usual = statistics.mode(counts.values()) if counts else 0
     others: dict[int, list[str]] = {}
+    few = {arm.name: arm.events for arm in arms_of(evidence.study) if arm.events is not None}
     for arm, count in counts.items():
         if count != usual:
-            others.setdefault(count, []).append(f"`{arm}`")
-    few = {count: arms if len(arms) < 6 else [f"{len(arms)} arms"] for count, arms in others.items()}
-    exceptions = "; ".join(f"{count} for {', '.join(arms)}" for count, arms in sorted(few.items()))
+            name = f"arms with {few[arm]} events" if arm in few else f"`{arm}`"
+            if name not in (names := others.setdefault(count, [])):
+                names.append(name)
+    exceptions = "; ".join(f"{count} for {', '.join(names)}" for count, names in sorted(others.items()))
     return f"{usual} seeds per arm" + (f" (except {exceptions})" if exceptions else "")
 
 
@@ -138,13 +140,12 @@ torch {all_of("torch")}, Python {all_of("python")}.
 
 
 def _by_group(evidence: Evidence) -> str:
-    """Return the CPU minutes of each group of arms."""
-    minutes = dict.fromkeys(GROUPS, 0.0)
+    """Return the units and the CPU minutes of each group of arms."""
+    minutes: dict[str, list[float]] = {group: [] for group in GROUPS}
     for arm in arms_of(evidence.study):
-        minutes[arm.group] += sum(
-            result.record["cpu_seconds"] / 60 for result in evidence.by_arm.get(arm.name, {}).values()
-        )
-    return ", ".join(f"{group} {value:.0f}" for group, value in minutes.items())
+        units = evidence.by_arm.get(arm.name, {}).values()
+        minutes[arm.group] += [unit.record["cpu_seconds"] / 60 for unit in units]
+    return ", ".join(f"{group}: {len(units)} units, {sum(units):.0f}" for group, units in minutes.items())
 
 
 def limitations(evidence: Evidence, *, oracle_undecided: bool) -> str:
@@ -161,8 +162,8 @@ def limitations(evidence: Evidence, *, oracle_undecided: bool) -> str:
   `hidden_spatial` 64 and `hidden_temporal` 256. The results may not scale.
 - **A short horizon.** {long} frames, in the paper 12: the teacher of {min(study.horizons)} frame is called {long} \
 times, not 12.
-- **Far from convergence.** More steps still improve every arm (see Convergence). A student inherits the errors of an
-  undertrained teacher.
+- **Far from convergence.** More steps lower the validation loss of the arms that were trained longer (see Convergence).
+  A student inherits the errors of an undertrained teacher.
 {_data_regime(evidence, oracle_undecided=oracle_undecided)}
 - **One configuration.** Learning rate, batch size and schedule are equal for all arms and were not tuned.
 - **No GPU.** `benchmarks/evidence/study-96.yaml` is this study at 96 x 96 pixels and 12 frames for a GPU; it has not

@@ -28,6 +28,7 @@ from tests.benchmarks.fake_evidence import write_results
 
 FEW_BLOCKS = ("archive.events={train: 8, val: 8, test: 48}", "few_events=[4, 8]")
 LARGE_PNG = 250_000
+ADDED = "with its teacher's steps in addition to the same number of its own,"
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ def test_summary_has_five_sentences_with_the_verdicts_of_the_results(tmp_path, s
     """Words follow from the intervals: a student with the skill of its steps, or another; a warm start that keeps."""
     half = study.half_horizon
     equal = {"student-warm": 0.0, f"teacher-{half}": 0.06, "extrapolation": 0.1}
-    other = {"student-4x": 0.1, "student-warm": 0.2, "future-oracle": 0.1}
+    other = {f"student-{half}": 0.1, "student-warm": 0.2, "future-oracle": 0.1, "student-warm-n4": 0.2}
 
     def made(name, **settings):
         write_results(tmp_path / name, study, seeds=5, noise=0.002, **settings)
@@ -172,15 +173,31 @@ def test_summary_has_five_sentences_with_the_verdicts_of_the_results(tmp_path, s
         return summary(evidence, bootstrap, decide(claims_of(study), bootstrap))
 
     sentences = made("equal", skill=equal)
-    assert len(sentences) == 5 and all(
-        sentence.removeprefix("**What can be tested.**").count(". ") <= 1 for sentence in sentences
-    )
-    assert "is as good as a direct model trained for the same number of steps" in sentences[0]
-    assert "does not significantly help" in sentences[3] and "a lower CSI-M than the rolled-out" in sentences[4]
+    assert len(sentences) == 5 and all(sentence.count(". ") == 1 for sentence in sentences)
+    same = "does not differ significantly in CSI-M from"
+    assert f"A student from scratch {same} a direct model, 600 steps each" in sentences[3]
+    assert "does not have a significantly higher CSI-M" in sentences[3] and "not testable here" in sentences[3]
+    assert "in one pass, has a lower CSI-M than this teacher" in sentences[2]
+    assert "the direct model has a lower CSI-M than extrapolation" in sentences[0]
     sentences = made("other", skill=other)
-    assert "differs from a direct model trained for the same number of steps" in sentences[0]
-    assert "even a perfect teacher helps" in sentences[3] and "a higher CSI-M than the rolled-out" in sentences[4]
-    assert NOT_MEASURED in made("part", without=("direct-4x",))[0]
+    assert "A student from scratch has a higher CSI-M than a direct model" in sentences[3]
+    assert "a perfect teacher has a higher CSI-M (" in sentences[3] and "not testable" not in sentences[3]
+    assert "has a higher CSI-M than this teacher" in sentences[2]
+    assert f"with warm start, {ADDED} has a higher CSI-M than the direct model with 4 training events" in sentences[4]
+    assert f"from scratch {same} the direct model with 4 and 8 training events (4 events: " in sentences[4]
+    assert NOT_MEASURED in made("part", without=("student-3",))[3]
+
+
+def test_summary_states_too_few_seeds(tmp_path, study):
+    """A large difference in two seeds has a value and no verdict."""
+    write_results(tmp_path, study, seeds=2, skill={"direct-16x": 0.2}, noise=0.001)
+    evidence = load_evidence(tmp_path)
+    bootstrap = Bootstrap(evidence, draws=100)
+    verdicts = decide(claims_of(study), bootstrap)
+    assert (
+        "it has, in 2 seeds and thus with unknown significance, a higher CSI-M than extrapolation"
+        in (summary(evidence, bootstrap, verdicts)[0])
+    )
 
 
 def test_committed_page_has_the_committed_results():
@@ -192,7 +209,8 @@ def test_committed_page_has_the_committed_results():
         assert f"| {finding.comparison.label} (" in text
         assert f"{finding.interval.value:+.4f}" in text
     order = [
-        text.index(part) for part in ("- **Student.**", "| claim | comparison |", "](evidence/summary.png)", "\n## ")
+        text.index(part)
+        for part in ("- **Extrapolation.**", "| claim | comparison |", "](evidence/summary.png)", "\n## ")
     ]
     assert order == sorted(order)
     assert max(line.count(" | ") for line in text.splitlines() if line.startswith("|")) <= 7
