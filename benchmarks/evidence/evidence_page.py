@@ -86,8 +86,8 @@ def _terms(evidence: Evidence) -> str:
         "*CSI-M* is the critical success index, averaged over SEVIR's six thresholds; larger is better. "
         f"A *direct model* forecasts all {long} frames in one pass. A *teacher* forecasts {half} frames per call and "
         f"is rolled out. A *student* forecasts all {long} frames in one pass and is trained on sequences that its "
-        "teacher extends; it begins with random weights (*from scratch*) or with those of its teacher (*warm start*). A "
-        "*perfect teacher* (oracle) extends sequences by the later real frames. *Extrapolation* moves the last frame "
+        "teacher extends; it begins with random weights (*from scratch*) or with those of its teacher (*warm start*). "
+        "A *perfect teacher* (oracle) extends sequences by the later real frames. *Extrapolation* moves the last frame "
         "along its optical flow; a *hybrid* model corrects it (`model.base: extrapolation`). Brackets are 95 % "
         "intervals over seeds and test events; *significant* means that the interval excludes zero."
     )

@@ -100,6 +100,11 @@ class _Words:
         few = interval.seeds < FEWEST_SEEDS
         return signed(interval) + (f", only {_counted(interval.seeds, 'seed')}" if few else "")
 
+    def seeds(self, key: str, number: int = 0) -> int:
+        """Return the number of seeds of a comparison, 0 without results."""
+        interval = self.interval(key, number)
+        return interval.seeds if interval else 0
+
     def plain(self, key: str, number: int = 0) -> str:
         """Return a difference with its interval."""
         interval = self.interval(key, number)
@@ -250,7 +255,7 @@ def _of_few_events(words: _Words) -> str:
     names = {("few-warm", 1): f"A student with warm start, {total}", ("few-student", 0): "A student from scratch"}
     sentences = []
     for (kind, number), name in names.items():
-        measured = [n for n in study.few_events if words.interval(f"{kind}-{n}", number)]
+        measured = [n for n in study.few_events if words.seeds(f"{kind}-{n}", number) >= FEWEST_SEEDS]
         groups: dict[str, list[int]] = {}
         for events in measured:
             groups.setdefault(words.compared(f"{kind}-{events}", number), []).append(events)
@@ -261,7 +266,7 @@ def _of_few_events(words: _Words) -> str:
         ]
         if parts:
             sentences.append(f"{name} {', and '.join(parts)}.")
-    return f"**Few training events.** {' '.join(sentences) or f'Arms with few events are {NOT_MEASURED}.'}"
+    return f"**Few training events.** {' '.join(sentences) or f'No comparison has {FEWEST_SEEDS} seeds yet.'}"
 
 
 def _of_smallest(counts: Sequence[int], value: str) -> str:
