@@ -114,8 +114,8 @@ def _notes(evidence: Evidence) -> str:
         f"{describe_seeds(evidence)}. The results are valid for this experiment. "
         "*CSI-181*: CSI at the threshold 181 (pixel value, heavy rain); POD-181 and FAR-181 have the same threshold. "
         "`w` is the largest weight of the loss (`w_max`, 10 if not stated). In names of arms, *2x*, *4x* and *16x* are "
-        f"multiples of {study.steps} optimizer steps. The steps of a student do not include those of its teacher, except where "
-        "total steps are stated. *pysteps* is extrapolation with the Lucas-Kanade optical flow of pysteps. "
+        f"multiples of {study.steps} optimizer steps. The steps of a student do not include those of its teacher "
+        "unless total steps are stated. *pysteps* is extrapolation with the Lucas-Kanade optical flow of pysteps. "
         "See the [glossary](../concepts/glossary.md). To quote a number, [cite](../project/cite.md) the software and "
         "describe this experiment."
     )
