@@ -112,7 +112,7 @@ def in_words(finding: Finding) -> str:
     """Return the verdict of a comparison in words, with the reason if there is none."""
     interval = finding.interval
     if interval.seeds < FEWEST_SEEDS:
-        return f"no verdict: {interval.seeds} seed(s)"
+        return f"no verdict: {interval.seeds} seed{'' if interval.seeds == 1 else 's'}"
     if not interval.has_bounds:
         return "no verdict: the score is undefined for some seeds or events"
     return "not significant" if finding.verdict == UNDECIDED else finding.verdict
