@@ -10,6 +10,7 @@ from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.report.lead_time_curves import new_figure
 
 from .arms import EXTRAPOLATION, PYSTEPS, arm_named
+from .claims import FEWEST_SEEDS
 from .intervals import Bootstrap
 
 _LINES = {
@@ -100,7 +101,9 @@ def draw_few_data(bootstrap: Bootstrap, path: Path) -> None:
 def _line(axes: Axes, places: list[float] | list[int], points: list, look: Look) -> None:
     if not points:
         return
-    errors = np.array([point.half_width if point.has_bounds else 0.0 for point in points])
+    errors = np.array(
+        [point.half_width if point.has_bounds and point.seeds >= FEWEST_SEEDS else 0.0 for point in points]
+    )
     axes.errorbar(
         places, [point.value for point in points], yerr=errors, color=look.colour, marker=look.marker,
         linestyle=look.dashes, linewidth=1.4, markersize=5, capsize=2.5,

@@ -19,13 +19,14 @@ def describe_seeds(evidence: Evidence) -> str:
     """Return the number of seeds per arm, and the arms with another number."""
     counts = {arm: len(results) for arm, results in evidence.by_arm.items() if arm not in BASELINES}
     usual = statistics.mode(counts.values()) if counts else 0
-    others: dict[int, list[str]] = {}
-    few = {arm.name: arm.events for arm in arms_of(evidence.study) if arm.events is not None}
+    few = {arm.name: f"arms with {arm.events} events" for arm in arms_of(evidence.study) if arm.events is not None}
+    by_name: dict[str, set[int]] = {}
     for arm, count in counts.items():
-        if count != usual:
-            name = f"arms with {few[arm]} events" if arm in few else f"`{arm}`"
-            if name not in (names := others.setdefault(count, [])):
-                names.append(name)
+        by_name.setdefault(few.get(arm, f"`{arm}`"), set()).add(count)
+    others: dict[str, list[str]] = {}
+    for name, found in by_name.items():
+        if found != {usual}:
+            others.setdefault(" to ".join(str(end) for end in sorted({min(found), max(found)})), []).append(name)
     exceptions = "; ".join(f"{count} for {', '.join(names)}" for count, names in sorted(others.items()))
     return f"{usual} seeds per arm" + (f" (except {exceptions})" if exceptions else "")
 
