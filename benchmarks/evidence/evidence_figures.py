@@ -52,8 +52,8 @@ CAPTIONS = {
     "hybrid-steps": "CSI-M by number of training steps, one panel per lead time: networks with and without "
     "extrapolation as base, and extrapolation without training. The axis counts a model's own steps; a student with "
     "warm start begins after as many steps of its teacher. Each point is a separate run; a point without error bar has "
-    "fewer than 3 seeds. The 95 % intervals include the variation of the events; the paired differences in the table do "
-    "not. The panels have different CSI-M ranges.",
+    "fewer than 3 seeds. The 95 % intervals include the variation of the events; the paired differences in the table "
+    "do not. The panels have different CSI-M ranges.",
     "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events. "
     "A point without error bar has fewer than 3 seeds.",
     "csi-by-lead": "Top: CSI-M by lead time. Bottom: paired difference from the direct model, with 95 % intervals.",
