@@ -65,10 +65,10 @@ def validation_charts(stages: Sequence[StageResult]) -> list[Chart]:
                 axes.axhline(baselines[name], color=line.color, linestyle=line.dashes, linewidth=1.4)
             start_at_zero(axes, [*values, *baselines.values()])
             _mark_best(axes, stage)
-            beside = "".join(f" {name} {value:.3g}." for name, value in baselines.items())
+            baseline_scores = "".join(f" {name} {value:.3g}." for name, value in baselines.items())
             best = stage.selection.get("best_step")
             selected = "" if best is None else f" Best {stage.selection['score']} at step {best}."
-            charts.append(dataclasses.replace(chart, alt=chart.alt + beside + selected))
+            charts.append(dataclasses.replace(chart, alt=chart.alt + baseline_scores + selected))
     return charts
 
 
