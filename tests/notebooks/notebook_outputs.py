@@ -90,17 +90,22 @@ def _normal_output(output: Any, folder: Path) -> Any:
         return output
     data = output["data"]
     if "image/png" in data:
-        kept = {"image/png": _small_png(data["image/png"])}  # without "<Figure size ...>"
+        kept = {"image/png": small_png(data["image/png"])}  # without "<Figure size ...>"
     else:
         kept = {"text/plain": _clean(data["text/plain"], folder)}
     return nbformat.v4.new_output("display_data", data=kept)
 
 
-def _small_png(content: str) -> str:
-    """Return a PNG image (base64) with a palette of 128 colors, which is a third of the size."""
-    image = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")
+def small_png(content: str) -> str:
+    """Return a PNG image (base64) with a palette of 128 colors, which is a third of the size.
+
+    An image that has a palette is returned unchanged: a second quantization would select other colors.
+    """
+    image = Image.open(io.BytesIO(base64.b64decode(content)))
+    if image.mode == "P":
+        return content
     file = io.BytesIO()
-    image.quantize(128, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
+    image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(file, format="PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 

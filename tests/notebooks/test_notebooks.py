@@ -1,9 +1,13 @@
 """The notebooks of the documentation run, and their stored outputs are those of a new execution."""
 
+import base64
 import copy
+import io
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.notebooks.notebook_outputs import (
     MAX_BYTES,
@@ -13,6 +17,7 @@ from tests.notebooks.notebook_outputs import (
     execute,
     image_differences,
     normalize,
+    small_png,
     text_differences,
 )  # fmt: skip
 
@@ -32,6 +37,16 @@ def test_notebook_is_executed_normalized_and_small(path, tmp_path):
     text = path.read_text(encoding="utf-8")
     assert str(ROOT) not in text and "/tmp/" not in text and "/home/" not in text
     assert any("image/png" in output.get("data", {}) for cell in stored.cells for output in cell.get("outputs", []))
+
+
+def test_normalization_of_an_image_is_final():
+    """It is applied when a notebook is stored and again when it is checked: any number of colors must survive."""
+    colors = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colors).save(file, format="PNG")
+    once = small_png(base64.b64encode(file.getvalue()).decode("ascii"))
+    assert len(Image.open(io.BytesIO(base64.b64decode(once))).getcolors()) <= 128
+    assert small_png(once) == once
 
 
 def test_there_are_at_least_three_notebooks():
