@@ -9,7 +9,7 @@ from .stage_sections import FORECASTING, Added, Operational, Section, Unit
 
 
 class LossConfig(Section, read_by=FORECASTING):
-    """Weighted sum of loss terms over valid pixels, in [0, 1] (pixel value / 255); see ``losses.py`` for the formulas.
+    """Weighted sum of loss terms over valid pixels, in [0, 1] (pixel value / 255); formulas: ``simcast_hpc/losses/``.
 
     The default is the weighted MSE of SimCast (Eq. 1-2): a pixel's weight depends on how many thresholds its target
     exceeds. MSE and MAE use the same pixel weights.
