@@ -4,13 +4,36 @@ import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from simcast_hpc.config import ConfigError
 
 from .options import Postprocess, Quiet, override_sampling
+from .predict_options import (
+    ZR,
+    AnyInterval,
+    AnySpacing,
+    At,
+    Batch,
+    Bridge,
+    Every,
+    FramePaths,
+    Institution,
+    Keep,
+    Late,
+    NoMembers,
+    OdimDataset,
+    Out,
+    Overlap,
+    Pattern,
+    Run,
+    SamplingOverrides,
+    Tile,
+    Watch,
+    Write,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,115 +45,28 @@ _WRITE = ("nc", "png")
 
 
 def predict(
-    run: Annotated[
-        Path,
-        typer.Argument(
-            help="Run directory of a finished teacher, student, direct or diffusion stage.", show_default=False
-        ),
-    ],
-    frames: Annotated[
-        list[Path] | None, typer.Argument(help="Radar files, or folders of radar files.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Output folder. File names start with forecast_ and the issue time.")
-    ] = Path("forecasts"),
-    write: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Format to write: nc, zarr, png or gif (repeatable; default: nc and png).", show_default=False
-        ),
-    ] = None,
-    at: Annotated[
-        str | None,
-        typer.Option(
-            help="Issue time in UTC, for example 2024-06-11T12:05 (default: the newest frame).", show_default=False
-        ),
-    ] = None,
-    pattern: Annotated[
-        str, typer.Option(help="Read only files in folders whose names match, for example '*.h5'.")
-    ] = "*",
-    bridge: Annotated[
-        int,
-        typer.Option(
-            help="Interpolate pixels, or complete frames, that are missing in up to this many consecutive frames; "
-            "0 rejects missing frames.",
-            min=0,
-        ),
-    ] = 0,
-    z_r: Annotated[
-        tuple[float, float] | None,
-        typer.Option(
-            "--z-r",
-            help="A and B of the Z-R relation Z = A R^B, to convert between dBZ and mm/h, for example 200 1.6.",
-            metavar="A B",
-            show_default=False,
-        ),
-    ] = None,
-    any_spacing: Annotated[
-        bool, typer.Option("--any-spacing", help="Accept a pixel spacing other than that of the training data.")
-    ] = False,
-    any_interval: Annotated[
-        bool,
-        typer.Option(
-            "--any-interval",
-            help="Accept accumulations over more than 1.5 time steps of the model; the mean rate is used.",
-        ),
-    ] = False,
-    dataset: Annotated[
-        int | None,
-        typer.Option(
-            help="Number N of datasetN that is read from ODIM files (default: the lowest level, or the first).",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
-    tile: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            help="Height and width of tiles in pixels (default: the training grid).",
-            metavar="HEIGHT WIDTH",
-            show_default=False,
-        ),
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(help="Overlap of tiles in pixels (default: a quarter of a tile).", show_default=False),
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Tiles that are forecast together; memory grows with it.", min=1)] = 4,
-    no_members: Annotated[
-        bool,
-        typer.Option("--no-members", help="Write only the mean and the probabilities of an ensemble, not its members."),
-    ] = False,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            help="Override a field of the section sampling of an ensemble, for example members=20 (repeatable).",
-            metavar="KEY=VALUE",
-            show_default=False,
-        ),
-    ] = None,
+    run: Run,
+    frames: FramePaths = None,
+    out: Out = Path("forecasts"),
+    write: Write = None,
+    at: At = None,
+    pattern: Pattern = "*",
+    bridge: Bridge = 0,
+    z_r: ZR = None,
+    any_spacing: AnySpacing = False,
+    any_interval: AnyInterval = False,
+    dataset: OdimDataset = None,
+    tile: Tile = None,
+    overlap: Overlap = None,
+    batch: Batch = 4,
+    no_members: NoMembers = False,
+    changes: SamplingOverrides = None,
     postprocess: Postprocess = "none",
-    institution: Annotated[str, typer.Option(help="Issuing institution, stored in the attributes of the file.")] = "",
-    watch: Annotated[
-        Path | None,
-        typer.Option(help="Folder to watch instead of FRAMES: forecast from every new frame.", show_default=False),
-    ] = None,
-    every: Annotated[float, typer.Option(help="With --watch, seconds between scans of the folder.", min=0.05)] = 10.0,
-    late: Annotated[
-        float,
-        typer.Option(
-            help="With --watch, issue or update forecasts up to this many minutes older than the newest frame.", min=0
-        ),
-    ] = 120.0,
-    keep: Annotated[
-        int | None,
-        typer.Option(
-            help="With --watch, number of newest issue times whose files are kept (default: all).",
-            min=1,
-            show_default=False,
-        ),
-    ] = None,
+    institution: Institution = "",
+    watch: Watch = None,
+    every: Every = 10.0,
+    late: Late = 120.0,
+    keep: Keep = None,
     quiet: Quiet = False,
 ) -> None:
     """Forecast from the last radar frames and write CF netCDF or Zarr, and pictures.

@@ -1,0 +1,107 @@
+"""Arguments and options of ``simcast predict``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[
+    Path,
+    typer.Argument(help="Run directory of a finished teacher, student, direct or diffusion stage.", show_default=False),
+]
+FramePaths = Annotated[
+    list[Path] | None, typer.Argument(help="Radar files, or folders of radar files.", show_default=False)
+]
+Out = Annotated[Path, typer.Option(help="Output folder. File names start with forecast_ and the issue time.")]
+Write = Annotated[
+    list[str] | None,
+    typer.Option(help="Format to write: nc, zarr, png or gif (repeatable; default: nc and png).", show_default=False),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        help="Issue time in UTC, for example 2024-06-11T12:05 (default: the newest frame).", show_default=False
+    ),
+]
+Pattern = Annotated[str, typer.Option(help="Read only files in folders whose names match, for example '*.h5'.")]
+Bridge = Annotated[
+    int,
+    typer.Option(
+        help="Interpolate pixels, or complete frames, that are missing in up to this many consecutive frames; "
+        "0 rejects missing frames.",
+        min=0,
+    ),
+]
+ZR = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--z-r",
+        help="A and B of the Z-R relation Z = A R^B, to convert between dBZ and mm/h, for example 200 1.6.",
+        metavar="A B",
+        show_default=False,
+    ),
+]
+AnySpacing = Annotated[
+    bool, typer.Option("--any-spacing", help="Accept a pixel spacing other than that of the training data.")
+]
+AnyInterval = Annotated[
+    bool,
+    typer.Option(
+        "--any-interval",
+        help="Accept accumulations over more than 1.5 time steps of the model; the mean rate is used.",
+    ),
+]
+OdimDataset = Annotated[
+    int | None,
+    typer.Option(
+        help="Number N of datasetN that is read from ODIM files (default: the lowest level, or the first).",
+        min=1,
+        show_default=False,
+    ),
+]
+Tile = Annotated[
+    tuple[int, int] | None,
+    typer.Option(
+        help="Height and width of tiles in pixels (default: the training grid).",
+        metavar="HEIGHT WIDTH",
+        show_default=False,
+    ),
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(help="Overlap of tiles in pixels (default: a quarter of a tile).", show_default=False),
+]
+Batch = Annotated[int, typer.Option(help="Tiles that are forecast together; memory grows with it.", min=1)]
+NoMembers = Annotated[
+    bool,
+    typer.Option("--no-members", help="Write only the mean and the probabilities of an ensemble, not its members."),
+]
+SamplingOverrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        help="Override a field of the section sampling of an ensemble, for example members=20 (repeatable).",
+        metavar="KEY=VALUE",
+        show_default=False,
+    ),
+]
+Institution = Annotated[str, typer.Option(help="Issuing institution, stored in the attributes of the file.")]
+Watch = Annotated[
+    Path | None,
+    typer.Option(help="Folder to watch instead of FRAMES: forecast from every new frame.", show_default=False),
+]
+Every = Annotated[float, typer.Option(help="With --watch, seconds between scans of the folder.", min=0.05)]
+Late = Annotated[
+    float,
+    typer.Option(
+        help="With --watch, issue or update forecasts up to this many minutes older than the newest frame.", min=0
+    ),
+]
+Keep = Annotated[
+    int | None,
+    typer.Option(
+        help="With --watch, number of newest issue times whose files are kept (default: all).",
+        min=1,
+        show_default=False,
+    ),
+]
