@@ -10,6 +10,8 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.data_errors import DataProblem, require_skipped
+from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.data.sampling_statistics import COLUMNS, EventStatistics, write_statistics
 from simcast_hpc.data.shards.shard_format import (
     CLAIM,
     FORMAT,
@@ -160,8 +162,9 @@ def _check_finished(into: Path, made_of: str, ranks: Ranks) -> Manifest:
 def _finish(
     into: Path, source: EventSource, recipe: Recipe, shards: list[ShardFile], skipped: list[DataProblem]
 ) -> Manifest:
-    # 1. Checksums, gaps and histograms of the stored events
     events, rows = [], []
+    # 1. Checksums, gaps and statistics of the stored events
+    statistics: list[EventStatistics] = []
     columns: dict[str, list[np.ndarray]] = {"sha256": [], "gaps": [], "histogram": []}
     for shard, (numbers, shard_file) in enumerate(
         zip(_shards(len(source.events), recipe.events_per_shard), shards, strict=True)
@@ -170,6 +173,7 @@ def _finish(
             usable = np.flatnonzero(column(file, "usable"))
             for name, parts in columns.items():
                 parts.append(column(file, name)[usable])
+            statistics.append(_shard_statistics(file, source.spec).take(usable))
         lost = sorted(set(range(len(numbers))) - set(usable.tolist()))
         skipped += [unreadable(source, numbers[row]) for row in lost]
         events += [source.events[numbers[row]] for row in usable]
@@ -181,6 +185,9 @@ def _finish(
     files = sorted({event.file for event in (*events, *source.absent)})
     index = _index(events, rows, source.absent, files, checksums, gaps, histograms)
     write_index(into / INDEX, index)
+    index_file = _shard_file(into / INDEX, len(events))
+    statistics.append(EventStatistics.unknown(len(source.absent), source.frames))
+    write_statistics(into, EventStatistics.concatenate(statistics), index_sha256=index_file.sha256)
     manifest = Manifest(
         format=FORMAT,
         dataset=source.spec.name,
@@ -192,7 +199,7 @@ def _finish(
         chunk_frames=chunk_frames(source.frames, source.grid),
         whole_frames=source.spec.layout.kind != "archive",
         shards=tuple(shards),
-        index=_shard_file(into / INDEX, len(events)),
+        index=index_file,
         files=tuple(files),
         left_out=tuple(str(problem) for problem in skipped),
         notes=tuple(str(problem) for problem in source.notes),
@@ -200,6 +207,15 @@ def _finish(
     )
     write_text(into / MANIFEST, manifest.text)
     return manifest
+
+
+def _shard_statistics(file: h5py.File, spec: DatasetSpec) -> EventStatistics:
+    """Return the statistics in a shard, computed from its frames if an earlier version of the program wrote it."""
+    if all(name in file for name in COLUMNS):
+        return EventStatistics(*(column(file, name) for name in COLUMNS))
+    codes = file["codes"]
+    assert isinstance(codes, h5py.Dataset)
+    return EventStatistics.concatenate([EventStatistics.of_frames(spec, codes[row]) for row in range(len(codes))])
 
 
 def _index(

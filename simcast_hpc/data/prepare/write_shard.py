@@ -1,4 +1,4 @@
-"""Write one shard: read its events, compute checksums and histograms, compress, and write atomically."""
+"""Write one shard: read its events, compute checksums and statistics, compress, and write atomically."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.data_errors import DataProblem
+from simcast_hpc.data.sampling_statistics import COLUMNS, EventStatistics, frame_histograms
 from simcast_hpc.data.shards.shard_format import chunk_frames, compression
 from simcast_hpc.data.window_source import event_checksum
 from simcast_hpc.storage.atomic_files import atomic_file
 
 from ..encoding import MISSING_CODE
-from .dataset_statistics import code_histogram
 from .raw_events import EventSource
 
 
@@ -37,6 +37,7 @@ def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, 
         usable = np.zeros(count, np.uint8)
         gaps = np.zeros((count, frames), np.uint8)
         histograms = np.zeros((count, MISSING_CODE + 1), np.uint32)
+        statistics = EventStatistics.unknown(count, frames)
         for row, number in enumerate(numbers):
             event = _read(source, number, skip_unreadable=skip_unreadable)
             if event is None:
@@ -45,11 +46,17 @@ def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, 
             usable[row] = 1
             codes[row] = event
             checksums[row] = np.frombuffer(event_checksum(event), np.uint8)
-            histograms[row] = code_histogram(event)
-            gaps[row] = _empty_frames(event, any_missing=bool(histograms[row, MISSING_CODE]))
+            counts = frame_histograms(event)
+            histograms[row] = counts.sum(axis=0)
+            gaps[row] = counts[:, MISSING_CODE] == height * width
+            of_event = EventStatistics.of_histograms(source.spec, counts[None])
+            for name in COLUMNS:
+                getattr(statistics, name)[row] = getattr(of_event, name)[0]
         file["id"] = np.array([source.events[number].id.encode() for number in numbers])
         file["sha256"], file["usable"], file["gaps"] = checksums, usable, gaps
         file.create_dataset("histogram", data=histograms, compression="gzip")
+        for name in COLUMNS:
+            file.create_dataset(name, data=getattr(statistics, name))
 
 
 def _read(source: EventSource, number: int, *, skip_unreadable: bool) -> np.ndarray | None:
@@ -59,15 +66,6 @@ def _read(source: EventSource, number: int, *, skip_unreadable: bool) -> np.ndar
         if skip_unreadable:
             return None
         raise
-
-
-def _empty_frames(codes: np.ndarray, *, any_missing: bool) -> np.ndarray:
-    """Return which frames of ``[T, H, W]`` have no valid pixel; only frames whose first row is empty are searched."""
-    missing = np.zeros(len(codes), bool)
-    if any_missing:
-        for frame in np.flatnonzero((codes[:, 0] == MISSING_CODE).all(axis=1)):
-            missing[frame] = (codes[frame] == MISSING_CODE).all()
-    return missing
 
 
 def unreadable(source: EventSource, number: int) -> DataProblem:
