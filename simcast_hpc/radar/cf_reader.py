@@ -6,8 +6,11 @@ See :mod:`cf_times` for times and intervals, and :mod:`cf_packing` for missing v
 """
 
 import logging
+import math
 import re
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,7 @@ from simcast_hpc.config import DataError
 from .cf_grid import find_dimension, read_grid
 from .cf_groups import groups_below, opened
 from .cf_packing import Packing
-from .cf_times import Moments, is_time, read_moments
+from .cf_times import Moments, as_datetimes, is_time, read_moments
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
 from .declared_size import check_array
 from .radar_frame import FieldChoice, RadarFrame, Unit
@@ -40,7 +43,7 @@ def times(path: Path, choice: FieldChoice) -> list[datetime]:
     """Return the times of the field."""
     with opened(path, _group(path)) as dataset:
         field, _, _ = _field(dataset, path, choice.unit)
-        return read_moments(dataset, field, path).ends
+        return as_datetimes(read_moments(dataset, field, path).ends)
 
 
 def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
@@ -54,21 +57,19 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         field, unit, factor = _field(dataset, path, choice.unit)
         moments = read_moments(dataset, field, path)
         rows, columns = (find_dimension(dataset, field, axis, path) for axis in ("y", "x"))
-        codes = _codes(stored[str(field.name)], field, rows, columns, path)
-        packing = Packing(stored[str(field.name)].attrs, codes.dtype, f"{path}: {field.name}")
+        variable = _checked(stored[str(field.name)], field, rows, columns, len(moments), path)
+        packing = Packing(variable.attrs, variable.dtype, f"{path}: {field.name}")
         grid, north_up = read_grid(dataset, field, rows, columns, path)
-        if len(codes) != len(moments.ends):
-            raise DataError(f"{path}: {field.name} has {len(codes)} fields and {len(moments.ends)} times")
         metadata = {"format": "CF netCDF", "quantity": str(field.attrs.get("standard_name") or field.name)}
         result = []
-        for k, frame_codes in enumerate(codes):
+        for k, frame_codes in _codes(variable, moments.numbers(choice), f"{path}: {field.name}"):
+            start, end = moments.interval(k)
             scale = _depth_factor(field, moments, k, path) if factor is None else factor
             values, no_echo = packing.decode(frame_codes)
             values = (values * scale).astype(np.float32)
             values[no_echo] = -np.inf if unit == "dBZ" else 0.0
-            start = None if moments.starts is None or moments.starts[k] == moments.ends[k] else moments.starts[k]
             field_values = np.ascontiguousarray(north_up(values))
-            result.append(RadarFrame(field_values, unit, moments.ends[k], grid, path, metadata, start))
+            result.append(RadarFrame(field_values, unit, end, grid, path, metadata, start))
         return result
 
 
@@ -180,21 +181,48 @@ def _other_statistic(field: "xr.DataArray", unit: Unit, factor: float | None) ->
     return ""
 
 
-def _codes(stored: "xr.DataArray", field: "xr.DataArray", rows: str, columns: str, path: Path) -> np.ndarray:
-    """Return the stored values ``[T, H, W]``."""
+def _checked(
+    stored: "xr.DataArray", field: "xr.DataArray", rows: str, columns: str, count: int, path: Path
+) -> "xr.DataArray":
+    """Return the stored variable ``[..., H, W]`` without its values.
+
+    Raises:
+        DataError: it has another dimension, or a number of fields other than ``count``, or is not numeric.
+    """
     others = [name for name in field.dims if name not in (rows, columns)]
     long = [name for name in others if field.sizes[name] > 1 and not is_time(field[name])]
     if long:
         raise DataError(
             f"{path}: {field.name} has a dimension {long[0]} of size {field.sizes[long[0]]}; it must have size 1"
         )
-    check_array(
-        [stored.sizes[name] for name in (*others, rows, columns)], stored.dtype.itemsize, f"{path}: {field.name}"
-    )
     if stored.dtype.kind not in "iuf":
         raise DataError(f"{path}: {field.name} has the type {stored.dtype}; it must be numeric")
-    values = stored.transpose(*others, rows, columns).values
-    return values.reshape(-1, *values.shape[-2:])
+    if (fields := math.prod(field.sizes[name] for name in others)) != count:
+        raise DataError(f"{path}: {field.name} has {fields} fields and {count} times")
+    return stored.transpose(*others, rows, columns)
+
+
+def _codes(variable: "xr.DataArray", numbers: list[int], where: str) -> "Iterator[tuple[int, np.ndarray]]":
+    """Yield the number and the stored values ``[H, W]`` of each field of ``numbers``, which ascend.
+
+    The fields of a chunk are read together, and only chunks with one of these fields.
+
+    Raises:
+        DataError: a chunk, or the fields of one that are read together, are too large.
+    """
+    height, width = variable.shape[-2:]
+    axis = next((name for name in variable.dims[:-2] if variable.sizes[name] > 1), None)
+    sizes = variable.encoding.get("preferred_chunks") or {}
+    length = int(sizes.get(axis, 1)) if axis is not None else 1
+    chunk = [int(sizes.get(name, 1)) for name in variable.dims]
+    for _, group in groupby(numbers, key=lambda number: number // max(1, length)):
+        own = list(group)
+        first, last = own[0], own[-1]
+        check_array([last - first + 1, height, width], variable.dtype.itemsize, where)
+        check_array(chunk, variable.dtype.itemsize, f"{where}, in a chunk,")
+        block = variable if axis is None else variable[{axis: slice(first, last + 1)}]
+        values = block.values.reshape(-1, height, width)
+        yield from ((number, values[number - first]) for number in own)
 
 
 def _depth_factor(field: "xr.DataArray", moments: Moments, number: int, path: Path) -> float:
@@ -209,7 +237,7 @@ def _depth_factor(field: "xr.DataArray", moments: Moments, number: int, path: Pa
             f"{path}: {field.name} is an amount in {units} and its time has no bounds; the file must contain the "
             "accumulation interval"
         )
-    hours = (moments.ends[number] - moments.starts[number]).total_seconds() / 3600.0
+    hours = (moments.ends[number] - moments.starts[number]) / np.timedelta64(1, "h")
     if not hours > 0:
         raise DataError(f"{path}: the interval of {field.name} spans {hours:g} hours; it must be above 0")
     return (depth_factor(units) or 1.0) / hours

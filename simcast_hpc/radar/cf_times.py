@@ -10,6 +10,8 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .radar_frame import FieldChoice
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -29,10 +31,35 @@ _UNITS = re.compile(
 
 @dataclass(frozen=True)
 class Moments:
-    """Ends of the intervals of the fields, UTC, and their starts; no starts if the fields are instantaneous."""
+    """Ends of the intervals of the fields, UTC, and their starts; no starts if the fields are instantaneous.
 
-    ends: list[datetime]
-    starts: list[datetime] | None
+    Both are datetime64 ``[T]`` in milliseconds: a store may contain millions of times.
+    """
+
+    ends: np.ndarray
+    starts: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def numbers(self, choice: FieldChoice) -> list[int]:
+        """Return the numbers of the fields whose times are chosen."""
+        if choice.times is None:
+            return list(range(len(self)))
+        chosen = np.array([time.astimezone(UTC).replace(tzinfo=None) for time in choice.times], "datetime64[ms]")
+        return np.flatnonzero(np.isin(self.ends, chosen)).tolist()
+
+    def interval(self, number: int) -> tuple[datetime | None, datetime]:
+        """Return start and end of a field, aware UTC; no start if it is instantaneous or the interval is empty."""
+        (end,) = as_datetimes(self.ends[number : number + 1])
+        if self.starts is None or self.starts[number] == self.ends[number]:
+            return None, end
+        return as_datetimes(self.starts[number : number + 1])[0], end
+
+
+def as_datetimes(moments: np.ndarray) -> list[datetime]:
+    """Return datetime64 ``[T]`` as aware UTC times."""
+    return [time.replace(tzinfo=UTC) for time in moments.astype("datetime64[ms]").tolist()]
 
 
 def read_moments(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> Moments:
@@ -49,8 +76,8 @@ def read_moments(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> Mo
     edges = (
         None if re.search(r"\btime: point\b", str(field.attrs.get("cell_methods", ""))) else _edges(dataset, time, path)
     )
-    ends = _datetimes(moments if edges is None else edges[1], field, path)
-    return Moments(ends, None if edges is None else _datetimes(edges[0], field, path))
+    ends = _milliseconds(moments if edges is None else edges[1], field, path)
+    return Moments(ends, None if edges is None else _milliseconds(edges[0], field, path))
 
 
 def is_time(variable: "xr.DataArray") -> bool:
@@ -168,8 +195,20 @@ def _bounds_name(time: "xr.DataArray") -> str:
     return str(time.attrs.get("bounds", "") or time.encoding.get("bounds", "")).rpartition("/")[2]
 
 
-def _datetimes(moments: np.ndarray, field: "xr.DataArray", path: Path) -> list[datetime]:
+def _milliseconds(moments: np.ndarray, field: "xr.DataArray", path: Path) -> np.ndarray:
+    """Return times rounded to milliseconds; floating-point numbers of days or hours are not exact.
+
+    Raises:
+        DataError: a time is missing, or outside of the years 1 to 9999.
+    """
     if np.isnat(moments).any():
         raise DataError(f"{path}: the time of {field.name} contains missing values; every frame must have a time")
-    milliseconds = np.round(moments.astype("datetime64[us]").astype(np.int64) / 1000.0)
-    return [datetime.fromtimestamp(float(moment) / 1000.0, tz=UTC) for moment in milliseconds]
+    microseconds = moments.astype("datetime64[us]").astype(np.int64)
+    rounded = np.round(microseconds / 1000.0).astype(np.int64).astype("datetime64[ms]")
+    if rounded.size and not (
+        np.datetime64("0001-01-01") <= rounded.min() <= rounded.max() < np.datetime64("9999-12-31")
+    ):
+        raise DataError(
+            f"{path}: the times of {field.name} are from {rounded.min()} to {rounded.max()}; years 1 to 9999 are valid"
+        )
+    return rounded

@@ -18,6 +18,7 @@ from simcast_hpc.data.dataset_spec import DatasetSpec, ZRRelation, read_spec
 from simcast_hpc.data.encoding import block_mean, rain_rate_from_reflectivity
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 
+from .importer_choice import ImporterChoice
 from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class ModelEncoding:
     ``z_r`` converts between reflectivity and rain rate. Without it, dBZ is converted to mm/h by the relation of
     Marshall and Palmer, as ``data.recode_as`` does in training, and mm/h to dBZ by the ``z_r`` of the description.
     ``any_spacing`` accepts frames of any pixel size without averaging, ``any_interval`` accumulations over more than
-    1.5 steps. ``dataset`` is the number of the dataset that is read from ODIM files, see :class:`FieldChoice`.
+    1.5 steps. ``dataset`` is the number of the dataset that is read from ODIM files, and ``importer`` reads the files,
+    see :class:`FieldChoice`.
     """
 
     spec: DatasetSpec
@@ -66,11 +68,12 @@ class ModelEncoding:
     any_spacing: bool = False
     any_interval: bool = False
     dataset: int | None = None
+    importer: ImporterChoice | None = None
 
     @property
     def choice(self) -> FieldChoice:
         """The field that is read from radar files."""
-        return FieldChoice(self.unit, self.dataset)
+        return FieldChoice(self.unit, self.dataset, self.importer)
 
     @property
     def unit(self) -> Unit:
@@ -188,6 +191,7 @@ def encoding_of_run(
     any_spacing: bool = False,
     any_interval: bool = False,
     dataset: int | None = None,
+    importer: ImporterChoice | None = None,
 ) -> ModelEncoding:
     """Return the encoding of a run's model from the ``data`` section of its configuration.
 
@@ -198,7 +202,7 @@ def encoding_of_run(
     """
     spec = target_spec(data)
     spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
-    encoding = ModelEncoding(spec, step_minutes(data), spacing, z_r, any_spacing, any_interval, dataset)
+    encoding = ModelEncoding(spec, step_minutes(data), spacing, z_r, any_spacing, any_interval, dataset, importer)
     if not math.isfinite(encoding.step_minutes) or not encoding.unit:
         raise ConfigError(f"{spec.name} has no cadence; set step_minutes in its description")
     return encoding

@@ -73,7 +73,9 @@ def index_times(
     times_by_file: dict[Path, list[datetime]] = {}
     for path in files:
         try:
-            times_by_file[path] = frame_times(path, prefer=choice.unit, dataset=choice.dataset)
+            times_by_file[path] = frame_times(
+                path, prefer=choice.unit, dataset=choice.dataset, importer=choice.importer
+            )
         except DataError as error:
             if not skip_unreadable:
                 raise
@@ -98,9 +100,11 @@ def read_encoded(
     remaining = set(times)
     frames: dict[datetime, EncodedFrame] = {}
     for path in sorted({files[time] for time in remaining}):
-        for frame in read_frames(path, prefer=encoding.unit, dataset=encoding.dataset):
-            if frame.time in remaining and files[frame.time] == path:
-                frames[frame.time] = encode_frame(frame, encoding)
+        own = {time for time in remaining if files[time] == path}
+        for frame in read_frames(
+            path, prefer=encoding.unit, dataset=encoding.dataset, importer=encoding.importer, times=own
+        ):
+            frames[frame.time] = encode_frame(frame, encoding)
     if missing := sorted(remaining - set(frames)):
         raise DataError(f"{files[missing[0]]} no longer contains a frame of {missing[0]:%Y-%m-%d %H:%M:%S} UTC")
     return frames

@@ -7,8 +7,9 @@ JSON, an array only numbers, and every size is checked before memory is allocate
 import json
 import math
 import struct
+from collections.abc import Iterable
 from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 
+from .importer_choice import importer_from_mapping
 from .projection_text import check_projection
-from .radar_frame import RadarFrame, RadarGrid, Unit
+from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
 
 _PREFIX = struct.Struct("<4sIQ")  # magic, bytes of the header, bytes of the arrays
 _MAGIC = b"SCF1"
@@ -26,6 +28,7 @@ MAX_HEADER_BYTES = 16 << 20
 _MAX_DEPTH = 8
 _CLASSES = {"RadarFrame": RadarFrame, "RadarGrid": RadarGrid}
 _NUMBER_KINDS = "biuf"
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 class InvalidMessageError(Exception):
@@ -79,6 +82,47 @@ def unpack(header: bytes, arrays: bytearray) -> Any:
     if used != len(arrays):
         raise InvalidMessageError(f"{len(arrays)} bytes of arrays, of which {used} are used")
     return content
+
+
+def pack_times(times: Iterable[datetime]) -> np.ndarray:
+    """Return aware times as microseconds since 1970, int64 ``[N]``: a store may contain millions of them."""
+    return np.array([(time - _EPOCH) // _MICROSECOND for time in times], np.int64)
+
+
+def unpack_times(stored: Any) -> list[datetime]:
+    """Return the inverse of :func:`pack_times`, in UTC.
+
+    Raises:
+        InvalidMessageError: ``stored`` is no such array, or a number is no date.
+    """
+    if not isinstance(stored, np.ndarray) or stored.dtype != np.int64 or stored.ndim != 1:
+        raise InvalidMessageError("no array of times")
+    try:
+        return [_EPOCH + timedelta(microseconds=number) for number in stored.tolist()]
+    except OverflowError as error:
+        raise InvalidMessageError("a time out of range") from error
+
+
+def choice_to_json(choice: FieldChoice) -> dict[str, Any]:
+    """Return a choice of fields as JSON."""
+    importer = choice.importer
+    return {
+        "unit": choice.unit,
+        "dataset": choice.dataset,
+        "importer": None if importer is None else {"name": importer.name, "options": importer.options},
+        "times": None if choice.times is None else pack_times(sorted(choice.times)).tolist(),
+    }
+
+
+def choice_from_json(content: dict[str, Any]) -> FieldChoice:
+    """Return the inverse of :func:`choice_to_json`."""
+    times = content["times"]
+    return FieldChoice(
+        content["unit"],
+        content["dataset"],
+        importer_from_mapping(content["importer"]),
+        None if times is None else frozenset(unpack_times(np.array(times, np.int64))),
+    )
 
 
 def _to_plain(value: Any, arrays: list[np.ndarray]) -> Any:

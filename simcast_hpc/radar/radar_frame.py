@@ -12,6 +12,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .declared_size import check_pixels
+from .importer_choice import ImporterChoice
 
 logger = logging.getLogger(__name__)
 Unit = Literal["mm/h", "dBZ", "kg/m^2"]
@@ -49,15 +50,27 @@ def require_plausible(values: np.ndarray, unit: str) -> None:
 
 @dataclass(frozen=True)
 class FieldChoice:
-    """Which field is read from a file that contains several.
+    """Which fields are read from a file that contains several, and by which importer.
 
     Attributes:
         unit: preferred unit; another one is read if the file contains no field in this unit.
         dataset: number N of ``datasetN`` in an ODIM file; None reads the lowest level or the first.
+        importer: reads the file; None detects the format by its content.
+        times: aware UTC times to read, others are skipped; None reads all.
     """
 
     unit: Unit = "mm/h"
     dataset: int | None = None
+    importer: ImporterChoice | None = None
+    times: frozenset[datetime] | None = None
+
+    def includes(self, time: datetime) -> bool:
+        """Return whether the frame of ``time`` is read."""
+        return self.times is None or time in self.times
+
+    def option(self, name: str, default: str = "") -> str:
+        """Return an option of the importer."""
+        return default if self.importer is None else self.importer.values.get(name, default)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import io
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,6 +29,7 @@ from . import mrms_reader as mrms
 from . import odim_attributes, reader_process
 from . import odim_reader as odim
 from . import polar_reader as polar
+from .importer_choice import ImporterChoice
 from .radar_frame import FieldChoice, RadarFrame, Unit
 from .reader_process import Stop
 
@@ -70,49 +71,71 @@ _FORMATS = {
 
 
 def frame_times(
-    path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None, stop: Stop | None = None, short: bool = False
+    path: Path | str,
+    *,
+    prefer: Unit = "mm/h",
+    dataset: int | None = None,
+    importer: ImporterChoice | None = None,
+    stop: Stop | None = None,
+    short: bool = False,
 ) -> list[datetime]:
     """Return the times of the frames in a file, UTC and ascending, without reading its fields.
 
     The file is read in a child process; see :mod:`reader_process` for its limits.
 
     Args:
-        path: a file of any supported format.
+        path: a file of any supported format, or the URL of a Zarr store, ``s3://BUCKET/STORE``.
         prefer: as in :func:`read_frames`; the time of an accumulation is the end of its interval.
         dataset: as in :func:`read_frames`.
+        importer: as in :func:`read_frames`.
         stop: as in :func:`read_frames`.
         short: as in :func:`read_frames`.
 
     Raises:
         DataError: the format is not supported, or the file is damaged, exceeds a limit, or contains no time or
             one time twice.
-        ConfigError: a package that the reader needs is not installed.
+        ConfigError: a package that the reader needs is not installed, or the importer or a key of it does not exist.
         ReadingStopped: ``stop`` returned true.
     """
-    return reader_process.read_times(path, FieldChoice(prefer, dataset), stop=stop, short=short)
+    return reader_process.read_times(Path(path), FieldChoice(prefer, dataset, importer), stop=stop, short=short)
 
 
 def read_frames(
-    path: Path, *, prefer: Unit = "mm/h", dataset: int | None = None, stop: Stop | None = None, short: bool = False
+    path: Path | str,
+    *,
+    prefer: Unit = "mm/h",
+    dataset: int | None = None,
+    times: Collection[datetime] | None = None,
+    importer: ImporterChoice | None = None,
+    stop: Stop | None = None,
+    short: bool = False,
 ) -> list[RadarFrame]:
     """Return the frames of a file, in ascending order of their times.
 
     The file is read in a child process; see :mod:`reader_process` for its limits.
 
     Args:
-        path: a file of any supported format.
+        path: a file of any supported format, or the URL of a Zarr store, ``s3://BUCKET/STORE``.
         prefer: unit to read if the file contains several quantities; another unit is returned if this one is absent.
         dataset: number N of ``datasetN`` in an ODIM file; None reads the lowest level or the first.
+        times: aware times, as :func:`frame_times` returns them; frames of other times are not returned, and those in
+            netCDF files and Zarr stores are not read. None returns all; a time that the file does not contain is
+            ignored, so the result may be empty.
+        importer: reads the file, see :func:`parse_importer`; None detects the format by the content.
         stop: returns whether to stop; called several times per second.
         short: allow only a sixth of the time of :mod:`reader_process`, at least 2 s.
 
     Raises:
         DataError: the format is not supported, the file is damaged or exceeds a limit, or its field contradicts its
             metadata, or two fields are of one time.
-        ConfigError: a package that the reader needs is not installed.
+        ConfigError: a package that the reader needs is not installed, or the importer or a key of it does not exist.
         ReadingStopped: ``stop`` returned true.
     """
-    return reader_process.read_frames(path, FieldChoice(prefer, dataset), stop=stop, short=short)
+    chosen = None if times is None else frozenset(times)
+    if any(time.tzinfo is None for time in chosen or ()):
+        raise ValueError("times must be aware, in UTC")
+    choice = FieldChoice(prefer, dataset, importer, chosen)
+    return reader_process.read_frames(Path(path), choice, stop=stop, short=short)
 
 
 def frame_times_in_process(
@@ -131,7 +154,8 @@ def read_frames_in_process(
 ) -> list[RadarFrame]:
     """Return the frames as :func:`read_frames` does, in this process and without limits."""
     with _uniform_errors(path, choice, on_start) as file_format:
-        return _in_order(file_format.frames(path, choice), lambda frame: frame.time, path)
+        frames = [frame for frame in file_format.frames(path, choice) if choice.includes(frame.time)]
+        return _in_order(frames, lambda frame: frame.time, path) if frames or choice.times is None else []
 
 
 def _in_order(found: list[_T], time_of: Callable[[_T], datetime], path: Path) -> list[_T]:

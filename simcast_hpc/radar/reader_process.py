@@ -20,14 +20,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from simcast_hpc.config import ConfigError, DataError
 
-from .frame_messages import PREFIX_BYTES, InvalidMessageError, unpack, unpack_prefix
+from .frame_messages import PREFIX_BYTES, InvalidMessageError, choice_to_json, unpack, unpack_prefix, unpack_times
 from .radar_frame import FieldChoice, RadarFrame
 
 logger = logging.getLogger(__name__)
@@ -63,10 +62,11 @@ class _DiedError(Exception):
 
 def read_times(path: Path, choice: FieldChoice, *, stop: Stop | None = None, short: bool = False) -> list[datetime]:
     """Return the times of a file, read in the reader process; see :func:`read_frames`."""
-    times = _request(path, {"task": "times", "choice": asdict(choice)}, stop, short)
-    if not isinstance(times, list) or not all(isinstance(one, datetime) for one in times):
-        raise DataError(f"{path} cannot be read: the reader process returned no times")
-    return times
+    times = _request(path, {"task": "times", "choice": choice_to_json(choice)}, stop, short)
+    try:
+        return unpack_times(times)
+    except InvalidMessageError as error:
+        raise DataError(f"{path} cannot be read: the reader process returned {error}") from error
 
 
 def read_frames(path: Path, choice: FieldChoice, *, stop: Stop | None = None, short: bool = False) -> list[RadarFrame]:
@@ -84,7 +84,7 @@ def read_frames(path: Path, choice: FieldChoice, *, stop: Stop | None = None, sh
         ConfigError: as the reader, or the process cannot be started.
         ReadingStopped: ``stop`` returned true.
     """
-    frames = _request(path, {"task": "frames", "choice": asdict(choice)}, stop, short)
+    frames = _request(path, {"task": "frames", "choice": choice_to_json(choice)}, stop, short)
     if not isinstance(frames, list) or not all(isinstance(one, RadarFrame) for one in frames):
         raise DataError(f"{path} cannot be read: the reader process returned no frames")
     return frames

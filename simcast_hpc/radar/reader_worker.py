@@ -15,8 +15,7 @@ from typing import Any
 
 from simcast_hpc.config import SimcastError
 
-from .frame_messages import pack
-from .radar_frame import FieldChoice
+from .frame_messages import choice_from_json, pack, pack_times
 from .read_frame import frame_times_in_process, read_frames_in_process
 
 _PARENT_CHECK_SECONDS = 5.0
@@ -68,9 +67,9 @@ def _answer(connection: socket.socket, line: bytes, records: "_Records") -> dict
         def announce() -> None:
             send(connection, "reading")
 
-        choice = FieldChoice(**request["choice"])
+        choice = choice_from_json(request["choice"])
         if request["task"] == "times":
-            result: Any = frame_times_in_process(path, choice, on_start=announce)
+            result: Any = pack_times(frame_times_in_process(path, choice, on_start=announce))
         else:
             result = read_frames_in_process(path, choice, on_start=announce)
             size = sum(frame.values.nbytes for frame in result)
