@@ -199,6 +199,7 @@ def _checked(
         raise DataError(f"{path}: {field.name} has the type {stored.dtype}; it must be numeric")
     if (fields := math.prod(field.sizes[name] for name in others)) != count:
         raise DataError(f"{path}: {field.name} has {fields} fields and {count} times")
+    check_array([1, field.sizes[rows], field.sizes[columns]], stored.dtype.itemsize, f"{path}: {field.name}")
     return stored.transpose(*others, rows, columns)
 
 
