@@ -71,14 +71,22 @@ def gaussian_crps(y: Tensor, x: Tensor) -> Tensor:
     a single member.
     """
     tiny = 1e-10
-    sigma = (x.std(0) if x.shape[0] > 1 else torch.zeros_like(y)) + tiny
+    sigma = (_variance(x).sqrt() if x.shape[0] > 1 else torch.zeros_like(y)) + tiny
     z = (x.mean(0) - y + tiny) / sigma
     density = torch.exp(-z.square() / 2) / (2 * torch.pi) ** 0.5
     return sigma * (z * torch.erf(z / 2**0.5) + 2 * density - torch.pi**-0.5)
 
 
 def _spread(y: Tensor, x: Tensor) -> dict[str, Tensor]:
-    return {"spread/variance": x.var(0).sum(), "spread/error": (x.mean(0) - y).square().sum()}
+    return {"spread/variance": _variance(x).sum(), "spread/error": (x.mean(0) - y).square().sum()}
+
+
+def _variance(x: Tensor) -> Tensor:
+    """Return the unbiased variance of the members (axis 0), NaN for a single one.
+
+    ``torch.var`` has the same values and warns about a single member and about frames without a valid pixel.
+    """
+    return (x - x.mean(0)).square().sum(0) / (x.shape[0] - 1)
 
 
 def _ranks(y: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:

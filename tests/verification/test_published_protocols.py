@@ -138,6 +138,7 @@ def test_members_are_averaged_or_scored_individually():
     assert scores(each)["crps"] == pytest.approx(mean["crps"])
 
 
+@pytest.mark.filterwarnings("error:.*degrees of freedom")
 def test_one_member_scores_like_a_single_forecast():
     observed, forecast = fields(6)
     assert score(observed, forecast[:, None]) == pytest.approx(score(observed, forecast), nan_ok=True)
@@ -183,6 +184,7 @@ def test_fss_sums_of_a_single_event(pixel):
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.filterwarnings("error:.*degrees of freedom")
 @pytest.mark.parametrize("members", [None, 3])
 def test_every_protocol_scores_missing_pixels(name, members):
     generator = np.random.default_rng(3)
