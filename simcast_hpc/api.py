@@ -18,7 +18,7 @@ from torch import Tensor
 from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
-from simcast_hpc.data.encoding import LAST_CODE, MISSING_CODE, as_native
+from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.data_arrays import (
     ArrayModel,
@@ -29,6 +29,15 @@ from simcast_hpc.data_arrays import (
     require_unit,
 )
 from simcast_hpc.inference.ensemble import Ensemble
+from simcast_hpc.inference.input_arrays import (
+    MISSING_AS_FLOAT,
+    ROUNDING,
+    as_array,
+    as_tensor,
+    checked_values,
+    missing_in_any,
+    missing_summary,
+)
 from simcast_hpc.inference.postprocessing import (
     Postprocessing,
     check_postprocessing,
@@ -40,7 +49,7 @@ from simcast_hpc.inference.trained_ensemble import load_run
 from simcast_hpc.inference.trained_model import TrainedModel, forecast_device
 from simcast_hpc.radar.radar_frame import require_plausible
 from simcast_hpc.storage.compile_caches import check_caches
-from simcast_hpc.verification.input_fields import reject_time_last, require_dense
+from simcast_hpc.verification.input_fields import reject_time_last
 
 if TYPE_CHECKING:
     import xarray
@@ -48,11 +57,6 @@ if TYPE_CHECKING:
 __all__ = ["Forecaster", "load"]
 
 _AXES = "[T, H, W] or [B, T, H, W]"
-_ROUNDING = 1e-6  # floats may be below 0 by rounding errors, and are clipped
-_MISSING_AS_FLOAT = (
-    f"the float 1 = {MISSING_CODE} / 255, the missing code; give uint8 encoded values, or NaN where a pixel is missing "
-    f"(clip a forecast to {LAST_CODE} / 255)"
-)
 _MAX_LEAD_TIME = 10_000
 
 
@@ -176,13 +180,15 @@ class Forecaster:
         Returns:
             float32 in [0, 1], ``[T', H, W]`` or ``[B, T', H, W]``, of an ensemble ``[M, T', H, W]`` or
             ``[B, M, T', H, W]``. NumPy for NumPy; a tensor on the input's device for a tensor; a DataArray with
-            the coordinates of the lead times, the grid and the members for a DataArray.
+            the coordinates of the lead times, the grid and the members for a DataArray. A pixel is NaN where it is
+            missing in any input frame of a network, or in the last frame of a baseline.
 
         Raises:
             TypeError: ``frames`` is not an array, its dtype is neither uint8 nor floating, or it has no dense data.
             ValueError: wrong number of axes or frames, values outside [0, 1] by more than 1e-6, floats of 1 (255 / 255,
-                the missing code), infinite values, a sample without a valid value, invalid lead times or members;
-                time steps, units or grid coordinates of a DataArray that are not those of the model.
+                the missing code), infinite values, a sample without a pixel that is valid in all frames (the last frame
+                is missing), invalid lead times or members; time steps, units or grid coordinates of a DataArray that
+                are not those of the model.
             ConfigError: the model cannot take this grid.
         """
         steps = self._lead_times(lead_times)
@@ -208,21 +214,21 @@ class Forecaster:
         if is_data_array(forecast):
             require_encoded(forecast, self.dataset.encoding.unit, "to_physical")
             return forecast.copy(data=self.to_physical(forecast.values)).assign_attrs(units=self.dataset.encoding.unit)
-        values = _as_array(forecast)
+        values = as_array(forecast)
         if values.dtype == np.uint8:
             return self.dataset.encoding.decode(values)
         if values.dtype.kind != "f":
             raise TypeError(f"forecast has dtype {values.dtype}; give uint8 encoded values or floats in [0, 1]")
         step = MISSING_CODE * max(np.finfo(values.dtype).eps, np.finfo(np.float32).eps)
         values = values.astype(np.float64)
-        outside = values[(values < -_ROUNDING) | (values > 1.0 + _ROUNDING)]
+        outside = values[(values < -ROUNDING) | (values > 1.0 + ROUNDING)]
         if outside.size:
             raise ValueError(f"forecast contains {outside[0]:g}; floats must be encoded values / 255 in [0, 1]")
         codes = values * MISSING_CODE
         present = codes[~np.isnan(codes)]
         # A forecast may be clipped to 1; only encoded values / 255 are all on whole values.
         if (present >= MISSING_CODE - step).any() and (np.abs(present - np.rint(present)) <= step).all():
-            raise ValueError(f"forecast contains {_MISSING_AS_FLOAT}")
+            raise ValueError(f"forecast contains {MISSING_AS_FLOAT}")
         return self.dataset.encoding.value_of(codes).astype(np.float32)
 
     def from_physical(self, values: "np.ndarray | Tensor | xarray.DataArray") -> Any:
@@ -241,7 +247,7 @@ class Forecaster:
             encoded = values.copy(data=self.from_physical(values.values))
             encoded.attrs = attributes_of(values)
             return encoded
-        given = np.ma.asarray(values) if not isinstance(values, Tensor) else _as_array(values)
+        given = np.ma.asarray(values) if not isinstance(values, Tensor) else as_array(values)
         if given.dtype.kind not in "iuf":
             raise TypeError(f"values have dtype {given.dtype}; give real numbers in {self.dataset.encoding.unit}")
         physical = np.ma.filled(given.astype(np.float64), np.nan)
@@ -288,7 +294,7 @@ class Forecaster:
 
     def _checked(self, frames: Any) -> tuple[Tensor, bool]:
         """Return the frames as a checked tensor ``[B, T, H, W]``, and whether the batch axis was added."""
-        tensor = _as_tensor(frames)
+        tensor = as_tensor(frames)
         shape = tuple(tensor.shape)
         if tensor.dim() not in (3, 4) or 0 in shape:
             raise ValueError(f"frames have shape {shape}; {_AXES} with at least one pixel is needed")
@@ -304,7 +310,10 @@ class Forecaster:
             )
         if isinstance(self.model, (TrainedModel, Ensemble)):
             self.model.check_grid((shape[-2], shape[-1]))
-        return _checked_values(tensor.reshape(-1, *shape[-3:])), tensor.dim() == 3
+        batch = checked_values(tensor.reshape(-1, *shape[-3:]))
+        if problem := missing_summary(batch[:, -self.frames_in :]):
+            raise ValueError(f"{problem}. Give frames that end with an observed one, and interpolate frames before it")
+        return batch, tensor.dim() == 3
 
     def _forecast_array(self, frames: Any, steps: list[int], members: int | None) -> Any:
         batch, unbatched = self._checked(frames)
@@ -322,6 +331,12 @@ class Forecaster:
             result = model.forecast(batch, steps[-1])
         if self.postprocessing is not None:
             result = self.postprocessing.apply(result, batch)
+        # As in `simcast predict`, no forecast where a network has no complete input; a baseline moves the last frame.
+        used = batch if isinstance(model, (TrainedModel, Ensemble)) else batch[:, -1:]
+        missing = missing_in_any(used).to(result.device)
+        result = result.masked_fill(
+            missing.reshape(len(batch), *(1,) * (result.dim() - 3), *missing.shape[1:]), torch.nan
+        )
         index = torch.tensor([step - 1 for step in steps], device=result.device)
         return result.index_select(-3, index)
 
@@ -337,52 +352,3 @@ def _checked_device(device: Any) -> torch.device:
     if chosen.type == "cuda":
         check_caches(os.environ, kernels=True)
     return chosen
-
-
-def _as_array(fields: Any) -> np.ndarray:
-    """Return fields as a plain array on the host; masked elements are missing."""
-    if isinstance(fields, Tensor):
-        require_dense(fields, "fields")
-        fields = fields.detach().cpu()
-        return (fields.float() if fields.is_floating_point() else fields).numpy()
-    return as_native(fields if isinstance(fields, np.ndarray) else np.asarray(fields))
-
-
-def _as_tensor(frames: Any) -> Tensor:
-    """Return an array as a tensor that shares its memory where possible; masked elements are missing."""
-    if isinstance(frames, Tensor):
-        require_dense(frames, "frames")
-        tensor = frames.detach()
-    elif isinstance(frames, np.ndarray):
-        if frames.dtype.kind not in "fu" or (frames.dtype.kind == "u" and frames.dtype != np.uint8):
-            raise TypeError(_wrong_dtype(frames.dtype))
-        tensor = torch.from_numpy(np.require(as_native(frames), requirements=["C", "W"]))
-    else:
-        raise TypeError(f"frames are a {type(frames).__name__}; give a NumPy array, a torch tensor or a DataArray")
-    if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
-        raise TypeError(_wrong_dtype(tensor.dtype))
-    return tensor if tensor.dtype == torch.uint8 else tensor.float()
-
-
-def _wrong_dtype(dtype: Any) -> str:
-    return f"frames have dtype {dtype}; give uint8 encoded values (255 missing) or floats in [0, 1] (NaN missing)"
-
-
-def _checked_values(frames: Tensor) -> Tensor:
-    """Return frames ``[B, T, H, W]``, with rounding errors below 0 replaced by 0."""
-    codes = frames.dtype == torch.uint8
-    valid = frames != MISSING_CODE if codes else ~torch.isnan(frames)
-    empty = torch.nonzero(~valid.flatten(1).any(1)).flatten().tolist()
-    if empty:
-        raise ValueError(f"every value of frames is missing (255 or NaN) in sample {', '.join(map(str, empty))}")
-    if codes:
-        return frames
-    low, high = (edge.item() for edge in torch.aminmax(frames[valid]))
-    if abs(high - 1.0) <= _ROUNDING and low >= -_ROUNDING:
-        raise ValueError(f"frames contain {_MISSING_AS_FLOAT}")
-    if not -_ROUNDING <= low <= high <= 1.0 + _ROUNDING:
-        raise ValueError(
-            f"frames are floats from {low:.9g} to {high:.9g}, which must lie in [0, 1]: give encoded values as uint8, "
-            "divide them by 255, or convert physical values by Forecaster.from_physical"
-        )
-    return frames if low >= 0.0 else frames.clamp(min=0.0)

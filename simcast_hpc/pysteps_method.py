@@ -75,7 +75,7 @@ class PystepsNowcast:
         timestep: float | None = None,
         measure_time: bool = False,
     ) -> Any:
-        """Return the nowcast; with ``measure_time`` the pair of it and the seconds that it took.
+        """Return the nowcast, NaN where missing; with ``measure_time`` the pair of it and the seconds that it took.
 
         Args:
             precip: ``[T, m, n]`` in the unit and transform of this method, NaN missing.
@@ -103,15 +103,15 @@ class PystepsNowcast:
 
         Returns:
             float64 ``[members, timesteps + 1, m, n]``, the last observation at index 0; one member of a deterministic
-            model. Missing pixels of the observation are no precipitation. The blending needs at least as many
-            members as its own ``n_ens_members``.
+            model. Missing pixels are no precipitation, because the blending has no missing values. It needs at least
+            as many members as its own ``n_ens_members``.
         """
         nowcast = self(precip, None, timesteps, n_ens_members=n_ens_members)
         members = nowcast if nowcast.ndim == 4 else nowcast[None]
         observed = _fields(precip)[-1]
-        observed = np.where(np.isnan(observed) | np.isneginf(observed), self._no_precipitation(), observed)
         first = np.broadcast_to(observed, (len(members), 1, *observed.shape))
-        return np.concatenate([first, members], axis=1)
+        fields = np.concatenate([first, members], axis=1)
+        return np.where(np.isnan(fields) | np.isneginf(fields), self._no_precipitation(), fields)
 
     def register(self, name: str = "simcast") -> None:
         """Make this method known to ``pysteps.nowcasts.get_method(name)``, as pysteps' linear blending looks it up.
@@ -155,7 +155,8 @@ class PystepsNowcast:
                 values = 10.0 * np.log10(self._relation.a * values**self._relation.b)
         if self.transform == "dB":
             wet = values >= self.threshold
-            return np.where(wet, 10.0 * np.log10(np.maximum(values, self.threshold)), self.zerovalue)
+            decibels = np.where(wet, 10.0 * np.log10(np.maximum(values, self.threshold)), self.zerovalue)
+            return np.where(np.isnan(values), np.nan, decibels)
         return np.where(np.isneginf(values), self._no_precipitation(), values)
 
     def _no_precipitation(self) -> float:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from simcast_hpc import __version__
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.config.text_files import printable
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.ensemble import Ensemble
+from simcast_hpc.inference.input_arrays import missing_summary
 from simcast_hpc.inference.postprocessing import Postprocessing
 from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.inference.trained_model import TrainedModel
@@ -121,7 +122,7 @@ class Predictor:
         """Return the forecast issued at ``issue`` from the frames by time.
 
         Raises:
-            DataError: frames are missing, or they do not belong together.
+            DataError: frames are missing, they do not belong together, or no pixel is valid in all of them.
         """
         chosen = self.inputs(list(frames), issue)
         inputs = [frames[time] for time in chosen.frames if time is not None]
@@ -133,6 +134,10 @@ class Predictor:
         bridged = self._bridge_pixels(codes, chosen)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
         missing = (codes == MISSING_CODE).any(axis=0)
+        if missing.all():
+            raise DataError(
+                f"no forecast for {issue:%Y-%m-%d %H:%M} UTC: {missing_summary(torch.from_numpy(codes)[None])}"
+            )
         values, mean, probability = self._forecast(codes, domain, missing)
         observed = self.code.to_linear(self.code.spec.encoding.decode(codes[-1]))
         self._make_physical(observed[None])

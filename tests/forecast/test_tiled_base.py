@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from simcast_hpc.config import DataError
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.forecast.choose_frames import FrameRequest
 from simcast_hpc.forecast.predictor import Predictor
@@ -68,6 +69,20 @@ def test_untrained_model_forecasts_the_extrapolation_of_the_domain(tmp_path, cod
     assert np.nanmax(np.abs(_extrapolation_of_domain(model, tile) - expected[:, :TILE, 22 : 22 + TILE])) > 1, (
         "echoes that enter a tile from its neighbor are not in the extrapolation of the tile"
     )
+
+
+def test_frames_without_a_common_pixel_are_rejected(tmp_path, codes):
+    """A last frame of only missing pixels must not become a forecast of no rain."""
+    model = load_trained(_run(tmp_path / "run"))
+    for frame, name in ((-1, r"3 of 3 \(the last\)"), (0, "1 of 3")):
+        lost = codes.copy()
+        lost[frame] = MISSING_CODE
+        with pytest.raises(DataError, match=rf"no forecast for .* UTC: no pixel .*100 % of frame {name}"):
+            _values(model, lost)
+    halves = codes.copy()
+    halves[0, :TILE], halves[1, TILE:] = MISSING_CODE, MISSING_CODE
+    with pytest.raises(DataError, match=r"missing in sample 0: [\d.]+ % of frame 1 of 3, [\d.]+ % of frame 2 of 3"):
+        _values(model, halves)
 
 
 def test_first_pass_of_a_rollout_has_the_base_of_the_domain(tmp_path, codes):

@@ -20,6 +20,13 @@ CODES = random_codes(2, 3, missing=0.05)  # [B, T, H, W] = [2, 3, 16, 16]
 FLOATS = np.where(CODES == MISSING_CODE, np.nan, CODES / np.float32(255)).astype(np.float32)
 
 
+def with_missing(frames: np.ndarray, sample: int | slice, frame: int) -> np.ndarray:
+    """Return frames ``[B, T, H, W]`` with one frame of one sample, or of all samples, missing."""
+    changed = frames.copy()
+    changed[sample, frame] = MISSING_CODE if frames.dtype == np.uint8 else np.nan
+    return changed
+
+
 @pytest.fixture(scope="module")
 def student(runs: Path) -> sc.Forecaster:
     return sc.load(runs / "student", device="cpu")
@@ -46,6 +53,7 @@ def test_rejects_unknown_attribute():
 
 def test_every_input_type_gives_the_same_forecast(student: sc.Forecaster, runs: Path):
     expected = load_trained(runs / "student").forecast(torch.from_numpy(CODES), frames_out=4).numpy()
+    expected[np.isnan(FLOATS).any(axis=1)[:, None].repeat(4, axis=1)] = np.nan
     big_endian, strided = FLOATS.astype(">f4"), np.asfortranarray(CODES)
     masked = np.ma.masked_equal(CODES, MISSING_CODE)
     for frames in (CODES, FLOATS, FLOATS.astype(np.float64), big_endian, strided, masked, masked.filled(255)):
@@ -83,7 +91,7 @@ def test_members_are_the_same_for_codes_and_floats(ensemble: sc.Forecaster):
     np.testing.assert_array_equal(ensemble.forecast(FLOATS, members=3), members)
     np.testing.assert_array_equal(ensemble.forecast(CODES, lead_times=[2], members=3), members[:, :, 1:2])
     assert ensemble.forecast(CODES[0], members=1).shape == (1, 4, 16, 16)
-    assert np.abs(members[:, 0] - members[:, 1]).max() > 0
+    assert np.nanmax(np.abs(members[:, 0] - members[:, 1])) > 0
 
 
 @pytest.mark.parametrize(
@@ -101,6 +109,10 @@ def test_members_are_the_same_for_codes_and_floats(ensemble: sc.Forecaster):
         (np.full_like(CODES, MISSING_CODE), ValueError, "every value of frames is missing"),
         (np.ma.masked_all(FLOATS.shape, np.float32), ValueError, "every value of frames is missing"),
         (np.stack([CODES[0], np.full_like(CODES[0], MISSING_CODE)]), ValueError, r"missing .* in sample 1"),
+        (with_missing(CODES, 1, -1), ValueError, r"no pixel of sample 1 .*: .*, 100 % of frame 3 of 3 \(the last\)"),
+        (with_missing(FLOATS, 1, -1), ValueError, r"no pixel of sample 1 .*, 100 % of frame 3 of 3 \(the last\)"),
+        (with_missing(CODES, 0, 0), ValueError, r"sample 0: 100 % of frame 1 of 3, [\d.]+ % of frame 2 of 3, "),
+        (with_missing(FLOATS, slice(None), 1), ValueError, r"no pixel of sample 0, 1 .*100 % of frame 2 of 3, "),
         (np.full_like(FLOATS, 1.00001), ValueError, r"floats from 1\.0000\d+ to"),
         (torch.empty(2, 3, 16, 16, device="meta"), TypeError, "a tensor of device meta; give a dense tensor"),
         (torch.zeros(2, 3, 16, 16).to_sparse(), TypeError, r"layout torch\.sparse_coo; give a dense tensor"),
@@ -261,10 +273,36 @@ def test_conversions_reject_tensors_without_dense_data(convert, fields):
         getattr(sc.load("persistence", dataset="sevir"), convert)(fields)
 
 
+@pytest.mark.parametrize("frames", [CODES, FLOATS], ids=["codes", "floats"])
+def test_missing_pixels_have_no_forecast(student: sc.Forecaster, ensemble: sc.Forecaster, frames: np.ndarray):
+    """A network needs a pixel in all frames, as `simcast predict` does; a baseline in the frame that it moves."""
+    some = frames.copy()
+    some[0, -1, :8] = some[1, 0, :, :4] = MISSING_CODE if frames.dtype == np.uint8 else np.nan
+    gaps = some == MISSING_CODE if frames.dtype == np.uint8 else np.isnan(some)
+    used = gaps.any(axis=1)
+    np.testing.assert_array_equal(np.isnan(student.forecast(some, lead_times=7)), used[:, None].repeat(7, axis=1))
+    members = ensemble.forecast(some, members=2)
+    np.testing.assert_array_equal(np.isnan(members), used[:, None, None].repeat(2, axis=1).repeat(4, axis=2))
+    assert (np.isnan(student.to_physical(student.forecast(some))[:, 0]) == used).all()
+    for name in ("persistence", "extrapolation"):
+        forecast = sc.load(name, dataset="sevir").forecast(some, lead_times=2)
+        np.testing.assert_array_equal(np.isnan(forecast), gaps[:, -1:].repeat(2, axis=1))
+
+
+@pytest.mark.parametrize(("name", "needed"), [("persistence", 1), ("extrapolation", 2)])
+def test_baselines_reject_missing_frames_that_they_need(name: str, needed: int):
+    """An absent earlier frame is accepted: the motion is fitted to the pairs that exist."""
+    baseline = sc.load(name, dataset="sevir")
+    for frame in range(1, needed + 1):
+        with pytest.raises(ValueError, match=rf"100 % of frame {needed - frame + 1} of {needed}"):
+            baseline.forecast(with_missing(CODES, 1, -frame), lead_times=1)
+    assert baseline.forecast(with_missing(CODES, 1, -needed - 1), lead_times=1).shape == (2, 1, 16, 16)
+
+
 def test_baselines_have_the_interface_of_models():
     persistence = sc.load("persistence", dataset="sevir")
     forecast = persistence.forecast(CODES, lead_times=[1, 12])
-    expected = np.nan_to_num(FLOATS[:, -1:])
+    expected = FLOATS[:, -1:]
     np.testing.assert_array_equal(forecast, np.repeat(expected, 2, axis=1))
     with pytest.raises(ValueError, match="lead_times is required"):
         persistence.forecast(CODES)

@@ -52,6 +52,11 @@ def test_masked_and_infinite_pixels_are_missing_and_dry(persistence: sc.Forecast
         decibel = 10 * np.log10(precip)
     external = sc.PystepsNowcast(persistence, transform="dB").external_nowcast(decibel, 1)
     assert (external[:, :, :, :16] == -15.0).all() and np.isfinite(external).all()
+    decibel[:, :4] = np.nan  # outside of the radar coverage
+    method = sc.PystepsNowcast(persistence, transform="dB")
+    nowcast, external = method(decibel, None, 1), method.external_nowcast(decibel, 1)
+    assert np.isnan(nowcast[:, :4]).all() and np.isfinite(nowcast[:, 4:]).all(), "missing is not dry"
+    assert (external[:, :, :4] == -15.0).all() and np.isfinite(external).all()
 
 
 def test_reflectivity_uses_the_marshall_palmer_relation(persistence, precip: np.ndarray):
