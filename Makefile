@@ -57,7 +57,10 @@ run-full: $(VENV)/.runtime ## The same with all stages: also a direct model with
 archive-of-radar:
 	@[ -f "$(DATA)/CATALOG.csv" ] || { echo "make radar requires DATA=FOLDER with CATALOG.csv; DATA is '$(DATA)'." >&2; exit 2; }
 
-radar: archive-of-radar $(VENV)/.verify ## The same on real radar, DATA=FOLDER with CATALOG.csv, with extrapolation as a baseline
+# Only baselines of pysteps require the extra [verify].
+PYSTEPS := pysteps-lk|darts|s-prog|steps|linda|anvil
+RADAR_STAMP := $(if $(shell grep -Es 'baselines:.*[ [,]($(PYSTEPS))[],]' configs/pipeline/radar$(BACKBONE).yaml),.verify,.runtime)
+radar: archive-of-radar $(VENV)/$(RADAR_STAMP) ## The same on real radar, DATA=FOLDER with CATALOG.csv, with extrapolation as a baseline
 	@echo "Training and verification on the radar archive in $(DATA) (pipeline/radar$(BACKBONE)): up to 20 minutes on 2 cores."
 	@$(BIN)/simcast pipeline pipeline/radar$(BACKBONE) --set "data.root=$(DATA)"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from simcast_hpc.baselines import BASELINES
 from tests.system_programs import program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -123,6 +124,27 @@ def test_each_backbone_has_a_pipeline(installed, target):
         config = f"pipeline/{name.replace('run', 'quickstart')}"
         assert f"simcast pipeline {config}" in done.stdout
         assert (ROOT / "configs" / f"{config}.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("baselines", "extra"),
+    [
+        ("[persistence, extrapolation, pysteps-lk, s-prog, linda]", True),
+        ("[steps]", True),
+        ("[persistence, extrapolation]", False),
+        ("[extrapolation] # without steps", False),
+    ],
+)
+def test_radar_installs_pysteps_only_for_its_baselines(bare, baselines, extra):
+    (bare / "CATALOG.csv").touch()
+    config = bare / "configs" / "pipeline" / "radar-earthformer.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text(f"evaluation:\n  baselines: {baselines}\n")
+    done = make(bare, "--dry-run", "radar", "MODEL=earthformer", "DEVICE=cpu", "DATA=.")
+    assert done.returncode == 0, done.stderr
+    assert ("'.[verify]'" in done.stdout) == extra
+    names = re.search(r"^PYSTEPS := (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert names and set(names[1].split("|")) == set(BASELINES) - {"persistence", "extrapolation"}
 
 
 def test_package_indexes_are_passed_to_pip(bare):
