@@ -16,6 +16,8 @@ from .summary_text import headline_findings
 
 MOST_ROWS = 16
 """Largest number of rows at which all labels are readable at the width of a page."""
+MOST_CHARACTERS = 55
+"""Length of a label in one line."""
 
 _CSI = "csi/mean"
 _COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY, NOT_TESTABLE: "#b59a00"}
@@ -73,9 +75,15 @@ def as_mathtext(label: str) -> str:
     return re.sub(r"`(.+?)`", r"$\1$", label)
 
 
+def in_two_lines(label: str) -> str:
+    """Return a long label with a line break before ``minus``, so that the axes keep most of the width."""
+    return label.replace(" minus ", "\nminus ", 1) if len(label) > MOST_CHARACTERS else label
+
+
 def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, paper: bool = False) -> None:
     rows = [(label, finding) for label, finding in rows if finding.interval.has_bounds]
-    figure = new_figure(WIDTH, 1.25 + 0.27 * len(rows))
+    labels = [in_two_lines(as_mathtext(label)) for label, _ in rows]
+    figure = new_figure(WIDTH, 1.25 + 0.27 * len(rows) + 0.12 * sum("\n" in label for label in labels))
     axes = figure.subplots()
     for row, (_, finding) in enumerate(rows):
         interval, verdict = finding.interval, finding.verdict
@@ -85,7 +93,7 @@ def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, p
         if paper and finding.comparison.paper is not None:
             axes.plot(finding.comparison.paper, row, "d", markerfacecolor="none", markeredgecolor=INK, markersize=7)
     axes.axvline(0, color=INK, linewidth=0.9)
-    axes.set_yticks(range(len(rows)), [as_mathtext(label) for label, _ in rows])
+    axes.set_yticks(range(len(rows)), labels)
     axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
     axes.set_xlabel(f"{quantity}, 95 % interval", color=INK, fontsize=FONT)
     for verdict in {finding.verdict: None for _, finding in rows}:

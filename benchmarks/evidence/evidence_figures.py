@@ -48,7 +48,7 @@ CAPTIONS = {
     "controls-other": "Other controls: differences of CSI-M with 95 % intervals.",
     "claims-hybrid": "Networks that start from extrapolation: differences of CSI-M with 95 % intervals.",
     "claims-few-data": "Few training events (the number is in the row): differences of CSI-M with 95 % intervals, "
-    "without comparisons of a single seed. Oracle: student of a perfect teacher.",
+    "without comparisons of a single seed.",
     "hybrid-steps": "CSI-M by number of training steps, one panel per lead time: networks with and without "
     "extrapolation as base, and extrapolation without training. The axis counts a model's own steps; a student with "
     "warm start begins after as many steps of its teacher. Each point is a separate run; a point without error bar has "

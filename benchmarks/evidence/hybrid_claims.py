@@ -7,7 +7,10 @@ from .claims import Claim, Comparison, difference
 from .study import Study
 
 ORACLE = difference(
-    "CSI-M, hybrid oracle minus hybrid direct", "hybrid-future-oracle", "hybrid-future-direct", "csi/mean"
+    "CSI-M, hybrid student of a perfect teacher minus hybrid direct model",
+    "hybrid-future-oracle",
+    "hybrid-future-direct",
+    "csi/mean",
 )
 """The control of claims on the distillation of hybrid networks from scratch."""
 
@@ -29,24 +32,24 @@ def hybrid_claims(study: Study) -> Iterator[Claim]:
     yield claim(
         "hybrid",
         "A direct model that starts from extrapolation beats one that does not, at equal steps.",
-        _csi("hybrid direct minus direct", "hybrid-direct", "direct"),
-        _mse("hybrid direct minus direct", "hybrid-direct", "direct"),
+        _csi("hybrid direct model minus direct model", "hybrid-direct", "direct"),
+        _mse("hybrid direct model minus direct model", "hybrid-direct", "direct"),
     )
     yield claim(
         "hybrid-4x",
         "The same with 4x steps for both.",
-        _csi("hybrid direct minus direct, both 4x steps", "hybrid-direct-4x", "direct-4x"),
-        _mse("hybrid direct minus direct, both 4x steps", "hybrid-direct-4x", "direct-4x"),
+        _csi("hybrid direct model minus direct model, 4x steps each", "hybrid-direct-4x", "direct-4x"),
+        _mse("hybrid direct model minus direct model, 4x steps each", "hybrid-direct-4x", "direct-4x"),
     )
     yield claim(
         "hybrid-quarter",
         "It needs a quarter of the steps.",
-        _csi("hybrid direct minus direct with 4x steps", "hybrid-direct", "direct-4x"),
+        _csi("hybrid direct model minus direct model with 4x steps", "hybrid-direct", "direct-4x"),
     )
     yield claim(
         "hybrid-quarter-4x",
         "The same with 4x steps against 16x steps.",
-        _csi("hybrid direct with 4x steps minus direct with 16x steps", "hybrid-direct-4x", "direct-16x"),
+        _csi("hybrid direct model with 4x steps minus direct model with 16x steps", "hybrid-direct-4x", "direct-16x"),
     )
     yield claim(
         "hybrid-skill",
@@ -66,16 +69,16 @@ def hybrid_claims(study: Study) -> Iterator[Claim]:
         "hybrid-skill-warm",
         "A hybrid student with 4x steps that begins with the weights of its teacher (4x steps) beats optical-flow "
         "extrapolation.",
-        _csi("4x warm hybrid student minus pysteps Lucas-Kanade", "hybrid-student-4x-warm", PYSTEPS),
-        _csi("4x warm hybrid student minus extrapolation", "hybrid-student-4x-warm", EXTRAPOLATION),
-        _mse("4x warm hybrid student minus pysteps Lucas-Kanade", "hybrid-student-4x-warm", PYSTEPS),
+        _csi("4x hybrid student with warm start minus pysteps Lucas-Kanade", "hybrid-student-4x-warm", PYSTEPS),
+        _csi("4x hybrid student with warm start minus extrapolation", "hybrid-student-4x-warm", EXTRAPOLATION),
+        _mse("4x hybrid student with warm start minus pysteps Lucas-Kanade", "hybrid-student-4x-warm", PYSTEPS),
     )
     yield claim(
         "hybrid-leads",
         "The latter beats extrapolation (pysteps Lucas-Kanade and ours) at every lead time.",
         *(
             difference(
-                f"CSI-M at lead time {lead}, 4x warm hybrid student minus pysteps Lucas-Kanade",
+                f"CSI-M at lead time {lead}, 4x hybrid student with warm start minus pysteps Lucas-Kanade",
                 "hybrid-student-4x-warm", PYSTEPS, f"lead/{lead}/csi/mean",
             )
             for lead in range(1, study.sequence.frames_out + 1)
@@ -85,18 +88,21 @@ def hybrid_claims(study: Study) -> Iterator[Claim]:
         "hybrid-first-lead",
         "A hybrid direct model beats persistence at the first lead time.",
         difference(
-            "CSI-M at lead time 1, hybrid direct minus persistence", "hybrid-direct", PERSISTENCE, "lead/1/csi/mean"
+            "CSI-M at lead time 1, hybrid direct model minus persistence",
+            "hybrid-direct",
+            PERSISTENCE,
+            "lead/1/csi/mean",
         ),
     )
     yield claim(
         "hybrid-rollout",
         "A rolled-out hybrid teacher beats the hybrid direct model at equal steps.",
-        _csi("hybrid teacher minus hybrid direct", "hybrid-teacher", "hybrid-direct"),
+        _csi("hybrid teacher minus hybrid direct model", "hybrid-teacher", "hybrid-direct"),
     )
     yield claim(
         "hybrid-rollout-4x",
         "The same with 4x steps for both.",
-        _csi("hybrid teacher minus hybrid direct, both 4x steps", "hybrid-teacher-4x", "hybrid-direct-4x"),
+        _csi("hybrid teacher minus hybrid direct model, 4x steps each", "hybrid-teacher-4x", "hybrid-direct-4x"),
     )
     yield claim(
         "hybrid-oracle",
@@ -107,36 +113,47 @@ def hybrid_claims(study: Study) -> Iterator[Claim]:
         "hybrid-distillation",
         "Distillation from scratch preserves or raises the CSI of a hybrid teacher, and beats the hybrid direct model.",
         _csi("hybrid student minus hybrid teacher", "hybrid-student", "hybrid-teacher"),
-        _csi("hybrid student minus hybrid direct", "hybrid-student", "hybrid-direct"),
+        _csi("hybrid student minus hybrid direct model", "hybrid-student", "hybrid-direct"),
         oracle=ORACLE,
     )
     yield claim(
         "hybrid-distillation-4x",
         "The same with 4x steps for all.",
-        _csi("hybrid student minus hybrid teacher, both 4x steps", "hybrid-student-4x", "hybrid-teacher-4x"),
-        _csi("hybrid student minus hybrid direct, both 4x steps", "hybrid-student-4x", "hybrid-direct-4x"),
+        _csi("hybrid student minus hybrid teacher, 4x steps each", "hybrid-student-4x", "hybrid-teacher-4x"),
+        _csi("hybrid student minus hybrid direct model, 4x steps each", "hybrid-student-4x", "hybrid-direct-4x"),
         oracle=ORACLE,
     )
     yield claim(
         "hybrid-warm",
         "A hybrid student initialized with the teacher's weights preserves or raises the teacher's CSI, with a lower "
         "FAR.",
-        _csi("hybrid warm start minus hybrid teacher", "hybrid-student-warm", "hybrid-teacher"),
-        difference("FAR-181, hybrid warm start minus hybrid teacher", "hybrid-student-warm", "hybrid-teacher",
-                   "far/181", -1),
-    )  # fmt: skip
+        _csi("hybrid student with warm start minus hybrid teacher", "hybrid-student-warm", "hybrid-teacher"),
+        difference(
+            "FAR-181, hybrid student with warm start minus hybrid teacher",
+            "hybrid-student-warm",
+            "hybrid-teacher",
+            "far/181",
+            -1,
+        ),
+    )
     yield claim(
         "hybrid-warm-4x",
         "With 4x steps for both, a hybrid student initialized with the teacher's weights preserves or raises the "
         "teacher's CSI.",
         _csi(
-            "4x warm hybrid student minus hybrid teacher with 4x steps", "hybrid-student-4x-warm", "hybrid-teacher-4x"
+            "4x hybrid student with warm start minus hybrid teacher with 4x steps",
+            "hybrid-student-4x-warm",
+            "hybrid-teacher-4x",
         ),
     )
     yield claim(
         "hybrid-warm-16x",
         "It beats a plain direct model with 16x steps.",
-        _csi("4x warm hybrid student minus direct with 16x steps", "hybrid-student-4x-warm", "direct-16x"),
+        _csi(
+            "4x hybrid student with warm start minus direct model with 16x steps",
+            "hybrid-student-4x-warm",
+            "direct-16x",
+        ),
     )
 
 
@@ -146,7 +163,7 @@ def few_data_claims(study: Study) -> Iterator[Claim]:
         direct, oracle, teacher, student, warm = (
             f"{arm}-n{events}" for arm in ("direct", "oracle", "teacher", "student", "student-warm")
         )
-        control = _csi(f"oracle minus direct, {events} events", oracle, direct)
+        control = _csi(f"student of a perfect teacher minus direct model, {events} events", oracle, direct)
         yield Claim(
             f"few-oracle-{events}",
             f"With {events} training events, a student of a perfect teacher beats the direct model.",
@@ -158,7 +175,7 @@ def few_data_claims(study: Study) -> Iterator[Claim]:
             f"With {events} training events, the student beats the direct model and preserves or raises its teacher's "
             "CSI.",
             (
-                _csi(f"student minus direct, {events} events", student, direct),
+                _csi(f"student minus direct model, {events} events", student, direct),
                 _csi(f"student minus teacher, {events} events", student, teacher),
             ),
             origin="few data",
@@ -166,7 +183,7 @@ def few_data_claims(study: Study) -> Iterator[Claim]:
         yield Claim(
             f"few-error-{events}",
             f"With {events} training events, the student has a lower MSE than the direct model.",
-            (_mse(f"student minus direct, {events} events", student, direct),),
+            (_mse(f"student minus direct model, {events} events", student, direct),),
             origin="few data",
         )
         yield Claim(
@@ -174,8 +191,8 @@ def few_data_claims(study: Study) -> Iterator[Claim]:
             f"With {events} training events, a student initialized with the teacher's weights preserves or raises the "
             "teacher's CSI, and beats the direct model.",
             (
-                _csi(f"warm start minus teacher, {events} events", warm, teacher),
-                _csi(f"warm start minus direct, {events} events", warm, direct),
+                _csi(f"student with warm start minus teacher, {events} events", warm, teacher),
+                _csi(f"student with warm start minus direct model, {events} events", warm, direct),
             ),
             origin="few data",
         )

@@ -1,5 +1,8 @@
 """All claims of the study, and which of them were formulated after its first results."""
 
+import re
+from dataclasses import replace
+
 from .arms import BASELINES, arms_of
 from .claims import Claim
 from .control_claims import control_claims
@@ -19,7 +22,20 @@ LATER_ORIGINS = ("hybrid", "few data")
 
 def claims_of(study: Study) -> tuple[Claim, ...]:
     """Return all claims: the paper's, the controls, those on hybrid networks and on few data."""
-    return (*paper_claims(study), *control_claims(study), *hybrid_claims(study), *few_data_claims(study))
+    every = (*paper_claims(study), *control_claims(study), *hybrid_claims(study), *few_data_claims(study))
+    return tuple(_with_steps(claim, study.steps) for claim in every)
+
+
+def _with_steps(claim: Claim, steps: int) -> Claim:
+    """Return a claim whose text has numbers of steps instead of multiples of ``steps`` such as ``4x``."""
+    comparisons = tuple(one._replace(label=in_steps(one.label, steps)) for one in claim.comparisons)
+    return replace(claim, statement=in_steps(claim.statement, steps), comparisons=comparisons)
+
+
+def in_steps(text: str, steps: int) -> str:
+    """Return a text with ``4x steps`` replaced by ``2400 steps`` and ``4x student`` by ``2400-step student``."""
+    text = re.sub(r"\b(\d+)x steps", lambda match: f"{int(match[1]) * steps} steps", text)
+    return re.sub(r"\b(\d+)x (?=[a-z])", lambda match: f"{int(match[1]) * steps}-step ", text)
 
 
 def arms_in_claims(study: Study) -> set[str]:

@@ -181,8 +181,9 @@ def _of_extrapolation(words: _Words) -> str:
     level = words.mean(EXTRAPOLATION)
     lower = sum(words.mean(arm) < level for arm in trained)
     steps = evidence.study.steps
+    title = "Extrapolation without training beats most networks." if 2 * lower > len(trained) else "Extrapolation."
     return (
-        f"**Extrapolation.** Extrapolation, without any training, has a higher CSI-M ({level:.3f}) than {lower} of the "
+        f"**{title}** Extrapolation has a higher CSI-M ({level:.3f}) than {lower} of the "
         f"{len(trained)} networks that do not start from it. After {steps} steps the direct model "
         f"{words.compared('skill', 3)} extrapolation; after {16 * steps} steps it "
         f"{words.compared('skill-long', 0)} extrapolation ({words.plain('skill-long', 0)})."
@@ -194,10 +195,20 @@ def _of_hybrids(words: _Words) -> str:
     steps = words.bootstrap.evidence.study.steps
     itself = words.difference("hybrid-direct", EXTRAPOLATION)
     joined = "but still" if itself is not None and side_of(itself) < 0 else "and"
+    better = words.side("hybrid") == 1, words.side("hybrid-skill-warm", 1) == 1
+    titles = {
+        (
+            True,
+            True,
+        ): "Networks that correct extrapolation beat networks alone, and with enough training extrapolation.",
+        (True, False): "Networks that correct extrapolation beat networks alone.",
+        (False, True): "Networks that correct extrapolation beat extrapolation.",
+    }
     return (
-        f"**Hybrid.** After {steps} steps the hybrid direct model {words.compared('hybrid')} the direct model "
-        f"({words.value('hybrid')}), {joined} {compared(itself)} extrapolation. A hybrid student with warm start "
-        f"({4 * steps} steps after {4 * steps} of its teacher) {words.compared('hybrid-skill-warm', 1)} extrapolation "
+        f"**{titles.get(better, 'Hybrid.')}** After {steps} steps the hybrid direct model "
+        f"{words.compared('hybrid')} the direct model ({words.value('hybrid')}), {joined} {compared(itself)} "
+        f"extrapolation. A hybrid student with warm start ({4 * steps} steps after {4 * steps} of its teacher) "
+        f"{words.compared('hybrid-skill-warm', 1)} extrapolation "
         f"({words.value('hybrid-skill-warm', 1)}){_by_lead(words)}."
     )
 
@@ -221,10 +232,17 @@ def _of_warm_start(words: _Words) -> str:
     verb, other = words.compared("warm-distillation"), words.compared("warm", 1)
     again = "or from" if verb.endswith("from") else "and"
     joined = again if verb == other else f"and {other}"
+    sides = words.side("autoregression"), words.side("warm-distillation"), words.side("warm", 1)
+    titles = {
+        (1, 0, 0): "Rollout helps at equal steps; one pass after warm start or longer direct training is as good.",
+        (1, 0, 1): "Rollout helps, and with warm start one pass is as good.",
+        (1, 1, 1): "Rollout helps, and distillation with warm start helps more.",
+    }
     return (
-        f"**Rollout and warm start.** A rolled-out teacher {words.compared('autoregression')} a direct model, {steps} "
-        f"steps each ({words.value('autoregression')}). A student with warm start, in one pass, {verb} this teacher "
-        f"({words.value('warm-distillation')}) {joined} a direct model with the same total number of steps; it has "
+        f"**{titles.get(sides, 'Rollout and warm start.')}** A rolled-out teacher "
+        f"{words.compared('autoregression')} a direct model, {steps} steps each ({words.value('autoregression')}). "
+        f"A student with warm start, in one pass, {verb} this teacher ({words.value('warm-distillation')}) {joined} "
+        "a direct model with the same total number of steps; it has "
         f"{words.level('warm-false-alarms', 0)} false alarm ratio of heavy rain than the teacher."
     )
 
@@ -241,8 +259,10 @@ def _of_students(words: _Words, verdicts: Sequence[Verdict]) -> str:
         f", so that {_counted(untestable, 'claim')} on distillation from scratch "
         f"{'is' if untestable == 1 else 'are'} [not testable here](#claims-and-controls)"
     )
+    no_gain = found is not None and words.side("own-steps") == 0 and words.seeds("own-steps") >= FEWEST_SEEDS
+    title = "Distillation from scratch shows no gain." if no_gain and untestable else "Student from scratch."
     return (
-        f"**Student from scratch.** A student from scratch {words.compared('own-steps')} a direct model, "
+        f"**{title}** A student from scratch {words.compared('own-steps')} a direct model, "
         f"{study.steps} steps each ({words.value('own-steps')}). Even a student of a perfect teacher {effect} "
         f"({words.value('oracle', 1)})" + (reason if untestable else "") + "."
     )
@@ -266,7 +286,14 @@ def _of_few_events(words: _Words) -> str:
         ]
         if parts:
             sentences.append(f"{name} {', and '.join(parts)}.")
-    return f"**Few training events.** {' '.join(sentences) or f'No comparison has {FEWEST_SEEDS} seeds yet.'}"
+    smallest = min(study.few_events)
+    only_warm = words.side(f"few-warm-{smallest}", 1) == 1 and words.side(f"few-student-{smallest}") == 0
+    title = (
+        f"With {smallest} training events only warm start, with more steps in total, shows a gain."
+        if only_warm
+        else "Few training events."
+    )
+    return f"**{title}** {' '.join(sentences) or f'No comparison has {FEWEST_SEEDS} seeds yet.'}"
 
 
 def _of_smallest(counts: Sequence[int], value: str) -> str:

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from benchmarks.evidence import evidence_page as page
+from benchmarks.evidence import figure_style
 from benchmarks.evidence.arms import arms_of
 from benchmarks.evidence.claims import (
     HOLDS,
@@ -20,7 +21,7 @@ from benchmarks.evidence.claims import (
 from benchmarks.evidence.claims_figure import MOST_ROWS
 from benchmarks.evidence.intervals import Bootstrap
 from benchmarks.evidence.study import STUDY, read_study
-from benchmarks.evidence.study_claims import STATED_LATER, arms_in_claims, claims_of
+from benchmarks.evidence.study_claims import STATED_LATER, arms_in_claims, claims_of, in_steps
 from benchmarks.evidence.summary_text import HEADLINES, NOT_MEASURED, summary
 from benchmarks.evidence.unit_results import RESULTS, load_evidence
 from simcast_hpc.verification import Interval
@@ -134,6 +135,7 @@ def test_two_seeds_are_undecided(tmp_path, study):
 
 def test_writes_the_page_from_results(tmp_path, study, capsys, monkeypatch):
     half = study.half_horizon
+    monkeypatch.setattr(figure_style, "DPI", 40)  # rendering takes most of the time
     write_results(
         tmp_path / "results",
         study,
@@ -151,8 +153,7 @@ def test_writes_the_page_from_results(tmp_path, study, capsys, monkeypatch):
     assert len(pictures) == 17 and all(len(alt) > 20 for alt, _ in pictures)
     assert {path.name for path in (tmp_path / "evidence").iterdir()} == {name.split("/")[1] for _, name in pictures}
     for _, picture in pictures:
-        data = (tmp_path / picture).read_bytes()
-        assert data.startswith(b"\x89PNG") and len(data) < LARGE_PNG, picture
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG"), picture
     first = made.read_bytes()
     figures = {path.stem: path for path in (tmp_path / "evidence").iterdir()}
     monkeypatch.setattr(page, "draw_all", lambda *_: figures)  # drawing is nine tenths of the time
@@ -188,6 +189,14 @@ def test_summary_has_five_sentences_with_the_verdicts_of_the_results(tmp_path, s
     assert NOT_MEASURED in made("part", without=("student-3",))[3]
 
 
+def test_claims_have_numbers_of_steps():
+    """Multiples of the study's steps are names of arms, not words of a claim."""
+    assert in_steps("4x student of the 16x teacher minus direct with 5x steps", 600) == (
+        "2400-step student of the 9600-step teacher minus direct with 3000 steps"
+    )
+    assert in_steps("MSE x 1000, student-4x", 600) == "MSE x 1000, student-4x"
+
+
 def test_summary_states_too_few_seeds(tmp_path, study):
     """A large difference in two seeds has a value and no verdict."""
     write_results(tmp_path, study, seeds=2, skill={"direct-16x": 0.2}, noise=0.001)
@@ -208,9 +217,16 @@ def test_committed_page_has_the_committed_results():
     for finding in (finding for verdict in verdicts for finding in verdict.findings):
         assert f"| {finding.comparison.label} (" in text
         assert f"{finding.interval.value:+.4f}" in text
+    head = text[text.index("| claim | comparison |") : text.index("\n## ")].partition("\n\n")[0]
+    assert not re.search(r"\b\d+x\b|oracle|direct(?! model)", head), "numbers of steps and terms of the first paragraph"
     order = [
         text.index(part)
-        for part in ("- **Extrapolation.**", "| claim | comparison |", "](evidence/summary.png)", "\n## ")
+        for part in (
+            "- **Extrapolation without training beats most networks.**",
+            "| claim | comparison |",
+            "](evidence/summary.png)",
+            "\n## ",
+        )
     ]
     assert order == sorted(order)
     assert max(line.count(" | ") for line in text.splitlines() if line.startswith("|")) <= 7
@@ -218,6 +234,8 @@ def test_committed_page_has_the_committed_results():
     rows = [finding for verdict in verdicts if verdict.claim.origin == "paper" for finding in verdict.findings]
     assert sum(finding.comparison.score == "csi/mean" for finding in rows) <= MOST_ROWS
     assert len(HEADLINES) <= MOST_ROWS
+    sizes = {path.name: path.stat().st_size for path in page.PAGE.with_suffix("").glob("*.png")}
+    assert len(sizes) >= 17 and max(sizes.values()) < LARGE_PNG, sizes
 
 
 def test_score_of_one_lead_time(tmp_path, study):
