@@ -53,6 +53,16 @@ def _fields(forecast: Forecast, space: tuple[str, str], coords: dict[str, Any]) 
         common["comment"] = f"no echo is {forecast.no_echo_dbz:g} dBZ; averages are of the linear Z"
     is_ensemble = forecast.mean is not None
     fields: dict[str, Any] = {}
+    if forecast.validity is not None:
+        about = {
+            "long_name": "whether the back-trajectory of the pixel starts in the observed area",
+            "standard_name": "quality_flag",
+            "flag_values": np.array([0, 1], np.int8),
+            "flag_meanings": "inflow_from_unobserved_area determined_by_observations",
+            "grid_mapping": "crs",
+        }
+        fields["validity"] = (("time", *space), forecast.validity.astype(np.int8), about)
+        common["ancillary_variables"] = "validity"
     if forecast.values is not None:
         dims = ("realization",) if is_ensemble else ()
         what = f"forecast {words}"
@@ -191,5 +201,6 @@ def _encoding(name: str, variable: "xr.Variable") -> dict[str, Any]:
         return {"_FillValue": None}
     rows, columns = variable.shape[-2:]
     chunks = (*(1 for _ in variable.shape[:-2]), min(rows, 512), min(columns, 512))
-    filled = {"_FillValue": None} if name in ("latitude", "longitude") else {"_FillValue": np.float32(np.nan)}
+    has_no_fill = name in ("latitude", "longitude") or variable.dtype.kind != "f"
+    filled = {"_FillValue": None if has_no_fill else np.float32(np.nan)}
     return {**filled, "chunksizes": chunks}

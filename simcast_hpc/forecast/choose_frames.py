@@ -1,9 +1,10 @@
 """Choose the input frames of a forecast: the model's cadence, one grid, one unit, gaps only where interpolated."""
 
 import bisect
+import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import MAXYEAR, datetime, timedelta
 
 import numpy as np
@@ -22,12 +23,14 @@ class FrameRequest:
 
     ``bridge`` is the largest number of consecutive frames in which a pixel may be missing and is interpolated in time,
     in linear units; also if complete frames are missing. The first and the last frame are never interpolated. A frame
-    may be up to a quarter of a step from its nominal time.
+    may be up to a quarter of a step from its nominal time. With ``fewest``, the last frames without a gap suffice if
+    they are at least so many.
     """
 
     frames_in: int
     step_minutes: float
     bridge: int = 0
+    fewest: int | None = None
 
     @property
     def tolerance(self) -> timedelta:
@@ -64,10 +67,19 @@ def choose_frames(available: Iterable[datetime], issue: datetime, request: Frame
     """Choose the nearest frame within the tolerance for each nominal time.
 
     Raises:
-        DataError: the first or last frame is missing, or more consecutive frames than ``request.bridge``.
+        DataError: the first or last frame is missing, or more consecutive frames than ``request.bridge``; with
+            ``request.fewest``, the same holds for the last ``fewest`` frames.
     """
-    # 1. Nearest frame per nominal time
     available = sorted(available)
+    fewest = request.frames_in if request.fewest is None else min(request.fewest, request.frames_in)
+    for count in range(request.frames_in, fewest, -1):
+        with contextlib.suppress(DataError):
+            return _choose(available, issue, replace(request, frames_in=count))
+    return _choose(available, issue, replace(request, frames_in=fewest))
+
+
+def _choose(available: Sequence[datetime], issue: datetime, request: FrameRequest) -> FrameSet:
+    # 1. Nearest frame per nominal time
     times = request.times(issue)
     frames: list[datetime | None] = []
     for time in times:

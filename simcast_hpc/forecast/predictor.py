@@ -2,17 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 
 from simcast_hpc import __version__
 from simcast_hpc.config import ConfigError, DataError, TrainConfig
-from simcast_hpc.config.text_files import printable
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import frame_grid
@@ -23,63 +21,15 @@ from simcast_hpc.inference.tiles import Shape, Tiling, forecast_in_tiles
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.models import grid_of
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
-from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 from simcast_hpc.storage.run_directory import versions
 
-from .choose_frames import FrameRequest, FrameSet, choose_frames, interpolate, pixel_gaps, require_one_grid_and_unit
+from .choose_frames import FrameRequest, FrameSet, choose_frames
+from .forecast_fields import FALLBACK, MODEL, Forecast
+from .inflow import InflowMode, mark_inflow
+from .input_frames import stack_frames
 
 # Members are sampled in groups whose fields and noise take at most this many bytes, in addition to the kept members.
 _GROUP_BYTES = 1 << 30
-
-
-@dataclass(frozen=True, eq=False)
-class Forecast:
-    """A forecast on the map of its inputs.
-
-    Attributes:
-        issue: issue time.
-        step_minutes: minutes between two lead times.
-        grid: map grid.
-        unit: of all fields.
-        no_echo_dbz: value of no echo in dBZ.
-        observed: last input, float32 ``[H, W]``, NaN where missing.
-        thresholds: in ``unit``.
-        values: float32 ``[M, T', H, W]``, one member of a deterministic model, NaN where missing; None if an
-            ensemble's members were not requested.
-        mean: ensemble mean ``[T', H, W]``; None for a deterministic model.
-        probability: probability of reaching each threshold ``[K, T', H, W]``; None for a deterministic model.
-        provenance: text by attribute name.
-    """
-
-    issue: datetime
-    step_minutes: float
-    grid: RadarGrid
-    unit: Unit
-    no_echo_dbz: float
-    observed: np.ndarray
-    thresholds: tuple[float, ...]
-    values: np.ndarray | None
-    mean: np.ndarray | None = None
-    probability: np.ndarray | None = None
-    provenance: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def shown(self) -> np.ndarray:
-        """The field ``[T', H, W]`` that pictures show: the forecast, or the mean of an ensemble."""
-        if self.mean is not None:
-            return self.mean
-        assert self.values is not None
-        return self.values[0]
-
-    @property
-    def leads_minutes(self) -> list[float]:
-        """Lead times in minutes."""
-        return [self.step_minutes * (k + 1) for k in range(len(self.shown))]
-
-    @property
-    def valid(self) -> list[datetime]:
-        """The valid times."""
-        return [self.issue + timedelta(minutes=lead) for lead in self.leads_minutes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +45,7 @@ class Predictor:
         batch: tiles per batch.
         keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
         postprocessing: changes the values of each member on the whole domain; None for none.
+        inflow: how pixels are treated that are not determined by observations.
     """
 
     model: TrainedModel | Ensemble
@@ -105,6 +56,7 @@ class Predictor:
     batch: int = 4
     keep_members: bool = True
     postprocessing: Postprocessing | None = None
+    inflow: InflowMode = "mark"
 
     def __post_init__(self) -> None:
         """Warn if the name of the run, which forecasts show, is that of another data set."""
@@ -123,52 +75,30 @@ class Predictor:
 
         Raises:
             DataError: frames are missing, they do not belong together, or no pixel is valid in all of them.
+            RuntimeError: the network failed, or returned non-finite values.
         """
-        chosen = self.inputs(list(frames), issue)
-        inputs = [frames[time] for time in chosen.frames if time is not None]
-        require_one_grid_and_unit(inputs)
-        codes = np.stack([
-            np.full(inputs[0].codes.shape, MISSING_CODE, np.uint8) if time is None else frames[time].codes
-            for time in chosen.frames
-        ])  # fmt: skip
-        bridged = self._bridge_pixels(codes, chosen)
+        inputs = stack_frames(frames, self.inputs(list(frames), issue), self.code, bridge=self.wanted.bridge)
+        codes, missing = inputs.codes, inputs.missing.any(axis=0)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
-        missing = (codes == MISSING_CODE).any(axis=0)
         if missing.all():
             raise DataError(
                 f"no forecast for {issue:%Y-%m-%d %H:%M} UTC: {missing_summary(torch.from_numpy(codes)[None])}"
             )
         values, mean, probability = self._forecast(codes, domain, missing)
-        observed = self.code.to_linear(self.code.spec.encoding.decode(codes[-1]))
-        self._make_physical(observed[None])
-        return Forecast(
+        forecast = Forecast(
             issue,
             self.wanted.step_minutes,
-            inputs[0].grid,
+            inputs.frames[0].grid,
             self.code.unit,
             self.code.no_echo_value(),
-            observed,
+            inputs.observed(),
             self.code.thresholds(),
             values,
             mean,
             probability,
-            self._provenance(chosen, inputs, bridged),
+            {**self._fixed, **inputs.provenance()},
         )
-
-    def _bridge_pixels(self, codes: np.ndarray, chosen: FrameSet) -> list[int]:
-        """Interpolate missing pixels of codes ``[T, H, W]`` in time, in linear units, in place.
-
-        Returns:
-            The number of interpolated pixels of each frame.
-        """
-        encoding, bridged = self.code.spec.encoding, [0] * len(codes)
-        for before, after, pixels in pixel_gaps(codes == MISSING_CODE, self.wanted.bridge):
-            earlier, later = (self.code.to_linear(encoding.decode(codes[k][pixels])) for k in (before, after))
-            for between in range(before + 1, after):
-                linear = interpolate(earlier, later, chosen.times[before : after + 1], between - before)
-                codes[between][pixels] = encoding.encode(self.code.from_linear(linear))
-                bridged[between] += int(pixels.sum())
-        return bridged
+        return mark_inflow(forecast, inputs, self.inflow)
 
     def _forecast(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):
         """Return values ``[M, T', H, W]``, mean and probability in physical units, NaN where ``missing``."""
@@ -186,19 +116,21 @@ class Predictor:
             )
             forecast_in_tiles(self._of_tiles(codes, numbers, base), codes, domain, out=linear, batch=self.batch)
             for member in linear:
+                if not np.isfinite(member).all():
+                    raise RuntimeError(f"the network of {self.model.config.run_dir} returned non-finite values")
                 self._postprocess(member, codes)
                 if total is not None and reached is not None:
                     total += member
                     for level, count_above in zip(levels, reached, strict=True):
                         count_above += member >= level
                 if kept is not None:
-                    self._make_physical(member, missing)
+                    self.code.make_physical(member, missing)
         if total is None or reached is None:
             return kept, None, None
         probability = (reached / np.float32(count)).astype(np.float32)
         probability[..., missing] = np.nan
         total /= np.float32(count)
-        self._make_physical(total, missing)
+        self.code.make_physical(total, missing)
         return kept, total, probability
 
     def _postprocess(self, linear: np.ndarray, codes: np.ndarray) -> None:
@@ -254,18 +186,6 @@ class Predictor:
         height, width = self.tile
         return torch.cat([base[..., row : row + height, column : column + width] for row, column in corners])
 
-    def _make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
-        """Convert linear fields ``[T, H, W]`` to the model's unit in place.
-
-        Values below that of no echo, which blending in linear units gives, become no echo; ``missing`` pixels become
-        NaN. One field at a time, because the fields may take
-        most of the memory.
-        """
-        for one in linear:
-            np.maximum(self.code.from_linear(one), np.float32(self.code.no_echo_value()), out=one)
-            if missing is not None:
-                one[missing] = np.nan
-
     @cached_property
     def _fixed(self) -> dict[str, str]:
         """Provenance that all forecasts of this predictor share."""
@@ -275,6 +195,8 @@ class Predictor:
             "simcast_version": __version__,
             "simcast_commit": version["commit"],
             "torch_version": version["torch"],
+            MODEL: f"{config.stage} {config.name}",
+            FALLBACK: "none",
             "simcast_run": config.name,
             "simcast_stage": config.stage,
             "simcast_weights_sha256": model.weights_hash,
@@ -290,33 +212,18 @@ class Predictor:
         return provenance
 
     @property
+    def about(self) -> dict[str, str]:
+        """Run directory and hash of the weights, for status files."""
+        return {"run": str(self.model.config.run_dir), "weights": self.model.weights_hash}
+
+    @property
     def identity(self) -> str:
         """Everything that determines this predictor's forecasts except their inputs and the program's version."""
         excluded = ("simcast_version", "simcast_commit", "torch_version")
         provenance = {key: value for key, value in self._fixed.items() if key not in excluded}
         relation = self.code.z_r.model_dump_json() if self.code.z_r else ""
-        code = [relation, self.code.any_spacing, self.code.any_interval, self.code.dataset]
-        return json.dumps([provenance, code, self.wanted.bridge, self.keep_members])
-
-    def _provenance(self, chosen: FrameSet, inputs: Sequence[EncodedFrame], bridged: Sequence[int]) -> dict[str, str]:
-        sources: list[dict[str, Any]] = [
-            {"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": printable(one.path.name)} for one in inputs
-        ]
-        for source, one in zip(sources, inputs, strict=True):
-            source |= {} if one.interval_minutes is None else {"accumulation_minutes": one.interval_minutes}
-            source |= {key: printable(str(one.metadata[key])) for key in ("quantity", "group") if key in one.metadata}
-        bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in chosen.missing)
-        bridged_pixels = [
-            {"time": f"{time:%Y-%m-%dT%H:%MZ}", "pixels": count}
-            for time, count in zip(chosen.times, bridged, strict=True)
-            if count and time not in chosen.missing
-        ]
-        return {
-            **self._fixed,
-            "simcast_inputs": json.dumps(sources),
-            "simcast_bridged": bridged_times or "none",
-            "simcast_bridged_pixels": json.dumps(bridged_pixels) if bridged_pixels else "none",
-        }
+        code = [relation, self.code.any_spacing, self.code.any_interval, self.code.dataset, str(self.code.importer)]
+        return json.dumps([provenance, code, self.wanted.bridge, self.keep_members, self.inflow])
 
 
 def noise_of_tile(noise: torch.Tensor, corner: Shape, tile: Shape, spacing: int) -> torch.Tensor:

@@ -26,8 +26,8 @@ from simcast_hpc.radar.reader_process import ReadingStopped
 from simcast_hpc.storage.atomic_files import sweep
 
 from .choose_frames import FrameSet, require_one_grid_and_unit
+from .forecast_fields import ForecastMethod
 from .forecast_files import SIGNATURE, Publisher
-from .predictor import Predictor
 from .watch_health import iso, write_health
 from .watched_files import FUTURE_TOLERANCE, Retry, WatchedFiles, current_time
 
@@ -76,7 +76,7 @@ class FolderWatcher:
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictor: ForecastMethod,
         publisher: Publisher,
         folder: Path,
         settings: WatchSettings,
@@ -102,8 +102,7 @@ class FolderWatcher:
         self._health: dict[str, Any] = {
             "pid": os.getpid(),
             "host": os.uname().nodename,
-            "run": str(predictor.model.config.run_dir),
-            "weights": predictor.model.weights_hash,
+            **predictor.about,
             "watched": str(folder),
             "started": iso(current_time()),
             "made": 0,

@@ -199,7 +199,10 @@ class WatchedFiles:
         try:
             choice = self._code.choice
             short = path not in self._retries or self._retries[path][0] != stamp
-            times = tuple(frame_times(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop, short=short))
+            found = frame_times(
+                path, prefer=choice.unit, dataset=choice.dataset, importer=choice.importer, stop=self._stop, short=short
+            )
+            times = tuple(found)
             if times and min(times).year < EARLIEST_YEAR:
                 raise DataError(f"{path} contains the time {min(times).isoformat()}, before the first weather radars")
         except Exception as error:
@@ -218,7 +221,9 @@ class WatchedFiles:
         key = (path, self._known[path].stamp)
         choice = self._code.choice
         short = not self.has_failed(path)
-        stored = read_frames(path, prefer=choice.unit, dataset=choice.dataset, stop=self._stop, short=short)
+        stored = read_frames(
+            path, prefer=choice.unit, dataset=choice.dataset, importer=choice.importer, stop=self._stop, short=short
+        )
         frames = {frame.time: encode_frame(frame, self._code) for frame in stored}
         self._encoded[key] = frames
         if key not in self._digests:  # otherwise the hash of the file is there

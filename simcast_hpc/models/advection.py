@@ -56,12 +56,28 @@ def advect(field: Tensor, motion: Tensor, frames_out: int) -> Tensor:
     """
     dtype = torch.promote_types(field.dtype, torch.float32)
     field, motion = field.to(dtype)[:, None], motion.to(dtype)
-    forecast = []
     with in_fp32(field):
         intensity = torch.expm1(_EXPONENT * field)
-        displacement = torch.zeros_like(motion)
-        for _ in range(frames_out):
-            start = sample_at(motion, displacement, outside="border")
-            displacement = displacement - sample_at(motion, displacement - start / 2, outside="border")
-            forecast.append(sample_at(intensity, displacement))
-        return torch.log1p(torch.cat(forecast, dim=1)) / _EXPONENT
+        return torch.log1p(_interpolate_origins(intensity, motion, frames_out)) / _EXPONENT
+
+
+def sample_origins(values: Tensor, motion: Tensor, frames_out: int) -> Tensor:
+    """Interpolate values where the backward trajectory of each pixel starts: ``[B, frames_out, H, W]``, float32.
+
+    Args:
+        values: ``[B, H, W]``, float32; 0 outside the grid.
+        motion: ``[B, 2, H, W]``, (y, x) in pixels per frame; outside the grid the motion is that of the nearest pixel.
+        frames_out: number of lead times.
+    """
+    with in_fp32(values):
+        return _interpolate_origins(values[:, None], motion, frames_out)
+
+
+def _interpolate_origins(values: Tensor, motion: Tensor, frames_out: int) -> Tensor:
+    origins = []
+    displacement = torch.zeros_like(motion)
+    for _ in range(frames_out):
+        start = sample_at(motion, displacement, outside="border")
+        displacement = displacement - sample_at(motion, displacement - start / 2, outside="border")
+        origins.append(sample_at(values, displacement))
+    return torch.cat(origins, dim=1)

@@ -58,7 +58,8 @@ class ModelEncoding:
     Marshall and Palmer, as ``data.recode_as`` does in training, and mm/h to dBZ by the ``z_r`` of the description.
     ``any_spacing`` accepts frames of any pixel size without averaging, ``any_interval`` accumulations over more than
     1.5 steps. ``dataset`` is the number of the dataset that is read from ODIM files, and ``importer`` reads the files,
-    see :class:`FieldChoice`.
+    see :class:`FieldChoice`. Frames are rounded to uint8 codes as in training,
+    or kept unrounded (``rounded=False``) for methods without a network.
     """
 
     spec: DatasetSpec
@@ -69,6 +70,7 @@ class ModelEncoding:
     any_interval: bool = False
     dataset: int | None = None
     importer: ImporterChoice | None = None
+    rounded: bool = True
 
     @property
     def choice(self) -> FieldChoice:
@@ -147,10 +149,22 @@ class ModelEncoding:
         raise DataError(f"{frame.path} is in {frame.unit} and the model {self.spec.name} in {self.unit}; {advice}")
 
     def codes(self, linear: np.ndarray, factor: int) -> np.ndarray:
-        """Return encoded block means of a linear field, uint8 ``[H / factor, W / factor]``, 255 where missing."""
+        """Return encoded block means of a linear field, ``[H / factor, W / factor]``, as :meth:`encode`."""
         height, width = (size - size % factor for size in linear.shape)
         coarse = block_mean(linear[:height, :width], factor) if factor > 1 else linear
-        return self.spec.encoding.encode(self.from_linear(coarse))
+        return self.encode(self.from_linear(coarse))
+
+    def encode(self, physical: np.ndarray) -> np.ndarray:
+        """Return values in the model's unit as codes: uint8, or unrounded code / 255, float32, if not ``rounded``."""
+        if self.rounded:
+            return self.spec.encoding.encode(physical)
+        return (self.spec.encoding.position_of(physical) / 255.0).astype(np.float32)
+
+    def physical(self, codes: np.ndarray) -> np.ndarray:
+        """Return the inverse of :meth:`encode`, float32, NaN where missing."""
+        if codes.dtype == np.uint8:
+            return self.spec.encoding.decode(codes)
+        return self.spec.encoding.value_of(codes * np.float32(255.0)).astype(np.float32)
 
     def to_linear(self, physical: np.ndarray) -> np.ndarray:
         """Return values of the model's unit in linear form, float32."""
@@ -164,6 +178,17 @@ class ModelEncoding:
             return linear
         with np.errstate(divide="ignore"):
             return (10.0 * np.log10(linear, dtype=np.float64)).astype(np.float32)
+
+    def make_physical(self, linear: np.ndarray, missing: np.ndarray | None = None) -> None:
+        """Convert linear fields ``[T, H, W]`` to the model's unit in place.
+
+        Values below that of no echo, which blending in linear units gives, become no echo; pixels of the bool field
+        ``missing`` ``[H, W]`` become NaN. One field at a time, because the fields may take most of the memory.
+        """
+        for one in linear:
+            np.maximum(self.from_linear(one), np.float32(self.no_echo_value()), out=one)
+            if missing is not None:
+                one[missing] = np.nan
 
     def linear_of_forecast(self, unit_values: np.ndarray) -> np.ndarray:
         """Return network outputs in [0, 1] (code / 255), of any shape, in linear form, float32."""
@@ -210,7 +235,10 @@ def encoding_of_run(
 
 @dataclass(frozen=True, eq=False)
 class EncodedFrame:
-    """A radar frame encoded for a model: uint8 ``codes`` ``[H, W]`` on ``grid``; unit and interval of its file."""
+    """A radar frame encoded for a model: ``codes`` ``[H, W]`` on ``grid``; unit and interval of its file.
+
+    ``codes`` are uint8 (255 missing), or unrounded code / 255 as float32 (NaN missing).
+    """
 
     codes: np.ndarray
     grid: RadarGrid

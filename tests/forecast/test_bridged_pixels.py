@@ -7,11 +7,12 @@ import numpy as np
 import xarray as xr
 
 from simcast_hpc.forecast.choose_frames import FrameRequest
+from simcast_hpc.forecast.input_frames import stack_frames
 from simcast_hpc.forecast.predictor import Predictor
 from simcast_hpc.inference.trained_model import load_trained
-from simcast_hpc.radar import encoding_of_run
+from simcast_hpc.radar import EncodedFrame, RadarGrid, encoding_of_run
 from tests.forecast.watch_runs import write_frame
-from tests.radar.radar_files import moment, predict, storm
+from tests.radar.radar_files import LAEA, moment, predict, storm
 
 _ = np.nan
 
@@ -28,8 +29,14 @@ def bridged(model: Path, field: np.ndarray, *, bridge: int, lost: tuple[int, ...
     encoding = maker.code.spec.encoding
     codes = encoding.encode(field.astype(np.float32))
     chosen = maker.inputs([moment(k) for k in range(len(field)) if k not in lost], moment(len(field) - 1))
-    counts = maker._bridge_pixels(codes, chosen)
-    return encoding.decode(codes), counts
+    grid = RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, *field.shape[1:])
+    frames = {
+        time: EncodedFrame(one, grid, "dBZ", time, Path("frame"))
+        for time, one in zip(chosen.times, codes, strict=True)
+        if time not in chosen.missing
+    }
+    inputs = stack_frames(frames, chosen, maker.code, bridge=bridge)
+    return encoding.decode(inputs.codes), inputs.bridged
 
 
 def test_interpolates_in_linear_units_up_to_the_largest_gap(model):

@@ -1,0 +1,102 @@
+"""The input frames of one forecast as one array, with missing pixels interpolated in time, and their provenance."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from simcast_hpc.config.text_files import printable
+from simcast_hpc.data.encoding import MISSING_CODE
+from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
+
+from .choose_frames import FrameSet, interpolate, pixel_gaps, require_one_grid_and_unit
+
+
+@dataclass(frozen=True, eq=False)
+class InputFrames:
+    """The input frames of one forecast.
+
+    Attributes:
+        chosen: nominal times, and the time of each frame or None.
+        frames: the frames that exist, ascending in time, on one grid and in one unit.
+        codes: encoded values ``[T, H, W]``: uint8 (255 missing), or float32 in [0, 1] (NaN missing).
+        bridged: number of pixels of each frame that were interpolated in time.
+        code: encoding of the frames.
+    """
+
+    chosen: FrameSet
+    frames: list[EncodedFrame]
+    codes: np.ndarray
+    bridged: list[int]
+    code: ModelEncoding
+
+    @cached_property
+    def missing(self) -> np.ndarray:
+        """Missing pixels, bool ``[T, H, W]``."""
+        return is_missing(self.codes)
+
+    def observed(self) -> np.ndarray:
+        """Return the last frame in the unit of the encoding, float32 ``[H, W]``, NaN where missing."""
+        observed = self.code.to_linear(self.code.physical(self.codes[-1]))
+        self.code.make_physical(observed[None])
+        return observed
+
+    def provenance(self) -> dict[str, str]:
+        """Return the files, the missing frames and the interpolated pixels, as text by attribute name."""
+        sources: list[dict[str, Any]] = [
+            {"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": printable(one.path.name)} for one in self.frames
+        ]
+        for source, one in zip(sources, self.frames, strict=True):
+            source |= {} if one.interval_minutes is None else {"accumulation_minutes": one.interval_minutes}
+            source |= {key: printable(str(one.metadata[key])) for key in ("quantity", "group") if key in one.metadata}
+        bridged_times = ", ".join(f"{time:%Y-%m-%dT%H:%MZ}" for time in self.chosen.missing)
+        bridged_pixels = [
+            {"time": f"{time:%Y-%m-%dT%H:%MZ}", "pixels": count}
+            for time, count in zip(self.chosen.times, self.bridged, strict=True)
+            if count and time not in self.chosen.missing
+        ]
+        return {
+            "simcast_inputs": json.dumps(sources),
+            "simcast_bridged": bridged_times or "none",
+            "simcast_bridged_pixels": json.dumps(bridged_pixels) if bridged_pixels else "none",
+        }
+
+
+def stack_frames(
+    frames: Mapping[datetime, EncodedFrame], chosen: FrameSet, code: ModelEncoding, *, bridge: int
+) -> InputFrames:
+    """Return the chosen frames as one array; pixels missing in at most ``bridge`` successive frames are interpolated.
+
+    Raises:
+        DataError: the frames differ in grid or unit.
+    """
+    existing = [frames[time] for time in chosen.frames if time is not None]
+    require_one_grid_and_unit(existing)
+    absent = np.full_like(existing[0].codes, MISSING_CODE if existing[0].codes.dtype == np.uint8 else np.nan)
+    codes = np.stack([absent if time is None else frames[time].codes for time in chosen.frames])
+    return InputFrames(chosen, existing, codes, _bridge_pixels(codes, chosen, code, bridge), code)
+
+
+def is_missing(codes: np.ndarray) -> np.ndarray:
+    """Return the missing pixels of encoded values, bool: 255 in uint8, NaN in floats."""
+    return codes == MISSING_CODE if codes.dtype == np.uint8 else np.isnan(codes)
+
+
+def _bridge_pixels(codes: np.ndarray, chosen: FrameSet, code: ModelEncoding, bridge: int) -> list[int]:
+    """Interpolate missing pixels of codes ``[T, H, W]`` in time, in linear units, in place.
+
+    Returns:
+        The number of interpolated pixels of each frame.
+    """
+    bridged = [0] * len(codes)
+    for before, after, pixels in pixel_gaps(is_missing(codes), bridge):
+        earlier, later = (code.to_linear(code.physical(codes[k][pixels])) for k in (before, after))
+        for between in range(before + 1, after):
+            linear = interpolate(earlier, later, chosen.times[before : after + 1], between - before)
+            codes[between][pixels] = code.encode(code.from_linear(linear))
+            bridged[between] += int(pixels.sum())
+    return bridged
