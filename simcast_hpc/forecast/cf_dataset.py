@@ -54,14 +54,7 @@ def _fields(forecast: Forecast, space: tuple[str, str], coords: dict[str, Any]) 
     is_ensemble = forecast.mean is not None
     fields: dict[str, Any] = {}
     if forecast.validity is not None:
-        about = {
-            "long_name": "whether the back-trajectory of the pixel starts in the observed area",
-            "standard_name": "quality_flag",
-            "flag_values": np.array([0, 1], np.int8),
-            "flag_meanings": "inflow_from_unobserved_area determined_by_observations",
-            "grid_mapping": "crs",
-        }
-        fields["validity"] = (("time", *space), forecast.validity.astype(np.int8), about)
+        fields["validity"] = _validity(forecast.validity, space)
         common["ancillary_variables"] = "validity"
     if forecast.values is not None:
         dims = ("realization",) if is_ensemble else ()
@@ -87,6 +80,17 @@ def _fields(forecast: Forecast, space: tuple[str, str], coords: dict[str, Any]) 
         }
         fields["probability_of_exceedance"] = (("threshold", "time", *space), forecast.probability, about)
     return fields
+
+
+def _validity(validity: np.ndarray, space: tuple[str, str]) -> tuple[Any, ...]:
+    about = {
+        "long_name": "whether the back-trajectory of the pixel starts in the observed area",
+        "standard_name": "quality_flag",
+        "flag_values": np.array([0, 1], np.int8),
+        "flag_meanings": "inflow_from_unobserved_area determined_by_observations",
+        "grid_mapping": "crs",
+    }
+    return ("time", *space), validity.astype(np.int8), about
 
 
 def _times(forecast: Forecast) -> dict[str, Any]:
