@@ -107,7 +107,7 @@ def predict(
 
 def _reject_absent(frames: list[Path], watch: Path | None, pattern: str) -> None:
     from simcast_hpc.radar.frame_files import list_files
-    from simcast_hpc.radar.read_frame import is_zarr
+    from simcast_hpc.radar.zarr_store import is_zarr
 
     if Path(pattern).is_absolute() or not pattern:
         raise ConfigError(f"--pattern {pattern!r} must be a pattern of names in the folder, for example '*.h5'")

@@ -20,7 +20,8 @@ from typing import NamedTuple
 from simcast_hpc.config import DataError, SimcastError
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding, encode_frame
 from simcast_hpc.radar.frame_files import distinct_files
-from simcast_hpc.radar.read_frame import frame_times, is_zarr, read_frames
+from simcast_hpc.radar.read_frame import frame_times, read_frames
+from simcast_hpc.radar.zarr_store import is_zarr
 from simcast_hpc.storage.run_directory import file_hash
 
 from .choose_frames import EARLIEST_YEAR

@@ -11,6 +11,8 @@ import h5py
 
 from simcast_hpc.config import DataError
 
+from .zarr_store import is_remote, is_zarr, open_store
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -18,7 +20,7 @@ _MAX_GROUPS = 100
 
 
 @contextmanager
-def opened(path: Path, group: str = "", *, decodes: bool = True) -> "Iterator[xr.Dataset]":
+def opened(path: Path, group: str = "", *, decodes: bool = True, endpoint_url: str = "") -> "Iterator[xr.Dataset]":
     """Open a file for the block.
 
     Args:
@@ -27,13 +29,16 @@ def opened(path: Path, group: str = "", *, decodes: bool = True) -> "Iterator[xr
             another dimension of the name of theirs.
         decodes: whether packed values are decoded. Times are not: one that is not used may have any units, see
             :mod:`cf_times`.
+        endpoint_url: of a store in a bucket, see :mod:`zarr_store`.
     """
     import xarray as xr
 
     parts = [part for part in group.split("/") if part]
     levels = ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
     with ExitStack() as stack:
-        datasets = [stack.enter_context(_open(path, level, decodes=decodes)) for level in levels]
+        datasets = [
+            stack.enter_context(_open(path, level, decodes=decodes, endpoint_url=endpoint_url)) for level in levels
+        ]
         merged = datasets[0]
         for inner in datasets[1:]:
             inherited = {
@@ -48,13 +53,16 @@ def opened(path: Path, group: str = "", *, decodes: bool = True) -> "Iterator[xr
         yield merged
 
 
-def _open(path: Path, group: str, *, decodes: bool) -> "xr.Dataset":
+def _open(path: Path, group: str, *, decodes: bool, endpoint_url: str) -> "xr.Dataset":
     import xarray as xr
 
     options: Any = {"decode_times": False, "decode_timedelta": False, "decode_cf": decodes}
     options |= {"group": group} if group else {}
-    if path.is_dir():
-        return xr.open_dataset(path, engine="zarr", chunks=None, consolidated=False, **options)
+    if is_zarr(path):
+        # Consolidated metadata saves requests to a bucket; in a folder they may be older than the arrays.
+        consolidated = None if is_remote(path) else False
+        store: Any = open_store(path, endpoint_url)
+        return xr.open_dataset(store, engine="zarr", chunks=None, consolidated=consolidated, **options)
     with path.open("rb") as file:
         engine = "scipy" if file.read(3) == b"CDF" else "h5netcdf"
     if engine == "h5netcdf":
@@ -63,7 +71,7 @@ def _open(path: Path, group: str, *, decodes: bool) -> "xr.Dataset":
 
 
 def groups_below(path: Path) -> dict[str, set[str]]:
-    """Return the groups of a file except for the root, and the names of the variables in each.
+    """Return the groups of a file except for the root, and the names of the variables in each; none of a bucket.
 
     Raises:
         DataError: there are more than 100.

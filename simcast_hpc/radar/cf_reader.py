@@ -41,7 +41,8 @@ _ANCILLARY |= {"number_of_observations", "status_flag", "standard_error", "detec
 
 def times(path: Path, choice: FieldChoice) -> list[datetime]:
     """Return the times of the field."""
-    with opened(path, _group(path)) as dataset:
+    endpoint = choice.option("endpoint_url")
+    with opened(path, _group(path, endpoint), endpoint_url=endpoint) as dataset:
         field, _, _ = _field(dataset, path, choice.unit)
         return as_datetimes(read_moments(dataset, field, path).ends)
 
@@ -52,8 +53,12 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     Raises:
         DataError: the file contains no supported field, or its times, grid, packing or size are invalid.
     """
-    group = _group(path)
-    with opened(path, group) as dataset, opened(path, group, decodes=False) as stored:
+    endpoint = choice.option("endpoint_url")
+    group = _group(path, endpoint)
+    with (
+        opened(path, group, endpoint_url=endpoint) as dataset,
+        opened(path, group, decodes=False, endpoint_url=endpoint) as stored,
+    ):
         field, unit, factor = _field(dataset, path, choice.unit)
         moments = read_moments(dataset, field, path)
         rows, columns = (find_dimension(dataset, field, axis, path) for axis in ("y", "x"))
@@ -73,13 +78,13 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         return result
 
 
-def _group(path: Path) -> str:
+def _group(path: Path, endpoint_url: str) -> str:
     """Return the group that contains the field: the root, or the only other one with a field.
 
     Raises:
         DataError: several groups contain a field.
     """
-    with opened(path) as dataset:
+    with opened(path, endpoint_url=endpoint_url) as dataset:
         if _candidates(dataset)[0]:
             return ""
     found = []

@@ -9,7 +9,8 @@ from simcast_hpc.config import ConfigError, DataError
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame
 from .radar_frame import FieldChoice
-from .read_frame import frame_times, is_zarr, read_frames
+from .read_frame import frame_times, read_frames
+from .zarr_store import is_remote, is_zarr
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,9 @@ def distinct_files(paths: Iterable[Path]) -> list[Path]:
     """
     chosen: dict[tuple[int, int], Path] = {}
     for path in paths:
+        if is_remote(path):
+            chosen[hash(str(path)), -1] = path
+            continue
         status = path.stat()
         identity = status.st_dev, status.st_ino
         if chosen.setdefault(identity, path).is_symlink() and not path.is_symlink():

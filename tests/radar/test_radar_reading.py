@@ -248,7 +248,7 @@ def write_minutes(path: Path, form: str, minutes: tuple[int, ...]) -> None:
     [
         (
             gzip.compress(b"\x89HDF\r\n\x1a\n" + bytes(100)),
-            "is HDF5 compressed with gzip; only MRMS GRIB2 and FMI PGM are",
+            "is HDF5 compressed with gzip; only MRMS GRIB2, FMI PGM and RADOLAN are",
         ),
         (
             gzip.compress(b"CDF\x01" + bytes(100)),
@@ -257,7 +257,7 @@ def write_minutes(path: Path, form: str, minutes: tuple[int, ...]) -> None:
         (gzip.compress(b"CDF\x05" + bytes(100)), "is CF netCDF compressed with gzip"),
         (gzip.compress(b"GIF89a" + bytes(100)), "is MeteoSwiss GIF compressed with gzip"),
         (gzip.compress(gzip.compress(b"GRIB")), "is compressed with gzip twice; decompress it first"),
-        (bz2.compress(b"GRIB"), "is compressed with bzip2; decompress it first"),
+        (bz2.compress(b"GRIB"), r"is MRMS GRIB2 compressed with bzip2; .* decompressed first \(bunzip2\)"),
         (lzma.compress(b"GRIB"), "is compressed with xz; decompress it first"),
         (gzip.compress(b""), "is empty"),
     ],
