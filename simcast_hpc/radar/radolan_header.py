@@ -20,7 +20,7 @@ _END = b"\x03"
 _START = re.compile(rb"[A-Z][A-Z0-9]\d{6}\d{5}\d{4}BY\s*\d")
 _REFLECTIVITY_8BIT = ("RX", "EX", "WX")
 _REFLECTIVITY_16BIT = ("WN",)
-# Amounts over the interval of the header: radar only, adjusted to gauges, reanalyses, forecasts and daily sums.
+# Amounts over the interval of the header: radar only, adjusted to gauges, climatological, forecasts and daily sums.
 _AMOUNTS = (
     "RY", "RZ", "EY", "EZ", "YW", "RV", "RE", "RQ", "RW", "RH", "RB", "RL", "RU", "EH", "EB", "EW", "SF", "SH", "SQ",
     "W1", "W2", "W3", "W4",
