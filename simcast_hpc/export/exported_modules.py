@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.data.encoding import LAST_CODE, MISSING_CODE
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distill.rollout import roll_out
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder
@@ -168,9 +170,19 @@ def _normal(shape: tuple[int, ...]) -> Tensor:
 
 
 def _codes(shape: tuple[int, ...]) -> Tensor:
-    """Return encoded values that include missing pixels: blocks of echo with noise, equal at every call."""
+    """Return encoded values uint8 ``[B, T, H, W]``, equal at every call: moving echoes with noise, and missing pixels.
+
+    The echoes move by (1, 2) pixels per frame. Optical flow is ill-conditioned where frames have no common motion: two
+    programs with equal arithmetic in another order then differ by more than the tolerances.
+    """
     generator = torch.Generator().manual_seed(shape[0])
-    coarse = torch.rand(*shape[:-2], -(-shape[-2] // 8), -(-shape[-1] // 8), generator=generator)
-    blocks = coarse.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., : shape[-2], : shape[-1]]
+    batch, frames, height, width = shape
+    size = (height + frames - 1, width + 2 * (frames - 1))
+    coarse = torch.rand(batch, 1, -(-size[0] // 8), -(-size[1] // 8), generator=generator)
+    field = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)[:, 0]
+    last = frames - 1
+    moved = [field[:, last - k : last - k + height, 2 * (last - k) : 2 * (last - k) + width] for k in range(frames)]
     noise = torch.rand(shape, generator=generator)
-    return (256 * (blocks * 0.9 + noise * 0.1)).clamp(0, 255).to(torch.uint8)
+    codes = (255 * (0.97 * torch.stack(moved, dim=1) + 0.03 * noise)).clamp(0, LAST_CODE).to(torch.uint8)
+    codes[..., : -(-height // 8), : -(-width // 8)] = MISSING_CODE
+    return codes

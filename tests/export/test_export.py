@@ -14,10 +14,12 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.export import export_folder as folder
 from simcast_hpc.export import export_run
 from simcast_hpc.export import onnx_export as onnx
+from simcast_hpc.export.exported_modules import _codes
 from simcast_hpc.export.torch_export import capture, foreign_operators, largest_difference
 from simcast_hpc.inference.noise_ensemble import load_noise_ensemble
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import build_model
+from simcast_hpc.models.optical_flow import estimate_motion
 from simcast_hpc.storage.run_directory import file_hash
 from simcast_kernels import weighted_mse
 from tests.archives import make_archive, random_codes, tiny_config, write_trained
@@ -197,6 +199,26 @@ def test_exported_extrapolation_equals_the_network(tmp_path, stage):
     codes = torch.from_numpy(random_codes(2, 3, size=16, missing=0.1))
     forecast = torch.export.load(tmp_path / "out" / "model.pt2").module()(codes)
     torch.testing.assert_close(forecast, load_trained(run).forecast(codes, frames_out=4), rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [(16, 16), (48, 48)])
+def test_onnx_of_noise_and_extrapolation_equals_the_network(tmp_path, grid):
+    """On moving echoes; without common motion the optical flow amplifies the rounding of any other order of sums."""
+    pytest.importorskip("onnxscript", reason="the extra [onnx] is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra [onnx] is not installed")
+    run = write_noise_run(tmp_path / "run", tmp_path)
+    result = export_run(run, tmp_path / "out", grid=grid, onnx=True)
+    assert result.onnx_failures == [] and result.differences["model.onnx"] <= 1e-4
+
+
+def test_checked_codes_move_and_have_missing_pixels():
+    codes = _codes((2, 4, 24, 32))
+    assert torch.equal(codes, _codes((2, 4, 24, 32))) and not torch.equal(codes[0], codes[1])
+    assert (codes[..., :3, :4] == 255).all() and (codes[..., 3:, :] < 255).all()
+    motion = estimate_motion(codes.float() / 255, codes != 255)
+    torch.testing.assert_close(motion.mean(dim=(0, 2, 3)), torch.tensor([1.0, 2.0]), rtol=0, atol=0.25)
+    assert _codes((1, 1, 8, 8)).shape == (1, 1, 8, 8)
 
 
 @pytest.mark.slow
