@@ -192,13 +192,19 @@ def denoiser_cost(
 def model_cost(network: Network, batch: int, dtype: torch.dtype) -> ModelCost:
     """Return the cost of training a network on a micro-batch of ``batch`` samples in ``dtype``."""
     model, inputs = network.on_meta(None, dtype), network.inputs(batch)
+    forward, training = _flops_of_step(model, *inputs)
+    saved = saved_bytes(model, *inputs)
     return ModelCost(
         parameters=dict(_sum_by_part({name: p.numel() for name, p in model.named_parameters()})),
-        forward_flops=forward_flops(model, *inputs),
-        training_flops=training_flops(model, *inputs),
-        activation_bytes=saved_bytes(model, *inputs),
-        activation_bytes_without_checkpointing=saved_bytes(network.on_meta((), dtype), *inputs),
-        activation_bytes_with_checkpointing=saved_bytes(network.on_meta(network.levels, dtype), *inputs),
+        forward_flops=forward,
+        training_flops=training,
+        activation_bytes=saved,
+        activation_bytes_without_checkpointing=(
+            saved_bytes(network.on_meta((), dtype), *inputs) if network.levels else saved
+        ),
+        activation_bytes_with_checkpointing=(
+            saved_bytes(network.on_meta(network.levels, dtype), *inputs) if network.levels else saved
+        ),
     )
 
 
@@ -206,6 +212,11 @@ def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Return the FLOPs of a forward pass by part; see :class:`ModelCost`."""
     with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         model(*inputs)
+    return _by_part(model, counter)
+
+
+def _by_part(model: nn.Module, counter: FlopCounterMode) -> dict[str, int]:
+    """Return the FLOPs that were counted so far by part."""
     totals = {name: sum(counts.values()) for name, counts in counter.get_flop_counts().items()}
     own = Counter(totals)  # FLOPs of a module without those of the modules that it calls
     for name in totals:
@@ -221,10 +232,17 @@ def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
 
 def training_flops(model: nn.Module, *inputs: Tensor) -> int:
     """Return the FLOPs of a forward and a backward pass; see :class:`ModelCost`."""
+    return _flops_of_step(model, *inputs)[1]
+
+
+def _flops_of_step(model: nn.Module, *inputs: Tensor) -> tuple[dict[str, int], int]:
+    """Return the FLOPs of a forward pass by part, and those of the forward and the backward pass."""
     with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
-        torch.stack([part.sum() for part in output_tensors(model(*inputs))]).sum().backward()
+        output = model(*inputs)
+        forward = _by_part(model, counter)
+        torch.stack([part.sum() for part in output_tensors(output)]).sum().backward()
     model.zero_grad(set_to_none=True)
-    return counter.get_total_flops()
+    return forward, counter.get_total_flops()
 
 
 def saved_bytes(model: nn.Module, *inputs: Tensor) -> int:
