@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from simcast_hpc.config import TrainConfig, read_config
+from simcast_hpc.models import build_model, with_grid
 from tests.commands.test_convert import simcast
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 COUNTS = {
     "direct/sevir.yaml": 9_254_209,
     "student/sevir-earthformer.yaml": 8_659_677,
-    "direct/sevir-earthformer-100m.yaml": 103_581_667,
 }
 
 
@@ -26,6 +28,14 @@ def test_json_of_the_configurations(name, count, capsys):
     assert report["grid"] == [384, 384]
     assert report["flops"]["forward_and_backward"] > 2 * report["flops"]["forward"] > 0
     assert report["bytes_on_a_rank"]["weights"] == 2 * count
+
+
+def test_parameters_of_the_largest_configuration_of_one_gpu():
+    config = read_config(TrainConfig, CONFIGS / "direct" / "sevir-earthformer-100m.yaml")
+    model = with_grid(config.model, (384, 384))
+    with torch.device("meta"):
+        network = build_model(model, frames_in=config.sequence.frames_in, frames_out=config.frames_out)
+    assert sum(parameter.numel() for parameter in network.parameters()) == 103_581_667
 
 
 def test_base_forecast_is_named(capsys):
