@@ -1,19 +1,24 @@
-"""The readers of radar files by name: built in, of pysteps and xradar, and plug-ins."""
+"""The readers of radar files by name: built in, those of pysteps and xradar, and plug-ins."""
 
 import importlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 from simcast_hpc.config import ConfigError
 
+from . import pysteps_reader, reader_plugins
 from .importer_choice import ImporterChoice
 from .radar_frame import FieldChoice, RadarFrame
 
-GROUP = "simcast.readers"
+XRADAR_NAMES = (
+    "cfradial1", "cfradial2", "datamet", "furuno", "gamic", "hpl", "iris", "metek", "nexradlevel2", "odim", "rainbow",
+    "uf",
+)  # fmt: skip
 _PACKAGE = "simcast_hpc.radar"
 
 
@@ -64,6 +69,7 @@ def _format(module: str, name: str, packages: tuple[str, ...], **settings: objec
 _GEOTIFF_OPTIONS = (
     "time", "utc_offset", "unit", "interval", "band", "crs", "nodata", "undetect", "scale", "offset",
 )  # fmt: skip
+_XRADAR_OPTIONS = ("sweep", "quantity", "fill")
 BUILT_IN = {
     "odim": _format("odim_reader", "ODIM HDF5", ("pyproj",), has_datasets=True),
     "knmi": _format("knmi_reader", "KNMI HDF5", ("pyproj",)),
@@ -74,6 +80,7 @@ BUILT_IN = {
     "zarr": _format("cf_reader", "CF Zarr", ("xarray", "zarr", "pyproj"), options=("endpoint_url",)),
     "polar": _format("polar_reader", "polar volume", (), has_datasets=True),
     "radolan": _format("radolan_reader", "RADOLAN", ("pyproj",), compressions=("gzip", "bzip2")),
+    "iris": _format("iris_product_reader", "IRIS product", ("pyproj",), compressions=("gzip", "bzip2")),
     "geotiff": _format("geotiff_reader", "GeoTIFF", ("rasterio", "pyproj"), options=_GEOTIFF_OPTIONS),
 }  # fmt: skip
 
@@ -84,16 +91,67 @@ def importer_format(importer: ImporterChoice) -> Format:
     Raises:
         ConfigError: there is no such importer, or no such key; names those that exist and the nearest.
     """
-    chosen = BUILT_IN.get(importer.name)
-    if chosen is None:
+    package, _, name = importer.name.partition(":")
+    if importer.name in BUILT_IN:
+        chosen = BUILT_IN[importer.name]
+    elif package == "xradar" and name in XRADAR_NAMES:
+        chosen = xradar_format(name)
+    elif package == "pysteps":
+        chosen = _pysteps_format(name)
+    elif importer.name in reader_plugins.plugins():
+        chosen = plugin_format(importer.name)
+    else:
         raise ConfigError(_unknown(importer.name, available_importers()))
     check_options(importer, chosen.options)
     return chosen
 
 
 def available_importers() -> list[str]:
-    """Return the names of all importers."""
-    return sorted(BUILT_IN)
+    """Return the names of all importers, those of pysteps if it is installed."""
+    names = [*BUILT_IN, *reader_plugins.plugins(), *(f"xradar:{name}" for name in XRADAR_NAMES)]
+    try:
+        names += [f"pysteps:{name}" for name in pysteps_reader.importers()]
+    except ImportError:
+        names.append("pysteps:NAME (not installed)")
+    return sorted(names)
+
+
+def xradar_format(name: str) -> Format:
+    """Return the format of a reader of xradar."""
+    return _named("xradar_reader", name, f"polar volume ({name})", ("xradar", "pyproj"), _XRADAR_OPTIONS)
+
+
+def plugin_format(name: str) -> Format:
+    """Return the format of a plug-in."""
+    return _named("reader_plugins", name, name, (), reader_plugins.options(name))
+
+
+def _named(module: str, name: str, title: str, packages: tuple[str, ...], options: tuple[str, ...] | None) -> Format:
+    """Return the format of a reader module whose functions have the name of an importer as third argument."""
+
+    def call(function: str, path: Path, choice: FieldChoice) -> list:
+        return getattr(importlib.import_module(f"{_PACKAGE}.{module}"), function)(path, choice, name)
+
+    return Format(
+        title,
+        partial(call, "times"),
+        partial(call, "frames"),
+        packages,
+        compressions=("gzip", "bzip2"),
+        options=options,
+    )
+
+
+def _pysteps_format(name: str) -> Format:
+    try:
+        known = pysteps_reader.importers()
+    except ImportError as error:
+        raise ConfigError(
+            f"pysteps:{name} needs the package pysteps ({error}): pip install -c constraints.txt -e '.[io]'"
+        ) from error
+    if name not in known:
+        raise ConfigError(_unknown(f"pysteps:{name}", [f"pysteps:{one}" for one in sorted(known)]))
+    return _named("pysteps_reader", name, f"pysteps {name}", ("pysteps",), pysteps_reader.options(name))
 
 
 def check_options(importer: ImporterChoice, valid: Iterable[str] | None) -> None:

@@ -6,7 +6,6 @@ service where one exists.
 
 import logging
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,54 +17,15 @@ from simcast_hpc.config import DataError
 
 from .odim_attributes import OdimField, attributes_of, fields_of_dataset, number, odim_fields, text, working_fields
 from .odim_reader import nominal_time, physical_values
-from .radar_frame import FieldChoice, RadarFrame, RadarGrid
+from .polar_grid import MAX_RANGE, Sweep, to_grid
+from .radar_frame import FieldChoice, RadarFrame
 
 logger = logging.getLogger(__name__)
-_SPACING = 1000.0
-_MAX_RANGE = 250_000.0  # beyond it even the lowest beam is above most rain
 _MIN_RANGE = 2_000.0  # smaller: the length of a gate is not in meters
 _MAX_START = 20_000.0  # larger: the start of the first gate is not in the unit of the file's version
 _ELEVATIONS = (-5.0, 45.0)  # steeper sweeps are no map
 _SAME_ELEVATION = 0.01
-_EFFECTIVE_EARTH_RADIUS = 4.0 / 3.0 * 6_371_000.0  # bends the beam as the standard atmosphere does
 _QUANTITY = "DBZH"
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Geometry of a sweep: azimuths of ``[rays]`` in degrees, gates in meters along the beam.
-
-    ``half_widths`` is the largest distance of a direction from the center of a ray that belongs to it, ``[rays]``.
-    """
-
-    elevation: float
-    azimuths: np.ndarray
-    half_widths: np.ndarray
-    start: float
-    gate: float
-    gates: int
-
-    @property
-    def reach(self) -> float:
-        """Ground distance of the end of the last gate, at most 250 km."""
-        end, elevation = self.start + self.gate * self.gates, np.deg2rad(self.elevation)
-        radius = _EFFECTIVE_EARTH_RADIUS
-        return min(_MAX_RANGE, float(radius * np.arctan2(end * np.cos(elevation), radius + end * np.sin(elevation))))
-
-    def gate_numbers(self, ground_distance: np.ndarray) -> np.ndarray:
-        """Return the number of the gate above each ground distance, from 0; outside 0 to ``gates - 1`` is none."""
-        angle = ground_distance / _EFFECTIVE_EARTH_RADIUS
-        along_beam = _EFFECTIVE_EARTH_RADIUS * np.sin(angle) / np.cos(np.deg2rad(self.elevation) + angle)
-        return np.floor((along_beam - self.start) / self.gate).astype(int)
-
-    def ray_numbers(self, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the nearest ray of each direction in degrees, and whether the direction belongs to it."""
-        order = np.argsort(self.azimuths)
-        azimuths, index = self.azimuths[order], np.concatenate([order[-1:], order, order[:1]])
-        periodic = np.concatenate([azimuths[-1:] - 360.0, azimuths, azimuths[:1] + 360.0])
-        position = np.searchsorted((periodic[1:] + periodic[:-1]) / 2, directions)
-        ray = index[position]
-        return ray, np.abs(directions - periodic[position]) <= self.half_widths[ray]
 
 
 def times(path: Path, _choice: FieldChoice) -> list[datetime]:
@@ -86,7 +46,7 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         time = nominal_time(file, path)
         field, elevation = _select(odim_fields(file), choice, path)
         sweep = _sweep(field, elevation, _start_unit(file), path)
-        grid, values = _to_grid(sweep, physical_values(field, path), _radar(field, path))
+        grid, values = to_grid(sweep, physical_values(field, path), _radar(field, path))
     metadata: dict[str, Any] = {
         "format": "polar volume",
         "quantity": field.quantity,
@@ -161,7 +121,7 @@ def _sweep(field: OdimField, elevation: float, start_unit: float, path: Path) ->
         raise DataError(f"{path}: {field.name} has shape {shape}, but where/nrays and where/nbins are {stated}")
     rays, gates = shape
     # 2. Range
-    gate = _required(field, "rscale", 1e-3, _MAX_RANGE, path)
+    gate = _required(field, "rscale", 1e-3, MAX_RANGE, path)
     start = (number(field.where, "rstart", path, 0.0) or 0.0) * start_unit
     if not -gate <= start <= _MAX_START:
         raise DataError(
@@ -233,24 +193,3 @@ def _azimuth_pairs(field: OdimField, size: int, path: Path) -> tuple[np.ndarray,
 def _signed(degrees: np.ndarray) -> np.ndarray:
     """Return angles from -180 to 180 degrees."""
     return (degrees + 180.0) % 360.0 - 180.0
-
-
-def _to_grid(sweep: Sweep, polar: np.ndarray, radar: tuple[float, float]) -> tuple[RadarGrid, np.ndarray]:
-    longitude, latitude = radar
-    half = int(np.ceil(sweep.reach / _SPACING))
-    grid = RadarGrid(
-        f"+proj=aeqd +lat_0={latitude:.8g} +lon_0={longitude:.8g} +ellps=WGS84 +units=m +no_defs",
-        -half * _SPACING,
-        half * _SPACING,
-        _SPACING,
-        _SPACING,
-        2 * half,
-        2 * half,
-    )
-    x, y = np.meshgrid(grid.x, grid.y)
-    distance = np.hypot(x, y)
-    gate = sweep.gate_numbers(distance)
-    ray, is_scanned = sweep.ray_numbers(np.rad2deg(np.arctan2(x, y)) % 360.0)
-    values = polar[ray, np.clip(gate, 0, sweep.gates - 1)]
-    values[(gate < 0) | (gate >= sweep.gates) | (distance > sweep.reach) | ~is_scanned] = np.nan
-    return grid, values
