@@ -21,10 +21,11 @@ from simcast_hpc.config import DataError
 from .cf_grid import find_dimension, read_grid
 from .cf_groups import groups_below, opened
 from .cf_packing import Packing
-from .cf_times import Moments, as_datetimes, is_time, read_moments
+from .cf_times import Moments, as_datetimes, is_time, missing_numbers, read_moments, with_interval
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
 from .declared_size import check_array
 from .radar_frame import FieldChoice, RadarFrame, Unit
+from .stated_unit import option_minutes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -44,7 +45,8 @@ def times(path: Path, choice: FieldChoice) -> list[datetime]:
     endpoint = choice.option("endpoint_url")
     with opened(path, _group(path, endpoint), endpoint_url=endpoint) as dataset:
         field, _, _ = _field(dataset, path, choice.unit)
-        return as_datetimes(read_moments(dataset, field, path).ends)
+        moments = read_moments(dataset, field, path)
+        return as_datetimes(np.delete(moments.ends, missing_numbers(dataset, moments, path)))
 
 
 def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
@@ -61,18 +63,25 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     ):
         field, unit, factor = _field(dataset, path, choice.unit)
         moments = read_moments(dataset, field, path)
+        if factor is None:
+            moments = with_interval(moments, dataset, option_minutes(choice))
+        skipped = set(missing_numbers(dataset, moments, path))
         rows, columns = (find_dimension(dataset, field, axis, path) for axis in ("y", "x"))
         variable = _checked(stored[str(field.name)], field, rows, columns, len(moments), path)
         packing = Packing(variable.attrs, variable.dtype, f"{path}: {field.name}")
         grid, north_up = read_grid(dataset, field, rows, columns, path)
         metadata = {"format": "CF netCDF", "quantity": str(field.attrs.get("standard_name") or field.name)}
         result = []
-        for k, frame_codes in _codes(variable, moments.numbers(choice), f"{path}: {field.name}"):
+        numbers = [k for k in moments.numbers(choice) if k not in skipped]
+        for k, frame_codes in _codes(variable, numbers, f"{path}: {field.name}"):
             start, end = moments.interval(k)
             scale = _depth_factor(field, moments, k, path) if factor is None else factor
             values, no_echo = packing.decode(frame_codes)
             values = (values * scale).astype(np.float32)
             values[no_echo] = -np.inf if unit == "dBZ" else 0.0
+            if len(moments) > 1 and np.isnan(values).all():
+                logger.warning("%s: all pixels of %s are missing; the frame is skipped", path, end)
+                continue
             field_values = np.ascontiguousarray(north_up(values))
             result.append(RadarFrame(field_values, unit, end, grid, path, metadata, start))
         return result
@@ -241,7 +250,7 @@ def _depth_factor(field: "xr.DataArray", moments: Moments, number: int, path: Pa
     if moments.starts is None:
         raise DataError(
             f"{path}: {field.name} is an amount in {units} and its time has no bounds; the file must contain the "
-            "accumulation interval"
+            'accumulation interval, or the importer state it in minutes: --importer "cf interval=5" (or zarr)'
         )
     hours = (moments.ends[number] - moments.starts[number]) / np.timedelta64(1, "h")
     if not hours > 0:

@@ -80,6 +80,31 @@ def read_moments(dataset: "xr.Dataset", field: "xr.DataArray", path: Path) -> Mo
     return Moments(ends, None if edges is None else _milliseconds(edges[0], field, path))
 
 
+def with_interval(moments: Moments, dataset: "xr.Dataset", minutes: float | None) -> Moments:
+    """Return moments with starts for an amount without bounds.
+
+    The interval is ``minutes``, or the cadence in data sets of mlcast, whose amounts are those of a time step and end
+    at their time.
+    """
+    if moments.starts is not None:
+        return moments
+    if minutes is not None:
+        return Moments(moments.ends, moments.ends - np.timedelta64(round(minutes * 60_000), "ms"))
+    is_mlcast = any(str(name).lower().startswith("mlcast") for name in dataset.attrs)
+    if not is_mlcast or len(moments) < 2:
+        return moments
+    steps, counts = np.unique(np.diff(np.sort(moments.ends)), return_counts=True)
+    return Moments(moments.ends, moments.ends - steps[counts.argmax()])
+
+
+def missing_numbers(dataset: "xr.Dataset", moments: Moments, path: Path) -> list[int]:
+    """Return the numbers of the fields whose times are listed in ``missing_times``, as data sets of mlcast have it."""
+    if "missing_times" not in dataset.variables or not _is_since(dataset["missing_times"]):
+        return []
+    missing = _decoded(dataset["missing_times"], path)
+    return np.flatnonzero(np.isin(moments.ends, missing[~np.isnat(missing)].astype("datetime64[ms]"))).tolist()
+
+
 def is_time(variable: "xr.DataArray") -> bool:
     """Return whether a variable is the time of fields."""
     return _is_named_time(variable) and _is_since(variable)

@@ -69,6 +69,10 @@ def _format(module: str, name: str, packages: tuple[str, ...], **settings: objec
 _GEOTIFF_OPTIONS = (
     "time", "utc_offset", "unit", "interval", "band", "crs", "nodata", "undetect", "scale", "offset",
 )  # fmt: skip
+COMPOSITES = ("maximum", "nearest")
+_COMPOSITE_OPTIONS = (
+    "time", "utc_offset", "pattern", "tolerance", "spacing", "projection", "center", "extent", "least",
+)  # fmt: skip
 _XRADAR_OPTIONS = ("sweep", "quantity", "fill")
 BUILT_IN = {
     "odim": _format("odim_reader", "ODIM HDF5", ("pyproj",), has_datasets=True),
@@ -76,8 +80,8 @@ BUILT_IN = {
     "mrms": _format("mrms_reader", "MRMS GRIB2", ("pygrib",), compressions=("gzip",)),
     "fmi": _format("fmi_reader", "FMI PGM", ("pyproj",), compressions=("gzip",)),
     "mch": _format("mch_reader", "MeteoSwiss GIF", ()),
-    "cf": _format("cf_reader", "CF netCDF", ("xarray", "h5netcdf", "pyproj")),
-    "zarr": _format("cf_reader", "CF Zarr", ("xarray", "zarr", "pyproj"), options=("endpoint_url",)),
+    "cf": _format("cf_reader", "CF netCDF", ("xarray", "h5netcdf", "pyproj"), options=("interval",)),
+    "zarr": _format("cf_reader", "CF Zarr", ("xarray", "zarr", "pyproj"), options=("endpoint_url", "interval")),
     "polar": _format("polar_reader", "polar volume", (), has_datasets=True),
     "radolan": _format("radolan_reader", "RADOLAN", ("pyproj",), compressions=("gzip", "bzip2")),
     "iris": _format("iris_product_reader", "IRIS product", ("pyproj",), compressions=("gzip", "bzip2")),
@@ -96,6 +100,8 @@ def importer_format(importer: ImporterChoice) -> Format:
         chosen = BUILT_IN[importer.name]
     elif package == "xradar" and name in XRADAR_NAMES:
         chosen = xradar_format(name)
+    elif package == "composite" and name in COMPOSITES:
+        chosen = _named("composite_reader", name, importer.name, ("pyproj",), _COMPOSITE_OPTIONS)
     elif package == "pysteps":
         chosen = _pysteps_format(name)
     elif importer.name in reader_plugins.plugins():
@@ -109,6 +115,7 @@ def importer_format(importer: ImporterChoice) -> Format:
 def available_importers() -> list[str]:
     """Return the names of all importers, those of pysteps if it is installed."""
     names = [*BUILT_IN, *reader_plugins.plugins(), *(f"xradar:{name}" for name in XRADAR_NAMES)]
+    names += [f"composite:{name}" for name in COMPOSITES]
     try:
         names += [f"pysteps:{name}" for name in pysteps_reader.importers()]
     except ImportError:

@@ -8,6 +8,7 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, DataError
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame
+from .importer_choice import ImporterChoice
 from .radar_frame import FieldChoice
 from .read_frame import frame_times, read_frames
 from .zarr_store import is_remote, is_zarr
@@ -15,18 +16,20 @@ from .zarr_store import is_remote, is_zarr
 logger = logging.getLogger(__name__)
 
 
-def list_files(paths: Sequence[Path], pattern: str = "*") -> list[Path]:
+def list_files(paths: Sequence[Path], pattern: str = "*", importer: ImporterChoice | None = None) -> list[Path]:
     """Return the files among ``paths`` and the files in its folders that match ``pattern``, without hidden ones.
 
-    A Zarr group is a folder and counts as a file. A file with several names, such as a link ``latest``, is returned
-    once.
+    A Zarr group is a folder and counts as a file, as any folder does for the importer of a composite. A file with
+    several names, such as a link ``latest``, is returned once.
 
     Raises:
         ConfigError: a path does not exist, or a folder contains no matching file.
     """
     files: list[Path] = []
     for path in paths:
-        if path.is_dir() and not is_zarr(path):
+        if path.is_dir() and importer is not None and importer.is_composite:
+            files.append(path)
+        elif path.is_dir() and not is_zarr(path):
             matching = sorted(
                 file
                 for file in path.glob(pattern)

@@ -31,7 +31,7 @@ class ImporterChoice:
     options: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the form of name and options; :func:`check_importer` checks whether the importer exists.
+        """Check the form of name and options; whether the importer exists is checked as it reads.
 
         Raises:
             ConfigError: a name or key has an invalid form, or a key occurs twice.
@@ -53,6 +53,11 @@ class ImporterChoice:
                 f"--importer {self.name} has too many or too long options; at most {_MAX_OPTIONS} keys and "
                 f"{_MAX_CHARACTERS} characters are valid"
             )
+
+    @property
+    def is_composite(self) -> bool:
+        """Whether a folder is read as one file, see :mod:`composite_reader`."""
+        return self.name.startswith("composite:")
 
     @property
     def values(self) -> dict[str, str]:

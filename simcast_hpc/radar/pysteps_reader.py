@@ -23,7 +23,7 @@ from .projection_text import check_projection
 from .radar_frame import FieldChoice, RadarFrame
 from .stated_unit import UNIT_OPTIONS, check_unit_option, option_minutes, to_unit
 
-_OWN = (*TIME_OPTIONS, *UNIT_OPTIONS)
+_OWN: tuple[str, ...] = (*TIME_OPTIONS, *UNIT_OPTIONS)
 # Of all importers, by their decorator.
 _POSTPROCESSING = ("fillna", "dtype")
 
@@ -100,7 +100,7 @@ def frames(path: Path, choice: FieldChoice, name: str) -> list[RadarFrame]:
 
 def _own_keys(name: str) -> set[str]:
     """Return the options that are not passed to the importer; a parameter of it has priority."""
-    return set(_OWN) - set(inspect.signature(importers()[name]).parameters)
+    return {*_OWN} - set(inspect.signature(importers()[name]).parameters)
 
 
 def _minutes(value: Any) -> float | None:

@@ -23,6 +23,7 @@ from .format_registry import Format, importer_format
 from .importer_choice import ImporterChoice
 from .radar_frame import FieldChoice, RadarFrame, Unit
 from .reader_process import Stop
+from .zarr_store import is_zarr as is_zarr
 
 _T = TypeVar("_T")
 
@@ -161,7 +162,8 @@ def _uniform_errors(path: Path, choice: FieldChoice, on_start: Callable[[], None
 
 def _of_importer(path: Path, importer: ImporterChoice) -> Format:
     file_format = importer_format(importer)
-    require_regular(path)
+    if not (importer.is_composite and path.is_dir()):
+        require_regular(path)
     if path.is_file() and _is_hdf5(path):
         with h5py.File(path, "r") as file:
             check_hdf5(file, path)

@@ -68,7 +68,7 @@ def _opened(path: Path, engine: str) -> Iterator[Any]:
 
     with _plain_file(path) as file:
         if engine == "cfradial2":
-            tree = xr.open_datatree(file, engine="h5netcdf", mask_and_scale=False, phony_dims="access")
+            tree: Any = xr.open_datatree(file, engine="h5netcdf", mask_and_scale=False, phony_dims="access")
         else:
             tree = getattr(xradar.io, f"open_{engine}_datatree")(str(file), **_settings(engine))
         try:
