@@ -14,6 +14,7 @@ from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfi
 from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import (
     FORECASTING,
+    Added,
     Operational,
     Section,
     Stage,
@@ -29,7 +30,7 @@ from .validation_config import ValidationConfig
 class StudentConfig(Section, read_by=("student",)):
     """Short-to-long distillation (SimCast section 3.3): the teacher and how its pseudo-frames are made.
 
-    The start k of a training window is uniform on 0, ..., ``sequence.frames_out`` and has no field.
+    A training window starts at frame k of the extended sequence; its last k targets are pseudo-frames.
     """
 
     teacher: Operational[FieldPath | None] = None
@@ -39,6 +40,10 @@ class StudentConfig(Section, read_by=("student",)):
     extension: Literal["teacher", "oracle", "none"] = "teacher"
     """Frames that extend a training sequence beyond its end: the rollout of the teacher (`teacher`), or as controls the
     later observed frames of the event (`oracle`) or none (`none`)."""
+    start: Added[Literal["random", "last"]] = "random"
+    """Start k of a training window: uniform on 0, ..., ``sequence.frames_out`` (`random`, as in SimCast), or always the
+    last one (`last`), so that every target is a frame of the extension: the student learns to forecast in one pass what
+    the teacher forecasts in several."""
     rollouts: Operational[NameOrPath] = "online"
     """Source of the teacher's rollouts: ``online`` computes them during training; ``cached`` reads the files that
     ``simcast rollout`` wrote to the folder ``rollouts`` of the run directory; any other value is the path of such a
@@ -47,6 +52,15 @@ class StudentConfig(Section, read_by=("student",)):
     """Data type to which pseudo-frames are rounded, both online and cached."""
     lease_seconds: Operational[Annotated[PositiveFloat, Unit("s")]] = 300.0
     """Time without a heartbeat after which another process of ``simcast rollout`` takes over the block of a process."""
+
+    @model_validator(mode="after")
+    def _last_start_has_targets(self) -> Self:
+        if self.start == "last" and self.extension == "none":
+            raise ValueError(
+                "student.start=last needs frames that extend the sequence, but student.extension is none; choose "
+                "student.extension=teacher, or student.start=random"
+            )
+        return self
 
 
 class CheckpointConfig(Section):

@@ -175,6 +175,23 @@ def test_student_window_without_pseudo_frames_equals_the_direct_one(tmp_path, ro
     assert not student.valid.all(), "the archive of this test has missing pixels"
 
 
+def test_student_that_starts_last_has_only_pseudo_frames_as_targets(tmp_path, root, teacher):
+    """With ``student.start: last`` it learns the teacher's rollout: the window of a random start that is the last."""
+    last = _student(tmp_path, root, teacher, start="last")
+    positions = list(range(4))
+    sample = last.sample(_batch(last.config, FRAMES_IN + FRAMES_OUT, positions))
+    at_end = _positions_with(FRAMES_OUT, purpose="student-start", choices=FRAMES_OUT + 1, count=4)
+    batch = _batch(last.config, FRAMES_IN + FRAMES_OUT, at_end)
+    random = _student(tmp_path, root, teacher).sample(batch)
+    assert all(torch.equal(*pair) for pair in zip(last.sample(batch), random, strict=True))
+    assert sample.target.is_floating_point() and sample.inputs.shape[1] == FRAMES_IN
+
+
+def test_student_that_starts_last_needs_an_extension(tmp_path, root):
+    with pytest.raises(ConfigError, match=r"student\.start=last needs frames that extend the sequence"):
+        _stage(tmp_path, root, stage="student", student={"extension": "none", "start": "last"})
+
+
 @pytest.mark.parametrize("extension", ["oracle", "none"])
 def test_controls_train_on_real_frames_only(tmp_path, root, teacher, extension):
     stage = _stage(tmp_path, root, stage="student", student={"extension": extension})

@@ -1,8 +1,8 @@
 """Stage ``student``: the long horizon in one pass, on sequences extended by the teacher (SimCast, section 3.3).
 
 A sequence of T + T_l real frames is extended by T_l pseudo-frames that the teacher rolls out from the last T real
-ones; a training window of T + T_l frames starts at a random k in 0 .. T_l. Inputs are always real; the last k targets
-are pseudo-frames.
+ones; a training window of T + T_l frames starts at a random k in 0 .. T_l, or at T_l (``student.start: last``). Inputs
+are always real; the last k targets are pseudo-frames.
 """
 
 import logging
@@ -65,6 +65,12 @@ class StudentStage(ForecastStage):
     def start_choices(self) -> int:
         """T_l + 1 for an extended sequence."""
         return 1 if self.config.student.extension == "none" else self.config.sequence.frames_out + 1
+
+    def window_starts(self, batch: MicroBatch) -> torch.Tensor:
+        """Return the first frame of each sample's window, int64 ``[B]``."""
+        if self.config.student.start == "last":
+            return torch.full((len(batch.positions),), self.config.sequence.frames_out, device=batch.windows.device)
+        return super().window_starts(batch)
 
     def initialize(self, model: torch.nn.Module) -> None:
         """With ``student.init: teacher``, copy the teacher's weights where name and shape match."""
