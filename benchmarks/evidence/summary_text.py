@@ -286,10 +286,11 @@ def _of_few_events(words: _Words) -> str:
         ]
         if parts:
             sentences.append(f"{name} {', and '.join(parts)}.")
-    smallest = min(study.few_events)
-    only_warm = words.side(f"few-warm-{smallest}", 1) == 1 and words.side(f"few-student-{smallest}") == 0
+    only_warm = [
+        n for n in study.few_events if words.side(f"few-warm-{n}", 1) == 1 and words.side(f"few-student-{n}") == 0
+    ]
     title = (
-        f"With {smallest} training events only warm start, with more steps in total, shows a gain."
+        f"With {_listed(only_warm)} training events only warm start, with more steps in total, shows a gain."
         if only_warm
         else "Few training events."
     )
