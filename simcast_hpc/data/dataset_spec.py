@@ -194,6 +194,8 @@ class DatasetSpec(StrictModel):
     """Layout of the raw data before preparation."""
     license: str
     """License of the data."""
+    attribution: str = ""
+    """Credit that the license requires with the data and everything made from them; empty uses `citation`."""
     citation: str
     """Reference to cite."""
     source: str
@@ -229,6 +231,11 @@ class DatasetSpec(StrictModel):
                     f"check the unit: the thresholds of this dataset are in {self.thresholds.unit!r}"
                 )
         return codes
+
+    @property
+    def credit(self) -> str:
+        """The text that credits the data in model cards and forecast files: ``attribution``, else ``citation``."""
+        return self.attribution or self.citation
 
     def threshold_codes(self) -> tuple[float, ...]:
         """Return the evaluation thresholds as positions on the code axis."""

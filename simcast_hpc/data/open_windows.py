@@ -24,7 +24,7 @@ def target_spec(config: DataConfig) -> DatasetSpec:
 
 def description_hash(config: DataConfig) -> str:
     """Return a hash of encoding, thresholds, splits and cadence of ``config``, without descriptive fields."""
-    descriptive = {"name", "title", "quantity", "license", "citation", "source", "grid"}
+    descriptive = {"name", "title", "quantity", "license", "attribution", "citation", "source", "grid"}
     descriptions = [
         read_spec(config.dataset).model_dump_json(exclude=descriptive),
         target_spec(config).model_dump_json(exclude=descriptive),

@@ -146,7 +146,7 @@ def _data(config: TrainConfig, facts: CardFacts) -> str:
         f"one frame every {step_minutes(config.data):g} minutes"
         + (f", {config.data.block_mean} x {config.data.block_mean} means" if config.data.block_mean > 1 else ""),
         f"- Source: {spec.source}",
-        f"- License of the data: {spec.license}. Cite: {spec.citation}",
+        f"- License of the data: {spec.license}. Attribution: {spec.credit}. Cite: {spec.citation}",
     ]
     if "data fingerprint" in facts.inputs:
         lines.append(f"- Training split, fingerprint `{facts.inputs['data fingerprint']}`")

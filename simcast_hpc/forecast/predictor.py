@@ -201,6 +201,8 @@ class Predictor:
             "simcast_stage": config.stage,
             "simcast_weights_sha256": model.weights_hash,
             "simcast_data_description": self.code.spec.name,
+            "license": self.code.spec.license,
+            "attribution": self.code.spec.credit,
             "simcast_postprocessing": self.postprocessing.name if self.postprocessing else "none",
             "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}",
         }
@@ -219,7 +221,7 @@ class Predictor:
     @property
     def identity(self) -> str:
         """Everything that determines this predictor's forecasts except their inputs and the program's version."""
-        excluded = ("simcast_version", "simcast_commit", "torch_version")
+        excluded = ("simcast_version", "simcast_commit", "torch_version", "license", "attribution")
         provenance = {key: value for key, value in self._fixed.items() if key not in excluded}
         relation = self.code.z_r.model_dump_json() if self.code.z_r else ""
         code = [relation, self.code.any_spacing, self.code.any_interval, self.code.dataset, str(self.code.importer)]

@@ -9,7 +9,8 @@ import pytest
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import DatasetSpec, TableSplits, built_in_specs, read_spec
 from simcast_hpc.data.encoding import rain_rate_from_reflectivity
-from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data.open_windows import description_hash, step_minutes, target_spec
+from simcast_hpc.data.shards.shard_format import stored_description_hash
 
 
 def _own(tmp_path: Path, old: str = "", new: str = "") -> Path:
@@ -112,6 +113,16 @@ def test_user_defined_description(tmp_path):
 def test_error_of_an_invalid_description_names_file_and_key(tmp_path, old, new, message):
     with pytest.raises(ConfigError, match=rf"(?s)own\.yaml.*{message}"):
         read_spec(str(_own(tmp_path, old, new)))
+
+
+def test_attribution_credits_the_data_and_changes_no_hash(tmp_path):
+    plain = read_spec("mch")
+    credited = read_spec(str(_own(tmp_path, "citation: MeteoSwiss", "citation: Doe 2024\nattribution: 'Source: Doe'")))
+    assert (plain.credit, credited.credit, credited.citation) == ("MeteoSwiss", "Source: Doe", "Doe 2024")
+    assert stored_description_hash(credited) == stored_description_hash(plain)
+    config = DataConfig(root=tmp_path, dataset="mch")
+    own = config.model_copy(update={"dataset": str(tmp_path / "own.yaml")})
+    assert description_hash(own) == description_hash(config)
 
 
 def test_unknown_dataset_error_lists_the_built_in_ones(tmp_path):

@@ -95,6 +95,7 @@ def test_exported_folder_works_without_this_project(tmp_path):
         "The weights are those of step 3; best validation score: `csi/mean` 0.4125 at step 3\n",
         trained.weights_hash, "[batch, 3, 16, 24]",
         "| synthetic-global | `0123456789ab` | 0.2500 [0.2000, 0.3000] |", "License of the data: Apache-2.0",
+        "Attribution: SimCast-HPC.",
         "not for real weather", torch.__version__, "Loading a `.pt2` file runs code that it contains",
     ):  # fmt: skip
         assert text in card, card

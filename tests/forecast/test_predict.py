@@ -101,6 +101,8 @@ def test_file_has_provenance(written, model):
         attributes["institution"] == "Us" and attributes["simcast_bridged"] == "none" and attributes["simcast_commit"]
     )
     assert attributes["simcast_run"] == "tiny" and attributes["simcast_stage"] == "direct"
+    assert attributes["license"] == "FMI open data, CC BY 4.0"
+    assert attributes["attribution"] == "Finnish Meteorological Institute"
 
 
 def test_name_of_another_data_set_is_reported_by_command_and_python(model, frames, tmp_path, caplog):

@@ -100,7 +100,18 @@ class Index:
 
 def stored_description_hash(spec: DatasetSpec) -> str:
     """Return a hash of encoding, layout, cadence and splits of a description, without descriptive fields."""
-    excluded = {"name", "title", "quantity", "license", "citation", "source", "grid", "thresholds", "z_r"}
+    excluded = {
+        "name",
+        "title",
+        "quantity",
+        "license",
+        "attribution",
+        "citation",
+        "source",
+        "grid",
+        "thresholds",
+        "z_r",
+    }
     return hashlib.sha256(spec.model_dump_json(exclude=excluded).encode()).hexdigest()[:16]
 
 
