@@ -10,6 +10,7 @@ from typing import Any
 
 from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.config.text_files import read_json_file
+from simcast_hpc.data.data_license import share_alike_notice
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.open_windows import step_minutes, target_spec
 from simcast_hpc.storage.run_directory import RunDirectory
@@ -148,6 +149,8 @@ def _data(config: TrainConfig, facts: CardFacts) -> str:
         f"- Source: {spec.source}",
         f"- License of the data: {spec.license}. Attribution: {spec.credit}. Cite: {spec.citation}",
     ]
+    if notice := share_alike_notice(spec.license):
+        lines.append(f"- {notice}")
     if "data fingerprint" in facts.inputs:
         lines.append(f"- Training split, fingerprint `{facts.inputs['data fingerprint']}`")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from simcast_hpc.commands.evaluate import _parse_rows
 from simcast_hpc.config import ConfigError, PipelineConfig, TrainConfig, from_mapping
 from simcast_hpc.config.names import PATTERN, file_stem
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
-from simcast_hpc.data.download.s3_transfer import (
+from simcast_hpc.data.download.object_transfer import (
     DownloadError,
     RemoteObject,
     RetryPolicy,

@@ -14,9 +14,10 @@ pytest.importorskip("moto", reason="these tests need the S3 server of moto: pip 
 
 from simcast_hpc.commands.data_download import download as command
 from simcast_hpc.config import ConfigError
-from simcast_hpc.data.download import s3_transfer as transfer
+from simcast_hpc.data.download import object_transfer as transfer
 from simcast_hpc.data.download import sevir_download as sevir
-from simcast_hpc.data.download.s3_transfer import DownloadError, RemoteObject, RetryPolicy, matches_etag, part_of
+from simcast_hpc.data.download.object_transfer import DownloadError, RemoteObject, RetryPolicy, matches_etag, part_of
+from simcast_hpc.data.download.s3_transfer import S3Reader
 from simcast_hpc.data.download.sevir_download import Store, download
 from tests.data.s3_server import BUCKET, Proxy, s3_server
 
@@ -180,7 +181,11 @@ def test_rejects_an_object_shorter_than_listed(proxy, objects, tmp_path, monkeyp
     filesystem = type("FS", (), {"open": lambda *_args, **_options: Short()})()
     with pytest.raises(DownloadError, match=r"truncated on the server: 999 of 1000 bytes at offset 0"):
         transfer.download_object(
-            filesystem, RemoteObject("b/k", 1000, "abc"), tmp_path / "k", retry=QUICK, progress=lambda _count: None
+            S3Reader(filesystem),
+            RemoteObject("b/k", 1000, "abc"),
+            tmp_path / "k",
+            retry=QUICK,
+            progress=lambda _count: None,
         )
 
 

@@ -1,1 +1,6 @@
-"""Download of public data: choice of objects (``sevir_download.py``), transfer of one object (``s3_transfer.py``)."""
+"""Download of public data.
+
+- ``archive_download``: a product of an archive in ``open_archives`` for a period; ``zarr_download``: of a Zarr store.
+- ``sevir_download``: SEVIR from its bucket.
+- ``object_transfer``: transfer of one file, resumed and verified, through ``http_ranges`` or ``s3_transfer``.
+"""

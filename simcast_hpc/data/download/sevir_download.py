@@ -15,7 +15,7 @@ from simcast_hpc.config.names import check_name
 from simcast_hpc.data.archive_catalog import CATALOG
 from simcast_hpc.storage.directory_lock import hold_directory
 
-from .s3_transfer import (
+from .object_transfer import (
     DownloadError,
     ObjectChangedError,
     RemoteObject,
@@ -24,6 +24,7 @@ from .s3_transfer import (
     downloaded_bytes,
     is_downloaded,
 )
+from .s3_transfer import S3Reader
 
 logger = logging.getLogger(__name__)
 _RESTARTS = 3
@@ -109,12 +110,12 @@ def _reject_equal_names(objects: Sequence[RemoteObject]) -> None:
 
 def _remote(key: str, info: Any) -> RemoteObject:
     try:
-        remote = RemoteObject(key, int(info["size"]), str(info["ETag"]).strip('"'))
+        size, etag = int(info["size"]), str(info["ETag"]).strip('"')
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DownloadError(f"the bucket lists {key!r} without a size or ETag: {error!r}") from error
-    if remote.size < 0 or not remote.etag.isprintable():
-        raise DownloadError(f"the bucket lists {key!r} with size {remote.size} and ETag {remote.etag!r}")
-    return remote
+    if size < 0 or not etag.isprintable():
+        raise DownloadError(f"the bucket lists {key!r} with size {size} and ETag {etag!r}")
+    return RemoteObject(key, size, etag)
 
 
 def require_space(objects: Sequence[RemoteObject], root: Path) -> int:
@@ -123,7 +124,7 @@ def require_space(objects: Sequence[RemoteObject], root: Path) -> int:
     Raises:
         DownloadError: they do not fit on the disk of ``root``; gives the needed and the free space.
     """
-    missing = sum(remote.size - downloaded_bytes(remote, local_path(remote, root)) for remote in objects)
+    missing = sum((remote.size or 0) - downloaded_bytes(remote, local_path(remote, root)) for remote in objects)
     root.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(root).free
     if missing and missing + _SPARE_BYTES > free:
@@ -179,7 +180,7 @@ def _download_newest(
     """Download an object; restart with its newest version if it changes during the download."""
     for restart in range(_RESTARTS):
         try:
-            return download_object(filesystem, remote, into, retry=retry, progress=progress)
+            return download_object(S3Reader(filesystem), remote, into, retry=retry, progress=progress).verified
         except ObjectChangedError as error:
             if restart + 1 == _RESTARTS:
                 raise
