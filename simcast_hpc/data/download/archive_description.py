@@ -244,7 +244,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
         if part == "*":
             text += r"[A-Za-z0-9._+-]*"
         elif part.startswith("%") and part[1:] in _DIGITS:
-            # A field that is repeated must have the same digits.
+            # A field that is repeated must be equal.
             text += f"(?P={part[1]})" if part in seen else f"(?P<{part[1]}>[0-9]{{{_DIGITS[part[1]]}}})"
             seen.add(part)
         else:

@@ -152,7 +152,7 @@ def download_object(
         into: the file; it is created when the download is complete.
         retry: when to give up.
         progress: called with the number of bytes after each block, negative when bytes were discarded.
-        keep_etag: whether the ETag is stored beside ``into``, for :func:`is_downloaded`.
+        keep_etag: whether the ETag is stored next to ``into``, for :func:`is_downloaded`.
 
     Raises:
         ObjectChangedError: the object is no longer the listed version; the partial download is removed.

@@ -233,7 +233,7 @@ ARCHIVES: Mapping[str, Archive] = {
         "UK-METOFFICE-RADAR/v0.1.0/uk-metoffice-c-band-rain-radar.zarr", "rain rate, 1 km", 5, date(2005, 7, 5),
         date(2025, 12, 31), license="OGL-UK-3.0",
         terms="https://www.nationalarchives.gov.uk/doc/open-government-licence/version/3/",
-        attribution="Contains public sector information licensed under the Open Government Licence v3.0, Met Office",
+        attribution="Contains public sector information licensed under the OGL v3.0, Met Office",
         title="United Kingdom, Met Office NIMROD (mlcast Zarr store)",
     ),
     "be_rmi_radclim_mfb_5min": _store(
