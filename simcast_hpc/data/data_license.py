@@ -1,4 +1,4 @@
-"""License of downloaded data: the file ``license.json`` in the folder of the data, and what a share-alike license requires."""
+"""License of downloaded data: its file ``license.json``, and what a share-alike license requires."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
