@@ -224,10 +224,8 @@ def _fill(
                     ) from last.__cause__
                 block = max(SMALLEST_BLOCK, block // 2)  # so that a connection that breaks early still makes progress
                 continue
-            if size is None:  # the listing has no sizes
-                size = piece.size if piece.size is not None else begin + len(piece.data)
-                if piece.size is None and len(piece.data) == end - begin:
-                    size = None  # the server does not know it either, and more may follow
+            if size is None:
+                size = _size_by(piece, begin, end)
                 end = end if size is None else min(end, size)
             if max(end, size or 0) > remote.largest:
                 raise DownloadError(
@@ -246,6 +244,13 @@ def _fill(
             progress(len(piece.data))
             failures, block = 0, min(LARGEST_BLOCK, 2 * block)
     return replace(remote, size=size, etag=etag)
+
+
+def _size_by(piece: Piece, begin: int, end: int) -> int | None:
+    """Return the size of an object whose listing has none, None if the server does not send it and more may follow."""
+    if piece.size is None and len(piece.data) == end - begin:
+        return None
+    return piece.size if piece.size is not None else begin + len(piece.data)
 
 
 def _text(size: int | None) -> str:
