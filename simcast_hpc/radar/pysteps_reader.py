@@ -72,8 +72,12 @@ def frames(path: Path, choice: FieldChoice, name: str) -> list[RadarFrame]:
     values = np.ma.filled(np.ma.asarray(field, np.float64), np.nan)
     if values.ndim != 2:
         raise DataError(f"{path}: the importer pysteps:{name} returned shape {values.shape}; two dimensions are valid")
-    if metadata.get("transform"):
-        raise DataError(f"{path}: the importer pysteps:{name} returned the transform {metadata['transform']!r}")
+    transform = metadata.get("transform")
+    if transform and not (transform == "dB" and str(metadata.get("unit")).lower() == "dbz"):
+        raise DataError(
+            f"{path}: the importer pysteps:{name} returned the transform {transform!r} of "
+            f"{metadata.get('unit')}; physical values are valid"
+        )
     # 1. Unit; pysteps has no value for no echo other than the smallest one
     unit_text = check_unit_option(choice) or str(metadata.get("unit", ""))
     minutes = option_minutes(choice) or _minutes(metadata.get("accutime"))
