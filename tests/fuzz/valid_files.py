@@ -1,5 +1,6 @@
 """A small valid file of every radar format, from which fuzzing starts, and Zarr stores as one byte string."""
 
+import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pyproj
+import rasterio
 import xarray as xr
 from PIL import Image
 
 from tests.radar.grib_files import grib_message
+from tests.radar.radolan_files import write_radolan
 
 TIME = datetime(2024, 11, 26, 1, 0, tzinfo=UTC)
 LAEA = "+proj=laea +lat_0=55 +lon_0=10 +x_0=1950000 +y_0=-2100000 +units=m +ellps=WGS84"
@@ -139,6 +142,29 @@ def _zarr(path: Path) -> None:
     path.write_bytes(_SEPARATOR.join(one.read_bytes() for one in sorted(store.rglob("*")) if one.is_file()))
 
 
+def _radolan(path: Path) -> None:
+    write_radolan(path, np.zeros((900, 900), np.uint8), TIME, "RX", precision="+00")
+
+
+def _geotiff(path: Path) -> None:
+    transform = rasterio.Affine(1000.0, 0.0, 4e6, 0.0, -1000.0, 3e6)
+    options: dict = {"count": 1, "dtype": "uint8", "crs": "EPSG:3035", "transform": transform, "compress": "deflate"}
+    with rasterio.open(path, "w", driver="GTiff", height=4, width=6, **options) as file:
+        file.write(np.arange(24, dtype=np.uint8).reshape(4, 6), 1)
+        file.update_tags(time="2024-11-26T01:00:00Z", units="mm/h")
+
+
+def _iris(path: Path) -> None:
+    content = bytearray(640) + bytes(range(24))
+    for form, place, values in (
+        ("<hhi", 0, (27, 8, len(content))), ("<hhi", 12, (26, 6, 320)), ("<H", 24, (1,)),
+        ("<iHHHH", 44, (3600, 0x0800, 2024, 11, 26)), ("<8i", 100, (100_000, 100_000, 0, 6, 4, 1, 3000, 2000)),
+        ("<H", 142, (2,)), ("<2I", 440, (round(55 / 360 * 2**32), round(10 / 360 * 2**32))),
+    ):  # fmt: skip
+        struct.pack_into(form, content, place, *values)
+    path.write_bytes(content)
+
+
 _WRITERS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "odim": (_odim, lambda path: _odim(path, "ACRR", 0.0)),
     "polar": (_polar,),
@@ -149,6 +175,9 @@ _WRITERS: dict[str, tuple[Callable[[Path], None], ...]] = {
     "cf": (_cf,),
     "cf-classic": (_cf_classic,),
     "zarr": (_zarr,),
+    "radolan": (_radolan,),
+    "geotiff": (_geotiff,),
+    "iris": (_iris,),
 }
 READERS = tuple(_WRITERS)
 HDF5_READERS = ("odim", "polar", "knmi", "cf")

@@ -84,7 +84,7 @@ def test_a_plugin_is_detected_or_named(plugin):
     ("words", "error", "message"),
     [
         ("table scales=2", ConfigError, "the importer table has no key 'scales'; did you mean scale"),
-        ("tabel", ConfigError, r"there is no importer 'tabel'; did you mean table\?; available are .*geotiff"),
+        ("tablee", ConfigError, r"there is no importer 'tablee'; did you mean table\?; available are .*geotiff"),
         ("absent", ConfigError, r"the reader absent \(table_reader:nothing\) cannot be imported"),
         ("wrong", DataError, "the reader wrong returned str; RadarFrame is valid"),
         ("table scale=x", DataError, "cannot be read as table: ValueError"),
