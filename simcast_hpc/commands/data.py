@@ -1,4 +1,4 @@
-"""``simcast data``: create, download, prepare and inspect data."""
+"""``simcast data``: create, download, import, prepare and inspect data."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,12 +8,16 @@ import typer
 from simcast_hpc.config import SynthesisConfig, from_mapping
 
 from .data_download import download
+from .data_import import import_
 from .data_inspect import inspect
 from .data_prepare import prepare
 from .options import CommandGroup
 
-app = CommandGroup(help="Create, download, prepare and inspect data.", no_args_is_help=True, rich_markup_mode=None)
+app = CommandGroup(
+    help="Create, download, import, prepare and inspect data.", no_args_is_help=True, rich_markup_mode=None
+)
 app.command("download")(download)
+app.command("import")(import_)
 app.command("inspect")(inspect)
 app.command("prepare")(prepare)
 _DEFAULTS = SynthesisConfig()

@@ -7,11 +7,11 @@ import difflib
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, model_validator
 
@@ -57,6 +57,17 @@ class Thresholds(StrictModel):
         return self
 
 
+class Coverage(StrictModel):
+    """Pixels that are covered by a radar."""
+
+    file: PathBelow
+    """HDF5 file below the data root: `valid_frames`, the number of frames in which a pixel is valid, and `covered`."""
+    min_percent: Annotated[float, Unit("%")] = Field(ge=0, lt=100)
+    """A pixel is covered if it is valid in more than this percentage of the frames."""
+    percent: Annotated[float, Unit("%")] = Field(ge=0, le=100)
+    """Percentage of the pixels of the domain that are covered."""
+
+
 class DateSplits(StrictModel):
     """Splits by date: train until ``train_until`` (inclusive), val until ``val_until`` (inclusive), then test."""
 
@@ -66,6 +77,8 @@ class DateSplits(StrictModel):
     """Last time of the split `train`, inclusive, in UTC without a time zone."""
     val_until: datetime
     """Last time of the split `val`, inclusive, in UTC without a time zone; later events belong to `test`."""
+    gap_days: Annotated[float, Unit("days")] = Field(default=0.0, ge=0)
+    """Events less than this after `train_until` or `val_until` belong to no split, so that weather is not shared."""
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -76,12 +89,21 @@ class DateSplits(StrictModel):
             )
         if self.val_until < self.train_until:
             raise ValueError(f"splits.val_until={self.val_until} is before splits.train_until={self.train_until}")
+        if self.gap_days and self.val_until <= self.train_until + timedelta(days=self.gap_days):
+            raise ValueError(
+                f"splits.gap_days={self.gap_days:g} leaves no time for val between splits.train_until="
+                f"{self.train_until} and splits.val_until={self.val_until}"
+            )
         return self
 
     def chooser(self, root: Path) -> SplitChooser:
         """Return the function from (event id, time) to its split."""
+        gap = timedelta(days=self.gap_days)
 
         def choose(_event: str, time: datetime) -> str:
+            for end in (self.train_until, self.val_until):
+                if end < time <= end + gap:
+                    return ""
             return "train" if time <= self.train_until else "val" if time <= self.val_until else "test"
 
         return choose
@@ -192,6 +214,8 @@ class DatasetSpec(StrictModel):
     """Z-R relation of a data set in dBZ; with it, thresholds can be given in mm/h."""
     layout: Layout = ArchiveLayout()
     """Layout of the raw data before preparation."""
+    coverage: Coverage | None = None
+    """Pixels that are covered by a radar; null if unknown."""
     license: str
     """License of the data."""
     attribution: str = ""
@@ -200,6 +224,16 @@ class DatasetSpec(StrictModel):
     """Reference to cite."""
     source: str
     """Origin of the data and of this description."""
+
+    def hashed_json(self, *, exclude: Collection[str]) -> str:
+        """Return the description as JSON for a hash: without the fields ``exclude``, and without those that are newer.
+
+        A field that was added later is omitted at its default, so that hashes of older descriptions stay equal.
+        """
+        excluded: dict[str, Any] = dict.fromkeys([*exclude, "coverage", "attribution"], True)
+        if "splits" not in excluded and isinstance(self.splits, DateSplits) and not self.splits.gap_days:
+            excluded["splits"] = {"gap_days"}
+        return self.model_dump_json(exclude=excluded)
 
     @model_validator(mode="after")
     def _thresholds_are_codes(self) -> Self:

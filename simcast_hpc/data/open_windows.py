@@ -26,8 +26,8 @@ def description_hash(config: DataConfig) -> str:
     """Return a hash of encoding, thresholds, splits and cadence of ``config``, without descriptive fields."""
     descriptive = {"name", "title", "quantity", "license", "attribution", "citation", "source", "grid"}
     descriptions = [
-        read_spec(config.dataset).model_dump_json(exclude=descriptive),
-        target_spec(config).model_dump_json(exclude=descriptive),
+        read_spec(config.dataset).hashed_json(exclude=descriptive),
+        target_spec(config).hashed_json(exclude=descriptive),
     ]
     return hashlib.sha256("\n".join(descriptions).encode()).hexdigest()[:16]
 

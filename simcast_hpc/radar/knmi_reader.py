@@ -66,7 +66,9 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         if quantity == "ACRR":
             values = values * (60.0 / minutes)
         flips, grid = _grid(file["geographic"], values.shape, path)
-    metadata = {"format": "KNMI HDF5", "quantity": quantity}
+        gain, offset = parse_formula(text(file[image]["calibration"].attrs.get("calibration_formulas", "")), image)
+        packing = {"stored_type": str(file[image]["image_data"].dtype), "gain": gain, "offset": offset}
+    metadata = {"format": "KNMI HDF5", "quantity": quantity, **packing}
     values = np.ascontiguousarray(values[flips]).astype(np.float32)
     interval_start = start if quantity == "ACRR" else None
     return [RadarFrame(values, unit, end, grid, path, metadata, interval_start)]

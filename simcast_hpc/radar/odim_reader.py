@@ -69,7 +69,9 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         field = select_field(_fields(file, path), choice, path, log=True)
         start, time = _interval(file, field, path)
         values = physical_values(field, path)
-    metadata: dict[str, Any] = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
+        metadata: dict[str, Any] = {"format": "ODIM HDF5", "quantity": field.quantity, "group": field.name}
+        metadata |= {"stored_type": str(field.data.dtype), "gain": number(field.what, "gain", path, 1.0)}
+        metadata["offset"] = number(field.what, "offset", path, 0.0)
     if start is not None and field.quantity == "ACRR":
         values = values * np.float32(3600.0 / (time - start).total_seconds())
     grid = odim_grid(field.where, values.shape, path)

@@ -22,11 +22,12 @@ def summary(spec: DatasetSpec, index: Index, histograms: np.ndarray) -> dict[str
     for number, split in enumerate(SPLITS):
         in_split = histograms[index.split[: len(histograms)] == number].astype(np.int64)
         if len(in_split):
-            statistics[split or "no split"] = _of_counts(spec, in_split.sum(axis=0)) | {"events": len(in_split)}
+            statistics[split or "no split"] = counts_summary(spec, in_split.sum(axis=0)) | {"events": len(in_split)}
     return statistics
 
 
-def _of_counts(spec: DatasetSpec, counts: np.ndarray) -> dict[str, Any]:
+def counts_summary(spec: DatasetSpec, counts: np.ndarray) -> dict[str, Any]:
+    """Return the statistics of pixels from the counts of their 256 codes, int64 ``[256]``."""
     valid = int(counts[:MISSING_CODE].sum())
     codes = np.arange(MISSING_CODE)
     thresholds = zip(spec.threshold_labels(), spec.threshold_codes(), strict=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ MANIFEST, INDEX, CLAIM = "manifest.json", "index.h5", "claim.txt"
 SPLITS = ("", "train", "val", "test")
 CODECS = ("lz4", "zstd")
 _CHUNK_BYTES = 2**16
+_DAY_SHARD = re.compile(r"shard-\d{8}\.h5")
 
 
 class ShardFile(StrictModel):
@@ -52,11 +54,19 @@ class Manifest(StrictModel):
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
     statistics: dict[str, Any]
+    license: str = ""
+    attribution: str = ""
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        """Accept only the names that a preparation writes: they become paths, also where shards are copied to."""
+        """Accept only the names that are written: they become paths, also where shards are copied to.
+
+        A preparation numbers its shards; those of an import are named after ascending UTC days.
+        """
         expected = [INDEX, *(shard_name(number) for number in range(len(self.shards)))]
+        names = [shard.name for shard in self.shards]
+        if self.index.name == INDEX and all(map(_DAY_SHARD.fullmatch, names)) and names == sorted(set(names)):
+            return self
         for file, name in zip((self.index, *self.shards), expected, strict=True):
             if file.name != name:
                 raise ValueError(f"the file name {file.name!r} is invalid; the name at this place is {name!r}")
@@ -69,8 +79,9 @@ class Manifest(StrictModel):
 
     @property
     def text(self) -> str:
-        """The manifest as text."""
-        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+        """The manifest as text; fields that are newer than the format are omitted where empty."""
+        newer = {name for name in ("license", "attribution") if not getattr(self, name)}
+        return json.dumps(self.model_dump(mode="json", exclude=newer), indent=1) + "\n"
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,9 @@ class Index:
     ``gaps`` is bool ``[E, T]``, true where a frame is entirely missing, or None if no frame is.
     ``shard`` is -1 for a skipped event, which counts where an id must be unique and is never read.
     ``file`` is an index into ``files`` of the manifest, ``file_index`` the position in that file.
+
+    Only an import of radar files has the last four columns: the upper left pixel of the tile, whether the event is wet,
+    and the probability with which it was kept.
     """
 
     id: np.ndarray
@@ -93,6 +107,10 @@ class Index:
     file_index: np.ndarray
     sha256: np.ndarray
     gaps: np.ndarray | None
+    tile_y: np.ndarray | None = None
+    tile_x: np.ndarray | None = None
+    is_wet: np.ndarray | None = None
+    probability: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.id)
@@ -100,19 +118,8 @@ class Index:
 
 def stored_description_hash(spec: DatasetSpec) -> str:
     """Return a hash of encoding, layout, cadence and splits of a description, without descriptive fields."""
-    excluded = {
-        "name",
-        "title",
-        "quantity",
-        "license",
-        "attribution",
-        "citation",
-        "source",
-        "grid",
-        "thresholds",
-        "z_r",
-    }
-    return hashlib.sha256(spec.model_dump_json(exclude=excluded).encode()).hexdigest()[:16]
+    excluded = {"name", "title", "quantity", "license", "citation", "source", "grid", "thresholds", "z_r"}
+    return hashlib.sha256(spec.hashed_json(exclude=excluded).encode()).hexdigest()[:16]
 
 
 def require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> None:
@@ -131,6 +138,11 @@ def require_description(spec: DatasetSpec, root: Path, manifest: Manifest) -> No
 def shard_name(number: int) -> str:
     """Return the file name of a shard."""
     return f"shard-{number:05d}.h5"
+
+
+def day_shard_name(day: str) -> str:
+    """Return the file name of the shard of a UTC day ``YYYYMMDD``."""
+    return f"shard-{day}.h5"
 
 
 def chunk_frames(frames: int, grid: tuple[int, int]) -> int:
@@ -194,17 +206,18 @@ _COLUMNS = {
     "id": ("S", 1), "time": ("iu", 1), "begin": ("iu", 1), "split": ("iu", 1), "percent_missing": ("f", 1),
     "shard": ("iu", 1), "row": ("iu", 1), "file": ("iu", 1), "file_index": ("iu", 1), "sha256": ("u", 2),
 }  # fmt: skip
+_OPTIONAL = {"gaps": ("u", 2), "tile_y": ("iu", 1), "tile_x": ("iu", 1), "is_wet": ("u", 1), "probability": ("f", 1)}
 
 
 def _index_problem(columns: dict[str, Any], manifest: Manifest) -> str | None:
     """Return why columns are not an index of this manifest; None if they are."""
     if missing := _COLUMNS.keys() - columns.keys():
         return f"column {min(missing)} is missing"
-    if unknown := columns.keys() - _COLUMNS.keys() - {"gaps"}:
+    if unknown := columns.keys() - _COLUMNS.keys() - _OPTIONAL.keys():
         return f"column {min(unknown)!r} is unknown"
     events = columns["id"].shape[:1]
     for name, values in columns.items():
-        kinds, axes = _COLUMNS.get(name, ("u", 2))
+        kinds, axes = (_COLUMNS | _OPTIONAL)[name]
         if values.dtype.kind not in kinds or values.ndim != axes or values.shape[:1] != events:
             return f"column {name} is {values.dtype} {list(values.shape)} for {events[0] if events else 0} events"
     if "gaps" in columns and columns["gaps"].shape[1] != -(-manifest.frames_per_event // 8):

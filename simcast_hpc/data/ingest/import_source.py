@@ -1,0 +1,115 @@
+"""Inventory of a source, without writing anything (``simcast data import --dry-run``)."""
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from simcast_hpc.config import DataError
+from simcast_hpc.distributed.ranks import Ranks
+from simcast_hpc.radar.radar_frame import RadarGrid
+
+from .frame_selection import Selection, find_series, select_frames
+from .import_recipe import ImportOptions
+from .inventory import inventory
+from .scan_frames import FrameOptions, scan
+from .scan_table import ScanTable
+from .source_files import SourceFile, list_source
+
+logger = logging.getLogger(__name__)
+
+
+def frame_options(options: ImportOptions) -> FrameOptions:
+    """Return how frames are read.
+
+    Raises:
+        ConfigError: ``--importer`` is invalid.
+    """
+    importer = None
+    if options.importer is not None:
+        from simcast_hpc.radar.importer_choice import parse_importer
+
+        importer = parse_importer([options.importer])
+    return FrameOptions(options.unit or "mm/h", options.rule, options.relation, options.tile, options.dataset, importer)
+
+
+def list_files(
+    sources: Sequence[str], pattern: str, since: datetime | None, until: datetime | None, ranks: Ranks
+) -> list[SourceFile]:
+    """Return the files of the sources, listed by rank 0; a collective.
+
+    Raises:
+        ConfigError: a source does not exist or contains no matching file.
+    """
+    files: list[SourceFile] = []
+    with ranks.together():
+        if ranks.is_first:
+            files = list_source(sources, pattern=pattern, since=since, until=until)
+    return ranks.broadcast(files)
+
+
+def reference_grid(options: ImportOptions) -> RadarGrid | None:
+    """Return the grid of the file ``--grid-of``.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return None if options.grid_of is None else frame_options(options).read(options.grid_of)[0].grid
+
+
+def take_inventory(
+    sources: Sequence[str],
+    options: ImportOptions,
+    ranks: Ranks,
+    *,
+    pattern: str = "*",
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> dict[str, Any]:
+    """Return the inventory of the sources as a JSON object, on every rank; nothing is written.
+
+    Raises:
+        ConfigError: an option or source is invalid.
+        DataError: no frame can be read.
+    """
+    with ranks.together():
+        options.check()
+    files = list_files(sources, pattern, since, until, ranks)
+    table = within(scan(files, frame_options(options), ranks, cache=None, since=since, until=until), since, until)
+    with ranks.together():
+        series = find_series(table, step_minutes=options.step, grid=reference_grid(options), any_interval=True)
+        selection: Selection = select_frames(table, series)
+        content = inventory(table, series, selection, options.rule)
+        content["warnings"] = _warnings(options, content)
+    return content
+
+
+def within(table: ScanTable, since: datetime | None, until: datetime | None) -> ScanTable:
+    """Return the frames from ``since`` to ``until``, both inclusive.
+
+    Raises:
+        DataError: there are frames, and all are outside.
+    """
+    from .scan_frames import microseconds
+
+    if since is None and until is None:
+        return table
+    keep = (table.time >= (-(2**63) if since is None else microseconds(since))) & (
+        table.time <= (2**63 - 1 if until is None else microseconds(until))
+    )
+    if len(table) and not keep.any():
+        raise DataError(f"none of {len(table)} frames is in the time from {since} to {until}")
+    return table.take(keep.nonzero()[0])
+
+
+def _warnings(options: ImportOptions, content: dict[str, Any]) -> list[str]:
+    """Return what an import of this source would reject."""
+    found = []
+    step = content["step_minutes"]
+    longest = max((float(key) for key in content["intervals_minutes"] if key != "instantaneous"), default=0.0)
+    if longest > 1.5 * step and not options.any_interval:
+        found.append(
+            f"accumulations over {longest:g} minutes every {step:g} minutes: an import rejects intervals of more than "
+            "1.5 steps without --any-interval"
+        )
+    return found
