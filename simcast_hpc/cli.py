@@ -27,6 +27,7 @@ from simcast_hpc.commands import (
     report,
     rollout,
     sample,
+    score_issued,
     train,
 )
 from simcast_hpc.commands.options import CommandGroup
@@ -52,6 +53,7 @@ app.command("pipeline")(pipeline.pipeline)
 app.command("calibrate")(calibrate.calibrate)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("score-issued")(score_issued.score_issued)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)

@@ -69,7 +69,7 @@ def write_report(run_dir: Path) -> Path:
     training = [text("h2", "Training", identifier="training"), *training_section(run)]
     reproduction = [text("h2", "Reproduction", identifier="reproduce"), *reproduction_section(run)]
     body = [_summary(run), *sections, *training, *reproduction, *_terms()]
-    return _write(run_dir / _FOLDER, run.config.name, body)
+    return write_page(run_dir / _FOLDER / _FILE, run.config.name, body)
 
 
 def write_picture(run_dir: Path, path: Path) -> None:
@@ -117,16 +117,21 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> Path:
                 text("h2", f"Reproduction: {source.label}"),
                 *reproduction_section(source.run),
             ]
-    return _write(folder, title, [*body, *_terms()])
+    return write_page(folder / _FILE, title, [*body, *_terms()])
 
 
-def _write(folder: Path, title: str, body: Sequence[str]) -> Path:
+def write_page(path: Path, title: str, body: Sequence[str]) -> Path:
+    """Write a self-contained HTML page from its elements, atomically; return its path.
+
+    Raises:
+        ResultsError: it cannot be written.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / _FILE, _document(title, "\n".join(body)))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, _document(title, "\n".join(body)))
     except OSError as error:
-        raise ResultsError(f"cannot write the report {folder / _FILE}: {error.strerror or error}") from error
-    return folder / _FILE
+        raise ResultsError(f"cannot write the report {path}: {error.strerror or error}") from error
+    return path
 
 
 def _document(title: str, body: str) -> str:

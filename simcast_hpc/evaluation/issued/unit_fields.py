@@ -1,0 +1,61 @@
+"""Convert issued fields from physical units back to the [0, 1] fields in which ``simcast evaluate`` scores models.
+
+A model forecasts positions on the code axis of its encoding divided by 255. A forecast file contains their physical
+values, float32 or packed, and the inverse is exact up to rounding, with these limits:
+
+- Rounding of float32: a position within the error of the two conversions of a whole code is that code, and a value
+  equal to a threshold reaches it. Without this a persistence forecast of exactly the threshold would be below it.
+- No echo: where several positions have one value (below the first echo, or no echo in dBZ), they become code 0.
+- Positions above the last code, 254, were written as the value of the last code.
+- Packing: a packed file has the error of half its step; its values count as they were issued.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from simcast_hpc.data.encoding import LAST_CODE
+from simcast_hpc.radar.frame_encoding import ModelEncoding
+
+# Spacing of float32 numbers in [0.5, 1] times 255, with a margin: models forecast positions on this lattice.
+_LATTICE = 2e-5
+_EPSILON = float(np.finfo(np.float32).eps)
+_ROUNDINGS = 4  # of float32 between the position and the value in a file
+
+
+class UnitFields:
+    """The conversion for one encoding.
+
+    Args:
+        code: encoding of the data on which the model was trained.
+        thresholds: positions of the scores' thresholds on the code axis.
+    """
+
+    def __init__(self, code: ModelEncoding, thresholds: tuple[float, ...]):
+        self._encoding, self._thresholds = code.spec.encoding, np.array(sorted(thresholds), np.float64)
+        self._no_echo = np.float32(code.no_echo_value())
+
+    @cached_property
+    def _tolerance(self) -> np.ndarray:
+        """Rounding error in codes of positions around each code, float64 ``[255]``."""
+        values = self._encoding.value_of(np.arange(LAST_CODE + 1))
+        finite = np.where(np.isfinite(values), values, values[np.isfinite(values)].min())
+        steps = np.diff(finite)
+        slope = np.minimum(np.append(steps, steps[-1]), np.insert(steps, 0, steps[0]))
+        error = _ROUNDINGS * _EPSILON * np.maximum(np.abs(finite), 10.0 if self._encoding.unit == "dBZ" else 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(slope > 0, _LATTICE + error / slope, _LATTICE).clip(max=0.25)
+
+    def of(self, physical: np.ndarray) -> np.ndarray:
+        """Return the [0, 1] field of physical values of any shape, float32, NaN where missing."""
+        position = self._encoding.position_of(physical)
+        position[physical <= self._no_echo] = 0.0
+        nearest = np.rint(position)
+        known = np.isfinite(position)
+        tolerance = self._tolerance[np.where(known, nearest, 0).astype(np.intp)]
+        position = np.where(known & (np.abs(position - nearest) <= tolerance), nearest, position)
+        for threshold in self._thresholds[self._thresholds % 1 != 0]:
+            value = self._encoding.value_of(np.array(threshold))
+            equal = np.abs(physical - value) <= _ROUNDINGS * _EPSILON * abs(value)
+            position = np.where(equal & (position < threshold), threshold, position)
+        return (position / 255.0).astype(np.float32)

@@ -1,0 +1,285 @@
+"""`simcast score-issued`: equal to `simcast evaluate` on the same windows, by month, cached, and robust."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from typer.testing import CliRunner
+
+from simcast_hpc.cli import app
+from simcast_hpc.config import DataConfig, DataError, EvaluationConfig, SequenceConfig, SimcastError
+from simcast_hpc.evaluation import Entry, TestSet, baseline_entry, evaluate, model_entry
+from simcast_hpc.evaluation.issued import IssuedSettings, score_issued
+from simcast_hpc.evaluation.issued.issue_counts import IssueCounter
+from simcast_hpc.forecast.choose_frames import FrameRequest
+from simcast_hpc.forecast.forecast_files import Publisher
+from simcast_hpc.forecast.predictor import Predictor
+from simcast_hpc.inference.trained_model import load_trained
+from simcast_hpc.radar import encoding_of_run
+from simcast_hpc.radar.frame_files import index_times, list_files, read_encoded
+from tests.evaluation.issued_radar import (
+    DBZ,
+    FRAMES_IN,
+    FRAMES_OUT,
+    GRID,
+    SIZE,
+    issue,
+    issue_times,
+    spec_of,
+    storm_codes,
+    unit_of,
+    write_description,
+    write_event,
+    write_frames,
+)
+from tests.radar.radar_files import small_model
+
+SEQUENCE = SequenceConfig(frames_in=FRAMES_IN, frames_out=FRAMES_OUT, teacher_frames_out=2)
+
+
+def evaluated(root: Path, description: Path, entries: list[Entry], out: Path) -> dict:
+    data = DataConfig(dataset=str(description), root=root, window_stride=1, frame_stride=1, max_percent_missing=None)
+    settings = EvaluationConfig(
+        protocols=("global", "pysteps", "lead-mean"), baselines=(), draws=0, min_observed_pixels=1,
+        min_observed_events=1,
+    )  # fmt: skip
+    return evaluate(TestSet("test", data, "test"), entries, sequence=SEQUENCE, settings=settings, folder=out)
+
+
+def assert_equal_scores(issued: dict, reference: dict, *, keys: int) -> None:
+    """All scores of the verification are those of the evaluation within 1e-9."""
+    compared = 0
+    for protocol, expected in reference.items():
+        for key, value in issued[protocol].items():
+            assert value == pytest.approx(expected[key], abs=1e-9, rel=1e-9, nan_ok=True), (protocol, key)
+            compared += not math.isnan(value)
+    assert compared >= keys
+
+
+class FixedMembers:
+    """Forecasts by the bytes of the inputs, as a method of ``evaluate``."""
+
+    def __init__(self, by_inputs: dict[bytes, np.ndarray]):
+        self._by_inputs = by_inputs
+
+    def forecast(self, frames, /, *, frames_out):
+        return torch.from_numpy(np.stack([self._by_inputs[one.numpy().tobytes()] for one in frames]))
+
+
+def settings(**over) -> IssuedSettings:
+    return IssuedSettings(**{"protocols": ("global", "pysteps", "lead-mean"), "draws": 0} | over)
+
+
+def test_model_and_baselines_score_as_in_evaluate(tmp_path):
+    description = write_description(tmp_path / "mine.yaml")
+    spec, codes = spec_of(description), storm_codes()
+    frames, root = tmp_path / "radar", write_event(tmp_path / "archive", codes)
+    write_frames(frames, codes, spec)
+    run = small_model(tmp_path / "run", data={"dataset": str(description), "crop": SIZE})
+    trained = load_trained(run)
+    code = encoding_of_run(trained.config.data)
+    predictor = Predictor(trained, code, FrameRequest(FRAMES_IN, 5.0), (SIZE, SIZE), 8)
+    files = index_times(list_files([frames]), skip_unreadable=False, encoding=code)
+    encoded = read_encoded(files, files, code)
+    for _, time in issue_times():
+        Publisher(tmp_path / "products", ("nc",)).publish(predictor.predict(encoded, time))
+    words = [tmp_path / "products", frames, "--dataset", description, "--out", tmp_path / "out", "--draws", 20]
+    for name in ("global", "pysteps", "lead-mean"):
+        words += ["--protocol", name]
+    done = CliRunner().invoke(
+        app, ["score-issued", *map(str, words), "--baseline", "persistence", "--baseline", "extrapolation"],
+        catch_exceptions=False,
+    )  # fmt: skip
+    assert done.exit_code == 0 and "mean CSI" in done.output
+    result = json.loads((tmp_path / "out" / "issued.json").read_text(encoding="utf-8"))
+    (series,) = result["series"]
+    scored = series["periods"]["all"]["scores"]
+    data = DataConfig(dataset=str(description), root=root)
+    entries = [
+        model_entry("forecast", trained),
+        *(baseline_entry(one, data) for one in ("persistence", "extrapolation")),
+    ]
+    expected = evaluated(root, description, entries, tmp_path / "evaluated")
+    with_nan = {
+        name: {protocol: {key: math.nan if value is None else value for key, value in by_key.items()}
+               for protocol, by_key in by_protocol.items()}
+        for name, by_protocol in scored.items()
+    }  # fmt: skip
+    for name in ("forecast", "persistence", "extrapolation"):
+        assert_equal_scores(with_nan[name], expected["scores"][name], keys=150)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "CC BY 4.0" in page and "extrapolation" in page and "2024-11" in page
+
+
+def write_case(folder: Path, *, encoding: dict | None = None, thresholds=(0.5, 2, 8)) -> tuple[Path, np.ndarray]:
+    """Write a description and frames; return the description and the codes."""
+    description = write_description(folder / "mine.yaml", encoding=encoding, thresholds=thresholds)
+    codes = storm_codes()
+    write_frames(folder / "radar", codes, spec_of(description))
+    return description, codes
+
+
+def persistence(codes: np.ndarray, number: int) -> np.ndarray:
+    """Return the persistence forecast ``[1, T, H, W]`` of the window that ends with a frame."""
+    return np.repeat(unit_of(codes[number])[None, None], FRAMES_OUT, axis=1)
+
+
+def test_ensemble_in_file_scores_as_in_evaluate(tmp_path):
+    description, codes = write_case(tmp_path)
+    spec, root = spec_of(description), write_event(tmp_path / "archive", codes)
+    generator, by_inputs = np.random.default_rng(1), {}
+    for number, time in issue_times():
+        members = np.stack([
+            np.roll(persistence(codes, number)[0], shift, -1) * np.float32(generator.uniform(0.8, 1.05))
+            for shift in (0, 1, 3)
+        ])  # fmt: skip
+        members[np.isnan(members) | (codes[number] == 255)] = 0
+        by_inputs[codes[number - FRAMES_IN + 1 : number + 1].tobytes()] = members
+        issue(tmp_path / "products", spec, members, time, ensemble=True)
+    entry = Entry("forecast", FixedMembers(by_inputs), "model", "")
+    expected = evaluated(root, description, [entry], tmp_path / "evaluated")
+    result = score_issued(
+        tmp_path / "products", [tmp_path / "radar"], settings=settings(dataset=str(description)), out=tmp_path / "out"
+    )
+    (series,) = result["series"]
+    whole = series["periods"]["all"]
+    assert_equal_scores(whole["scores"]["forecast"], expected["scores"]["forecast"], keys=200)
+    assert "crps" in whole["scores"]["forecast"]["mine-global"]
+    # The issued probabilities are those of the members, so their Brier score and diagram are those of the evaluation.
+    diagrams = expected["diagrams"]["forecast"]["reliability"]
+    for (label, curve), threshold in zip(diagrams.items(), whole["reliability"].values(), strict=True):
+        assert threshold["forecasts"] == curve["forecasts"]
+        expected_brier = expected["scores"]["forecast"]["mine-global"][f"brier/{label}"]
+        assert threshold["brier"] == pytest.approx(expected_brier, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "thresholds"), [(None, (0.5, 2, 8)), (DBZ, (10.0, 18.19, 30.0))], ids=["mm/h", "dBZ"]
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["float32", "int16"])
+def test_forecasts_of_pixel_values_score_exactly(tmp_path, encoding, thresholds, packed):
+    """Values at a threshold reach it, in both units and packed; no echo is no echo."""
+    description, codes = write_case(tmp_path, encoding=encoding, thresholds=thresholds)
+    spec, root = spec_of(description), write_event(tmp_path / "archive", codes)
+    for number, time in issue_times():
+        path = issue(tmp_path / "products", spec, persistence(codes, number), time)
+        if packed and encoding is DBZ:
+            with xr.open_dataset(path, decode_timedelta=False) as dataset:
+                dataset.load()
+            dataset.reflectivity.encoding = {
+                "dtype": "int16", "scale_factor": 0.01, "_FillValue": -32768, "add_offset": 10.0,
+            }  # fmt: skip
+            dataset.to_netcdf(path, engine="h5netcdf")
+    data = DataConfig(dataset=str(description), root=root)
+    expected = evaluated(root, description, [baseline_entry("persistence", data)], tmp_path / "evaluated")
+    result = score_issued(
+        tmp_path / "products", [tmp_path / "radar"], settings=settings(dataset=str(description)), out=tmp_path / "out"
+    )
+    scored = result["series"][0]["periods"]["all"]["scores"]["forecast"]
+    assert_equal_scores(scored, expected["scores"]["persistence"], keys=120)
+
+
+@pytest.fixture(scope="module")
+def operation(tmp_path_factory) -> Path:
+    """A folder of frames and products: two models, a fallback, one missing issue, a missing frame, odd files."""
+    folder = tmp_path_factory.mktemp("operation")
+    description, codes = write_case(folder)
+    spec = spec_of(description)
+    times = issue_times()
+    for number, time in times:
+        if number == times[2][0]:
+            continue
+        extra = {"simcast_fallback": "extrapolation"} if number == times[-1][0] else {}
+        issue(folder / "products", spec, persistence(codes, number), time, **extra)
+        ensemble = np.repeat(persistence(codes, number), 3, 0)
+        issue(
+            folder / "products" / "other", spec, ensemble, time, ensemble=True, keep_members=False,
+            simcast_version="2", simcast_sampling='{"members": 3}',
+        )  # fmt: skip
+    (folder / "radar" / "radar009.h5").unlink()
+    (folder / "products" / ".hidden.nc").write_bytes(b"being written")
+    (folder / "products" / "broken.nc").write_bytes(b"\x89HDF\r\n\x1a\n and nothing")
+    (folder / "radar" / "note.txt").write_text("no frame")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scored(operation) -> dict:
+    chosen = settings(dataset=str(operation / "mine.yaml"), protocols=("global",), draws=10)
+    return score_issued(operation / "products", [operation / "radar"], settings=chosen, out=operation / "out")
+
+
+def test_series_and_operation(operation, scored):
+    names = {series["name"]: series for series in scored["series"]}
+    assert len(names) == 3 and "mine fallback" in names
+    log = scored["operation"]["2024-11"]
+    assert (log["expected"], log["issued"], log["missing"], log["missing_with_frame"]) == (6, 5, 1, 1)
+    assert log["missing_times"] == [f"{issue_times()[2][1]:%Y-%m-%dT%H:%MZ}"]
+    assert log["fallbacks"] == 1 and log["latency"]["forecasts"] == 10 and log["latency"]["p50"] > 0
+    assert any("broken.nc" in reason for reason in scored["skipped"])
+    assert any("note.txt" in problem for problem in scored["frames"]["problems"])
+    plain = next(
+        series for series in scored["series"] if series["method"]["version"] == "1" and len(series["issues"]) > 1
+    )
+    whole = plain["periods"]["all"]
+    # Frame 9 is a valid time of issues after frames 5, 6, 7 (lead times 4, 3, 2); that after 4 is the missing issue.
+    assert whole["frames_missing"] == [0, 0, 1, 1] and whole["verified"] == 4
+    mean = next(series for series in scored["series"] if series["method"]["field"] == "ensemble mean")
+    curve = next(iter(mean["periods"]["all"]["reliability"].values()))
+    assert len(curve["forecasts"]) == 4, "three members have four probabilities"
+    assert curve["forecasts"][1:3] == [0, 0], "equal members agree"
+
+
+def test_second_run_counts_only_what_is_new(operation, scored, monkeypatch):
+    counted = []
+    count = IssueCounter.count
+    monkeypatch.setattr(IssueCounter, "count", lambda self, one: counted.append(one.path.name) or count(self, one))
+    chosen = settings(dataset=str(operation / "mine.yaml"), protocols=("global",), draws=10)
+
+    def again() -> dict:
+        counted.clear()
+        return score_issued(operation / "products", [operation / "radar"], settings=chosen, out=operation / "out")
+
+    assert json.dumps(again()["series"]) == json.dumps(scored["series"]) and not counted
+    # 1. Damaged entries are counted again, with the same result
+    for entry in list((operation / "out" / "cache").glob("*/*.npz"))[:3]:
+        entry.write_bytes(entry.read_bytes()[:100])
+    result = again()
+    assert len(counted) == 3
+    assert json.dumps(result["series"]) == json.dumps(scored["series"])
+    # 2. A late frame changes the forecasts that it verifies
+    codes = storm_codes()
+    write_frames(operation / "radar", codes[9:10], spec_of(operation / "mine.yaml"), first=9)
+    result = again()
+    assert len(counted) == 5, "issues after the frames 5 (two series), 6 (two), 7 (two), of which one is a fallback"
+    assert all(series["periods"]["all"]["frames_missing"] == [0] * 4 for series in result["series"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": None}, "data description 'mine', which is not built in"),
+        ({"dataset": "fmi"}, "is in mm/h and the description fmi in dBZ"),
+        ({"thresholds": (1e6,)}, "--threshold 1e\\+06"),
+        ({"protocols": ("globl",)}, "--protocol: unknown verification protocol 'globl'"),
+        ({"baselines": ("persistance",)}, "--baseline: unknown baseline"),
+    ],
+)
+def test_invalid_settings_name_the_option(operation, tmp_path, change, message):
+    chosen = settings(**{"dataset": str(operation / "mine.yaml")} | change)
+    with pytest.raises(SimcastError, match=message):
+        score_issued(operation / "products", [operation / "radar"], settings=chosen, out=tmp_path)
+
+
+def test_another_grid_is_an_error_that_names_both_files(operation, tmp_path):
+    spec, codes = spec_of(operation / "mine.yaml"), storm_codes()
+    number, time = issue_times()[0]
+    issue(tmp_path / "shifted", spec, persistence(codes, number), time, grid=replace(GRID, left=GRID.left + 500))
+    chosen = settings(dataset=str(operation / "mine.yaml"))
+    with pytest.raises(DataError, match=r"radar003\.h5 has another grid than .*forecast_.*x from"):
+        score_issued(tmp_path / "shifted", [operation / "radar"], settings=chosen, out=tmp_path / "out")
