@@ -24,12 +24,27 @@ def inspect(
         Path | None,
         typer.Option(help="Folder to write PNG pictures of a few events to (default: none).", show_default=False),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="HTML page to write: climatology, coverage and clutter, changes in time, persistence (default: none).",
+            show_default=False,
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --report, folder to write its charts to as PNG files (default: none).", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Inspect all files of a data set, and print its problems and statistics.
 
     The exit status is 1 if there is a problem whose kind is not given with --allow.
 
     Example: simcast data inspect /data/sevir --allow repeated-id --pictures look
+
+    Example: simcast data inspect /data/mine --report look.html
     """
     from simcast_hpc.config import ConfigError
 
@@ -37,7 +52,12 @@ def inspect(
     unknown = sorted(allowed - set(KINDS))
     if unknown:
         raise ConfigError(f"--allow {unknown[0]} is unknown; choose from {', '.join(KINDS)}")
+    if figures is not None and report is None:
+        raise ConfigError(f"--figures {figures} requires --report")
+    if report is not None and report.is_dir():
+        raise ConfigError(f"--report {report} is a folder; give the name of the page, for example {report}/look.html")
     from simcast_hpc.config.names import file_stem
+    from simcast_hpc.data.climatology import Climatology, summarize
     from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.inspection import inspect
     from simcast_hpc.monitoring.log import set_up_logging
@@ -45,7 +65,9 @@ def inspect(
 
     set_up_logging(0)
     spec = read_spec(dataset)
-    inspection = inspect(spec, root)
+    climatology = None if report is None else Climatology(spec)
+    visit = None if climatology is None else climatology.add
+    inspection = inspect(spec, root, visit=visit)
     for name, fact in inspection.facts.items():
         print(f"{name}: {json.dumps(fact)}")
     if pictures is not None:
@@ -53,6 +75,15 @@ def inspect(
         for sample in inspection.samples:
             path = pictures / f"{file_stem(sample.event)}.png"
             draw_event(spec, sample.event, sample.codes).savefig(path)
+            print(path)
+    if report is not None and climatology is not None and climatology.events:
+        from simcast_hpc.report.climatology_page import write_climatology_page
+
+        written = write_climatology_page(
+            report, spec, root, summarize(climatology), facts=inspection.facts, problems=inspection.problems,
+            figures=figures,
+        )  # fmt: skip
+        for path in written:
             print(path)
     for problem in inspection.problems:
         print(f"{'allowed ' if problem.kind in allowed else ''}{problem}")

@@ -9,6 +9,7 @@ import typer
 from simcast_hpc.config import ConfigError
 
 from .options import DATASETS, Quiet
+from .predict_options import ZR, AnyInterval, OdimDataset
 
 
 def score_issued(
@@ -72,18 +73,14 @@ def score_issued(
         ),
     ] = None,
     pattern: Annotated[str, typer.Option(help="Read only frames in folders whose names match.")] = "**/*",
-    z_r: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--z-r", help="A and B of Z = A R^B, as for simcast predict.", metavar="A B", show_default=False),
-    ] = None,
-    any_interval: Annotated[
-        bool, typer.Option("--any-interval", help="Accept accumulations over more than 1.5 time steps as frames.")
-    ] = False,
-    odim_dataset: Annotated[
-        int | None,
+    z_r: ZR = None,
+    any_interval: AnyInterval = False,
+    odim_dataset: OdimDataset = None,
+    importer: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Number N of datasetN that is read from ODIM files (default: the lowest level, or the first).",
-            min=1,
+            help="Reader of the frames and its options, NAME key=value, as for simcast predict (default: detected by "
+            "the content).",
             show_default=False,
         ),
     ] = None,
@@ -107,6 +104,7 @@ def score_issued(
     from simcast_hpc.evaluation.issued import score_issued as score
     from simcast_hpc.evaluation.issued.score_issued import PROTOCOLS
     from simcast_hpc.monitoring.log import set_up_logging
+    from simcast_hpc.radar.importer_choice import parse_importer
     from simcast_hpc.report.issued_page import issued_table, write_issued_page
 
     if z_r is not None and min(z_r) <= 0:
@@ -128,6 +126,7 @@ def score_issued(
         z_r=None if z_r is None else ZRRelation(a=z_r[0], b=z_r[1]),
         any_interval=any_interval,
         odim_dataset=odim_dataset,
+        importer=parse_importer(importer),
     )
     if settings.since and settings.until and settings.since > settings.until:
         raise ConfigError(f"--since {since} is after --until {until}")

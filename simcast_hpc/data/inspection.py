@@ -5,7 +5,7 @@ Prepared shards are read completely; raw data is read with the readers of the pr
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ from .shards.shard_format import (
 from .window_source import event_checksum
 
 logger = logging.getLogger(__name__)
+Visit = Callable[[RawEvent, np.ndarray, tuple[int, int]], None]
 _MAX_SAMPLES = 4
 
 
@@ -59,16 +60,23 @@ class Inspection:
     samples: list[SampleEvent]
 
 
-def inspect(spec: DatasetSpec, root: Path) -> Inspection:
+def inspect(spec: DatasetSpec, root: Path, *, visit: Visit | None = None) -> Inspection:
     """Inspect prepared shards or raw data.
+
+    Args:
+        spec: the dataset description.
+        root: folder of prepared shards or of raw data.
+        visit: called with every event that can be read, its frames, and the row and column of its upper left pixel in
+            the domain, so that statistics need no second pass.
 
     Raises:
         DataError: there is no usable data, or shards were prepared with another description.
     """
-    return _inspect_shards(spec, root) if is_prepared(root) else _inspect_raw(spec, root)
+    visit = visit or (lambda _event, _codes, _corner: None)
+    return _inspect_shards(spec, root, visit) if is_prepared(root) else _inspect_raw(spec, root, visit)
 
 
-def _inspect_raw(spec: DatasetSpec, root: Path) -> Inspection:
+def _inspect_raw(spec: DatasetSpec, root: Path, visit: Visit) -> Inspection:
     source = open_raw(spec, root)
     source.complete(SingleRank())
     problems = [*source.problems, *source.notes]
@@ -82,6 +90,7 @@ def _inspect_raw(spec: DatasetSpec, root: Path) -> Inspection:
             problems.append(DataProblem("truncated", event.file, event.id, str(error)))
             continue
         problems += _code_problems(spec, event.file, event.id, codes, event.percent_missing)
+        visit(event, codes, (0, 0))
         if number in plotted:
             samples.append(SampleEvent(event.id, codes))
     problems += split_overlaps(spec, source.events, source.frames)
@@ -93,7 +102,7 @@ def _facts(source: EventSource) -> dict[str, Any]:
     return {"events": len(source.events), "frames": source.frames, "grid": list(source.grid), "splits": dict(splits)}
 
 
-def _inspect_shards(spec: DatasetSpec, root: Path) -> Inspection:
+def _inspect_shards(spec: DatasetSpec, root: Path, visit: Visit) -> Inspection:
     manifest = read_manifest(root)
     require_description(spec, root, manifest)
     index = read_index(root, manifest)
@@ -103,6 +112,8 @@ def _inspect_shards(spec: DatasetSpec, root: Path) -> Inspection:
     samples: list[SampleEvent] = []
     plotted = set(stored[np.linspace(0, len(stored) - 1, _MAX_SAMPLES).astype(int)].tolist())
     files = OpenFiles()
+    events = list(_events(index, manifest))
+    corners = _corners(index, manifest)
     for row in stored.tolist():
         name = manifest.shards[index.shard[row]].name
         event = bytes(index.id[row]).decode()
@@ -115,9 +126,9 @@ def _inspect_shards(spec: DatasetSpec, root: Path) -> Inspection:
         if event_checksum(codes) != index.sha256[row].tobytes():
             problems.append(DataProblem("checksum", name, event, "the frames differ from those that were prepared"))
         problems += _code_problems(spec, name, event, codes, None)
+        visit(events[row], codes, corners[row])
         if row in plotted:
             samples.append(SampleEvent(event, codes))
-    events = list(_events(index, manifest))
     problems += repeated_ids_of([event.id for event in events])
     problems += split_overlaps(spec, [events[row] for row in stored.tolist()], manifest.frames_per_event)
     facts = {
@@ -126,6 +137,15 @@ def _inspect_shards(spec: DatasetSpec, root: Path) -> Inspection:
         "skipped": list(manifest.left_out), "notes": list(manifest.notes),
     }  # fmt: skip
     return Inspection(problems, facts, samples)
+
+
+def _corners(index: Index, manifest: Manifest) -> list[tuple[int, int]]:
+    """Return the row and column of the upper left pixel of each event in the domain; (0, 0) for data without tiles."""
+    rows, columns = (getattr(index, name, None) for name in ("tile_y", "tile_x"))
+    if rows is None or columns is None:
+        return [(0, 0)] * len(index)
+    height, width = manifest.grid
+    return [(int(row) * height, int(column) * width) for row, column in zip(rows, columns, strict=True)]
 
 
 def _file_problems(root: Path, manifest: Manifest) -> Iterator[DataProblem]:

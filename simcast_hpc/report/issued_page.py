@@ -23,7 +23,7 @@ _TERMS = [
         "forecasts for which the frame of at least one valid time came. Valid times without a frame do not count.",
     ),
     ("Latency", "time from the issue time to the writing of the forecast file."),
-    ("Fallback", "a forecast that replaces that of the model, as the file says in its attribute `simcast_fallback`."),
+    ("Fallback", "a forecast that replaces that of the model; the file has the attribute `simcast_fallback`."),
     ("CSI", "critical success index: hits / (hits + misses + false alarms). 1 is perfect."),
     (
         "MAE, MSE, CRPS",

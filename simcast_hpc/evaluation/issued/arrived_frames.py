@@ -19,6 +19,7 @@ from simcast_hpc.radar.read_frame import frame_times, read_frames
 
 logger = logging.getLogger(__name__)
 _CACHE_BYTES = 512 << 20
+_FRAMES_AT_ONCE = 24  # of a file with many
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -46,9 +47,9 @@ class ArrivedFrames:
         for file in sorted(files, key=lambda one: (one.stamp.changed_ns, one.path)):
             self._file_of.update(dict.fromkeys(file.times, file))
         self.times = sorted(self._file_of)
-        self._cached: OrderedDict[Path, dict[datetime, EncodedFrame]] = OrderedDict()
+        self._cached: OrderedDict[datetime, EncodedFrame] = OrderedDict()
         self._bytes = 0
-        self.unreadable: dict[Path, str] = {}
+        self._unreadable: set[datetime] = set()
 
     def nearest(self, time: datetime, tolerance: timedelta) -> datetime | None:
         """Return the time of the frame nearest to ``time``; None if none is within the tolerance."""
@@ -65,16 +66,11 @@ class ArrivedFrames:
 
     def frame(self, time: datetime) -> EncodedFrame | None:
         """Return the encoded frame of a time; None, with a warning once, if its file cannot be read or encoded."""
-        path = self._file_of[time].path
-        if path in self._cached:
-            self._cached.move_to_end(path)
-        elif path not in self.unreadable:
-            try:
-                self._read(path)
-            except DataError as error:
-                self.unreadable[path] = str(error)
-                logger.warning("skipped: %s", error)
-        return self._cached.get(path, {}).get(time)
+        if time in self._cached:
+            self._cached.move_to_end(time)
+        elif time not in self._unreadable:
+            self._read(time)
+        return self._cached.get(time)
 
     def codes(self, times: Sequence[datetime | None], shape: tuple[int, int]) -> np.ndarray:
         """Return encoded frames, uint8 ``[T, H, W]``, 255 where missing and for times that are None or unreadable."""
@@ -90,27 +86,37 @@ class ArrivedFrames:
         frame = self.frame(time)
         return None if frame is None else (frame.grid, frame.path)
 
-    def _read(self, path: Path) -> None:
-        choice = self._code.choice
-        frames = {
-            one.time: encode_frame(one, self._code)
-            for one in read_frames(path, prefer=choice.unit, dataset=choice.dataset)
-        }
-        self._cached[path] = frames
-        self._bytes += _size(frames)
+    def _read(self, time: datetime) -> None:
+        """Read the frame of a time, and those after it in the same file, which are needed next."""
+        file, choice = self._file_of[time], self._code.choice
+        in_file = sorted(file.times)
+        first = bisect.bisect_left(in_file, time)
+        wanted = in_file[first : first + _FRAMES_AT_ONCE]
+        try:
+            frames = read_frames(
+                file.path, prefer=choice.unit, dataset=choice.dataset, importer=choice.importer, times=wanted
+            )
+            encoded = {one.time: encode_frame(one, self._code) for one in frames}
+            if time not in encoded:
+                raise DataError(f"{file.path} no longer contains a frame of {time:%Y-%m-%d %H:%M:%S} UTC")
+        except DataError as error:
+            self._unreadable.add(time)
+            logger.warning("skipped: %s", error)
+            return
+        for one, frame in encoded.items():
+            if self._file_of.get(one) is file and one not in self._cached:
+                self._cached[one] = frame
+                self._bytes += frame.codes.nbytes
+        self._cached.move_to_end(time)
         while self._bytes > _CACHE_BYTES and len(self._cached) > 1:
-            self._bytes -= _size(self._cached.popitem(last=False)[1])
-
-
-def _size(frames: dict[datetime, EncodedFrame]) -> int:
-    return sum(frame.codes.nbytes for frame in frames.values())
+            self._bytes -= self._cached.popitem(last=False)[1].codes.nbytes
 
 
 def find_frame_files(
     folders: Sequence[Path],
     *,
     pattern: str,
-    excluded: Path,
+    excluded: Sequence[Path],
     code: ModelEncoding,
     known: dict[str, Any],
 ) -> tuple[list[FrameFile], list[str], dict[str, Any]]:
@@ -121,7 +127,7 @@ def find_frame_files(
     Args:
         folders: folders of radar files, or single files.
         pattern: of file names in folders.
-        excluded: folder of the forecasts.
+        excluded: resolved folders of the forecasts and of the output.
         code: encoding, which chooses the field of a file with several.
         known: index of an earlier call, so that only new and changed files are opened.
 
@@ -132,21 +138,23 @@ def find_frame_files(
     for folder in folders:
         if not folder.exists():
             raise ConfigError(f"{folder} is neither a file nor a folder of radar frames")
-        inside = (folder, pattern) if folder.is_dir() else (folder.parent, folder.name)
-        stamps |= list_stamps(*inside, excluded.resolve())
+        place = folder.resolve()
+        inside = (place, pattern) if place.is_dir() else (place.parent, place.name)
+        found = list_stamps(*inside, excluded[0])
+        stamps |= {path: stamp for path, stamp in found.items() if not set(excluded) & set(path.parents)}
     if not stamps:
         raise ConfigError(f"{', '.join(map(str, folders))}: no file matches --pattern {pattern!r}")
     choice, files, problems, index = code.choice, [], [], {}
-    field = [choice.unit, choice.dataset]
+    field = [choice.unit, choice.dataset, str(choice.importer or "")]
     for path, stamp in stamps.items():
-        entry = known.get(str(path.resolve()), [])
+        entry = known.get(str(path), [])
         if not _is_entry(entry) or entry[0] != list(stamp) or entry[1] != field:
             try:
-                times = frame_times(path, prefer=choice.unit, dataset=choice.dataset)
+                times = frame_times(path, prefer=choice.unit, dataset=choice.dataset, importer=choice.importer)
                 entry = [list(stamp), field, [one.timestamp() for one in times], ""]
             except DataError as error:
                 entry = [list(stamp), field, [], str(error)]
-        index[str(path.resolve())] = entry
+        index[str(path)] = entry
         if entry[3]:
             problems.append(entry[3])
         files.append(FrameFile(path, stamp, tuple(datetime.fromtimestamp(one, UTC) for one in entry[2])))

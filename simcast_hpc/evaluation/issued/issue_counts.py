@@ -43,6 +43,21 @@ class IssueCounter:
     protocols: Sequence[ScoreProtocol]
     baselines: Sequence[str] = ()
 
+    def check(self, forecast: IssuedForecast) -> None:
+        """Check that the settings fit a forecast.
+
+        Raises:
+            DataError: the forecast has another unit than the description.
+            ConfigError: a baseline does not exist, or its package is not installed.
+        """
+        if forecast.unit != self.code.unit:
+            raise DataError(
+                f"{forecast.path} is in {forecast.unit} and the description {self.code.spec.name} in {self.code.unit}; "
+                "give the description of the forecast's model with --dataset"
+            )
+        for name in self.baselines:
+            _baseline(self, name, forecast.step_minutes)
+
     def key(self, forecast: IssuedForecast, content: str) -> dict[str, Any]:
         """Return everything that determines the counts of a forecast with this hash of its content."""
         observed, inputs = self._times(forecast)
@@ -52,7 +67,13 @@ class IssueCounter:
             "forecast": content,
             "encoding": self.code.spec.encoding.model_dump_json(),
             "z_r": None if relation is None else relation.model_dump_json(),
-            "reading": [self.code.spacing_km, self.code.any_spacing, self.code.any_interval, self.code.dataset],
+            "reading": [
+                self.code.spacing_km,
+                self.code.any_spacing,
+                self.code.any_interval,
+                self.code.dataset,
+                str(self.code.importer or ""),
+            ],
             "protocols": sorted({protocol.counting_hash for protocol in self.protocols}),
             "observed": [self.frames.identity(time) for time in observed],
             "baselines": list(self.baselines),
@@ -63,10 +84,11 @@ class IssueCounter:
         """Return the counts of a forecast.
 
         Raises:
-            DataError: the forecast cannot be read, its unit is another one, or its grid is not that of the frames.
+            DataError: the forecast cannot be read, has another unit, or its grid is not that of the frames.
+            ConfigError: as :meth:`check`.
         """
         # 1. Observations
-        self._check(forecast)
+        self.check(forecast)
         times, inputs = self._times(forecast)
         shape = (len(forecast.grid.y), len(forecast.grid.x))
         for time in filter(None, times):
@@ -105,13 +127,6 @@ class IssueCounter:
             inputs = max([forecast.inputs, *needed])
         moments = [forecast.issue - timedelta(minutes=step * back) for back in reversed(range(inputs))]
         return observed, [self.frames.nearest(time, tolerance) for time in moments]
-
-    def _check(self, forecast: IssuedForecast) -> None:
-        if forecast.unit != self.code.unit:
-            raise DataError(
-                f"{forecast.path} is in {forecast.unit} and the description {self.code.spec.name} in {self.code.unit}; "
-                "give the description of the forecast's model with --dataset"
-            )
 
     def _count(self, forecast: IssuedForecast, observed: np.ndarray, unit: Any) -> dict[str, Statistics]:
         by_hash = {protocol.counting_hash: protocol for protocol in self.protocols}

@@ -102,8 +102,9 @@ class IssuedForecast:
     def method(self) -> dict[str, str]:
         """Attributes that identify model, version and form of the forecast; forecasts of equal ones are one series."""
         names = {
-            "run": "simcast_run", "stage": "simcast_stage", "weights": "simcast_weights_sha256",
-            "version": "simcast_version", "postprocessing": "simcast_postprocessing", "sampling": "simcast_sampling",
+            "model": "simcast_model", "run": "simcast_run", "stage": "simcast_stage",
+            "weights": "simcast_weights_sha256", "version": "simcast_version",
+            "postprocessing": "simcast_postprocessing", "sampling": "simcast_sampling",
         }  # fmt: skip
         method = {name: self.attributes.get(key, "") for name, key in names.items()}
         field_text = {"": "probabilities only"}.get(self.variable, "")
@@ -224,10 +225,10 @@ def _metadata(path: Path, dataset: "xr.Dataset") -> IssuedForecast:
     # 3. Members, probabilities and map
     attributes = {str(key): str(text) for key, text in dataset.attrs.items()}
     members = dataset.sizes.get("realization", 1) if variable and not variable.endswith("_mean") else 1
-    thresholds = tuple(float(value) for value in np.atleast_1d(dataset["threshold"].values)) if (
-        _PROBABILITY in dataset and "threshold" in dataset
-    ) else ()  # fmt: skip
-    unit = _UNITS[variable.removesuffix("_mean")] if variable else _unit_of_threshold(path, dataset)
+    axis = str(dataset[_PROBABILITY].dims[0]) if _PROBABILITY in dataset else ""
+    levels = dataset[axis] if axis.startswith("threshold") and axis in dataset.coords else None
+    thresholds = () if levels is None else tuple(float(value) for value in np.atleast_1d(levels.values))
+    unit = _UNITS[variable.removesuffix("_mean")] if variable else _unit_of(path, levels)
     crs = dataset["crs"].attrs if "crs" in dataset else {}
     projection = str(crs.get("proj4") or crs.get("crs_wkt") or crs.get("spatial_ref") or "")
     rows, columns = (np.asarray(dataset[axis].values, np.float64) for axis in space)
@@ -237,8 +238,8 @@ def _metadata(path: Path, dataset: "xr.Dataset") -> IssuedForecast:
     )
 
 
-def _unit_of_threshold(path: Path, dataset: "xr.Dataset") -> Unit:
-    spelled = str(dataset["threshold"].attrs.get("units", "")) if "threshold" in dataset else ""
+def _unit_of(path: Path, levels: "xr.DataArray | None") -> Unit:
+    spelled = "" if levels is None else str(levels.attrs.get("units", ""))
     by_units: dict[str, Unit] = {"mm h-1": "mm/h", "dBZ": "dBZ", "kg m-2": "kg/m^2"}
     if spelled not in by_units:
         raise DataError(f"{path}: the threshold has units {spelled!r}; expected one of {', '.join(by_units)}")

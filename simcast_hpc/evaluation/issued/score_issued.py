@@ -16,6 +16,7 @@ from simcast_hpc.evaluation.dataset_protocols import protocols_of
 from simcast_hpc.forecast.watched_files import Stamp, list_stamps
 from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.radar.frame_encoding import ModelEncoding
+from simcast_hpc.radar.importer_choice import ImporterChoice
 from simcast_hpc.storage.atomic_files import write_json, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.verification.protocols import ScoreProtocol
@@ -52,6 +53,7 @@ class IssuedSettings:
         z_r: relation of dBZ and mm/h, as that of the forecasts.
         any_interval: whether accumulations over more than 1.5 time steps are used as observations.
         odim_dataset: number of the dataset that is read from ODIM files.
+        importer: reads the frames; None detects their format.
     """
 
     dataset: str | None = None
@@ -66,6 +68,7 @@ class IssuedSettings:
     z_r: ZRRelation | None = None
     any_interval: bool = False
     odim_dataset: int | None = None
+    importer: ImporterChoice | None = None
 
 
 def score_issued(
@@ -139,6 +142,10 @@ def _find(products: Path, radar: Sequence[Path], settings: IssuedSettings, cache
         raise ConfigError(
             f"{products} contains no forecast of simcast predict with an issue time in the period{reasons}"
         )
+    # Settings are checked before files are hashed and frames are opened.
+    check = _Work(radar, settings, [])
+    for issue in issues:
+        check.counter(issue.forecast).check(issue.forecast)
     known = cache.files.get("forecasts", {})
     digests = {}
     for issue in issues:
@@ -148,8 +155,9 @@ def _find(products: Path, radar: Sequence[Path], settings: IssuedSettings, cache
         digests[path] = digest if isinstance(digest, str) else content_hash(issue.forecast.path)
     cache.files["forecasts"] = {path: [list(stamps[Path(path)]), digest] for path, digest in digests.items()}
     code = encoding_for(issues[0].forecast, radar, settings)
+    excluded = (products.resolve(), cache.folder.resolve().parent)
     files, problems, index = find_frame_files(
-        radar, pattern=settings.pattern, excluded=products, code=code, known=cache.files.get("frames", {})
+        radar, pattern=settings.pattern, excluded=excluded, code=code, known=cache.files.get("frames", {})
     )
     cache.files["frames"] = index
     return issues, files, skipped, problems, digests
@@ -251,7 +259,7 @@ def _names(series: Sequence[Series]) -> list[str]:
     for one in methods:
         one["weights"] = one["weights"][:8]
         one["version"] = f"version {one['version']}" if one["version"] else ""
-    names = [" ".join(filter(None, (one["run"], one["fallback"]))) or "forecast" for one in methods]
+    names = [" ".join(filter(None, (one["run"] or one["model"], one["fallback"]))) or "forecast" for one in methods]
     for attribute in ("stage", "field", "weights", "version", "postprocessing", "leads", "sampling"):
         repeated = {name for name in names if names.count(name) > 1}
         names = [
@@ -275,6 +283,7 @@ def encoding_for(forecast: IssuedForecast, radar: Sequence[Path], settings: Issu
         settings.z_r,
         any_interval=settings.any_interval,
         dataset=settings.odim_dataset,
+        importer=settings.importer,
     )
 
 
