@@ -113,7 +113,7 @@ def _inspect_shards(spec: DatasetSpec, root: Path, visit: Visit) -> Inspection:
     plotted = set(stored[np.linspace(0, len(stored) - 1, _MAX_SAMPLES).astype(int)].tolist())
     files = OpenFiles()
     events = list(_events(index, manifest))
-    corners = _corners(index, manifest)
+    corners = _corners(index)
     for row in stored.tolist():
         name = manifest.shards[index.shard[row]].name
         event = bytes(index.id[row]).decode()
@@ -139,13 +139,13 @@ def _inspect_shards(spec: DatasetSpec, root: Path, visit: Visit) -> Inspection:
     return Inspection(problems, facts, samples)
 
 
-def _corners(index: Index, manifest: Manifest) -> list[tuple[int, int]]:
+def _corners(index: Index) -> list[tuple[int, int]]:
     """Return the row and column of the upper left pixel of each event in the domain; (0, 0) for data without tiles."""
+    # An import of radar files has the upper left pixel of each tile.
     rows, columns = (getattr(index, name, None) for name in ("tile_y", "tile_x"))
     if rows is None or columns is None:
         return [(0, 0)] * len(index)
-    height, width = manifest.grid
-    return [(int(row) * height, int(column) * width) for row, column in zip(rows, columns, strict=True)]
+    return [(int(row), int(column)) for row, column in zip(rows, columns, strict=True)]
 
 
 def _file_problems(root: Path, manifest: Manifest) -> Iterator[DataProblem]:
