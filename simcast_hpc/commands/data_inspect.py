@@ -63,6 +63,7 @@ def inspect(
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.event_strip import draw_event
 
+    # 1. Inspect in one pass
     set_up_logging(0)
     spec = read_spec(dataset)
     climatology = None if report is None else Climatology(spec)
@@ -70,6 +71,7 @@ def inspect(
     inspection = inspect(spec, root, visit=visit)
     for name, fact in inspection.facts.items():
         print(f"{name}: {json.dumps(fact)}")
+    # 2. Pictures and report
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         for sample in inspection.samples:
@@ -85,6 +87,7 @@ def inspect(
         )  # fmt: skip
         for path in written:
             print(path)
+    # 3. Problems
     for problem in inspection.problems:
         print(f"{'allowed ' if problem.kind in allowed else ''}{problem}")
     count = sum(problem.kind not in allowed for problem in inspection.problems)
