@@ -119,6 +119,7 @@ def _problems(result: Mapping[str, Any]) -> str:
 
 
 def _series(series: Mapping[str, Any]) -> list[str]:
+    """Return the elements of the section of a series."""
     # 1. Description and tables
     about = [(name, value) for name, value in series["method"].items() if value]
     about += [
