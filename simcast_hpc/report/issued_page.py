@@ -120,6 +120,7 @@ def _problems(result: Mapping[str, Any]) -> str:
 
 def _series(series: Mapping[str, Any]) -> list[str]:
     """Return the elements of the section of a series."""
+    whole, protocol = series["periods"][_ALL], next(iter(series["protocols"]))
     # 1. Description and tables
     about = [(name, value) for name, value in series["method"].items() if value]
     about += [
@@ -129,8 +130,6 @@ def _series(series: Mapping[str, Any]) -> list[str]:
     ]
     about += [("attribution", series["attribution"])] if series["attribution"] else []
     parts = [collapsible("Attributes of the forecasts", definitions(about))]
-    whole = series["periods"][_ALL]
-    protocol = next(iter(series["protocols"]))
     parts.append(table(month_table(series, protocol)))
     if not whole["scores"] and not whole["reliability"]:
         return [*parts, text("p", "No frame of a valid time came, so there is no score.")]
