@@ -246,7 +246,8 @@ def test_command_downloads_the_selected_year(proxy, objects, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "message"), [("hko7", "on request"), ("meteonet", "Kaggle"), ("era5", "'era5' cannot be downloaded")]
+    ("dataset", "message"),
+    [("hko7", "on request"), ("meteonet", "Kaggle"), ("era5", "'era5' is unknown; choose sevir")],
 )
 def test_explains_datasets_without_download(dataset, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
