@@ -22,6 +22,8 @@ from .radar_frame import FieldChoice, RadarFrame, RadarGrid
 
 _HEADER_BYTES = 640
 _PRODUCT_HEADER, _RAW = 27, 15
+# Products on a map; others are sections, time series or heights.
+_MAPS = {1: "PPI", 3: "CAPPI", 32: "SRI"}
 _ONE_BYTE, _TWO_BYTES = (1, 2), (8, 9)  # data types of total and filtered reflectivity
 _IS_UTC, _MILLISECONDS = 0x0800, 0x03FF
 _DEGREES_PER_UNIT = 360.0 / 2**32
@@ -83,7 +85,11 @@ def _content(path: Path, size: int) -> bytes:
 def _header(content: bytes, path: Path) -> _Header:
     if len(content) < _HEADER_BYTES or not is_iris(content):
         raise DataError(f"{path} contains no complete IRIS product header; it may be damaged or truncated")
-    # 1. Data
+    # 1. Product and data
+    (product,) = struct.unpack_from("<H", content, 24)
+    if product not in _MAPS:
+        known = ", ".join(f"{name} ({number})" for number, name in _MAPS.items())
+        raise DataError(f"{path} is an IRIS product of type {product}; {known} are supported")
     x_scale, y_scale, _, width, height, depth, x_radar, y_radar = struct.unpack_from("<8i", content, 100)
     (data_type,) = struct.unpack_from("<H", content, 142)
     if data_type not in (*_ONE_BYTE, *_TWO_BYTES):

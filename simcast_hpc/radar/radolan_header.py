@@ -22,11 +22,10 @@ _REFLECTIVITY_8BIT = ("RX", "EX", "WX")
 _REFLECTIVITY_16BIT = ("WN",)
 # Amounts over the interval of the header: radar only, adjusted to gauges, climatological, forecasts and daily sums.
 _AMOUNTS = (
-    "RY", "RZ", "EY", "EZ", "YW", "RV", "RE", "RQ", "RW", "RH", "RB", "RL", "RU", "EH", "EB", "EW", "SF", "SH", "SQ",
-    "W1", "W2", "W3", "W4",
+    "RY", "RZ", "EY", "EZ", "YW", "RV", "RQ", "RW", "RH", "RB", "RL", "RU", "EH", "EB", "EW", "SF", "SH", "SQ",
 )  # fmt: skip
 # Pixels (rows, columns) from the lower left corner to the point 9 E 51 N, by the shape of the composite.
-_ORIGINS = {(900, 900): (450, 450), (1100, 900): (550, 370), (1200, 1100): (600, 470)}
+_ORIGINS = {(900, 900): (450, 450), (1100, 900): (550, 370), (1200, 1100): (600, 470), (1500, 1400): (800, 600)}
 _SPACING = 1000.0
 _SPHERE = "+a=6370040 +b=6370040"
 _WGS84 = "+a=6378137 +b=6356752.3142451802"

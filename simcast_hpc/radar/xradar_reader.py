@@ -7,6 +7,7 @@ CfRadial 1 and 2. Most have one code for gates without a signal; within range it
 
 import bz2
 import gzip
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ from .path_times import parse_time
 from .polar_grid import MAX_RANGE, Sweep, to_grid
 from .radar_frame import FieldChoice, RadarFrame
 
+logger = logging.getLogger(__name__)
 _QUANTITIES = ("DBZH", "DBZ", "DBZHC", "reflectivity", "REF", "corrected_reflectivity", "DBTH", "TH", "UZ", "CZ")
+_UNFILTERED = ("DBTH", "TH", "UZ")
 _STANDARD = ("equivalent_reflectivity_factor", "radar_equivalent_reflectivity_factor_h")
 _FOLDED = {"nexradlevel2": 1}  # code of range folding, which is missing
 _NO_SIGNAL = {"nexradlevel2": 0, "rainbow": 0}
@@ -158,7 +161,10 @@ def _quantity(dataset: Any, choice: FieldChoice, path: Path) -> str:
         raise ConfigError(f"quantity={chosen!r} is invalid; the reflectivities of {path} are {names}")
     if not names:
         raise DataError(f"{path} contains {sorted(map(str, dataset.data_vars))}; a reflectivity in dBZ is required")
-    return chosen or names[0]
+    quantity = chosen or names[0]
+    if quantity in _UNFILTERED and not chosen:
+        logger.warning("%s contains no reflectivity without clutter; %s is read", path, quantity)
+    return quantity
 
 
 def _values(field: Any, engine: str, choice: FieldChoice) -> np.ndarray:

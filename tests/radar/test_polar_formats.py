@@ -70,6 +70,9 @@ def test_iris_product_equals_gdal(tmp_path):
     )
     assert frame.time == datetime(2016, 7, 3, 22, tzinfo=UTC)
     content = (tmp_path / "plain").read_bytes()
+    (tmp_path / "series").write_bytes(content[:24] + b"\x0e" + content[25:])  # the time series of a ray
+    with pytest.raises(DataError, match=r"is an IRIS product of type 14; PPI \(1\), CAPPI \(3\), SRI \(32\) are"):
+        read(tmp_path / "series")
     (tmp_path / "short").write_bytes(content[:5000])
     with pytest.raises(DataError, match="contains 5000 bytes; its header declares 884240"):
         read(tmp_path / "short")

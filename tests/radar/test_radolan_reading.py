@@ -74,8 +74,10 @@ def test_reflectivity_of_one_and_two_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "version", "longitude", "latitude", "tolerance"),
     [
-        # Published lower left corners: of the national composite, and of DE1200 on WGS 84 (DWD, in degrees).
+        # Published lower left corners in degrees, of DE1200 on WGS 84.
         ((900, 900), 3, 3.5889, 46.9526, 1e-4),
+        ((1100, 900), 3, 4.6759, 46.1929, 1e-4),
+        ((1500, 1400), 2, 2.3419, 43.9336, 1e-4),
         ((1200, 1100), 5, 3.566994635, 45.69642538, 1e-8),
     ],
 )
@@ -121,6 +123,7 @@ def test_compressed_files_and_archives(tmp_path):
     ("product", "header", "message"),
     [
         ("PG", {}, "is the RADOLAN product PG; reflectivity .* are supported"),
+        ("W1", {"interval": "1008"}, "is the RADOLAN product W1"),  # its interval is in 10 minutes
         ("RY", {"more": "VV  60"}, r"is a forecast of 60 minutes \(RY\); an observation has the lead time 0"),
         ("RY", {"interval": "   0"}, r"the accumulation interval \(INT\) is 0 minutes"),
     ],
