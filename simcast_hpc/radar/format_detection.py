@@ -166,7 +166,7 @@ def _hdf5_format(path: Path) -> str:
         if conventions.startswith("ODIM_H5") or {"what", "dataset1"} <= set(file):
             return "polar" if odim_reader.object_of(file) in ("PVOL", "SCAN") else "odim"
         if {"overview", "scan1"} <= set(file):
-            raise DataError(f"{path} is a KNMI polar volume; the supported formats are {SUPPORTED_FORMATS}")
+            return "knmi-polar"
         if "scan0" in file and "how" in file:
             return "xradar:gamic"
         groups = set(file)

@@ -77,6 +77,7 @@ _XRADAR_OPTIONS = ("sweep", "quantity", "fill")
 BUILT_IN = {
     "odim": _format("odim_reader", "ODIM HDF5", ("pyproj",), has_datasets=True),
     "knmi": _format("knmi_reader", "KNMI HDF5", ("pyproj",)),
+    "knmi-polar": _format("knmi_polar_reader", "KNMI polar volume", ("pyproj",)),
     "mrms": _format("mrms_reader", "MRMS GRIB2", ("pygrib",), compressions=("gzip",)),
     "fmi": _format("fmi_reader", "FMI PGM", ("pyproj",), compressions=("gzip",)),
     "mch": _format("mch_reader", "MeteoSwiss GIF", ()),

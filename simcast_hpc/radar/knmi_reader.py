@@ -47,7 +47,7 @@ _ROUNDED = {"+a=6378.14": "+a=6378.137", "+b=6356.75": "+b=6356.752"}
 def times(path: Path, _choice: FieldChoice) -> list[datetime]:
     """Return the end of the product's interval."""
     with h5py.File(path, "r") as file:
-        return [_time(file["overview"].attrs, "product_datetime_end", path)]
+        return [overview_time(file["overview"].attrs, "product_datetime_end", path)]
 
 
 def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
@@ -58,7 +58,9 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     """
     with h5py.File(path, "r") as file:
         image, quantity, unit = _select(file, choice.unit, path)
-        start, end = (_time(file["overview"].attrs, f"product_datetime_{name}", path) for name in ("start", "end"))
+        start, end = (
+            overview_time(file["overview"].attrs, f"product_datetime_{name}", path) for name in ("start", "end")
+        )
         values = _values(file[image], quantity, f"{path}: {image}")
         minutes = (end - start) / timedelta(minutes=1)
         if minutes < 0 or (minutes == 0 and quantity == "ACRR"):
@@ -242,7 +244,12 @@ def _check_corners(geographic: Any, grid: RadarGrid, path: Path) -> None:
         )
 
 
-def _time(attributes: Any, name: str, path: Path) -> datetime:
+def overview_time(attributes: Any, name: str, path: Path) -> datetime:
+    """Return a time of the group ``overview``, UTC.
+
+    Raises:
+        DataError: it is absent or of another form.
+    """
     stated = text(attributes.get(name, ""))
     match = _MOMENT.fullmatch(stated.upper())
     try:

@@ -218,10 +218,14 @@ def test_error_names_the_attribute_and_not_damage(tmp_path, change, message):
 
 
 def test_files_of_another_layout_are_not_called_damaged(tmp_path):
-    path = write_layout(tmp_path / "knmi.h5", {"overview": {"products": 1}, "scan1": {}, "geographic": {}}, encode=str)
+    path = write_layout(
+        tmp_path / "knmi.h5",
+        {"overview": {"product_datetime_start": "26-NOV-2024;01:00:00.000"}, "scan1": {}, "geographic": {}},
+        encode=str,
+    )
     with h5py.File(path, "r+") as file:
         del file.attrs["Conventions"]
-    with pytest.raises(DataError, match="is a KNMI polar volume; the supported formats are"):
+    with pytest.raises(DataError, match="KNMI polar volume"):
         read(path)
     volume = layout([[1.0]])
     volume["what"]["object"] = "PVOL"

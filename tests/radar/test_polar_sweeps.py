@@ -242,3 +242,28 @@ def test_stop_azimuths_without_start_azimuths_give_the_place_of_the_rays(tmp_pat
     (frame,) = read_frames(write_layout(tmp_path / "a.h5", groups))
     # 10.5 km east, 0.5 km south: azimuth 92.73 degrees, distance 10.51 km.
     assert gate_at(frame, 10.5, -0.5) == (2, 10)
+
+
+def knmi_volume(tmp_path, **changes):
+    stored = (1 + 32 * np.arange(360)[:, None] + np.arange(32)).astype(np.uint16)
+    stored[0, :2] = [0, 65535]
+    formula = {"calibration_Z_formulas": "GEO=0.005*PV+0.0", "calibration_missing_data": 0}
+    scan = {"scan_number_azim": 360, "scan_number_range": 32, "scan_azim_bin": 1.0, "scan_range_bin": 1.0}
+    groups = {"overview": {"product_datetime_start": "26-NOV-2024;01:00:00.000"}, "geographic": {},
+              "radar1": {"radar_location": np.array([10.0, 55.0])}}  # fmt: skip
+    for number, (elevation, range_bin) in enumerate(((90.0, 1.0), (2.0, 1.0), (0.3, 0.5), (0.3, 1.0)), 1):
+        groups[f"scan{number}"] = scan | {"scan_elevation": elevation, "scan_range_bin": range_bin} | changes
+        groups[f"scan{number}/calibration"] = formula
+        groups[f"scan{number}/scan_Z_data"] = stored + np.uint16(0 if number == 4 else 9) * (stored > 0)
+    path = write_layout(tmp_path / "knmi.h5", groups, conventions="")
+    assert frame_times(path) == [datetime(2024, 11, 26, 1, tzinfo=UTC)]
+    return path
+
+
+def test_knmi_polar_volume_reads_the_lowest_sweep_of_the_longest_range(tmp_path):
+    (frame,) = read_frames(knmi_volume(tmp_path))
+    assert frame.metadata["group"] == "scan4" and frame.unit == "dBZ"
+    assert gate_at(frame, *PLACE) == (81, 10) and gate_at(frame, -5.5, -4.5) == (230, 7)
+    assert gate_at(frame, -31.5, -31.5) is None
+    with pytest.raises(DataError, match=r"360 rays of scan_azim_bin 2\.0 degrees are no full circle"):
+        read_frames(knmi_volume(tmp_path, scan_azim_bin=2.0))
