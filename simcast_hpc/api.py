@@ -19,7 +19,7 @@ from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data.open_windows import pixel_spacing_km, step_minutes, target_spec
 from simcast_hpc.data_arrays import (
     ArrayModel,
     attributes_of,
@@ -142,7 +142,7 @@ class Forecaster:
         config = model.config
         forecaster = cls(model, target_spec(config.data), device)
         forecaster.config, forecaster.name, forecaster.step_minutes = config, config.name, step_minutes(config.data)
-        forecaster.spacing_km = read_spec(config.data.dataset).grid.spacing_km * config.data.block_mean
+        forecaster.spacing_km = pixel_spacing_km(config.data)
         forecaster.frames_in, forecaster.frames_out = config.sequence.frames_in, config.frames_out
         forecaster.members = model.sampling.members if isinstance(model, Ensemble) else None
         return forecaster

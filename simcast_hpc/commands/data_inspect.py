@@ -8,12 +8,12 @@ import typer
 
 from simcast_hpc.data.data_errors import KINDS
 
-from .options import Dataset
+from .options import Dataset, read_dataset_option
 
 
 def inspect(
     root: Annotated[Path, typer.Argument(help="Folder of prepared shards or of raw data.", show_default=False)],
-    dataset: Dataset = "sevir",
+    dataset: Dataset = None,
     allow: Annotated[
         list[str] | None,
         typer.Option(
@@ -58,14 +58,13 @@ def inspect(
         raise ConfigError(f"--report {report} is a folder; give the name of the page, for example {report}/look.html")
     from simcast_hpc.config.names import file_stem
     from simcast_hpc.data.climatology import Climatology, summarize
-    from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.inspection import inspect
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.event_strip import draw_event
 
     # 1. Inspect in one pass
     set_up_logging(0)
-    spec = read_spec(dataset)
+    spec = read_dataset_option(dataset, root)
     climatology = None if report is None else Climatology(spec)
     visit = None if climatology is None else climatology.add
     inspection = inspect(spec, root, visit=visit)

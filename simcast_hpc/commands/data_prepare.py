@@ -7,7 +7,7 @@ import typer
 
 from simcast_hpc.data.data_errors import KINDS
 
-from .options import Dataset, Quiet
+from .options import Dataset, Quiet, read_dataset_option
 
 
 def prepare(
@@ -15,7 +15,7 @@ def prepare(
     shards: Annotated[
         Path, typer.Argument(help="Folder to write the shards to; set data.root to it.", show_default=False)
     ],
-    dataset: Dataset = "sevir",
+    dataset: Dataset = None,
     codec: Annotated[str, typer.Option(help="Compression: lz4 (reads twice as fast) or zstd (smaller).")] = "lz4",
     events_per_shard: Annotated[int, typer.Option(min=1, help="Events per shard.")] = 64,
     skip: Annotated[
@@ -37,13 +37,12 @@ def prepare(
     """
     import os
 
-    from simcast_hpc.data.dataset_spec import read_spec
     from simcast_hpc.data.prepare import Recipe, open_raw, prepare
     from simcast_hpc.distributed.ranks import find_rank, join_mpi_ranks
     from simcast_hpc.monitoring.log import set_up_logging
 
     set_up_logging(find_rank(os.environ).rank, quiet=quiet)
-    spec = read_spec(dataset)
+    spec = read_dataset_option(dataset, raw)
     ranks = join_mpi_ranks()
     recipe = Recipe(codec, events_per_shard, tuple(skip or ()))
     manifest = prepare(lambda: open_raw(spec, raw), shards, recipe, ranks)

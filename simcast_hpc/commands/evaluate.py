@@ -39,7 +39,10 @@ def evaluate(
         Path, typer.Option(help="Output folder: scores (JSON, CSV), sufficient statistics and an example window.")
     ] = Path("scores"),
     dataset: Annotated[
-        str | None, typer.Option(help=f"Data set, required if no run is given: {DATASETS}.", show_default=False)
+        str | None,
+        typer.Option(
+            help=f"Data set, if no run is given: {DATASETS} (default: dataset.yaml in --root).", show_default=False
+        ),
     ] = None,
     root: Annotated[
         Path | None, typer.Option(help="Data folder (default: data.root of the first run).", show_default=False)
@@ -80,7 +83,7 @@ def evaluate(
         float | None,
         typer.Option(
             help="Skip events with a larger share of missing pixels, in percent (default: data.max_percent_missing of "
-            "the first run, or 0).",
+            "the first run; without a run 0 for a built-in data set, else all events).",
             min=0,
             max=100,
             show_default=False,
@@ -213,12 +216,9 @@ def _windows(
 
     # 1. Without a run: options, or the defaults of the published evaluation of SEVIR
     if not configs:
-        for name in ("dataset", "root"):
-            if name not in given:
-                raise ConfigError(
-                    f"without a run, --{name} is required, for example --dataset sevir --root /data/sevir"
-                )
-        defaults = {"window_stride": 12, "frame_stride": 1, "max_percent_missing": 0.0}
+        if "root" not in given:
+            raise ConfigError("without a run, --root is required, for example --dataset sevir --root /data/sevir")
+        defaults = {"dataset": None, "window_stride": 12, "frame_stride": 1}
         data = from_mapping(DataConfig, defaults | given, where="evaluate")
         values = {"frames_in": 13, "frames_out": 12} | frames
         values["teacher_frames_out"] = min(values["frames_out"], SequenceConfig().teacher_frames_out)

@@ -3,12 +3,15 @@
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from simcast_hpc.config import POSTPROCESSING, ConfigError, SamplingConfig, expand_path, from_mapping
 from simcast_hpc.config.yaml_files import load_yaml
+
+if TYPE_CHECKING:
+    from simcast_hpc.data.dataset_spec import DatasetSpec
 
 _SPECS = Path(__file__).resolve().parents[1] / "data" / "specs"  # names only; reading them would import NumPy
 DATASETS = (
@@ -31,7 +34,14 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
-Dataset = Annotated[str, typer.Option(help=f"Data set, which defines encoding and layout: {DATASETS}.")]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Data set, which defines encoding and layout: {DATASETS} (default: dataset.yaml in the data folder, else "
+        "sevir).",
+        show_default=False,
+    ),
+]
 Postprocess = Annotated[
     str,
     typer.Option(
@@ -55,6 +65,18 @@ def override_sampling(sampling: SamplingConfig, overrides: Iterable[str]) -> Sam
             raise ConfigError(f"--set {override!r}: expected key=value, for example steps=6")
         settings[key.removeprefix("sampling.")] = load_yaml(value, where=f"--set {override}: the value")
     return from_mapping(SamplingConfig, settings, where="--set")
+
+
+def read_dataset_option(dataset: str | None, root: Path) -> "DatasetSpec":
+    """Return the data set description of the option ``--dataset``, by default that in the data folder, else of SEVIR.
+
+    Raises:
+        ConfigError: there is no such description, or it is invalid.
+    """
+    from simcast_hpc.data.dataset_spec import DATASET_FILE, find_spec
+
+    has_own = (root / DATASET_FILE).is_file()
+    return find_spec(dataset or (None if has_own else "sevir"), root)
 
 
 class CommandGroup(typer.Typer):

@@ -49,8 +49,9 @@ class HoldOutConfig(StrictModel):
 class DataConfig(Section):
     """The data set, its location, and how windows are cut from its events."""
 
-    dataset: Operational[NameOrPath] = "sevir"
-    """A built-in data set description (``sevir``, ``synthetic``, ...), or the path of a YAML file with one.
+    dataset: Operational[NameOrPath | None] = "sevir"
+    """A built-in data set description (``sevir``, ``synthetic``, ...), or the path of a YAML file with one; null reads
+    ``dataset.yaml`` in ``data.root``, which ``simcast data import`` writes.
 
     Operational, because the run adds the content of the description to its scientific identity."""
     root: Operational[FieldPath | None] = None
@@ -68,7 +69,8 @@ class DataConfig(Section):
     file_names: tuple[str, ...] | None = None
     """Use only events in these files (column ``file_name`` of the catalog); null uses all files."""
     max_percent_missing: Annotated[float | None, Unit("%")] = 0.0
-    """Skip events in which more than this share of the pixels is missing; null keeps all events."""
+    """Skip events in which more than this share of the pixels is missing; null keeps all events. Without this key, null
+    for a data set description in a file, because a composite has pixels that no radar covers."""
     workers: Operational[Annotated[int, Unit("processes per rank")]] = Field(default=0, ge=0)
     """Number of data loader processes per rank; 0 reads in the training process."""
     augment: bool = False
@@ -80,3 +82,11 @@ class DataConfig(Section):
     before training; null reads them from ``data.root``."""
     hold_out: HoldOutConfig | None = None
     """Fold of the events to exclude from the split ``train``; null trains on all events."""
+
+    @model_validator(mode="after")
+    def _keep_missing_pixels_of_own_data(self) -> Self:
+        """Set the default of ``max_percent_missing`` for descriptions that are not built in."""
+        is_own = self.dataset is None or self.dataset.endswith((".yaml", ".yml"))
+        if is_own and "max_percent_missing" not in self.model_fields_set:
+            self.__dict__["max_percent_missing"] = None  # the model is frozen
+        return self

@@ -22,6 +22,7 @@ from simcast_hpc.config.text_files import read_text_file
 
 from .data_errors import DataProblem
 from .dataset_spec import DatasetSpec, Split
+from .empty_split import empty_split, in_other_splits, too_many_missing
 
 logger = logging.getLogger(__name__)
 CATALOG = "CATALOG.csv"
@@ -175,18 +176,15 @@ def choose_events(
         if names
     ]
     if not events:
-        reasons = [f"{len(rows)} rows are of type {spec.image_type!r} and {len(in_split)} of these in the split"]
-        if file_names is not None:
-            reasons[0] += f" (in files {list(file_names)})"
-        if not rows:
-            reasons = [f"no row is of type {spec.image_type!r}; the types are {_image_types(root / CATALOG)}"]
-            reasons[0] += f", in files {list(file_names)}" if file_names is not None else ""
-        above = len(in_split) - len(chosen) - len(unknown)
-        if above:
-            reasons.append(
-                f"{above} have more than {max_percent_missing} % missing pixels; max_percent_missing sets this limit"
-            )
-        raise DataError(f"split {split!r} of {spec.name} is empty in {root / CATALOG}: {'; '.join(reasons + skipped)}")
+        splits = ["" if split == "all" else choose(event.id, event.time) for event in rows]
+        lost = [
+            *_other_rows(root / CATALOG, spec, file_names),
+            (len(rows) - len(in_split), in_other_splits(splits, [event.seconds for event in rows], wanted=split)),
+            *too_many_missing([event.percent_missing for event in in_split], max_percent_missing),
+            (len(chosen), f"have an id that occurs more than once, the first is {next(iter(repeated), '')}"),
+        ]
+        others = sum(count for count, _ in lost[:2])
+        raise empty_split(spec, str(root / CATALOG), split, len(rows) + others, lost)
     for reason in skipped:
         logger.warning("%s, split %s: %s", root / CATALOG, split, reason)
     # 3. Times of the frames
@@ -202,12 +200,21 @@ def has_few_missing(percent: float, limit: float | None) -> bool:
     return limit is None or limit >= 100 or percent <= limit
 
 
-def _image_types(catalog: Path) -> str:
-    """Return the image types of a catalog with the number of their rows."""
+def _other_rows(catalog: Path, spec: DatasetSpec, file_names: Collection[str] | None) -> list[tuple[int, str]]:
+    """Return number and reason of the rows of other image types, and of those of other files."""
     reader = csv.DictReader(io.StringIO(read_text_file(catalog, error=DataError, what="the catalog"), newline=""))
-    counts = Counter(row["img_type"] for row in reader)
-    shown = ", ".join(f"{name!r} ({count} rows)" for name, count in counts.most_common(10))
-    return shown or "absent, because the catalog has no row"
+    rows = [(row["img_type"], row["file_name"]) for row in reader]
+    types = Counter(image_type for image_type, _ in rows if image_type != spec.image_type)
+    shown = ", ".join(f"{name!r} {count}" for name, count in types.most_common(10))
+    own = [name for image_type, name in rows if image_type == spec.image_type]
+    others = [] if file_names is None else [name for name in own if name not in file_names]
+    return [
+        (
+            sum(types.values()),
+            f"are of other types than {spec.image_type!r}: {shown} (`image_type` of the description)",
+        ),
+        (len(others), f"are in other files than {list(file_names or ())} (data.file_names)"),
+    ]
 
 
 def repeated_ids(events: Sequence[Event]) -> list[DataProblem]:

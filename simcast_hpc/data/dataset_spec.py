@@ -23,6 +23,8 @@ from .raw_layouts import ArchiveLayout, Layout
 from .split_lists import read_day_list, read_split_table
 
 logger = logging.getLogger(__name__)
+DATASET_FILE = "dataset.yaml"
+_CHOICES = "the name of a built-in description or the path of a YAML file"
 
 Split = Literal["train", "val", "test", "all"]
 SplitChooser = Callable[[str, datetime], str]
@@ -303,6 +305,28 @@ def read_spec(name_or_path: str) -> DatasetSpec:
         f"the dataset {name_or_path!r} (data.dataset, --dataset) is neither a built-in description "
         f"({', '.join(built_in)}) nor the path of a YAML file" + (f"; did you mean {near[0]}?" if near else "")
     )
+
+
+def find_spec(dataset: str | None, root: Path | None) -> DatasetSpec:
+    """Return the description ``dataset``, or for None that in ``dataset.yaml`` in the data folder ``root``.
+
+    Raises:
+        ConfigError: there is none, or a field is invalid.
+    """
+    if dataset is not None:
+        return read_spec(dataset)
+    if root is None:
+        raise ConfigError(
+            f"data.dataset is null and data.root is not set; set data.root (--root) to a folder with {DATASET_FILE}, "
+            f"or data.dataset (--dataset) to {_CHOICES}"
+        )
+    path = root / DATASET_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"data.dataset is null and {path} does not exist; set data.root (--root) to a folder that contains "
+            f"{DATASET_FILE}, or data.dataset (--dataset) to {_CHOICES}"
+        )
+    return read_config(DatasetSpec, path)
 
 
 def name_conflict(name: str, spec: DatasetSpec) -> str | None:

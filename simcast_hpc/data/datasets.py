@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from numbers import Integral
 from os import PathLike
-from typing import get_args
+from typing import Any, Literal, get_args
 
 from simcast_hpc.config import ConfigError, DataConfig, from_mapping
 
@@ -37,28 +37,29 @@ def read_dataset(dataset: str | PathLike[str]) -> DatasetSpec:
 def open_windows(
     root: str | PathLike[str],
     *,
-    dataset: str | PathLike[str],
+    dataset: str | PathLike[str] | None = None,
     frames: int,
     split: Split = "all",
     window_stride: int = 12,
     frame_stride: int = 1,
     block_mean: int = 1,
     recode_as: str | None = None,
-    max_percent_missing: float | None = 0.0,
+    max_percent_missing: float | Literal["auto"] | None = "auto",
     file_names: Sequence[str] | None = None,
 ) -> WindowSource:
     """Return the windows of one split of a dataset, from prepared shards or from an archive.
 
     Args:
         root: folder of ``CATALOG.csv`` or of prepared shards.
-        dataset: name of a built-in description, or path of a YAML file.
+        dataset: name of a built-in description, or path of a YAML file; None reads ``dataset.yaml`` in ``root``.
         frames: frames per window, T, counted after ``frame_stride``.
         split: ``train``, ``val``, ``test`` or ``all``.
         window_stride: frames between the starts of two windows of an event, counted after ``frame_stride``.
         frame_stride: keep every n-th frame of an event.
         block_mean: average n x n pixels in physical units.
         recode_as: name of the dataset whose encoding the pixel values get; None keeps the own encoding.
-        max_percent_missing: skip events with a larger percentage of missing pixels; None keeps all.
+        max_percent_missing: skip events with a larger percentage of missing pixels; None keeps all; "auto" is 0 for a
+            built-in description and None for others.
         file_names: use only events of these files (``file_name`` in the catalog); None uses all.
 
     Returns:
@@ -73,18 +74,16 @@ def open_windows(
     if isinstance(frames, bool) or not isinstance(frames, Integral) or frames < 1:
         raise ConfigError(f"frames={frames!r} must be an int of at least 1")
     files = [file_names] if isinstance(file_names, str) else file_names
-    config = from_mapping(
-        DataConfig,
-        {
-            "dataset": str(dataset),
-            "root": str(root),
-            "window_stride": window_stride,
-            "frame_stride": frame_stride,
-            "block_mean": block_mean,
-            "recode_as": recode_as,
-            "max_percent_missing": max_percent_missing,
-            "file_names": None if files is None else list(files),
-        },
-        where="open_windows",
-    )
+    fields: dict[str, Any] = {
+        "dataset": None if dataset is None else str(dataset),
+        "root": str(root),
+        "window_stride": window_stride,
+        "frame_stride": frame_stride,
+        "block_mean": block_mean,
+        "recode_as": recode_as,
+        "file_names": None if files is None else list(files),
+    }
+    if max_percent_missing != "auto":
+        fields["max_percent_missing"] = max_percent_missing
+    config = from_mapping(DataConfig, fields, where="open_windows")
     return _open_windows.open_windows(config, split=split, frames=int(frames))

@@ -7,39 +7,71 @@ from pathlib import Path
 from simcast_hpc.config import ConfigError, DataConfig, expand_path
 
 from .archive_windows import ArchiveSource
-from .dataset_spec import DatasetSpec, Split, read_spec
+from .dataset_spec import DatasetSpec, Split, find_spec, read_spec
 from .event_folds import WithoutFold
 from .resample import ResampledSource
-from .shards.shard_format import is_prepared
+from .shards.shard_format import is_prepared, stored_description_hash
 from .shards.shard_reader import ShardSource
 from .window_source import WindowSource
 
 logger = logging.getLogger(__name__)
 
 
+def source_spec(config: DataConfig) -> DatasetSpec:
+    """Return the description of the data in ``data.root``: ``data.dataset``, or ``dataset.yaml`` in ``data.root``.
+
+    Raises:
+        ConfigError: there is none, or a field is invalid.
+    """
+    return find_spec(config.dataset, config.root)
+
+
 def target_spec(config: DataConfig) -> DatasetSpec:
     """Return the description whose encoding and thresholds apply to the windows of ``config``."""
-    return read_spec(config.recode_as or config.dataset)
+    return read_spec(config.recode_as) if config.recode_as else source_spec(config)
+
+
+def pixel_spacing_km(config: DataConfig) -> float:
+    """Return the pixel spacing after ``block_mean``."""
+    return source_spec(config).grid.spacing_km * config.block_mean
 
 
 def description_hash(config: DataConfig) -> str:
     """Return a hash of encoding, thresholds, splits and cadence of ``config``, without descriptive fields."""
     descriptive = {"name", "title", "quantity", "license", "attribution", "citation", "source", "grid"}
     descriptions = [
-        read_spec(config.dataset).hashed_json(exclude=descriptive),
+        source_spec(config).hashed_json(exclude=descriptive),
         target_spec(config).hashed_json(exclude=descriptive),
     ]
     return hashlib.sha256("\n".join(descriptions).encode()).hexdigest()[:16]
 
 
+def require_same_dataset(config: DataConfig, of_run: DataConfig, run: str) -> None:
+    """Check that a finished run was trained on the data set of ``config``.
+
+    A description in a file is compared by content: name, encoding, layout, cadence and splits. Each run has a copy.
+
+    Raises:
+        ConfigError: it was not; ``run`` begins the message.
+    """
+    if of_run.dataset == config.dataset:
+        return
+    theirs, own = source_spec(of_run), source_spec(config)
+    if (theirs.name, stored_description_hash(theirs)) != (own.name, stored_description_hash(own)):
+        raise ConfigError(
+            f"{run} was trained on {theirs.name} (data.dataset={of_run.dataset}), and this run reads {own.name} "
+            f"(data.dataset={config.dataset}): name, encoding, layout, cadence or splits differ"
+        )
+
+
 def step_minutes(config: DataConfig) -> float:
     """Return the minutes between two frames, after ``frame_stride``."""
-    return read_spec(config.dataset).step_minutes * config.frame_stride
+    return source_spec(config).step_minutes * config.frame_stride
 
 
 def frame_grid(config: DataConfig) -> tuple[int, int]:
     """Return the pixels (H, W) of a frame by the dataset description, after ``block_mean``."""
-    grid = read_spec(config.dataset).grid
+    grid = source_spec(config).grid
     return grid.height // config.block_mean, grid.width // config.block_mean
 
 
@@ -54,12 +86,13 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
         raise ConfigError(
             "data.root is not set; set it to the folder of CATALOG.csv or of prepared shards (--set data.root=DIR)"
         )
-    spec = read_spec(config.dataset)
+    spec = source_spec(config)
     reader = ShardSource if is_prepared(config.root) else ArchiveSource
     if reader is ArchiveSource and spec.layout.kind != "archive":
         raise ConfigError(
             f"data.root={config.root} contains no prepared shards, and {spec.name} must be prepared before use: run "
-            f"`simcast data prepare {config.root} SHARDS --dataset {config.dataset}` and set data.root=SHARDS"
+            f"`simcast data prepare {config.root} SHARDS --dataset {config.dataset or spec.name}` and set "
+            "data.root=SHARDS"
         )
     source = reader(
         spec,

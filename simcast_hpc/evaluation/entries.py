@@ -12,10 +12,10 @@ import torch
 
 from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, DataError
-from simcast_hpc.data.dataset_spec import Split, read_spec
+from simcast_hpc.data.dataset_spec import Split
 from simcast_hpc.data.encoding import code_to_unit
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts
-from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data.open_windows import pixel_spacing_km, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
 from simcast_hpc.inference.calibration import ForecastMethod
 from simcast_hpc.inference.ensemble import Ensemble
@@ -127,7 +127,7 @@ def baseline_entry(name: str, data: DataConfig, *, cache: Path | None = None, ro
         ConfigError: unknown baseline, or it requires an extra that is not installed.
     """
     spec = target_spec(data)
-    spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
+    spacing = pixel_spacing_km(data)
     try:
         baseline = load_baseline(name, spec.encoding, step_minutes=step_minutes(data), spacing_km=spacing, cache=cache)
     except (KeyError, ImportError) as error:

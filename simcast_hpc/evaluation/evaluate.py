@@ -7,8 +7,7 @@ from typing import Any
 
 from simcast_hpc.config import ConfigError, EvaluationConfig, SequenceConfig
 from simcast_hpc.config.names import file_stem
-from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.open_windows import open_windows, step_minutes, target_spec
+from simcast_hpc.data.open_windows import open_windows, pixel_spacing_km, source_spec, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.inference.quantile_mapping import QuantileMapping
@@ -102,14 +101,10 @@ def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: Evaluation
     return protocols_of(
         target_spec(test_set.data),
         settings.protocols,
-        spacing_km=_spacing_km(test_set),
+        spacing_km=pixel_spacing_km(test_set.data),
         packed=any(entry.packed for entry in entries),
         tables_only=settings.tables_only,
     )
-
-
-def _spacing_km(test_set: TestSet) -> float:
-    return read_spec(test_set.data.dataset).grid.spacing_km * test_set.data.block_mean
 
 
 def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:
@@ -175,7 +170,7 @@ def _result(
             for name, row in scored.items()
         },
         "diagrams": {
-            entry.name: diagrams(counted[entry.name][own], grid=source.grid, spacing_km=_spacing_km(test_set))
+            entry.name: diagrams(counted[entry.name][own], grid=source.grid, spacing_km=pixel_spacing_km(test_set.data))
             for entry in entries
         },
         "mean_csi_by_lead": {
@@ -186,7 +181,7 @@ def _result(
 
 def _test_set_metadata(test_set: TestSet, source: WindowSource, sequence: SequenceConfig) -> dict[str, Any]:
 
-    spec, measured = target_spec(test_set.data), read_spec(test_set.data.dataset)
+    spec, measured = target_spec(test_set.data), source_spec(test_set.data)
     return {
         "name": test_set.name,
         "title": measured.title,
@@ -199,7 +194,7 @@ def _test_set_metadata(test_set: TestSet, source: WindowSource, sequence: Sequen
         "dates": list(source.dates),
         "step_minutes": step_minutes(test_set.data),
         "grid": list(source.grid),
-        "spacing_km": _spacing_km(test_set),
+        "spacing_km": pixel_spacing_km(test_set.data),
         "frames_in": sequence.frames_in,
         "frames_out": sequence.frames_out,
         "fingerprint": source.fingerprint,

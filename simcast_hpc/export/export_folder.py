@@ -9,6 +9,7 @@ import torch
 
 from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
 from simcast_hpc.config.text_files import read_json_file
+from simcast_hpc.data.dataset_spec import DATASET_FILE
 from simcast_hpc.data.open_windows import frame_grid
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, load_autoencoder
 from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_network
@@ -138,7 +139,11 @@ def _write_metadata(
     exported: ExportResult,
 ) -> None:
     shutil.copyfile(RunDirectory(run_dir).weights, folder / _WEIGHTS)
-    write_text(folder / _CONFIG, to_yaml(trained.config))
+    config = trained.config
+    if (dataset := RunDirectory(run_dir).dataset).is_file():
+        shutil.copyfile(dataset, folder / DATASET_FILE)
+        config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": DATASET_FILE})})
+    write_text(folder / _CONFIG, to_yaml(config))
     metadata = {
         "weights_sha256": trained.weights_hash,
         "files": {name: file_hash(folder / name) for name in [*files, _WEIGHTS, _CONFIG]},

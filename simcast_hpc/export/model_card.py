@@ -11,8 +11,7 @@ from typing import Any
 from simcast_hpc.config import ConfigError, TrainConfig, expand_path
 from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.data_license import share_alike_notice
-from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data.open_windows import source_spec, step_minutes, target_spec
 from simcast_hpc.storage.run_directory import RunDirectory
 
 _SHOWN = ("csi/mean", "csi_pool16/mean", "hss/mean", "frequency_bias/mean", "crps", "mae", "ssim")
@@ -140,7 +139,7 @@ def _use(config: TrainConfig, facts: CardFacts) -> str:
 
 
 def _data(config: TrainConfig, facts: CardFacts) -> str:
-    spec = read_spec(config.data.dataset)
+    spec = source_spec(config.data)
     lines = [
         "## Data",
         f"- {spec.title} (`{spec.name}`), {spec.quantity}; one window every {config.data.window_stride} frames, "
@@ -216,7 +215,7 @@ def _cell(value: float | None, bounds: Sequence[float | None] | None) -> str:
 
 
 def _limits(config: TrainConfig) -> str:
-    spec = read_spec(config.data.dataset)
+    spec = source_spec(config.data)
     lines = [
         "## Limits",
         f"- Made for {spec.quantity} of {spec.title}. It has not been verified on another radar, encoding, grid "

@@ -148,11 +148,17 @@ def forecast_device() -> torch.device:
 def config_of_run(run_dir: Path) -> TrainConfig:
     """Return the configuration of the training run in ``run_dir``.
 
+    A run whose data set description was found in its data folder uses its own copy of it: the folder may have moved.
+
     Raises:
         ConfigError: it is absent or damaged, or the directory is a pipeline's; names the stages that may be meant.
     """
     reject_pipeline_directory(run_dir)
-    return read_config(TrainConfig, RunDirectory(run_dir).config)
+    directory = RunDirectory(run_dir)
+    config = read_config(TrainConfig, directory.config)
+    if config.data.dataset is not None or not directory.dataset.is_file():
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"dataset": str(directory.dataset)})})
 
 
 def reject_pipeline_directory(run_dir: Path) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from simcast_hpc.config import ConfigError, DataConfig, DataError
-from simcast_hpc.data.dataset_spec import DatasetSpec, ZRRelation, read_spec
+from simcast_hpc.data.dataset_spec import DatasetSpec, ZRRelation
 from simcast_hpc.data.encoding import block_mean, rain_rate_from_reflectivity
-from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data.open_windows import pixel_spacing_km, step_minutes, target_spec
 
 from .importer_choice import ImporterChoice
 from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
@@ -226,7 +226,7 @@ def encoding_of_run(
         ConfigError: the description cannot be read, or its unit or cadence is not valid for radar files.
     """
     spec = target_spec(data)
-    spacing = read_spec(data.dataset).grid.spacing_km * data.block_mean
+    spacing = pixel_spacing_km(data)
     encoding = ModelEncoding(spec, step_minutes(data), spacing, z_r, any_spacing, any_interval, dataset, importer)
     if not math.isfinite(encoding.step_minutes) or not encoding.unit:
         raise ConfigError(f"{spec.name} has no cadence; set step_minutes in its description")

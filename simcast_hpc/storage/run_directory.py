@@ -27,10 +27,14 @@ class RunDirectory:
         self.config, self.versions, self.metrics = path / "config.yaml", path / "versions.json", path / "metrics.jsonl"
         self.checkpoints, self.events, self.done = path / "checkpoints", path / "events", path / "DONE.json"
         self.weights, self.stacks = path / "weights" / "model.safetensors", path / "stacks"
-        self.best = path / "best"
+        self.best, self.dataset = path / "best", path / "dataset.yaml"
 
-    def prepare(self, config: StrictModel) -> None:
+    def prepare(self, config: StrictModel, dataset: StrictModel | None = None) -> None:
         """Create the directory, remove what killed runs left, and write the configuration and the software versions.
+
+        Args:
+            config: of the run.
+            dataset: description of the data set, written to ``dataset.yaml``; None if the configuration names it.
 
         Raises:
             ConfigError: the directory cannot be written.
@@ -40,6 +44,8 @@ class RunDirectory:
             for directory in (self.path, self.weights.parent):
                 sweep(directory)
             write_text(self.config, to_yaml(config))
+            if dataset is not None:
+                write_text(self.dataset, to_yaml(dataset))
             write_json(self.versions, versions())
         except OSError as error:
             raise self._not_writable(error) from error
@@ -66,7 +72,7 @@ class RunDirectory:
         for path in folders:
             if path.exists() and not path.is_dir():
                 raise ConfigError(f"{path} is not a folder; move it, or choose another run_dir")
-        for path in (self.weights, self.done, self.config, self.versions, self.metrics):
+        for path in (self.weights, self.done, self.config, self.dataset, self.versions, self.metrics):
             if path.is_dir():
                 raise ConfigError(f"{path} is a folder, not a file; move it, or choose another run_dir")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simcast_hpc.config import ConfigError, HoldOutConfig, TrainConfig
 from simcast_hpc.data.event_folds import fold_of
+from simcast_hpc.data.open_windows import require_same_dataset
 from simcast_hpc.inference.trained_model import TrainedModel, load_trained
 from simcast_hpc.storage.run_directory import RunDirectory
 
@@ -62,7 +63,6 @@ def reject_other_data(config: TrainConfig, run_dir: Path, finished: TrainConfig,
         ConfigError: names the first field that differs, and both values.
     """
     pairs = [
-        ("data.dataset", finished.data.dataset, config.data.dataset),
         ("data.block_mean", finished.data.block_mean, config.data.block_mean),
         ("data.recode_as", finished.data.recode_as, config.data.recode_as),
     ]
@@ -77,6 +77,7 @@ def reject_other_data(config: TrainConfig, run_dir: Path, finished: TrainConfig,
             raise ConfigError(
                 f"the {finished.stage} in {run_dir} has {key}={value!r}, the diffusion needs {required!r}"
             )
+    require_same_dataset(config.data, finished.data, f"the {finished.stage} in {run_dir}")
 
 
 def _load_fold_students(config: TrainConfig, paths: Sequence[Path]) -> list[TrainedModel]:

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from simcast_hpc.baselines import load_baseline
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.open_windows import step_minutes, target_spec
+from simcast_hpc.data.open_windows import pixel_spacing_km, step_minutes, target_spec
 from simcast_hpc.distributed.named_tensors import Tensors
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.evaluation.dataset_protocols import protocols_of
@@ -68,7 +67,7 @@ class ForecastValidation(Validation):
             self._model = NoiseEnsemble(network, config, config.sampling, "")
         self._crop = self._fit(config.data.crop)
         spec = target_spec(config.data)
-        self._spacing_km = read_spec(config.data.dataset).grid.spacing_km * config.data.block_mean
+        self._spacing_km = pixel_spacing_km(config.data)
         (self.protocol,) = protocols_of(
             spec,
             [section.protocol],

@@ -17,7 +17,7 @@ from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.augment import training_grid
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
-from simcast_hpc.data.open_windows import description_hash, open_windows, target_spec
+from simcast_hpc.data.open_windows import description_hash, open_windows, source_spec, target_spec
 from simcast_hpc.data.sample_order import random_integer
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
@@ -137,7 +137,9 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
                 with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
                     with ranks.together():
                         if is_first:
-                            planned.directory.prepare(planned.config)
+                            data = planned.config.data
+                            own = source_spec(data) if data.dataset is None else None
+                            planned.directory.prepare(planned.config, own)
                     _train(planned, ranks, stop_request, lock)
             finally:
                 ranks.leave()

@@ -92,7 +92,7 @@ def test_evaluate_of_a_run_applies_the_options_of_its_windows(trained, monkeypat
         "0",
     ]
     code, _, err = _run(monkeypatch, capsys, *words)
-    assert code == 2 and "2 have more than 0.0 % missing pixels" in err
+    assert code == 2 and "2 have more missing pixels than the limit" in err
     # 7 of 11 frames: windows start at 0 in both events (the run's stride is 12), or at 0 and 4.
     for options, windows in (([], 2), (["--window-stride", "4"], 4)):
         out = trained / f"scores-{windows}"

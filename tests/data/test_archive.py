@@ -148,7 +148,7 @@ def test_selects_events_of_given_files(tmp_path, codes):
     make_archive(tmp_path, codes, rows=[Row("A", 0), Row("B", 0, file_name="other.h5")])
     write_file(tmp_path / "data" / "other.h5", np.moveaxis(codes[:1], 1, -1))
     assert [event.id for event in open_archive(tmp_path, file_names=["other.h5"]).events] == ["B"]
-    with pytest.raises(DataError, match=r"split 'train' .* is empty .*in files \['absent\.h5'\]"):
+    with pytest.raises(DataError, match=r"split 'train' .* is empty .* 2 are in other files than \['absent\.h5'\]"):
         open_archive(tmp_path, file_names=["absent.h5"])
 
 
@@ -213,10 +213,10 @@ BROKEN = {
         _catalog(Row("A"), columns=[column for column in COLUMNS if column != "pct_missing"]),
         r"CATALOG\.csv has no column pct_missing; it has \['id'",
     ),
-    "no rows": (_catalog(), r"split 'train' of synthetic is empty in .*CATALOG\.csv: no row is of type 'vil'"),
+    "no rows": (_catalog(), r"split 'train' of synthetic is empty in .*CATALOG\.csv: of 0 events, there is no event"),
     "other split": (
         _catalog(Row("A", time_utc="2019-02-01")),
-        r"split 'train' of synthetic is empty in .*: 1 rows are of type 'vil' and 0 of these in the split$",
+        r"of 1 events, 1 belong to other splits: val 1 \(2019-02-01\) \(`splits` of the description\)$",
     ),
     "no catalog": (
         lambda root: (root / "CATALOG.csv").unlink(),

@@ -31,18 +31,23 @@ def test_empty_split_names_the_types_of_the_catalog(tmp_path: Path):
     make_archive(
         tmp_path, CODES, rows=[Row("A", 0, img_type="VIL"), Row("B", 1, img_type="VIL"), Row("C", 2, "x", "DBZ")]
     )
-    with pytest.raises(DataError, match=r"no row is of type 'vil'; the types are 'VIL' \(2 rows\), 'DBZ' \(1 rows\)$"):
+    with pytest.raises(
+        DataError, match=r"of 3 events, 3 are of other types than 'vil': 'VIL' 2, 'DBZ' 1 \(`image_type` of"
+    ):
         open_archive(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([Row("A", 0), Row("A", 1)], "2 of these in the split; 1 ids occur more than once, .* the first is A$"),
-        ([Row("A", 0, pct_missing="")], "1 of these in the split; 1 events without pct_missing .* the first is A$"),
+        ([Row("A", 0), Row("A", 1)], "of 2 events, 2 have an id that occurs more than once, the first is A$"),
+        (
+            [Row("A", 0, pct_missing="")],
+            r"of 1 events, 1 have an unknown share of missing pixels \(data\.max_percent_missing=0",
+        ),
         (
             [Row("A", 0, pct_missing="0.5"), Row("B", 1, pct_missing="")],
-            r"2 of these in the split; 1 have more than 0\.0 % missing pixels; max_percent_missing .*; 1 events",
+            r"of 2 events, 1 have more missing pixels than the limit, at least 0\.5 % .*; 1 have an unknown share",
         ),
     ],
 )

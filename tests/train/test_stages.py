@@ -230,7 +230,6 @@ def test_student_is_initialized_from_its_teacher_on_request(tmp_path, root, teac
     [
         ({"stage": "direct"}, "stage='direct', the student needs 'teacher'"),
         ({"sequence": {"frames_in": 4, "frames_out": 4, "teacher_frames_out": 2}}, r"sequence\.frames_in=4.*needs 3"),
-        ({"data": {"dataset": "mch"}}, r"data\.dataset='mch', the student needs 'synthetic'"),
         ({"data": {"dataset": "synthetic", "frame_stride": 2}}, r"data\.frame_stride=2, the student needs 1"),
         ({"data": {"dataset": "synthetic", "block_mean": 2}}, r"data\.block_mean=2, the student needs 1"),
         ({"data": {"dataset": "synthetic", "recode_as": "sevir"}}, r"data\.recode_as='sevir', the student needs None"),

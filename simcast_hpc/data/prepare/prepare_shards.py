@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from simcast_hpc.config import DataError
+from simcast_hpc.config import DataError, to_yaml
 from simcast_hpc.data.data_errors import DataProblem, require_skipped
-from simcast_hpc.data.dataset_spec import DatasetSpec
+from simcast_hpc.data.dataset_spec import DATASET_FILE, DatasetSpec, built_in_specs, read_spec
 from simcast_hpc.data.sampling_statistics import COLUMNS, EventStatistics, write_statistics
 from simcast_hpc.data.shards.shard_format import (
     CLAIM,
@@ -187,6 +187,8 @@ def _finish(
     write_index(into / INDEX, index)
     index_file = _shard_file(into / INDEX, len(events))
     statistics.append(EventStatistics.unknown(len(source.absent), source.frames))
+    if source.spec != _built_in(source.spec.name):
+        write_text(into / DATASET_FILE, to_yaml(source.spec))
     write_statistics(into, EventStatistics.concatenate(statistics), index_sha256=index_file.sha256)
     manifest = Manifest(
         format=FORMAT,
@@ -207,6 +209,11 @@ def _finish(
     )
     write_text(into / MANIFEST, manifest.text)
     return manifest
+
+
+def _built_in(name: str) -> DatasetSpec | None:
+    """Return the built-in description of this name; data with another one gets a copy of its description."""
+    return read_spec(name) if name in built_in_specs() else None
 
 
 def _shard_statistics(file: h5py.File, spec: DatasetSpec) -> EventStatistics:

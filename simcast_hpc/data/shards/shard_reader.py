@@ -10,6 +10,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import DatasetSpec, Split
+from simcast_hpc.data.empty_split import empty_split, in_other_splits, too_many_missing
 from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.data.window_source import WindowKey, fingerprint
@@ -58,10 +59,8 @@ class ShardSource:
         index = read_index(self.root, self.manifest)
         events = _choose(index, self.manifest, split, max_percent_missing, file_names)
         if not len(events):
-            raise DataError(
-                f"split {split!r} of {spec.name} is empty in {self.root}: none of {len(index)} events is in the split "
-                f"with at most {max_percent_missing} % missing pixels"
-            )
+            lost = _lost(index, self.manifest, split, max_percent_missing, file_names)
+            raise empty_split(spec, str(self.root), split, len(index), lost)
         check_present(self.root, self.manifest, np.unique(index.shard[events]).tolist())
         # 3. Windows
         self._starts, self._events = self._windows(index, events, kept)
@@ -154,6 +153,31 @@ class ShardSource:
             windows,
             lambda number: self._index.sha256[events[number]].tobytes(),
         )
+
+
+def _lost(
+    index: Index,
+    manifest: Manifest,
+    split: Split,
+    max_percent_missing: float | None,
+    file_names: Collection[str] | None,
+) -> list[tuple[int, str]]:
+    """Return number and reason of the events that :func:`_choose` rejects."""
+    in_files = np.ones(len(index), bool)
+    if file_names is not None:
+        in_files = np.isin(index.file, [number for number, name in enumerate(manifest.files) if name in file_names])
+    names = np.array(SPLITS)[index.split]
+    in_split = in_files & ((names == split) | (split == "all"))
+    others = in_files & ~in_split
+    few = in_split.copy()
+    if max_percent_missing is not None and max_percent_missing < 100:
+        few &= index.percent_missing <= max_percent_missing
+    return [
+        (int((~in_files).sum()), f"are in other files than {list(file_names or ())} (data.file_names)"),
+        (int(others.sum()), in_other_splits(names[others].tolist(), index.time[others].tolist(), wanted=split)),
+        *too_many_missing(index.percent_missing[in_split], max_percent_missing),
+        (int(few.sum()), "have an id that occurs more than once, or were skipped by the preparation"),
+    ]
 
 
 def _choose(

@@ -12,6 +12,7 @@ import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
+from simcast_hpc.data.open_windows import require_same_dataset
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distill.cut_windows import Frames, Sample, to_frames, window_of_frames
 from simcast_hpc.distill.rollout import roll_out, to_stored
@@ -112,7 +113,6 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
     for key, of_teacher, of_student in (
         ("stage", teacher.config.stage, "teacher"),
         ("sequence.frames_in", teacher.config.sequence.frames_in, config.sequence.frames_in),
-        ("data.dataset", teacher.config.data.dataset, config.data.dataset),
         ("data.frame_stride", teacher.config.data.frame_stride, config.data.frame_stride),
         ("data.block_mean", teacher.config.data.block_mean, config.data.block_mean),
         ("data.recode_as", teacher.config.data.recode_as, config.data.recode_as),
@@ -121,6 +121,7 @@ def load_teacher(config: TrainConfig) -> TrainedModel:
             raise ConfigError(
                 f"the teacher in {config.student.teacher} has {key}={of_teacher!r}, the student needs {of_student!r}"
             )
+    require_same_dataset(config.data, teacher.config.data, f"the teacher in {config.student.teacher}")
     return teacher
 
 
