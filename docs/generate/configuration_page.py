@@ -114,8 +114,10 @@ def _rows(section: PageSection, skip: frozenset[str]) -> Iterator[list[str]]:
         if models_in(field.annotation):
             links = [f"[{item.title}](#{item.anchor})" for item in children(section, name, field)] or ["[data](#data)"]
             listed = "list of " if type_.startswith("list") else ""
-            type_ = listed + " or ".join(links + (["`null`"] if "`null`" in type_ else []))
-            kind = kind if kind == "operational" else ""  # the fields of the section have kinds of their own
+            plain = [part for part in type_.split(" or ") if part.startswith(("int", "float"))]
+            type_ = listed + " or ".join(plain + links + (["`null`"] if "`null`" in type_ else []))
+            if not plain and kind != "operational":
+                kind = ""  # the fields of the section have kinds of their own
         text = (field.description or "").replace("``", "`")
         yield [f"`{section.path}{name}`", text, type_, default, unit_of(field) or "", kind]
 

@@ -38,7 +38,7 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> ModelTa
     Raises:
         ConfigError: the configuration is invalid, or has no such stage.
     """
-    from simcast_hpc.data.open_windows import frame_grid
+    from simcast_hpc.data.open_windows import sample_grid
     from simcast_hpc.models import grid_of
 
     try:
@@ -59,7 +59,7 @@ def read_run(path: Path, overrides: Sequence[str], stage: str | None) -> ModelTa
         autoencoder = source.autoencoder.model if within else _autoencoder_under(run)
         prefix = f"stages.{chosen}."
     stated = grid_of(run.model) if run.stage in FORECASTING else None
-    return ModelTarget(run, stated or ((size, size) if size else frame_grid(run.data)), autoencoder, prefix)
+    return ModelTarget(run, stated or ((size, size) if size else sample_grid(run.data)), autoencoder, prefix)
 
 
 def _autoencoder_under(run: TrainConfig) -> AutoencoderConfig:

@@ -136,7 +136,7 @@ def _predictor(
 ) -> "Predictor":
     from simcast_hpc.data.dataset_spec import ZRRelation
     from simcast_hpc.forecast.choose_frames import FrameRequest
-    from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, training_grid
+    from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, tile_margin, training_grid
     from simcast_hpc.inference.ensemble import Ensemble
     from simcast_hpc.inference.postprocessing import check_postprocessing, load_postprocessing
     from simcast_hpc.inference.trained_ensemble import load_run
@@ -160,8 +160,12 @@ def _predictor(
         reject_unfit_tile(model, tile)
     tile = tile or training_grid(model)
     request = FrameRequest(model.config.sequence.frames_in, code.step_minutes, bridge)
-    shared = min(tile) // 4 if overlap is None else overlap
-    return Predictor(model, code, request, tile, shared, batch=batch, keep_members=keep_members, postprocessing=change)
+    margin = tile_margin(model)
+    shared = max(min(tile) // 4, 2 * margin) if overlap is None else overlap
+    return Predictor(
+        model, code, request, tile, shared,
+        batch=batch, keep_members=keep_members, margin=margin, postprocessing=change,
+    )  # fmt: skip
 
 
 def _forecast_once(

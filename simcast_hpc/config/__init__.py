@@ -5,7 +5,7 @@ fields, and their verification (``simcast pipeline``). Each section declares the
 that does not affect results is marked as operational. This package imports no other package of the project.
 """
 
-from .data_config import DataConfig, HoldOutConfig, SequenceConfig
+from .data_config import CropConfig, DataConfig, HoldOutConfig, ImportanceSamplingConfig, SequenceConfig
 from .diffusion_config import (
     AutoencoderConfig,
     AutoencoderTrainingConfig,
@@ -52,6 +52,7 @@ __all__ = [
     "CheckpointConfig",
     "ConfigError",
     "ConvStem",
+    "CropConfig",
     "DataConfig",
     "DataError",
     "DiffusionConfig",
@@ -62,6 +63,7 @@ __all__ = [
     "EvaluationConfig",
     "GlobalVectorConfig",
     "HoldOutConfig",
+    "ImportanceSamplingConfig",
     "LaunchConfig",
     "LogConfig",
     "LossConfig",

@@ -1,11 +1,11 @@
 """Which data set a run reads, how windows are cut from its events, and how many frames a window has."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Discriminator, Field, PositiveFloat, PositiveInt, Tag, model_validator
 
 from .path_expansion import FieldPath, NameOrPath
-from .stage_sections import Operational, Section, StrictModel, Unit
+from .stage_sections import Added, Operational, Section, StrictModel, Unit
 
 
 class SequenceConfig(Section):
@@ -46,6 +46,64 @@ class HoldOutConfig(StrictModel):
         return self
 
 
+class ImportanceSamplingConfig(StrictModel):
+    """Draw training windows and crops by their mean rain rate.
+
+    The relative probability of a mean rain rate R is
+    ``min(1, minimum_probability + mean_weight (1 - exp(-R / saturation)))``. Each epoch draws as many windows as there
+    are; wet windows occur more than once, dry ones not in every epoch.
+    """
+
+    kind: Literal["importance"]
+    """Selects importance sampling (DGMR, Ravuri et al. 2021; defaults of mlcast-dataset-sampler)."""
+    minimum_probability: Annotated[float, Unit("1")] = Field(default=1e-4, gt=0, le=1)
+    """Relative probability of a window without rain."""
+    mean_weight: Annotated[float, Unit("1")] = Field(default=0.1, ge=0, le=1)
+    """Additional relative probability of a window whose mean rain rate is far above ``saturation``."""
+    saturation: Annotated[PositiveFloat, Unit("mm/h")] = 1.0
+    """Mean rain rate at which the probability levels off; in the unit of the encoding for data in another unit than
+    mm/h or dBZ."""
+    crop_candidates: Annotated[int, Unit("crops")] = Field(default=8, ge=1, le=64)
+    """Number of random positions from which the crop of a sample is drawn, by the same probability; 1 draws crops
+    uniformly."""
+
+
+class CropConfig(StrictModel):
+    """A random square crop of each training sample, with a margin that the loss does not count."""
+
+    size: Annotated[PositiveInt, Unit("pixels")]
+    """Side of the square that the loss counts."""
+    margin: Annotated[int, Unit("pixels")] = Field(default=0, ge=0)
+    """Width of the border around it that the network sees and the loss does not count. Near the border of a crop the
+    rain that moves in is unknown. ``simcast predict`` discards the same margin of each tile."""
+    minimum_coverage: Annotated[float, Unit("1")] = Field(default=0.1, ge=0, le=1)
+    """Smallest share of valid pixels in the square. Crops with less are drawn again, up to 16 times."""
+
+    @model_validator(mode="after")
+    def _margin_fits(self) -> Self:
+        if 2 * self.margin > self.size:
+            raise ValueError(
+                f"data.crop.margin={self.margin} is more than half of data.crop.size={self.size}; choose at most "
+                f"{self.size // 2}"
+            )
+        return self
+
+    @property
+    def side(self) -> int:
+        """Side of the square that is read: size and both margins."""
+        return self.size + 2 * self.margin
+
+
+def _crop_tag(value: Any) -> str:
+    return "(mapping)" if isinstance(value, dict | CropConfig) else "(pixels)"
+
+
+# The tags keep the errors of one form out of those of the other.
+Crop = Annotated[
+    Annotated[PositiveInt, Tag("(pixels)")] | Annotated[CropConfig, Tag("(mapping)")], Discriminator(_crop_tag)
+]
+
+
 class DataConfig(Section):
     """The data set, its location, and how windows are cut from its events."""
 
@@ -75,18 +133,29 @@ class DataConfig(Section):
     """Number of data loader processes per rank; 0 reads in the training process."""
     augment: bool = False
     """Flip and rotate each training sample at random; the random numbers depend only on seed, sample and epoch."""
-    crop: Annotated[PositiveInt | None, Unit("pixels")] = None
-    """Side of the random square that is cropped from each training sample; null trains on full frames."""
+    crop: Crop | None = None
+    """Side in pixels of the random square that is cropped from each training sample, or a mapping with ``size`` and
+    ``margin``; null trains on full frames."""
+    sampling: Added[ImportanceSamplingConfig | None] = None
+    """How training windows are drawn: null draws each once per epoch; ``{kind: importance}`` prefers windows and crops
+    with rain, and needs prepared data."""
     stage_to: Operational[str | None] = None
     """Folder on the node's local disk, such as ``$SLURM_TMPDIR``: prepared shards are copied to ``simcast-UID`` in it
     before training; null reads them from ``data.root``."""
     hold_out: HoldOutConfig | None = None
     """Fold of the events to exclude from the split ``train``; null trains on all events."""
 
+    @property
+    def cropping(self) -> CropConfig | None:
+        """The crop as a section; an integer is a uniform crop without margin."""
+        if isinstance(self.crop, int):
+            return CropConfig(size=self.crop, margin=0, minimum_coverage=0.0)
+        return self.crop
+
     @model_validator(mode="after")
     def _keep_missing_pixels_of_own_data(self) -> Self:
         """Set the default of ``max_percent_missing`` for descriptions that are not built in."""
         is_own = self.dataset is None or self.dataset.endswith((".yaml", ".yml"))
         if is_own and "max_percent_missing" not in self.model_fields_set:
-            self.__dict__["max_percent_missing"] = None  # the model is frozen
+            object.__setattr__(self, "max_percent_missing", None)  # the model is frozen
         return self

@@ -169,7 +169,8 @@ def _path_of(cls: type[BaseModel], loc: tuple[Any, ...]) -> str:
     parts = []
     for index, part in enumerate(loc):
         fields = [] if isinstance(part, int) else _fields_at(cls, loc[:index])
-        if part in fields or not fields or index == len(loc) - 1:
+        is_tag = isinstance(part, str) and part.startswith("(")
+        if not is_tag and (part in fields or not fields or index == len(loc) - 1):
             parts.append(str(part) if str(part).isprintable() else repr(part))
     return ".".join(parts)
 

@@ -7,43 +7,39 @@ from collections.abc import Sequence
 
 import torch
 
-from simcast_hpc.config import ConfigError, DataConfig
+from simcast_hpc.config import DataConfig
 
+from .crop_positions import uniform_corner
 from .sample_order import random_integer
 
 
-def augment(frames: torch.Tensor, positions: Sequence[int], config: DataConfig, *, seed: int) -> torch.Tensor:
+def augment(
+    frames: torch.Tensor,
+    positions: Sequence[int],
+    config: DataConfig,
+    *,
+    seed: int,
+    corners: Sequence[tuple[int, int]] | None = None,
+) -> torch.Tensor:
     """Return each sample of ``[B, ..., H, W]`` cropped, flipped and rotated according to ``config``.
 
-    All tensors of one sample (real frames, stored pseudo-frames) get the same augmentation.
+    All tensors of one sample (real frames, stored pseudo-frames) get the same augmentation. ``corners`` are the upper
+    left pixels of the crops, by default uniform.
     """
-    if config.crop is not None:
-        frames = random_crop(frames, positions, size=config.crop, seed=seed)
+    if config.cropping is not None:
+        side = config.cropping.side
+        grid = (frames.shape[-2], frames.shape[-1])
+        if corners is None:
+            corners = [uniform_corner(position, grid, side=side, seed=seed) for position in positions]
+        frames = crop_at(frames, corners, side=side)
     return random_symmetry(frames, positions, seed=seed) if config.augment else frames
 
 
-def training_grid(config: DataConfig, grid: tuple[int, int]) -> tuple[int, int]:
-    """Return the grid (H, W) of training samples of data with ``grid``.
-
-    Raises:
-        ConfigError: ``data.crop`` is larger than the grid.
-    """
-    if config.crop is None:
-        return grid
-    if config.crop > min(grid):
-        raise ConfigError(f"data.crop={config.crop} is larger than the data's grid of {grid[0]} x {grid[1]} pixels")
-    return (config.crop, config.crop)
-
-
-def random_crop(frames: torch.Tensor, positions: Sequence[int], *, size: int, seed: int) -> torch.Tensor:
-    """Return a random ``size`` x ``size`` crop of each sample of ``[B, ..., H, W]``."""
-    height, width = frames.shape[-2:]
-    crops = []
-    for sample, position in zip(frames, positions, strict=True):
-        top = random_integer(position, seed=seed, purpose="crop-top", choices=height - size + 1)
-        left = random_integer(position, seed=seed, purpose="crop-left", choices=width - size + 1)
-        crops.append(sample[..., top : top + size, left : left + size])
-    return torch.stack(crops)
+def crop_at(frames: torch.Tensor, corners: Sequence[tuple[int, int]], *, side: int) -> torch.Tensor:
+    """Return the ``side`` x ``side`` crop of each sample of ``[B, ..., H, W]`` with this upper left pixel."""
+    return torch.stack(
+        [sample[..., top : top + side, left : left + side] for sample, (top, left) in zip(frames, corners, strict=True)]
+    )
 
 
 def random_symmetry(frames: torch.Tensor, positions: Sequence[int], *, seed: int) -> torch.Tensor:

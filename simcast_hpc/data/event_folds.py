@@ -10,6 +10,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError, HoldOutConfig
 
+from .importance_sampling import mean_rates
 from .window_source import WindowKey, WindowSource
 
 
@@ -41,6 +42,10 @@ class WithoutFold:
 
     def __len__(self) -> int:
         return len(self._kept)
+
+    def mean_rates(self) -> np.ndarray:
+        """Return the mean rain rate of each window in mm/h, float64 ``[N]``."""
+        return mean_rates(self.inner)[self._kept]
 
     def key(self, index: int) -> WindowKey:
         """Return the event and first frame of window ``index``."""

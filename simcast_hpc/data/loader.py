@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .sample_order import rank_positions, sample_index
+from .crop_positions import CropPositions
+from .sample_order import SampleOrder, rank_positions
 from .window_source import ArraySource
 
 _PREFETCH_FACTOR = 4  # micro-batches that each worker reads ahead
@@ -26,7 +27,7 @@ class Extension(Protocol):
 
 
 class MicroBatch(NamedTuple):
-    """The samples of one forward pass, with the position and the window index of each.
+    """The samples of one forward pass, with the position, the window index and the corner of the crop of each.
 
     ``windows`` are pixel values, uint8 ``[B, T, H, W]``, or the arrays of another :class:`.ArraySource`, ``[B, ...]``.
     """
@@ -35,6 +36,7 @@ class MicroBatch(NamedTuple):
     positions: list[int]
     indices: list[int]
     extension: torch.Tensor | None
+    corners: list[tuple[int, int]] | None = None
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Return the micro-batch with its tensors on ``device``; pinned memory is copied asynchronously."""
@@ -42,24 +44,32 @@ class MicroBatch(NamedTuple):
         return self._replace(windows=self.windows.to(device, non_blocking=True), extension=extension)
 
 
-class _Windows(Dataset[tuple[int, int, np.ndarray, np.ndarray | None]]):
-    def __init__(self, source: ArraySource, extension: Extension | None, seed: int):
-        self.source, self.extension, self.seed = source, extension, seed
+_Item = tuple[int, int, np.ndarray, np.ndarray | None, tuple[int, int] | None]
 
-    def __getitem__(self, position: int) -> tuple[int, int, np.ndarray, np.ndarray | None]:
-        index = sample_index(position, seed=self.seed, size=len(self.source))
+
+class _Windows(Dataset[_Item]):
+    def __init__(
+        self, source: ArraySource, extension: Extension | None, order: SampleOrder, crops: CropPositions | None
+    ):
+        self.source, self.extension, self.order, self.crops = source, extension, order, crops
+
+    def __getitem__(self, position: int) -> _Item:
+        index = self.order.index(position)
         extended = None if self.extension is None else self.extension.read(index)
-        return position, index, self.source.read(index), extended
+        window = self.source.read(index)
+        corner = None if self.crops is None else self.crops.corner(window, position)
+        return position, index, window, extended, corner
 
 
-def _collate(samples: list[tuple[int, int, np.ndarray, np.ndarray | None]]) -> MicroBatch:
-    positions, indices, windows, extensions = zip(*samples, strict=True)
+def _collate(samples: list[_Item]) -> MicroBatch:
+    positions, indices, windows, extensions, corners = zip(*samples, strict=True)
     stored = [item for item in extensions if item is not None]
     return MicroBatch(
         windows=torch.from_numpy(np.stack(windows)),
         positions=list(positions),
         indices=list(indices),
         extension=torch.from_numpy(np.stack(stored)) if stored else None,
+        corners=None if corners[0] is None else list(corners),
     )
 
 
@@ -80,15 +90,20 @@ def micro_batches(
     world_size: int,
     workers: int = 0,
     extension: Extension | None = None,
+    order: SampleOrder | None = None,
+    crops: CropPositions | None = None,
 ) -> Iterator[MicroBatch]:
-    """Yield the micro-batches of ``rank`` endlessly, starting at optimizer step ``first_step``."""
+    """Yield the micro-batches of ``rank`` endlessly, starting at optimizer step ``first_step``.
+
+    ``order`` chooses the windows, by default each once per epoch; ``crops`` chooses the crop of each sample.
+    """
     positions = rank_positions(
         first_step=first_step, global_size=global_size, micro_size=micro_size, rank=rank, world_size=world_size
     )
     other_children = set(active_children())
     batches = iter(
         DataLoader(
-            _Windows(source, extension, seed),
+            _Windows(source, extension, order or SampleOrder(len(source), seed=seed), crops),
             batch_sampler=positions,  # pyright: ignore[reportArgumentType]  an iterator of index lists suffices
             num_workers=workers,
             worker_init_fn=_ignore_job_signals,

@@ -75,6 +75,12 @@ def frame_grid(config: DataConfig) -> tuple[int, int]:
     return grid.height // config.block_mean, grid.width // config.block_mean
 
 
+def sample_grid(config: DataConfig) -> tuple[int, int]:
+    """Return the pixels (H, W) of a training sample: of the crop with its margin, else of a frame."""
+    crop = config.cropping
+    return frame_grid(config) if crop is None else (crop.side, crop.side)
+
+
 def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSource:
     """Return the windows of ``frames`` frames of one split, from prepared shards or from an archive.
 

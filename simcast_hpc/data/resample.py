@@ -8,6 +8,7 @@ from simcast_hpc.config import DataError
 
 from .dataset_spec import DatasetSpec
 from .encoding import block_mean, rain_rate_from_reflectivity
+from .importance_sampling import mean_rates
 from .window_source import WindowKey, WindowSource
 
 
@@ -46,6 +47,10 @@ class ResampledSource:
 
     def __len__(self) -> int:
         return len(self.inner)
+
+    def mean_rates(self) -> np.ndarray:
+        """Return the mean rain rate of each window in mm/h, float64 ``[N]``: that of the frames before averaging."""
+        return mean_rates(self.inner)
 
     def key(self, index: int) -> WindowKey:
         """Return the event and first frame of window ``index``."""

@@ -10,7 +10,7 @@ import torch
 from simcast_hpc.config import FORECASTING, ConfigError, SimcastError, to_yaml
 from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.dataset_spec import DATASET_FILE
-from simcast_hpc.data.open_windows import frame_grid
+from simcast_hpc.data.open_windows import sample_grid
 from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, load_autoencoder
 from simcast_hpc.inference.trained_model import TrainedModel, config_of_run, load_network
 from simcast_hpc.models import grid_of
@@ -68,7 +68,7 @@ def export_run(
     trained = _load(run_dir)
     rows = find_scores(run_dir, scores, weights_hash=trained.weights_hash)
     config = trained.config
-    frame_size = grid or (grid_of(config.model) if config.stage in FORECASTING else None) or frame_grid(config.data)
+    frame_size = grid or (grid_of(config.model) if config.stage in FORECASTING else None) or sample_grid(config.data)
     programs = (
         programs_of_model(trained, frame_size)
         if isinstance(trained, TrainedModel)

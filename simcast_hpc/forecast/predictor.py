@@ -13,7 +13,7 @@ from simcast_hpc import __version__
 from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.encoding import MISSING_CODE
-from simcast_hpc.data.open_windows import frame_grid
+from simcast_hpc.data.open_windows import sample_grid
 from simcast_hpc.inference.ensemble import Ensemble
 from simcast_hpc.inference.input_arrays import missing_summary
 from simcast_hpc.inference.postprocessing import Postprocessing
@@ -42,6 +42,7 @@ class Predictor:
         wanted: input frames of a forecast.
         tile: height and width of tiles, by default the training grid.
         overlap: minimum overlap of neighboring tiles in pixels.
+        margin: pixels along the border between tiles that are discarded.
         batch: tiles per batch.
         keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
         postprocessing: changes the values of each member on the whole domain; None for none.
@@ -55,6 +56,7 @@ class Predictor:
     overlap: int
     batch: int = 4
     keep_members: bool = True
+    margin: int = 0
     postprocessing: Postprocessing | None = None
     inflow: InflowMode = "mark"
 
@@ -79,7 +81,7 @@ class Predictor:
         """
         inputs = stack_frames(frames, self.inputs(list(frames), issue), self.code, bridge=self.wanted.bridge)
         codes, missing = inputs.codes, inputs.missing.any(axis=0)
-        domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap)
+        domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap, self.margin)
         if missing.all():
             raise DataError(
                 f"no forecast for {issue:%Y-%m-%d %H:%M} UTC: {missing_summary(torch.from_numpy(codes)[None])}"
@@ -157,7 +159,7 @@ class Predictor:
                 return self.code.linear_of_forecast(values[:, None].cpu().numpy())
 
             return forecast
-        padded = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap).padded
+        padded = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap, self.margin).padded
         noise = model.noise_of_domain(torch.from_numpy(codes), numbers, grid=padded)
 
         def sample(cut: np.ndarray, corners: Sequence[Shape]) -> np.ndarray:
@@ -204,7 +206,8 @@ class Predictor:
             "license": self.code.spec.license,
             "attribution": self.code.spec.credit,
             "simcast_postprocessing": self.postprocessing.name if self.postprocessing else "none",
-            "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}",
+            "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}"
+            + (f", margin {self.margin}" if self.margin else ""),
         }
         if self.postprocessing is not None:
             provenance["simcast_postprocessing_reference"] = self.postprocessing.reference
@@ -266,4 +269,11 @@ def training_grid(model: TrainedModel | Ensemble) -> Shape:
     config = model.frames_config if isinstance(model, Ensemble) else model.config
     if own := grid_of(config.model):
         return own
-    return (config.data.crop, config.data.crop) if config.data.crop else frame_grid(config.data)
+    return sample_grid(config.data)
+
+
+def tile_margin(model: TrainedModel | Ensemble) -> int:
+    """Return the margin of the crops that a model was trained on: its forecast is untrained near a tile's border."""
+    config = model.frames_config if isinstance(model, Ensemble) else model.config
+    crop = config.data.cropping
+    return 0 if crop is None else crop.margin

@@ -23,19 +23,32 @@ Shape = tuple[int, int]
 class Tiling:
     """Positions of the tiles that cover a domain (H, W); adjacent tiles overlap by at least ``overlap`` pixels.
 
-    A domain smaller than a tile is padded with missing pixels below and to the right.
+    A domain smaller than a tile is padded with missing pixels below and to the right. The ``margin`` of a tile along
+    another tile has the weight 0.
     """
 
     domain: Shape
     tile: Shape
     overlap: int
+    margin: int = 0
 
     def __post_init__(self) -> None:
         """Check the overlap.
 
         Raises:
-            ConfigError: ``overlap`` is negative or more than half a tile.
+            ConfigError: ``overlap`` is negative, less than two margins, or more than half a tile.
         """
+        if 4 * self.margin > min(self.tile):
+            raise ConfigError(
+                f"--tile {self.tile[0]} {self.tile[1]} is invalid for a model that was trained with data.crop.margin="
+                f"{self.margin}, because the margins of neighboring tiles are discarded; choose at least "
+                f"{4 * self.margin} pixels"
+            )
+        if 0 <= self.overlap < 2 * self.margin:
+            raise ConfigError(
+                f"--overlap {self.overlap} is invalid: the model was trained with data.crop.margin={self.margin}, and "
+                f"the margins of neighboring tiles are discarded; choose {2 * self.margin} to {min(self.tile) // 2}"
+            )
         if not 0 <= self.overlap <= min(self.tile) // 2:
             raise ConfigError(
                 f"--overlap {self.overlap} is invalid for tiles of {self.tile[0]} x {self.tile[1]} pixels; choose 0 to "
@@ -50,12 +63,12 @@ class Tiling:
     @cached_property
     def rows(self) -> "list[Strip]":
         """The rows of tiles from north to south."""
-        return _strips(self.padded[0], self.tile[0], self.overlap)
+        return _strips(self.padded[0], self.tile[0], self.overlap, self.margin)
 
     @cached_property
     def columns(self) -> "list[Strip]":
         """The columns of tiles from west to east."""
-        return _strips(self.padded[1], self.tile[1], self.overlap)
+        return _strips(self.padded[1], self.tile[1], self.overlap, self.margin)
 
     def __len__(self) -> int:
         return len(self.rows) * len(self.columns)
@@ -78,13 +91,16 @@ class Strip:
         return slice(self.start, self.start + len(self.weight))
 
 
-def _strips(length: int, tile: int, overlap: int) -> list[Strip]:
+def _strips(length: int, tile: int, overlap: int, margin: int) -> list[Strip]:
     count = 1 if length == tile else math.ceil((length - overlap) / (tile - overlap))
     starts = [round(k * (length - tile) / max(count - 1, 1)) for k in range(count)]
     weights = np.ones((count, tile))
     for k in range(1, count):
         shared = starts[k - 1] + tile - starts[k]
-        rise = np.sin(np.pi / 2 * (np.arange(shared) + 0.5) / max(shared, 1)) ** 2
+        blended = max(shared - 2 * margin, 0)
+        rise = np.zeros(shared)
+        rise[margin : margin + blended] = np.sin(np.pi / 2 * (np.arange(blended) + 0.5) / max(blended, 1)) ** 2
+        rise[margin + blended :] = 1.0
         weights[k, :shared] *= rise
         weights[k - 1, tile - shared :] *= 1.0 - rise
     # Three tiles meet where an overlap is more than half a tile: normalize the sum to 1.

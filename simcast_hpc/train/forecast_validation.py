@@ -4,13 +4,13 @@ import difflib
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from simcast_hpc.baselines import load_baseline
-from simcast_hpc.config import ConfigError, TrainConfig
+from simcast_hpc.config import ConfigError, CropConfig, TrainConfig
 from simcast_hpc.data.open_windows import pixel_spacing_km, step_minutes, target_spec
 from simcast_hpc.distributed.named_tensors import Tensors
 from simcast_hpc.distributed.process_group import TorchRanks
@@ -23,6 +23,9 @@ from simcast_hpc.verification.scores import is_higher_better, scores, supported_
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
 
 from .validation import Validation, defined, in_window_order
+
+if TYPE_CHECKING:
+    from .stages.forecast_stage import ForecastModule
 
 logger = logging.getLogger(__name__)
 LOSS = "loss"
@@ -41,11 +44,11 @@ class ForecastValidation(Validation):
     The forecast is that of the finished run: one pass within the network's horizon, a rollout beyond it; of a network
     with noise channels, ``sampling.members`` members, whose mean is scored. The loss is the training loss of the stage
     within its own horizon, without augmentation. Frames are validated whole; a network that takes only the grid of
-    ``data.crop`` is validated on the center.
+    ``data.crop`` is validated on the center, without its margin.
     """
 
     def __init__(
-        self, config: TrainConfig, module: torch.nn.Module, sample: Callable[[Tensor, int], tuple[Tensor, ...]]
+        self, config: TrainConfig, module: "ForecastModule", sample: Callable[[Tensor, int], tuple[Tensor, ...]]
     ):
         """Choose the windows, and check protocol and score.
 
@@ -65,7 +68,8 @@ class ForecastValidation(Validation):
         self._model: TrainedModel | NoiseEnsemble = TrainedModel(network, config, "")
         if config.model.noise_channels:
             self._model = NoiseEnsemble(network, config, config.sampling, "")
-        self._crop = self._fit(config.data.crop)
+        self._crop = self._fit(config.data.cropping)
+        self._module.margin = self._crop.margin if self._crop else 0
         spec = target_spec(config.data)
         self._spacing_km = pixel_spacing_km(config.data)
         (self.protocol,) = protocols_of(
@@ -149,8 +153,9 @@ class ForecastValidation(Validation):
             for index in self.share(ranks):
                 codes = self._cropped(self.window(index)).to(ranks.device)
                 forecasts = forecast(codes[:, : sequence.frames_in], frames_out=sequence.frames_out)
+                observed, forecasts = self._inner(codes[:, sequence.frames_in :]), self._inner(forecasts)
                 event = self.source.key(index).event
-                counted = count(codes[:, sequence.frames_in :], forecasts, protocol=self.protocol, events=[event])
+                counted = count(observed, forecasts, protocol=self.protocol, events=[event])
                 parts[index] = counted.to("cpu"), self._loss(codes, index) if loss else math.nan
         statistics, losses = zip(*in_window_order(parts, ranks), strict=True)
         return merge(statistics), list(losses)
@@ -160,8 +165,8 @@ class ForecastValidation(Validation):
         torch.manual_seed(_SEED)
         return float(self._module(*self._sample(codes, index)))
 
-    def _fit(self, crop: int | None) -> int | None:
-        """Return the side of the square that is validated: None for whole frames, if the network can take them."""
+    def _fit(self, crop: CropConfig | None) -> CropConfig | None:
+        """Return the square that is validated: None for whole frames, if the network can take them."""
         try:
             self._model.check_grid(self.source.grid)
         except ConfigError:
@@ -173,8 +178,16 @@ class ForecastValidation(Validation):
     def _cropped(self, codes: Tensor) -> Tensor:
         if self._crop is None:
             return codes
-        top, left = ((size - self._crop) // 2 for size in codes.shape[-2:])
-        return codes[..., top : top + self._crop, left : left + self._crop]
+        side = self._crop.side
+        top, left = ((size - side) // 2 for size in codes.shape[-2:])
+        return codes[..., top : top + side, left : left + side]
+
+    def _inner(self, fields: Tensor) -> Tensor:
+        """Return fields ``[..., H, W]`` without the margin of the crop, which is neither trained nor scored."""
+        if self._crop is None or not self._crop.margin:
+            return fields
+        inner = slice(self._crop.margin, -self._crop.margin)
+        return fields[..., inner, inner]
 
     def _check_score(self, score: str) -> None:
         """Reject a score that the protocol does not have, or of which neither higher nor lower values are better."""

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.data.augment import training_grid
+from simcast_hpc.data.crop_positions import CropPositions, training_grid
 from simcast_hpc.data.dataset_spec import warn_about_name
+from simcast_hpc.data.importance_sampling import training_order
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.data.open_windows import description_hash, open_windows, source_spec, target_spec
-from simcast_hpc.data.sample_order import random_integer
+from simcast_hpc.data.sample_order import SampleOrder, random_integer
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
@@ -59,12 +60,16 @@ class Plan:
         config: fitted to the grid of the data; the stage has the same one.
         stage: what is trained.
         directory: where the run writes.
+        order: window of each sample.
+        sampled_by: hash of the rain statistics that the order depends on; None for uniform sampling.
         validation: scores weights during training; None without validation.
     """
 
     config: TrainConfig
     stage: Stage
     directory: RunDirectory
+    order: SampleOrder
+    sampled_by: str | None = None
     validation: Validation | None = None
 
     @property
@@ -74,6 +79,7 @@ class Plan:
             **self.config.science(),
             "data description": description_hash(self.config.data),
             "data fingerprint": self.stage.source.fingerprint,
+            **({} if self.sampled_by is None else {"data sampling": self.sampled_by}),
             **self.stage.inputs,
         }
 
@@ -92,7 +98,8 @@ def plan(config: TrainConfig) -> Plan:
     source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))
     config = stage_type.fit_config(config, training_grid(config.data, source.grid))
     stage = stage_type(config, source)
-    return Plan(config, stage, RunDirectory(config.run_dir), stage.open_validation())
+    order, sampled_by = training_order(config.data, source, seed=config.seed)
+    return Plan(config, stage, RunDirectory(config.run_dir), order, sampled_by, stage.open_validation())
 
 
 def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None = None) -> None:
@@ -227,6 +234,9 @@ def _device_batches(
 ) -> Iterator[DeviceBatch]:
     """Yield this rank's micro-batches after ``first_step`` steps, on the device, each with its seed for dropout."""
     config, stage = planned.config, planned.stage
+    crops = None
+    if config.data.cropping is not None:
+        crops = CropPositions(config.data, target_spec(config.data), seed=config.seed)
     batches = micro_batches(
         windows,
         seed=config.seed,
@@ -237,6 +247,8 @@ def _device_batches(
         world_size=ranks.size,
         workers=config.data.workers,
         extension=stage.extension,
+        order=planned.order,
+        crops=crops,
     )
     for batch in prefetch_to_device(batches, ranks.device):
         yield DeviceBatch(

@@ -107,7 +107,7 @@ def test_shared_sampling_reaches_only_the_stages_that_sample():
     assert config.train_config("direct").sampling == SamplingConfig()
     assert config.train_config("noisy").sampling == SamplingConfig(members=7)
     assert config.train_config("diffusion").sampling == SamplingConfig(members=7, steps=6)
-    assert "sampling" not in config.unread_sections() and "sampling" not in to_yaml(config.train_config("direct"))
+    assert "sampling" not in config.unread_sections() and "\nsampling:" not in to_yaml(config.train_config("direct"))
     assert "sampling" not in config.train_config("noisy").unread_sections()
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from simcast_hpc.config import ConfigError, DataConfig
-from simcast_hpc.data.augment import augment, random_crop, random_symmetry, training_grid
+from simcast_hpc.data.augment import augment, random_symmetry
+from simcast_hpc.data.crop_positions import training_grid
 
 
 def _square() -> torch.Tensor:
@@ -58,13 +59,13 @@ def test_rejects_another_number_of_positions():
 
 def test_crops_are_uniform_functions_of_the_position():
     codes = torch.arange(36, dtype=torch.uint8).reshape(1, 1, 6, 6)
-    cropped = random_crop(codes.expand(800, 1, 6, 6), range(800), size=4, seed=3)
+    cropped = augment(codes.expand(800, 1, 6, 6), range(800), DataConfig(crop=4), seed=3)
     assert cropped.shape == (800, 1, 4, 4)
     corners = cropped[:, 0, 0, 0].tolist()
     assert set(corners) == {top * 6 + left for top in range(3) for left in range(3)}
     assert all(50 <= corners.count(corner) <= 130 for corner in set(corners))
     for position in (0, 17, 799):
-        single = random_crop(codes, [position], size=4, seed=3)
+        single = augment(codes, [position], DataConfig(crop=4), seed=3)
         assert torch.equal(single[0], cropped[position])
         assert torch.equal(single[0, 0], codes[0, 0, corners[position] // 6 :, corners[position] % 6 :][:4, :4])
 

@@ -117,6 +117,28 @@ def test_seams_are_no_larger_than_the_differences_of_tiles():
         assert (jump - reference).max() < 0.01 * largest.max()
 
 
+@pytest.mark.parametrize("overlap", [32, 70])
+def test_a_margin_beyond_the_receptive_field_removes_all_seams(overlap):
+    codes, model = domain((300, 420)), Blur()  # receptive field: 15 pixels on each side
+    expected = model(codes[None])[0]
+    tiling = Tiling((300, 420), (160, 160), overlap, margin=16)
+    np.testing.assert_allclose(weights_of(tiling), 1.0, atol=2e-7)
+    np.testing.assert_allclose(tiled(model, codes, tiling), expected, rtol=1e-5, atol=1e-3)
+    # A smaller margin bounds the error by that of the pixels that it keeps.
+    narrow, none = (
+        np.abs(tiled(model, codes, Tiling((300, 420), (160, 160), overlap, margin)) - expected).max()
+        for margin in (8, 0)
+    )
+    assert narrow < 0.2 * none or none < 5, "blending alone suffices where tiles overlap by much"
+
+
+def test_rejects_tiles_that_are_too_small_for_the_margin():
+    with pytest.raises(ConfigError, match=r"--overlap 20 is invalid: .*data\.crop\.margin=16.*choose 32 to 80"):
+        Tiling((300, 300), (160, 160), 20, margin=16)
+    with pytest.raises(ConfigError, match=r"--tile 60 80 is invalid for .*margin=16.*choose at least 64 pixels"):
+        Tiling((300, 300), (60, 80), 32, margin=16)
+
+
 def test_tiles_without_overlap_have_a_seam():
     codes, model = domain((384, 768)), Blur()
     error = np.abs(tiled(model, codes, Tiling((384, 768), (384, 384), 0)) - model(codes[None])[0])

@@ -13,6 +13,8 @@ from simcast_hpc.data.dataset_spec import DatasetSpec, Split
 from simcast_hpc.data.empty_split import empty_split, in_other_splits, too_many_missing
 from simcast_hpc.data.hdf5_files import OpenFiles
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
+from simcast_hpc.data.importance_sampling import window_means
+from simcast_hpc.data.sampling_statistics import STATISTICS, EventStatistics, read_statistics
 from simcast_hpc.data.window_source import WindowKey, fingerprint
 
 from .local_copy import stage
@@ -69,6 +71,7 @@ class ShardSource:
                 f"split {split!r} of {spec.name} in {self.root} has no window of {frames} frames without a gap"
             )
         self._index, self._open = index, OpenFiles()
+        self._prepared = self.root  # where the statistics are, also if shards are read from a local copy
 
     def _windows(self, index: Index, events: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
         """Return first frame (after ``frame_stride``) and event (row of the index) of each window."""
@@ -88,6 +91,27 @@ class ShardSource:
         """Copy the needed shards below ``into``, a folder on a local disk, and read from there."""
         used = np.unique(self._index.shard[np.unique(self._events)])
         self.root = stage(self.root, self.manifest, used.tolist(), into)
+
+    def statistics(self) -> EventStatistics:
+        """Return the rain statistics of each window, float64 ``[N]``.
+
+        Raises:
+            DataError: the preparation wrote none, or they are damaged.
+        """
+        frames = self.manifest.frames_per_event
+        stored = read_statistics(
+            self._prepared, index_sha256=self.manifest.index.sha256, events=len(self._index), frames=frames
+        )
+        if stored is None:
+            raise DataError(
+                f"{self._prepared / STATISTICS} does not exist, because an earlier version prepared the data; run "
+                "`simcast data prepare` again into another folder, or set data.sampling=null"
+            )
+        return window_means(stored, self._events, self._starts, frames=self.frames, frame_stride=self.frame_stride)
+
+    def mean_rates(self) -> np.ndarray:
+        """Return the mean rain rate of each window in mm/h, float64 ``[N]``; errors as :meth:`statistics`."""
+        return self.statistics().mean_rate
 
     def key(self, index: int) -> WindowKey:
         """Return the event and first frame of window ``index``."""

@@ -71,7 +71,7 @@ class AutoencoderStage(Stage):
     def sample(self, batch: MicroBatch) -> FrameSample:
         """Return a random frame of each sequence and the noise of its latent."""
         seed, device = self.config.seed, batch.windows.device
-        codes = augment(batch.windows, batch.positions, self.config.data, seed=seed)
+        codes = augment(batch.windows, batch.positions, self.config.data, seed=seed, corners=batch.corners)
         frame = starts(batch.positions, seed=seed, purpose="autoencoder-frame", choices=codes.shape[1], device=device)
         frames = to_frames(cut(codes, frame, 1))
         rows = training_noise(batch.positions, seed=seed, purpose="autoencoder-noise", device=device)

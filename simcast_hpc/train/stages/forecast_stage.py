@@ -21,11 +21,14 @@ from .stage import Stage
 
 
 class ForecastModule(torch.nn.Module):
-    """A forecasting network and its loss, so that one forward pass returns the scalar to differentiate."""
+    """A forecasting network and its loss, so that one forward pass returns the scalar to differentiate.
 
-    def __init__(self, model: torch.nn.Module, loss: ForecastLoss):
+    The loss does not count a border of ``margin`` pixels; its denominator is the number of inner pixels.
+    """
+
+    def __init__(self, model: torch.nn.Module, loss: ForecastLoss, *, margin: int = 0):
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.margin = model, loss, margin
 
     def forward(
         self, inputs: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, *noise: torch.Tensor
@@ -34,7 +37,11 @@ class ForecastModule(torch.nn.Module):
 
         ``noise`` is that of the members of a network with noise channels, one tensor ``[B, M, max(T, T'), N, H, W]``.
         """
-        return self.loss(self.model(inputs, *noise), target, valid)
+        fields = (self.model(inputs, *noise), target, valid)
+        if self.margin:
+            inner = slice(self.margin, -self.margin)
+            fields = (fields[0][..., inner, inner], target[..., inner, inner], valid[..., inner, inner])
+        return self.loss(*fields)
 
 
 class ForecastStage(Stage):
@@ -66,7 +73,9 @@ class ForecastStage(Stage):
     def module(self) -> ForecastModule:
         """Return the network and its loss."""
         frames_in, frames_out = self.config.sequence.frames_in, self.config.frames_out
-        return ForecastModule(build_model(self.config.model, frames_in=frames_in, frames_out=frames_out), self.loss)
+        crop = self.config.data.cropping
+        model = build_model(self.config.model, frames_in=frames_in, frames_out=frames_out)
+        return ForecastModule(model, self.loss, margin=0 if crop is None else crop.margin)
 
     def sample(self, batch: MicroBatch) -> Sample | EnsembleSample:
         """Return inputs, targets and mask of each sequence, and the noise of its members if the network takes noise."""
@@ -120,7 +129,7 @@ class ForecastStage(Stage):
 
     def augment(self, frames: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
         """Return frames ``[B, T, H, W]`` of a micro-batch, cropped and flipped by the configuration."""
-        return augment(frames, batch.positions, self.config.data, seed=self.config.seed)
+        return augment(frames, batch.positions, self.config.data, seed=self.config.seed, corners=batch.corners)
 
     def window_starts(self, batch: MicroBatch) -> torch.Tensor:
         """Return the first frame of each sample's window, int64 ``[B]``."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 from simcast_hpc.config import ConfigError, TrainConfig
-from simcast_hpc.data.augment import training_grid
+from simcast_hpc.data.crop_positions import training_grid
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.window_source import ArraySource, WindowSource
 from simcast_hpc.distributed.process_group import TorchRanks
