@@ -24,6 +24,14 @@ def inspect(
         Path | None,
         typer.Option(help="Folder to write PNG pictures of a few events to (default: none).", show_default=False),
     ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="Parquet file to write the rain statistics of all windows of prepared data to (default: none).",
+            show_default=False,
+        ),
+    ] = None,
+    table_frames: Annotated[int, typer.Option(min=1, help="Frames per window of --table.")] = 18,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -59,12 +67,16 @@ def inspect(
     from simcast_hpc.config.names import file_stem
     from simcast_hpc.data.climatology import Climatology, summarize
     from simcast_hpc.data.inspection import inspect
+    from simcast_hpc.data.window_table import write_window_table
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.event_strip import draw_event
 
     # 1. Inspect in one pass
     set_up_logging(0)
     spec = read_dataset_option(dataset, root)
+    if table is not None:
+        rows = write_window_table(root, table, frames=table_frames, step_minutes=spec.step_minutes)
+        print(f"{table}: {rows} windows of {table_frames} frames")
     climatology = None if report is None else Climatology(spec)
     visit = None if climatology is None else climatology.add
     inspection = inspect(spec, root, visit=visit)

@@ -9,6 +9,7 @@ from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.encoding import rain_rate_from_reflectivity
 from simcast_hpc.data.sampling_statistics import COLUMNS, STATISTICS, EventStatistics, rates, read_statistics
 from simcast_hpc.data.shards.shard_format import read_index, read_manifest
+from simcast_hpc.data.window_table import write_window_table
 from tests.archives import Row, make_archive, random_codes
 from tests.data.shards import prepared
 
@@ -71,3 +72,18 @@ def test_rejects_what_does_not_belong_to_the_index(tmp_path):
         read()
     (root / STATISTICS).unlink()
     assert read() is None
+
+
+def test_table_of_windows_contains_the_statistics_of_their_frames(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    codes = random_codes(2, 6)
+    root = prepared(make_archive(tmp_path / "raw", codes), tmp_path / "out")
+    path = tmp_path / "windows.parquet"
+    assert write_window_table(root, path, frames=4, step_minutes=5.0) == 6
+    table = parquet.read_table(path).to_pydict()
+    assert table["event"] == ["E000"] * 3 + ["E001"] * 3 and table["start"] == [0, 1, 2] * 2
+    assert [second - first for first, second in zip(table["t"], table["t"][1:], strict=False)] == [1, 1, -2, 1, 1]
+    expected = EventStatistics.of_frames(read_spec("synthetic"), codes[1, 1:5]).mean_rate.mean()
+    assert table["mean"][4] == pytest.approx(float(expected), rel=1e-6) and set(table["split"]) == {"train"}
+    with pytest.raises(DataError, match=r"windows of 7 frames do not fit in events of 6 frames"):
+        write_window_table(root, path, frames=7, step_minutes=5.0)
