@@ -87,7 +87,7 @@ def day_charts(summary: ClimatologySummary) -> list[Chart]:
             axes.axvline(date.fromisoformat(change.date).toordinal(), color="#d55e00", linewidth=1.2)
         if key != "wet_median_db":
             start_at_zero(axes, values)
-        shown = sorted({dates[0], dates[len(dates) // 2], dates[-1]})
+        shown = sorted({dates[0], dates[-1]})
         axes.set_xticks(shown, [date.fromordinal(one).isoformat() for one in shown], fontsize=8)
         name_axes(axes, "date", up)
         marked = f" {len(changes)} changes are marked." if changes else ""

@@ -25,6 +25,7 @@ def lead_chart(
     styles: Mapping[str, LineStyle],
     *,
     title: str,
+    up: str = "",
     reference: float | None = None,
 ) -> Chart:
     """Return a chart of one score against lead time, all months, one line per forecast.
@@ -35,6 +36,7 @@ def lead_chart(
         protocol: name of the protocol.
         styles: line styles by name of the forecast.
         title: title of the chart.
+        up: label of the vertical axis; by default the title.
         reference: ideal value, drawn as a horizontal line.
     """
     figure, axes = new_chart()
@@ -49,9 +51,10 @@ def lead_chart(
     if reference is not None:
         axes.axhline(reference, color=FAINT, linewidth=1.0)
     _lead_ticks(axes, minutes)
-    name_axes(axes, "lead time, minutes", title)
+    name_axes(axes, "lead time, minutes", up or title)
     ends = ", ".join(f"{name} {_text(values[-1])}" for name, values in curves.items())
-    return Chart(title, f"{title} against lead time. At {minutes[-1]:g} minutes: {ends}.", figure)
+    shown = f"{up}, {title}" if up else title
+    return Chart(title, f"{shown} against lead time. At {minutes[-1]:g} minutes: {ends}.", figure)
 
 
 def missing_chart(series: Mapping[str, Any]) -> Chart:

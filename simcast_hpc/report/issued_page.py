@@ -136,11 +136,9 @@ def _series(series: Mapping[str, Any]) -> list[str]:
     # 2. Curves
     if whole["scores"]:
         styles = _styles(whole["scores"])
-        labels = series["protocols"][protocol]["labels"]
+        labels, unit = series["protocols"][protocol]["labels"], series["threshold_unit"]
         curves = [
-            lead_chart(
-                series, f"csi/{label}", protocol, styles, title=f"≥ {with_unit(label, series['threshold_unit'])}"
-            )
+            lead_chart(series, f"csi/{label}", protocol, styles, title=f"≥ {with_unit(label, unit)}", up="CSI")
             for label in labels
         ]
         parts.append(chart_grid(curves, caption="CSI by lead time, all months.", legend=line_legend(styles)))
@@ -189,7 +187,7 @@ def month_table(series: Mapping[str, Any], protocol: str) -> Table:
     """Return numbers of forecasts and means over thresholds by month, one group per month."""
     groups = []
     for period, values in series["periods"].items():
-        heading = f"{period}: {values['verified']} of {values['issues']} forecasts verified, {values['days']} days"
+        heading = f"{period}: {values['verified']} of {values['issues']} forecasts verified, days: {values['days']}"
         rows = tuple(
             Row(
                 f"{name}, {values['counted'][name]} forecasts",

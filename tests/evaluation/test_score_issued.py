@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +188,26 @@ def test_forecasts_of_pixel_values_score_exactly(tmp_path, encoding, thresholds,
     )
     scored = result["series"][0]["periods"]["all"]["scores"]["forecast"]
     assert_equal_scores(scored, expected["scores"]["persistence"], keys=120)
+
+
+def test_imported_folder_scores_as_the_radar_files(tmp_path):
+    description, codes = write_case(tmp_path)
+    spec, root = spec_of(description), write_event(tmp_path / "archive", codes)
+    for number, time in issue_times()[:2]:
+        issue(tmp_path / "products", spec, persistence(codes, number), time)
+    imported = tmp_path / "imported"
+    words = ["data", "prepare", root, imported, "--dataset", description]
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    (imported / "dataset.yaml").write_text(description.read_text(encoding="utf-8"), encoding="utf-8")
+    (imported / "import.json").write_text(json.dumps({"recipe": {"grid": asdict(GRID)}}), encoding="utf-8")
+    results = [
+        score_issued(tmp_path / "products", [frames], settings=settings(dataset=dataset), out=tmp_path / "out")
+        for frames, dataset in ((tmp_path / "radar", str(description)), (imported, None))
+    ]
+    first, second = (json.dumps(result["series"][0]["periods"]) for result in results)
+    assert first == second and results[0]["series"][0]["periods"]["all"]["verified"] == 2
+    with pytest.raises(SimcastError, match="must be the only source of frames"):
+        score_issued(tmp_path / "products", [imported, tmp_path / "radar"], settings=settings(), out=tmp_path / "out")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ _SMALLEST_DB, _SMALLEST_SHARE = 1.5, 0.02
 _MIN_WET_PIXELS = 200
 # A pixel whose frequency of echo differs so much from the median around it is suspicious.
 _CLUTTER_RATIO, _BLOCKED_RATIO, _BLOCK = 3.0, 1 / 3, 24
-_MIN_FRAMES, _MIN_FREQUENCY = 50, 0.02
+_MIN_FRAMES, _MIN_FREQUENCY = 500, 0.02
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def suspicious_pixels(echo: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """Return 1 where echoes are far more frequent than around a pixel, 2 where far less, else 0, uint8 ``[H, W]``.
 
     The reference is the median of the valid pixels of the block of 24 x 24 pixels around it, so that clutter that
-    covers less than half of a block is found. Pixels with fewer than 50 valid frames are 0.
+    covers less than half of a block is found. Pixels with fewer than 500 valid frames are 0.
 
     Args:
         echo: share of valid frames with an echo, NaN where never valid.

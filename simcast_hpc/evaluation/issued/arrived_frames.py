@@ -3,7 +3,7 @@
 import bisect
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,11 +100,18 @@ class ArrivedFrames:
             if time not in encoded:
                 raise DataError(f"{file.path} no longer contains a frame of {time:%Y-%m-%d %H:%M:%S} UTC")
         except DataError as error:
-            self._unreadable.add(time)
-            logger.warning("skipped: %s", error)
+            self._give_up(time, error)
             return
-        for one, frame in encoded.items():
-            if self._file_of.get(one) is file and one not in self._cached:
+        self._keep({one: frame for one, frame in encoded.items() if self._file_of.get(one) is file}, time)
+
+    def _give_up(self, time: datetime, error: DataError) -> None:
+        self._unreadable.add(time)
+        logger.warning("skipped: %s", error)
+
+    def _keep(self, frames: Mapping[datetime, EncodedFrame], time: datetime) -> None:
+        """Cache frames; those that were used longest ago are removed, that of ``time`` last."""
+        for one, frame in frames.items():
+            if one not in self._cached:
                 self._cached[one] = frame
                 self._bytes += frame.codes.nbytes
         self._cached.move_to_end(time)

@@ -11,6 +11,7 @@ import numpy as np
 
 from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.data.dataset_spec import DatasetSpec, Thresholds, ZRRelation, built_in_specs, read_spec
+from simcast_hpc.data.shards.shard_format import is_prepared
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.evaluation.dataset_protocols import protocols_of
 from simcast_hpc.forecast.watched_files import Stamp, list_stamps
@@ -24,6 +25,7 @@ from simcast_hpc.verification.protocols import ScoreProtocol
 from ..score_files import without_nan
 from .arrived_frames import ArrivedFrames, FrameFile, find_frame_files
 from .count_cache import CountCache, IssueCounts
+from .imported_frames import ImportedFrames
 from .issue_counts import IssueCounter
 from .issue_log import Issue, operation_log
 from .issued_files import IssuedForecast, IssuedGrid, content_hash, read_issued
@@ -122,7 +124,11 @@ def score_issued(
             "products": str(products),
             "radar": [str(folder) for folder in radar],
             "skipped": skipped,
-            "frames": {"files": len(files), "times": len(work.times), "problems": problems},
+            "frames": {
+                "files": len(files),
+                "times": len(work.counter(issues[0].forecast).frames.times),
+                "problems": problems,
+            },
             "cached": sum(number for _, number in gathered),
         }
         cache.save_index()
@@ -155,6 +161,8 @@ def _find(products: Path, radar: Sequence[Path], settings: IssuedSettings, cache
         digests[path] = digest if isinstance(digest, str) else content_hash(issue.forecast.path)
     cache.files["forecasts"] = {path: [list(stamps[Path(path)]), digest] for path, digest in digests.items()}
     code = encoding_for(issues[0].forecast, radar, settings)
+    if _imported(radar) is not None:
+        return issues, [], skipped, [], digests
     excluded = (products.resolve(), cache.folder.resolve().parent)
     files, problems, index = find_frame_files(
         radar, pattern=settings.pattern, excluded=excluded, code=code, known=cache.files.get("frames", {})
@@ -193,7 +201,6 @@ class _Work:
     def __init__(self, radar: Sequence[Path], settings: IssuedSettings, files: Sequence[FrameFile]):
         self._radar, self._settings, self._files = radar, settings, files
         self._counters: dict[tuple[Any, ...], IssueCounter] = {}
-        self.times = sorted({time for file in files for time in file.times})
 
     def counter(self, forecast: IssuedForecast) -> IssueCounter:
         """Return the counter for a forecast."""
@@ -201,7 +208,8 @@ class _Work:
         key = (description, forecast.step_minutes, _key_of(forecast.grid))
         if key not in self._counters:
             code = encoding_for(forecast, self._radar, self._settings)
-            frames = ArrivedFrames(self._files, code)
+            imported = _imported(self._radar)
+            frames = ArrivedFrames(self._files, code) if imported is None else ImportedFrames(imported, code)
             protocols = protocols_for(code, self._settings)
             self._counters[key] = IssueCounter(frames, code, protocols, self._settings.baselines)
         return self._counters[key]
@@ -267,6 +275,20 @@ def _names(series: Sequence[Series]) -> list[str]:
             for name, one in zip(names, methods, strict=True)
         ]
     return [f"{name} ({number})" if names.count(name) > 1 else name for number, name in enumerate(names, start=1)]
+
+
+def _imported(radar: Sequence[Path]) -> Path | None:
+    """Return the imported folder among the sources of frames, None if they are radar files.
+
+    Raises:
+        ConfigError: an imported folder is not the only source.
+    """
+    prepared = [folder for folder in radar if folder.is_dir() and is_prepared(folder)]
+    if prepared and len(radar) > 1:
+        raise ConfigError(
+            f"{prepared[0]} is an imported folder, which must be the only source of frames; got {len(radar)}"
+        )
+    return prepared[0] if prepared else None
 
 
 def encoding_for(forecast: IssuedForecast, radar: Sequence[Path], settings: IssuedSettings) -> ModelEncoding:
