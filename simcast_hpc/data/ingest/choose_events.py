@@ -85,7 +85,7 @@ def choose_events(table: ScanTable, selection: Selection, recipe: Recipe, spec: 
         probability = np.where(is_wet, by_rate, recipe.keep_dry)
     # 3. Candidates, and their splits
     candidates = (missing <= recipe.max_missing) & (missing < 1)
-    splits = np.array([_split(spec, int(begin), length) for begin in slots], np.int16)
+    splits = np.array([_split(spec, int(begin), length - step) for begin in slots], np.int16)
     in_gap = candidates & (splits == SPLITS.index(""))[:, None]
     candidates &= ~in_gap
     kept = candidates & (probability > 0)
@@ -115,10 +115,10 @@ def event_id(begin: int, tile: tuple[slice, slice], recipe: Recipe) -> str:
     return time if recipe.tile is None else f"{time}_y{tile[0].start:04d}x{tile[1].start:04d}"
 
 
-def _split(spec: DatasetSpec, begin: int, length: int) -> int:
+def _split(spec: DatasetSpec, begin: int, duration: int) -> int:
     """Return the split of a slot; none if its last frame is in another one."""
     of_time = spec.splits.chooser(Path())  # splits by date read no file
-    first, last = (of_time("", moment(time).replace(tzinfo=None)) for time in (begin, begin + length - 1_000_000))
+    first, last = (of_time("", moment(time).replace(tzinfo=None)) for time in (begin, begin + duration))
     return SPLITS.index(first if first == last else "")
 
 

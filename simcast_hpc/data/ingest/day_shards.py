@@ -12,13 +12,14 @@ from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.sampling_statistics import COLUMNS, EventStatistics, frame_histograms
 from simcast_hpc.data.shards.shard_format import chunk_frames, column, compression
-from simcast_hpc.radar import ModelEncoding, encode_frame
+from simcast_hpc.radar import ModelEncoding, RadarFrame
 from simcast_hpc.storage.atomic_files import atomic_file
 
 from .choose_events import DAY, EventChoice, event_id
 from .import_recipe import Recipe
 from .scan_frames import FrameOptions, Task, microseconds, moment, read_ahead
 from .scan_table import ScanTable
+from .wet_rule import row_blocks
 
 StoredFrames = Mapping[int, np.ndarray]
 _FRAMES_AT_ONCE = 16  # of a store
@@ -211,7 +212,7 @@ def frame_images(
                 key = microseconds(frame.time)
                 if key in wanted:
                     _require_unchanged(table, rows, key, frame.grid, frame.unit)
-                    images[key] = encode_frame(frame, encoding).codes
+                    images[key] = encode_rows(frame, encoding)
                     read.add(key)
             if not wanted <= read:
                 raise DataError(
@@ -219,6 +220,14 @@ def frame_images(
                     "it was scanned: run the import again"
                 )
         yield images.pop(time)
+
+
+def encode_rows(frame: RadarFrame, encoding: ModelEncoding) -> np.ndarray:
+    """Return a frame in the unit of the encoding as uint8 ``[H, W]``: ``encode_frame`` in blocks of rows."""
+    codes = np.empty(frame.grid.shape, np.uint8)
+    for rows in row_blocks(len(codes)):
+        codes[rows] = encoding.codes(encoding.to_linear(frame.values[rows]), 1)
+    return codes
 
 
 def _require_unchanged(table: ScanTable, rows: np.ndarray, time: int, grid: object, unit: str) -> None:

@@ -7,7 +7,7 @@ append reads new files only, and ``open.h5`` (frames of the last slot, if it is 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 
 from simcast_hpc.config import DataError, from_mapping
 from simcast_hpc.config.names import file_stem
+from simcast_hpc.data.data_license import read_license
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.data.shards.shard_format import CLAIM, column, day_shard_name
@@ -229,11 +230,31 @@ def _recipe(
     kinds = np.bincount(table.kind[used], minlength=len(table.kinds))
     times = (selection.slot[used] * series.step).tolist()
     recipe, notes = derive_recipe(
-        options, series, table.kinds[int(kinds.argmax())], times, default_name=_default_name(sources[0])
+        _with_license(options, sources),
+        series,
+        table.kinds[int(kinds.argmax())],
+        times,
+        default_name=_default_name(sources[0]),
     )
     for note in notes:
         logger.info("%s", note)
     return recipe, notes
+
+
+def _with_license(options: ImportOptions, sources: Sequence[str]) -> ImportOptions:
+    """Return the options with the license of a download, if all sources have the same and none is given."""
+    found = {
+        None if is_remote(source) or not Path(source).is_dir() else read_license(Path(source)) for source in sources
+    }
+    terms = {None if one is None else (one.license, one.attribution) for one in found}
+    only = terms.pop() if len(terms) == 1 else None
+    if only is None:
+        return options
+    return replace(
+        options,
+        license=only[0] if options.license is None else options.license,
+        attribution=only[1] if options.attribution is None else options.attribution,
+    )
 
 
 def _default_name(source: str) -> str:

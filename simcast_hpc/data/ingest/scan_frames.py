@@ -251,6 +251,8 @@ class _Part:
             self.files[task.file] = str(frames)
             return
         self.files.setdefault(task.file, "")
+        for time in set(task.times or ()) - {frame.time for frame in frames}:
+            self.files[_frame_of_store(task.file, time)] = "all pixels are missing"
         for frame in frames:
             grid = frame.grid
             interval = NO_INTERVAL if frame.start is None else microseconds(frame.start)

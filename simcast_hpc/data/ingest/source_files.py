@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.data.data_license import LICENSE_FILE
 from simcast_hpc.radar.read_frame import is_zarr
 
 from .time_patterns import TimePattern
@@ -93,7 +94,7 @@ def _files(source: str, pattern: str, since: datetime | None, until: datetime | 
         yield from _timed_files(TimePattern(f"{str(path).replace('%', '%%')}/{pattern}"), since, until)
     else:
         for relative, file in _walk(path, ""):
-            if fnmatch.fnmatchcase(relative if "/" in pattern else file.name, pattern):
+            if file.name != LICENSE_FILE and fnmatch.fnmatchcase(relative if "/" in pattern else file.name, pattern):
                 yield file
 
 

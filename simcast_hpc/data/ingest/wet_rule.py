@@ -18,7 +18,7 @@ _FORM = re.compile(
     re.IGNORECASE,
 )
 _UNITS = {"mm/h": "mm/h", "dbz": "dBZ", "kg/m^2": "kg/m^2"}
-STATISTICS = ("mean_rate", "wet_share", "missing_share")
+_BLOCK_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,11 @@ def parse_wet_rule(text: str) -> WetRule:
     return WetRule(float(match["value"]), _UNITS[match["unit"].lower()], float(match["percent"]))  # pyright: ignore[reportArgumentType]
 
 
+def row_blocks(height: int) -> list[slice]:
+    """Return blocks of rows of a grid, for computations that need much memory per pixel."""
+    return [slice(top, min(top + _BLOCK_ROWS, height)) for top in range(0, height, _BLOCK_ROWS)]
+
+
 def tile_origins(size: int, tile: int | None) -> list[int]:
     """Return the first pixels of tiles along one axis, evenly spaced from edge to edge; tiles may overlap."""
     if tile is None or tile >= size:
@@ -96,8 +101,10 @@ def tile_statistics(frame: RadarFrame, tile: int | None, rule: WetRule, z_r: ZRR
     valid = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         wet = values >= np.float32(rule.threshold_in(frame.unit, z_r))
-    rate = rain_rate_from_reflectivity(values, z_r.a, z_r.b) if frame.unit == "dBZ" else values
-    rate = np.where(valid, rate, np.float32(0))
+    rate = np.where(valid, values, np.float32(0))
+    if frame.unit == "dBZ":
+        for rows in row_blocks(len(values)):  # float64 copies of a continental composite need hundreds of MB
+            rate[rows] = np.where(valid[rows], rain_rate_from_reflectivity(values[rows], z_r.a, z_r.b), np.float32(0))
     result = np.full((len(slices := tile_slices(values.shape, tile)), 3), np.nan, np.float32)
     for number, (rows, columns) in enumerate(slices):
         count = int(valid[rows, columns].sum())
