@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -70,7 +71,7 @@ class Selection:
     slot: np.ndarray
     jitter: np.ndarray
 
-    @property
+    @cached_property
     def used(self) -> np.ndarray:
         """Rows of the frames that are used, in the order of their times."""
         rows = np.flatnonzero(self.reason == 0)

@@ -200,7 +200,7 @@ def _frames_of_import(
     new = within(scanned.of_files(listed & set(scanned.files)), since, until)
     if earlier is None:
         return new
-    kept = earlier.table.of_files({file for file in earlier.table.files if file in set(scanned.files)})
+    kept = earlier.table.of_files(set(earlier.table.files) & set(scanned.files))
     counts = scanned.valid
     merged = ScanTable.merge(
         [_without_counts(kept), _without_counts(new), _without_counts(scanned.take(np.zeros(0, int)))]

@@ -220,6 +220,7 @@ def _detail(table: ScanTable, series: FrameSeries, selection: Selection, row: in
     if name == "cadence":
         return f"{selection.jitter[row] / 1e6:+g} s from the nominal time"
     if name == "duplicate":
-        other = next(k for k in selection.used if selection.slot[k] == selection.slot[row])
+        used = selection.used
+        other = used[np.searchsorted(selection.slot[used], selection.slot[row])]
         return f"the same time as {table.files[table.file[other]].path}"
     return MEANING[name]

@@ -201,6 +201,7 @@ def _tasks(
 ) -> list[Task]:
     """Return what must be read; a file that could not be read is tried again."""
     readable = {file for file, error in zip(known.files, known.errors, strict=True) if not error}
+    listed = set(known.files)
     tasks: list[Task] = []
     for file in files:
         if not file.is_store:
@@ -215,7 +216,7 @@ def _tasks(
             rows = known.file == known.files.index(file)
             done = set(known.time[rows].tolist())
             times = [time for time in times if microseconds(time) not in done]
-        times = [time for time in times if _frame_of_store(file, time) not in known.files]
+        times = [time for time in times if _frame_of_store(file, time) not in listed]
         tasks += [Task(file, tuple(times[k : k + _STORE_FRAMES])) for k in range(0, len(times), _STORE_FRAMES)]
     return tasks
 
