@@ -40,7 +40,8 @@ def frames(path: Path, _choice: FieldChoice) -> list[RadarFrame]:
     with h5py.File(path, "r") as file:
         time = overview_time(file["overview"].attrs, "product_datetime_start", path)
         name, attributes = _lowest(file, path)
-        data, calibration = file[name]["scan_Z_data"], file[name].get("calibration")
+        group: Any = file[name]
+        data, calibration = group["scan_Z_data"], group.get("calibration")
         sweep = _sweep(attributes, data.shape, f"{path}: {name}", path)
         polar = _values(data[...], calibration, f"{path}: {name}", path)
         place = np.ravel(file["radar1"].attrs.get("radar_location", [])).astype(np.float64)

@@ -53,7 +53,8 @@ def frames(path: Path, choice: FieldChoice, engine: str) -> list[RadarFrame]:
         time = _time(tree, path)
         name, dataset, elevation = _lowest(tree, choice, path)
         quantity = _quantity(dataset, choice, path)
-        check_pixels(*dataset[quantity].shape, path)
+        height, width = dataset[quantity].shape
+        check_pixels(height, width, path)
         polar = _values(dataset[quantity], engine, choice)
         sweep = _sweep(dataset, elevation, polar.shape, path)
         radar = _position(tree, dataset, path)

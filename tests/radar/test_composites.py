@@ -95,7 +95,7 @@ def test_options_of_the_grid(tmp_path):
         ("extent=0,0,1,1", "extent requires the option projection or center"),
         ("center=55,10 extent=0,0,0,0", "must be LEFT,BOTTOM,RIGHT,TOP"),
         ("tolerance=-1", "tolerance='-1' is invalid"),
-        ("tolerances=1", "has no key 'tolerence'; did you mean tolerance"),
+        ("tolerances=1", "has no key 'tolerances'; did you mean tolerance"),
     ):
         with pytest.raises(ConfigError, match=message):
             read(tmp_path, f"composite:maximum {options}")
