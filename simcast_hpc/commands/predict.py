@@ -17,19 +17,32 @@ from .predict_options import (
     AnySpacing,
     At,
     Batch,
+    BlendBorder,
     Bridge,
+    Description,
     Every,
+    Fallback,
     FramePaths,
+    FramesIn,
+    FramesOut,
+    Importer,
     Institution,
     Keep,
     Late,
+    Like,
+    MaskInflow,
+    Minutes,
     NoMembers,
+    NoValidity,
     OdimDataset,
     Out,
     Overlap,
     Pattern,
+    Prometheus,
     Run,
     SamplingOverrides,
+    Stale,
+    Step,
     Tile,
     Watch,
     Write,
@@ -38,8 +51,8 @@ from .predict_options import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from simcast_hpc.forecast.forecast_fields import ForecastMethod
     from simcast_hpc.forecast.forecast_files import Publisher
-    from simcast_hpc.forecast.predictor import Predictor
 
 _WRITE = ("nc", "png")
 
@@ -56,6 +69,17 @@ def predict(
     any_spacing: AnySpacing = False,
     any_interval: AnyInterval = False,
     dataset: OdimDataset = None,
+    importer: Importer = None,
+    like: Like = None,
+    dataset_description: Description = None,
+    step: Step = None,
+    frames_in: FramesIn = None,
+    frames_out: FramesOut = None,
+    minutes: Minutes = None,
+    fallback: Fallback = None,
+    mask_inflow: MaskInflow = False,
+    no_validity: NoValidity = False,
+    blend_border: BlendBorder = 0.0,
     tile: Tile = None,
     overlap: Overlap = None,
     batch: Batch = 4,
@@ -67,6 +91,8 @@ def predict(
     every: Every = 10.0,
     late: Late = 120.0,
     keep: Keep = None,
+    stale: Stale = 3.0,
+    prometheus: Prometheus = None,
     quiet: Quiet = False,
 ) -> None:
     """Forecast from the last radar frames and write CF netCDF or Zarr, and pictures.
@@ -75,11 +101,17 @@ def predict(
     or CF Zarr. Most formats require the extra [io]. A domain larger than the training grid is divided into overlapping
     tiles.
 
-    With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/own-radar.md.
+    A baseline forecasts without a model: from the frames' own unit, pixels and time step, or those of --like or
+    --dataset-description.
+
+    With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/own-radar.md
+    and docs/guides/operate.md.
+
+    Example: simcast predict extrapolation radar/ --minutes 60 --out forecasts
 
     Example: simcast predict runs/sevir/student radar/ --out forecasts --write nc --write png
 
-    Example: simcast predict runs/sevir/diffusion --watch /radar/incoming --out /products --keep 288 --bridge 1
+    Example: simcast predict runs/sevir/diffusion --watch /radar/incoming --out /products --fallback extrapolation
     """
     if bool(frames) == bool(watch):
         raise ConfigError("give either FRAMES (radar files or folders) or --watch FOLDER")
@@ -89,17 +121,26 @@ def predict(
 
     set_up_logging(0, quiet=quiet)
     _reject_absent(frames or [], watch, pattern)
-    predictor = _predictor(
-        run, bridge=bridge, z_r=z_r, tile=tile, overlap=overlap, batch=batch, keep_members=not no_members,
-        changes=changes or [], postprocess=postprocess, any_spacing=any_spacing, any_interval=any_interval,
-        dataset=dataset,
+    predictor = _load(
+        run, [*(frames or []), *([watch] if watch else [])], pattern, fallback=fallback, z_r=z_r, changes=changes or [],
+        without_model={
+            "like": like, "description": dataset_description, "step_minutes": step, "frames_in": frames_in,
+            "frames_out": frames_out, "minutes": minutes,
+        },
+        inflow=_inflow(mask=mask_inflow, omit=no_validity),
+        reading={"any_spacing": any_spacing, "any_interval": any_interval, "dataset": dataset}, importer=importer,
+        bridge=bridge, tile=tile, overlap=overlap, batch=batch, keep_members=not no_members, postprocess=postprocess,
+        blend_km=blend_border,
     )  # fmt: skip
     # After the checks of the options: a missing optional package is reported only if everything else is valid.
     publisher = Publisher(
         out, tuple(write or _WRITE), {"png": draw_forecast, "gif": animate_forecast}, institution=institution
     )
     if watch is not None:
-        _watch(predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern)
+        _watch(
+            predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern,
+            stale_steps=stale, prometheus=prometheus,
+        )  # fmt: skip
         return
     for path in _forecast_once(predictor, publisher, frames or [], at=at, pattern=pattern):
         typer.echo(os.fsencode(path))  # bytes: the name of --out may be invalid UTF-8
@@ -121,55 +162,43 @@ def _reject_absent(frames: list[Path], watch: Path | None, pattern: str) -> None
     list_files(frames, pattern)
 
 
-def _predictor(
-    run: Path,
-    *,
-    bridge: int,
-    z_r: tuple[float, float] | None,
-    tile: tuple[int, int] | None,
-    overlap: int | None,
-    batch: int,
-    keep_members: bool,
-    changes: list[str],
-    postprocess: str = "none",
-    **reading: Any,
-) -> "Predictor":
-    from simcast_hpc.data.dataset_spec import ZRRelation
-    from simcast_hpc.forecast.choose_frames import FrameRequest
-    from simcast_hpc.forecast.predictor import Predictor, reject_unfit_tile, tile_margin, training_grid
-    from simcast_hpc.inference.ensemble import Ensemble
-    from simcast_hpc.inference.postprocessing import check_postprocessing, load_postprocessing
-    from simcast_hpc.inference.trained_ensemble import load_run
-    from simcast_hpc.inference.trained_model import forecast_device
-    from simcast_hpc.radar import encoding_of_run
+def _inflow(*, mask: bool, omit: bool) -> str:
+    if mask and omit:
+        raise ConfigError("--mask-inflow and --no-validity are both given; give one of them")
+    return "mask" if mask else "omit" if omit else "mark"
 
-    check_postprocessing(postprocess)
+
+def _load(
+    run: Path,
+    places: list[Path],
+    pattern: str,
+    *,
+    fallback: str | None,
+    z_r: tuple[float, float] | None,
+    changes: list[str],
+    without_model: dict[str, Any],
+    reading: dict[str, Any],
+    importer: list[str] | None,
+    **settings: Any,
+) -> "ForecastMethod":
+    from simcast_hpc.data.dataset_spec import ZRRelation
+    from simcast_hpc.forecast.load_predictor import FramePlaces, PredictorSettings, WithoutModel, load_predictor
+    from simcast_hpc.radar.importer_choice import parse_importer
+
     if z_r is not None and min(z_r) <= 0:
         raise ConfigError(f"--z-r {z_r[0]:g} {z_r[1]:g}: both must be above 0, for example 200 1.6 (Marshall-Palmer)")
-    # The settings are applied as the weights are loaded, because they include the precision of the weights.
-    model = load_run(run, device=forecast_device(), change_sampling=lambda own: override_sampling(own, changes))
-    if changes and not isinstance(model, Ensemble):
-        raise ConfigError(
-            f"--set overrides the sampling of an ensemble, but {run} is deterministic; give a run of stage diffusion, "
-            "or of a network with noise channels"
-        )
-    change = load_postprocessing(postprocess, run, model)
     relation = ZRRelation(a=z_r[0], b=z_r[1]) if z_r else None
-    code = encoding_of_run(model.config.data, z_r=relation, **reading)
-    if tile is not None:
-        reject_unfit_tile(model, tile)
-    tile = tile or training_grid(model)
-    request = FrameRequest(model.config.sequence.frames_in, code.step_minutes, bridge)
-    margin = tile_margin(model)
-    shared = max(min(tile) // 4, 2 * margin) if overlap is None else overlap
-    return Predictor(
-        model, code, request, tile, shared,
-        batch=batch, keep_members=keep_members, margin=margin, postprocessing=change,
-    )  # fmt: skip
+    chosen = PredictorSettings(
+        **settings,
+        change_sampling=(lambda own: override_sampling(own, changes)) if changes else None,
+        reading={"z_r": relation, "importer": parse_importer(importer), **reading},
+        without_model=WithoutModel(**without_model),
+    )
+    return load_predictor(run, chosen, FramePlaces(places, pattern), fallback=fallback)
 
 
 def _forecast_once(
-    predictor: "Predictor", publisher: "Publisher", places: list[Path], *, at: str | None, pattern: str
+    predictor: "ForecastMethod", publisher: "Publisher", places: list[Path], *, at: str | None, pattern: str
 ) -> list[Path]:
     from simcast_hpc.config import DataError
     from simcast_hpc.radar.frame_files import index_times, list_files, read_encoded
@@ -187,7 +216,11 @@ def _forecast_once(
         read_encoded(files, [max(files)], predictor.code)
         raise
     frames = read_encoded(files, [time for time in chosen.frames if time is not None], predictor.code)
-    return list(publisher.publish(predictor.predict(frames, issue)).values())
+    forecast = predictor.predict(frames, issue)
+    paths = list(publisher.publish(forecast).values())
+    if forecast.fallback:
+        typer.echo(f"simcast: this forecast is a fallback, not that of the model: {forecast.fallback}", err=True)
+    return paths
 
 
 def _newest(files: "Mapping[datetime, Path]") -> datetime:
@@ -204,7 +237,7 @@ def _newest(files: "Mapping[datetime, Path]") -> datetime:
     return reached
 
 
-def _watch(predictor: "Predictor", publisher: "Publisher", folder: Path, **settings: Any) -> None:
+def _watch(predictor: "ForecastMethod", publisher: "Publisher", folder: Path, **settings: Any) -> None:
     from simcast_hpc.forecast.watch_folder import FolderWatcher, WatchSettings
     from simcast_hpc.monitoring.stop_request import StopRequest
     from simcast_hpc.storage.directory_lock import hold_directory

@@ -7,7 +7,11 @@ import typer
 
 Run = Annotated[
     Path,
-    typer.Argument(help="Run directory of a finished teacher, student, direct or diffusion stage.", show_default=False),
+    typer.Argument(
+        help="Run directory of a finished teacher, student, direct or diffusion stage, or a baseline: persistence, "
+        "extrapolation, pysteps-lk, darts, s-prog, steps, linda or anvil.",
+        show_default=False,
+    ),
 ]
 FramePaths = Annotated[
     list[Path] | None, typer.Argument(help="Radar files, or folders of radar files.", show_default=False)
@@ -104,4 +108,80 @@ Keep = Annotated[
         min=1,
         show_default=False,
     ),
+]
+Importer = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Reader of the radar files and its options, for example 'pysteps:dwd_radolan product_name=RY' (default: "
+        "by the content of the file).",
+        metavar="'NAME KEY=VALUE ...'",
+        show_default=False,
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a baseline: run directory whose encoding, pixels, time step and numbers of frames are used.",
+        show_default=False,
+    ),
+]
+Description = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset-description",
+        help="For a baseline: data set description (name or YAML file) whose encoding, pixels and time step are used "
+        "(default: unit and pixels of the frames, unrounded).",
+        metavar="NAME|FILE",
+        show_default=False,
+    ),
+]
+Step = Annotated[
+    float | None,
+    typer.Option(
+        help="For a baseline: minutes between frames (default: inferred from the frames).", show_default=False
+    ),
+]
+FramesIn = Annotated[
+    int | None,
+    typer.Option(help="For a baseline: largest number of input frames.", min=1, show_default=False),
+]
+FramesOut = Annotated[int | None, typer.Option(help="For a baseline: number of lead times.", min=1, show_default=False)]
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="For a baseline: last lead time in minutes (default: 120).", show_default=False),
+]
+Fallback = Annotated[
+    str | None,
+    typer.Option(
+        help="Forecast by extrapolation or persistence if the model cannot be loaded, fails, or lacks input frames; "
+        "the product states it.",
+        metavar="BASELINE",
+        show_default=False,
+    ),
+]
+MaskInflow = Annotated[
+    bool,
+    typer.Option("--mask-inflow", help="Set pixels to missing whose back-trajectory starts outside the observed area."),
+]
+BlendBorder = Annotated[
+    float,
+    typer.Option(
+        help="Blend the forecast of a model with extrapolation within this distance in km of the border of the "
+        "observed area; 0 for none.",
+        min=0,
+        max=1000,
+    ),
+]
+NoValidity = Annotated[
+    bool, typer.Option("--no-validity", help="Do not compute the variable validity, which marks these pixels.")
+]
+Stale = Annotated[
+    float,
+    typer.Option(
+        help="With --watch, report the state stale if the newest frame is older than this number of time steps.", min=1
+    ),
+]
+Prometheus = Annotated[
+    Path | None,
+    typer.Option(help="With --watch, text file with the status for Prometheus (*.prom).", show_default=False),
 ]

@@ -23,6 +23,7 @@ from simcast_hpc.models import grid_of
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.storage.run_directory import versions
 
+from .border_blending import extrapolate_linear, weight_of_model
 from .choose_frames import FrameRequest, FrameSet, choose_frames
 from .forecast_fields import FALLBACK, MODEL, Forecast
 from .inflow import InflowMode, mark_inflow
@@ -47,6 +48,7 @@ class Predictor:
         keep_members: whether an ensemble's members are kept; without, memory does not grow with their number.
         postprocessing: changes the values of each member on the whole domain; None for none.
         inflow: how pixels are treated that are not determined by observations.
+        blend_km: width of the border in km in which the forecast is blended with extrapolation; 0 for none.
     """
 
     model: TrainedModel | Ensemble
@@ -59,6 +61,7 @@ class Predictor:
     margin: int = 0
     postprocessing: Postprocessing | None = None
     inflow: InflowMode = "mark"
+    blend_km: float = 0.0
 
     def __post_init__(self) -> None:
         """Warn if the name of the run, which forecasts show, is that of another data set."""
@@ -80,7 +83,7 @@ class Predictor:
             RuntimeError: the network failed, or returned non-finite values.
         """
         inputs = stack_frames(frames, self.inputs(list(frames), issue), self.code, bridge=self.wanted.bridge)
-        codes, missing = inputs.codes, inputs.missing.any(axis=0)
+        codes, missing = inputs.codes, np.logical_or.reduce(inputs.missing)
         domain = Tiling((codes.shape[1], codes.shape[2]), self.tile, self.overlap, self.margin)
         if missing.all():
             raise DataError(
@@ -112,6 +115,7 @@ class Predictor:
         total = np.zeros(frame, np.float32) if is_ensemble else None
         reached = np.zeros((len(levels), *frame), np.uint16) if is_ensemble else None
         base = self._base_of_domain(codes, domain)
+        blending = self._blending(codes, missing)
         for numbers in self._groups(count, frame, domain):
             linear = (
                 np.zeros((len(numbers), *frame), np.float32) if kept is None else kept[numbers[0] : numbers[-1] + 1]
@@ -120,6 +124,10 @@ class Predictor:
             for member in linear:
                 if not np.isfinite(member).all():
                     raise RuntimeError(f"the network of {self.model.config.run_dir} returned non-finite values")
+                if blending is not None:
+                    weight, extrapolated = blending
+                    member *= weight
+                    member += (1 - weight) * extrapolated
                 self._postprocess(member, codes)
                 if total is not None and reached is not None:
                     total += member
@@ -134,6 +142,14 @@ class Predictor:
         total /= np.float32(count)
         self.code.make_physical(total, missing)
         return kept, total, probability
+
+    def _blending(self, codes: np.ndarray, missing: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return the weight of the network ``[H, W]`` and the extrapolation ``[T', H, W]``; None without blending."""
+        pixels = round(self.blend_km / self.code.spacing_km)
+        if not pixels:
+            return None
+        frames_out = self.model.config.sequence.frames_out
+        return weight_of_model(missing, pixels), extrapolate_linear(codes, frames_out, self.code)
 
     def _postprocess(self, linear: np.ndarray, codes: np.ndarray) -> None:
         """Change the values of a member ``[T', H, W]`` in linear units in place, from its inputs ``[T, H, W]``."""
@@ -209,6 +225,8 @@ class Predictor:
             "simcast_tile": f"{self.tile[0]} x {self.tile[1]} pixels, overlap {self.overlap}"
             + (f", margin {self.margin}" if self.margin else ""),
         }
+        if self.blend_km:
+            provenance["simcast_blend_border"] = f"{self.blend_km:g} km"
         if self.postprocessing is not None:
             provenance["simcast_postprocessing_reference"] = self.postprocessing.reference
         if isinstance(model, Ensemble):

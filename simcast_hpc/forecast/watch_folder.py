@@ -29,6 +29,7 @@ from .choose_frames import FrameSet, require_one_grid_and_unit
 from .forecast_fields import ForecastMethod
 from .forecast_files import SIGNATURE, Publisher
 from .watch_health import iso, write_health
+from .watch_metrics import WatchStatistics, write_prometheus
 from .watched_files import FUTURE_TOLERANCE, Retry, WatchedFiles, current_time
 
 logger = logging.getLogger(__name__)
@@ -53,22 +54,29 @@ class WatchSettings:
         late_minutes: how much older than the newest frame an issue time may be and still be served.
         keep: number of newest issue times whose files are kept; None keeps all.
         pattern: of file names.
+        stale_steps: the feed is stale if the newest frame is older than this number of time steps.
+        prometheus: text file with the status for Prometheus; None for none.
     """
 
     every_seconds: float = 10.0
     late_minutes: float = 120.0
     keep: int | None = None
     pattern: str = "*"
+    stale_steps: float = 3.0
+    prometheus: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers.
 
         Raises:
-            ConfigError: one is not finite.
+            ConfigError: one is not finite, or the folder of the text file does not exist.
         """
-        for option, value in (("--every", self.every_seconds), ("--late", self.late_minutes)):
+        numbers = {"--every": self.every_seconds, "--late": self.late_minutes, "--stale": self.stale_steps}
+        for option, value in numbers.items():
             if not math.isfinite(value):
                 raise ConfigError(f"{option} {value} must be a finite number")
+        if self.prometheus is not None and not self.prometheus.absolute().parent.is_dir():
+            raise ConfigError(f"--prometheus {self.prometheus}: the folder {self.prometheus.parent} does not exist")
 
 
 class FolderWatcher:
@@ -105,10 +113,11 @@ class FolderWatcher:
             **predictor.about,
             "watched": str(folder),
             "started": iso(current_time()),
-            "made": 0,
             "last_forecast": None,
             "lag_seconds": None,
         }
+        self._statistics = WatchStatistics(time.time())
+        self._started, self._state = current_time(), "watching"
         publisher.folder.mkdir(parents=True, exist_ok=True)
         sweep(publisher.folder)
         self.files = WatchedFiles(
@@ -222,7 +231,7 @@ class FolderWatcher:
             self._fail(issue, signature, error)
             return "failed"
         self._failed.pop(issue, None)
-        self._report(issue, paths, files)
+        self._report(issue, paths, files[moments[-1]], fallback=forecast.fallback)
         return "made"
 
     def _of_files(
@@ -284,16 +293,18 @@ class FolderWatcher:
             retry = Retry.after(previous.retry if previous else None)
             failure = _Failure(signature, f"{type(error).__name__}: {error}", retry)
         self._failed[issue] = failure
+        self._statistics.count_failure()
         if previous is None or previous.problem != failure.problem:
             logger.warning("no forecast for %s: %s", iso(issue), failure.problem)
 
-    def _report(self, issue: datetime, paths: dict[str, Path], files: dict[datetime, Path]) -> None:
-        arrived = self.files.arrived(files[issue]) if issue in files else time.time()
-        self._health["made"] += 1
+    def _report(self, issue: datetime, paths: dict[str, Path], newest_input: Path, *, fallback: str) -> None:
+        arrived, published = self.files.arrived(newest_input), time.time()
+        self._statistics.count_forecast(iso(issue), arrived=arrived, published=published, fallback=fallback)
         newest = self._health["last_forecast"]
         if newest is None or newest["issue"] <= iso(issue):
-            self._health["last_forecast"] = {"issue": iso(issue), "files": [path.name for path in paths.values()]}
-            self._health["lag_seconds"] = round(time.time() - arrived, 3)
+            names = [path.name for path in paths.values()]
+            self._health["last_forecast"] = {"issue": iso(issue), "files": names, "fallback": bool(fallback)}
+            self._health["lag_seconds"] = round(published - arrived, 3)
         logger.info("forecast of %s: %s", iso(issue), ", ".join(path.name for path in paths.values()))
         self._write_health("watching")
 
@@ -309,17 +320,36 @@ class FolderWatcher:
     def _write_health(self, state: str, *, reason: str = "") -> None:
         now = current_time()
         files = self.files.by_time(now)
+        newest = max(files, default=None)
+        if state == "watching" and (stale := self._staleness(newest, now)):
+            state, reason = "stale", stale
+        if (state == "stale") != (self._state == "stale"):
+            logger.warning("the feed is stale: %s" if state == "stale" else "the feed is no longer stale%s", reason)
+        self._state = state
         issues = {**self._gaps, **{issue: failure.problem for issue, failure in self._failed.items()}}
-        write_health(
+        health = write_health(
             self.publisher.folder,
             {
                 **self._health,
+                **self._statistics.health(),
                 "state": state,
                 "why": printable(reason),
                 "frames": len(files),
-                "last_frame": iso(max(files)) if files else None,
+                "last_frame": None if newest is None else iso(newest),
+                "last_frame_age_seconds": None if newest is None else round((now - newest).total_seconds(), 1),
             },
             files=self.files.problems(),
             waiting=self.files.waiting(now),
             issues=sorted(issues.items(), reverse=True),
         )
+        if self.settings.prometheus is not None:
+            write_prometheus(self.settings.prometheus, health)
+
+    def _staleness(self, newest: datetime | None, now: datetime) -> str:
+        """Return why the feed is stale, or an empty text."""
+        limit = self.settings.stale_steps * self.predictor.wanted.step_minutes
+        minutes = (now - (newest or self._started)).total_seconds() / 60
+        if minutes <= limit:
+            return ""
+        what = f"the newest frame is {minutes:.0f} minutes old" if newest else f"no frame for {minutes:.0f} minutes"
+        return f"{what}, more than {self.settings.stale_steps:g} time steps"

@@ -25,8 +25,8 @@ def write_health(
     files: Iterable[tuple[Path, str]],
     waiting: Iterable[tuple[Path, str]],
     issues: Iterable[tuple[datetime, str]],
-) -> None:
-    """Write the status and the problems of files, of frames from the future and of issue times.
+) -> dict[str, Any]:
+    """Write and return the status and the problems of files, of frames from the future and of issue times.
 
     At most 100 problems of each kind are listed, the first ones; ``problem_counts`` contains all. A file that cannot be
     written is logged.
@@ -47,6 +47,7 @@ def write_health(
         write_json(folder / HEALTH, health)
     except OSError as error:
         logger.warning("%s cannot be written: %s", HEALTH, error)
+    return health
 
 
 def iso(moment: datetime) -> str:

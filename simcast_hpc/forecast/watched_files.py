@@ -156,8 +156,11 @@ class WatchedFiles:
         return [(path, one.problem) for path, one in known if one.problem]
 
     def arrived(self, path: Path) -> float:
-        """Return the modification time of a file, seconds since 1970."""
-        return self._known[path].stamp.changed_ns / 1e9
+        """Return when a file arrived: the last change of its status, seconds since 1970.
+
+        Transfers that keep modification times, such as ``rsync -t``, set those to the past, but not this one.
+        """
+        return self._known[path].stamp.status_ns / 1e9
 
     def content(self, path: Path, moment: datetime) -> str:
         """Return a hash of the content that determines the frame of ``moment``.

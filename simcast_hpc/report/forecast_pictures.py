@@ -198,4 +198,7 @@ def _title(forecast: Forecast) -> str:
     what = "Ensemble mean" if forecast.probability is not None else "Forecast"
     run, changed = (forecast.provenance.get(f"simcast_{key}", "") for key in ("run", "postprocessing"))
     run += f"+{changed}" if changed not in ("", "none") else ""
+    if forecast.fallback:
+        replaced = forecast.provenance.get("simcast_fallback_for", "the model")
+        run += f" (FALLBACK for {replaced[-60:]})"
     return plain(f"{what} issued {forecast.issue:%Y-%m-%d %H:%M} UTC by {run or 'an unnamed model'}")

@@ -1,5 +1,6 @@
 """`simcast predict` from files: CF netCDF and Zarr, pictures, provenance, and the error of each invalid input."""
 
+import functools
 import json
 import logging
 import shutil
@@ -14,12 +15,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.commands.predict import _predictor
+from simcast_hpc.commands.options import override_sampling
 from simcast_hpc.config import SimcastError
 from simcast_hpc.export import export_run
 from simcast_hpc.forecast.cf_dataset import as_dataset
 from simcast_hpc.forecast.choose_frames import FrameRequest
 from simcast_hpc.forecast.forecast_files import write_netcdf
+from simcast_hpc.forecast.load_predictor import PredictorSettings, load_model
 from simcast_hpc.forecast.predictor import Predictor, noise_of_tile
 from simcast_hpc.inference.trained_ensemble import load_ensemble, load_run
 from simcast_hpc.inference.trained_model import load_trained
@@ -191,13 +193,13 @@ def test_precision_option_changes_members_and_provenance(runs, tmp_path):
     codes = np.random.default_rng(2).integers(0, 255, (3, 16, 16), dtype=np.uint8)
     place = RadarGrid(LAEA, 0.0, 0.0, 8000.0, 8000.0, 16, 16)
     coded = {moment(k): EncodedFrame(codes[k], place, "kg/m^2", moment(k), tmp_path / f"{k}") for k in range(3)}
-    options = {"bridge": 0, "z_r": None, "any_spacing": True, "tile": None, "overlap": None, "batch": 1}
-    made = {
-        precision: _predictor(
-            runs / "diffusion", **options, keep_members=True, changes=[f"sampling.precision={precision}", "members=1"]
-        ).predict(coded, moment(2))
-        for precision in ("fp32", "bf16")
-    }
+
+    def predictor(precision: str) -> Predictor:
+        change = functools.partial(override_sampling, overrides=[f"sampling.precision={precision}", "members=1"])
+        settings = PredictorSettings(batch=1, change_sampling=change, reading={"any_spacing": True})
+        return load_model(runs / "diffusion", settings)
+
+    made = {precision: predictor(precision).predict(coded, moment(2)) for precision in ("fp32", "bf16")}
     difference = np.abs(made["bf16"].values - made["fp32"].values)
     assert difference.max() > 0 and difference.mean() < 1.0
     assert '"precision":"bf16"' in made["bf16"].provenance["simcast_sampling"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 import xarray as xr
 
-from simcast_hpc.commands.predict import _predictor
 from simcast_hpc.config import ConfigError
 from simcast_hpc.forecast.choose_frames import FrameRequest
+from simcast_hpc.forecast.load_predictor import PredictorSettings, load_model
 from simcast_hpc.forecast.predictor import Predictor
 from simcast_hpc.inference.postprocessing import model_identity, no_echo_limit
 from simcast_hpc.inference.probability_matching import ProbabilityMatching
@@ -81,9 +81,7 @@ def test_values_and_attributes(run: Path, frames: Path, tmp_path: Path):
 
 def test_identity_of_a_watched_folder_changes(run: Path):
     def identity(name: str) -> str:
-        return _predictor(
-            run, bridge=0, z_r=None, tile=None, overlap=None, batch=4, keep_members=True, changes=[], postprocess=name
-        ).identity
+        return load_model(run, PredictorSettings(postprocess=name)).identity
 
     assert len({identity(name) for name in ("none", "quantile-mapping", "probability-matching")}) == 3
 
