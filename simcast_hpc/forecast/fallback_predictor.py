@@ -44,17 +44,17 @@ class FallbackPredictor:
         self._name, self._load, self._baseline, self._clock = name, load, baseline, clock
         self._model: Predictor | None = None
         self._problem, self._next_load = "", -float("inf")
-        self._try_to_load()
+        self._try_to_load(is_start=True)
 
-    def _try_to_load(self) -> None:
+    def _try_to_load(self, *, is_start: bool = False) -> None:
         if self._model is not None or self._clock() < self._next_load:
             return
         self._next_load = self._clock() + _LOAD_AGAIN_SECONDS
         try:
             self._model, self._problem = self._load(), ""
-        except OptionError:
-            raise
-        except Exception as error:  # whatever is wrong with the run, forecasts go on
+        except Exception as error:  # whatever is wrong with the run, forecasts continue
+            if is_start and isinstance(error, OptionError):
+                raise
             self._problem = f"the model cannot be loaded: {describe(error)}"
             logger.warning("%s; forecasts are by %s", self._problem, self._baseline.name)
             _free_memory()

@@ -110,7 +110,6 @@ class FolderWatcher:
         self._health: dict[str, Any] = {
             "pid": os.getpid(),
             "host": os.uname().nodename,
-            **predictor.about,
             "watched": str(folder),
             "started": iso(current_time()),
             "last_forecast": None,
@@ -331,6 +330,7 @@ class FolderWatcher:
             self.publisher.folder,
             {
                 **self._health,
+                **self.predictor.about,  # changes if a model is loaded later
                 **self._statistics.health(),
                 "state": state,
                 "why": printable(reason),
