@@ -29,8 +29,8 @@ _THRESHOLDS = {
     "mm/h": (0.5, 2.0, 5.0, 10.0, 30.0),
     "kg/m^2": (0.5, 3.0, 6.0, 12.0, 32.0),
 }
-# A cadence is a multiple of half a minute if it is within 10 % of one: radars scan with some seconds of jitter.
-_CADENCE_MINUTES, _CADENCE_TOLERANCE = 0.5, 0.1
+# A cadence is a multiple of half a minute if it is within 5 % of one: radars scan with some seconds of jitter.
+_CADENCE_MINUTES, _CADENCE_TOLERANCE = 0.5, 0.05
 
 
 def infer_step_minutes(times: Iterable[datetime]) -> float:

@@ -132,7 +132,7 @@ def _resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-@pytest.mark.parametrize("frames", [60, pytest.param(288, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("frames", [44, pytest.param(288, marks=pytest.mark.slow)])
 def test_every_issue_time_of_a_day_is_made_once(model, folders, set_clock, frames):
     folder, out = folders
     seen = run_day(model, folder, out, set_clock, frames=frames)
