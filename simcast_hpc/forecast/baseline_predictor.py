@@ -153,6 +153,8 @@ class BaselinePredictor:
             "simcast_stage": "baseline",
             "simcast_weights_sha256": "none",
             "simcast_data_description": self.code.spec.name,
+            "license": self.code.spec.license,
+            "attribution": self.code.spec.credit,
             "simcast_postprocessing": "none",
         }
         if self.name not in ("persistence", "extrapolation"):

@@ -27,7 +27,7 @@ from .baseline_predictor import BaselinePredictor, frames_of_baseline
 from .choose_frames import FrameRequest
 from .fallback_predictor import FallbackPredictor, OptionError, describe
 from .inflow import InflowMode
-from .predictor import Predictor, reject_unfit_tile, training_grid
+from .predictor import Predictor, reject_unfit_tile, tile_margin, training_grid
 
 logger = logging.getLogger(__name__)
 FALLBACKS = ("extrapolation", "persistence")
@@ -248,9 +248,10 @@ def load_model(run: Path, settings: PredictorSettings) -> Predictor:
             reject_unfit_tile(model, settings.tile)
         tile = settings.tile or training_grid(model)
         request = FrameRequest(model.config.sequence.frames_in, code.step_minutes, settings.bridge)
-        shared = min(tile) // 4 if settings.overlap is None else settings.overlap
+        margin = tile_margin(model)
+        shared = max(min(tile) // 4, 2 * margin) if settings.overlap is None else settings.overlap
         return Predictor(
-            model, code, request, tile, shared, batch=settings.batch, keep_members=settings.keep_members,
+            model, code, request, tile, shared, batch=settings.batch, keep_members=settings.keep_members, margin=margin,
             postprocessing=postprocessing, inflow=settings.inflow, blend_km=settings.blend_km,
         )  # fmt: skip
     except ConfigError as error:
