@@ -33,3 +33,9 @@ def extrapolate_linear(codes: np.ndarray, frames_out: int, code: ModelEncoding) 
     for k, field in enumerate(units):  # one field at a time: the conversion takes float64
         linear[k] = code.linear_of_forecast(field)
     return linear
+
+
+def blend(member: np.ndarray, weight: np.ndarray, extrapolated: np.ndarray) -> None:
+    """Blend a member ``[T', H, W]`` with the extrapolation in place, by the weight of the network ``[H, W]``."""
+    member *= weight
+    member += (1 - weight) * extrapolated

@@ -23,7 +23,7 @@ from simcast_hpc.models import grid_of
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.storage.run_directory import versions
 
-from .border_blending import extrapolate_linear, weight_of_model
+from .border_blending import blend, extrapolate_linear, weight_of_model
 from .choose_frames import FrameRequest, FrameSet, choose_frames
 from .forecast_fields import FALLBACK, MODEL, Forecast
 from .inflow import InflowMode, mark_inflow
@@ -125,9 +125,7 @@ class Predictor:
                 if not np.isfinite(member).all():
                     raise RuntimeError(f"the network of {self.model.config.run_dir} returned non-finite values")
                 if blending is not None:
-                    weight, extrapolated = blending
-                    member *= weight
-                    member += (1 - weight) * extrapolated
+                    blend(member, *blending)
                 self._postprocess(member, codes)
                 if total is not None and reached is not None:
                     total += member
