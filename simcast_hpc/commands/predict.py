@@ -47,6 +47,25 @@ from .predict_options import (
     Watch,
     Write,
 )
+from .product_options import (
+    Accumulate,
+    AccumulationThreshold,
+    DType,
+    MatchedMean,
+    Neighborhood,
+    OverlayProjectionOption,
+    Percentile,
+    Points,
+    PolygonPixels,
+    Polygons,
+    PolygonStatistic,
+    Threshold,
+    WindowOption,
+    check_products,
+    keeps_members,
+    place_settings,
+    product_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +105,19 @@ def predict(
     no_members: NoMembers = False,
     changes: SamplingOverrides = None,
     postprocess: Postprocess = "none",
+    accumulate: Accumulate = None,
+    window: WindowOption = None,
+    percentile: Percentile = None,
+    threshold: Threshold = None,
+    accumulation_threshold: AccumulationThreshold = None,
+    matched_mean: MatchedMean = False,
+    neighborhood: Neighborhood = 0.0,
+    points: Points = None,
+    polygons: Polygons = None,
+    polygon_pixels: PolygonPixels = "coverage",
+    polygon_statistic: PolygonStatistic = None,
+    dtype: DType = "float32",
+    overlay_crs: OverlayProjectionOption = "EPSG:3857",
     institution: Institution = "",
     watch: Watch = None,
     every: Every = 10.0,
@@ -107,6 +139,10 @@ def predict(
     With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/own-radar.md
     and docs/guides/operate.md.
 
+    Accumulations, percentiles, probabilities, GeoTIFF, overlays, ODIM files and time series: docs/guides/products.md.
+
+    Example: simcast predict runs/mine radar/ --accumulate 15,60 --percentile 10,50,90 --write nc --write cog
+
     Example: simcast predict extrapolation radar/ --minutes 60 --out forecasts
 
     Example: simcast predict runs/sevir/student radar/ --out forecasts --write nc --write png
@@ -118,8 +154,15 @@ def predict(
     from simcast_hpc.forecast.forecast_files import Publisher
     from simcast_hpc.monitoring.log import set_up_logging
     from simcast_hpc.report.forecast_pictures import animate_forecast, draw_forecast
+    from simcast_hpc.report.map_overlay import write_overlays
 
     set_up_logging(0, quiet=quiet)
+    products = product_settings(
+        accumulate, window, percentile, threshold, accumulation_threshold, matched_mean=matched_mean,
+        neighborhood_km=neighborhood, dtype=dtype, overlay_crs=overlay_crs, members=not no_members,
+    )  # fmt: skip
+    places = place_settings(points, polygons, polygon_pixels, polygon_statistic)
+    kinds = tuple(write or _WRITE)
     _reject_absent(frames or [], watch, pattern)
     predictor = _load(
         run, [*(frames or []), *([watch] if watch else [])], pattern, fallback=fallback, z_r=z_r, changes=changes or [],
@@ -128,14 +171,19 @@ def predict(
             "frames_out": frames_out, "minutes": minutes,
         },
         inflow=_inflow(mask=mask_inflow, omit=no_validity),
-        reading={"any_spacing": any_spacing, "any_interval": any_interval, "dataset": dataset}, importer=importer,
-        bridge=bridge, tile=tile, overlap=overlap, batch=batch, keep_members=not no_members, postprocess=postprocess,
-        blend_km=blend_border,
+        reading={
+            "any_spacing": any_spacing, "any_interval": any_interval, "dataset": dataset,
+            "rate_thresholds": products.thresholds,
+        },
+        importer=importer, bridge=bridge, tile=tile, overlap=overlap, batch=batch, postprocess=postprocess,
+        keep_members=keeps_members(products, places), blend_km=blend_border,
     )  # fmt: skip
     # After the checks of the options: a missing optional package is reported only if everything else is valid.
+    check_products(predictor, products, kinds)
     publisher = Publisher(
-        out, tuple(write or _WRITE), {"png": draw_forecast, "gif": animate_forecast}, institution=institution
-    )
+        out, kinds, {"png": draw_forecast, "gif": animate_forecast}, institution=institution, products=products,
+        places=places, draw_overlays=write_overlays,
+    )  # fmt: skip
     if watch is not None:
         _watch(
             predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern,

@@ -19,7 +19,10 @@ FramePaths = Annotated[
 Out = Annotated[Path, typer.Option(help="Output folder. File names start with forecast_ and the issue time.")]
 Write = Annotated[
     list[str] | None,
-    typer.Option(help="Format to write: nc, zarr, png or gif (repeatable; default: nc and png).", show_default=False),
+    typer.Option(
+        help="Format: nc, zarr, png, gif, cog, overlay, odim, csv or geojson (repeatable; default: nc and png).",
+        show_default=False,
+    ),
 ]
 At = Annotated[
     str | None,

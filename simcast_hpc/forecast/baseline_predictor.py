@@ -114,6 +114,8 @@ class BaselinePredictor:
             mean,
             probability,
             {**self._fixed, **inputs.provenance()},
+            inputs=inputs.observed_frames(),
+            z_r=self.code.rate_relation,
         )
         return mark_inflow(forecast, inputs, self.inflow)
 

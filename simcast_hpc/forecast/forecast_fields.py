@@ -1,19 +1,45 @@
 """``Forecast``: the fields of one forecast on the map of its inputs; and the interface of what makes forecasts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from simcast_hpc.data.dataset_spec import ZRRelation
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 
 from .choose_frames import FrameRequest, FrameSet
 
+if TYPE_CHECKING:
+    from .products.product_fields import ProductField
+
 # Attributes of a forecast file: what made the forecast, the fallback or none, and why it was needed.
 MODEL, FALLBACK, FALLBACK_REASON = "simcast_model", "simcast_fallback", "simcast_fallback_reason"
+
+
+@dataclass(frozen=True, eq=False)
+class ObservedFrames:
+    """The input frames of a forecast, from which accumulations over the time before the issue are computed.
+
+    Attributes:
+        codes: encoded values ``[T, H, W]``.
+        times: nominal times, ascending; the last is the issue time.
+        decode: function from codes of any shape to values in the unit of the forecast, float32, NaN where missing.
+        are_means: whether every frame is the mean rate over an interval that ends at its time (an accumulation), not an
+            instantaneous field. The frames that a model forecasts from such frames are means as well.
+    """
+
+    codes: np.ndarray
+    times: tuple[datetime, ...]
+    decode: Callable[[np.ndarray], np.ndarray]
+    are_means: bool = False
+
+    def values(self, frame: int, rows: slice = slice(None)) -> np.ndarray:
+        """Return rows of a frame in the unit of the forecast, float32 ``[rows, W]``, NaN where missing."""
+        return self.decode(self.codes[frame, rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +61,9 @@ class Forecast:
         provenance: text by attribute name.
         validity: bool ``[T', H, W]``, whether a pixel is determined by observations, see
             :func:`.inflow.origin_is_observed`; None if unknown.
+        inputs: the input frames; None if they are not known.
+        z_r: relation by which reflectivity is converted to rain rates; None if there is none.
+        products: fields that were derived from the forecast.
     """
 
     issue: datetime
@@ -49,6 +78,9 @@ class Forecast:
     probability: np.ndarray | None = None
     provenance: dict[str, str] = field(default_factory=dict)
     validity: np.ndarray | None = None
+    inputs: ObservedFrames | None = None
+    z_r: ZRRelation | None = None
+    products: tuple["ProductField", ...] = ()
 
     @property
     def shown(self) -> np.ndarray:
@@ -57,6 +89,11 @@ class Forecast:
             return self.mean
         assert self.values is not None
         return self.values[0]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the forecast has several members, from which probabilities are estimated."""
+        return self.mean is not None
 
     @property
     def fallback(self) -> str:

@@ -1,9 +1,9 @@
-"""Write the files of one issue time: pictures first, then the data, whose presence marks a complete set."""
+"""Write the files of one issue time: maps and series first, then the data, whose presence marks a complete set."""
 
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,30 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.storage.atomic_files import atomic_directory, atomic_file, remove
 
 from .cf_dataset import as_dataset
-from .predictor import Forecast
+from .forecast_fields import Forecast
+from .products.derived_fields import derive_fields, omitted_products
+from .products.geotiff import write_geotiffs
+from .products.odim_writer import write_odim_files
+from .products.packing import packed
+from .products.place_series import PlaceSettings, series_of, write_series_csv, write_series_geojson
+from .products.product_settings import ProductSettings
 
 if TYPE_CHECKING:
     import xarray as xr
 
 DATA = ("nc", "zarr")
 PICTURES = ("png", "gif")
-_NEEDS = {"nc": "h5netcdf", "zarr": "zarr"}
+FOLDERS = ("cog", "overlay", "odim")  # one file per product and time
+SERIES = ("csv", "geojson")
+KINDS = (*PICTURES, *FOLDERS, *SERIES, "zarr", "nc")  # in the order in which they are written
+_NEEDS = {
+    "nc": "h5netcdf",
+    "zarr": "zarr",
+    "cog": "rasterio",
+    "overlay": "rasterio",
+    "csv": "shapely",
+    "geojson": "shapely",
+}
 SIGNATURE = "simcast_signature"
 Draw = Callable[[Forecast, Path], None]
 
@@ -33,25 +49,46 @@ def stem_of(issue: datetime) -> str:
 
 @dataclass(frozen=True)
 class Publisher:
-    """Output folder and file kinds (``nc``, ``zarr``, ``png``, ``gif``) of forecasts; ``draw`` draws the pictures."""
+    """Output folder, file kinds and products of forecasts.
+
+    Attributes:
+        folder: of the files.
+        kinds: of ``KINDS``; at least ``nc`` or ``zarr``.
+        draw: functions that write the kinds ``png`` and ``gif``.
+        institution: attribute of the files.
+        comment: attribute of the files.
+        products: that are derived from every forecast.
+        places: points and polygons of the series.
+        draw_overlays: function that writes the kind ``overlay`` into a folder, that of ``report.map_overlay``.
+    """
 
     folder: Path
     kinds: tuple[str, ...]
     draw: Mapping[str, Draw] = field(default_factory=dict)
     institution: str = ""
     comment: str = ""
+    products: ProductSettings = field(default_factory=ProductSettings)
+    places: PlaceSettings = field(default_factory=PlaceSettings)
+    draw_overlays: Callable[..., None] | None = None
 
     def __post_init__(self) -> None:
         """Check that all kinds can be written.
 
         Raises:
-            ConfigError: an unknown kind, only pictures, or a required package is not installed.
+            ConfigError: an unknown kind, neither nc nor zarr, series without places or places without series, or a
+                required package is not installed.
         """
-        unknown = [kind for kind in self.kinds if kind not in DATA + PICTURES]
+        unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not set(self.kinds) & set(DATA):
+            others = ", ".join(kind for kind in KINDS if kind not in DATA)
             raise ConfigError(
-                f"--write {' '.join(self.kinds) or '(nothing)'}: choose nc or zarr or both, and optionally png and gif"
+                f"--write {' '.join(self.kinds) or '(nothing)'}: choose nc or zarr or both, and optionally {others}"
             )
+        series = [kind for kind in SERIES if kind in self.kinds]
+        if series and not self.places.places:
+            raise ConfigError(f"--write {' '.join(series)} requires places: --points FILE or --polygons FILE")
+        if self.places.places and not series:
+            raise ConfigError("--points and --polygons require --write csv or --write geojson")
         for package in ("xarray", "pyproj", *(_NEEDS[kind] for kind in self.kinds if kind in _NEEDS)):
             if importlib.util.find_spec(package) is None:
                 raise ConfigError(
@@ -61,16 +98,25 @@ class Publisher:
 
     def paths(self, issue: datetime) -> dict[str, Path]:
         """Return the files of an issue time by kind, in the order in which they are written."""
-        order = [kind for kind in (*PICTURES, "zarr", "nc") if kind in self.kinds]
-        return {kind: self.folder / f"{stem_of(issue)}.{kind}" for kind in order}
+        return {kind: self.folder / f"{stem_of(issue)}.{kind}" for kind in KINDS if kind in self.kinds}
+
+    @property
+    def identity(self) -> str:
+        """Settings that change the files, as text; empty for the default products and no places."""
+        return self.products.identity + self.places.identity
 
     def publish(self, forecast: Forecast) -> dict[str, Path]:
-        """Write all files of a forecast atomically; return them by kind.
+        """Derive the products of a forecast and write all its files, each atomically; return them by kind.
 
         Raises:
-            OSError: one cannot be written.
+            DataError: a product cannot be derived.
+            OSError: a file cannot be written.
         """
-        dataset = as_dataset(forecast, institution=self.institution, comment=self.comment)
+        forecast = self.derive(forecast)
+        dataset = as_dataset(
+            forecast, institution=self.institution, comment=self.comment, members=self.products.members
+        )
+        dataset = packed(dataset) if self.products.dtype == "int16" else dataset
         paths = self.paths(forecast.issue)
         self.folder.mkdir(parents=True, exist_ok=True)
         for kind, path in paths.items():
@@ -78,11 +124,44 @@ class Publisher:
                 write_netcdf(dataset, path)
             elif kind == "zarr":
                 write_zarr(dataset, path)
-            else:
-                draw = self.draw[kind]
+            elif kind in FOLDERS:
+                with atomic_directory(path, replace=True) as temporary:
+                    self._write_folder(kind, forecast, temporary)
+            elif kind in SERIES:
                 with atomic_file(path) as temporary:
-                    draw(forecast, temporary)
+                    self._write_series(kind, forecast, temporary)
+            else:
+                with atomic_file(path) as temporary:
+                    self.draw[kind](forecast, temporary)
         return paths
+
+    def derive(self, forecast: Forecast) -> Forecast:
+        """Return a forecast with its products; the attributes of a fallback name those that it cannot have.
+
+        Raises:
+            ConfigError: a product cannot be computed from forecasts of this model.
+        """
+        omitted = omitted_products(forecast, self.products)
+        provenance = {**forecast.provenance, **({"simcast_products_omitted": omitted} if omitted else {})}
+        return replace(forecast, products=derive_fields(forecast, self.products), provenance=provenance)
+
+    def _write_folder(self, kind: str, forecast: Forecast, folder: Path) -> None:
+        if kind == "cog":
+            write_geotiffs(forecast, folder, institution=self.institution)
+        elif kind == "odim":
+            write_odim_files(forecast, folder, institution=self.institution)
+        else:
+            assert self.draw_overlays is not None
+            self.draw_overlays(
+                forecast, folder, projection=self.products.overlay_projection, institution=self.institution
+            )
+
+    def _write_series(self, kind: str, forecast: Forecast, path: Path) -> None:
+        rows = list(series_of(forecast, self.products, self.places))
+        if kind == "csv":
+            write_series_csv(path, rows)
+        else:
+            write_series_geojson(path, rows, forecast, self.places, institution=self.institution)
 
     def signature(self, issue: datetime) -> str | None:
         """Return the signature stored in the data of an issue time; None if a file is absent or incomplete."""
@@ -107,7 +186,7 @@ class Publisher:
 
     def remove(self, issue: datetime) -> None:
         """Remove all files of an issue time, the data first."""
-        for kind in (*DATA, *PICTURES):
+        for kind in reversed(KINDS):
             remove(self.folder / f"{stem_of(issue)}.{kind}")
 
 

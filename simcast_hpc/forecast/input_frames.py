@@ -14,6 +14,7 @@ from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 
 from .choose_frames import FrameSet, interpolate, pixel_gaps, require_one_grid_and_unit
+from .forecast_fields import ObservedFrames
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,17 @@ class InputFrames:
 
     def observed(self) -> np.ndarray:
         """Return the last frame in the unit of the encoding, float32 ``[H, W]``, NaN where missing."""
-        observed = self.code.to_linear(self.code.physical(self.codes[-1]))
-        self.code.make_physical(observed[None])
-        return observed
+        return self._decode(self.codes[-1])
+
+    def observed_frames(self) -> ObservedFrames:
+        """Return all frames for accumulations."""
+        are_means = all(one.interval_minutes is not None for one in self.frames)
+        return ObservedFrames(self.codes, self.chosen.times, self._decode, are_means)
+
+    def _decode(self, codes: np.ndarray) -> np.ndarray:
+        physical = self.code.to_linear(self.code.physical(codes))
+        self.code.make_physical(physical[None])
+        return physical
 
     def provenance(self) -> dict[str, str]:
         """Return the files, the missing frames and the interpolated pixels, as text by attribute name."""

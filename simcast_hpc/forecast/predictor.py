@@ -102,6 +102,8 @@ class Predictor:
             mean,
             probability,
             {**self._fixed, **inputs.provenance()},
+            inputs=inputs.observed_frames(),
+            z_r=self.code.rate_relation,
         )
         return mark_inflow(forecast, inputs, self.inflow)
 

@@ -270,7 +270,8 @@ class FolderWatcher:
     def _signature(self, chosen: FrameSet, contents: dict[datetime, str]) -> str:
         """Return a hash of everything that determines a forecast: times and content of the frames, and settings."""
         inputs = [None if moment is None else [moment.isoformat(), contents[moment]] for moment in chosen.frames]
-        return hashlib.sha256(json.dumps([inputs, self.predictor.identity]).encode()).hexdigest()[:32]
+        products = [self.publisher.identity] if self.publisher.identity else []
+        return hashlib.sha256(json.dumps([inputs, self.predictor.identity, *products]).encode()).hexdigest()[:32]
 
     def _is_current(self, issue: datetime, signature: str) -> bool:
         failed = self._failed.get(issue)

@@ -59,7 +59,8 @@ class ModelEncoding:
     ``any_spacing`` accepts frames of any pixel size without averaging, ``any_interval`` accumulations over more than
     1.5 steps. ``dataset`` is the number of the dataset that is read from ODIM files, and ``importer`` reads the files,
     see :class:`FieldChoice`. Frames are rounded to uint8 codes as in training,
-    or kept unrounded (``rounded=False``) for methods without a network.
+    or kept unrounded (``rounded=False``) for methods without a network. ``rate_thresholds``
+    replace the thresholds of the description: rain rates in mm/h, also for dBZ, or kg/m^2.
     """
 
     spec: DatasetSpec
@@ -71,6 +72,7 @@ class ModelEncoding:
     dataset: int | None = None
     importer: ImporterChoice | None = None
     rounded: bool = True
+    rate_thresholds: tuple[float, ...] = ()
 
     @property
     def choice(self) -> FieldChoice:
@@ -199,8 +201,25 @@ class ModelEncoding:
         positions = self.spec.encoding.position_of(self.from_linear(linear))
         return (positions / 255.0).astype(np.float32)
 
+    @property
+    def rate_relation(self) -> ZRRelation | None:
+        """The relation by which forecasts in dBZ are converted to rain rates; None if none is known."""
+        return self.z_r or self.spec.z_r
+
     def thresholds(self) -> tuple[float, ...]:
-        """Return the thresholds of the description in the model's unit."""
+        """Return the thresholds in the model's unit: ``rate_thresholds``, or those of the description.
+
+        Raises:
+            ConfigError: rain rates cannot be converted to dBZ, because no Z-R relation is known.
+        """
+        if self.rate_thresholds:
+            if self.unit != "dBZ":
+                return tuple(sorted(self.rate_thresholds))
+            if self.rate_relation is None:
+                raise ConfigError(
+                    f"thresholds in mm/h require a Z-R relation, and {self.spec.name} has none; give one with --z-r A B"
+                )
+            return tuple(self.rate_relation.reflectivity(rate) for rate in sorted(self.rate_thresholds))
         return tuple(float(self.spec.encoding.value_of(np.array(code))) for code in self.spec.threshold_codes())
 
     def no_echo_value(self) -> float:
@@ -217,6 +236,7 @@ def encoding_of_run(
     any_interval: bool = False,
     dataset: int | None = None,
     importer: ImporterChoice | None = None,
+    rate_thresholds: tuple[float, ...] = (),
 ) -> ModelEncoding:
     """Return the encoding of a run's model from the ``data`` section of its configuration.
 
@@ -227,7 +247,10 @@ def encoding_of_run(
     """
     spec = target_spec(data)
     spacing = pixel_spacing_km(data)
-    encoding = ModelEncoding(spec, step_minutes(data), spacing, z_r, any_spacing, any_interval, dataset, importer)
+    encoding = ModelEncoding(
+        spec, step_minutes(data), spacing, z_r, any_spacing, any_interval, dataset, importer,
+        rate_thresholds=rate_thresholds,
+    )  # fmt: skip
     if not math.isfinite(encoding.step_minutes) or not encoding.unit:
         raise ConfigError(f"{spec.name} has no cadence; set step_minutes in its description")
     return encoding

@@ -26,6 +26,7 @@ _NO_VIL, _NO_RAIN = "#050508", "#f6f6f3"
 _MAP_LEVELS = {
     "mm/h": (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     "dBZ": (5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0, 45.0, 50.0),
+    "mm": (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0),
     "kg/m^2": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0),
 }
 _PROBABILITY_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -82,7 +83,7 @@ def map_steps(unit: str, *, lowest_threshold: float) -> Steps:
     """Return the color scale of a map in physical units, in the colors of the report.
 
     Args:
-        unit: ``mm/h``, ``dBZ`` or ``kg/m^2``.
+        unit: ``mm/h``, ``dBZ``, ``kg/m^2``, or ``mm`` of an accumulation.
         lowest_threshold: lowest verification threshold in ``unit``; the scale begins below it.
     """
     levels = _MAP_LEVELS[unit]

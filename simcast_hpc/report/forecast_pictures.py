@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
-from simcast_hpc.forecast.predictor import Forecast
+from simcast_hpc.forecast.forecast_fields import Forecast
+from simcast_hpc.forecast.products.product_fields import ProductField
 
 from .colors import MISSING_FACE, MISSING_HATCH, Steps, map_steps, probability_steps
 from .lead_time_curves import new_figure, plain
@@ -33,11 +34,15 @@ def draw_forecast(forecast: Forecast, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    forecast_figure(forecast).savefig(path, format="png", metadata={"Software": None})
+    about = {"Title": _title(forecast)}
+    for key, attribute in (("Copyright", "license"), ("Source", "attribution")):
+        if text := forecast.provenance.get(attribute):
+            about[key] = text
+    forecast_figure(forecast).savefig(path, format="png", metadata={"Software": None, **about})
 
 
 def forecast_figure(forecast: Forecast) -> Figure:
-    """Return maps of the last input and up to seven lead times; for an ensemble also exceedance probabilities.
+    """Return maps of the last input and up to seven lead times; also exceedance probabilities and rainfall amounts.
 
     Each panel is a map with a latitude/longitude grid and has the valid time and lead time as its title. If there are
     more than seven lead times, evenly spaced ones are shown, which a note states.
@@ -47,7 +52,8 @@ def forecast_figure(forecast: Forecast) -> Figure:
     # 1. Grid of panels: the last input and the lead times; below them the probabilities
     columns = len(leads) + 1 if len(leads) < 5 else _MOST_COLUMNS
     rows = -(-(len(leads) + 1) // columns)
-    blocks = 1 if forecast.probability is None else 2
+    accumulated = [field for field in forecast.products if field.windows and field.statistic in ("forecast", "mean")]
+    blocks = (1 if forecast.probability is None else 2) + len(accumulated)
     height = (_PANEL_INCHES - 0.15) * mapped.height_by_width + 0.3
     figure = new_figure(_PANEL_INCHES * columns + 0.3, blocks * (rows * height + 0.75) + 0.5)
     panels = figure.subplots(blocks * rows, columns, squeeze=False)
@@ -60,9 +66,17 @@ def forecast_figure(forecast: Forecast) -> Figure:
         middle, scale = len(forecast.thresholds) // 2, probability_steps()
         chances = Steps(tuple(level / 255 for level in scale.levels), scale.colors, scale.labels)
         fields = [None, *(forecast.probability[middle, k] for k in leads)]
-        _show_block(panels[rows:], fields, titles, chances, mapped)
+        _show_block(panels[rows : 2 * rows], fields, titles, chances, mapped)
         label = f"probability of ≥ {forecast.thresholds[middle]:.3g} {_UNITS[forecast.unit]}"
-        _bar(figure, panels[rows:], chances, plain(label))
+        _bar(figure, panels[rows : 2 * rows], chances, plain(label))
+    # 3. Rainfall amounts: windows that end at the shown lead times, or the only one
+    for number, field in enumerate(accumulated, blocks - len(accumulated)):
+        block = panels[number * rows : (number + 1) * rows]
+        shown = _shown_windows(forecast, field, leads)
+        amounts = map_steps("mm", lowest_threshold=np.inf)
+        own = [None if window is None else field.values[window] for window in shown]
+        _show_block(block, own, [_window_title(forecast, field, window) for window in shown], amounts, mapped)
+        _bar(figure, block, amounts, plain(f"{field.long_name}, mm"))
     figure.suptitle(_title(forecast), fontsize=10)
     figure.supxlabel(plain(_note(forecast, leads, mapped)), fontsize=7.5)
     return figure
@@ -172,6 +186,22 @@ def _clock(forecast: Forecast, moment: datetime) -> str:
 
 def _valid_time(forecast: Forecast, lead: int) -> str:
     return f"{_clock(forecast, forecast.valid[lead])} UTC, +{forecast.leads_minutes[lead]:g} min"
+
+
+def _shown_windows(forecast: Forecast, field: ProductField, leads: list[int]) -> list[int | None]:
+    """Return the index of the window that each panel shows; None leaves the panel of the last input or a lead empty."""
+    ends = [end for _, end in field.windows]
+    if len(ends) == 1:
+        return [None, 0, *[None] * (len(leads) - 1)]
+    wanted = [forecast.leads_minutes[lead] for lead in leads]
+    return [None, *(ends.index(lead) if lead in ends else None for lead in wanted)]
+
+
+def _window_title(forecast: Forecast, field: ProductField, window: int | None) -> str:
+    if window is None:
+        return ""
+    begin, end = (forecast.issue + timedelta(minutes=minutes) for minutes in field.windows[window])
+    return f"{_clock(forecast, begin)} to {_clock(forecast, end)} UTC"
 
 
 def _quantity(forecast: Forecast) -> str:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.forecast.forecast_fields import Forecast
 from simcast_hpc.forecast.forecast_files import Publisher
-from simcast_hpc.forecast.predictor import Forecast
 from simcast_hpc.monitoring.stop_request import StopRequest
 from simcast_hpc.storage.directory_lock import LostLockError, hold_directory
 from simcast_hpc.train.stop_errors import PausedError

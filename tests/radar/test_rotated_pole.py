@@ -8,7 +8,7 @@ import pytest
 
 from simcast_hpc.config import DataError
 from simcast_hpc.forecast.cf_dataset import as_dataset
-from simcast_hpc.forecast.predictor import Forecast
+from simcast_hpc.forecast.forecast_fields import Forecast
 from simcast_hpc.radar import RadarFrame, read_frames
 from simcast_hpc.report.map_axes import MapAxes
 from tests.radar.radar_files import START, compliance_errors

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from simcast_hpc.forecast.predictor import Forecast
+from simcast_hpc.forecast.forecast_fields import Forecast
 from simcast_hpc.radar.radar_frame import RadarGrid
 from simcast_hpc.report.colors import map_steps
 from simcast_hpc.report.forecast_pictures import forecast_figure
