@@ -157,6 +157,7 @@ def predict(
     from simcast_hpc.report.map_overlay import write_overlays
 
     set_up_logging(0, quiet=quiet)
+    # 1. Options that need no model
     products = product_settings(
         accumulate, window, percentile, threshold, accumulation_threshold, matched_mean=matched_mean,
         neighborhood_km=neighborhood, dtype=dtype, overlay_crs=overlay_crs, members=not no_members,
@@ -164,6 +165,7 @@ def predict(
     places = place_settings(points, polygons, polygon_pixels, polygon_statistic)
     kinds = tuple(write or _WRITE)
     _reject_absent(frames or [], watch, pattern)
+    # 2. Model or baseline, and output
     predictor = _load(
         run, [*(frames or []), *([watch] if watch else [])], pattern, fallback=fallback, z_r=z_r, changes=changes or [],
         without_model={
@@ -184,6 +186,7 @@ def predict(
         out, kinds, {"png": draw_forecast, "gif": animate_forecast}, institution=institution, products=products,
         places=places, draw_overlays=write_overlays,
     )  # fmt: skip
+    # 3. Forecasts
     if watch is not None:
         _watch(
             predictor, publisher, watch, every_seconds=every, late_minutes=late, keep=keep, pattern=pattern,
