@@ -23,6 +23,7 @@ from .wet_rule import row_blocks
 
 StoredFrames = Mapping[int, np.ndarray]
 _FRAMES_AT_ONCE = 16  # of a store
+_NOT_IN_FRAMES = {"license", "attribution", "name"}
 
 
 def model_encoding(recipe: Recipe, spec: DatasetSpec) -> ModelEncoding:
@@ -44,7 +45,7 @@ def slot_keys(day: int, table: ScanTable, choice: EventChoice, recipe: Recipe) -
     It depends on the recipe, the chosen tiles, and size and time of change of the files.
     """
     events, slots = choice.of_day(day)
-    text = recipe.model_dump_json(exclude={"license", "attribution", "name"})
+    text = recipe.model_dump_json(exclude=_NOT_IN_FRAMES | ({"side_multiple"} if recipe.side_multiple == 1 else set()))
     keys: dict[int, str] = {}
     for slot in slots:
         begin = int(choice.slots[slot])
@@ -118,7 +119,7 @@ def write_day(
             if previous is not None and int(choice.slots[slot]) in unchanged:
                 images = _copies(previous, int(choice.slots[slot]), frames)
             else:
-                images = _images(table, choice.frames[slot], options, encoding, stored, tiles)
+                images = _images(table, choice.frames[slot], options, encoding, stored, tiles, (height, width))
             buffer = np.full((len(rows), each, height, width), MISSING_CODE, np.uint8)
             for position, image in enumerate(images):
                 place = position % each
@@ -153,10 +154,23 @@ def _images(
     encoding: ModelEncoding,
     stored: StoredFrames,
     tiles: list[tuple[slice, slice]],
+    shape: tuple[int, int],
 ) -> Iterator[np.ndarray | None]:
-    """Yield the tiles of each nominal time of a slot, uint8 ``[tiles, H, W]``, None where the frame is missing."""
+    """Yield the tiles of each nominal time of a slot, uint8 ``[tiles, H, W]``, None where the frame is missing.
+
+    Rows and columns of ``shape`` that a tile lacks are missing pixels.
+    """
     for image in frame_images(table, rows, options, encoding, stored):
-        yield None if image is None else np.stack([image[tile] for tile in tiles])
+        yield None if image is None else np.stack([padded(image[tile], shape, MISSING_CODE) for tile in tiles])
+
+
+def padded(image: np.ndarray, shape: tuple[int, int], value: int) -> np.ndarray:
+    """Return an image ``[H, W]`` with rows and columns of ``value`` at the south and east, of the given shape."""
+    if image.shape == shape:
+        return image
+    result = np.full(shape, value, image.dtype)
+    result[: image.shape[0], : image.shape[1]] = image
+    return result
 
 
 def _copies(shard: Path, begin: int, frames: int) -> Iterator[np.ndarray]:

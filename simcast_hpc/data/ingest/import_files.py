@@ -33,7 +33,7 @@ from simcast_hpc.storage.atomic_files import atomic_file, publish, remove, write
 from simcast_hpc.storage.run_directory import file_hash
 
 from .choose_events import EventChoice
-from .day_shards import frame_images, model_encoding
+from .day_shards import frame_images, model_encoding, padded
 from .frame_selection import MEANING, Selection
 from .import_recipe import COVERAGE, Recipe
 from .inventory import COVERED_PERCENT, rejected_counts, same_grids, valid_counts
@@ -203,8 +203,10 @@ def _file(path: Path, events: int) -> ShardFile:
 
 
 def _write_coverage(path: Path, parts: Finished) -> None:
-    """Write in how many frames each pixel of the domain is valid, and where it is covered."""
+    """Write in how many frames each pixel of the domain is valid, and where it is covered; padded as the events."""
     counts = valid_counts(parts.table, parts.recipe.series)
+    if parts.recipe.tile is None:
+        counts = padded(counts, parts.recipe.tile_shape, 0)
     frames = int(np.isin(parts.table.grid, same_grids(parts.table, parts.recipe.series)).sum())
     with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         file.attrs["frames"] = frames
@@ -251,9 +253,13 @@ def _write_open(path: Path, frames: dict[int, np.ndarray]) -> None:
 def _write_description(target: Path, parts: Finished) -> None:
     """Write ``dataset.yaml``, unless the user changed it since the earlier import wrote it."""
     path, record = target / DESCRIPTION, target / IMPORT
+    south, east = parts.recipe.padding
     text = (
         "# Written by `simcast data import`. thresholds, title, license, attribution and citation can be changed: an\n"
-        "# append keeps a changed file. encoding, step_minutes and splits belong to the shards.\n" + to_yaml(parts.spec)
+        "# append keeps a changed file. encoding, step_minutes and splits belong to the shards.\n"
+        + (f"# grid includes {south} rows at the south and {east} columns at the east that no frame has.\n"
+           if south or east else "")
+        + to_yaml(parts.spec)
     )
     parts.content["description"] = hashlib.sha256(text.encode()).hexdigest()
     if path.is_file() and record.is_file():

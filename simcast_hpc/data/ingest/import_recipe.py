@@ -33,6 +33,7 @@ _EVENT_FRAMES, _FEWEST_FRAMES, _WANTED_SLOTS = 48, 4, 5
 _SHARES = (0.7, 0.15)
 _GAP_FROM_DAYS = 20
 COVERAGE = "coverage.h5"
+SIDE_MULTIPLE = 16  # pixels; networks halve the grid up to four times
 _RATES = (0.5, 2.0, 5.0, 10.0, 30.0)
 
 
@@ -81,8 +82,14 @@ class ImportOptions:
             raise ConfigError("--train-until and --val-until belong together; give both or none")
         if self.z_r is not None and min(self.z_r) <= 0:
             raise ConfigError(f"--z-r {self.z_r[0]:g} {self.z_r[1]:g}: both must be above 0, for example 200 1.6")
-        if self.tile is not None and self.tile < 8:
-            raise ConfigError(f"--tile {self.tile} is invalid; it must be at least 8 pixels")
+        if self.tile is not None and self.tile < SIDE_MULTIPLE:
+            raise ConfigError(f"--tile {self.tile} is invalid; it must be at least {SIDE_MULTIPLE} pixels")
+        if self.tile is not None and self.tile % SIDE_MULTIPLE:
+            below = self.tile // SIDE_MULTIPLE * SIDE_MULTIPLE
+            raise ConfigError(
+                f"--tile {self.tile} is invalid; networks need a multiple of {SIDE_MULTIPLE}: choose {below} or "
+                f"{below + SIDE_MULTIPLE}"
+            )
         if self.importance is not None and not (0 <= self.importance[0] <= 1 and self.importance[1] >= 0):
             raise ConfigError(
                 f"--importance {self.importance[0]:g} {self.importance[1]:g} is invalid; the smallest probability must "
@@ -133,6 +140,8 @@ class Recipe(StrictModel):
     z_r: tuple[float, float] | None
     any_interval: bool
     encoding: Annotated[Encoding, Field(discriminator="kind")]
+    side_multiple: Annotated[int, Field(ge=1)] = 1
+    """Height and width of events are padded to a multiple of it with missing pixels, at the south and east."""
 
     @property
     def series(self) -> FrameSeries:
@@ -148,9 +157,17 @@ class Recipe(StrictModel):
 
     @property
     def tile_shape(self) -> tuple[int, int]:
-        """Pixels of an event, (H, W)."""
+        """Pixels of an event, (H, W), with padding."""
         rows, columns = tile_slices(RadarGrid(**self.grid).shape, self.tile)[0]
-        return rows.stop, columns.stop
+        multiple = self.side_multiple
+        return -(-rows.stop // multiple) * multiple, -(-columns.stop // multiple) * multiple
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Rows at the south and columns at the east of an event that no frame has."""
+        rows, columns = tile_slices(RadarGrid(**self.grid).shape, self.tile)[0]
+        height, width = self.tile_shape
+        return height - rows.stop, width - columns.stop
 
     @property
     def relation(self) -> ZRRelation:
@@ -253,7 +270,13 @@ def derive_recipe(
         z_r=options.z_r,
         any_interval=options.any_interval,
         encoding=_encoding(series.unit, kind),
+        side_multiple=SIDE_MULTIPLE,
     )
+    if any(recipe.padding):
+        notes.append(
+            f"padding: {recipe.padding[0]} rows of missing pixels at the south and {recipe.padding[1]} columns at the "
+            f"east, so that height and width are multiples of {SIDE_MULTIPLE}"
+        )
     return recipe, notes
 
 

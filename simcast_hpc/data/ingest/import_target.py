@@ -362,6 +362,7 @@ def _content(
         "sources": list(dict.fromkeys([*past, *(source if is_remote(source) else str(Path(source).absolute())
                                                 for source in sources)])),
         "recipe": json.loads(recipe.model_dump_json()),
+        "padding": dict(zip(("south", "east"), recipe.padding, strict=True)),
         "notes": notes,
         "events": choice.counts,
         "inventory": inventory(table, recipe.series, selection, rule),

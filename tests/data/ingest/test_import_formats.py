@@ -86,7 +86,7 @@ def test_radolan_equals_its_reader(tmp_path):
     source = ShardSource(spec, tmp_path / "t", split="train", frames=11, max_percent_missing=None)
     frames = sorted((frame for path in folder.iterdir() for frame in read_frames(path)), key=lambda frame: frame.time)
     expected = [spec.encoding.encode(frame.values) for frame in frames]
-    np.testing.assert_array_equal(source.read(0), expected[1:])
+    np.testing.assert_array_equal(source.read(0)[:, :1100, :900], expected[1:])
 
 
 @pytest.mark.parametrize(("minutes", "phase"), [(60, 50 * 60), (5, 0), (10, 3 * 60)])
