@@ -257,8 +257,11 @@ def _write_description(target: Path, parts: Finished) -> None:
     text = (
         "# Written by `simcast data import`. thresholds, title, license, attribution and citation can be changed: an\n"
         "# append keeps a changed file. encoding, step_minutes and splits belong to the shards.\n"
-        + (f"# grid includes {south} rows at the south and {east} columns at the east that no frame has.\n"
-           if south or east else "")
+        + (
+            f"# grid includes {south} rows at the south and {east} columns at the east that no frame has.\n"
+            if south or east
+            else ""
+        )
         + to_yaml(parts.spec)
     )
     parts.content["description"] = hashlib.sha256(text.encode()).hexdigest()

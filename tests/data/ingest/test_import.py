@@ -222,7 +222,8 @@ def test_long_accumulations_are_an_error(tmp_path):
     "options",
     [
         {"wet": "much"}, {"wet": "0 mm/h on 2 %"}, {"keep_dry": "5%"}, {"event": "7h"}, {"train_until": "2023-05-20"},
-        {"tile": 8}, {"tile": 100}, {"z_r": (0.0, 1.0)}, {"importance": (2.0, 0.1)}, {"codec": "zip"}, {"max_missing": "120%"},
+        {"tile": 8}, {"tile": 100}, {"z_r": (0.0, 1.0)}, {"importance": (2.0, 0.1)}, {"codec": "zip"},
+        {"max_missing": "120%"},
     ],
 )  # fmt: skip
 def test_invalid_options(tmp_path, options):
