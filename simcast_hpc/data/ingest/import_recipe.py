@@ -1,8 +1,7 @@
 """Recipe of an import: options as given, and the complete recipe that is derived from them and the data."""
 
-import re
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,17 +20,12 @@ from simcast_hpc.data.dataset_spec import (
 from simcast_hpc.data.encoding import Decibel, Encoding, Linear, SevirVil
 from simcast_hpc.radar.radar_frame import RadarGrid, Unit
 
+from .default_splits import default_splits, event_minutes, parse_minutes
 from .frame_selection import FrameSeries
 from .inventory import COVERED_PERCENT
-from .scan_frames import moment
 from .scan_table import FrameKind
 from .wet_rule import MARSHALL_PALMER, WetRule, parse_wet_rule, tile_slices
 
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min|m|)\s*")
-_MINUTES = {"d": 1440.0, "h": 60.0, "min": 1.0, "m": 1.0, "": 1.0}
-_EVENT_FRAMES, _FEWEST_FRAMES, _WANTED_SLOTS = 48, 4, 5
-_SHARES = (0.7, 0.15)
-_GAP_FROM_DAYS = 20
 COVERAGE = "coverage.h5"
 SIDE_MULTIPLE = 16  # pixels; networks halve the grid up to four times
 _RATES = (0.5, 2.0, 5.0, 10.0, 30.0)
@@ -235,13 +229,13 @@ def derive_recipe(
         raise ConfigError(
             f"--tile {options.tile} is larger than the domain of {series.grid.height} x {series.grid.width} pixels"
         )
-    event = _event_minutes(options.event, step, times)
+    event = event_minutes(options.event, step, times)
     if options.train_until is not None and options.val_until is not None:
         train_until: datetime | None = _parse_end(options.train_until, option="--train-until")
         val_until: datetime | None = _parse_end(options.val_until, option="--val-until")
         gap = options.gap_days or 0.0
     else:
-        train_until, val_until, gap, note = _default_splits(times, event, options.gap_days)
+        train_until, val_until, gap, note = default_splits(times, event, options.gap_days)
         notes.append(note)
     # 2. Recipe
     recipe = Recipe(
@@ -309,19 +303,6 @@ def require_same(options: ImportOptions, recipe: Recipe) -> None:
             raise ConfigError(f"{option} {value} differs from the import to append to, which has {kept[name]}; omit it")
 
 
-def parse_minutes(text: str) -> float:
-    """Return the minutes of a duration such as ``4h``, ``90min`` or ``1d``.
-
-    Raises:
-        ConfigError: the text has another form, or the duration does not divide a day.
-    """
-    match = _DURATION.fullmatch(text.lower())
-    minutes = float(match[1]) * _MINUTES[match[2]] if match else 0.0
-    if not 0 < minutes <= 1440 or (1440 / minutes) % 1:
-        raise ConfigError(f"--event {text!r} is invalid; it must be a duration that divides a day, such as 4h or 90min")
-    return minutes
-
-
 def parse_share(text: str, *, option: str) -> float:
     """Return the share, 0 to 1, of a percentage such as ``5%`` or a number such as ``0.05``.
 
@@ -342,58 +323,6 @@ def _parse_end(text: str, *, option: str) -> datetime:
     from .time_patterns import parse_limit
 
     return parse_limit(text, option=option, is_end=True).replace(tzinfo=None, microsecond=0)
-
-
-def _event_minutes(text: str | None, step: float, times: list[int]) -> float:
-    if text is not None:
-        minutes = parse_minutes(text)
-        if (minutes / step) % 1 or minutes < 2 * step:
-            raise ConfigError(
-                f"--event {text!r} is not a multiple of the cadence of {step:g} minutes, at least 2 steps"
-            )
-        return minutes
-    whole = [1440 / parts for parts in range(1, 721) if (1440 / parts / step) % 1 == 0 and 1440 / parts % 1 == 0]
-    choices = [minutes for minutes in whole if _FEWEST_FRAMES * step <= minutes] or [1440.0]
-    usual = min((minutes for minutes in choices if minutes >= _EVENT_FRAMES * step), default=max(choices))
-    for minutes in (minutes for minutes in choices if minutes <= usual):
-        if len({time // round(minutes * 60e6) for time in times}) >= _WANTED_SLOTS:
-            return minutes
-    return usual
-
-
-def _default_splits(
-    times: list[int], event: float, gap_days: float | None
-) -> tuple[datetime | None, datetime | None, float, str]:
-    """Return the ends of train and val, the gap in days, and a note: 70, 15 and 15 % of the days, or of the slots."""
-    days = sorted({moment(time).date() for time in times})
-    if len(days) >= 3:
-        first = max(1, min(len(days) - 2, round(_SHARES[0] * len(days))))
-        second = max(first + 1, min(len(days) - 1, round(sum(_SHARES) * len(days))))
-        gap = gap_days if gap_days is not None else 1.0 if len(days) >= _GAP_FROM_DAYS else 0.0
-        train, val = _end_of(days[first - 1]), _end_of(days[second - 1])
-        text = f"splits: train until {train}, val until {val}, {gap:g} days between splits (70, 15, 15 % of the days)"
-        return train, val, gap, text
-    length = round(event * 60e6)
-    slots = sorted({time // length for time in times})
-    if len(slots) < 3:
-        return None, None, 0.0, f"splits: all events are of the split train, because there are only {len(slots)}"
-    has_gap = len(slots) >= _WANTED_SLOTS
-    rest = len(slots) - 2 * has_gap
-    first = max(1, min(rest - 2, int(_SHARES[0] * rest)))
-    second = first + max(1, (rest - first) // 2)
-    ends = [moment((slots[k] + 1) * length).replace(tzinfo=None) - timedelta(seconds=1)
-            for k in (first - 1, second - 1 + has_gap)]  # fmt: skip
-    gap = event / 1440 if has_gap else 0.0
-    text = (
-        f"splits: the source has only {len(days)} day{'s' if len(days) > 1 else ''}, so the splits are parts of a day, "
-        f"{'one event' if has_gap else 'nothing'} apart: train until {ends[0]}, val until {ends[1]}; "
-        "scores on such splits are too optimistic"
-    )
-    return ends[0], ends[1], gap, text
-
-
-def _end_of(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, 23, 59, 59)
 
 
 def _encoding(unit: str, kind: FrameKind) -> Any:
