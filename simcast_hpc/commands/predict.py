@@ -129,15 +129,14 @@ def predict(
 ) -> None:
     """Forecast from the last radar frames and write CF netCDF or Zarr, and pictures.
 
-    FRAMES are files or folders of ODIM HDF5 composites, KNMI HDF5, MRMS GRIB2, FMI PGM, MeteoSwiss GIF, CF netCDF
-    or CF Zarr. Most formats require the extra [io]. A domain larger than the training grid is divided into overlapping
-    tiles.
+    FRAMES are files or folders of ODIM, KNMI, RADOLAN, MRMS, GeoTIFF, CF netCDF, Zarr and other radar formats; see
+    docs/reference/radar-formats.md. Most formats require the extra [io]. A domain larger than the training grid is
+    divided into overlapping tiles.
 
     A baseline forecasts without a model: from the frames' own unit, pixels and time step, or those of --like or
     --dataset-description.
 
-    With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/own-radar.md
-    and docs/guides/operate.md.
+    With --watch the command runs until the signal TERM or USR2 or a file STOP in --out; see docs/guides/operate.md.
 
     Accumulations, percentiles, probabilities, GeoTIFF, overlays, ODIM files and time series: docs/guides/products.md.
 

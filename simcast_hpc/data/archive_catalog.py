@@ -73,7 +73,7 @@ def _no_catalog(root: Path) -> str:
     if root.is_dir():
         return (
             f"{root} contains neither {CATALOG} nor prepared shards (manifest.json); pass the folder of one of them. "
-            "`simcast data synth FOLDER` writes a synthetic archive; docs/guides/own-radar.md converts radar files"
+            "`simcast data synth FOLDER` writes a synthetic archive; `simcast data import` converts radar files"
         )
     return f"{root / CATALOG} cannot be read: {root} is not a folder; pass that of an archive or of prepared shards"
 
