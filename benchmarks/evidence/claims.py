@@ -32,9 +32,9 @@ class Claim:
     """A statement, and the comparisons that must all support it.
 
     ``origin`` is ``paper`` for statements of SimCast's tables and figures, ``control`` for further statements, and
-    ``hybrid`` or ``few data`` for statements on those groups of arms. ``oracle`` is the control of a claim on
-    distillation from scratch: a student of a perfect teacher, on the same training data, against the direct model. If
-    even that difference is not significant, the claim is not testable with these data.
+    ``hybrid`` or ``few data`` for statements on those groups of arms. ``oracle`` is the control of a claim on a gain of
+    distillation from scratch: a student of a perfect teacher minus the direct model, in the score of the claim. If it
+    shows no significant gain, the claim is not testable with these data.
     """
 
     key: str
@@ -45,19 +45,21 @@ class Claim:
 
 
 class Finding(NamedTuple):
-    """A comparison, its interval and its verdict."""
+    """A comparison, its interval, the verdict of the interval, and whether the claim is testable with these data."""
 
     comparison: Comparison
     interval: Interval
     verdict: str
+    testable: bool = True
 
 
 class Verdict(NamedTuple):
-    """A claim, its findings and the overall verdict."""
+    """A claim, its findings, the overall verdict, and the verdict that follows from the intervals."""
 
     claim: Claim
     findings: tuple[Finding, ...]
     verdict: str
+    by_intervals: str
 
 
 def verdict_of(interval: Interval, sign: int) -> str:
@@ -91,25 +93,30 @@ def _trained(claim: Claim, bootstrap: Bootstrap) -> bool:
 
 
 def _decide(claim: Claim, bootstrap: Bootstrap) -> Verdict:
+    testable = _is_testable(claim, bootstrap)
     findings = []
     for comparison in claim.comparisons:
         interval = bootstrap.one(comparison.terms, comparison.score)
-        findings.append(Finding(comparison, interval, verdict_of(interval, comparison.sign)))
-    if _is_testable(claim, bootstrap):
-        return Verdict(claim, tuple(findings), verdict_of_all([finding.verdict for finding in findings]))
-    return Verdict(claim, tuple(finding._replace(verdict=NOT_TESTABLE) for finding in findings), NOT_TESTABLE)
+        findings.append(Finding(comparison, interval, verdict_of(interval, comparison.sign), testable))
+    by_intervals = verdict_of_all([finding.verdict for finding in findings])
+    return Verdict(claim, tuple(findings), by_intervals if testable else NOT_TESTABLE, by_intervals)
 
 
 def _is_testable(claim: Claim, bootstrap: Bootstrap) -> bool:
-    """Return False if a perfect teacher makes no significant difference; a missing control decides nothing."""
+    """Return False if a perfect teacher shows no significant gain; a control without results decides nothing."""
     oracle = claim.oracle
     if oracle is None or not bootstrap.evidence.seeds(*(arm for arm, _ in oracle.terms)):
         return True
-    return verdict_of(bootstrap.one(oracle.terms, oracle.score), oracle.sign) != UNDECIDED
+    return verdict_of(bootstrap.one(oracle.terms, oracle.score), oracle.sign) == HOLDS
 
 
 def in_words(finding: Finding) -> str:
-    """Return the verdict of a comparison in words, with the reason if there is none."""
+    """Return the verdict of a comparison in words: that of the interval, and whether the claim is testable."""
+    return _of_interval(finding) + ("" if finding.testable else f"; {NOT_TESTABLE}")
+
+
+def _of_interval(finding: Finding) -> str:
+    """Return the verdict of an interval in words, with the reason if there is none."""
     interval = finding.interval
     if interval.seeds < FEWEST_SEEDS:
         return f"no verdict: {interval.seeds} seed{'' if interval.seeds == 1 else 's'}"

@@ -20,12 +20,12 @@ MOST_CHARACTERS = 55
 """Length of a label in one line."""
 
 _CSI = "csi/mean"
-_COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY, NOT_TESTABLE: "#b59a00"}
-_LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant", NOT_TESTABLE: NOT_TESTABLE}
-_MARKERS = {HOLDS: "o", REVERSED: "D", UNDECIDED: "s", NOT_TESTABLE: "^"}
+_COLOURS = {HOLDS: "#0072b2", REVERSED: "#d55e00", UNDECIDED: GREY}
+_LABELS = {HOLDS: HOLDS, REVERSED: REVERSED, UNDECIDED: "not significant"}
+_MARKERS = {HOLDS: "o", REVERSED: "D", UNDECIDED: "s"}
 LONG_TRAINING = (
-    "own-steps", "own-steps-4x", "compute", "converged", "long", "longest", "long-student", "long-distillation",
-    "teacher-steps", "best-case", "longer-teacher", "longer-teacher-students",
+    "own-steps", "own-steps-future", "own-steps-4x", "compute", "converged", "long", "longest", "long-student",
+    "long-distillation", "teacher-steps", "best-case", "longer-teacher", "longer-teacher-students",
 )  # fmt: skip
 """Controls with more training steps; the other controls have a figure of their own."""
 
@@ -76,8 +76,10 @@ def as_mathtext(label: str) -> str:
 
 
 def in_two_lines(label: str) -> str:
-    """Return a long label with a line break before ``minus``, so that the axes keep most of the width."""
-    return label.replace(" minus ", "\nminus ", 1) if len(label) > MOST_CHARACTERS else label
+    """Return a long label with a line break before ``, minus`` or ``minus``; the axes keep most of the width."""
+    if len(label) <= MOST_CHARACTERS:
+        return label
+    return label.replace(", minus ", ",\nminus ", 1) if ", minus " in label else label.replace(" minus ", "\nminus ", 1)
 
 
 def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, paper: bool = False) -> None:
@@ -89,7 +91,8 @@ def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, p
         interval, verdict = finding.interval, finding.verdict
         colour = _COLOURS[verdict]
         axes.plot([interval.low, interval.high], [row, row], color=colour, linewidth=2.4, solid_capstyle="butt")
-        axes.plot(interval.value, row, _MARKERS[verdict], color=colour, markersize=6.5)
+        inside = colour if finding.testable else "white"
+        axes.plot(interval.value, row, _MARKERS[verdict], color=colour, markerfacecolor=inside, markersize=6.5)
         if paper and finding.comparison.paper is not None:
             axes.plot(finding.comparison.paper, row, "d", markerfacecolor="none", markeredgecolor=INK, markersize=7)
     axes.axvline(0, color=INK, linewidth=0.9)
@@ -98,6 +101,8 @@ def _forest(rows: Sequence[tuple[str, Finding]], quantity: str, path: Path, *, p
     axes.set_xlabel(f"{quantity}, 95 % interval", color=INK, fontsize=FONT)
     for verdict in {finding.verdict: None for _, finding in rows}:
         axes.plot([], [], _MARKERS[verdict], color=_COLOURS[verdict], linestyle="-", label=_LABELS[verdict])
+    if not all(finding.testable for _, finding in rows):
+        axes.plot([], [], "o", markerfacecolor="white", markeredgecolor=INK, label=f"white: {NOT_TESTABLE}")
     if paper:
         axes.plot([], [], "d", markerfacecolor="none", markeredgecolor=INK, linestyle="none", label="paper, on SEVIR")
     axes.xaxis.set_major_locator(MaxNLocator(5))

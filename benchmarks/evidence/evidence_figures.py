@@ -22,7 +22,7 @@ from benchmarks.evidence.figure_style import (
 )
 from simcast_hpc.report.lead_time_curves import new_figure
 
-from .arms import BASELINES
+from .arms import BASELINES, EXTRAPOLATION, PERSISTENCE, arm_named
 from .claims import Verdict
 from .claims_figure import (
     draw_claims,
@@ -42,27 +42,27 @@ PAPER_DIRECT = 0.4354
 
 CAPTIONS = {
     "summary": "Differences of CSI-M between arms, with 95 % intervals over seeds and test events: the comparisons of "
-    "the table above, without those of a single seed. Right of zero the difference has the claimed sign.",
+    "the table above. Right of zero the difference has the claimed sign.",
     "claims": "Claims of the paper: differences of CSI-M with 95 % intervals, and the paper's own values on SEVIR.",
     "controls-training": "Controls with more training steps: differences of CSI-M with 95 % intervals.",
     "controls-other": "Other controls: differences of CSI-M with 95 % intervals.",
     "claims-hybrid": "Networks that start from extrapolation: differences of CSI-M with 95 % intervals.",
-    "claims-few-data": "Few training events (the number is in the row): differences of CSI-M with 95 % intervals, "
-    "without comparisons of a single seed.",
-    "hybrid-steps": "CSI-M by number of training steps, one panel per lead time: networks with and without "
-    "extrapolation as base, and extrapolation without training. The axis counts a model's own steps; a student with "
-    "warm start begins after as many steps of its teacher. Each point is a separate run; a point without error bar has "
-    "fewer than 3 seeds. The 95 % intervals include the variation of the events; the paired differences in the table "
-    "do not. The panels have different CSI-M ranges.",
-    "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events. "
-    "A point without error bar has fewer than 3 seeds.",
-    "csi-by-lead": "Top: CSI-M by lead time. Bottom: paired difference from the direct model, with 95 % intervals.",
+    "claims-few-data": "Few training events (the number is in the row): differences of CSI-M with 95 % intervals.",
+    "hybrid-steps": "CSI-M by number of training steps (logarithmic axis), one panel per lead time: networks with and "
+    "without extrapolation as base, and extrapolation without training. The axis counts a model's own steps; a student "
+    "with warm start begins after as many steps of its teacher. Each point is a separate run. The 95 % intervals "
+    "include the variation of the events; the paired differences in the table do not. The panels have different CSI-M "
+    "ranges.",
+    "few-data": "CSI-M and MSE by number of training events, with 95 % intervals; weights selected on the val events.",
+    "csi-by-lead": "Top: CSI-M by lead time; bands are 95 % intervals. Bottom: paired difference from the direct "
+    "model, with 95 % intervals.",
     "horizons": "CSI-M minus that of the direct model, by the horizon of the teacher: this study with 95 % intervals, "
-    "and the paper's values on SEVIR.",
-    "csi-long": "CSI-M by lead time after longer training: teacher and student with four times the steps, direct model "
-    "with five times the steps.",
-    "heavy-rain": "Performance diagrams of the two highest thresholds: POD by success ratio. The line connects the "
-    "direct models in the order of the weight.",
+    "and the paper's values on SEVIR. Both panels have the same vertical range.",
+    "csi-long": "Top: CSI-M by lead time after longer training; bands are 95 % intervals. Bottom: paired difference "
+    "from the direct model, with 95 % intervals.",
+    "heavy-rain": "Performance diagrams of the two highest thresholds: POD by success ratio, with 95 % intervals. The "
+    "line connects the direct models in the order of the weight. Gray solid curves: equal CSI, whose value is at the "
+    "right; gray dashed lines: equal frequency bias, whose value follows the sign ×.",
     "csi": "CSI by lead time, one panel per threshold (pixel value).",
     "bias": "Frequency bias by lead time, one panel per threshold (pixel value); 1 is unbiased.",
     "pod": "POD by lead time, one panel per threshold (pixel value).",
@@ -142,8 +142,10 @@ def _long_styles(bootstrap: Bootstrap) -> dict[str, Look]:
     arms = {"direct-5x": "direct", "teacher-4x": f"teacher-{half}", "student-4x": f"student-{half}"}
     if not set(arms) <= set(bootstrap.evidence.by_arm):
         return {}
-    found = {arm: styles[of]._replace(name=f"{styles[of].name}, {arm[-2:]} steps") for arm, of in arms.items()}
-    return {"persistence": styles["persistence"], **found}
+    study = bootstrap.evidence.study
+    names_of = {arm: f"{styles[of].name}, {arm_named(study, arm).steps} steps" for arm, of in arms.items()}
+    found = {arm: styles[of]._replace(name=names_of[arm]) for arm, of in arms.items()}
+    return {**{name: styles[name] for name in (PERSISTENCE, EXTRAPOLATION)}, **found}
 
 
 def _horizons(bootstrap: Bootstrap, path: Path) -> None:
@@ -153,7 +155,7 @@ def _horizons(bootstrap: Bootstrap, path: Path) -> None:
     styles = looks(study.half_horizon)
     kinds = {kind: styles[f"{kind}-{study.half_horizon}"] for kind in ("teacher", "student")}
     figure = new_figure(WIDTH, 3.5)
-    here, paper = figure.subplots(1, 2)
+    here, paper = figure.subplots(1, 2, sharey=True)
     for (kind, look), column, shift in zip(kinds.items(), (1, 2), (-0.03, 0.03), strict=True):
         points = [bootstrap.one(((f"{kind}-{h}", 1.0), ("direct", -1.0)), "csi/mean") for h in horizons]
         with_bars(here, np.arange(len(points)) + shift, points, look)

@@ -12,7 +12,8 @@ from benchmarks.evidence.evidence_figures import CAPTIONS, draw_all
 from benchmarks.evidence.evidence_tables import ORIGINS, arms_tables, claims_tables, summary_table
 from benchmarks.evidence.few_data_section import few_data_table
 from benchmarks.evidence.hybrid_section import hybrid_tables
-from benchmarks.evidence.study_text import convergence, describe_seeds, limitations, method, wrapped
+from benchmarks.evidence.lead_and_threshold_text import heavy_rain_text, student_leads
+from benchmarks.evidence.study_text import convergence, describe_cost, describe_seeds, limitations, method, wrapped
 from benchmarks.evidence.unit_results import RESULTS, Evidence, load_evidence
 from simcast_hpc.config import SimcastError
 from simcast_hpc.storage.atomic_files import write_text
@@ -62,8 +63,10 @@ def make_page(evidence: Evidence, page: Path, *, draws: int = 2000) -> list[Verd
         "## Scores of all arms",
         arms_tables(evidence, bootstrap),
         "## Scores by lead time",
+        student_leads(bootstrap),
         shown("csi-by-lead", "horizons", "csi-long", "fss-crps"),
         "## Heavy rain",
+        heavy_rain_text(bootstrap),
         shown("heavy-rain", "csi", "bias", "pod", "far"),
         "## Convergence",
         convergence(evidence),
@@ -82,14 +85,15 @@ def _terms(evidence: Evidence) -> str:
     half, study = evidence.study.half_horizon, evidence.study
     long = study.sequence.frames_out
     return (
-        "We test claims of SimCast (arXiv 2510.07953) with small SimVP networks on synthetic storms, not on SEVIR. "
+        "We test claims of SimCast (arXiv 2510.07953) with small SimVP networks on synthetic storms of "
+        f"{study.archive.size} x {study.archive.size} pixels, not on SEVIR{describe_cost(evidence)}. "
         "*CSI-M* is the critical success index, averaged over SEVIR's six thresholds; larger is better. "
         f"A *direct model* forecasts all {long} frames in one pass. A *teacher* forecasts {half} frames per call and "
         f"is rolled out. A *student* forecasts all {long} frames in one pass and is trained on sequences that its "
         "teacher extends; it begins with random weights (*from scratch*) or with those of its teacher (*warm start*). "
         "A *perfect teacher* (oracle) extends sequences by the later real frames. *Extrapolation* moves the last frame "
-        "along its optical flow; a *hybrid* model corrects it (`model.base: extrapolation`). Brackets are 95 % "
-        "intervals over seeds and test events; *significant* means that the interval excludes zero."
+        "along the motion estimated from the input frames; a *hybrid* model corrects it (`model.base: extrapolation`). "
+        "Brackets are 95 % intervals over seeds and test events; *significant* means that the interval excludes zero."
     )
 
 
@@ -97,10 +101,10 @@ def _verdicts() -> str:
     """Return the meaning of the verdicts of single comparisons."""
     return (
         f"*Verdict* of a row: *{HOLDS}*: the interval is above zero; *{REVERSED}*: below zero; *not significant*: it "
-        f"contains zero; *no verdict*: fewer than {FEWEST_SEEDS} seeds. *{NOT_TESTABLE.capitalize()}*: the row is "
-        "about distillation from scratch, and on these data even a perfect teacher makes no significant difference. "
-        "Then no teacher can show a gain, and a difference, also one whose interval excludes zero, reflects numbers of "
-        "training steps and not distillation."
+        f"contains zero; *no verdict*: fewer than {FEWEST_SEEDS} seeds. *{NOT_TESTABLE.capitalize()}* is added to "
+        "every gain of distillation from scratch for which a perfect teacher gives no significant gain here, so a gain "
+        "through better pseudo-frames is not expected. *Seeds*: a difference uses the seeds of both arms, so it can "
+        "differ from the difference of the scores in other tables."
     )
 
 
@@ -110,8 +114,7 @@ def _notes(evidence: Evidence) -> str:
     minutes = STEP_MINUTES * study.sequence.frames_out
     return (
         f"*Experiment*: {study.archive.events['train']} training events, {study.sequence.frames_in} input frames, a "
-        f"forecast of {minutes} minutes, {study.archive.size} x {study.archive.size} pixels, "
-        f"{describe_seeds(evidence)}. The results are valid for this experiment. "
+        f"forecast of {minutes} minutes, {describe_seeds(evidence)}. The results are valid for this experiment. "
         "*CSI-181*: CSI at the threshold 181 (pixel value, heavy rain); POD-181 and FAR-181 have the same threshold. "
         "`w` is the largest weight of the loss (`w_max`, 10 if not stated). In names of arms, *2x*, *4x* and *16x* are "
         f"multiples of {study.steps} optimizer steps. The steps of a student do not include those of its teacher "
@@ -131,7 +134,7 @@ def _tallies(evidence: Evidence, verdicts: Sequence[Verdict]) -> str:
     decided = {verdict.claim.key for verdict in verdicts}
     pending = [claim.key for claim in claims_of(evidence.study) if claim.key not in decided]
     if pending:
-        lines.append(f"- Without results: {', '.join(pending)}.")
+        lines.append(f"- Claims without results, because their arms were not trained: {', '.join(pending)}.")
     return "\n".join(lines)
 
 

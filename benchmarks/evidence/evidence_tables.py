@@ -21,6 +21,7 @@ from .claims import (
     in_words,
     paper_value,
 )
+from .figure_style import STEP_MINUTES
 from .intervals import LABELS, Bootstrap
 from .study import Study
 from .study_claims import LATER_ORIGINS, STATED_LATER
@@ -43,10 +44,10 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def summary_table(verdicts: Sequence[Verdict], study: Study) -> str:
-    """Return the main comparisons: claim, comparison, difference, interval, verdict."""
-    head = ("claim", "comparison", "difference", "95 % interval", "verdict")
+    """Return the main comparisons: claim, comparison, difference, interval, seeds, verdict."""
+    head = ("claim", "comparison", "difference", "95 % interval", "seeds", "verdict")
     rows = [
-        (text, finding.comparison.label, *_numbers(finding)[:2], in_words(finding))
+        (text, finding.comparison.label, *_numbers(finding)[:2], f"{finding.interval.seeds}", in_words(finding))
         for text, finding in headline_findings(verdicts, study)
     ]
     return markdown_table(head, rows)
@@ -63,7 +64,7 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
     """Return the verdict on every claim, then all comparisons."""
     statements = markdown_table(
         ("claim", "origin", "statement", "verdict"),
-        ((v.claim.key, v.claim.origin, v.claim.statement, f"*{v.verdict}*") for v in verdicts),
+        ((v.claim.key, v.claim.origin, v.claim.statement, _overall(v)) for v in verdicts),
     )
     return "\n\n".join(
         [
@@ -72,12 +73,13 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 f"*Verdict.* A difference is {HOLDS} if its interval is on the claimed side of zero, {REVERSED} if it "
                 f"is on the other side, else not significant. A claim is {HOLDS} or {REVERSED} if all its differences "
                 f"are, {UNDECIDED} if none is significant, {IN_FULL} if at least one is {REVERSED}, else {PARTLY}. "
-                f"A claim on distillation from scratch is {NOT_TESTABLE} if the oracle, a student of a perfect teacher "
-                "trained on the same events, does not differ significantly from the direct model in CSI-M: then no "
-                "teacher can show a gain, and the differences reflect numbers of training steps. This rule was "
-                "introduced after the first results. It is not applied to the arms with few events: they overfit, and "
-                "a student can gain from the smoothness of pseudo-frames although a perfect teacher does not (decided "
-                "after the first two seeds with 12 events). "
+                "*Beats* means a higher CSI-M. "
+                f"A claim that a student from scratch is better than a direct model, its teacher or another student is "
+                f"{NOT_TESTABLE} if the oracle, a student of a perfect teacher, does not have a significantly better "
+                "score (that of the claim) than the direct model: a perfect teacher gives no significant gain here, so "
+                "a gain through better pseudo-frames is not expected. The verdict of the intervals is in brackets. "
+                "Where no oracle was trained (hybrid networks), only the intervals decide. This rule was introduced "
+                "after the first results. "
                 f"Fewer than {FEWEST_SEEDS} seeds give no verdict. Intervals are not corrected for multiple "
                 "comparisons: of twenty differences that are truly zero, one is expected to be significant. These "
                 "claims were formulated or changed after the first results, so their evidence is weaker: "
@@ -89,7 +91,7 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
                 "In brackets: the sign that the claim expects. *Minimum detectable difference*: half the width of the "
                 "interval. A smaller true difference would not be significant here. *Paper*: the difference within the "
                 "paper's own tables on SEVIR, from one run each, and whether our interval contains it. Lead times are "
-                "counted in frames of 5 minutes."
+                "counted in frames of 5 minutes. `T_s` is the number of frames that the teacher forecasts per call."
             ),
             *(
                 part
@@ -101,6 +103,12 @@ def claims_tables(verdicts: Sequence[Verdict]) -> str:
     )
 
 
+def _overall(verdict: Verdict) -> str:
+    """Return the verdict on a claim, and that of the intervals if it is another."""
+    intervals = f" (intervals: {verdict.by_intervals})" if verdict.verdict == NOT_TESTABLE else ""
+    return f"*{verdict.verdict}*{intervals}"
+
+
 def _comparisons(verdicts: Sequence[Verdict], *, with_paper: bool) -> str:
     rows = []
     for verdict in verdicts:
@@ -108,9 +116,23 @@ def _comparisons(verdicts: Sequence[Verdict], *, with_paper: bool) -> str:
             key = f"**{verdict.claim.key}**" if number == 0 else ""
             label = f"{finding.comparison.label} ({'> 0' if finding.comparison.sign > 0 else '< 0'})"
             paper = [paper_value(finding)] if with_paper else []
-            rows.append([key, label, *_numbers(finding), *paper, in_words(finding)])
-    head = ["claim", "comparison", "difference", "95 % interval", "minimum detectable difference"]
+            rows.append([key, label, *_numbers(finding), f"{finding.interval.seeds}", *paper, in_words(finding)])
+    head = ["claim", "comparison", "difference", "95 % interval", "minimum detectable difference", "seeds"]
     return markdown_table([*head, *(["paper"] if with_paper else []), "verdict"], rows)
+
+
+def differences_by_lead(bootstrap: Bootstrap, pairs: Iterable[tuple[str, str]]) -> str:
+    """Return the paired differences of CSI-M by lead time of the pairs with results; empty if there are none."""
+    study, trained = bootstrap.evidence.study, bootstrap.evidence.by_arm
+    steps = {arm.name: f", {arm.steps} steps" for arm in arms_of(study)}
+    rows = []
+    for first, second in pairs:
+        if first in trained and second in trained:
+            intervals = bootstrap.score(((first, 1.0), (second, -1.0)), "csi/mean", by_lead=True)
+            cells = (f"{interval.value:+.4f} {bounds(interval)}" for interval in intervals)
+            rows.append((f"{first}{steps[first]}, minus {second}{steps.get(second, '')}", *cells))
+    times = [f"{STEP_MINUTES * lead} min" for lead in range(1, study.sequence.frames_out + 1)]
+    return markdown_table(("difference", *times), rows) if rows else ""
 
 
 def arms_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:

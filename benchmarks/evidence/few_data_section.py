@@ -6,6 +6,7 @@ from benchmarks.evidence.unit_results import Evidence
 
 from .arms import arms_of
 from .intervals import Bootstrap
+from .summary_text import listed
 
 NOT_TRAINED = "Not trained yet."
 
@@ -16,10 +17,12 @@ def few_data_table(evidence: Evidence, bootstrap: Bootstrap) -> str:
     if not arms:
         return NOT_TRAINED
     rows = []
+    by_events: dict[int | None, list[float]] = {}
     for arm in arms:
         records = [result.record for result in evidence.by_arm[arm.name].values()]
         chosen = sorted(record["selected_step"] for record in records)
         falls = [record["val_loss"][-1][1] / min(loss for _, loss in record["val_loss"]) for record in records]
+        by_events.setdefault(arm.events, []).append(sum(falls) / len(falls))
         rows.append(
             (
                 f"{arm.events}",
@@ -31,13 +34,16 @@ def few_data_table(evidence: Evidence, bootstrap: Bootstrap) -> str:
                 f"{sum(falls) / len(falls):.2f}",
             )
         )
-    steps, largest = arms[0].steps, evidence.study.archive.events["train"]
+    steps, largest, val = arms[0].steps, *(evidence.study.archive.events[split] for split in ("train", "val"))
+    fewer = [events for events in evidence.study.few_events if events < val]
+    more = f", more than the {listed(fewer)} training events of the smallest arms" if fewer else ""
+    overfits = [f"{max(ratios):.2f} with {events} events" for events, ratios in by_events.items()]
     text = (
-        f"Distillation makes more training windows, so that it can show a gain where windows are scarce. These arms "
-        f"have {', '.join(str(events) for events in evidence.study.few_events)} of the {largest} training events, no "
-        f"symmetries, {steps} steps, and all use sequences with later real frames. The weights with the highest CSI-M "
-        "on the val events, of 24 equally spaced steps, are scored. The last column is the validation loss of the last "
-        "step divided by the lowest of five; above 1 the run overfits."
+        f"These arms have {listed(evidence.study.few_events)} of the {largest} training events, no symmetries, "
+        f"{steps} steps, and only sequences with later real frames. The weights with the highest CSI-M on the val "
+        f"events, of 24 equally spaced steps, are scored. These are {val} val events{more}. The last column is the "
+        "validation loss of the last step divided by the lowest of those after each fifth of the steps, mean over "
+        f"seeds; above 1 the run overfits. It is at most {listed(overfits)}."
     )
     head = ("events", "arm", "seeds", "CSI-M", "MSE x 1000", "selected step", "last / lowest val loss")
     return "\n\n".join([wrapped(text), markdown_table(head, rows)])

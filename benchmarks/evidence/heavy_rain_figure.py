@@ -3,9 +3,10 @@
 import math
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 
-from benchmarks.evidence.figure_style import FONT, INK, WIDTH, Look, looks, plain_look, save
+from benchmarks.evidence.figure_style import FONT, INK, WIDTH, Look, legend, looks, plain_look, save
 from simcast_hpc.report.lead_time_curves import new_figure
 from simcast_hpc.report.performance_diagram import performance_axes, performance_point
 from simcast_hpc.verification.bootstrap import Interval
@@ -20,6 +21,7 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
     ladder = ["direct" if w == FULL_WEIGHT else f"direct-w{w:g}" for w in sorted(study.weights)]
     ladder = [arm for arm in ladder if arm in trained]
     others = [arm for arm in (f"teacher-{study.half_horizon}", f"student-{study.half_horizon}") if arm in trained]
+    names = {arm: look.name for arm, look in looks(study.half_horizon).items()}
     styles = _styles(looks(study.half_horizon), ladder)
     figure = new_figure(WIDTH, 7.6)
     for axes, label in zip(figure.subplots(2, 1), LABELS[-2:], strict=True):
@@ -38,30 +40,52 @@ def draw_heavy_rain(bootstrap: Bootstrap, path: Path) -> None:
             linewidth=1.2,
         )  # fmt: skip
         for arm, (far, pod) in points.items():
-            _point(axes, far, pod, styles[arm], side="right" if arm in ladder[1:] else "left")
-        axes.set_title(f"VIL pixel value ≥ {label}", fontsize=FONT + 1, color=INK)
+            _point(axes, far, pod, styles[arm], named=arm in ladder)
+        _move_bias_labels(axes, list(points.values()))
+        axes.set_title(f"pixel value ≥ {label}", fontsize=FONT + 1, color=INK)
         axes.set_xlabel("success ratio, 1 - FAR", color=INK, fontsize=FONT)
         axes.set_ylabel("POD", color=INK, fontsize=FONT)
         plain_look(axes, grid=False)
+    shown = ("direct", *others)
+    legend(figure, {arm: styles[arm]._replace(name=names[arm], dashes="-" if arm == "direct" else "") for arm in shown})
     save(figure, path)
 
 
 def _styles(styles: dict[str, Look], ladder: list[str]) -> dict[str, Look]:
-    """Return the styles of the arms; direct models have one style and are named by their weight."""
+    """Return the styles of the arms; direct models have one style and are named by their weight in the diagram."""
     direct = styles["direct"]
     weights = {arm: f"{FULL_WEIGHT:g}" if arm == "direct" else arm.removeprefix("direct-w") for arm in ladder}
-    named = {arm: direct._replace(name=f"direct, $w = {weight}$") for arm, weight in weights.items()}
+    named = {arm: direct._replace(name=f"$w = {weight}$") for arm, weight in weights.items()}
     return {**styles, **named}
 
 
-def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, side: str) -> None:
+def _point(axes: Axes, far: Interval, pod: Interval, look: Look, *, named: bool) -> None:
     errors = (_half_width(far), _half_width(pod))
     performance_point(axes, far.value, pod.value, color=look.colour, marker=look.marker, errors=errors)
-    axes.annotate(
-        look.name, (1 - far.value, pod.value), xytext=(7, 6) if side == "right" else (-7, -12),
-        textcoords="offset points", fontsize=FONT, color=look.colour, ha="left" if side == "right" else "right",
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}, zorder=10,
-    )  # fmt: skip
+    if named:
+        axes.annotate(
+            look.name, (1 - far.value, pod.value), xytext=(5, 5), textcoords="offset points", fontsize=FONT,
+            color=look.colour, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.8}, zorder=10,
+        )  # fmt: skip
+
+
+def _move_bias_labels(axes: Axes, points: list[tuple[Interval, Interval]]) -> None:
+    """Move a label of frequency bias along its line to the origin until it is clear of all points and their bars."""
+    right, top = axes.get_xlim()[1], axes.get_ylim()[1]
+    for text in [text for text in axes.texts if text.get_text().startswith("×")]:
+        x, y = text.get_position()
+        for share in np.arange(1.0, 0.2, -0.05).tolist():
+            place = (share * x / right, share * y / top)
+            if all(_clear(place, far, pod, right, top) for far, pod in points):
+                text.set_position((share * x, share * y))
+                break
+
+
+def _clear(place: tuple[float, float], far: Interval, pod: Interval, right: float, top: float) -> bool:
+    """Return whether a label at a place, in fractions of the axes, is clear of the point's cross of bars."""
+    x, y = abs(place[0] - (1 - far.value) / right), abs(place[1] - pod.value / top)
+    across, along = _half_width(far) / right, _half_width(pod) / top
+    return (x > across + 0.05 or y > 0.05) and (y > along + 0.05 or x > 0.05) and not (x < 0.12 and y < 0.12)
 
 
 def _half_width(interval: Interval) -> float:

@@ -24,6 +24,10 @@ _LINES = {
         Look("direct model", "#d55e00", "D", "-"),
         ("direct", "direct-2x", "direct-4x", "direct-5x", "direct-16x"),
     ),
+    "teacher": (
+        Look("teacher, rolled out", "#56b4e9", "^", "--"),
+        ("teacher-{half}", "teacher-4x", "teacher-16x"),
+    ),
 }
 _LEVELS = {
     EXTRAPOLATION: Look("extrapolation (ours)", "#5f6368", "", ":"),
@@ -40,7 +44,7 @@ _FEW = {
 
 def steps_arms(evidence: Evidence) -> bool:
     """Return whether a hybrid arm has results."""
-    return any(arm in evidence.by_arm for name, (_, arms) in _LINES.items() if name != "direct" for arm in arms)
+    return any(arm in evidence.by_arm for name, (_, arms) in _LINES.items() if "hybrid" in name for arm in arms)
 
 
 def draw_hybrid_steps(bootstrap: Bootstrap, path: Path) -> None:
@@ -51,7 +55,7 @@ def draw_hybrid_steps(bootstrap: Bootstrap, path: Path) -> None:
     grid = figure.subplots(2, -(-leads // 2), sharex=True, squeeze=False)
     steps_shown: set[int] = set()
     for look, arms in _LINES.values():
-        present = [arm for arm in arms if arm in trained]
+        present = [arm for one in arms if (arm := one.format(half=study.half_horizon)) in trained]
         steps = [arm_named(study, arm).steps for arm in present]
         steps_shown |= set(steps)
         scores = [bootstrap.score(((arm, 1.0),), "csi/mean", by_lead=True) for arm in present]
@@ -70,7 +74,7 @@ def draw_hybrid_steps(bootstrap: Bootstrap, path: Path) -> None:
         axes.set_title(f"{STEP_MINUTES * (lead + 1)} minutes", fontsize=FONT + 1, color=INK)
         plain_look(axes)
     for axes in grid[-1]:
-        axes.set_xlabel("training steps", fontsize=FONT, color=INK)
+        axes.set_xlabel("training steps, log scale", fontsize=FONT, color=INK)
     for axes in grid[:, 0]:
         axes.set_ylabel("CSI-M", fontsize=FONT, color=INK)
     shown = {name: look for name, (look, arms) in _LINES.items() if set(arms) & set(trained)}

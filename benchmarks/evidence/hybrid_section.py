@@ -1,13 +1,12 @@
 """Section of the evidence page on networks that start from extrapolation: CSI-M by lead time."""
 
-from benchmarks.evidence.evidence_tables import cell, markdown_table
+from benchmarks.evidence.evidence_tables import cell, differences_by_lead, markdown_table
 from benchmarks.evidence.study_text import wrapped
 from benchmarks.evidence.unit_results import Evidence
 
 from .arms import EXTRAPOLATION, PERSISTENCE, PYSTEPS, arms_of
 from .figure_style import STEP_MINUTES
 from .intervals import Bootstrap
-from .summary_text import bounds
 
 DIFFERENCES = (
     ("hybrid-direct", "direct"),
@@ -40,12 +39,7 @@ def hybrid_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:
         for arm in shown
         if arm in evidence.by_arm
     ]
-    differences = []
-    for first, second in DIFFERENCES:
-        if first in evidence.by_arm and second in evidence.by_arm:
-            intervals = bootstrap.score(((first, 1.0), (second, -1.0)), "csi/mean", by_lead=True)
-            cells = (f"{interval.value:+.4f} {bounds(interval)}" for interval in intervals)
-            differences.append((f"{first}{steps[first]}, minus {second}{steps.get(second, '')}", *cells))
+    differences = differences_by_lead(bootstrap, DIFFERENCES)
     parts = [
         "CSI-M by lead time, mean over seeds ± half the width of the 95 % interval:",
         markdown_table(("arm", *times), scores),
@@ -57,6 +51,6 @@ def hybrid_tables(evidence: Evidence, bootstrap: Bootstrap) -> str:
                 "`extrapolation`; where a lead time is below it, the figure shows the change with the number of "
                 "training steps:"
             ),
-            markdown_table(("difference", *times), differences),
+            differences,
         ]
     return "\n\n".join(parts)

@@ -11,8 +11,8 @@ from .paper_claims import paper_claims
 from .study import Study
 
 STATED_LATER = (
-    "short-horizon", "robustness", "saw-tooth", "own-steps", "own-steps-4x", "long", "longest", "long-student",
-    "long-distillation", "best-case", "longer-teacher", "longer-teacher-students", "warm-distillation",
+    "short-horizon", "robustness", "saw-tooth", "own-steps", "own-steps-future", "own-steps-4x", "long", "longest",
+    "long-student", "long-distillation", "best-case", "longer-teacher", "longer-teacher-students", "warm-distillation",
     "warm-false-alarms", "warm-long", "skill-long", "first-lead",
 )  # fmt: skip
 """Claims that were formulated, or changed, after the first results of ``study.yaml``."""

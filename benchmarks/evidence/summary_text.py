@@ -7,12 +7,14 @@ from benchmarks.evidence.unit_results import Evidence
 from simcast_hpc.verification.bootstrap import Interval
 
 from .arms import EXTRAPOLATION, arms_of
-from .claims import FEWEST_SEEDS, HOLDS, NOT_TESTABLE, REVERSED, Finding, Verdict
+from .claims import FEWEST_SEEDS, HOLDS, NOT_TESTABLE, Finding, Verdict
 from .figure_style import STEP_MINUTES
 from .intervals import Bootstrap
 from .study import Study
 
 NOT_MEASURED = "not measured yet"
+MOST_NAMED = 3
+"""Largest number of networks that the first sentence names."""
 
 
 class Headline(NamedTuple):
@@ -28,10 +30,11 @@ class Headline(NamedTuple):
 
 HEADLINES = (
     Headline("hybrid", 0, "Hybrid model beats direct model, {1} steps each"),
-    Headline("hybrid-skill-warm", 0, "Hybrid student, warm start, beats pysteps"),
+    Headline("hybrid-4x", 0, "Hybrid model beats direct model, {4} steps each"),
     Headline("hybrid-skill-warm", 1, "Hybrid student, warm start, beats extrapolation"),
     Headline("skill", 3, "Direct model, {1} steps, beats extrapolation"),
     Headline("skill-long", 0, "Direct model, {16} steps, beats extrapolation"),
+    Headline("skill-long", 1, "Rolled-out teacher, {16} steps, beats extrapolation"),
     Headline("autoregression", 0, "Rolled-out teacher beats direct model, {1} steps each"),
     Headline("longest", 0, "Rolled-out teacher beats direct model, {16} steps each"),
     Headline("oracle", 1, "Student of a perfect teacher beats direct model"),
@@ -39,8 +42,7 @@ HEADLINES = (
     Headline("distillation", 0, "Student from scratch beats its rolled-out teacher"),
     Headline("warm-distillation", 0, "Student with warm start beats its rolled-out teacher"),
     Headline("warm", 1, "Student with warm start beats direct model, {2} total steps"),
-    Headline("weighting", 1, "Weighted loss raises CSI of heavy rain (CSI-181)"),
-    Headline("few-oracle-12", 0, "12 events: student of a perfect teacher beats direct model"),
+    Headline("weighting", 0, "Weighted loss raises CSI-M"),
     Headline("few-student-12", 0, "12 events: student from scratch beats direct model"),
     Headline("few-warm-12", 1, "12 events: student with warm start beats direct model"),
 )
@@ -94,11 +96,7 @@ class _Words:
 
     def value(self, key: str, number: int = 0) -> str:
         """Return a difference with its interval, and the number of seeds if they give no verdict."""
-        interval = self.interval(key, number)
-        if interval is None:
-            return NOT_MEASURED
-        few = interval.seeds < FEWEST_SEEDS
-        return signed(interval) + (f", only {_counted(interval.seeds, 'seed')}" if few else "")
+        return _value(self.interval(key, number))
 
     def seeds(self, key: str, number: int = 0) -> int:
         """Return the number of seeds of a comparison, 0 without results."""
@@ -119,10 +117,11 @@ class _Words:
         """Return the words between the two sides of a comparison of CSI-M."""
         return compared(self.interval(key, number))
 
-    def level(self, key: str, number: int) -> str:
-        """Return the direction of a difference."""
-        words = {1: "a higher", -1: "a lower", 0: "no significantly lower"}
-        return words[self.side(key, number)]
+    def alarms(self) -> str:
+        """Return the changes of false alarms and of hits of heavy rain from the teacher to the warm start."""
+        words = {1: "more", -1: "fewer", 0: "not significantly fewer"}
+        false, hits = (words[self.side("warm-false-alarms", number)] for number in (0, 1))
+        return f"{false} false alarms of heavy rain and {hits} hits"
 
     def difference(self, first: str, second: str) -> Interval | None:
         """Return the paired difference of CSI-M of two arms, if both were trained."""
@@ -130,9 +129,30 @@ class _Words:
             return None
         return self.bootstrap.one(((first, 1.0), (second, -1.0)), "csi/mean")
 
+    def leads(self, first: str, second: str) -> list[Interval]:
+        """Return the paired difference of CSI-M of two arms by lead time; empty if one was not trained."""
+        if not {first, second} <= set(self.bootstrap.evidence.by_arm):
+            return []
+        return self.bootstrap.score(((first, 1.0), (second, -1.0)), "csi/mean", by_lead=True)
+
+    def lead_times(self, first: str, second: str) -> dict[int, list[int]]:
+        """Return the lead times in minutes by the side of the difference: 1, 0 or -1."""
+        times: dict[int, list[int]] = {}
+        for lead, interval in enumerate(self.leads(first, second), 1):
+            times.setdefault(side_of(interval), []).append(STEP_MINUTES * lead)
+        return times
+
     def mean(self, arm: str) -> float:
         """Return CSI-M of an arm with results."""
         return self.bootstrap.one(((arm, 1.0),), "csi/mean").value
+
+
+def _value(interval: Interval | None) -> str:
+    """Return a difference with its interval, and the number of seeds if they give no verdict."""
+    if interval is None:
+        return NOT_MEASURED
+    few = interval.seeds < FEWEST_SEEDS
+    return signed(interval) + (f", only {_counted(interval.seeds, 'seed')}" if few else "")
 
 
 def compared(interval: Interval | None) -> str:
@@ -150,7 +170,7 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _listed(parts: Sequence[object]) -> str:
+def listed(parts: Sequence[object]) -> str:
     """Return ``a, b and c``."""
     words = [str(part) for part in parts]
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
@@ -172,78 +192,93 @@ def summary(evidence: Evidence, bootstrap: Bootstrap, verdicts: Sequence[Verdict
 
 
 def _of_extrapolation(words: _Words) -> str:
-    """Say how many networks extrapolation exceeds, and whether the direct model exceeds it after most steps."""
+    """Say how many networks have a higher CSI-M than extrapolation, which these are, and their differences."""
     evidence = words.bootstrap.evidence
     if EXTRAPOLATION not in evidence.by_arm:
         return f"**Extrapolation** is {NOT_MEASURED}."
-    plain = [arm.name for arm in arms_of(evidence.study) if arm.base == "none" and arm.events is None]
-    trained = [arm for arm in plain if arm in evidence.by_arm]
+    plain = [arm for arm in arms_of(evidence.study) if arm.base == "none" and arm.events is None]
+    trained = [arm for arm in plain if arm.name in evidence.by_arm]
     level = words.mean(EXTRAPOLATION)
-    lower = sum(words.mean(arm) < level for arm in trained)
-    steps = evidence.study.steps
-    title = "Extrapolation without training beats most networks." if 2 * lower > len(trained) else "Extrapolation."
+    better = sorted((arm for arm in trained if words.mean(arm.name) > level), key=lambda arm: -words.mean(arm.name))
+    most = 2 * len(better) < len(trained)
+    title = "Extrapolation without training beats most networks." if most else "Extrapolation."
+    known = [arm for arm in better if arm.stage != "student"]
+    named = known if known == better and len(better) <= MOST_NAMED else []
+    all_steps = listed(sorted({arm.steps for arm in named}))
+    parts = []
+    for arm in named:
+        interval = words.difference(arm.name, EXTRAPOLATION)
+        best = all(words.mean(arm.name) >= words.mean(other) for other in evidence.by_arm)
+        name = "the rolled-out teacher" if arm.stage == "teacher" else "the direct model"
+        highest = "; the highest CSI-M of all arms" if best else ""
+        parts.append(f"{name} {_significance(interval)} ({_value(interval)}{highest})")
+    which = f", after {all_steps} steps: {', '.join(parts)}" if parts else ""
     return (
-        f"**{title}** Extrapolation has a higher CSI-M ({level:.3f}) than {lower} of the "
-        f"{len(trained)} networks that do not start from it. After {steps} steps the direct model "
-        f"{words.compared('skill', 3)} extrapolation; after {16 * steps} steps it "
-        f"{words.compared('skill-long', 0)} extrapolation ({words.plain('skill-long', 0)})."
+        f"**{title}** Of the {len(trained)} networks that do not start from extrapolation, {len(better) or 'none'} "
+        f"{'has' if len(better) < 2 else 'have'} a higher CSI-M than extrapolation ({level:.3f}){which}."
     )
+
+
+def _significance(interval: Interval | None) -> str:
+    if interval is None or interval.seeds < FEWEST_SEEDS:
+        return "with unknown significance"
+    return "significantly" if side_of(interval) else "not significantly"
 
 
 def _of_hybrids(words: _Words) -> str:
     """Compare the hybrid direct model with the direct model, and the hybrid student with extrapolation."""
     steps = words.bootstrap.evidence.study.steps
-    itself = words.difference("hybrid-direct", EXTRAPOLATION)
-    joined = "but still" if itself is not None and side_of(itself) < 0 else "and"
-    better = words.side("hybrid") == 1, words.side("hybrid-skill-warm", 1) == 1
-    titles = {
-        (
-            True,
-            True,
-        ): "Networks that correct extrapolation beat networks alone, and with enough training extrapolation.",
-        (True, False): "Networks that correct extrapolation beat networks alone.",
-        (False, True): "Networks that correct extrapolation beat extrapolation.",
-    }
+    sides = words.side("hybrid"), words.side("hybrid-4x")
+    title = "Networks that correct extrapolation beat networks alone at equal steps." if sides == (1, 1) else "Hybrid."
+    teacher = words.interval("hybrid-warm-4x")
+    not_by_distillation = (
+        f" It does not differ significantly from its teacher ({signed(teacher)}), so this gain cannot be attributed to "
+        "distillation."
+        if teacher and teacher.seeds >= FEWEST_SEEDS and side_of(teacher) == 0 and words.side("hybrid-skill-warm", 1)
+        else ""
+    )
     return (
-        f"**{titles.get(better, 'Hybrid.')}** After {steps} steps the hybrid direct model "
-        f"{words.compared('hybrid')} the direct model ({words.value('hybrid')}), {joined} {compared(itself)} "
-        f"extrapolation. A hybrid student with warm start ({4 * steps} steps after {4 * steps} of its teacher) "
-        f"{words.compared('hybrid-skill-warm', 1)} extrapolation "
-        f"({words.value('hybrid-skill-warm', 1)}){_by_lead(words)}."
+        f"**{title}** The hybrid direct model {words.compared('hybrid')} the direct model after {steps} steps each "
+        f"({words.value('hybrid')}; after {4 * steps} steps each {words.value('hybrid-4x')}). A hybrid student with "
+        f"warm start ({4 * steps} steps after {4 * steps} of its teacher) "
+        f"{words.compared('hybrid-skill-warm', 1)} extrapolation ({words.value('hybrid-skill-warm', 1)})"
+        f"{_by_lead(words, 'hybrid-student-4x-warm', EXTRAPOLATION)}.{not_by_distillation}"
     )
 
 
-def _by_lead(words: _Words) -> str:
-    """Return the lead times at which the hybrid student is better or worse than extrapolation."""
-    arms = ("hybrid-student-4x-warm", EXTRAPOLATION)
-    if not set(arms) <= set(words.bootstrap.evidence.by_arm):
-        return ""
-    intervals = words.bootstrap.score(((arms[0], 1.0), (arms[1], -1.0)), "csi/mean", by_lead=True)
-    times: dict[int, list[int]] = {}
-    for lead, interval in enumerate(intervals, 1):
-        times.setdefault(side_of(interval), []).append(STEP_MINUTES * lead)
-    names = {1: "higher", 0: "not significantly different", -1: "lower"}
-    return ": " + ", ".join(f"{names[side]} at {_listed(times[side])} minutes" for side in names if side in times)
+def _by_lead(words: _Words, first: str, second: str) -> str:
+    """Return the lead times at which the CSI-M of an arm is significantly higher or lower than that of another."""
+    times = words.lead_times(first, second)
+    names = {1: "higher", -1: "lower"}
+    parts = [f"{name} at {listed(times[side])} minutes" for side, name in names.items() if side in times]
+    return f": {', '.join(parts)}" if parts else ""
 
 
 def _of_warm_start(words: _Words) -> str:
     """Compare rollout with the direct model, and the student with warm start with both."""
-    steps = words.bootstrap.evidence.study.steps
+    study = words.bootstrap.evidence.study
+    steps = study.steps
     verb, other = words.compared("warm-distillation"), words.compared("warm", 1)
-    again = "or from" if verb.endswith("from") else "and"
-    joined = again if verb == other else f"and {other}"
-    sides = words.side("autoregression"), words.side("warm-distillation"), words.side("warm", 1)
+    sides = words.side("autoregression"), words.side("warm-distillation")
     titles = {
-        (1, 0, 0): "Rollout helps at equal steps; one pass after warm start or longer direct training is as good.",
-        (1, 0, 1): "Rollout helps, and with warm start one pass is as good.",
-        (1, 1, 1): "Rollout helps, and distillation with warm start helps more.",
+        (1, 0): f"Rollout helps after {steps} steps; a student with warm start does not differ significantly from its "
+        "teacher.",
+        (1, 1): f"Rollout helps after {steps} steps, and distillation with warm start helps more.",
     }
+    excluded = ""
+    if (kept := words.interval("warm-distillation")) is not None and kept.has_bounds and kept.low < 0 < kept.high:
+        excluded = f"; a loss of more than {-kept.low:.4f} is excluded"
+    longer = [words.interval(key) for key in ("longest", "hybrid-rollout-4x")]
+    positive = all(one is not None and one.value > 0 and side_of(one) == 0 for one in longer)
+    known = f"{words.value('longest')} and {words.value('hybrid-rollout-4x')}"
     return (
         f"**{titles.get(sides, 'Rollout and warm start.')}** A rolled-out teacher "
-        f"{words.compared('autoregression')} a direct model, {steps} steps each ({words.value('autoregression')}). "
-        f"A student with warm start, in one pass, {verb} this teacher ({words.value('warm-distillation')}) {joined} "
-        "a direct model with the same total number of steps; it has "
-        f"{words.level('warm-false-alarms', 0)} false alarm ratio of heavy rain than the teacher."
+        f"{words.compared('autoregression')} a direct model, {steps} steps each ({words.value('autoregression')}; "
+        f"hybrid: {words.value('hybrid-rollout')}); after {16 * steps} steps, and for hybrid networks after "
+        f"{4 * steps}, the difference is {'positive but not significant' if positive else known}. A student with warm "
+        f"start, in one pass, {verb} this teacher ({words.value('warm-distillation')}{excluded})"
+        f"{_by_lead(words, 'student-warm', f'teacher-{study.half_horizon}')}. It has {words.alarms()} than the "
+        f"teacher, and {other} a direct model with as many total steps."
     )
 
 
@@ -251,28 +286,38 @@ def _of_students(words: _Words, verdicts: Sequence[Verdict]) -> str:
     """Compare a student from scratch, and that of a perfect teacher, with the direct model."""
     study = words.bootstrap.evidence.study
     found = words.found.get(("oracle", 1))
-    control = found.comparison if found else None
-    untestable = sum(v.verdict == NOT_TESTABLE and v.claim.oracle == control for v in verdicts)
-    effects = {HOLDS: "has a higher CSI-M", REVERSED: "has a lower CSI-M"}
-    effect = effects.get(found.verdict, "does not have a significantly higher CSI-M") if found else "is"
+    untestable = sum(verdict.verdict == NOT_TESTABLE for verdict in verdicts)
+    times = words.lead_times(f"student-{study.half_horizon}", "direct")
+    later = words.leads(f"student-{study.half_horizon}", "direct")
+    gains = [interval.value for interval in later if side_of(interval) == 1]
+    no_gain = words.seeds("own-steps") >= FEWEST_SEEDS and words.side("own-steps") == 0
+    title = "Student from scratch."
+    if no_gain:
+        title = "Distillation from scratch shows no gain over all lead times"
+        title += f", but one at {listed(times[1])} minutes." if gains else "."
+    by_lead = ""
+    if gains:
+        by_lead = f"; at {listed(times[1])} minutes it has a higher CSI-M ({min(gains):+.3f} to {max(gains):+.3f})"
+    none = "no significant gain" if found is None or found.verdict != HOLDS else "a significant gain"
+    anywhere = 1 in words.lead_times("future-oracle", "future-direct")
+    at_leads = "" if found is None or found.verdict == HOLDS or anywhere else ", also at no single lead time"
     reason = (
-        f", so that {_counted(untestable, 'claim')} on distillation from scratch "
-        f"{'is' if untestable == 1 else 'are'} [not testable here](#claims-and-controls)"
+        f": a gain through better pseudo-frames is not expected, and {_counted(untestable, 'claim')} on distillation "
+        f"from scratch {'is' if untestable == 1 else 'are'} [not testable here](#claims-and-controls)"
     )
-    no_gain = found is not None and words.side("own-steps") == 0 and words.seeds("own-steps") >= FEWEST_SEEDS
-    title = "Distillation from scratch shows no gain." if no_gain and untestable else "Student from scratch."
     return (
-        f"**{title}** A student from scratch {words.compared('own-steps')} a direct model, "
-        f"{study.steps} steps each ({words.value('own-steps')}). Even a student of a perfect teacher {effect} "
-        f"({words.value('oracle', 1)})" + (reason if untestable else "") + "."
+        f"**{title}** A student from scratch {words.compared('own-steps')} a direct model, {study.steps} steps each "
+        f"({words.value('own-steps')}){by_lead}. A perfect teacher gives {none} ({words.value('oracle', 1)}){at_leads}"
+        + (reason if untestable else "")
+        + "."
     )
 
 
 def _of_few_events(words: _Words) -> str:
     """Compare the students with the direct model by the number of training events."""
     study = words.bootstrap.evidence.study
-    total = "with its teacher's steps in addition to the same number of its own,"
-    names = {("few-warm", 1): f"A student with warm start, {total}", ("few-student", 0): "A student from scratch"}
+    total = "(after as many steps of its teacher)"
+    names = {("few-warm", 1): f"A student with warm start {total}", ("few-student", 0): "A student from scratch"}
     sentences = []
     for (kind, number), name in names.items():
         measured = [n for n in study.few_events if words.seeds(f"{kind}-{n}", number) >= FEWEST_SEEDS]
@@ -280,7 +325,8 @@ def _of_few_events(words: _Words) -> str:
         for events in measured:
             groups.setdefault(words.compared(f"{kind}-{events}", number), []).append(events)
         parts = [
-            f"{verb} the direct model with {_listed(counts)} training events"
+            f"{verb} the direct model"
+            + (f" with {listed(counts)} events" if counts != list(study.few_events) else "")
             + (_of_smallest(counts, words.plain(f"{kind}-{counts[0]}", number)) if counts[0] == measured[0] else "")
             for verb, counts in groups.items()
         ]
@@ -290,10 +336,18 @@ def _of_few_events(words: _Words) -> str:
         n for n in study.few_events if words.side(f"few-warm-{n}", 1) == 1 and words.side(f"few-student-{n}") == 0
     ]
     title = (
-        f"With {_listed(only_warm)} training events only warm start, with more steps in total, shows a gain."
+        f"With {listed(only_warm)} training events only warm start shows a gain in CSI-M."
         if only_warm
         else "Few training events."
     )
+    if lower := [n for n in study.few_events if words.side(f"few-error-{n}") == -1]:
+        sentences.append(f"Its MSE is lower with {listed(lower)} events.")
+    own = [finding for (key, _), finding in words.found.items() if key.startswith("few-")]
+    if sentences:
+        seeds = sorted({finding.interval.seeds for finding in own})
+        sentences.append(
+            f"There are {len(own)} comparisons with {listed(seeds)} seeds, without correction for multiple tests."
+        )
     return f"**{title}** {' '.join(sentences) or f'No comparison has {FEWEST_SEEDS} seeds yet.'}"
 
 
