@@ -30,8 +30,8 @@ _LINES = {
     ),
 }
 _LEVELS = {
-    EXTRAPOLATION: Look("extrapolation (ours)", "#5f6368", "", ":"),
-    PYSTEPS: Look("pysteps Lucas-Kanade", "#cc79a7", "", "-."),
+    EXTRAPOLATION: Look("extrapolation", "#5f6368", "", ":"),
+    PYSTEPS: Look("pysteps", "#cc79a7", "", "-."),
 }
 _FEW = {
     "direct": Look("direct model", "#d55e00", "D", "-"),
