@@ -21,6 +21,7 @@ _VALID_RANGE: dict[str, tuple[float, float]] = {"mm/h": (0.0, 3000.0), "dBZ": (-
 # Packing, unit conversion and interpolation leave small negative values where there is no rain. 0.001 mm/h is below
 # the smallest rate that radar composites resolve and far from the codes that mark missing pixels (-1, -9999).
 ROUNDING_NOISE = 1e-3
+_MAX_NEGATIVE_SHARE = 1e-3
 _EARTH_KM_PER_DEGREE = 111.195
 _EARTH_KM = 40_100.0  # around the equator
 
@@ -158,7 +159,7 @@ class RadarFrame:
     mean rate, or None for an instantaneous field. ``metadata`` contains further metadata for messages and attributes.
 
     Any other infinity is replaced by NaN with a warning. Values of mm/h and kg/m^2 from -0.001 to 0 are rounding noise
-    and are replaced by 0.
+    and are replaced by 0; lower ones are replaced by NaN with a warning if they are at most 0.1 % of the pixels.
     """
 
     values: np.ndarray
@@ -232,4 +233,9 @@ class RadarFrame:
         noise = (values < 0) & (values >= -ROUNDING_NOISE)
         if self.unit != "dBZ" and noise.any():
             values = np.where(noise, np.float32(0), values)
+        # Accumulations by advection are below 0 at single pixels; many such pixels are a wrong scale or missing value.
+        negative = int((values < -ROUNDING_NOISE).sum()) if self.unit != "dBZ" else 0
+        if 0 < negative <= _MAX_NEGATIVE_SHARE * values.size:
+            logger.warning("%s: %d negative pixels in %s are missing", self.path, negative, self.unit)
+            values = np.where(values < 0, np.float32(np.nan), values)
         return values

@@ -45,6 +45,17 @@ def test_rounding_noise_is_no_rain_and_larger_negative_values_are_an_error(unit)
         frame_of([[-1.1e-3, 2.5]], unit)
 
 
+def test_single_negative_rates_are_missing(caplog):
+    values = np.ones((40, 50))
+    values[3, :2] = -0.6, 2.5  # as in accumulations of the Bureau of Meteorology
+    with caplog.at_level(logging.WARNING):
+        read = frame_of(values, "mm/h").values
+    assert np.isnan(read[3, 0]) and np.isnan(read).sum() == 1 and read[3, 1] == 2.5
+    assert "1 negative pixels in mm/h are missing" in caplog.text
+    with pytest.raises(DataError, match="outside the valid range"):
+        frame_of(np.where(np.arange(50) < 3, -0.6, values), "mm/h")
+
+
 def test_small_negative_dbz_is_a_measurement():
     np.testing.assert_array_equal(frame_of([[-1e-4, 2.5]], "dBZ").values, np.array([[-1e-4, 2.5]], np.float32))
 

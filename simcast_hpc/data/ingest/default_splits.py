@@ -9,7 +9,7 @@ from .scan_frames import moment
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min|m|)\s*")
 _MINUTES = {"d": 1440.0, "h": 60.0, "min": 1.0, "m": 1.0, "": 1.0}
-_EVENT_FRAMES, _FEWEST_FRAMES, _WANTED_SLOTS = 48, 4, 5
+_EVENT_FRAMES, _FEWEST_FRAMES, _WANTED_SLOTS = 48, 18, 5  # 18 frames are a window of configs/direct/own.yaml
 _SHARES = (0.7, 0.15)
 _GAP_FROM_DAYS = 20
 

@@ -27,7 +27,7 @@ MEANING = {
     "grid": "another grid than the reference",
     "interval": "an accumulation over more than 1.5 steps",
     "cadence": "more than a quarter of a step from a nominal time, or another frame is nearer to it",
-    "duplicate": "another file contains the same time and was changed later",
+    "duplicate": "another file contains the same time and was changed later, or at once and has a later name",
 }
 
 

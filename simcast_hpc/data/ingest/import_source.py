@@ -34,7 +34,12 @@ def frame_options(options: ImportOptions) -> FrameOptions:
 
 
 def list_files(
-    sources: Sequence[str], pattern: str, since: datetime | None, until: datetime | None, ranks: Ranks
+    sources: Sequence[str],
+    pattern: str,
+    since: datetime | None,
+    until: datetime | None,
+    ranks: Ranks,
+    reading: FrameOptions,
 ) -> list[SourceFile]:
     """Return the files of the sources, listed by rank 0; a collective.
 
@@ -44,7 +49,8 @@ def list_files(
     files: list[SourceFile] = []
     with ranks.together():
         if ranks.is_first:
-            files = list_source(sources, pattern=pattern, since=since, until=until)
+            is_composite = reading.importer is not None and reading.importer.is_composite
+            files = list_source(sources, pattern=pattern, since=since, until=until, is_composite=is_composite)
     return ranks.broadcast(files)
 
 
@@ -74,8 +80,9 @@ def take_inventory(
     """
     with ranks.together():
         options.check()
-    files = list_files(sources, pattern, since, until, ranks)
-    table = within(scan(files, frame_options(options), ranks, cache=None, since=since, until=until), since, until)
+    reading = frame_options(options)
+    files = list_files(sources, pattern, since, until, ranks, reading)
+    table = within(scan(files, reading, ranks, cache=None, since=since, until=until), since, until)
     with ranks.together():
         series = find_series(table, step_minutes=options.step, grid=reference_grid(options), any_interval=True)
         selection: Selection = select_frames(table, series)
@@ -97,8 +104,9 @@ def within(table: ScanTable, since: datetime | None, until: datetime | None) -> 
     keep = (table.time >= (-(2**63) if since is None else microseconds(since))) & (
         table.time <= (2**63 - 1 if until is None else microseconds(until))
     )
-    if len(table) and not keep.any():
-        raise DataError(f"none of {len(table)} frames is in the time from {since} to {until}")
+    count = max(len(table), sum(table.totals))
+    if count and not keep.any():
+        raise DataError(f"none of {count} frames is in the time from {since} to {until}")
     return table.take(keep.nonzero()[0])
 
 

@@ -96,10 +96,10 @@ def import_source(
                 require_same(options, earlier.recipe)
                 options = _with_recipe(options, earlier.recipe)
         # 2. Scan
-        files = list_files(sources, pattern, since, until, ranks)
+        reading = frame_options(options)
+        files = list_files(sources, pattern, since, until, ranks, reading)
         with ranks.together():
             _require_append(target, earlier, files, append=append)
-        reading = frame_options(options)
         scanned = scan(files, reading, ranks, cache=target, since=since, until=until)
         with ranks.together():
             table = _frames_of_import(scanned, files, earlier, since, until)
@@ -143,12 +143,11 @@ def _claim(target: Path, request: str, *, append: bool) -> None:
         raise DataError(f"TARGET {target} is not empty and contains no import; choose another folder")
     if append and not (target / IMPORT).is_file():
         raise DataError(f"TARGET {target} contains no complete import to append to; omit --append")
-    if is_import and not (target / IMPORT).is_file() and claim.read_text(encoding="utf-8") != text:
+    if is_import and claim.read_text(encoding="utf-8") not in (text, _FINISHED_CLAIM):
         logger.warning("the unfinished import of another source or with other options in %s is discarded", target)
         remove(target / PARTS)
         remove(target / STAGED)
-    if not (is_import and (target / IMPORT).is_file()):
-        write_text(claim, text)
+    write_text(claim, text)
 
 
 def _earlier(target: Path) -> Earlier | None:

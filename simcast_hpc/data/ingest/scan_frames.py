@@ -76,10 +76,17 @@ class FrameOptions:
 
 @dataclass(frozen=True)
 class Task:
-    """A file to read, or some frames of a store."""
+    """A file to read, or some frames of a store.
+
+    Attributes:
+        file: file or store.
+        times: frames of a store.
+        known: times of the frames of a file that an earlier scan with other limits recorded, in microseconds.
+    """
 
     file: SourceFile
     times: tuple[datetime, ...] | None = None
+    known: frozenset[int] = frozenset()
 
 
 def scan(
@@ -98,8 +105,8 @@ def scan(
         options: how frames are read.
         ranks: that share the files.
         cache: folder of the import, or None to write nothing.
-        since: earlier frames are skipped.
-        until: later frames are skipped.
+        since: earlier frames are not recorded.
+        until: later frames are not recorded; a later scan with other limits reads their file again.
 
     Raises:
         DataError: the cache is damaged.
@@ -120,7 +127,7 @@ def scan(
             if isinstance(frames, DataError) and task.times is not None:
                 part.add_store(task, options)  # one invalid frame must not hide the others
             else:
-                part.add(task, frames, options)
+                part.add(task, frames, options, since, until)
             progress.advance()
             if part.is_due():
                 parts.append(_store(part.table(), cache, options))
@@ -201,11 +208,13 @@ def _tasks(
 ) -> list[Task]:
     """Return what must be read; a file that could not be read is tried again."""
     readable = {file for file, error in zip(known.files, known.errors, strict=True) if not error}
-    listed = set(known.files)
+    listed, incomplete = set(known.files), known.incomplete_files()
     tasks: list[Task] = []
     for file in files:
         if not file.is_store:
-            if file not in readable:
+            if file in incomplete:
+                tasks.append(Task(file, known=frozenset(known.time[known.file == known.files.index(file)].tolist())))
+            elif file not in readable:
                 tasks.append(Task(file))
             continue
         times = [
@@ -241,20 +250,33 @@ class _Part:
     """Frames that are not yet written to the cache."""
 
     files: dict[SourceFile, str] = field(default_factory=dict)
+    totals: dict[SourceFile, int] = field(default_factory=dict)
     rows: list[tuple[SourceFile, int, int, FrameKind, RadarGrid]] = field(default_factory=list)
     statistics: list[np.ndarray] = field(default_factory=list)
     valid: dict[RadarGrid, np.ndarray] = field(default_factory=dict)
     begin: float = field(default_factory=clock.monotonic)
 
-    def add(self, task: Task, frames: list[RadarFrame] | DataError, options: FrameOptions) -> None:
-        """Add the frames of a task, or why it could not be read."""
+    def add(
+        self,
+        task: Task,
+        frames: list[RadarFrame] | DataError,
+        options: FrameOptions,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> None:
+        """Add the frames of a task that are within the limits, or why it could not be read."""
         if isinstance(frames, DataError):
             self.files[task.file] = str(frames)
             return
         self.files.setdefault(task.file, "")
         for time in set(task.times or ()) - {frame.time for frame in frames}:
             self.files[_frame_of_store(task.file, time)] = "all pixels are missing"
+        if task.times is None:
+            self.totals[task.file] = len(frames)
         for frame in frames:
+            outside = (since is not None and frame.time < since) or (until is not None and frame.time > until)
+            if outside or microseconds(frame.time) in task.known:
+                continue
             grid = frame.grid
             interval = NO_INTERVAL if frame.start is None else microseconds(frame.start)
             self.rows.append((task.file, microseconds(frame.time), interval, _kind(frame), grid))
@@ -296,6 +318,7 @@ class _Part:
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             np.concatenate(self.statistics) if self.statistics else np.zeros((0, 3), np.float32),
             list(self.valid.values()),
+            [self.totals.get(file, 0) for file in files],
         )
 
 

@@ -56,6 +56,8 @@ class ScanTable:
         first: first row of the statistics of each frame, int64 ``[N + 1]``.
         statistics: mean rate, wet share, missing share of each frame and tile, float32 ``[M, 3]``.
         valid: number of frames in which a pixel is valid, uint32 ``[H, W]``, one array per grid.
+        totals: number of frames that each file contains, also those that are not in the table because of the limits
+            of time of a scan; 0 for a store or a file that cannot be read.
     """
 
     files: list[SourceFile] = field(default_factory=list)
@@ -70,6 +72,11 @@ class ScanTable:
     first: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     statistics: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     valid: list[np.ndarray] = field(default_factory=list)
+    totals: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Set the totals of a table that was made without them."""
+        self.totals = self.totals or [0] * len(self.files)
 
     def __len__(self) -> int:
         return len(self.time)
@@ -95,7 +102,13 @@ class ScanTable:
         table.file = numbers[table.file]
         table.files = [self.files[number] for number in kept]
         table.errors = [self.errors[number] for number in kept]
+        table.totals = [self.totals[number] for number in kept]
         return table
+
+    def incomplete_files(self) -> set[SourceFile]:
+        """Return the files of which the table lacks frames."""
+        counts = np.bincount(self.file, minlength=len(self.files)).tolist()
+        return {file for file, count, total in zip(self.files, counts, self.totals, strict=True) if count < total}
 
     def frame_keys(self) -> set[tuple[SourceFile, int]]:
         """Return file and time of each frame, and file and -1 of each file that cannot be read."""
@@ -116,11 +129,13 @@ class ScanTable:
                 newest[file.path] = file
         files = sorted(newest.values())
         numbers = {file: number for number, file in enumerate(files)}
-        errors = [""] * len(files)
+        errors, totals = [""] * len(files), [0] * len(files)
         for table in tables:
-            for file, error in zip(table.files, table.errors, strict=True):
+            for file, error, total in zip(table.files, table.errors, table.totals, strict=True):
                 if file in numbers and error:
                     errors[numbers[file]] = error
+                if file in numbers:
+                    totals[numbers[file]] = max(totals[numbers[file]], total)
         # 2. Kinds and grids, in the order of their text
         kinds = sorted({kind for table in tables for kind in table.kinds}, key=repr)
         grids = sorted({grid for table in tables for grid in table.grids}, key=repr)
@@ -147,7 +162,9 @@ class ScanTable:
         firsts = [part.first[:-1] + offset for part, offset in zip(parts, offsets, strict=True)]
         first = np.concatenate([*firsts, [sum(sizes)]]).astype(np.int64)
         statistics = np.concatenate([part.statistics for part in parts]) if parts else np.zeros((0, 3), np.float32)
-        merged = cls(files, errors, kinds, grids, first=first, statistics=statistics, valid=valid, **columns)
+        merged = cls(
+            files, errors, kinds, grids, first=first, statistics=statistics, valid=valid, totals=totals, **columns
+        )
         order = np.lexsort((merged.time, merged.file))
         same = np.zeros(len(order), bool)
         same[1:] = (np.diff(merged.file[order]) == 0) & (np.diff(merged.time[order]) == 0)
@@ -162,6 +179,7 @@ def write_table(path: Path, table: ScanTable, *, options: str) -> None:
         "files": [[*dataclasses.astuple(file), error] for file, error in zip(table.files, table.errors, strict=True)],
         "kinds": [dataclasses.astuple(kind) for kind in table.kinds],
         "grids": [dataclasses.asdict(grid) for grid in table.grids],
+        "totals": table.totals,
     }
     with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
         file.attrs["options"] = options
@@ -194,6 +212,7 @@ def read_table(path: Path, *, options: str) -> ScanTable | None:
             [RadarGrid(**grid) for grid in content["grids"]],
             **columns,
             valid=valid,
+            totals=content.get("totals", []),
         )
     except (*HDF5_ERRORS, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged: {error}; remove it, and the frames are read again") from error

@@ -39,7 +39,12 @@ def is_remote(source: str) -> bool:
 
 
 def list_source(
-    sources: Sequence[str], *, pattern: str = "*", since: datetime | None = None, until: datetime | None = None
+    sources: Sequence[str],
+    *,
+    pattern: str = "*",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    is_composite: bool = False,
 ) -> list[SourceFile]:
     """Return the files of all sources, sorted by path; hidden files are skipped, and links to a file listed once.
 
@@ -50,10 +55,13 @@ def list_source(
             strftime a pattern of times below the folder.
         since: files whose name gives an earlier time are not listed.
         until: files whose name gives a later time are not listed.
+        is_composite: whether each source is a folder of volumes that one reader combines; it is listed as a store.
 
     Raises:
         ConfigError: a source does not exist or contains no matching file.
     """
+    if is_composite:
+        return _composites(sources, pattern)
     found: dict[tuple[int, int] | str, SourceFile] = {}
     for source in sources:
         if is_remote(source):
@@ -78,6 +86,15 @@ def list_source(
                 + limits
             )
     return sorted(found.values())
+
+
+def _composites(sources: Sequence[str], pattern: str) -> list[SourceFile]:
+    for source in sources:
+        if is_remote(source) or not Path(source).is_dir():
+            raise ConfigError(f"SOURCE {source} is not a folder; --importer composite reads the volumes of a folder")
+    if pattern != "*":
+        raise ConfigError(f"--pattern {pattern!r} does not apply to composites; use --importer '... pattern={pattern}'")
+    return sorted({SourceFile(str(Path(source).absolute()), is_store=True) for source in sources})
 
 
 def _files(source: str, pattern: str, since: datetime | None, until: datetime | None) -> Iterator[Path]:

@@ -55,7 +55,8 @@ class ShardSource:
         if frames > kept:
             raise DataError(
                 f"windows of {frames} frames do not fit in events of {kept} frames ({self.manifest.frames_per_event} "
-                f"prepared, data.frame_stride={frame_stride}) in {self.root}; reduce sequence.frames_in or frames_out"
+                f"prepared, data.frame_stride={frame_stride}) in {self.root}; reduce sequence.frames_in or frames_out "
+                "(--frames-in, --frames-out)"
             )
         # 2. Events of the split
         index = read_index(self.root, self.manifest)
