@@ -1,75 +1,96 @@
-"""Script, description and pipeline on the page docs/guides/own-radar.md, on a folder of synthetic ODIM files."""
+"""The commands on the page docs/guides/own-radar.md, run in order on a few synthetic ODIM files."""
 
-import csv
 import re
+import shlex
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import h5py
-import numpy as np
 import pytest
-import yaml
+import xarray as xr
 from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
-from simcast_hpc.config import DataConfig, PipelineConfig, read_config
-from simcast_hpc.radar import encode_frame, encoding_of_run, read_frames
-from tests.radar.radar_files import moment, storm, write_odim
+from simcast_hpc.config import PipelineConfig, read_config
+from tests.radar.radar_files import storm, write_odim
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "own-radar.md"
-EVENT, LOST = 4, 9  # frames per event, and the frame that is absent
-
-
-def block(title: str) -> str:
-    """Return the code block of the page with this title."""
-    found = re.search(rf'```\w+ title="{re.escape(title)}"\n(.*?)\n```', PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert found, title
-    return found[1]
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory) -> Path:
-    """Return a folder with radar files, the description of the page and the archive that its script writes."""
-    root = tmp_path_factory.mktemp("own")
-    (root / "radar" / "day").mkdir(parents=True)
-    for number in range(3 * EVENT + 2):
-        if number != LOST:
-            late = (number % 3 - 1) * 0.05  # jitter of 15 s
-            write_odim(root / "radar" / "day" / f"{number:02d}.h5", storm(number), moment(number, minutes=5 + late))
-    (root / "radar" / "notes.txt").write_text("no radar file")
-    description = yaml.safe_load(block("my-radar.yaml"))
-    description |= {"frames_per_event": EVENT, "splits": {"kind": "single", "split": "test"}}
-    (root / "my-radar.yaml").write_text(yaml.safe_dump(description))
-    script: dict = {"__name__": "write_archive"}
-    exec(compile(block("write_archive.py"), "write_archive.py", "exec"), script)
-    assert script["write_archive"](root / "radar", root / "archive", root / "my-radar.yaml") == 3
-    return root
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "guides" / "own-radar.md").read_text(encoding="utf-8")
+# Frames per day of June 2024: training, validation and test by the dates of the page, and the day that is appended.
+DAYS = {1: 24, 6: 24, 8: 24, 10: 28}
+SMALL = ["max_steps=1", "batch.global_size=1", "batch.micro_size=1", "validation.every_steps=1", "validation.windows=1"]
+# Fewer steps than on the page and no intervals, for a short test.
+SHORT = {
+    "train": [word for field in [*SMALL, "data.workers=0"] for word in ("--set", field)],
+    "evaluate": ["--tables-only", "--draws", "0"],
+    "score-issued": ["--draws", "0"],
+}
+PLACES = {"/products": "forecasts", "/radar/incoming": "radar/2024/06/10"}
 
 
-def test_archive_contains_the_encoded_frames_without_gaps(archive):
-    with (archive / "archive" / "CATALOG.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["time_utc"][11:16] for row in rows] == ["01:00", "01:20", "01:50"]  # 01:45 is absent
-    encoding = encoding_of_run(DataConfig(dataset=str(archive / "my-radar.yaml")))
-    for row, first in zip(rows, (0, 4, 10), strict=True):
-        with h5py.File(archive / "archive" / row["file_name"]) as file:
-            stored = file["dbz"][0]
-        for k in range(EVENT):
-            (frame,) = read_frames(archive / "radar" / "day" / f"{first + k:02d}.h5")
-            np.testing.assert_array_equal(stored[..., k], encode_frame(frame, encoding).codes)
+def commands() -> list[list[str]]:
+    """Return the words of the commands of the page, in order, without `simcast`."""
+    blocks = re.findall(r"^ *```bash\n(.*?)^ *```", TEXT, re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.strip().startswith("simcast ")]
 
 
-def test_archive_has_no_problem_and_its_baselines_are_scored(archive):
-    data = ["--dataset", str(archive / "my-radar.yaml")]
-    inspected = CliRunner().invoke(app, ["data", "inspect", str(archive / "archive"), *data])
-    assert inspected.exit_code == 0, inspected.output
-    words = ["evaluate", "persistence", *data, "--root", str(archive / "archive"), "--frames-in", "2", "--tables-only"]
-    words += ["--frames-out", "2", "--draws", "0", "--out", str(archive / "scores")]
-    scored = CliRunner().invoke(app, words)
-    assert scored.exit_code == 0, scored.output
-    assert (archive / "scores" / "test.json").exists()
+def is_of_the_example(words: list[str]) -> bool:
+    """Return whether a command uses the folders of the example: others need a GPU, a network or never end."""
+    return not any(word.startswith(("/raw", "data.root=/")) for word in words) and "--watch" not in words
 
 
-def test_pipeline_of_the_page_is_valid(tmp_path):
-    (tmp_path / "my-pipeline.yaml").write_text(block("my-pipeline.yaml"), encoding="utf-8")
-    pipeline = read_config(PipelineConfig, tmp_path / "my-pipeline.yaml")
-    assert pipeline.data.dataset == "my-radar.yaml" and pipeline.data.max_percent_missing is None
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """Change to a folder with the frames of the example and the configuration of the pipeline."""
+    monkeypatch.chdir(tmp_path)
+    for day, frames in DAYS.items():
+        place = tmp_path / "radar" / "2024" / "06" / f"{day:02d}"
+        place.mkdir(parents=True)
+        for k in range(frames):
+            time = datetime(2024, 6, day, 12, tzinfo=UTC) + timedelta(minutes=5 * k)
+            write_odim(place / f"composite_{time:%Y%m%d%H%M}.h5", storm(k, shape=(64, 72)), time)
+    (pipeline,) = re.findall(r'```yaml title="my-pipeline.yaml"\n(.*?)\n```', TEXT, re.DOTALL)
+    (tmp_path / "my-pipeline.yaml").write_text(pipeline, encoding="utf-8")
+    return tmp_path
+
+
+def run(words: list[str], *more: str) -> str:
+    """Run a command and return its output."""
+    result = CliRunner().invoke(app, [*(PLACES.get(word, word) for word in words), *more])
+    assert result.exit_code == 0, f"{' '.join(words)}: {result.output} {result.exception!r}"
+    return result.output
+
+
+@pytest.mark.parametrize("charts", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_commands_of_the_page_run_in_order(folder, charts):
+    done = []
+    for words in filter(is_of_the_example, commands()):
+        if words[:2] == ["data", "inspect"] and not charts:
+            words = ["data", "inspect", words[2], *words[words.index("--allow") :]]
+        if words[0] != "pipeline":
+            done.append((words[0], run(words, *SHORT.get(words[0], []))))
+    assert [name for name, _ in done] == [
+        *["data"] * 4, "evaluate", "train", *["predict"] * 3, "score-issued",
+    ]  # fmt: skip
+    assert "cadence        5 minutes" in done[0][1] and "description data/mine/dataset.yaml" in done[1][1]
+    assert "data/mine: 0 problems" not in done[3][1] and "[missing-frame]" in done[3][1]
+    with xr.open_dataset(folder / "forecasts" / "forecast_20240610T1400Z.nc") as forecast:
+        assert forecast.attrs["simcast_data_description"] == "mine" and "direct trial" in forecast.attrs["source"]
+        assert forecast.attrs["license"] == "CC BY 4.0" and "rainfall_amount_60min" in forecast
+    assert list((folder / "forecasts" / "forecast_20240610T1400Z.cog").glob("*.tif"))
+    assert (folder / "issued-scores" / "index.html").stat().st_size
+    assert (folder / "look.html").exists() is charts
+
+
+def test_pipeline_of_the_page_is_valid(folder):
+    pipeline = read_config(PipelineConfig, folder / "my-pipeline.yaml")
+    assert pipeline.data.dataset is None and pipeline.data.crop is not None
+
+
+@pytest.mark.slow
+def test_pipeline_of_the_page_trains_from_the_imported_folder(folder):
+    for words in commands():
+        if words[:2] == ["data", "import"] and is_of_the_example(words):
+            run(words)
+    steps = "stages={teacher: {max_steps: 2}, student: {max_steps: 2}, direct: {max_steps: 2}}"
+    run(["pipeline", "my-pipeline.yaml"], "--set", steps, "--set", "evaluation.tables_only=true")
+    assert (folder / "runs" / "mine" / "report" / "index.html").exists()
