@@ -61,15 +61,16 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         start, end = (
             overview_time(file["overview"].attrs, f"product_datetime_{name}", path) for name in ("start", "end")
         )
-        values = _values(file[image], quantity, f"{path}: {image}")
+        group: Any = file[image]
+        values = _values(group, quantity, f"{path}: {image}")
         minutes = (end - start) / timedelta(minutes=1)
         if minutes < 0 or (minutes == 0 and quantity == "ACRR"):
             raise DataError(f"{path}: the interval of {image} is {minutes:g} minutes; it must be positive")
         if quantity == "ACRR":
             values = values * (60.0 / minutes)
         flips, grid = _grid(file["geographic"], values.shape, path)
-        gain, offset = parse_formula(text(file[image]["calibration"].attrs.get("calibration_formulas", "")), image)
-        packing = {"stored_type": str(file[image]["image_data"].dtype), "gain": gain, "offset": offset}
+        gain, offset = parse_formula(text(group["calibration"].attrs.get("calibration_formulas", "")), image)
+        packing = {"stored_type": str(group["image_data"].dtype), "gain": gain, "offset": offset}
     metadata = {"format": "KNMI HDF5", "quantity": quantity, **packing}
     values = np.ascontiguousarray(values[flips]).astype(np.float32)
     interval_start = start if quantity == "ACRR" else None
