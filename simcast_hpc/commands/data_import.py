@@ -42,7 +42,8 @@ def import_(
         typer.Option("--to", help="Last time in UTC, inclusive; a date includes its day.", show_default=False),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the data set (default: that of SOURCE).", show_default=False)
+        str | None,
+        typer.Option(help="Name of the data set (default: the last folder with a letter).", show_default=False),
     ] = None,
     step: Annotated[
         float | None, typer.Option(help="Minutes between frames (default: from the data).", show_default=False)
@@ -50,8 +51,8 @@ def import_(
     event: Annotated[
         str | None,
         typer.Option(
-            help="Length of an event, for example 4h; it divides a day (default: 48 frames, or less for a short "
-            "archive).",
+            help="Length of an event, for example 4h; it divides a day (default: 48 frames, or for a short archive at "
+            "least 24).",
             show_default=False,
         ),
     ] = None,
@@ -133,10 +134,11 @@ def import_(
         str | None, typer.Option(help="Compression: lz4 (default) or zstd (smaller).", show_default=False)
     ] = None,
     license_: Annotated[
-        str | None, typer.Option("--license", help="License of the data.", show_default=False)
+        str | None, typer.Option("--license", help="License of the data (default: by the files).", show_default=False)
     ] = None,
     attribution: Annotated[
-        str | None, typer.Option(help="Text that the license requires to be shown.", show_default=False)
+        str | None, typer.Option(help="Text that the license requires to be shown (default: by the "
+                                           "files).", show_default=False)
     ] = None,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -182,9 +184,8 @@ def import_(
     if dry_run:
         content = take_inventory(sources, options, ranks, **limits)
         if ranks.is_first:
-            print(json.dumps(content, indent=1) if as_json else inventory_text(content))
-            for warning in content["warnings"]:
-                print(f"warning        {warning}")
+            lines = [inventory_text(content), *_window_lines(content)]
+            print(json.dumps(content, indent=1) if as_json else "\n".join(lines))
         return
     content = import_source(sources, Path(target), options, ranks, append=append, **limits)
     if ranks.is_first:
@@ -202,5 +203,17 @@ def _summary(target: Path, content: dict[str, Any]) -> str:
         f"{target}: {counts['kept']} of {counts['candidates']} events in {len(content['slots'])} shards, "
         f"{counts['kept_dry']} of them dry; {counts['wet']} are wet, {counts['between_splits']} are between splits",
         f"description {target / 'dataset.yaml'}",
+        *_window_lines(content),
     ]
     return "\n".join(lines)
+
+
+def _window_lines(content: dict[str, Any]) -> list[str]:
+    """Return the number of windows of each split, and the warnings."""
+    from simcast_hpc.data.ingest.default_splits import WINDOW_FRAMES
+
+    lines = []
+    if "windows" in content:
+        counts = ", ".join(f"{count} {split}" for split, count in content["windows"].items())
+        lines.append(f"windows        of {WINDOW_FRAMES} frames: {counts}")
+    return lines + [f"warning        {warning}" for warning in content["warnings"]]

@@ -131,12 +131,37 @@ def _inspect_shards(spec: DatasetSpec, root: Path, visit: Visit) -> Inspection:
             samples.append(SampleEvent(event, codes))
     problems += repeated_ids_of([event.id for event in events])
     problems += split_overlaps(spec, [events[row] for row in stored.tolist()], manifest.frames_per_event)
+    problems, recorded = (problems, []) if " import " not in manifest.made_of else _recorded(spec, problems)
     facts = {
         "manifest": manifest.hash, "dataset": manifest.dataset, "codec": manifest.codec, "events": len(stored),
         "frames": manifest.frames_per_event, "grid": list(manifest.grid), "statistics": manifest.statistics,
-        "skipped": list(manifest.left_out), "notes": list(manifest.notes),
+        "skipped": list(manifest.left_out), "notes": [*manifest.notes, *recorded],
     }  # fmt: skip
     return Inspection(problems, facts, samples)
+
+
+def _recorded(spec: DatasetSpec, problems: list[DataProblem]) -> tuple[list[DataProblem], list[str]]:
+    """Return the problems of an import of radar files, and notes on what the import itself recorded.
+
+    These are frames that do not exist, and dates that an end of a split divides.
+    """
+    splits = spec.splits
+    ends = {splits.train_until, splits.val_until} if splits.kind == "dates" else set()
+    divided = {end.date().isoformat() for end in ends}
+    rest: list[DataProblem] = []
+    missing, notes = 0, []
+    for problem in problems:
+        if problem.kind == "missing-frame":
+            missing += 1
+        elif problem.kind == "date-in-two-splits" and problem.file in divided:
+            notes.append(f"{problem}: the description divides this date")
+        else:
+            rest.append(problem)
+    if missing:
+        notes.append(
+            f"[missing-frame] {missing} of the events have frames without a valid pixel, or gaps; see import.json"
+        )
+    return rest, notes
 
 
 def _corners(index: Index) -> list[tuple[int, int]]:

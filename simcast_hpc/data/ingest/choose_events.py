@@ -10,6 +10,7 @@ from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.shards.shard_format import SPLITS
 from simcast_hpc.radar.radar_frame import RadarGrid
 
+from .default_splits import WINDOW_FRAMES
 from .frame_selection import Selection
 from .import_recipe import Recipe
 from .scan_frames import moment
@@ -101,6 +102,27 @@ def choose_events(table: ScanTable, selection: Selection, recipe: Recipe, spec: 
         slots[slot], tile.astype(np.int32), splits[slot].astype(np.uint8), is_wet[slot, tile],
         probability[slot, tile].astype(np.float32), tiles, slots, frames, counts,
     )  # fmt: skip
+
+
+def window_counts(choice: EventChoice, frames: int = WINDOW_FRAMES) -> dict[str, int]:
+    """Return the number of windows of consecutive frames of the events of each split, with any start."""
+    exists = choice.frames >= 0
+    per_slot = np.zeros(len(exists), np.int64)
+    if exists.shape[1] >= frames:
+        per_slot = np.lib.stride_tricks.sliding_window_view(exists, frames, axis=1).all(axis=2).sum(axis=1)
+    of_event = per_slot[np.searchsorted(choice.slots, choice.begin)]
+    return {split: int(of_event[choice.split == number].sum()) for number, split in enumerate(SPLITS) if split}
+
+
+def window_warnings(counts: dict[str, int], event_frames: int) -> list[str]:
+    """Return a warning that names the splits without a window, if there are any."""
+    empty = [split for split, count in counts.items() if not count]
+    if not empty:
+        return []
+    return [
+        f"no window of {WINDOW_FRAMES} frames in the split{'s' if len(empty) > 1 else ''} {', '.join(empty)} (events "
+        f"have {event_frames} frames): change --event, --gap-days, or --train-until and --val-until"
+    ]
 
 
 def uniform(seed: int, begin: int, top: int, left: int) -> float:

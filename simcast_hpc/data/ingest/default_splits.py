@@ -9,7 +9,9 @@ from .scan_frames import moment
 
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(d|h|min|m|)\s*")
 _MINUTES = {"d": 1440.0, "h": 60.0, "min": 1.0, "m": 1.0, "": 1.0}
-_EVENT_FRAMES, _FEWEST_FRAMES, _WANTED_SLOTS = 48, 18, 5  # 18 frames are a window of configs/direct/own.yaml
+WINDOW_FRAMES = 18  # of configs/direct/own.yaml
+_EVENT_FRAMES, _FEWEST_FRAMES = 48, 24
+_WANTED_SLOTS, _FEWEST_SLOTS = 5, 3  # with a gap of one event between splits, and without
 _SHARES = (0.7, 0.15)
 _GAP_FROM_DAYS = 20
 
@@ -31,7 +33,7 @@ def event_minutes(text: str | None, step: float, times: list[int]) -> float:
     """Return the length of an event in minutes.
 
     Args:
-        text: as given; None chooses 48 frames, or less for a short archive.
+        text: as given; None chooses 48 frames, or less for a short archive, but at least 24 if they fit in a day.
         step: minutes between frames.
         times: of the frames, in microseconds since 1970.
 
@@ -48,16 +50,32 @@ def event_minutes(text: str | None, step: float, times: list[int]) -> float:
     whole = [1440 / parts for parts in range(1, 721) if (1440 / parts / step) % 1 == 0 and 1440 / parts % 1 == 0]
     choices = [minutes for minutes in whole if _FEWEST_FRAMES * step <= minutes] or [1440.0]
     usual = min((minutes for minutes in choices if minutes >= _EVENT_FRAMES * step), default=max(choices))
-    for minutes in (minutes for minutes in choices if minutes <= usual):
-        if len({time // round(minutes * 60e6) for time in times}) >= _WANTED_SLOTS:
-            return minutes
+    for wanted in (_WANTED_SLOTS, _FEWEST_SLOTS):
+        for minutes in (minutes for minutes in choices if minutes <= usual):
+            if len(_usable_slots(times, round(minutes * 60e6), round(step * 60e6))) >= wanted:
+                return minutes
     return usual
 
 
+def _usable_slots(times: list[int], length: int, step: int) -> list[int]:
+    """Return the numbers of the slots that contain a window of 18 frames."""
+    found: list[int] = []
+    run, before = 0, None
+    for time in sorted(set(times)):
+        follows = before is not None and time - before == step and time // length == before // length
+        run, before = run + 1 if follows else 1, time
+        if run == WINDOW_FRAMES:
+            found.append(time // length)
+    return sorted(set(found))
+
+
 def default_splits(
-    times: list[int], event: float, gap_days: float | None
+    times: list[int], event: float, step: float, gap_days: float | None
 ) -> tuple[datetime | None, datetime | None, float, str]:
-    """Return the ends of train and val, the gap in days, and a note: 70, 15 and 15 % of the days, or of the slots."""
+    """Return the ends of train and val, the gap in days, and a note: 70, 15 and 15 % of the days, or of the slots.
+
+    Slots count if they contain a window of 18 frames.
+    """
     days = sorted({moment(time).date() for time in times})
     if len(days) >= 3:
         first = max(1, min(len(days) - 2, round(_SHARES[0] * len(days))))
@@ -67,9 +85,10 @@ def default_splits(
         text = f"splits: train until {train}, val until {val}, {gap:g} days between splits (70, 15, 15 % of the days)"
         return train, val, gap, text
     length = round(event * 60e6)
-    slots = sorted({time // length for time in times})
-    if len(slots) < 3:
-        return None, None, 0.0, f"splits: all events are of the split train, because there are only {len(slots)}"
+    slots = _usable_slots(times, length, round(step * 60e6)) or sorted({time // length for time in times})
+    if len(slots) < _FEWEST_SLOTS:
+        text = f"splits: all events are of the split train, because only {len(slots)} could be divided"
+        return None, None, 0.0, text
     has_gap = len(slots) >= _WANTED_SLOTS
     rest = len(slots) - 2 * has_gap
     first = max(1, min(rest - 2, int(_SHARES[0] * rest)))

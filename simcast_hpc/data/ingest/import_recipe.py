@@ -235,7 +235,7 @@ def derive_recipe(
         val_until: datetime | None = _parse_end(options.val_until, option="--val-until")
         gap = options.gap_days or 0.0
     else:
-        train_until, val_until, gap, note = default_splits(times, event, options.gap_days)
+        train_until, val_until, gap, note = default_splits(times, event, step, options.gap_days)
         notes.append(note)
     # 2. Recipe
     recipe = Recipe(

@@ -5,15 +5,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from simcast_hpc.config import DataError
 from simcast_hpc.distributed.ranks import Ranks
 from simcast_hpc.radar.radar_frame import RadarGrid
 
-from .frame_selection import Selection, find_series, select_frames
-from .import_recipe import ImportOptions
+from .choose_events import choose_events, window_counts, window_warnings
+from .frame_selection import FrameSeries, Selection, find_series, select_frames
+from .import_recipe import ImportOptions, Recipe, derive_recipe
 from .inventory import inventory
 from .scan_frames import FrameOptions, scan
 from .scan_table import ScanTable
+from .source_defaults import default_name, with_license
 from .source_files import SourceFile, list_source
 
 logger = logging.getLogger(__name__)
@@ -88,7 +92,32 @@ def take_inventory(
         selection: Selection = select_frames(table, series)
         content = inventory(table, series, selection, options.rule)
         content["warnings"] = _warnings(options, content)
+        if len(selection.used):
+            recipe, _ = new_recipe(table, series, selection, options, sources)
+            choice = choose_events(table, selection, recipe, recipe.spec(covered_percent=None, source=""))
+            content["windows"] = window_counts(choice)
+            content["warnings"] += window_warnings(content["windows"], recipe.frames)
     return content
+
+
+def new_recipe(
+    table: ScanTable, series: FrameSeries, selection: Selection, options: ImportOptions, sources: Sequence[str]
+) -> tuple[Recipe, list[str]]:
+    """Return the recipe of a new import and notes about what was derived.
+
+    Raises:
+        ConfigError: an option contradicts the data.
+        DataError: no frame is usable.
+    """
+    used = selection.used
+    if not len(used):
+        raise DataError("no frame of the source is usable; --dry-run lists the reasons")
+    kinds = np.bincount(table.kind[used], minlength=len(table.kinds))
+    times = (selection.slot[used] * series.step).tolist()
+    return derive_recipe(
+        with_license(options, sources, table), series, table.kinds[int(kinds.argmax())], times,
+        default_name=default_name(sources[0]),
+    )  # fmt: skip
 
 
 def within(table: ScanTable, since: datetime | None, until: datetime | None) -> ScanTable:

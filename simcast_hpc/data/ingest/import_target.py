@@ -7,7 +7,7 @@ append reads new files only, and ``open.h5`` (frames of the last slot, if it is 
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError, from_mapping
-from simcast_hpc.config.names import file_stem
-from simcast_hpc.data.data_license import read_license
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.data.shards.shard_format import CLAIM, column, day_shard_name
@@ -26,12 +24,12 @@ from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import remove, sweep, write_text
 from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory, is_lock_file
 
-from .choose_events import EventChoice, choose_events
+from .choose_events import EventChoice, choose_events, window_counts, window_warnings
 from .day_shards import day_name, slot_keys, write_day
 from .frame_selection import Selection, find_series, select_frames
 from .import_files import IMPORT, STAGED, Finished, finish, open_frames, staged_name
-from .import_recipe import ImportOptions, Recipe, derive_recipe, require_same
-from .import_source import frame_options, list_files, reference_grid, within
+from .import_recipe import ImportOptions, Recipe, require_same
+from .import_source import frame_options, list_files, new_recipe, reference_grid, within
 from .inventory import COVERED_PERCENT, inventory, valid_counts
 from .scan_frames import PARTS, FrameOptions, clear_parts, scan
 from .scan_table import ScanTable, read_table
@@ -223,49 +221,10 @@ def _recipe(
     series = find_series(
         table, step_minutes=options.step, grid=reference_grid(options), any_interval=options.any_interval
     )
-    used = (selection := select_frames(table, series)).used
-    if not len(used):
-        raise DataError("no frame of the source is usable; --dry-run lists the reasons")
-    kinds = np.bincount(table.kind[used], minlength=len(table.kinds))
-    times = (selection.slot[used] * series.step).tolist()
-    recipe, notes = derive_recipe(
-        _with_license(options, sources),
-        series,
-        table.kinds[int(kinds.argmax())],
-        times,
-        default_name=_default_name(sources[0]),
-    )
+    recipe, notes = new_recipe(table, series, select_frames(table, series), options, sources)
     for note in notes:
         logger.info("%s", note)
     return recipe, notes
-
-
-def _with_license(options: ImportOptions, sources: Sequence[str]) -> ImportOptions:
-    """Return the options with the license of a download, if all sources have the same and none is given."""
-    found = {
-        None if is_remote(source) or not Path(source).is_dir() else read_license(Path(source)) for source in sources
-    }
-    terms = {None if one is None else (one.license, one.attribution) for one in found}
-    only = terms.pop() if len(terms) == 1 else None
-    if only is None:
-        return options
-    return replace(
-        options,
-        license=only[0] if options.license is None else options.license,
-        attribution=only[1] if options.attribution is None else options.attribution,
-    )
-
-
-def _default_name(source: str) -> str:
-    """Return the name of the last folder of a source that is not a pattern."""
-    parts = [part for part in source.rstrip("/").split("/") if part and "%" not in part and "*" not in part]
-    path = Path(source)
-    last = parts[-1] if parts else "radar"
-    if is_remote(source) or path.is_file() or last.endswith(".zarr"):
-        last = last.rsplit(".", 1)[0]
-    elif last in (".", ".."):
-        last = path.resolve().name
-    return file_stem(last or "radar")
 
 
 def _spec(table: ScanTable, recipe: Recipe) -> DatasetSpec:
@@ -364,6 +323,8 @@ def _content(
         "padding": dict(zip(("south", "east"), recipe.padding, strict=True)),
         "notes": notes,
         "events": choice.counts,
+        "windows": (windows := window_counts(choice)),
+        "warnings": window_warnings(windows, recipe.frames),
         "inventory": inventory(table, recipe.series, selection, rule),
         "reading": options.text,
         "slots": keys,
