@@ -24,7 +24,7 @@ from .unit_fields import UnitFields
 
 FORECAST = "forecast"
 # Increase it when the counts of an unchanged forecast change.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 A model forecasts positions on the code axis of its encoding divided by 255. A forecast file contains their physical
 values, float32 or packed, and the inverse is exact up to rounding, with these limits:
 
-- Rounding of float32: a position within the error of the two conversions of a whole code is that code, and a value
-  equal to a threshold reaches it. Without this a persistence forecast of exactly the threshold would be below it.
+- Rounding of float32: near whole codes and thresholds the position is the float32 number that was written as this
+  value, so that no pixel changes its side of a threshold. If there is none (packed files, blended tiles), a position
+  within the error of the two conversions of a whole code is that code, and a value equal to a threshold reaches it.
+  Without this a persistence forecast of exactly the threshold would be below it.
 - No echo: where several positions have one value (below the first echo, or no echo in dBZ), they become code 0.
 - Positions above the last code, 254, were written as the value of the last code.
 - Packing: a packed file has the error of half its step; its values count as they were issued.
@@ -21,6 +23,7 @@ from simcast_hpc.radar.frame_encoding import ModelEncoding
 _LATTICE = 2e-5
 _EPSILON = float(np.finfo(np.float32).eps)
 _ROUNDINGS = 4  # of float32 between the position and the value in a file
+_NEIGHBORS = 8  # float32 numbers on each side of a position that are tried
 
 
 class UnitFields:
@@ -32,6 +35,7 @@ class UnitFields:
     """
 
     def __init__(self, code: ModelEncoding, thresholds: tuple[float, ...]):
+        self._code = code
         self._encoding, self._thresholds = code.spec.encoding, np.array(sorted(thresholds), np.float64)
         self._no_echo = np.float32(code.no_echo_value())
 
@@ -48,14 +52,39 @@ class UnitFields:
 
     def of(self, physical: np.ndarray) -> np.ndarray:
         """Return the [0, 1] field of physical values of any shape, float32, NaN where missing."""
-        position = self._encoding.position_of(physical)
-        position[physical <= self._no_echo] = 0.0
-        nearest = np.rint(position)
-        known = np.isfinite(position)
+        given = self._encoding.position_of(physical)
+        given[physical <= self._no_echo] = 0.0
+        nearest = np.rint(given)
+        known = np.isfinite(given)
         tolerance = self._tolerance[np.where(known, nearest, 0).astype(np.intp)]
-        position = np.where(known & (np.abs(position - nearest) <= tolerance), nearest, position)
+        position = np.where(known & (np.abs(given - nearest) <= tolerance), nearest, given)
         for threshold in self._thresholds[self._thresholds % 1 != 0]:
             value = self._encoding.value_of(np.array(threshold))
             equal = np.abs(physical - value) <= _ROUNDINGS * _EPSILON * abs(value)
             position = np.where(equal & (position < threshold), threshold, position)
-        return (position / 255.0).astype(np.float32)
+        unit = (position / 255.0).astype(np.float32)
+        moved = known & (position != given)
+        unit[moved] = self._written_as(physical[moved], given[moved], unit[moved])
+        return unit
+
+    def _written_as(self, physical: np.ndarray, given: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+        """Return the [0, 1] numbers that were written as ``physical``, all ``[N]``; ``rounded`` where none is found.
+
+        ``rounded`` is tried first, then the float32 numbers around the position ``given``.
+        """
+        unit, physical = rounded.copy(), physical.astype(np.float32)
+        left = np.flatnonzero(self._written(rounded) != physical)
+        start = (given / 255.0).astype(np.float32).view(np.int32)  # adjacent integers are adjacent numbers
+        for distance in range(_NEIGHBORS + 1):
+            for offset in {distance, -distance}:
+                tried = np.maximum(start[left] + np.int32(offset), 0).view(np.float32)
+                is_found = self._written(tried) == physical[left]
+                unit[left[is_found]] = tried[is_found]
+                left = left[~is_found]
+        return unit
+
+    def _written(self, unit: np.ndarray) -> np.ndarray:
+        """Return the values ``[N]`` that ``simcast predict`` writes for [0, 1] numbers, float32."""
+        linear = np.asarray(self._code.linear_of_forecast(unit[None]), np.float32)
+        self._code.make_physical(linear)
+        return linear[0]
