@@ -62,7 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def paper_configs() -> list[str]:
     """Return the names of the shipped training configurations on the paper's data sets."""
-    return [name for name in list_configs() if not name.startswith("pipeline/") and "synthetic" not in name]
+    others = ("synthetic", "/own")
+    return [
+        name
+        for name in list_configs()
+        if not name.startswith("pipeline/") and not any(other in name for other in others)
+    ]
 
 
 def read_rows() -> list[Row]:
