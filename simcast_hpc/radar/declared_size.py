@@ -7,8 +7,8 @@ from pathlib import Path
 
 from simcast_hpc.config import DataError
 
-# The largest public composites have 25 million pixels (MRMS) and 17 million (OPERA).
-MAX_PIXELS = 2**25
+# The largest public composites have 36 million pixels (FMI GeoTIFF of 250 m), 25 million (MRMS) and 17 million (OPERA).
+MAX_PIXELS = 2**26
 MAX_BYTES = 2**29  # of a decompressed file
 MAX_ARRAY_BYTES = 2**31  # of a variable with several times
 

@@ -72,6 +72,6 @@ def test_infinities_of_files_are_missing(tmp_path):
 
 
 def test_grids_of_too_many_pixels_are_rejected():
-    values = np.broadcast_to(np.float32(0), (5793, 5793))
-    with pytest.raises(DataError, match=r"a\.nc declares 5793 x 5793 pixels; 1 to 33554432 are valid"):
-        RadarFrame(values, "dBZ", START, RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 5793, 5793), Path("a.nc"))
+    values = np.broadcast_to(np.float32(0), (8193, 8193))
+    with pytest.raises(DataError, match=r"a\.nc declares 8193 x 8193 pixels; 1 to 67108864 are valid"):
+        RadarFrame(values, "dBZ", START, RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 8193, 8193), Path("a.nc"))

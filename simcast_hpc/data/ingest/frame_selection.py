@@ -102,10 +102,15 @@ def find_series(
         grid = _most_frequent(table.grid[of_field], table.grids)
     same_grid = np.array([not other.difference(grid) for other in table.grids])
     times = np.unique(table.time[of_field & same_grid[table.grid]])
+    if not len(times):
+        raise DataError(
+            f"no frame of the source has the grid of --grid-of, {grid.height} x {grid.width} pixels of "
+            f"{grid.spacing_km:g} km; --dry-run lists the grids"
+        )
     if step_minutes is None:
         step = _cadence(times)
     else:
-        step = round(step_minutes * _MINUTE)
+        step = round(step_minutes * _MINUTE) if 0 < step_minutes <= 1440 else 0
         if step <= 0 or step % 1_000_000 or _DAY % step:
             raise ConfigError(
                 f"--step {step_minutes:g} is invalid; it must be minutes that divide a day, such as 5 or 10"

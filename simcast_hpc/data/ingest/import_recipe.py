@@ -300,7 +300,10 @@ def require_same(options: ImportOptions, recipe: Recipe) -> None:
         elif name in ("train_until", "val_until"):
             value = _parse_end(value, option=option)
         if value != kept[name]:
-            raise ConfigError(f"{option} {value} differs from the import to append to, which has {kept[name]}; omit it")
+            has = "none" if kept[name] in (None, "") else kept[name]
+            raise ConfigError(f"{option} {value} differs from the import to append to, which has {has}; omit it")
+    if options.any_interval and not recipe.any_interval:
+        raise ConfigError("--any-interval differs from the import to append to, which was made without; omit it")
 
 
 def parse_share(text: str, *, option: str) -> float:

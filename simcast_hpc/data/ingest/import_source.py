@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from simcast_hpc.config import DataError
+from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.distributed.ranks import Ranks
 from simcast_hpc.radar.radar_frame import RadarGrid
 
@@ -18,7 +19,7 @@ from .inventory import inventory
 from .scan_frames import FrameOptions, scan
 from .scan_table import ScanTable
 from .source_defaults import default_name, with_license
-from .source_files import SourceFile, list_source
+from .source_files import SourceFile, is_remote, list_source
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,10 @@ def list_files(
     until: datetime | None,
     ranks: Ranks,
     reading: FrameOptions,
+    *,
+    target: Path | None = None,
 ) -> list[SourceFile]:
-    """Return the files of the sources, listed by rank 0; a collective.
+    """Return the files of the sources, listed by rank 0, without those in ``target``; a collective.
 
     Raises:
         ConfigError: a source does not exist or contains no matching file.
@@ -55,7 +58,22 @@ def list_files(
         if ranks.is_first:
             is_composite = reading.importer is not None and reading.importer.is_composite
             files = list_source(sources, pattern=pattern, since=since, until=until, is_composite=is_composite)
+            if target is not None and not is_composite:
+                files = outside(files, target, sources)
     return ranks.broadcast(files)
+
+
+def outside(files: list[SourceFile], target: Path, sources: Sequence[str]) -> list[SourceFile]:
+    """Return the files that are not in ``target``, which may be below a source.
+
+    Raises:
+        ConfigError: there are others only in ``target``.
+    """
+    folder = f"{target.resolve()}/"
+    kept = [file for file in files if is_remote(file.path) or not str(Path(file.path).resolve()).startswith(folder)]
+    if not kept:
+        raise ConfigError(f"SOURCE {sources[0]} contains no file but those of TARGET {target}")
+    return kept
 
 
 def reference_grid(options: ImportOptions) -> RadarGrid | None:
@@ -112,6 +130,11 @@ def new_recipe(
     used = selection.used
     if not len(used):
         raise DataError("no frame of the source is usable; --dry-run lists the reasons")
+    if len(used) > 1 and not (np.diff(selection.slot[used]) == 1).any():
+        raise ConfigError(
+            f"no two consecutive frames are {series.step_minutes:g} minutes apart, but at least "
+            f"{np.diff(selection.slot[used]).min() * series.step_minutes:g}; change --step or omit it"
+        )
     kinds = np.bincount(table.kind[used], minlength=len(table.kinds))
     times = (selection.slot[used] * series.step).tolist()
     return derive_recipe(

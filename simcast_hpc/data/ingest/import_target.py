@@ -15,12 +15,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from simcast_hpc.config import DataError, from_mapping
+from simcast_hpc.config import ConfigError, DataError, from_mapping
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.data.shards.shard_format import CLAIM, column, day_shard_name
 from simcast_hpc.distributed.ranks import Ranks
 from simcast_hpc.monitoring.progress import Progress
+from simcast_hpc.radar.radar_frame import RadarGrid
 from simcast_hpc.storage.atomic_files import remove, sweep, write_text
 from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory, is_lock_file
 
@@ -92,10 +93,11 @@ def import_source(
             earlier = _earlier(target)
             if earlier is not None:
                 require_same(options, earlier.recipe)
+                _require_same_grid(reference_grid(options), earlier.recipe)
                 options = _with_recipe(options, earlier.recipe)
         # 2. Scan
         reading = frame_options(options)
-        files = list_files(sources, pattern, since, until, ranks, reading)
+        files = list_files(sources, pattern, since, until, ranks, reading, target=target)
         with ranks.together():
             _require_append(target, earlier, files, append=append)
         scanned = scan(files, reading, ranks, cache=target, since=since, until=until)
@@ -177,6 +179,11 @@ def _require_append(target: Path, earlier: Earlier | None, files: list[SourceFil
             f"TARGET {target} contains a complete import, and SOURCE has {len(new)} new files, such as {new[0]}; "
             "--append adds them"
         )
+
+
+def _require_same_grid(grid: RadarGrid | None, recipe: Recipe) -> None:
+    if grid is not None and (difference := grid.difference(recipe.series.grid)):
+        raise ConfigError(f"--grid-of differs from the import to append to: {difference}; omit it")
 
 
 def _with_recipe(options: ImportOptions, recipe: Recipe) -> ImportOptions:

@@ -79,6 +79,7 @@ def test_encoding_in_blocks_equals_that_of_a_forecast(tmp_path):
     np.testing.assert_array_equal(encode_rows(frame, encoding), codes)
 
 
+@pytest.mark.slow
 def test_radolan_equals_its_reader(tmp_path):
     folder = shared("data/radar/files/radolan_yw")
     run(folder, tmp_path / "t", event="1h")

@@ -80,10 +80,10 @@ def test_killed_at_random_moments(archive, undisturbed, tmp_path):
     same(undisturbed, tmp_path / "t")
 
 
-_SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in ("write", "coverage", "description", "index")]
+_SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in ("write", "move", "clean", "coverage", "description", "index")]
 
 
-@pytest.mark.parametrize("step", ["scan", "move", "manifest", "clean", *_SLOW])
+@pytest.mark.parametrize("step", ["scan", "manifest", *_SLOW])
 def test_an_error_at_any_step_is_resumed(archive, in_two_parts, tmp_path, monkeypatch, step):
     """The same in one process, at the steps at which a kill leaves another state."""
     from simcast_hpc.data.ingest import import_files, import_target, scan_frames

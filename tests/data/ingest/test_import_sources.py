@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simcast_hpc.config import ConfigError
+from simcast_hpc.config import ConfigError, DataError
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.shards.shard_reader import ShardSource
-from tests.data.ingest.radar_archive import BEGIN
+from tests.data.ingest.radar_archive import BEGIN, frame_codes, write_frame
 from tests.data.ingest.test_import import run, same
 from tests.data.ingest.test_import_formats import STEP
 from tests.radar.radar_files import write_cf
@@ -73,6 +73,7 @@ def test_a_store_in_a_bucket(tmp_path):
     np.testing.assert_array_equal(codes_of(tmp_path / "t", 7)[:, :6, :8], expected[:7])
 
 
+@pytest.mark.slow
 def test_composites_of_the_volumes_of_a_folder(tmp_path):
     from tests.radar.test_composites import write
 
@@ -82,3 +83,24 @@ def test_composites_of_the_volumes_of_a_folder(tmp_path):
     assert content["inventory"]["used"] == 4 and content["inventory"]["stores"] == 1
     with pytest.raises(ConfigError, match="is not a folder"):
         run(paths[0], tmp_path / "u", importer=importer)
+
+
+def test_a_target_below_its_source_and_options_that_contradict_the_data(tmp_path):
+    for k in range(8):
+        write_frame(tmp_path / f"a/{k}.h5", frame_codes(BEGIN), BEGIN + k * STEP)
+    (tmp_path / "a/empty").mkdir()
+    for step, message in ((float("nan"), "--step nan"), (1e300, "--step 1e"), (2.5, "change --step")):
+        with pytest.raises(ConfigError, match=message):
+            run(tmp_path / "a", tmp_path / "t", step=step)
+    other = write_frame(tmp_path / "other.h5", frame_codes(BEGIN, shape=(16, 16)), BEGIN)
+    with pytest.raises(DataError, match="has the grid of --grid-of, 16 x 16"):
+        run(tmp_path / "a", tmp_path / "t", grid_of=str(other))
+    target = tmp_path / "a/t"
+    for append in (False, False, True):
+        content = run(tmp_path / "a", target, append=append)
+        assert content["inventory"]["files"] == 8 and not content["inventory"]["not_used"]
+    with pytest.raises(ConfigError, match="no file but those of TARGET"):
+        run(target, target)
+    for options in ({"any_interval": True}, {"grid_of": str(other)}):
+        with pytest.raises(ConfigError, match="differs from the import to append to"):
+            run(tmp_path / "a", target, append=True, **options)
