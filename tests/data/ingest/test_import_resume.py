@@ -80,7 +80,8 @@ def test_killed_at_random_moments(archive, undisturbed, tmp_path):
     same(undisturbed, tmp_path / "t")
 
 
-_SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in ("write", "move", "clean", "coverage", "description", "index")]
+_LATE = ("write", "move", "clean", "coverage", "description", "index")
+_SLOW = [pytest.param(step, marks=pytest.mark.slow) for step in _LATE]
 
 
 @pytest.mark.parametrize("step", ["scan", "manifest", *_SLOW])
