@@ -40,7 +40,7 @@ def score_issued(
         str | None,
         typer.Option(
             help="Description of the model's data, which defines encoding and thresholds (default: dataset.yaml in a "
-            f"folder of RADAR, or the one that the forecast names): {DATASETS}.",
+            f"folder of RADAR or next to the forecast, or the one that the forecast names): {DATASETS}.",
             show_default=False,
         ),
     ] = None,
@@ -84,6 +84,14 @@ def score_issued(
             show_default=False,
         ),
     ] = None,
+    encoded: Annotated[
+        bool,
+        typer.Option(
+            "--encoded",
+            help="Round the frames to the model's pixel values and compare these, as simcast evaluate does (default: "
+            "thresholds are compared in physical units; an imported folder is always encoded).",
+        ),
+    ] = False,
     draws: Annotated[
         int, typer.Option(help="Bootstrap resamples of days for 95 % intervals; 0: no intervals.", min=0)
     ] = 1000,
@@ -127,6 +135,7 @@ def score_issued(
         any_interval=any_interval,
         odim_dataset=odim_dataset,
         importer=parse_importer(importer),
+        encoded=encoded,
     )
     if settings.since and settings.until and settings.since > settings.until:
         raise ConfigError(f"--since {since} is after --until {until}")

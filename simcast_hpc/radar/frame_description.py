@@ -50,6 +50,31 @@ def infer_step_minutes(times: Iterable[datetime]) -> float:
     return near if near and abs(near - median) <= _CADENCE_TOLERANCE * median else median
 
 
+def spec_of_frames(unit: Unit, shape: tuple[int, int], spacing_km: float, *, step_minutes: float) -> DatasetSpec:
+    """Return the description of frames of this unit, shape (height, width) and pixel size in km."""
+    return DatasetSpec(
+        name=_NAMES[unit],
+        title=f"Radar frames in {unit}",
+        quantity=_QUANTITIES[unit],
+        encoding=_ENCODINGS[unit],
+        image_type="frames",
+        folder=".",
+        step_minutes=step_minutes,
+        frames_per_event=None,
+        grid=PixelGrid(height=shape[0], width=shape[1], spacing_km=spacing_km),
+        thresholds=Thresholds(values=_THRESHOLDS[unit], unit=unit),
+        splits=SingleSplit(kind="single", split="test"),
+        license="not given",
+        citation="not given",
+        source="radar files",
+    )
+
+
+def is_of_frames(spec: DatasetSpec) -> bool:
+    """Return whether a description belongs to no data set, but is that of :func:`spec_of_frames`."""
+    return spec.name in _NAMES.values()
+
+
 def encoding_of_frames(unit: Unit, grid: RadarGrid, *, step_minutes: float, **reading: Any) -> ModelEncoding:
     """Return an encoding that keeps frames in their unit, with their pixels, unrounded.
 
@@ -59,22 +84,7 @@ def encoding_of_frames(unit: Unit, grid: RadarGrid, *, step_minutes: float, **re
         step_minutes: cadence of the forecast.
         reading: fields of :class:`ModelEncoding`.
     """
-    spec = DatasetSpec(
-        name=_NAMES[unit],
-        title=f"Radar frames in {unit}",
-        quantity=_QUANTITIES[unit],
-        encoding=_ENCODINGS[unit],
-        image_type="frames",
-        folder=".",
-        step_minutes=step_minutes,
-        frames_per_event=None,
-        grid=PixelGrid(height=grid.height, width=grid.width, spacing_km=grid.spacing_km),
-        thresholds=Thresholds(values=_THRESHOLDS[unit], unit=unit),
-        splits=SingleSplit(kind="single", split="test"),
-        license="not given",
-        citation="not given",
-        source="radar files",
-    )
+    spec = spec_of_frames(unit, (grid.height, grid.width), grid.spacing_km, step_minutes=step_minutes)
     return ModelEncoding(spec, step_minutes, grid.spacing_km, **{**reading, "any_spacing": True, "rounded": False})
 
 

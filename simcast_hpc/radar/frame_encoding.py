@@ -207,7 +207,9 @@ class ModelEncoding:
         return self.z_r or self.spec.z_r
 
     def thresholds(self) -> tuple[float, ...]:
-        """Return the thresholds in the model's unit: ``rate_thresholds``, or those of the description.
+        """Return the thresholds in the model's unit: ``rate_thresholds``, or those of the description as stated.
+
+        Only codes, and rain rates for dBZ, are converted.
 
         Raises:
             ConfigError: rain rates cannot be converted to dBZ, because no Z-R relation is known.
@@ -220,7 +222,12 @@ class ModelEncoding:
                     f"thresholds in mm/h require a Z-R relation, and {self.spec.name} has none; give one with --z-r A B"
                 )
             return tuple(self.rate_relation.reflectivity(rate) for rate in sorted(self.rate_thresholds))
-        return tuple(float(self.spec.encoding.value_of(np.array(code))) for code in self.spec.threshold_codes())
+        stated, codes = self.spec.thresholds, self.spec.threshold_codes()
+        if stated.unit == self.spec.encoding.unit:
+            return tuple(float(value) for value in stated.values)
+        if stated.unit == "mm/h" and self.spec.z_r is not None:
+            return tuple(self.spec.z_r.reflectivity(rate) for rate in stated.values)
+        return tuple(float(self.spec.encoding.value_of(np.array(code))) for code in codes)
 
     def no_echo_value(self) -> float:
         """Return the value that represents no echo in output files, in the model's unit."""

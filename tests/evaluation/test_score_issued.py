@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from simcast_hpc.cli import app
 from simcast_hpc.config import DataConfig, DataError, EvaluationConfig, SequenceConfig, SimcastError
+from simcast_hpc.data.encoding import Decibel
 from simcast_hpc.evaluation import Entry, TestSet, baseline_entry, evaluate, model_entry
 from simcast_hpc.evaluation.issued import IssuedSettings, score_issued
 from simcast_hpc.evaluation.issued.issue_counts import IssueCounter
@@ -27,6 +28,7 @@ from tests.evaluation.issued_radar import (
     FRAMES_IN,
     FRAMES_OUT,
     GRID,
+    RAIN,
     SIZE,
     issue,
     issue_times,
@@ -37,7 +39,7 @@ from tests.evaluation.issued_radar import (
     write_event,
     write_frames,
 )
-from tests.radar.radar_files import small_model
+from tests.radar.radar_files import moment, small_model, write_odim
 
 SEQUENCE = SequenceConfig(frames_in=FRAMES_IN, frames_out=FRAMES_OUT, teacher_frames_out=2)
 
@@ -73,7 +75,7 @@ class FixedMembers:
 
 
 def settings(**over) -> IssuedSettings:
-    return IssuedSettings(**{"protocols": ("global", "pysteps", "lead-mean"), "draws": 0} | over)
+    return IssuedSettings(**{"protocols": ("global", "pysteps", "lead-mean"), "draws": 0, "encoded": True} | over)
 
 
 def test_model_and_baselines_score_as_in_evaluate(tmp_path):
@@ -94,7 +96,17 @@ def test_model_and_baselines_score_as_in_evaluate(tmp_path):
     encoded = read_encoded(files, files, code)
     for _, time in issue_times():
         Publisher(tmp_path / "products", ("nc",)).publish(predictor.predict(encoded, time))
-    words = [tmp_path / "products", frames, "--dataset", description, "--out", tmp_path / "out", "--draws", 20]
+    words = [
+        tmp_path / "products",
+        frames,
+        "--dataset",
+        description,
+        "--out",
+        tmp_path / "out",
+        "--draws",
+        20,
+        "--encoded",
+    ]
     for name in ("global", "pysteps", "lead-mean"):
         words += ["--protocol", name]
     done = CliRunner().invoke(
@@ -136,7 +148,9 @@ def persistence(codes: np.ndarray, number: int) -> np.ndarray:
 
 
 def test_ensemble_in_file_scores_as_in_evaluate(tmp_path):
-    description, codes = write_case(tmp_path)
+    # At thresholds between pixel values, evaluate compares positions and the probabilities physical values.
+    levels = Decibel(**RAIN).decode(np.array([48, 88, 128], np.uint8))
+    description, codes = write_case(tmp_path, thresholds=tuple(map(float, levels)))
     spec, root = spec_of(description), write_event(tmp_path / "archive", codes)
     generator, by_inputs = np.random.default_rng(1), {}
     for number, time in issue_times():
@@ -309,3 +323,25 @@ def test_another_grid_is_an_error_that_names_both_files(operation, tmp_path):
     chosen = settings(dataset=str(operation / "mine.yaml"))
     with pytest.raises(DataError, match=r"radar003\.h5 has another grid than .*forecast_.*x from"):
         score_issued(tmp_path / "shifted", [operation / "radar"], settings=chosen, out=tmp_path / "out")
+
+
+def test_stated_thresholds_are_compared_in_physical_units(tmp_path):
+    """Exactly the values from 30 mm/h reach 30, in frames, forecasts and baselines, without --dataset."""
+    values = np.full((FRAMES_IN + FRAMES_OUT, SIZE, SIZE), 1.0)
+    values[:, :8], values[:, 8:16], values[:, 16:20], values[:, 20:22] = 30.0, 29.95, 30.0, 31.0
+    values[FRAMES_IN:, 8:16], values[FRAMES_IN:, 16:20] = 30.3, 29.95
+    (tmp_path / "radar").mkdir()
+    for number, field in enumerate(values):
+        write_odim(tmp_path / "radar" / f"radar{number:03d}.h5", field, moment(number), quantity="RATE")
+    issued = f"{moment(FRAMES_IN - 1):%Y-%m-%dT%H:%M}"
+    words = ["predict", "persistence", tmp_path / "radar", "--at", issued, "--out", tmp_path / "products"]
+    done = CliRunner().invoke(app, list(map(str, [*words, "--minutes", 20])))
+    assert done.exit_code == 0, done.output
+    csi = {}
+    for encoded in (False, True):
+        chosen = settings(protocols=("global",), baselines=("persistence",), encoded=encoded)
+        result = score_issued(tmp_path / "products", [tmp_path / "radar"], settings=chosen, out=tmp_path / "out")
+        scores = result["series"][0]["periods"]["all"]["scores"]
+        csi[encoded] = [scores[name]["frames-rain-rate-global"]["csi/30"] for name in ("forecast", "persistence")]
+    assert csi[False] == [10 / 22] * 2, "8 + 2 rows of hits, 8 of misses, 4 of false alarms"
+    assert csi[True] == [1.0] * 2, "30 and 30.3 mm/h are rounded to 29.85: only 31 is an event"

@@ -9,6 +9,7 @@ from simcast_hpc.config import DataConfig, DataError
 from simcast_hpc.data.dataset_spec import ZRRelation
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.radar import ModelEncoding, RadarFrame, RadarGrid, encode_frame, encoding_of_run
+from simcast_hpc.radar.frame_description import encoding_of_frames
 from simcast_hpc.radar.frame_files import require_unique_times
 from tests.radar.radar_files import LAEA, START
 
@@ -85,3 +86,9 @@ def test_forecast_between_two_codes_lies_between_their_values():
     table = encoding.spec.encoding.decode(np.array([0, 1, 100, 101, 254], np.uint8))
     np.testing.assert_allclose(values[[0, 2, 3, 5, 6]], table, rtol=1e-5)
     assert 0 < values[1] < 0.1 and table[2] < values[4] < table[3]
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("mm/h", (0.5, 2.0, 5.0, 10.0, 30.0)), ("kg/m^2", (0.5, 3, 6, 12, 32))])
+def test_thresholds_are_those_stated(unit, expected):
+    grid = RadarGrid("+proj=laea +lat_0=50", 0.0, 0.0, 1000.0, 1000.0, 8, 8)
+    assert encoding_of_frames(unit, grid, step_minutes=5.0).thresholds() == expected

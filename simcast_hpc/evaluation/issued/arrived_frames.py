@@ -23,6 +23,14 @@ _FRAMES_AT_ONCE = 24  # of a file with many
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+class PhysicalValues(ModelEncoding):
+    """An encoding whose frames keep their values in the model's unit, float32, NaN where missing, without codes."""
+
+    def encode(self, physical: np.ndarray) -> np.ndarray:
+        """Return the values unchanged, float32."""
+        return np.asarray(physical, np.float32)
+
+
 @dataclass(frozen=True)
 class FrameFile:
     """A file with frames: its path, state, and the times of its frames."""
@@ -73,8 +81,14 @@ class ArrivedFrames:
         return self._cached.get(time)
 
     def codes(self, times: Sequence[datetime | None], shape: tuple[int, int]) -> np.ndarray:
-        """Return encoded frames, uint8 ``[T, H, W]``, 255 where missing and for times that are None or unreadable."""
-        codes = np.full((len(times), *shape), self._code.spec.encoding.missing_code, np.uint8)
+        """Return frames ``[T, H, W]``, missing for times that are None or unreadable.
+
+        uint8 codes, 255 where missing; of :class:`PhysicalValues` float32 in the model's unit, NaN where missing.
+        """
+        if isinstance(self._code, PhysicalValues):
+            codes = np.full((len(times), *shape), np.nan, np.float32)
+        else:
+            codes = np.full((len(times), *shape), self._code.spec.encoding.missing_code, np.uint8)
         for number, time in enumerate(times):
             frame = None if time is None else self.frame(time)
             if frame is not None:

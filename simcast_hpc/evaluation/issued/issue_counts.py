@@ -1,8 +1,9 @@
 """Count one issued forecast, and baselines of the same issue time, against the frames that came."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from simcast_hpc.verification.counting import count
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics
 
-from .arrived_frames import ArrivedFrames
+from .arrived_frames import ArrivedFrames, PhysicalValues
 from .count_cache import IssueCounts
 from .issued_files import IssuedForecast, read_fields
 from .unit_fields import UnitFields
@@ -33,15 +34,35 @@ class IssueCounter:
 
     Attributes:
         frames: the frames that came.
-        code: encoding, pixel size and cadence of the forecasts.
+        code: encoding, pixel size and cadence of the forecasts; with :class:`.PhysicalValues` frames and forecasts are
+            compared with ``levels`` in the physical unit, otherwise as positions on the code axis.
         protocols: protocols with thresholds on the code axis.
         baselines: names of baselines that are forecast from the same frames.
+        levels: stated thresholds in the unit of the encoding by position; others are decoded.
     """
 
     frames: ArrivedFrames
     code: ModelEncoding
     protocols: Sequence[ScoreProtocol]
     baselines: Sequence[str] = ()
+    levels: Mapping[float, float] = field(default_factory=dict)
+
+    @cached_property
+    def _physical_levels(self) -> Mapping[float, float] | None:
+        """Thresholds in the physical unit by position; None if codes are compared."""
+        if not isinstance(self.code, PhysicalValues):
+            return None
+        value_of = self.code.spec.encoding.value_of
+        return {
+            one: self.levels.get(one, float(value_of(np.array(one))))
+            for protocol in self.protocols
+            for one in protocol.thresholds
+        }
+
+    @cached_property
+    def _units(self) -> UnitFields:
+        positions = tuple(one for protocol in self.protocols for one in protocol.thresholds)
+        return UnitFields(self.code, positions, self._physical_levels)
 
     def check(self, forecast: IssuedForecast) -> None:
         """Check that the settings fit a forecast.
@@ -74,6 +95,7 @@ class IssueCounter:
                 self.code.dataset,
                 str(self.code.importer or ""),
             ],
+            "levels": None if self._physical_levels is None else sorted(self._physical_levels.items()),
             "protocols": sorted({protocol.counting_hash for protocol in self.protocols}),
             "observed": [self.frames.identity(time) for time in observed],
             "baselines": list(self.baselines),
@@ -105,8 +127,7 @@ class IssueCounter:
         fields = read_fields(forecast)
         statistics: dict[str, dict[str, Statistics]] = {}
         if fields.values is not None:
-            units = UnitFields(self.code, tuple(one for protocol in self.protocols for one in protocol.thresholds))
-            unit = np.stack([units.of(member) for member in fields.values])
+            unit = np.stack([self._units.of(member) for member in fields.values])
             statistics[FORECAST] = self._count(forecast, observed, unit if len(unit) > 1 else unit[0])
         probability = (None, None)
         if fields.probability is not None and forecast.thresholds:
@@ -131,20 +152,23 @@ class IssueCounter:
     def _count(self, forecast: IssuedForecast, observed: np.ndarray, unit: Any) -> dict[str, Statistics]:
         by_hash = {protocol.counting_hash: protocol for protocol in self.protocols}
         day = f"{forecast.issue:%Y-%m-%d}"
-        observation, values = torch.from_numpy(observed)[None], torch.as_tensor(unit)[None]
+        seen = observed if observed.dtype == np.uint8 else self._units.of(observed)
+        observation, values = torch.from_numpy(seen)[None], torch.as_tensor(unit)[None]
         return {key: count(observation, values, protocol=one, events=[day]) for key, one in by_hash.items()}
 
     def _count_probability(
         self, forecast: IssuedForecast, observed: np.ndarray, probability: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        thresholds = self.code.spec.encoding
         forecasts = np.zeros((len(forecast.thresholds), len(observed), forecast.bins + 1), np.int64)
         events = np.zeros_like(forecasts)
         for row, threshold in enumerate(forecast.thresholds):
-            level = thresholds.code_of(threshold)
+            if observed.dtype == np.uint8:
+                level = self.code.spec.encoding.code_of(threshold)
+            else:
+                level = threshold - self._units.error_of(threshold)
             for lead, codes in enumerate(observed):
                 issued = probability[row, lead]
-                valid = (codes != MISSING_CODE) & np.isfinite(issued)
+                valid = ~_is_missing(codes) & np.isfinite(issued)
                 index = np.rint(issued[valid].clip(0, 1) * forecast.bins).astype(np.intp)
                 forecasts[row, lead] = np.bincount(index, minlength=forecast.bins + 1)
                 events[row, lead] = np.bincount(index[codes[valid] >= level], minlength=forecast.bins + 1)
@@ -155,15 +179,24 @@ class IssueCounter:
     ) -> dict[str, dict[str, Statistics]]:
         """Return the counts of the baselines; that of a baseline whose input frames did not come is absent."""
         counted = {}
-        complete = [not (frame == MISSING_CODE).all() for frame in inputs]
+        complete = [not _is_missing(frame).all() for frame in inputs]
+        if inputs.dtype != np.uint8:
+            inputs = self._units.of(inputs)
         for name in self.baselines:
             baseline = _baseline(self, name, forecast.step_minutes)
             needed = len(inputs) if name != "persistence" else 1
             if needed < getattr(baseline, "min_frames", 1) or not all(complete[-needed:]):
                 continue
-            field = baseline.forecast(torch.from_numpy(inputs[-needed:])[None], len(observed))
-            counted[name] = self._count(forecast, observed, field[0])
+            made = baseline.forecast(torch.from_numpy(inputs[-needed:])[None], len(observed))
+            unit: Any = made[0]
+            if observed.dtype != np.uint8:  # as if its values had been issued
+                unit = self._units.of(self.code.physical(unit.numpy()))
+            counted[name] = self._count(forecast, observed, unit)
         return counted
+
+
+def _is_missing(frames: np.ndarray) -> np.ndarray:
+    return frames == MISSING_CODE if frames.dtype == np.uint8 else np.isnan(frames)
 
 
 def _baseline(counter: IssueCounter, name: str, step_minutes: float) -> Any:

@@ -16,14 +16,15 @@ from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.evaluation.dataset_protocols import protocols_of
 from simcast_hpc.forecast.watched_files import Stamp, list_stamps
 from simcast_hpc.monitoring.progress import Progress
+from simcast_hpc.radar.frame_description import is_of_frames, spec_of_frames
 from simcast_hpc.radar.frame_encoding import ModelEncoding
 from simcast_hpc.radar.importer_choice import ImporterChoice
 from simcast_hpc.storage.atomic_files import write_json, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
-from simcast_hpc.verification.protocols import ScoreProtocol
+from simcast_hpc.verification.protocols import ScoreProtocol, protocol_for
 
 from ..score_files import without_nan
-from .arrived_frames import ArrivedFrames, FrameFile, find_frame_files
+from .arrived_frames import ArrivedFrames, FrameFile, PhysicalValues, find_frame_files
 from .count_cache import CountCache, IssueCounts
 from .imported_frames import ImportedFrames
 from .issue_counts import IssueCounter
@@ -42,8 +43,8 @@ class IssuedSettings:
     """Settings of a verification of issued forecasts.
 
     Attributes:
-        dataset: description of the forecasts' data; None reads ``dataset.yaml`` in a folder of frames, or takes the
-            built-in description that the forecast names.
+        dataset: description of the forecasts' data; None reads ``dataset.yaml`` in a folder of frames or next to the
+            forecasts, or takes the built-in description that the forecast names.
         protocols: names of protocols.
         thresholds: in the unit of the description; None takes its thresholds.
         baselines: names of baselines that are forecast from the same frames.
@@ -56,6 +57,8 @@ class IssuedSettings:
         any_interval: whether accumulations over more than 1.5 time steps are used as observations.
         odim_dataset: number of the dataset that is read from ODIM files.
         importer: reads the frames; None detects their format.
+        encoded: whether frames are rounded to codes and all fields are compared as positions on the code axis, as by
+            ``simcast evaluate``; always for an imported folder. Otherwise thresholds are compared in physical units.
     """
 
     dataset: str | None = None
@@ -71,6 +74,7 @@ class IssuedSettings:
     any_interval: bool = False
     odim_dataset: int | None = None
     importer: ImporterChoice | None = None
+    encoded: bool = False
 
 
 def score_issued(
@@ -211,7 +215,8 @@ class _Work:
             imported = _imported(self._radar)
             frames = ArrivedFrames(self._files, code) if imported is None else ImportedFrames(imported, code)
             protocols = protocols_for(code, self._settings)
-            self._counters[key] = IssueCounter(frames, code, protocols, self._settings.baselines)
+            levels = _levels(code, self._settings)
+            self._counters[key] = IssueCounter(frames, code, protocols, self._settings.baselines, levels)
         return self._counters[key]
 
 
@@ -298,11 +303,13 @@ def encoding_for(forecast: IssuedForecast, radar: Sequence[Path], settings: Issu
         ConfigError: the description of the data is unknown or cannot be read.
     """
     spec = _description(forecast, radar, settings)
-    return ModelEncoding(
+    is_encoded = settings.encoded or _imported(radar) is not None
+    return (ModelEncoding if is_encoded else PhysicalValues)(
         spec,
         forecast.step_minutes,
         _spacing_km(forecast.grid, forecast.path),
         settings.z_r,
+        any_spacing=is_of_frames(spec),
         any_interval=settings.any_interval,
         dataset=settings.odim_dataset,
         importer=settings.importer,
@@ -312,15 +319,22 @@ def encoding_for(forecast: IssuedForecast, radar: Sequence[Path], settings: Issu
 def _description(forecast: IssuedForecast, radar: Sequence[Path], settings: IssuedSettings) -> DatasetSpec:
     if settings.dataset:
         return read_spec(settings.dataset)
-    own = [folder / _DATASET_FILE for folder in radar if (folder / _DATASET_FILE).is_file()]
+    folders = [*(one if one.is_dir() else one.parent for one in radar), forecast.path.parent]
+    own = [folder / _DATASET_FILE for folder in folders if (folder / _DATASET_FILE).is_file()]
     if own:
         return read_spec(str(own[0]))
     name = forecast.attributes.get("simcast_data_description", "")
     if name in built_in_specs():
         return read_spec(name)
+    grid = forecast.grid
+    of_frames = spec_of_frames(
+        forecast.unit, (len(grid.y), len(grid.x)), _spacing_km(grid, forecast.path), step_minutes=forecast.step_minutes
+    )
+    if name == of_frames.name:  # a baseline without a description
+        return of_frames
     raise ConfigError(
-        f"{forecast.path} was made for the data description {name!r}, which is not built in; give its YAML file with "
-        "--dataset"
+        f"{forecast.path} was made for the data description {name!r}, which is not built in; give its YAML file "
+        f"with --dataset FILE, or copy it as {_DATASET_FILE} to the folder of RADAR"
     )
 
 
@@ -330,7 +344,22 @@ def protocols_for(code: ModelEncoding, settings: IssuedSettings) -> list[ScorePr
     Raises:
         ConfigError: an unknown protocol, or invalid thresholds.
     """
-    spec = code.spec
+    made = protocols_of(
+        _scored(code.spec, settings), settings.protocols, spacing_km=code.spacing_km, field="--protocol"
+    )
+    return [replace(protocol, spectrum=False, ssim=False) for protocol in made]
+
+
+def _levels(code: ModelEncoding, settings: IssuedSettings) -> dict[float, float]:
+    """Return the stated thresholds in the unit of the encoding by the positions that protocols have for them."""
+    spec = _scored(code.spec, settings)
+    stated = replace(code, spec=spec, rate_thresholds=()).thresholds()
+    positions = protocol_for("stated", spec.threshold_codes()).thresholds
+    return dict(zip(positions, stated, strict=True))
+
+
+def _scored(spec: DatasetSpec, settings: IssuedSettings) -> DatasetSpec:
+    """Return the description with the thresholds of the settings."""
     if settings.thresholds is not None:
         try:
             thresholds = Thresholds(values=settings.thresholds, unit=spec.thresholds.unit)
@@ -338,8 +367,7 @@ def protocols_for(code: ModelEncoding, settings: IssuedSettings) -> list[ScorePr
         except ValueError as error:
             raise ConfigError(f"--threshold {' '.join(f'{one:g}' for one in settings.thresholds)}: {error}") from error
         spec = spec.model_copy(update={"thresholds": thresholds})
-    made = protocols_of(spec, settings.protocols, spacing_km=code.spacing_km, field="--protocol")
-    return [replace(protocol, spectrum=False, ssim=False) for protocol in made]
+    return spec
 
 
 def _spacing_km(grid: IssuedGrid, path: Path) -> float:

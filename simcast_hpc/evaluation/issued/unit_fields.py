@@ -1,4 +1,4 @@
-"""Convert issued fields from physical units back to the [0, 1] fields in which ``simcast evaluate`` scores models.
+"""Convert fields from physical units to the [0, 1] fields that are counted: position on the code axis / 255.
 
 A model forecasts positions on the code axis of its encoding divided by 255. A forecast file contains their physical
 values, float32 or packed, and the inverse is exact up to rounding, with these limits:
@@ -10,8 +10,14 @@ values, float32 or packed, and the inverse is exact up to rounding, with these l
 - No echo: where several positions have one value (below the first echo, or no echo in dBZ), they become code 0.
 - Positions above the last code, 254, were written as the value of the last code.
 - Packing: a packed file has the error of half its step; its values count as they were issued.
+
+A position between two codes is interpolated in the physical unit, but that of a threshold follows the formula of the
+encoding, so that 30 mm/h may have a lower position than the threshold 30 mm/h. ``simcast evaluate`` has only positions.
+With the stated thresholds in the physical unit (``levels``) values are compared with these, and the position of a value
+on the wrong side of a threshold is moved to the right one.
 """
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -32,10 +38,13 @@ class UnitFields:
     Args:
         code: encoding of the data on which the model was trained.
         thresholds: positions of the scores' thresholds on the code axis.
+        levels: stated thresholds in the physical unit by their positions; None compares positions, as
+            ``simcast evaluate`` does.
     """
 
-    def __init__(self, code: ModelEncoding, thresholds: tuple[float, ...]):
+    def __init__(self, code: ModelEncoding, thresholds: tuple[float, ...], levels: Mapping[float, float] | None = None):
         self._code = code
+        self._levels = None if levels is None else sorted(levels.items())
         self._encoding, self._thresholds = code.spec.encoding, np.array(sorted(thresholds), np.float64)
         self._no_echo = np.float32(code.no_echo_value())
 
@@ -58,6 +67,8 @@ class UnitFields:
         known = np.isfinite(given)
         tolerance = self._tolerance[np.where(known, nearest, 0).astype(np.intp)]
         position = np.where(known & (np.abs(given - nearest) <= tolerance), nearest, given)
+        if self._levels is not None:
+            return self._separate((position / 255.0).astype(np.float32), physical)
         for threshold in self._thresholds[self._thresholds % 1 != 0]:
             value = self._encoding.value_of(np.array(threshold))
             equal = np.abs(physical - value) <= _ROUNDINGS * _EPSILON * abs(value)
@@ -88,3 +99,25 @@ class UnitFields:
         linear = np.asarray(self._code.linear_of_forecast(unit[None]), np.float32)
         self._code.make_physical(linear)
         return linear[0]
+
+    def _separate(self, unit: np.ndarray, physical: np.ndarray) -> np.ndarray:
+        """Return [0, 1] fields that are below, at and above each threshold where the physical values are."""
+        assert self._levels is not None
+        for position, level in self._levels:
+            own = np.float32(position / 255.0)
+            below, above = np.nextafter(own, np.float32(0)), np.nextafter(own, np.float32(1))
+            error = self.error_of(level)
+            unit = np.where(physical < level - error, np.minimum(unit, below), unit)
+            unit = np.where(physical > level + error, np.maximum(unit, above), unit)
+            unit = np.where(np.abs(physical - level) <= error, own, unit)
+        return unit
+
+    def error_of(self, level: float) -> float:
+        """Return the rounding error of a value in a file, within which it is equal to a threshold.
+
+        The error is that of float32 and that of the position on the code axis, in float32 too, which was decoded.
+        """
+        low = np.clip(np.floor(self._encoding.code_of(level)), 0, LAST_CODE - 1)
+        below, above = self._encoding.value_of(np.array([low, low + 1]))
+        lattice = _LATTICE * (above - below) if np.isfinite(below) else 0.0
+        return _ROUNDINGS * _EPSILON * max(abs(level), 10.0 if self._encoding.unit == "dBZ" else 0.0) + float(lattice)
