@@ -20,7 +20,8 @@ Out = Annotated[Path, typer.Option(help="Output folder. File names start with fo
 Write = Annotated[
     list[str] | None,
     typer.Option(
-        help="Format: nc, zarr, png, gif, cog, overlay, odim, csv or geojson (repeatable; default: nc and png).",
+        help="Format: nc or zarr (one is required), and png, gif, cog, overlay, odim, csv or geojson (repeatable; "
+        "default: nc and png).",
         show_default=False,
     ),
 ]

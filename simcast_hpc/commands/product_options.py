@@ -44,7 +44,8 @@ Threshold = Annotated[
     list[str] | None,
     typer.Option(
         help="Threshold of exceedance probabilities of the rain rate in mm/h, also for a model in dBZ (or of VIL in "
-        "kg/m2); several repeated or as 5,20 (default: the thresholds of the data description).",
+        "kg/m2), for an ensemble or with --neighborhood; several repeated or as 5,20 (default: the thresholds of the "
+        "data description).",
         metavar="MM/H",
         show_default=False,
     ),
@@ -52,7 +53,8 @@ Threshold = Annotated[
 AccumulationThreshold = Annotated[
     list[str] | None,
     typer.Option(
-        help="Threshold of exceedance probabilities of the rainfall amounts in mm; several repeated or as 5,20.",
+        help="Threshold of exceedance probabilities of the rainfall amounts in mm, for an ensemble or with "
+        "--neighborhood; several repeated or as 5,20.",
         metavar="MM",
         show_default=False,
     ),
@@ -145,6 +147,8 @@ def check_products(method: "ForecastMethod", products: "ProductSettings", kinds:
     Raises:
         ConfigError: a product cannot be computed or written.
     """
+    from simcast_hpc.forecast.baseline_predictor import BaselinePredictor
+    from simcast_hpc.forecast.fallback_predictor import FallbackPredictor
     from simcast_hpc.forecast.predictor import Predictor
     from simcast_hpc.forecast.products.accumulation import TimeAxis
     from simcast_hpc.forecast.products.odim_writer import check_odim
@@ -154,11 +158,14 @@ def check_products(method: "ForecastMethod", products: "ProductSettings", kinds:
     products.check_unit(code.unit, code.rate_relation)
     if "odim" in kinds:
         check_odim(code.unit)
-    if isinstance(method, Predictor):
-        leads = method.model.config.sequence.frames_out
+    # The products of a fallback need not be complete; a model that cannot be loaded yet is checked by its forecast.
+    own = method.model if isinstance(method, FallbackPredictor) else method
+    if isinstance(own, Predictor | BaselinePredictor):
+        is_model = isinstance(own, Predictor)
+        leads = own.model.config.sequence.frames_out if is_model else own.frames_out
         # Whether the frames are mean rates, which begin one step earlier, is known when they are read.
-        axis = TimeAxis(code.step_minutes, method.wanted.frames_in, leads, are_means=True)
-        is_ensemble = isinstance(method.model, Ensemble)
+        axis = TimeAxis(code.step_minutes, own.wanted.frames_in, leads, are_means=True)
+        is_ensemble = isinstance(own.model, Ensemble) if is_model else own.is_ensemble
         products.check(code.unit, code.rate_relation, axis, is_ensemble=is_ensemble)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from simcast_hpc import __version__
-from simcast_hpc.baselines import BASELINES, Baseline, load_baseline
+from simcast_hpc.baselines import BASELINES, Baseline, PystepsBaseline, load_baseline
 from simcast_hpc.config import ConfigError
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from simcast_hpc.storage.run_directory import versions
@@ -81,6 +81,11 @@ class BaselinePredictor:
             )
         except ImportError as error:
             raise ConfigError(str(error)) from error
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether the method forecasts several members."""
+        return isinstance(self.baseline, PystepsBaseline) and self.baseline.members is not None
 
     def inputs(self, available: Sequence[datetime], issue: datetime) -> FrameSet:
         """Choose the input frames of a forecast issued at ``issue``.

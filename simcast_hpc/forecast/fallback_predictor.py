@@ -5,9 +5,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 from simcast_hpc.config import ConfigError, DataError, SimcastError
 from simcast_hpc.config.text_files import printable
@@ -21,6 +22,17 @@ from .predictor import Predictor
 logger = logging.getLogger(__name__)
 # A model that could not be loaded is loaded again after this time: the memory may be free, or the run complete.
 _LOAD_AGAIN_SECONDS = 600.0
+
+
+class _Gap(NamedTuple):
+    """Why the model cannot forecast from the ``available`` frames, from which those of the fallback were chosen."""
+
+    issue: datetime
+    available: frozenset[datetime]
+    problem: str
+
+    def explains(self, issue: datetime, times: Collection[datetime]) -> bool:
+        return issue == self.issue and self.available.issuperset(times)
 
 
 class FallbackPredictor:
@@ -44,6 +56,7 @@ class FallbackPredictor:
         self._name, self._load, self._baseline, self._clock = name, load, baseline, clock
         self._model: Predictor | None = None
         self._problem, self._next_load = "", -float("inf")
+        self._gap: _Gap | None = None  # of the latest choice of frames
         self._try_to_load(is_start=True)
 
     def _try_to_load(self, *, is_start: bool = False) -> None:
@@ -58,6 +71,11 @@ class FallbackPredictor:
             self._problem = f"the model cannot be loaded: {describe(error)}"
             logger.warning("%s; forecasts are by %s", self._problem, self._baseline.name)
             _free_memory()
+
+    @property
+    def model(self) -> Predictor | None:
+        """The model; None as long as it cannot be loaded."""
+        return self._model
 
     @property
     def code(self) -> ModelEncoding:
@@ -84,24 +102,35 @@ class FallbackPredictor:
         """Choose the input frames of the model, or those of the fallback if frames of the model are missing.
 
         Raises:
-            DataError: frames are missing.
+            DataError: frames are missing; states why of the model and of the fallback.
         """
         self._try_to_load()
-        if self._model is None:
-            return self._baseline.inputs(available, issue)
-        try:
-            return self._model.inputs(available, issue)
-        except DataError as gap:
+        problem = self._problem
+        if self._model is not None:
             try:
-                return self._baseline.inputs(available, issue)
-            except DataError:
-                raise gap from None
+                chosen = self._model.inputs(available, issue)
+            except DataError as gap:
+                # A choice among the frames of the fallback, from which more are missing, is no reason of its own.
+                if self._gap is None or not self._gap.explains(issue, available):
+                    self._gap = _Gap(issue, frozenset(available), str(gap))
+                problem = self._gap.problem
+            else:
+                self._gap = None
+                return chosen
+        try:
+            return self._baseline.inputs(available, issue)
+        except DataError as error:
+            raise DataError(self._both(problem, error)) from None
+
+    def _both(self, problem: str, error: Exception) -> str:
+        return f"{problem}; --fallback {self._baseline.name} cannot forecast either: {describe(error)}"
 
     def predict(self, frames: Mapping[datetime, EncodedFrame], issue: datetime) -> Forecast:
         """Return the forecast of the model, or of the fallback with the reason in its provenance.
 
         Raises:
-            DataError: the frames do not suffice for the fallback either.
+            DataError: the frames do not suffice for the fallback either; states why of the model and of the fallback.
+            RuntimeError: the model or the fallback failed otherwise, and neither can forecast.
         """
         failure: Exception | None = None
         reason = self._problem
@@ -112,11 +141,14 @@ class FallbackPredictor:
                 failure = error
                 is_gap = isinstance(error, DataError)
                 reason = str(error) if is_gap else f"the model failed: {describe(error)}"
+                if is_gap and self._gap is not None and self._gap.explains(issue, frames):
+                    reason = self._gap.problem
                 _free_memory()
         try:
             forecast = self._baseline.predict(frames, issue)
         except Exception as error:
-            raise (failure or error) from None
+            is_input = isinstance(error, SimcastError) and isinstance(failure or error, SimcastError)
+            raise (DataError if is_input else RuntimeError)(self._both(reason, error)) from (failure or error)
         name = self._model.model.config.name if self._model is not None else self._name
         logger.warning("the forecast of %s is by %s: %s", f"{issue:%Y-%m-%d %H:%M} UTC", self._baseline.name, reason)
         said = {FALLBACK: self._baseline.name, FALLBACK_REASON: printable(reason)[:1000]}

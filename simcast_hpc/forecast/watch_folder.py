@@ -28,7 +28,7 @@ from simcast_hpc.storage.atomic_files import sweep
 from .choose_frames import FrameSet, require_one_grid_and_unit
 from .forecast_fields import ForecastMethod
 from .forecast_files import SIGNATURE, Publisher
-from .watch_health import iso, write_health
+from .watch_health import duration, iso, write_health
 from .watch_metrics import WatchStatistics, write_prometheus
 from .watched_files import FUTURE_TOLERANCE, Retry, WatchedFiles, current_time
 
@@ -116,7 +116,7 @@ class FolderWatcher:
             "lag_seconds": None,
         }
         self._statistics = WatchStatistics(time.time())
-        self._started, self._state = current_time(), "watching"
+        self._started, self._is_stale = current_time(), False
         publisher.folder.mkdir(parents=True, exist_ok=True)
         sweep(publisher.folder)
         self.files = WatchedFiles(
@@ -323,9 +323,9 @@ class FolderWatcher:
         newest = max(files, default=None)
         if state == "watching" and (stale := self._staleness(newest, now)):
             state, reason = "stale", stale
-        if (state == "stale") != (self._state == "stale"):
-            logger.warning("the feed is stale: %s" if state == "stale" else "the feed is no longer stale%s", reason)
-        self._state = state
+        if state in ("watching", "stale") and (state == "stale") != self._is_stale:  # not at the end, or of a failure
+            self._is_stale = state == "stale"
+            logger.warning("%s", f"the feed is stale: {reason}" if self._is_stale else "the feed is no longer stale")
         issues = {**self._gaps, **{issue: failure.problem for issue, failure in self._failed.items()}}
         health = write_health(
             self.publisher.folder,
@@ -352,5 +352,6 @@ class FolderWatcher:
         minutes = (now - (newest or self._started)).total_seconds() / 60
         if minutes <= limit:
             return ""
-        what = f"the newest frame is {minutes:.0f} minutes old" if newest else f"no frame for {minutes:.0f} minutes"
+        age = duration(minutes)
+        what = f"the newest frame is {age} old" if newest else f"no frame for {age}"
         return f"{what}, more than {self.settings.stale_steps:g} time steps"

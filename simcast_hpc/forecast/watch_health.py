@@ -55,6 +55,14 @@ def iso(moment: datetime) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 
+def duration(minutes: float) -> str:
+    """Return minutes below 2 hours as ``16 minutes``, longer durations as ``5 hours`` or ``1,234 days``."""
+    for limit, size, unit in ((120, 1, "minutes"), (2880, 60, "hours")):
+        if minutes < limit:
+            return f"{minutes / size:.0f} {unit}"
+    return f"{minutes / 1440:,.0f} days"
+
+
 def _short(text: str) -> str:
     text = printable(text[:_MAX_TEXT])
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."

@@ -269,9 +269,10 @@ def _is_finite(value: float | None) -> bool:
 def _seconds(value: float | None) -> str:
     if value is None:
         return UNDEFINED
-    return f"{value:.0f} s" if abs(value) < 600 else f"{value / 60:.0f} min" if abs(value) < 36_000 else (
-        f"{value / 3600:.0f} h"
-    )  # fmt: skip
+    for limit, size, unit in ((600, 1, "s"), (36_000, 60, "min"), (172_800, 3600, "h")):
+        if abs(value) < limit:
+            return f"{value / size:.0f} {unit}"
+    return f"{value / 86_400:,.0f} days"  # forecasts that were computed from an archive
 
 
 def _short(time: str) -> str:

@@ -108,7 +108,28 @@ def test_too_few_frames_for_the_model_suffice_for_extrapolation(model, radar):
     assert "1 of 3 frames every 5 minutes are missing: 01:00" in reason
     (radar / "frame01.nc").unlink()
     result = forecast(model, radar, "--fallback", "extrapolation")  # the error is that of the model
-    assert result.exit_code != 0 and "2 of 3 frames" in str(result.exception)
+    problem = str(result.exception)
+    assert result.exit_code != 0 and "2 of 3 frames" in problem
+    assert (
+        "; --fallback extrapolation cannot forecast either: no forecast for" in problem and "1 of 2 frames" in problem
+    )
+
+
+def test_reason_of_a_gap_is_that_of_the_model(model, storm_frames, folders):
+    """Only 01:05 is missing, although the fallback does not use 01:00 either."""
+    folder, out = folders
+    for number in (0, 2, 3):
+        deliver(storm_frames[number], folder)
+    predictor = load_predictor(model, PredictorSettings(), FramePlaces([folder]), fallback="persistence")
+    settings = WatchSettings(every_seconds=0.0, late_minutes=5.0)
+    assert FolderWatcher(predictor, Publisher(out, ("nc",)), folder, settings).scan() == 2
+    reasons = {}
+    for path in out.glob("*.nc"):
+        with xr.open_dataset(path) as dataset:
+            reasons[path.stem[-5:-1]] = dataset.attrs["simcast_fallback_reason"]
+    assert all("1 of 3 frames every 5 minutes are missing: 01:05; " in reason for reason in reasons.values())
+    assert reasons["0110"].endswith("--bridge 1 interpolates them")
+    assert health(out)["last_fallback"]["reason"] in reasons.values()
 
 
 def test_a_sound_model_is_used_and_no_option_is_hidden(model, radar):

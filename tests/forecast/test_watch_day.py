@@ -11,7 +11,9 @@ from simcast_hpc.forecast.fallback_predictor import FallbackPredictor
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.forecast.load_predictor import FramePlaces, PredictorSettings, load_predictor
 from simcast_hpc.forecast.watch_folder import FolderWatcher, WatchSettings
+from simcast_hpc.forecast.watch_health import duration
 from simcast_hpc.forecast.watch_metrics import prometheus_text
+from simcast_hpc.monitoring.stop_request import StopRequest
 from tests.forecast.watch_runs import deliver, health, issues_of, make_watcher, write_frame
 from tests.radar.radar_files import moment, storm
 
@@ -60,9 +62,18 @@ def test_state_is_stale_without_new_frames_and_watching_after_one(model, storm_f
     assert values["last_frame_timestamp_seconds"] == moment(4).timestamp()
     watcher.scan()
     assert caplog.text.count("the feed is stale") == 2  # not at every scan
+    (out / "STOP").touch()
+    watcher.run(StopRequest([out], checks_files=True))
+    assert health(out)["state"] == "stopped" and "no longer stale" not in caplog.text.split("16 minutes old")[1]
     latency = status["latency_seconds"]
     assert latency["count"] == 3 and 0 <= latency["p50"] <= latency["p90"] <= latency["p99"]
     assert values['latency_seconds{quantile="0.9"}'] == latency["p90"] and values["latency_seconds_count"] == 3
+
+
+def test_ages_are_in_units_that_can_be_read():
+    assert [duration(minutes) for minutes in (16, 119.4, 120, 2820, 3199012)] == [
+        "16 minutes", "119 minutes", "2 hours", "47 hours", "2,222 days"
+    ]  # fmt: skip
 
 
 def test_text_for_prometheus_escapes_labels_and_has_one_header_per_family(model, folders):

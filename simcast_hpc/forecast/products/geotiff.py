@@ -9,8 +9,9 @@ from simcast_hpc.forecast.cf_dataset import forecast_attributes
 from simcast_hpc.forecast.forecast_fields import Forecast
 from simcast_hpc.radar.radar_frame import RadarGrid
 
-from .product_fields import ProductLayer, fields_of, layers_of
+from .product_fields import ProductField, ProductLayer, fields_of, layers_of
 
+_FLAGS = {"dtype": "uint8", "nodata": None, "predictor": 2}
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -18,7 +19,9 @@ def write_geotiffs(forecast: Forecast, folder: Path, *, institution: str = "") -
     """Write every layer of a forecast into an existing folder, such as ``rainfall_rate_005min.tif``.
 
     The files are float32 with NaN where missing, in the projection of the input, row 0 north. Tags contain the
-    attributes of the netCDF file, the issue and valid time, and for accumulations the start.
+    attributes of the netCDF file, the issue and valid time, and for accumulations the start. If the forecast has
+    ``validity``, it is written as uint8 for every lead time, such as ``validity_005min.tif``: 0 where a pixel is not
+    determined by observations, so that its value, mostly no echo, is not known.
 
     Raises:
         OSError: a file cannot be written.
@@ -35,6 +38,22 @@ def write_geotiffs(forecast: Forecast, folder: Path, *, institution: str = "") -
                 file.update_tags(**shared, **layer_tags(forecast, layer))
                 file.set_band_description(1, layer.description)
                 file.units = (layer.field.unit,)
+    if forecast.validity is not None:
+        _write_validity(forecast, forecast.validity, folder, {**profile, **_FLAGS}, shared)
+
+
+def _write_validity(
+    forecast: Forecast, validity: np.ndarray, folder: Path, profile: dict[str, Any], shared: dict[str, str]
+) -> None:
+    import rasterio
+
+    field = ProductField("validity", "1", forecast.unit, "forecast", validity)
+    description = "whether a pixel is determined by observations: 1 yes, 0 no"
+    for layer in layers_of(forecast, field):
+        with rasterio.open(folder / f"{layer.stem}.tif", "w", driver="COG", **profile) as file:
+            file.write(layer.values.astype(np.uint8), 1)
+            file.update_tags(**shared, **{**layer_tags(forecast, layer), "description": description})
+            file.set_band_description(1, description)
 
 
 def raster_profile(grid: RadarGrid) -> dict[str, Any]:

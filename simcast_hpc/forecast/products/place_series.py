@@ -26,7 +26,7 @@ from .product_settings import ProductSettings
 
 COLUMNS = (
     "place", "kind", "product", "pixels", "statistic", "level", "level_unit", "issue_time", "start_time", "valid_time",
-    "lead_minutes", "value", "unit", "valid_share",
+    "lead_minutes", "value", "unit", "valid_share", "undetermined_share",
 )  # fmt: skip
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -80,13 +80,15 @@ class SeriesRow(NamedTuple):
     value: float | None
     unit: str
     valid_share: float
+    undetermined_share: float | None
 
 
 def series_of(forecast: Forecast, settings: ProductSettings, places: PlaceSettings) -> Iterator[SeriesRow]:
     """Yield the values of all places, by place, product and time.
 
     A place outside the grid, or without valid pixels, has empty values. ``valid_share`` is the share of the area of a
-    polygon, or of the pixel of a point, that is on the grid and not missing.
+    polygon, or of the pixel of a point, that is on the grid and not missing; ``undetermined_share`` the part of it that
+    is not determined by observations (``validity`` 0; of an accumulation at any of its lead times), None if unknown.
 
     Raises:
         ConfigError: the members of an ensemble were not kept.
@@ -99,7 +101,8 @@ def series_of(forecast: Forecast, settings: ProductSettings, places: PlaceSettin
         for quantity in _quantities(forecast, settings, pixels):
             for statistic in statistics:
                 values, shares = _reduce(quantity, pixels, statistic)
-                yield from _rows(forecast, settings, quantity, (place.name, kind, statistic), values, shares)
+                guessed = _undetermined_shares(forecast, quantity, pixels)
+                yield from _rows(forecast, settings, quantity, (place.name, kind, statistic), values, shares, guessed)
 
 
 class _Quantity(NamedTuple):
@@ -162,6 +165,25 @@ def _reduce(quantity: _Quantity, pixels: PlacePixels, statistic: str) -> tuple[n
     return np.where(exists, reduced, np.nan), shares
 
 
+def _undetermined_shares(forecast: Forecast, quantity: _Quantity, pixels: PlacePixels) -> list[float | None]:
+    """Return the share of the area with values, at each time, that observations do not determine; None if unknown."""
+    count = quantity.values.shape[1]
+    if forecast.validity is None:
+        return [None] * count
+    guessed = ~forecast.validity[:, pixels.rows, pixels.columns]
+    if quantity.windows:
+        # A lead time contributes to a window that contains it, or ends within the time step before it.
+        leads, are_means = np.array(forecast.leads_minutes), forecast.inputs is not None and forecast.inputs.are_means
+        inside = [
+            (leads > start if are_means else leads >= start) & (leads < end + forecast.step_minutes)
+            for start, end in quantity.windows
+        ]
+        guessed = np.stack([guessed[times].any(axis=0) for times in inside])
+    weights = (guessed & np.isfinite(quantity.values).all(axis=0)) * pixels.weights
+    shares = weights.sum(axis=-1) / max(pixels.weights.sum(), 1e-12) * pixels.area_share
+    return [round(float(share), 4) for share in shares]
+
+
 def weighted_percentile(values: np.ndarray, weights: np.ndarray, percent: float) -> np.ndarray:
     """Return the smallest of the values ``[..., N]`` up to which the weights add up to a percentage of their sum."""
     order = np.argsort(np.where(weights > 0, values, np.inf), axis=-1)
@@ -195,6 +217,7 @@ def _rows(
     words: tuple[str, str, str],
     values: np.ndarray,
     shares: np.ndarray,
+    guessed: list[float | None],
 ) -> Iterator[SeriesRow]:
     """Yield the ensemble products of the values of every member ``[M, T]``."""
     place, kind, pixels = words
@@ -217,11 +240,11 @@ def _rows(
     starts = [_clock(forecast.issue, start) for start, _ in quantity.windows] or [""] * len(ends)
     issue = f"{forecast.issue:{_TIME}}"
     for name, level, level_unit, series, unit in lines:
-        for start, end, value, share in zip(starts, ends, series, shares, strict=True):
+        for start, end, value, share, guess in zip(starts, ends, series, shares, guessed, strict=True):
             number = float(f"{value:.6g}") if np.isfinite(value) else None
             yield SeriesRow(
                 place, kind, quantity.product, pixels, name, level, level_unit, issue, start,
-                _clock(forecast.issue, end), end, number, unit, round(float(share), 4),
+                _clock(forecast.issue, end), end, number, unit, round(float(share), 4), guess,
             )  # fmt: skip
 
 

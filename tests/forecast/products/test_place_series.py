@@ -137,6 +137,24 @@ def test_weighted_percentile_counts_weights():
         assert weighted_percentile(values, weights, percent)[0] == expected
 
 
+@pytest.mark.parametrize("are_means", [True, False])
+def test_share_of_the_area_without_observations(are_means):
+    validity = np.ones((4, *GRID.shape), bool)
+    validity[1, :, :10] = False  # at 10 minutes, the western pixels
+    forecast = replace(made_forecast(leads=4, missing=False, are_means=are_means), validity=validity)
+    places = PlaceSettings((area("box", [(5, 5), (15, 5), (15, 10), (5, 10)]),), statistics=("mean",))
+    settings = ProductSettings(windows=((5.0, 10.0), (10.0, 20.0), (15.0, 20.0)))
+    rows = list(series_of(forecast, settings, places))
+    shares = {(row.product, row.start_time[11:16], row.lead_minutes): row.undetermined_share for row in rows}
+    rates = [shares["rainfall_rate", "", lead] for lead in (5.0, 10.0, 15.0, 20.0)]
+    assert rates == pytest.approx([0, 0.5, 0, 0], abs=0.01)
+    amounts_ = {key[1:]: share for key, share in shares.items() if key[0] != "rainfall_rate"}
+    assert amounts_ == pytest.approx(
+        {("12:10", 10.0): 0.5, ("12:15", 20.0): 0.0 if are_means else 0.5, ("12:20", 20.0): 0.0}, abs=0.01
+    )
+    assert all(row.undetermined_share is None for row in series_of(made_forecast(leads=4), settings, places))
+
+
 def test_csv_and_geojson_have_the_same_values(tmp_path):
     forecast = made_forecast(members=3)
     places = PlaceSettings((station("A", 12.9, 7.1), area("Ä, b", TRIANGLE)))

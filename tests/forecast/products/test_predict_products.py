@@ -70,6 +70,15 @@ def test_options_that_are_rejected_before_the_forecast(model, frames, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("options", [[], ["--fallback", "extrapolation"]])
+def test_thresholds_of_one_field_are_rejected_before_frames_are_read(model, frames, tmp_path, monkeypatch, options):
+    monkeypatch.setattr("simcast_hpc.radar.frame_files.read_encoded", None)
+    for method in [model] if options else [model, "extrapolation"]:
+        with pytest.raises(ConfigError, match="0 or 1, is not a probability"):
+            predict(method, frames, "--out", tmp_path / "out", "--threshold", "5", "--z-r", "200", "1.6", *options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_lists_of_numbers_and_windows():
     assert numbers(["15,60", " 30 "], "--accumulate") == (15.0, 60.0, 30.0)
     assert windows(["30:90, -30:0"]) == ((30.0, 90.0), (-30.0, 0.0))

@@ -121,6 +121,17 @@ def test_geotiffs_have_values_place_and_tags(written):
             assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
+def test_geotiffs_of_validity(tmp_path):
+    validity = np.ones((2, *GRID.shape), bool)
+    validity[1, :, :5] = False
+    forecast = replace(made_forecast(leads=2), validity=validity)
+    folder = Publisher(tmp_path, ("nc", "cog")).publish(forecast)["cog"]
+    for lead, expected in zip(("005", "010"), validity, strict=True):
+        with rasterio.open(folder / f"validity_{lead}min.tif") as file:
+            assert file.dtypes == ("uint8",) and file.nodata is None and file.tags()["lead_minutes"] == lead.lstrip("0")
+            np.testing.assert_array_equal(file.read(1), expected)
+
+
 def test_odim_files_are_read_back_equal(written):
     forecast, paths = written
     fields = [field for field in fields_of(forecast) if not field.is_probability]
