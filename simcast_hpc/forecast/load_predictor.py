@@ -18,9 +18,9 @@ from simcast_hpc.inference.trained_model import config_of_run, forecast_device
 from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.radar.frame_description import encoding_of_description, encoding_of_frames, infer_step_minutes
 from simcast_hpc.radar.frame_encoding import ModelEncoding
-from simcast_hpc.radar.frame_files import list_files
+from simcast_hpc.radar.frame_files import list_files, without_quantity
 from simcast_hpc.radar.importer_choice import ImporterChoice
-from simcast_hpc.radar.radar_frame import RadarFrame
+from simcast_hpc.radar.radar_frame import QuantityError, RadarFrame
 from simcast_hpc.radar.read_frame import frame_times, read_frames
 
 from .baseline_predictor import BaselinePredictor, frames_of_baseline
@@ -134,16 +134,28 @@ class FramePlaces:
     def sample(self, *, dataset: int | None, importer: ImporterChoice | None) -> tuple[list[datetime], RadarFrame]:
         """Return the times in the last files by name, and the newest frame in them.
 
+        Files with other quantities are not counted.
+
         Raises:
             ConfigError: no file can be read.
         """
         times: dict[datetime, Path] = {}
-        problem = ""
-        for path in sorted(list_files(self.places, self.pattern))[-_SAMPLED_FILES:]:
+        problem, tried = "", 0
+        others: list[QuantityError] = []
+        for path in sorted(list_files(self.places, self.pattern), reverse=True):
+            if tried == _SAMPLED_FILES:
+                break
             try:
-                times.update(dict.fromkeys(frame_times(path, dataset=dataset, importer=importer), path))
+                own = dict.fromkeys(frame_times(path, dataset=dataset, importer=importer), path)
+                times = own | times
+            except QuantityError as error:
+                others.append(error)
+                continue
             except DataError as error:
-                problem = f": {error}"
+                problem = problem or f": {error}"
+            tried += 1
+        if others and not tried:
+            problem = f": {without_quantity(others[::-1])}"
         for time in sorted(times, reverse=True):
             try:
                 return list(times), read_frames(times[time], dataset=dataset, importer=importer, times=[time])[0]

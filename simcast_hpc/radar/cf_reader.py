@@ -24,7 +24,7 @@ from .cf_packing import Packing
 from .cf_times import Moments, as_datetimes, is_time, missing_numbers, read_moments, with_interval
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
 from .declared_size import check_array
-from .radar_frame import FieldChoice, RadarFrame, Unit
+from .radar_frame import FieldChoice, QuantityError, RadarFrame, Unit
 from .stated_unit import option_minutes
 
 if TYPE_CHECKING:
@@ -126,7 +126,8 @@ def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArr
                 names = [str(field[0].name) for field in candidates]
                 logger.warning("%s contains %s in %s; %s is read", path, ", ".join(names), unit, names[0])
             return candidates[0]
-    raise DataError(
+    error = QuantityError if descriptions else DataError
+    raise error(
         f"{path} contains {', '.join(descriptions) or 'no field'}; it must contain a rain rate (mm h-1), rain amount "
         "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), identified by units and standard_name; in "
         "time, cell_methods of an amount must be sum, of others mean or point"

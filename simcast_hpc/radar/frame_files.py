@@ -9,7 +9,7 @@ from simcast_hpc.config import ConfigError, DataError
 
 from .frame_encoding import EncodedFrame, ModelEncoding, encode_frame
 from .importer_choice import ImporterChoice
-from .radar_frame import FieldChoice
+from .radar_frame import FieldChoice, QuantityError
 from .read_frame import frame_times, read_frames
 from .zarr_store import is_remote, is_zarr
 
@@ -70,14 +70,16 @@ def index_times(
 
     Args:
         files: radar files.
-        skip_unreadable: skip files that cannot be read, with a warning, instead of raising.
+        skip_unreadable: skip files that cannot be read, with a warning, instead of raising. Files with other
+            quantities are counted in one warning.
         encoding: encoding of the model, which chooses the field of a file with several.
 
     Raises:
-        DataError: a file cannot be read, or two files contain the same time.
+        DataError: a file cannot be read, two files contain the same time, or all files contain other quantities.
     """
     choice = FieldChoice() if encoding is None else encoding.choice
     times_by_file: dict[Path, list[datetime]] = {}
+    others: list[QuantityError] = []
     for path in files:
         try:
             times_by_file[path] = frame_times(
@@ -86,9 +88,25 @@ def index_times(
         except DataError as error:
             if not skip_unreadable:
                 raise
-            logger.warning("skipped: %s", error)
+            if isinstance(error, QuantityError):
+                others.append(error)
+            else:
+                logger.warning("skipped: %s", error)
+    if others and not times_by_file:
+        raise DataError(without_quantity(others))
+    if others:
+        logger.warning("skipped %s; the first: %s", _counted(len(others)), others[0])
     require_unique_times(times_by_file)
     return {time: path for path, times in times_by_file.items() for time in times}
+
+
+def without_quantity(errors: Sequence[QuantityError]) -> str:
+    """Return the message for files that all contain other quantities; names what the first contains."""
+    return f"{_counted(len(errors))}, and none has it; --pattern selects files by name; the first: {errors[0]}"
+
+
+def _counted(number: int) -> str:
+    return f"{number} {'file' if number == 1 else 'files'} without the quantity that is read"
 
 
 def read_encoded(

@@ -19,7 +19,7 @@ from simcast_hpc.config import DataError
 from .odim_attributes import equals_sentinel, number, scalar, text
 from .odim_grid import make_grid
 from .projection_text import check_projection
-from .radar_frame import FieldChoice, RadarFrame, RadarGrid, Unit
+from .radar_frame import FieldChoice, QuantityError, RadarFrame, RadarGrid, Unit
 
 logger = logging.getLogger(__name__)
 _QUANTITY: dict[str, tuple[str, Unit]] = {
@@ -94,7 +94,7 @@ def _select(file: Any, prefer: Unit, path: Path) -> tuple[str, str, Unit]:
         if match and quantity and (quantity[1] == "dBZ" or "PRECIP" in match["name"] or "RAIN" in match["name"]):
             found.append((name, *quantity))
     if not found:
-        raise DataError(
+        raise QuantityError(
             f"{path} contains {', '.join(map(repr, parameters)) or 'no image'}; it must contain precipitation in [MM] "
             "or [MM/H], or reflectivity in [DBZ]"
         )

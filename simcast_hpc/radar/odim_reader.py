@@ -28,7 +28,7 @@ from .odim_attributes import (
     working_fields,
 )
 from .odim_grid import odim_grid
-from .radar_frame import FieldChoice, RadarFrame, Unit
+from .radar_frame import FieldChoice, QuantityError, RadarFrame, Unit
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def select_field(fields: list[OdimField], choice: FieldChoice, path: Path, *, lo
     found = sorted({field.quantity for field in fields})
     quantity = next((name for name in _QUANTITIES[choice.unit] if name in found), None)
     if quantity is None:
-        raise DataError(f"{path} contains the quantities {found}; it must contain RATE, ACRR or DBZH")
+        raise QuantityError(f"{path} contains the quantities {found}; it must contain RATE, ACRR or DBZH")
     candidates = [field for field in fields if field.quantity == quantity]
     levels = [level for field in candidates if (level := _level(field)) is not None]
     comparable = len(levels) == len(candidates) and len({text(field.what["product"]) for field in candidates}) == 1

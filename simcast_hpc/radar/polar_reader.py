@@ -18,7 +18,7 @@ from simcast_hpc.config import DataError
 from .odim_attributes import OdimField, attributes_of, fields_of_dataset, number, odim_fields, text, working_fields
 from .odim_reader import nominal_time, physical_values
 from .polar_grid import MAX_RANGE, Sweep, to_grid
-from .radar_frame import FieldChoice, RadarFrame
+from .radar_frame import FieldChoice, QuantityError, RadarFrame
 
 logger = logging.getLogger(__name__)
 _MIN_RANGE = 2_000.0  # smaller: the length of a gate is not in meters
@@ -26,11 +26,18 @@ _MAX_START = 20_000.0  # larger: the start of the first gate is not in the unit 
 _ELEVATIONS = (-5.0, 45.0)  # steeper sweeps are no map
 _SAME_ELEVATION = 0.01
 _QUANTITY = "DBZH"
+_SEPARATORS = ", \t\r\n\x00"
 
 
-def times(path: Path, _choice: FieldChoice) -> list[datetime]:
-    """Return the nominal time of the volume."""
+def times(path: Path, choice: FieldChoice) -> list[datetime]:
+    """Return the nominal time of the volume.
+
+    Raises:
+        QuantityError: the volume, or the dataset that was chosen, contains no reflectivity.
+    """
     with h5py.File(path, "r") as file:
+        fields = odim_fields(file)
+        _of_quantity(fields if choice.dataset is None else fields_of_dataset(fields, choice.dataset, path), path)
         return [nominal_time(file, path)]
 
 
@@ -61,10 +68,7 @@ def _select(fields: list[OdimField], choice: FieldChoice, path: Path) -> tuple[O
     if choice.dataset is not None:
         fields = fields_of_dataset(fields, choice.dataset, path)
     fields = working_fields(fields, path, log=True)
-    candidates = [field for field in fields if field.quantity == _QUANTITY]
-    if not candidates:
-        quantities = sorted({field.quantity for field in fields})
-        raise DataError(f"{path} is a polar volume of {quantities}; it must contain {_QUANTITY} (reflectivity)")
+    candidates = _of_quantity(fields, path)
     # A vertical sweep, for calibration, is one of many volumes.
     is_flat = [_required(field, "elangle", _ELEVATIONS[0], 90.0, path) <= _ELEVATIONS[1] for field in candidates]
     candidates = [field for field, flat in zip(candidates, is_flat, strict=True) if flat] or candidates
@@ -81,6 +85,18 @@ def _select(fields: list[OdimField], choice: FieldChoice, path: Path) -> tuple[O
             candidates[equal[0]].name,
         )
     return candidates[equal[0]], elevations[equal[0]]
+
+
+def _of_quantity(fields: list[OdimField], path: Path) -> list[OdimField]:
+    """Return the fields of reflectivity.
+
+    Raises:
+        QuantityError: there is none.
+    """
+    if candidates := [field for field in fields if field.quantity == _QUANTITY]:
+        return candidates
+    quantities = sorted({field.quantity for field in fields})
+    raise QuantityError(f"{path} is a polar volume of {quantities}; it must contain {_QUANTITY} (reflectivity)")
 
 
 def _required(field: OdimField, name: str, low: float, high: float, path: Path) -> float:
@@ -180,7 +196,9 @@ def _array(field: OdimField, name: str, size: int, path: Path) -> np.ndarray | N
 def _azimuth_pairs(field: OdimField, size: int, path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return start and stop azimuths of ODIM 2.0: ``how/azangles`` contains ``start:stop`` of each ray."""
     stated = field.how["azangles"]
-    words = stated.split(",") if isinstance(stated, str) else [text(word) for word in np.ravel(stated)]
+    # Some writers end the text, or each string of an array, with a comma.
+    words = [text(word).strip(_SEPARATORS) for word in np.ravel(stated)]
+    words = ",".join(words).strip(_SEPARATORS).split(",")
     try:
         pairs = np.array([word.split(":") for word in words]).astype(np.float64)
     except ValueError:

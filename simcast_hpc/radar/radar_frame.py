@@ -18,12 +18,17 @@ logger = logging.getLogger(__name__)
 Unit = Literal["mm/h", "dBZ", "kg/m^2"]
 # Plausible values. A field outside was read in the wrong unit, or its missing code was taken for a value.
 _VALID_RANGE: dict[str, tuple[float, float]] = {"mm/h": (0.0, 3000.0), "dBZ": (-100.0, 100.0), "kg/m^2": (0.0, 500.0)}
+# Single pixels outside are invalid, such as codes next to the missing code; many are a wrong unit or missing value.
+MAX_IMPLAUSIBLE_SHARE = 1e-3
 # Packing, unit conversion and interpolation leave small negative values where there is no rain. 0.001 mm/h is below
 # the smallest rate that radar composites resolve and far from the codes that mark missing pixels (-1, -9999).
 ROUNDING_NOISE = 1e-3
-_MAX_NEGATIVE_SHARE = 1e-3
 _EARTH_KM_PER_DEGREE = 111.195
 _EARTH_KM = 40_100.0  # around the equator
+
+
+class QuantityError(DataError):
+    """A readable file contains other quantities than the one that is read."""
 
 
 def require_plausible(values: np.ndarray, unit: str) -> None:
@@ -159,7 +164,8 @@ class RadarFrame:
     mean rate, or None for an instantaneous field. ``metadata`` contains further metadata for messages and attributes.
 
     Any other infinity is replaced by NaN with a warning. Values of mm/h and kg/m^2 from -0.001 to 0 are rounding noise
-    and are replaced by 0; lower ones are replaced by NaN with a warning if they are at most 0.1 % of the pixels.
+    and are replaced by 0. Values out of range for the unit are replaced by NaN with a warning if they are at most
+    0.1 % of the valid pixels; ``metadata`` contains their number as ``implausible_pixels``.
     """
 
     values: np.ndarray
@@ -175,8 +181,8 @@ class RadarFrame:
 
         Raises:
             DataError: the shape differs from the grid, the grid extends beyond a pole or more than once around the
-                globe, no pixel is valid, values are out of range for the unit, or the interval does not start before
-                its end.
+                globe, no pixel is valid, more than 0.1 % of the valid values are out of range for the unit, or the
+                interval does not start before its end.
         """
         if self.start is not None and self.start >= self.time:
             raise DataError(
@@ -188,15 +194,9 @@ class RadarFrame:
         check_pixels(*self.grid.shape, self.path)  # a forecast takes memory and time in proportion to its domain
         self._check_place()
         object.__setattr__(self, "values", self._without_noise())
-        finite = self.values[np.isfinite(self.values)]
-        if not finite.size and np.isnan(self.values).all():
+        if np.isnan(self.values).all():
             raise DataError(f"{self.path}: all pixels are missing; the radars were off, or the missing value is wrong")
-        low, high = _VALID_RANGE[self.unit]
-        if finite.size and (finite.min() < low or finite.max() > high):
-            raise DataError(
-                f"{self.path}: values from {finite.min():g} to {finite.max():g} are outside the valid range of "
-                f"{self.unit}, {low:g} to {high:g}; check the unit and scale of the file"
-            )
+        self._remove_implausible()
 
     @property
     def interval_minutes(self) -> float | None:
@@ -233,9 +233,31 @@ class RadarFrame:
         noise = (values < 0) & (values >= -ROUNDING_NOISE)
         if self.unit != "dBZ" and noise.any():
             values = np.where(noise, np.float32(0), values)
-        # Accumulations by advection are below 0 at single pixels; many such pixels are a wrong scale or missing value.
-        negative = int((values < -ROUNDING_NOISE).sum()) if self.unit != "dBZ" else 0
-        if 0 < negative <= _MAX_NEGATIVE_SHARE * values.size:
-            logger.warning("%s: %d negative pixels in %s are missing", self.path, negative, self.unit)
-            values = np.where(values < 0, np.float32(np.nan), values)
         return values
+
+    def _remove_implausible(self) -> None:
+        """Replace a small share of values out of range by NaN.
+
+        Raises:
+            DataError: their share is larger.
+        """
+        values, (low, high) = self.values, _VALID_RANGE[self.unit]
+        outside = ((values < low) & ~np.isneginf(values)) | (values > high)
+        count = int(outside.sum())
+        if not count:
+            return
+        valid = values.size - int(np.isnan(values).sum())
+        if count > MAX_IMPLAUSIBLE_SHARE * valid:
+            finite = values[np.isfinite(values)]
+            raise DataError(
+                f"{self.path}: values from {finite.min():g} to {finite.max():g} are outside the valid range of "
+                f"{self.unit}, {low:g} to {high:g}, at {count} of {valid} valid pixels; check the unit and scale of "
+                f"the file and its missing value (at most {100 * MAX_IMPLAUSIBLE_SHARE:g} % are made missing)"
+            )
+        logger.warning(
+            "%s: %d of %d valid pixels are missing because their values, from %g to %g, are outside the valid range of "
+            "%s, %g to %g",
+            self.path, count, valid, values[outside].min(), values[outside].max(), self.unit, low, high,
+        )  # fmt: skip
+        object.__setattr__(self, "values", np.where(outside, np.float32(np.nan), values))
+        object.__setattr__(self, "metadata", {**self.metadata, "implausible_pixels": count})

@@ -27,7 +27,7 @@ from typing import Any
 from simcast_hpc.config import ConfigError, DataError
 
 from .frame_messages import PREFIX_BYTES, InvalidMessageError, choice_to_json, unpack, unpack_prefix, unpack_times
-from .radar_frame import FieldChoice, RadarFrame
+from .radar_frame import FieldChoice, QuantityError, RadarFrame
 
 logger = logging.getLogger(__name__)
 MEMORY_VARIABLE, SECONDS_VARIABLE = "SIMCAST_READER_MEMORY_GIB", "SIMCAST_READER_SECONDS"
@@ -284,7 +284,8 @@ def _result(path: Path, answer: dict[str, Any], max_bytes: int) -> Any:
             f"{MEMORY_VARIABLE}; raise it, or divide the file"
         )
     if "error" in answer:
-        raise (ConfigError if answer["error"] == "ConfigError" else DataError)(str(answer.get("message")))
+        kinds = {kind.__name__: kind for kind in (ConfigError, QuantityError)}
+        raise kinds.get(str(answer["error"]), DataError)(str(answer.get("message")))
     return answer.get("result")
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from simcast_hpc.config import DataError
 from simcast_hpc.radar import frame_times, read_frames
+from simcast_hpc.radar.radar_frame import QuantityError
 from tests.radar.odim_files import gate_at, polar_layout, write_layout
 
 # The pixel 10.5 km east and 1.5 km north of the radar: azimuth atan2(10.5, 1.5) = 81.87 degrees, distance 10.61 km.
@@ -44,6 +45,9 @@ def test_pixels_take_the_gate_at_their_position(tmp_path):
         # ODIM 2.0: pairs start:stop in one string or in an array of strings.
         ({"azangles": ",".join(f"{(k + 90) % 360}.0:{(k + 91) % 360}.0" for k in range(360))}, 351),
         ({"azangles": np.array([f"{(k + 90) % 360}:{(k + 91) % 360}" for k in range(360)], "S")}, 351),
+        ({"azangles": "".join(f"{(k + 90) % 360}:{(k + 91) % 360},\n " for k in range(360))}, 351),
+        ({"azangles": " ," + ", ".join(f"{(k + 90) % 360} : {(k + 91) % 360}" for k in range(360)) + " , "}, 351),
+        ({"azangles": np.array([f"{(k + 90) % 360}:{(k + 91) % 360}, " for k in range(360)] + [""], "S")}, 351),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("level", ["how", "dataset1/how", "dataset1/data1/how"])
@@ -210,7 +214,9 @@ def test_invalid_azimuths_are_an_error(tmp_path, angles):
         read(tmp_path, polar_layout() | {"dataset1/how": {"startazA": angles}})
 
 
-@pytest.mark.parametrize("pairs", ["0:1,1:2", "0-1", ",".join(["0:1:2"] * 360), ",".join(["0:nan"] * 360)])
+@pytest.mark.parametrize(
+    "pairs", ["0:1,1:2", "0-1", ",", ",,".join(["0:1"] * 360), ",".join(["0:1:2"] * 360), ",".join(["0:nan"] * 360)]
+)
 def test_invalid_pairs_of_azimuths_are_an_error(tmp_path, pairs):
     with pytest.raises(DataError, match="how/azangles of dataset1/data1 must contain 360 pairs start:stop"):
         read(tmp_path, polar_layout() | {"dataset1/how": {"azangles": pairs}})
@@ -221,7 +227,8 @@ def test_other_quantities_are_named(tmp_path):
     groups["dataset1/data1/what"]["quantity"] = "TH"
     with pytest.raises(DataError, match=r"is a polar volume of \['TH'\]; it must contain DBZH"):
         read(tmp_path, groups)
-    assert frame_times(tmp_path / "a.h5") == [datetime(2024, 11, 26, 1, tzinfo=UTC)]
+    with pytest.raises(QuantityError, match=r"is a polar volume of \['TH'\]"):
+        frame_times(tmp_path / "a.h5")
 
 
 def test_a_vertical_sweep_is_skipped_and_alone_an_error(tmp_path):

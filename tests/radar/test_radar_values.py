@@ -9,7 +9,7 @@ import pytest
 
 from simcast_hpc.config import DataError
 from simcast_hpc.radar import RadarFrame, RadarGrid, read_frames
-from tests.radar.radar_files import LAEA, START, write_cf, write_odim
+from tests.radar.radar_files import LAEA, START, moment, write_cf, write_odim
 
 
 def frame_of(values: list[list[float]], unit: str) -> RadarFrame:
@@ -45,15 +45,33 @@ def test_rounding_noise_is_no_rain_and_larger_negative_values_are_an_error(unit)
         frame_of([[-1.1e-3, 2.5]], unit)
 
 
-def test_single_negative_rates_are_missing(caplog):
-    values = np.ones((40, 50))
-    values[3, :2] = -0.6, 2.5  # as in accumulations of the Bureau of Meteorology
-    with caplog.at_level(logging.WARNING):
-        read = frame_of(values, "mm/h").values
-    assert np.isnan(read[3, 0]) and np.isnan(read).sum() == 1 and read[3, 1] == 2.5
-    assert "1 negative pixels in mm/h are missing" in caplog.text
-    with pytest.raises(DataError, match="outside the valid range"):
-        frame_of(np.where(np.arange(50) < 3, -0.6, values), "mm/h")
+@pytest.mark.parametrize(("unit", "invalid"), [("mm/h", -0.6), ("mm/h", 3276.7), ("dBZ", -9999.0), ("kg/m^2", -1.0)])
+def test_single_values_out_of_range_are_missing_and_counted(unit, invalid, caplog):
+    """At most 0.1 % of the valid pixels: 2 of 2000, as codes next to the missing code of the Bureau of Meteorology."""
+    values = np.ones((41, 50))
+    values[40], values[3, :2], values[0, 0] = np.nan, invalid, 0.0
+    frame = frame_of(values, unit)
+    assert np.isnan(frame.values[3, :2]).all() and np.isnan(frame.values).sum() == 52 and np.nanmax(frame.values) == 1
+    assert frame.values.dtype == np.float32 and frame.metadata == {"implausible_pixels": 2}
+    assert "a.nc: 2 of 2000 valid pixels are missing because their values" in caplog.text
+    values[3, 2] = invalid
+    with pytest.raises(DataError, match=r"outside the valid range of .* at 3 of 2000 valid pixels; .*0\.1 %"):
+        frame_of(values, unit)
+
+
+def test_missing_pixels_do_not_count_as_valid():
+    """The only valid pixel of 2000 is invalid: the frame is an error and not all missing."""
+    values = np.full((40, 50), np.nan)
+    values[3, 0] = -0.6
+    with pytest.raises(DataError, match="at 1 of 1 valid pixels"):
+        frame_of(values, "mm/h")
+
+
+def test_counts_belong_to_their_frame_and_pass_the_reader_process(tmp_path):
+    values = np.ones((2, 40, 50), np.float32)
+    values[1, 3, 0] = -0.6
+    one, other = read_frames(write_cf(tmp_path / "a.nc", values, [moment(0), moment(1)]))
+    assert "implausible_pixels" not in one.metadata and other.metadata["implausible_pixels"] == 1
 
 
 def test_small_negative_dbz_is_a_measurement():
