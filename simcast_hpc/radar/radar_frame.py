@@ -236,10 +236,10 @@ class RadarFrame:
         return values
 
     def _remove_implausible(self) -> None:
-        """Replace a small share of values out of range by NaN.
+        """Replace values out of range by NaN if they are few.
 
         Raises:
-            DataError: their share is larger.
+            DataError: they are more than 0.1 % of the valid pixels.
         """
         values, (low, high) = self.values, _VALID_RANGE[self.unit]
         outside = ((values < low) & ~np.isneginf(values)) | (values > high)
