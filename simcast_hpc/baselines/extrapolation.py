@@ -39,7 +39,4 @@ class Extrapolation:
         frames = check_frames(frames, frames_out, min_frames=self.min_frames)
         valid = frames != MISSING_CODE if frames.dtype == torch.uint8 else ~torch.isnan(frames)
         with torch.no_grad():
-            fields = to_unit_interval(frames)
-            # One at a time: rounding in a batch depends on its size, and scores must not.
-            windows = zip(fields.split(1), valid.split(1), strict=True)
-            return torch.cat([extrapolate(field, frames_out, mask) for field, mask in windows])
+            return extrapolate(to_unit_interval(frames), frames_out, valid)

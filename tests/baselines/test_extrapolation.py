@@ -39,15 +39,6 @@ def test_is_the_base_of_the_models_unrounded():
     assert not torch.equal(forecast, (forecast * 255).round() / 255)
 
 
-def test_forecasts_do_not_depend_on_the_batch():
-    """Bitwise, so that scores of windows in batches are those of single forecasts."""
-    field = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 64, 64, generator=torch.manual_seed(0)), 9, 1)[0, 0]
-    codes = (400 * (field - field.min())).clamp(0, 254).to(torch.uint8)
-    windows = torch.stack([torch.stack([codes[k : k + 48, j * k : j * k + 48] for k in range(4)]) for j in range(3)])
-    together = Extrapolation().forecast(windows, 3)
-    assert torch.equal(together, torch.cat([Extrapolation().forecast(one[None], 3) for one in windows]))
-
-
 def test_floats_and_arrays_give_the_forecast_of_their_codes():
     storms = moving_storms(frames=4)
     storms[0, :, :4, :4] = 255
