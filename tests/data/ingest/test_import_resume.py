@@ -51,10 +51,12 @@ def start(archive: Path, target: Path, *launcher: str) -> subprocess.Popen[bytes
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+@pytest.mark.slow
 @pytest.mark.multi
 def test_four_ranks_write_the_same_bytes(archive, undisturbed, tmp_path):
     process = start(archive, tmp_path / "t", str(Path(sys.executable).parent / "mpiexec"), "-n", "4")
-    assert process.wait(300) == 0, process.stdout and process.stdout.read()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output.decode(errors="replace")
     same(undisturbed, tmp_path / "t")
 
 
