@@ -107,21 +107,7 @@ class BaselinePredictor:
         with torch.no_grad():
             units = self.baseline.forecast(torch.from_numpy(inputs.codes)[None], self.frames_out)[0].numpy()
         values, mean, probability = self._physical(units, inputs.missing[-1])
-        forecast = Forecast(
-            issue,
-            self.wanted.step_minutes,
-            inputs.frames[0].grid,
-            self.code.unit,
-            self.code.no_echo_value(),
-            inputs.observed(),
-            self.code.thresholds(),
-            values,
-            mean,
-            probability,
-            {**self._fixed, **inputs.provenance()},
-            inputs=inputs.observed_frames(),
-            z_r=self.code.rate_relation,
-        )
+        forecast = inputs.forecast(self.wanted.step_minutes, values, mean, probability, self._fixed)
         return mark_inflow(forecast, inputs, self.inflow)
 
     def _physical(

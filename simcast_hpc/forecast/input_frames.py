@@ -14,7 +14,7 @@ from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 
 from .choose_frames import FrameSet, interpolate, pixel_gaps, require_one_grid_and_unit
-from .forecast_fields import ObservedFrames
+from .forecast_fields import Forecast, ObservedFrames
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,39 @@ class InputFrames:
             "simcast_bridged": bridged_times or "none",
             "simcast_bridged_pixels": json.dumps(bridged_pixels) if bridged_pixels else "none",
         }
+
+    def forecast(
+        self,
+        step_minutes: float,
+        values: np.ndarray | None,
+        mean: np.ndarray | None,
+        probability: np.ndarray | None,
+        provenance: Mapping[str, str],
+    ) -> Forecast:
+        """Return the forecast with these fields, on the map and in the unit of the frames.
+
+        Args:
+            step_minutes: minutes between two lead times.
+            values: float32 ``[M, T', H, W]`` in the unit of the frames, or None without members.
+            mean: ensemble mean ``[T', H, W]``, or None.
+            probability: probability of each threshold ``[K, T', H, W]`` in [0, 1], or None.
+            provenance: text by attribute name, to which that of the frames is added.
+        """
+        return Forecast(
+            self.chosen.issue,
+            step_minutes,
+            self.frames[0].grid,
+            self.code.unit,
+            self.code.no_echo_value(),
+            self.observed(),
+            self.code.thresholds(),
+            values,
+            mean,
+            probability,
+            {**provenance, **self.provenance()},
+            inputs=self.observed_frames(),
+            z_r=self.code.rate_relation,
+        )
 
 
 def stack_frames(

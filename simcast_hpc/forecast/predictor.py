@@ -90,21 +90,7 @@ class Predictor:
                 f"no forecast for {issue:%Y-%m-%d %H:%M} UTC: {missing_summary(torch.from_numpy(codes)[None])}"
             )
         values, mean, probability = self._forecast(codes, domain, missing)
-        forecast = Forecast(
-            issue,
-            self.wanted.step_minutes,
-            inputs.frames[0].grid,
-            self.code.unit,
-            self.code.no_echo_value(),
-            inputs.observed(),
-            self.code.thresholds(),
-            values,
-            mean,
-            probability,
-            {**self._fixed, **inputs.provenance()},
-            inputs=inputs.observed_frames(),
-            z_r=self.code.rate_relation,
-        )
+        forecast = inputs.forecast(self.wanted.step_minutes, values, mean, probability, self._fixed)
         return mark_inflow(forecast, inputs, self.inflow)
 
     def _forecast(self, codes: np.ndarray, domain: Tiling, missing: np.ndarray):

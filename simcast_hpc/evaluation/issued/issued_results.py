@@ -24,7 +24,7 @@ from .issued_files import IssuedForecast
 
 LEVEL = 0.95
 _MIN_PIXELS, _MIN_DAYS = 1000, 5
-# Statistics of single forecasts are added when so many are waiting, so that memory does not grow with their number.
+# Statistics of single forecasts are added up in groups of this size, so that memory does not grow with their number.
 _PENDING = 64
 
 
