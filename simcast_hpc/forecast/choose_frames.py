@@ -23,8 +23,8 @@ class FrameRequest:
 
     ``bridge`` is the largest number of consecutive frames in which a pixel may be missing and is interpolated in time,
     in linear units; also if complete frames are missing. The first and the last frame are never interpolated. A frame
-    may be up to a quarter of a step from its nominal time. With ``fewest``, that number of frames without a gap, up to the
-    last one, is sufficient.
+    may be up to a quarter of a step from its nominal time. With ``fewest``, that number of frames without a gap, up to
+    the last one, is sufficient.
     """
 
     frames_in: int
