@@ -80,7 +80,7 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     # 1. The store, through which the ranks find one another
     rank_info, timeout = find_rank(os.environ), timedelta(minutes=timeout_minutes)
     listener = None
-    if rank_info.launcher.startswith("mpiexec") and rank_info.world_size > 1:
+    if rank_info.is_mpi and rank_info.world_size > 1:
         listener = _listen_and_broadcast(rank_info)
     names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world_size, "LOCAL_RANK": rank_info.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})

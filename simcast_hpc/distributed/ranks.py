@@ -22,48 +22,70 @@ class RankInfo:
     local_rank: int
     launcher: str
 
+    @property
+    def is_mpi(self) -> bool:
+        """Whether an MPI library started the ranks, so that they can exchange the address of the rendezvous by MPI."""
+        return self.launcher.startswith("mpi")
+
     def __post_init__(self):
         if not 0 <= self.rank < self.world_size:
             raise LauncherError(f"{self.launcher} set rank {self.rank} of {self.world_size}; valid are 0 .. size - 1")
 
 
 # Launcher, the variable that identifies it, then those of rank, world size and local rank. The order matters: torchrun
-# inside a Slurm or MPI job sets the first three, and then its ranks are meant.
+# inside a Slurm or MPI job sets the first three, and then its ranks are meant. PMI_RANK is set by many launchers, but
+# only MPICH's mpiexec sets MPI_LOCALRANKID, so the others that set it precede a second line for MPICH.
+_MPICH = ("mpiexec (MPICH)", "PMI_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID")
 _LAUNCHERS = (
     ("torchrun or deepspeed", "RANK", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
-    ("mpiexec (MPICH)", "PMI_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    ("mpiexec (MPICH)", "MPI_LOCALRANKID", *_MPICH[2:]),
     ("mpiexec (Open MPI)", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
      "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("mpirun_rsh (MVAPICH)", "MVP_COMM_WORLD_RANK", "MVP_COMM_WORLD_RANK", "MVP_COMM_WORLD_SIZE",
+     "MVP_COMM_WORLD_LOCAL_RANK"),
+    ("mpirun_rsh (MVAPICH)", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE",
+     "MV2_COMM_WORLD_LOCAL_RANK"),
+    ("mpiexec (PALS)", "PALS_RANKID", "PALS_RANKID", "PMI_SIZE", "PALS_LOCAL_RANKID"),
+    ("flux run", "FLUX_TASK_RANK", "FLUX_TASK_RANK", "FLUX_JOB_SIZE", "FLUX_TASK_LOCAL_ID"),
+    ("jsrun", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_RANK", "JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_LOCAL_RANK"),
     ("srun", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
+    _MPICH,
 )  # fmt: skip
+# Launchers that set a rank and no world size: each of their processes would be a run of its own, in one run directory.
+_WITHOUT_A_SIZE = {
+    "PMIX_RANK": "prterun (PMIx)",
+    "MPIRUN_RANK": "mpirun (MVAPICH)",
+    "MPT_LRANK": "mpiexec_mpt (HPE MPT)",
+}
 
 
 def find_rank(environ: Mapping[str, str]) -> RankInfo:
     """Return the rank that the launcher's variables describe; rank 0 of 1 without a launcher.
 
     Raises:
-        LauncherError: a variable of the launcher is missing or not a number.
+        LauncherError: a variable of the launcher is missing or not a number, or the launcher sets no world size.
     """
     for launcher, identifying, *names in _LAUNCHERS:
-        if identifying not in environ or (identifying == "PMI_RANK" and _is_set_by_slurm(environ)):
+        if identifying not in environ:
             continue
         values = []
         for name in names:
             text = environ.get(name)
             if text is None:
                 raise LauncherError(f"{identifying} is set, so {launcher} started this process, but {name} is not set")
-            if not text.isdigit():
+            if not (text.isascii() and text.isdigit()):
                 raise LauncherError(f"{name}={text!r} is not a number; {launcher} sets it")
             values.append(int(text))
         return RankInfo(*values, launcher=launcher)
     if "WORLD_SIZE" in environ:
         raise LauncherError(f"WORLD_SIZE={environ['WORLD_SIZE']} is set but RANK is not; unset it, or use torchrun")
+    for name, launcher in _WITHOUT_A_SIZE.items():
+        if name in environ:
+            raise LauncherError(
+                f"{name} is set, so {launcher} started this process, but it sets no number of ranks; export RANK, "
+                "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, or use srun, torchrun or another mpiexec"
+            )
     return RankInfo(rank=0, world_size=1, local_rank=0, launcher="none")
-
-
-def _is_set_by_slurm(environ: Mapping[str, str]) -> bool:
-    """Return whether ``srun --mpi=pmi2`` set PMI_RANK: unlike MPICH's mpiexec it does not set the local rank."""
-    return "SLURM_STEP_ID" in environ and "MPI_LOCALRANKID" not in environ
 
 
 class Ranks(Protocol):
@@ -132,15 +154,15 @@ class MPIRanks(Ranks):
 
 
 def join_mpi_ranks() -> Ranks:
-    """Return the ranks that ``mpiexec`` or ``srun`` started; a single rank without a launcher.
+    """Return the ranks that ``mpiexec``, ``srun`` or another launcher of MPI programs started, or a single rank.
 
     Raises:
-        LauncherError: another launcher started several ranks, or MPI and the launcher disagree about their number.
+        LauncherError: torchrun or deepspeed started several ranks, or MPI and the launcher disagree about their number.
     """
     rank_info = find_rank(os.environ)
     if rank_info.world_size == 1:
         return SINGLE_RANK
-    if not rank_info.launcher.startswith(("srun", "mpiexec")):
+    if rank_info.launcher == "torchrun or deepspeed":
         raise LauncherError(
             f"{rank_info.launcher} started {rank_info.world_size} ranks; this command needs mpiexec or srun"
         )

@@ -117,6 +117,5 @@ def _is_unreachable(host: str, address: str) -> bool:
 
 def _is_one_node(rank_info: RankInfo, environ: Mapping[str, str]) -> bool:
     """Return whether the launcher says that all ranks are on this node."""
-    return environ.get("LOCAL_WORLD_SIZE") == str(rank_info.world_size) or (
-        rank_info.launcher == "srun" and environ.get("SLURM_STEP_NUM_NODES") == "1"
-    )
+    nodes = {"srun": "SLURM_STEP_NUM_NODES", "flux run": "FLUX_JOB_NNODES"}.get(rank_info.launcher, "")
+    return environ.get("LOCAL_WORLD_SIZE") == str(rank_info.world_size) or environ.get(nodes) == "1"

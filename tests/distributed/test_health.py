@@ -137,7 +137,6 @@ def test_build_lock_is_judged_by_processes_and_age(tmp_path):
             "Slurm",
             "the job has 4 tasks, but this process was not",
         ),
-        ({"PALS_RANKID": "3"}, "launcher", "PALS_RANKID is set by a launcher that is not supported"),
         ({"NCCL_SOCKET_IFNAME": "ib77"}, "network", "no interface ib77; choose from .*lo"),
         ({"MASTER_ADDR": "no-such-host.invalid"}, "network", "no-such-host.invalid cannot be resolved"),
         ({"SIMCAST_KERNELS": "fast"}, "switches", "SIMCAST_KERNELS='fast' is invalid"),

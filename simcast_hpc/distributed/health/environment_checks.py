@@ -18,8 +18,6 @@ from simcast_hpc.distributed.ranks import RankInfo
 from .finding import Finding
 
 _MIN_OPEN_FILES = 4096
-# Variables of launchers that are not supported: each of their ranks would be a run of its own.
-_UNSUPPORTED = ("PMIX_RANK", "PALS_RANKID", "MV2_COMM_WORLD_RANK", "FLUX_TASK_RANK", "JSM_NAMESPACE_RANK")
 _PRINT_SIZE = "from mpi4py import MPI; print(MPI.COMM_WORLD.size, MPI.Get_library_version().splitlines()[0], sep='|')"
 _PRINT_LIBRARY = f"import mpi4py; mpi4py.rc.initialize = False; {_PRINT_SIZE}".replace("MPI.COMM_WORLD.size", "0")
 
@@ -43,7 +41,7 @@ def check_mpi(rank_info: RankInfo) -> Finding:
     """
     if rank_info.launcher == "srun":
         return Finding("MPI", "ok", "not checked under srun, which does not need it; data prepare checks its own world")
-    single = not rank_info.launcher.startswith("mpiexec")
+    single = not rank_info.is_mpi
     command = [sys.executable, "-c", _PRINT_SIZE if single else _PRINT_LIBRARY]
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -88,11 +86,6 @@ def check_limits() -> list[Finding]:
 
 
 def _check_launcher(environ: Mapping[str, str], rank_info: RankInfo) -> list[Finding]:
-    unsupported = [name for name in _UNSUPPORTED if name in environ]
-    if rank_info.launcher == "none" and unsupported:
-        message = f"{unsupported[0]} is set by a launcher that is not supported: each rank would be a run of its own"
-        remedy = "use torchrun, deepspeed, srun, or mpiexec of MPICH or Open MPI; or export RANK, WORLD_SIZE, ..."
-        return [Finding("launcher", "error", message, remedy)]
     return [Finding("launcher", "ok", f"{rank_info.launcher}, world size {rank_info.world_size}")]
 
 
