@@ -15,6 +15,7 @@ from simcast_hpc.data.ingest.import_target import import_source
 from simcast_hpc.distributed.ranks import SINGLE_RANK
 from tests.data.ingest.radar_archive import write_archive
 from tests.data.ingest.test_import import same
+from tests.data.shards import environment
 
 ROOT = Path(__file__).resolve().parents[3]
 _SETTINGS = {"event": "4h", "wet": "1 mm/h on 2 %", "keep_dry": "50%"}
@@ -46,14 +47,16 @@ def in_two_parts(archive, tmp_path_factory):
 
 
 def start(archive: Path, target: Path, *launcher: str) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
+    # Tests that train in this process leave RANK and WORLD_SIZE, by which each of several ranks would be the only one.
+    paths = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'kernels'}", "OMP_NUM_THREADS": "1"}
     command = [*launcher, sys.executable, "-m", "simcast_hpc", "data", "import", str(archive), str(target), *_ARGUMENTS]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(command, env=environment() | paths, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-@pytest.mark.slow
 @pytest.mark.multi
-def test_four_ranks_write_the_same_bytes(archive, undisturbed, tmp_path):
+def test_four_ranks_write_the_same_bytes(archive, undisturbed, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
     process = start(archive, tmp_path / "t", str(Path(sys.executable).parent / "mpiexec"), "-n", "4")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output.decode(errors="replace")
