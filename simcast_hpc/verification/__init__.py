@@ -8,14 +8,17 @@ from .bootstrap import Interval, bootstrap, bootstrap_over_seeds, paired_differe
 from .contingency import ContingencyTable, bias_ln2, contingency, csi, far, frequency_bias, hss, pod
 from .counting import Accumulator, count
 from .diagram_statistics import heavy_rain_panel, power_spectra, rank_histogram, reliability, roc_area, roc_curve
+from .optional_scores import OPTIONAL_SCORES
 from .protocols import Pool, ScoreProtocol, protocol_for
 from .published_protocols import PROTOCOLS, resolve_protocol
-from .scores import mean_csi, score, scores, supported_thresholds
+from .score_fields import score
+from .scores import mean_csi, scores, supported_thresholds
 from .similarity import ssim
 from .spectrum import radial_power
 from .sufficient_statistics import Statistics, merge
 
 __all__ = [
+    "OPTIONAL_SCORES",
     "PROTOCOLS",
     "Accumulator",
     "ContingencyTable",

@@ -42,7 +42,7 @@ class Window:
         observation: uint8 pixel values or floats ``[T, H, W]``.
         unit: the observation as [0, 1] floats, NaN where missing.
         forecasts: [0, 1] floats ``[T, H, W]``: the forecast, the mean of the members, or each member.
-        members: ``[M, T, H, W]`` of an ensemble, else None.
+        members: ``[M, T, H, W]`` of an ensemble, NaN where a member is missing, else None.
         valid: False where the domain mask excludes a pixel; ``unit`` is NaN there.
         event: the event of the window.
         batch_range: largest minus smallest valid observed pixel value of the batch, in whole pixel values, over the
@@ -131,7 +131,7 @@ def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> 
         if protocol.members == "each":
             forecasts = tuple(members)
         else:
-            forecasts = (members.mean(0) if batch.is_ensemble else members[0],)
+            forecasts = (mean_of_members(members, protocol) if batch.is_ensemble else members[0],)
         valid = None if batch.valid is None else batch.valid[row]
         unit = _unit(observation, protocol)
         yield Window(
@@ -145,6 +145,19 @@ def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> 
             observation_has_nan=batch.observation_has_nan,
             forecast_has_nan=batch.forecast_has_nan,
         )
+
+
+def mean_of_members(members: Tensor, protocol: ScoreProtocol) -> Tensor:
+    """Return the mean over the members (axis 0), NaN where the protocol scores no ensemble (``missing_members``)."""
+    return members.nanmean(0) if protocol.missing_members == "ignore" else members.mean(0)
+
+
+def has_forecast(missing: Tensor, protocol: ScoreProtocol) -> Tensor:
+    """Return where an ensemble is scored, from where each member is missing, boolean ``[M, ...]`` (axis 0 is reduced).
+
+    With ``missing_members="mask"`` every member must be present, with ``"ignore"`` at least one.
+    """
+    return ~(missing.all(0) if protocol.missing_members == "ignore" else missing.any(0))
 
 
 def _unit(field: Tensor, protocol: ScoreProtocol) -> Tensor:

@@ -9,10 +9,13 @@ import hashlib
 import json
 from typing import Any, Literal, get_args
 
+from .optional_scores import additional_sums, requested_scores
+
 Comparison = Literal["codes", "released", "released-truncated"]
 Aggregation = Literal["global", "lead-mean", "frame-mean", "sample-mean"]
 MissingRule = Literal["excluded", "non-event"]
 MemberReduction = Literal["mean", "each"]
+MissingMembers = Literal["mask", "ignore"]
 Rounding = Literal["none", "nearest", "truncate"]
 Undefined = Literal["nan", "zero"]
 Oddity = Literal["bias_ln2", "crps_gaussian", "ssim_batch_range"]
@@ -22,7 +25,7 @@ Oddity = Literal["bias_ln2", "crps_gaussian", "ssim_batch_range"]
 # under separate keys (panel) change no number, so they are part of the counting hash but not of the hash.
 _FIRST_COUNTING = ("thresholds", "labels", "unit", "scale", "comparison", "missing", "missing_rule")
 _FIRST_SCORING = (*_FIRST_COUNTING, "aggregation", "epsilon")
-_RULES = ("strict", "partial_blocks", "members", "clip", "rounding", "grid_km", "balance")
+_RULES = ("strict", "partial_blocks", "members", "missing_members", "clip", "rounding", "grid_km", "balance")
 _LATER_SCORING = (*_RULES, "pool_aggregation", "epsilon_numerator", "undefined")
 _PANEL = ("pools", "fss_km", "ssim", "spectrum", "oddities")
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -30,9 +33,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "aggregation": get_args(Aggregation),
     "missing_rule": get_args(MissingRule),
     "members": get_args(MemberReduction),
+    "missing_members": get_args(MissingMembers),
     "rounding": get_args(Rounding),
     "undefined": get_args(Undefined),
 }
+# Fields that protocols stored by earlier versions lack.
+_ADDED = frozenset({"missing_members", "scores"})
 # In these units a threshold may equal its encoded value; in others (mm/h, kg/m^2) that is a missing conversion.
 _CODE_LIKE_UNITS = ("code", "dBZ")
 # A threshold computed from a logarithm differs from its encoded value by rounding; within this distance it is snapped.
@@ -92,6 +98,8 @@ class ScoreProtocol:
         pools: blocks for which additional tables are counted.
         partial_blocks: whether blocks that are cut by the edge count; otherwise the remainder of a frame is dropped.
         members: ``mean`` scores the ensemble mean, ``each`` scores every member as a forecast.
+        missing_members: ``mask`` excludes a pixel from scores of an ensemble if any member is missing there; ``ignore``
+            scores it by the members that are present.
         clip: whether forecasts are clipped to [0, 1] first.
         rounding: rounding of forecasts to whole encoded values before counting: ``nearest``, ``truncate`` or ``none``.
             Forecasts stored as uint8 are rounded already, and their protocol must declare it.
@@ -103,6 +111,7 @@ class ScoreProtocol:
         spectrum: whether radial power spectra are summed.
         balance: weights of the observed levels 0, 1, ... in balanced errors; empty for none.
         oddities: quantities of published evaluators that differ from their standard definition.
+        scores: names of additional scores, see ``OPTIONAL_SCORES``.
         missing: uint8 value of a missing pixel; None if every value is valid. In floats missing is NaN.
         missing_rule: ``excluded`` ignores pixels that are missing in either field; ``non-event`` counts them as
             correct negatives. Squared and absolute errors ignore them under both.
@@ -135,6 +144,8 @@ class ScoreProtocol:
     spectrum: bool = False
     balance: tuple[float, ...] = ()
     oddities: tuple[Oddity, ...] = ()
+    missing_members: MissingMembers = "mask"
+    scores: tuple[str, ...] = ()
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -195,6 +206,10 @@ class ScoreProtocol:
                 f"protocol {self.name!r}: balance={self.balance} must have {len(self.thresholds) + 1} weights: one for "
                 "values below the first threshold and one per threshold"
             )
+        try:
+            object.__setattr__(self, "scores", requested_scores(self.scores))
+        except ValueError as error:
+            raise ValueError(f"protocol {self.name!r}: {error}") from error
         unknown = set(self.oddities) - set(get_args(Oddity))
         if unknown:
             raise ValueError(f"protocol {self.name!r}: oddities {sorted(unknown)} are not in {get_args(Oddity)}")
@@ -226,8 +241,8 @@ class ScoreProtocol:
     def counting_hash(self) -> str:
         """Twelve hex digits over every field that changes the counts; with equal hashes statistics can be shared."""
         if self.scores_frames:
-            return _digest(self, _FIRST_SCORING, (*_LATER_SCORING, *_PANEL))
-        return _digest(self, _FIRST_COUNTING, (*_RULES, *_PANEL))
+            return _digest(self, _FIRST_SCORING, (*_LATER_SCORING, *_PANEL), counts=True)
+        return _digest(self, _FIRST_COUNTING, (*_RULES, *_PANEL), counts=True)
 
     @property
     def scores_frames(self) -> bool:
@@ -255,11 +270,11 @@ class ScoreProtocol:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"invalid JSON of a verification protocol: {error}") from error
         names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
+        if not isinstance(values, dict) or not names - _ADDED <= set(values) <= names:
             keys = sorted(values) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"the JSON of a verification protocol must have the keys {sorted(names)}, got {keys}")
         try:
-            for name in ("thresholds", "labels", "fss_km", "balance", "oddities"):
+            for name in {"thresholds", "labels", "fss_km", "balance", "oddities", "scores"} & set(values):
                 values[name] = tuple(values[name])
             return cls(**{**values, "pools": tuple(Pool(**pool) for pool in values["pools"])})
         except TypeError as error:
@@ -325,7 +340,7 @@ def _canonical(values: dict[str, Any]) -> str:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def _digest(protocol: ScoreProtocol, first: tuple[str, ...], later: tuple[str, ...]) -> str:
+def _digest(protocol: ScoreProtocol, first: tuple[str, ...], later: tuple[str, ...], *, counts: bool = False) -> str:
     values = dataclasses.asdict(protocol)
     # An int and the equal float are the same threshold and must have the same hash.
     for field in ("scale", "epsilon", "epsilon_numerator", "grid_km"):
@@ -333,8 +348,10 @@ def _digest(protocol: ScoreProtocol, first: tuple[str, ...], later: tuple[str, .
     for field in ("thresholds", "fss_km", "balance"):
         values[field] = [float(value) for value in values[field]]
     changed = [field for field in later if getattr(protocol, field) != _DEFAULTS[field]]
-    text = _canonical({field: values[field] for field in (*first, *changed)})
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:12]
+    content = {field: values[field] for field in (*first, *changed)}
+    if counts and (sums := additional_sums(protocol.scores, scores_frames=protocol.scores_frames)):
+        content["sums"] = sums
+    return hashlib.sha256(_canonical(content).encode("ascii")).hexdigest()[:12]
 
 
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(ScoreProtocol)}

@@ -7,15 +7,12 @@ thresholds that are defined with :func:`supported_thresholds`.
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .contingency import ContingencyTable, contingency, csi, table_scores
-from .counting import count
 from .diagram_statistics import brier, roc_area
 from .protocols import ScoreProtocol
-from .published_protocols import resolve_protocol
 from .sufficient_statistics import TABLE, Statistics
 
 _HIGHER_IS_BETTER = ("csi", "pod", "hss", "fss", "ssim", "psnr", "roc_area")
@@ -30,42 +27,6 @@ def is_higher_better(key: str) -> bool | None:
     """
     name = key.partition("/")[0].partition("_pool")[0].partition("_neighbourhood")[0]
     return True if name in _HIGHER_IS_BETTER else False if name in _LOWER_IS_BETTER else None
-
-
-def score(
-    observation: Tensor | np.ndarray,
-    forecast: Tensor | np.ndarray,
-    *,
-    protocol: str | ScoreProtocol = "sevir-global",
-    events: Sequence[str] | None = None,
-    valid: Tensor | np.ndarray | None = None,
-    per_lead: bool = False,
-    mean_over: Sequence[str] | None = None,
-) -> dict[str, float]:
-    """Score a forecast that fits into memory.
-
-    Args:
-        observation: ``[N, T, H, W]`` or ``[T, H, W]`` of one window, uint8 pixel values or floats in [0, 1]; missing is
-            255 (see the protocol), NaN or masked.
-        forecast: of the same shape, or members ``[N, M, T, H, W]`` or ``[M, T, H, W]``, uint8 pixel values or floats;
-            clipped and rounded only if the protocol requires it.
-        protocol: a name in ``PROTOCOLS`` or a protocol of :func:`~simcast_hpc.verification.protocols.protocol_for`.
-        events: the event of each window; does not change pooled scores.
-        valid: boolean, broadcastable; False pixels count as missing.
-        per_lead: whether to add ``<key>/lead/<k>``, k from 1, for every key.
-        mean_over: labels of the thresholds in ``<score>/mean``; all by default.
-
-    Returns:
-        The keys of :func:`scores`.
-
-    Raises:
-        KeyError: unknown protocol, or a label in ``mean_over`` that the protocol does not have.
-        ValueError: shapes differ, floats are not [0, 1] fields, or a float observation contains 1 = 255 / 255 under a
-            protocol that excludes pixels of 255 (a forecast may, and so may the protocols ``-released``).
-        TypeError: fields are neither uint8 nor floating point.
-    """
-    statistics = count(observation, forecast, protocol=resolve_protocol(protocol), events=events, valid=valid)
-    return scores(statistics, per_lead=per_lead, mean_over=mean_over)
 
 
 def scores(

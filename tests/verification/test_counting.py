@@ -1,5 +1,7 @@
 """Counting: compared with one comparison per threshold in numpy, at ties, with masks and for invalid input."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcast_hpc.data.encoding import code_to_unit
-from simcast_hpc.verification import PROTOCOLS, Accumulator, count, protocol_for
+from simcast_hpc.verification import PROTOCOLS, Accumulator, count, protocol_for, score
 
 GLOBAL = PROTOCOLS["sevir-global"]
 RELEASED = PROTOCOLS["sevir-global-released"]
@@ -216,3 +218,19 @@ def test_many_thresholds():
     counted = count(observation, forecast, protocol=protocol_for("many", thresholds))
     for name, expected in plain_counts(observation, forecast, thresholds, valid).items():
         np.testing.assert_array_equal(getattr(counted, name).numpy(), expected)
+
+
+def test_missing_members_are_masked_or_ignored():
+    generator = np.random.default_rng(0)
+    observed, members = generator.random((2, 1, 6, 6)) * 0.9, generator.random((2, 3, 1, 6, 6)) * 0.9
+    members[:, 0, :, :2] = np.nan
+    members[0, :, :, 5] = np.nan  # no member is left
+    masked = count(observed, members, protocol=GLOBAL)
+    ignored = count(observed, members, protocol=dataclasses.replace(GLOBAL, missing_members="ignore"))
+    assert masked.valid_pixels.flatten().tolist() == [18, 24]
+    assert ignored.valid_pixels.flatten().tolist() == [30, 36]
+    mean = np.nanmean(np.ma.masked_invalid(members).filled(np.nan)[1], axis=0)
+    assert ignored.absolute_error[1, 0].item() == pytest.approx(np.abs(mean - observed[1]).sum(), abs=1e-12)
+    default = score(observed, members)
+    assert default == pytest.approx(score(observed, members, missing_members="mask"), nan_ok=True)
+    assert default["mae"] != score(observed, members, missing_members="ignore")["mae"]

@@ -1,6 +1,7 @@
 """Protocols: hashes depend on every field that changes a number, and invalid fields raise errors."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -99,6 +100,8 @@ def test_frame_mean_changes_the_counting_hash():
         ({"balance": (1.0, 2.0)}, "must have 7 weights"),
         ({"oddities": ("bias",)}, r"oddities \['bias'\] are not in"),
         ({"rounding": "up"}, "rounding='up' is not one of"),
+        ({"missing_members": "drop"}, r"missing_members='drop' is not one of \('mask', 'ignore'\)"),
+        ({"scores": ("ets", "sedy")}, "unknown score 'sedy'; did you mean 'sedi'.*choose from ets, pofd"),
         ({"partial_blocks": True, "pools": (Pool(size=4, kind="avg"),)}, "requires pools with kind='max'"),
     ],
 )
@@ -126,6 +129,25 @@ def test_hash_ignores_name_source_and_int_or_float():
 def test_json_round_trip():
     for protocol in PROTOCOLS.values():
         assert ScoreProtocol.from_json(protocol.to_json()) == protocol
+
+
+def test_protocols_of_earlier_versions_lack_later_fields():
+    values = json.loads(GLOBAL.to_json())
+    del values["scores"], values["missing_members"]
+    assert ScoreProtocol.from_json(json.dumps(values)) == GLOBAL
+
+
+def test_additional_scores_change_the_counting_hash_only_if_they_need_sums():
+    of_tables = dataclasses.replace(GLOBAL, scores=("sedi", "ets", "sedi"))
+    assert of_tables.scores == ("ets", "sedi")
+    assert (of_tables.hash, of_tables.counting_hash) == (GLOBAL.hash, GLOBAL.counting_hash)
+    first, second = (dataclasses.replace(GLOBAL, scores=(name,)) for name in ("mean_error", "correlation"))
+    assert first.hash == GLOBAL.hash
+    assert first.counting_hash == second.counting_hash != GLOBAL.counting_hash
+    by_frame = dataclasses.replace(PROTOCOLS["sevir-frame-mean"], scores=("ets",))
+    assert by_frame.hash == PROTOCOLS["sevir-frame-mean"].hash
+    assert by_frame.counting_hash != PROTOCOLS["sevir-frame-mean"].counting_hash
+    assert dataclasses.replace(GLOBAL, missing_members="ignore").hash != GLOBAL.hash
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"name": "x"}'])
