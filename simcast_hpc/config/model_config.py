@@ -75,11 +75,11 @@ class ConvStem(StrictModel):
 
     kind: Literal["conv"] = "conv"
     """Selects the stem with one stage."""
-    scale: Annotated[PositiveInt, Unit("1")] = 4
-    """Downsampling factor."""
+    scale: Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], Unit("1")] = 4
+    """Downsampling factor of both axes, or factors of H and W."""
     convolutions: Annotated[PositiveInt, Unit("layers")] = 1
     """Number of convolutions before the patch merge."""
-    head_convolutions: Annotated[PositiveInt, Unit("layers")] = 2
+    head_convolutions: Annotated[int, Unit("layers")] = Field(default=2, ge=0)
     """Number of convolutions after upsampling."""
     activation: Activation = "leaky"
     """Activation function."""

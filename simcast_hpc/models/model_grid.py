@@ -5,7 +5,7 @@ from itertools import product
 
 from simcast_hpc.config import ConvStem, EarthformerConfig, ModelConfig, SimVPConfig, StackConvStem
 
-from .earthformer.stems import stem_scales
+from .earthformer.stems import axis_scales, stem_scales
 
 Grid = tuple[int, int]
 _LARGEST_SCALE = 8
@@ -37,9 +37,10 @@ def with_grid(config: ModelConfig, grid: Grid) -> ModelConfig:
 
 def _check_complete_patches(config: EarthformerConfig, grid: Grid) -> None:
     level_factor = config.downsampling ** (config.levels - 1)
-    factor = math.prod(stem_scales(config)) * level_factor
-    if grid[0] % factor == 0 and grid[1] % factor == 0:
+    rows, columns = (math.prod(scales) * level_factor for scales in _scales_by_axis(config))
+    if grid[0] % rows == 0 and grid[1] % columns == 0:
         return
+    factor = rows if rows == columns else f"{rows} x {columns}"
     field, value = _stem_field(config)
     raise ValueError(
         f"{field}={value} and {config.levels - 1} merge(s) by model.downsampling={config.downsampling} reduce the grid "
@@ -50,7 +51,8 @@ def _check_complete_patches(config: EarthformerConfig, grid: Grid) -> None:
 
 def _suggestion(config: EarthformerConfig, divisor: int, level_factor: int, field: str) -> str:
     """Return the valid scales of the stem that are nearest to the configured ones, as part of a message."""
-    configured, stages = math.prod(stem_scales(config)), len(stem_scales(config))
+    scales_of_rows, _ = _scales_by_axis(config)
+    configured, stages = math.prod(scales_of_rows), len(scales_of_rows)
     choices = [
         scales
         for scales in product(range(_LARGEST_SCALE, 0, -1), repeat=stages)
@@ -64,11 +66,18 @@ def _suggestion(config: EarthformerConfig, divisor: int, level_factor: int, fiel
     return f"try {field}={list(nearest) if isinstance(config.stem, StackConvStem) else nearest[0]}"
 
 
+def _scales_by_axis(config: EarthformerConfig) -> tuple[list[int], list[int]]:
+    """Return the factors of the stem's merges along H, and along W."""
+    scales = [axis_scales(scale) for scale in stem_scales(config)]
+    return [rows for rows, _ in scales], [columns for _, columns in scales]
+
+
 def _stem_field(config: EarthformerConfig) -> tuple[str, object]:
     if isinstance(config.stem, StackConvStem):
         return "model.stem.scales", list(config.stem.scales)
     if isinstance(config.stem, ConvStem):
-        return "model.stem.scale", config.stem.scale
+        scale = config.stem.scale
+        return "model.stem.scale", scale if isinstance(scale, int) else list(scale)
     return "model.stem", "none"
 
 

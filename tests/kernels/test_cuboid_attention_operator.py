@@ -230,7 +230,7 @@ def test_captured_in_a_cuda_graph(cuda):
 OPTIONS = {"heads": 2, "cuboid": (2, 3, 4), "strategy": ("l", "l", "l"), "shift": (0, 0, 0)}
 ONES = torch.ones(1, 2, 8)
 INVALID = {
-    "float64": ({"qkv": torch.zeros(1, 3, 5, 6, 24).double()}, TypeError, "qkv is torch.float64"),
+    "half": ({"qkv": torch.zeros(1, 3, 5, 6, 24).half()}, TypeError, "qkv is torch.float16"),
     "four axes": ({"qkv": torch.zeros(3, 5, 6, 24)}, ValueError, r"qkv has shape \(3, 5, 6, 24\)"),
     "width": ({"qkv": torch.zeros(1, 3, 5, 6, 25)}, ValueError, r"qkv has shape .*25.*3 D"),
     "empty": ({"qkv": torch.zeros(1, 3, 0, 6, 24)}, ValueError, "no empty axis"),

@@ -261,7 +261,7 @@ def test_flop_counter_counts_the_op(reference_device):
 GOOD = {"x": torch.zeros(2, 3, 8), "norm_weight": torch.ones(8), "norm_bias": torch.zeros(8)}
 LAYERS = {"weights": [torch.zeros(5, 8), torch.zeros(4, 8)], "biases": [torch.zeros(5), torch.zeros(4)]}
 INVALID = {
-    "float64": ({"x": torch.zeros(2, 8).double()}, TypeError, "x is torch.float64"),
+    "half x": ({"x": torch.zeros(2, 8).half()}, TypeError, "x is torch.float16"),
     "half": ({"weights": [torch.zeros(5, 8).half()], "biases": []}, TypeError, "weights is torch.float16"),
     "empty": ({"x": torch.zeros(0, 8)}, ValueError, r"x has shape \(0, 8\)"),
     "width": ({"x": torch.zeros(2, 9)}, ValueError, r"norm_weight has shape \(8,\); it must be \[9\]"),

@@ -227,7 +227,7 @@ def test_rejects_invalid_sizes_and_names(change, message):
 
 
 def test_rejects_unsupported_dtype_and_empty_horizon():
-    with pytest.raises(TypeError, match=r"x is torch\.float16; it must be float32 or bfloat16"):
+    with pytest.raises(TypeError, match=r"x is torch\.float16; it must be float32, bfloat16 or float64"):
         small_model().half()(some_frames())
     with pytest.raises(ValueError, match="frames_out=0 must be at least 1"):
         small_model(frames_out=0)

@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from simcast_hpc.config import ConfigError, ConvStem, EarthformerConfig, SimVPConfig, TrainConfig, from_mapping, to_yaml
-from simcast_hpc.models.published_weights import load_public, public_keys
+from simcast_hpc.models.published_weights import forecaster_spec, load_public, public_keys
 from tests.models.public_earthformer import PUBLIC, public_weights
 
 
@@ -67,14 +67,71 @@ def test_loads_weights_without_constants():
     assert not any("index" in key for key in model.state_dict())
 
 
-def test_mismatch_names_kind_of_stem():
-    conv = {
-        "initial_downsample_type": "conv",
-        "initial_downsample_scale": 4,
-        "initial_downsample_conv_layers": 1,
-        "final_upsample_conv_layers": 2,
+CONV = {key: value for key, value in PUBLIC.items() if "stack_conv_" not in key} | {
+    "initial_downsample_type": "conv",
+    "initial_downsample_scale": 4,
+    "initial_downsample_conv_layers": 1,
+    "final_upsample_conv_layers": 2,
+}
+# earthformer_enso_v1.yaml: 1,394,325 parameters in the public implementation.
+ENSO = CONV | {
+    "input_shape": [12, 24, 48, 1],
+    "target_shape": [14, 24, 48, 1],
+    "base_units": 64,
+    "num_heads": 4,
+    "num_global_vectors": 0,
+    "use_global_self_attn": False,
+    "separate_global_qkv": False,
+    "initial_downsample_scale": [1, 1, 2],
+    "initial_downsample_conv_layers": 2,
+    "final_upsample_conv_layers": 1,
+}
+
+
+def test_stem_of_the_enso_release_merges_columns_only():
+    keys = public_keys("earthformer", ENSO)
+    weights = [torch.Size(shape).numel() for key, shape in keys.items() if not key.endswith("position_index")]
+    assert sum(weights) == 1_394_325
+    assert keys["initial_encoder.patch_merge.reduction.weight"] == (64, 128)
+    model = forecaster_spec("earthformer", ENSO).build()
+    assert model(torch.rand(1, 12, 1, 24, 48)).shape == (1, 14, 1, 24, 48)
+
+
+def test_stem_without_head_convolutions_only_upsamples():
+    keys = public_keys("earthformer", {**CONV, "final_upsample_conv_layers": 0})
+    assert {key for key in keys if key.startswith("final_decoder")} == {
+        "final_decoder.upsample.conv.weight",
+        "final_decoder.upsample.conv.bias",
     }
-    config = {key: value for key, value in PUBLIC.items() if "stack_conv_" not in key} | conv
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"initial_downsample_conv_layers": 0}, "initial_downsample_conv_layers=0 must be an integer of at least 1"),
+        ({"final_upsample_conv_layers": -1}, "final_upsample_conv_layers=-1 must be an integer of at least 0"),
+        (
+            {"initial_downsample_scale": [2, 1, 2]},
+            r"initial_downsample_scale=\[2, 1, 2\] .*use one number .* \[1, h, w\]",
+        ),
+        ({"initial_downsample_scale": "2"}, "initial_downsample_scale='2' must be an integer"),
+        ({"enc_depth": 3}, "enc_depth=3 must be a list"),
+        ({"enc_depth": [1]}, r"enc_depth=\[1\] and dec_depth=\[1, 1\] must have one entry per level"),
+        ({"num_heads": 3}, "base_units=16 must be a multiple of num_heads=3"),
+        ({"gated_ffn": "perhaps"}, "gated_ffn='perhaps' is not supported"),
+        ({"padding_type": "reflect"}, "padding_type='reflect' is not supported: Input should be 'ignore'"),
+        ({"input_shape": [3, "a", 8, 1]}, "input_shape H='a' must be an integer"),
+        ({"auxiliary_channels": 7}, "auxiliary_channels=7 belongs to CuboidTransformerAuxModel, .* EarthNet2021"),
+    ],
+)
+def test_message_names_the_public_field(change, message):
+    with pytest.raises(ValueError, match=message) as error:
+        public_keys("earthformer", {**CONV, **change})
+    assert "pydantic" not in str(error.value) and "validation error" not in str(error.value)
+
+
+def test_mismatch_names_kind_of_stem():
+    config = CONV
     with pytest.raises(ValueError, match=r"initial_downsample_type='conv' .* 'stack_conv' in the state dict"):
         load_public("earthformer", config, public_weights(PUBLIC))
 

@@ -49,6 +49,12 @@ def test_cross_attention_patterns():
     assert cross_attention_pattern("cross_8x8", tokens) == (Cuboid((5, 6, 6)),)
 
 
+def test_names_without_numbers_are_the_defaults_of_the_official_implementation():
+    for name, numbered in (("video_swin", "video_swin_2x4"), ("spatial_lg_v1", "spatial_lg_4")):
+        for tokens in ((5, 8, 6), (1, 3, 9)):
+            assert self_attention_pattern(name, tokens) == self_attention_pattern(numbered, tokens)
+
+
 @pytest.mark.parametrize("name", ["swin", "video_swin_0x4", "spatial_lg", "axial_space_dilate_x", "cross_1x1"])
 def test_rejects_unknown_pattern(name):
     with pytest.raises(ValueError, match=f"unknown attention pattern '{name}'.*; choose full, axial, divided_st"):
@@ -163,6 +169,10 @@ def test_patch_merge_order_and_padding():
     resampled.norm.register_forward_hook(lambda module, inputs, output: patches.append(inputs[0]))
     resampled(x)
     assert patches[1].tolist() == [[[[1, 1, 4, 4], [2, 3, 5, 6]]]]
+    columns = PatchMerge(1, 4, scale=(1, 2), padding="zeros")
+    columns.norm.register_forward_hook(lambda module, inputs, output: patches.append(inputs[0]))
+    assert columns(x).shape == (1, 2, 2, 4)
+    assert patches[2].tolist() == [[[[1, 2], [3, 0]], [[4, 5], [6, 0]]]]
 
 
 @pytest.mark.parametrize("scales", [(2, 2), (3, 3), (4, 2)])

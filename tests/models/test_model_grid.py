@@ -46,6 +46,7 @@ def test_rejects_missing_or_different_grid():
         ({}, (400, 400), r"does not divide 400 x 400 pixels; try model\.stem\.scales=\[5, 2, 1\]"),
         ({}, (128, 96), r"does not divide 128 x 96 pixels; try model\.stem\.scales=\[4, 2, 2\]"),
         ({"stem": {"kind": "conv"}}, (12, 12), r"model\.stem\.scale=4 .* by 8, .*; try model\.stem\.scale=3"),
+        ({"stem": {"kind": "conv", "scale": [1, 8]}}, (12, 12), r"scale=\[1, 8\] .* by 2 x 16, .*; try .*scale=1"),
         ({"stem": {"kind": "none"}}, (5, 4), r"model\.stem=none .* by 2, .*; use fewer levels"),
         ({}, (17, 17), r"does not divide 17 x 17 pixels; use fewer levels"),
     ],

@@ -202,12 +202,21 @@ def test_rejects_empty_state_dict():
         ({key: value for key, value in SMALL.items() if key != "model_type"}, "the public default is 'gSTA'"),
         ({key: value for key, value in SMALL.items() if key != "in_shape"}, r"in_shape=None .* must be \[T, C, H, W\]"),
         ({**SMALL, "spatio_kernel_enc": 5}, "spatio_kernel_enc=5 and spatio_kernel_dec=3 must be equal"),
-        ({**SMALL, "N_S": 3}, "spatial_blocks=3 must be even"),
+        ({**SMALL, "N_S": 1}, "N_S=1 gives an encoder without blocks"),
+        ({**SMALL, "N_T": "4"}, "N_T='4' must be an integer of at least 1"),
+        ({**SMALL, "in_shape": 5}, "in_shape=5 of the public SimVP must be"),
+        ({**SMALL, "incep_ker": 3}, "incep_ker=3 must be a list of at least one entry"),
+        ({**SMALL, "incep_ker": [3, 0]}, r"incep_ker=\[3, 0\] must be integers of at least 1"),
     ],
 )
 def test_rejects_unsupported_configuration(config, message):
     with pytest.raises(ValueError, match=message):
         public_keys("simvp", config)
+
+
+def test_odd_number_of_spatial_blocks_is_one_fewer_as_in_the_public_constructor():
+    assert public_keys("simvp", {**SMALL, "N_S": 3}) == public_keys("simvp", SMALL)
+    load_public("simvp", {**SMALL, "N_S": 3}, public_weights(SMALL))
 
 
 def test_rejects_unknown_names():

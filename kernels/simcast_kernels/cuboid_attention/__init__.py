@@ -43,7 +43,8 @@ def cuboid_attention(
 
     Args:
         qkv: query, key and value along the last axis, ``[B, T, H, W, 3 D]``, each ``heads`` times the head size;
-            float32 or bfloat16. The result has its dtype; computation is in float32.
+            float32, bfloat16 or float64. The result has its dtype; computation is in float32, of float64 in float64 and
+            always by the reference.
         heads: number of heads; divides D.
         cuboid: tokens of a cuboid along T, H, W.
         strategy: for each axis ``"l"``, contiguous tokens (local), or ``"d"``, strided tokens (dilated).
@@ -94,7 +95,7 @@ def cuboid_cross_attention(
     ``shift[0]`` and ``strategy[0]`` have no effect.
 
     Args:
-        query: ``[B, Tq, H, W, D]``, float32 or bfloat16.
+        query: ``[B, Tq, H, W, D]``, float32, bfloat16 or float64.
         key_value: key and value along the last axis, ``[B, Tm, H, W, 2 D]``, dtype of ``query``.
         heads: as in :func:`cuboid_attention`.
         cuboid: frames (at least ``max(Tq, Tm)``), and tokens along H and W.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .geometry import PADDINGS, Inputs, Options, make_problem
 
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def check(inputs: Inputs, options: Options) -> None:
@@ -34,7 +34,7 @@ def _check_main(op: str, inputs: Inputs) -> None:
     query, memory = inputs.query, inputs.memory
     name, times = ("qkv", 3) if memory is None else ("query", 1)
     if query.dtype not in DTYPES:
-        raise TypeError(f"{op}: {name} is {query.dtype}; it must be float32 or bfloat16")
+        raise TypeError(f"{op}: {name} is {query.dtype}; it must be float32, bfloat16 or float64")
     layout = "[B, T, H, W, 3 D]" if memory is None else "[B, Tq, H, W, D]"
     if query.ndim != 5 or 0 in query.shape or query.shape[-1] % times:
         raise ValueError(f"{op}: {name} has shape {tuple(query.shape)}; it must be {layout} with no empty axis")

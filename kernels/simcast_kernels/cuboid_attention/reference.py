@@ -27,7 +27,7 @@ def cuboid_attention_reference(
 ) -> Tensor:
     """Return cuboid self-attention, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`; float64 is also accepted and returned.
+    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`.
     """
     return _differentiable(Inputs(qkv, None, bias, global_query, global_key, global_value), Options(**options))
 

@@ -29,13 +29,13 @@ def layer_norm_linear(
     Several layers may read one norm: query, key and value of tokens and global vectors, or the two layers of a gated
     feed-forward network. Only the inputs are saved for the backward pass, which recomputes the norm. Result and
     gradients are bitwise reproducible on one device. Under autocast the layers are computed in autocast's dtype and the
-    norm in float32, as PyTorch does.
+    norm in float32, as PyTorch does. With float64 arguments the reference always computes.
 
     Args:
-        x: ``[..., D]``, float32 or bfloat16.
-        norm_weight: ``[D]``, float32 or bfloat16.
+        x: ``[..., D]``, float32, bfloat16 or float64.
+        norm_weight: ``[D]``, float32, bfloat16 or float64.
         norm_bias: ``[D]``, dtype of ``norm_weight``.
-        weights: at least one, each ``[F, D]``, all float32 or all bfloat16; the results have their dtype.
+        weights: at least one, each ``[F, D]``, all float32, all bfloat16 or all float64; the results have their dtype.
         biases: none, or one ``[F]`` for each of ``weights``, of their dtype.
         eps: added to the variance.
 

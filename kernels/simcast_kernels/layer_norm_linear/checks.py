@@ -6,7 +6,7 @@ from torch import Tensor
 from .reference import Inputs
 
 _OP = "layer_norm_linear"
-DTYPES = (torch.float32, torch.bfloat16)
+DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
 
 def check(inputs: Inputs) -> None:
@@ -21,7 +21,7 @@ def check(inputs: Inputs) -> None:
         raise ValueError(f"{_OP}: weights is empty; it must contain at least one [F, D]")
     for name, tensor in (("x", x), ("norm_weight", norm_weight), ("weights", weights[0])):
         if tensor.dtype not in DTYPES:
-            raise TypeError(f"{_OP}: {name} is {tensor.dtype}; it must be float32 or bfloat16")
+            raise TypeError(f"{_OP}: {name} is {tensor.dtype}; it must be float32, bfloat16 or float64")
     if x.ndim == 0 or 0 in x.shape:
         raise ValueError(f"{_OP}: x has shape {tuple(x.shape)}; it must be [..., D] with no empty axis")
     width = x.shape[-1]

@@ -102,7 +102,8 @@ def _backward_flops(x, norm_weight, norm_bias, weights, *rest, out_shape=None, *
 
 
 def _implementation(inputs: Inputs):
-    if select_implementation(_OP, inputs.x.device) == "reference":
+    double = torch.float64 in (inputs.x.dtype, inputs.norm_weight.dtype, inputs.weights[0].dtype)
+    if double or select_implementation(_OP, inputs.x.device) == "reference":
         return reference
     from . import kernel  # imports Triton
 

@@ -39,7 +39,7 @@ def layer_norm_linear_reference(
 ) -> list[Tensor]:
     """Return the result of every layer, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.layer_norm_linear.layer_norm_linear`; float64 is also accepted and returned.
+    Arguments as :func:`simcast_kernels.layer_norm_linear.layer_norm_linear`.
     """
     return forward(Inputs(x, norm_weight, norm_bias, list(weights), list(biases)), eps)
 

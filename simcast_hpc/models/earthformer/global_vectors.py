@@ -149,15 +149,15 @@ class GlobalAttention(nn.Module):
         count, tokens = update.query.shape[1], update.key.shape[1]
         scale = (update.query.shape[2] // self.heads) ** -0.5
         query = _by_head(update.query * scale, self.heads)
+        softmax_dtype = torch.promote_types(query.dtype, torch.float32)
         scores = [query @ update.key.transpose(1, 2)]
         if key_counts is not None:
-            scores[0] = scores[0] + key_counts.log().to(query.dtype)
+            scores[0] = scores[0] + key_counts.to(softmax_dtype).log().to(query.dtype)
         if self.self_attention:
             self_query = _by_head(update.self_query * scale, self.heads)
             scores.append(self_query @ update.self_key.transpose(1, 2))
         if zero_keys:
             scores.append(query.new_full((*query.shape[:2], 1), math.log(zero_keys)))
-        softmax_dtype = torch.promote_types(query.dtype, torch.float32)
         weights = self.weight_dropout(torch.cat(scores, dim=-1).to(softmax_dtype).softmax(-1)).to(update.value.dtype)
         attended = weights[..., :tokens] @ update.value
         if self.self_attention:

@@ -6,6 +6,7 @@ every n-th token); a shift moves the grid of cuboids.
 """
 
 import difflib
+import functools
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def self_attention_pattern(name: str, tokens: Triple) -> tuple[Cuboid, ...]:
     """Return the cuboids of ``name`` on a grid of ``tokens`` (T, H, W).
 
     Valid names: ``full``, ``axial``, ``divided_st``, ``video_swin_PxM``, ``spatial_lg_M`` and ``axial_space_dilate_K``,
-    with numbers for P, M and K.
+    with numbers for P, M and K; and the names of the official implementation without numbers: ``video_swin`` for
+    ``video_swin_2x4``, and ``spatial_lg_v1`` for ``spatial_lg_4``.
 
     Raises:
         ValueError: the name is unknown or its number is invalid for the grid.
@@ -123,7 +125,9 @@ _SELF: dict[str, Callable[..., tuple[Cuboid, ...]]] = {
     "full": _full,
     "axial": _axial,
     "divided_st": _divided,
+    "video_swin": functools.partial(_video_swin, p=2, m=4),
     "video_swin_PxM": _video_swin,
+    "spatial_lg_v1": functools.partial(_spatial_local_global, m=4),
     "spatial_lg_M": _spatial_local_global,
     "axial_space_dilate_K": _axial_space_dilate,
 }

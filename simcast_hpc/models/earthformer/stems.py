@@ -35,37 +35,46 @@ INPLACE_ACTIVATIONS = ACTIVATIONS | {"leaky": _leaky_relu_inplace, "relu": _relu
 
 
 Grid = tuple[int, int]
+Scale = int | tuple[int, int]  # of both axes, or of H and W
 
 
-def merged_grid(grid: Grid, scale: int) -> Grid:
-    """Return the grid after merging patches of ``scale`` x ``scale``; an incomplete patch counts."""
-    return -(-grid[0] // scale), -(-grid[1] // scale)
+def axis_scales(scale: Scale) -> Grid:
+    """Return the scale of H and of W."""
+    return (scale, scale) if isinstance(scale, int) else scale
+
+
+def merged_grid(grid: Grid, scale: Scale) -> Grid:
+    """Return the grid after merging patches of ``scale`` tokens along each axis; an incomplete patch counts."""
+    rows, columns = axis_scales(scale)
+    return -(-grid[0] // rows), -(-grid[1] // columns)
 
 
 class PatchMerge(nn.Module):
-    """Merge patches of ``scale`` x ``scale`` tokens: ``[..., H, W, D] -> [..., ceil(H/s), ceil(W/s), E]``.
+    """Merge patches of ``scale`` tokens along each axis: ``[..., H, W, D] -> [..., ceil(H/s), ceil(W/s), E]``.
 
     A grid that is not a multiple of the scale is padded at its end with zeros, or with ``padding="nearest"`` resampled
     to the next multiple.
     """
 
-    def __init__(self, width_in: int, width_out: int, *, scale: int, padding: str):
+    def __init__(self, width_in: int, width_out: int, *, scale: Scale, padding: str):
         super().__init__()
-        self.scale, self.padding = scale, padding
-        self.norm = nn.LayerNorm(scale**2 * width_in)
-        self.reduce = nn.Linear(scale**2 * width_in, width_out, bias=False)
+        self.scales, self.padding = axis_scales(scale), padding
+        features = self.scales[0] * self.scales[1] * width_in
+        self.norm = nn.LayerNorm(features)
+        self.reduce = nn.Linear(features, width_out, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the merged tokens."""
         leading = x.shape[:-3]
         x = self._pad(x.flatten(0, -4))
-        patches = x.unflatten(2, (-1, self.scale)).unflatten(1, (-1, self.scale)).transpose(2, 3).flatten(3)
+        rows, columns = self.scales
+        patches = x.unflatten(2, (-1, columns)).unflatten(1, (-1, rows)).transpose(2, 3).flatten(3)
         return self.reduce(self.norm(patches)).unflatten(0, leading)
 
     def _pad(self, x: Tensor) -> Tensor:
         _, height, width, _ = x.shape
-        grid = merged_grid((height, width), self.scale)
-        padded = (grid[0] * self.scale, grid[1] * self.scale)
+        grid = merged_grid((height, width), self.scales)
+        padded = (grid[0] * self.scales[0], grid[1] * self.scales[1])
         if padded == (height, width):
             return x
         if self.padding == "nearest":
@@ -277,8 +286,8 @@ def head_width(config: EarthformerConfig) -> int:
     return config.stem.widths[0] if isinstance(config.stem, StackConvStem) else config.width
 
 
-def stem_scales(config: EarthformerConfig) -> tuple[int, ...]:
-    """Return the factor by which each merge of the stem reduces the grid."""
+def stem_scales(config: EarthformerConfig) -> tuple[Scale, ...]:
+    """Return the factors by which each merge of the stem reduces the grid."""
     stem = config.stem
     return stem.scales if isinstance(stem, StackConvStem) else (stem.scale,) if isinstance(stem, ConvStem) else ()
 

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from simcast_hpc.config import ModelConfig
 from simcast_hpc.models import build_model
 
 Shape = tuple[int, ...]
+T = TypeVar("T", bound=BaseModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,48 @@ class PublicArchitecture:
     config_fields: Callable[[Mapping[str, Any]], dict[str, Any]]
     shape_fields: Callable[[Mapping[str, Shape]], dict[str, Any]]
     constants: Callable[[nn.Module], dict[str, Tensor]] = lambda model: {}
+
+
+def build_config(cls: type[T], public_names: Mapping[str, str], **values: Any) -> T:
+    """Build a ``cls`` of our configuration, whose fields have ``public_names`` in the public one.
+
+    Raises:
+        ValueError: a value is invalid; the message contains the public name and the value.
+    """
+    try:
+        return cls(**values)
+    except ValidationError as error:
+        item = error.errors()[0]
+        name = str(item["loc"][0]) if item["loc"] else ""
+        text = item["msg"].removeprefix("Value error, ")
+        field = f"{public_names.get(name, name)}={item['input']!r} is not supported: " if name else ""
+        raise ValueError(field + text) from None
+
+
+def check_integers(fields: Mapping[str, Any], names: Iterable[str], *, least: int = 1) -> None:
+    """Check fields of a public configuration that must be an integer, or a list of integers.
+
+    Raises:
+        ValueError: names the first field that is something else or below ``least``, and its value.
+    """
+    for name in names:
+        value = fields[name]
+        listed = isinstance(value, tuple) and len(value) > 0
+        if any(type(item) is not int or item < least for item in (value if listed else (value,))):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"{name}={shown!r} must be {'integers' if listed else 'an integer'} of at least {least}")
+
+
+def check_lists(fields: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Check fields of a public configuration that must be a list, not empty.
+
+    Raises:
+        ValueError: names the first field that is not one, and its value.
+    """
+    for name in names:
+        if not isinstance(fields[name], tuple) or not fields[name]:
+            shown = list(fields[name]) if isinstance(fields[name], tuple) else fields[name]
+            raise ValueError(f"{name}={shown!r} must be a list of at least one entry")
 
 
 def translate_key(key: str, pairs: Iterable[tuple[str, str]], *, where: str) -> str:

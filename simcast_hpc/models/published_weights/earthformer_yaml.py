@@ -5,7 +5,7 @@ from typing import Any
 
 from simcast_hpc.config import ConvStem, EarthformerConfig, GlobalVectorConfig, StackConvStem
 
-from .architecture import ForecasterSpec
+from .architecture import ForecasterSpec, build_config, check_integers, check_lists
 
 # The released SEVIR configuration (earthformer_sevir_v1.yaml), 8,659,677 parameters.
 RELEASED: dict[str, Any] = {
@@ -82,6 +82,8 @@ _PATTERNS = {
     "dec_self_attn_patterns": "cross_self_pattern",
     "dec_cross_attn_patterns": "cross_pattern",
 }
+# Fields that only the network with auxiliary channels has.
+_AUXILIARY = ("auxiliary_channels", "unet_dec_cross_mode")
 # Initialization, activation checkpointing, and cuboids that the official implementation reads only without patterns.
 _IGNORED = frozenset(
     {
@@ -92,6 +94,28 @@ _IGNORED = frozenset(
     }
 )  # fmt: skip
 
+_PUBLIC_NAMES = {
+    "separate_projections": "separate_global_qkv",
+    "self_attention": "use_global_self_attn",
+    "feed_forward": "use_global_vector_ffn",
+    "in_decoder": "use_dec_self_global",
+    "updated_in_decoder": "dec_self_update_global",
+    "in_cross_attention": "use_dec_cross_global",
+    "encoder_feed_forward_between": "enc_use_inter_ffn",
+    "decoder_feed_forward_between": "dec_use_inter_ffn",
+    "gated": "gated_ffn",
+    "attention_dropout": "attn_drop",
+    "projection_dropout": "proj_drop",
+    "feed_forward_dropout": "ffn_drop",
+    "padding": "padding_type",
+    "positions": "pos_embed_type",
+    "relative_bias": "use_relative_pos",
+    "decoder_first_self_attention": "dec_use_first_self_attn",
+    "decoder_positions": "dec_hierarchical_pos_embed",
+    "decoder_query": "z_init_method",
+    "activation": "ffn_activation or initial_downsample_activation",
+}
+
 
 def earthformer_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a public configuration, with lists as tuples and shapes split by axis.
@@ -99,6 +123,7 @@ def earthformer_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: a field is missing, unknown or not supported; the message contains it.
     """
+    _reject_auxiliary_model(config)
     _check_supported(config)
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in config.items()
@@ -111,9 +136,9 @@ def earthformer_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(shape, tuple) or len(shape) != 4:
             raise ValueError(f"{name}={shape!r} of the public Earthformer must be [T, H, W, C]")
         fields |= {f"{name} {axis}": length for axis, length in zip("THWC", shape, strict=True)}
-    fields["num_global_vectors"] = int(fields["num_global_vectors"])
     for name, short in _PATTERNS.items():
         fields[name] = fields.get(name) or fields[short]
+    _check_sizes(fields)
     _check_consistent(fields)
     return fields
 
@@ -131,6 +156,17 @@ def earthformer_spec(config: Mapping[str, Any]) -> ForecasterSpec:
         frames_out=fields["target_shape T"],
         channels=fields["input_shape C"],
     )
+
+
+def _reject_auxiliary_model(config: Mapping[str, Any]) -> None:
+    """Raise an error for the configuration of EarthNet2021, whose network is another class."""
+    given = [f"{name}={config[name]!r}" for name in _AUXILIARY if name in config]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} belongs to CuboidTransformerAuxModel, the network of the EarthNet2021 release, "
+            "which also reads auxiliary channels (weather and elevation) and is not supported; only "
+            "CuboidTransformerModel is, the network of the releases for SEVIR and ENSO"
+        )
 
 
 def _check_supported(config: Mapping[str, Any]) -> None:
@@ -153,6 +189,23 @@ def _check_supported(config: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={config[name]!r} is an unknown field of the public model; remove it")
 
 
+def _check_sizes(fields: Mapping[str, Any]) -> None:
+    """Check the types of the sizes, so that no message is one of our own configuration's fields."""
+    sizes = [f"{shape} {axis}" for shape in ("input_shape", "target_shape") for axis in "THWC"]
+    check_lists(fields, ("enc_depth", "dec_depth"))
+    check_integers(fields, (*sizes, "base_units", "num_heads", "enc_depth", "dec_depth", "downsample"))
+    check_integers(fields, ("num_global_vectors",), least=0)
+    if fields["dec_cross_last_n_frames"] is not None:
+        check_integers(fields, ("dec_cross_last_n_frames",))
+    if fields["initial_downsample_type"] == "stack_conv":
+        lists = [name for name in _REQUIRED_BY_STEM["stack_conv"] if name.endswith("_list")]
+        check_lists(fields, lists)
+        check_integers(fields, (*lists, "initial_downsample_stack_conv_num_layers"))
+        return
+    check_integers(fields, ("initial_downsample_scale", "initial_downsample_conv_layers"))
+    check_integers(fields, ("final_upsample_conv_layers",), least=0)
+
+
 def _check_consistent(fields: Mapping[str, Any]) -> None:
     if fields["input_shape"][1:] != fields["target_shape"][1:]:
         raise ValueError(
@@ -170,11 +223,32 @@ def _check_consistent(fields: Mapping[str, Any]) -> None:
             f"initial_downsample_stack_conv_num_layers={layers} must equal the length of the dim, downscale and "
             f"num_conv lists, {lists}"
         )
+    depths = fields["enc_depth"], fields["dec_depth"]
+    patterns = {name: fields[name] for name in _PATTERNS}
+    if len(depths[0]) != len(depths[1]):
+        raise ValueError(
+            f"enc_depth={list(depths[0])} and dec_depth={list(depths[1])} must have one entry per level each"
+        )
+    for name, pattern in patterns.items():
+        names = pattern if isinstance(pattern, tuple) else (pattern,)
+        if not all(isinstance(item, str) for item in names) or len(names) not in (1, len(depths[0])):
+            raise ValueError(
+                f"{name}={pattern!r} must be the name of a pattern, or one name for each of the {len(depths[0])} levels"
+            )
+    if fields["base_units"] % fields["num_heads"]:
+        raise ValueError(f"base_units={fields['base_units']} must be a multiple of num_heads={fields['num_heads']}")
+    if fields["initial_downsample_type"] == "stack_conv" and (lists[0] or ())[-1:] != (fields["base_units"],):
+        raise ValueError(
+            f"initial_downsample_stack_conv_dim_list={list(lists[0] or ())} must end in base_units="
+            f"{fields['base_units']}"
+        )
 
 
 def _earthformer_config(fields: Mapping[str, Any]) -> EarthformerConfig:
     count = fields["num_global_vectors"]
-    return EarthformerConfig(
+    return build_config(
+        EarthformerConfig,
+        _PUBLIC_NAMES,
         grid=fields["input_shape"][1:3],
         width=fields["base_units"],
         heads=fields["num_heads"],
@@ -185,7 +259,9 @@ def _earthformer_config(fields: Mapping[str, Any]) -> EarthformerConfig:
         decoder_pattern=fields["dec_self_attn_patterns"],
         cross_pattern=fields["dec_cross_attn_patterns"],
         stem=_stem_config(fields),
-        global_vectors=GlobalVectorConfig(
+        global_vectors=build_config(
+            GlobalVectorConfig,
+            _PUBLIC_NAMES,
             count=count,
             separate_projections=fields["separate_global_qkv"],
             self_attention=fields["use_global_self_attn"],
@@ -214,14 +290,18 @@ def _earthformer_config(fields: Mapping[str, Any]) -> EarthformerConfig:
 def _stem_config(fields: Mapping[str, Any]) -> StackConvStem | ConvStem:
     activation = fields["initial_downsample_activation"]
     if fields["initial_downsample_type"] == "stack_conv":
-        return StackConvStem(
+        return build_config(
+            StackConvStem,
+            _PUBLIC_NAMES,
             widths=fields["initial_downsample_stack_conv_dim_list"],
             scales=fields["initial_downsample_stack_conv_downscale_list"],
             convolutions=fields["initial_downsample_stack_conv_num_conv_list"],
             activation=activation,
         )
-    return ConvStem(
-        scale=_scale(fields, "initial_downsample_scale"),
+    return build_config(
+        ConvStem,
+        _PUBLIC_NAMES,
+        scale=_scales(fields, "initial_downsample_scale"),
         convolutions=fields["initial_downsample_conv_layers"],
         head_convolutions=fields["final_upsample_conv_layers"],
         activation=activation,
@@ -236,3 +316,14 @@ def _scale(fields: Mapping[str, Any], name: str) -> int:
     if isinstance(value, int):
         return value
     raise ValueError(f"{name}={value!r} is not supported; use one number for H and W, or [1, s, s]")
+
+
+def _scales(fields: Mapping[str, Any], name: str) -> int | tuple[int, int]:
+    """Return the scale of H and W, or one of each, configured as one number, (h, w) or (1, h, w)."""
+    value = fields[name]
+    if isinstance(value, int):
+        return value
+    if len(value) not in (2, 3) or (len(value) == 3 and value[0] != 1):
+        raise ValueError(f"{name}={list(value)} is not supported; use one number for H and W, or [1, h, w]")
+    rows, columns = value[-2:]
+    return rows if rows == columns else (rows, columns)

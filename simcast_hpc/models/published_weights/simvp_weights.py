@@ -5,7 +5,7 @@ from typing import Any
 
 from simcast_hpc.config import SimVPConfig
 
-from .architecture import ForecasterSpec, PublicArchitecture, Shape, count_keys
+from .architecture import ForecasterSpec, PublicArchitecture, Shape, check_integers, check_lists, count_keys
 
 # Defaults of OpenSTL's SimVP_Model with the IncepU translator; its constructor fixes inception kernels and groups.
 _SIMVP_DEFAULTS: dict[str, Any] = {
@@ -22,11 +22,19 @@ _SIMVP_DEFAULTS: dict[str, Any] = {
 
 def _simvp_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     in_shape = config.get("in_shape")
-    if in_shape is None or len(in_shape) != 4:
+    if not isinstance(in_shape, list | tuple) or len(in_shape) != 4:
         raise ValueError(f"in_shape={in_shape!r} of the public SimVP must be [T, C, H, W], such as [13, 1, 384, 384]")
     fields = {field: config.get(field, default) for field, default in _SIMVP_DEFAULTS.items()}
-    fields["incep_ker"] = tuple(fields["incep_ker"])
-    return {"in_shape T": in_shape[0], "in_shape C": in_shape[1], **fields}
+    kernels = fields["incep_ker"]
+    fields["incep_ker"] = tuple(kernels) if isinstance(kernels, list | tuple) else kernels
+    check_lists(fields, ("incep_ker",))
+    fields |= {"in_shape T": in_shape[0], "in_shape C": in_shape[1]}
+    check_integers(fields, fields)
+    # The public constructor makes pairs of blocks: an odd number gives the network of one block fewer.
+    fields["N_S"] -= fields["N_S"] % 2
+    if fields["N_S"] == 0:
+        raise ValueError("N_S=1 gives an encoder without blocks, on which the public model fails; N_S is at least 2")
+    return fields
 
 
 def _simvp_shape_fields(shapes: Mapping[str, Shape]) -> dict[str, Any]:
