@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 
@@ -19,16 +19,24 @@ if TYPE_CHECKING:
 _MAX_GROUPS = 100
 
 
+class Opened(NamedTuple):
+    """A file: ``decoded`` with unpacked values, ``stored`` with the values and attributes of the file."""
+
+    decoded: "xr.Dataset"
+    stored: "xr.Dataset"
+
+
 @contextmanager
-def opened(path: Path, group: str = "", *, decodes: bool = True, endpoint_url: str = "") -> "Iterator[xr.Dataset]":
+def opened(path: Path, group: str = "", *, endpoint_url: str = "") -> Iterator[Opened]:
     """Open a file for the block.
+
+    Times are not decoded: one that is not used may have any units, see :mod:`cf_times`. The file is opened once for
+    both data sets, because opening takes most of the time of a small file.
 
     Args:
         path: a netCDF file or a Zarr store.
         group: path of a group. Variables of the groups above it are included, unless it contains one of their name or
             another dimension of the name of theirs.
-        decodes: whether packed values are decoded. Times are not: one that is not used may have any units, see
-            :mod:`cf_times`.
         endpoint_url: of a store in a bucket, see :mod:`zarr_store`.
     """
     import xarray as xr
@@ -36,9 +44,7 @@ def opened(path: Path, group: str = "", *, decodes: bool = True, endpoint_url: s
     parts = [part for part in group.split("/") if part]
     levels = ["/".join(parts[:depth]) for depth in range(len(parts) + 1)]
     with ExitStack() as stack:
-        datasets = [
-            stack.enter_context(_open(path, level, decodes=decodes, endpoint_url=endpoint_url)) for level in levels
-        ]
+        datasets = [stack.enter_context(_open(path, level, endpoint_url=endpoint_url)) for level in levels]
         merged = datasets[0]
         for inner in datasets[1:]:
             inherited = {
@@ -50,14 +56,13 @@ def opened(path: Path, group: str = "", *, decodes: bool = True, endpoint_url: s
             coordinates = {*merged.coords, *inner.coords}
             merged = xr.Dataset({**inherited, **inner.variables}, attrs={**merged.attrs, **inner.attrs})
             merged = merged.set_coords([name for name in coordinates if name in merged.variables])
-        yield merged
+        yield Opened(xr.decode_cf(merged, decode_times=False, decode_timedelta=False), merged)
 
 
-def _open(path: Path, group: str, *, decodes: bool, endpoint_url: str) -> "xr.Dataset":
+def _open(path: Path, group: str, *, endpoint_url: str) -> "xr.Dataset":
     import xarray as xr
 
-    options: Any = {"decode_times": False, "decode_timedelta": False, "decode_cf": decodes}
-    options |= {"group": group} if group else {}
+    options: Any = {"decode_cf": False} | ({"group": group} if group else {})
     if is_zarr(path):
         # Consolidated metadata saves requests to a bucket; in a folder they may be older than the arrays.
         consolidated = None if is_remote(path) else False

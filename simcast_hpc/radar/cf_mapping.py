@@ -1,5 +1,6 @@
 """Grid mappings of CF files: the attributes of the conventions, and projection strings and WKT in addition to them."""
 
+import hashlib
 import logging
 import re
 from pathlib import Path
@@ -53,6 +54,9 @@ _REQUIRED = {
 _HEIGHTS = {"geoid_name", "geopotential_datum_name", "geoid_model"}  # name a grid of the geoid, a file
 _TOLERANCE = 0.01  # of a pixel
 _METERS_PER_DEGREE = 111_195.0
+# CRS, text and contradicted attribute by the digest of grid mapping and axes.
+_known: "dict[bytes, tuple[pyproj.CRS, str, str]]" = {}
+_MAX_KNOWN = 16
 
 
 def read_mapping(
@@ -72,17 +76,38 @@ def read_mapping(
     Raises:
         DataError: the grid mapping is absent, unknown or incomplete.
     """
-    import pyproj
-
-    # 1. Attributes; those of a false origin are in the unit of the axes, and pyproj reads them in meters
+    # 1. Attributes
     stated = str(field.attrs.get("grid_mapping") or field.encoding.get("grid_mapping") or "")
     if not stated.strip():
         return None, ""
     name = (mapping_name(stated, axes) or "").rpartition("/")[2]  # a path, if variables are in groups
     if name not in dataset.variables:
         raise DataError(f"{path}: the grid_mapping {stated!r} of {field.name} names no variable of the file for {axes}")
-    attributes = dict(dataset[name].attrs)
-    attributes = {key: value for key, value in attributes.items() if key not in _HEIGHTS}
+    attributes = {key: value for key, value in dataset[name].attrs.items() if key not in _HEIGHTS}
+    y, x = (np.asarray(dataset.coords[axis].values, np.float64).ravel() * scale for axis in axes)
+    # 2. Projection; the files of an archive have the same, and PROJ needs milliseconds for each
+    content = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in attributes.items()}
+    key = hashlib.sha256(repr((sorted(content.items(), key=str), scale)).encode() + y.tobytes() + b":" + x.tobytes())
+    if (known := _known.get(key.digest())) is None:
+        known = _projection(attributes, y, x, scale, name, path)
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[key.digest()] = known
+    crs, projection, contradicted = known
+    if contradicted:
+        logger.warning(
+            "%s: %s contradicts the attributes of %s, which are used, as CF defines", path, contradicted, name
+        )
+    return crs, projection
+
+
+def _projection(
+    attributes: dict[str, Any], y: np.ndarray, x: np.ndarray, scale: float, name: str, path: Path
+) -> "tuple[pyproj.CRS, str, str]":
+    """Return the CRS, its text, and the attribute with a PROJ string or WKT that those of CF contradict, or empty."""
+    import pyproj
+
+    # 1. Attributes; those of a false origin are in the unit of the axes, and pyproj reads them in meters
     single = {key: value for key, value in attributes.items() if key not in _TEXTS}
     texts = {key: str(attributes[key]) for key in _TEXTS if str(attributes.get(key, "")).strip()}
     for key, projection in texts.items():
@@ -94,7 +119,7 @@ def read_mapping(
             single[key] = float(np.asarray(single[key]).item()) * scale
         if text is None:
             crs = pyproj.CRS.from_cf(single)
-            return crs, crs.to_wkt()
+            return crs, crs.to_wkt(), ""
         crs = pyproj.CRS.from_user_input(texts[text])
     except (RuntimeError, KeyError, TypeError, ValueError) as error:
         what = f"{text} of the grid_mapping {name}" if text else f"grid_mapping {name}"
@@ -105,12 +130,9 @@ def read_mapping(
     projection = texts[text] if text.startswith("proj4") else crs.to_wkt()
     # 2. Comparison with PROJ string or WKT
     own = _of_attributes(single, crs)
-    if own is not None and not _agree(
-        own, pyproj.CRS.from_user_input(in_meters(crs, projection)), dataset, axes, scale
-    ):
-        logger.warning("%s: %s contradicts the attributes of %s, which are used, as CF defines", path, text, name)
-        return own, own.to_wkt()
-    return crs, projection
+    if own is not None and not _agree(own, pyproj.CRS.from_user_input(in_meters(crs, projection)), y, x):
+        return own, own.to_wkt(), text
+    return crs, projection, ""
 
 
 def _check_parameters(single: dict[str, Any], where: str, *, is_complete: bool) -> None:
@@ -180,7 +202,7 @@ def _of_attributes(single: dict[str, Any], crs: "pyproj.CRS") -> "pyproj.CRS | N
         return None
 
 
-def _agree(own: "pyproj.CRS", other: "pyproj.CRS", dataset: "xr.Dataset", axes: tuple[str, str], scale: float) -> bool:
+def _agree(own: "pyproj.CRS", other: "pyproj.CRS", y: np.ndarray, x: np.ndarray) -> bool:
     """Return whether two CRS place the corners of the grid within a hundredth of a pixel of each other."""
     import pyproj
 
@@ -193,7 +215,6 @@ def _agree(own: "pyproj.CRS", other: "pyproj.CRS", dataset: "xr.Dataset", axes: 
             if one.ellipsoid is not None and one.prime_meridian is not None
         ]
         return len(numbers) < 2 or bool(np.allclose(*numbers, rtol=0, atol=0.5))
-    y, x = (np.asarray(dataset.coords[name].values, np.float64).ravel() * scale for name in axes)
     if not x.size or not y.size:
         return True
     columns, rows = np.meshgrid(x[[0, x.size // 2, -1]], y[[0, y.size // 2, -1]])

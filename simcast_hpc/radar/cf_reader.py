@@ -9,6 +9,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 
 from .cf_grid import find_dimension, read_grid
-from .cf_groups import groups_below, opened
+from .cf_groups import Opened, groups_below, opened
 from .cf_packing import Packing
 from .cf_times import Moments, as_datetimes, is_time, missing_numbers, read_moments, with_interval
 from .cf_units import depth_factor, is_mass_per_area, rate_factor
@@ -42,8 +43,7 @@ _ANCILLARY |= {"number_of_observations", "status_flag", "standard_error", "detec
 
 def times(path: Path, choice: FieldChoice) -> list[datetime]:
     """Return the times of the field."""
-    endpoint = choice.option("endpoint_url")
-    with opened(path, _group(path, endpoint), endpoint_url=endpoint) as dataset:
+    with _opened_group(path, choice.option("endpoint_url")) as (dataset, _):
         field, _, _ = _field(dataset, path, choice.unit)
         moments = read_moments(dataset, field, path)
         return as_datetimes(np.delete(moments.ends, missing_numbers(dataset, moments, path)))
@@ -55,12 +55,7 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
     Raises:
         DataError: the file contains no supported field, or its times, grid, packing or size are invalid.
     """
-    endpoint = choice.option("endpoint_url")
-    group = _group(path, endpoint)
-    with (
-        opened(path, group, endpoint_url=endpoint) as dataset,
-        opened(path, group, decodes=False, endpoint_url=endpoint) as stored,
-    ):
+    with _opened_group(path, choice.option("endpoint_url")) as (dataset, stored):
         field, unit, factor = _field(dataset, path, choice.unit)
         moments = read_moments(dataset, field, path)
         if factor is None:
@@ -87,18 +82,30 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         return result
 
 
-def _group(path: Path, endpoint_url: str) -> str:
-    """Return the group that contains the field: the root, or the only other one with a field.
+@contextmanager
+def _opened_group(path: Path, endpoint_url: str) -> Iterator[Opened]:
+    """Open the group that contains the field for the block: the root, or the only other one with a field.
 
     Raises:
         DataError: several groups contain a field.
     """
-    with opened(path, endpoint_url=endpoint_url) as dataset:
-        if _candidates(dataset)[0]:
-            return ""
+    with ExitStack() as stack:
+        root = stack.enter_context(opened(path, endpoint_url=endpoint_url))
+        if not _candidates(root.decoded)[0] and (group := _inner_group(path)):
+            yield stack.enter_context(opened(path, group, endpoint_url=endpoint_url))
+        else:
+            yield root
+
+
+def _inner_group(path: Path) -> str:
+    """Return the group below the root that contains a field, empty if there is none.
+
+    Raises:
+        DataError: there are several.
+    """
     found = []
     for group, names in groups_below(path).items():
-        with opened(path, group) as dataset:
+        with opened(path, group) as (dataset, _):
             fields = [field for fields in _candidates(dataset)[0].values() for field, _, _ in fields]
             if any(field.name in names for field in fields):
                 found.append(group)
