@@ -245,6 +245,11 @@ class ScoreProtocol:
         return _digest(self, _FIRST_COUNTING, (*_RULES, *_PANEL), counts=True)
 
     @property
+    def sums(self) -> tuple[str, ...]:
+        """What the additional scores need beyond the tables and errors of pixels."""
+        return additional_sums(self.scores, scores_frames=self.scores_frames)
+
+    @property
     def scores_frames(self) -> bool:
         """Whether scores are computed per frame or per window, so that they are part of the counts."""
         return self.aggregation in ("frame-mean", "sample-mean")
@@ -349,8 +354,8 @@ def _digest(protocol: ScoreProtocol, first: tuple[str, ...], later: tuple[str, .
         values[field] = [float(value) for value in values[field]]
     changed = [field for field in later if getattr(protocol, field) != _DEFAULTS[field]]
     content = {field: values[field] for field in (*first, *changed)}
-    if counts and (sums := additional_sums(protocol.scores, scores_frames=protocol.scores_frames)):
-        content["sums"] = sums
+    if counts and protocol.sums:
+        content["sums"] = protocol.sums
     return hashlib.sha256(_canonical(content).encode("ascii")).hexdigest()[:12]
 
 
