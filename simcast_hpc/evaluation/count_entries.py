@@ -10,7 +10,7 @@ from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.monitoring.progress import Progress
-from simcast_hpc.verification.counting import count
+from simcast_hpc.verification.counting import count_windows
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
 
@@ -33,7 +33,8 @@ def count_entries(
     """Return the statistics of each entry by counting hash, and the window with the most pixels of at least ``heavy``.
 
     Protocols with the same counting hash share one pass, and each window is read once. Each event is counted by one
-    rank in a fixed order, so every sum is bitwise independent of the number of ranks. Collective with several ranks;
+    rank in a fixed order, window by window, so every sum is bitwise independent of the number of ranks and of the batch
+    size. Collective with several ranks;
     all ranks return the same.
     """
     by_hash = {protocol.counting_hash: protocol for protocol in protocols}
@@ -44,15 +45,17 @@ def count_entries(
         units = _group_by_event(source, batch_size)[ranks.rank :: ranks.size]
         progress = Progress(logger, "evaluation", sum(map(len, units)), unit="windows")
         for unit in units:
+            rows: list[tuple[str, str, Statistics]] = []
             for begin in range(0, len(unit), batch_size):
                 indices = unit[begin : begin + batch_size]
                 windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
                 past, observed = windows[:, :frames_in], windows[:, frames_in:]
-                own += _count_batch(source, indices, past, observed, entries, by_hash)
+                rows += _count_batch(source, indices, past, observed, entries, by_hash)
                 counts = ((observed >= heavy) & (observed != MISSING_CODE)).flatten(1).sum(1)
                 # The first of several equal windows, for any number of ranks
                 heaviest = max([heaviest, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
                 progress.advance(len(indices))
+            own += _merge(rows)
         own = _merge(own)
     # 2. Merge the ranks
     gathered = ranks.gather((own, heaviest))
@@ -93,13 +96,13 @@ def _count_batch(
         forecast = entry.postprocessed(raw, past)
         target = observed.to(forecast.device)
         for counting_hash, protocol in by_hash.items():
-            statistics = count(target, forecast, protocol=protocol, events=[key.event for key in keys])
+            statistics = count_windows(target, forecast, protocol=protocol, events=[key.event for key in keys])
             parts.append((entry.name, counting_hash, statistics.to("cpu")))
     return parts
 
 
 def _merge(parts: Sequence[tuple[str, str, Statistics]]) -> list[tuple[str, str, Statistics]]:
-    """Return one statistics per entry and counting hash; batches of one event are added in their order."""
+    """Return one statistics per entry and counting hash; windows of one event are added in their order."""
     grouped: dict[tuple[str, str], list[Statistics]] = {}
     for name, counting_hash, statistics in parts:
         grouped.setdefault((name, counting_hash), []).append(statistics)

@@ -90,6 +90,46 @@ def frequency_bias(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
     return (table.hits + table.false_alarms) / (table.hits + table.misses + epsilon)
 
 
+def ets(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
+    """Return the equitable threat score (Gilbert skill score), (h - r) / (h + m + f - r), at most 1, 0 without skill.
+
+    r = (h + m)(h + f) / (h + m + f + c) are the hits of a random forecast with the same number of events. NaN where
+    every pixel has the event in both fields, or none in either.
+    """
+    h, m, f, c = table.hits, table.misses, table.false_alarms, table.correct_negatives
+    random = (h + m) * (h + f) / (h + m + f + c)
+    return (h - random) / (h + m + f - random + epsilon)
+
+
+def pofd(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
+    """Return the probability of false detection, f / (f + c); NaN where the event was observed everywhere."""
+    return table.false_alarms / (table.false_alarms + table.correct_negatives + epsilon)
+
+
+def peirce(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
+    """Return the Peirce skill score (Hanssen-Kuipers discriminant), POD - POFD; NaN where either is undefined."""
+    return pod(table, epsilon=epsilon) - pofd(table, epsilon=epsilon)
+
+
+def sedi(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
+    """Return the symmetric extremal dependence index (Ferro and Stephenson 2011, eq. 14), with H = POD and F = POFD.
+
+    (ln F - ln H - ln(1 - F) + ln(1 - H)) / (ln F + ln H + ln(1 - F) + ln(1 - H)), in [-1, 1]. NaN where H or F is 0
+    or 1, that is without hits, misses, false alarms or correct negatives.
+    """
+    hit, false = pod(table, epsilon=epsilon), pofd(table, epsilon=epsilon)
+    no_hit, no_false = torch.log1p(-hit), torch.log1p(-false)
+    numerator = false.log() - hit.log() - no_false + no_hit
+    index = numerator / (false.log() + hit.log() + no_false + no_hit)
+    defined = (hit > 0) & (hit < 1) & (false > 0) & (false < 1)
+    return index.where(defined, torch.nan)
+
+
+def f1(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
+    """Return the F1 score, 2 h / (2 h + m + f); NaN where no event was observed or forecast."""
+    return 2 * table.hits / (2 * table.hits + table.misses + table.false_alarms + epsilon)
+
+
 def bias_ln2(table: ContingencyTable, *, epsilon: float = 0.0) -> Tensor:
     """Return what the published SEVIR evaluators call ``bias``: ((h + f) / (h + m + epsilon) / ln 2)^2.
 
@@ -106,11 +146,21 @@ TABLE_SCORES: dict[str, Callable[..., Tensor]] = {
     "hss": hss,
     "frequency_bias": frequency_bias,
 }
+# Computed if a protocol requests them, see OPTIONAL_SCORES
+REQUESTED_TABLE_SCORES: dict[str, Callable[..., Tensor]] = {
+    "ets": ets,
+    "pofd": pofd,
+    "peirce": peirce,
+    "sedi": sedi,
+    "f1": f1,
+}
 
 
 def table_scores(table: ContingencyTable, protocol: ScoreProtocol) -> dict[str, Tensor]:
     """Return every score of the table by name, of the table's shape, with the protocol's value where undefined."""
     scores = {name: formula(table, epsilon=protocol.epsilon) for name, formula in TABLE_SCORES.items()}
+    requested = {name: formula for name, formula in REQUESTED_TABLE_SCORES.items() if name in protocol.scores}
+    scores |= {name: formula(table, epsilon=protocol.epsilon) for name, formula in requested.items()}
     if protocol.epsilon_numerator:
         h, m, f, e = table.hits, table.misses, table.false_alarms, protocol.epsilon_numerator
         scores["csi"] = (h + e) / (h + m + f + protocol.epsilon)

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from .contingency import frame_scores
-from .ensemble_scores import ensemble_sums, single_forecast_sums
+from .ensemble_scores import ensemble_sums
+from .error_sums import error_sums
 from .input_fields import Window, check_fields, windows_of
 from .neighbourhood import fraction_sums
 from .protocols import ScoreProtocol
 from .similarity import ssim
 from .spectrum import spectrum_sums
-from .sufficient_statistics import TABLE, Statistics, group_events, merge
+from .sufficient_statistics import TABLE, Statistics, merge, statistics_of
 from .threshold_levels import (
     averaged_levels,
     joint_histogram,
@@ -44,8 +45,11 @@ class Accumulator:
         events: Sequence[str],
         valid: Tensor | np.ndarray | None = None,
     ) -> None:
-        """Count one batch (see :func:`count`); ``events`` has the event of each window."""
-        self._parts.append(count(observation, forecast, protocol=self.protocol, events=events, valid=valid))
+        """Count one batch (see :func:`count`); ``events`` has the event of each window.
+
+        Windows are added in their order, so the sums do not depend on the batches.
+        """
+        self._parts.append(count_windows(observation, forecast, protocol=self.protocol, events=events, valid=valid))
 
     @property
     def statistics(self) -> Statistics:
@@ -80,13 +84,28 @@ def count(
         ValueError: shapes differ, or floats are not [0, 1] fields.
         TypeError: a field is neither uint8 nor floating point, or ``valid`` is not boolean.
     """
+    return merge([count_windows(observation, forecast, protocol=protocol, events=events, valid=valid)])
+
+
+def count_windows(
+    observation: Tensor | np.ndarray,
+    forecast: Tensor | np.ndarray,
+    *,
+    protocol: ScoreProtocol,
+    events: Sequence[str] | None = None,
+    valid: Tensor | np.ndarray | None = None,
+) -> Statistics:
+    """Return the sums of each window as :func:`count` does, with one row per window; rows may have equal keys.
+
+    Merged (:func:`.merge`) over any batches in the order of the windows, they give bitwise equal sums.
+    """
     batch = check_fields(observation, forecast, protocol=protocol, valid=valid)
     keys = [f"{row:08d}" for row in range(batch.windows)] if events is None else [str(key) for key in events]
     if len(keys) != batch.windows:
         raise ValueError(f"got {len(keys)} event keys for {batch.windows} windows; give one key per window")
     counted = [_count_window(window, protocol) for window in windows_of(batch, protocol, keys)]
     sums = {name: torch.stack([window[name] for window in counted]) for name in counted[0]}
-    return group_events(protocol, keys=keys, sums=sums)
+    return statistics_of(protocol, tuple(keys), sums)
 
 
 def _count_window(window: Window, protocol: ScoreProtocol) -> dict[str, Tensor]:
@@ -98,8 +117,6 @@ def _count_window(window: Window, protocol: ScoreProtocol) -> dict[str, Tensor]:
         observed = _apply_mask(levels_of(window.observation, protocol), window, protocol)
         levels = (observed, predicted)
         sums |= ensemble_sums(window.unit, window.members, levels=levels, protocol=protocol, event=window.event)
-    elif "twcrps" in protocol.sums:
-        sums |= single_forecast_sums(window.unit, window.forecasts[0], protocol)
     return sums
 
 
@@ -136,7 +153,13 @@ def _count_fields(window: Window, forecast: Tensor, protocol: ScoreProtocol) -> 
     # 2. Tables and errors
     joint = _histograms((observed, predicted), means, hidden, protocol)
     errors = [
-        _errors(window.unit[part], forecast[part], observed[part], None if hidden is None else hidden[part], protocol)
+        error_sums(
+            window.unit[part],
+            forecast[part],
+            (observed[part], predicted[part]),
+            None if hidden is None else hidden[part],
+            protocol,
+        )
         for part in parts
     ]
     sums = _concatenate(errors) | _counts(joint, protocol)
@@ -182,25 +205,6 @@ def _counts(joint: dict[str, Tensor], protocol: ScoreProtocol) -> dict[str, Tens
     sums |= {f"{name}/table": counts for name, counts in by_pool.items() if name}
     sums |= {"valid_pixels": pixels[:, :-1, :-1].sum((1, 2)), "observed_pixels": pixels[:, :-1].sum((1, 2))}
     return sums | (frame_scores(by_pool, protocol) if protocol.scores_frames else {})
-
-
-def _errors(
-    observed: Tensor, predicted: Tensor, levels: Tensor, hidden: Tensor | None, protocol: ScoreProtocol
-) -> dict[str, Tensor]:
-    """Return float64 sums of errors over the pixels valid in both fields, ``[T]`` each; ``levels`` are the observed."""
-    flat = predicted.to(torch.float64, copy=True).sub_(observed).flatten(1)
-    if hidden is not None:
-        flat.masked_fill_(hidden.flatten(1), 0.0)
-    squared = torch.linalg.vecdot(flat, flat)
-    flat.abs_()
-    sums = {"absolute_error": flat.sum(1), "squared_error": squared}
-    if protocol.balance:
-        weights = torch.tensor((*protocol.balance, 0.0), dtype=torch.float64, device=flat.device)
-        weighted = weights[levels.flatten(1).int()]
-        sums["balanced/absolute"] = torch.linalg.vecdot(weighted, flat)
-        sums["balanced/squared"] = torch.linalg.vecdot(weighted, flat.square())
-        sums["balanced/frames"] = torch.ones_like(flat[:, 0], dtype=torch.int64)
-    return sums
 
 
 def _frame_sums(window: Window, forecast: Tensor, hidden: Tensor | None, protocol: ScoreProtocol) -> dict[str, Tensor]:

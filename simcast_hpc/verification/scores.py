@@ -5,18 +5,27 @@ term is undefined too, because dropping the term would reward a forecast that ne
 thresholds that are defined with :func:`supported_thresholds`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from .contingency import ContingencyTable, contingency, csi, table_scores
-from .probabilistic_scores import crps_components, threshold_scores
+from .diagram_statistics import brier, roc_area
+from .error_sums import CONDITIONS
 from .protocols import ScoreProtocol
 from .sufficient_statistics import TABLE, Statistics
 
-_HIGHER_IS_BETTER = ("csi", "pod", "hss", "fss", "ssim", "psnr", "roc_area")
-_LOWER_IS_BETTER = ("far", "mse", "mae", "crps", "crps_standard", "brier", "balanced_mse", "balanced_mae")
+# Share of the mean square below which a variance is rounding noise of float64 sums.
+_CONSTANT = 1e-12
+_HIGHER_IS_BETTER = (
+    "csi", "pod", "hss", "ets", "peirce", "sedi", "f1", "fss", "ssim", "psnr", "correlation", "roc_area",
+)  # fmt: skip
+_LOWER_IS_BETTER = (
+    "far", "pofd", "mse", "rmse", "mae", "crps", "crps_standard", "brier", "balanced_mse", "balanced_mae",
+)  # fmt: skip
+_SUFFIXES = re.compile(rf"_(pool|neighbourhood|({'|'.join(CONDITIONS)})$).*")
 
 
 def is_higher_better(key: str) -> bool | None:
@@ -25,7 +34,7 @@ def is_higher_better(key: str) -> bool | None:
     Args:
         key: a key of :func:`scores`.
     """
-    name = key.partition("/")[0].partition("_pool")[0].partition("_neighbourhood")[0]
+    name = _SUFFIXES.sub("", key.partition("/")[0])
     return True if name in _HIGHER_IS_BETTER else False if name in _LOWER_IS_BETTER else None
 
 
@@ -37,10 +46,13 @@ def scores(
     Returns:
         ``csi pod far hss frequency_bias``, each as ``<score>/<threshold label>`` and ``<score>/mean``, and as
         ``<score>_<pool>/...`` for the pools of the protocol (``csi_pool4``, ``csi_pool16_avg``,
-        ``csi_neighbourhood9``); ``mse mae psnr`` of the [0, 1] fields over valid pixels; ``crps`` (fair) and
+        ``csi_neighbourhood9``); ``mse rmse mae psnr`` of the [0, 1] fields over valid pixels; ``crps`` (fair) and
         ``crps_standard``, equal to the MAE for a single forecast; ``fss/<km>/<label>`` and ``ssim`` if the protocol
         has them; ``spread spread_skill brier/<label> roc_area/<label>`` of ensembles; ``coverage``, the fraction of
-        valid observed pixels with a valid forecast. With ``per_lead`` also ``<key>/lead/<k>``, k from 1.
+        valid observed pixels with a valid forecast. Additional scores of the protocol: ``ets pofd peirce sedi f1`` like
+        ``csi``; ``mean_error`` and ``correlation``; ``mean_error mae rmse`` over the pixels of a condition, as
+        ``<score>_<condition>/<label>`` with the conditions ``observed forecast either both``. With ``per_lead`` also
+        ``<key>/lead/<k>``, k from 1.
 
     Raises:
         KeyError: ``mean_over`` has a threshold that the protocol does not have.
@@ -88,19 +100,25 @@ def scores_of(
         leads = 1 - _ratio(parts[..., 0, :, :], parts[..., 1:, :, :].sum(-3))
         store(f"fss/{km:g}", leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
     # 3. Probabilistic scores of ensembles
-    for name, parts in threshold_scores(sums, protocol).items():
-        store(name, *parts)
-    for name, (leads, pooled) in crps_components(sums, protocol).items():
-        by_lead[name], overall[name] = leads, pooled
+    if "ranks" in sums:
+        for name, formula in (("brier", brier), ("roc_area", roc_area)):
+            leads = formula(sums["probability/forecasts"], sums["probability/events"])
+            pooled = formula(sums["probability/forecasts"].sum(-2), sums["probability/events"].sum(-2))
+            store(name, leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
     # 4. Means over pixels or frames
-    for name, (numerator, denominator) in _ratios(sums).items():
+    for name, (numerator, denominator) in _ratios(sums, protocol).items():
         by_lead[name] = _ratio(numerator.double(), denominator.double())
         pooled = _ratio(numerator.double().sum(-1), denominator.double().sum(-1))
         overall[name] = by_lead[name].mean(-1) if protocol.aggregation == "lead-mean" else pooled
+    if "correlation" in protocol.scores:
+        by_lead["correlation"] = _correlation(sums["moments"], sums["valid_pixels"])
+        overall["correlation"] = _correlation(sums["moments"].sum(-2), sums["valid_pixels"].sum(-1))
     _add_derived(overall, members=_members(sums))
     _add_derived(by_lead, members=_members(sums))
     if protocol.aggregation == "lead-mean":
-        overall["psnr"] = by_lead["psnr"].mean(-1)
+        for name in overall:
+            if name in ("psnr", "correlation") or name.startswith("rmse"):
+                overall[name] = by_lead[name].mean(-1)
     return overall, by_lead
 
 
@@ -124,7 +142,7 @@ def _table_scores(
     return {name: (leads[name], pooled[name]) for name in leads}
 
 
-def _ratios(sums: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def _ratios(sums: Mapping[str, Tensor], protocol: ScoreProtocol) -> dict[str, tuple[Tensor, Tensor]]:
     """Return numerator and denominator of each score that is a mean over pixels or frames."""
     valid = sums["valid_pixels"]
     ratios = {
@@ -134,6 +152,10 @@ def _ratios(sums: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         "crps_standard": (sums["absolute_error"], valid),
         "coverage": (valid, sums["observed_pixels"]),
     }
+    if "mean_error" in protocol.scores:
+        ratios["mean_error"] = (sums["moments"][..., 0], valid)
+    if "conditional_errors" in protocol.scores:
+        ratios |= _conditional_ratios(sums, protocol)
     pixels = sums.get("crps/pixels", valid)
     if "ranks" in sums:
         ratios["crps"] = (sums["crps/fair"], pixels)
@@ -151,13 +173,40 @@ def _ratios(sums: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     return ratios
 
 
+def _conditional_ratios(sums: Mapping[str, Tensor], protocol: ScoreProtocol) -> dict[str, tuple[Tensor, Tensor]]:
+    ratios = {}
+    for column, (condition, rows) in enumerate(CONDITIONS.items()):
+        pixels = torch.stack([sums[row] for row in rows]).sum(0)
+        for kind, name in enumerate(("mean_error", "mae", "mse")):
+            for row, label in enumerate(protocol.labels):
+                errors = sums["conditional"][..., kind, column, row]
+                ratios[f"{name}_{condition}/{label}"] = (errors, pixels[..., row, :])
+    return ratios
+
+
+def _correlation(moments: Tensor, pixels: Tensor) -> Tensor:
+    """Return Pearson's correlation of sums ``[..., 6]`` (see ``error_sums``) over ``pixels``; NaN for constant fields.
+
+    A field counts as constant if its standard deviation is within rounding, 1e-6 of its root mean square.
+    """
+    _, x, y, xx, yy, xy = moments.double().unbind(-1)
+    count = pixels.double()
+    variance_x, variance_y = xx - x.square() / count, yy - y.square() / count
+    defined = (variance_x > _CONSTANT * xx) & (variance_y > _CONSTANT * yy)
+    correlation = (xy - x * y / count) / (variance_x.sqrt() * variance_y.sqrt())
+    return correlation.clamp(-1, 1).where(defined, torch.nan)
+
+
 def _add_derived(scores: dict[str, Tensor], *, members: int) -> None:
-    """Add scores derived from means: PSNR of a [0, 1] field, spread, ratio of spread to the error of the mean.
+    """Add scores derived from means: RMSE, PSNR of a [0, 1] field, spread, ratio of spread to the error of the mean.
 
     With the factor sqrt((M + 1) / M) the ratio is 1 if M members and the observation have the same distribution
     (Fortin et al. 2014, eq. 15).
     """
     scores["psnr"] = -10 * torch.log10(scores["mse"])
+    scores["rmse"] = scores["mse"].sqrt()
+    for name in [name for name in scores if name.startswith("mse_")]:
+        scores[name.replace("mse_", "rmse_", 1)] = scores.pop(name).sqrt()
     if "spread/variance" in scores:
         variance, error = scores.pop("spread/variance"), scores.pop("spread/error")
         scores["spread"] = variance.sqrt()

@@ -99,7 +99,7 @@ class Statistics:
             )
         on_device = index.to(self.hits.device)
         sums = {name: tensor.index_select(0, on_device) for name, tensor in self.sums.items()}
-        return _from_sums(self.protocol, tuple(self.events[i] for i in index.tolist()), sums)
+        return statistics_of(self.protocol, tuple(self.events[i] for i in index.tolist()), sums)
 
     def under(self, protocol: ScoreProtocol) -> "Statistics":
         """Return the same counts under another protocol with the same counting hash.
@@ -116,7 +116,7 @@ class Statistics:
 
     def to(self, device: torch.device | str) -> "Statistics":
         """Return the sums on another device."""
-        return _from_sums(self.protocol, self.events, {name: sums.to(device) for name, sums in self.sums.items()})
+        return statistics_of(self.protocol, self.events, {name: sums.to(device) for name, sums in self.sums.items()})
 
     def save(self, path: Path) -> None:
         """Write the sums atomically as ``.npz``."""
@@ -144,7 +144,7 @@ class Statistics:
                 raise ValueError(f"{sorted(missing)} are missing")
             sums = {name: torch.from_numpy(arrays[name]) for name in arrays if name not in ("protocol", "events")}
             protocol = ScoreProtocol.from_json(str(arrays["protocol"]))
-            return _from_sums(protocol, tuple(arrays["events"].tolist()), sums)
+            return statistics_of(protocol, tuple(arrays["events"].tolist()), sums)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(
                 f"{path} does not contain verification statistics written by Statistics.save: {error}"
@@ -191,10 +191,11 @@ def group_events(protocol: ScoreProtocol, *, keys: Sequence[str], sums: dict[str
         name: tensor.new_zeros(len(events), *tensor.shape[1:]).index_add_(0, rows.to(tensor.device), tensor)
         for name, tensor in sums.items()
     }
-    return _from_sums(protocol, events, grouped)
+    return statistics_of(protocol, events, grouped)
 
 
-def _from_sums(protocol: ScoreProtocol, events: tuple[str, ...], sums: Mapping[str, Tensor]) -> Statistics:
+def statistics_of(protocol: ScoreProtocol, events: tuple[str, ...], sums: Mapping[str, Tensor]) -> Statistics:
+    """Return statistics of sums by name, whose first axis is that of the events."""
     extra = {name: tensor for name, tensor in sums.items() if name not in SUMS}
     return Statistics(protocol=protocol, events=events, extra=extra, **{name: sums[name] for name in SUMS})
 

@@ -56,7 +56,9 @@ def test_perfect_forecast():
         if key.startswith("psnr"):
             assert value == math.inf
         elif not math.isnan(value):  # HSS is undefined if every block is an event
-            assert value == pytest.approx(0.0 if key.startswith(("far", "mse", "mae", "crps")) else 1.0, abs=1e-12), key
+            assert value == pytest.approx(
+                0.0 if key.startswith(("far", "mse", "rmse", "mae", "crps")) else 1.0, abs=1e-12
+            ), key
 
 
 def test_forecast_without_events():
@@ -158,7 +160,7 @@ def test_keys():
     tables = ("csi", "pod", "far", "hss", "frequency_bias")
     names = {f"{name}{pool}" for name in tables for pool in ("", "_pool4", "_pool16")} | {"fss/4", "fss/16", "fss/64"}
     expected = {f"{name}/{label}" for name in names for label in (*GLOBAL.labels, "mean")}
-    expected |= {"mse", "mae", "psnr", "crps", "crps_standard", "ssim", "coverage"}
+    expected |= {"mse", "rmse", "mae", "psnr", "crps", "crps_standard", "ssim", "coverage"}
     assert set(score(codes(0), codes(1))) == expected
     per_lead = score(codes(0), codes(1), per_lead=True)
     assert set(per_lead) == expected | {f"{key}/lead/{lead}" for key in expected for lead in (1, 2, 3)}
