@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .contingency import frame_scores
-from .ensemble_scores import ensemble_sums
+from .ensemble_scores import ensemble_sums, single_forecast_sums
 from .error_sums import error_sums
 from .input_fields import Window, check_fields, windows_of
 from .neighbourhood import fraction_sums
@@ -117,6 +117,8 @@ def _count_window(window: Window, protocol: ScoreProtocol) -> dict[str, Tensor]:
         observed = _apply_mask(levels_of(window.observation, protocol), window, protocol)
         levels = (observed, predicted)
         sums |= ensemble_sums(window.unit, window.members, levels=levels, protocol=protocol, event=window.event)
+    elif "twcrps" in protocol.sums:
+        sums |= single_forecast_sums(window.unit, window.forecasts[0], protocol)
     return sums
 
 

@@ -18,6 +18,34 @@ def brier(forecasts: Tensor, events: Tensor) -> Tensor:
     return errors.sum(-1) / forecasts.sum(-1)
 
 
+def fair_brier(forecasts: Tensor, events: Tensor) -> Tensor:
+    """Return the fair Brier score (Ferro 2014, eq. 7): the Brier score minus n (M - n) / (M^2 (M - 1)) of each pixel.
+
+    Its expectation is that of the Brier score of an ensemble with an unlimited number of members. The arguments are
+    those of :func:`brier`; two members or more.
+    """
+    members = forecasts.shape[-1] - 1
+    number = torch.arange(members + 1, dtype=torch.float64, device=forecasts.device)
+    excess = number * (members - number) / (members**2 * (members - 1))
+    return brier(forecasts, events) - (forecasts * excess).sum(-1) / forecasts.sum(-1)
+
+
+def decompose_brier(forecasts: Tensor, events: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return reliability, resolution and uncertainty (Murphy 1973): Brier score = first - second + third.
+
+    There is one bin per probability n / M, so that the equation is exact. The arguments are those of :func:`brier`.
+    """
+    forecasts, events = forecasts.double(), events.double()
+    total = forecasts.sum(-1, keepdim=True)
+    probability = torch.linspace(0, 1, forecasts.shape[-1], dtype=torch.float64, device=forecasts.device)
+    frequency = torch.where(forecasts > 0, events / forecasts, 0.0)
+    climatology = events.sum(-1, keepdim=True) / total
+    share = forecasts / total
+    reliability = (share * (frequency - probability).square()).sum(-1)
+    resolution = (share * (frequency - climatology).square()).sum(-1)
+    return reliability, resolution, (climatology * (1 - climatology))[..., 0]
+
+
 def roc_curve(forecasts: Tensor, events: Tensor) -> tuple[Tensor, Tensor]:
     """Return the probabilities of false detection and of detection ``[..., M + 2]`` by decreasing number of members.
 

@@ -1,7 +1,6 @@
 """Sums of ensemble scores, additive over windows: CRPS, rank histogram, exceedance probabilities, spread.
 
-CRPS: Gneiting and Raftery 2007, eq. 21; fair CRPS: Ferro 2014. Rank histogram: Hamill 2001. Spread and skill: Fortin
-et al. 2014.
+Rank histogram: Hamill 2001. Spread and skill: Fortin et al. 2014. CRPS: see ``crps_sums.py``.
 """
 
 import hashlib
@@ -9,8 +8,11 @@ import hashlib
 import torch
 from torch import Tensor
 
+from .crps_sums import bin_sums, crps_sums, threshold_weighted_errors, threshold_weighted_sums, value_counts
 from .protocols import ScoreProtocol
 from .threshold_levels import missing_level
+
+_BY_THRESHOLD = ("probability/", "twcrps/", "brier/")
 
 
 def ensemble_sums(
@@ -27,41 +29,49 @@ def ensemble_sums(
 
     Returns:
         ``crps/fair``, ``crps/standard``, ``spread/variance``, ``spread/error`` (of the mean): float64 ``[T]``;
-        ``crps/pixels``: int64 ``[T]``; ``ranks``: int64 ``[T, M + 1]``; ``probability/forecasts`` and
+        ``crps/pixels``: int64 ``[T]``; ``twcrps/fair``, ``twcrps/standard``: float64 ``[thresholds, T]``;
+        ``crps_bins/widths``: float64 ``[T, 2, M + 1]``; ``crps_bins/pixels``: int64 ``[T, 3]``; ``observed_values``:
+        int64 ``[T, 256]``, see ``crps_sums.py``; ``ranks``: int64 ``[T, M + 1]``; ``probability/forecasts`` and
         ``probability/events``: int64 ``[thresholds, T, M + 1]``, by the number of members that forecast the event;
         ``crps_gaussian`` if the protocol has that oddity.
     """
     observed_levels, member_levels = levels
     missing = missing_level(protocol)
     valid = (observed_levels != missing) & (member_levels != missing).all(0)
+    thresholds = [threshold / protocol.scale for threshold in protocol.thresholds]
     generator = torch.Generator().manual_seed(_seed(event, observed))
     per_frame: dict[str, list[Tensor]] = {}
     for frame in range(observed.shape[0]):
         keep = valid[frame]
-        y, x = observed[frame][keep].double(), members[:, frame, keep].double()
-        sums = _crps(y, x) | _spread(y, x) | {"ranks": _ranks(y, x, generator)}
+        y = observed[frame][keep].double()
+        ordered = members[:, frame, keep].sort(0).values.double()
+        sums = crps_sums(y, ordered) | _spread(y, ordered) | {"ranks": _ranks(y, ordered, generator)}
+        sums |= {"crps/pixels": torch.tensor(y.numel(), dtype=torch.int64, device=y.device)}
+        if "twcrps" in protocol.sums:
+            sums |= threshold_weighted_sums(y, ordered, thresholds)
+        if "crps_bins" in protocol.sums:
+            sums |= bin_sums(y, ordered) | {"observed_values": value_counts(y, protocol.scale)}
         sums |= _probabilities(observed_levels[frame][keep], member_levels[:, frame, keep], len(protocol.thresholds))
         if "crps_gaussian" in protocol.oddities:
-            sums["crps_gaussian"] = gaussian_crps(y, x).sum()
+            sums["crps_gaussian"] = gaussian_crps(y, ordered).sum()
         for name, value in sums.items():
             per_frame.setdefault(name, []).append(value)
     return {
-        name: torch.stack(values, dim=1 if name.startswith("probability") else 0) for name, values in per_frame.items()
+        name: torch.stack(values, dim=1 if name.startswith(_BY_THRESHOLD) else 0) for name, values in per_frame.items()
     }
 
 
-def _crps(y: Tensor, x: Tensor) -> dict[str, Tensor]:
-    """Return sums of mean |x - y| - sum |x_i - x_j| / (2 M^2), and of the fair form with M (M - 1) instead of M^2."""
-    members = x.shape[0]
-    ordered = x.sort(0).values
-    weights = 2.0 * torch.arange(1, members + 1, dtype=torch.float64, device=x.device) - members - 1
-    pairs = (weights[:, None] * ordered).sum()  # half the sum of |x_i - x_j| over all ordered pairs
-    error = (x - y).abs().sum() / members
-    return {
-        "crps/standard": error - pairs / members**2,
-        "crps/fair": error - pairs / (members * (members - 1)),
-        "crps/pixels": torch.tensor(y.numel(), dtype=torch.int64, device=x.device),
-    }
+def single_forecast_sums(observed: Tensor, forecast: Tensor, protocol: ScoreProtocol) -> dict[str, Tensor]:
+    """Return ``twcrps/absolute`` of a single forecast, float64 ``[thresholds, T]``; pixels missing in either add 0.
+
+    Args:
+        observed: ``[T, H, W]`` in [0, 1], NaN where missing.
+        forecast: of the same shape.
+        protocol: thresholds.
+    """
+    thresholds = [threshold / protocol.scale for threshold in protocol.thresholds]
+    frames = zip(observed.flatten(1), forecast.flatten(1), strict=True)
+    return {"twcrps/absolute": torch.stack([threshold_weighted_errors(y, x, thresholds) for y, x in frames], dim=1)}
 
 
 def gaussian_crps(y: Tensor, x: Tensor) -> Tensor:

@@ -33,6 +33,10 @@ OPTIONAL_SCORES: dict[str, OptionalScore] = {
     "mean_error": OptionalScore("Mean error", needs="moments"),
     "correlation": OptionalScore("Correlation", needs="moments"),
     "conditional_errors": OptionalScore("Conditional errors", needs="conditional"),
+    "twcrps": OptionalScore("Threshold-weighted CRPS", needs="twcrps"),
+    "crps_decomposition": OptionalScore("Decomposition of the CRPS", needs="crps_bins"),
+    "brier_fair": OptionalScore("Fair Brier score"),
+    "brier_decomposition": OptionalScore("Decomposition of the Brier score"),
 }
 ALL = "all"
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from .contingency import ContingencyTable, contingency, csi, table_scores
-from .diagram_statistics import brier, roc_area
 from .error_sums import CONDITIONS
+from .probabilistic_scores import crps_components, threshold_scores
 from .protocols import ScoreProtocol
 from .sufficient_statistics import TABLE, Statistics
 
@@ -100,11 +100,10 @@ def scores_of(
         leads = 1 - _ratio(parts[..., 0, :, :], parts[..., 1:, :, :].sum(-3))
         store(f"fss/{km:g}", leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
     # 3. Probabilistic scores of ensembles
-    if "ranks" in sums:
-        for name, formula in (("brier", brier), ("roc_area", roc_area)):
-            leads = formula(sums["probability/forecasts"], sums["probability/events"])
-            pooled = formula(sums["probability/forecasts"].sum(-2), sums["probability/events"].sum(-2))
-            store(name, leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
+    for name, parts in threshold_scores(sums, protocol).items():
+        store(name, *parts)
+    for name, (leads, pooled) in crps_components(sums, protocol).items():
+        by_lead[name], overall[name] = leads, pooled
     # 4. Means over pixels or frames
     for name, (numerator, denominator) in _ratios(sums, protocol).items():
         by_lead[name] = _ratio(numerator.double(), denominator.double())

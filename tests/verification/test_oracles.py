@@ -1,11 +1,8 @@
 """Compared with pysteps and scores to 1e-9, on synthetic fields and on real radar."""
 
-import contextlib
 import importlib
-import io
 import operator
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,47 +20,23 @@ from simcast_hpc.verification import (
     scores,
     ssim,
 )
-from tests.shared_data import shared
+from tests.verification.compared_scores import EXACT, library, radar, synthetic
 
 THRESHOLDS = (40.0, 90.5, 140.0)
-EXACT = 1e-9
-
-
-def library(name):
-    with contextlib.redirect_stdout(io.StringIO()):  # pysteps prints the path of its configuration file
-        return pytest.importorskip(
-            name, reason=f"{name} is not installed: pip install -c constraints.txt -e '.[verify]'"
-        )
-
-
-def synthetic(seed, shape):
-    """Return smooth uint8 fields with structure at several scales."""
-    generator = np.random.default_rng(seed)
-    coarse = generator.random((*shape[:-2], 8, 8))
-    field = np.kron(coarse, np.ones((shape[-2] // 8, shape[-1] // 8))) * 0.7 + generator.random(shape) * 0.3
-    return (field * 254).astype(np.uint8)
-
-
-def real():
-    """Return ten radar tiles at two times 20 minutes apart: observation and persistence forecast."""
-    with h5py.File(shared("data/radar/rr/2019/RR_MRMS4KM_20190610.h5")) as file:
-        frames = np.asarray(file["rr"])[:3].transpose(0, 3, 1, 2)
-    frames = np.where(frames == 255, 0, frames).astype(np.uint8)
-    return frames[:, 12:15], frames[:, 2:5]
 
 
 @pytest.fixture(params=["synthetic", "radar"])
 def fields(request):
     """Observation and forecast, uint8 [N, T, H, W] without missing pixels."""
     if request.param == "radar":
-        return real()
+        return radar()
     return synthetic(0, (2, 3, 64, 64)), synthetic(1, (2, 3, 64, 64))
 
 
 @pytest.fixture(params=["synthetic", "radar"])
 def ensembles(request):
     """Observation [N, T, H, W] and five members [N, M, T, H, W] with ties, integers / 255."""
-    observed = synthetic(0, (2, 2, 32, 32)) if request.param == "synthetic" else real()[0][:2, :2, :64, :64]
+    observed = synthetic(0, (2, 2, 32, 32)) if request.param == "synthetic" else radar()[0][:2, :2, :64, :64]
     generator = np.random.default_rng(3)
     noise = generator.integers(-30, 31, (len(observed), 5, *observed.shape[1:]))
     members = np.clip(observed[:, None].astype(int) + noise, 0, 254)
@@ -120,23 +93,6 @@ def test_fss(fields, window):
         predicted, truth = (np.pad(field, window // 2) for field in (predicted, truth))
         options = {"event_threshold": 90.5, "window_size": (window, window), "threshold_operator": np.greater_equal}
         assert ours[f"fss/{window}/90.5"] == pytest.approx(float(single(predicted, truth, **options)), abs=EXACT)
-
-
-def test_crps_fair_and_standard(ensembles):
-    observed, members = ensembles
-    ours = score(observed, members, protocol=protocol_for("own", THRESHOLDS))
-    xarray, crps = library("xarray"), library("scores.probability").crps_for_ensemble
-    unit = {"obs": observed.astype(np.float32) / np.float32(255), "fcst": members.astype(np.float32) / np.float32(255)}
-    truth = xarray.DataArray(unit["obs"].astype(float), dims=("n", "t", "y", "x"))
-    predicted = xarray.DataArray(unit["fcst"].astype(float), dims=("n", "m", "t", "y", "x"))
-    for key, method in (("crps", "fair"), ("crps_standard", "ecdf")):
-        assert ours[key] == pytest.approx(float(crps(predicted, truth, "m", method=method)), abs=EXACT)
-    pysteps = library("pysteps.verification.probscores")
-    expected = pysteps.CRPS(predicted.values.swapaxes(0, 1), truth.values)
-    # pysteps omits intervals in which the observation equals a member, so ties are perturbed.
-    nudged = pysteps.CRPS(predicted.values.swapaxes(0, 1), truth.values + 1e-13)
-    assert ours["crps_standard"] == pytest.approx(nudged, abs=EXACT)
-    assert abs(expected - nudged) < 0.05
 
 
 def test_ranks_reliability_and_roc(ensembles):
@@ -220,16 +176,6 @@ def test_power_of_members_and_of_their_mean(ensembles):
     each = count(observed, members, protocol=protocol_for("own", THRESHOLDS, spectrum=True, members="each"))
     assert set(power_spectra(each)) == {"observed", "forecast"}
     np.testing.assert_allclose(power_spectra(each)["forecast"][0].numpy(), single, rtol=1e-5)
-
-
-def test_spread_and_skill(ensembles):
-    observed, members = ensembles
-    found = score(observed, members, protocol=protocol_for("own", THRESHOLDS))
-    x, y = members / 255.0, observed / 255.0
-    spread = np.sqrt(x.var(axis=1, ddof=1).mean())
-    error = np.sqrt(((x.mean(axis=1) - y) ** 2).mean())
-    assert found["spread"] == pytest.approx(spread, rel=1e-6)
-    assert found["spread_skill"] == pytest.approx(np.sqrt(6 / 5) * spread / error, rel=1e-6)
 
 
 @pytest.mark.parametrize("pool", [Pool(size=4), Pool(size=4, kind="avg"), Pool(size=5, overlapping=True)])
