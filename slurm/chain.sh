@@ -21,16 +21,16 @@ source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 submit_all() { # submit_all ARGUMENTS...
   local before='' part number more options
   site_settings
-  require_archive
+  require_data
   words_of SBATCH_OPTIONS options
   read_parts "${container[@]}" "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts \
     --set "$(setting run_dir "$RUN_DIR")" "$@"
-  export CONFIG RUN_DIR SEVIR_ROOT PYTHON
+  export CONFIG RUN_DIR DATA_ROOT PYTHON
   for part in "${parts[@]}"; do
     more=()
     [ -z "$before" ] || more+=("--dependency=afterok:$before")
     case $part in
-      prepare | verify) more+=(--nodes=1 --ntasks-per-node=1) ;;
+      prepare) more+=(--nodes=1 --ntasks-per-node=1) ;;
       *:rollouts) more+=("--array=0-$((${ROLLOUT_JOBS:-4} - 1))") ;;
     esac
     # Without this option a job whose dependency failed stays in the queue, and it cannot be added later.
@@ -46,11 +46,11 @@ if [ -z "${SLURM_JOB_ID:-}" ]; then
   exit
 fi
 begin_job chain.sh
-require_archive
+require_data
 [ $# -ge 1 ] || leave $INVALID "start it on a login node: bash slurm/chain.sh"
 reject_if_stopped "$1"
 case $1 in
-  prepare | verify) data_root=$SEVIR_ROOT ;;
+  prepare) data_root=$DATA_ROOT ;;
   *)
     check_nodes
     stage_data

@@ -18,11 +18,11 @@ set -euo pipefail
 source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 
 begin_job distill_sevir.sh
-require_archive
+require_data
 reject_if_stopped "the first part"
 check_nodes
 read_parts on_first_node "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --parts \
-  --set "$(setting run_dir "$RUN_DIR")" --set "$(setting data.root "$SEVIR_ROOT")" "$@"
+  --set "$(setting run_dir "$RUN_DIR")" --set "$(setting data.root "$DATA_ROOT")" "$@"
 stage_data
 for part in "${parts[@]}"; do
   run_part "$part" "$@"

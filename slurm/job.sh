@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Functions of the batch scripts in this folder, which source it. docs/guides/slurm.md describes the variables.
 
-INVALID=2 NO_MARKER=70 STOPPED=75 AGAIN=85 CANCELLED=143
+INVALID=2 NO_MARKER=70 STOPPED=75 AGAIN=85 HUNG=86 INTERRUPTED=130 CANCELLED=143
 
 say() { echo "$(date -Is) $*" >&2; }
 
@@ -14,15 +14,17 @@ leave() { # leave STATUS REASON...
 
 site_settings() { # settings of the site, and defaults; variables that are set for one submission override site.env
   local name overrides=()
-  for name in SEVIR_ROOT RUN_DIR CONFIG MAX_RESTARTS CHECK_NODES MIN_FREE_GIB; do
+  for name in DATA_ROOT SEVIR_ROOT RUN_DIR CONFIG MAX_RESTARTS CHECK_NODES MIN_FREE_GIB; do
     [ -z "${!name:-}" ] || overrides+=("$name=${!name}")
   done
+  # SEVIR_ROOT, the name in the first release, of a submission also overrides DATA_ROOT of the site.
+  [ -z "${SEVIR_ROOT:-}" ] || [ -n "${DATA_ROOT:-}" ] || overrides+=("DATA_ROOT=$SEVIR_ROOT")
   if [ -f slurm/site.env ]; then
     # shellcheck source=slurm/site.env.example
     source slurm/site.env
   fi
   [ "${#overrides[@]}" = 0 ] || export "${overrides[@]}"
-  : "${PYTHON:=.venv/bin/python}" "${MAX_RESTARTS:=20}" "${LOCAL_DATA:=}"
+  : "${PYTHON:=.venv/bin/python}" "${MAX_RESTARTS:=20}" "${LOCAL_DATA:=}" "${DATA_ROOT:=${SEVIR_ROOT:-}}"
   : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}"
   words_of CONTAINER container
   words_of SRUN_OPTIONS srun_options
@@ -31,7 +33,7 @@ site_settings() { # settings of the site, and defaults; variables that are set f
   done
   # YAML, which --set reads, replaces line ends within quotes by spaces: the commands and this script would use different
   # folders. The last three are the line ends of Unicode (U+0085, U+2028, U+2029).
-  for name in RUN_DIR CONFIG SEVIR_ROOT LOCAL_DATA; do
+  for name in RUN_DIR CONFIG DATA_ROOT LOCAL_DATA; do
     case ${!name:-} in
       *[[:cntrl:]]* | *$'\xc2\x85'* | *$'\xe2\x80\xa8'* | *$'\xe2\x80\xa9'*)
         leave $INVALID "$name=${!name@Q} contains a line end or another control character"
@@ -66,6 +68,8 @@ begin_job() { # begin_job NAME: settings, environment, rendezvous of the ranks, 
   cd "${SLURM_SUBMIT_DIR:?}" || leave $INVALID "cannot change to $SLURM_SUBMIT_DIR"
   site_settings
   mkdir -p "$RUN_DIR"
+  record=$RUN_DIR/.job-$SLURM_JOB_ID
+  : >"$record" || leave $INVALID "RUN_DIR=$RUN_DIR cannot be written"
   MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
   MASTER_PORT=$(random_port)
   export MASTER_ADDR MASTER_PORT
@@ -73,6 +77,7 @@ begin_job() { # begin_job NAME: settings, environment, rendezvous of the ranks, 
   export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1} SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
   export HDF5_USE_FILE_LOCKING=FALSE PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
   step='' cancelled=0 interrupted=0 asked=0
+  trap at_exit EXIT
   make_scratch
   trap forward_usr2 USR2
   trap cancel TERM
@@ -97,9 +102,13 @@ make_scratch() { # create the folder of caches of compiled code on the temporary
   scratch=''
   [ -z "${TORCH_EXTENSIONS_DIR:-}" ] || [ -z "${TRITON_CACHE_DIR:-}" ] || return 0
   scratch=$(mktemp -d --tmpdir "simcast-$SLURM_JOB_ID-XXXXXXXXXX") || leave $INVALID "cannot create a temporary folder"
-  trap remove_scratch EXIT
   export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
   export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton_cache}
+}
+
+at_exit() { # remove what the job wrote for itself
+  rm -f -- "$record" "$record.errors"
+  remove_scratch
 }
 
 remove_scratch() { # remove it on all nodes; a cancelled job can start no step, so it remains on its other nodes
@@ -135,10 +144,12 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: run a job step to its
   shift
   reject_if_stopped "$name"
   [ "$cancelled" = 0 ] || leave $CANCELLED "cancelled before $name"
-  [ "$asked" = 0 ] || requeue_job "everything before $name"
+  [ "$asked" = 0 ] || requeue_job "everything before $name is saved"
   say "$name"
   # A rank that exits with 85 must not end the others while they save; after a crash they are ended within a minute.
-  srun --label --kill-on-bad-exit=0 --wait=60 "${options[@]}" "${srun_options[@]}" "${container[@]}" "$@" &
+  # srun names the node of a failed task on stderr.
+  srun --label --kill-on-bad-exit=0 --wait=60 "${options[@]}" "${srun_options[@]}" "${container[@]}" "$@" \
+    2> >(tee >(grep --line-buffered '^srun: error: ' >"$record.errors") >&2) &
   step=$!
   # A trap interrupts wait before the step ends; then wait again.
   while :; do
@@ -151,25 +162,70 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: run a job step to its
   # A signal before the task has installed its handler ends it with 128 + 12 (USR2) or 128 + 15 (TERM): nothing to save.
   case $state in
     0) ;;
-    "$AGAIN" | 140 | 143) requeue_job "$name" ;;
-    *) leave "$state" "$name ended with $state" ;;
+    "$AGAIN" | 140 | 143) requeue_job "$name is saved" ;;
+    *) requeue_after_failure "$name" ;;
   esac
 }
 
-requeue_job() { # requeue this job unless a limit is reached; does not return
-  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$1 is saved, but $RUN_DIR/STOP exists: not requeued"
+# A crash, a hang or a lost node is repeated only if this start made progress, so an error that always occurs at the same
+# step ends the job at its second occurrence.
+requeue_after_failure() { # requeue_after_failure NAME: requeue the job that failed with $state, or leave
+  local node=''
+  case $state in "$INVALID" | "$STOPPED" | "$INTERRUPTED") leave "$state" "$1 ended with $state" ;; esac
+  made_progress || leave "$state" "$1 ended with $state, and this start completed no checkpoint or stage: not requeued"
+  case $state in "$HUNG" | 13[4-9]) node=$(failed_node) ;; esac
+  say "$1 ended with $state"
+  requeue_job "$1 failed, but this start completed a checkpoint or stage" "$state" "$node"
+}
+
+made_progress() { # whether a checkpoint or a complete stage is newer than the start of this job
+  [ -n "$(find "$RUN_DIR" \( -path '*/checkpoints/step-*/manifest.json' -o -name DONE.json \) -newer "$record" \
+    -print -quit)" ]
+}
+
+# Tasks that wait for a lost one end by themselves, with a status; a crash or srun ends the lost one by a signal.
+failed_node() { # print the node of the first task that a signal ended, if there are several nodes
+  [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ] || return 0
+  sleep 1 # grep writes what it has read
+  sed -nE '/: Exited with/d; s/^srun: error: ([^ :]+): tasks? [^:]*: .*/\1/p' "$record.errors" | sed -n 1p
+}
+
+# Requeue this job without NODE, or leave with STATUS (default: 85) if a limit is reached. Does not return.
+requeue_job() { # requeue_job REASON [STATUS [NODE]]
+  [ ! -e "$RUN_DIR/STOP" ] || leave $STOPPED "$1, but $RUN_DIR/STOP exists: not requeued"
   [ "${SLURM_RESTART_COUNT:-0}" -lt "$MAX_RESTARTS" ] ||
-    leave $AGAIN "$1 is saved, but MAX_RESTARTS=$MAX_RESTARTS is reached: not requeued; sbatch resumes it"
-  say "$1 is saved: the job is requeued"
+    leave "${2:-$AGAIN}" "$1, but MAX_RESTARTS=$MAX_RESTARTS is reached: not requeued; sbatch resumes it"
+  local waited=0 excluded=''
+  [ -z "${3:-}" ] || excluded=$(excluded_with "$3")
+  say "$1: the job is requeued"
   remove_scratch
   scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol requeue failed; sbatch resumes the job"
+  # Slurm changes the nodes of pending jobs only. It now sends TERM to this shell and its children, KILL after KillWait.
+  while [ -n "$excluded" ] && [ $waited -lt 5 ]; do
+    ! scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" || excluded=''
+    waited=$((waited + 1))
+  done
   # Slurm ends this shell; if it exited by itself, the job would count as failed.
-  local waited=0
   while [ "$cancelled" = 0 ] && [ $waited -lt 600 ]; do
     sleep 1
     waited=$((waited + 1))
   done
+  [ "$cancelled" = 0 ] || leave $AGAIN "Slurm ends this start of the job"
   leave $AGAIN "Slurm did not requeue the job"
+}
+
+excluded_with() { # excluded_with NODE: print the nodes to exclude, if the partition has enough others
+  local excluded others
+  excluded=$(scontrol show job --oneliner "$SLURM_JOB_ID" | sed -nE 's/.* ExcNodeList=([^ ]*).*/\1/p')
+  case $excluded in '' | '(null)') excluded=$1 ;; *) excluded=$excluded,$1 ;; esac
+  others=$(sinfo --noheader --Node --format=%N --partition="$SLURM_JOB_PARTITION" | sort -u |
+    grep -cvxF -f <(scontrol show hostnames "$excluded")) || true
+  if [ "${others:-0}" -ge "${SLURM_JOB_NUM_NODES:-1}" ]; then
+    say "the job does not start on $excluded again"
+    echo "$excluded"
+  else
+    say "node $1 is not excluded: partition $SLURM_JOB_PARTITION has only ${others:-0} nodes without $excluded"
+  fi
 }
 
 reject_if_stopped() {
@@ -188,28 +244,28 @@ check_nodes() { # run simcast doctor on all nodes; an error ends the job
     --min-free-gib "${MIN_FREE_GIB:-10}"
 }
 
-require_archive() { # require that SEVIR_ROOT is an archive or prepared shards
-  [ -n "${SEVIR_ROOT:-}" ] ||
-    leave $INVALID "SEVIR_ROOT is not set; it is the folder of CATALOG.csv and data/vil, or of prepared shards"
-  [ -f "$SEVIR_ROOT/CATALOG.csv" ] || [ -f "$SEVIR_ROOT/manifest.json" ] ||
-    leave $INVALID "SEVIR_ROOT=$SEVIR_ROOT contains neither CATALOG.csv nor prepared shards (manifest.json)"
+require_data() { # require that DATA_ROOT is an archive, prepared shards or an imported folder
+  [ -n "$DATA_ROOT" ] ||
+    leave $INVALID "DATA_ROOT is not set; it is the folder of prepared or imported data, or of CATALOG.csv and data/vil"
+  [ -f "$DATA_ROOT/CATALOG.csv" ] || [ -f "$DATA_ROOT/manifest.json" ] ||
+    leave $INVALID "DATA_ROOT=$DATA_ROOT contains neither CATALOG.csv nor prepared shards (manifest.json)"
 }
 
-stage_data() { # copy SEVIR_ROOT to LOCAL_DATA on every node if it is set; sets $data_root, which training reads
-  data_root=$SEVIR_ROOT
+stage_data() { # copy DATA_ROOT to LOCAL_DATA on every node if it is set; sets $data_root, which training reads
+  data_root=$DATA_ROOT
   [ -n "$LOCAL_DATA" ] || return 0
   local copy=("$PYTHON" -m simcast_hpc.data.archive_copy) target
-  target=$(on_first_node "${copy[@]}" where "$SEVIR_ROOT" "$LOCAL_DATA") && [ -n "$target" ] ||
+  target=$(on_first_node "${copy[@]}" where "$DATA_ROOT" "$LOCAL_DATA") && [ -n "$target" ] ||
     leave $INVALID "LOCAL_DATA=$LOCAL_DATA cannot be used, see the error above"
   run_step "copy of the data to $target" --ntasks-per-node=1 --ntasks="${SLURM_JOB_NUM_NODES:-1}" -- \
-    "${copy[@]}" copy "$SEVIR_ROOT" "$target"
+    "${copy[@]}" copy "$DATA_ROOT" "$target"
   data_root=$target
 }
 
-run_part() { # run_part PART ARGUMENTS...: run a part of the pipeline CONFIG; prepare and verify use one process
+run_part() { # run_part PART ARGUMENTS...: run a part of the pipeline CONFIG; prepare uses one process
   local part=$1 where=()
   shift
-  case $part in prepare | verify) where=("${on_one_task[@]}") ;; esac
+  case $part in prepare) where=("${on_one_task[@]}") ;; esac
   run_step "$part" "${where[@]}" -- "$PYTHON" -m simcast_hpc pipeline "$CONFIG" --part "$part" \
     --set "$(setting run_dir "$RUN_DIR")" --set "$(setting data.root "$data_root")" "$@"
   case $part in

@@ -20,7 +20,7 @@ source "${SLURM_SUBMIT_DIR:-.}/slurm/job.sh"
 begin_job train.sh
 [ -f "${1:-}" ] || [[ ${1:-} =~ ^[a-z]+/[a-z0-9-]+$ ]] ||
   leave $INVALID "the first argument is the configuration of a stage, a file or a name such as teacher/sevir"
-require_archive
+require_data
 reject_if_stopped "$1"
 check_nodes
 stage_data

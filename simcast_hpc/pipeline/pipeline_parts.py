@@ -9,14 +9,15 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from simcast_hpc.config import ConfigError, PipelineConfig, SynthesisConfig, TrainConfig
 from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
-from simcast_hpc.distributed.ranks import find_rank
+from simcast_hpc.distributed.process_group import join_ranks
+from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks, find_rank
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, run_entry, with_postprocessing
 from simcast_hpc.inference.calibration import calibrate_run, is_calibrated
 from simcast_hpc.inference.trained_ensemble import load_run
@@ -35,6 +36,7 @@ from .time_budget import fit_steps
 logger = logging.getLogger(__name__)
 Announce = Callable[[PipelineConfig], None] | None
 _ROLLOUTS = ":rollouts"
+_SCORING_MINUTES = 240.0  # a collective waits for the rank with the slowest windows, and for rank 0's report
 
 
 def part_names(config: PipelineConfig) -> list[str]:
@@ -60,24 +62,28 @@ def run_part(requested: PipelineConfig, part: str, *, announce: Announce = None)
         announce: see :func:`prepare`; the other parts have their configuration in the run directory.
 
     Raises:
-        ConfigError: the name is unknown, an earlier part is missing, or the part requires a single process.
+        ConfigError: the name is unknown, an earlier part is missing, or ``prepare`` has several processes.
         Others: those of the part.
     """
     rank_info = find_rank(os.environ)
     if part not in part_names(requested):
         raise ConfigError(f"--part {part}: unknown part; choose {', '.join(part_names(requested))}")
     reject_stop_file([requested.run_dir])
-    if part in ("prepare", "verify"):
+    purpose = f"part {part} of a pipeline"
+    if part == "prepare":
         if rank_info.world_size > 1:
             raise ConfigError(
                 f"--part {part} requires a single process, but {rank_info.launcher} started {rank_info.world_size}; "
                 "run it without a launcher, or as one task"
             )
-        with raise_on_signal(), hold_directory(requested.run_dir, f"part {part} of a pipeline") as lock:
-            if part == "prepare":
-                prepare(requested, announce=announce)
-            else:
-                verify(prepared_config(requested), lock)
+        with raise_on_signal(), hold_directory(requested.run_dir, purpose):
+            prepare(requested, announce=announce)
+        return
+    if part == "verify":
+        ranks = join_ranks(timeout_minutes=_SCORING_MINUTES)
+        with raise_on_signal(), hold_directory(requested.run_dir, purpose, ranks=ranks) as lock:
+            verify(prepared_config(requested), lock, ranks=ranks)
+        ranks.leave()
         return
     stage = prepared_config(requested).train_config(part.removesuffix(_ROLLOUTS))
     if part.endswith(_ROLLOUTS):
@@ -114,22 +120,27 @@ def prepare(requested: PipelineConfig, *, announce: Announce = None) -> Pipeline
     return config
 
 
-def verify(config: PipelineConfig, lock: DirectoryLock) -> Path:
+def verify(config: PipelineConfig, lock: DirectoryLock, *, ranks: Ranks = SINGLE_RANK) -> Path:
     """Score all stages, write the HTML report, mark the pipeline as complete, and return the path of the report.
+
+    The windows are distributed over the ranks, and rank 0 writes. A collective.
 
     Raises:
         ConfigError: a stage is not complete.
         LostLockError: another process took over the run directory.
     """
     lock.check()
-    with Durations(config).measure("verification"):
-        _score(config)
-    lock.check()
-    report = write_report(config.run_dir)
-    markers = {name: RunDirectory(config.run_dir / name).marker() or {} for name in config.stages}
-    weights = {name: marker.get("weights") for name, marker in markers.items()}
-    RunDirectory(config.run_dir).finish({"stages": weights}, report=report.name)
-    return report
+    with Durations(config).measure("verification") if ranks.is_first else nullcontext():
+        _score(config, ranks)
+    report = config.run_dir
+    with ranks.together():
+        if ranks.is_first:
+            lock.check()
+            report = write_report(config.run_dir)
+            markers = {name: RunDirectory(config.run_dir / name).marker() or {} for name in config.stages}
+            weights = {name: marker.get("weights") for name, marker in markers.items()}
+            RunDirectory(config.run_dir).finish({"stages": weights}, report=report.name)
+    return ranks.broadcast(report)
 
 
 class Durations:
@@ -174,7 +185,7 @@ def _synthesize(config: PipelineConfig, synthesis: SynthesisConfig) -> None:
     logger.info("synthetic archive %s in %s", "written" if written else "already exists", config.data.root)
 
 
-def _score(config: PipelineConfig) -> None:
+def _score(config: PipelineConfig, ranks: Ranks) -> None:
     # 1. Models: autoencoders do not forecast, and models that held out a fold only forecast conditions
     stages = {name: config.train_config(name) for name in config.stages}
     scored = [name for name, one in stages.items() if one.stage != "autoencoder" and one.data.hold_out is None]
@@ -182,7 +193,8 @@ def _score(config: PipelineConfig) -> None:
     if "quantile-mapping" in config.evaluation.postprocess:
         for name, model in runs.items():
             if not is_calibrated(config.run_dir / name, model, config.data):
-                calibrate_run(config.run_dir / name, model, config.data, batch_size=config.evaluation.batch_size)
+                size = config.evaluation.batch_size
+                calibrate_run(config.run_dir / name, model, config.data, batch_size=size, ranks=ranks)
     entries = [
         row
         for name, model in runs.items()
@@ -205,5 +217,6 @@ def _score(config: PipelineConfig) -> None:
             settings=config.evaluation,
             folder=config.run_dir / "scores",
             train_dates=train_dates,
+            ranks=ranks,
         )
         logger.info("verified on %s", test_set.name)

@@ -43,6 +43,13 @@ if "FAKE_HANGS" in os.environ:
     state = 85
 part = sys.argv[sys.argv.index("--part") + 1] if "--part" in sys.argv else None
 run_dirs = [a.removeprefix("run_dir=") for a in sys.argv if a.startswith("run_dir=")]
+if "FAKE_PROGRESS" in os.environ and run_dirs:
+    folder = pathlib.Path(run_dirs[0], "checkpoints", "step-00000010")
+    folder.mkdir(parents=True, exist_ok=True)
+    time.sleep(0.02)
+    (folder / "manifest.json").write_text("{{}}")
+if "FAKE_ERRORS" in os.environ:
+    print(os.environ["FAKE_ERRORS"], file=sys.stderr)
 if state == 0 and "FAKE_NO_MARKER" not in os.environ and run_dirs:
     (run_dir,) = run_dirs
     folder = pathlib.Path(run_dir, "" if part in (None, "verify") else part)
@@ -64,7 +71,12 @@ import json, os, sys
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     calls.write(json.dumps({{"program": "scontrol", "arguments": sys.argv[1:]}}) + "\\n")
 if sys.argv[1:3] == ["show", "hostnames"]:
-    print("{host}\\nnode02")
+    print("{host}\\nnode02" if "[" in sys.argv[3] else sys.argv[3].replace(",", "\\n"))
+if sys.argv[1:3] == ["show", "job"]:
+    print("JobId=20123 JobName=x ExcNodeList=" + os.environ.get("FAKE_EXCLUDED", "(null)") + " NodeList=n")
+"""
+_SINFO = """#!/bin/sh
+printf '%s\\n' node01 node02 node03
 """
 
 
@@ -87,7 +99,8 @@ class FakeCluster:
         temporary.mkdir()
         archive.mkdir(exist_ok=True)
         (archive / "CATALOG.csv").touch()
-        for name, text in {"srun": _SRUN_ONE_TASK if self.run_tasks else _SRUN, "scontrol": _SCONTROL}.items():
+        srun = _SRUN_ONE_TASK if self.run_tasks else _SRUN
+        for name, text in {"srun": srun, "scontrol": _SCONTROL, "sinfo": _SINFO}.items():
             path = programs / name
             path.write_text(text.format(python=sys.executable, host=self.host))
             path.chmod(0o755)
@@ -96,6 +109,7 @@ class FakeCluster:
             "RUN_DIR",
             "CONFIG",
             "LOCAL_DATA",
+            "SEVIR_ROOT",
             "CONTAINER",
             "MAX_RESTARTS",
             "MASTER_ADDR",
@@ -109,10 +123,11 @@ class FakeCluster:
             "FAKE_CALLS": str(self.folder / "calls"),
             "SLURM_JOB_ID": "20123",
             "SLURM_JOB_NODELIST": "node[01-02]",
+            "SLURM_JOB_PARTITION": "gpu",
             "SLURM_SUBMIT_DIR": str(REPOSITORY),
             "SLURM_CPUS_PER_TASK": "8",
             "TMPDIR": str(temporary),
-            "SEVIR_ROOT": str(archive),
+            "DATA_ROOT": str(archive),
             "RUN_DIR": str(self.run_dir),
             "PYTHON": sys.executable,
             "CHECK_NODES": "0",

@@ -1,4 +1,4 @@
-"""A private, real Slurm on this machine: one controller and two nodes, without systemd, with all files in one folder.
+"""A private, real Slurm on this machine: one controller and three nodes, without systemd, with all files in one folder.
 
 Needs root and Debian's slurm-wlm, slurm-client and munge. The nodes share the name and address of this host and
 differ in ``SLURMD_NODENAME``. GPUs are device files without hardware. The tests cover submission, placement of ranks,
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NODES = ("n1", "n2")
+NODES = ("n1", "n2", "n3")  # the third one is in the partition `wide` only
 _PORT = 27817
 _MARK = "# simcast test cluster"
 
@@ -58,8 +58,9 @@ SlurmdTimeout=15
 MessageTimeout=10
 MinJobAge=3600
 NodeName=DEFAULT CPUs=24 Boards=1 SocketsPerBoard=1 CoresPerSocket=24 ThreadsPerCore=1 RealMemory=4000 Gres=gpu:4
-PartitionName=DEFAULT Nodes=ALL State=UP OverSubscribe=NO
+PartitionName=DEFAULT Nodes=n1,n2 State=UP OverSubscribe=NO
 PartitionName=normal Default=YES MaxTime=48:00:00 DefaultTime=00:30:00 PriorityTier=1 GraceTime=40
+PartitionName=wide Nodes=n1,n2,n3 MaxTime=01:00:00 PriorityTier=1
 PartitionName=urgent MaxTime=01:00:00 PriorityTier=9 PreemptMode=OFF
 """
 

@@ -1,4 +1,4 @@
-"""The batch scripts under a real Slurm of two nodes: what each does at its end, at a signal, when a node is lost."""
+"""The batch scripts under a real Slurm of three nodes: what each does at its end, at a signal, when a node is lost."""
 
 import json
 import os
@@ -93,7 +93,7 @@ class Job:
         self.cluster, self.run_dir, self.log = cluster, run_dir, run_dir.with_name(f"{run_dir.name}.log")
         defaults = {
             "PYTHON": sys.executable,
-            "SEVIR_ROOT": str(archive),
+            "DATA_ROOT": str(archive),
             "RUN_DIR": str(run_dir),
             "CHECK_NODES": "0",
             "MIN_FREE_GIB": "0.1",
@@ -191,20 +191,58 @@ def test_cancelled_job_saves_and_is_not_requeued(cluster, archive, teacher_yaml,
     assert visible(job.run_dir / "checkpoints") and not (job.run_dir / "DONE.json").exists()
 
 
-def test_crashed_job_fails_and_is_not_requeued(cluster, archive, teacher_yaml, tmp_path):
-    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml))
-    job.wait_for_step(10)
-    ranks = [
-        one for one in psutil.process_iter(["cmdline"])
+def _ranks(job: Job) -> list[psutil.Process]:
+    """Return the processes of the ranks of a job, the first rank first."""
+    found = [
+        one for one in psutil.process_iter(["cmdline", "environ"])
         if "simcast_hpc" in (one.info["cmdline"] or []) and f"run_dir={job.run_dir}" in one.info["cmdline"]
         and one.info["cmdline"][0] == sys.executable
     ]  # fmt: skip
+    return sorted(found, key=lambda one: int(one.info["environ"]["SLURM_PROCID"]))
+
+
+def test_crash_before_a_checkpoint_ends_the_job(cluster, archive, teacher_yaml, tmp_path):
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), "--set", "checkpoint.every_steps=1000")
+    job.wait_for_step(10)
+    ranks = _ranks(job)
     assert len(ranks) == 2
     ranks[1].send_signal(signal.SIGKILL)
     state, status = job.end()
     assert state == "FAILED" and status not in (0, 85)
     assert cluster.job(job.number)["Restarts"] == "0"
-    assert f"{teacher_yaml} ended with {status}" in job.output()
+    assert f"{teacher_yaml} ended with {status}, and this start completed no checkpoint or stage" in job.output()
+
+
+def test_result_is_unchanged_by_a_crash_and_a_hang(cluster, archive, teacher_yaml, uninterrupted, tmp_path):
+    watched = ("--set", "watch.hang_minutes=0.2")
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), *watched)
+    job.wait_for_step(60)
+    _ranks(job)[1].send_signal(signal.SIGKILL)
+    job.wait_for_step(160, restarts=1)
+    _ranks(job)[1].send_signal(signal.SIGSTOP)  # the other rank waits in a collective until its watchdog ends it
+    job.wait_for_step(260, restarts=2)
+    assert job.end() == ("COMPLETED", 0)
+    output = job.output()
+    assert output.count("completed a checkpoint or stage: the job is requeued") == 2
+    assert output.count("is not excluded: partition normal has only 1 nodes without n") == 2, "the job needs both nodes"
+    assert losses(job.run_dir) == losses(uninterrupted)
+    assert all(torch.equal(tensor, weights(uninterrupted)[name]) for name, tensor in weights(job.run_dir).items())
+
+
+def test_next_start_avoids_the_node_of_a_killed_task(cluster, archive, teacher_yaml, uninterrupted, tmp_path):
+    job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), SBATCH_PARTITION="wide")
+    job.wait_for_step(60)
+    killed = _ranks(job)[1]
+    node = killed.environ()["SLURMD_NODENAME"]
+    killed.send_signal(signal.SIGKILL)
+    job.wait_for_step(160, restarts=1)
+    fields = cluster.job(job.number)
+    assert fields["ExcNodeList"] == node and {one.environ()["SLURMD_NODENAME"] for one in _ranks(job)} == (
+        {"n1", "n2", "n3"} - {node}
+    )
+    assert job.end() == ("COMPLETED", 0)
+    assert f"the job does not start on {node} again" in job.output()
+    assert losses(job.run_dir) == losses(uninterrupted)
 
 
 def test_number_of_restarts_is_limited(cluster, archive, teacher_yaml, tmp_path):
@@ -218,7 +256,7 @@ def test_number_of_restarts_is_limited(cluster, archive, teacher_yaml, tmp_path)
 def _chain(cluster, archive, run_dir: Path, pipeline_yaml: Path) -> dict[str, str]:
     """Submit a chain and return its jobs by part."""
     variables = {
-        "PYTHON": sys.executable, "SEVIR_ROOT": str(archive), "RUN_DIR": str(run_dir), "CONFIG": str(pipeline_yaml),
+        "PYTHON": sys.executable, "DATA_ROOT": str(archive), "RUN_DIR": str(run_dir), "CONFIG": str(pipeline_yaml),
         "CHECK_NODES": "0", "ROLLOUT_JOBS": "2", "SBATCH_OUTPUT": str(run_dir.with_name("chain-%j.log")),
         "SBATCH_OPTIONS": "--nodes=1 --ntasks-per-node=1 --cpus-per-task=1 --gpus-per-node=1 --time=20 --output="
         + str(run_dir.with_name("chain-%x-%j.log")),

@@ -82,7 +82,7 @@ def test_paths_reach_the_program_unchanged(cluster, tmp_path, monkeypatch, name)
     source.mkdir(parents=True)
     (source / "CATALOG.csv").touch()
     for script, arguments, options in ((SCRIPT, (), PipelineConfig), (TRAIN, ("teacher/sevir",), TrainConfig)):
-        changes = {"SEVIR_ROOT": str(source), "RUN_DIR": name, "FAKE_NO_MARKER": "1"}
+        changes = {"DATA_ROOT": str(source), "RUN_DIR": name, "FAKE_NO_MARKER": "1"}
         shutil.copytree(REPOSITORY / "slurm", tmp_path / script.stem / "slurm")
         changes |= {"SLURM_SUBMIT_DIR": str(tmp_path / script.stem)}
         state, output = cluster.run(*arguments, script=script, changes=changes)
@@ -104,7 +104,7 @@ def test_rejects_names_of_parts_that_are_no_names(cluster, parts):
 @pytest.mark.parametrize(
     ("name", "end"),
     [
-        *((name, "\n") for name in ("RUN_DIR", "SEVIR_ROOT", "LOCAL_DATA")),
+        *((name, "\n") for name in ("RUN_DIR", "DATA_ROOT", "LOCAL_DATA")),
         *(("RUN_DIR", end) for end in ("\r", "\x1b", "\x85", "\u2028", "\u2029")),
     ],
 )
@@ -121,7 +121,7 @@ def test_rejects_settings_that_are_no_numbers(cluster, name):
     assert cluster.calls("srun") == []
 
 
-@pytest.mark.parametrize("name", ["RUN_DIR", "SEVIR_ROOT", "LOCAL_DATA", "CONFIG"])
+@pytest.mark.parametrize("name", ["RUN_DIR", "DATA_ROOT", "LOCAL_DATA", "CONFIG"])
 def test_rejects_paths_with_line_ends(cluster, name):
     state, output = cluster.run(changes={name: "a\nb: c"})
     assert state == 2 and f"{name}=$'a\\nb: c' contains a line end" in output

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -95,13 +94,13 @@ def test_parts_run_in_order_with_a_valid_configuration(cluster):
             continue
         part = arguments[arguments.index("--part") + 1]
         assert "--kill-on-bad-exit=0" in arguments[:start] and "--wait=60" in arguments[:start]
-        assert ("--ntasks=1" in arguments[:start]) == (part in ("prepare", "verify"))
+        assert ("--ntasks=1" in arguments[:start]) == (part == "prepare")
         assert arguments[start : start + 3] == ["-m", "simcast_hpc", "pipeline"]
         path, _, _, *rest = arguments[start + 3 :]
         assert rest[::2] == ["--set"] * (len(rest) // 2)
         config = read_config(PipelineConfig, REPOSITORY / path, rest[1::2])
         assert config.run_dir == cluster.run_dir
-        assert config.data.root == Path(cluster.environment["SEVIR_ROOT"])
+        assert config.data.root == Path(cluster.environment["DATA_ROOT"])
         assert config.batch.micro_size == 2
 
 
@@ -133,9 +132,21 @@ def test_prepared_shards_are_accepted(cluster, tmp_path):
     shards = tmp_path / "shards"
     shards.mkdir()
     (shards / "manifest.json").touch()
-    state, output = cluster.run(changes={"SEVIR_ROOT": str(shards)})
+    state, output = cluster.run(changes={"DATA_ROOT": str(shards)})
     assert state == 0, output
     assert stages(cluster)[-1] == "verify"
+
+
+def test_the_former_name_of_the_data_folder_is_read(cluster, tmp_path):
+    root = cluster.environment["DATA_ROOT"]
+    state, output = cluster.run("teacher/sevir", script=TRAIN, changes={"DATA_ROOT": None, "SEVIR_ROOT": root})
+    assert state == 0 and f"data.root={root}" in cluster.calls("srun")[-1]["arguments"], output
+    other = tmp_path / "of-the-site"
+    shutil.copytree(REPOSITORY / "slurm", tmp_path / "slurm")
+    (tmp_path / "slurm" / "site.env").write_text(f"export DATA_ROOT={other}\n")
+    changes = {"DATA_ROOT": None, "SEVIR_ROOT": root, "SLURM_SUBMIT_DIR": str(tmp_path)}
+    state, output = cluster.run("teacher/sevir", script=TRAIN, changes=changes)
+    assert state == 0 and f"data.root={root}" in cluster.calls("srun")[-1]["arguments"], output
 
 
 def test_variables_of_a_submission_override_site_settings(cluster, tmp_path):
@@ -168,11 +179,11 @@ def test_data_are_copied_to_every_node_and_read_from_there(cluster, tmp_path):
     target = copies[0][-1]
     assert Path(target).parent == local / f"simcast-{os.geteuid()}"
     assert [call[-4:] for call in copies] == [
-        ["simcast_hpc.data.archive_copy", "copy", cluster.environment["SEVIR_ROOT"], target]
+        ["simcast_hpc.data.archive_copy", "copy", cluster.environment["DATA_ROOT"], target]
     ]
     assert "--ntasks-per-node=1" in copies[0] and "--ntasks=2" in copies[0]
     read = [word for call in cluster.calls("srun") if "--part" in call["arguments"] for word in call["arguments"]]
-    assert f"data.root={target}" in read and f"data.root={cluster.environment['SEVIR_ROOT']}" not in read
+    assert f"data.root={target}" in read and f"data.root={cluster.environment['DATA_ROOT']}" not in read
     assert stages(cluster)[-1] == "verify"
 
 
@@ -218,8 +229,8 @@ def test_stop_file_prevents_stages_from_starting(cluster):
     ("changes", "says"),
     [
         ({"SLURM_JOB_ID": None}, "sbatch slurm/distill_sevir.sh"),
-        ({"SEVIR_ROOT": None}, "SEVIR_ROOT is not set"),
-        ({"SEVIR_ROOT": "nowhere"}, "SEVIR_ROOT=nowhere contains neither CATALOG.csv nor prepared shards"),
+        ({"DATA_ROOT": None}, "DATA_ROOT is not set"),
+        ({"DATA_ROOT": "nowhere"}, "DATA_ROOT=nowhere contains neither CATALOG.csv nor prepared shards"),
     ],
     ids=["not-a-job", "no-archive", "wrong-archive"],
 )
@@ -228,68 +239,6 @@ def test_rejections_name_what_is_missing(cluster, changes, says):
     assert state == 2
     assert says in output
     assert cluster.calls("srun") == []
-
-
-def started(cluster, **changes):
-    """Start a job whose first step does not end by itself, and wait until the step runs."""
-    job = cluster.start(changes={"FAKE_HANGS": "1", **changes})
-    cluster.wait_for(lambda: bool(stages(cluster)))
-    return job
-
-
-def requeues(cluster):
-    return [call["arguments"] for call in cluster.calls("scontrol") if call["arguments"][0] == "requeue"]
-
-
-def test_time_limit_saves_and_requeues(cluster):
-    job = started(cluster)
-    job.send_signal(signal.SIGUSR2)
-    cluster.wait_for(lambda: bool(requeues(cluster)))
-    assert requeues(cluster) == [["requeue", "20123"]]
-    assert job.poll() is None, "Slurm ends the job, not the script"
-    job.terminate()
-    output, _ = job.communicate(timeout=20)
-    assert "prepare is saved: the job is requeued" in output
-
-
-def test_time_limit_between_steps_requeues(cluster):
-    job = cluster.start(changes={"FAKE_PARTS_SECONDS": "2"})
-    cluster.wait_for(lambda: bool(cluster.calls("srun")))
-    job.send_signal(signal.SIGUSR2)
-    cluster.wait_for(lambda: bool(requeues(cluster)))
-    job.terminate()
-    output, _ = job.communicate(timeout=20)
-    assert "everything before prepare is saved: the job is requeued" in output and stages(cluster) == []
-
-
-@pytest.mark.parametrize("status", ["85", "140", "143"])
-def test_preempted_step_is_requeued(cluster, status):
-    """A preemption sends TERM only to the tasks, which ends them before their handler is installed."""
-    job = cluster.start(changes={"FAKE_STATE": status})
-    cluster.wait_for(lambda: bool(requeues(cluster)))
-    job.terminate()
-    job.communicate(timeout=20)
-
-
-def test_cancelled_job_is_not_requeued(cluster):
-    job = started(cluster)
-    job.send_signal(signal.SIGTERM)
-    output, _ = job.communicate(timeout=20)
-    assert job.returncode == 143
-    assert "cancelled in prepare" in output
-    assert requeues(cluster) == []
-
-
-@pytest.mark.parametrize(("reason", "status"), [("STOP", 75), ("MAX_RESTARTS", 85)])
-def test_time_limit_of_the_last_restart_does_not_requeue(cluster, reason, status):
-    job = started(cluster, SLURM_RESTART_COUNT="2", MAX_RESTARTS="2" if reason == "MAX_RESTARTS" else "20")
-    if reason == "STOP":
-        (cluster.run_dir / "STOP").touch()
-    job.send_signal(signal.SIGUSR2)
-    output, _ = job.communicate(timeout=20)
-    assert job.returncode == status
-    assert reason in output and "not requeued" in output
-    assert requeues(cluster) == []
 
 
 @pytest.mark.parametrize("script", ["train.sh", "distill_sevir.sh", "chain.sh"])
@@ -338,7 +287,7 @@ def test_complete_stages_are_skipped(tmp_path):
     small |= {f"stages.{stage}.max_steps": "2" for stage in ("teacher", "student")}
     del small["max_steps"]
     arguments = [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
-    changes = {"SEVIR_ROOT": str(archive), "SLURM_CPUS_PER_TASK": "1", "CONFIG": str(config)}
+    changes = {"DATA_ROOT": str(archive), "SLURM_CPUS_PER_TASK": "1", "CONFIG": str(config)}
     state, output = cluster.run(*arguments, changes=changes, seconds=300)
     assert state == 0, output
     markers = [cluster.run_dir / stage / "DONE.json" for stage in ("teacher", "student")]
