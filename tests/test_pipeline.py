@@ -20,7 +20,7 @@ from simcast_hpc.pipeline import PipelineError, part_names, run_part, run_pipeli
 from simcast_hpc.train.checkpoint import visible
 from simcast_hpc.train.stop_errors import PausedError, StoppedError
 from tests.forked_stages import run_pipeline_forked
-from tests.multi_rank.runs import command, environment
+from tests.multi_rank.runs import command, environment, simcast
 
 pytestmark = pytest.mark.multi
 
@@ -262,3 +262,17 @@ def test_rejects_unknown_name_before_training(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
         run_pipeline(_config(tmp_path / "run", **changes))
     assert not list(tmp_path.glob("run/*/DONE.json"))
+
+
+def test_scores_of_two_ranks_equal_those_of_one(finished, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(finished, run_dir)
+    (run_dir / "DONE.json").unlink()
+    shutil.rmtree(run_dir / "scores")
+    (run_dir / "direct" / "quantile_mapping.npz").unlink()
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(to_yaml(_config(finished)), encoding="utf-8")
+    words = ["pipeline", str(path), "--part", "verify", "--set", f"run_dir={run_dir}"]
+    simcast("torchrun", 2, words)
+    assert (run_dir / "DONE.json").is_file() and (run_dir / "report" / "index.html").is_file()
+    assert (run_dir / "scores" / "test.csv").read_bytes() == (finished / "scores" / "test.csv").read_bytes()
