@@ -114,7 +114,7 @@ def download(
         )
         if not dry_run:
             store_download.run(store, steps, on_start=lambda total: start_progress(total, "times"))
-            print(f"{steps.into}: {steps.end - steps.begin} times; next: simcast data import {target} DATA")
+            print(f"{steps.into}: {steps.end - steps.begin} times; {description.next_step(target)}")
         return
     job = ArchiveDownload(archive, found, product_name, period, target, options)
     plan = job.plan()
@@ -126,7 +126,7 @@ def download(
     missing = plan.missing if dry_run else job.run(plan, on_start=start_progress)
     _print_missing([f"{time:%Y-%m-%dT%H:%MZ}" for time in missing], target, dry_run=dry_run)
     if not dry_run:
-        print(f"{target}: complete; next: simcast data import {target} DATA")
+        print(f"{target}: complete; {description.next_step(target)}")
 
 
 def _terms(archive) -> list[str]:

@@ -1,7 +1,7 @@
 """Reader of GeoTIFF and cloud-optimized GeoTIFF (rasterio): one frame per band.
 
-Time, unit, interval and packing are those of the tags of band or file, including those of ODIM that GDAL writes; the
-options of the importer have priority. A file whose tags contain no time has it in its name, see :mod:`path_times`.
+Time, unit, interval and packing are those of the tags of band or file, including those of ODIM that GDAL writes and
+those of FMI; the options of the importer have priority. A file whose tags contain no time has it in its name, see :mod:`path_times`.
 """
 
 import logging
@@ -19,6 +19,7 @@ from simcast_hpc.config import ConfigError, DataError
 
 from .cf_mapping import in_meters
 from .declared_size import check_array, check_pixels
+from .geotiff_tags import all_tags, band_tags, description, odim_tag
 from .odim_attributes import equals_sentinel, time_of
 from .path_times import TIME_OPTIONS, parse_time, time_from_path
 from .projection_text import check_projection
@@ -29,7 +30,6 @@ logger = logging.getLogger(__name__)
 OPTIONS = (*TIME_OPTIONS, *UNIT_OPTIONS, "band", "crs", "nodata", "undetect", "scale", "offset")
 _TIME_TAGS = ("valid_time", "time", "timestamp", "datetime", "observation_time", "end_time", "time_utc", "date_time")
 _UNIT_TAGS = ("units", "unit", "unittype")
-_TEXT_TAGS = ("standard_name", "long_name", "quantity", "netcdf_varname", "description", "variable")
 _PICTURE = {"red", "green", "blue"}
 _ENVIRONMENT: dict[str, Any] = {
     # Only the file itself is read: no sidecars, no overviews or masks in other files, no network.
@@ -61,7 +61,8 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
                 continue
             values, unit, interval = _values(file, band, path, choice, start, time)
             values = np.ascontiguousarray(values[:: flips[0], :: flips[1]])
-            metadata: dict[str, Any] = {"format": "GeoTIFF", "quantity": _texts(file, band).strip() or unit}
+            about = description(all_tags(file, band, path), file.descriptions[band - 1]).strip()
+            metadata: dict[str, Any] = {"format": "GeoTIFF", "quantity": about or unit}
             begin = None if interval is None else time - interval
             result.append(RadarFrame(values, unit, time, grid, path, metadata, begin))
         return result
@@ -105,26 +106,6 @@ def _bands(file: Any, path: Path, choice: FieldChoice) -> list[int]:
     return bands
 
 
-def _tags(file: Any, band: int) -> dict[str, str]:
-    """Return the tags of file and band, those of the band first, with lower-case names and underscores."""
-    tags = {**file.tags(), **file.tags(band)}
-    return {re.sub(r"[\s-]+", "_", key.strip().lower()): str(value) for key, value in tags.items()}
-
-
-def _odim(tags: Mapping[str, str], name: str) -> str:
-    """Return an attribute of ``what`` of the ODIM tags, of the data group first."""
-    for prefix in ("dataset1_data1_what_", "dataset1_what_", "what_"):
-        if prefix + name in tags:
-            return tags[prefix + name]
-    return ""
-
-
-def _texts(file: Any, band: int) -> str:
-    tags = _tags(file, band)
-    words = [tags.get(name, "") for name in _TEXT_TAGS] + [_odim(tags, "quantity"), file.descriptions[band - 1] or ""]
-    return " ".join(dict.fromkeys(word for word in words if word))
-
-
 def _time(file: Any, band: int, path: Path, choice: FieldChoice) -> tuple[datetime | None, datetime]:
     """Return the start of the accumulation interval, if the file contains it, and the time.
 
@@ -136,7 +117,7 @@ def _time(file: Any, band: int, path: Path, choice: FieldChoice) -> tuple[dateti
         _reject_shared(file, path, choice)
         if time is not None:
             return None, time
-    own, tags = _tags_of_band(file, band), _tags(file, band)
+    own, tags = band_tags(file, band, path), all_tags(file, band, path)
     for level in (own, tags):
         for name in _TIME_TAGS:
             if time := parse_time(level.get(name, "")):
@@ -146,23 +127,19 @@ def _time(file: Any, band: int, path: Path, choice: FieldChoice) -> tuple[dateti
         if time := _netcdf_time(level, tags):
             return None, time
     _reject_shared(file, path, choice)
-    if _odim(tags, "date"):
-        attributes = {name: _odim(tags, name) for name in ("startdate", "starttime", "enddate", "endtime")}
-        if _odim(tags, "quantity").upper() == "ACRR" and all(attributes.values()):
+    if odim_tag(tags, "date"):
+        attributes = {name: odim_tag(tags, name) for name in ("startdate", "starttime", "enddate", "endtime")}
+        if odim_tag(tags, "quantity").upper() == "ACRR" and all(attributes.values()):
             return time_of(attributes, "startdate", "starttime", path), time_of(attributes, "enddate", "endtime", path)
-        nominal = {name: _odim(tags, name) for name in ("date", "time")}
+        nominal = {name: odim_tag(tags, name) for name in ("date", "time")}
         return None, time_of(nominal, "date", "time", path)
     if time := time_from_path(path, choice):
-        logger.info("%s has no tag of time; %s of its name is used", path, time)
+        logger.debug("%s has no tag of time; %s of its name is used", path, time)
         return None, time
     raise DataError(
         f"{path} contains no time, in none of the tags {', '.join(_TIME_TAGS)} and not in its name; give a pattern of "
         'its name: --importer "geotiff time=%Y%m%d%H%M"'
     )
-
-
-def _tags_of_band(file: Any, band: int) -> dict[str, str]:
-    return {re.sub(r"[\s-]+", "_", key.strip().lower()): str(value) for key, value in file.tags(band).items()}
 
 
 def _reject_shared(file: Any, path: Path, choice: FieldChoice) -> None:
@@ -192,10 +169,10 @@ def _values(
     file: Any, band: int, path: Path, choice: FieldChoice, start: datetime | None, time: datetime
 ) -> tuple[np.ndarray, Any, timedelta | None]:
     """Return the values of a band in the unit of a frame, the unit, and the accumulation interval."""
-    tags = _tags(file, band)
+    tags = all_tags(file, band, path)
     # 1. Unit and interval
     stated = check_unit_option(choice) or file.units[band - 1] or next((tags[n] for n in _UNIT_TAGS if n in tags), "")
-    units = stated or unit_of_quantity(_odim(tags, "quantity"))
+    units = unit_of_quantity(stated) or stated or unit_of_quantity(odim_tag(tags, "quantity"))
     minutes = option_minutes(choice)
     if minutes is None and start is not None:
         minutes = (time - start) / timedelta(minutes=1)
@@ -209,19 +186,19 @@ def _values(
         raise DataError(f"{path}: band {band} is of type {dtype}; integers and floating-point numbers are valid")
     stored = file.read(band)
     missing = np.isnan(stored) if dtype.kind == "f" else np.zeros(stored.shape, bool)
-    for sentinel in (file.nodatavals[band - 1], _number(choice.option("nodata") or _odim(tags, "nodata"), path)):
+    for sentinel in (file.nodatavals[band - 1], _number(choice.option("nodata") or odim_tag(tags, "nodata"), path)):
         missing |= equals_sentinel(stored, sentinel)
-    no_echo = equals_sentinel(stored, _number(choice.option("undetect") or _odim(tags, "undetect"), path))
+    no_echo = equals_sentinel(stored, _number(choice.option("undetect") or odim_tag(tags, "undetect"), path))
     # 3. Physical values; an option has priority over a scale of GDAL, and this over a tag of ODIM
-    scale = _scaling(choice, "scale", float(file.scales[band - 1]), 1.0, _odim(tags, "gain"), path)
-    offset = _scaling(choice, "offset", float(file.offsets[band - 1]), 0.0, _odim(tags, "offset"), path)
+    scale = _scaling(choice, "scale", float(file.scales[band - 1]), 1.0, odim_tag(tags, "gain"), path)
+    offset = _scaling(choice, "offset", float(file.offsets[band - 1]), 0.0, odim_tag(tags, "offset"), path)
     if not np.isfinite([scale, offset]).all() or scale == 0:
         raise DataError(f"{path}: scale is {scale:g} and offset {offset:g}; both must be finite, scale not 0")
     values = stored.astype(np.float64) * scale + offset
     values[missing] = np.nan
     is_dbz = units.strip().lower().startswith("dbz")
     values[no_echo] = -np.inf if is_dbz else 0.0
-    about = f"{_texts(file, band)} {'vil' if choice.option('unit') else ''}"
+    about = f"{description(tags, file.descriptions[band - 1])} {'vil' if choice.option('unit') else ''}"
     return to_unit(values, units, minutes, about, path)
 
 

@@ -13,7 +13,9 @@ MISSING_SECTION = object()
 def grib_message(
     values: np.ndarray,
     *,
+    category: int = 6,
     number: int = 1,
+    reference: float = -3.0,
     first: tuple[float, float] = (40.995, 260.005),
     last: tuple[float, float] | None = None,
     increment: float = 0.01,
@@ -24,7 +26,7 @@ def grib_message(
     forecast: int = 0,
     sections: dict[int, Any] | None = None,
 ) -> bytes:
-    """Return a message of ``values`` ``[H, W]`` as stored: tenths, reference -3, in 16 bits; packing 0 or 41 (PNG).
+    """Return a message of ``values`` ``[H, W]`` as stored: tenths above ``reference`` in 16 bits; packing 0 or 41 (PNG).
 
     ``first`` and ``last`` are latitude and longitude. ``sections`` replaces the content of sections by number.
     """
@@ -32,7 +34,7 @@ def grib_message(
     if last is None:
         last = (first[0] - (height - 1) * increment, first[1] + (width - 1) * increment)
     degrees = [round(value * 1e6) for value in (*first, *last)]
-    codes = np.round((values + 3.0) * 10).astype(">u2")
+    codes = np.round((values - reference) * 10).astype(">u2")
     data = codes.tobytes()
     if packing == 41:
         buffer = io.BytesIO()
@@ -45,8 +47,8 @@ def grib_message(
             ">BIBBHBBIBIBIIIIIiIBiIIIB", 0, height * width, 0, 0, 0, 2, 1, 6367470, 1, 6378160, 1, 6356775,
             width, height, 0, 0xFFFFFFFF, degrees[0], degrees[1], 48, degrees[2], degrees[3], step, step, scanning,
         ),
-        4: struct.pack(">HHBBBBBHBBIBBIBBI", 0, 0, 6, number, 8, 0, 97, 0, 0, 0, forecast, 102, 0, 0, 255, 1, 0),
-        5: struct.pack(">IHfhhBB", height * width, packing, -30.0, 0, 1, 16, 0),
+        4: struct.pack(">HHBBBBBHBBIBBIBBI", 0, 0, category, number, 8, 0, 97, 0, 0, 0, forecast, 102, 0, 0, 255, 1, 0),
+        5: struct.pack(">IHfhhBB", height * width, packing, 10 * reference, 0, 1, 16, 0),
         6: b"\xff",
         7: data,
     }  # fmt: skip

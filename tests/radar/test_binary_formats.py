@@ -15,6 +15,7 @@ from PIL import Image
 
 from simcast_hpc.config import DataError
 from simcast_hpc.radar import FieldChoice, RadarFrame, frame_times, read_frames
+from simcast_hpc.radar.radar_frame import QuantityError
 from simcast_hpc.radar.read_frame import read_frames_in_process
 from tests.radar.grib_files import MISSING_SECTION, grib_message
 from tests.shared_data import shared
@@ -45,6 +46,23 @@ def test_mrms_accumulation_is_a_mean_rate_with_its_interval(tmp_path, number, mi
     frame = read(tmp_path / "a.grib2", grib_message(RAIN, number=number))
     np.testing.assert_allclose(frame.values, EXPECTED * 60 / minutes, rtol=1e-6)
     assert frame.start == frame.time - timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize("product", [(10, 0), (3, 57), (8, 8), (11, 3)])
+def test_mrms_reflectivity_no_echo_and_no_coverage(tmp_path, product):
+    stored = np.array([[-999.0, -99.0, -31.5], [0.0, 35.5, 60.0]])
+    message = grib_message(stored, category=product[0], number=product[1], reference=-999.0)
+    frame = read(tmp_path / "a.grib2", message)
+    expected = np.array([[np.nan, -np.inf, -31.5], [0.0, 35.5, 60.0]], np.float32)
+    np.testing.assert_array_equal(frame.values, expected)
+    assert frame.unit == "dBZ" and frame.interval_minutes is None
+
+
+@pytest.mark.parametrize("product", [(10, 1), (10, 7), (3, 52), (12, 0)])
+def test_other_products_of_mrms_are_another_quantity(tmp_path, product):
+    message = grib_message(np.zeros((2, 2)), category=product[0], number=product[1])
+    with pytest.raises(QuantityError, match=rf"contains the GRIB product \(209, {product[0]}, {product[1]}\)"):
+        read(tmp_path / "a.grib2", message)
 
 
 @pytest.mark.parametrize("over", [{"number": 0}, {"number": 46}, {"discipline": 0}, {"forecast": 60}])

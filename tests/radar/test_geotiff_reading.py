@@ -119,6 +119,40 @@ def test_units_and_intervals(tmp_path, tags, words, unit, factor, minutes):
     assert (frame.unit, frame.time, frame.interval_minutes) == (unit, TIME, minutes)
 
 
+FMI = """<GDALMetadata>
+<Item name="Observation time" format="YYYYMMDDhhmm">202406111205</Item>
+<Item name="Quantity" unit="dBZ">Corrected reflectivity</Item>
+<Item name="Gain">0.500000</Item><Item name="Offset">-32.000000</Item>
+<Item name="Nodata">11</Item><Item name="Undetect">0</Item>
+</GDALMetadata>"""
+PLAIN = {"observation_time": "202406111205", "Gain": "0.5", "Offset": "-32", "Nodata": "11", "Undetect": "0"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"GDAL_METADATA": FMI}, ()),
+        ({"GDAL_METADATA": "\n" + FMI, "units": "dBZ"}, ()),
+        ({"GDAL_METADATA": FMI.replace("0.5", "9")}, ("geotiff scale=0.5",)),  # an option has priority
+        ({**PLAIN, "units": "DBZH"}, ()),
+        ({"time": "2024-06-11T12:05", **PLAIN}, ("geotiff unit=dBZ",)),
+    ],
+)
+def test_tags_of_fmi_and_their_names_alone(tmp_path, tags, words):
+    (frame,) = read(write(tmp_path / "a", VALUES.astype(np.uint8), tags=tags), *words)
+    np.testing.assert_array_equal(frame.values.ravel()[1:11], np.arange(1, 11) * np.float32(0.5) - 32)
+    assert np.isneginf(frame.values[0, 0]) and np.isnan(frame.values[2, 3])
+    assert (frame.unit, frame.time) == ("dBZ", TIME)
+
+
+@pytest.mark.parametrize(
+    "text", ["<GDALMetadata><Item", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "<a>" + "b" * 2**20]
+)
+def test_invalid_xml_in_a_tag_is_rejected(tmp_path, text):
+    with pytest.raises(DataError, match="the tag GDAL_METADATA is"):
+        read(write(tmp_path / "a", tags={"GDAL_METADATA": text}))
+
+
 def test_bands_are_times(tmp_path):
     times = [{"time": f"2024-06-11T12:{minute:02d}:00+02:00"} for minute in (5, 10)]
     path = write(tmp_path / "a", VALUES, VALUES + 1, band_tags=times)

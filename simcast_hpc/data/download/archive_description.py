@@ -33,6 +33,7 @@ class Product:
         frame_kib: size of a frame that is unpacked from a tar file.
         largest_mib: largest valid size of a file.
         rolling_days: number of days after which the host removes files, None if it keeps them.
+        import_options: options that ``simcast data import`` needs for these files, None if it does not read them.
     """
 
     what: str
@@ -50,6 +51,13 @@ class Product:
     frame_kib: int = 0
     largest_mib: int = 64
     rolling_days: int | None = None
+    import_options: str | None = ""
+
+    def next_step(self, target: object) -> str:
+        """Return what follows a download into ``target``."""
+        if self.import_options is None:
+            return f"simcast data import does not read {self.what}"
+        return " ".join(f"next: simcast data import {target} DATA {self.import_options}".split())
 
     @property
     def frame_minutes(self) -> int:
@@ -249,4 +257,4 @@ def _compiled(pattern: str) -> re.Pattern[str]:
             seen.add(part)
         else:
             text += re.escape(part)
-    return re.compile(text, re.ASCII)
+    return re.compile(text, re.ASCII | re.IGNORECASE)  # MeteoSwiss documents capitals and lists small letters

@@ -15,6 +15,8 @@ CHECKED_ON = "2026-11-30"
 MLCAST_URL = "https://object-store.os-api.cci2.ecmwf.int"
 _CC_BY = "CC-BY-4.0"
 _CC_BY_TERMS = "https://creativecommons.org/licenses/by/4.0/"
+# Values by FMI's page about the bucket; the tags of the files need not contain them.
+_FMI_IMPORT = '--importer "geotiff unit=dBZ scale=0.5 offset=-32 nodata=255 undetect=0"'
 _RADKLIM = "climate_environment/CDC/grids_germany/5_minutes/radolan/reproc/2017_002/bin/%Y"
 
 
@@ -50,10 +52,10 @@ ARCHIVES: Mapping[str, Archive] = {
             "dbzh": _opera("DBZH", "reflectivity, 1 km, ODIM HDF5 (CIRRUS)", 5, date(2024, 7, 1), None),
             "rate": _opera("RATE", "rain rate, 2 km, ODIM HDF5 (NIMBUS)", 15, date(2024, 7, 1), None),
             "odyssey-dbzh": _opera(
-                "DBZH_QIND", "reflectivity, 2 km, ODIM HDF5 (ODYSSEY)", 15, date(2011, 10, 1), date(2024, 7, 31)
+                "DBZH_QIND", "reflectivity, 2 km, ODIM HDF5 (ODYSSEY)", 15, date(2011, 10, 1), date(2024, 10, 31)
             ),
             "odyssey-rate": _opera(
-                "QIND_RATE", "rain rate, 2 km, ODIM HDF5 (ODYSSEY)", 15, date(2011, 10, 1), date(2024, 7, 31)
+                "QIND_RATE", "rain rate, 2 km, ODIM HDF5 (ODYSSEY)", 15, date(2011, 10, 1), date(2024, 10, 31)
             ),
         },
         _CC_BY,
@@ -95,12 +97,12 @@ ARCHIVES: Mapping[str, Archive] = {
         {
             "dbz": Product(
                 "reflectivity, 250 m, GeoTIFF", "s3", ("%Y%m%d%H%M_FIN-DBZ-3067-250M.tif",), 5, date(2020, 8, 1),
-                folder="%Y/%m/%d/FIN-DBZ-3067-250M/",
+                folder="%Y/%m/%d/FIN-DBZ-3067-250M/", import_options=_FMI_IMPORT,
             ),
             "dbzh-600m": Product(
                 "reflectivity at 600 m, quality controlled, GeoTIFF (names since the renewal of 2026)", "s3",
                 ("%Y%m%d%H%M_composite_cappi_600_dbzh_finrad_qc.tif",), 5, date(2026, 1, 1),
-                folder="%Y/%m/%d/finrad/",
+                folder="%Y/%m/%d/finrad/", import_options=_FMI_IMPORT,
             ),
         },
         _CC_BY,
@@ -113,13 +115,14 @@ ARCHIVES: Mapping[str, Archive] = {
         "https://data.geo.admin.ch",
         {
             "rzc": Product(
-                "rain rate, 1 km, ODIM HDF5", "stac", ("rzc%y%j%H%Mv*.h5",), 5, date(2025, 9, 1), rolling_days=14,
+                "rain rate, 1 km, ODIM HDF5", "stac", ("rzc%y%j%H%M*.h5",), 5, date(2025, 9, 1), rolling_days=14,
                 folder="api/stac/v1/collections/ch.meteoschweiz.ogd-radar-precip/items/%Y%m%d-ch",
             ),
             "cpc": Product(
-                "1-hour accumulation with gauges (CombiPrecip), 1 km, ODIM HDF5", "stac", ("cpc%y%j%H%M*.h5",), 5,
+                "1-hour accumulation with gauges (CombiPrecip), 1 km, ODIM HDF5", "stac", ("cpc%y%j%H%M*_00060.*.h5",), 5,
                 date(2025, 9, 1), rolling_days=14,
                 folder="api/stac/v1/collections/ch.meteoschweiz.ogd-radar-precip/items/%Y%m%d-ch",
+                import_options="--any-interval",
             ),
         },
         _CC_BY,
@@ -205,7 +208,7 @@ ARCHIVES: Mapping[str, Archive] = {
             "rainfall": Product(
                 "5-minute accumulation, 1 km, NPZ; a tar file per year", "huggingface", ("%Y.tar",), "year",
                 date(2020, 1, 1), date(2024, 12, 31), folder="datasets/meteofrance/fr-radar-rainfall",
-                largest_mib=512 * 1024,
+                largest_mib=512 * 1024, import_options=None,
             )
         },
         "etalab-2.0",

@@ -2,17 +2,20 @@
 
 import io
 import json
+import shlex
 import tarfile
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.download.archive_description import Period, parse_period, time_of_name
 from simcast_hpc.data.download.object_transfer import DownloadError
 from simcast_hpc.data.download.open_archives import ARCHIVES, find_archive
+from simcast_hpc.radar import parse_importer, read_frames
 
 DAY = datetime(2025, 1, 10, tzinfo=UTC)
 
@@ -28,6 +31,27 @@ def frames(path: str, times: list[datetime]) -> dict[str, bytes]:
 
 def every(minutes: int, count: int, begin: datetime = DAY) -> list[datetime]:
     return [begin + timedelta(minutes=minutes * k) for k in range(count)]
+
+
+@pytest.mark.parametrize("product", ["dbz", "dbzh-600m"])
+def test_a_file_of_fmi_without_tags_is_read_by_the_options_of_the_next_step(tmp_path, product):
+    rasterio = pytest.importorskip("rasterio")
+    description = ARCHIVES["fmi"].products[product]
+    path = tmp_path / DAY.strftime(description.names[0])
+    place = {"crs": "EPSG:3067", "transform": rasterio.Affine(250.0, 0.0, 0.0, 0.0, -250.0, 7e6)}
+    with rasterio.open(path, "w", driver="GTiff", height=1, width=4, count=1, dtype="uint8", **place) as file:
+        file.write(np.array([[0, 1, 254, 255]], np.uint8), 1)
+    words = shlex.split(description.next_step("raw"))
+    assert words[:6] == ["next:", "simcast", "data", "import", "raw", "DATA"] and words[6] == "--importer"
+    (frame,) = read_frames(path, importer=parse_importer([words[7]]))
+    np.testing.assert_array_equal(frame.values, np.array([[-np.inf, -31.5, 95.0, np.nan]], np.float32))
+    assert (frame.unit, frame.time) == ("dBZ", DAY)
+
+
+def test_the_next_step_states_what_the_import_needs():
+    assert ARCHIVES["uk"].products["rate"].next_step("/raw") == "next: simcast data import /raw DATA"
+    assert ARCHIVES["mch"].products["cpc"].next_step("/raw").endswith(" DATA --any-interval")
+    assert ARCHIVES["fr"].products["rainfall"].next_step("/raw").startswith("simcast data import does not read")
 
 
 @pytest.mark.parametrize(
@@ -144,11 +168,14 @@ def test_stac_items_by_day(server, job, fetch, monkeypatch):
     item, assets = f"{today:%Y%m%d}-ch", {}
     for time in every(5, 4, today):
         for product in ("rzc", "cpc"):
-            name = f"{product}{time:%y%j%H%M}vl.001.h5"
+            name = f"{product.upper() if time.minute == 5 else product}{time:%y%j%H%M}"
+            name += "vl.801.h5" if product == "rzc" else "9_00060.801.h5"
             assets[name] = {"href": f"{public}/{item}/{name}"}
             server.files[f"ch.meteoschweiz.ogd-radar-precip/{item}/{name}"] = name.encode()
     folder = "api/stac/v1/collections/ch.meteoschweiz.ogd-radar-precip/items"
     server.answers[f"{folder}/{item}"] = {"type": "Feature", "assets": assets}
+    hourly = job("mch", "cpc", today.isoformat(), (today + timedelta(minutes=20)).isoformat()).plan()
+    assert [file.time for file in hourly.files] == every(5, 4, today) and not hourly.missing
     download = job("mch", None, today.isoformat(), (today + timedelta(days=1, minutes=10)).isoformat())
     plan = download.plan()
     assert len(plan.files) == 4 and plan.is_estimate and len(plan.missing) == 288 + 2 - 4
@@ -262,7 +289,7 @@ def test_every_archive_is_complete(name):
     for product in archive.products.values():
         period = Period(datetime(2021, 3, 1, tzinfo=UTC), datetime(2021, 3, 2, tzinfo=UTC))
         for pattern in product.names:
-            made = period.begin.strftime(pattern).replace("*", "x1.")
+            made = period.begin.strftime(pattern).replace("*", "x1")
             assert time_of_name(made, (pattern,)) is not None and product.file_times(period)
         for inside in product.names_inside:
             assert time_of_name(period.begin.strftime(inside), (inside,)) == period.begin
