@@ -136,8 +136,9 @@ def _field(dataset: "xr.Dataset", path: Path, prefer: Unit) -> "tuple[xr.DataArr
     error = QuantityError if descriptions else DataError
     raise error(
         f"{path} contains {', '.join(descriptions) or 'no field'}; it must contain a rain rate (mm h-1), rain amount "
-        "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), identified by units and standard_name; in "
-        "time, cell_methods of an amount must be sum, of others mean or point"
+        "(mm), reflectivity (dBZ) or vertically integrated liquid (kg m-2), named by units and standard_name, such "
+        "as rainfall_rate, precipitation_amount or equivalent_reflectivity_factor, or by units and a name with rain or "
+        "precip and no standard_name; in time, cell_methods of an amount must be sum, of others mean or point"
     )
 
 
@@ -158,7 +159,9 @@ def _candidates(
         kind = None if name in ancillary or _is_ancillary(str(name), field) else _kind(str(name), field)
         statistic = None if kind is None else _other_statistic(field, *kind)
         is_of = f", cell_methods {field.attrs['cell_methods']!r}" if statistic else ""
-        descriptions.append(f"{name} [{field.attrs.get('units', 'no units')}{is_of}]")
+        standard = str(field.attrs.get("standard_name", ""))
+        named = f", standard_name {standard}" if kind is None and standard and name not in ancillary else ""
+        descriptions.append(f"{name} [{field.attrs.get('units', 'no units')}{named}{is_of}]")
         if kind is not None and not statistic:
             fields.setdefault(kind[0], []).append((field, *kind))
     return fields, descriptions

@@ -1,7 +1,8 @@
 """Reader of GeoTIFF and cloud-optimized GeoTIFF (rasterio): one frame per band.
 
 Time, unit, interval and packing are those of the tags of band or file, including those of ODIM that GDAL writes and
-those of FMI; the options of the importer have priority. A file whose tags contain no time has it in its name, see :mod:`path_times`.
+those of FMI; the options of the importer have priority. A file whose tags contain no time has it in its name, see
+:mod:`path_times`.
 """
 
 import logging

@@ -26,7 +26,7 @@ def grib_message(
     forecast: int = 0,
     sections: dict[int, Any] | None = None,
 ) -> bytes:
-    """Return a message of ``values`` ``[H, W]`` as stored: tenths above ``reference`` in 16 bits; packing 0 or 41 (PNG).
+    """Return a message of ``values`` ``[H, W]`` as stored: tenths above ``reference``, 16 bits; packing 0 or 41 (PNG).
 
     ``first`` and ``last`` are latitude and longitude. ``sections`` replaces the content of sections by number.
     """

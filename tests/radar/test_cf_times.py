@@ -190,6 +190,10 @@ def test_ancillary_variables_and_flags_are_not_the_field(tmp_path):
     dataset[names[:-2]].to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     with pytest.raises(DataError, match=r"b\.nc contains rain_quality \[mm h-1\].*it must contain a rain rate"):
         read_frames(tmp_path / "b.nc")
+    dataset.rain.attrs["standard_name"] = "convective_precipitation_rate"
+    dataset[names].to_netcdf(tmp_path / "c.nc", engine="h5netcdf")
+    with pytest.raises(DataError, match=r"rain \[mm.*, standard_name convective_precipitation_rate\]; it must contain"):
+        read_frames(tmp_path / "c.nc")
 
 
 def test_preferred_of_several_fields_is_a_rate_with_a_standard_name(tmp_path, caplog):

@@ -119,8 +119,8 @@ ARCHIVES: Mapping[str, Archive] = {
                 folder="api/stac/v1/collections/ch.meteoschweiz.ogd-radar-precip/items/%Y%m%d-ch",
             ),
             "cpc": Product(
-                "1-hour accumulation with gauges (CombiPrecip), 1 km, ODIM HDF5", "stac", ("cpc%y%j%H%M*_00060.*.h5",), 5,
-                date(2025, 9, 1), rolling_days=14,
+                "1-hour accumulation with gauges (CombiPrecip), 1 km, ODIM HDF5", "stac",
+                ("cpc%y%j%H%M*_00060.*.h5",), 5, date(2025, 9, 1), rolling_days=14,
                 folder="api/stac/v1/collections/ch.meteoschweiz.ogd-radar-precip/items/%Y%m%d-ch",
                 import_options="--any-interval",
             ),
