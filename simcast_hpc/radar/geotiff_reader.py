@@ -38,6 +38,7 @@ _ENVIRONMENT: dict[str, Any] = {
     "GDAL_CACHEMAX": 64,
 }  # fmt: skip
 _MAX_BANDS = 10_000
+_BLOCK_ROWS = 128
 
 
 def times(path: Path, choice: FieldChoice) -> list[datetime]:
@@ -186,21 +187,25 @@ def _values(
     if dtype.kind not in "iuf":
         raise DataError(f"{path}: band {band} is of type {dtype}; integers and floating-point numbers are valid")
     stored = file.read(band)
-    missing = np.isnan(stored) if dtype.kind == "f" else np.zeros(stored.shape, bool)
-    for sentinel in (file.nodatavals[band - 1], _number(choice.option("nodata") or odim_tag(tags, "nodata"), path)):
-        missing |= equals_sentinel(stored, sentinel)
-    no_echo = equals_sentinel(stored, _number(choice.option("undetect") or odim_tag(tags, "undetect"), path))
+    missing = (file.nodatavals[band - 1], _number(choice.option("nodata") or odim_tag(tags, "nodata"), path))
+    no_echo = _number(choice.option("undetect") or odim_tag(tags, "undetect"), path)
     # 3. Physical values; an option has priority over a scale of GDAL, and this over a tag of ODIM
     scale = _scaling(choice, "scale", float(file.scales[band - 1]), 1.0, odim_tag(tags, "gain"), path)
     offset = _scaling(choice, "offset", float(file.offsets[band - 1]), 0.0, odim_tag(tags, "offset"), path)
     if not np.isfinite([scale, offset]).all() or scale == 0:
         raise DataError(f"{path}: scale is {scale:g} and offset {offset:g}; both must be finite, scale not 0")
-    values = stored.astype(np.float64) * scale + offset
-    values[missing] = np.nan
     is_dbz = units.strip().lower().startswith("dbz")
-    values[no_echo] = -np.inf if is_dbz else 0.0
     about = f"{description(tags, file.descriptions[band - 1])} {'vil' if choice.option('unit') else ''}"
-    return to_unit(values, units, minutes, about, path)
+    _, unit, interval = to_unit(np.zeros(0), units, minutes, about, path)
+    result = np.empty(stored.shape, np.float32)
+    for top in range(0, len(stored), _BLOCK_ROWS):  # float64 copies of a composite of 250 m need hundreds of MB
+        block = stored[top : top + _BLOCK_ROWS]
+        values = block.astype(np.float64) * scale + offset
+        for sentinel in missing:
+            values[equals_sentinel(block, sentinel)] = np.nan
+        values[equals_sentinel(block, no_echo)] = -np.inf if is_dbz else 0.0
+        result[top : top + _BLOCK_ROWS] = to_unit(values, units, minutes, about, path)[0]
+    return result, unit, interval
 
 
 def _scaling(choice: FieldChoice, option: str, stated: float, neutral: float, odim: str, path: Path) -> float:

@@ -1,6 +1,7 @@
 """``RadarFrame``: a physical field on a map grid at one time; missing and no echo are different values."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -23,6 +24,7 @@ MAX_IMPLAUSIBLE_SHARE = 1e-3
 # Packing, unit conversion and interpolation leave small negative values where there is no rain. 0.001 mm/h is below
 # the smallest rate that radar composites resolve and far from the codes that mark missing pixels (-1, -9999).
 ROUNDING_NOISE = 1e-3
+_BLOCK_ROWS = 128
 _EARTH_KM_PER_DEGREE = 111.195
 _EARTH_KM = 40_100.0  # around the equator
 
@@ -194,7 +196,7 @@ class RadarFrame:
         check_pixels(*self.grid.shape, self.path)  # a forecast takes memory and time in proportion to its domain
         self._check_place()
         object.__setattr__(self, "values", self._without_noise())
-        if np.isnan(self.values).all():
+        if all(np.isnan(rows).all() for rows in _row_blocks(self.values)):
             raise DataError(f"{self.path}: all pixels are missing; the radars were off, or the missing value is wrong")
         self._remove_implausible()
 
@@ -225,14 +227,18 @@ class RadarFrame:
 
     def _without_noise(self) -> np.ndarray:
         """Return the values with infinities replaced by NaN and rounding noise by 0; minus infinity stays in dBZ."""
-        values = self.values
-        infinite = np.isposinf(values) if self.unit == "dBZ" else np.isinf(values)
-        if infinite.any():
-            logger.warning("%s: %d infinite pixels in %s are missing", self.path, infinite.sum(), self.unit)
-            values = np.where(infinite, np.float32(np.nan), values)
-        noise = (values < 0) & (values >= -ROUNDING_NOISE)
-        if self.unit != "dBZ" and noise.any():
-            values = np.where(noise, np.float32(0), values)
+        values, is_dbz = self.values, self.unit == "dBZ"
+        infinite = sum(int(_is_infinite(rows, is_dbz=is_dbz).sum()) for rows in _row_blocks(values))
+        if infinite:
+            logger.warning("%s: %d infinite pixels in %s are missing", self.path, infinite, self.unit)
+        has_noise = not is_dbz and any(_is_noise(rows).any() for rows in _row_blocks(values))
+        if not infinite and not has_noise:
+            return values
+        values = values.copy()
+        for rows in _row_blocks(values):
+            rows[_is_infinite(rows, is_dbz=is_dbz)] = np.nan
+            if not is_dbz:
+                rows[_is_noise(rows)] = 0
         return values
 
     def _remove_implausible(self) -> None:
@@ -242,10 +248,10 @@ class RadarFrame:
             DataError: they are more than 0.1 % of the valid pixels.
         """
         values, (low, high) = self.values, _VALID_RANGE[self.unit]
-        outside = ((values < low) & ~np.isneginf(values)) | (values > high)
-        count = int(outside.sum())
-        if not count:
+        if not any(_is_outside(rows, low, high).any() for rows in _row_blocks(values)):
             return
+        outside = _is_outside(values, low, high)
+        count = int(outside.sum())
         valid = values.size - int(np.isnan(values).sum())
         if count > MAX_IMPLAUSIBLE_SHARE * valid:
             finite = values[np.isfinite(values)]
@@ -261,3 +267,20 @@ class RadarFrame:
         )  # fmt: skip
         object.__setattr__(self, "values", np.where(outside, np.float32(np.nan), values))
         object.__setattr__(self, "metadata", {**self.metadata, "implausible_pixels": count})
+
+
+def _row_blocks(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield views of blocks of rows: masks of a continental composite need hundreds of MB."""
+    return (values[top : top + _BLOCK_ROWS] for top in range(0, len(values), _BLOCK_ROWS))
+
+
+def _is_infinite(values: np.ndarray, *, is_dbz: bool) -> np.ndarray:
+    return np.isposinf(values) if is_dbz else np.isinf(values)
+
+
+def _is_noise(values: np.ndarray) -> np.ndarray:
+    return (values < 0) & (values >= -ROUNDING_NOISE)
+
+
+def _is_outside(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    return ((values < low) & ~np.isneginf(values)) | (values > high)

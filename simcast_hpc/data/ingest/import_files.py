@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def finish(target: Path, parts: Finished) -> Manifest:
     A program that reads the folder meanwhile, or after a kill, reports an unfinished preparation.
     """
     slots: dict[str, dict[str, str]] = parts.content["slots"]
-    encoding_frames = _open_slot(target, parts)
+    has_open = _stage_open(target, parts)
     # 1. Shards; checksums of those that did not change are taken from the manifest
     known = _known_shards(target)
     remove(target / MANIFEST)
@@ -83,7 +84,7 @@ def finish(target: Path, parts: Finished) -> Manifest:
             remove(path)
     # 2. Records
     _write_coverage(target / COVERAGE, parts)
-    _write_open(target / OPEN, encoding_frames)
+    _write_open(target, has_open=has_open)
     write_table(target / "scan.h5", parts.table, options=parts.reading.text)
     _write_description(target, parts)
     # 3. Index, statistics and manifest
@@ -213,41 +214,72 @@ def _write_coverage(path: Path, parts: Finished) -> None:
         file.attrs["min_percent"] = COVERED_PERCENT
         file.attrs["grid"] = json.dumps(dataclasses.asdict(parts.recipe.series.grid), sort_keys=True)
         for name, values in (
-            ("valid_frames", counts.astype(np.uint32)),
+            ("valid_frames", counts.astype(np.uint32, copy=False)),
             ("covered", (counts > COVERED_PERCENT / 100 * frames).astype(np.uint8)),
         ):
             file.create_dataset(name, data=values, compression="gzip", shuffle=True)
 
 
-def _open_slot(target: Path, parts: Finished) -> dict[int, np.ndarray]:
-    """Return the encoded frames of the last slot if it is incomplete: an append completes it without their files."""
+class OpenFrames(Mapping[int, np.ndarray]):
+    """Encoded frames of the last slot of an earlier import by time in microseconds; one at a time is read."""
+
+    def __init__(self, path: Path):
+        self._path, self._rows = path, dict[int, int]()
+        if path.is_file():
+            with h5py.File(path, "r") as file:
+                self._rows = {int(time): row for row, time in enumerate(column(file, "time"))}
+
+    def __contains__(self, time: object) -> bool:
+        return time in self._rows
+
+    def __getitem__(self, time: int) -> np.ndarray:
+        row = self._rows[time]
+        with h5py.File(self._path, "r") as file:
+            codes = file["codes"]
+            assert isinstance(codes, h5py.Dataset)
+            return codes[row]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+def open_frames(target: Path) -> OpenFrames:
+    """Return the encoded frames of the last slot of an earlier import."""
+    return OpenFrames(target / OPEN)
+
+
+def _stage_open(target: Path, parts: Finished) -> bool:
+    """Write the encoded frames of the last slot if it is incomplete, and return whether it is.
+
+    An append completes the slot without their files.
+    """
     rows = parts.choice.frames[-1]
     if rows[-1] >= 0:
-        return {}
+        return False
     rows = rows[rows >= 0]
-    stored = open_frames(target)
-    images = frame_images(parts.table, rows, parts.reading, model_encoding(parts.recipe, parts.spec), stored)
-    return {int(parts.table.time[row]): image for row, image in zip(rows, images, strict=True) if image is not None}
+    times = parts.table.time[rows].astype(np.int64)
+    shape = parts.recipe.series.grid.shape
+    images = frame_images(
+        parts.table, rows, parts.reading, model_encoding(parts.recipe, parts.spec), open_frames(target)
+    )
+    with atomic_file(target / STAGED / OPEN) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+        file["time"] = np.sort(times)
+        codes = file.create_dataset(
+            "codes", shape=(len(rows), *shape), dtype=np.uint8, compression="gzip", chunks=(1, *shape)
+        )
+        for place, image in zip(np.argsort(np.argsort(times)).tolist(), images, strict=True):
+            codes[place] = image
+    return True
 
 
-def open_frames(target: Path) -> dict[int, np.ndarray]:
-    """Return the encoded frames of the last slot of an earlier import, by time in microseconds."""
-    path = target / OPEN
-    if not path.is_file():
-        return {}
-    with h5py.File(path, "r") as file:
-        times, codes = column(file, "time"), column(file, "codes")
-    return {int(time): codes[k] for k, time in enumerate(times)}
-
-
-def _write_open(path: Path, frames: dict[int, np.ndarray]) -> None:
-    if not frames:
-        remove(path)
-        return
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
-        file["time"] = np.array(sorted(frames), np.int64)
-        stack = np.stack([frames[time] for time in sorted(frames)])
-        file.create_dataset("codes", data=stack, compression="gzip", chunks=(1, *stack.shape[1:]))
+def _write_open(target: Path, *, has_open: bool) -> None:
+    if has_open:
+        publish(target / STAGED / OPEN, target / OPEN)
+    else:
+        remove(target / OPEN)
 
 
 def _write_description(target: Path, parts: Finished) -> None:

@@ -206,18 +206,10 @@ def _frames_of_import(
         return new
     kept = earlier.table.of_files(set(earlier.table.files) & set(scanned.files))
     counts = scanned.valid
-    merged = ScanTable.merge(
-        [_without_counts(kept), _without_counts(new), _without_counts(scanned.take(np.zeros(0, int)))]
-    )
+    merged = ScanTable.merge([kept, new, scanned.take(np.zeros(0, int))], counts=False)
     merged = merged.of_files(set(kept.files) | set(new.files))
     merged.valid = [counts[scanned.grids.index(grid)] for grid in merged.grids]
     return merged
-
-
-def _without_counts(table: ScanTable) -> ScanTable:
-    empty = table.take(np.arange(len(table)))
-    empty.valid = [np.zeros_like(counts) for counts in table.valid]
-    return empty
 
 
 def _recipe(

@@ -8,7 +8,7 @@ import numpy as np
 from simcast_hpc.config.text_files import printable
 
 from .frame_selection import MEANING, REASONS, FrameSeries, Selection, gaps, text_of
-from .scan_table import NO_INTERVAL, ScanTable
+from .scan_table import NO_INTERVAL, ScanTable, StoredCounts
 from .wet_rule import WetRule
 
 COVERED_PERCENT = 1.0
@@ -112,11 +112,12 @@ def same_grids(table: ScanTable, series: FrameSeries) -> list[int]:
 
 
 def valid_counts(table: ScanTable, series: FrameSeries) -> np.ndarray:
-    """Return in how many frames on the reference grid each pixel is valid, int64 ``[H, W]``."""
-    counts = np.zeros(series.grid.shape, np.int64)
-    for number in same_grids(table, series):
-        counts += table.valid[number]
-    return counts
+    """Return in how many frames on the reference grid each pixel is valid, uint32 ``[H, W]``, not to be changed."""
+    found = [counts for number in same_grids(table, series) if (counts := table.valid[number]) is not None]
+    arrays = [counts.read() if isinstance(counts, StoredCounts) else counts for counts in found]
+    if len(arrays) == 1:
+        return arrays[0]
+    return sum(arrays, np.zeros(series.grid.shape, np.uint32))
 
 
 def inventory_text(content: dict[str, Any]) -> str:

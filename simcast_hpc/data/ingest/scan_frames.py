@@ -25,7 +25,7 @@ from simcast_hpc.storage.atomic_files import remove, sweep
 
 from .scan_table import NO_INTERVAL, FrameKind, ScanTable, read_table, write_table
 from .source_files import SourceFile
-from .wet_rule import WetRule, tile_statistics
+from .wet_rule import WetRule, row_blocks, tile_statistics
 
 logger = logging.getLogger(__name__)
 PARTS = "scan"
@@ -115,10 +115,11 @@ def scan(
     # 1. Cache and remaining files
     with ranks.together():
         cached = [] if cache is None else read_cache(cache, options)
-        known = ScanTable.merge(cached)
+        known = ScanTable.merge(cached, counts=False)
         tasks = _tasks(files, known, options, since, until)
     # 2. Read the rest, interleaved over the ranks
     parts: list[ScanTable] = []
+    counts: dict[RadarGrid, np.ndarray] = {}
     with ranks.together():
         own = tasks[ranks.rank :: ranks.size]
         progress = Progress(logger, "read", len(own), unit="files")
@@ -129,10 +130,11 @@ def scan(
             else:
                 part.add(task, frames, options, since, until)
             progress.advance()
+            del frames
             if part.is_due():
-                parts.append(_store(part.table(), cache, options))
+                _keep(part.table(), cache, options, parts, counts)
                 part = _Part()
-        parts.append(_store(part.table(), cache, options))
+        _keep(part.table(), cache, options, parts, counts)
     # 3. One table
     if cache is None:
         everything = [part for own in ranks.gather(parts) for part in own]
@@ -184,9 +186,10 @@ def read_ahead(tasks: Sequence[Task], options: FrameOptions) -> Iterator[tuple[T
         following = executor.submit(read, tasks[0]) if tasks else None
         for number, task in enumerate(tasks):
             assert following is not None
-            frames = following.result()
+            result = task, following.result()
             following = executor.submit(read, tasks[number + 1]) if number + 1 < len(tasks) else None
-            yield task, frames
+            yield result
+            del result  # while the next one is awaited, only that is in memory
 
 
 def microseconds(time: datetime) -> int:
@@ -235,14 +238,31 @@ def _frame_of_store(store: SourceFile, time: datetime) -> SourceFile:
     return SourceFile(f"{store.path}::{time:%Y-%m-%dT%H:%M:%S}")
 
 
-def _store(table: ScanTable, cache: Path | None, options: FrameOptions) -> ScanTable:
-    """Write a part to the cache, under a name that depends on its content only."""
-    if cache is not None and table.files:
+def _keep(
+    table: ScanTable,
+    cache: Path | None,
+    options: FrameOptions,
+    parts: list[ScanTable],
+    counts: dict[RadarGrid, np.ndarray],
+) -> None:
+    """Write a part to the cache, under a name that depends on its content only; without a cache, keep it in ``parts``.
+
+    Parts that are kept share the counts of valid pixels: each has a whole grid of them.
+    """
+    if cache is None:
+        for number, (grid, own) in enumerate(zip(table.grids, table.valid, strict=True)):
+            assert isinstance(own, np.ndarray)
+            if grid in counts:
+                counts[grid] += own
+                table.valid[number] = None
+            else:
+                counts[grid] = own
+        parts.append(table)
+    elif table.files:
         (cache / PARTS).mkdir(exist_ok=True)
         names = repr([(file.path, file.size, file.mtime_ns) for file in table.files]) + repr(table.time.tolist())
         sweep(cache / PARTS, name := f"part-{hashlib.sha256(names.encode('utf-8', 'replace')).hexdigest()[:16]}.h5")
         write_table(cache / PARTS / name, table, options=options.text)
-    return table
 
 
 @dataclass
@@ -283,7 +303,8 @@ class _Part:
             self.statistics.append(tile_statistics(frame, options.tile, options.rule, options.z_r))
             if grid not in self.valid:
                 self.valid[grid] = np.zeros(grid.shape, np.uint32)
-            self.valid[grid] += ~np.isnan(frame.values)
+            for block in row_blocks(grid.height):
+                self.valid[grid][block] += ~np.isnan(frame.values[block])
 
     def add_store(self, task: Task, options: FrameOptions) -> None:
         """Add the frames of a store one by one; one that cannot be read is listed with its time."""
@@ -317,7 +338,7 @@ class _Part:
             np.array([grid_numbers[row[4]] for row in self.rows], np.int32),
             np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
             np.concatenate(self.statistics) if self.statistics else np.zeros((0, 3), np.float32),
-            list(self.valid.values()),
+            [*self.valid.values()],
             [self.totals.get(file, 0) for file in files],
         )
 

@@ -39,6 +39,29 @@ class FrameKind:
         return self.quantity, self.unit
 
 
+@dataclass(frozen=True)
+class StoredCounts:
+    """Counts of valid pixels that stay in a file until they are added: each of many parts has a whole grid of them."""
+
+    path: Path
+    name: str
+
+    def read(self) -> np.ndarray:
+        """Return the counts, uint32 ``[H, W]``.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            with h5py.File(self.path, "r") as file:
+                return column(file, self.name)
+        except (*HDF5_ERRORS, ValueError, TypeError, KeyError) as error:
+            raise _damage(self.path, error) from error
+
+
+Counts = np.ndarray | StoredCounts | None
+
+
 @dataclass(eq=False)
 class ScanTable:
     """All frames, sorted by file and time.
@@ -71,7 +94,7 @@ class ScanTable:
     grid: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     first: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     statistics: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
-    valid: list[np.ndarray] = field(default_factory=list)
+    valid: list[Counts] = field(default_factory=list)
     totals: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,10 +139,13 @@ class ScanTable:
         return keys | {(file, -1) for file, error in zip(self.files, self.errors, strict=True) if error}
 
     @classmethod
-    def merge(cls, tables: Sequence["ScanTable"]) -> Self:
+    def merge(cls, tables: Sequence["ScanTable"], *, counts: bool = True) -> Self:
         """Return the frames of several tables, independent of their order; counts of valid pixels are added.
 
-        Of a file with several states only the newest remains.
+        Of a file with several states only the newest remains. Without ``counts`` there are none, which saves memory.
+
+        Raises:
+            DataError: a file with counts is damaged.
         """
         newest: dict[str, SourceFile] = {}
         # 1. Files in their newest state
@@ -139,11 +165,9 @@ class ScanTable:
         # 2. Kinds and grids, in the order of their text
         kinds = sorted({kind for table in tables for kind in table.kinds}, key=repr)
         grids = sorted({grid for table in tables for grid in table.grids}, key=repr)
-        valid = [np.zeros(grid.shape, np.uint32) for grid in grids]
+        valid: list[Counts] = [_sum(tables, grid) if counts else None for grid in grids]
         parts = []
         for table in tables:
-            for grid, counts in zip(table.grids, table.valid, strict=True):
-                valid[grids.index(grid)] += counts
             file_numbers = np.array([numbers.get(file, -1) for file in table.files] or [-1], np.int32)
             part = dataclasses.replace(
                 table,
@@ -173,6 +197,20 @@ class ScanTable:
         return result
 
 
+def _sum(tables: Sequence[ScanTable], grid: RadarGrid) -> np.ndarray:
+    """Return the sum of the counts of a grid, of which one at a time is in memory."""
+    total = np.zeros(grid.shape, np.uint32)
+    for table in tables:
+        for own, counts in zip(table.grids, table.valid, strict=True):
+            if own == grid and counts is not None:
+                total += counts.read() if isinstance(counts, StoredCounts) else counts
+    return total
+
+
+def _damage(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path} is damaged: {error}; remove it, and the frames are read again")
+
+
 def write_table(path: Path, table: ScanTable, *, options: str) -> None:
     """Write a table atomically; ``options`` is text on which its statistics depend."""
     content = {
@@ -189,11 +227,12 @@ def write_table(path: Path, table: ScanTable, *, options: str) -> None:
             values = getattr(table, name)
             file.create_dataset(name, data=values, **({"compression": "gzip", "shuffle": True} if len(values) else {}))
         for number, counts in enumerate(table.valid):
+            assert isinstance(counts, np.ndarray)
             file.create_dataset(f"valid/{number}", data=counts, compression="gzip", compression_opts=1, shuffle=True)
 
 
 def read_table(path: Path, *, options: str) -> ScanTable | None:
-    """Return a table; None if its statistics depend on other options.
+    """Return a table whose counts stay in the file; None if its statistics depend on other options.
 
     Raises:
         DataError: the file is damaged.
@@ -204,7 +243,7 @@ def read_table(path: Path, *, options: str) -> ScanTable | None:
                 return None
             columns: dict[str, Any] = {name: column(file, name) for name in (*_COLUMNS, "first", "statistics")}
             content = json.loads(bytes(column(file, "content").tobytes()).decode("ascii"))
-            valid = [column(file, f"valid/{number}") for number in range(len(content["grids"]))]
+        valid: list[Counts] = [StoredCounts(path, f"valid/{number}") for number in range(len(content["grids"]))]
         table = ScanTable(
             [SourceFile(*row[:-1]) for row in content["files"]],
             [row[-1] for row in content["files"]],
@@ -215,5 +254,5 @@ def read_table(path: Path, *, options: str) -> ScanTable | None:
             totals=content.get("totals", []),
         )
     except (*HDF5_ERRORS, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path} is damaged: {error}; remove it, and the frames are read again") from error
+        raise _damage(path, error) from error
     return table

@@ -97,20 +97,20 @@ def tile_statistics(frame: RadarFrame, tile: int | None, rule: WetRule, z_r: ZRR
     The mean rate is in mm/h (in kg/m^2 for such frames) and, as the wet share, over valid pixels; both are NaN where a
     tile has none.
     """
-    values = frame.values
-    valid = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        wet = values >= np.float32(rule.threshold_in(frame.unit, z_r))
-    rate = np.where(valid, values, np.float32(0))
-    if frame.unit == "dBZ":
-        for rows in row_blocks(len(values)):  # float64 copies of a continental composite need hundreds of MB
-            rate[rows] = np.where(valid[rows], rain_rate_from_reflectivity(values[rows], z_r.a, z_r.b), np.float32(0))
-    result = np.full((len(slices := tile_slices(values.shape, tile)), 3), np.nan, np.float32)
+    threshold = np.float32(rule.threshold_in(frame.unit, z_r))
+    slices = tile_slices(frame.values.shape, tile)
+    result = np.full((len(slices), 3), np.nan, np.float32)
     for number, (rows, columns) in enumerate(slices):
-        count = int(valid[rows, columns].sum())
-        size = valid[rows, columns].size
+        total, wet, count = 0.0, 0, 0
+        field = frame.values[rows, columns]
+        for block in row_blocks(len(field)):  # copies of a continental composite need hundreds of MB
+            values = field[block]
+            values = values[~np.isnan(values)]
+            wet += int((values >= threshold).sum())
+            count += values.size
+            rate = rain_rate_from_reflectivity(values, z_r.a, z_r.b) if frame.unit == "dBZ" else values
+            total += float(rate.sum(dtype=np.float64))
         if count:
-            mean = rate[rows, columns].sum(dtype=np.float64) / count
-            result[number, :2] = mean, wet[rows, columns].sum() / count
-        result[number, 2] = 1 - count / size
+            result[number, :2] = total / count, wet / count
+        result[number, 2] = 1 - count / field.size
     return result
