@@ -8,7 +8,13 @@ gradient, the motion tends to that of its surroundings, and far from all echoes 
 
 All loops have fixed numbers of iterations: the result depends on the pixel values only through arithmetic, which
 ``torch.export``, ONNX and CUDA graphs can record.
+
+The motion of a sample has the same bits alone and in any batch: every operation is elementwise, or sums its terms in an
+order that does not depend on the batch. Convolutions, matmuls and reductions such as ``mean`` choose their order by the
+shape of the batch, and the least-squares fit amplifies the difference.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -158,8 +164,9 @@ def _increment(smooth: Tensor, weight: Tensor, motion: Tensor, pixel: int, sigma
     # 2. Normal equations, summed over pairs and windows
     terms = torch.stack([dy * dy, dy * dx, dx * dx, dy * difference, dx * difference], dim=1)
     terms = terms * (earlier[:, 1] * later[:, 1])[:, None]
-    terms = F.avg_pool2d(terms.reshape(batch, pairs, 5, height, width).mean(dim=1), cell)
-    mean = terms.mean(dim=(-2, -1), keepdim=True)
+    of_pairs = terms.reshape(batch, pairs, 5, height, width).unbind(dim=1)
+    terms = F.avg_pool2d(sum(of_pairs[1:], of_pairs[0]) / pairs, cell)
+    mean = _mean_of_field(terms)
     terms = mean if sigma is None else _smooth(terms, sigma)
     yy, yx, xx, yt, xt = terms.unbind(dim=1)
 
@@ -183,11 +190,18 @@ def _increment(smooth: Tensor, weight: Tensor, motion: Tensor, pixel: int, sigma
 def _surroundings(motion: Tensor, gradient: Tensor, sigma: float) -> Tensor:
     """Return the mean motion in a wider window, weighted by the gradient; far from echoes that of the whole field."""
     weight = gradient + _EPSILON
-    total = weight.mean(dim=(-2, -1), keepdim=True)
-    mean = (motion * weight).mean(dim=(-2, -1), keepdim=True) / total
-    near, wide = _smooth(motion * weight, _SURROUNDINGS * sigma), _smooth(weight, _SURROUNDINGS * sigma)
+    weighted = torch.cat([motion * weight, weight], dim=1)
+    total = _mean_of_field(weighted)
+    smooth = _smooth(weighted, _SURROUNDINGS * sigma)
+    # floor * mean motion = _MEAN_WEIGHT * total * (weighted sum / total)
     floor = _MEAN_WEIGHT * total
-    return (near + floor * mean) / (wide + floor)
+    return (smooth[:, :-1] + floor[:, :-1]) / (smooth[:, -1:] + floor[:, -1:])
+
+
+def _mean_of_field(field: Tensor) -> Tensor:
+    """Return the means ``[B, C, 1, 1]`` of ``[B, C, h, w]``, of rows first; pooling adds the pixels in a fixed order."""
+    height, width = field.shape[-2:]
+    return F.avg_pool2d(F.avg_pool2d(field, (1, width)), (height, 1))
 
 
 def _resize(motion: Tensor, size: tuple[int, int]) -> Tensor:
@@ -198,10 +212,40 @@ def _resize(motion: Tensor, size: tuple[int, int]) -> Tensor:
 def _smooth(field: Tensor, sigma: float) -> Tensor:
     """Smooth ``[B, C, H, W]`` with a Gaussian, with zeros outside the grid."""
     radius = int(3 * sigma + 0.5)
-    kernel = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
-    kernel = torch.exp(-(kernel**2) / (2 * sigma**2))
-    kernel = kernel / kernel.sum()
-    flat = field.reshape(-1, 1, *field.shape[-2:])
-    flat = F.conv2d(flat, kernel.view(1, 1, -1, 1), padding=(radius, 0))
-    flat = F.conv2d(flat, kernel.view(1, 1, 1, -1), padding=(0, radius))
-    return flat.reshape(field.shape)
+    if field.device.type == "cpu":
+        kernel = [math.exp(-(distance**2) / (2 * sigma**2)) for distance in range(radius + 1)]
+        weights = [value / (kernel[0] + 2 * sum(kernel[1:])) for value in kernel]
+        return _sum_of_shifts(_sum_of_shifts(field, weights, dim=-2), weights, dim=-1)
+    distances = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
+    gaussian = torch.exp(-(distances**2) / (2 * sigma**2))
+    gaussian = gaussian / gaussian.sum()
+    return _sum_in_windows(_sum_in_windows(field, gaussian, dim=-2), gaussian, dim=-1)
+
+
+def _sum_of_shifts(field: Tensor, weights: list[float], dim: int) -> Tensor:
+    """Return the sums of neighbors along an axis, -2 or -1, by their weights at the distances 0, 1, ... pixels."""
+    radius, length = len(weights) - 1, field.shape[dim]
+    padded = _pad_axis(field, radius, dim)
+    total = field * weights[0]
+    for distance in range(1, radius + 1):
+        pair = padded.narrow(dim, radius - distance, length) + padded.narrow(dim, radius + distance, length)
+        # Not add_(alpha=...), which may round differently in its vectorized part and in the remainder.
+        total.add_(pair.mul_(weights[distance]))
+    return total
+
+
+def _sum_in_windows(field: Tensor, kernel: Tensor, dim: int) -> Tensor:
+    """Return the sums of neighbors along an axis with fewer, larger operations, which take less time on a GPU."""
+    taps, (batch, channels, height, width) = len(kernel), field.shape
+    padded = _pad_axis(field, taps // 2, dim)
+    if dim == -2:
+        windows = padded.unfold(-2, taps, 1).movedim(-1, -2) * kernel[:, None]
+        means = F.avg_pool2d(windows.reshape(batch * channels, 1, height * taps, width), (taps, 1))
+    else:
+        windows = padded.unfold(-1, taps, 1) * kernel
+        means = F.avg_pool2d(windows.reshape(batch * channels, 1, height, width * taps), (1, taps))
+    return taps * means.view(field.shape)
+
+
+def _pad_axis(field: Tensor, radius: int, dim: int) -> Tensor:
+    return F.pad(field, (0, 0, radius, radius) if dim == -2 else (radius, radius))
