@@ -11,7 +11,8 @@ All loops have fixed numbers of iterations: the result depends on the pixel valu
 
 The motion of a sample has the same bits alone and in any batch: every operation is elementwise, or sums its terms in an
 order that does not depend on the batch. Convolutions, matmuls and reductions such as ``mean`` choose their order by the
-shape of the batch, and the least-squares fit amplifies the difference.
+shape of the batch, and the least-squares fit amplifies the difference. Captured programs use convolutions: their
+motion differs in the last bits.
 """
 
 import math
@@ -199,7 +200,7 @@ def _surroundings(motion: Tensor, gradient: Tensor, sigma: float) -> Tensor:
 
 
 def _mean_of_field(field: Tensor) -> Tensor:
-    """Return the means ``[B, C, 1, 1]`` of ``[B, C, h, w]``, of rows first; pooling adds the pixels in a fixed order."""
+    """Return the means ``[B, C, 1, 1]`` of ``[B, C, h, w]``, rows first; pooling adds pixels in a fixed order."""
     height, width = field.shape[-2:]
     return F.avg_pool2d(F.avg_pool2d(field, (1, width)), (height, 1))
 
@@ -212,13 +213,16 @@ def _resize(motion: Tensor, size: tuple[int, int]) -> Tensor:
 def _smooth(field: Tensor, sigma: float) -> Tensor:
     """Smooth ``[B, C, H, W]`` with a Gaussian, with zeros outside the grid."""
     radius = int(3 * sigma + 0.5)
-    if field.device.type == "cpu":
+    if field.device.type == "cpu" and not torch.compiler.is_compiling():
         kernel = [math.exp(-(distance**2) / (2 * sigma**2)) for distance in range(radius + 1)]
         weights = [value / (kernel[0] + 2 * sum(kernel[1:])) for value in kernel]
         return _sum_of_shifts(_sum_of_shifts(field, weights, dim=-2), weights, dim=-1)
     distances = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
     gaussian = torch.exp(-(distances**2) / (2 * sigma**2))
     gaussian = gaussian / gaussian.sum()
+    if torch.compiler.is_compiling():  # a program with few operations, whose last bits depend on the batch
+        flat = F.conv2d(field.reshape(-1, 1, *field.shape[-2:]), gaussian.view(1, 1, -1, 1), padding=(radius, 0))
+        return F.conv2d(flat, gaussian.view(1, 1, 1, -1), padding=(0, radius)).reshape(field.shape)
     return _sum_in_windows(_sum_in_windows(field, gaussian, dim=-2), gaussian, dim=-1)
 
 
