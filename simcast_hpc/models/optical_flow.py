@@ -9,9 +9,9 @@ gradient, the motion tends to that of its surroundings, and far from all echoes 
 All loops have fixed numbers of iterations: the result depends on the pixel values only through arithmetic, which
 ``torch.export``, ONNX and CUDA graphs can record.
 
-The motion of a sample is bitwise identical alone and in any batch: every operation is elementwise, or sums its terms in an
-order that does not depend on the batch. Convolutions, matmuls and reductions such as ``mean`` choose their order by the
-shape of the batch, and the least-squares fit amplifies the difference. Captured programs use convolutions: their
+The motion of a sample is bitwise identical alone and in any batch: every operation is elementwise, or sums its terms in
+an order that does not depend on the batch. Convolutions, matmuls and reductions such as ``mean`` choose their order by
+the shape of the batch, and the least-squares fit amplifies the difference. Captured programs use convolutions: their
 motion differs in the last bits.
 """
 
