@@ -20,14 +20,23 @@ from simcast_kernels.sampler_step.reference import sampler_step_reference
 
 
 def tensors(case: SamplerStepCase, device: str, seed: int) -> tuple[Any, ...]:
-    """Return one set of arguments: latent, two predictions, the clean latent of the previous step."""
+    """Return one set of arguments: latent, two predictions, the clean latents of the previous two steps."""
     return tuple(case.tensors(device, seed=seed).values())
 
 
-def exact(case: SamplerStepCase, noisy: Tensor, prediction: Tensor, unconditional: Tensor | None, history) -> Tensor:
+def exact(
+    case: SamplerStepCase,
+    noisy: Tensor,
+    prediction: Tensor,
+    unconditional: Tensor | None,
+    history: Tensor | None,
+    earlier: Tensor | None,
+) -> Tensor:
     """Return the exact next latent."""
     counters = case.counters(noisy.device)
-    return sampler_step_reference(noisy, prediction, unconditional, history, counters=counters, **case.options)[0]
+    return sampler_step_reference(
+        noisy, prediction, unconditional, history, earlier, counters=counters, **case.options
+    )[0]
 
 
 def providers(case: SamplerStepCase, device: str) -> Sequence[Provider]:
@@ -35,17 +44,32 @@ def providers(case: SamplerStepCase, device: str) -> Sequence[Provider]:
     counters = case.counters(device)
     hits = torch.zeros((), dtype=torch.int64, device=device)
 
-    def expression(noisy: Tensor, prediction: Tensor, unconditional: Tensor | None, history: Tensor | None) -> Tensor:
-        result = sampler_step_reference(noisy, prediction, unconditional, history, counters=counters, **case.options)
+    def expression(
+        noisy: Tensor,
+        prediction: Tensor,
+        unconditional: Tensor | None,
+        history: Tensor | None,
+        earlier: Tensor | None,
+    ) -> Tensor:
+        result = sampler_step_reference(
+            noisy, prediction, unconditional, history, earlier, counters=counters, **case.options
+        )
         hits.add_(result[2])
         return result[0]
 
-    def op(noisy: Tensor, prediction: Tensor, unconditional: Tensor | None, history: Tensor | None) -> Tensor:
+    def op(
+        noisy: Tensor,
+        prediction: Tensor,
+        unconditional: Tensor | None,
+        history: Tensor | None,
+        earlier: Tensor | None,
+    ) -> Tensor:
         return sampler_step(
             noisy,
             prediction,
             unconditional=unconditional,
             history=history,
+            earlier=earlier,
             counters=counters,
             hits=hits,
             with_clean=case.with_clean,

@@ -13,6 +13,7 @@ from simcast_hpc.diffusion import add_noise, make_schedule, plan_steps, sample
 from simcast_hpc.radar import read_frames
 from simcast_hpc.verification import protocol_for, score
 from tests.diffusion.float64_diffusers import scheduler
+from tests.diffusion.solver_convergence import clean_latents, error, half_log_snrs, initial_latents, observed_order
 from tests.radar.odim_files import layout, write_layout
 
 
@@ -30,7 +31,7 @@ def test_crps_of_pysteps_omits_intervals_that_end_at_the_observation():
     assert crps(members, observed - 1e-9) == pytest.approx(0.25, abs=1e-8), "it is not continuous"
     ours = score(  # half of it: in float fields of observations 1 is the missing value
         np.full((1, 1, 4, 4), 0.5, np.float32),
-        np.broadcast_to(np.float32([0, 0.5])[None, :, None, None, None], (1, 2, 1, 4, 4)),
+        np.broadcast_to(np.array([0, 0.5], np.float32)[:, None, None, None], (1, 2, 1, 4, 4)),
         protocol=protocol_for("own", (100.0,)),
     )
     assert ours["crps_standard"] == pytest.approx(0.125, abs=1e-9)
@@ -116,6 +117,54 @@ def test_expected_ddpm_sum_of_diffusers_is_that_of_float32(monkeypatch):
     assert sums[torch.float32] == pytest.approx(387.9466, abs=1e-3)
     assert sums[torch.float64] == pytest.approx(387.96725, abs=1e-4)
     assert ours.sum().item() == pytest.approx(sums[torch.float64], abs=1e-9)
+
+
+@pytest.mark.parametrize(("algorithm", "found"), [("dpmsolver++", 2), ("sde-dpmsolver++", 1)])
+def test_third_order_of_the_solver_of_diffusers_is_lower(algorithm, found, monkeypatch):
+    """Its second difference is half the second derivative and lacks a factor of 2; in the SDE a sign is wrong too."""
+    errors = []
+    for count in (80, 160, 320):
+        with monkeypatch.context() as patch:
+            solver = scheduler(
+                patch,
+                "DPMSolverMultistepScheduler",
+                noise=lambda _: torch.zeros_like(initial_latents()),
+                algorithm_type=algorithm,
+                solver_order=3,
+                prediction_type="sample",
+                lower_order_final=False,
+                final_sigmas_type="sigma_min",
+            )
+            solver.set_timesteps(count)
+            snrs = half_log_snrs(count)
+            solver.sigmas, solver.timesteps = torch.exp(-snrs), torch.arange(count)
+            solver.set_begin_index(0)
+            latent = initial_latents()
+            for number in range(count):
+                latent = solver.step(clean_latents(snrs[number : number + 1]), number, latent).prev_sample
+        errors.append(error(latent, stochastic=algorithm.startswith("sde")))
+    assert observed_order(errors) == pytest.approx(found, abs=0.3), "ours: tests/diffusion/test_samplers.py"
+
+
+def test_ddim_of_diffusers_steps_past_the_next_timestep(monkeypatch):
+    """With spacings that do not divide the timesteps, the update leads to another level than the network is told."""
+    ddim = scheduler(monkeypatch, "DDIMScheduler", timestep_spacing="linspace", clip_sample=False)
+    ddim.set_timesteps(20)
+    first, following = ddim.timesteps[:2].tolist()
+    assert (first, following) == (999, 946)
+    latent, prediction = torch.linspace(-2, 2, 10, dtype=torch.float64).view(2, 5).unbind()
+    update = ddim.step(prediction, first, latent).prev_sample
+    for timestep, equal in ((949, True), (following, False)):
+        forms = plan_steps("ddim", make_schedule(), [first, timestep])[0].coefficients
+        clean = forms.clean_from_noisy * latent + forms.clean_from_prediction * prediction
+        ours = forms.from_noisy * latent + forms.from_prediction * prediction + forms.from_clean * clean
+        assert torch.allclose(ours, update, rtol=1e-9) == equal
+
+
+def test_solver_of_diffusers_ends_zero_terminal_snr_with_more_signal(monkeypatch):
+    solver = scheduler(monkeypatch, "DPMSolverMultistepScheduler", rescale_betas_zero_snr=True)
+    assert solver.alphas_cumprod[-1] > 10 * solver.alphas_cumprod[-2] > 0
+    assert make_schedule(zero_terminal_snr=True).alpha_bars[-1] == 0
 
 
 @pytest.mark.parametrize("padding", ["zeros", "nearest"])

@@ -11,10 +11,13 @@ from benchmarks.cases import Direction
 from simcast_kernels.dispatch import Launch
 from simcast_kernels.sampler_step.reference import Coefficients, Counters
 
-# Steps from timestep 500 to 450 of the linear schedule: DDIM, its stochastic form, DPM-Solver++(2M).
+# Steps from timestep 500 to 450 of the linear schedule: DDIM, its stochastic form, DPM-Solver++ of second order, its
+# stochastic form, and of third order.
 DDIM = Coefficients(3.571, -3.428, 0.0, 0.9392, 0.3433)
 ANCESTRAL = Coefficients(3.571, -3.428, 0.0, 0.7211, 0.3433, noise=0.6017)
 DPM_SOLVER = Coefficients(3.571, -3.428, 0.9784, 0.0, 0.0844, from_history=-0.0152)
+DPM_SOLVER_SDE = Coefficients(3.585, -3.443, 0.7453, 0.0, 0.2163, from_history=-0.0694, noise=0.6016)
+THIRD_ORDER = Coefficients(3.585, -3.443, 0.9736, 0.0, 0.1569, from_history=-0.1044, from_earlier=0.0307)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,14 @@ class SamplerStepCase:
         """Whether the clean latent is written."""
         return self.forms.from_history != 0
 
+    @property
+    def with_earlier(self) -> bool:
+        """Whether the clean latent of two steps before is read."""
+        return self.forms.from_earlier != 0
+
     def bytes_moved(self, direction: Direction) -> int:
-        """Return the minimum bytes: latent, predictions, history read; next and clean latent written."""
-        return self.numel * self.dtype.itemsize * (3 + self.guided + 2 * self.with_clean)
+        """Return the minimum bytes: latent, predictions, earlier clean latents read; next and clean latent written."""
+        return self.numel * self.dtype.itemsize * (3 + self.guided + 2 * self.with_clean + self.with_earlier)
 
     def operations(self, direction: Direction) -> int:
         """Return 0: there is no matmul."""
@@ -60,6 +68,7 @@ class SamplerStepCase:
             "prediction": latent(),
             "unconditional": latent() if self.guided else None,
             "history": latent() if self.with_clean else None,
+            "earlier": latent() if self.with_earlier else None,
         }
 
     def counters(self, device: torch.device | str) -> Counters | None:
@@ -84,10 +93,13 @@ CASES = (
     SamplerStepCase(name="many-pixels-ddim", shape=(64, 12, 1, 384, 384)),
     SamplerStepCase(name="members-ddim", shape=LATENTS),
     SamplerStepCase(name="members-dpm-solver", shape=LATENTS, forms=DPM_SOLVER),
+    SamplerStepCase(name="members-third-order", shape=LATENTS, forms=THIRD_ORDER),
     SamplerStepCase(name="unguided", shape=LATENTS, guided=False, clip=None),
     SamplerStepCase(name="one-element", shape=(1, 1), forms=ANCESTRAL),
     SamplerStepCase(name="odd", shape=(3, 2, 1, 13, 19), forms=ANCESTRAL, key=2**62 + 5),
     SamplerStepCase(name="odd-bf16", shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER, dtype=torch.bfloat16),
+    SamplerStepCase(name="odd-third-order", shape=(3, 2, 1, 13, 19), forms=THIRD_ORDER),
+    SamplerStepCase(name="odd-sde", shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER_SDE),
     SamplerStepCase(name="one-past-a-program", shape=(2, 1, 1, 25, 41), forms=DPM_SOLVER, guided=False),
 )
 
@@ -104,6 +116,7 @@ def launches(case: SamplerStepCase) -> dict[Direction, list[Launch]]:
         latent(),
         latent() if case.guided else None,
         latent() if case.with_clean else None,
+        latent() if case.with_earlier else None,
         out=latent(),
         clean=latent() if case.with_clean else None,
         hits=None if case.clip is None else torch.empty((), dtype=torch.int64, device="meta"),

@@ -36,7 +36,18 @@ from .pipeline_config import (
     read_run_config,
 )
 from .shipped_configs import copy_config, list_configs, resolve, summary
-from .stage_sections import FORECASTING, STAGES, Operational, Section, Stage, StrictModel, Unit, is_operational, unit_of
+from .stage_sections import (
+    FORECASTING,
+    STAGES,
+    Operational,
+    Section,
+    Stage,
+    StrictModel,
+    Unit,
+    added_defaults,
+    is_operational,
+    unit_of,
+)
 from .train_config import CheckpointConfig, LogConfig, SharedConfig, StudentConfig, TrainConfig, WatchConfig
 from .validation_config import ValidationConfig
 from .yaml_files import from_mapping, read_config, to_yaml
@@ -88,6 +99,7 @@ __all__ = [
     "Unit",
     "ValidationConfig",
     "WatchConfig",
+    "added_defaults",
     "copy_config",
     "expand_path",
     "from_mapping",

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .errors import ConfigError
 from .path_expansion import FieldPath, NameOrPath
-from .stage_sections import Operational, Section, StrictModel, Unit
+from .stage_sections import Added, Operational, Section, StrictModel, Unit
 
 
 class AutoencoderConfig(StrictModel):
@@ -127,12 +127,15 @@ class SamplingConfig(Section, read_by=("direct", "student", "diffusion")):
     effect; for other runs of the stages `direct` and `student`, none.
     """
 
-    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
-    """Sampling method."""
+    sampler: Literal["ddpm", "ddim", "dpm_solver", "dpm_solver_sde"] = "ddim"
+    """Sampling method; `dpm_solver` is DPM-Solver++ and `dpm_solver_sde` its stochastic form."""
     steps: Annotated[PositiveInt, Unit("denoising steps")] = 20
     """Number of denoising steps."""
-    spacing: Literal["leading", "trailing"] = "leading"
-    """Selection of the training time steps that the sampler uses, as in diffusers."""
+    order: Added[Annotated[int, Unit("1")]] = Field(default=2, ge=1, le=3)
+    """Order of `dpm_solver` and `dpm_solver_sde`, 1 to 3; 2 for other samplers, which have none."""
+    spacing: Literal["leading", "linspace", "trailing", "karras"] = "leading"
+    """Selection of the noise levels that the sampler uses: `leading`, `linspace` and `trailing` select training time
+    steps as in diffusers, `karras` levels of noise between them."""
     eta: Annotated[float, Unit("1")] = Field(default=0.0, ge=0, le=1)
     """Amount of noise that DDIM adds: 0 is deterministic, 1 adds as much as DDPM."""
     guidance: Annotated[float, Unit("1")] = Field(default=2.0, ge=0)
@@ -196,17 +199,36 @@ class DiffusionConfig(Section, read_by=("diffusion",)):
     of a folder that several runs can share."""
     casformer: CasFormerConfig = CasFormerConfig()
     """Architecture of the denoiser."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """Shape of the noise schedule."""
+    schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    """Shape of the noise schedule: linear betas, linear square roots of the betas, or cosine."""
+    zero_terminal_snr: Added[bool] = False
+    """Shift and scale the schedule so that its last time step is pure noise (Lin et al. 2024). It requires the
+    prediction `v` or `sample`; sample with ``sampling.spacing`` `trailing` or `linspace`, which begin there."""
     timesteps: Annotated[PositiveInt, Unit("time steps")] = 1000
     """Number of time steps of the noise schedule."""
     beta_start: Annotated[PositiveFloat, Unit("1")] = 1e-4
-    """Noise variance of the first time step (linear schedule)."""
+    """Noise variance of the first time step (not for the schedule `cosine`)."""
     beta_end: Annotated[PositiveFloat, Unit("1")] = 0.02
-    """Noise variance of the last time step (linear schedule)."""
-    prediction: Literal["epsilon", "v"] = "epsilon"
-    """Quantity that the denoiser predicts: the noise (`epsilon`) or the velocity (`v`)."""
+    """Noise variance of the last time step (not for the schedule `cosine`)."""
+    prediction: Literal["epsilon", "v", "sample"] = "epsilon"
+    """Quantity that the denoiser predicts: noise (`epsilon`), velocity (`v`) or clean latents (`sample`)."""
     condition_dropout: Annotated[float, Unit("1")] = Field(default=0.1, ge=0, lt=1)
     """Probability that a training sample has no condition, for classifier-free guidance."""
     validation: Operational[EnsembleValidationConfig] = EnsembleValidationConfig()
     """Ensembles sampled during training; they do not affect it."""
+
+    @model_validator(mode="after")
+    def _schedule_suits_the_prediction(self) -> Self:
+        if self.schedule != "cosine" and not self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"diffusion.beta_start={self.beta_start:g} and diffusion.beta_end={self.beta_end:g} must satisfy 0 < "
+                "start <= end < 1"
+            )
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "diffusion.prediction='epsilon' does not determine the clean latents at the last time step of "
+                "diffusion.zero_terminal_snr=true, which is pure noise; choose v or sample"
+            )
+        if self.zero_terminal_snr and self.timesteps == 1:
+            raise ValueError("diffusion.zero_terminal_snr=true requires diffusion.timesteps of at least 2")
+        return self

@@ -106,17 +106,26 @@ def scientific_fields(config: BaseModel, stage: Stage, above: str = "") -> Itera
 
     Fields of type ``Added`` are omitted at their default.
     """
-    values = config.model_dump(mode="json")
+    values, unset = config.model_dump(mode="json"), added_defaults(config)
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if is_operational(field) or (isinstance(value, Section) and stage not in value.read_by):
             continue
-        if _ADDED in field.metadata and value == field.default:
+        if name in unset:
             continue
         if isinstance(value, BaseModel):
             yield from scientific_fields(value, stage, f"{above}{name}.")
         else:
             yield above + name, values[name]
+
+
+def added_defaults(config: BaseModel) -> set[str]:
+    """Return the names of the fields of type ``Added`` that have their default, which identities omit."""
+    return {
+        name
+        for name, field in type(config).model_fields.items()
+        if _ADDED in field.metadata and getattr(config, name) == field.default
+    }
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:

@@ -8,13 +8,15 @@ that an engine could cast. Random numbers are functions of counters (``counter_n
 from .counter_noise import BatchNoise, stream_key
 from .ensemble_products import exceedance_probability, probability_matched_mean
 from .forward_process import add_noise, clean_from_prediction, training_target
-from .noise_schedule import NoiseSchedule, make_schedule, spaced_timesteps
+from .noise_levels import NoiseLevel, noise_levels, spaced_timesteps
+from .noise_schedule import NoiseSchedule, make_schedule
 from .samplers import SAMPLERS, SamplerStep, plan_steps
 from .sampling_loop import SamplingResult, check_finite, run_sampler, sample
 
 __all__ = [
     "SAMPLERS",
     "BatchNoise",
+    "NoiseLevel",
     "NoiseSchedule",
     "SamplerStep",
     "SamplingResult",
@@ -23,6 +25,7 @@ __all__ = [
     "clean_from_prediction",
     "exceedance_probability",
     "make_schedule",
+    "noise_levels",
     "plan_steps",
     "probability_matched_mean",
     "run_sampler",

@@ -1,28 +1,53 @@
-"""Noise schedules and the timesteps of a sampler."""
+"""Noise schedules: alpha_bar_t of each timestep of training."""
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-ScheduleKind = Literal["linear", "cosine"]
-Spacing = Literal["leading", "trailing"]
+ScheduleKind = Literal["linear", "scaled_linear", "cosine"]
+SCHEDULES: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 _COSINE_OFFSET = 0.008
 _MAX_BETA = 0.999
 
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A variance-preserving schedule: ``alpha_bars`` is alpha_bar_t per timestep t, float64 ``[T]``, decreasing."""
+    """A variance-preserving schedule: ``alpha_bars`` is alpha_bar_t per timestep t, ``[T]``.
+
+    The values decrease within (0, 1); the last one may be 0, the schedule then has zero terminal SNR. They are stored
+    in float64 on the CPU.
+
+    Raises:
+        ValueError: ``alpha_bars`` is not such a schedule.
+    """
 
     alpha_bars: Tensor
+
+    def __post_init__(self):
+        """Convert ``alpha_bars`` to float64 on the CPU, and check them."""
+        bars = torch.as_tensor(self.alpha_bars, dtype=torch.float64, device="cpu")
+        if bars.ndim != 1 or not len(bars):
+            raise ValueError(f"alpha_bars has shape {tuple(bars.shape)}; it must be [timesteps] and not empty")
+        # NaN fails all comparisons
+        if not (bars[0] < 1 and bars[-1] >= 0 and (bars.diff() < 0).all()):
+            raise ValueError(
+                f"alpha_bars from {bars[0].item():g} to {bars[-1].item():g} must decrease within 1 and 0 at each "
+                "timestep; only the last may be 0"
+            )
+        object.__setattr__(self, "alpha_bars", bars)
 
     @property
     def timesteps(self) -> int:
         """T, the number of timesteps in training."""
         return len(self.alpha_bars)
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether the last timestep is pure noise: alpha_bar is exactly 0."""
+        return self.alpha_bar(self.timesteps - 1) == 0.0
 
     def alpha_bar(self, timestep: int) -> float:
         """Return alpha_bar_t; it is 1 for -1, the end of sampling."""
@@ -43,44 +68,47 @@ class NoiseSchedule:
 
 
 def make_schedule(
-    kind: ScheduleKind = "linear", *, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    kind: ScheduleKind = "linear",
+    *,
+    timesteps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    zero_terminal_snr: bool = False,
 ) -> NoiseSchedule:
-    """Return a schedule: ``linear`` (Ho et al. 2020, section 4) or ``cosine`` (Nichol and Dhariwal 2021, Eq. 17).
+    """Return a schedule of betas from ``beta_start`` to ``beta_end``, or a cosine schedule, which ignores both.
 
-    ``beta_start`` and ``beta_end`` are the first and the last beta of ``linear``; ``cosine`` ignores them.
+    ``linear``: linear betas (Ho et al. 2020, section 4). ``scaled_linear``: linear square roots of the betas (Rombach
+    et al. 2022). ``cosine``: Nichol and Dhariwal 2021, Eq. 17.
+
+    Args:
+        kind: shape of the schedule.
+        timesteps: T, the number of timesteps.
+        beta_start: first beta.
+        beta_end: last beta.
+        zero_terminal_snr: shift and scale alpha_t so that it is 0 at the last timestep and unchanged at the first (Lin
+            et al. 2024, Algorithm 1). Networks that predict epsilon cannot be sampled with such a schedule.
 
     Raises:
         ValueError: the kind is unknown, or the arguments give no decreasing schedule.
     """
     if timesteps < 1:
         raise ValueError(f"timesteps={timesteps} of the noise schedule must be at least 1; 1000 is typical")
-    if kind == "linear":
-        if not 0 < beta_start <= beta_end < 1:
-            raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < start <= end < 1")
-        betas = torch.linspace(beta_start, beta_end, timesteps, dtype=torch.float64)
-    elif kind == "cosine":
+    if kind not in SCHEDULES:
+        raise ValueError(f"noise schedule {kind!r} is unknown; choose {', '.join(SCHEDULES)}")
+    if kind == "cosine":
         fraction = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
         alpha_bars = torch.cos((fraction + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * math.pi / 2) ** 2
         betas = (1 - alpha_bars[1:] / alpha_bars[:-1]).clamp_max(_MAX_BETA)
     else:
-        raise ValueError(f"noise schedule {kind!r} is unknown; choose linear or cosine")
-    return NoiseSchedule(torch.cumprod(1.0 - betas, dim=0))
-
-
-def spaced_timesteps(schedule: NoiseSchedule, steps: int, spacing: Spacing = "leading") -> list[int]:
-    """Return ``steps`` timesteps of a schedule, decreasing.
-
-    ``leading`` starts at 0 with an integer stride and includes timestep 0, as CasCast does; ``trailing`` starts at the
-    last timestep (Lin et al. 2024, section 3.3), so that sampling with few steps starts from pure noise.
-
-    Raises:
-        ValueError: ``steps`` is not between 1 and the timesteps of the schedule, or the spacing is unknown.
-    """
-    total = schedule.timesteps
-    if not 1 <= steps <= total:
-        raise ValueError(f"{steps} sampling steps for a schedule of {total} timesteps; choose 1 to {total}")
-    if spacing == "leading":
-        return [i * (total // steps) for i in reversed(range(steps))]
-    if spacing == "trailing":
-        return [round(total - i * total / steps) - 1 for i in range(steps)]
-    raise ValueError(f"timestep spacing {spacing!r} is unknown; choose leading or trailing")
+        if not 0 < beta_start <= beta_end < 1:
+            raise ValueError(f"beta_start={beta_start} and beta_end={beta_end} must satisfy 0 < start <= end < 1")
+        power = 1.0 if kind == "linear" else 0.5
+        betas = torch.linspace(beta_start**power, beta_end**power, timesteps, dtype=torch.float64) ** (1 / power)
+    alpha_bars = torch.cumprod(1.0 - betas, dim=0)
+    if not zero_terminal_snr:
+        return NoiseSchedule(alpha_bars)
+    if timesteps == 1:
+        raise ValueError("zero_terminal_snr requires at least 2 timesteps: the first one keeps its noise")
+    alphas = alpha_bars.sqrt()
+    # exactly 0 at the end: x - x
+    return NoiseSchedule(((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2)

@@ -4,18 +4,21 @@ Everything after the network in a step is ``simcast_kernels.sampler_step``, one 
 its coefficients, which are computed in double precision before the first step.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from simcast_kernels.sampler_step import Coefficients
 
 from .forward_process import PredictionKind, check_prediction, clean_coefficients, noise_coefficients
+from .noise_levels import CLEAN, NoiseLevel, levels_at
 from .noise_schedule import NoiseSchedule
 
-SamplerKind = Literal["ddpm", "ddim", "dpm_solver"]
-SAMPLERS: tuple[SamplerKind, ...] = ("ddpm", "ddim", "dpm_solver")
+SamplerKind = Literal["ddpm", "ddim", "dpm_solver", "dpm_solver_sde"]
+SAMPLERS: tuple[SamplerKind, ...] = get_args(SamplerKind)
+_MULTISTEP: tuple[SamplerKind, ...] = ("dpm_solver", "dpm_solver_sde")
+# With fewer steps the last but one is of second order at most, as in the implementation of Lu et al.
+_MANY_STEPS = 15
 
 
 class SamplerStep(NamedTuple):
@@ -25,110 +28,149 @@ class SamplerStep(NamedTuple):
     coefficients: Coefficients
 
     @property
-    def uses_history(self) -> bool:
-        """Whether the step uses the clean latent of the previous step."""
-        return self.coefficients.from_history != 0.0
+    def memory(self) -> int:
+        """Number of previous steps whose clean latents the step uses, 0 to 2."""
+        if self.coefficients.from_earlier != 0.0:
+            return 2
+        return 1 if self.coefficients.from_history != 0.0 else 0
 
 
 def plan_steps(
     kind: SamplerKind,
     schedule: NoiseSchedule,
-    timesteps: Sequence[int],
+    timesteps: Sequence[int | NoiseLevel],
     *,
     prediction: PredictionKind = "epsilon",
     eta: float = 0.0,
+    order: int = 2,
 ) -> list[SamplerStep]:
     """Return the steps of a sampler over decreasing ``timesteps``; the last step returns the clean latent.
 
     Args:
-        kind: ``ddpm``, ``ddim`` or ``dpm_solver`` (DPM-Solver++(2M), data prediction, second order).
+        kind: ``ddpm``, ``ddim``, ``dpm_solver`` (DPM-Solver++, multistep, data prediction) or ``dpm_solver_sde``, its
+            stochastic form.
         schedule: the schedule that the network was trained with.
-        timesteps: decreasing timesteps, see ``spaced_timesteps``.
+        timesteps: decreasing timesteps or noise levels, see ``spaced_timesteps`` and ``noise_levels``.
         prediction: quantity predicted by the network.
         eta: noise of ``ddim``, 0 (deterministic) to 1 (as much as DDPM); must be 0 for other samplers.
+        order: order of DPM-Solver++, 1 to 3; must be 2 for other samplers, which have none.
 
     Raises:
-        ValueError: the sampler or the prediction is unknown, ``eta`` is invalid, or ``timesteps`` do not decrease
-            within the schedule.
+        ValueError: the sampler or the prediction is unknown, the prediction does not suit the schedule, ``eta`` or
+            ``order`` is invalid, or ``timesteps`` do not decrease within the schedule.
     """
-    _check_arguments(kind, schedule, timesteps, eta)
+    _check_arguments(kind, eta, order)
     check_prediction(prediction)
-    following = [*timesteps[1:], -1]
+    levels = levels_at(schedule, timesteps)
+    pairs = list(zip(levels, [*levels[1:], CLEAN], strict=True))
     if kind == "ddpm":
-        return [_ddpm(schedule, t, s, prediction) for t, s in zip(timesteps, following, strict=True)]
+        return [_ddpm(t, s, prediction) for t, s in pairs]
     if kind == "ddim":
-        return [_ddim(schedule, t, s, prediction, eta) for t, s in zip(timesteps, following, strict=True)]
-    previous = [None, *timesteps[:-1]]
-    return [_dpm_solver(schedule, r, t, s, prediction) for r, t, s in zip(previous, timesteps, following, strict=True)]
+        return [_ddim(t, s, prediction, eta) for t, s in pairs]
+    steps, total = [], len(levels)
+    for number, (t, s) in enumerate(pairs):
+        # The clean latent has infinite lambda, so the last step is of first order.
+        limit = 1 if number == total - 1 else 2 if number == total - 2 and total < _MANY_STEPS else 3
+        before = levels[:number][::-1][: min(order, limit) - 1]
+        steps.append(_dpm_solver(before, t, s, prediction, stochastic=kind == "dpm_solver_sde"))
+    return steps
 
 
-def _ddpm(schedule: NoiseSchedule, t: int, s: int, prediction: PredictionKind) -> SamplerStep:
+def _ddpm(t: NoiseLevel, s: NoiseLevel, prediction: PredictionKind) -> SamplerStep:
     """DDPM (Ho et al. 2020): posterior mean of Eq. 7 and the smaller variance of section 3.2."""
-    bar_t, bar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
+    bar_t, bar_s = t.alpha_bar, s.alpha_bar
     step_alpha = bar_t / bar_s
     variance = (1 - bar_s) / (1 - bar_t) * (1 - step_alpha)
     coefficients = Coefficients(
-        *clean_coefficients(schedule, prediction, t),
+        *clean_coefficients(t, prediction),
         from_noisy=math.sqrt(step_alpha) * (1 - bar_s) / (1 - bar_t),
         from_prediction=0.0,
         from_clean=math.sqrt(bar_s) * (1 - step_alpha) / (1 - bar_t),
-        noise=math.sqrt(variance) if s >= 0 else 0.0,
+        noise=math.sqrt(variance),
     )
-    return SamplerStep(t, coefficients)
+    return SamplerStep(t.timestep, coefficients)
 
 
-def _ddim(schedule: NoiseSchedule, t: int, s: int, prediction: PredictionKind, eta: float) -> SamplerStep:
+def _ddim(t: NoiseLevel, s: NoiseLevel, prediction: PredictionKind, eta: float) -> SamplerStep:
     """DDIM (Song et al. 2021, Eq. 12 and 16); the direction uses the predicted noise without clipping."""
-    bar_t, bar_s = schedule.alpha_bar(t), schedule.alpha_bar(s)
+    bar_t, bar_s = t.alpha_bar, s.alpha_bar
     deviation = eta * math.sqrt((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s))
     direction = math.sqrt(max(0.0, 1 - bar_s - deviation**2))
-    from_noisy, from_prediction = noise_coefficients(schedule, prediction, t)
+    from_noisy, from_prediction = noise_coefficients(t, prediction)
     coefficients = Coefficients(
-        *clean_coefficients(schedule, prediction, t),
+        *clean_coefficients(t, prediction),
         from_noisy=direction * from_noisy,
         from_prediction=direction * from_prediction,
         from_clean=math.sqrt(bar_s),
         noise=deviation,
     )
-    return SamplerStep(t, coefficients)
+    return SamplerStep(t.timestep, coefficients)
 
 
-def _dpm_solver(schedule: NoiseSchedule, r: int | None, t: int, s: int, prediction: PredictionKind) -> SamplerStep:
-    """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): second-order midpoint, first order at both ends.
+def _dpm_solver(
+    before: Sequence[NoiseLevel], t: NoiseLevel, s: NoiseLevel, prediction: PredictionKind, *, stochastic: bool
+) -> SamplerStep:
+    """Multistep DPM-Solver++ (Lu et al. 2022), of order 1 + number of levels ``before``, latest first.
 
-    With lambda = log(alpha / sigma), h = lambda_s - lambda_t and k = (lambda_t - lambda_r) / h:
-    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) ((1 + 1 / 2k) x0_t - 1 / 2k x0_r).
-    The last step has sigma = 0 and infinite h, and is of first order.
+    With lambda = log(alpha / sigma) and h = lambda_s - lambda_t the solution of the ODE is
+
+        x_s = sigma_s / sigma_t x_t + alpha_s int_0^h e^(u - h) x0(lambda_t + u) du,
+
+    and that of the reverse SDE
+
+        x_s = sigma_s / sigma_t e^-h x_t + alpha_s int_0^h 2 e^(2 u - 2 h) x0(lambda_t + u) du
+              + sigma_s sqrt(1 - e^-2h) z.
+
+    x0 is approximated by a polynomial in lambda through this and the previous clean latents. Of second order it is
+    integrated by the midpoint rule (Algorithm 2), of third order exactly. The limit of pure noise, lambda_t = -inf,
+    has e^-h = 0; a previous level of pure noise has no influence.
     """
-    alpha_s, sigma_s, sigma_t = schedule.alpha(s), schedule.sigma(s), schedule.sigma(t)
-    decay = sigma_s / sigma_t * schedule.alpha(t) / alpha_s  # e^-h
-    from_clean, from_history = alpha_s * (1 - decay), 0.0
-    if r is not None and s >= 0:
-        h = _half_log_snr(schedule, s) - _half_log_snr(schedule, t)
-        ratio = (_half_log_snr(schedule, t) - _half_log_snr(schedule, r)) / h
-        from_history = -from_clean / (2 * ratio)
-        from_clean -= from_history
+    decay = s.sigma / t.sigma * t.alpha / s.alpha  # e^-h
+    decay_of_weights = decay**2 if stochastic else decay
+    weight = s.alpha * (1 - decay_of_weights)
+    # Coefficients of the differences between successive clean latents
+    first = second = 0.0
+    if before:
+        h, last = s.half_log_snr - t.half_log_snr, t.half_log_snr - before[0].half_log_snr
+        first = weight / 2 * h / last
+        if len(before) == 2:
+            previous = before[0].half_log_snr - before[1].half_log_snr
+            first, second = _third_order(h, last, previous, 2 * h if stochastic else h)
+            first, second = s.alpha * first, s.alpha * second
     coefficients = Coefficients(
-        *clean_coefficients(schedule, prediction, t),
-        from_noisy=sigma_s / sigma_t,
+        *clean_coefficients(t, prediction),
+        from_noisy=s.sigma / t.sigma * (decay if stochastic else 1.0),
         from_prediction=0.0,
-        from_clean=from_clean,
-        from_history=from_history,
+        from_clean=weight + first,
+        from_history=second - first,
+        noise=s.sigma * math.sqrt(1 - decay**2) if stochastic else 0.0,
+        from_earlier=-second,
     )
-    return SamplerStep(t, coefficients)
+    return SamplerStep(t.timestep, coefficients)
 
 
-def _half_log_snr(schedule: NoiseSchedule, timestep: int) -> float:
-    return math.log(schedule.alpha(timestep) / schedule.sigma(timestep))
+def _third_order(h: float, last: float, previous: float, g: float) -> tuple[float, float]:
+    """Return the coefficients of x0_t - x0_r and x0_r - x0_q of the exact integral of a parabola in lambda.
+
+    h, last and previous are the steps of lambda from t to s, from r to t and from q to r; the weight of the integral is
+    e^-g at its start. With x0(lambda_t + u) = x0_t + D1 u / h + D2 (u / h)^2 / 2 the integrals of the last two terms
+    are D1 (1 - (1 - e^-g) / g) and D2 (1/2 - 1/g + (1 - e^-g) / g^2).
+    """
+    decreased = -math.expm1(-g)
+    slope = 1 - decreased / g
+    curvature = 0.5 - 1 / g + decreased / g**2
+    share = last / (last + previous)  # 0 for a level q of pure noise, whose previous is infinite
+    # D1 = (1 + share) h/last (x0_t - x0_r) - share h/previous (x0_r - x0_q), D2 accordingly
+    factor = slope * share + curvature * 2 * h / (last + previous)
+    return (slope + factor) * h / last, -factor * h / previous
 
 
-def _check_arguments(kind: SamplerKind, schedule: NoiseSchedule, timesteps: Sequence[int], eta: float) -> None:
+def _check_arguments(kind: SamplerKind, eta: float, order: int) -> None:
     if kind not in SAMPLERS:
         raise ValueError(f"sampler {kind!r} is unknown; choose {', '.join(SAMPLERS)}")
-    if len(timesteps) > schedule.timesteps:
-        raise ValueError(f"{len(timesteps)} sampling steps for a schedule of {schedule.timesteps} timesteps")
-    decreasing = all(a > b for a, b in itertools.pairwise(timesteps))
-    if not timesteps or not decreasing or not 0 <= timesteps[-1] <= timesteps[0] < schedule.timesteps:
-        raise ValueError(f"timesteps {list(timesteps)} must decrease within {schedule.timesteps - 1} and 0")
     if not 0 <= eta <= 1 or (eta and kind != "ddim"):
         raise ValueError(f"eta={eta} is invalid for sampler {kind}; it must be 0, or for ddim 0 to 1")
+    if order not in (1, 2, 3) or (order != 2 and kind not in _MULTISTEP):
+        raise ValueError(
+            f"order={order} is invalid for sampler {kind}; it must be 2, or for {' and '.join(_MULTISTEP)} 1 to 3"
+        )

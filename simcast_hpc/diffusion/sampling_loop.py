@@ -95,7 +95,7 @@ def run_sampler(
     if batch_noise is None and noise is None and any(step.coefficients.noise for step in steps):
         raise ValueError("a stochastic sampler requires batch_noise or noise")
     clip_count = torch.zeros((), dtype=torch.int64, device=start.device)
-    latent, history = start, None
+    latent, previous = start, []  # clean latents of the last two steps, latest first
     for number, step in enumerate(steps):
         # 1. Predictions of the network
         timesteps = torch.full((len(latent),), step.timestep, dtype=torch.int64, device=latent.device)
@@ -107,19 +107,22 @@ def run_sampler(
         # 2. Fused update of the latent; given noise is added separately
         step_noise = noise if step.coefficients.noise else None
         coefficients = step.coefficients if step_noise is None else step.coefficients._replace(noise=0.0)
-        next_step = steps[number + 1] if number + 1 < len(steps) else None
-        latent, history = sampler_step(
+        kept = any(later.memory > ahead for ahead, later in enumerate(steps[number + 1 : number + 3]))
+        history, earlier = (previous[k] if step.memory > k else None for k in range(2))
+        latent, clean = sampler_step(
             latent,
             prediction,
             unconditional=unconditional_prediction,
             guidance=guidance,
-            history=history if step.uses_history else None,
+            history=history,
+            earlier=earlier,
             coefficients=coefficients,
             clip=clip,
             hits=clip_count,
             counters=None if batch_noise is None or not coefficients.noise else batch_noise.counters(number),
-            with_clean=next_step is not None and next_step.uses_history,
+            with_clean=kept,
         )
+        previous = [clean, *previous[:1]]
         if step_noise is not None:
             latent = latent + step.coefficients.noise * step_noise(number)
         if after_step is not None:

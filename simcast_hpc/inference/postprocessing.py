@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from simcast_hpc.config import POSTPROCESSING, ConfigError
+from simcast_hpc.config import POSTPROCESSING, ConfigError, added_defaults
 from simcast_hpc.data.encoding import MISSING_CODE, Encoding
 from simcast_hpc.data.open_windows import target_spec
 
@@ -63,7 +63,8 @@ def model_identity(model: TrainedModel | Ensemble) -> dict[str, Any]:
     identity: dict[str, Any] = {"weights": model.weights_hash}
     if isinstance(model, Ensemble):
         identity |= model.inputs
-        sampling = model.sampling.model_dump(mode="json", exclude=_WITHOUT_EFFECT)
+        exclude = _WITHOUT_EFFECT | added_defaults(model.sampling)  # mappings of older versions lack added fields
+        sampling = model.sampling.model_dump(mode="json", exclude=exclude)
         identity |= {f"sampling.{key}": value for key, value in sampling.items()}
     return identity
 
@@ -79,11 +80,13 @@ def load_quantile_mapping(run_dir: Path, model: TrainedModel | Ensemble) -> Quan
     if not path.is_file():
         raise ConfigError(f"postprocess quantile-mapping: {path} does not exist; {again}")
     mapping = QuantileMapping.load(path)
-    for key, value in model_identity(model).items():
-        if mapping.identity.get(key) != value:
+    expected = model_identity(model)
+    for key in (*expected, *(key for key in mapping.identity if key.startswith("sampling.") and key not in expected)):
+        absent = "default" if key.startswith("sampling.") else None
+        fitted, value = mapping.identity.get(key, absent), expected.get(key, absent)
+        if fitted != value:
             raise ConfigError(
-                f"{path} was fitted with {key}={str(mapping.identity.get(key))[:12]}, but the model has "
-                f"{str(value)[:12]}; {again}"
+                f"{path} was fitted with {key}={str(fitted)[:12]}, but the model has {str(value)[:12]}; {again}"
             )
     return mapping
 

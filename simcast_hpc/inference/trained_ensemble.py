@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from simcast_hpc.config import FORECASTING, ConfigError, SamplingConfig, TrainConfig
+from simcast_hpc.config import FORECASTING, ConfigError, DiffusionConfig, SamplingConfig, TrainConfig
 from simcast_hpc.diffusion import (
     BatchNoise,
+    NoiseSchedule,
     SamplingResult,
     check_finite,
     make_schedule,
+    noise_levels,
     plan_steps,
     run_sampler,
-    spaced_timesteps,
 )
 from simcast_hpc.diffusion.guidance import check_guidance
 from simcast_hpc.distill.cut_windows import to_frames
@@ -220,15 +221,38 @@ class TrainedEnsemble(Ensemble):
 
     def _steps(self):
         trained, sampling = self.config.diffusion, self.sampling
-        schedule = make_schedule(
-            trained.schedule, timesteps=trained.timesteps, beta_start=trained.beta_start, beta_end=trained.beta_end
+        schedule = noise_schedule(trained)
+        levels = noise_levels(schedule, sampling.steps, sampling.spacing)
+        return plan_steps(
+            sampling.sampler,
+            schedule,
+            levels,
+            prediction=trained.prediction,
+            eta=sampling.eta,
+            order=sampling.order,
         )
-        timesteps = spaced_timesteps(schedule, sampling.steps, sampling.spacing)
-        return plan_steps(sampling.sampler, schedule, timesteps, prediction=trained.prediction, eta=sampling.eta)
 
 
 def _dtype(sampling: SamplingConfig) -> torch.dtype:
     return torch.bfloat16 if sampling.precision == "bf16" else torch.float32
+
+
+def noise_schedule(section: DiffusionConfig) -> NoiseSchedule:
+    """Return the noise schedule of a run.
+
+    Raises:
+        ConfigError: the fields give no decreasing schedule.
+    """
+    try:
+        return make_schedule(
+            section.schedule,
+            timesteps=section.timesteps,
+            beta_start=section.beta_start,
+            beta_end=section.beta_end,
+            zero_terminal_snr=section.zero_terminal_snr,
+        )
+    except ValueError as error:
+        raise ConfigError(f"diffusion.schedule: {error}") from error
 
 
 def load_autoencoder(run_dir: Path, *, device: torch.device | None = None) -> TrainedAutoencoder:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.diffusion import (
+    NoiseLevel,
     add_noise,
     clean_from_prediction,
     make_schedule,
@@ -16,6 +17,7 @@ from simcast_hpc.diffusion.forward_process import clean_coefficients, noise_coef
 from simcast_hpc.diffusion.guidance import check_guidance, drop_condition, guided
 
 SCHEDULE = make_schedule()
+PURE = make_schedule(zero_terminal_snr=True)
 TIMESTEPS = torch.tensor([0, 400, 999])
 
 
@@ -33,13 +35,22 @@ def test_forward_process_is_equation_4():
         torch.testing.assert_close(noisy[row], want)
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v"])
-def test_exact_prediction_inverts_forward_process(kind):
+@pytest.mark.parametrize(
+    ("kind", "schedule"), [("epsilon", SCHEDULE), ("v", SCHEDULE), ("sample", SCHEDULE), ("v", PURE), ("sample", PURE)]
+)
+def test_exact_prediction_inverts_forward_process(kind, schedule):
+    """Also at the last timestep of zero terminal SNR, which is pure noise."""
     clean, noise = clean_and_noise()
-    noisy = add_noise(SCHEDULE, clean, noise, TIMESTEPS)
-    target = training_target(SCHEDULE, kind, clean, noise, TIMESTEPS)
-    back = clean_from_prediction(SCHEDULE, kind, noisy, target, TIMESTEPS)
+    noisy = add_noise(schedule, clean, noise, TIMESTEPS)
+    target = training_target(schedule, kind, clean, noise, TIMESTEPS)
+    back = clean_from_prediction(schedule, kind, noisy, target, TIMESTEPS)
     torch.testing.assert_close(back, clean, atol=1e-10, rtol=1e-9)
+    for row, t in enumerate(TIMESTEPS.tolist()):
+        level = NoiseLevel(t, schedule.alpha_bar(t))
+        for coefficients, want in ((clean_coefficients, clean), (noise_coefficients, noise)):
+            of_noisy, of_prediction = coefficients(level, kind)
+            got = of_noisy * noisy[row] + of_prediction * target[row]
+            torch.testing.assert_close(got, want[row], atol=1e-10, rtol=1e-9)
 
 
 def test_v_is_a_rotation():
@@ -104,8 +115,8 @@ def test_guidance():
     [
         lambda kind, x: training_target(SCHEDULE, kind, x, x, TIMESTEPS),
         lambda kind, x: clean_from_prediction(SCHEDULE, kind, x, x, TIMESTEPS),
-        lambda kind, _x: clean_coefficients(SCHEDULE, kind, 5),
-        lambda kind, _x: noise_coefficients(SCHEDULE, kind, 5),
+        lambda kind, _x: clean_coefficients(NoiseLevel(5, 0.9), kind),
+        lambda kind, _x: noise_coefficients(NoiseLevel(5, 0.9), kind),
         lambda kind, _x: plan_steps("ddpm", SCHEDULE, [999, 0], prediction=kind),
         lambda kind, _x: plan_steps("ddim", SCHEDULE, [999, 0], prediction=kind),
         lambda kind, _x: plan_steps("dpm_solver", SCHEDULE, [0], prediction=kind),
@@ -113,5 +124,19 @@ def test_guidance():
 )
 @pytest.mark.parametrize("kind", ["nonsense", "eps", "V", "x0", ""])
 def test_rejects_unknown_prediction(use, kind):
-    with pytest.raises(ValueError, match=f"prediction '{kind}' is unknown; choose epsilon or v"):
+    with pytest.raises(ValueError, match=f"prediction '{kind}' is unknown; choose epsilon, v or sample"):
         use(kind, torch.zeros(3, 2, 4))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: training_target(PURE, "epsilon", x, x, TIMESTEPS),
+        lambda x: clean_from_prediction(PURE, "epsilon", x, x, TIMESTEPS),
+        lambda _x: clean_coefficients(NoiseLevel(999, 0.0), "epsilon"),
+        lambda _x: plan_steps("ddim", PURE, [999, 0]),
+    ],
+)
+def test_rejects_epsilon_with_zero_terminal_snr(use):
+    with pytest.raises(ValueError, match=r"'epsilon' does not determine the clean latent at timestep 999.*v or sample"):
+        use(torch.zeros(3, 2, 4))

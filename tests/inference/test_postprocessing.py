@@ -279,5 +279,19 @@ def test_sampling_settings_belong_to_the_identity(runs: Path):
         other = ensemble.sampled_by(ensemble.sampling.model_copy(update={"steps": 2}))
         with pytest.raises(ConfigError, match=r"fitted with sampling\.steps=4, but the model has 2"):
             load_quantile_mapping(runs / "diffusion", other)
+        # 2. A field that older mappings lack, in both directions
+        assert "sampling.order" not in model_identity(ensemble)
+        solvers = [
+            ensemble.sampled_by(ensemble.sampling.model_copy(update={"sampler": "dpm_solver", "order": order}))
+            for order in (2, 3)
+        ]
+        for fitted, used, message in (
+            (*solvers, "order=default, but the model has 3"),
+            (*solvers[::-1], "order=3, but the model has default"),
+        ):
+            path = runs / "diffusion" / FILE_NAME
+            QuantileMapping(forecast, observed, HALF_CODE, model_identity(fitted)).save(path)
+            with pytest.raises(ConfigError, match=message):
+                load_quantile_mapping(runs / "diffusion", used)
     finally:
         (runs / "diffusion" / FILE_NAME).unlink()

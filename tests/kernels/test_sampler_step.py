@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.cases.sampler_step_cases import ANCESTRAL, CASES, DDIM, DPM_SOLVER, SamplerStepCase
+from benchmarks.cases.sampler_step_cases import (
+    ANCESTRAL,
+    CASES,
+    DDIM,
+    DPM_SOLVER,
+    DPM_SOLVER_SDE,
+    THIRD_ORDER,
+    SamplerStepCase,
+)
 from simcast_kernels.philox import normals
 from simcast_kernels.sampler_step import Coefficients, Counters, sampler_step
 from simcast_kernels.sampler_step.reference import sampler_step_reference
@@ -37,9 +45,9 @@ def assert_case_is_right(case: SamplerStepCase, device: str) -> None:
     results = []
     for dtype in (case.dtype, torch.float64):
         cast = [None if v is None else v.to(dtype) for v in tensors.values()]
-        x, p, u, h = cast
+        x, p, u, h, e = cast
         assert x is not None and p is not None
-        results.append(sampler_step_reference(x, p, u, h, counters=case.counters(device), **case.options))
+        results.append(sampler_step_reference(x, p, u, h, e, counters=case.counters(device), **case.options))
     reference, exact = results
     truncates = device == "cpu"
     assert_tensor_close("next", out, reference=reference[0], exact=exact[0], truncates_bf16=truncates)
@@ -127,7 +135,7 @@ def test_clip_counts_what_it_changes_in_the_reference(reference_device):
 
 
 def well_formed(device: str) -> None:
-    for forms in (ANCESTRAL, DPM_SOLVER):
+    for forms in (ANCESTRAL, DPM_SOLVER, DPM_SOLVER_SDE, THIRD_ORDER):
         case = dataclasses.replace(SMALL[1], forms=forms)
         tensors = case.tensors(device, seed=1)
         key, sample, member, step = case.counters(device) or (0, None, None, 0)
@@ -180,6 +188,7 @@ ROWS = torch.zeros(2, dtype=torch.int64)
         ({"hits": torch.zeros(())}, ValueError, "int64 scalar"),
         ({"clip": 0.0}, ValueError, "clip=0.0"),
         ({"coefficients": DPM_SOLVER}, ValueError, "history is None"),
+        ({"coefficients": THIRD_ORDER, "history": X}, ValueError, "earlier is None"),
         ({"coefficients": ANCESTRAL}, ValueError, "counters is None"),
         ({"counters": Counters(-1, ROWS, ROWS, 0)}, ValueError, "counters.key=-1"),
         ({"counters": Counters(0, ROWS, ROWS, 2**32)}, ValueError, "counters.step=4294967296"),

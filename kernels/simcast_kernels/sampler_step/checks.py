@@ -35,6 +35,8 @@ def check(
         raise ValueError(f"{_OP}: clip={clip} must be positive, or None")
     if coefficients.from_history and tensors["history"] is None:
         raise ValueError(f"{_OP}: coefficients use the clean latent of the previous step, but history is None")
+    if coefficients.from_earlier and tensors["earlier"] is None:
+        raise ValueError(f"{_OP}: coefficients use the clean latent of two steps before, but earlier is None")
     if coefficients.noise and counters is None:
         raise ValueError(f"{_OP}: coefficients add noise, but counters is None")
     if counters is not None:

@@ -1,9 +1,9 @@
 """One step of a diffusion sampler in one pass: guidance, clean latent, clipping, update and counter-based noise.
 
 Shapes: R rows (one member of one sample each) of E elements, all tensors contiguous ``[R, E]``, N = R E. A DDIM step
-with guidance reads 3N elements and writes N; DPM-Solver++(2M) also reads the clean latent of the previous step and
-writes its own, 6N in all. Without guidance it is N less. Noise is computed in registers and moves no memory. Clipped
-elements are counted by integer atomics, whose order does not matter.
+with guidance reads 3N elements and writes N; DPM-Solver++ of second order also reads the clean latent of the previous
+step and writes its own, 6N in all, and of third order reads one more, 7N. Without guidance it is N less. Noise is
+computed in registers and moves no memory. Clipped elements are counted by integer atomics, whose order does not matter.
 """
 
 # Pyright does not understand Triton constexpr arguments and tuples in jitted functions.
@@ -29,6 +29,7 @@ def _step_kernel(
     prediction,
     unconditional,
     history,
+    earlier,
     sample,
     member,
     out,
@@ -67,6 +68,8 @@ def _step_kernel(
     result = coefficients[2] * x + coefficients[3] * p + coefficients[4] * x0
     if history is not None:
         result += coefficients[5] * tl.load(history + offset, mask=valid, other=0.0).to(tl.float32)
+    if earlier is not None:
+        result += coefficients[7] * tl.load(earlier + offset, mask=valid, other=0.0).to(tl.float32)
     if sample is not None:
         of, which = tl.load(sample + row), tl.load(member + row)
         result += coefficients[6] * normal_block(key, first, of, which, step, BLOCK)
@@ -80,6 +83,7 @@ def step_launch(
     prediction: Tensor,
     unconditional: Tensor | None,
     history: Tensor | None,
+    earlier: Tensor | None,
     *,
     out: Tensor,
     clean: Tensor | None,
@@ -101,6 +105,7 @@ def step_launch(
             prediction,
             unconditional,
             history,
+            earlier,
             None if counters is None else counters.sample,
             None if counters is None else counters.member,
             out,
@@ -123,6 +128,7 @@ def step(
     prediction: Tensor,
     unconditional: Tensor | None,
     history: Tensor | None,
+    earlier: Tensor | None,
     hits: Tensor | None,
     *,
     coefficients: Coefficients,
@@ -135,6 +141,7 @@ def step(
     noisy, prediction = noisy.contiguous(), prediction.contiguous()
     unconditional = None if unconditional is None else unconditional.contiguous()
     history = None if history is None else history.contiguous()
+    earlier = None if earlier is None else earlier.contiguous()
     out = torch.empty_like(noisy)
     clean = torch.empty_like(noisy) if with_clean else None
     step_launch(
@@ -142,6 +149,7 @@ def step(
         prediction,
         unconditional,
         history,
+        earlier,
         out=out,
         clean=clean,
         hits=hits if clip is not None else None,

@@ -16,6 +16,7 @@ def step_operator(
     prediction: Tensor,
     unconditional: Tensor | None,
     history: Tensor | None,
+    earlier: Tensor | None,
     sample: Tensor | None,
     member: Tensor | None,
     hits: Tensor,
@@ -37,6 +38,7 @@ def step_operator(
             prediction,
             unconditional,
             history,
+            earlier,
             hits,
             coefficients=forms,
             guidance=guidance,
@@ -50,6 +52,7 @@ def step_operator(
         prediction,
         unconditional,
         history,
+        earlier,
         coefficients=forms,
         guidance=guidance,
         clip=clip,
@@ -60,6 +63,8 @@ def step_operator(
 
 
 @step_operator.register_fake
-def _(noisy, prediction, unconditional, history, sample, member, hits, coefficients, guidance, clip, key, step, clean):
+def _(
+    noisy, prediction, unconditional, history, earlier, sample, member, hits, forms, guidance, clip, key, step, clean
+):
     out = torch.empty(noisy.shape, dtype=noisy.dtype, device=noisy.device)
     return out, torch.empty(noisy.shape if clean else (0,), dtype=noisy.dtype, device=noisy.device)

@@ -12,8 +12,9 @@ class Coefficients(NamedTuple):
     """The two linear combinations that define one step of a sampler.
 
     ``clean = clip(clean_from_noisy x + clean_from_prediction p)`` and
-    ``next = from_noisy x + from_prediction p + from_clean clean + from_history h + noise z``, with x the noisy latent,
-    p the guided prediction, h the clean latent of the previous step and z standard normal noise.
+    ``next = from_noisy x + from_prediction p + from_clean clean + from_history h + from_earlier e + noise z``, with x
+    the noisy latent, p the guided prediction, h and e the clean latents of the previous step and of the one before it,
+    and z standard normal noise.
     """
 
     clean_from_noisy: float
@@ -23,6 +24,7 @@ class Coefficients(NamedTuple):
     from_clean: float
     from_history: float = 0.0
     noise: float = 0.0
+    from_earlier: float = 0.0
 
 
 class Counters(NamedTuple):
@@ -39,6 +41,7 @@ def sampler_step_reference(
     prediction: Tensor,
     unconditional: Tensor | None,
     history: Tensor | None,
+    earlier: Tensor | None = None,
     *,
     coefficients: Coefficients,
     guidance: float,
@@ -62,6 +65,8 @@ def sampler_step_reference(
     result = coefficients.from_noisy * x + coefficients.from_prediction * p + coefficients.from_clean * clean
     if history is not None:
         result = result + coefficients.from_history * history.to(dtype)
+    if earlier is not None:
+        result = result + coefficients.from_earlier * earlier.to(dtype)
     if counters is not None:
         z = normals(
             counters.key,

@@ -9,12 +9,12 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.data.loader import MicroBatch
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.diffusion import add_noise, make_schedule, training_target
+from simcast_hpc.diffusion import add_noise, training_target
 from simcast_hpc.diffusion.counter_noise import sample_timesteps, training_noise
 from simcast_hpc.diffusion.guidance import drop_condition
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, denoiser, load_autoencoder
+from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, denoiser, load_autoencoder, noise_schedule
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.storage.block_store import BlockStore
@@ -77,9 +77,7 @@ class DiffusionStage(Stage):
             )
         # 4. Stored latents, noise schedule
         self.latents.is_complete()
-        self.schedule = make_schedule(
-            section.schedule, timesteps=section.timesteps, beta_start=section.beta_start, beta_end=section.beta_end
-        )
+        self.schedule = noise_schedule(section)
 
     @property
     def latents(self) -> BlockStore:
