@@ -33,8 +33,9 @@ def five_stages(run_dir: Path, **changes: object) -> PipelineConfig:
             "casformer": {
                 "frame_width": 8, "frame_depth": 1, "frame_heads": 2, "width": 12, "depth": 1, "heads": 2,
             },
+            "prediction": "sample", "zero_terminal_snr": True,
         },
-        "sampling": {"steps": 3, "members": 3, "guidance": 1.5},
+        "sampling": {"sampler": "dpm_solver_sde", "spacing": "trailing", "steps": 3, "members": 3, "guidance": 1.5},
         "stages": {name: {"max_steps": 4} for name in ("teacher", "student", "autoencoder", "diffusion")},
         "evaluation": {"min_observed_pixels": 20, "min_observed_events": 2},
     }  # fmt: skip

@@ -275,6 +275,32 @@ def test_tf32_at_its_default_is_omitted_from_the_identity_of_older_runs():
     assert "engine.tf32" not in _config(engine={"precision": "fp32"}).science()
 
 
+def test_zero_terminal_snr_at_its_default_is_omitted_from_the_identity_of_older_runs():
+    base = {"name": "a", "run_dir": "runs/a", "stage": "diffusion"}
+    assert "diffusion.zero_terminal_snr" not in from_mapping(TrainConfig, base).science()
+    pure = {"zero_terminal_snr": True, "prediction": "sample", "schedule": "scaled_linear"}
+    science = from_mapping(TrainConfig, base | {"diffusion": pure}).science()
+    assert {key: science[f"diffusion.{key}"] for key in pure} == pure
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"zero_terminal_snr": True}, "diffusion.prediction='epsilon' does not determine .* choose v or sample"),
+        ({"zero_terminal_snr": True, "prediction": "v", "timesteps": 1}, "diffusion.timesteps of at least 2"),
+        (
+            {"beta_start": 0.03},
+            "diffusion.beta_start=0.03 and diffusion.beta_end=0.02 must satisfy 0 < start <= end < 1",
+        ),
+        ({"beta_end": 1.0, "schedule": "scaled_linear"}, "diffusion.beta_end=1 must satisfy"),
+        ({"prediction": "x0"}, "diffusion.prediction: .*'epsilon', 'v' or 'sample'"),
+    ],
+)
+def test_rejects_schedules_that_do_not_suit_the_prediction(section, message):
+    with pytest.raises(ConfigError, match=message):
+        from_mapping(TrainConfig, {"name": "a", "run_dir": "runs/a", "stage": "diffusion", "diffusion": section})
+
+
 def test_tf32_without_effect_is_rejected():
     with pytest.raises(ConfigError, match=r"engine\.tf32=true has no effect with engine\.precision=bf16"):
         _config(engine={"tf32": True})

@@ -1,6 +1,7 @@
 """Samplers compared with the exact solution of a Gaussian, orders of convergence, pure noise, rejected arguments."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from simcast_hpc.diffusion import (
     sample,
     spaced_timesteps,
 )
-from simcast_hpc.diffusion.samplers import SAMPLERS
+from simcast_hpc.diffusion.samplers import SAMPLERS, SamplerKind
 from simcast_hpc.diffusion.sampling_loop import NonFiniteLatentError
 from tests.diffusion.solver_convergence import clean_latents, error, half_log_snrs, initial_latents, observed_order
 
@@ -97,20 +98,27 @@ def test_order_of_dpm_solver(kind, order):
 def test_pure_noise_is_the_limit_of_little_signal():
     """A step from alpha_bar 0 equals a step from a tiny alpha_bar; first order is DDIM."""
     schedule = make_schedule(zero_terminal_snr=True)
-    for kind, options in (("ddpm", {}), ("ddim", {"eta": 0.6}), ("dpm_solver", {}), ("dpm_solver_sde", {"order": 3})):
+    plans: list[tuple[SamplerKind, dict[str, Any]]] = [
+        ("ddpm", {}),
+        ("ddim", {"eta": 0.6}),
+        ("dpm_solver", {}),
+        ("dpm_solver_sde", {"order": 3}),
+    ]
+    for kind, options in plans:
         zero, tiny = (
             plan_steps(kind, schedule, [NoiseLevel(999, bar), 700, 300], prediction="v", **options)
             for bar in (0.0, 1e-30)
         )
         assert zero[0].coefficients == pytest.approx(tiny[0].coefficients, abs=1e-12)
         assert zero[0].memory == zero[1].memory == 0, "the first clean latent has no weight in the second step"
+    plans = [("dpm_solver", {"order": 1}), ("ddim", {})]
     first, ddim = (
         sample(
             plan_steps(kind, schedule, spaced_timesteps(schedule, 9, "trailing"), prediction="sample", **options),
             analytic_denoiser,
             start(),
         ).latents
-        for kind, options in (("dpm_solver", {"order": 1}), ("ddim", {}))
+        for kind, options in plans
     )
     torch.testing.assert_close(first, ddim)
 
@@ -176,7 +184,8 @@ def test_rejects_invalid_plan(arguments, message):
         plan_steps(kind, make_schedule(), timesteps)
     with pytest.raises(ValueError, match=r"eta=0\.5 is invalid for sampler dpm_solver"):
         plan_steps("dpm_solver", make_schedule(), [5, 0], eta=0.5)
-    for sampler, order in (("ddim", 1), ("ddpm", 3), ("dpm_solver", 0), ("dpm_solver_sde", 4)):
+    invalid: list[tuple[SamplerKind, int]] = [("ddim", 1), ("ddpm", 3), ("dpm_solver", 0), ("dpm_solver_sde", 4)]
+    for sampler, order in invalid:
         with pytest.raises(ValueError, match=f"order={order} is invalid for sampler {sampler}; .* 1 to 3"):
             plan_steps(sampler, make_schedule(), [5, 0], order=order)
     with pytest.raises(TypeError, match="float"):

@@ -104,7 +104,12 @@ def test_types_defaults_and_kinds_of_some_fields():
     listed = rows()
     assert listed["batch.micro_size"][0][1:] == ["int ≥ 1", "`1`", "samples", "operational"]
     assert listed["optimizer.warmup_fraction"][0][1:] == ["0 ≤ float < 1", "`0.3`", "1", "scientific"]
-    assert listed["sampling.sampler"][0][1:] == ["one of `ddpm`, `ddim`, `dpm_solver`", "`ddim`", "—", "operational"]
+    assert listed["sampling.sampler"][0][1:] == [
+        "one of `ddpm`, `ddim`, `dpm_solver`, `dpm_solver_sde`",
+        "`ddim`",
+        "—",
+        "operational",
+    ]
     assert listed["data.crop"][0][1:] == ["int ≥ 1 or [data.crop](#datacrop) or `null`", "`null`", "—", "scientific"]
     assert listed["stage"][0][2] == "required"
 

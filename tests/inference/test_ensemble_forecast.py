@@ -47,7 +47,10 @@ def test_members_differ_and_are_in_range(ensemble, frames):
     assert spread.min() > 1e-3
 
 
-@pytest.mark.parametrize("sampling", [{}, {"sampler": "dpm_solver"}, {"sampler": "ddpm"}, {"eta": 1.0}])
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"sampler": "dpm_solver"}, {"sampler": "ddpm"}, {"eta": 1.0}, {"sampler": "dpm_solver_sde", "order": 3}],
+)
 def test_chunk_size_does_not_change_members(ensemble, frames, sampling):
     one, five = (changed(ensemble, chunk=chunk, **sampling).forecast(frames, frames_out=4) for chunk in (1, 5))
     torch.testing.assert_close(one, five, atol=1e-5, rtol=0)
@@ -61,8 +64,30 @@ def test_member_is_independent_of_other_members(ensemble, frames):
     torch.testing.assert_close(more[:, :5], together, atol=1e-5, rtol=0)
 
 
-def test_cuda_graph_does_not_change_members(ensemble, frames):
-    chunked = changed(ensemble, chunk=4)
+@pytest.mark.parametrize("prediction", ["v", "sample"])
+def test_samples_from_pure_noise_with_every_sampler(ensemble, frames, prediction):
+    section = ensemble.config.diffusion.model_copy(update={"prediction": prediction, "zero_terminal_snr": True})
+    pure = replace(ensemble, config=ensemble.config.model_copy(update={"diffusion": section}))
+    one, settings = frames[:1], {"spacing": "trailing", "steps": 5, "clip": None}
+    found = {
+        (sampler, order): changed(pure, sampler=sampler, order=order, **settings).members(one, [0, 3])
+        for sampler, order in (
+            ("ddim", 2),
+            ("ddpm", 2),
+            *((f"dpm_solver{kind}", n) for kind in ("", "_sde") for n in (1, 2, 3)),
+        )
+    }
+    assert all(torch.isfinite(members).all() for members in found.values())
+    torch.testing.assert_close(found["ddim", 2], found["dpm_solver", 1], atol=1e-4, rtol=0)
+    distinct = [members for key, members in found.items() if key != ("dpm_solver", 1)]
+    assert all(not torch.equal(a, b) for n, a in enumerate(distinct) for b in distinct[:n])
+    with pytest.raises(ConfigError, match="sampling: spacing karras requires a finite largest sigma"):
+        changed(pure, spacing="karras")
+
+
+@pytest.mark.parametrize("sampling", [{}, {"sampler": "dpm_solver_sde", "order": 3, "spacing": "karras"}])
+def test_cuda_graph_does_not_change_members(ensemble, frames, sampling):
+    chunked = changed(ensemble, chunk=4, **sampling)
     want = chunked.forecast(frames, frames_out=4)
     graphs = GraphCache(capture=EmulatedGraph)  # pyright: ignore[reportArgumentType]
     graphed = replace(chunked, graphs=graphs)
@@ -139,6 +164,8 @@ def test_decoding_inverts_latent_scale(ensemble, frames):
     [
         ({"steps": 1001}, "1001 sampling steps for a schedule of 1000"),
         ({"sampler": "ddpm", "eta": 0.5}, r"eta=0\.5 is invalid for sampler ddpm"),
+        ({"sampler": "ddpm", "order": 3}, "order=3 is invalid for sampler ddpm"),
+        ({"steps": 1, "spacing": "linspace"}, "choose 2 to 1000 for spacing linspace"),
     ],
 )
 def test_rejects_invalid_sampling_settings(ensemble, sampling, message):

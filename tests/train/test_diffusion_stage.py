@@ -32,10 +32,12 @@ def batch_of(stage: DiffusionStage, positions: list[int]) -> MicroBatch:
     return MicroBatch(torch.stack([torch.from_numpy(latents.read(i)) for i in indices]), positions, indices, None)
 
 
-@pytest.mark.parametrize("observations", [False, True])
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_sample_is_the_forward_process_of_the_latents(tmp_path, root, runs, observations, prediction):
-    over = {"prediction": prediction, "condition_dropout": 0.0}
+@pytest.mark.parametrize(
+    ("observations", "prediction", "zero"),
+    [(False, "epsilon", False), (True, "v", False), (False, "v", True), (True, "sample", True)],
+)
+def test_sample_is_the_forward_process_of_the_latents(tmp_path, root, runs, observations, prediction, zero):
+    over = {"prediction": prediction, "condition_dropout": 0.0, "zero_terminal_snr": zero}
     config = diffusion_config(tmp_path / "run", runs, root, **over)
     casformer = config.diffusion.casformer.model_copy(update={"observations": observations})
     config = config.model_copy(update={"diffusion": config.diffusion.model_copy(update={"casformer": casformer})})
