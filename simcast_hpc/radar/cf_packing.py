@@ -54,6 +54,11 @@ class Packing:
             (no_echo if any(word in meaning for word in _NO_ECHO_WORDS) else missing).append(code)
         self._missing, self._no_echo = missing, no_echo
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """Type of the stored values, gain and offset, for the metadata of a frame."""
+        return {"stored_type": str(self._dtype), "gain": self._scale, "offset": self._offset}
+
     def decode(self, stored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the values, float64 of any shape, NaN where missing, and the mask of no echo."""
         codes = np.ascontiguousarray(stored).view(self._dtype)

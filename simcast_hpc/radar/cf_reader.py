@@ -65,7 +65,8 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
         variable = _checked(stored[str(field.name)], field, rows, columns, len(moments), path)
         packing = Packing(variable.attrs, variable.dtype, f"{path}: {field.name}")
         grid, north_up = read_grid(dataset, field, rows, columns, path)
-        metadata = {"format": "CF netCDF", "quantity": str(field.attrs.get("standard_name") or field.name)}
+        quantity = str(field.attrs.get("standard_name") or field.name)
+        metadata = {"format": "CF netCDF", "quantity": quantity, **packing.description}
         result = []
         numbers = [k for k in moments.numbers(choice) if k not in skipped]
         for k, frame_codes in _codes(variable, numbers, f"{path}: {field.name}"):

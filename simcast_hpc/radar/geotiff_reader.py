@@ -61,10 +61,10 @@ def frames(path: Path, choice: FieldChoice) -> list[RadarFrame]:
             start, time = _time(file, band, path, choice)
             if not choice.includes(time):
                 continue
-            values, unit, interval = _values(file, band, path, choice, start, time)
+            values, unit, interval, packing = _values(file, band, path, choice, start, time)
             values = np.ascontiguousarray(values[:: flips[0], :: flips[1]])
             about = description(all_tags(file, band, path), file.descriptions[band - 1]).strip()
-            metadata: dict[str, Any] = {"format": "GeoTIFF", "quantity": about or unit}
+            metadata: dict[str, Any] = {"format": "GeoTIFF", "quantity": about or unit, **packing}
             begin = None if interval is None else time - interval
             result.append(RadarFrame(values, unit, time, grid, path, metadata, begin))
         return result
@@ -169,8 +169,8 @@ def _netcdf_time(level: Mapping[str, str], tags: Mapping[str, str]) -> datetime 
 
 def _values(
     file: Any, band: int, path: Path, choice: FieldChoice, start: datetime | None, time: datetime
-) -> tuple[np.ndarray, Any, timedelta | None]:
-    """Return the values of a band in the unit of a frame, the unit, and the accumulation interval."""
+) -> tuple[np.ndarray, Any, timedelta | None, dict[str, Any]]:
+    """Return the values of a band in the unit of a frame, the unit, the accumulation interval, and the packing."""
     tags = all_tags(file, band, path)
     # 1. Unit and interval
     stated = check_unit_option(choice) or file.units[band - 1] or next((tags[n] for n in _UNIT_TAGS if n in tags), "")
@@ -205,7 +205,7 @@ def _values(
             values[equals_sentinel(block, sentinel)] = np.nan
         values[equals_sentinel(block, no_echo)] = -np.inf if is_dbz else 0.0
         result[top : top + _BLOCK_ROWS] = to_unit(values, units, minutes, about, path)[0]
-    return result, unit, interval
+    return result, unit, interval, {"stored_type": str(dtype), "gain": scale, "offset": offset}
 
 
 def _scaling(choice: FieldChoice, option: str, stated: float, neutral: float, odim: str, path: Path) -> float:

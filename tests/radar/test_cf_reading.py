@@ -206,6 +206,7 @@ def test_no_echo_flag_and_undetect_outside_the_valid_range(tmp_path):
     }
     flags = {"flag_values": np.array([251, 254], np.uint8), "flag_meanings": "no_echo not_scanned"}
     frame = read(tmp_path, values=CODES, scale_factor=0.5, add_offset=-32.0, undetect=np.uint8(0), **dbz, **flags)
+    assert [frame.metadata[name] for name in ("stored_type", "gain", "offset")] == [str(CODES.dtype), 0.5, -32.0]
     np.testing.assert_array_equal(frame.values, [[-np.inf, -27.0, 93.0], [-np.inf, np.nan, np.nan]])
     rate = read(tmp_path, values=np.array([[-1.0, 1, 2], [3, 4, 5]], np.float32), undetect=-1.0)
     np.testing.assert_array_equal(rate.values, [[0, 1, 2], [3, 4, 5]])

@@ -66,6 +66,7 @@ def test_packed_values_of_every_type(tmp_path, dtype):
     (frame,) = read(path, "geotiff undetect=0")
     np.testing.assert_array_equal(frame.values.ravel()[1:11], np.arange(1, 11) * np.float32(0.5) - 32)
     assert np.isneginf(frame.values[0, 0]) and np.isnan(frame.values[2, 3]) and frame.unit == "dBZ"
+    assert [frame.metadata[name] for name in ("stored_type", "gain", "offset")] == [dtype, 0.5, -32.0]
 
 
 @pytest.mark.parametrize(
