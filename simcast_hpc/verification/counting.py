@@ -14,6 +14,7 @@ from .neighbourhood import fraction_sums
 from .protocols import ScoreProtocol
 from .similarity import ssim
 from .spectrum import spectrum_sums
+from .structure_amplitude_location import sal_sums
 from .sufficient_statistics import TABLE, Statistics, merge, statistics_of
 from .threshold_levels import (
     averaged_levels,
@@ -119,6 +120,8 @@ def _count_window(window: Window, protocol: ScoreProtocol) -> dict[str, Tensor]:
         sums |= ensemble_sums(window.unit, window.members, levels=levels, protocol=protocol, event=window.event)
     elif "twcrps" in protocol.sums:
         sums |= single_forecast_sums(window.unit, window.forecasts[0], protocol)
+    if {"sal", "sal_thresholds"} & set(protocol.sums):
+        sums |= sal_sums(window.unit, window.forecasts if window.members is None else window.members, protocol)
     return sums
 
 

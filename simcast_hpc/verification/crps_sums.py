@@ -12,16 +12,17 @@ from torch import Tensor
 def crps_sums(y: Tensor, ordered: Tensor) -> dict[str, Tensor]:
     """Return the sums over pixels of the standard and of the fair CRPS, float64.
 
-    The standard CRPS is mean |x - y| - sum |x_i - x_j| / (2 M^2); the fair one has M (M - 1) in place of M^2.
+    The standard CRPS is mean |x - y| - sum |x_i - x_j| / (2 M^2); the fair one has M (M - 1) in place of M^2. Both are
+    |x - y| for one member.
 
     Args:
         y: observation, float64 ``[P]``.
-        ordered: two or more members in ascending order, float64 ``[M, P]``.
+        ordered: members in ascending order, float64 ``[M, P]``.
     """
     members = ordered.shape[0]
     error = (ordered - y).abs().sum() / members
     pairs = (_pair_weights(ordered) * ordered.sum(1)).sum()
-    return {"crps/standard": error - pairs / members**2, "crps/fair": error - pairs / (members * (members - 1))}
+    return {"crps/standard": error - pairs / members**2, "crps/fair": error - pairs / max(members * (members - 1), 1)}
 
 
 def threshold_weighted_sums(y: Tensor, ordered: Tensor, thresholds: list[float]) -> dict[str, Tensor]:
@@ -29,7 +30,7 @@ def threshold_weighted_sums(y: Tensor, ordered: Tensor, thresholds: list[float])
 
     Args:
         y: observation, float64 ``[P]``.
-        ordered: two or more members in ascending order, float64 ``[M, P]``.
+        ordered: members in ascending order, float64 ``[M, P]``.
         thresholds: ascending, in the unit of the fields.
     """
     sums = y.new_zeros(2, len(thresholds))

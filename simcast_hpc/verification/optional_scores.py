@@ -35,6 +35,9 @@ OPTIONAL_SCORES: dict[str, OptionalScore] = {
     "conditional_errors": OptionalScore("Conditional errors", needs="conditional"),
     "twcrps": OptionalScore("Threshold-weighted CRPS", needs="twcrps"),
     "crps_decomposition": OptionalScore("Decomposition of the CRPS", needs="crps_bins"),
+    "fss_inside": OptionalScore("FSS of windows within the frame", needs="fss_inside"),
+    "sal": OptionalScore("SAL", needs="sal"),
+    "sal_thresholds": OptionalScore("SAL per threshold", needs="sal_thresholds"),
     "brier_fair": OptionalScore("Fair Brier score"),
     "brier_decomposition": OptionalScore("Decomposition of the Brier score"),
 }

@@ -8,6 +8,7 @@ from .crps_sums import climatological_crps, decompose_crps
 from .diagram_statistics import brier, decompose_brier, fair_brier, roc_area
 from .protocols import ScoreProtocol
 
+_ENCODED = ("codes", "released", "released-truncated")
 Scores = dict[str, tuple[Tensor, Tensor]]
 
 
@@ -17,10 +18,9 @@ def threshold_scores(sums: Mapping[str, Tensor], protocol: ScoreProtocol) -> Sco
     # 1. Threshold-weighted CRPS; of a single forecast both forms are its mean absolute error after chaining
     if "twcrps" in protocol.scores:
         is_ensemble = "ranks" in sums
-        pixels = sums["crps/pixels" if is_ensemble else "valid_pixels"][..., None, :]
         for key, form in (("twcrps", "fair"), ("twcrps_standard", "standard")):
             part = sums[f"twcrps/{form}" if is_ensemble else "twcrps/absolute"]
-            scores[key] = (part / pixels, part.sum(-1) / pixels.sum(-1))
+            scores[key] = _mean(part, _pixels(sums, form))
     # 2. Scores of the probability of exceedance
     if "ranks" in sums:
         counts = (sums["probability/forecasts"], sums["probability/events"])
@@ -29,6 +29,9 @@ def threshold_scores(sums: Mapping[str, Tensor], protocol: ScoreProtocol) -> Sco
         if "brier_fair" in protocol.scores:
             formulas["brier_fair"] = fair_brier
         scores |= {name: (formula(*counts), formula(*pooled)) for name, formula in formulas.items()}
+        for key, form in (("brier", "standard"), ("brier_fair", "fair")):
+            if key in scores and f"brier/{form}" in sums:  # the number of members differs between pixels
+                scores[key] = _mean(sums[f"brier/{form}"], _pixels(sums, form))
         if "brier_decomposition" in protocol.scores:
             parts = zip(decompose_brier(*counts), decompose_brier(*pooled), strict=True)
             scores |= dict(zip(("brier_reliability", "brier_resolution", "brier_uncertainty"), parts, strict=True))
@@ -42,7 +45,9 @@ def crps_components(sums: Mapping[str, Tensor], protocol: ScoreProtocol) -> Scor
     parts = (sums["crps_bins/widths"], sums["crps_bins/pixels"], sums["observed_values"])
     leads = _components(*parts, scale=protocol.scale)
     pooled = _components(parts[0].sum(-3), parts[1].sum(-2), parts[2].sum(-2), scale=protocol.scale)
-    scores = {name: (leads[name], pooled[name]) for name in leads}
+    # Observations are counted by encoded value, which physical values do not have.
+    names = leads if protocol.comparison in _ENCODED else ("crps_reliability", "crps_potential")
+    scores = {name: (leads[name], pooled[name]) for name in names}
     return _aggregate(scores, protocol)
 
 
@@ -55,6 +60,17 @@ def _components(widths: Tensor, pixels: Tensor, values: Tensor, *, scale: float)
         "crps_resolution": uncertainty - potential,
         "crps_uncertainty": uncertainty,
     }
+
+
+def _pixels(sums: Mapping[str, Tensor], form: str) -> Tensor:
+    """Return the number of pixels of a standard or fair form ``[..., T]``."""
+    if form == "fair" and "crps/fair_pixels" in sums:
+        return sums["crps/fair_pixels"]
+    return sums["crps/pixels"] if "crps/pixels" in sums else sums["valid_pixels"]
+
+
+def _mean(part: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    return part / pixels[..., None, :], part.sum(-1) / pixels.sum(-1)[..., None]
 
 
 def _aggregate(scores: Scores, protocol: ScoreProtocol) -> Scores:

@@ -13,17 +13,22 @@ from torch import Tensor
 
 from .contingency import ContingencyTable, contingency, csi, table_scores
 from .error_sums import CONDITIONS
+from .neighbourhood import fss_scores
 from .probabilistic_scores import crps_components, threshold_scores
 from .protocols import ScoreProtocol
+from .structure_amplitude_location import sal_scores
 from .sufficient_statistics import TABLE, Statistics
 
 # Share of the mean square below which a variance is rounding noise of float64 sums.
 _CONSTANT = 1e-12
 _HIGHER_IS_BETTER = (
-    "csi", "pod", "hss", "ets", "peirce", "sedi", "f1", "fss", "ssim", "psnr", "correlation", "roc_area",
+    "csi", "pod", "hss", "ets", "peirce", "sedi", "f1", "fss", "fss_inside", "ssim", "psnr", "correlation", "roc_area",
+    "crps_resolution", "brier_resolution",
 )  # fmt: skip
 _LOWER_IS_BETTER = (
     "far", "pofd", "mse", "rmse", "mae", "crps", "crps_standard", "brier", "balanced_mse", "balanced_mae",
+    "twcrps", "twcrps_standard", "crps_reliability", "crps_potential", "brier_fair", "brier_reliability",
+    *(f"sal_{name}{suffix}" for name in ("structure", "amplitude", "location") for suffix in ("", "_median")),
 )  # fmt: skip
 _SUFFIXES = re.compile(rf"_(pool|neighbourhood|({'|'.join(CONDITIONS)})$).*")
 
@@ -51,7 +56,10 @@ def scores(
         has them; ``spread spread_skill brier/<label> roc_area/<label>`` of ensembles; ``coverage``, the fraction of
         valid observed pixels with a valid forecast. Additional scores of the protocol: ``ets pofd peirce sedi f1`` like
         ``csi``; ``mean_error`` and ``correlation``; ``mean_error mae rmse`` over the pixels of a condition, as
-        ``<score>_<condition>/<label>`` with the conditions ``observed forecast either both``. With ``per_lead`` also
+        ``<score>_<condition>/<label>`` with the conditions ``observed forecast either both``. ``twcrps
+        twcrps_standard fss_inside/<km>`` with thresholds, ``crps_reliability crps_potential crps_resolution
+        crps_uncertainty``, ``brier_fair brier_reliability brier_resolution brier_uncertainty`` with thresholds, and
+        ``sal_structure sal_amplitude sal_location`` (see docs/reference/scores.md). With ``per_lead`` also
         ``<key>/lead/<k>``, k from 1.
 
     Raises:
@@ -93,18 +101,13 @@ def scores_of(
     for pool, counts in tables.items():
         for name, (leads, over_leads) in _table_scores(pool, counts, sums, protocol).items():
             store(f"{name}_{pool}" if pool else name, leads, over_leads)
-    # 2. Fractions skill score
-    for km in (km for km in protocol.fss_km if f"fss/{km:g}" in sums):
-        parts = sums[f"fss/{km:g}"].double()
-        pooled = 1 - _ratio(parts.sum(-1)[..., 0, :], parts.sum(-1)[..., 1:, :].sum(-2))
-        leads = 1 - _ratio(parts[..., 0, :, :], parts[..., 1:, :, :].sum(-3))
-        store(f"fss/{km:g}", leads, leads.mean(-1) if protocol.aggregation == "lead-mean" else pooled)
-    # 3. Probabilistic scores of ensembles
-    for name, parts in threshold_scores(sums, protocol).items():
+    # 2. Spatial and probabilistic scores
+    fields, by_threshold = sal_scores(sums, protocol)
+    for name, parts in (by_threshold | fss_scores(sums, protocol) | threshold_scores(sums, protocol)).items():
         store(name, *parts)
-    for name, (leads, pooled) in crps_components(sums, protocol).items():
-        by_lead[name], overall[name] = leads, pooled
-    # 4. Means over pixels or frames
+    for name, parts in (fields | crps_components(sums, protocol)).items():
+        by_lead[name], overall[name] = parts
+    # 3. Means over pixels or frames
     for name, (numerator, denominator) in _ratios(sums, protocol).items():
         by_lead[name] = _ratio(numerator.double(), denominator.double())
         pooled = _ratio(numerator.double().sum(-1), denominator.double().sum(-1))
@@ -157,10 +160,9 @@ def _ratios(sums: Mapping[str, Tensor], protocol: ScoreProtocol) -> dict[str, tu
         ratios |= _conditional_ratios(sums, protocol)
     pixels = sums.get("crps/pixels", valid)
     if "ranks" in sums:
-        ratios["crps"] = (sums["crps/fair"], pixels)
         ratios["crps_standard"] = (sums["crps/standard"], pixels)
-        ratios["spread/variance"] = (sums["spread/variance"], pixels)
-        ratios["spread/error"] = (sums["spread/error"], pixels)
+        names = {"crps": "crps/fair"} | {name: name for name in sums if name.startswith("spread/")}
+        ratios |= {key: (sums[name], sums.get("crps/fair_pixels", pixels)) for key, name in names.items()}
     if "crps_gaussian" in sums:
         ratios["crps_gaussian"] = (sums["crps_gaussian"], pixels)
     for name in ("ssim", "ssim_batch_range"):
@@ -209,7 +211,10 @@ def _add_derived(scores: dict[str, Tensor], *, members: int) -> None:
     if "spread/variance" in scores:
         variance, error = scores.pop("spread/variance"), scores.pop("spread/error")
         scores["spread"] = variance.sqrt()
-        scores["spread_skill"] = ((members + 1) / members) ** 0.5 * variance.sqrt() / error.sqrt()
+        total = ((members + 1) / members) ** 0.5 * variance.sqrt()
+        if "spread/total" in scores:  # the number of members differs between pixels
+            total = scores.pop("spread/total").sqrt()
+        scores["spread_skill"] = total / error.sqrt()
 
 
 def _members(sums: Mapping[str, Tensor]) -> int:

@@ -32,7 +32,7 @@ def synthetic(seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def radar() -> tuple[np.ndarray, np.ndarray]:
-    """Return ten radar tiles at two times 20 minutes apart: observation and persistence forecast, ``[N, T, H, W]``."""
+    """Return three radar tiles: observation and the forecast of persistence after 20 minutes, ``[N, T, H, W]``."""
     with h5py.File(shared("data/radar/rr/2019/RR_MRMS4KM_20190610.h5")) as file:
         frames = np.asarray(file["rr"])[:3].transpose(0, 3, 1, 2)
     frames = np.where(frames == 255, 0, frames).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -190,6 +191,52 @@ def test_twcrps_of_a_single_forecast_is_its_error_after_chaining(aggregation):
         repeated = score(observed, np.stack([forecast] * members, axis=1), protocol=protocol, per_lead=True)
         for key in (f"{name}/{label}" for name in ("twcrps", "twcrps_standard") for label in LABELS):
             assert repeated[key] == pytest.approx(single[key], abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["synthetic", "radar"])
+def test_members_that_are_missing_at_some_pixels(kind, comparison):
+    """Ignored, they equal the library scores with NaN members; masked, the pixel is removed."""
+    library("scores")
+    probability = importlib.import_module("scores.probability")
+    observed, forecast = ensemble(kind, 4)
+    x, y = arrays(observed, forecast)
+    hidden = np.random.default_rng(0).random(forecast.shape) < 0.3
+    hidden[0, 1:, 0, :2], hidden[0, :, 0, 2] = True, True  # one member only, and none
+    hidden[0, 0, 0, :2] = False
+    x = x.where(~hidden)
+    codes = np.where(hidden, 255, forecast).astype(np.uint8)
+    ours = score(observed, codes, protocol=PROTOCOL, per_lead=True, missing_members="ignore")
+    name = "missing members ignored"
+    for key, method in (("crps", "fair"), ("crps_standard", "ecdf")):
+        expected = probability.crps_for_ensemble(x, y, "m", method=method, preserve_dims=["t"]).values
+        comparison.check(f"{key}, {name}", "scores", ours, key, expected)
+    for threshold, label in zip(THRESHOLDS, LABELS, strict=True):
+        for key, method in (("twcrps", "fair"), ("twcrps_standard", "ecdf")):
+            expected = probability.tail_tw_crps_for_ensemble(
+                x, y, "m", threshold=threshold / 255, tail="upper", method=method, preserve_dims=["t"]
+            ).values
+            comparison.check(f"{key}, {name}", "scores", ours, f"{key}/{label}", expected)
+        # Unlike its fair CRPS, the fair Brier score of the library includes pixels with one member, uncorrected.
+        several = x.where(x.notnull().sum("m") > 1)
+        for key, fair, some in (("brier", False, x), ("brier_fair", True, several)):
+            expected = probability.brier_score_for_ensemble(
+                some, y, "m", float(np.float32(threshold / 255)), fair_correction=fair, preserve_dims=["t"]
+            )
+            comparison.check(f"{key}, {name}", "scores", ours, f"{key}/{label}", expected.values.ravel())
+    size = (~hidden).sum(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # pixels with one member or none
+        variance = np.nanvar(x.values, axis=1, ddof=1)
+        error = np.square(np.nanmean(x.values, axis=1) - y.values)
+    several = size > 1
+    spread = np.sqrt((variance * (1 + 1 / size))[several].mean())
+    assert ours["spread_skill"] == pytest.approx(spread / np.sqrt(error[several].mean()), abs=EXACT)
+    # Bins and ranks are those of pixels with all members, as with masked pixels
+    masked = score(observed, codes, protocol=PROTOCOL, per_lead=True)
+    complete = score(observed, forecast, protocol=PROTOCOL, per_lead=True, valid=~hidden.any(1))
+    assert all(masked[key] == pytest.approx(value, abs=1e-12, nan_ok=True)
+               for key, value in complete.items() if key != "coverage" and not key.startswith("coverage/"))  # fmt: skip
+    assert ours["crps_reliability"] == masked["crps_reliability"] and ours["roc_area/40"] == masked["roc_area/40"]
 
 
 def test_fair_scores_are_independent_of_the_number_of_members():

@@ -75,26 +75,6 @@ def test_tables_and_their_scores(fields, strict):
             assert ours[f"{name}/{threshold:g}"] == pytest.approx(value, abs=EXACT), (name, threshold)
 
 
-@pytest.mark.parametrize("window", [1, 4, 5, 16])
-def test_fss(fields, window):
-    observed, forecast = fields
-    protocol = protocol_for("own", THRESHOLDS, fss_km=(float(window),))
-    statistics = count(observed[:1, :1], forecast[:1, :1], protocol=protocol)
-    ours = scores(statistics)
-    fss = library("pysteps.verification.spatialscores").fss
-    single = library("scores.spatial").fss_2d_single_field
-    truth, predicted = observed[0, 0].astype(float), forecast[0, 0].astype(float)
-    for threshold in THRESHOLDS:
-        # Here pysteps takes values at or above the threshold, unlike in its tables.
-        expected = fss(predicted.copy(), truth.copy(), threshold, window)
-        assert ours[f"fss/{window}/{threshold:g}"] == pytest.approx(expected, abs=EXACT, nan_ok=True)
-    if window % 2:
-        # The padding of scores adds a row and a column of windows; with a margin of no events the windows are equal.
-        predicted, truth = (np.pad(field, window // 2) for field in (predicted, truth))
-        options = {"event_threshold": 90.5, "window_size": (window, window), "threshold_operator": np.greater_equal}
-        assert ours[f"fss/{window}/90.5"] == pytest.approx(float(single(predicted, truth, **options)), abs=EXACT)
-
-
 def test_ranks_reliability_and_roc(ensembles):
     observed, members = ensembles
     threshold = 90.5
