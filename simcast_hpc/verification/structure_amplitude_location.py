@@ -71,7 +71,7 @@ def structure_and_location(
     shape: Sequence[int],
 ) -> tuple[float, float]:
     """Return S and L; distances are divided by the diagonal of the frame."""
-    diagonal = float(np.hypot(*shape))
+    diagonal = float(np.hypot(shape[0], shape[1]))
     distance = float(np.hypot(centers[0][0] - centers[1][0], centers[0][1] - centers[1][1]))
     location = distance / diagonal + 2 * abs(observed.scatter - predicted.scatter) / diagonal
     return _normalized_difference(observed.volume, predicted.volume), location
@@ -187,8 +187,10 @@ def _window_components(observed: Tensor, forecast: Tensor, hidden: Tensor, proto
     for field in (observed, forecast):
         levels = levels_of(field, protocol).masked_fill(hidden, 0).numpy(force=True)
         amounts = field.double().masked_fill(hidden, 0.0).clamp(min=0.0).numpy(force=True)
-        described.append([_describe(*frame, protocol) for frame in zip(amounts, levels, strict=True)])
-    return np.array([_components(*pair, observed.shape[1:]) for pair in zip(*described, strict=True)])
+        described.append([_describe(amount, level, protocol) for amount, level in zip(amounts, levels, strict=True)])
+    seen, predicted = described
+    shape = observed.shape[1:]
+    return np.array([_components(first, second, shape) for first, second in zip(seen, predicted, strict=True)])
 
 
 def _describe(

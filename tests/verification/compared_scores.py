@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -13,6 +14,7 @@ import pytest
 from tests.shared_data import shared
 
 EXACT = 1e-9
+_PAGE = Path(__file__).parents[2] / "docs" / "results" / "compatibility.md"
 
 
 def library(name: str) -> Any:
@@ -58,6 +60,14 @@ class Comparison:
     def note(self, name: str, reference: str, text: str) -> None:
         """Add a row with a measured deviation of the reference."""
         self.rows[name, reference] = text
+
+    def check_page(self) -> None:
+        """Check that docs/results/compatibility.md names every score next to what it was compared with."""
+        lines = _PAGE.read_text(encoding="utf-8").splitlines()
+        for name, reference in self.rows:
+            score, library_name = name.partition(",")[0], reference.split(",")[0].split(" ")[0]
+            stem = score.removesuffix("_median").removesuffix("_signed")
+            assert any(f"`{stem}`" in line and library_name in line for line in lines), (name, reference)
 
     def __str__(self) -> str:
         lines = [f"\n{self.title}", "| score | oracle | largest difference |", "|---|---|---|"]

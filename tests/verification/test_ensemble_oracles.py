@@ -22,6 +22,7 @@ def comparison():
     table = Comparison("Ensembles")
     yield table
     print(table)
+    table.check_page()
 
 
 def ensemble(kind, members):
@@ -229,7 +230,7 @@ def test_members_that_are_missing_at_some_pixels(kind, comparison):
         variance = np.nanvar(x.values, axis=1, ddof=1)
         error = np.square(np.nanmean(x.values, axis=1) - y.values)
     several = size > 1
-    spread = np.sqrt((variance * (1 + 1 / size))[several].mean())
+    spread = np.sqrt((variance[several] * (1 + 1 / size[several])).mean())
     assert ours["spread_skill"] == pytest.approx(spread / np.sqrt(error[several].mean()), abs=EXACT)
     # Bins and ranks are those of pixels with all members, as with masked pixels
     masked = score(observed, codes, protocol=PROTOCOL, per_lead=True)

@@ -20,6 +20,7 @@ def comparison():
     table = Comparison("Spatial scores")
     yield table
     print(table)
+    table.check_page()
 
 
 @pytest.fixture(params=["synthetic", "radar"])
@@ -128,7 +129,7 @@ def test_sal_equals_pysteps(seed, comparison):
         live = library("pysteps.verification.salscores").sal(predicted, observed, thr_factor=1 / 15)
         assert live == pytest.approx(recorded, abs=EXACT)
     for name, value in zip("SAL", recorded, strict=True):
-        comparison.check(f"SAL, {name}", "pysteps, recorded", found, name, [value])
+        comparison.check(f"{name}", "pysteps, recorded", found, name, [value])
 
 
 def test_sal_of_radar(comparison):
