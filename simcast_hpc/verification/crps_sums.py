@@ -51,7 +51,7 @@ def threshold_weighted_errors(y: Tensor, x: Tensor, thresholds: list[float]) -> 
     """
     sums = []
     # False where either is NaN; lowered, because float32 fields are compared with a threshold rounded to float32.
-    keep = torch.maximum(y, x) > thresholds[0] - 1e-6
+    keep = torch.maximum(y, x) > thresholds[0] - 1e-6 * abs(thresholds[0])
     y, x = y[keep].double(), x[keep].double()
     for threshold in thresholds:
         y, x = _above(torch.maximum(y, x) > threshold, y, x)
