@@ -20,7 +20,7 @@ _COLUMNS = (
     "pool_aggregation",
     "source",
 )
-_SCORES = ("pools", "fss_km", "ssim", "spectrum", "oddities")
+_SCORES = ("pools", "fss_km", "ssim", "spectrum", "oddities", "scores")
 _INTRODUCTION = """\
 # Protocols
 

@@ -19,7 +19,7 @@ from simcast_hpc.config import (
 )
 from simcast_hpc.config.names import check_name
 
-from .options import DATASETS, Quiet
+from .options import DATASETS, MissingMembersOption, Quiet, Scores
 
 _FILES = (".npz", ".h5", ".hdf5")
 # The protocols of SEVIR's baselines when no protocol is given; see evaluation/sevir_reference.py.
@@ -97,6 +97,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    scores: Scores = None,
+    missing_members: MissingMembersOption = "mask",
     draws: Annotated[
         int, typer.Option(help="Bootstrap resamples of events for 95 % intervals; 0: no intervals.")
     ] = 1000,
@@ -129,7 +131,10 @@ def evaluate(
 
     # 1. Runs and options
     rows = _parse_rows(forecasts)
-    settings_given = {"split": split, "draws": draws, "tables_only": tables_only, "postprocess": postprocess or []}
+    settings_given = {
+        "split": split, "draws": draws, "tables_only": tables_only, "postprocess": postprocess or [],
+        "scores": scores or [], "missing_members": missing_members,
+    }  # fmt: skip
     ranks = join_ranks(timeout_minutes=240)
     set_up_logging(ranks.rank, quiet=quiet)
     device = local_device(find_rank(os.environ))

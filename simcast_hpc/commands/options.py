@@ -34,6 +34,23 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Scores = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--scores",
+        help="Additional score, such as ets, pofd, peirce, sedi, f1, mean_error, correlation or conditional_errors, or "
+        "all (repeatable; default: none; docs/reference/scores.md).",
+        metavar="NAME",
+        show_default=False,
+    ),
+]
+MissingMembersOption = Annotated[
+    str,
+    typer.Option(
+        help="Pixels where some members of an ensemble are missing: mask excludes them, ignore scores the members that "
+        "are present."
+    ),
+]
 Dataset = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ import typer
 
 from simcast_hpc.config import ConfigError
 
-from .options import DATASETS, Quiet
+from .options import DATASETS, MissingMembersOption, Quiet, Scores
 from .predict_options import ZR, AnyInterval, OdimDataset
 
 
@@ -66,6 +66,8 @@ def score_issued(
             show_default=False,
         ),
     ] = None,
+    scores: Scores = None,
+    missing_members: MissingMembersOption = "mask",
     cadence: Annotated[
         float | None,
         typer.Option(
@@ -124,6 +126,8 @@ def score_issued(
     settings = IssuedSettings(
         dataset=dataset,
         protocols=tuple(protocol or PROTOCOLS),
+        scores=tuple(scores or ()),
+        missing_members=missing_members,
         thresholds=None if not threshold else tuple(sorted(set(threshold))),
         baselines=tuple(dict.fromkeys(baseline or ())),
         since=None if since is None else parse_time(since, "--since"),

@@ -72,6 +72,10 @@ class EvaluationConfig(StrictModel):
     """Post-processing with which each model is also scored; quantile mappings are fitted on the split ``val``."""
     tables_only: bool = False
     """Skip SSIM, FSS and spectra, which take most of the time on a CPU."""
+    scores: tuple[str, ...] = ()
+    """Names of additional scores, such as `ets`, `mean_error` and `correlation`, or `all`; see the page Scores."""
+    missing_members: Literal["mask", "ignore"] = "mask"
+    """How an ensemble is scored where members are missing: `mask` excludes the pixel, `ignore` scores the others."""
     also: tuple[TestSetConfig, ...] = ()
     """Additional test sets."""
 

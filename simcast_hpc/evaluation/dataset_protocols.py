@@ -4,10 +4,12 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Sequence
+from typing import Any, get_args
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.data.dataset_spec import DatasetSpec
-from simcast_hpc.verification.protocols import Aggregation, Pool, ScoreProtocol, protocol_for
+from simcast_hpc.verification.optional_scores import requested_scores
+from simcast_hpc.verification.protocols import Aggregation, MissingMembers, Pool, ScoreProtocol, protocol_for
 from simcast_hpc.verification.published_protocols import PROTOCOLS, resolve_protocol
 
 _OWN: dict[str, Aggregation] = {name: name for name in ("global", "lead-mean", "frame-mean", "sample-mean")}
@@ -23,6 +25,8 @@ def protocols_of(
     spacing_km: float | None = None,
     packed: bool = False,
     tables_only: bool = False,
+    scores: Sequence[str] = (),
+    missing_members: str = "mask",
     field: str = "evaluation.protocols",
 ) -> list[ScoreProtocol]:
     """Return protocols by name with thresholds in encoded values of the data set; the first also sums power spectra.
@@ -37,10 +41,12 @@ def protocols_of(
         packed: whether any of the compared forecasts is stored as uint8: then all forecasts are rounded to integers,
             and the names of the protocols get the suffix ``-packed``.
         tables_only: whether to omit SSIM, FSS and spectra, which take most of the time on a CPU.
-        field: name of the configuration field, for messages.
+        scores: names of additional scores, see ``OPTIONAL_SCORES``.
+        missing_members: how an ensemble is scored where members are missing.
+        field: name of the configuration field, for messages; that of ``scores`` has the same prefix.
 
     Raises:
-        ConfigError: unknown protocol, it does not fit the data set, or the thresholds have different units.
+        ConfigError: unknown protocol or score, it does not fit the data set, or the thresholds have different units.
     """
     spacing = spec.grid.spacing_km if spacing_km is None else spacing_km
     protocols = [_by_name(spec, name, spacing, field) for name in names]
@@ -48,6 +54,14 @@ def protocols_of(
     if len({one.unit for one in protocols}) > 1:
         units = ", ".join(f"{name} in {one.unit}" for name, one in zip(names, protocols, strict=True))
         raise ConfigError(f"{field} have thresholds in different units ({units}); evaluate them separately")
+    try:
+        added = requested_scores(scores)
+    except ValueError as error:
+        raise ConfigError(f"{field.rstrip('s').replace('protocol', 'scores')}: {error}") from error
+    if missing_members not in get_args(MissingMembers):
+        raise ConfigError(f"missing_members={missing_members!r} is not one of {', '.join(get_args(MissingMembers))}")
+    rules: dict[str, Any] = {"missing_members": missing_members}
+    protocols = [dataclasses.replace(one, scores=added, **rules) for one in protocols]
     if packed:
         protocols = [dataclasses.replace(one, name=f"{one.name}-packed", rounding="nearest") for one in protocols]
     if tables_only:

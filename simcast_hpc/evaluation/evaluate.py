@@ -104,6 +104,8 @@ def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: Evaluation
         spacing_km=pixel_spacing_km(test_set.data),
         packed=any(entry.packed for entry in entries),
         tables_only=settings.tables_only,
+        scores=settings.scores,
+        missing_members=settings.missing_members,
     )
 
 
@@ -202,4 +204,9 @@ def _test_set_metadata(test_set: TestSet, source: WindowSource, sequence: Sequen
 
 
 def _protocol_metadata(protocol: ScoreProtocol) -> dict[str, Any]:
-    return {"labels": list(protocol.labels), "aggregation": protocol.aggregation, "source": protocol.source}
+    return {
+        "labels": list(protocol.labels),
+        "aggregation": protocol.aggregation,
+        "source": protocol.source,
+        "additional_scores": list(protocol.scores),
+    }

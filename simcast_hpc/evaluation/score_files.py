@@ -18,7 +18,7 @@ from simcast_hpc.verification.sufficient_statistics import Statistics
 LEVEL = 0.95
 _DIGITS = 6
 # Differences are stored only for these scores and for means over thresholds.
-_COMPARED = ("mse", "mae", "crps", "ssim")
+_COMPARED = ("mse", "rmse", "mae", "mean_error", "correlation", "crps", "ssim")
 
 
 def intervals(

@@ -73,7 +73,7 @@ def check_names(config: PipelineConfig) -> None:
         ConfigError: a name is unknown, reserved, or used twice.
     """
     spec = target_spec(config.data)
-    protocols_of(spec, config.evaluation.protocols)
+    protocols_of(spec, config.evaluation.protocols, scores=config.evaluation.scores)
     for name in config.evaluation.compared_baselines:
         baseline_entry(name, config.data)
     for name in sorted(config.stages):

@@ -8,11 +8,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from simcast_hpc.verification.scores import is_higher_better
+
+from .additional_scores import additional_keys
 from .findings_text import join, with_unit
 from .pipeline_results import METRICS_PER_THRESHOLD, ScoreFile
 from .score_tables import METRIC_TITLES, SCORE_TITLES, bounded, number, places
 
-_LOWER_IS_BETTER = ("mse", "mae", "crps", "far", "brier")
 HIGHEST = 2  # thresholds that the section on heavy rain shows
 _UNBIASED = 0.05  # deviation of the frequency bias from 1 up to which it is called unbiased
 # Keys that differences between two forecasts are stated for; those of single thresholds have intervals in the tables.
@@ -67,12 +69,15 @@ def baseline_findings(scores: ScoreFile) -> BaselineFindings:
 def is_better(key: str, first: float, second: float) -> bool:
     """Return whether the first of two printed values of a score is better.
 
-    A frequency bias is better if its logarithm is closer to 0, so 0.5 and 2 are equally good.
+    A frequency bias is better if its logarithm is closer to 0, so 0.5 and 2 are equally good; a mean error if it is
+    closer to 0.
     """
     if key.startswith("frequency_bias"):
         distances = [abs(math.log(value)) if value > 0 else math.inf for value in (first, second)]
         return distances[0] < distances[1] - 1e-12
-    return first < second if key.startswith(_LOWER_IS_BETTER) else first > second
+    if key.startswith("mean_error"):
+        return abs(first) < abs(second)
+    return first < second if is_higher_better(key) is False else first > second
 
 
 def whole_field_keys(scores: ScoreFile, protocol: str) -> list[str]:
@@ -80,6 +85,7 @@ def whole_field_keys(scores: ScoreFile, protocol: str) -> list[str]:
     keys = [
         key for key in SCORE_TITLES if any(scores.scores[name][protocol].get(key) is not None for name in scores.names)
     ]
+    keys += [key for key in additional_keys(scores, protocol) if key not in keys]
     return [*keys, "crps"] if scores.ensembles and protocol == scores.pooled_protocol else keys
 
 
@@ -191,7 +197,9 @@ def _overall(scores: ScoreFile, counter: _Counter) -> tuple[str, ...]:
         one
         for protocol in sorted(scores.protocols, key=lambda name: name != scores.pooled_protocol)
         for key in whole_field_keys(scores, protocol)
-        for one in _comparisons(scores, protocol, key, _title(key), counter)
+        for one in _comparisons(
+            scores, protocol, key, additional_keys(scores, protocol).get(key) or _title(key), counter
+        )
     ]
     sentences += _merged(scores, found)
     # 3. CRPS at single lead times, which has a chart if there are ensembles

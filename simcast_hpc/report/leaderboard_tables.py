@@ -14,16 +14,18 @@ from rich.table import Table
 from simcast_hpc.config import ConfigError
 from simcast_hpc.config.text_files import LARGEST_JSON_BYTES, read_text_file
 from simcast_hpc.storage.atomic_files import write_text
+from simcast_hpc.verification.optional_scores import OPTIONAL_SCORES
+from simcast_hpc.verification.scores import is_higher_better
 
 from .example_window import ResultsError
 from .pipeline_results import ScoreFile
 from .score_tables import places
 from .terminal_tables import plain_text
 
-_COLUMNS = ("csi/mean", "csi_pool4/mean", "csi_pool16/mean", "hss/mean", "mse", "mae", "crps", "ssim")
+_COLUMNS = ("csi/mean", "csi_pool4/mean", "csi_pool16/mean", "hss/mean", "mse", "rmse", "mae", "crps", "ssim")
 _CELL_FRAME = 3  # a border and a space on either side
 _ONE_IS_BEST = ("frequency_bias", "spread_skill")
-_LOWER_IS_BETTER = ("mse", "mae", "crps", "far", "brier", "balanced")
+_ZERO_IS_BEST = ("mean_error",)
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,17 @@ def _loss(by: str, value: float) -> float:
     """Return a number that is lower for better scores."""
     if by.startswith(_ONE_IS_BEST):
         return abs(math.log(value)) if value > 0 else math.inf
-    return value if by.startswith(_LOWER_IS_BETTER) else -value
+    if by.startswith(_ZERO_IS_BEST):
+        return abs(value)
+    return value if is_higher_better(by) is False else -value
 
 
 def _direction(by: str) -> str:
     if by.startswith(_ONE_IS_BEST):
         return "1 is best"
-    return "lower is better" if by.startswith(_LOWER_IS_BETTER) else "higher is better"
+    if by.startswith(_ZERO_IS_BEST):
+        return "0 is best"
+    return "lower is better" if is_higher_better(by) is False else "higher is better"
 
 
 def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:
@@ -152,8 +158,11 @@ def _table(board: Board, by: str, *, width: int, shows_csv: bool) -> Table:
     columns["forecast"] = [row.name for row in board.rows]
     columns[by] = [_cell(row, by) for row in board.rows]
     top = [f"{name}/{board.thresholds[-1]}" for name in ("csi", "frequency_bias")] if board.thresholds else []
+    requested = [key for name in OPTIONAL_SCORES for key in (f"{name}/mean", name)]
     available = [
-        key for key in (*_COLUMNS, *top) if key != by and any(row.scores.get(key) is not None for row in board.rows)
+        key
+        for key in (*_COLUMNS, *top, *requested)
+        if key != by and any(row.scores.get(key) is not None for row in board.rows)
     ]
     for key in available:
         cells = [_cell(row, key, bounds=False) for row in board.rows]

@@ -35,6 +35,7 @@ class ProtocolUsed(_Read):
     labels: tuple[str, ...]
     aggregation: str
     source: str = ""
+    additional_scores: tuple[str, ...] = ()
 
 
 class ScoredEntry(_Read):

@@ -120,7 +120,7 @@ def bounded(scores: ScoreFile, name: str, protocol: str, key: str, *, places: in
 
 def places(key: str) -> int:
     """Return the number of decimal places with which a score is printed."""
-    return {"mse": 5, "mae": 4, "crps": 4}.get(key, 3)
+    return {"mse": 5, "mae": 4, "rmse": 4, "mean_error": 4, "crps": 4}.get(key, 3)
 
 
 def threshold_table(scores: ScoreFile, protocol: str) -> Table:

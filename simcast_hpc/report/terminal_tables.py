@@ -9,6 +9,7 @@ from rich.text import Text
 from simcast_hpc.config import from_mapping
 from simcast_hpc.config.text_files import printable
 
+from .additional_scores import additional_table
 from .baseline_findings import baseline_findings
 from .findings_text import findings, headlines, run_findings, thresholds_of_the_mean
 from .pipeline_results import ScoreFile, read_json, read_results
@@ -41,7 +42,7 @@ def print_tables(run_dir: Path, *, console: Console | None = None) -> None:
 
 
 def print_scores(path: Path, *, console: Console | None = None) -> None:
-    """Print mean CSI by lead time from one score file of ``simcast evaluate``.
+    """Print mean CSI by lead time, and requested scores, from one score file of ``simcast evaluate``.
 
     Raises:
         ConfigError: the file has an invalid or missing key.
@@ -50,6 +51,9 @@ def print_scores(path: Path, *, console: Console | None = None) -> None:
     scores = from_mapping(ScoreFile, read_json(path, hint="give a score file of `simcast evaluate`"), where=str(path))
     console.print(plain_text(f"\n{scores.title}: {scores.windows} windows of {scores.events} events", style="bold"))
     console.print(_rich_table(lead_table(scores), width=console.width))
+    additional = additional_table(scores, next(iter(scores.protocols)))
+    if additional is not None:
+        console.print(_rich_table(additional, width=console.width, transposed_heading="Score"))
     console.print(plain_text(f"- {thresholds_of_the_mean(scores)}"))
     _print_baselines(scores, console)
 
@@ -67,7 +71,7 @@ def plain_text(content: str, style: str = "") -> Text:
     return Text(printable(content, keep="\n"), style)
 
 
-def _rich_table(content: Table, *, width: int) -> RichTable:
+def _rich_table(content: Table, *, width: int, transposed_heading: str = "Lead time") -> RichTable:
     """Return the table for rich; transposed if it is wider than ``width`` and the transposed table is narrower."""
     rows = [
         [
@@ -79,7 +83,7 @@ def _rich_table(content: Table, *, width: int) -> RichTable:
     ]
     grid = [[plain_text(column) for column in content.columns], *rows]
     transposed = [list(column) for column in zip(*grid, strict=True)]
-    transposed[0][0] = plain_text("Lead time")
+    transposed[0][0] = plain_text(transposed_heading)
     heads, *rows = transposed if width < _width(grid) > _width(transposed) else grid
     table = RichTable(caption=plain_text(content.caption), caption_justify="left")
     for k, head in enumerate(heads):

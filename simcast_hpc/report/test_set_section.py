@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from PIL import Image
 
+from .additional_scores import additional_table
 from .animation import animation
 from .colors import LineStyle, Steps, line_styles, probability_steps, steps_for
 from .ensemble_section import (
@@ -72,10 +73,15 @@ def _scores(scores: ScoreFile) -> list[str]:
     """Return the table of the pooled protocol, and collapsed tables of the others."""
     first, *others = sorted(scores.protocols, key=lambda name: name != scores.pooled_protocol)
     collapsed = [
-        collapsible(f"Protocol {name}, hash {scores.protocols[name].hash}", table(score_table(scores, name)))
+        collapsible(f"Protocol {name}, hash {scores.protocols[name].hash}", "\n".join(_tables(scores, name)))
         for name in others
     ]
-    return [table(score_table(scores, first)), *collapsed]
+    return [*_tables(scores, first), *collapsed]
+
+
+def _tables(scores: ScoreFile, protocol: str) -> list[str]:
+    additional = additional_table(scores, protocol)
+    return [table(one) for one in (score_table(scores, protocol), additional) if one is not None]
 
 
 def _curves(scores: ScoreFile, styles: dict[str, LineStyle]) -> list[str]:

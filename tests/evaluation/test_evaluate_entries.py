@@ -7,6 +7,7 @@ import json
 import h5py
 import numpy as np
 import pytest
+from rich.console import Console
 
 from simcast_hpc.config import ConfigError, DataConfig, DataError, EvaluationConfig, SequenceConfig
 from simcast_hpc.data.dataset_spec import read_spec
@@ -14,7 +15,7 @@ from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.evaluation import TestSet, baseline_entry, evaluate, file_entry, protocols_of
 from simcast_hpc.evaluation.sevir_reference import TEST_WINDOWS, sevir_reference
-from simcast_hpc.report import ResultsError, print_leaderboard, read_boards
+from simcast_hpc.report import ResultsError, print_leaderboard, print_scores, read_boards
 from simcast_hpc.report.findings_text import thresholds_of_the_mean
 from simcast_hpc.report.pipeline_results import ScoreFile
 from tests.archives import Row, random_codes, write_catalog, write_file
@@ -212,6 +213,27 @@ def test_leaderboard_ranks_forecasts_by_protocol(two_results, capsys):
     assert "csi/mean" in printed and boards[0].hash in printed
     rows = list(csv.DictReader(io.StringIO((two_results / "board.csv").read_text())))
     assert {row["name"] for row in rows} == set(names)
+
+
+def test_additional_scores_are_written_printed_and_ranked(data, files, tmp_path, capsys):
+    entries = [baseline_entry("persistence", data), file_entry("model", files / "floats.npz")]
+    names = ("sedi", "mean_error", "conditional_errors")
+    result = run(data, entries, tmp_path, scores=names, tables_only=True, protocols=("global",))
+    (protocol,) = result["protocols"]
+    assert result["protocols"][protocol]["additional_scores"] == list(names)
+    keys = {row["key"]: row for row in csv.DictReader(io.StringIO((tmp_path / "test.csv").read_text()))}
+    assert {"sedi_pool4/74", "mean_error/lead/4", "rmse_either/16"} <= keys.keys()
+    assert "correlation" not in keys and float(keys["mean_error"]["low"]) <= float(keys["mean_error"]["value"])
+    assert "mean_error" in {one["key"] for one in result["differences"]}
+    print_scores(tmp_path / "test.json", console=Console(width=200))
+    printed = capsys.readouterr().out
+    assert "Additional scores under protocol" in printed and "Mean error" in printed and "observed ≥" in printed
+    errors = [abs(row.scores["mean_error"]) for row in read_boards([tmp_path], by="mean_error")[0].rows]
+    assert errors == sorted(errors)
+    print_leaderboard([tmp_path], by="mean_error")
+    assert "0 is best" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match=r"evaluation\.scores: unknown score 'bias'.*choose from ets"):
+        run(data, entries, tmp_path, scores=("bias",))
 
 
 def test_leaderboard_rejects_unknown_scores_and_invalid_files(two_results):

@@ -23,6 +23,7 @@ from simcast_hpc.forecast.predictor import Predictor
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.radar.frame_files import index_times, list_files, read_encoded
+from simcast_hpc.verification.error_sums import CONDITIONS
 from tests.evaluation.issued_radar import (
     DBZ,
     FRAMES_IN,
@@ -43,22 +44,27 @@ from tests.radar.radar_files import moment, small_model, write_odim
 
 SEQUENCE = SequenceConfig(frames_in=FRAMES_IN, frames_out=FRAMES_OUT, teacher_frames_out=2)
 
+ADDITIONAL = ("ets", "mean_error", "correlation", "conditional_errors")
+
 
 def evaluated(root: Path, description: Path, entries: list[Entry], out: Path) -> dict:
     data = DataConfig(dataset=str(description), root=root, window_stride=1, frame_stride=1, max_percent_missing=None)
     settings = EvaluationConfig(
         protocols=("global", "pysteps", "lead-mean"), baselines=(), draws=0, min_observed_pixels=1,
-        min_observed_events=1,
+        min_observed_events=1, scores=ADDITIONAL,
     )  # fmt: skip
     return evaluate(TestSet("test", data, "test"), entries, sequence=SEQUENCE, settings=settings, folder=out)
 
 
 def assert_equal_scores(issued: dict, reference: dict, *, keys: int) -> None:
-    """All scores of the verification are those of the evaluation within 1e-9; PSNR and RMSE within 1e-6."""
+    """All scores are those of the evaluation within 1e-9; PSNR, RMSE, correlation and means over few pixels 1e-6."""
     compared = 0
     for protocol, expected in reference.items():
         for key, value in issued[protocol].items():
-            tolerance = 1e-6 if key.startswith(("psnr", "rmse")) else 1e-9
+            sensitive = key.startswith(("psnr", "rmse", "correlation")) or key.partition("/")[0].endswith(
+                tuple(CONDITIONS)
+            )
+            tolerance = 1e-6 if sensitive else 1e-9
             assert value == pytest.approx(expected[key], abs=tolerance, rel=1e-12, nan_ok=True), (protocol, key)
             compared += not math.isnan(value)
     assert compared >= keys
@@ -75,7 +81,9 @@ class FixedMembers:
 
 
 def settings(**over) -> IssuedSettings:
-    return IssuedSettings(**{"protocols": ("global", "pysteps", "lead-mean"), "draws": 0, "encoded": True} | over)
+    return IssuedSettings(
+        **{"protocols": ("global", "pysteps", "lead-mean"), "draws": 0, "encoded": True, "scores": ADDITIONAL} | over
+    )
 
 
 def test_model_and_baselines_score_as_in_evaluate(tmp_path):
@@ -109,6 +117,8 @@ def test_model_and_baselines_score_as_in_evaluate(tmp_path):
     ]
     for name in ("global", "pysteps", "lead-mean"):
         words += ["--protocol", name]
+    for name in ADDITIONAL:
+        words += ["--scores", name]
     done = CliRunner().invoke(
         app, ["score-issued", *map(str, words), "--baseline", "persistence", "--baseline", "extrapolation"],
         catch_exceptions=False,
@@ -129,7 +139,8 @@ def test_model_and_baselines_score_as_in_evaluate(tmp_path):
         for name, by_protocol in scored.items()
     }  # fmt: skip
     for name in ("forecast", "persistence", "extrapolation"):
-        assert_equal_scores(with_nan[name], expected["scores"][name], keys=150)
+        assert_equal_scores(with_nan[name], expected["scores"][name], keys=300)
+        assert {"ets/mean", "correlation", "rmse_both/8/lead/1"} <= with_nan[name]["mine-global"].keys()
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "CC BY 4.0" in page and "extrapolation" in page and "2024-11" in page
 

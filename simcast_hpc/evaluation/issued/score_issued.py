@@ -46,6 +46,8 @@ class IssuedSettings:
         dataset: description of the forecasts' data; None reads ``dataset.yaml`` in a folder of frames or next to the
             forecasts, or takes the built-in description that the forecast names.
         protocols: names of protocols.
+        scores: names of additional scores, see ``OPTIONAL_SCORES``.
+        missing_members: how an ensemble is scored where members are missing, ``mask`` or ``ignore``.
         thresholds: in the unit of the description; None takes its thresholds.
         baselines: names of baselines that are forecast from the same frames.
         since: first issue time; None for no limit.
@@ -63,6 +65,8 @@ class IssuedSettings:
 
     dataset: str | None = None
     protocols: tuple[str, ...] = PROTOCOLS
+    scores: tuple[str, ...] = ()
+    missing_members: str = "mask"
     thresholds: tuple[float, ...] | None = None
     baselines: tuple[str, ...] = ()
     since: datetime | None = None
@@ -345,7 +349,12 @@ def protocols_for(code: ModelEncoding, settings: IssuedSettings) -> list[ScorePr
         ConfigError: an unknown protocol, or invalid thresholds.
     """
     made = protocols_of(
-        _scored(code.spec, settings), settings.protocols, spacing_km=code.spacing_km, field="--protocol"
+        _scored(code.spec, settings),
+        settings.protocols,
+        spacing_km=code.spacing_km,
+        scores=settings.scores,
+        missing_members=settings.missing_members,
+        field="--protocol",
     )
     return [replace(protocol, spectrum=False, ssim=False) for protocol in made]
 
