@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simcast_hpc.radar.cf_units import is_unit
 from simcast_hpc.radar.frame_encoding import spacing_problem
 from simcast_hpc.radar.radar_frame import RadarGrid
+from simcast_hpc.verification.data_array_fields import COLUMN_NAMES, ROW_NAMES, TIME_NAMES, is_data_array
+
+__all__ = [
+    "ArrayModel", "attributes_of", "forecast_data_array", "is_data_array", "require_encoded", "require_unit",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     import xarray
 
-_TIME_NAMES = ("time", "valid_time", "t")
-_ROW_NAMES, _COLUMN_NAMES = ("y", "lat", "latitude", "rlat"), ("x", "lon", "longitude", "rlon")
 # Attributes (CF conventions) of encoded values, which do not describe a forecast in [0, 1].
 _ENCODING_ATTRIBUTES = {
     "units", "_FillValue", "missing_value", "scale_factor", "add_offset", "valid_range", "valid_min", "valid_max",
@@ -34,11 +37,6 @@ class ArrayModel:
     unit: str
     step_minutes: float
     spacing_km: float | None
-
-
-def is_data_array(fields: Any) -> "TypeGuard[xarray.DataArray]":
-    """Return whether ``fields`` are a DataArray, without an import of xarray."""
-    return type(fields).__name__ == "DataArray" and hasattr(fields, "coords")
 
 
 def attributes_of(frames: Any) -> dict[Any, Any]:
@@ -96,14 +94,14 @@ def forecast_data_array(
 
     require_encoded(frames, model.unit)
     # 1. Order of the dimensions: batch, time, rows, columns
-    time = next((name for name in _TIME_NAMES if name in frames.dims), None)
+    time = next((name for name in TIME_NAMES if name in frames.dims), None)
     if time is None or len(frames.dims) not in (3, 4):
         raise ValueError(
-            f"the DataArray has dimensions {frames.dims}; a time dimension ({', '.join(_TIME_NAMES)}), rows and "
+            f"the DataArray has dimensions {frames.dims}; a time dimension ({', '.join(TIME_NAMES)}), rows and "
             "columns are needed, with at most one batch dimension"
         )
     others = [name for name in frames.dims if name != time]
-    grid = [name for names in (_ROW_NAMES, _COLUMN_NAMES) for name in others if name in names]
+    grid = [name for names in (ROW_NAMES, COLUMN_NAMES) for name in others if name in names]
     if len(grid) == 2:
         others = [*(name for name in others if name not in grid), *grid]
     if "lead_time" in others or (is_ensemble and "member" in others):
@@ -187,7 +185,7 @@ def _axis(frames: Any, name: Any) -> tuple[np.ndarray, Any] | None:
         return None
     units = str(frames[name].attrs.get("units", "")).strip().lower()
     values = frames[name].values.astype(np.float64)
-    is_degree = units.startswith("degree") or (not units and name in (*_ROW_NAMES[1:], *_COLUMN_NAMES[1:]))
+    is_degree = units.startswith("degree") or (not units and name in (*ROW_NAMES[1:], *COLUMN_NAMES[1:]))
     values = np.unwrap(values, period=360.0) if is_degree else values * _METERS.get(units, 1.0)
     steps = np.diff(values)
     if not np.isfinite(values).all() or np.ptp(steps) > 0.01 * abs(steps.mean()) or not steps.all():

@@ -9,6 +9,7 @@ from .contingency import ContingencyTable, bias_ln2, contingency, csi, far, freq
 from .counting import Accumulator, count
 from .diagram_statistics import heavy_rain_panel, power_spectra, rank_histogram, reliability, roc_area, roc_curve
 from .optional_scores import OPTIONAL_SCORES
+from .physical_values import physical_protocol
 from .protocols import Pool, ScoreProtocol, protocol_for
 from .published_protocols import PROTOCOLS, resolve_protocol
 from .score_fields import score
@@ -39,6 +40,7 @@ __all__ = [
     "mean_csi",
     "merge",
     "paired_difference",
+    "physical_protocol",
     "pod",
     "power_spectra",
     "protocol_for",

@@ -137,7 +137,7 @@ def _count_fields(window: Window, forecast: Tensor, protocol: ScoreProtocol) -> 
     parts = [slice(begin, begin + chunk) for begin in range(0, leads, chunk)]
     averaged = [pool for pool in protocol.pools if pool.kind == "avg"]
     # 1. Levels of pixels and of block averages
-    if averaged and protocol.comparison != "codes":
+    if averaged and protocol.comparison.startswith("released"):
         codes = window.observation.dtype == torch.uint8 or window.valid is not None
         fields = ((window.unit, codes or window.observation_has_nan), (forecast, window.forecast_has_nan))
         means = [

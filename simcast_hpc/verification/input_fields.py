@@ -9,11 +9,13 @@ from torch import Tensor
 
 from simcast_hpc.data.encoding import as_native, code_to_unit
 
+from .physical_values import physical_values
 from .protocols import ScoreProtocol
 
 # A float forecast beyond this is not a [0, 1] field: it contains pixel values, mm/h, or the output of a diverged model.
 _LARGEST_FORECAST = 2.0
 _ROUNDING = 1e-6
+_ENCODED = "uint8 pixel values or floats in [0, 1]"
 _SMALLEST_GRID = 32  # pixels; smaller fields may have any shape
 
 
@@ -95,10 +97,11 @@ def check_fields(
     """Return the fields as tensors after checking them.
 
     Raises:
-        ValueError: shapes or devices differ, or floats are not [0, 1] fields.
+        ValueError: shapes or devices differ, floats are not [0, 1] fields, or values are not in a physical unit.
         TypeError: a field is neither uint8 nor floating point, or ``valid`` is not boolean.
     """
-    observation, forecast = _field(observation, "observation"), _field(forecast, "forecast")
+    expected = f"floats in {protocol.unit}" if protocol.comparison == "physical" else _ENCODED
+    observation, forecast = _field(observation, "observation", expected), _field(forecast, "forecast", expected)
     if observation.dim() == 3:  # one window
         observation, forecast = observation[None], forecast[None]
     members = forecast.dim() == 5
@@ -111,7 +114,14 @@ def check_fields(
         raise ValueError(
             f"observation is on {observation.device} and forecast on {forecast.device}; both must be on one device"
         )
-    observation_has_nan, forecast_has_nan = _check_range(observation, forecast, protocol)
+    if protocol.comparison == "physical":
+        observation = physical_values(observation, "observation", protocol)
+        forecast = physical_values(forecast, "forecast", protocol)
+        if observation.dtype != forecast.dtype:  # the same value must be on the same side of a threshold in both
+            observation, forecast = observation.float(), forecast.float()
+        observation_has_nan, forecast_has_nan = (bool(torch.isnan(one).any()) for one in (observation, forecast))
+    else:
+        observation_has_nan, forecast_has_nan = _check_range(observation, forecast, protocol)
     return Batch(
         observation=observation,
         forecast=forecast if members else forecast[:, None],
@@ -189,10 +199,10 @@ def _batch_range(batch: Batch, protocol: ScoreProtocol) -> float:
     return int(present.max() - present.min()) / protocol.scale if present.numel() else torch.nan
 
 
-def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
+def _field(field: Tensor | np.ndarray, name: str, expected: str) -> Tensor:
     if isinstance(field, np.ndarray):
         if field.dtype.kind not in "biuf":
-            raise TypeError(f"{name} must be uint8 pixel values or floats in [0, 1], got {field.dtype}")
+            raise TypeError(f"{name} must be {expected}, got {field.dtype}")
         field = torch.from_numpy(np.require(as_native(field), requirements=["C", "W"]))
     elif not isinstance(field, Tensor):
         raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(field).__name__}")
@@ -202,7 +212,7 @@ def _field(field: Tensor | np.ndarray, name: str) -> Tensor:
         raise ValueError(f"{name} must be {axes} with at least one pixel, got shape {tuple(field.shape)}")
     reject_time_last(field.shape, f"values of {name}")
     if field.dtype != torch.uint8 and not field.is_floating_point():
-        raise TypeError(f"{name} must be uint8 pixel values or floats in [0, 1], got {field.dtype}")
+        raise TypeError(f"{name} must be {expected}, got {field.dtype}")
     return field.detach()
 
 

@@ -7,11 +7,12 @@ gains. A protocol defines one of them, and its hash is printed with every number
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any, Literal, get_args
 
 from .optional_scores import additional_sums, requested_scores
 
-Comparison = Literal["codes", "released", "released-truncated"]
+Comparison = Literal["codes", "released", "released-truncated", "physical"]
 Aggregation = Literal["global", "lead-mean", "frame-mean", "sample-mean"]
 MissingRule = Literal["excluded", "non-event"]
 MemberReduction = Literal["mean", "each"]
@@ -25,7 +26,7 @@ Oddity = Literal["bias_ln2", "crps_gaussian", "ssim_batch_range"]
 # under separate keys (panel) change no number, so they are part of the counting hash but not of the hash.
 _FIRST_COUNTING = ("thresholds", "labels", "unit", "scale", "comparison", "missing", "missing_rule")
 _FIRST_SCORING = (*_FIRST_COUNTING, "aggregation", "epsilon")
-_RULES = ("strict", "partial_blocks", "members", "missing_members", "clip", "rounding", "grid_km", "balance")
+_RULES = ("strict", "partial_blocks", "members", "missing_members", "clip", "rounding", "grid_km", "balance", "no_echo")
 _LATER_SCORING = (*_RULES, "pool_aggregation", "epsilon_numerator", "undefined")
 _PANEL = ("pools", "fss_km", "ssim", "spectrum", "oddities")
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -38,7 +39,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "undefined": get_args(Undefined),
 }
 # Fields that protocols stored by earlier versions lack.
-_ADDED = frozenset({"missing_members", "scores"})
+_ADDED = frozenset({"missing_members", "no_echo", "scores"})
 # In these units a threshold may equal its encoded value; in others (mm/h, kg/m^2) that is a missing conversion.
 _CODE_LIKE_UNITS = ("code", "dBZ")
 # A threshold computed from a logarithm differs from its encoded value by rounding; within this distance it is snapped.
@@ -90,6 +91,7 @@ class ScoreProtocol:
             correctly rounded, so that a float made from 219 is an event at 219. ``released`` converts every field to
             [0, 1], uint8 values by ``value / scale``, and back by fp32 ``x / (1 / scale)``, which turns 219 into less
             than 219, so not an event at 219. ``released-truncated`` converts back by fp32 ``x * scale`` and truncates.
+            ``physical`` compares values and thresholds in ``unit``.
         strict: whether an event is above its threshold (``>``) instead of at or above it (``>=``).
         aggregation: ``global`` pools the counts of all windows and lead times; ``lead-mean`` pools over windows, scores
             each lead time and averages; ``frame-mean`` scores each frame and ``sample-mean`` each window, and both
@@ -100,6 +102,7 @@ class ScoreProtocol:
         members: ``mean`` scores the ensemble mean, ``each`` scores every member as a forecast.
         missing_members: ``mask`` excludes a pixel from scores of an ensemble if any member is missing there; ``ignore``
             scores it by the members that are present.
+        no_echo: value that replaces minus infinity in fields in dBZ; None rejects it.
         clip: whether forecasts are clipped to [0, 1] first.
         rounding: rounding of forecasts to whole encoded values before counting: ``nearest``, ``truncate`` or ``none``.
             Forecasts stored as uint8 are rounded already, and their protocol must declare it.
@@ -145,6 +148,7 @@ class ScoreProtocol:
     balance: tuple[float, ...] = ()
     oddities: tuple[Oddity, ...] = ()
     missing_members: MissingMembers = "mask"
+    no_echo: float | None = None
     scores: tuple[str, ...] = ()
     source: str = ""
 
@@ -176,7 +180,8 @@ class ScoreProtocol:
                     f"protocol {self.name!r}: label {label!r} is invalid in a key such as csi/<label>; "
                     "use the number without unit, such as 219 or 0.5"
                 )
-        if self.unit not in _CODE_LIKE_UNITS and all(map(_is_number, self.labels, self.thresholds)):
+        is_physical = self.comparison == "physical"
+        if self.unit not in _CODE_LIKE_UNITS and not is_physical and all(map(_is_number, self.labels, self.thresholds)):
             raise ValueError(
                 f"protocol {self.name!r}: thresholds {self.thresholds} are in {self.unit}; they must be the encoded "
                 f"values of {', '.join(self.labels)} {self.unit} in the data set"
@@ -222,6 +227,9 @@ class ScoreProtocol:
                 f"protocol {self.name!r}: thresholds {self.thresholds} must ascend; "
                 f"try {tuple(sorted(set(self.thresholds)))}"
             )
+        if self.comparison == "physical":
+            self._check_physical()
+            return
         lowest = 1 if self.unit == "code" else 0.5  # in other units 0.5 means "any echo"
         highest = 254 if self.missing == 255 else 255
         outside = [threshold for threshold in self.thresholds if not lowest <= threshold <= highest]
@@ -230,6 +238,28 @@ class ScoreProtocol:
                 f"protocol {self.name!r}: threshold {outside[0]:g} is not an encoded value of an echo, 1 to {highest}; "
                 f"convert thresholds in {self.unit if self.unit != 'code' else 'mm/h, dBZ or kg/m2'} to encoded values "
                 "of the data set"
+            )
+
+    def _check_physical(self) -> None:
+        """Check the fields that a comparison in a physical unit restricts."""
+        if not all(map(math.isfinite, self.thresholds)) or (self.unit != "dBZ" and self.thresholds[0] < 0):
+            raise ValueError(
+                f"protocol {self.name!r}: thresholds {self.thresholds} must be finite values in {self.unit}"
+            )
+        required = {
+            "scale": 1.0, "missing": None, "missing_rule": "excluded", "clip": False, "rounding": "none", "ssim": False,
+            "oddities": (),
+        }  # fmt: skip
+        for field, value in required.items():
+            if getattr(self, field) != value:
+                raise ValueError(
+                    f"protocol {self.name!r}: {field}={getattr(self, field)!r} requires encoded values; with "
+                    f"comparison='physical' it must be {value!r}"
+                )
+        if self.no_echo is not None and (self.unit != "dBZ" or not -math.inf < self.no_echo < self.thresholds[0]):
+            raise ValueError(
+                f"protocol {self.name!r}: no_echo={self.no_echo:g} must be a reflectivity below the lowest threshold, "
+                f"{self.thresholds[0]:g} {self.unit}; it applies only to fields in dBZ"
             )
 
     @property

@@ -115,8 +115,10 @@ def scores_of(
     if "correlation" in protocol.scores:
         by_lead["correlation"] = _correlation(sums["moments"], sums["valid_pixels"])
         overall["correlation"] = _correlation(sums["moments"].sum(-2), sums["valid_pixels"].sum(-1))
-    _add_derived(overall, members=_members(sums))
-    _add_derived(by_lead, members=_members(sums))
+    for scores_by_name in (overall, by_lead):
+        _add_derived(scores_by_name, members=_members(sums))
+        if protocol.comparison == "physical":
+            del scores_by_name["psnr"]  # the peak of a physical quantity is not defined
     if protocol.aggregation == "lead-mean":
         for name in overall:
             if name in ("psnr", "correlation") or name.startswith("rmse"):

@@ -49,10 +49,14 @@ def _levels_of_codes(protocol: ScoreProtocol, device: torch.device) -> Tensor:
 
 
 def _levels_of_floats(field: Tensor, protocol: ScoreProtocol) -> Tensor:
+    if protocol.comparison == "physical":
+        return _reached(field, _rounded(protocol.thresholds, field.dtype), strict=protocol.strict)
     field = field.float()
     if protocol.comparison == "codes":
         return _reached(field, _unit_thresholds(protocol), strict=protocol.strict)
-    return _reached(_released_values(field, protocol), _float32(protocol.thresholds), strict=protocol.strict)
+    return _reached(
+        _released_values(field, protocol), _rounded(protocol.thresholds, torch.float32), strict=protocol.strict
+    )
 
 
 def _released_values(field: Tensor, protocol: ScoreProtocol) -> Tensor:
@@ -67,14 +71,17 @@ def _unit_thresholds(protocol: ScoreProtocol) -> list[float]:
     return torch.tensor(protocol.thresholds, dtype=torch.float64).div(protocol.scale).float().tolist()
 
 
-def _average_thresholds(protocol: ScoreProtocol) -> list[float]:
-    """Return thresholds for averages of float32 values, with a tolerance for their rounding errors."""
+def _average_thresholds(protocol: ScoreProtocol, dtype: torch.dtype) -> list[float]:
+    """Return thresholds for averages of values of ``dtype``, with a tolerance for their rounding errors."""
+    if protocol.comparison == "physical":
+        error = (-1.0, 1.0)[protocol.strict] * 2 * torch.finfo(dtype).eps
+        return [threshold + error * abs(threshold) for threshold in protocol.thresholds]
     slack = _AVERAGE_SLACK if protocol.strict else -_AVERAGE_SLACK
     return [(threshold + slack) / protocol.scale for threshold in protocol.thresholds]
 
 
-def _float32(thresholds: tuple[float, ...]) -> list[float]:
-    return torch.tensor(thresholds, dtype=torch.float32).tolist()
+def _rounded(thresholds: tuple[float, ...], dtype: torch.dtype) -> list[float]:
+    return torch.tensor(thresholds, dtype=dtype).tolist()
 
 
 def _reached(field: Tensor, thresholds: list[float] | tuple[float, ...], *, strict: bool) -> Tensor:
@@ -187,7 +194,7 @@ def released_levels(
     blocks = {"": values} | {
         pool.key: torch.nn.functional.avg_pool2d(values[:, None], pool.size)[:, 0] for pool in pools
     }
-    thresholds = _float32(protocol.thresholds)
+    thresholds = _rounded(protocol.thresholds, torch.float32)
     levels = {name: _reached(block, thresholds, strict=protocol.strict) for name, block in blocks.items()}
     if has_nan:
         for name, block in blocks.items():
@@ -216,7 +223,7 @@ def averaged_levels(
             mask = hidden[:, :height, :width]
             pixels = _block_sum((~mask).float(), pool.size)
             values, empty = _block_sum(cropped.masked_fill(mask, 0.0), pool.size) / pixels, pixels == 0
-        levels = _reached(values, _average_thresholds(protocol), strict=protocol.strict)
+        levels = _reached(values, _average_thresholds(protocol, field.dtype), strict=protocol.strict)
         by_pool[pool.key] = levels if empty is None else levels.masked_fill_(empty, missing_level(protocol))
     return by_pool
 

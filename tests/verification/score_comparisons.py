@@ -109,6 +109,20 @@ def _error_values(observed: np.ndarray, forecast: np.ndarray, library: str, **co
     return {name: float(operator.attrgetter(own)(continuous)(*fields)) for name, own in _SCORES_ERRORS.items()}
 
 
+def library_values(
+    observed: np.ndarray, forecast: np.ndarray, thresholds: tuple[float, ...], *, strict: bool
+) -> dict[str, float]:
+    """Return the scores of pysteps (``>``) or of scores (``>=``) by our keys, over all lead times."""
+    values = _error_values(observed, forecast, PYSTEPS if strict else SCORES)
+    for threshold in thresholds:
+        table = _table_values(observed, forecast, threshold, strict=strict)
+        values |= {f"{name}/{threshold:g}": value for name, value in table.items()}
+        for condition, kind in (("either", "single"), ("both", "double")) if strict else ():
+            errors = _error_values(observed, forecast, PYSTEPS, conditioning=kind, thr=threshold)
+            values |= {f"{name}_{condition}/{threshold:g}": errors[name] for name in ("mean_error", "mae", "rmse")}
+    return values
+
+
 def compare() -> list[Row]:
     """Return the largest absolute difference of each score and library over thresholds, lead times and pools."""
     observed, forecast = sample_fields()

@@ -1,0 +1,126 @@
+"""Fields and thresholds in physical units: a protocol for them, and the check of their values."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simcast_hpc.radar.cf_units import depth_factor, is_unit
+from simcast_hpc.radar.radar_frame import ROUNDING_NOISE, require_plausible
+
+from .protocols import ScoreProtocol
+
+UNITS = ("mm/h", "dBZ", "kg/m^2", "mm")
+# The thresholds of HKO-7 (Shi et al. 2017) and of CasCast on MeteoNet.
+_THRESHOLDS = {"mm/h": (0.5, 2.0, 5.0, 10.0, 30.0), "dBZ": (19.0, 28.0, 35.0, 40.0, 47.0)}
+
+
+def physical_protocol(
+    unit: str, thresholds: Sequence[float] | None = None, *, no_echo: float | None = None, **rules: Any
+) -> ScoreProtocol:
+    """Return a protocol for fields in a physical unit.
+
+    A field is compared with each threshold in the floating-point type of the field, so that the float32 value of 0.7
+    reaches the threshold 0.7. If observation and forecast have different types, both are compared as float32.
+
+    Args:
+        unit: ``mm/h``, ``dBZ``, ``kg/m^2`` or ``mm`` (an accumulation), in any spelling of CF (``mm h-1``).
+        thresholds: ascending, in ``unit``. By default 0.5, 2, 5, 10, 30 mm/h or 19, 28, 35, 40, 47 dBZ; required for
+            other units.
+        no_echo: dBZ that replaces minus infinity (no echo), below the lowest threshold; without it minus infinity is an
+            error.
+        rules: further fields of :class:`ScoreProtocol`, such as ``aggregation``, ``strict``, ``pools``, ``scores``,
+            ``missing_members``, ``fss_km`` with ``grid_km``, or ``name``.
+
+    Raises:
+        ValueError: an unknown unit, invalid thresholds, or a rule that requires encoded values.
+    """
+    own = physical_unit(unit)
+    chosen = _THRESHOLDS.get(own) if thresholds is None else tuple(float(one) for one in thresholds)
+    if chosen is None:
+        raise ValueError(f"thresholds are required for fields in {own}, for example thresholds=(1, 5, 10)")
+    values: dict[str, Any] = {"name": f"{own}-{rules.get('aggregation', 'global')}"} | rules
+    return ScoreProtocol(
+        thresholds=chosen,
+        labels=tuple(_label(threshold) for threshold in chosen),
+        unit=own,
+        scale=1.0,
+        comparison="physical",
+        missing=None,
+        no_echo=no_echo,
+        **values,
+    )
+
+
+def physical_unit(unit: str) -> str:
+    """Return the name in ``UNITS`` of a unit in any spelling.
+
+    Raises:
+        ValueError: the unit is not in ``UNITS``.
+    """
+    for own in UNITS:
+        if is_unit(unit, own) or (own == "mm" and depth_factor(unit) == 1.0):
+            return own
+    raise ValueError(f"unit={unit!r} is not one of {', '.join(UNITS)}; convert the fields to one of them")
+
+
+def physical_values(field: Tensor, name: str, protocol: ScoreProtocol) -> Tensor:
+    """Return a field in the unit of the protocol: float32 or float64, NaN where missing, no other special value.
+
+    Values from -0.001 to 0 in units other than dBZ are rounding noise and become 0. Minus infinity in dBZ becomes
+    ``no_echo``.
+
+    Args:
+        field: floats of any shape.
+        name: of the field, for messages.
+        protocol: a protocol of :func:`physical_protocol`.
+
+    Raises:
+        TypeError: the field is uint8.
+        ValueError: a value is infinite, negative in a unit other than dBZ, or not plausible in the unit.
+    """
+    unit = protocol.unit
+    if field.dtype == torch.uint8:
+        raise TypeError(
+            f"{name} has dtype uint8, and floats in {unit} are needed; decode pixel values (Forecaster.to_physical) or "
+            "score them without unit"
+        )
+    field = field.float() if field.dtype in (torch.float16, torch.bfloat16) else field
+    silent = torch.isneginf(field) if unit == "dBZ" else None
+    if silent is not None and bool(silent.any()):
+        if protocol.no_echo is None:
+            raise ValueError(
+                f"{name} contains -inf (no echo); give no_echo, the reflectivity in dBZ that replaces it, for example "
+                "no_echo=-10"
+            )
+        field = field.masked_fill(silent, protocol.no_echo)
+    present = field[~torch.isnan(field)]
+    if not present.numel():
+        return field
+    low, high = (edge.item() for edge in torch.aminmax(present))
+    try:
+        require_plausible(np.array([high, low]), unit)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if unit == "dBZ":
+        return field
+    if low < -ROUNDING_NOISE:
+        raise ValueError(f"{name} contains {low:g} {unit}, which must not be negative; give NaN where missing")
+    return field.clamp(min=0.0) if low < 0 else field
+
+
+def with_requests(protocol: ScoreProtocol, scores: Sequence[str], missing_members: str | None) -> ScoreProtocol:
+    """Return the protocol with additional scores, and with another rule for missing members unless it is None."""
+    requested = [scores] if isinstance(scores, str) else scores
+    changes: dict[str, Any] = {"scores": (*protocol.scores, *requested)}
+    if missing_members is not None:
+        changes["missing_members"] = missing_members
+    return dataclasses.replace(protocol, **changes)
+
+
+def _label(threshold: float) -> str:
+    short = f"{threshold:g}"
+    return short if float(short) == threshold else repr(threshold)
