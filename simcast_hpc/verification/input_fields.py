@@ -205,7 +205,7 @@ def _field(field: Tensor | np.ndarray, name: str, expected: str) -> Tensor:
             raise TypeError(f"{name} must be {expected}, got {field.dtype}")
         field = torch.from_numpy(np.require(as_native(field), requirements=["C", "W"]))
     elif not isinstance(field, Tensor):
-        raise TypeError(f"{name} must be a NumPy array or a torch tensor, got {type(field).__name__}")
+        raise TypeError(f"{name} must be a NumPy array, a torch tensor or a DataArray, got {type(field).__name__}")
     require_dense(field, f"values of {name}")
     axes = "[N, T, H, W]" if name == "observation" else "[N, T, H, W] or [N, M, T, H, W]"
     if field.dim() not in ((3, 4) if name == "observation" else (3, 4, 5)) or not field.numel():

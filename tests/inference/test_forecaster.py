@@ -344,8 +344,10 @@ def test_package_exports_scores_and_configurations(student: sc.Forecaster):
         ((masked, forecast), (masked.filled(MISSING_CODE), forecast)),
     ):
         np.testing.assert_equal(sc.score(*one), sc.score(*other))  # NaN equals NaN
-    with pytest.raises(TypeError, match="observation must be a NumPy array or a torch tensor, got DataArray"):
-        sc.score(xarray.DataArray(observed), forecast)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"observation has dimensions \('dim_0'.*a lead time or time"):
+        sc.score(xarray.DataArray(observed), forecast)
+    with pytest.raises(TypeError, match="observation must be a NumPy array, a torch tensor or a DataArray, got list"):
+        sc.score(observed.tolist(), forecast)  # type: ignore[arg-type]
     assert sc.read_config("teacher/sevir", "seed=4").seed == 4
     teacher = sc.read_config("teacher/sevir", ["batch.micro_size=2"])
     assert (teacher.stage, teacher.batch.micro_size) == ("teacher", 2)
