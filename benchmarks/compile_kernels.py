@@ -10,8 +10,9 @@ Spills on gfx942, of candidates that no call runs by default, and of cases that 
 printed.
 
 The table is then compared with the committed one, ``benchmarks/compiled.csv`` (see ``compile_baseline``), and every row
-and column that got worse is reported. ``--update`` updates the committed table instead. The exit status is 1 if a row
-is over budget or got worse.
+and column that got worse is reported. The same is done for the estimated times of all dispatched launches on sm_80 and
+sm_90, ``benchmarks/estimates.csv`` (see ``roofline.estimate_table``). ``--update`` updates the committed tables
+instead. The exit status is 1 if a row is over budget or got worse.
 """
 
 # Pyright takes the methods that Triton's driver class declares without a body to return None.
@@ -30,12 +31,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
 from benchmarks import compile_baseline
 from benchmarks.cases import DIRECTIONS, Direction, op_cases, op_names
+from benchmarks.roofline import estimate_table
+from benchmarks.roofline.gpu_rates import GPUS
+from benchmarks.roofline.launch_estimate import Estimate, estimate, profile
 from simcast_kernels.dispatch import Launch, interpreter_is_on
 
 
@@ -71,7 +75,10 @@ MARKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One launch compiled for one target. ``spill_bytes`` counts stores and loads, on gfx942 bytes of the stack."""
+    """One launch compiled for one target. ``spill_bytes`` counts stores and loads, on gfx942 bytes of the stack.
+
+    ``estimates`` holds the estimated time on every GPU of the target; it is not part of the printed table.
+    """
 
     op: str
     kernel: str
@@ -86,6 +93,10 @@ class Row:
     marks: str
     seconds: float
     spills_expected: str
+    estimates: tuple[Estimate, ...] = ()
+
+
+HIDDEN = ("spills_expected", "estimates")
 
 
 class Job(NamedTuple):
@@ -151,9 +162,31 @@ def compile_job(job: Job) -> list[Row]:
                 marks=marks(compiled.asm.get("ptx") or compiled.asm["amdgcn"]),
                 seconds=round(seconds, 2),
                 spills_expected=case.spills_expected.get(job.target, ""),
+                estimates=_estimates(launch, compiled, job.target, registers) if launch.dispatched else (),
             )
         )
     return rows
+
+
+def _estimates(launch: Launch, compiled: Any, target: str, registers: int) -> tuple[Estimate, ...]:
+    gpus = [gpu for gpu in GPUS if gpu.target == target]
+    if not gpus:
+        return ()
+    found = profile(launch, compiled, target=target, registers=registers)
+    return tuple(estimate(found, gpu) for gpu in gpus)
+
+
+def estimate_rows(rows: Sequence[Row], *, triton: str) -> list[estimate_table.EstimateRow]:
+    """Return the estimates of every case and direction, its launches together."""
+    launches: dict[tuple[str, str, str, str], list[Estimate]] = {}
+    for row in rows:
+        for found in row.estimates:
+            launches.setdefault((row.op, row.case, row.direction, found.gpu), []).append(found)
+    cases = {(op, case.name): case for op in {row.op for row in rows} for case in op_cases(op).CASES}
+    return [
+        estimate_table.row_of(op, cases[op, case], cast(Direction, direction), found, triton=triton)
+        for (op, case, direction, _), found in launches.items()
+    ]
 
 
 def marks(assembly: str) -> str:
@@ -244,7 +277,7 @@ def _own_cache(folder: str) -> None:
 
 def show(rows: Sequence[Row]) -> None:
     """Print rows as a table with a verdict."""
-    names = [f.name for f in fields(Row) if f.name != "spills_expected"]
+    names = [f.name for f in fields(Row) if f.name not in HIDDEN]
     lines = [[*names, "verdict"]]
     for row in rows:
         verdict = over_budget(row) or (f"spills expected: {row.spills_expected}" if row.spills_expected else "ok")
@@ -255,9 +288,31 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def against_committed(rows: Sequence[Row], *, update: bool) -> int:
-    """Compare rows with the committed table, or update it; return the number of things that got worse."""
+    """Compare rows with the committed tables, or update them; return the number of things that got worse."""
     from triton import __version__ as triton
 
+    return _against_compiled(rows, update=update, triton=triton) + _against_estimates(
+        rows, update=update, triton=triton
+    )
+
+
+def _against_estimates(rows: Sequence[Row], *, update: bool, triton: str) -> int:
+    found, committed = estimate_rows(rows, triton=triton), estimate_table.read(estimate_table.COMMITTED)
+    if update:
+        estimate_table.write(estimate_table.merged(committed, found), estimate_table.COMMITTED)
+        return 0
+    if not found or {row.triton for row in committed} != {triton}:
+        return 0
+    lost, notes = estimate_table.worse(committed, found)
+    for text in notes:
+        print(text)
+    for text in lost:
+        print(f"worse: {text}", file=sys.stderr)
+    print(f"{len(found)} estimates compared with {estimate_table.COMMITTED}, {len(lost)} got worse")
+    return len(lost)
+
+
+def _against_compiled(rows: Sequence[Row], *, update: bool, triton: str) -> int:
     compiled = [compile_baseline.entry_of(row, triton=triton) for row in rows]
     path = compile_baseline.COMMITTED
     committed = compile_baseline.read(path) if path.is_file() else []
@@ -294,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show(rows)
     options.csv.parent.mkdir(parents=True, exist_ok=True)
     with options.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[f.name for f in fields(Row)])
+        writer = csv.DictWriter(file, [f.name for f in fields(Row) if f.name != "estimates"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     failures = sum(bool(over_budget(row)) for row in rows)

@@ -34,6 +34,11 @@ class Case(Protocol):
         ...
 
     @property
+    def edge(self) -> bool:
+        """Whether the case tests the edges of the tiling; no training or forecast has such a shape."""
+        ...
+
+    @property
     def spills_expected(self) -> Mapping[str, str]:
         """Reason for register spills, by target; spills are an error on every other target."""
         ...

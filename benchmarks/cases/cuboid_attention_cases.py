@@ -39,6 +39,7 @@ class CuboidAttentionCase:
     memory_frames: int = 0
     dropout: float = 0.0
     dtype: torch.dtype = torch.bfloat16
+    edge: bool = False
     spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -155,12 +156,12 @@ CASES = (
         name="cross-4x4", shape=(8, 12, 16, 16, 256), heads=8, cuboid=(13, 4, 4), shift=(0, 2, 2), memory_frames=13,
     ),
     CuboidAttentionCase(
-        name="tiny", shape=(2, 3, 5, 6, 16), heads=2, cuboid=(2, 3, 4), strategy=("l", "d", "l"), shift=(1, 0, 2),
-        padding="zeros", global_vectors=3, dtype=torch.float32,
+        name="tiny", edge=True, shape=(2, 3, 5, 6, 16), heads=2, cuboid=(2, 3, 4), strategy=("l", "d", "l"),
+        shift=(1, 0, 2), padding="zeros", global_vectors=3, dtype=torch.float32,
     ),
     CuboidAttentionCase(
-        name="tiny-cross", shape=(1, 2, 4, 5, 24), heads=3, cuboid=(9, 2, 2), shift=(0, 1, 1), memory_frames=3,
-        dtype=torch.float32,
+        name="tiny-cross", edge=True, shape=(1, 2, 4, 5, 24), heads=3, cuboid=(9, 2, 2), shift=(0, 1, 1),
+        memory_frames=3, dtype=torch.float32,
     ),
 )  # fmt: skip
 

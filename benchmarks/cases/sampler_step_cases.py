@@ -31,6 +31,7 @@ class SamplerStepCase:
     guided: bool = True
     clip: float | None = 2.0
     key: int = 0x1234_5678_9ABC
+    edge: bool = False
     spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -95,12 +96,12 @@ CASES = (
     SamplerStepCase(name="members-dpm-solver", shape=LATENTS, forms=DPM_SOLVER),
     SamplerStepCase(name="members-third-order", shape=LATENTS, forms=THIRD_ORDER),
     SamplerStepCase(name="unguided", shape=LATENTS, guided=False, clip=None),
-    SamplerStepCase(name="one-element", shape=(1, 1), forms=ANCESTRAL),
-    SamplerStepCase(name="odd", shape=(3, 2, 1, 13, 19), forms=ANCESTRAL, key=2**62 + 5),
-    SamplerStepCase(name="odd-bf16", shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER, dtype=torch.bfloat16),
-    SamplerStepCase(name="odd-third-order", shape=(3, 2, 1, 13, 19), forms=THIRD_ORDER),
-    SamplerStepCase(name="odd-sde", shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER_SDE),
-    SamplerStepCase(name="one-past-a-program", shape=(2, 1, 1, 25, 41), forms=DPM_SOLVER, guided=False),
+    SamplerStepCase(name="one-element", edge=True, shape=(1, 1), forms=ANCESTRAL),
+    SamplerStepCase(name="odd", edge=True, shape=(3, 2, 1, 13, 19), forms=ANCESTRAL, key=2**62 + 5),
+    SamplerStepCase(name="odd-bf16", edge=True, shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER, dtype=torch.bfloat16),
+    SamplerStepCase(name="odd-third-order", edge=True, shape=(3, 2, 1, 13, 19), forms=THIRD_ORDER),
+    SamplerStepCase(name="odd-sde", edge=True, shape=(3, 2, 1, 13, 19), forms=DPM_SOLVER_SDE),
+    SamplerStepCase(name="one-past-a-program", edge=True, shape=(2, 1, 1, 25, 41), forms=DPM_SOLVER, guided=False),
 )
 
 

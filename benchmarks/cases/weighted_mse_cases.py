@@ -28,6 +28,7 @@ class WeightedMseCase:
     weights: tuple[float, ...] = (1.0, 10.0)
     inclusive: bool = False
     code_scale: float = 255.0
+    edge: bool = False
     spills_expected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -82,11 +83,12 @@ CASES = (
     ),
     WeightedMseCase(name="plain", shape=(8, 12, 1, 384, 384), thresholds=(), weights=(1.0,)),
     WeightedMseCase(name="quickstart", shape=(8, 6, 1, 48, 48), masked=True),
-    WeightedMseCase(name="one-pixel", shape=(1, 1, 1, 1, 1)),
-    WeightedMseCase(name="odd", shape=(3, 7, 1, 13, 19), masked=True, target=torch.float32),
-    WeightedMseCase(name="one-past-a-program", shape=(1, 1, 1, 17, 241), dtype=torch.bfloat16, masked=True),
+    WeightedMseCase(name="one-pixel", edge=True, shape=(1, 1, 1, 1, 1)),
+    WeightedMseCase(name="odd", edge=True, shape=(3, 7, 1, 13, 19), masked=True, target=torch.float32),
+    WeightedMseCase(name="one-past-a-program", edge=True, shape=(1, 1, 1, 17, 241), dtype=torch.bfloat16, masked=True),
     WeightedMseCase(
         name="eight-thresholds",
+        edge=True,
         shape=(2, 3, 1, 65, 63),
         thresholds=SEVIR_LEVELS,
         weights=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0),
