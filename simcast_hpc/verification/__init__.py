@@ -16,6 +16,7 @@ from .score_fields import score
 from .scores import mean_csi, scores, supported_thresholds
 from .similarity import ssim
 from .spectrum import radial_power
+from .structure_amplitude_location import sal
 from .sufficient_statistics import Statistics, merge
 
 __all__ = [
@@ -50,6 +51,7 @@ __all__ = [
     "resolve_protocol",
     "roc_area",
     "roc_curve",
+    "sal",
     "score",
     "scores",
     "ssim",

@@ -34,9 +34,7 @@ class PrecipitationObjects:
     scatter: float
 
 
-def structure_amplitude_location(
-    observed: np.ndarray, predicted: np.ndarray, *, threshold: float | None = None
-) -> tuple[float, float, float]:
+def sal(observed: np.ndarray, predicted: np.ndarray, *, threshold: float | None = None) -> tuple[float, float, float]:
     """Return structure S, amplitude A and location L of one frame.
 
     Args:

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from simcast_hpc.verification import bootstrap, count, merge, protocol_for, score, scores
-from simcast_hpc.verification.structure_amplitude_location import label_objects, structure_amplitude_location
+from simcast_hpc.verification import bootstrap, count, merge, protocol_for, sal, score, scores
+from simcast_hpc.verification.structure_amplitude_location import label_objects
 from tests.verification.compared_scores import EXACT, Comparison, library, radar, synthetic
 
 THRESHOLDS = (40.0, 90.5, 140.0)
@@ -123,7 +123,7 @@ RECORDED_PYSTEPS = (
 @pytest.mark.parametrize("seed", range(4))
 def test_sal_equals_pysteps(seed, comparison):
     observed, predicted = blobs(seed), blobs(seed + 50, 4)
-    found = dict(zip("SAL", structure_amplitude_location(observed, predicted), strict=True))
+    found = dict(zip("SAL", sal(observed, predicted), strict=True))
     recorded = RECORDED_PYSTEPS[seed]
     if importlib.util.find_spec("skimage") and importlib.util.find_spec("pandas"):
         live = library("pysteps.verification.salscores").sal(predicted, observed, thr_factor=1 / 15)
@@ -194,17 +194,17 @@ def test_a_spiral_is_one_object():
 def test_sal_without_objects_and_with_missing_pixels():
     dry, wet = np.zeros((8, 8)), np.zeros((8, 8))
     wet[2:4, 2:5] = 1.0
-    assert structure_amplitude_location(wet, wet) == (0.0, 0.0, 0.0)
-    structure, amplitude, location = structure_amplitude_location(dry, wet)
+    assert sal(wet, wet) == (0.0, 0.0, 0.0)
+    structure, amplitude, location = sal(dry, wet)
     assert (structure, amplitude) == (2.0, 2.0) and math.isnan(location)
-    assert structure_amplitude_location(wet, dry)[:2] == (-2.0, -2.0)
-    assert all(math.isnan(value) for value in structure_amplitude_location(dry, dry))
-    assert all(math.isnan(value) for value in structure_amplitude_location(wet, np.full((8, 8), np.nan)))
+    assert sal(wet, dry)[:2] == (-2.0, -2.0)
+    assert all(math.isnan(value) for value in sal(dry, dry))
+    assert all(math.isnan(value) for value in sal(wet, np.full((8, 8), np.nan)))
     # A pixel that is missing in the observation is excluded from the forecast too; negative values are 0.
     other, holed = wet.copy(), wet.copy()
     other[6, 6], holed[6, 6], other[0, 0] = 5.0, np.nan, -1.0
-    assert structure_amplitude_location(holed, other) == (0.0, 0.0, 0.0)
-    high = structure_amplitude_location(wet, wet * 3, threshold=2.0)
+    assert sal(holed, other) == (0.0, 0.0, 0.0)
+    high = sal(wet, wet * 3, threshold=2.0)
     assert high[0] == 2.0 and high[1] == 1.0 and math.isnan(high[2])
 
 
