@@ -24,7 +24,7 @@ def evaluated(launcher: str, ranks: int, storms: Path, out: Path) -> dict[str, d
     protocols = [
         word for name in ("sevir-global", "cascast-released", "sevir-sample-mean") for word in ("--protocol", name)
     ]
-    frames = ["--frames-in", "3", "--frames-out", "5", "--window-stride", "2", "--draws", "50"]
+    frames = ["--frames-in", "3", "--frames-out", "5", "--window-stride", "2", "--draws", "50", "--scores", "all"]
     words = ["evaluate", "persistence", "--dataset", "synthetic", "--root", str(storms), "--out", str(out)]
     simcast(launcher, ranks, [*words, *protocols, *frames])
     found: dict[str, dict[str, np.ndarray]] = {"csv": {"text": np.array((out / "test.csv").read_text())}}
