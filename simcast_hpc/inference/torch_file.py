@@ -43,10 +43,6 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-class OtherObjectsError(ValueError):
-    """The file refers to something else than tensors; the message is its name."""
-
-
 @dataclass(frozen=True)
 class _Name:
     name: str
@@ -60,6 +56,16 @@ class _Storage:
 
 
 @dataclass(frozen=True)
+class OtherObject:
+    """An object of the file that is neither tensor, container, number nor text, by the name of its class or function.
+
+    Nothing of it is imported, called or kept: checkpoints contain such objects next to their weights.
+    """
+
+    name: str
+
+
+@dataclass(frozen=True)
 class StoredTensor:
     """A tensor of the file that is not loaded: a view of a storage."""
 
@@ -70,10 +76,11 @@ class StoredTensor:
 
 
 class TorchFile:
-    """The content of a file of ``torch.save`` (PyTorch >= 1.6), with a :class:`StoredTensor` for each tensor.
+    """The content of a file of ``torch.save`` (PyTorch >= 1.6): containers, numbers, texts and two other classes.
+
+    Each tensor is a :class:`StoredTensor`, each object of another class an :class:`OtherObject`.
 
     Raises:
-        OtherObjectsError: it contains other objects than tensors, containers, numbers and texts.
         ValueError, OSError, zipfile.BadZipFile: it is damaged, compressed or older.
     """
 
@@ -177,9 +184,7 @@ class _Machine:
             self.stack.append(tuple(self._since_mark()))
         elif name == "GLOBAL":
             found = ".".join(argument.split(" "))
-            if found not in _NAMES:
-                raise OtherObjectsError(found)
-            self.stack.append(_Name(found))
+            self.stack.append(_Name(found) if found in _NAMES else OtherObject(found))
         # 2. Stack and memo
         elif name == "MARK":
             self.marks.append(len(self.stack))
@@ -190,19 +195,22 @@ class _Machine:
         # 3. Containers
         elif name in ("APPEND", "APPENDS"):
             items = [self._pop()] if name == "APPEND" else self._since_mark()
-            _expect(self._top(), list).extend(items)
+            if not isinstance(self._top(), OtherObject):
+                _expect(self.stack[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = [self._pop(), self._pop()][::-1] if name == "SETITEM" else self._since_mark()
-            self._set_items(_expect(self._top(), dict), items)
+            if not isinstance(self._top(), OtherObject):
+                self._set_items(_expect(self.stack[-1], dict), items)
         # 4. Objects
         elif name == "BINPERSID":
             self.stack.append(_storage(self._pop()))
-        elif name == "REDUCE":
-            arguments, function = _expect(self._pop(), tuple), _expect(self._pop(), _Name)
-            self.stack.append(_call(function.name, arguments))
+        elif name in ("REDUCE", "NEWOBJ"):
+            arguments, function = _expect(self._pop(), tuple), self._pop()
+            other = isinstance(function, OtherObject)
+            self.stack.append(function if other else _call(_expect(function, _Name).name, arguments))
         elif name == "BUILD":  # attributes of a dictionary or tensor, such as _metadata
             self._pop()
-            if not isinstance(self._top(), dict | StoredTensor):
+            if not isinstance(self._top(), dict | StoredTensor | OtherObject):
                 raise ValueError("its pickle sets the state of something else than a dictionary or tensor")
         elif name != "PROTO":
             raise ValueError(f"its pickle contains the instruction {name}, which tensors do not need")
@@ -210,6 +218,8 @@ class _Machine:
     @staticmethod
     def _set_items(target: dict[Any, Any], items: list[Any]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
+            if isinstance(key, OtherObject):
+                continue
             if not (key is None or isinstance(key, str) or (isinstance(key, int) and abs(key) < _LARGEST_KEY)):
                 raise ValueError(f"a key of a dictionary has type {type(key).__name__}; texts and integers are valid")
             target[key] = value

@@ -32,7 +32,7 @@ from .ensemble import Ensemble, Members, sample_identity
 from .noise_ensemble import load_noise_ensemble
 from .trained_model import TrainedModel, check_multiple, config_of_run, load_trained, read_finished
 
-_SCALE = "scale_factor"
+SCALE = "scale_factor"  # in the metadata of the weights
 
 
 @dataclass(frozen=True)
@@ -262,11 +262,11 @@ def load_autoencoder(run_dir: Path, *, device: torch.device | None = None) -> Tr
         ConfigError: no finished run of this stage, or its weights do not fit or lack the scale factor.
     """
     run = read_finished(run_dir, ("autoencoder",))
-    if _SCALE not in run.metadata:
-        raise ConfigError(f"the weights in {run_dir} have no {_SCALE}; finish the stage by `simcast train` again")
+    if SCALE not in run.metadata:
+        raise ConfigError(f"the weights in {run_dir} have no {SCALE}; finish the stage by `simcast train` again")
     network = Autoencoder(run.config.autoencoder.model)
     run.load_into(network, run_dir)
-    scale = float(run.metadata[_SCALE])
+    scale = float(run.metadata[SCALE])
     return TrainedAutoencoder(network.to(device or torch.device("cpu")), run.config, scale, run.weights_hash)
 
 

@@ -9,12 +9,13 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.inference.convert_weights import read_state_dict
+from simcast_hpc.inference.published_file import Match, open_file
 from tests.memory_limits import limited_memory
 
 TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n"
@@ -25,6 +26,15 @@ DICTIONARY = b"\x80\x02}X\x01\x00\x00\x00a"
 def memory_limit():
     with limited_memory():
         yield
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of the only state dict, or of the one that a checkpoint calls so."""
+    with open_file(path) as opened:
+        first = next((one for one in opened.mappings if one.key == "state_dict"), None)
+        if first is None:
+            first = opened.mappings[0] if opened.mappings else opened.select(["a"]).mapping
+        return opened.load(Match(first, "", len(first.tensors)))
 
 
 def archive(pickled: bytes, *, compression: int = zipfile.ZIP_STORED, **members: bytes) -> bytes:
@@ -91,7 +101,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty stack": (lambda: archive(b"\x80\x02s."), "uses more values than it has"),
     "below a mark": (lambda: archive(b"\x80\x02}(s."), "uses more values than it has"),
     "memo": (lambda: archive(b"\x80\x02h\x01."), "damaged"),
-    "cycle": (lambda: archive(b"\x80\x02}q\x01X\x01\x00\x00\x00ah\x01s."), "'a' has type dict"),
+    "cycle": (lambda: archive(b"\x80\x02}q\x01X\x01\x00\x00\x00ah\x01s."), "its first entry 'a' has type dict"),
     "byte order": (lambda: archive(DICTIONARY + tensor((4,), (1,)) + b"s.", byteorder=b"big"), "byte order is b'big'"),
     "no pickle": (lambda: archive(b"").replace(b"data.pkl", b"data.pkx"), "has 0 members FOLDER/data.pkl"),
     "legacy": (lambda: pickle.dumps({"a": 1}, 2), "not a zip file"),

@@ -4,17 +4,17 @@ Each architecture is one ``PublicArchitecture``: a table of keys, a reader of th
 the shapes of a state dict, which finds the configuration fields that disagree with them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .architecture import ForecasterSpec, PublicArchitecture, Shape, translate_key
+from .architecture import ForecasterSpec, ModelSpec, PublicArchitecture, Shape, translate_key
 from .cascast_weights import AUTOENCODER, CASFORMER
 from .earthformer_weights import EARTHFORMER
 from .simvp_weights import SIMVP
-from .state_dict_errors import check_constants, check_floating_point, check_keys_and_shapes
+from .state_dict_errors import check_constants, check_finite, check_floating_point, check_keys_and_shapes
 
 __all__ = [
     "ARCHITECTURES",
@@ -22,9 +22,12 @@ __all__ = [
     "forecaster_spec",
     "from_public",
     "load_public",
+    "model_spec",
     "public_keys",
+    "recognize",
     "released_config",
     "to_public",
+    "wrapper_of",
 ]
 
 _ARCHITECTURES: dict[str, PublicArchitecture] = {
@@ -33,7 +36,8 @@ _ARCHITECTURES: dict[str, PublicArchitecture] = {
     "earthformer": EARTHFORMER,
     "simvp": SIMVP,
 }
-ARCHITECTURES = ("earthformer", "simvp")  # forecasting models, which can be converted to a run
+ARCHITECTURES = ("earthformer", "simvp", "autoencoder", "casformer")
+_FORECASTERS = ("earthformer", "simvp")  # networks that forecast alone
 
 
 def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> nn.Module:
@@ -44,7 +48,8 @@ def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, T
         config: configuration of the public project. For SimVP, fields that do not affect the network (learning rate,
             drop path of a translator without one) are ignored, as in the public constructor. For Earthformer, every
             field is required and unknown fields are rejected.
-        state_dict: tensors under the keys of the public project; copied, any floating dtype.
+        state_dict: tensors under the keys of the public project; copied, any floating dtype. CasCast's keys begin with
+            the name of a wrapper (``net.`` or ``model.``), which may be missing in all of them, as in PreDiff's.
 
     Returns:
         Our model on the CPU, fp32, in training mode.
@@ -52,16 +57,19 @@ def load_public(name: str, config: Mapping[str, Any], state_dict: Mapping[str, T
     Raises:
         KeyError: the architecture is unknown.
         TypeError: a tensor is not floating point.
-        ValueError: the configuration is not supported, or the state dict does not match it. The message contains the
-            first missing and unexpected keys, the shapes, and the fields that explain the difference.
+        ValueError: the configuration is not supported, a weight is not finite, or the state dict does not match the
+            configuration. The message contains the first missing and unexpected keys, the shapes, and the fields that
+            explain the difference.
     """
     architecture = _architecture(name)
     expected = public_keys(name, config)
+    state_dict = architecture.with_wrapper(state_dict, expected)
     check_keys_and_shapes(architecture, config, expected, state_dict)
     model = architecture.to_spec(config).build()
     constants = architecture.constants(model)
     check_constants(constants, state_dict)
     check_floating_point(constants, state_dict)
+    check_finite(state_dict)
     weights = {key: tensor for key, tensor in state_dict.items() if key not in constants}
     model.load_state_dict({from_public(name, key): tensor for key, tensor in weights.items()})
     return model
@@ -81,6 +89,31 @@ def public_keys(name: str, config: Mapping[str, Any]) -> dict[str, Shape]:
     return {key: tuple(tensor.shape) for key, tensor in {**weights, **constants}.items()}
 
 
+def wrapper_of(name: str) -> str:
+    """Return the prefix of all public keys that other publications of the network lack, or the empty text.
+
+    Raises:
+        KeyError: the architecture is unknown.
+    """
+    return _architecture(name).wrapper
+
+
+def recognize(keys: Collection[str]) -> str | None:
+    """Return the architecture that at least nine of ten ``keys`` of a state dict belong to, after any prefix."""
+    counts = {name: architecture.recognized(keys) for name, architecture in _ARCHITECTURES.items()}
+    best = max(counts, key=lambda name: counts[name])
+    return best if keys and counts[best] >= 0.9 * len(keys) else None
+
+
+def model_spec(name: str, config: Mapping[str, Any]) -> ModelSpec:
+    """Return our configuration of a published network.
+
+    Raises:
+        KeyError, ValueError: the architecture or the configuration is invalid, as in :func:`load_public`.
+    """
+    return _architecture(name).to_spec(config)
+
+
 def forecaster_spec(name: str, config: Mapping[str, Any]) -> ForecasterSpec:
     """Return our configuration of a published forecasting model.
 
@@ -88,9 +121,9 @@ def forecaster_spec(name: str, config: Mapping[str, Any]) -> ForecasterSpec:
         KeyError, ValueError: the architecture or the configuration is invalid, as in :func:`load_public`.
         ValueError: the architecture is a component of a generative model and cannot forecast.
     """
-    spec = _architecture(name).to_spec(config)
+    spec = model_spec(name, config)
     if not isinstance(spec, ForecasterSpec):
-        raise ValueError(f"{name!r} is not a forecasting model; choose {' or '.join(ARCHITECTURES)}")
+        raise ValueError(f"{name!r} is not a forecasting model; choose {' or '.join(_FORECASTERS)}")
     return spec
 
 

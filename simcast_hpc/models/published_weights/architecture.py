@@ -12,6 +12,7 @@ from simcast_hpc.config import ModelConfig
 from simcast_hpc.models import build_model
 
 Shape = tuple[int, ...]
+_LONGEST_KEY = 512
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -53,6 +54,7 @@ class PublicArchitecture:
         released: public configuration of the weights published for SEVIR.
         config_fields: returns the fields of a public configuration that determine shapes, with defaults filled in.
         shape_fields: returns the same fields as far as they follow from the shapes of a state dict.
+        wrapper: prefix of all public keys that other publications of the network lack.
         constants: returns, by public key, tensors that the public project stores with its weights although the
             configuration determines them. Our models do not store them.
     """
@@ -63,7 +65,20 @@ class PublicArchitecture:
     released: Mapping[str, Any]
     config_fields: Callable[[Mapping[str, Any]], dict[str, Any]]
     shape_fields: Callable[[Mapping[str, Shape]], dict[str, Any]]
+    wrapper: str = ""
     constants: Callable[[nn.Module], dict[str, Tensor]] = lambda model: {}
+
+    def with_wrapper(self, state_dict: Mapping[str, Tensor], expected: Mapping[str, Shape]) -> Mapping[str, Tensor]:
+        """Return the state dict with ``wrapper`` before every key, if that makes keys of ``expected``."""
+        if any(key in expected for key in state_dict) or not any(self.wrapper + key in expected for key in state_dict):
+            return state_dict
+        return {self.wrapper + key: tensor for key, tensor in state_dict.items()}
+
+    def recognized(self, keys: Iterable[str]) -> int:
+        """Return how many of ``keys`` are public keys of this architecture, after any prefix."""
+        templates = [template.removeprefix(self.wrapper) for _, template in self.key_pairs]
+        pattern = re.compile("|".join(re.sub(r"\?P<[a-z]+>", "?:", key_pattern(one).pattern) for one in templates))
+        return sum(1 for key in keys if any(pattern.fullmatch(key, start) for start in _starts(key)))
 
 
 def build_config(cls: type[T], public_names: Mapping[str, str], **values: Any) -> T:
@@ -125,6 +140,11 @@ def key_pattern(template: str) -> re.Pattern[str]:
     """Return the regular expression of a key template, with a named group per variable."""
     escaped = re.escape(template).replace(r"\{leaf\}", r"(?P<leaf>[a-z_]+)")
     return re.compile(re.sub(r"\\\{([a-z])\\\}", r"(?P<\1>[0-9]+)", escaped))
+
+
+def _starts(key: str) -> list[int]:
+    """Return where the parts of a key begin; none of an implausibly long key."""
+    return [0, *(i + 1 for i, letter in enumerate(key) if letter == ".")] if len(key) <= _LONGEST_KEY else []
 
 
 def count_keys(template: str, shapes: Mapping[str, Shape]) -> int:

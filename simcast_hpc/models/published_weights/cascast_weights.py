@@ -10,7 +10,7 @@ from simcast_hpc.config import AutoencoderConfig, CasFormerConfig
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer, position_table
 
-from .architecture import PublicArchitecture, Shape, count_keys
+from .architecture import PublicArchitecture, Shape, build_config, check_integers, check_lists, count_keys
 
 _SOURCE = "OpenEarthLab/CasCast, commit 487a68b"
 _AUTOENCODER_DEFAULTS: dict[str, Any] = {
@@ -125,7 +125,10 @@ def _fields(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str,
 
 
 def _autoencoder_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _fields(config, _AUTOENCODER_DEFAULTS)
+    fields = _fields(config, _AUTOENCODER_DEFAULTS)
+    check_lists(fields, ("block_out_channels",))
+    check_integers(fields, fields)
+    return fields
 
 
 def _autoencoder_shape_fields(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -147,6 +150,8 @@ def _autoencoder_spec(config: Mapping[str, Any]) -> AutoencoderSpec:
     fields = _autoencoder_fields(config)
     for field, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         levels = config.get(field, (kind,))
+        if not isinstance(levels, list | tuple) or not all(isinstance(level, str) for level in levels):
+            raise ValueError(f"{field}={levels!r} must be a list of names")
         if set(levels) != {kind} or len(levels) != len(fields["block_out_channels"]):
             raise ValueError(
                 f"{field}={list(levels)} is not supported; it must contain {kind!r} once per entry of "
@@ -159,7 +164,9 @@ def _autoencoder_spec(config: Mapping[str, Any]) -> AutoencoderSpec:
             f"in_channels={fields['in_channels']} and out_channels={fields['out_channels']} must be equal for an "
             "autoencoder"
         )
-    autoencoder = AutoencoderConfig(
+    autoencoder = build_config(
+        AutoencoderConfig,
+        {},
         widths=fields["block_out_channels"],
         blocks=fields["layers_per_block"],
         latent_channels=fields["latent_channels"],
@@ -169,7 +176,14 @@ def _autoencoder_spec(config: Mapping[str, Any]) -> AutoencoderSpec:
 
 
 def _casformer_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    return _fields(config, _CASFORMER_DEFAULTS)
+    fields = _fields(config, _CASFORMER_DEFAULTS)
+    check_integers(fields, [name for name in fields if name != "mlp_ratio"])
+    ratio = fields["mlp_ratio"]
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < float("inf"):
+        raise ValueError(f"mlp_ratio={ratio!r} must be a positive number")
+    if fields["input_size"] % fields["patch_size"]:
+        raise ValueError(f"input_size={fields['input_size']} must be a multiple of patch_size={fields['patch_size']}")
+    return fields
 
 
 def _casformer_shape_fields(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -202,7 +216,9 @@ def _casformer_spec(config: Mapping[str, Any]) -> CasFormerSpec:
             f"in_channels={fields['in_channels']} must be even (noisy latent and condition), and "
             f"out_channels={fields['out_channels']} must be half of it times split_num={frames}"
         )
-    casformer = CasFormerConfig(
+    casformer = build_config(
+        CasFormerConfig,
+        {},
         frame_width=fields["enc_hidden_size"],
         frame_depth=fields["enc_depth"],
         frame_heads=fields["single_heads_num"],
@@ -238,6 +254,7 @@ def _blocks(own: str, public: str) -> tuple[tuple[str, str], ...]:
 
 AUTOENCODER = PublicArchitecture(
     source=f"autoencoder_kl of {_SOURCE}",
+    wrapper="net.",
     key_pairs=(
         *_half("encoder", "down_blocks", ("down", "downsamplers")),
         *_half("decoder", "up_blocks", ("up", "upsamplers")),
@@ -252,6 +269,7 @@ AUTOENCODER = PublicArchitecture(
 
 CASFORMER = PublicArchitecture(
     source=f"CasFormer of {_SOURCE}",
+    wrapper="model.",
     key_pairs=(
         *_blocks("frame_blocks", "encoder_blocks"),
         *_blocks("blocks", "blocks"),
