@@ -63,7 +63,11 @@ def evaluate(
         ),
     ] = None,
     frames_in: Annotated[
-        int | None, typer.Option(help="Number of input frames, if no run is given (default: 13).", show_default=False)
+        int | None,
+        typer.Option(
+            help="Number of input frames, if no run is given (default: 13; 6 if events have fewer than 25 frames).",
+            show_default=False,
+        ),
     ] = None,
     frames_out: Annotated[
         int | None,
@@ -105,6 +109,14 @@ def evaluate(
     tables_only: Annotated[
         bool, typer.Option("--tables-only", help="Skip SSIM, FSS and spectra, which take most of the time on a CPU.")
     ] = False,
+    as_issued: Annotated[
+        bool,
+        typer.Option(
+            "--as-issued",
+            help="Score only pixels that simcast predict writes: a model has none where an input frame is missing, a "
+            "baseline where the last one is. For comparison with simcast score-issued.",
+        ),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder in which forecasts of baselines are cached (default: no cache).", show_default=False),
@@ -133,7 +145,7 @@ def evaluate(
     rows = _parse_rows(forecasts)
     settings_given = {
         "split": split, "draws": draws, "tables_only": tables_only, "postprocess": postprocess or [],
-        "scores": scores or [], "missing_members": missing_members,
+        "scores": scores or [], "missing_members": missing_members, "as_issued": as_issued,
     }  # fmt: skip
     ranks = join_ranks(timeout_minutes=240)
     set_up_logging(ranks.rank, quiet=quiet)
@@ -225,7 +237,7 @@ def _windows(
             raise ConfigError("without a run, --root is required, for example --dataset sevir --root /data/sevir")
         defaults = {"dataset": None, "window_stride": 12, "frame_stride": 1}
         data = from_mapping(DataConfig, defaults | given, where="evaluate")
-        values = {"frames_in": 13, "frames_out": 12} | frames
+        values = _frames_of_events(data) | frames
         values["teacher_frames_out"] = min(values["frames_out"], SequenceConfig().teacher_frames_out)
         return data, from_mapping(SequenceConfig, values, where="evaluate")
     # 2. With runs: the first one defines frames, cadence and data set
@@ -242,6 +254,18 @@ def _windows(
             raise ConfigError(f"{option} is not allowed with a run, which defines it ({defined[name]})")
     checked = from_mapping(DataConfig, {"dataset": first.data.dataset} | given, where="evaluate")
     return first.data.model_copy(update={name: getattr(checked, name) for name in given}), first.sequence
+
+
+def _frames_of_events(data: DataConfig) -> dict[str, int]:
+    """Return the default numbers of frames: of SEVIR's evaluation, or for short events of configs/direct/own.yaml.
+
+    The events of an import of a short archive are shorter than the windows of SEVIR.
+    """
+    from simcast_hpc.data.open_windows import source_spec
+
+    per_event = source_spec(data).frames_per_event
+    is_short = per_event is not None and per_event // data.frame_stride < 25
+    return {"frames_in": 6 if is_short else 13, "frames_out": 12}
 
 
 def _settings(

@@ -12,7 +12,7 @@ from .diffusion_config import MEMBER_FIELDS
 from .errors import ConfigError
 from .names import Name
 from .shipped_configs import resolve
-from .stage_sections import STAGES, StrictModel, Unit, reject_unread_sections, unread_sections
+from .stage_sections import STAGES, Added, StrictModel, Unit, reject_unread_sections, unread_sections
 from .train_config import SharedConfig, TrainConfig
 from .yaml_files import from_mapping, merge, read_yaml
 
@@ -76,6 +76,9 @@ class EvaluationConfig(StrictModel):
     """Names of additional scores, such as `ets`, `mean_error` and `correlation`, or `all`; see the page Scores."""
     missing_members: Literal["mask", "ignore"] = "mask"
     """How an ensemble is scored where members are missing: `mask` excludes the pixel, `ignore` scores the others."""
+    as_issued: Added[bool] = False
+    """Score only pixels that `simcast predict` writes: a model has none where an input frame is missing, a baseline
+    where the last one is."""
     also: tuple[TestSetConfig, ...] = ()
     """Additional test sets."""
 

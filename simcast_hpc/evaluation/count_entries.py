@@ -28,6 +28,7 @@ def count_entries(
     frames_in: int,
     batch_size: int,
     heavy: float,
+    as_issued: bool = False,
     ranks: Ranks = SINGLE_RANK,
 ) -> tuple[Counted, int]:
     """Return the statistics of each entry by counting hash, and the window with the most pixels of at least ``heavy``.
@@ -36,6 +37,8 @@ def count_entries(
     rank in a fixed order, window by window, so every sum is bitwise independent of the number of ranks and of the batch
     size. Collective with several ranks;
     all ranks return the same.
+
+    With ``as_issued``, pixels that an issued forecast does not contain are missing, see :meth:`.Entry.as_issued`.
     """
     by_hash = {protocol.counting_hash: protocol for protocol in protocols}
     own: list[tuple[str, str, Statistics]] = []
@@ -50,7 +53,7 @@ def count_entries(
                 indices = unit[begin : begin + batch_size]
                 windows = torch.from_numpy(np.stack([source.read(index) for index in indices]))
                 past, observed = windows[:, :frames_in], windows[:, frames_in:]
-                rows += _count_batch(source, indices, past, observed, entries, by_hash)
+                rows += _count_batch(source, indices, past, observed, entries, by_hash, as_issued=as_issued)
                 counts = ((observed >= heavy) & (observed != MISSING_CODE)).flatten(1).sum(1)
                 # The first of several equal windows, for any number of ranks
                 heaviest = max([heaviest, *((int(n), -index) for n, index in zip(counts, indices, strict=True))])
@@ -87,6 +90,8 @@ def _count_batch(
     observed: torch.Tensor,
     entries: Sequence[Entry],
     by_hash: dict[str, ScoreProtocol],
+    *,
+    as_issued: bool,
 ) -> list[tuple[str, str, Statistics]]:
     keys = [source.key(index) for index in indices]
     parts, method, raw = [], None, torch.empty(0)
@@ -94,6 +99,8 @@ def _count_batch(
         if entry.forecast is not method:  # the post-processed rows of a forecast follow it and share its result
             method, raw = entry.forecast, entry.raw_windows(keys, past, frames_out=observed.shape[1])
         forecast = entry.postprocessed(raw, past)
+        if as_issued:
+            forecast = entry.as_issued(forecast, past)
         target = observed.to(forecast.device)
         for counting_hash, protocol in by_hash.items():
             statistics = count_windows(target, forecast, protocol=protocol, events=[key.event for key in keys])

@@ -13,7 +13,7 @@ import torch
 from simcast_hpc.baselines import NOTES, load_baseline
 from simcast_hpc.config import ConfigError, DataConfig, DataError
 from simcast_hpc.data.dataset_spec import Split
-from simcast_hpc.data.encoding import code_to_unit
+from simcast_hpc.data.encoding import MISSING_CODE, code_to_unit
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column, read_texts
 from simcast_hpc.data.open_windows import pixel_spacing_km, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowKey
@@ -64,6 +64,19 @@ class Entry:
             return forecast
         values = forecast if forecast.is_floating_point() else code_to_unit(forecast)
         return self.postprocessing.apply(values, frames)
+
+    def as_issued(self, forecast: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Return forecasts ``[B, (M,) T', H, W]`` that are missing where ``simcast predict`` writes none.
+
+        That is where any of the input frames ``[B, T, H, W]`` of a model is missing, and where the last one of a
+        baseline is. Forecasts in files are returned unchanged.
+        """
+        if self.kind == "file":
+            return forecast
+        missing = (frames == MISSING_CODE).to(forecast.device)
+        hidden = missing[:, -1] if self.kind == "baseline" else missing.any(1)
+        hidden = hidden.view(len(hidden), *[1] * (forecast.dim() - 3), *hidden.shape[1:])
+        return forecast.masked_fill(hidden, torch.nan if forecast.is_floating_point() else MISSING_CODE)
 
     def with_postprocessing(self, postprocessing: Postprocessing) -> "Entry":
         """Return the entry of the same forecast with post-processing, named ``<name>+<post-processing>``."""

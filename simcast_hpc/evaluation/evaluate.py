@@ -76,6 +76,7 @@ def evaluate(
             frames_in=sequence.frames_in,
             batch_size=settings.batch_size,
             heavy=spec.threshold_codes()[-2:][0],
+            as_issued=settings.as_issued,
             ranks=ranks,
         )
         if not ranks.is_first:

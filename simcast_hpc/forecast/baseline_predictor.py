@@ -104,8 +104,10 @@ class BaselinePredictor:
             DataError: frames are missing, or they do not belong together.
         """
         inputs = stack_frames(frames, self.inputs(list(frames), issue), self.code, bridge=self.wanted.bridge)
+        height, width = inputs.codes.shape[1:]
         with torch.no_grad():
-            units = self.baseline.forecast(torch.from_numpy(inputs.codes)[None], self.frames_out)[0].numpy()
+            padded = torch.from_numpy(self.code.padded(inputs.codes))[None]
+            units = self.baseline.forecast(padded, self.frames_out)[0].numpy()[..., :height, :width]
         values, mean, probability = self._physical(units, inputs.missing[-1])
         forecast = inputs.forecast(self.wanted.step_minutes, values, mean, probability, self._fixed)
         return mark_inflow(forecast, inputs, self.inflow)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 _SPACING_TOLERANCE = 0.2
 _MAX_ASPECT = 1.5  # the two sides of a pixel 20 % above and below the model's
 _MAX_INTERVAL_STEPS = 1.5
+_MOST_PADDING = 16  # an import makes height and width multiples of this
 _MARSHALL_PALMER = ZRRelation(a=200.0, b=1.6)
 
 
@@ -161,6 +162,21 @@ class ModelEncoding:
         if self.rounded:
             return self.spec.encoding.encode(physical)
         return (self.spec.encoding.position_of(physical) / 255.0).astype(np.float32)
+
+    def padded(self, frames: np.ndarray) -> np.ndarray:
+        """Return encoded frames ``[..., H, W]`` with the missing rows and columns that an import added to its domain.
+
+        Those are at the south and at the east. A forecast of the padded frames, cut to ``[..., H, W]``, is that of
+        ``simcast evaluate``: the windows of the motion depend on the size of the domain. Frames of another domain than
+        that of the description are returned unchanged.
+        """
+        grid = self.spec.grid
+        south, east = grid.height - frames.shape[-2], grid.width - frames.shape[-1]
+        if self.spec.coverage is None or not (0 <= south < _MOST_PADDING and 0 <= east < _MOST_PADDING):
+            return frames
+        widths = [(0, 0)] * (frames.ndim - 2) + [(0, south), (0, east)]
+        missing = self.spec.encoding.missing_code if frames.dtype == np.uint8 else np.nan
+        return np.pad(frames, widths, constant_values=missing) if south or east else frames
 
     def physical(self, codes: np.ndarray) -> np.ndarray:
         """Return the inverse of :meth:`encode`, float32, NaN where missing."""

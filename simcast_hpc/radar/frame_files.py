@@ -1,5 +1,6 @@
 """Sets of radar files: list the files of folders, index their times, read frames and encode them for a model."""
 
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -14,6 +15,7 @@ from .read_frame import frame_times, read_frames
 from .zarr_store import is_remote, is_zarr
 
 logger = logging.getLogger(__name__)
+_MOST_COUNTED = 10_001  # files in subfolders, for a message
 
 
 def list_files(paths: Sequence[Path], pattern: str = "*", importer: ImporterChoice | None = None) -> list[Path]:
@@ -36,13 +38,27 @@ def list_files(paths: Sequence[Path], pattern: str = "*", importer: ImporterChoi
                 if (file.is_file() or is_zarr(file)) and not file.name.startswith(".")
             )
             if not matching:
-                raise ConfigError(f"the folder {path} contains no file that matches --pattern {pattern!r}")
+                raise ConfigError(
+                    f"the folder {path} contains no file that matches --pattern {pattern!r}{_below(path, pattern)}"
+                )
             files += matching
         elif path.is_file() or is_zarr(path):
             files.append(path)
         else:
             raise ConfigError(f"{path} is neither a file nor a folder of radar frames")
     return distinct_files(files)
+
+
+def _below(folder: Path, pattern: str) -> str:
+    """Return the part of a message that names files in subfolders, which a pattern without / does not search."""
+    if "/" in pattern:
+        return ""
+    deeper = (path for path in folder.glob(f"**/{pattern}") if path.is_file() and not path.name.startswith("."))
+    number = sum(1 for _ in itertools.islice(deeper, _MOST_COUNTED))
+    if not number:
+        return ""
+    counted = f"more than {_MOST_COUNTED - 1}" if number == _MOST_COUNTED else str(number)
+    return f"; {counted} matching files are in its subfolders, which --pattern '**/{pattern}' searches"
 
 
 def distinct_files(paths: Iterable[Path]) -> list[Path]:

@@ -17,6 +17,7 @@ from simcast_hpc.data.encoding import Decibel
 from simcast_hpc.evaluation import Entry, TestSet, baseline_entry, evaluate, model_entry
 from simcast_hpc.evaluation.issued import IssuedSettings, score_issued
 from simcast_hpc.evaluation.issued.issue_counts import IssueCounter
+from simcast_hpc.forecast.baseline_predictor import BaselinePredictor
 from simcast_hpc.forecast.choose_frames import FrameRequest
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.forecast.predictor import Predictor
@@ -47,11 +48,11 @@ SEQUENCE = SequenceConfig(frames_in=FRAMES_IN, frames_out=FRAMES_OUT, teacher_fr
 ADDITIONAL = ("ets", "mean_error", "correlation", "conditional_errors")
 
 
-def evaluated(root: Path, description: Path, entries: list[Entry], out: Path) -> dict:
+def evaluated(root: Path, description: Path, entries: list[Entry], out: Path, **over) -> dict:
     data = DataConfig(dataset=str(description), root=root, window_stride=1, frame_stride=1, max_percent_missing=None)
     settings = EvaluationConfig(
         protocols=("global", "pysteps", "lead-mean"), baselines=(), draws=0, min_observed_pixels=1,
-        min_observed_events=1, scores=ADDITIONAL,
+        min_observed_events=1, scores=ADDITIONAL, **over,
     )  # fmt: skip
     return evaluate(TestSet("test", data, "test"), entries, sequence=SEQUENCE, settings=settings, folder=out)
 
@@ -213,6 +214,33 @@ def test_forecasts_of_pixel_values_score_exactly(tmp_path, encoding, thresholds,
     )
     scored = result["series"][0]["periods"]["all"]["scores"]["forecast"]
     assert_equal_scores(scored, expected["scores"]["persistence"], keys=120)
+
+
+def test_radar_outages_are_scored_as_issued(tmp_path):
+    """An issued forecast has no value where the last frame is missing; `evaluate --as-issued` does not score it."""
+    description = write_description(tmp_path / "mine.yaml")
+    spec, codes = spec_of(description), storm_codes()
+    codes[FRAMES_IN, 8:20, 10:24] = 255  # in the last frame of one forecast, an input of others, and an observation
+    root = write_event(tmp_path / "archive", codes)
+    write_frames(tmp_path / "radar", codes, spec)
+    code = encoding_of_run(DataConfig(dataset=str(description), root=root))
+    predictor = BaselinePredictor("extrapolation", code, FrameRequest(FRAMES_IN, 5.0), FRAMES_OUT)
+    files = index_times(list_files([tmp_path / "radar"]), skip_unreadable=False, encoding=code)
+    encoded = read_encoded(files, files, code)
+    for _, time in issue_times():
+        Publisher(tmp_path / "products", ("nc",)).publish(predictor.predict(encoded, time))
+    result = score_issued(
+        tmp_path / "products", [tmp_path / "radar"], out=tmp_path / "out",
+        settings=settings(dataset=str(description), baselines=("extrapolation",)),
+    )  # fmt: skip
+    scored = result["series"][0]["periods"]["all"]["scores"]
+    data = DataConfig(dataset=str(description), root=root)
+    entries = [baseline_entry("extrapolation", data)]
+    expected = evaluated(root, description, entries, tmp_path / "evaluated", as_issued=True)["scores"]["extrapolation"]
+    for name in ("forecast", "extrapolation"):
+        assert_equal_scores(scored[name], expected, keys=150)
+    usual = evaluated(root, description, entries, tmp_path / "usual")["scores"]["extrapolation"]["mine-global"]
+    assert usual["coverage"] == 1.0 and expected["mine-global"]["coverage"] < 0.99
 
 
 def test_imported_folder_scores_as_the_radar_files(tmp_path):

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simcast_hpc.config import DataConfig, DataError
-from simcast_hpc.data.dataset_spec import ZRRelation
+from simcast_hpc.config import ConfigError, DataConfig, DataError
+from simcast_hpc.data.dataset_spec import Coverage, PixelGrid, ZRRelation
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.radar import ModelEncoding, RadarFrame, RadarGrid, encode_frame, encoding_of_run
 from simcast_hpc.radar.frame_description import encoding_of_frames
-from simcast_hpc.radar.frame_files import require_unique_times
+from simcast_hpc.radar.frame_files import list_files, require_unique_times
 from tests.radar.radar_files import LAEA, START
 
 GRID = RadarGrid(LAEA, 0.0, 0.0, 1000.0, 1000.0, 2, 4)
@@ -22,6 +22,38 @@ def frame(values, unit="mm/h") -> RadarFrame:
 
 def encoding_of(dataset: str, *, block_mean: int = 1, **options) -> ModelEncoding:
     return encoding_of_run(DataConfig(dataset=dataset, block_mean=block_mean), **options)
+
+
+@pytest.mark.parametrize(("shape", "padded"), [((12, 15), True), ((16, 16), False), ((40, 16), False), ((0, 3), False)])
+def test_frames_of_an_import_are_padded_to_its_grid(shape, padded):
+    """With rows at the south and columns at the east, so that baselines forecast as in ``evaluate``."""
+    spec = encoding_of("fmi").spec.model_copy(
+        update={
+            "grid": PixelGrid(height=16, width=16, spacing_km=1.0),
+            "coverage": Coverage(file=Path("coverage.h5"), min_percent=1.0, percent=50.0),
+        }
+    )
+    codes = np.ones((2, *shape), np.uint8)
+    made = ModelEncoding(spec, 5.0, 1.0).padded(codes)
+    assert made.shape == ((2, 16, 16) if padded else codes.shape)
+    assert (made[:, : shape[0], : shape[1]] == 1).all() and (made == 1).sum() == codes.size
+    if padded:
+        assert np.isnan(ModelEncoding(spec, 5.0, 1.0).padded(codes.astype(np.float32))[:, 12:]).all()
+        without = ModelEncoding(spec.model_copy(update={"coverage": None}), 5.0, 1.0)
+        assert without.padded(codes).shape == codes.shape
+
+
+def test_a_folder_without_matching_files_names_those_in_subfolders(tmp_path):
+    (tmp_path / "2024" / "11").mkdir(parents=True)
+    for name in ("a.h5", "b.h5", ".hidden.h5", "c.txt"):
+        (tmp_path / "2024" / "11" / name).touch()
+    with pytest.raises(
+        ConfigError, match=r"'\*\.h5'; 2 matching files are in its subfolders, which --pattern '\*\*/\*\.h5'"
+    ):
+        list_files([tmp_path], "*.h5")
+    assert len(list_files([tmp_path], "**/*.h5")) == 2
+    with pytest.raises(ConfigError, match=r"'\*\.nc'$"):
+        list_files([tmp_path], "*.nc")
 
 
 def test_rejects_two_files_of_one_time():

@@ -25,7 +25,7 @@ from .unit_fields import UnitFields
 
 FORECAST = "forecast"
 # Increase it when the counts of an unchanged forecast change.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,9 @@ class IssueCounter:
             needed = len(inputs) if name != "persistence" else 1
             if needed < getattr(baseline, "min_frames", 1) or not all(complete[-needed:]):
                 continue
-            made = baseline.forecast(torch.from_numpy(inputs[-needed:])[None], len(observed))
-            unit: Any = made[0]
+            made = baseline.forecast(torch.from_numpy(self.code.padded(inputs[-needed:]))[None], len(observed))
+            unit: Any = made[0][..., : observed.shape[1], : observed.shape[2]]
+            unit = unit.masked_fill(torch.from_numpy(_is_missing(inputs[-1])), torch.nan)  # as in issued forecasts
             if observed.dtype != np.uint8:  # as if its values had been issued
                 unit = self._units.of(self.code.physical(unit.numpy()))
             counted[name] = self._count(forecast, observed, unit)

@@ -3,8 +3,8 @@
 A model forecasts positions on the code axis of its encoding divided by 255. A forecast file contains their physical
 values, float32 or packed, and the inverse is exact up to rounding, with these limits:
 
-- Rounding of float32: near whole codes and thresholds the position is the float32 number that was written as this
-  value, so that no pixel changes its side of a threshold. If there is none (packed files, blended tiles), a position
+- Rounding of float32: the position is the float32 number that was written as this value, so that no pixel changes its
+  side of a threshold and no score its value. If there is none (packed files, blended tiles), a position
   within the error of the two conversions of a whole code is that code, and a value equal to a threshold reaches it.
   Without this a persistence forecast of exactly the threshold would be below it.
 - No echo: where several positions have one value (below the first echo, or no echo in dBZ), they become code 0.
@@ -75,18 +75,23 @@ class UnitFields:
             position = np.where(equal & (position < threshold), threshold, position)
         unit = (position / 255.0).astype(np.float32)
         moved = known & (position != given)
-        unit[moved] = self._written_as(physical[moved], given[moved], unit[moved])
+        unit[moved] = self._written_as(physical[moved], given[moved], unit[moved], _NEIGHBORS)
+        # The conversion back is one float32 number off for some positions, always to the same side: not an error of
+        # single pixels that averages out.
+        others = known & ~moved & (position > 0)
+        unit[others] = self._written_as(physical[others], given[others], unit[others], 1)
         return unit
 
-    def _written_as(self, physical: np.ndarray, given: np.ndarray, rounded: np.ndarray) -> np.ndarray:
+    def _written_as(self, physical: np.ndarray, given: np.ndarray, rounded: np.ndarray, neighbors: int) -> np.ndarray:
         """Return the [0, 1] numbers that were written as ``physical``, all ``[N]``; ``rounded`` where none is found.
 
-        ``rounded`` is tried first, then the float32 numbers around the position ``given``.
+        ``rounded`` is tried first, then the float32 numbers around the position ``given``, up to ``neighbors`` on each
+        side.
         """
         unit, physical = rounded.copy(), physical.astype(np.float32)
         left = np.flatnonzero(self._written(rounded) != physical)
         start = (given / 255.0).astype(np.float32).view(np.int32)  # adjacent integers are adjacent numbers
-        for distance in range(_NEIGHBORS + 1):
+        for distance in range(neighbors + 1):
             for offset in {distance, -distance}:
                 tried = np.maximum(start[left] + np.int32(offset), 0).view(np.float32)
                 is_found = self._written(tried) == physical[left]

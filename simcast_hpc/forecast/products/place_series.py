@@ -29,6 +29,8 @@ COLUMNS = (
     "lead_minutes", "value", "unit", "valid_share", "undetermined_share",
 )  # fmt: skip
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
+# Spreadsheets evaluate cells that begin with one of these.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -253,11 +255,16 @@ def _clock(issue: datetime, minutes: float) -> str:
 
 
 def write_series_csv(path: Path, rows: list[SeriesRow]) -> None:
-    """Write rows as CSV; empty where a value does not exist."""
+    """Write rows as CSV; empty where a value does not exist.
+
+    An apostrophe precedes a name that a spreadsheet would evaluate as a formula.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for row in rows:
+            if row.place.startswith(_FORMULA):
+                row = row._replace(place=f"'{row.place}")
             writer.writerow(
                 ["" if value is None else f"{value:g}" if isinstance(value, float) else value for value in row]
             )

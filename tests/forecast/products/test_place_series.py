@@ -13,7 +13,13 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.data.dataset_spec import ZRRelation
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.forecast.products.accumulation import accumulation_groups, amounts, time_axis
-from simcast_hpc.forecast.products.place_series import PlaceSettings, series_of, weighted_percentile
+from simcast_hpc.forecast.products.place_series import (
+    PlaceSettings,
+    SeriesRow,
+    series_of,
+    weighted_percentile,
+    write_series_csv,
+)
 from simcast_hpc.forecast.products.places import Place, pixels_of, read_places
 from simcast_hpc.forecast.products.product_settings import ProductSettings
 from simcast_hpc.radar import RadarGrid
@@ -153,6 +159,18 @@ def test_share_of_the_area_without_observations(are_means):
         {("12:10", 10.0): 0.5, ("12:15", 20.0): 0.0 if are_means else 0.5, ("12:20", 20.0): 0.0}, abs=0.01
     )
     assert all(row.undetermined_share is None for row in series_of(made_forecast(leads=4), settings, places))
+
+
+def test_names_are_no_formulas_in_a_spreadsheet(tmp_path):
+    names = ("=HYPERLINK(1)", "+1", "@SUM(A1)", "-2", "Köln, Dom", 'said "x"', "plain")
+    row = SeriesRow(
+        "", "point", "rainfall_rate", "value", "forecast", None, "", "", "", "", 5.0, -1.5, "mm h-1", 1.0, None
+    )
+    write_series_csv(tmp_path / "series.csv", [row._replace(place=name) for name in names])
+    with (tmp_path / "series.csv").open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    assert [one["place"] for one in written] == [f"'{name}" for name in names[:4]] + list(names[4:])
+    assert written[0]["value"] == "-1.5", "numbers are unchanged"
 
 
 def test_csv_and_geojson_have_the_same_values(tmp_path):
