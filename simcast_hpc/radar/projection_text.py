@@ -7,6 +7,7 @@ from simcast_hpc.config import DataError
 
 _LONGEST = 20_000
 _MOST_WORDS = 60
+_NAME_CHARACTERS = 80
 # Parameters of map projections that name no file and no further steps.
 _NAMES = (
     "proj type no_defs wktext over units to_meter vunits vto_meter axis pm lon_wrap geoc title "
@@ -58,6 +59,16 @@ def check_projection(projection: str, path: Path, *, field: str = "the projectio
             f"{path}: {field} contains {wrong[:80]!r}, which is not a parameter of a map projection or names a file"
         )
     return projection
+
+
+def projection_name(projection: str) -> str:
+    """Return a projection in at most 80 characters: name and method of WKT, or the beginning of a PROJ string."""
+    text = " ".join(projection.split())
+    if _WKT.fullmatch(text):
+        name = next(iter(_QUOTED.findall(text)), "")
+        method = re.search(r'(?:METHOD|PROJECTION)\s*\[\s*"([^"]*)"', text, re.IGNORECASE)
+        text = name + (f" ({method[1].replace('_', ' ')})" if method else "") or text
+    return text if len(text) <= _NAME_CHARACTERS else text[: _NAME_CHARACTERS - 4] + " ..."
 
 
 def _wrong_word(word: str) -> bool:

@@ -14,6 +14,7 @@ from simcast_hpc.config import DataError
 
 from .declared_size import check_pixels
 from .importer_choice import ImporterChoice
+from .projection_text import projection_name
 
 logger = logging.getLogger(__name__)
 Unit = Literal["mm/h", "dBZ", "kg/m^2"]
@@ -147,7 +148,10 @@ class RadarGrid:
         if self.shape != other.shape:
             return f"{self.height} x {self.width} pixels instead of {other.height} x {other.width}"
         if self.projection != other.projection or self.unit != other.unit:
-            return f"projection {self.projection!r} instead of {other.projection!r}"
+            own, others = projection_name(self.projection), projection_name(other.projection)
+            if (own, self.unit) == (others, other.unit):
+                return f"projection {own!r} with other parameters"
+            return f"projection {own!r} in {self.unit} instead of {others!r} in {other.unit}"
         for name in ("left", "top", "spacing_x", "spacing_y"):
             own, others = getattr(self, name), getattr(other, name)
             # Writers round corners differently: tolerate a hundredth of a pixel.

@@ -82,7 +82,10 @@ def default_splits(
         second = max(first + 1, min(len(days) - 1, round(sum(_SHARES) * len(days))))
         gap = gap_days if gap_days is not None else 1.0 if len(days) >= _GAP_FROM_DAYS else 0.0
         train, val = _end_of(days[first - 1]), _end_of(days[second - 1])
-        text = f"splits: train until {train}, val until {val}, {gap:g} days between splits (70, 15, 15 % of the days)"
+        text = (
+            f"splits: train until {train}, val until {val}, {gap:g} day{'' if gap == 1 else 's'} between splits "
+            "(70, 15, 15 % of the days)"
+        )
         return train, val, gap, text
     length = round(event * 60e6)
     slots = _usable_slots(times, length, round(step * 60e6)) or sorted({time // length for time in times})

@@ -37,7 +37,7 @@ from .choose_events import EventChoice
 from .day_shards import frame_images, model_encoding, padded
 from .frame_selection import MEANING, Selection
 from .import_recipe import COVERAGE, Recipe
-from .inventory import COVERED_PERCENT, rejected_counts, same_grids, valid_counts
+from .inventory import COVERED_PERCENT, FILE_MEANING, rejected_counts, same_grids, valid_counts
 from .scan_frames import FrameOptions
 from .scan_table import ScanTable, write_table
 
@@ -114,7 +114,7 @@ def finish(target: Path, parts: Finished) -> Manifest:
         license=recipe.license,
         attribution=recipe.attribution,
     )
-    write_text(target / MANIFEST, manifest.text)
+    write_text(target / MANIFEST, manifest.file_text)
     return manifest
 
 
@@ -130,7 +130,7 @@ def _known_shards(target: Path) -> dict[str, ShardFile]:
 def _left_out(parts: Finished) -> list[str]:
     found = []
     for name, count in rejected_counts(parts.table, parts.selection).items():
-        meaning = "files: cannot be read" if name == "unreadable" else f"frames: {MEANING[name]}"
+        meaning = f"files: {FILE_MEANING[name]}" if name in FILE_MEANING else f"frames: {MEANING[name]}"
         found.append(f"[{name}] {count} {meaning}; see {IMPORT}")
     return found
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from simcast_hpc.config.text_files import printable
+from simcast_hpc.radar.projection_text import projection_name
 
 from .frame_selection import MEANING, REASONS, FrameSeries, Selection, gaps, text_of
 from .scan_table import NO_INTERVAL, ScanTable, StoredCounts
@@ -14,6 +15,20 @@ from .wet_rule import WetRule
 COVERED_PERCENT = 1.0
 _MAX_LISTED = 10_000  # files per reason
 _MINUTE = 60_000_000
+# Reasons for which no frame of a file is used; those of frames are in ``MEANING``.
+FILE_MEANING = {
+    "unreadable": "cannot be read",
+    "implausible": "values outside of the valid range of their unit",
+    "missing": "all pixels are missing",
+}
+_NOTE_MEANING = {
+    "jitter": "times off the cadence",
+    "gain": "another packing than most frames",
+    "implausible": "some pixels were out of the valid range and are missing",
+    "high": "values that are possible but very high; check for clutter or a wrong unit",
+}
+_MEANINGS = {"not used": FILE_MEANING | MEANING, "note": _NOTE_MEANING}
+_HIGH = {"dBZ": 80.0, "mm/h": 500.0, "kg/m^2": 150.0}
 _JITTER_NOTE = 1_000_000  # differences from the nominal time above a second are listed
 
 
@@ -52,19 +67,18 @@ def inventory(table: ScanTable, series: FrameSeries, selection: Selection, rule:
         "dry_percent": _percent(1 - is_wet.mean()) if len(used) else None,
         "largest_mean_rate": round(max(rates), 6) if rates else None,
         "not_used": rejected(table, series, selection),
-        "notes": notes(table, selection),
+        "notes": notes(table, series, selection),
     }
 
 
 def rejected(table: ScanTable, series: FrameSeries, selection: Selection) -> dict[str, list[dict[str, str]]]:
     """Return the files that are not used, by reason."""
     listed: dict[str, list[dict[str, str]]] = {}
-    unreadable = [(file.path, error) for file, error in zip(table.files, table.errors, strict=True) if error]
-    if unreadable:
-        listed["unreadable"] = [
-            {"file": path, "reason": error.removeprefix(f"{path} ").removeprefix(f"{path}: ")}
-            for path, error in unreadable[:_MAX_LISTED]
-        ]
+    for file, error in zip(table.files, table.errors, strict=True):
+        if error and len(of_kind := listed.setdefault(_error_kind(error), [])) < _MAX_LISTED:
+            reason = error.removeprefix(f"{file.path} ").removeprefix(f"{file.path}: ")
+            of_kind.append({"file": file.path, "reason": reason})
+    listed = {name: listed[name] for name in FILE_MEANING if name in listed}
     for number, name in enumerate(REASONS):
         rows = np.flatnonzero(selection.reason == number)
         if name != "used" and len(rows):
@@ -78,13 +92,21 @@ def rejected(table: ScanTable, series: FrameSeries, selection: Selection) -> dic
 
 def rejected_counts(table: ScanTable, selection: Selection) -> dict[str, int]:
     """Return the number of files or frames that are not used, by reason."""
-    counts = {"unreadable": sum(map(bool, table.errors))}
+    kinds = Counter(_error_kind(error) for error in table.errors if error)
+    counts = {name: kinds[name] for name in FILE_MEANING}
     counts |= {name: int((selection.reason == number).sum()) for number, name in enumerate(REASONS) if number}
     return {name: count for name, count in counts.items() if count}
 
 
-def notes(table: ScanTable, selection: Selection) -> dict[str, list[dict[str, str]]]:
-    """Return peculiarities of frames that are used: times off the cadence, another gain or offset than most."""
+def _error_kind(error: str) -> str:
+    """Return why no frame of a file is used, a key of ``FILE_MEANING``."""
+    if "outside the valid range of" in error:
+        return "implausible"
+    return "missing" if "all pixels are missing" in error else "unreadable"
+
+
+def notes(table: ScanTable, series: FrameSeries, selection: Selection) -> dict[str, list[dict[str, str]]]:
+    """Return peculiarities of frames that are used, by kind, see ``_NOTE_MEANING``."""
     used = selection.used
     listed: dict[str, list[dict[str, str]]] = {}
     late = used[np.abs(selection.jitter[used]) > _JITTER_NOTE]
@@ -103,7 +125,24 @@ def notes(table: ScanTable, selection: Selection) -> dict[str, list[dict[str, st
              "reason": f"{_packing(table, table.kind[row])} instead of {usual}"}
             for row in others[:_MAX_LISTED]
         ]  # fmt: skip
+    for name, rows, reason in (
+        ("implausible", np.flatnonzero(table.implausible > 0),
+         lambda row: _out_of_range(int(table.implausible[row]), series.unit)),
+        ("high", np.flatnonzero(table.largest > _HIGH.get(series.unit, np.inf)),
+         lambda row: f"values up to {table.largest[row]:g} {series.unit} are used as they are"),
+    ):  # fmt: skip
+        found = np.intersect1d(rows, used).tolist()
+        if found:
+            listed[name] = [
+                {"file": table.files[table.file[row]].path, "time": text_of(table.time[row]), "reason": reason(row)}
+                for row in found[:_MAX_LISTED]
+            ]
     return listed
+
+
+def _out_of_range(count: int, unit: str) -> str:
+    pixels, are = ("pixel", "is") if count == 1 else ("pixels", "are")
+    return f"{count} {pixels} out of the valid range of {unit} {are} missing"
 
 
 def same_grids(table: ScanTable, series: FrameSeries) -> list[int]:
@@ -140,8 +179,9 @@ def inventory_text(content: dict[str, Any]) -> str:
     for grid in content["grids"]:
         lines.append(
             f"grid           {grid['height']} x {grid['width']} pixels of {grid['spacing_km']:g} km: {grid['frames']} "
-            f"frames, {grid['from']} .. {grid['to']}{', reference' if grid['reference'] else ''}; {grid['projection']}"
+            f"frames, {grid['from']} .. {grid['to']}{', reference' if grid['reference'] else ''}"
         )
+        lines.append(f"  {projection_name(grid['projection'])}; {_extent(grid)}")
     lines.append(f"gaps           {len(content['gaps'])} with {content['missing_frames']} missing frames")
     lines += [f"  {gap['from']} .. {gap['to']}: {gap['frames']} frames" for gap in content["gaps"][:10]]
     lines += [
@@ -152,7 +192,8 @@ def inventory_text(content: dict[str, Any]) -> str:
     ]
     for title, listed in (("not used", content["not_used"]), ("note", content["notes"])):
         for reason, files in listed.items():
-            meaning = f": {MEANING[reason]}" if reason in MEANING else ""
+            meaning = _MEANINGS[title].get(reason, "")
+            meaning = meaning and f": {meaning}"
             lines.append(f"{title:<14} {len(files)} {reason}{meaning}")
             lines += [f"  {file['file']}: {file['reason']}" for file in files[:5]]
             lines += [f"  and {len(files) - 5} more"] if len(files) > 5 else []
@@ -203,11 +244,20 @@ def _grids(table: ScanTable, series: FrameSeries) -> list[dict[str, Any]]:
                 {
                     "height": grid.height, "width": grid.width, "spacing_km": round(grid.spacing_km, 6),
                     "projection": grid.projection, "left": grid.left, "top": grid.top, "unit": grid.unit,
+                    "right": grid.left + grid.width * grid.spacing_x,
+                    "bottom": grid.top - grid.height * grid.spacing_y,
                     "frames": len(times), "from": text_of(times.min()), "to": text_of(times.max()),
                     "reference": not grid.difference(series.grid),
                 }
             )  # fmt: skip
     return sorted(listed, key=lambda one: (-one["frames"], one["from"]))
+
+
+def _extent(grid: dict[str, Any]) -> str:
+    """Return the outer edges of a grid, from west to east and from south to north."""
+    scale, unit, names = (1.0, "degrees", ("longitude", "latitude")) if grid["unit"] == "degree" else (1e-3, "km", "xy")
+    edges = [scale * grid[name] for name in ("left", "right", "bottom", "top")]
+    return f"{names[0]} {edges[0]:.6g} .. {edges[1]:.6g}, {names[1]} {edges[2]:.6g} .. {edges[3]:.6g} {unit}"
 
 
 def _detail(table: ScanTable, series: FrameSeries, selection: Selection, row: int, name: str) -> str:

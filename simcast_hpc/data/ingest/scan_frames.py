@@ -272,6 +272,7 @@ class _Part:
     files: dict[SourceFile, str] = field(default_factory=dict)
     totals: dict[SourceFile, int] = field(default_factory=dict)
     rows: list[tuple[SourceFile, int, int, FrameKind, RadarGrid]] = field(default_factory=list)
+    values: list[tuple[int, float]] = field(default_factory=list)
     statistics: list[np.ndarray] = field(default_factory=list)
     valid: dict[RadarGrid, np.ndarray] = field(default_factory=dict)
     begin: float = field(default_factory=clock.monotonic)
@@ -300,6 +301,7 @@ class _Part:
             grid = frame.grid
             interval = NO_INTERVAL if frame.start is None else microseconds(frame.start)
             self.rows.append((task.file, microseconds(frame.time), interval, _kind(frame), grid))
+            self.values.append((int(frame.metadata.get("implausible_pixels", 0)), float(np.nanmax(frame.values))))
             self.statistics.append(tile_statistics(frame, options.tile, options.rule, options.z_r))
             if grid not in self.valid:
                 self.valid[grid] = np.zeros(grid.shape, np.uint32)
@@ -340,6 +342,8 @@ class _Part:
             np.concatenate(self.statistics) if self.statistics else np.zeros((0, 3), np.float32),
             [*self.valid.values()],
             [self.totals.get(file, 0) for file in files],
+            np.array([row[0] for row in self.values], np.int32),
+            np.array([row[1] for row in self.values], np.float32),
         )
 
 

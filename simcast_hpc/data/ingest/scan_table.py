@@ -20,6 +20,7 @@ from .source_files import SourceFile
 
 NO_INTERVAL = np.iinfo(np.int64).min
 _COLUMNS = {"file": np.int32, "time": np.int64, "start": np.int64, "kind": np.int32, "grid": np.int32}
+_ADDED = {"implausible": np.int32, "largest": np.float32}  # newer than the format; 0 in older files
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class ScanTable:
         valid: number of frames in which a pixel is valid, uint32 ``[H, W]``, one array per grid.
         totals: number of frames that each file contains, also those that are not in the table because of the limits
             of time of a scan; 0 for a store or a file that cannot be read.
+        implausible: pixels of each frame that are missing because their values are out of range, int32 ``[N]``.
+        largest: largest value of each frame, float32 ``[N]``.
     """
 
     files: list[SourceFile] = field(default_factory=list)
@@ -96,10 +99,15 @@ class ScanTable:
     statistics: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
     valid: list[Counts] = field(default_factory=list)
     totals: list[int] = field(default_factory=list)
+    implausible: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    largest: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
-        """Set the totals of a table that was made without them."""
+        """Set the totals and columns of a table that was made without them."""
         self.totals = self.totals or [0] * len(self.files)
+        for name, kind in _ADDED.items():
+            if len(getattr(self, name)) != len(self.time):
+                setattr(self, name, np.zeros(len(self.time), kind))
 
     def __len__(self) -> int:
         return len(self.time)
@@ -111,7 +119,7 @@ class ScanTable:
         inside = np.arange(first[-1]) - np.repeat(first[:-1], counts)
         return dataclasses.replace(
             self,
-            **{name: getattr(self, name)[rows] for name in _COLUMNS},
+            **{name: getattr(self, name)[rows] for name in (*_COLUMNS, *_ADDED)},
             first=first,
             statistics=self.statistics[np.repeat(self.first[:-1][rows], counts) + inside],
         )
@@ -181,7 +189,7 @@ class ScanTable:
         offsets = np.concatenate([[0], np.cumsum(sizes)])[:-1].astype(np.int64) if parts else []
         columns = {
             name: np.concatenate([getattr(part, name) for part in parts]).astype(kind) if parts else np.zeros(0, kind)
-            for name, kind in _COLUMNS.items()
+            for name, kind in (_COLUMNS | _ADDED).items()
         }
         firsts = [part.first[:-1] + offset for part, offset in zip(parts, offsets, strict=True)]
         first = np.concatenate([*firsts, [sum(sizes)]]).astype(np.int64)
@@ -223,7 +231,7 @@ def write_table(path: Path, table: ScanTable, *, options: str) -> None:
         file.attrs["options"] = options
         text = np.frombuffer(json.dumps(content).encode("ascii"), np.uint8)
         file.create_dataset("content", data=text, compression="gzip", shuffle=False)
-        for name in (*_COLUMNS, "first", "statistics"):
+        for name in (*_COLUMNS, *_ADDED, "first", "statistics"):
             values = getattr(table, name)
             file.create_dataset(name, data=values, **({"compression": "gzip", "shuffle": True} if len(values) else {}))
         for number, counts in enumerate(table.valid):
@@ -241,7 +249,8 @@ def read_table(path: Path, *, options: str) -> ScanTable | None:
         with h5py.File(path, "r") as file:
             if file.attrs.get("options") != options:
                 return None
-            columns: dict[str, Any] = {name: column(file, name) for name in (*_COLUMNS, "first", "statistics")}
+            names = (*_COLUMNS, "first", "statistics", *(name for name in _ADDED if name in file))
+            columns: dict[str, Any] = {name: column(file, name) for name in names}
             content = json.loads(bytes(column(file, "content").tobytes()).decode("ascii"))
         valid: list[Counts] = [StoredCounts(path, f"valid/{number}") for number in range(len(content["grids"]))]
         table = ScanTable(

@@ -5,21 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from simcast_hpc.config.names import file_stem
 from simcast_hpc.data.data_license import read_license
-from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 
 from .import_recipe import ImportOptions
 from .scan_table import ScanTable
+from .source_attributes import stated_terms
 from .source_files import is_remote
 
 logger = logging.getLogger(__name__)
-_LICENSE, _ATTRIBUTION = ("license", "licence"), ("institution",)  # attributes of the CF and ACDD conventions
 _MOST_FILES = 20  # opened to compare their attributes
-_LONGEST = 500  # characters
 
 
 def default_name(source: str) -> str:
@@ -50,13 +47,13 @@ def with_license(options: ImportOptions, sources: Sequence[str], table: ScanTabl
 
 
 def _attributes(table: ScanTable, options: ImportOptions) -> tuple[str | None, str | None]:
-    """Return license and institution of netCDF-4 and HDF5 files that agree; of many files some are opened."""
+    """Return license and attribution of the files and stores that agree; of many files some are opened."""
     if options.license is not None and options.attribution is not None:
         return None, None
     paths = [file.path for file, error in zip(table.files, table.errors, strict=True)
-             if not error and not file.is_store]  # fmt: skip
+             if not error and not is_remote(file.path) and "::" not in file.path]  # fmt: skip
     chosen = {paths[k] for k in np.linspace(0, len(paths) - 1, min(len(paths), _MOST_FILES)).astype(int)}
-    found = {_terms(path) for path in chosen}
+    found = {stated_terms(path) for path in chosen}
     values: list[str | None] = []
     for option, number in (("--license", 0), ("--attribution", 1)):
         texts = {terms[number] for terms in found}
@@ -65,23 +62,3 @@ def _attributes(table: ScanTable, options: ImportOptions) -> tuple[str | None, s
         if value and getattr(options, option.removeprefix("--")) is None:
             logger.info("%s is %r by the attributes of %d of %d files", option, value, len(chosen), len(paths))
     return values[0], values[1]
-
-
-def _terms(path: str) -> tuple[str, str]:
-    """Return license and institution of a file, empty if it states none."""
-    try:
-        with h5py.File(path, "r") as file:
-            return _text(file, _LICENSE), _text(file, _ATTRIBUTION)
-    except HDF5_ERRORS:
-        return "", ""
-
-
-def _text(file: h5py.File, names: Sequence[str]) -> str:
-    for name in names:
-        value = file.attrs.get(name, "")
-        if isinstance(value, np.ndarray) and value.size == 1:
-            value = value.item()
-        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-        if isinstance(text, str) and text.strip():
-            return " ".join(text.split())[:_LONGEST]
-    return ""

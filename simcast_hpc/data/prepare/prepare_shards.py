@@ -207,7 +207,7 @@ def _finish(
         notes=tuple(str(problem) for problem in source.notes),
         statistics=summary(source.spec, index, histograms),
     )
-    write_text(into / MANIFEST, manifest.text)
+    write_text(into / MANIFEST, manifest.file_text)
     return manifest
 
 

@@ -56,7 +56,7 @@ def stage(root: Path, manifest: Manifest, shards: Collection[int], into: Path) -
                 verified[file.name] = _state(target / file.name, file)
             if missing:
                 logger.info("copied %d files, %.1f GB, to %s", len(missing), size / 1e9, target)
-            write_text(target / MANIFEST, manifest.text)
+            write_text(target / MANIFEST, manifest.file_text)
             write_json(target / _VERIFIED, verified)
         finally:
             os.close(lock)

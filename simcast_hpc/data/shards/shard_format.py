@@ -24,6 +24,7 @@ MANIFEST, INDEX, CLAIM = "manifest.json", "index.h5", "claim.txt"
 SPLITS = ("", "train", "val", "test")
 CODECS = ("lz4", "zstd")
 _CHUNK_BYTES = 2**16
+_NUMBERS = re.compile(r"\[\s*(-?\d[\d.e+-]*(?:,\s*-?\d[\d.e+-]*)*)\s*\]")
 _DAY_SHARD = re.compile(r"shard-\d{8}\.h5")
 
 
@@ -82,6 +83,11 @@ class Manifest(StrictModel):
         """The manifest as text; fields that are newer than the format are omitted where empty."""
         newer = {name for name in ("license", "attribution") if not getattr(self, name)}
         return json.dumps(self.model_dump(mode="json", exclude=newer), indent=1) + "\n"
+
+    @property
+    def file_text(self) -> str:
+        """The same content for a file, with lists of numbers, such as histograms, on one line."""
+        return _NUMBERS.sub(lambda match: f"[{', '.join(match[1].replace(',', ' ').split())}]", self.text)
 
 
 @dataclass(frozen=True)

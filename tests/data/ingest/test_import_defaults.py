@@ -6,16 +6,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import xarray as xr
 
 from simcast_hpc.data.dataset_spec import read_spec
 from simcast_hpc.data.ingest.default_splits import default_splits, event_minutes
 from simcast_hpc.data.ingest.import_recipe import ImportOptions
 from simcast_hpc.data.ingest.import_source import take_inventory
 from simcast_hpc.data.ingest.import_target import import_source
+from simcast_hpc.data.ingest.inventory import inventory_text
+from simcast_hpc.data.ingest.source_attributes import stated_terms
 from simcast_hpc.data.ingest.source_defaults import default_name
 from simcast_hpc.data.inspection import inspect
+from simcast_hpc.data.shards.shard_format import read_manifest
 from simcast_hpc.distributed.ranks import SingleRank
+from simcast_hpc.radar.projection_text import projection_name
 from tests.data.ingest.radar_archive import BEGIN, frame_codes, write_frame
+from tests.data.ingest.test_import import run
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -85,3 +91,58 @@ def test_a_slot_without_a_window_is_no_split():
 )  # fmt: skip
 def test_default_name(source, name):
     assert default_name(source) == name
+
+
+WKT = 'PROJCRS["EUREF-FIN / TM35FIN(E,N)",BASEGEOGCRS["EUREF-FIN"],CONVERSION["UTM 35N",METHOD["Transverse Mercator"]]]'
+
+
+@pytest.mark.parametrize(
+    ("projection", "name"),
+    [(WKT, "EUREF-FIN / TM35FIN(E,N) (Transverse Mercator)"), ("+proj=longlat  +no_defs", "+proj=longlat +no_defs"),
+     ("EPSG:3035", "EPSG:3035"), ("+proj=laea " + 30 * "+x_0=1 ", ("+proj=laea " + 30 * "+x_0=1 ")[:76] + " ...")],
+)  # fmt: skip
+def test_projections_are_shortened(projection, name):
+    assert projection_name(projection) == name
+
+
+def test_values_out_of_range_and_very_high_ones_are_named(tmp_path):
+    for k in range(8):
+        codes = np.full((40, 40), 100, np.uint8)
+        codes[:20] = 0
+        if k == 2:
+            codes[5, :5] = 220  # 89 dBZ
+        if k == 4:
+            codes[5, 5] = 254  # 107.7 dBZ, one of 1600 pixels
+        if k == 6:
+            codes[:30] = 254
+        write_frame(tmp_path / f"a/{k}.h5", codes, BEGIN + timedelta(minutes=5 * k), gain=0.55)
+    inventory = run(tmp_path / "a", tmp_path / "t")["inventory"]
+    (file,) = inventory["not_used"]["implausible"]
+    assert "a/6.h5" in file["file"] and "outside the valid range of dBZ" in file["reason"]
+    (high,), (few,) = inventory["notes"]["high"], inventory["notes"]["implausible"]
+    assert "a/2.h5" in high["file"] and "values up to 89 dBZ" in high["reason"]
+    assert "a/4.h5" in few["file"] and few["reason"] == "1 pixel out of the valid range of dBZ is missing"
+    text = inventory_text(inventory)
+    assert "1 implausible: values outside of the valid range" in text and "x 2640 .. 2720, y -1024 .. -944 km" in text
+    manifest = (tmp_path / "t/manifest.json").read_text()
+    assert max(len(line) for line in manifest.splitlines() if "unreadable" not in line) > 500
+    assert len(manifest.splitlines()) < 120 and read_manifest(tmp_path / "t").text != manifest
+
+
+def test_license_and_attribution_of_each_format(tmp_path):
+    odim = write_frame(tmp_path / "a.h5", np.zeros((8, 8), np.uint8), BEGIN)
+    assert stated_terms(str(odim)) == ("", "")
+    with h5py.File(odim, "a") as file:
+        file["what"].attrs["source"] = np.bytes_("ORG:247,CMT:x")
+    assert stated_terms(str(odim)) == ("", "ODIM source ORG:247,CMT:x")
+    dataset = xr.Dataset({"a": (("y", "x"), np.zeros((2, 3)))}, attrs={"license": "CC BY 4.0", "institution": "é met"})
+    dataset.attrs |= {"n": 3, "list": [1.0, 2.0]}
+    dataset.to_netcdf(tmp_path / "a.nc", engine="scipy")
+    for version in (2, 3):
+        dataset.to_zarr(tmp_path / f"{version}.zarr", zarr_format=version, consolidated=False)
+    for name in ("a.nc", "2.zarr", "3.zarr"):
+        assert stated_terms(str(tmp_path / name)) == ("CC BY 4.0", "é met")
+    content = (tmp_path / "a.nc").read_bytes()
+    for end in (5, 20, 60):
+        (tmp_path / "cut.nc").write_bytes(content[:end])
+        assert stated_terms(str(tmp_path / "cut.nc")) == ("", "")

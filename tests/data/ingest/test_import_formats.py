@@ -41,7 +41,7 @@ def test_a_zarr_store_by_times_and_appended_as_it_grows(tmp_path):
     options = {"event": "1h", "train_until": "2023-05-01T02:59", "val_until": "2023-05-01T03:59"}
     content = run(store, tmp_path / "t", **options, until=BEGIN + 35 * STEP)
     assert content["inventory"]["frames"] == 35  # of 36 one is entirely missing
-    (lost,) = content["inventory"]["not_used"]["unreadable"]
+    (lost,) = content["inventory"]["not_used"]["missing"]
     assert lost["file"] == f"{store}::2023-05-01T00:25:00" and "missing" in lost["reason"]
     write_store(tmp_path, 72)
     run(store, tmp_path / "t", append=True)
