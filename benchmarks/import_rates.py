@@ -51,7 +51,7 @@ def measure(name: str, folder: Path, frames: int) -> dict[str, object]:
     inventory = json.loads((target / "import.json").read_text())["inventory"]
     height, width = read_manifest(target).grid
     return {
-        "format": name, "frames": inventory["used"], "pixels": f"{height} x {width}",
+        "format": "netCDF" if name == "netcdf" else name, "frames": inventory["used"], "pixels": f"{height} x {width}",
         "frames_per_s": round(frames / seconds, 1), "wall_s": round(seconds, 1), "cpu_s": round(cpu, 1),
         "cpu_ms_per_frame": round(1000 * cpu / frames, 2), "peak_mb": round(peak / 1e6),
     }  # fmt: skip
