@@ -78,6 +78,22 @@ def test_tiles_add_to_their_part_of_the_domain():
     assert climatology.maps.frames[30, 10] == 0
 
 
+def test_frames_that_do_not_exist_are_not_missing_pixels():
+    climatology, whole = Climatology(SPEC), Climatology(SPEC)
+    codes = storms(0)
+    gaps = np.concatenate([codes, np.full_like(codes[:3], 255)])
+    climatology.add(event(0, "2019-01-05"), gaps)
+    whole.add(event(0, "2019-01-05"), codes)
+    summary, expected = summarize(climatology), summarize(whole)
+    np.testing.assert_array_equal(summary.maps["coverage"], expected.maps["coverage"])
+    assert [day["missing_share"] for day in summary.days.values()] == [
+        day["missing_share"] for day in expected.days.values()
+    ]
+    assert any("of 1 day from" in sentence for sentence in summary.findings)
+    climatology.add(event(1, "2019-01-05"), np.full_like(codes, 255), (0, 60))
+    assert (summarize(climatology).maps["coverage"][:, 60:] == 0).all(), "a tile outside of the coverage"
+
+
 def test_persistence_is_that_of_the_verification(climatology):
     """All pairs of short events are counted, so CSI and MAE equal those of the verification."""
     codes = storms(2)

@@ -83,7 +83,7 @@ class Climatology:
         self._first_echo = self.spec.encoding.first_echo
 
     def add(self, event: RawEvent, codes: np.ndarray, corner: tuple[int, int] = (0, 0)) -> None:
-        """Add an event.
+        """Add an event. Entirely missing frames, such as gaps of an import, are not counted, unless all are.
 
         Args:
             event: its metadata.
@@ -95,15 +95,20 @@ class Climatology:
         histograms = frame_histograms(codes)
         step = self.spec.step_minutes * 60
         moments = [datetime.fromtimestamp(event.begin + number * step, UTC) for number in range(len(codes))]
-        for moment, histogram in zip(moments, histograms, strict=True):
+        exists = histograms[:, :MISSING_CODE].any(axis=1)
+        if not exists.any():  # a tile outside of the coverage
+            exists[:] = True
+        for moment, histogram, one_exists in zip(moments, histograms, exists, strict=True):
+            if not one_exists:
+                continue
             day = f"{moment:%Y-%m-%d}"
             self.frames_by_day[day] += 1
             self.by_day[day] = self.by_day.get(day, 0) + histogram
             self.by_month_and_hour[moment.month - 1, moment.hour] += histogram
-        self.by_split[split] = self.by_split.get(split, 0) + histograms.sum(0)
+        self.by_split[split] = self.by_split.get(split, 0) + histograms[exists].sum(0)
         self.events[split, f"{moments[0]:%Y}"] += 1
         # 2. Maps
-        self._add_maps(codes, corner)
+        self._add_maps(codes[exists], corner)
         # 3. Persistence, and frames that repeat the one before
         counts = self.persistence.setdefault(split, PersistenceCounts(self.spec.threshold_codes()))
         counts.add(codes, seed=int.from_bytes(hashlib.sha256(event.id.encode()).digest()[:4], "big"))

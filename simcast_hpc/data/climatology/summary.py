@@ -239,5 +239,7 @@ def _findings(
         share = 100 * never / climatology.maps.valid.size
         sentences.append(f"{share:.1f} % of the pixels of the domain are never valid: outside the coverage of radars.")
     dates = list(days)
-    sentences.append(f"The frames are of {len(dates)} days from {dates[0]} to {dates[-1]} UTC.")
+    sentences.append(
+        f"The frames are of {len(dates)} day{'s' if len(dates) > 1 else ''} from {dates[0]} to {dates[-1]} UTC."
+    )
     return sentences
