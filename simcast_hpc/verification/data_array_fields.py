@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
-from simcast_hpc.radar.cf_units import is_unit
+from simcast_hpc.radar.cf_units import depth_factor, is_mass_per_area, is_unit, rate_factor
 
 if TYPE_CHECKING:
     import xarray
@@ -67,7 +67,7 @@ def arrays_of(observation: Any, forecast: Any, valid: Any, *, unit: str | None) 
         raise ValueError(f"the observation has dimensions {observation.dims}; it cannot have members ({own.member})")
     if is_data_array(valid):
         missing = 255 if observation.dtype == np.uint8 else np.nan
-        observation, valid = observation.where(valid, missing).transpose(*observation.dims), None
+        observation, valid = observation.where(_like(observation, valid), missing).transpose(*observation.dims), None
     observation = observation.transpose(*own.order)
     if not is_data_array(forecast):
         return observation.values, forecast, valid
@@ -76,11 +76,20 @@ def arrays_of(observation: Any, forecast: Any, valid: Any, *, unit: str | None) 
     axes = _axes(forecast, "forecast")
     forecast = forecast.transpose(*axes.order)
     for name, other in ((own.rows, axes.rows), (own.columns, axes.columns)):
-        if name == other and name in observation.coords and name in forecast.coords:
-            forecast = forecast.isel({name: _same_order(observation[name].values, forecast[name].values, str(name))})
+        if name in observation.coords and other in forecast.coords:
+            order = _same_order(observation[name].values, forecast[other].values, str(name))
+            forecast = forecast.isel({other: order})
+    _check_positions(observation, forecast, own, axes)
     # 2. Times
     expected, present = _valid_times(forecast, axes), _valid_times(observation, own)
     values = observation.values
+    if (expected is None or present is None) and own.batch is None and len(values) != forecast.sizes[axes.time]:
+        name, fields, axis = ("forecast", forecast, axes) if expected is None else ("observation", observation, own)
+        raise ValueError(
+            f"the observation has {len(values)} times, the forecast {forecast.sizes[axes.time]}, and the coordinates "
+            f"of the {name} ({', '.join(map(str, fields.coords)) or 'none'}) give no valid times; it needs dates along "
+            f"{axis.time}, or a reference time and {axis.time} as a timedelta or with units such as minutes"
+        )
     if expected is not None and present is not None:
         if own.batch is None:
             values = values[_positions(present, expected)]
@@ -120,29 +129,85 @@ def _axes(fields: Any, name: str) -> _Axes:
 
 
 def _check_units(fields: Any, unit: str | None, name: str) -> None:
-    units = str(fields.attrs.get("units", "")).strip()
+    given = fields.attrs.get("units")
+    units = "" if given is None else str(given).strip()
     if unit is None and units.lower() not in _DIMENSIONLESS and fields.dtype != np.uint8:
         raise ValueError(
-            f"the {name} has units={units!r}, and encoded values are expected; give unit={units!r}, or remove the "
-            "attribute"
+            f"the {name} has units={units!r}, and encoded values are expected; give unit={units!r} (mm/h, dBZ, kg/m^2 "
+            "or mm), or remove the attribute"
         )
-    if unit is not None and units and not is_unit(units, unit) and units != unit:
-        raise ValueError(f"the {name} has units={units!r}, and unit={unit!r} was given; convert the fields")
+    if unit is None or not units or is_unit(units, unit):
+        return
+    is_mass = is_mass_per_area(units)
+    if unit == "mm" and depth_factor(units) == 1.0 and not is_mass:
+        return
+    factor = rate_factor(units) if unit == "mm/h" else depth_factor(units)
+    is_same_kind = unit == "mm/h" or (unit != "dBZ" and is_mass == (unit == "kg/m^2"))
+    remedy = f"multiply the field by {factor:g} and set its units" if factor and is_same_kind else "convert the fields"
+    raise ValueError(f"the {name} has units={units!r}, and unit={unit!r} was given; {remedy}")
 
 
-def _same_order(first: np.ndarray, second: np.ndarray, name: str) -> Any:
-    """Return the index of ``second`` that gives the order of ``first``."""
+def _same_order(first: np.ndarray, second: np.ndarray, name: str, other: str = "forecast") -> Any:
+    """Return the index of ``second``, a coordinate of the field ``other``, that gives the order of ``first``."""
     if first.shape == second.shape and first.dtype.kind in "iuf" and second.dtype.kind in "iuf":
-        tolerance = 1e-4 * float(np.abs(np.diff(first)).min()) if len(first) > 1 else 0.0
         ordered = np.argsort(second)[np.argsort(np.argsort(first))]
-        if np.allclose(first, second[ordered], rtol=0, atol=tolerance):
+        if np.allclose(first, second[ordered], rtol=0, atol=_tolerance(first, second)):
             return ordered
     elif np.array_equal(first, second):
         return slice(None)
     raise ValueError(
-        f"observation and forecast have different coordinates {name} ({_range(first)} and {_range(second)}); "
+        f"observation and {other} have different coordinates {name} ({_range(first)} and {_range(second)}); "
         "interpolate one of them to the grid of the other"
     )
+
+
+def _tolerance(first: np.ndarray, second: np.ndarray) -> float:
+    """Return 1 % of the spacing, or the rounding error of the coarser type (float32) up to a quarter of the spacing."""
+    floats = [one.dtype for one in (first, second) if one.dtype.kind == "f"]
+    rounding = max((float(np.finfo(dtype).eps) for dtype in floats), default=0.0) * float(np.abs(first).max())
+    if len(first) < 2:
+        return rounding
+    spacing = float(np.abs(np.diff(np.sort(first))).min())
+    return max(0.01 * spacing, min(rounding, 0.25 * spacing))
+
+
+def _like(observation: Any, valid: Any) -> Any:
+    """Return a boolean mask with its pixels and times in the order of the observation.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: a dimension or a coordinate is not that of the observation.
+    """
+    if valid.dtype != np.bool_:
+        raise TypeError(f"valid must be boolean (True where a pixel counts), got {valid.dtype}")
+    for name in valid.dims:
+        if name not in observation.dims or valid.sizes[name] != observation.sizes[name]:
+            raise ValueError(
+                f"valid has dimensions {dict(valid.sizes)}, and the observation {dict(observation.sizes)}; give those "
+                "dimensions of the observation along which the mask differs"
+            )
+        if name in valid.coords and name in observation.coords:
+            first, second = observation[name].values, valid[name].values
+            valid = valid.isel({name: _same_order(first, second, str(name), "valid")})
+    return valid.drop_vars(valid.coords).transpose(*(name for name in observation.dims if name in valid.dims))
+
+
+def _check_positions(observation: Any, forecast: Any, own: _Axes, axes: _Axes) -> None:
+    """Raise an error if both fields have two-dimensional coordinates of rows and columns that differ."""
+    for names in zip(ROW_NAMES[1:], COLUMN_NAMES[1:], strict=True):
+        for name in names:
+            grids = [
+                fields[name].transpose(axis.rows, axis.columns).values
+                for fields, axis in ((observation, own), (forecast, axes))
+                if name in fields.coords and set(fields[name].dims) == {axis.rows, axis.columns}
+            ]
+            if len(grids) == 2 and not (
+                grids[0].shape == grids[1].shape and np.allclose(*grids, rtol=1e-6, atol=0, equal_nan=True)
+            ):
+                raise ValueError(
+                    f"observation and forecast have different coordinates {name} of rows and columns; give both on one "
+                    "grid, in the same order of rows and columns"
+                )
 
 
 def _range(values: np.ndarray) -> str:

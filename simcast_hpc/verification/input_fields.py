@@ -159,7 +159,14 @@ def windows_of(batch: Batch, protocol: ScoreProtocol, events: Sequence[str]) -> 
 
 def mean_of_members(members: Tensor, protocol: ScoreProtocol) -> Tensor:
     """Return the mean over the members (axis 0), NaN where the protocol scores no ensemble (``missing_members``)."""
-    return members.nanmean(0) if protocol.missing_members == "ignore" else members.mean(0)
+    ignores = protocol.missing_members == "ignore"
+    if protocol.comparison != "physical":  # rounded as in published scores
+        return members.nanmean(0) if ignores else members.mean(0)
+    # Differences to the smallest member: the mean of equal members is exactly their value, and reaches what they reach.
+    smallest = (members.masked_fill(members.isnan(), torch.inf) if ignores else members).amin(0)
+    differences = members.double() - smallest.double()
+    mean = smallest.double() + (differences.nanmean(0) if ignores else differences.mean(0))
+    return mean.to(members.dtype)
 
 
 def has_forecast(missing: Tensor, protocol: ScoreProtocol) -> Tensor:

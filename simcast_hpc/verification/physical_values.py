@@ -1,14 +1,15 @@
 """Fields and thresholds in physical units: a protocol for them, and the check of their values."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from simcast_hpc.radar.cf_units import depth_factor, is_unit
+from simcast_hpc.radar.cf_units import depth_factor, is_unit, rate_factor
 from simcast_hpc.radar.radar_frame import ROUNDING_NOISE, require_plausible
 
 from .protocols import ScoreProtocol
@@ -23,8 +24,9 @@ def physical_protocol(
 ) -> ScoreProtocol:
     """Return a protocol for fields in a physical unit.
 
-    A field is compared with each threshold in the floating-point type of the field, so that the float32 value of 0.7
-    reaches the threshold 0.7. If observation and forecast have different types, both are compared as float32.
+    A value reaches a threshold also if it is smaller by rounding: by less than 2.4e-7 of the threshold (2 ulp of
+    float32), in dBZ at least 7.6e-6. So the float32 value of 0.7 and packed values such as 10 * 0.01, decoded in
+    float32, reach the thresholds 0.7 and 0.1. If observation and forecast have different types, both are float32.
 
     Args:
         unit: ``mm/h``, ``dBZ``, ``kg/m^2`` or ``mm`` (an accumulation), in any spelling of CF (``mm h-1``).
@@ -39,9 +41,11 @@ def physical_protocol(
         ValueError: an unknown unit, invalid thresholds, or a rule that requires encoded values.
     """
     own = physical_unit(unit)
-    chosen = _THRESHOLDS.get(own) if thresholds is None else tuple(float(one) for one in thresholds)
-    if chosen is None:
-        raise ValueError(f"thresholds are required for fields in {own}, for example thresholds=(1, 5, 10)")
+    chosen = _THRESHOLDS.get(own) if thresholds is None else _numbers(thresholds)
+    if not chosen:
+        raise ValueError(f"thresholds={thresholds}: fields in {own} require at least one, for example (1, 5, 10)")
+    if no_echo is not None and not isinstance(no_echo, Real):
+        raise ValueError(f"no_echo={no_echo!r} must be a number in dBZ, for example -10")
     values: dict[str, Any] = {"name": f"{own}-{rules.get('aggregation', 'global')}"} | rules
     return ScoreProtocol(
         thresholds=chosen,
@@ -61,10 +65,15 @@ def physical_unit(unit: str) -> str:
     Raises:
         ValueError: the unit is not in ``UNITS``.
     """
+    name = unit if isinstance(unit, str) else ""
     for own in UNITS:
-        if is_unit(unit, own) or (own == "mm" and depth_factor(unit) == 1.0):
+        if is_unit(name, own) or (own == "mm" and depth_factor(name) == 1.0):
             return own
-    raise ValueError(f"unit={unit!r} is not one of {', '.join(UNITS)}; convert the fields to one of them")
+    rate, depth = rate_factor(name), depth_factor(name)
+    remedy = "convert the fields to one of them"
+    if rate or depth:
+        remedy = f"multiply the fields by {rate or depth:g} and give unit={'mm/h' if rate else 'mm'!r}"
+    raise ValueError(f"unit={unit!r} is not one of {', '.join(UNITS)}; {remedy}")
 
 
 def physical_values(field: Tensor, name: str, protocol: ScoreProtocol) -> Tensor:
@@ -114,11 +123,22 @@ def physical_values(field: Tensor, name: str, protocol: ScoreProtocol) -> Tensor
 
 def with_requests(protocol: ScoreProtocol, scores: Sequence[str], missing_members: str | None) -> ScoreProtocol:
     """Return the protocol with additional scores, and with another rule for missing members unless it is None."""
-    requested = [scores] if isinstance(scores, str) else scores
+    if not isinstance(scores, Iterable):
+        raise ValueError(f"scores={scores!r} must be names of additional scores, such as ('ets',), or 'all'")
+    requested = [scores] if isinstance(scores, str) else list(scores)
     changes: dict[str, Any] = {"scores": (*protocol.scores, *requested)}
     if missing_members is not None:
         changes["missing_members"] = missing_members
     return dataclasses.replace(protocol, **changes)
+
+
+def _numbers(thresholds: Sequence[float]) -> tuple[float, ...]:
+    try:
+        if isinstance(thresholds, str):
+            raise TypeError("text")
+        return tuple(float(one) for one in thresholds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"thresholds={thresholds!r} must be a sequence of numbers, for example (1, 5, 10)") from error
 
 
 def _label(threshold: float) -> str:

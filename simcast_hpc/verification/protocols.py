@@ -160,6 +160,8 @@ class ScoreProtocol:
             raise ValueError(f"protocol {self.name!r}: epsilon={self.epsilon} must not be negative")
         if not self.scale > 0:
             raise ValueError(f"protocol {self.name!r}: scale={self.scale} must be positive; use 255 for uint8 values")
+        if any(not isinstance(pool, Pool) for pool in self.pools):
+            raise ValueError(f"protocol {self.name!r}: pools={self.pools} must be Pool objects, such as Pool(size=4)")
         if self.missing is not None and not 0 <= self.missing <= 255:
             raise ValueError(f"protocol {self.name!r}: missing={self.missing} must be within 0..255 or None")
         self._check_thresholds()
@@ -244,7 +246,8 @@ class ScoreProtocol:
         """Check the fields that a comparison in a physical unit restricts."""
         if not all(map(math.isfinite, self.thresholds)) or (self.unit != "dBZ" and self.thresholds[0] < 0):
             raise ValueError(
-                f"protocol {self.name!r}: thresholds {self.thresholds} must be finite values in {self.unit}"
+                f"protocol {self.name!r}: thresholds {self.thresholds} must be finite values in {self.unit}, "
+                "not negative except in dBZ"
             )
         required = {
             "scale": 1.0, "missing": None, "missing_rule": "excluded", "clip": False, "rounding": "none", "ssim": False,

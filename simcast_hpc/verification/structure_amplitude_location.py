@@ -38,8 +38,8 @@ def sal(observed: np.ndarray, predicted: np.ndarray, *, threshold: float | None 
     """Return structure S, amplitude A and location L of one frame.
 
     Args:
-        observed: precipitation ``[H, W]``; NaN is missing, and values below 0 count as 0. A pixel that is missing in
-            either field is excluded from both.
+        observed: precipitation ``[H, W]``; NaN or masked is missing, and values below 0 count as 0. A pixel that is
+            missing in either field is excluded from both.
         predicted: of the same shape.
         threshold: objects are connected pixels at or above it; by default 1/15 of the 95th percentile of the
             pixels above 0, of each field.
@@ -47,7 +47,20 @@ def sal(observed: np.ndarray, predicted: np.ndarray, *, threshold: float | None 
     Returns:
         S and A in [-2, 2], L in [0, 2]; 0 is perfect. A is NaN if both fields are 0. S is NaN if neither field has an
         object, and -2 or 2 if only one has. L is NaN if a field has no object.
+
+    Raises:
+        ValueError: the fields are not two of one shape ``[H, W]``, a value is plus infinity, or the threshold is not a
+            finite number above 0.
     """
+    observed, predicted = (
+        np.ma.filled(np.ma.asanyarray(field).astype(np.float64), np.nan) for field in (observed, predicted)
+    )
+    if observed.ndim != 2 or observed.shape != predicted.shape or not observed.size:
+        raise ValueError(f"SAL requires two fields of one shape [H, W], got {observed.shape} and {predicted.shape}")
+    if np.isposinf(observed).any() or np.isposinf(predicted).any():
+        raise ValueError("the fields contain plus infinity; give finite numbers, NaN where missing")
+    if threshold is not None and not 0 < threshold < np.inf:
+        raise ValueError(f"threshold={threshold} must be a finite number above 0, in the unit of the fields")
     hidden = np.isnan(observed) | np.isnan(predicted)
     fields = [np.where(hidden, 0.0, np.maximum(field, 0.0)) for field in (observed, predicted)]
     masks = [field >= threshold if threshold is not None else _relative_mask(field) for field in fields]

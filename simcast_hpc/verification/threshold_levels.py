@@ -15,6 +15,9 @@ from .protocols import Pool, ScoreProtocol
 
 # A pixel value converted to float32 has an error of up to 255 * 2**-25 = 7.6e-6, and so has an average of them.
 _AVERAGE_SLACK = 1e-5
+# Relative rounding error of a packed value that is decoded in float32, 2 ulp; offsets of dBZ are about -32.
+_ROUNDING = 2 * torch.finfo(torch.float32).eps
+_OFFSET_DBZ = 32.0
 
 
 def missing_level(protocol: ScoreProtocol) -> int:
@@ -50,7 +53,7 @@ def _levels_of_codes(protocol: ScoreProtocol, device: torch.device) -> Tensor:
 
 def _levels_of_floats(field: Tensor, protocol: ScoreProtocol) -> Tensor:
     if protocol.comparison == "physical":
-        return _reached(field, _rounded(protocol.thresholds, field.dtype), strict=protocol.strict)
+        return _reached(field, _physical_thresholds(protocol), strict=protocol.strict)
     field = field.float()
     if protocol.comparison == "codes":
         return _reached(field, _unit_thresholds(protocol), strict=protocol.strict)
@@ -71,11 +74,20 @@ def _unit_thresholds(protocol: ScoreProtocol) -> list[float]:
     return torch.tensor(protocol.thresholds, dtype=torch.float64).div(protocol.scale).float().tolist()
 
 
-def _average_thresholds(protocol: ScoreProtocol, dtype: torch.dtype) -> list[float]:
-    """Return thresholds for averages of values of ``dtype``, with a tolerance for their rounding errors."""
+def _physical_thresholds(protocol: ScoreProtocol) -> list[float]:
+    """Return thresholds with a tolerance for the rounding of float32, in which packed values are decoded.
+
+    10 * 0.01 mm/h is 1 ulp below 0.1 in float32; without the tolerance it would not reach 0.1.
+    """
+    error = (-1.0, 1.0)[protocol.strict] * _ROUNDING
+    least = _OFFSET_DBZ if protocol.unit == "dBZ" else 0.0
+    return [threshold + error * max(abs(threshold), least) for threshold in protocol.thresholds]
+
+
+def _average_thresholds(protocol: ScoreProtocol) -> list[float]:
+    """Return thresholds for averages of values, with a tolerance for their rounding errors."""
     if protocol.comparison == "physical":
-        error = (-1.0, 1.0)[protocol.strict] * 2 * torch.finfo(dtype).eps
-        return [threshold + error * abs(threshold) for threshold in protocol.thresholds]
+        return _physical_thresholds(protocol)
     slack = _AVERAGE_SLACK if protocol.strict else -_AVERAGE_SLACK
     return [(threshold + slack) / protocol.scale for threshold in protocol.thresholds]
 
@@ -223,7 +235,7 @@ def averaged_levels(
             mask = hidden[:, :height, :width]
             pixels = _block_sum((~mask).float(), pool.size)
             values, empty = _block_sum(cropped.masked_fill(mask, 0.0), pool.size) / pixels, pixels == 0
-        levels = _reached(values, _average_thresholds(protocol, field.dtype), strict=protocol.strict)
+        levels = _reached(values, _average_thresholds(protocol), strict=protocol.strict)
         by_pool[pool.key] = levels if empty is None else levels.masked_fill_(empty, missing_level(protocol))
     return by_pool
 

@@ -303,7 +303,7 @@ def test_files_of_the_published_size_are_converted_sampled_and_evaluated(tmp_pat
     released = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())["state_dict"]
     shapes["earthformer"] = {key: tuple(shape) for key, (shape, _) in released.items()}
     files = write_files(tmp_path, shapes)
-    archive = make_archive(tmp_path / "archive", random_codes(1, 25, size=384))
+    archive = make_archive(tmp_path / "archive", random_codes(1, 49, size=384))
     out = {name: tmp_path / "runs" / name for name in files}
     for name in ("autoencoder", "earthformer"):
         assert simcast("convert", name, files[name], out[name]) == 0

@@ -60,8 +60,30 @@ def test_a_value_equal_to_a_threshold_reaches_it(dtype):
     found = score(level, level, protocol=protocol)
     assert [found[f"csi{pool}/0.7"] for pool in ("", "_pool4", "_pool4_avg")] == [1.0, 1.0, 1.0]
     assert found["fss/3/0.7"] == 1.0
-    below = np.nextafter(level, dtype(0))
+    members = np.repeat(level[:, None], 7, axis=1)
+    assert score(level, members, unit="mm/h", thresholds=(0.7,))["csi/0.7"] == 1.0
+    below = level * dtype(1 - 1e-6)
     assert math.isnan(score(below, below, unit="mm/h", thresholds=(0.7,))["csi/0.7"])
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_packed_values_decoded_in_float32_are_on_the_side_of_their_decimal(strict):
+    codes = np.random.default_rng(0).integers(0, 120, (2, 1, 1, 40, 40))
+    # 1337 of the first 5000 multiples of 0.01 are below their decimal in float32.
+    for scale, offset, unit, thresholds in (
+        (0.01, 0.0, "mm/h", (0.05, 0.1, 0.58)),
+        (0.1, -4.0, "dBZ", (-1.7, 0.0, 3.9)),
+    ):
+        observed, forecast = codes.astype(np.float32) * np.float32(scale) + np.float32(offset)
+        protocol = physical_protocol(unit, thresholds, strict=strict)
+        found = score(observed, forecast, protocol=protocol)
+        for threshold in thresholds:
+            first, second = (
+                codes > (level := round((threshold - offset) / scale))
+                if strict
+                else codes >= (level := round((threshold - offset) / scale))
+            )
+            assert found[f"csi/{threshold:g}"] == (first & second).sum() / (first | second).sum(), level
 
 
 def test_errors_are_in_the_unit_and_the_encoded_field_has_the_same_tables():
@@ -89,11 +111,17 @@ def test_errors_are_in_the_unit_and_the_encoded_field_has_the_same_tables():
         (-math.inf, {"unit": "dBZ", "no_echo": 30.0}, "no_echo=30 must be a reflectivity below the lowest threshold"),
         (1.0, {"no_echo": -10.0}, "applies only to fields in dBZ"),
         (1.0, {"unit": "m/s"}, "unit='m/s' is not one of mm/h, dBZ, kg/m\\^2, mm"),
-        (1.0, {"unit": "kg/m^2"}, "thresholds are required for fields in kg/m"),
+        (1.0, {"unit": "kg m-2 s-1"}, "multiply the fields by 3600 and give unit='mm/h'"),
+        (1.0, {"unit": 5}, "unit=5 is not one of mm/h"),
+        (1.0, {"unit": "kg/m^2"}, "fields in kg/m.2 require at least one"),
+        (1.0, {"thresholds": 5}, "thresholds=5 must be a sequence of numbers"),
+        (1.0, {"thresholds": "15"}, "thresholds='15' must be a sequence of numbers"),
+        (1.0, {"scores": 5}, "scores=5 must be names"),
+        (1.0, {"unit": "dBZ", "no_echo": "low"}, "no_echo='low' must be a number in dBZ"),
         (1.0, {"thresholds": (2.0, 1.0)}, "must ascend"),
         (1.0, {"thresholds": (math.nan,)}, "must be finite"),
         (1.0, {"thresholds": (-1.0, 1.0)}, "must be finite values in mm/h"),
-        (1.0, {"thresholds": ()}, "no thresholds"),
+        (1.0, {"thresholds": ()}, "require at least one"),
         (1.0, {"protocol": "sevir-global"}, "is of encoded values; .*choose from global, lead-mean"),
         (1.0, {"protocol": PROTOCOLS["hko7"]}, "'hko7' defines unit mm/h and thresholds"),
         (1.0, {"unit": None, "thresholds": (1.0,)}, "require unit"),
@@ -170,8 +198,17 @@ def test_data_arrays_are_aligned_by_names_and_coordinates():
     assert score(truth, valid, unit="mm/h") == same(single)
     assert score(truth.isel(time=slice(1, 4)), forecast[0], unit="mm/h") == same(single)
     assert score(observed[1:4], one.transpose("x", "lead_time", "y"), unit="mm/h") == same(single)
+    other = made.isel(y=slice(None, None, -1)).rename(y="lat", x="lon").astype(np.float64)
+    other = other.assign_coords(lat=(other["lat"] + 0.3).astype(np.float32))
+    assert score(truth, other, unit="mm/h", per_lead=True) == same(expected)
+    assert score(on_rotated_grid(truth), on_rotated_grid(made), unit="mm/h", per_lead=True) == same(expected)
     covered = (truth["x"] > 3000) & (truth["y"] > 2000)
     assert score(truth, made, valid=covered, unit="mm/h") == same(score(truth.where(covered), made, unit="mm/h"))
+    assert score(truth, made, valid=covered[::-1], unit="mm/h") == same(score(truth, made, valid=covered, unit="mm/h"))
+    with pytest.raises(ValueError, match="observation and valid have different coordinates x"):
+        score(truth, made, valid=covered.assign_coords(x=covered["x"] + 500), unit="mm/h")
+    with pytest.raises(TypeError, match="valid must be boolean"):
+        score(truth, made, valid=covered.astype(float), unit="mm/h")
 
 
 def test_members_of_a_data_array():
@@ -181,6 +218,12 @@ def test_members_of_a_data_array():
     expected = score(observed[[[1, 2, 3], [5, 6, 7]]], forecast.swapaxes(0, 1), unit="mm/h")
     assert score(truth, ensemble, unit="mm/h") == pytest.approx(expected, nan_ok=True)
     assert expected["spread"] > 0
+
+
+def on_rotated_grid(field):
+    """Return the field with two-dimensional latitudes in place of the coordinates of the grid."""
+    lat = field["y"] * 2 + field["x"]
+    return field.assign_coords(lat=lat).drop_vars(["y", "x"])
 
 
 @pytest.mark.parametrize(
@@ -194,6 +237,10 @@ def test_members_of_a_data_array():
         (lambda a, b: (a.assign_attrs(units="dBZ"), b), "observation has units='dBZ', and unit='mm/h' was given"),
         (lambda a, b: (a, b.isel(lead_time=0)), "a lead time or time"),
         (lambda a, b: (a.isel(time=[0, 0, 1]), b), "time twice"),
+        (lambda a, b: (a.rename(y="lat", x="lon"), b.assign_coords(y=b["y"] + 500)), "different coordinates lat"),
+        (lambda a, b: (a, b.assign_coords(lead_time=[1, 2, 3])), "coordinates of the forecast .* give no valid times"),
+        (lambda a, b: (a.assign_attrs(units="kg m-2 s-1"), b), "multiply the field by 3600 and set its units"),
+        (lambda a, b: (on_rotated_grid(a), on_rotated_grid(b.isel(y=slice(None, None, -1)))), "coordinates lat of"),
     ],
 )  # fmt: skip
 def test_data_arrays_that_cannot_be_aligned(change, message):

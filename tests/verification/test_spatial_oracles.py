@@ -229,3 +229,20 @@ def test_sal_of_members_is_their_mean_and_merges_exactly():
         assert found[key] == pytest.approx(np.mean([one[key] for one in single]), abs=1e-12)
     ignored = score(observed, members, protocol=protocol, missing_members="ignore")
     assert ignored["sal_structure"] != found["sal_structure"]
+
+
+def test_fields_that_sal_cannot_score_are_named():
+    rain = np.random.default_rng(0).gamma(0.5, 2.0, (12, 15))
+    gaps = np.ma.masked_greater(rain, 5)
+    assert sal(gaps, rain) == sal(gaps.filled(np.nan), rain)
+    for fields, message in (
+        ((rain, rain[:5]), r"two fields of one shape \[H, W\]"),
+        ((rain[None], rain[None]), r"\[H, W\]"),
+        ((rain[:0], rain[:0]), r"\[H, W\]"),
+        ((np.where(rain > 3, np.inf, rain), rain), "plus infinity"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sal(*fields)
+    for threshold in (0.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match="must be a finite number above 0"):
+            sal(rain, rain, threshold=threshold)
