@@ -233,7 +233,10 @@ def _constants(inputs: Inputs, problem: Problem, tiles: Plan) -> dict:
         "BLOCK_D": _block(problem.head_size),
         "DOT": tl.float32 if exact else tl.bfloat16,
         "num_warps": tiles.warps,
-        "num_stages": 1,
+        # With 2 the loads of a tile are asynchronous copies that run while the tile before is computed; with 1 they are
+        # serialized by barriers, and a program waits for DRAM up to four times per tile. The blocks of long cuboids do
+        # not fit twice.
+        "num_stages": 1 if tiles.split else 2,
     }
 
 
