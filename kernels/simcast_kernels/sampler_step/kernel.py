@@ -63,7 +63,8 @@ def _step_kernel(
         # NaN stays NaN, as in the reference: a diverged network must not look like a clipped one.
         x0 = tl.where(beyond, tl.where(x0 > 0, clip, -clip), x0)
         count = tl.sum((beyond & valid).to(tl.int32))
-        tl.atomic_add(hits, count.to(tl.int64))
+        # No other access depends on this counter; the default order, acquire and release, is a fence over all memory.
+        tl.atomic_add(hits, count.to(tl.int64), sem="relaxed")
     # 3. Next latent: linear combination, history and noise
     result = coefficients[2] * x + coefficients[3] * p + coefficients[4] * x0
     if history is not None:
