@@ -1,5 +1,7 @@
 """weighted_mse: reference and kernel equal the definition in float64, forward and backward, including edge cases."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from torch import Tensor
@@ -246,3 +248,42 @@ def test_rejects_invalid_input(change, error, message, reference_device):
     inputs = {"prediction": torch.zeros(2, 3), "target": torch.zeros(2, 3), **STEP} | change
     with pytest.raises(error, match=message):
         weighted_mse(inputs.pop("prediction"), inputs.pop("target"), **inputs)
+
+
+def float32_of(value: float) -> Fraction:
+    return Fraction(torch.tensor(value, dtype=torch.float32).item())
+
+
+@pytest.mark.parametrize("scale", [255.0, 254.0, 70.0, 1.0, 3.0, 0.1, 199.7])
+def test_division_by_the_reciprocal_is_exact_for_every_code(scale):
+    """The kernel's fused multiply-adds, in exact arithmetic, against division in float64, rounded once to float32."""
+    from simcast_kernels.weighted_mse.kernel import divides_by_inverse, rounded
+
+    assert divides_by_inverse(scale)
+    divisor = float32_of(scale)
+    inverse = rounded(1 / divisor)
+    assert inverse == float32_of(1 / float(divisor))
+    plain_is_wrong = 0
+    for code in range(256):
+        quotient = rounded(code * inverse)
+        remainder = rounded(code - quotient * divisor)
+        # 53 bits are more than twice 24 + 2, so that the second rounding of the quotient is harmless.
+        want = float32_of(code / float(divisor))
+        assert rounded(quotient + remainder * inverse) == want, code
+        plain_is_wrong += quotient != want
+    assert scale != 255.0 or plain_is_wrong == 126, "the correction is needed"
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scale_near_the_limits_of_the_exponent_is_divided(scale):
+    from simcast_kernels.weighted_mse.kernel import divides_by_inverse
+
+    assert not divides_by_inverse(scale), "the products could overflow or underflow"
+
+
+@pytest.mark.parametrize("bits", [2**24 - 1, 2**24, 2**24 + 1, 2**24 + 2, 2**24 + 3, 2**25 + 2, 2**25 + 6])
+def test_rounding_is_to_nearest_even(bits):
+    from simcast_kernels.weighted_mse.kernel import rounded
+
+    for value in (Fraction(bits), Fraction(-bits), Fraction(bits, 2**40)):
+        assert rounded(value) == float32_of(float(value))

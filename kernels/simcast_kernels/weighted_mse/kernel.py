@@ -10,13 +10,15 @@ autotuned.
 # Pyright does not understand Triton constexpr arguments and tuples in jitted functions.
 # pyright: reportArgumentType=false
 from collections.abc import Sequence
+from fractions import Fraction
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from simcast_kernels.dispatch import Launch
+from simcast_kernels.dispatch import Launch, interpreter_is_on
 
 from .reference import comparison_values
 
@@ -38,7 +40,9 @@ def _loss_kernel(
     numel,
     inverse_numel,
     code_scale,
+    inverse_scale,
     INCLUSIVE: tl.constexpr,
+    BY_INVERSE: tl.constexpr,
     BLOCK: tl.constexpr,
     STEPS: tl.constexpr,
 ):
@@ -60,7 +64,13 @@ def _loss_kernel(
             weight = tl.where(above, weights[i + 1], weight)
         # 3. Weighted squared error and its gradient
         if target.dtype.element_ty == tl.uint8:
-            level = tl.div_rn(level, code_scale)  # correctly rounded: 219 * (1 / 255) is not 219 / 255
+            # Correctly rounded: 219 * (1 / 255) is not 219 / 255. The division has a slow path, whose branch for each
+            # element keeps the compiler from starting the loads of later steps.
+            if BY_INVERSE:
+                quotient = level * inverse_scale
+                level = tl.fma(tl.fma(-quotient, code_scale, level), inverse_scale, quotient)
+            else:
+                level = tl.div_rn(level, code_scale)
         difference = forecast - level
         if mask is not None:
             difference = tl.where(keep, difference, 0.0)
@@ -81,6 +91,37 @@ def _scale_kernel(gradient, grad_output, scaled, numel, BLOCK: tl.constexpr):
     tl.store(scaled + offset, value.to(scaled.dtype.element_ty), mask=valid)
 
 
+def rounded(value: Fraction) -> Fraction:
+    """Return the float32 number nearest to ``value``, ties to even, without limits of the exponent."""
+    if value == 0:
+        return value
+    magnitude = abs(value)
+    exponent = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()
+    if magnitude < Fraction(2) ** exponent:
+        exponent -= 1
+    unit = Fraction(2) ** (exponent - 23)  # of the last of 24 bits
+    return round(value / unit) * unit
+
+
+@lru_cache
+def divides_by_inverse(code_scale: float) -> bool:
+    """Return whether two fused multiply-adds with the reciprocal divide all 256 codes with correct rounding.
+
+    Checked code by code in exact arithmetic. The reciprocal must be far from the limits of the exponent, so that no
+    step overflows or underflows.
+    """
+    scale = rounded(Fraction(code_scale))
+    inverse = rounded(1 / scale)
+    if not 2.0**-60 < scale < 2.0**60:
+        return False
+    for code in range(256):
+        quotient = rounded(code * inverse)
+        remainder = rounded(code - quotient * scale)
+        if rounded(quotient + remainder * inverse) != rounded(code / scale):
+            return False
+    return True
+
+
 def loss_launch(
     prediction: Tensor,
     target: Tensor,
@@ -96,6 +137,8 @@ def loss_launch(
     """Return the launch that writes ``partials`` (float32 ``[partial_count(numel)]``) and, if given, ``gradient``."""
     numel = prediction.numel()
     values = comparison_values(thresholds, target.dtype, inclusive=inclusive, code_scale=code_scale)
+    # The interpreter rounds the product of tl.fma.
+    by_inverse = target.dtype == torch.uint8 and not interpreter_is_on() and divides_by_inverse(code_scale)
     return Launch(
         kernel=_loss_kernel,
         grid=(partial_count(numel),),
@@ -110,8 +153,9 @@ def loss_launch(
             numel,
             1.0 / numel,
             float(code_scale),
+            float(rounded(1 / rounded(Fraction(code_scale)))),
         ),
-        options={"INCLUSIVE": inclusive, **LOSS_OPTIONS},
+        options={"INCLUSIVE": inclusive, "BY_INVERSE": by_inverse, **LOSS_OPTIONS},
     )
 
 
