@@ -128,12 +128,18 @@ CASES = (
     _axial("sevir-axial-t-plain", SEVIR, 0),
     _axial("sevir-axial-h-plain", SEVIR, 1),
     _axial("sevir-axial-t-dropout", SEVIR, 0, global_vectors=8, dropout=0.1),
+    _axial("sevir-axial-h-dropout", SEVIR, 1, global_vectors=8, dropout=0.1, padding="zeros"),
+    _axial("sevir-axial-w-dropout", SEVIR, 2, global_vectors=8, dropout=0.1, padding="zeros"),
     _axial("sevir-top-t", TOP, 0, global_vectors=8),
     _axial("sevir-top-h", TOP, 1, global_vectors=8),
     _axial("sevir-axial-t-fp32", SEVIR, 0, global_vectors=8, dtype=torch.float32, spills_expected=FP32),
     _axial("sevir-axial-h-fp32", SEVIR, 1, global_vectors=8, dtype=torch.float32, spills_expected=FP32),
     CuboidAttentionCase(
         name="sevir-cross-1x1", shape=(8, 12, 16, 16, 256), heads=8, cuboid=(13, 1, 1), memory_frames=13
+    ),
+    CuboidAttentionCase(
+        name="sevir-cross-1x1-dropout", shape=(8, 12, 16, 16, 256), heads=8, cuboid=(13, 1, 1), memory_frames=13,
+        dropout=0.1, padding="zeros",
     ),
     CuboidAttentionCase(
         name="video-swin-2x4", shape=SEVIR, heads=4, cuboid=(2, 4, 4), shift=(1, 2, 2), global_vectors=8

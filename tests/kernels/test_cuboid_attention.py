@@ -105,6 +105,11 @@ SPECIAL = [
     dataclasses.replace(BASE, name="dropout", shape=(1, 2, 3, 5, 48), heads=6, dropout=0.4, padding="zeros"),
     dataclasses.replace(SMALL, name="dropout-cross", dropout=0.1, cuboid=(9, 3, 4), memory_frames=2),
     dataclasses.replace(BASE, name="dropout-split", shape=(1, 2, 9, 5, 16), cuboid=(2, 9, 5), dropout=0.2),
+    # Three cuboids of 5 tokens in a tile: no four adjacent columns of a tile belong to one call of Philox.
+    dataclasses.replace(SMALL, name="dropout-packed", cuboid=(1, 1, 5), shift=(0, 0, 0), dropout=0.3),
+    dataclasses.replace(
+        SMALL, name="dropout-13-tokens", shape=(1, 13, 1, 3, 24), cuboid=(13, 1, 1), shift=(0, 0, 0), dropout=0.3
+    ),
     dataclasses.replace(BASE, name="wide-heads", shape=(1, 3, 2, 4, 192), heads=4, cuboid=(3, 1, 2), shift=(0, 0, 1)),
 ]
 

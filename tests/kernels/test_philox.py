@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
+from simcast_kernels.device.philox_tile import keep_tile
 from simcast_kernels.philox import normals, philox
 
 
@@ -55,3 +58,26 @@ def test_other_counters_give_other_numbers():
         normals(3, sample, member, step=5, elements=8),
     ]
     assert all((other - base).abs().min() > 1e-6 for other in others)
+
+
+@triton.jit
+def _mask_kernel(out, seed, head, sample, FIRST: tl.constexpr, ADJACENT: tl.constexpr, DROP_BELOW: tl.constexpr):
+    row, column = 7 * tl.arange(0, 16), FIRST + tl.arange(0, 32)
+    keep = keep_tile(seed, row, column, FIRST, head, sample, ADJACENT, 32, DROP_BELOW)
+    tl.store(out + tl.arange(0, 16)[:, None] * 32 + tl.arange(0, 32)[None, :], keep.to(tl.uint8))
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("seed", [11, 2**40 + 3])
+def test_mask_of_a_tile_equals_the_reference_bit_by_bit(seed, kernel_device):
+    """Four columns by one call, and each column by its own call, against Philox in PyTorch."""
+    first, head, sample, drop_below = 20, 3, 2, 2**30
+    row, quad = 7 * torch.arange(16)[:, None], torch.arange(first // 4, first // 4 + 8)
+    counters = (row, quad, torch.tensor(head), torch.tensor(sample))
+    words = torch.stack(philox(seed, counters), dim=-1).flatten(-2)
+    want = (words >= drop_below).to(torch.uint8)
+    assert 0.6 < want.float().mean() < 0.9
+    for adjacent in (True, False):
+        got = torch.full((16, 32), 7, dtype=torch.uint8, device=kernel_device)
+        _mask_kernel[(1,)](got, seed, head, sample, FIRST=first, ADJACENT=adjacent, DROP_BELOW=drop_below)
+        assert torch.equal(got.cpu(), want)

@@ -235,8 +235,8 @@ def _constants(inputs: Inputs, problem: Problem, tiles: Plan) -> dict:
         "num_warps": tiles.warps,
         # With 2 the loads of a tile are asynchronous copies that run while the tile before is computed; with 1 they are
         # serialized by barriers, and a program waits for DRAM up to four times per tile. The blocks of long cuboids do
-        # not fit twice.
-        "num_stages": 1 if tiles.split else 2,
+        # not fit twice, and float32 tiles spill.
+        "num_stages": 1 if tiles.split or inputs.query.dtype == torch.float32 else 2,
     }
 
 

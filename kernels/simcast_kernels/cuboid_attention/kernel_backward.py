@@ -12,6 +12,7 @@ import triton.language as tl
 
 from .kernel_tile import (
     apply_dropout,
+    drop_global,
     finite,
     global_score_tile,
     head_base,
@@ -122,13 +123,13 @@ def backward_kernel(
         weights = weights * inverse[:, None]
         # 3. Gradient of the scores: weights * (d_weights - delta), delta being the row sum of weights * d_weights
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE
+            matmul(do, tl.trans(v)), seed, position, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE
         )
         delta = tl.sum(weights * d_weights, 1)
         if GLOBALS > 0:
             global_weights = global_weights * inverse[:, None]
-            d_global = apply_dropout(
-                matmul(do, tl.trans(global_v)), seed, position, K_TOKENS + vector, head, sample, DROP_BELOW, KEEP_SCALE
+            d_global = drop_global(
+                matmul(do, tl.trans(global_v)), seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
             )
             delta += tl.sum(global_weights * d_global, 1)
         d_scores = weights * (d_weights - delta[:, None])
@@ -140,9 +141,7 @@ def backward_kernel(
         if GLOBALS > 0:
             d_global = (global_weights * (d_global - delta[:, None])).to(DOT)
             sum_key += matmul(tl.trans(d_global), global_q)
-            global_weights = apply_dropout(
-                global_weights, seed, position, K_TOKENS + vector, head, sample, DROP_BELOW, KEEP_SCALE
-            )
+            global_weights = drop_global(global_weights, seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
             sum_value += matmul(tl.trans(global_weights.to(DOT)), do)
             d_global_q = matmul(d_global, global_k)
             if global_query is None:
@@ -154,7 +153,7 @@ def backward_kernel(
         # 5. Gradients of keys and values
         dk = matmul(tl.trans(d_scores), q) * scale
         store_rows(dk_base, position_k, inside_k, dk, K_STRIDE, HEAD_SIZE, BLOCK_D)
-        weights = apply_dropout(weights, seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE)
+        weights = apply_dropout(weights, seed, position, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE)
         dv = matmul(tl.trans(weights.to(DOT)), do)
         store_rows(dk_base + WIDTH, position_k, inside_k, dv, K_STRIDE, HEAD_SIZE, BLOCK_D)
     # 6. Partial sums of this program

@@ -13,6 +13,7 @@ import triton.language as tl
 
 from .kernel_tile import (
     apply_dropout,
+    drop_global,
     finite,
     global_score_tile,
     head_base,
@@ -102,8 +103,8 @@ def rows_kernel(
             q, global_query, global_k, exists, sample, head, position, inside_q, scale,
             Q_POSITIONS, WIDTH, HEAD_SIZE, BLOCK_D, DOT,
         )  # fmt: skip
-        d_global = apply_dropout(
-            matmul(do, tl.trans(global_v)), seed, position, K_TOKENS + vector, head, sample, DROP_BELOW, KEEP_SCALE
+        d_global = drop_global(
+            matmul(do, tl.trans(global_v)), seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
         )
         maximum, total, row_delta = _accumulate(global_scores, d_global, maximum, total, row_delta)
     for block in range(KEY_BLOCKS):
@@ -113,8 +114,9 @@ def rows_kernel(
         scores = score_tile(q, k, bias, None, head, token_q, token_k, label_q, label_k, attended, scale,
                             Q_TOKENS, K_TOKENS, False)  # fmt: skip
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE
-        )
+            matmul(do, tl.trans(v)), seed, position, token_k, block * BLOCK_N, head, sample, True,
+            DROP_BELOW, KEEP_SCALE,
+        )  # fmt: skip
         maximum, total, row_delta = _accumulate(scores, d_weights, maximum, total, row_delta)
     total = tl.where(total == 0.0, 1.0, total)
     row_maximum, inverse = finite(maximum), 1.0 / total
@@ -132,17 +134,16 @@ def rows_kernel(
         scores = score_tile(q, k, bias, None, head, token_q, token_k, label_q, label_k, attended, scale,
                             Q_TOKENS, K_TOKENS, False)  # fmt: skip
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE
-        )
+            matmul(do, tl.trans(v)), seed, position, token_k, block * BLOCK_N, head, sample, True,
+            DROP_BELOW, KEEP_SCALE,
+        )  # fmt: skip
         d_scores = tl.exp(scores - row_maximum[:, None]) * inverse[:, None] * (d_weights - row_delta[:, None])
         dq += matmul(d_scores.to(DOT), k)
     # 4. Gradients of queries and global vectors through the scores of the global vectors
     if GLOBALS > 0:
         global_weights = tl.exp(global_scores - row_maximum[:, None]) * inverse[:, None]
         d_global = (global_weights * (d_global - row_delta[:, None])).to(DOT)
-        global_weights = apply_dropout(
-            global_weights, seed, position, K_TOKENS + vector, head, sample, DROP_BELOW, KEEP_SCALE
-        )
+        global_weights = drop_global(global_weights, seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
         programs = tl.num_programs(0) // HEADS
         offset = ((sample * programs + program).to(tl.int64) * HEADS + head) * (GLOBALS * HEAD_SIZE)
         d_key, d_value = matmul(tl.trans(d_global), global_q) * scale, matmul(tl.trans(global_weights.to(DOT)), do)
@@ -161,7 +162,7 @@ def rows_kernel(
 @triton.jit
 def _block_weights(
     q, k, v, do, bias, maxima, inverses, delta, seed, scale, head, sample, scratch,
-    token_q, position, inside_q, label_q, token_k, label_k, attended,
+    token_q, position, inside_q, label_q, token_k, first_k, label_k, attended,
     Q_TOKENS: tl.constexpr, K_TOKENS: tl.constexpr, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr,
 ):  # fmt: skip
     """Return (weights, gradient of the scores) of a block from maximum, normalizer and delta of its rows."""
@@ -172,7 +173,9 @@ def _block_weights(
     row_delta = tl.load(delta + scratch + position, mask=inside_q, other=0.0)
     # A padded query has no maximum, so the exponential of its scores can overflow.
     weights = tl.where(inside_q[:, None], tl.exp(scores - row_maximum[:, None]) * inverse[:, None], 0.0)
-    d_weights = apply_dropout(matmul(do, tl.trans(v)), seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE)
+    d_weights = apply_dropout(
+        matmul(do, tl.trans(v)), seed, position, token_k, first_k, head, sample, True, DROP_BELOW, KEEP_SCALE
+    )
     return weights, weights * (d_weights - row_delta[:, None])
 
 
@@ -219,8 +222,9 @@ def columns_kernel(
     group = program // KEY_BLOCKS
     scratch = tl.cast(sample, tl.int64) * (HEADS * Q_POSITIONS) + head * Q_POSITIONS
     k_base = head_base(memory, sample, head, K_POSITIONS, K_STRIDE, HEAD_SIZE) + K_FIRST
+    first_k = program % KEY_BLOCKS * BLOCK_N
     k, v, token_k, position_k, inside_k, attended, label_k = load_key_tile(
-        k_base, group, program % KEY_BLOCKS * BLOCK_N, KEY_AXES, K_STRIDE, WIDTH, HEAD_SIZE, ZEROS, 1,
+        k_base, group, first_k, KEY_AXES, K_STRIDE, WIDTH, HEAD_SIZE, ZEROS, 1,
         BLOCK_N, BLOCK_D, DOT,
     )  # fmt: skip
     q_base = head_base(query, sample, head, Q_POSITIONS, Q_STRIDE, HEAD_SIZE)
@@ -235,10 +239,10 @@ def columns_kernel(
         do = load_rows(grad_base, position, inside_q, WIDTH, HEAD_SIZE, BLOCK_D, DOT)
         weights, d_scores = _block_weights(
             q, k, v, do, bias, maxima, inverses, delta, seed, scale, head, sample, scratch,
-            token_q, position, inside_q, label_q, token_k, label_k, attended,
+            token_q, position, inside_q, label_q, token_k, first_k, label_k, attended,
             Q_TOKENS, K_TOKENS, DROP_BELOW, KEEP_SCALE,
         )  # fmt: skip
-        weights = apply_dropout(weights, seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE)
+        weights = apply_dropout(weights, seed, position, token_k, first_k, head, sample, True, DROP_BELOW, KEEP_SCALE)
         dv += matmul(tl.trans(weights.to(DOT)), do)
         dk += matmul(tl.trans(d_scores.to(DOT)), q)
     # 3. Result
@@ -306,7 +310,7 @@ def bias_kernel(
         # 2. Gradient of its scores
         _, d_scores = _block_weights(
             q, k, v, do, bias, maxima, inverses, delta, seed, scale, head, sample, scratch,
-            token_q, position, inside_q, label_q, token_k, label_k, attended,
+            token_q, position, inside_q, label_q, token_k, first_k, label_k, attended,
             Q_TOKENS, K_TOKENS, DROP_BELOW, KEEP_SCALE,
         )  # fmt: skip
         total += d_scores

@@ -26,14 +26,15 @@ from .kernel_tile import (
 
 
 @triton.jit
-def _accumulate(scores, value, maximum, total, acc, seed, position, column, head, sample,
-                DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
+def _accumulate(scores, value, maximum, total, acc, seed, position, column, first, head, sample,
+                ADJACENT: tl.constexpr, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr,
+                DOT: tl.constexpr):  # fmt: skip
     """Add one block of keys to the online softmax; return its new state (maximum, sum of weights, weighted values)."""
     new = tl.maximum(maximum, tl.max(scores, 1))
     weights = tl.exp(scores - finite(new)[:, None])
     shrink = tl.exp(maximum - finite(new))
     total = total * shrink + tl.sum(weights, 1)
-    weights = apply_dropout(weights, seed, position, column, head, sample, DROP_BELOW, KEEP_SCALE)
+    weights = apply_dropout(weights, seed, position, column, first, head, sample, ADJACENT, DROP_BELOW, KEEP_SCALE)
     return new, total, acc * shrink[:, None] + matmul(weights.to(DOT), value)
 
 
@@ -75,6 +76,7 @@ def forward_kernel(
     KEY_BLOCKS: tl.constexpr = 1 if PACK > 1 else (K_TOKENS + BLOCK_N - 1) // BLOCK_N
     Q_POSITIONS: tl.constexpr = QUERY_AXES[0][0] * QUERY_AXES[1][0] * QUERY_AXES[2][0]
     K_POSITIONS: tl.constexpr = KEY_AXES[0][0] * KEY_AXES[1][0] * KEY_AXES[2][0]
+    G_FIRST: tl.constexpr = (K_TOKENS + 3) // 4 * 4  # a multiple of 4, see keep_tile
     BIAS_IN_REGISTERS: tl.constexpr = KEY_BLOCKS == 1 and ROW_BLOCKS == 1 and bias is not None
     head = tl.program_id(0) % HEADS  # fastest: neighboring programs share the memory lines of a row, 64 bytes per head
     program = tl.program_id(0) // HEADS
@@ -106,8 +108,8 @@ def forward_kernel(
                 Q_POSITIONS, WIDTH, HEAD_SIZE, BLOCK_D, DOT,
             )  # fmt: skip
             maximum, total, acc = _accumulate(
-                scores, global_v, maximum, total, acc, seed, position, K_TOKENS + vector, head, sample,
-                DROP_BELOW, KEEP_SCALE, DOT,
+                scores, global_v, maximum, total, acc, seed, position, vector, G_FIRST, head, sample,
+                True, DROP_BELOW, KEEP_SCALE, DOT,
             )  # fmt: skip
         # 3. Key blocks
         for block in range(KEY_BLOCKS):
@@ -119,7 +121,21 @@ def forward_kernel(
                 Q_TOKENS, K_TOKENS, BIAS_IN_REGISTERS,
             )  # fmt: skip
             maximum, total, acc = _accumulate(
-                scores_k, v, maximum, total, acc, seed, position, token_k, head, sample, DROP_BELOW, KEEP_SCALE, DOT
+                scores_k,
+                v,
+                maximum,
+                total,
+                acc,
+                seed,
+                position,
+                token_k,
+                block * BLOCK_N,
+                head,
+                sample,
+                PACK == 1,
+                DROP_BELOW,
+                KEEP_SCALE,
+                DOT,
             )
         # 4. Result
         acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]

@@ -131,11 +131,25 @@ def matmul(a, b):
 
 
 @triton.jit
-def apply_dropout(value, seed, position, column, head, sample, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr):
-    """Return a tile of weights, or of their gradient, after dropout."""
+def apply_dropout(value, seed, position, column, first, head, sample, ADJACENT: tl.constexpr,
+                  DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr):  # fmt: skip
+    """Return a tile of weights, or of their gradient, after dropout; see :func:`keep_tile`."""
     if DROP_BELOW > 0:
-        value = tl.where(keep_tile(seed, position, column, head, sample, DROP_BELOW), value * KEEP_SCALE, 0.0)
+        keep = keep_tile(seed, position, column, first, head, sample, ADJACENT, value.shape[1], DROP_BELOW)
+        value = tl.where(keep, value * KEEP_SCALE, 0.0)
     return value
+
+
+@triton.jit
+def drop_global(value, seed, position, head, sample, K_TOKENS: tl.constexpr, DROP_BELOW: tl.constexpr,
+                KEEP_SCALE: tl.constexpr):  # fmt: skip
+    """Return a tile of weights of the global vectors, or of their gradient, after dropout.
+
+    Their columns follow those of the tokens, from the next multiple of 4.
+    """
+    FIRST: tl.constexpr = (K_TOKENS + 3) // 4 * 4
+    column = tl.arange(0, value.shape[1])
+    return apply_dropout(value, seed, position, column, FIRST, head, sample, True, DROP_BELOW, KEEP_SCALE)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simcast_kernels.philox import philox
+from simcast_kernels.philox import WORDS, philox
 
 from .geometry import Grid, Inputs, Options, Problem, Triple, make_problem
 
@@ -27,7 +27,7 @@ def cuboid_attention_reference(
 ) -> Tensor:
     """Return cuboid self-attention, computed and differentiated by PyTorch operations.
 
-    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`.
+    Arguments as :func:`simcast_kernels.cuboid_attention.cuboid_attention`; float64 is also accepted and returned.
     """
     return _differentiable(Inputs(qkv, None, bias, global_query, global_key, global_value), Options(**options))
 
@@ -152,19 +152,23 @@ def attention_mask(problem: Problem, device: torch.device) -> Tensor | None:
 def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device: torch.device) -> Tensor:
     """Return 0 or 1 / (1 - dropout) for each weight, float32 ``[B, cuboids, heads, query tokens, keys]``.
 
-    The Philox counters are the position of the query ``(t * H + h) * W + w``, the token number of the key in the cuboid
-    (global vectors follow), ``head // 4`` and the sample; ``head % 4`` selects the word. A weight is dropped if its
-    word is below ``dropout * 2^32``. The mask depends only on the seed and on positions, so the backward pass
-    recomputes it.
+    The Philox counters are the position of the query ``(t * H + h) * W + w``, ``column // 4``, the head and the sample;
+    ``column % 4`` selects the word. The column of a key is its token number in the cuboid; those of the global vectors
+    follow, from the next multiple of 4. A weight is dropped if its word is below ``dropout * 2^32``. The mask depends
+    only on the seed and on positions, so the backward pass recomputes it.
     """
-    query = problem.query
+    query, tokens = problem.query, problem.memory.tokens
     positions = torch.arange(query.positions, device=device).view(1, *query.size, 1)
     position = to_cuboids(positions, query).view(1, -1, 1, query.tokens, 1)
-    column = torch.arange(problem.memory.tokens + global_vectors, device=device)
-    quads = torch.arange(-(-problem.heads // 4), device=device).view(1, 1, -1, 1, 1)
+    quads = -(-tokens // WORDS)
+    quad = torch.arange(quads + -(-global_vectors // WORDS), device=device)
+    head = torch.arange(problem.heads, device=device).view(1, 1, -1, 1, 1)
     sample = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1)
-    words = philox(problem.seed, (position, column, quads, sample))
-    kept = torch.stack([word >= problem.drop_below for word in words], dim=3).flatten(2, 3)[:, :, : problem.heads]
+    words = philox(problem.seed, (position, quad, head, sample))
+    kept = torch.stack([word >= problem.drop_below for word in words], dim=-1).flatten(-2)
+    if global_vectors or tokens % WORDS:
+        first = quads * WORDS
+        kept = torch.cat([kept[..., :tokens], kept[..., first : first + global_vectors]], dim=-1)
     return kept.to(torch.float32).mul_(problem.keep_scale)
 
 

@@ -7,15 +7,25 @@ import triton.language as tl
 
 
 @triton.jit
-def keep_tile(seed, row, column, head, sample, DROP_BELOW: tl.constexpr):
-    """Return the dropout mask of a tile, True for kept weights: bool ``[rows, columns]``, by Philox4x32-10.
+def keep_tile(seed, row, column, first, head, sample, ADJACENT: tl.constexpr, BLOCK_N: tl.constexpr,
+              DROP_BELOW: tl.constexpr):  # fmt: skip
+    """Return the dropout mask of a tile, True for kept weights: bool ``[rows, BLOCK_N]``, by Philox4x32-10.
 
-    The key is the seed, the counters are (row, column, head // 4, sample); ``head % 4`` selects one of the four words.
+    The key is the seed, the counters are (row, column // 4, head, sample); ``column % 4`` selects one of four words.
+    ADJACENT: the columns are ``first`` (a multiple of 4) to ``first + BLOCK_N - 1``, so a call gives four weights;
+    otherwise the columns are ``column`` and each weight takes a call.
     """
+    if ADJACENT:
+        quad = first // 4 + tl.arange(0, BLOCK_N // 4)
+        zero = (row[:, None] + quad[None, :]) * 0
+        a, b, c, d = tl.philox(seed, zero + row[:, None], zero + quad[None, :], zero + head, zero + sample)
+        # The axis joined last is the innermost, so the four columns are in order.
+        keep = tl.join(tl.join(a >= DROP_BELOW, c >= DROP_BELOW), tl.join(b >= DROP_BELOW, d >= DROP_BELOW))
+        return tl.reshape(keep, (row.shape[0], BLOCK_N))
     zero = (row[:, None] + column[None, :]) * 0
-    a, b, c, d = tl.philox(seed, zero + row[:, None], zero + column[None, :], zero + head // 4, zero + sample)
-    word = tl.where(head % 4 == 0, a, tl.where(head % 4 == 1, b, tl.where(head % 4 == 2, c, d)))
-    return word >= DROP_BELOW
+    a, b, c, d = tl.philox(seed, zero + row[:, None], zero + column[None, :] // 4, zero + head, zero + sample)
+    place = (column % 4)[None, :]
+    return tl.where(place == 0, a, tl.where(place == 1, b, tl.where(place == 2, c, d))) >= DROP_BELOW
 
 
 @triton.jit
