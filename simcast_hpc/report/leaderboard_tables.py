@@ -1,6 +1,7 @@
 """Leaderboards of several evaluations: one table per protocol and set of windows."""
 
 import csv
+import difflib
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from .terminal_tables import plain_text
 _COLUMNS = ("csi/mean", "csi_pool4/mean", "csi_pool16/mean", "hss/mean", "mse", "rmse", "mae", "crps", "ssim")
 _CELL_FRAME = 3  # a border and a space on either side
 _ONE_IS_BEST = ("frequency_bias", "spread_skill")
-_ZERO_IS_BEST = ("mean_error",)
+_ZERO_IS_BEST = ("mean_error", "sal_structure_signed", "sal_amplitude_signed")
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Board:
 def read_boards(paths: Sequence[Path], *, by: str = "csi/mean") -> list[Board]:
     """Return one board per data set, set of windows, protocol and set of averaged thresholds, best row first.
 
-    Rows of equal name and scores, such as a baseline in several files, are joined. Other rows of equal name are
-    prefixed with their folder.
+    Rows of equal name whose common scores are equal, such as a baseline in several files, are joined; other rows of
+    equal name are prefixed with their folder. Forecasts without the score ``by`` are last, such as deterministic ones
+    under a score of ensembles.
 
     Raises:
-        ResultsError: a path contains no scores, or the score ``by`` does not exist.
+        ResultsError: a path contains no scores, or no forecast of a table has the score ``by``.
     """
     files = [(path, scores) for given in paths for path, scores in _score_files(given)]
     grouped: dict[tuple[object, ...], list[BoardRow]] = {}
@@ -70,23 +72,46 @@ def read_boards(paths: Sequence[Path], *, by: str = "csi/mean") -> list[Board]:
             rows = grouped.setdefault(key, [])
             for entry in scores.entries:
                 by_key = scores.scores[entry.name][protocol]
-                if by not in by_key:
-                    raise ResultsError(
-                        f"{path} has no score {by!r} under {protocol}; choose from {', '.join(list(by_key)[:8])}, ..."
-                    )
                 row = BoardRow(entry.name, entry.kind, by_key, scores.intervals.get(entry.name, {}).get(protocol, {}))
-                if not any(other.name == row.name and other.scores == row.scores for other in rows):
-                    is_taken = any(other.name == row.name for other in rows)
-                    rows.append(replace(row, name=f"{path.parent.name}/{row.name}") if is_taken else row)
+                same = [number for number, other in enumerate(rows) if _is_same(other, row)]
+                if same:
+                    old = rows[same[0]]
+                    rows[same[0]] = replace(
+                        old, scores={**row.scores, **old.scores}, intervals={**row.intervals, **old.intervals}
+                    )
+                    continue
+                is_taken = any(other.name == row.name for other in rows)
+                rows.append(replace(row, name=f"{path.parent.name}/{row.name}") if is_taken else row)
+    for (_, _, protocol, *_), rows in grouped.items():
+        if not any(by in row.scores for row in rows):
+            raise ResultsError(_unknown_score(by, str(protocol), rows))
     return [
         Board(str(title), str(protocol), str(digest), tuple(supported), _sort(rows, by))  # type: ignore[arg-type]
         for (_, title, protocol, digest, supported), rows in grouped.items()
     ]
 
 
+def _is_same(first: BoardRow, second: BoardRow) -> bool:
+    common = first.scores.keys() & second.scores.keys()
+    return first.name == second.name and all(first.scores[key] == second.scores[key] for key in common)
+
+
+def _unknown_score(by: str, protocol: str, rows: Sequence[BoardRow]) -> str:
+    """Return the message for a score that no row has: similar keys, else the names of the scores."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.scores if "/lead/" not in key))
+    name = by.partition("/")[0]
+    near = [key for key in keys if key.partition("/")[0] == name.lower()][:8] or difflib.get_close_matches(by, keys)
+    is_requested = any(key.partition("/")[0] == name for key in keys)
+    hint = f"; {name} is computed by --scores {name}" if name in OPTIONAL_SCORES and not is_requested else ""
+    if not near:
+        names = dict.fromkeys(key.partition("/")[0] + "/mean" * ("/" in key) for key in keys if "_pool" not in key)
+        near = [*list(names)[:30], *["..."] * (len(names) > 30)]
+    return f"no forecast has the score {by!r} under {protocol}; choose from {', '.join(near)}{hint}"
+
+
 def _sort(rows: Sequence[BoardRow], by: str) -> tuple[BoardRow, ...]:
     def key(row: BoardRow) -> tuple[bool, float]:
-        value = row.scores[by]
+        value = row.scores.get(by)
         return (value is None, 0.0 if value is None else _loss(by, value))
 
     return tuple(sorted(rows, key=key))
@@ -106,7 +131,7 @@ def _direction(by: str) -> str:
         return "1 is best"
     if by.startswith(_ZERO_IS_BEST):
         return "0 is best"
-    return "lower is better" if is_higher_better(by) is False else "higher is better"
+    return {True: "higher is better", False: "lower is better", None: "highest first"}[is_higher_better(by)]
 
 
 def _score_files(path: Path) -> list[tuple[Path, ScoreFile]]:

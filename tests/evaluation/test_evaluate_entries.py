@@ -237,7 +237,7 @@ def test_additional_scores_are_written_printed_and_ranked(data, files, tmp_path,
 
 
 def test_leaderboard_rejects_unknown_scores_and_invalid_files(two_results):
-    with pytest.raises(ResultsError, match="has no score 'csi/99'"):
+    with pytest.raises(ResultsError, match=r"no forecast has the score 'csi/99' .* choose from csi/"):
         read_boards([two_results / "a"], by="csi/99")
     (two_results / "empty").mkdir()
     with pytest.raises(ResultsError, match="contains no scores"):

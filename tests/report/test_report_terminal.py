@@ -137,3 +137,26 @@ def test_rows_of_the_picture_are_named_and_scored(tmp_path, monkeypatch):
         ("persistence", "mean CSI 0.378"),
         ("teacher, rolled out", "mean CSI 0.438"),
     ]
+
+
+def test_scores_of_some_forecasts_and_of_some_files_share_a_table(tmp_path):
+    plain = score_file(mean_csi=WITH_ENSEMBLE)
+    requested = score_file(mean_csi=WITH_ENSEMBLE)
+    for by_key in requested["scores"]["diffusion"].values():
+        by_key["crps_reliability"] = 0.01
+    for by_key in requested["scores"]["direct"].values():
+        by_key |= {"csi/16": 0.0123, "crps_uncertainty": 0.1}
+    for name, content in (("plain", plain), ("requested", requested)):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "test.json", content)
+    (board, *_) = read_boards([tmp_path / "plain", tmp_path / "requested"], by="crps_reliability")
+    names = [row.name for row in board.rows]
+    assert names[0] == "diffusion" and names.count("persistence") == 1, "equal common scores are one row"
+    assert "requested/direct" in names and "direct" in names, "different scores are two rows"
+    with pytest.raises(ResultsError, match=r"'CSI/16' under .* choose from csi/mean, csi/16"):
+        read_boards([tmp_path / "plain"], by="CSI/16")
+    with pytest.raises(ResultsError, match=r"'ets/mean' under .*; ets is computed by --scores ets"):
+        read_boards([tmp_path / "plain"], by="ets/mean")
+    console = Console(file=StringIO(), width=80)
+    print_leaderboard([tmp_path / "requested"], by="crps_uncertainty", console=console)
+    assert "highest first" in console.file.getvalue()
