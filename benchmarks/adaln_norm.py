@@ -14,7 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.cases.adaln_norm_cases import AdalnNormCase
-from benchmarks.harness import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, main, op_providers
+from benchmarks.harness import main
+from benchmarks.providers import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, op_providers
 from simcast_kernels.adaln_norm import adaln_norm
 from simcast_kernels.adaln_norm.reference import adaln_norm_reference
 

@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
-from benchmarks.harness import Benchmark, Provider, compiled, main, op_providers
+from benchmarks.harness import main
+from benchmarks.providers import Benchmark, Provider, compiled, op_providers
 from simcast_kernels.cuboid_attention.geometry import Inputs, Options, Problem, make_problem
 from simcast_kernels.cuboid_attention.reference import attention_mask, from_cuboids, to_cuboids
 

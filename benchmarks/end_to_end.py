@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu.child_processes import child_environment
 from benchmarks.measurements import (
     RESULTS,
     ROOT,
@@ -34,7 +35,6 @@ from benchmarks.measurements import (
     time_call,
     write_rows,
 )
-from benchmarks.run_gpu import child_environment
 from benchmarks.timing import matmul_rate, quantile
 from benchmarks.work_kinds import shares_by_kind
 from simcast_hpc.config import DataConfig, TrainConfig, read_config

@@ -6,169 +6,137 @@ through several sets, so that the L2 cache of a GPU is not measured instead of i
 twice: call by call, including launch overhead, and, as ``<mode>/graph``, replayed from a CUDA graph. The bandwidth of a
 copy and the rate of a large matmul are measured in the same run; they define the roofline, and a provider's share of
 its limit, by bytes or by FLOPs of matmuls, shows how close to the floor it is.
+
+Cases run in the order of ``benchmarks.gpu.case_order``. A provider that raises or whose result is wrong becomes a row
+whose ``status`` gives the reason; nothing else is affected. The CSV is written after every row. With ``--resume`` a
+process continues after an interrupted one: providers with a row in the CSV are not run again.
 """
 
 import argparse
-import contextlib
 import functools
+import gc
 import math
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-import torch._functorch.config
-from torch import Tensor
 
-from benchmarks.cases import Case, op_cases
+from benchmarks.cases import Case, Direction, op_cases
+from benchmarks.gpu.case_order import best_cases, by_worth, timed_cases
 from benchmarks.measurements import machine, print_table, read_rows, write_rows
-from benchmarks.timing import Roofline, measured_roofline, quantile, set_count, time_calls, time_graph
-from simcast_kernels.dispatch import VARIABLE, interpreter_is_on
+from benchmarks.providers import (
+    EAGER,
+    INTERPRETER,
+    OURS,
+    Benchmark,
+    Provider,
+    WrongResultError,
+    check,
+    exact_results,
+    grad_output,
+    grouped,
+    use_implementation,
+)
+from benchmarks.timing import Roofline, quantile, set_count, stored_roofline, time_calls, time_graph
+from simcast_kernels.dispatch import interpreter_is_on
 
 MODES = ("forward", "backward", "full")
-RMS_RATIO = {torch.float32: 1e-6, torch.bfloat16: 5e-3}
-INTERPRETER = "interpreter"
-INTERPRETER_ELEMENTS = 120_000  # largest case of a pointwise op that the interpreter runs
+TIMED, STARTED = "timed", "started"  # values of the column ``status``; any other is the reason why there is no time
+DEVICE_LOST = 3  # exit status: an error left the CUDA context unusable, a new process must continue
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provider:
-    """One way to compute an op: ``function(*tensors)`` with the tensors of :class:`Benchmark`, differentiable.
-
-    ``implementation`` is the value of ``SIMCAST_KERNELS`` during its calls. A provider named ``interpreter`` is checked
-    and printed without a bandwidth: its time does not predict a GPU's. ``slack`` multiplies the allowed error.
-    """
-
-    name: str
-    function: Callable[..., Tensor]
-    implementation: str = ""
-    slack: float = 1.0
-
-
-def compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return ``torch.compile`` of a function for one shape."""
-    torch.compiler.reset()  # one shape per case; the compiler stops recompiling after eight
-    torch._functorch.config.donated_buffer = False  # one forward pass is differentiated repeatedly
-    return functools.wraps(function)(torch.compile(function, dynamic=False, fullgraph=True))
-
-
-def op_providers(
-    function: Callable[..., Tensor], device: str, *, interpret: bool, slack: float = 1.0
-) -> list[Provider]:
-    """Return the providers of an op's public function: its kernel on CUDA, its reference on a CPU.
-
-    With ``interpret`` and ``TRITON_INTERPRET=1``, also the kernel in the interpreter.
-    """
-    if device == "cuda":
-        return [Provider(name="triton", function=function, implementation="triton", slack=slack)]
-    result = [Provider(name="reference", function=function, implementation="reference", slack=slack)]
-    if interpret and interpreter_is_on():
-        result.append(Provider(name=INTERPRETER, function=function, implementation="triton", slack=slack))
-    return result
-
-
-def baselines(expression: Callable[..., Tensor], *, slack: float = 1.0) -> list[Provider]:
-    """Return plain PyTorch and ``torch.compile`` of it as providers."""
-    return [
-        Provider(name="pytorch", function=expression, slack=slack),
-        Provider(name="compiled", function=compiled(expression), slack=slack),
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """An op to time.
-
-    Attributes:
-        op: its name; its cases are in ``benchmarks.cases``.
-        tensors: ``(case, device, seed)`` to a provider's arguments; gradients are with respect to the first.
-        providers: ``(case, device)`` to the providers that can run there, plain PyTorch first.
-        exact: ``(case, *tensors)`` to the result of the reference; called with the first tensor in float64.
-        differentiable: whether it has a backward pass to check and to time.
-    """
-
-    op: str
-    tensors: Callable[[Any, str, int], tuple[Any, ...]]
-    providers: Callable[[Any, str], Sequence[Provider]]
-    exact: Callable[..., Tensor]
-    differentiable: bool = True
-
-
-class WrongResultError(Exception):
-    """The result of a provider differs from that of the reference."""
+class DeviceLostError(Exception):
+    """An error, such as an illegal access, made the CUDA context of this process unusable."""
 
 
 def run_case(
-    benchmark: Benchmark, case: Case, *, device: str, modes: Sequence[str], roofline: Roofline
+    benchmark: Benchmark,
+    case: Case,
+    *,
+    device: str,
+    modes: Sequence[str],
+    roofline: Roofline,
+    group: str = "all",
+    done: Collection[str] = (),
+    seconds: float = 0.3,
+    announce: Callable[[dict[str, Any]], object] = lambda row: None,
 ) -> Iterator[dict[str, Any]]:
-    """Check each provider of one case, time those with correct results and yield their rows.
+    """Check each provider of one case, the op first, time those with correct results and yield their rows.
+
+    Args:
+        benchmark: the op.
+        case: one of its cases.
+        device: ``cpu`` or ``cuda``.
+        modes: some of ``MODES``; none to only check the providers, which also compiles them.
+        roofline: ceilings of the device.
+        group: ``first`` for the op and plain PyTorch, ``rest`` for the other baselines, ``all``.
+        done: names of providers to leave out.
+        seconds: time to measure per mode.
+        announce: called with a row of status ``started`` before each provider.
 
     Raises:
-        WrongResultError: the result of a provider is wrong; raised after the others were timed.
+        DeviceLostError: after the row with the reason.
     """
-    sets = [benchmark.tensors(case, device, seed) for seed in range(set_count(case.bytes_moved("forward"), device))]
-    for tensors in sets:
-        tensors[0].requires_grad_(benchmark.differentiable)
     modes = [mode for mode in modes if benchmark.differentiable or mode == "forward"]
-    wrong = []
-    for provider in benchmark.providers(case, device):
-        rows = []
+    make = functools.partial(_row, benchmark.op, case, device=device, roofline=roofline)
+    try:
+        providers = grouped(benchmark.providers(case, device), group)
+        providers = [provider for provider in providers if provider.name not in done]
+        if not providers:
+            return
+        announce(make("inputs", "", status=STARTED))
+        sets = [benchmark.tensors(case, device, seed) for seed in range(set_count(case.bytes_moved("forward"), device))]
+        for tensors in sets:
+            tensors[0].requires_grad_(benchmark.differentiable)
+        wanted = exact_results(benchmark, case, sets[0])
+    except Exception as error:
+        yield make("inputs", "", status=reason(error))
+        _recover(device)
+        return
+    for provider in providers:
+        announce(make(provider.name, "", status=STARTED))
+        mode, failure = "", ""
         with use_implementation(provider.implementation):
             try:
-                check(benchmark, case, provider, sets[0])
-            except WrongResultError as error:
-                wrong.append(str(error))
-                continue
-            for mode in modes:
-                for suffix, times in _times(provider, mode, sets, device=device):
-                    rows.append(
-                        _row(benchmark.op, provider, case, mode, suffix, times, device=device, roofline=roofline)
-                    )
-        yield from rows
-    if wrong:
-        raise WrongResultError("; ".join(wrong))
+                check(benchmark, case, provider, sets[0], wanted=wanted)
+                for mode in modes:
+                    for suffix, times in _times(provider, mode, sets, device=device, seconds=seconds):
+                        yield make(provider.name, mode + suffix, times=times)
+            except Exception as error:
+                failure = reason(error)
+        if failure:
+            yield make(provider.name, mode, status=failure)
+            _recover(device)
 
 
-def check(benchmark: Benchmark, case: Case, provider: Provider, tensors: tuple[Any, ...]) -> None:
-    """Compare result and gradient of a provider with the reference in float64.
+def reason(error: Exception) -> str:
+    """Return the type and the first line of an error, at most 300 characters, for the column ``status``."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{'wrong' if isinstance(error, WrongResultError) else type(error).__name__}: {first}"[:300]
+
+
+def _recover(device: str) -> None:
+    """Free the memory of a failed provider.
 
     Raises:
-        WrongResultError: the RMS error exceeds 1e-6 (float32) or 5e-3 (bfloat16) times the RMS of the result, times
-            the provider's ``slack``.
+        DeviceLostError: the CUDA context is unusable.
     """
-    leaf = tensors[0].detach().double().requires_grad_(benchmark.differentiable)
-    exact = benchmark.exact(case, leaf, *tensors[1:])
-    result = provider.function(*tensors)
-    compared = [("result", result, exact)]
-    if benchmark.differentiable:
-        factor = _grad_output(exact)
-        (exact_gradient,) = torch.autograd.grad(exact, leaf, factor)
-        (gradient,) = torch.autograd.grad(result, tensors[0], factor.to(result.dtype))
-        compared.append(("gradient", gradient, exact_gradient))
-    for what, got, want in compared:
-        error = (got.double() - want).square().mean().sqrt() / want.square().mean().sqrt()
-        limit = provider.slack * RMS_RATIO[got.dtype]
-        if not error.item() < limit:  # also rejects NaN
-            raise WrongResultError(
-                f"{benchmark.op}, {provider.name}, {case.name}: RMS error ratio of the {what} {error.item():.3g}, "
-                f"it must be below {limit:.3g}; not timed"
-            )
-
-
-def _grad_output(result: Tensor) -> Tensor:
-    generator = torch.Generator(result.device).manual_seed(0)
-    if result.ndim == 0:
-        return torch.full_like(result, 0.5).detach()
-    return torch.randn(result.shape, dtype=result.dtype, device=result.device, generator=generator)
+    gc.collect()
+    if device != "cuda":
+        return
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        raise DeviceLostError(str(error)) from error
 
 
 def _calls(provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]]) -> Callable[[int], Any]:
     function = provider.function
-    factor = _grad_output(function(*sets[0]))
+    factor = grad_output(function(*sets[0]))
     if mode == "forward":
         return lambda i: function(*sets[i])
     if mode == "full":
@@ -178,17 +146,17 @@ def _calls(provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]]) -> Ca
 
 
 def _times(
-    provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]], *, device: str
+    provider: Provider, mode: str, sets: Sequence[tuple[Any, ...]], *, device: str, seconds: float
 ) -> Iterator[tuple[str, list[float]]]:
     if device != "cuda":
-        yield "", time_calls(_calls(provider, mode, sets), len(sets), device=device)
+        yield "", time_calls(_calls(provider, mode, sets), len(sets), device=device, seconds=seconds)
         return
     # One stream: autograd runs the backward pass on the stream of the forward pass, which must be the captured one.
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         call = _calls(provider, mode, sets)
-        yield "", time_calls(call, len(sets), device=device)
+        yield "", time_calls(call, len(sets), device=device, seconds=seconds)
         try:
             yield "/graph", time_graph(call, len(sets), stream)
         except RuntimeError as error:
@@ -196,34 +164,42 @@ def _times(
     torch.cuda.synchronize()
 
 
-@contextlib.contextmanager
-def use_implementation(name: str) -> Iterator[None]:
-    """Let every op called inside run the implementation ``name`` (``reference``, ``triton``, or "" for the default)."""
-    before = os.environ.pop(VARIABLE, None)
-    if name:
-        os.environ[VARIABLE] = name
-    try:
-        yield
-    finally:
-        os.environ.pop(VARIABLE, None)
-        if before is not None:
-            os.environ[VARIABLE] = before
+_machine = functools.cache(machine)  # asks git, too slow for every row
 
 
-def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> dict[str, Any]:
+def _row(
+    op: str,
+    case: Case,
+    provider: str,
+    mode: str,
+    *,
+    device: str,
+    roofline: Roofline,
+    times: Sequence[float] | None = None,
+    status: str = TIMED,
+) -> dict[str, Any]:
     """Return a row; p20, p50 and p80 are quantiles of the time of a call, ``limit`` the ceiling of the minimum time."""
-    directions = ("forward", "backward") if mode == "full" else (mode,)
-    size, operations = (sum(count(d) for d in directions) for count in (case.bytes_moved, case.operations))
-    floor, limit = roofline.floor(size, operations, case.dtype)
-    p20, p50, p80 = (quantile(times, q) for q in (0.2, 0.5, 0.8))
-    timed = provider.name != INTERPRETER
-    return dict(
+    row = dict(
         op=op,
-        provider=provider.name,
-        mode=mode + suffix,
+        provider=provider,
+        mode=mode,
         case=case.name,
         shape="x".join(map(str, case.shape)),
         dtype=str(case.dtype).removeprefix("torch."),
+        **dict.fromkeys(("p20", "p50", "p80", "unit", "bytes", "operations", "gb_per_s", "tflop_per_s")),
+        **dict.fromkeys(("fraction_of_copy", "limit", "fraction_of_limit", "copy_gb_per_s", "matmul_tflop_per_s")),
+        **_machine(device),
+        status=status,
+    )
+    if times is None:
+        return row
+    direction = mode.removesuffix("/graph")
+    directions: Sequence[Direction] = ("forward", "backward") if direction == "full" else (cast(Direction, direction),)
+    size, operations = (sum(count(d) for d in directions) for count in (case.bytes_moved, case.operations))
+    floor, limit = roofline.floor(size, operations, case.dtype)
+    p20, p50, p80 = (quantile(times, q) for q in (0.2, 0.5, 0.8))
+    timed = provider != INTERPRETER
+    return row | dict(
         p20=round(p20, 2),
         p50=round(p50, 2),
         p80=round(p80, 2),
@@ -237,63 +213,100 @@ def _row(op, provider, case, mode, suffix, times, *, device, roofline) -> dict[s
         fraction_of_limit=round(floor / (p50 * 1e-6), 4) if timed else None,
         copy_gb_per_s=round(roofline.copy / 1e9, 1),
         matmul_tflop_per_s=round(roofline.matmuls[case.dtype] / 1e12, 3) if operations else None,
-        **machine(device),
     )
 
 
-def show(rows: Sequence[dict[str, str]]) -> None:
-    """Print CSV rows as a table; ``vs first`` is the speed-up over the first provider of the case."""
-    first: dict[tuple[str, str, str], float] = {}
-    lines = [("op", "case", "mode", "provider", "p50 us", "p20..p80", "GB/s", "of copy", "of limit", "vs first")]
-    for row in rows:
+def show(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print timed CSV rows as a table; ``vs eager`` is the speed-up over plain PyTorch. Other rows follow."""
+    timed_rows = [row for row in rows if row["status"] == TIMED]
+    eager: dict[tuple[str, str, str], dict[str, float]] = {}
+    for row in timed_rows:
+        eager.setdefault((row["op"], row["case"], row["mode"]), {})[row["provider"]] = float(row["p50"])
+    lines = [("op", "case", "mode", "provider", "p50 us", "p20..p80", "GB/s", "of copy", "of limit", "vs eager")]
+    for row in timed_rows:
         p50 = float(row["p50"])
-        base = first.setdefault((row["op"], row["case"], row["mode"]), p50)
+        base = next(
+            (times[n] for times in [eager[row["op"], row["case"], row["mode"]]] for n in EAGER if n in times), None
+        )
         timed = row["provider"] != INTERPRETER
         share, near = (
             f"{100 * float(row[name]):.1f} %" if timed else "-" for name in ("fraction_of_copy", "fraction_of_limit")
         )
         near = f"{near} ({row['limit']})" if timed else near
-        ratio = f"{base / p50:.2f}x" if timed else "no speed"
+        ratio = "no speed" if not timed else "-" if base is None else f"{base / p50:.2f}x"
         rate, spread = row["gb_per_s"] if timed else "-", f"{row['p20']}..{row['p80']}"
         lines.append(
             (row["op"], row["case"], row["mode"], row["provider"], row["p50"], spread, rate, share, near, ratio)
         )
     print_table(lines)
+    for row in rows:
+        if row["status"] != TIMED:
+            print(f"not timed: {row['op']}, {row['case']}, {row['provider']} {row['mode']}: {row['status']}")
 
 
-def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
-    """Run a benchmark from the command line, smallest case first; return 1 if a result was wrong."""
-    # 1. Arguments
+def arguments_of(benchmark: Benchmark, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=f"Time the providers of {benchmark.op}.")
     names = [case.name for case in op_cases(benchmark.op).CASES]
     parser.add_argument("--case", action="append", choices=names, help="only this case (repeatable)")
+    parser.add_argument("--cases", choices=["all", "timed", "best"], default="all", help="those of a run on a GPU")
     parser.add_argument("--mode", action="append", choices=MODES, help="only this mode (repeatable)")
+    parser.add_argument("--group", choices=["all", "first", "rest"], default="all",
+                        help="first: the op and plain PyTorch; rest: the other baselines")  # fmt: skip
+    parser.add_argument("--check-only", action="store_true", help="compile and check the providers, time nothing")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, default=math.inf, help="start no case after this time")
+    parser.add_argument("--mode-seconds", type=float, default=0.3, help="time to measure per mode")
     parser.add_argument("--csv", type=Path, default=Path(f"benchmarks/results/{benchmark.op}.csv"))
-    options = parser.parse_args(arguments)
+    parser.add_argument("--resume", action="store_true", help="keep the rows of --csv and skip their providers")
+    parser.add_argument("--roofline", type=Path, help="read the ceilings of the device here, or measure and write them")
+    return parser.parse_args(arguments)
+
+
+def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
+    """Run a benchmark from the command line, the cases that decide most first.
+
+    Returns:
+        1 if a result was wrong or the op itself failed, 3 if the device was lost and other cases remain, otherwise 0.
+    """
+    # 1. Arguments
+    options = arguments_of(benchmark, arguments)
+    chosen = {"all": by_worth, "timed": timed_cases, "best": best_cases}[options.cases](benchmark.op)
+    cases = [case for case in chosen if not options.case or case.name in options.case]
     # 2. Roofline
-    began, failed = time.perf_counter(), False
+    began = time.perf_counter()
     dtypes = {case.dtype for case in op_cases(benchmark.op).CASES if case.operations("forward")}
-    roofline = measured_roofline(options.device, sorted(dtypes, key=str))
+    roofline = stored_roofline(options.device, sorted(dtypes, key=str), options.roofline)
     # 3. Cases
-    cases = sorted(op_cases(benchmark.op).CASES, key=lambda case: case.bytes_moved("forward"))
-    rows = []
+    rows: list[Mapping[str, Any]] = [*read_rows(options.csv)] if options.resume and options.csv.is_file() else []
+    kept = [row for row in rows if row["status"] != STARTED]
+    rows[:] = kept
+
+    def write(row: Mapping[str, Any]) -> None:
+        if rows and rows[-1]["status"] == STARTED:
+            rows.pop()
+        rows.append(row)
+        write_rows(rows, options.csv)
+
     for case in cases:
-        if options.case and case.name not in options.case:
-            continue
         if time.perf_counter() - began > options.seconds:
             print(f"{benchmark.op}, {case.name}: not timed, the limit of {options.seconds:.0f} s is reached")
             continue
+        modes = [] if options.check_only else options.mode or MODES
+        done = {row["provider"] for row in kept if row["case"] == case.name}
+        if "inputs" in done:
+            continue
         try:
-            modes = options.mode or MODES
-            for row in run_case(benchmark, case, device=options.device, modes=modes, roofline=roofline):
-                rows.append(row)
-                write_rows(rows, options.csv)  # keep the rows of an interrupted run
-        except WrongResultError as error:
-            print(f"rejected: {error}", file=sys.stderr)
-            failed = True
+            for row in run_case(
+                benchmark, case, device=options.device, modes=modes, roofline=roofline, group=options.group, done=done,
+                seconds=options.mode_seconds, announce=write,
+            ):  # fmt: skip
+                write(row)
+        except DeviceLostError as error:
+            print(f"{benchmark.op}, {case.name}: the device was lost: {error}", file=sys.stderr)
+            return DEVICE_LOST
     # 4. Summary
+    rows[:] = [row for row in rows if row["status"] != STARTED]
     write_rows(rows, options.csv)
     show(read_rows(options.csv))
     ceilings = [
@@ -302,4 +315,10 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     print(f"{', '.join([f'copy {roofline.copy / 1e9:.1f} GB/s', *ceilings])}; {options.csv}")
     if interpreter_is_on():
         print("TRITON_INTERPRET=1: times of the interpreter do not predict those of a kernel")
-    return int(failed)
+    return int(any(is_failure(row) for row in rows))
+
+
+def is_failure(row: Mapping[str, Any]) -> bool:
+    """Return whether a row reports a wrong result, or an op that could not be timed; failing baselines are none."""
+    status = str(row["status"])
+    return status.startswith("wrong") or (status not in (TIMED, STARTED) and row["provider"] in (*OURS, "inputs"))

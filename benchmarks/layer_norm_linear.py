@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.layer_norm_linear_cases import EPS, LayerNormLinearCase
-from benchmarks.harness import Benchmark, Provider, baselines, main, op_providers
+from benchmarks.harness import main
+from benchmarks.providers import Benchmark, Provider, baselines, op_providers
 from simcast_kernels.layer_norm_linear import layer_norm_linear
 from simcast_kernels.layer_norm_linear.reference import layer_norm_linear_reference
 

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import ctypes
 import gc
+import io
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ import torch
 
 from benchmarks.tabulate import read, table
 from benchmarks.timing import quantile, wait
+from simcast_hpc.storage.atomic_files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 # Default folder of the CSV files that benchmarks/tabulate.py reads.
@@ -137,12 +139,16 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows as CSV and create the parent folders; columns are those of all rows, missing values are empty."""
+    """Write rows as CSV and create the parent folders; columns are those of all rows, missing values are empty.
+
+    The file is replaced atomically: a process that is stopped while it writes leaves the rows written before.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def report(rows: Sequence[Mapping[str, Any]], path: Path, **options: str) -> None:

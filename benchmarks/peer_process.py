@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import reference_networks
-from benchmarks.harness import use_implementation
 from benchmarks.measurements import Seconds, elapsed, now, peak_memory
+from benchmarks.providers import use_implementation
 from simcast_hpc.diffusion import make_schedule, plan_steps, sample, spaced_timesteps
 from simcast_hpc.models.published_weights import load_public
 

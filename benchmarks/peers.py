@@ -27,9 +27,9 @@ from typing import Any
 import torch
 
 from benchmarks import reference_networks
+from benchmarks.gpu.child_processes import child_environment
 from benchmarks.measurements import RESULTS, ROOT, commit_of, provenance, quantiles, report, write_rows
 from benchmarks.peer_process import CHECKOUTS, Task
-from benchmarks.run_gpu import child_environment
 from benchmarks.timing import quantile
 
 # Max. relative difference of forecasts of equal weights in fp32; sampling feeds each step to the next.

@@ -14,7 +14,7 @@ from benchmarks.cases.adaln_norm_cases import AdalnNormCase
 from benchmarks.cases.cuboid_attention_cases import CuboidAttentionCase
 from benchmarks.cases.layer_norm_linear_cases import LayerNormLinearCase
 from benchmarks.cases.sampler_step_cases import SamplerStepCase
-from benchmarks.harness import Benchmark, use_implementation
+from benchmarks.providers import Benchmark, use_implementation
 from simcast_hpc.models.earthformer.stems import UpsampleConv
 from simcast_hpc.models.group_norm_silu import group_norm_silu
 

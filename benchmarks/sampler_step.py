@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.sampler_step_cases import SamplerStepCase
-from benchmarks.harness import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, main, op_providers
+from benchmarks.harness import main
+from benchmarks.providers import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, op_providers
 from simcast_kernels.sampler_step import sampler_step
 from simcast_kernels.sampler_step.reference import sampler_step_reference
 

@@ -1,5 +1,6 @@
 """Time calls, and measure the roofline of a device: copy bandwidth and matmul rate in the same run."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,18 @@ class Roofline:
 def measured_roofline(device: str, dtypes: Sequence[torch.dtype]) -> Roofline:
     """Measure both ceilings of a device."""
     return Roofline(copy=copy_bandwidth(device), matmuls={dtype: matmul_rate(device, dtype) for dtype in dtypes})
+
+
+def stored_roofline(device: str, dtypes: Sequence[torch.dtype], path: Path | None) -> Roofline:
+    """Return the ceilings that another process stored in ``path`` (JSON), and measure and store those that it lacks."""
+    stored = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+    missing = [dtype for dtype in dtypes if str(dtype) not in stored]
+    if "copy" not in stored or missing:
+        measured = measured_roofline(device, missing)
+        stored = {"copy": measured.copy} | stored | {str(dtype): rate for dtype, rate in measured.matmuls.items()}
+        if path is not None:
+            path.write_text(json.dumps(stored), encoding="utf-8")
+    return Roofline(copy=stored["copy"], matmuls={dtype: stored[str(dtype)] for dtype in dtypes})
 
 
 def copy_bandwidth(device: str) -> float:

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from benchmarks.cases.weighted_mse_cases import WeightedMseCase
-from benchmarks.harness import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, main, op_providers
+from benchmarks.harness import main
+from benchmarks.providers import INTERPRETER_ELEMENTS, Benchmark, Provider, baselines, op_providers
 from simcast_kernels.weighted_mse import weighted_mse
 from simcast_kernels.weighted_mse.reference import weighted_mse_reference
 

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import cuboid_attention
 from benchmarks.cases.cuboid_attention_cases import CASES, CuboidAttentionCase
-from benchmarks.harness import check
+from benchmarks.providers import check
 
 SHARED = CuboidAttentionCase(
     name="shared", shape=(2, 3, 5, 6, 16), heads=2, cuboid=(2, 3, 4), shift=(1, 1, 2), global_vectors=3,

@@ -5,7 +5,7 @@ import pytest
 from benchmarks import adaln_norm, sampler_step
 from benchmarks.cases.adaln_norm_cases import CASES as NORMS
 from benchmarks.cases.sampler_step_cases import CASES
-from benchmarks.harness import check
+from benchmarks.providers import check
 
 
 @pytest.mark.parametrize("name", ["odd", "odd-bf16", "one-past-a-program"])

@@ -1,17 +1,19 @@
 """The benchmark harness: rejects wrong providers, counts bytes, restores the environment."""
 
 import csv
+import dataclasses
 import os
 
 import pytest
 import torch
 
-from benchmarks import harness, run_gpu, weighted_mse
+from benchmarks import harness, weighted_mse
 from benchmarks.cases.cuboid_attention_cases import CASES as ATTENTIONS
 from benchmarks.cases.layer_norm_linear_cases import CASES as LAYERS
 from benchmarks.cases.weighted_mse_cases import CASES
-from benchmarks.harness import Benchmark, Provider, WrongResultError, run_case
-from benchmarks.timing import Roofline, cache_bytes, measured_roofline, quantile, set_count
+from benchmarks.harness import run_case
+from benchmarks.providers import INTERPRETER, Benchmark, Provider, grouped
+from benchmarks.timing import Roofline, cache_bytes, measured_roofline, quantile, set_count, stored_roofline
 
 COLUMNS = (
     "op", "provider", "mode", "case", "p20", "p50", "p80", "gb_per_s", "fraction_of_copy", "limit", "fraction_of_limit",
@@ -30,12 +32,8 @@ def providers_with(*extra: Provider):
     return Benchmark(op="weighted_mse", tensors=weighted_mse.tensors, providers=providers, exact=weighted_mse.exact)
 
 
-def rows_until_rejected(benchmark):
-    rows = []
-    with pytest.raises(WrongResultError) as refused:
-        for row in run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW):
-            rows.append(row)
-    return rows, str(refused.value)
+def rows_of(benchmark, **more):
+    return list(run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW, **more))
 
 
 @pytest.mark.parametrize(
@@ -51,9 +49,90 @@ def test_wrong_provider_is_not_timed(wrong, what):
     def function(prediction, target, mask):
         return wrong(weighted_mse.exact(ODD, prediction, target, mask), prediction)
 
-    rows, message = rows_until_rejected(providers_with(Provider(name="fast", function=function)))
-    assert [row["provider"] for row in rows] == ["pytorch"]
-    assert f"fast, odd: RMS error ratio of the {what}" in message and "not timed" in message
+    after = Provider(name="after", function=providers_with().providers(ODD, "cpu")[0].function)
+    rows = rows_of(providers_with(Provider(name="fast", function=function), after))
+    assert [(row["provider"], row["p50"] is None) for row in rows] == [
+        ("pytorch", False),
+        ("fast", True),
+        ("after", False),
+    ]
+    assert f"wrong: weighted_mse, fast, odd: RMS error ratio of the {what}" in rows[1]["status"]
+    assert [harness.is_failure(row) for row in rows] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no kernel\nmore"), torch.cuda.OutOfMemoryError("2 GiB"), KeyError("x")]
+)
+def test_failing_provider_is_a_row_with_the_reason(error):
+    def function(*_):
+        raise error
+
+    rows = rows_of(providers_with(Provider(name="flex", function=function), Provider(name="triton", function=function)))
+    assert [row["provider"] for row in rows] == ["triton", "pytorch", "flex"], "the op itself is first"
+    assert [row["status"] for row in rows if row["provider"] == "flex"] == [harness.reason(error)]
+    assert harness.reason(error).startswith(type(error).__name__) and "more" not in harness.reason(error)
+    assert [harness.is_failure(row) for row in rows] == [True, False, False], "a baseline that fails is no failure"
+
+
+def test_groups_divide_the_providers():
+    many = [Provider(name=name, function=len) for name in ("pytorch", "eager", "compiled", "flex", "triton")]
+    names = {group: [p.name for p in grouped(many, group)] for group in ("all", "first", "rest")}
+    assert names["first"] == ["triton", "eager"] and names["rest"] == ["pytorch", "compiled", "flex"]
+    assert names["all"][0] == "triton" and sorted(names["all"]) == sorted(names["first"] + names["rest"])
+
+
+def test_inputs_that_cannot_be_made_are_a_row():
+    def tensors(case, device, seed):
+        raise torch.cuda.OutOfMemoryError("80 GiB")
+
+    benchmark = dataclasses.replace(providers_with(), tensors=tensors)
+    assert [(row["provider"], row["status"]) for row in rows_of(benchmark)] == [("inputs", "OutOfMemoryError: 80 GiB")]
+
+
+def test_only_checked_providers_have_no_rows():
+    calls = []
+
+    def function(*tensors):
+        calls.append(1)
+        return weighted_mse.exact(ODD, *tensors)
+
+    benchmark = providers_with(Provider(name="compiled", function=function))
+    assert list(run_case(benchmark, ODD, device="cpu", modes=[], roofline=SLOW, group="rest")) == []
+    assert calls == [1]
+
+
+def test_resume_keeps_rows_and_runs_only_missing_providers(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.timing.measured_roofline", lambda device, dtypes: SLOW)
+    path, calls = tmp_path / "out.csv", []
+
+    def function(*tensors):
+        calls.append(1)
+        return weighted_mse.exact(ODD, *tensors)
+
+    arguments = ["--case", "odd", "--mode", "forward", "--device", "cpu", "--csv", str(path), "--mode-seconds", "0.01"]
+    assert harness.main(providers_with(), arguments) == 0
+    (first,) = harness.read_rows(path)
+    harness.write_rows([first, first | {"provider": "hung", "status": "stopped after 9 s"}], path)
+    same = providers_with().providers(ODD, "cpu")[0].function
+    more = [Provider(name="hung", function=function), Provider(name="compiled", function=same)]
+    assert harness.main(providers_with(*more), [*arguments, "--resume"]) == 0
+    rows = harness.read_rows(path)
+    assert [row["provider"] for row in rows] == ["pytorch", "hung", "compiled"] and rows[0] == first and not calls
+
+
+def test_stored_ceilings_are_not_measured_again(tmp_path, monkeypatch):
+    seen = []
+
+    def measured(device, dtypes):
+        seen.append(list(dtypes))
+        return Roofline(copy=1e9, matmuls=dict.fromkeys(dtypes, 2e12))
+
+    monkeypatch.setattr("benchmarks.timing.measured_roofline", measured)
+    path = tmp_path / "roofline.json"
+    assert stored_roofline("cpu", [torch.float32], path).matmuls == {torch.float32: 2e12}
+    assert stored_roofline("cpu", [torch.float32, torch.bfloat16], path).copy == 1e9
+    assert stored_roofline("cpu", [torch.bfloat16], path).matmuls == {torch.bfloat16: 2e12}
+    assert seen == [[torch.float32], [torch.bfloat16]]
 
 
 def test_rows_contain_bytes_and_bandwidth():
@@ -107,8 +186,8 @@ def test_interpreter_has_no_bandwidth():
     def expression(prediction, target, mask):
         return weighted_mse.exact(ODD, prediction, target, mask)
 
-    benchmark = providers_with(Provider(name=harness.INTERPRETER, function=expression))
-    row = list(run_case(benchmark, ODD, device="cpu", modes=["forward"], roofline=SLOW))[-1]
+    benchmark = providers_with(Provider(name=INTERPRETER, function=expression))
+    row = rows_of(benchmark)[0]
     assert row["provider"] == "interpreter" and row["gb_per_s"] is None and row["fraction_of_copy"] is None
 
 
@@ -127,92 +206,19 @@ def test_implementation_is_set_only_for_the_provider(monkeypatch):
 
 
 def test_main_writes_the_columns_and_prints_ratios(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "measured_roofline", lambda device, dtypes: SLOW)
+    monkeypatch.setattr("benchmarks.timing.measured_roofline", lambda device, dtypes: SLOW)
     path = tmp_path / "out.csv"
     arguments = ["--case", "odd", "--mode", "forward", "--device", "cpu", "--csv", str(path)]
     assert harness.main(providers_with(), arguments) == 0
     with path.open() as file:
         (row,) = csv.DictReader(file)
-    assert set(row) >= set(COLUMNS)
+    assert set(row) >= {*COLUMNS, "status"}
     assert row["case"] == "odd" and row["shape"] == "3x7x1x13x19" and row["dtype"] == "float32"
     assert row["commit"] and row["torch"] == torch.__version__
     assert "1.00x" in capsys.readouterr().out
 
 
 def test_main_starts_no_case_after_the_time_limit(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(harness, "measured_roofline", lambda device, dtypes: SLOW)
+    monkeypatch.setattr("benchmarks.timing.measured_roofline", lambda device, dtypes: SLOW)
     assert harness.main(providers_with(), ["--seconds", "0", "--device", "cpu", "--csv", str(tmp_path / "o.csv")]) == 0
     assert capsys.readouterr().out.count("not timed, the limit of 0 s is reached") == len(CASES)
-
-
-@pytest.mark.parametrize(
-    ("failed", "expected"),
-    [
-        ([], set()),
-        (["tests.kernels.test_ddim_step"], {"ddim"}),
-        (["tests.kernels.test_weighted_mse_operator"], {"weighted_mse"}),
-        (["tests.kernels.test_dispatch"], {"ddim", "weighted_mse"}),
-    ],
-)
-def test_ops_with_failed_tests_are_not_timed(failed, expected, tmp_path):
-    report = tmp_path / "tests.xml"
-    cases = "".join(f'<testcase classname="{name}"><failure/></testcase>' for name in failed)
-    passed = '<testcase classname="tests.kernels.test_ddim"/>'
-    report.write_text(f"<testsuites><testsuite>{passed}{cases}</testsuite></testsuites>")
-    assert run_gpu.failed_ops(report, ["ddim", "weighted_mse"]) == expected
-
-
-def test_no_op_is_timed_without_a_report(tmp_path):
-    assert run_gpu.failed_ops(tmp_path / "none.xml", ["ddim"]) == {"ddim"}
-
-
-def test_run_gpu_requires_a_gpu_and_clears_the_switches(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run_gpu.main() == 2
-    assert "no CUDA device" in capsys.readouterr().err
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setenv("SIMCAST_KERNELS", "reference")
-    assert not {"TRITON_INTERPRET", "SIMCAST_KERNELS"} & set(run_gpu.child_environment())
-
-
-def test_results_are_written_to_the_named_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("RESULTS", str(tmp_path / "new"))
-    path = run_gpu.write([dict.fromkeys(COLUMNS, "1")], {"commit": "abc1234", "device": "NVIDIA H200"})
-    assert path == tmp_path / "new" / "gpu-abc1234-NVIDIA-H200.csv"
-    assert harness.read_rows(path)[0]["op"] == "1"
-
-
-@pytest.mark.parametrize("has_failure", [False, True])
-def test_run_gpu_times_ops_whose_tests_pass(has_failure, tmp_path, monkeypatch, capsys):
-    """Without a GPU: the child processes are replaced by their output files."""
-    began = []
-
-    def child(module, seconds, environment):
-        began.append(module[0])
-        if module[0] == "pytest":
-            report = module[-1].removeprefix("--junitxml=")
-            failure = (
-                '<testcase classname="tests.kernels.test_weighted_mse"><failure/></testcase>' if has_failure else ""
-            )
-            with open(report, "w") as file:
-                file.write(f"<testsuite>{failure}</testsuite>")
-            return not has_failure
-        with open(module[-1], "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=COLUMNS)
-            writer.writeheader()
-            writer.writerow(dict.fromkeys(COLUMNS, "1") | {"op": module[0], "provider": "triton"})
-        return True
-
-    about = {"device": "NVIDIA H200", "torch": "2", "triton": "3", "commit": "abc1234", "python": "3"}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(run_gpu, "machine", lambda device: about)
-    monkeypatch.setattr(run_gpu, "_run", child)
-    monkeypatch.setenv("RESULTS", str(tmp_path))
-    assert run_gpu.main() == int(has_failure)
-    (path,) = tmp_path.glob("*.csv")
-    timed = [row["op"] for row in harness.read_rows(path)]
-    assert began[0] == "pytest" and began[1:] == timed
-    assert ("benchmarks.weighted_mse" in timed) is not has_failure
-    out = capsys.readouterr()
-    assert out.out.splitlines()[-1].startswith(f"{len(timed)} rows in")
-    assert ("not timed, because tests failed: weighted_mse" in out.err) is has_failure

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import layer_norm_linear
 from benchmarks.cases.layer_norm_linear_cases import CASES
-from benchmarks.harness import check
+from benchmarks.providers import check
 
 
 @pytest.mark.parametrize(

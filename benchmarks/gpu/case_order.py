@@ -1,0 +1,62 @@
+"""Order of the cases of a benchmark run: by what a result decides, not by size.
+
+A limited run on a GPU starts with the cases that the goals of ``benchmarks/goals.csv`` name and that a training step
+launches most. Cases that test the edges of the tiling are never timed.
+"""
+
+from collections.abc import Sequence
+
+from benchmarks.cases import Case, op_cases, op_names
+
+# (op, case) in order of worth; cases that are not listed follow, largest first.
+RANKED: tuple[tuple[str, str], ...] = (
+    ("cuboid_attention", "sevir-axial-t"),
+    ("cuboid_attention", "sevir-axial-h"),
+    ("adaln_norm", "pixel-size"),
+    ("layer_norm_linear", "sevir-attention"),
+    ("weighted_mse", "sevir-student"),
+    ("sampler_step", "pixels-ddim"),
+    ("cuboid_attention", "sevir-axial-t-dropout"),
+    ("cuboid_attention", "sevir-axial-h-dropout"),
+    ("cuboid_attention", "sevir-axial-w"),
+    ("adaln_norm", "decoder"),
+    ("adaln_norm", "encoder"),
+    ("layer_norm_linear", "sevir-feed-forward"),
+    ("layer_norm_linear", "wide-feed-forward"),
+    ("cuboid_attention", "sevir-top-t"),
+    ("cuboid_attention", "sevir-top-h"),
+    ("cuboid_attention", "large-axial-h"),
+    ("weighted_mse", "sevir-student-bf16"),
+    ("weighted_mse", "sevir-student-online"),
+    ("sampler_step", "members-ddim"),
+    ("sampler_step", "pixels-ancestral"),
+)
+# The first cases of this many ranks also get torch.compile, SDPA and FlexAttention.
+BEST = 9
+_RANK = {key: rank for rank, key in enumerate(RANKED)}
+
+
+def rank(op: str, case: Case) -> int:
+    """Return the position of a case in ``RANKED``, or the number of ranked cases if it is not listed."""
+    return _RANK.get((op, case.name), len(RANKED))
+
+
+def by_worth(op: str) -> list[Case]:
+    """Return the cases of an op, those that decide most first; unranked ones by size, edge cases last."""
+    return sorted(op_cases(op).CASES, key=lambda c: (c.edge, rank(op, c), -c.bytes_moved("forward")))
+
+
+def timed_cases(op: str) -> list[Case]:
+    """Return the cases of an op that a run on a GPU times, in order."""
+    return [case for case in by_worth(op) if not case.edge]
+
+
+def best_cases(op: str) -> list[Case]:
+    """Return the cases of an op for which all baselines are compiled and timed; of each op at least its first."""
+    cases = timed_cases(op)
+    return [case for i, case in enumerate(cases) if i == 0 or rank(op, case) < BEST]
+
+
+def ops_by_worth(ops: Sequence[str] | None = None) -> list[str]:
+    """Return ops by the rank of their first case."""
+    return sorted(op_names() if ops is None else ops, key=lambda op: rank(op, by_worth(op)[0]))
