@@ -45,6 +45,7 @@ from simcast_kernels.dispatch import interpreter_is_on
 
 MODES = ("forward", "backward", "full")
 TIMED, STARTED = "timed", "started"  # values of the column ``status``; any other is the reason why there is no time
+GROUPS = {"all": "every provider", "first": "op and plain PyTorch", "rest": "other baselines"}
 DEVICE_LOST = 3  # exit status: an error left the CUDA context unusable, a new process must continue
 
 
@@ -73,7 +74,7 @@ def run_case(
         modes: some of ``MODES``; none to only check the providers, which also compiles them.
         roofline: ceilings of the device.
         group: ``first`` for the op and plain PyTorch, ``rest`` for the other baselines, ``all``.
-        done: names of providers to leave out.
+        done: names of providers to skip.
         seconds: time to measure per mode.
         announce: called with a row of status ``started`` before each provider.
 
@@ -88,7 +89,8 @@ def run_case(
         if not providers:
             return
         announce(make("inputs", "", status=STARTED))
-        sets = [benchmark.tensors(case, device, seed) for seed in range(set_count(case.bytes_moved("forward"), device))]
+        count = set_count(case.bytes_moved("forward"), device) if modes else 1
+        sets = [benchmark.tensors(case, device, seed) for seed in range(count)]
         for tensors in sets:
             tensors[0].requires_grad_(benchmark.differentiable)
         wanted = exact_results(benchmark, case, sets[0])
@@ -251,7 +253,7 @@ def arguments_of(benchmark: Benchmark, arguments: Sequence[str] | None) -> argpa
     parser.add_argument("--case", action="append", choices=names, help="only this case (repeatable)")
     parser.add_argument("--cases", choices=["all", "timed", "best"], default="all", help="those of a run on a GPU")
     parser.add_argument("--mode", action="append", choices=MODES, help="only this mode (repeatable)")
-    parser.add_argument("--group", choices=["all", "first", "rest"], default="all",
+    parser.add_argument("--group", choices=list(GROUPS), default="all",
                         help="first: the op and plain PyTorch; rest: the other baselines")  # fmt: skip
     parser.add_argument("--check-only", action="store_true", help="compile and check the providers, time nothing")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
@@ -276,7 +278,10 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
     # 2. Roofline
     began = time.perf_counter()
     dtypes = {case.dtype for case in op_cases(benchmark.op).CASES if case.operations("forward")}
-    roofline = stored_roofline(options.device, sorted(dtypes, key=str), options.roofline)
+    if options.check_only:
+        roofline = Roofline(copy=1.0)  # no row has a time
+    else:
+        roofline = stored_roofline(options.device, sorted(dtypes, key=str), options.roofline)
     # 3. Cases
     rows: list[Mapping[str, Any]] = [*read_rows(options.csv)] if options.resume and options.csv.is_file() else []
     kept = [row for row in rows if row["status"] != STARTED]
@@ -290,7 +295,13 @@ def main(benchmark: Benchmark, arguments: Sequence[str] | None = None) -> int:
 
     for case in cases:
         if time.perf_counter() - began > options.seconds:
-            print(f"{benchmark.op}, {case.name}: not timed, the limit of {options.seconds:.0f} s is reached")
+            late = f"not timed, the limit of {options.seconds:.0f} s is reached"
+            print(f"{benchmark.op}, {case.name}: {late}")
+            write(
+                _row(
+                    benchmark.op, case, GROUPS[options.group], "", device=options.device, roofline=roofline, status=late
+                )
+            )
             continue
         modes = [] if options.check_only else options.mode or MODES
         done = {row["provider"] for row in kept if row["case"] == case.name}

@@ -135,7 +135,7 @@ def compile_kernels(run: Run) -> str:
 
 
 def run_tests(run: Run) -> str:
-    """Run the tests in parallel processes, then set the results and the ops to leave out."""
+    """Run the tests in parallel processes, then set the results and the reasons why ops are not timed."""
     names: dict[Path, str] = {}
     tasks = [*test_tasks(run.folder, "real", names), *warm_tasks(run), *test_tasks(run.folder, "small", names)]
 
@@ -181,8 +181,7 @@ def warm_tasks(run: Run) -> list[Task]:
     for op in ops_by_worth():
         csv = str(run.folder / "warm" / f"{op}.csv")
         words = (f"benchmarks.{op}", "--device", "cuda", "--cases", "best", "--group", "rest", "--check-only")
-        roofline = run.folder / "warm" / f"{op}.json"  # of no interest: measured beside other processes
-        tasks.append(Task(name=f"warm {op}", words=(*words, "--csv", csv, "--roofline", str(roofline))))
+        tasks.append(Task(name=f"warm {op}", words=(*words, "--csv", csv)))
     for network in NETWORKS:
         words = ("benchmarks.gpu.profile_step", "--network", network, "--batch", "1", "--check-only")
         tasks.append(Task(name=f"warm {network}", words=(*words, "--csv", str(run.folder / "warm" / "none.csv"))))
@@ -217,7 +216,7 @@ def time_op(run: Run, op: str, group: str, seconds: float) -> str:
     reason = "no time was left"
     while (left := deadline - time.perf_counter()) > LEAST_SECONDS:
         before = len(read_rows(path)) if path.is_file() else 0
-        limit = ("--seconds", f"{max(1.0, left - LEAST_SECONDS):.0f}")  # no case is begun that would be cut off
+        limit = ("--seconds", f"{max(1.0, left - LEAST_SECONDS):.0f}")  # no case starts that would be cut off
         end = run_one(Task(name=op, words=(*words, *limit), progress=path, stall=STALL_SECONDS), left)
         rows = read_rows(path) if path.is_file() else []
         interrupted = any(row["status"] == STARTED for row in rows)

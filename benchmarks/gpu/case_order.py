@@ -33,7 +33,7 @@ RANKED: tuple[tuple[str, str], ...] = (
 )
 # The first cases of this many ranks also get torch.compile, SDPA and FlexAttention.
 BEST = 9
-_RANK = {key: rank for rank, key in enumerate(RANKED)}
+_RANK: dict[tuple[str, str], int] = {key: rank for rank, key in enumerate(RANKED)}
 
 
 def rank(op: str, case: Case) -> int:

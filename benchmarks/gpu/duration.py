@@ -22,7 +22,7 @@ COMPILE_SECONDS = 0.6
 # Assumed:
 START_SECONDS = 7.0  # Python, torch, Triton and a CUDA context
 REAL_TEST_SECONDS = 0.8  # a test at a real shape, its kernels compiled before
-SMALL_TEST_SECONDS = 0.2  # a small test, besides the compilation of its kernels
+SMALL_TEST_SECONDS = 0.2  # a small test without the compilation of its kernels
 COMPILES_PER_SMALL_TEST = 1.2
 INDUCTOR_SECONDS = 20.0  # torch.compile of a forward and backward pass; FlexAttention
 CACHED_INDUCTOR_SECONDS = 4.0
@@ -90,7 +90,7 @@ def mode_count(op: str) -> int:
 
 
 def baseline_counts(op: str) -> list[int]:
-    """Return the number of baselines besides plain PyTorch of each best case of an op on a GPU."""
+    """Return the number of baselines, without plain PyTorch, of each best case of an op on a GPU."""
     benchmark = importlib.import_module(f"benchmarks.{op}").BENCHMARK
     with FakeTensorMode():  # no device is needed
         return [len(grouped(benchmark.providers(case, "cuda"), "rest")) for case in best_cases(op)]

@@ -31,7 +31,7 @@ class Report:
         rows: of the timed and the failed providers.
         swept: rows of the sweep.
         profiled: rows of the profiled steps.
-        missing: what was left out, with the reason.
+        missing: what was not measured, with the reason.
     """
 
     about: Mapping[str, str]
@@ -71,7 +71,7 @@ def markdown(report: Report) -> str:
     header = ("network", "batch", "step ms", "kernel", "ms", "share")
     parts.append("## Training step\n\n" + _table(header, _profiled(report.profiled)))
     missing = [*report.missing, *_failures(report)]
-    parts.append("## Not measured\n\n" + ("\n".join(f"- {line}" for line in missing) or "Nothing was left out."))
+    parts.append("## Not measured\n\n" + ("\n".join(f"- {line}" for line in missing) or "Everything was measured."))
     return "\n\n".join(parts) + "\n"
 
 

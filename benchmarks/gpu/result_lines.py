@@ -81,7 +81,7 @@ class Result:
 
 
 def read_results(paths: Iterable[Path]) -> list[Result]:
-    """Return the results in files that exist; a last line that was cut off is left out."""
+    """Return the results in files that exist; a last line that was cut off is skipped."""
     results = []
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from benchmarks.cases import op_cases, op_names
+from benchmarks.cases.weighted_mse_cases import CASES
 from benchmarks.compile_kernels import TARGETS
 from benchmarks.gpu import launch_sweep, precompile, profile_step
 from benchmarks.gpu.precompile import Kernel, compile_kernel, compiled_before, kernels, sweep_kernels
-from simcast_kernels.adaln_norm import kernel as adaln_kernel
 from simcast_kernels.dispatch import Launch, interpreter_is_on
+from simcast_kernels.weighted_mse import kernel as loss_kernel
+from simcast_kernels.weighted_mse import weighted_mse
 
 needs_compiler = pytest.mark.skipif(interpreter_is_on(), reason="TRITON_INTERPRET=1 turns kernels into Python")
 SM_90 = TARGETS["sm_90"]
@@ -41,7 +43,7 @@ def test_signature_depends_on_alignment_and_specialized_integers():
     aligned = torch.empty(64, dtype=torch.bfloat16, device="meta")
 
     def signature(*arguments, **options):
-        launch = Launch(kernel=adaln_kernel.forward_kernel, grid=(1,), arguments=arguments, options=options)
+        launch = Launch(kernel=loss_kernel._loss_kernel, grid=(1,), arguments=arguments, options=options)
         return precompile.signature(launch)
 
     assert signature(aligned) == signature(aligned[8:]) != signature(aligned[4:])
@@ -56,10 +58,14 @@ def test_signature_depends_on_alignment_and_specialized_integers():
 def test_a_call_in_another_process_finds_the_compiled_kernels(tmp_path, monkeypatch):
     """The key of the cache is that of the launches that the op makes on real tensors, not only of the case's."""
     environment = os.environ | {"TRITON_CACHE_DIR": str(tmp_path / "cache")}
-    code = "import sys; from benchmarks.gpu.precompile import *; k = Kernel('weighted_mse', 'quickstart', {!r}, 0); " \
-           "row = compile_kernel(k, TARGETS['sm_90']); sys.exit(bool(row['failure'] or row['cached']))"  # fmt: skip
-    for direction in ("forward", "backward"):
-        subprocess.run([sys.executable, "-c", code.format(direction)], env=environment, check=True)
+    code = (
+        "from benchmarks.compile_kernels import TARGETS\n"
+        "from benchmarks.gpu.precompile import Kernel, compile_kernel\n"
+        "for direction in ('forward', 'backward'):\n"
+        "    row = compile_kernel(Kernel('weighted_mse', 'quickstart', direction, 0), TARGETS['sm_90'])\n"
+        "    assert not row['failure'] and not row['cached'], row\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("SIMCAST_KERNELS", "triton")
     monkeypatch.setattr("simcast_kernels.dispatch.interpreter_is_on", lambda: True)
@@ -69,13 +75,10 @@ def test_a_call_in_another_process_finds_the_compiled_kernels(tmp_path, monkeypa
         hits[launch.kernel.__name__] = compiled_before(launch, SM_90)
 
     monkeypatch.setattr(Launch, "run", run)
-    from benchmarks import weighted_mse
-
-    case = next(c for c in op_cases("weighted_mse").CASES if c.name == "quickstart")
+    case = next(c for c in CASES if c.name == "quickstart")
     tensors = case.tensors("cpu", seed=0)
     tensors[0].requires_grad_(True)
-    provider = weighted_mse.op_providers(weighted_mse.weighted_mse, "cuda", interpret=False)[0]
-    loss = provider.function(tensors[0], tensors[1], mask=tensors[2], **case.table)
+    loss = weighted_mse(tensors[0], tensors[1], mask=tensors[2], **case.table)
     torch.autograd.grad(loss, tensors[0])
     assert len(hits) == 2 and all(hits.values()), hits
 

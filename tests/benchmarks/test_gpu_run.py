@@ -318,7 +318,7 @@ def test_no_device(monkeypatch, capsys):
 
 def test_summary_of_nothing_is_valid():
     text = markdown(Report(ABOUT))
-    assert text.count("No results.") == 5 and "Nothing was left out." in text
+    assert text.count("No results.") == 5 and "Everything was measured." in text
 
 
 # Duration
