@@ -22,6 +22,7 @@ crashes or hangs loses nothing else. The rows of all timings are in ``gpu-<commi
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -277,4 +278,5 @@ def profile_steps(run: Run) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the child processes, too
     sys.exit(main())
