@@ -229,11 +229,13 @@ class FakeProcesses:
                 row |= {"gb_per_s": 1.0, "status": TIMED}
                 fault = self.faults.get((op, case.name, provider))
                 rows.append(row | ({"status": fault} if fault else {}))
-                write_rows(rows, path)
+                if fault in (STARTED, "device lost"):
+                    write_rows(rows, path)
                 if fault == STARTED:
                     return None, "stopped after 45 s without a result"
                 if fault == "device lost":
                     return DEVICE_LOST, f"exit status {DEVICE_LOST}"
+        write_rows(rows, path)
         return 0, ""
 
 
