@@ -3,6 +3,8 @@
 Without a GPU: the device is stubbed, and child processes are Python scripts or replaced by their output files.
 """
 
+import argparse
+import importlib
 import json
 import os
 import time
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import run_gpu
+from benchmarks import harness, run_gpu
 from benchmarks.cases import op_cases, op_names
 from benchmarks.gpu import case_order, child_processes, duration, result_lines
 from benchmarks.gpu.child_processes import Ended, Task, run_all, run_one
@@ -177,7 +179,7 @@ class FakeProcesses:
     """Replaces the child processes by the files that they write; hangs and crashes where told."""
 
     def __init__(self, faults=()):
-        self.faults, self.began = dict(faults), []
+        self.faults, self.began, self.words = dict(faults), [], []
 
     def run_all(self, tasks, seconds, *, workers, ended, environment=None):
         for task in tasks:
@@ -186,6 +188,7 @@ class FakeProcesses:
 
     def run_one(self, task, seconds):
         self.began.append(task.name)
+        self.words.append(task.words)
         options = dict(zip(task.words, task.words[1:], strict=False))
         status, reason = 0, ""
         if "--result-lines" in options:
@@ -275,6 +278,27 @@ def test_a_run_times_every_case_in_order(tmp_path, monkeypatch, capsys):
     for words in ("NVIDIA H200", "abc1234", "1980 MHz", "580.1", "pixel-size | 9.0 | 7.0 | 4 | 1", "no pydantic"):
         assert words in summary
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"{EXPECTED} rows in")
+
+
+def test_every_process_is_started_with_valid_arguments(tmp_path, monkeypatch):
+    processes = FakeProcesses()
+    whole_run(tmp_path, monkeypatch, processes)
+    parse, parsed = argparse.ArgumentParser.parse_args, []
+
+    class ParsedError(Exception):
+        pass
+
+    def only_parse(parser, arguments):
+        parsed.append(parse(parser, arguments))
+        raise ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", only_parse)
+    modules = [words for words in processes.words if words[0] != "pytest"]
+    for module, *arguments in modules:
+        imported = importlib.import_module(module)
+        with pytest.raises(ParsedError):
+            harness.main(imported.BENCHMARK, arguments) if hasattr(imported, "BENCHMARK") else imported.main(arguments)
+    assert len(parsed) == len(modules) >= 4 * len(op_names())
 
 
 def test_a_failing_baseline_a_hang_and_a_lost_device_lose_nothing_else(tmp_path, monkeypatch):
