@@ -13,6 +13,7 @@ from simcast_hpc.config import FORECASTING, ConfigError, DiffusionConfig, Sampli
 from simcast_hpc.diffusion import (
     BatchNoise,
     NoiseSchedule,
+    SamplerStep,
     SamplingResult,
     check_finite,
     make_schedule,
@@ -220,17 +221,25 @@ class TrainedEnsemble(Ensemble):
         return self.autoencoder.moments(frames)[0] * self.autoencoder.scale
 
     def _steps(self):
-        trained, sampling = self.config.diffusion, self.sampling
-        schedule = noise_schedule(trained)
-        levels = noise_levels(schedule, sampling.steps, sampling.spacing)
-        return plan_steps(
-            sampling.sampler,
-            schedule,
-            levels,
-            prediction=trained.prediction,
-            eta=sampling.eta,
-            order=sampling.order,
-        )
+        return denoising_steps(self.config.diffusion, self.sampling)
+
+
+def denoising_steps(trained: DiffusionConfig, sampling: SamplingConfig) -> list[SamplerStep]:
+    """Return the steps in which a network that was trained with section ``diffusion`` is sampled.
+
+    Raises:
+        ValueError: the sections do not suit each other, see :func:`.noise_levels` and :func:`.plan_steps`.
+    """
+    schedule = noise_schedule(trained)
+    levels = noise_levels(schedule, sampling.steps, sampling.spacing)
+    return plan_steps(
+        sampling.sampler,
+        schedule,
+        levels,
+        prediction=trained.prediction,
+        eta=sampling.eta,
+        order=sampling.order,
+    )
 
 
 def _dtype(sampling: SamplingConfig) -> torch.dtype:

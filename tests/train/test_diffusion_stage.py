@@ -143,6 +143,8 @@ def test_leaves_folders_of_other_content_alone(tmp_path, root, runs):
         ("data", {"augment": True}, r"data\.augment=True is invalid in stage diffusion: latents .* are cached"),
         ("data", {"crop": 8}, r"data\.crop=8"),
         ("data", {"block_mean": 2}, r"data\.block_mean=1, the diffusion needs 2"),
+        ("sampling", {"steps": 1001}, r"could not be sampled: sampling: 1001 sampling steps"),
+        ("sampling", {"sampler": "ddpm", "order": 3}, r"sampling: order=3 is invalid for sampler ddpm"),
         ("sequence", {"frames_out": 5}, r"sequence\.frames_out=4, the diffusion needs 5"),
     ],
 )

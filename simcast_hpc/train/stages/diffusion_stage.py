@@ -14,7 +14,13 @@ from simcast_hpc.diffusion.counter_noise import sample_timesteps, training_noise
 from simcast_hpc.diffusion.guidance import drop_condition
 from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.inference.trained_ensemble import TrainedAutoencoder, denoiser, load_autoencoder, noise_schedule
+from simcast_hpc.inference.trained_ensemble import (
+    TrainedAutoencoder,
+    denoiser,
+    denoising_steps,
+    load_autoencoder,
+    noise_schedule,
+)
 from simcast_hpc.models.autoencoder import Posterior
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.storage.block_store import BlockStore
@@ -46,8 +52,8 @@ class DiffusionStage(Stage):
         """Load autoencoder and students, and check them, the denoiser's shapes and any stored latents.
 
         Raises:
-            ConfigError: a run is not set, not finished or has other frames or data; the denoiser does not fit; or the
-                stored latents were computed from other runs.
+            ConfigError: a run is not set, not finished or has other frames or data; the denoiser does not fit; section
+                ``sampling`` does not suit the noise schedule; or the stored latents were computed from other runs.
         """
         super().__init__(config, source)
         # 1. Fields of other sections that exclude this stage
@@ -78,6 +84,10 @@ class DiffusionStage(Stage):
         # 4. Stored latents, noise schedule
         self.latents.is_complete()
         self.schedule = noise_schedule(section)
+        try:
+            denoising_steps(section, config.sampling)
+        except ValueError as error:
+            raise ConfigError(f"the trained network could not be sampled: sampling: {error}") from error
 
     @property
     def latents(self) -> BlockStore:
