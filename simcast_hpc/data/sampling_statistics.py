@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
-from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.hdf5_target import atomic_hdf5
 
 from .dataset_spec import DatasetSpec, ZRRelation
 from .encoding import MISSING_CODE, rain_rate_from_reflectivity
@@ -127,7 +127,7 @@ def write_statistics(root: Path, statistics: EventStatistics, *, index_sha256: s
         statistics: one row per row of the index, rows of events that are not stored NaN.
         index_sha256: SHA-256 of the file ``index.h5`` to which the rows belong, as in the manifest.
     """
-    with atomic_file(root / STATISTICS) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(root / STATISTICS, libver="v110") as file:
         file.attrs["index"] = index_sha256
         file.attrs["content"] = _content_hash(statistics)
         for name in COLUMNS:

@@ -19,6 +19,7 @@ import numpy as np
 from simcast_hpc.config import DataError
 from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.storage.atomic_files import atomic_directory
+from simcast_hpc.storage.hdf5_target import hdf5_target
 
 from .storms import GENERATOR, storm_event
 
@@ -247,7 +248,7 @@ def _write_file(path: Path, file: _File, recipe: _Recipe) -> Iterator[dict[str, 
     offsets = ":".join(str((frame - frames // 2) * recipe.step_minutes) for frame in range(frames))
     ids = [f"{Path(file.name).name[len('SEVIR_VIL_')]}{file.first_index + number:07d}" for number in range(count)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as store:
+    with hdf5_target(path) as target, h5py.File(target, "w") as store:
         store.create_dataset("id", data=np.array(ids, dtype="S16"))
         vil = store.create_dataset(
             "vil",

@@ -12,6 +12,7 @@ import h5py
 
 from simcast_hpc.config import ConfigError
 from simcast_hpc.storage.atomic_files import atomic_directory, atomic_file, remove
+from simcast_hpc.storage.hdf5_target import hdf5_target
 
 from .cf_dataset import as_dataset
 from .forecast_fields import Forecast
@@ -210,8 +211,11 @@ def write_netcdf(dataset: "xr.Dataset", path: Path) -> None:
         name: {**variable.encoding, **(compressed if variable.ndim >= 2 else {})}
         for name, variable in dataset.variables.items()
     }
-    with atomic_file(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf", encoding=encoding)
+    import h5netcdf
+    from xarray.backends import H5NetCDFStore
+
+    with atomic_file(path) as temporary, hdf5_target(temporary) as target, h5netcdf.File(target, "w") as file:
+        dataset.dump_to_store(H5NetCDFStore(file), encoding=encoding)
 
 
 def write_zarr(dataset: "xr.Dataset", path: Path) -> None:

@@ -20,6 +20,7 @@ from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.monitoring.progress import Progress
 from simcast_hpc.storage.atomic_files import atomic_file
 from simcast_hpc.storage.directory_lock import hold_directory
+from simcast_hpc.storage.hdf5_target import hdf5_target
 
 from .ensemble import Ensemble
 
@@ -93,12 +94,13 @@ def write_ensembles(
     numbers = range(ranks.rank, ensemble.sampling.members, ranks.size)
     frames_in = ensemble.config.sequence.frames_in
     thresholds = spec.threshold_codes()
-    file, rates = None, []
+    file, target, rates = None, None, []
     lock = hold_directory(out.parent, "a sampling", field="--out", name=out.name, ranks=ranks)
     with lock, ExitStack() as open_files:
         with ranks.together():
             if ranks.is_first:
-                file = open_files.enter_context(h5py.File(open_files.enter_context(atomic_file(out)), "w"))
+                target = open_files.enter_context(hdf5_target(open_files.enter_context(atomic_file(out))))
+                file = open_files.enter_context(h5py.File(target, "w"))
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
         progress = Progress(logger, "sampling", count, unit="windows")
         for begin in range(0, count, batch):
@@ -112,7 +114,8 @@ def write_ensembles(
             gathered = ranks.gather((members, clipped))
             rates.append(sum(clipped for _, clipped in gathered))
             with ranks.together():
-                if file is not None:
+                if file is not None and target is not None:
+                    target.check()
                     _write(
                         file, indices, ensemble_products(_interleave([members for members, _ in gathered]), thresholds)
                     )

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from simcast_hpc.config import ConfigError
-from simcast_hpc.forecast.forecast_fields import Forecast
 from simcast_hpc.forecast.forecast_files import Publisher
 from simcast_hpc.monitoring.stop_request import StopRequest
 from simcast_hpc.storage.directory_lock import LostLockError, hold_directory
 from simcast_hpc.train.stop_errors import PausedError
 from tests.forecast.watch_runs import FRAMES_IN, deliver, health, issues_of, make_watcher, write_frame
 from tests.radar.radar_files import moment, predict, storm, write_cf
+from tests.storage.test_hdf5_target import limited
 
 FRAMES = 30
 DAMAGED, LATE, MISSING = 9, 14, 20
@@ -160,18 +160,15 @@ def test_damaged_frame_is_reported_until_it_is_replaced(model, storm_frames, fol
     assert watcher.scan() == 2 and health(out)["problems"] == []
 
 
-def test_full_disk_is_reported_and_retried(model, storm_frames, folders, monkeypatch):
+def test_full_disk_is_reported_and_retried(model, storm_frames, folders):
     folder, out = folders
     for path in storm_frames[:3]:
         deliver(path, folder)
-    watcher, publish = make_watcher(model, folder, out), Publisher.publish
-
-    def full(_self: Publisher, _forecast: Forecast):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Publisher, "publish", full)
-    assert watcher.scan() == 0 and "No space left" in health(out)["problems"][0]["problem"]
-    monkeypatch.setattr(Publisher, "publish", publish)
+    watcher = make_watcher(model, folder, out)
+    for size in (6000, 15000, 30000):
+        with limited(size):  # as a full disk; without care HDF5 ends the process
+            assert watcher.scan() == 0
+        assert "cannot be written" in health(out)["problems"][0]["problem"] and not list(out.glob("*forecast*"))
     assert watcher.scan() == 1 and health(out)["problems"] == []
 
 

@@ -13,7 +13,7 @@ from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.sampling_statistics import COLUMNS, EventStatistics, frame_histograms
 from simcast_hpc.data.shards.shard_format import chunk_frames, column, compression
 from simcast_hpc.radar import ModelEncoding, RadarFrame
-from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.hdf5_target import atomic_hdf5
 
 from .choose_events import DAY, EventChoice, event_id
 from .import_recipe import Recipe
@@ -105,7 +105,7 @@ def write_day(
     histograms = np.zeros((count, frames, MISSING_CODE + 1), np.uint32)
     checksums = [hashlib.sha256() for _ in events]
     corners = np.array([(choice.tiles[tile][0].start, choice.tiles[tile][1].start) for tile in choice.tile[events]])
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(path, libver="v110") as file:
         codes = file.create_dataset(
             "codes", shape=(count, frames, height, width), dtype=np.uint8, chunks=(1, each, height, width),
             **compression(recipe.codec),

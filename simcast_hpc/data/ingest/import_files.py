@@ -30,7 +30,8 @@ from simcast_hpc.data.shards.shard_format import (
     stored_description_hash,
     write_index,
 )
-from simcast_hpc.storage.atomic_files import atomic_file, publish, remove, write_text
+from simcast_hpc.storage.atomic_files import publish, remove, write_text
+from simcast_hpc.storage.hdf5_target import atomic_hdf5
 from simcast_hpc.storage.run_directory import file_hash
 
 from .choose_events import EventChoice
@@ -209,7 +210,7 @@ def _write_coverage(path: Path, parts: Finished) -> None:
     if parts.recipe.tile is None:
         counts = padded(counts, parts.recipe.tile_shape, 0)
     frames = int(np.isin(parts.table.grid, same_grids(parts.table, parts.recipe.series)).sum())
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(path, libver="v110") as file:
         file.attrs["frames"] = frames
         file.attrs["min_percent"] = COVERED_PERCENT
         file.attrs["grid"] = json.dumps(dataclasses.asdict(parts.recipe.series.grid), sort_keys=True)
@@ -265,7 +266,7 @@ def _stage_open(target: Path, parts: Finished) -> bool:
     images = frame_images(
         parts.table, rows, parts.reading, model_encoding(parts.recipe, parts.spec), open_frames(target)
     )
-    with atomic_file(target / STAGED / OPEN) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(target / STAGED / OPEN, libver="v110") as file:
         file["time"] = np.sort(times)
         codes = file.create_dataset(
             "codes", shape=(len(rows), *shape), dtype=np.uint8, compression="gzip", chunks=(1, *shape)

@@ -14,7 +14,7 @@ from simcast_hpc.config import DataError
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS
 from simcast_hpc.data.shards.shard_format import column
 from simcast_hpc.radar.radar_frame import RadarGrid
-from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.hdf5_target import atomic_hdf5
 
 from .source_files import SourceFile
 
@@ -227,7 +227,7 @@ def write_table(path: Path, table: ScanTable, *, options: str) -> None:
         "grids": [dataclasses.asdict(grid) for grid in table.grids],
         "totals": table.totals,
     }
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(path, libver="v110") as file:
         file.attrs["options"] = options
         text = np.frombuffer(json.dumps(content).encode("ascii"), np.uint8)
         file.create_dataset("content", data=text, compression="gzip", shuffle=False)

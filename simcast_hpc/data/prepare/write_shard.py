@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from simcast_hpc.config import DataError
@@ -10,7 +9,7 @@ from simcast_hpc.data.data_errors import DataProblem
 from simcast_hpc.data.sampling_statistics import COLUMNS, EventStatistics, frame_histograms
 from simcast_hpc.data.shards.shard_format import chunk_frames, compression
 from simcast_hpc.data.window_source import event_checksum
-from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.hdf5_target import atomic_hdf5
 
 from ..encoding import MISSING_CODE
 from .raw_events import EventSource
@@ -25,7 +24,7 @@ def write_shard(path: Path, source: EventSource, numbers: range, *, codec: str, 
     """
     height, width = source.grid
     count, frames = len(numbers), source.frames
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(path, libver="v110") as file:
         codes = file.create_dataset(
             "codes",
             shape=(count, frames, height, width),

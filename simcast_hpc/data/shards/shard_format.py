@@ -16,7 +16,7 @@ from pydantic import Field, PositiveInt, ValidationError, model_validator
 from simcast_hpc.config import DataError, StrictModel
 from simcast_hpc.data.dataset_spec import DatasetSpec
 from simcast_hpc.data.hdf5_guard import HDF5_ERRORS, check_hdf5, read_column
-from simcast_hpc.storage.atomic_files import atomic_file
+from simcast_hpc.storage.hdf5_target import atomic_hdf5
 from simcast_hpc.storage.run_directory import file_hash
 
 FORMAT = 1
@@ -174,7 +174,7 @@ _LARGEST_MANIFEST = 2**26
 
 def write_index(path: Path, index: Index) -> None:
     """Write the index atomically."""
-    with atomic_file(path) as temporary, h5py.File(temporary, "w", libver="v110") as file:
+    with atomic_hdf5(path, libver="v110") as file:
         for name, values in vars(index).items():
             if values is not None:
                 file.create_dataset(name, data=np.packbits(values, axis=1) if name == "gaps" else values)

@@ -17,6 +17,7 @@ from simcast_hpc.forecast.forecast_fields import Forecast
 from .product_fields import Window, file_number
 
 _CLOSE = 1e-6  # minutes; rounding of times
+NO_ECHO_TOLERANCE = 1e-3  # dB; rounding of the value of no echo
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def rain_rate(values: np.ndarray, forecast: Forecast) -> np.ndarray:
     rates = np.multiply(values, slope, dtype=np.float32)
     rates -= intercept
     np.exp(rates, out=rates)
-    rates[values <= np.float32(forecast.no_echo_dbz + 1e-3)] = 0.0
+    rates[values <= np.float32(forecast.no_echo_dbz + NO_ECHO_TOLERANCE)] = 0.0
     return rates
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from simcast_hpc.forecast.forecast_fields import Forecast
 
-from .accumulation import AccumulationGroup, accumulation_groups, amounts, time_axis
+from .accumulation import NO_ECHO_TOLERANCE, AccumulationGroup, accumulation_groups, amounts, time_axis
 from .product_fields import RATE_NAMES, ProductField
 from .product_settings import ProductSettings
 
@@ -157,7 +157,7 @@ def _neighborhood_probabilities(
     levels, probability = forecast.thresholds, forecast.probability
     if probability is None:
         assert forecast.values is not None
-        probability = exceedance(forecast.values, levels)
+        probability = exceedance(forecast.values, [max(level, lowest_echo(forecast)) for level in levels])
     name = "probability_of_exceedance"
     sources.insert(0, ProductField(name, "1", forecast.unit, "probability", probability, levels))
     if not forecast.is_ensemble:
@@ -169,6 +169,14 @@ def _neighborhood_probabilities(
         )
         for field in sources
     ]  # fmt: skip
+
+
+def lowest_echo(forecast: Forecast) -> float:
+    """Return the value in the unit of a forecast below which there is no echo, which reaches no threshold.
+
+    In dBZ no echo is a value, which a threshold can be below.
+    """
+    return forecast.no_echo_dbz + NO_ECHO_TOLERANCE if forecast.unit == "dBZ" else 0.0
 
 
 def exceedance(members: np.ndarray, levels: Sequence[float]) -> np.ndarray:

@@ -19,6 +19,7 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.forecast.cf_dataset import forecast_attributes
 from simcast_hpc.forecast.forecast_fields import Forecast
 from simcast_hpc.radar.radar_frame import RadarGrid
+from simcast_hpc.storage.hdf5_target import hdf5_target
 
 from .geotiff import layer_tags
 from .product_fields import ProductLayer, fields_of, layers_of
@@ -59,7 +60,7 @@ def write_odim_files(forecast: Forecast, folder: Path, *, institution: str = "")
 
 def write_odim_file(path: Path, groups: dict[str, dict[str, Any] | np.ndarray]) -> None:
     """Write groups of attributes, and data, to an HDF5 file with the attribute ``Conventions``."""
-    with h5py.File(path, "w") as file:
+    with hdf5_target(path) as target, h5py.File(target, "w") as file:
         file.attrs["Conventions"] = np.bytes_("ODIM_H5/V2_4")
         for name, content in groups.items():
             if isinstance(content, np.ndarray):

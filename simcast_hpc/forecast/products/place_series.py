@@ -19,7 +19,7 @@ from simcast_hpc.forecast.cf_dataset import forecast_attributes
 from simcast_hpc.forecast.forecast_fields import Forecast, ObservedFrames
 
 from .accumulation import amounts
-from .derived_fields import groups_of
+from .derived_fields import groups_of, lowest_echo
 from .places import PIXEL_RULES, Place, PlacePixels, pixels_of
 from .product_fields import RATE_NAMES, Window
 from .product_settings import ProductSettings
@@ -108,7 +108,7 @@ def series_of(forecast: Forecast, settings: ProductSettings, places: PlaceSettin
 
 
 class _Quantity(NamedTuple):
-    """Values ``[M, T, N]`` of the pixels of a place; ``thresholds`` in ``unit``."""
+    """Values ``[M, T, N]`` of the pixels of a place; ``thresholds`` in ``unit``, which values below ``lowest`` miss."""
 
     product: str
     unit: str
@@ -116,6 +116,7 @@ class _Quantity(NamedTuple):
     windows: tuple[Window, ...]
     thresholds: tuple[float, ...]
     averages_z: bool
+    lowest: float
 
 
 def _quantities(forecast: Forecast, settings: ProductSettings, pixels: PlacePixels) -> Iterator[_Quantity]:
@@ -123,12 +124,12 @@ def _quantities(forecast: Forecast, settings: ProductSettings, pixels: PlacePixe
     cut = _pixels_as_forecast(forecast, pixels)
     assert cut.values is not None
     levels = forecast.thresholds if forecast.is_ensemble else ()
-    is_dbz = forecast.unit == "dBZ"
-    yield _Quantity(RATE_NAMES[forecast.unit], forecast.unit, cut.values[:, :, 0], (), levels, is_dbz)
+    unit, rates = forecast.unit, cut.values[:, :, 0]
+    yield _Quantity(RATE_NAMES[unit], unit, rates, (), levels, unit == "dBZ", lowest_echo(forecast))
     if groups := groups_of(forecast, settings):
         levels = tuple(sorted(settings.accumulation_thresholds)) if forecast.is_ensemble else ()
         for group, sums in zip(groups, amounts(cut, groups, slice(None)), strict=True):
-            yield _Quantity(f"rainfall_amount_{group.name}", "mm", sums[:, :, 0], group.windows, levels, False)
+            yield _Quantity(f"rainfall_amount_{group.name}", "mm", sums[:, :, 0], group.windows, levels, False, 0.0)
 
 
 def _pixels_as_forecast(forecast: Forecast, pixels: PlacePixels) -> Forecast:
@@ -235,7 +236,7 @@ def _rows(
             lines.append(("percentile", level, "%", np.percentile(values, level, axis=0), quantity.unit))
         missing = np.isnan(values).any(axis=0)
         for level in quantity.thresholds:
-            share = np.where(missing, np.nan, (values >= np.float32(level)).mean(axis=0))
+            share = np.where(missing, np.nan, (values >= np.float32(max(level, quantity.lowest))).mean(axis=0))
             lines.append(("probability", level, quantity.unit, share, "1"))
     # 2. One row per time
     ends = [end for _, end in quantity.windows] or forecast.leads_minutes

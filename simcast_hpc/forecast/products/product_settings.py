@@ -57,14 +57,14 @@ class ProductSettings:
                 raise ConfigError(f"{option} {name!r} must be {' or '.join(names)}")
         for option, values, low, high in (
             ("--accumulate", self.accumulate, 0.0, math.inf),
-            ("--percentile", self.percentiles, -1e-9, 100.0 + 1e-9),
+            ("--percentile", self.percentiles, math.nextafter(0.0, -1.0), math.nextafter(100.0, 101.0)),
             ("--threshold", self.thresholds, 0.0, math.inf),
             ("--accumulation-threshold", self.accumulation_thresholds, 0.0, math.inf),
         ):
             if outside := [value for value in values if not low < value < high]:
                 valid = "from 0 to 100" if option == "--percentile" else "above 0 and finite"
-                raise ConfigError(f"{option} {outside[0]:g} must be {valid}")
-            if len(set(values)) < len(values):
+                raise ConfigError(f"{option} {outside[0]:.15g} must be {valid}")
+            if len({f"{value:.10g}" for value in values}) < len(values):  # the digits of file names
                 raise ConfigError(f"{option} {' '.join(f'{value:g}' for value in values)}: give each number once")
         for begin, end in self.windows:
             if not -math.inf < begin < end < math.inf:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pyproj
 import pytest
 import torch
 
@@ -13,9 +14,11 @@ from simcast_hpc.forecast.forecast_fields import FALLBACK_REASON
 from simcast_hpc.forecast.products import derived_fields
 from simcast_hpc.forecast.products.accumulation import TimeAxis, accumulation_groups, amounts, time_axis
 from simcast_hpc.forecast.products.derived_fields import box_mean, derive_fields, matched_mean, omitted_products
+from simcast_hpc.forecast.products.place_series import PlaceSettings, series_of
+from simcast_hpc.forecast.products.places import Place
 from simcast_hpc.forecast.products.product_settings import ProductSettings
 from simcast_hpc.radar import encoding_of_run
-from tests.forecast.products.made_forecasts import made_forecast, rates
+from tests.forecast.products.made_forecasts import GRID, NO_ECHO, made_forecast, rates
 
 AXIS = TimeAxis(5.0, 4, 6, are_means=False)
 ALL = ProductSettings(
@@ -92,6 +95,43 @@ def test_one_forecast_has_neighborhood_probabilities_only():
     )
 
 
+@pytest.mark.parametrize("members", [1, 4])
+def test_no_echo_reaches_no_threshold(members):
+    lowest = -50.0  # below the value of no echo in dBZ
+    forecast = replace(made_forecast(members=members, unit="dBZ", z_r=ZRRelation(a=200.0, b=1.6)), thresholds=(lowest,))
+    if members > 1:
+        forecast = replace(forecast, probability=None)
+    (field,) = derive_fields(forecast, ProductSettings(neighborhood_km=0.4, thresholds=(1e-5,)))
+    assert forecast.values is not None
+    echo = (forecast.values > NO_ECHO).mean(axis=0)
+    expected = np.where(np.isnan(forecast.values).any(axis=0), np.nan, echo)
+    np.testing.assert_allclose(field.values[0], expected, atol=1e-6)
+    assert 0.1 < np.nanmean(expected) < 0.9
+    to_degrees = pyproj.Transformer.from_crs(GRID.projection, "EPSG:4326", always_xy=True)
+    corner = to_degrees.transform(GRID.left + 15_500, GRID.top - 10_500)  # row 10, column 15
+    place = Place("A", {"type": "Point", "coordinates": list(corner)})
+    series = series_of(replace(forecast, probability=None), ProductSettings(), PlaceSettings((place,)))
+    shares = [row.value for row in series if row.statistic == "probability"]
+    assert shares == ([] if members == 1 else [pytest.approx(value) for value in echo[:, 10, 15]])
+
+
+def test_pixel_that_is_missing_in_one_member_is_missing_in_every_product():
+    forecast = made_forecast(members=4, missing=False)
+    assert forecast.values is not None and forecast.mean is not None and forecast.probability is not None
+    forecast.values[2, :, 5, 7] = forecast.mean[:, 5, 7] = forecast.probability[..., 5, 7] = np.nan
+    settings = ProductSettings(
+        accumulate=(15.0,), percentiles=(0.0, 50.0, 100.0), accumulation_thresholds=(1.0,), matched_mean=True,
+        neighborhood_km=2.0,
+    )  # fmt: skip
+    fields = {field.name: field for field in derive_fields(forecast, settings)}
+    assert len(fields) == 8
+    for field in fields.values():
+        assert np.isnan(field.values[..., 5, 7]).all() and np.isnan(field.values).sum() == field.values[..., 0, 0].size
+    percentiles = fields["rainfall_rate_percentile"].values
+    np.testing.assert_array_equal(percentiles[0], forecast.values.min(axis=0))
+    np.testing.assert_array_equal(percentiles[2], forecast.values.max(axis=0))
+
+
 def test_ensemble_products_are_omitted_for_a_fallback_with_one_member():
     forecast, settings = (
         made_forecast(frames=1),
@@ -125,7 +165,9 @@ def test_ensemble_products_of_a_deterministic_model_are_rejected(over, message):
     [
         ({"percentiles": (101.0,)}, "--percentile 101 must be from 0 to 100"),
         ({"percentiles": (float("nan"),)}, "--percentile nan"),
+        ({"percentiles": (100.0000000001,)}, "--percentile 100.0000000001 must be from 0 to 100"),
         ({"percentiles": (5.0, 5.0)}, "each number once"),
+        ({"thresholds": (1.0, 1.00000000001)}, "each number once"),  # files of one name
         ({"accumulate": (0.0,)}, "--accumulate 0 must be above 0"),
         ({"thresholds": (float("inf"),)}, "--threshold inf must be above 0 and finite"),
         ({"windows": ((30.0, 0.0),)}, "--window 30:0 must be START:END"),
