@@ -1,6 +1,7 @@
-"""A day of a watcher, compressed in time: outage, late and future frames, a failing network, a restart."""
+"""A day of a watcher, compressed in time: outage, late, damaged and future frames, a full disk, a restart."""
 
 import resource
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from simcast_hpc.forecast.watch_metrics import prometheus_text
 from simcast_hpc.monitoring.stop_request import StopRequest
 from tests.forecast.watch_runs import deliver, health, issues_of, make_watcher, write_frame
 from tests.radar.radar_files import moment, storm
+from tests.storage.test_hdf5_target import limited
 
 
 @pytest.fixture
@@ -91,6 +93,7 @@ def run_day(model: Path, folder: Path, out: Path, set_clock, *, frames: int) -> 
     outage = set(range(frames // 3, frames // 3 + 8))
     late = {frames // 2: frames // 2 + 4}  # frame, and the step at which it arrives
     lost, ahead = {frames // 5}, frames - 10
+    damaged, full = frames * 2 // 3, {frames - 6, frames - 5}  # replaced after two steps; steps with a full disk
     states, issued, fallbacks = [], [], {}
     settings = WatchSettings(every_seconds=0.0, prometheus=out.parent / "simcast.prom")
 
@@ -111,10 +114,16 @@ def run_day(model: Path, folder: Path, out: Path, set_clock, *, frames: int) -> 
             arriving.add(step)
         if step == ahead - 20:
             arriving.add(ahead)  # more than an hour ahead of the clock
+        if step == damaged + 2:
+            arriving.add(damaged)
         for number in sorted(arriving):
             arrive(number)
+        if step == damaged:
+            (folder / f"frame{step:04d}.nc").write_bytes(bytes(range(256)) * 20)
         before = issues_of(out)
-        made = watcher.scan()
+        with limited(6000) if step in full else nullcontext():
+            made = watcher.scan()
+        assert (health(out)["problem_counts"]["files"] == 1) == (step in (damaged, damaged + 1))
         states.append(health(out)["state"])
         issued += sorted(issues_of(out) - before)
         assert made >= len(issues_of(out) - before)
@@ -134,7 +143,9 @@ def run_day(model: Path, folder: Path, out: Path, set_clock, *, frames: int) -> 
     assert issues_of(out) == expected and len(issued) == len(set(issued)) == len(expected)
     by_model = {moment(k) for k in range(2, frames) if not {k, k - 1, k - 2} & absent}
     assert {issue for issue, name in fallbacks.items() if name == "none"} == by_model
-    assert set(states) == {"watching", "stale"} and health(out)["failed"] == 0
+    assert set(states) == {"watching", "stale"} and not list(out.glob(".*.partial"))
+    status = health(out)
+    assert status["failed"] == 3 and status["problem_counts"]["files"] == status["problem_counts"]["future"] == 0
     return {"forecasts": len(issued), "fallbacks": len(expected - by_model), "states": states, "memory": memory}
 
 
