@@ -295,22 +295,31 @@ def test_converted_golden_weights_sample_like_cascast(tmp_path):
     assert relative_error(sampled.latents, latents["sample/final"]) < TOLERANCE_AFTER_20_STEPS
 
 
-@pytest.mark.slow  # 1.6 GB of files; minutes for one member on a CPU
-def test_files_of_the_published_size_are_converted_sampled_and_evaluated(tmp_path):
-    """The key lists are those of the published networks; no configuration is given, as in the guide."""
+@pytest.mark.slow  # 1.9 GB of files
+def test_files_of_the_published_size_are_converted_without_configuration(tmp_path):
+    """The key lists are those of the published networks; no configuration is given, as in the guide.
+
+    Forecasts of 384 x 384 pixels take too long on a CPU: the denoiser and the decoder run on a part of the grid.
+    """
     listed = json.loads(shared("golden/cascast/sevir_state_dicts.json").read_text())
     shapes = {name: {key: tuple(shape) for key, shape in one["state_dict"].items()} for name, one in listed.items()}
     released = json.loads(shared("golden/earthformer/sevir_v1_state_dict.json").read_text())["state_dict"]
     shapes["earthformer"] = {key: tuple(shape) for key, (shape, _) in released.items()}
     files = write_files(tmp_path, shapes)
-    archive = make_archive(tmp_path / "archive", random_codes(1, 49, size=384))
     out = {name: tmp_path / "runs" / name for name in files}
     for name in ("autoencoder", "earthformer"):
         assert simcast("convert", name, files[name], out[name]) == 0
     words = ["--autoencoder", out["autoencoder"], "--student", out["earthformer"]]
     assert simcast("convert", "casformer", files["casformer"], out["casformer"], *words) == 0
-    assert load_autoencoder(out["autoencoder"]).scale == 0.6786020398139954
-    words = ["--root", archive, "--split", "train", "--set", "steps=2", "--set", "members=1", "--set", "clip=null"]
-    assert simcast("sample", out["casformer"], *words, "--out", tmp_path / "ensemble.h5") == 0
-    words = [*words[:4], "--out", tmp_path / "scores"]
-    assert simcast("evaluate", out["earthformer"], f"casformer={tmp_path / 'ensemble.h5'}", *words) == 0
+
+    sampling = {"steps": 1, "guidance": 1.0}
+    ensemble = load_ensemble(out["casformer"], change_sampling=lambda own: own.model_copy(update=sampling))
+    assert ensemble.autoencoder.scale == 0.6786020398139954
+    assert (ensemble.config.data.dataset, ensemble.student.config.model.title) == ("sevir", "Earthformer")
+    assert sum(parameter.numel() for parameter in ensemble.network.parameters()) == 309_246_016
+    rows = ensemble.noise_rows(torch.zeros(1, dtype=torch.int64), torch.arange(1))
+    start = rows.initial((12, 4, 4, 4))
+    with torch.no_grad():
+        sampled = ensemble._sample(rows, start, torch.zeros_like(start), None)
+    members = ensemble.autoencoder.decode(sampled.latents)
+    assert members.shape == (1, 12, 32, 32) and torch.isfinite(members).all()
