@@ -11,7 +11,7 @@ from .extrapolation import Extrapolation
 from .intensity import PhysicalEncoding
 from .persistence import Persistence
 from .pysteps_extrapolation import PystepsExtrapolation
-from .pysteps_nowcasts import PystepsBaseline
+from .pysteps_nowcasts import MEMBERS, PystepsBaseline
 
 __all__ = [
     "BASELINES",
@@ -48,7 +48,7 @@ NOTES = {
     "pysteps-lk": "pysteps: Lucas-Kanade motion, semi-Lagrangian advection",
     "darts": "pysteps: DARTS motion, semi-Lagrangian advection",
     "s-prog": "pysteps: S-PROG, scale-dependent smoothing",
-    "steps": "pysteps: STEPS, 10 members",
+    "steps": f"pysteps: STEPS, {MEMBERS} members",
     "linda": "pysteps: LINDA, deterministic, one domain",
     "anvil": "pysteps: ANVIL, scale-dependent growth and decay",
 }
@@ -62,6 +62,7 @@ def load_baseline(
     step_minutes: float = 5.0,
     spacing_km: float = 1.0,
     cache: Path | None = None,
+    members: int | None = None,
 ) -> Baseline:
     """Return the baseline of this name for the encoding of a dataset.
 
@@ -71,6 +72,7 @@ def load_baseline(
         step_minutes: minutes between frames, used by STEPS and LINDA.
         spacing_km: pixel spacing in km, used by STEPS and LINDA.
         cache: folder in which forecasts are cached between evaluations.
+        members: number of members of ``steps``, 10 by default; other baselines have none.
 
     Raises:
         KeyError: unknown name; the message gives the nearest name and all names.
@@ -86,4 +88,6 @@ def load_baseline(
         return Extrapolation()
     if name in ("pysteps-lk", "darts"):
         return PystepsExtrapolation(encoding, method="darts" if name == "darts" else "lucas-kanade", cache=cache)
-    return PystepsBaseline(name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache)
+    return PystepsBaseline(
+        name, encoding, step_minutes=step_minutes, spacing_km=spacing_km, cache=cache, members=members or MEMBERS
+    )

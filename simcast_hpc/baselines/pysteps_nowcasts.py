@@ -52,6 +52,7 @@ class PystepsBaseline(WindowBaseline):
         step_minutes: minutes between frames.
         spacing_km: pixel spacing in km.
         cache: folder in which forecasts are cached.
+        members: number of members of STEPS.
 
     Raises:
         ImportError: pysteps or OpenCV is not installed; the message contains the install command.
@@ -67,11 +68,12 @@ class PystepsBaseline(WindowBaseline):
         step_minutes: float,
         spacing_km: float,
         cache: Path | None = None,
+        members: int = MEMBERS,
     ):
         super().__init__(cache=cache)
         self.name, self.encoding = name, encoding
         self.step_minutes, self.spacing_km = step_minutes, spacing_km
-        self.members = MEMBERS if name == "steps" else None
+        self.members = members if name == "steps" else None
         self.fallbacks = 0
         self._extrapolation = PystepsExtrapolation(encoding)
         self._forecast = _nowcast_method(_METHODS[name])
@@ -82,7 +84,7 @@ class PystepsBaseline(WindowBaseline):
             "encoding": encoding_hash(self.encoding),
             "step_minutes": self.step_minutes,
             "spacing_km": self.spacing_km,
-            "members": MEMBERS if self.name == "steps" else 1,
+            "members": self.members or 1,
             "pysteps": importlib.metadata.version("pysteps"),
             "version": 1,
         }
@@ -99,7 +101,7 @@ class PystepsBaseline(WindowBaseline):
         self.fallbacks += 1
         logger.info("%s: using pysteps-lk for one window (%s)", self.name, reason)
         forecast = self._extrapolation.forecast_window(window, frames_out)
-        return np.repeat(forecast[None], MEMBERS, axis=0) if self.name == "steps" else forecast
+        return forecast if self.members is None else np.repeat(forecast[None], self.members, axis=0)
 
     def _run(self, window: np.ndarray, frames_out: int) -> np.ndarray:
         motion = self._extrapolation.motion(window[-3:])
@@ -123,7 +125,7 @@ class PystepsBaseline(WindowBaseline):
             decibel(window[-3:], self.encoding),
             motion,
             frames_out,
-            n_ens_members=MEMBERS,
+            n_ens_members=self.members,
             n_cascade_levels=levels,
             precip_thr=WET_DB,
             kmperpixel=self.spacing_km,

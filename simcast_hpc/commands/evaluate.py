@@ -113,8 +113,9 @@ def evaluate(
         bool,
         typer.Option(
             "--as-issued",
-            help="Score only pixels that simcast predict writes: a model has none where an input frame is missing, a "
-            "baseline where the last one is. For comparison with simcast score-issued.",
+            help="Score what simcast predict writes: values rounded to float32 in the physical unit, and no pixels "
+            "where an input frame of a model, or the last one of a baseline, is missing. For comparison with simcast "
+            "score-issued --encoded.",
         ),
     ] = False,
     cache: Annotated[

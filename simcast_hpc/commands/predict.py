@@ -164,6 +164,7 @@ def predict(
     places = place_settings(points, polygons, polygon_pixels, polygon_statistic)
     kinds = tuple(write or _WRITE)
     _reject_absent(frames or [], watch, pattern)
+    _check_prometheus(prometheus, out)
     # 2. Model or baseline, and output
     predictor = _load(
         run, [*(frames or []), *([watch] if watch else [])], pattern, fallback=fallback, z_r=z_r, changes=changes or [],
@@ -176,7 +177,8 @@ def predict(
             "any_spacing": any_spacing, "any_interval": any_interval, "dataset": dataset,
             "rate_thresholds": products.thresholds,
         },
-        importer=importer, bridge=bridge, tile=tile, overlap=overlap, batch=batch, postprocess=postprocess,
+        observed_frames=products.observed_frames, importer=importer, bridge=bridge, tile=tile,
+        overlap=overlap, batch=batch, postprocess=postprocess,
         keep_members=keeps_members(products, places), blend_km=blend_border,
     )  # fmt: skip
     # After the checks of the options: a missing optional package is reported only if everything else is valid.
@@ -210,6 +212,17 @@ def _reject_absent(frames: list[Path], watch: Path | None, pattern: str) -> None
             f"--pattern {watch.resolve().name}"
         )
     list_files(frames, pattern)
+
+
+def _check_prometheus(file: Path | None, out: Path) -> None:
+    """Reject a file in a folder that does not exist, except ``out``, which is created."""
+    if file is None:
+        return
+    if file.is_dir():
+        raise ConfigError(f"--prometheus {file} is a folder; give a file in it, for example {file / 'simcast.prom'}")
+    folder = file.absolute().parent
+    if not folder.is_dir() and folder.resolve() != out.resolve():
+        raise ConfigError(f"--prometheus {file}: the folder {file.parent} does not exist; create it, or choose --out")
 
 
 def _inflow(*, mask: bool, omit: bool) -> str:
@@ -266,6 +279,12 @@ def _forecast_once(
         read_encoded(files, [max(files)], predictor.code)
         raise
     frames = read_encoded(files, [time for time in chosen.frames if time is not None], predictor.code)
+    for _, time in reversed(chosen.earlier):
+        try:
+            frames |= read_encoded(files, [time], predictor.code)
+        except DataError as error:  # a damaged frame that only accumulations use
+            logging.getLogger(__name__).warning("accumulations begin later: %s", error)
+            break
     forecast = predictor.predict(frames, issue)
     paths = list(publisher.publish(forecast).values())
     if forecast.fallback:

@@ -88,7 +88,8 @@ SamplingOverrides = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
-        help="Override a field of the section sampling of an ensemble, for example members=20 (repeatable).",
+        help="Override a field of the section sampling of an ensemble, for example members=20 (repeatable); for the "
+        "baseline steps only members.",
         metavar="KEY=VALUE",
         show_default=False,
     ),

@@ -164,7 +164,8 @@ def check_products(method: "ForecastMethod", products: "ProductSettings", kinds:
         is_model = isinstance(own, Predictor)
         leads = own.model.config.sequence.frames_out if is_model else own.frames_out
         # Whether the frames are mean rates, which begin one step earlier, is known when they are read.
-        axis = TimeAxis(code.step_minutes, own.wanted.frames_in, leads, are_means=True)
+        observed = max(own.wanted.frames_in, own.wanted.history)
+        axis = TimeAxis(code.step_minutes, observed, leads, are_means=True)
         is_ensemble = isinstance(own.model, Ensemble) if is_model else own.is_ensemble
         products.check(code.unit, code.rate_relation, axis, is_ensemble=is_ensemble)
 

@@ -77,8 +77,8 @@ class EvaluationConfig(StrictModel):
     missing_members: Literal["mask", "ignore"] = "mask"
     """How an ensemble is scored where members are missing: `mask` excludes the pixel, `ignore` scores the others."""
     as_issued: Added[bool] = False
-    """Score only pixels that `simcast predict` writes: a model has none where an input frame is missing, a baseline
-    where the last one is."""
+    """Score what `simcast predict` writes: values rounded to float32 in the physical unit, and no pixels where an
+    input frame of a model, or the last one of a baseline, is missing."""
     also: tuple[TestSetConfig, ...] = ()
     """Additional test sets."""
 

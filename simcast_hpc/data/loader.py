@@ -2,6 +2,7 @@
 
 import atexit
 import signal
+import warnings
 from collections.abc import Iterator
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
@@ -101,8 +102,10 @@ def micro_batches(
         first_step=first_step, global_size=global_size, micro_size=micro_size, rank=rank, world_size=world_size
     )
     other_children = set(active_children())
-    batches = iter(
-        DataLoader(
+    with warnings.catch_warnings():
+        # Of more workers than cores: configurations are for nodes, and on a laptop workers only wait for each other.
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        loader = DataLoader(
             _Windows(source, extension, order or SampleOrder(len(source), seed=seed), crops),
             batch_sampler=positions,  # pyright: ignore[reportArgumentType]  an iterator of index lists suffices
             num_workers=workers,
@@ -111,7 +114,7 @@ def micro_batches(
             pin_memory=torch.cuda.is_available(),
             prefetch_factor=_PREFETCH_FACTOR if workers else None,
         )
-    )
+        batches = iter(loader)
     atexit.register(_kill_workers, [process for process in active_children() if process not in other_children])
     return batches
 

@@ -15,6 +15,7 @@ from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
 
 from .entries import Entry
+from .unit_fields import UnitFields
 
 Counted = dict[str, dict[str, Statistics]]
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def count_entries(
     frames_in: int,
     batch_size: int,
     heavy: float,
-    as_issued: bool = False,
+    as_issued: UnitFields | None = None,
     ranks: Ranks = SINGLE_RANK,
 ) -> tuple[Counted, int]:
     """Return the statistics of each entry by counting hash, and the window with the most pixels of at least ``heavy``.
@@ -38,7 +39,7 @@ def count_entries(
     size. Collective with several ranks;
     all ranks return the same.
 
-    With ``as_issued``, pixels that an issued forecast does not contain are missing, see :meth:`.Entry.as_issued`.
+    With ``as_issued``, forecasts are those that a file of ``simcast predict`` contains, see :meth:`.Entry.as_issued`.
     """
     by_hash = {protocol.counting_hash: protocol for protocol in protocols}
     own: list[tuple[str, str, Statistics]] = []
@@ -91,7 +92,7 @@ def _count_batch(
     entries: Sequence[Entry],
     by_hash: dict[str, ScoreProtocol],
     *,
-    as_issued: bool,
+    as_issued: UnitFields | None,
 ) -> list[tuple[str, str, Statistics]]:
     keys = [source.key(index) for index in indices]
     parts, method, raw = [], None, torch.empty(0)
@@ -99,8 +100,8 @@ def _count_batch(
         if entry.forecast is not method:  # the post-processed rows of a forecast follow it and share its result
             method, raw = entry.forecast, entry.raw_windows(keys, past, frames_out=observed.shape[1])
         forecast = entry.postprocessed(raw, past)
-        if as_issued:
-            forecast = entry.as_issued(forecast, past)
+        if as_issued is not None:
+            forecast = entry.as_issued(forecast, past, as_issued)
         target = observed.to(forecast.device)
         for counting_hash, protocol in by_hash.items():
             statistics = count_windows(target, forecast, protocol=protocol, events=[key.event for key in keys])

@@ -30,6 +30,8 @@ from simcast_hpc.inference.quantile_mapping import QuantileMapping
 from simcast_hpc.inference.trained_model import TrainedModel
 from simcast_hpc.storage.npz_files import load_npz
 
+from .unit_fields import UnitFields
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -65,18 +67,21 @@ class Entry:
         values = forecast if forecast.is_floating_point() else code_to_unit(forecast)
         return self.postprocessing.apply(values, frames)
 
-    def as_issued(self, forecast: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """Return forecasts ``[B, (M,) T', H, W]`` that are missing where ``simcast predict`` writes none.
+    def as_issued(self, forecast: torch.Tensor, frames: torch.Tensor, written: UnitFields) -> torch.Tensor:
+        """Return forecasts ``[B, (M,) T', H, W]`` as ``simcast score-issued`` reads those of ``simcast predict``.
 
-        That is where any of the input frames ``[B, T, H, W]`` of a model is missing, and where the last one of a
-        baseline is. Forecasts in files are returned unchanged.
+        They are missing where predict writes none: where any of the input frames ``[B, T, H, W]`` of a model is
+        missing, and where the last one of a baseline is. The others are those that ``written`` finds for the float32
+        value of the file. Forecasts in files are returned unchanged.
         """
         if self.kind == "file":
             return forecast
         missing = (frames == MISSING_CODE).to(forecast.device)
         hidden = missing[:, -1] if self.kind == "baseline" else missing.any(1)
         hidden = hidden.view(len(hidden), *[1] * (forecast.dim() - 3), *hidden.shape[1:])
-        return forecast.masked_fill(hidden, torch.nan if forecast.is_floating_point() else MISSING_CODE)
+        values = forecast if forecast.is_floating_point() else code_to_unit(forecast)
+        issued = torch.from_numpy(written.issued(values.float().cpu().numpy())).to(forecast.device)
+        return issued.masked_fill(hidden, torch.nan)
 
     def with_postprocessing(self, postprocessing: Postprocessing) -> "Entry":
         """Return the entry of the same forecast with post-processing, named ``<name>+<post-processing>``."""

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from simcast_hpc.config import ConfigError, EvaluationConfig, SequenceConfig
+from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig
 from simcast_hpc.config.names import file_stem
 from simcast_hpc.data.open_windows import open_windows, pixel_spacing_km, source_spec, step_minutes, target_spec
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.inference.quantile_mapping import QuantileMapping
+from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.storage.atomic_files import write_json, write_text
 from simcast_hpc.storage.directory_lock import hold_directory
 from simcast_hpc.verification.diagram_statistics import heavy_rain_panel
@@ -22,6 +23,7 @@ from .dataset_protocols import protocols_of
 from .entries import Entry, TestSet
 from .example_file import write_example
 from .score_files import LEVEL, as_csv, diagrams, intervals, without_nan
+from .unit_fields import UnitFields
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def evaluate(
             frames_in=sequence.frames_in,
             batch_size=settings.batch_size,
             heavy=spec.threshold_codes()[-2:][0],
-            as_issued=settings.as_issued,
+            as_issued=_written_fields(test_set.data, protocols) if settings.as_issued else None,
             ranks=ranks,
         )
         if not ranks.is_first:
@@ -108,6 +110,15 @@ def _protocols(test_set: TestSet, entries: Sequence[Entry], settings: Evaluation
         scores=settings.scores,
         missing_members=settings.missing_members,
     )
+
+
+def _written_fields(data: DataConfig, protocols: Sequence[ScoreProtocol]) -> UnitFields:
+    """Return the conversion of forecasts to values in files and back, as in ``simcast score-issued``.
+
+    Raises:
+        ConfigError: ``simcast predict`` has no forecasts in the unit of the data, or they have no cadence.
+    """
+    return UnitFields(encoding_of_run(data), tuple(one for protocol in protocols for one in protocol.thresholds))
 
 
 def _write(result: dict[str, Any], counted: Counted, folder: Path) -> None:

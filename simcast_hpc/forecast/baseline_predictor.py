@@ -53,6 +53,7 @@ class BaselinePredictor:
         frames_out: number of lead times.
         keep_members: whether the members of an ensemble are kept.
         inflow: how pixels are treated that are not determined by observations.
+        members: number of members of ``steps``; None for its default.
     """
 
     name: str
@@ -61,6 +62,7 @@ class BaselinePredictor:
     frames_out: int
     keep_members: bool = True
     inflow: InflowMode = "mark"
+    members: int | None = None
 
     def __post_init__(self) -> None:
         """Load the baseline.
@@ -77,8 +79,9 @@ class BaselinePredictor:
         """The method."""
         try:
             return load_baseline(
-                self.name, self.code.spec.encoding, step_minutes=self.code.step_minutes, spacing_km=self.code.spacing_km
-            )
+                self.name, self.code.spec.encoding, step_minutes=self.code.step_minutes,
+                spacing_km=self.code.spacing_km, members=self.members,
+            )  # fmt: skip
         except ImportError as error:
             raise ConfigError(str(error)) from error
 
@@ -152,6 +155,8 @@ class BaselinePredictor:
             "attribution": self.code.spec.credit,
             "simcast_postprocessing": "none",
         }
+        if isinstance(self.baseline, PystepsBaseline) and self.baseline.members is not None:
+            provenance["simcast_sampling"] = json.dumps({"members": self.baseline.members})
         if self.name not in ("persistence", "extrapolation"):
             provenance["pysteps_version"] = importlib.metadata.version("pysteps")
         return provenance
@@ -167,4 +172,5 @@ class BaselinePredictor:
         code = [self.code.spec.model_dump_json(), repr(self.code.z_r), self.code.any_spacing, self.code.any_interval]
         wanted = [self.wanted.frames_in, self.wanted.step_minutes, self.wanted.bridge, self.wanted.fewest]
         settings = [self.code.dataset, self.code.rounded, self.frames_out, self.keep_members, self.inflow]
-        return json.dumps([self.name, code, wanted, settings])
+        own = [self.name, code, wanted, settings]
+        return json.dumps(own if self.members is None else [*own, self.members])

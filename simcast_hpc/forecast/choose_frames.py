@@ -24,13 +24,15 @@ class FrameRequest:
     ``bridge`` is the largest number of consecutive frames in which a pixel may be missing and is interpolated in time,
     in linear units; also if complete frames are missing. The first and the last frame are never interpolated. A frame
     may be up to a quarter of a step from its nominal time. With ``fewest``, that number of frames without a gap, up to
-    the last one, is sufficient.
+    the last one, is sufficient. ``history`` is the number of frames up to the issue time that accumulations need; those
+    before the inputs of the model are read as far as they exist without a gap.
     """
 
     frames_in: int
     step_minutes: float
     bridge: int = 0
     fewest: int | None = None
+    history: int = 0
 
     @property
     def tolerance(self) -> timedelta:
@@ -51,11 +53,22 @@ class FrameRequest:
 
 @dataclass(frozen=True)
 class FrameSet:
-    """The input frames of one issue time: nominal ``times``, ascending, and the time of each frame or None."""
+    """The input frames of one issue time: nominal ``times``, ascending, and the time of each frame or None.
+
+    ``earlier`` are the nominal times and the times of frames before them, ascending, which only accumulations use;
+    these need ``history`` frames in all.
+    """
 
     issue: datetime
     times: tuple[datetime, ...]
     frames: tuple[datetime | None, ...]
+    earlier: tuple[tuple[datetime, datetime], ...] = ()
+    history: int = 0
+
+    @property
+    def existing(self) -> list[datetime]:
+        """The times of all frames, ascending: those before the inputs, and the inputs without the missing ones."""
+        return [frame for _, frame in self.earlier] + [frame for frame in self.frames if frame is not None]
 
     @property
     def missing(self) -> tuple[datetime, ...]:
@@ -74,18 +87,34 @@ def choose_frames(available: Iterable[datetime], issue: datetime, request: Frame
     fewest = request.frames_in if request.fewest is None else min(request.fewest, request.frames_in)
     for count in range(request.frames_in, fewest, -1):
         with contextlib.suppress(DataError):
-            return _choose(available, issue, replace(request, frames_in=count))
-    return _choose(available, issue, replace(request, frames_in=fewest))
+            return _with_earlier(available, _choose(available, issue, replace(request, frames_in=count)), request)
+    return _with_earlier(available, _choose(available, issue, replace(request, frames_in=fewest)), request)
+
+
+def _with_earlier(available: Sequence[datetime], chosen: FrameSet, request: FrameRequest) -> FrameSet:
+    """Return the inputs with the frames before them, up to ``request.history`` frames or the first gap."""
+    earlier: list[tuple[datetime, datetime]] = []
+    step = timedelta(minutes=request.step_minutes)
+    for back in range(1, request.history - len(chosen.times) + 1):
+        time = chosen.times[0] - step * back
+        frame = _nearest(available, time, request.tolerance)
+        if frame is None:
+            break
+        earlier.append((time, frame))
+    return replace(chosen, earlier=tuple(reversed(earlier)), history=request.history)
+
+
+def _nearest(available: Sequence[datetime], time: datetime, tolerance: timedelta) -> datetime | None:
+    """Return the nearest of ascending times within the tolerance; None if there is none."""
+    after = bisect.bisect(available, time)
+    nearest = min(available[max(after - 1, 0) : after + 1], key=lambda frame: abs(frame - time), default=None)
+    return nearest if nearest is not None and abs(nearest - time) <= tolerance else None
 
 
 def _choose(available: Sequence[datetime], issue: datetime, request: FrameRequest) -> FrameSet:
     # 1. Nearest frame per nominal time
     times = request.times(issue)
-    frames: list[datetime | None] = []
-    for time in times:
-        after = bisect.bisect(available, time)
-        nearest = min(available[max(after - 1, 0) : after + 1], key=lambda frame: abs(frame - time), default=None)
-        frames.append(nearest if nearest is not None and abs(nearest - time) <= request.tolerance else None)
+    frames = [_nearest(available, time, request.tolerance) for time in times]
     frame_set = FrameSet(issue, tuple(times), tuple(frames))
     # 2. Gaps
     gap = _longest_gap(frames)

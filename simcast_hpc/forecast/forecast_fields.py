@@ -30,12 +30,14 @@ class ObservedFrames:
         decode: function from codes of any shape to values in the unit of the forecast, float32, NaN where missing.
         are_means: whether every frame is the mean rate over an interval that ends at its time (an accumulation), not an
             instantaneous field. The frames that a model forecasts from such frames are means as well.
+        wanted: number of frames that accumulations need; fewer existed if it is above that of ``times``.
     """
 
     codes: np.ndarray
     times: tuple[datetime, ...]
     decode: Callable[[np.ndarray], np.ndarray]
     are_means: bool = False
+    wanted: int = 0
 
     def values(self, frame: int, rows: slice = slice(None)) -> np.ndarray:
         """Return rows of a frame in the unit of the forecast, float32 ``[rows, W]``, NaN where missing."""
@@ -104,6 +106,11 @@ class Forecast:
     def leads_minutes(self) -> list[float]:
         """Lead times in minutes."""
         return [self.step_minutes * (k + 1) for k in range(len(self.shown))]
+
+    @property
+    def lacks_frames(self) -> bool:
+        """Whether fewer observed frames existed than accumulations need."""
+        return self.inputs is not None and len(self.inputs.times) < self.inputs.wanted
 
     @property
     def valid(self) -> list[datetime]:

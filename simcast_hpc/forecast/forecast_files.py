@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from .products.product_settings import ProductSettings
 if TYPE_CHECKING:
     import xarray as xr
 
+logger = logging.getLogger(__name__)
 DATA = ("nc", "zarr")
 PICTURES = ("png", "gif")
 FOLDERS = ("cog", "overlay", "odim")  # one file per product and time
@@ -143,6 +145,8 @@ class Publisher:
             ConfigError: a product cannot be computed from forecasts of this model.
         """
         omitted = omitted_products(forecast, self.products)
+        if omitted and not forecast.fallback:
+            logger.warning("%s omitted: observed frames before the forecast are missing", omitted)
         provenance = {**forecast.provenance, **({"simcast_products_omitted": omitted} if omitted else {})}
         return replace(forecast, products=derive_fields(forecast, self.products), provenance=provenance)
 

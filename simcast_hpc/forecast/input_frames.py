@@ -1,6 +1,7 @@
 """The input frames of one forecast as one array, with missing pixels interpolated in time, and their provenance."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +17,8 @@ from simcast_hpc.radar.frame_encoding import EncodedFrame, ModelEncoding
 from .choose_frames import FrameSet, interpolate, pixel_gaps, require_one_grid_and_unit
 from .forecast_fields import Forecast, ObservedFrames
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class InputFrames:
@@ -27,6 +30,7 @@ class InputFrames:
         codes: encoded values ``[T, H, W]``: uint8 (255 missing), or float32 in [0, 1] (NaN missing).
         bridged: number of pixels of each frame that were interpolated in time.
         code: encoding of the frames.
+        earlier: nominal times and frames before the inputs, ascending, which only accumulations use.
     """
 
     chosen: FrameSet
@@ -34,6 +38,7 @@ class InputFrames:
     codes: np.ndarray
     bridged: list[int]
     code: ModelEncoding
+    earlier: tuple[tuple[datetime, EncodedFrame], ...] = ()
 
     @cached_property
     def missing(self) -> np.ndarray:
@@ -46,8 +51,11 @@ class InputFrames:
 
     def observed_frames(self) -> ObservedFrames:
         """Return all frames for accumulations."""
-        are_means = all(one.interval_minutes is not None for one in self.frames)
-        return ObservedFrames(self.codes, self.chosen.times, self._decode, are_means)
+        before = [frame for _, frame in self.earlier]
+        are_means = all(one.interval_minutes is not None for one in (*before, *self.frames))
+        codes = np.concatenate([np.stack([one.codes for one in before]), self.codes]) if before else self.codes
+        times = (*(time for time, _ in self.earlier), *self.chosen.times)
+        return ObservedFrames(codes, times, self._decode, are_means, self.chosen.history)
 
     def _decode(self, codes: np.ndarray) -> np.ndarray:
         physical = self.code.to_linear(self.code.physical(codes))
@@ -68,7 +76,11 @@ class InputFrames:
             for time, count in zip(self.chosen.times, self.bridged, strict=True)
             if count and time not in self.chosen.missing
         ]
+        before = [
+            {"time": f"{one.time:%Y-%m-%dT%H:%M:%SZ}", "file": printable(one.path.name)} for _, one in self.earlier
+        ]
         return {
+            **({"simcast_earlier_frames": json.dumps(before)} if before else {}),
             "simcast_inputs": json.dumps(sources),
             "simcast_bridged": bridged_times or "none",
             "simcast_bridged_pixels": json.dumps(bridged_pixels) if bridged_pixels else "none",
@@ -113,14 +125,25 @@ def stack_frames(
 ) -> InputFrames:
     """Return the chosen frames as one array; pixels missing in at most ``bridge`` successive frames are interpolated.
 
+    Earlier frames for accumulations are used up to the first one that differs in grid or unit.
+
     Raises:
-        DataError: the frames differ in grid or unit.
+        DataError: the inputs differ in grid or unit.
     """
     existing = [frames[time] for time in chosen.frames if time is not None]
     require_one_grid_and_unit(existing)
     absent = np.full_like(existing[0].codes, MISSING_CODE if existing[0].codes.dtype == np.uint8 else np.nan)
     codes = np.stack([absent if time is None else frames[time].codes for time in chosen.frames])
-    return InputFrames(chosen, existing, codes, _bridge_pixels(codes, chosen, code, bridge), code)
+    earlier: list[tuple[datetime, EncodedFrame]] = []
+    for time, moment in reversed(chosen.earlier):
+        frame = frames[moment]
+        if frame.unit != existing[0].unit or frame.grid.difference(existing[0].grid):
+            logger.warning("accumulations begin after %s, which has another grid or unit", frame.path)
+            break
+        earlier.append((time, frame))
+    return InputFrames(
+        chosen, existing, codes, _bridge_pixels(codes, chosen, code, bridge), code, tuple(reversed(earlier))
+    )
 
 
 def is_missing(codes: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ from .predictor import Predictor, reject_unfit_tile, tile_margin, training_grid
 
 logger = logging.getLogger(__name__)
 FALLBACKS = ("extrapolation", "persistence")
+ENSEMBLES = ("steps",)  # baselines with members
 _MINUTES = 120.0
 # Files from whose times the cadence is inferred, the last ones by name.
 _SAMPLED_FILES = 24
@@ -107,6 +108,8 @@ class PredictorSettings:
         inflow: see :func:`.mark_inflow`.
         blend_km: see :class:`.Predictor`.
         change_sampling: overrides sampling settings of an ensemble; None if nothing is overridden.
+        observed_frames: function from the time step in minutes to the number of observed frames that products need;
+            None if they need no others than those of the forecast.
         reading: fields of :class:`.ModelEncoding`: such as ``z_r`` and ``dataset``.
         without_model: of baselines and fallbacks.
     """
@@ -120,8 +123,14 @@ class PredictorSettings:
     inflow: InflowMode = "mark"
     blend_km: float = 0.0
     change_sampling: Callable[[SamplingConfig], SamplingConfig] | None = None
+    observed_frames: Callable[[float], int] | None = None
     reading: dict[str, Any] = field(default_factory=dict)
     without_model: WithoutModel = WithoutModel()
+
+    def request(self, frames_in: int, step_minutes: float, fewest: int | None = None) -> FrameRequest:
+        """Return the frames of a method with these numbers of input frames, and those that products need."""
+        history = 0 if self.observed_frames is None else self.observed_frames(step_minutes)
+        return FrameRequest(frames_in, step_minutes, self.bridge, fewest, history)
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,7 @@ def load_model(run: Path, settings: PredictorSettings) -> Predictor:
         if settings.tile is not None:
             reject_unfit_tile(model, settings.tile)
         tile = settings.tile or training_grid(model)
-        request = FrameRequest(model.config.sequence.frames_in, code.step_minutes, settings.bridge)
+        request = settings.request(model.config.sequence.frames_in, code.step_minutes)
         margin = tile_margin(model)
         shared = max(min(tile) // 4, 2 * margin) if settings.overlap is None else settings.overlap
         return Predictor(
@@ -291,8 +300,8 @@ def load_baseline_predictor(name: str, settings: PredictorSettings, places: Fram
         logger.info("%s of frames in %s, time step %g minutes (%s)", name, newest.unit, step, how)
     most, fewest = frames_of_baseline(name, given.frames_in)
     return BaselinePredictor(
-        name, code, FrameRequest(most, code.step_minutes, settings.bridge, fewest), given.lead_times(code.step_minutes),
-        keep_members=settings.keep_members, inflow=settings.inflow,
+        name, code, settings.request(most, code.step_minutes, fewest), given.lead_times(code.step_minutes),
+        keep_members=settings.keep_members, inflow=settings.inflow, members=_members(name, settings),
     )  # fmt: skip
 
 
@@ -305,8 +314,8 @@ def _like(
     most = default if given.frames_in else max(frames_in, fewest)
     leads = frames_out if given.frames_out is None and given.minutes is None else given.lead_times(code.step_minutes)
     return BaselinePredictor(
-        name, code, FrameRequest(most, code.step_minutes, settings.bridge, fewest), leads,
-        keep_members=settings.keep_members, inflow=settings.inflow,
+        name, code, settings.request(most, code.step_minutes, fewest), leads,
+        keep_members=settings.keep_members, inflow=settings.inflow, members=_members(name, settings),
     )  # fmt: skip
 
 
@@ -314,11 +323,27 @@ def _reject_model_options(name: str, settings: PredictorSettings, fallback: str 
     given = {
         "--fallback": fallback, "--blend-border": settings.blend_km or None, "--tile": settings.tile,
         "--overlap": settings.overlap,
-        "--set": settings.change_sampling,
+        "--set": None if name in ENSEMBLES else settings.change_sampling,
         "--postprocess": None if settings.postprocess == "none" else settings.postprocess,
     }  # fmt: skip
     wrong = [option for option, value in given.items() if value is not None]
     if wrong:
         raise ConfigError(
             f"{', '.join(wrong)}: only for a trained model; {name} forecasts the whole domain without one"
+            + (f" (the baseline with members is {' and '.join(ENSEMBLES)})" if "--set" in wrong else "")
         )
+
+
+def _members(name: str, settings: PredictorSettings) -> int | None:
+    """Return the number of members of a baseline that ``--set members=N`` gives; None for the default.
+
+    Raises:
+        ConfigError: another field is set.
+    """
+    if settings.change_sampling is None or name not in ENSEMBLES:
+        return None
+    changed = settings.change_sampling(SamplingConfig())
+    others = sorted(set(changed.given()) - {"members"})
+    if others:
+        raise ConfigError(f"--set {others[0]}: only for a trained model; {name} has only members, such as members=20")
+    return changed.members

@@ -69,14 +69,12 @@ class WatchSettings:
         """Check the numbers.
 
         Raises:
-            ConfigError: one is not finite, or the folder of the text file does not exist.
+            ConfigError: one is not finite.
         """
         numbers = {"--every": self.every_seconds, "--late": self.late_minutes, "--stale": self.stale_steps}
         for option, value in numbers.items():
             if not math.isfinite(value):
                 raise ConfigError(f"{option} {value} must be a finite number")
-        if self.prometheus is not None and not self.prometheus.absolute().parent.is_dir():
-            raise ConfigError(f"--prometheus {self.prometheus}: the folder {self.prometheus.parent} does not exist")
 
 
 class FolderWatcher:
@@ -209,7 +207,7 @@ class FolderWatcher:
 
     def _serve(self, chosen: FrameSet, files: dict[datetime, Path]) -> str:
         """Make one forecast; return ``made``, ``current``, ``file`` if an input file proved damaged, or ``failed``."""
-        issue, moments = chosen.issue, [moment for moment in chosen.frames if moment is not None]
+        issue, moments = chosen.issue, chosen.existing
         # 1. Inputs
         contents = self._of_files(self.files.content, moments, files)
         if contents is None:
@@ -270,6 +268,7 @@ class FolderWatcher:
     def _signature(self, chosen: FrameSet, contents: dict[datetime, str]) -> str:
         """Return a hash of everything that determines a forecast: times and content of the frames, and settings."""
         inputs = [None if moment is None else [moment.isoformat(), contents[moment]] for moment in chosen.frames]
+        inputs += [[moment.isoformat(), contents[moment]] for _, moment in chosen.earlier]
         products = [self.publisher.identity] if self.publisher.identity else []
         return hashlib.sha256(json.dumps([inputs, self.predictor.identity, *products]).encode()).hexdigest()[:32]
 

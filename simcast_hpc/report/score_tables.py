@@ -73,7 +73,7 @@ def lead_table(scores: ScoreFile, *, bounds: bool = True) -> Table:
     protocol, used = next(iter(scores.protocols.items()))
     return Table(
         caption=f"Mean CSI by lead time (1 is perfect) under protocol {protocol} ({used.hash}), pooled over events. "
-        f"The last column is the mean over lead times; the best value of each column is in bold.{note}"
+        f"The last column is the mean of the lead times; the best value of each column is in bold.{note}"
         f"{_intervals(scores, protocol) if bounds else ''}",
         columns=("Forecast", *(f"{minutes:g} min" for minutes in scores.lead_minutes), "Mean"),
         groups=(Group("", rows),),
@@ -90,7 +90,10 @@ def _intervals(scores: ScoreFile, protocol: str) -> str:
             values.append(f"{name} {number(value)} [{number(low)}, {number(high)}]")
     if not values:
         return ""
-    return f" Mean CSI pooled over lead times, with 95 % intervals over events in brackets: {'; '.join(values)}."
+    how = ""
+    if scores.protocols[protocol].aggregation == "global":
+        how = " of the counts pooled over lead times, which differs from the last column,"
+    return f" Mean CSI{how} over the same thresholds, with 95 % intervals over events in brackets: {'; '.join(values)}."
 
 
 def score_table(scores: ScoreFile, protocol: str) -> Table:

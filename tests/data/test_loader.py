@@ -126,6 +126,15 @@ def test_shards_and_archive_give_the_same_batches(root, tmp_path):
     _assert_equal(_take(source, 4, first_step=3, workers=1), _take(open_archive(root), 10)[6:])
 
 
+def test_more_workers_than_cores_are_no_warning(root, monkeypatch, recwarn):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    batches = micro_batches(
+        open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1, workers=2
+    )
+    next(batches)
+    assert not [one for one in recwarn if "DataLoader" in str(one.message)]
+
+
 def test_prefetch_on_a_cpu_changes_nothing(root):
     batches = micro_batches(open_archive(root), seed=2, first_step=0, global_size=6, micro_size=3, rank=0, world_size=1)
     _assert_equal(list(islice(prefetch_to_device(batches, torch.device("cpu")), 3)), _take(open_archive(root), 3))

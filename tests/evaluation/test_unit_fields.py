@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.evaluation.issued.unit_fields import UnitFields
+from simcast_hpc.evaluation.unit_fields import UnitFields
 from simcast_hpc.radar.frame_encoding import ModelEncoding
 
 
@@ -37,3 +37,20 @@ def test_values_that_were_not_written_from_a_position_are_rounded_to_the_code():
     near = np.array([[value * (1 - 2e-7), value * (1 + 2e-7), 0.0, np.nan]])
     read = UnitFields(code, (120.0,)).of(near)
     assert (np.abs(read[0, :2] * 255 - 120) < 3e-5).all() and read[0, 2] == 0 and np.isnan(read[0, 3])
+
+
+@pytest.mark.parametrize("description", ["knmi", "fmi", "sevir"])
+def test_an_issued_field_is_that_of_its_file(description):
+    """Bitwise, with no echo, missing pixels and members; a second conversion changes nothing."""
+    spec = read_spec(description)
+    code = ModelEncoding(spec, 5.0, 1.0)
+    unit = np.random.default_rng(2).random((2, 3, 40, 50), np.float32)
+    unit[0, 0, :4], unit[1, 2, 5] = np.nan, 0
+    linear = np.stack([code.linear_of_forecast(member) for member in unit]).astype(np.float32)
+    for member in linear:
+        code.make_physical(member)
+    fields = UnitFields(code, (120.0,))
+    issued = fields.issued(unit)
+    np.testing.assert_array_equal(issued, np.stack([fields.of(member) for member in linear]))
+    np.testing.assert_array_equal(fields.issued(issued), issued)
+    assert not np.array_equal(issued, unit, equal_nan=True) and np.isnan(issued[0, 0, :4]).all()

@@ -9,10 +9,16 @@ import torch
 import xarray as xr
 
 from simcast_hpc.baselines import load_baseline
+from simcast_hpc.commands.predict import _check_prometheus
 from simcast_hpc.config import ConfigError
 from simcast_hpc.forecast.border_blending import weight_of_model
 from simcast_hpc.forecast.choose_frames import FrameRequest, choose_frames
-from simcast_hpc.forecast.load_predictor import WithoutModel
+from simcast_hpc.forecast.load_predictor import (
+    FramePlaces,
+    PredictorSettings,
+    WithoutModel,
+    load_baseline_predictor,
+)
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.radar import encoding_of_run
 from simcast_hpc.radar.frame_description import infer_step_minutes
@@ -82,7 +88,12 @@ def test_lead_times(radar, tmp_path):
         (["extrapolaton"], r"extrapolaton is neither a run directory nor a baseline; did you mean extrapolation\?"),
         (["STEP"], r"STEP is neither .* did you mean steps\?"),
         (["extrapolation", "--tile", 32, 32], r"--tile: only for a trained model"),
-        (["extrapolation", "--set", "members=3"], r"--set: only for a trained model"),
+        (
+            ["extrapolation", "--set", "members=3"],
+            r"--set: only for a trained model.*the baseline with members is steps",
+        ),
+        (["steps", "--set", "sampler=ddpm"], r"--set sampler: only for a trained model; steps has only members"),
+        (["extrapolation", "--accumulate", 60], r"require a Z-R relation.*--z-r 200 1.6"),
         (["extrapolation", "--frames-in", 1], r"--frames-in 1: extrapolation needs at least 2 frames"),
         (["extrapolation", "--frames-out", 2, "--minutes", 9], r"--frames-out and --minutes are both given"),
         (["extrapolation", "--minutes", 3], r"--minutes 3 is below the time step of 5 minutes"),
@@ -199,3 +210,53 @@ def test_storm_moves_with_the_extrapolation(radar, tmp_path):
     error = np.abs(np.nan_to_num(forecast, nan=0, neginf=0).clip(0) - np.nan_to_num(future, nan=0, neginf=0).clip(0))
     still = np.abs(np.nan_to_num(storm(8), neginf=0).clip(0) - np.nan_to_num(future, neginf=0).clip(0))
     assert error.mean() < 0.6 * still.mean()
+
+
+def rain(number: int) -> np.ndarray:
+    """Return the rain rate in mm/h of a frame of the storm, by Z = 200 R^1.6."""
+    return (10.0 ** (np.maximum(storm(number), -99.0) / 10) / 200.0) ** (1 / 1.6)
+
+
+def test_amounts_read_the_observed_frames_that_they_need(radar, tmp_path):
+    """An hour with a forecast of 30 minutes from 4 frames: by the trapezoidal rule of 12 observed frames and more."""
+    options = ["--minutes", 30, "--accumulate", 60, "--window=-45:15", "--z-r", 200, 1.6, "--write", "nc"]
+    (path,) = predict("persistence", radar, *options, "--at", "2024-11-26T02:00", "--out", tmp_path)
+    rates = np.stack([rain(number) for number in (*range(1, 13), *[12] * 6)])
+    steps = (rates[1:] + rates[:-1]) / 2 * 5 / 60  # from -55 to 30 minutes
+    with xr.open_dataset(path, decode_timedelta=False) as dataset:
+        assert len(json.loads(dataset.attrs["simcast_inputs"])) == 4
+        assert len(json.loads(dataset.attrs["simcast_earlier_frames"])) == 8
+        assert dataset["forecast_period_60min"].values.tolist() == [5, 10, 15, 20, 25, 30]
+        for number, amount in enumerate(dataset["rainfall_amount_60min"].values):
+            np.testing.assert_allclose(amount, steps[number : number + 12].sum(0), rtol=2e-4, atol=1e-4)
+        window = dataset["rainfall_amount_m45_to_15min"].values.squeeze()
+    np.testing.assert_allclose(window, steps[2:14].sum(0), rtol=2e-4, atol=1e-4)
+
+
+def test_amounts_without_enough_observed_frames_are_omitted_and_named(radar, tmp_path):
+    """The forecast is issued; it states what it lacks."""
+    options = ["--minutes", 30, "--accumulate", 60, "--window=-45:15", "--accumulate", 30, "--z-r", 200, 1.6]
+    (path,) = predict("extrapolation", radar, *options, "--at", "2024-11-26T01:20", "--out", tmp_path, "--write", "nc")
+    with xr.open_dataset(path, decode_timedelta=False) as dataset:
+        assert dataset.attrs["simcast_products_omitted"] == "--accumulate 60, --window -45:15"
+        assert dataset["forecast_period_30min"].values.tolist() == [10, 15, 20, 25, 30]
+
+
+def test_members_of_steps(radar):
+    pytest.importorskip("pysteps")
+    settings = PredictorSettings(change_sampling=lambda own: own.model_copy(update={"members": 3}))
+    predictor = load_baseline_predictor("steps", settings, FramePlaces([radar]))
+    forecast = predictor.baseline.forecast(torch.randint(0, 200, (1, 3, 32, 32), dtype=torch.uint8), 2)
+    assert predictor.is_ensemble and forecast.shape == (1, 3, 2, 32, 32)
+    assert predictor.identity != load_baseline_predictor("steps", PredictorSettings(), FramePlaces([radar])).identity
+    assert predictor._fixed["simcast_sampling"] == '{"members": 3}'
+
+
+def test_folder_of_the_prometheus_file(tmp_path):
+    (tmp_path / "exists").mkdir()
+    for valid in (tmp_path / "out" / "simcast.prom", tmp_path / "exists" / "simcast.prom", None):
+        _check_prometheus(valid, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"the folder .*other does not exist; create it, or choose --out"):
+        _check_prometheus(tmp_path / "other" / "simcast.prom", tmp_path / "out")
+    with pytest.raises(ConfigError, match="exists is a folder; give a file in it"):
+        _check_prometheus(tmp_path / "exists", tmp_path / "out")

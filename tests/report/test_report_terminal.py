@@ -65,6 +65,7 @@ def test_print_scores_lists_the_thresholds_of_the_mean(tmp_path):
     print_scores(tmp_path / "test.json", console=console)
     printed = " ".join(console.file.getvalue().split())
     assert "Mean CSI is the mean over thresholds with at least" in printed and "16, 74, 133" in printed
+    assert "counts pooled over lead times, which differs from the last column, over the same thresholds" in printed
 
 
 def test_command_writes_the_report_and_prints_its_path(tmp_path):

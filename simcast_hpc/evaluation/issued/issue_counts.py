@@ -18,14 +18,14 @@ from simcast_hpc.verification.counting import count
 from simcast_hpc.verification.protocols import ScoreProtocol
 from simcast_hpc.verification.sufficient_statistics import Statistics
 
+from ..unit_fields import UnitFields
 from .arrived_frames import ArrivedFrames, PhysicalValues
 from .count_cache import IssueCounts
 from .issued_files import IssuedForecast, read_fields
-from .unit_fields import UnitFields
 
 FORECAST = "forecast"
 # Increase it when the counts of an unchanged forecast change.
-_VERSION = 3
+_VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,10 @@ class IssueCounter:
     def _count(self, forecast: IssuedForecast, observed: np.ndarray, unit: Any) -> dict[str, Statistics]:
         by_hash = {protocol.counting_hash: protocol for protocol in self.protocols}
         day = f"{forecast.issue:%Y-%m-%d}"
-        seen = observed if observed.dtype == np.uint8 else self._units.of(observed)
+        if observed.dtype == np.uint8:  # on the domain of an import, which the diagonal in SAL contains
+            seen, unit = self.code.padded(observed), self.code.padded(np.asarray(unit))
+        else:
+            seen = self._units.of(observed)
         observation, values = torch.from_numpy(seen)[None], torch.as_tensor(unit)[None]
         return {key: count(observation, values, protocol=one, events=[day]) for key, one in by_hash.items()}
 
@@ -190,8 +193,10 @@ class IssueCounter:
             made = baseline.forecast(torch.from_numpy(self.code.padded(inputs[-needed:]))[None], len(observed))
             unit: Any = made[0][..., : observed.shape[1], : observed.shape[2]]
             unit = unit.masked_fill(torch.from_numpy(_is_missing(inputs[-1])), torch.nan)  # as in issued forecasts
-            if observed.dtype != np.uint8:  # as if its values had been issued
-                unit = self._units.of(self.code.physical(unit.numpy()))
+            # As if its values had been issued
+            is_encoded = observed.dtype == np.uint8
+            values = unit.numpy()
+            unit = self._units.issued(values) if is_encoded else self._units.of(self.code.physical(values))
             counted[name] = self._count(forecast, observed, unit)
         return counted
 

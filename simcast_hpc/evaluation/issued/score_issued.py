@@ -149,7 +149,8 @@ def score_issued(
 def _find(products: Path, radar: Sequence[Path], settings: IssuedSettings, cache: CountCache) -> tuple[Any, ...]:
     """Return issues, frame files, skipped forecasts, problems of frames, and hashes of forecasts by path."""
     if not products.is_dir():
-        raise ConfigError(f"PRODUCTS {products} is not a folder of forecasts")
+        reason = "is a file; give the folder" if products.exists() else "does not exist; give the folder"
+        raise ConfigError(f"PRODUCTS {products} {reason} of forecasts, the --out of simcast predict")
     issues, skipped, stamps = _find_issues(products, settings)
     if not issues:
         reasons = f"; for example: {skipped[0]}" if skipped else ""

@@ -144,8 +144,8 @@ def no_rate_reason(unit: str) -> str:
     """Return why values in a unit cannot be converted to rain rates, and what to do."""
     if unit == "dBZ":
         return (
-            "rain rates from a model in dBZ require a Z-R relation, and its data description has no z_r; give one with "
-            "--z-r A B, for example 200 1.6"
+            "rain rates from dBZ require a Z-R relation, and there is none; give it with --z-r A B, for example "
+            "--z-r 200 1.6, or set z_r: {a: 200, b: 1.6} in the data description"
         )
     return f"a model in {unit} forecasts no rain rates; accumulations require a model in mm/h, or in dBZ with --z-r"
 

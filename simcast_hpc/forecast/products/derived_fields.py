@@ -6,6 +6,7 @@ probability-matched mean needs all members of one time at once.
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,14 +23,18 @@ _BLOCK_BYTES = 32 << 20  # of the members in a block of rows; intermediate resul
 def derive_fields(forecast: Forecast, settings: ProductSettings) -> tuple[ProductField, ...]:
     """Return the products of a forecast.
 
-    A fallback has the products that its frames and its one member allow, see :func:`omitted_products`.
+    A fallback has the products that its frames and its one member allow, and a forecast before which frames are missing
+    has the accumulations that the others cover, see :func:`omitted_products`.
 
     Raises:
         ConfigError: a product cannot be computed from forecasts of this model.
         DataError: there is no conversion to rain rates.
     """
     if not forecast.fallback:
-        settings.check(forecast.unit, forecast.z_r, time_axis(forecast), is_ensemble=forecast.is_ensemble)
+        axis = time_axis(forecast)
+        if forecast.lacks_frames and forecast.inputs is not None:  # what lacks is omitted, what is impossible an error
+            axis = replace(axis, observed=forecast.inputs.wanted)
+        settings.check(forecast.unit, forecast.z_r, axis, is_ensemble=forecast.is_ensemble)
     fields = _at_lead_times(forecast, settings)
     if groups := groups_of(forecast, settings):
         fields += _accumulations(forecast, settings, groups)
@@ -39,22 +44,25 @@ def derive_fields(forecast: Forecast, settings: ProductSettings) -> tuple[Produc
 
 
 def groups_of(forecast: Forecast, settings: ProductSettings) -> list[AccumulationGroup]:
-    """Return the groups of windows of a forecast; of a fallback those that its frames cover."""
+    """Return the groups of windows; of a fallback, or if frames are missing, those that the frames cover."""
     axis = time_axis(forecast)
-    if not forecast.fallback:
+    if not (forecast.fallback or forecast.lacks_frames):
         return accumulation_groups(settings.accumulate, settings.windows, axis)
     lengths = [minutes for minutes in settings.accumulate if minutes <= axis.end - axis.start]
     return accumulation_groups(lengths, [window for window in settings.windows if axis.contains(window)], axis)
 
 
 def omitted_products(forecast: Forecast, settings: ProductSettings) -> str:
-    """Return the options whose products a fallback does not have, separated by commas; empty if it has all."""
-    if not forecast.fallback:
+    """Return the options whose products a forecast does not have, separated by commas; empty if it has all.
+
+    A fallback lacks those of an ensemble, and both it and a forecast without enough observed frames accumulations.
+    """
+    if not (forecast.fallback or forecast.lacks_frames):
         return ""
     axis = time_axis(forecast)
     options = [f"--accumulate {one:g}" for one in settings.accumulate if one > axis.end - axis.start]
     options += [f"--window {one[0]:g}:{one[1]:g}" for one in settings.windows if not axis.contains(one)]
-    if not forecast.is_ensemble:
+    if forecast.fallback and not forecast.is_ensemble:
         given = {
             "--percentile": settings.percentiles,
             "--matched-mean": settings.matched_mean,

@@ -5,7 +5,9 @@ straight in longitude and latitude.
 """
 
 import csv
+import io
 import json
+import logging
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -14,12 +16,17 @@ from typing import Any, cast
 import numpy as np
 
 from simcast_hpc.config import ConfigError
+from simcast_hpc.config.text_files import printable
 from simcast_hpc.radar.radar_frame import RadarGrid
 
+logger = logging.getLogger(__name__)
 PIXEL_RULES = ("coverage", "center")
 _LONGITUDES, _LATITUDES = ("lon", "longitude", "lng", "x"), ("lat", "latitude", "y")
 _NAMES = ("name", "id", "station", "title")
 _LONGEST_EDGE = 0.01  # degrees; longer edges are divided before they are projected
+_EDGE = 1e-6  # pixels; rounding of projected coordinates
+_WHOLE = 1 - 1e-4  # share of the area of a place that counts as all of it
+_LISTED = 10  # places in a warning
 _BOXES = 1 << 18  # pixels whose intersections are computed at once
 
 
@@ -88,9 +95,10 @@ def read_places(path: Path, *, option: str, kinds: tuple[str, ...]) -> tuple[Pla
 
 
 def _from_csv(text: str, source: str) -> list[Place]:
-    lines = text.splitlines()
-    separator = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
-    reader = csv.DictReader(lines, delimiter=separator)
+    # Not splitlines: a quoted name may contain a line break, or any other character that it divides at.
+    heading = text.lstrip("\r\n").partition("\n")[0]
+    separator = ";" if heading.count(";") > heading.count(",") else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     columns = {name.strip().lower(): name for name in reader.fieldnames or ()}
     found = [next((columns[key] for key in keys if key in columns), None) for keys in (_LONGITUDES, _LATITUDES)]
     named = next((columns[key] for key in _NAMES if key in columns), None)
@@ -102,7 +110,7 @@ def _from_csv(text: str, source: str) -> list[Place]:
             longitude, latitude = (float(row[cast(str, name)]) for name in found)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{source}, line {number}: lon and lat must be numbers ({error})") from error
-        name = (row[named] or "").strip()
+        name = " ".join((row[named] or "").split())
         if not name:
             raise ConfigError(f"{source}, line {number} has no name")
         _check_degrees(longitude, latitude, f"{source}, line {number}")
@@ -160,7 +168,32 @@ def pixels_of(places: tuple[Place, ...], grid: RadarGrid, rule: str) -> list[Pla
     A point has the pixel that contains it. A polygon has, by ``coverage``, every pixel that it overlaps, weighted by
     the area of the overlap; by ``center``, every pixel whose center it contains.
     """
-    return _pixels_of(tuple(json.dumps(place.geometry) for place in places), grid, rule)
+    geometries = tuple(json.dumps(place.geometry) for place in places)
+    found = _pixels_of(geometries, grid, rule)
+    _warn_of_outside(tuple(place.name for place in places), geometries, grid, rule)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _warn_of_outside(names: tuple[str, ...], geometries: tuple[str, ...], grid: RadarGrid, rule: str) -> None:
+    """Log the places without a pixel, and those of which a part is outside the grid, once for each grid."""
+    found = _pixels_of(geometries, grid, rule)
+    outside = [name for name, one in zip(names, found, strict=True) if one.area_share == 0]
+    small = [name for name, one in zip(names, found, strict=True) if one.area_share > 0 and not len(one.rows)]
+    partly = [
+        f"{name} ({100 * one.area_share:.3g} % inside)"
+        for name, one in zip(names, found, strict=True)
+        if 0 < one.area_share < _WHOLE and len(one.rows)
+    ]
+    for listed, problem in (
+        (outside, "outside the grid, their series are empty"),
+        (small, "without the center of a pixel, their series are empty (--polygon-pixels coverage)"),
+        (partly, "partly outside the grid, their series are those of the part inside"),
+    ):
+        if listed:
+            more = f" and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+            shown = ", ".join(printable(name) for name in listed[:_LISTED])
+            logger.warning("%d of %d places %s: %s%s", len(listed), len(names), problem, shown, more)
 
 
 @lru_cache(maxsize=4)
@@ -174,8 +207,9 @@ def _pixels_of(geometries: tuple[str, ...], grid: RadarGrid, rule: str) -> list[
 
     def project(coordinates: np.ndarray) -> np.ndarray:
         x, y = transformer.transform(coordinates[:, 0], coordinates[:, 1])
-        if grid.unit == "degree":  # the same meridian as that of the grid
-            x = (np.asarray(x) - grid.left) % 360.0 + grid.left
+        if grid.unit == "degree":  # within half a turn of the grid's center, also for vertices to the west of the grid
+            west = grid.left + grid.width * grid.spacing_x / 2 - 180.0
+            x = (np.asarray(x) - west) % 360.0 + west
         columns = (np.asarray(x) - grid.left) / grid.spacing_x
         return np.stack([columns, (grid.top - np.asarray(y)) / grid.spacing_y], axis=1)
 
@@ -199,8 +233,12 @@ def _pixels_of_shape(shape: Any, grid: RadarGrid, rule: str) -> PlacePixels:
     if not np.isfinite(bounds).all():
         return nowhere
     if shape.geom_type == "Point":
-        column, row = (int(np.floor(value)) for value in bounds[:2])
-        inside = 0 <= row < grid.height and 0 <= column < grid.width
+        # A point on the edge is in the pixel there, whatever the rounding of its projection.
+        limits = (grid.width, grid.height)
+        inside = all(-_EDGE <= value <= limit + _EDGE for value, limit in zip(bounds[:2], limits, strict=True))
+        column, row = (
+            min(max(int(np.floor(value)), 0), limit - 1) for value, limit in zip(bounds[:2], limits, strict=True)
+        )
         return PlacePixels(np.array([row]), np.array([column]), np.ones(1), 1.0) if inside else nowhere
     left, top, right, bottom = bounds
     first, last = max(int(np.floor(left)), 0), min(int(np.ceil(right)), grid.width)
@@ -226,7 +264,10 @@ def _pixels_of_shape(shape: Any, grid: RadarGrid, rule: str) -> PlacePixels:
         target[edge] = shapely.area(shapely.intersection(shape, boxes[edge]))
     rows, columns = np.nonzero(shares > 1e-9)
     weights = shares[rows, columns]
-    area = weights.sum() / shape.area if rule == "coverage" else 1.0
+    on_grid = (
+        weights.sum() if rule == "coverage" else shape.intersection(shapely.box(0, 0, grid.width, grid.height)).area
+    )
+    area = on_grid / shape.area
     if grid.unit == "degree":  # pixels are narrower toward the poles
         weights = weights * np.cos(np.deg2rad(grid.y[rows + above]))
     return PlacePixels(rows + above, columns + first, weights, float(min(area, 1.0)))

@@ -81,6 +81,11 @@ class ProductSettings:
         """Whether there are accumulations."""
         return bool(self.accumulate or self.windows)
 
+    def observed_frames(self, step_minutes: float) -> int:
+        """Return the number of observed frames up to the issue time that the accumulations begin with."""
+        earliest = [step_minutes - length for length in self.accumulate] + [begin for begin, _ in self.windows]
+        return math.ceil(-min(earliest, default=step_minutes) / step_minutes - 1e-6) + 1
+
     @property
     def need_members(self) -> bool:
         """Whether products of an ensemble are computed from all its members."""

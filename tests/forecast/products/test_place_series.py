@@ -127,6 +127,36 @@ def test_places_on_a_grid_in_degrees_across_the_date_line():
     )
 
 
+def test_a_polygon_across_the_western_edge_of_a_grid_in_degrees_is_cut():
+    grid = RadarGrid("+proj=longlat +datum=WGS84", 5.0, 62.0, 0.5, 0.5, 8, 20, "degree")
+    ring = [[4, 59], [6, 59], [6, 61], [4, 61], [4, 59]]
+    (pixels,) = pixels_of((Place("box", {"type": "Polygon", "coordinates": [ring]}),), grid, "coverage")
+    assert set(pixels.columns) == {0, 1} and pixels.area_share == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("rule", ["coverage", "center"])
+def test_places_outside_the_grid_are_named(caplog, rule):
+    """A point exactly on any edge is in the pixel there; every grid is reported once."""
+    edges = [station("NW", 0, 0), station("NE", GRID.width, 0), station("SE", GRID.width, GRID.height)]
+    edges.append(station("SW", 0, GRID.height))
+    beyond = [
+        station("west", -0.01, 5),
+        station("south", 5, GRID.height + 0.01),
+        area("far", [(-9, 0), (-5, 0), (-5, 4)]),
+    ]
+    half = area("half", [(-2, 10), (2, 10), (2, 12), (-2, 12)])
+    with caplog.at_level("WARNING", logger="simcast_hpc"):
+        for _ in range(2):
+            found = pixels_of((*edges, *beyond, half), GRID, rule)
+    places = [(one.rows.tolist(), one.columns.tolist()) for one in found]
+    last_row, last_column = GRID.height - 1, GRID.width - 1
+    assert places[:4] == [([0], [0]), ([0], [last_column]), ([last_row], [last_column]), ([last_row], [0])]
+    assert places[4:7] == [([], [])] * 3 and found[7].area_share == pytest.approx(0.5, abs=0.01)
+    assert len(caplog.messages) == 2
+    assert "3 of 8 places outside the grid, their series are empty: west, south, far" in caplog.text
+    assert "1 of 8 places partly outside the grid" in caplog.text and "half (50 % inside)" in caplog.text
+
+
 def test_share_outside_the_grid_and_missing_pixels_are_stated():
     forecast = made_forecast()
     half = area("half", [(-2, 10), (2, 10), (2, 12), (-2, 12)])
@@ -201,6 +231,15 @@ def test_points_are_read_from_csv(tmp_path, text):
     (tmp_path / "points.csv").write_text(text, encoding="utf-8")
     (place,) = read_places(tmp_path / "points.csv", option="--points", kinds=("Point",))
     assert place.name == "A" and place.geometry["coordinates"] == [10.5, 55.25]
+
+
+def test_quoted_names_may_contain_any_separator(tmp_path):
+    """Line breaks, also of Unicode, and the delimiter; a name of several lines becomes one line."""
+    text = 'name,lon,lat\r\n"A\r\n B",10,55\r\n"C\u2028D",11,55\r\n"E;F\x1cG, H",12,55\r\nI\x85J,13,55\r\n'
+    (tmp_path / "points.csv").write_bytes(text.encode())
+    places = read_places(tmp_path / "points.csv", option="--points", kinds=("Point",))
+    assert [place.name for place in places] == ["A B", "C D", "E;F G, H", "I J"]
+    assert [place.geometry["coordinates"][0] for place in places] == [10, 11, 12, 13]
 
 
 BOX = {"type": "Polygon", "coordinates": [[[10, 55], [11, 55], [11, 56], [10, 55]]]}

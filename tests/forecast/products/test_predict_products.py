@@ -57,7 +57,7 @@ def test_all_formats_of_one_forecast(model, frames, tmp_path):
     [
         (["--percentile", "50"], "--percentile requires an ensemble"),
         (["--threshold", "5", "--z-r", "200", "1.6"], "0 or 1, is not a probability"),
-        (["--accumulate", "60", "--z-r", "200", "1.6"], "choose at most 35"),
+        (["--accumulate", "15"], r"--z-r 200 1.6, or set z_r: \{a: 200, b: 1.6\} in the data description"),
         (["--window", "0:40", "--z-r", "200", "1.6"], "--window 0:40 must be from -15 to 20"),
         (["--write", "nc", "--write", "csv"], "requires places"),
         (["--points", "no-such.csv", "--write", "nc", "--write", "csv"], "--points no-such.csv cannot be read"),

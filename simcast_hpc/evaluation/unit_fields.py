@@ -9,6 +9,9 @@ values, float32 or packed, and the inverse is exact up to rounding, with these l
   Without this a persistence forecast of exactly the threshold would be below it.
 - No echo: where several positions have one value (below the first echo, or no echo in dBZ), they become code 0.
 - Positions above the last code, 254, were written as the value of the last code.
+- Several float32 positions can have one float32 value, of which the first that is tried is taken, up to 1e-7 from the
+  forecast. ``simcast evaluate --as-issued`` converts its forecasts in the same way (:meth:`UnitFields.issued`) and so
+  counts the same numbers.
 - Packing: a packed file has the error of half its step; its values count as they were issued.
 
 A position between two codes is interpolated in the physical unit, but that of a threshold follows the formula of the
@@ -82,6 +85,11 @@ class UnitFields:
         unit[others] = self._written_as(physical[others], given[others], unit[others], 1)
         return unit
 
+    def issued(self, unit: np.ndarray) -> np.ndarray:
+        """Return the [0, 1] field ``[..., H, W]`` that :meth:`of` gives for the file of a forecast, float32."""
+        fields = np.asarray(unit, np.float32).reshape(-1, *unit.shape[-2:])
+        return np.stack([self.of(self._written(one)) for one in fields]).reshape(unit.shape)
+
     def _written_as(self, physical: np.ndarray, given: np.ndarray, rounded: np.ndarray, neighbors: int) -> np.ndarray:
         """Return the [0, 1] numbers that were written as ``physical``, all ``[N]``; ``rounded`` where none is found.
 
@@ -100,7 +108,7 @@ class UnitFields:
         return unit
 
     def _written(self, unit: np.ndarray) -> np.ndarray:
-        """Return the values ``[N]`` that ``simcast predict`` writes for [0, 1] numbers, float32."""
+        """Return the values that ``simcast predict`` writes for [0, 1] numbers of any shape, float32."""
         linear = np.asarray(self._code.linear_of_forecast(unit[None]), np.float32)
         self._code.make_physical(linear)
         return linear[0]
