@@ -371,8 +371,8 @@ def test_another_grid_is_an_error_that_names_both_files(operation, tmp_path):
     chosen = settings(dataset=str(operation / "mine.yaml"))
     with pytest.raises(DataError, match=r"radar003\.h5 has another grid than .*forecast_.*x from"):
         score_issued(tmp_path / "shifted", [operation / "radar"], settings=chosen, out=tmp_path / "out")
-    with pytest.raises(SimcastError, match=r"PRODUCTS .*fo does not exist; give the folder of forecasts"):
-        score_issued(tmp_path / "fo", [operation / "radar"], settings=chosen, out=tmp_path / "out")
+    with pytest.raises(SimcastError, match=r"PRODUCTS .*absent does not exist; give the folder of forecasts"):
+        score_issued(tmp_path / "absent", [operation / "radar"], settings=chosen, out=tmp_path / "out")
 
 
 def test_stated_thresholds_are_compared_in_physical_units(tmp_path):
