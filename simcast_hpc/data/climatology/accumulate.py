@@ -95,9 +95,9 @@ class Climatology:
         histograms = frame_histograms(codes)
         step = self.spec.step_minutes * 60
         moments = [datetime.fromtimestamp(event.begin + number * step, UTC) for number in range(len(codes))]
-        exists = histograms[:, :MISSING_CODE].any(axis=1)
-        if not exists.any():  # a tile outside of the coverage
-            exists[:] = True
+        exists = [bool(histogram[:MISSING_CODE].any()) for histogram in histograms]
+        if not any(exists):  # a tile outside of the coverage
+            exists = [True] * len(codes)
         for moment, histogram, one_exists in zip(moments, histograms, exists, strict=True):
             if not one_exists:
                 continue
