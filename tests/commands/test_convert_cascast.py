@@ -1,4 +1,4 @@
-"""CasCast's three files become runs by commands, which sample, evaluate and forecast; wrong files are explained."""
+"""CasCast's three files become runs by commands, which are sampled and evaluated; wrong files are explained."""
 
 import json
 import re
@@ -62,7 +62,7 @@ def error_of(capsys, *words: object) -> str:
     return text
 
 
-def test_converted_files_are_sampled_evaluated_and_forecast_with(folder, archive, tmp_path):
+def test_converted_files_are_sampled_and_evaluated(folder, archive, tmp_path):
     run, scores = folder / "casformer", tmp_path / "scores"
     file = tmp_path / "ensemble.h5"
     assert simcast("sample", run, "--root", archive, "--split", "train", "--out", file, "--single") == 0
