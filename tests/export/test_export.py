@@ -126,7 +126,8 @@ def test_exports_members_with_noise_as_an_input(tmp_path, base):
     result = export_run(run, tmp_path / "out", grid=(16, 16))
     assert result.differences["model.pt2"] <= 1e-5
     ensemble = load_noise_ensemble(run)
-    codes = torch.from_numpy(random_codes(1, 3, missing=0.1))
+    # The compiled optical flow differs in the last bits, which frames without common motion amplify
+    codes = torch.from_numpy(random_codes(1, 3, missing=0.1)) if base == "none" else _codes((1, 3, 16, 16))
     noise = ensemble.noise_of_domain(codes[0], range(5), grid=(16, 16))
     program = torch.export.load(tmp_path / "out" / "model.pt2").module()
     members = program(codes.expand(5, -1, -1, -1), noise)

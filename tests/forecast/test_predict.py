@@ -28,6 +28,7 @@ from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.radar import EncodedFrame, RadarGrid, encoding_of_run
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 from tests.radar.radar_files import LAEA, compliance_errors, moment, predict, small_model, storm, write_odim
+from tests.storage.test_hdf5_target import limited
 
 
 def error_of(*words: object) -> str:
@@ -322,16 +323,11 @@ def test_rejects_pipeline_directory_and_names_finished_stages(model, frames, tmp
     assert error_of(folder, frames) == message
 
 
-def test_full_disk_leaves_no_files(model, frames, tmp_path, monkeypatch):
-    monkeypatch.setattr(xr.Dataset, "to_netcdf", _full)
-    with pytest.raises(OSError, match="No space"):
+@pytest.mark.parametrize("size", [0, 4096])
+def test_full_disk_leaves_no_files(model, frames, tmp_path, size):
+    with limited(size), pytest.raises(OSError, match="File too large"):
         predict(model, frames, "--out", tmp_path / "out", "--write", "nc")
     assert list((tmp_path / "out").iterdir()) == []
-
-
-def _full(_self, path, **_options):
-    Path(path).write_bytes(b"half")
-    raise OSError(28, "No space left on device")
 
 
 def test_missing_output_package_is_reported_before_the_forecast(model, frames, tmp_path, monkeypatch):
