@@ -213,14 +213,14 @@ def _resize(motion: Tensor, size: tuple[int, int]) -> Tensor:
 def _smooth(field: Tensor, sigma: float) -> Tensor:
     """Smooth ``[B, C, H, W]`` with a Gaussian, with zeros outside the grid."""
     radius = int(3 * sigma + 0.5)
-    if field.device.type == "cpu" and not torch.compiler.is_compiling():
+    if field.device.type == "cpu":
         kernel = [math.exp(-(distance**2) / (2 * sigma**2)) for distance in range(radius + 1)]
         weights = [value / (kernel[0] + 2 * sum(kernel[1:])) for value in kernel]
         return _sum_of_shifts(_sum_of_shifts(field, weights, dim=-2), weights, dim=-1)
     distances = torch.arange(-radius, radius + 1, dtype=field.dtype, device=field.device)
     gaussian = torch.exp(-(distances**2) / (2 * sigma**2))
     gaussian = gaussian / gaussian.sum()
-    if torch.compiler.is_compiling():  # a program with few operations, whose last bits depend on the batch
+    if torch.compiler.is_compiling():  # on a GPU: few operations, whose last bits depend on the batch
         flat = F.conv2d(field.reshape(-1, 1, *field.shape[-2:]), gaussian.view(1, 1, -1, 1), padding=(radius, 0))
         return F.conv2d(flat, gaussian.view(1, 1, 1, -1), padding=(0, radius)).reshape(field.shape)
     return _sum_in_windows(_sum_in_windows(field, gaussian, dim=-2), gaussian, dim=-1)

@@ -125,9 +125,8 @@ def test_captured_program_equals_the_function():
     frames[:, :, :5, :8] = float("nan")
     model = Extrapolation()
     program = torch.export.export(model, (frames,))
-    # A program smooths by convolutions, so that its last bits differ; no value of the example is in it.
-    for one in (frames, frames.flip(0) * 0.7):
-        torch.testing.assert_close(program.module()(one), model(one), rtol=0, atol=1e-5)
+    for one in (frames, frames.flip(0) * 0.7):  # no value of the example is in the program
+        torch.testing.assert_close(program.module()(one), model(one), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.slow
