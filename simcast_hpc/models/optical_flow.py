@@ -11,8 +11,8 @@ All loops have fixed numbers of iterations: the result depends on the pixel valu
 
 The motion of a sample is bitwise identical alone and in any batch: every operation is elementwise, or sums its terms in
 an order that does not depend on the batch. Convolutions, matmuls and reductions such as ``mean`` choose their order by
-the shape of the batch, and the least-squares fit amplifies the difference. Captured programs use convolutions: their
-motion differs in the last bits.
+the shape of the batch, and the least-squares fit amplifies the difference. Programs that are captured on a GPU use
+convolutions: their motion differs in the last bits.
 """
 
 import math
