@@ -9,7 +9,7 @@ import numpy as np
 from simcast_hpc.radar.cf_units import is_unit
 from simcast_hpc.radar.frame_encoding import spacing_problem
 from simcast_hpc.radar.radar_frame import RadarGrid
-from simcast_hpc.verification.data_array_fields import COLUMN_NAMES, ROW_NAMES, TIME_NAMES, is_data_array
+from simcast_hpc.verification.data_array_fields import COLUMN_NAMES, ROW_NAMES, TIME_NAMES, is_data_array, values_in_utc
 
 __all__ = [
     "ArrayModel", "attributes_of", "forecast_data_array", "is_data_array", "require_encoded", "require_unit",
@@ -128,13 +128,7 @@ def _check_cadence(frames: Any, time: str, model: ArrayModel) -> Any:
     """Return the last time of a DataArray in UTC, None where it has no time coordinate."""
     if time not in frames.coords:
         return None
-    index: Any = frames.indexes.get(time)
-    if hasattr(index, "to_datetimeindex"):  # cftime
-        times = index.to_datetimeindex(time_unit="ns").values
-    elif getattr(index, "tz", None) is not None:
-        times = index.tz_convert("UTC").tz_localize(None).values
-    else:
-        times = frames[time].values
+    times = values_in_utc(frames, time)
     if times.dtype.kind not in "mM" or np.isnat(times).any():
         raise ValueError(
             f"the coordinate {time} has dtype {times.dtype} and values {list(map(str, times))}; dates "

@@ -147,7 +147,7 @@ def test_third_order_of_the_solver_of_diffusers_is_lower(algorithm, found, monke
 
 
 def test_ddim_of_diffusers_steps_past_the_next_timestep(monkeypatch):
-    """With spacings that do not divide the timesteps, the update leads to another level than the network is told."""
+    """If a spacing does not divide the timesteps, the network receives another timestep than that of the update."""
     ddim = scheduler(monkeypatch, "DDIMScheduler", timestep_spacing="linspace", clip_sample=False)
     ddim.set_timesteps(20)
     first, following = ddim.timesteps[:2].tolist()

@@ -82,7 +82,7 @@ def find_rank(environ: Mapping[str, str]) -> RankInfo:
     for name, launcher in _WITHOUT_A_SIZE.items():
         if name in environ:
             raise LauncherError(
-                f"{name} is set, so {launcher} started this process, but it sets no number of ranks; export RANK, "
+                f"{name} is set, so {launcher} started this process, but it sets no world size; export RANK, "
                 "WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, or use srun, torchrun or another mpiexec"
             )
     return RankInfo(rank=0, world_size=1, local_rank=0, launcher="none")

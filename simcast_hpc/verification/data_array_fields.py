@@ -248,15 +248,19 @@ def _offsets(coordinate: Any) -> np.ndarray | None:
     return np.rint(values.astype(np.float64) * factor * 1e9).astype(np.int64).astype("timedelta64[ns]")
 
 
-def _datetimes(fields: Any, name: Any) -> np.ndarray | None:
-    """Return a coordinate as datetime64 in UTC; None if it contains no dates."""
+def values_in_utc(fields: Any, name: Any) -> np.ndarray:
+    """Return the values of a coordinate of a DataArray; dates of cftime and of time zones as datetime64 in UTC."""
     index: Any = fields.indexes.get(name)
     if hasattr(index, "to_datetimeindex"):  # cftime
-        values = index.to_datetimeindex(time_unit="ns").values
-    elif getattr(index, "tz", None) is not None:
-        values = index.tz_convert("UTC").tz_localize(None).values
-    else:
-        values = fields[name].values
+        return index.to_datetimeindex(time_unit="ns").values
+    if getattr(index, "tz", None) is not None:
+        return index.tz_convert("UTC").tz_localize(None).values
+    return fields[name].values
+
+
+def _datetimes(fields: Any, name: Any) -> np.ndarray | None:
+    """Return a coordinate as datetime64 in UTC; None if it contains no dates."""
+    values = values_in_utc(fields, name)
     return values.astype("datetime64[ns]") if values.dtype.kind == "M" else None
 
 

@@ -11,10 +11,10 @@ import torch
 
 from simcast_hpc.diffusion import NoiseLevel, make_schedule, noise_levels, plan_steps, sample
 from tests.diffusion.float64_diffusers import scheduler
+from tests.diffusion.test_samplers import analytic_denoiser, given_noise, start
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "compatibility.md"
 TOLERANCE = 1e-6
-SHAPE = (3, 2, 4, 5)
 DPM = "DPMSolverMultistepScheduler"
 KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
 PREDICTIONS = {"epsilon": "epsilon", "v": "v_prediction", "sample": "sample"}
@@ -92,20 +92,6 @@ def correct_third_order(found: Any) -> None:
     found.multistep_dpm_solver_third_order_update = corrected
 
 
-def network(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """Return a smooth function of latent and time of order 1, so that only the sampler is compared."""
-    time = timesteps.to(noisy.dtype).view(-1, 1, 1, 1) / 1000
-    return torch.tanh(0.7 * noisy + time) + 0.3 * torch.sin(3 * noisy - time)
-
-
-def start() -> torch.Tensor:
-    return torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
-
-
-def given_noise(number: int) -> torch.Tensor:
-    return torch.randn(SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(100 + number))
-
-
 def difference(run: Run, monkeypatch: pytest.MonkeyPatch) -> float:
     """Return the largest difference of the latents after any step, relative to the largest latent of the step."""
     ours: list[torch.Tensor] = []
@@ -119,7 +105,12 @@ def difference(run: Run, monkeypatch: pytest.MonkeyPatch) -> float:
         order=run.order if run.sampler.startswith("dpm") else 2,
     )
     result = sample(
-        steps, network, start(), clip=run.clip, noise=given_noise, after_step=lambda _, latent: ours.append(latent)
+        steps,
+        analytic_denoiser,
+        start(),
+        clip=run.clip,
+        noise=given_noise,
+        after_step=lambda _, latent: ours.append(latent),
     )
     assert run.clip is None or 0 < result.clip_rate < 1, "clipping is compared too"
     worst, latent = 0.0, start()
@@ -128,7 +119,7 @@ def difference(run: Run, monkeypatch: pytest.MonkeyPatch) -> float:
         if run.kind != "cosine" or run.spacing != "karras":  # there diffusers truncates timesteps instead of rounding
             assert theirs.timesteps.tolist() == [level.timestep for level in levels]
         for level, t, own in zip(levels, theirs.timesteps, ours, strict=True):
-            prediction = network(latent, torch.full((len(latent),), level.timestep))
+            prediction = analytic_denoiser(latent, torch.full((len(latent),), level.timestep))
             options = {"eta": run.eta} if run.oracle == "DDIMScheduler" else {}
             latent = theirs.step(prediction, t, latent, **options).prev_sample
             worst = max(worst, ((latent - own).abs().max() / latent.abs().max()).item())

@@ -74,7 +74,7 @@ def test_heterogeneous_step_is_one_program():
 
 @pytest.mark.parametrize("name", ["PMIX_RANK", "MPIRUN_RANK", "MPT_LRANK"])
 def test_rejects_a_launcher_without_a_number_of_ranks(name):
-    with pytest.raises(LauncherError, match=rf"{name} is set, so .* it sets no number of ranks; export RANK"):
+    with pytest.raises(LauncherError, match=rf"{name} is set, so .* it sets no world size; export RANK"):
         find_rank({name: "3"})
 
 
