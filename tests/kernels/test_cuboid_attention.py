@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.cases.cuboid_attention_cases import CASES, CuboidAttentionCase
-from simcast_kernels.cuboid_attention import cuboid_attention, reference
+from simcast_kernels.cuboid_attention import cuboid_attention, cuboid_cross_attention, reference
 from simcast_kernels.cuboid_attention.geometry import Inputs, Options, make_problem
 from simcast_kernels.cuboid_attention.reference import cuboid_attention_reference, resample
 from simcast_kernels.dispatch import interpreter_is_on
@@ -312,3 +312,51 @@ def test_scale_replaces_the_default(reference_device):
     doubled[..., :24] *= 2
     want = cuboid_attention_reference(doubled, **options)
     torch.testing.assert_close(cuboid_attention(tensors["query"], scale=2 * 12**-0.5, **options), want)
+
+
+# A shard of the grid (offset, size); its cuboids are cuboids of the grid.
+SHARDS = {
+    "columns": (BASE, (1, 4, 1), (0, 0, 2), (3, 4, 4)),
+    "rows": (BASE, (1, 1, 6), (0, 1, 0), (3, 3, 6)),
+    "frames-packed": (dataclasses.replace(BASE, padding="zeros"), (1, 2, 2), (1, 2, 0), (2, 2, 6)),
+    "split": (dataclasses.replace(BASE, global_vectors=1), (3, 3, 8), (0, 3, 0), (3, 3, 8)),
+    "cross": (dataclasses.replace(BASE, memory_frames=2, shared_query=True), (9, 2, 2), (0, 2, 4), (3, 2, 2)),
+}
+
+
+def assert_shard_is_slice(name: str, device: str) -> None:
+    case, cuboid, offset, size = SHARDS[name]
+    case = dataclasses.replace(
+        case, shape=(1, 3, 6 if name == "split" else 4, 8 if name == "split" else 6, 24), cuboid=cuboid,
+        shift=(0, 0, 0), dropout=0.4,
+    )  # fmt: skip
+    part = tuple(slice(first, first + n) for first, n in zip(offset, size, strict=True))
+    shard = {"query": part, "memory": (slice(None), *part[1:]), "global_query": part}
+    leaves = {n: x.requires_grad_() for n, x in case.tensors(device, seed=6).items()}
+    factor = torch.zeros(case.shape, device=device)
+    factor[:, *part] = torch.randn(1, *size, 24, generator=torch.Generator().manual_seed(1)).to(device)
+    whole = case.attention(leaves)
+    grads = torch.autograd.grad(whole, list(leaves.values()), factor)
+    local = {n: x.detach()[:, *shard[n]] if n in shard else x.detach() for n, x in leaves.items()}
+    local = {n: x.requires_grad_() for n, x in local.items()}
+    main = [local[n] for n in ("query", "memory") if n in local]
+    rest = {n: x for n, x in local.items() if n not in ("query", "memory")}
+    function = cuboid_cross_attention if case.memory_frames else cuboid_attention
+    got = function(*main, **rest, **case.options, offset=offset, domain=case.shape[1:4])
+    torch.testing.assert_close(got, whole[:, *part], rtol=1e-5, atol=1e-6)
+    other = function(*main, **rest, **case.options)
+    assert not torch.allclose(other, got, atol=1e-3), "without its place the shard has another dropout"
+    found = torch.autograd.grad(got, list(local.values()), factor[:, *part])
+    for n, value, want in zip(local, found, grads, strict=True):
+        torch.testing.assert_close(value, want[:, *shard[n]] if n in shard else want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("name", SHARDS)
+def test_dropout_of_a_shard_is_that_of_the_domain(name, kernel_device):
+    assert_shard_is_slice(name, kernel_device)
+
+
+@pytest.mark.parametrize("name", SHARDS)
+def test_dropout_of_a_shard_is_that_of_the_domain_in_the_reference(name, reference_device):
+    assert_shard_is_slice(name, reference_device)

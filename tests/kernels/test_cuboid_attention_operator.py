@@ -38,7 +38,8 @@ def check_operators(case: CuboidAttentionCase, device: str) -> None:
     names = ("query", "memory", "bias", "global_query", "global_key", "global_value")
     inputs = [tensors.get(name) for name in names]
     leaves = [None if x is None else x.clone().requires_grad_() for x in inputs]
-    options = (case.heads, list(case.cuboid), "".join(case.strategy), list(case.shift), case.padding, 0.3, 0.2, 5)
+    options = (case.heads, list(case.cuboid), "".join(case.strategy), list(case.shift), case.padding, 0.3, 0.2, 5,
+               [0, 1, 0], [case.shape[1], case.shape[2] + 1, case.shape[3]])  # fmt: skip
     torch.library.opcheck(forward_op, (*leaves, *options))
     grad = torch.ones(case.shape, device=device)
     torch.library.opcheck(backward_op, (*inputs, grad, *options))
@@ -243,6 +244,13 @@ INVALID = {
     "padding": ({"padding": "reflect"}, ValueError, "padding is 'reflect'; it must be ignore, zeros, nearest"),
     "dropout": ({"dropout": 1.0}, ValueError, "dropout is 1.0"),
     "seed": ({"dropout": 0.1, "seed": -1}, ValueError, "seed is -1"),
+    "negative offset": ({"offset": (0, -1, 0)}, ValueError, r"offset is \(0, -1, 0\)"),
+    "two axes": ({"domain": (5, 6)}, ValueError, r"domain is \(5, 6\); each must be three"),
+    "small domain": ({"domain": (3, 4, 6)}, ValueError, r"domain is \(3, 4, 6\); it must contain .*\(3, 5, 6\)"),
+    "outside": ({"domain": (3, 9, 6), "offset": (0, 5, 0)}, ValueError, r"must contain .* at offset \(0, 5, 0\)"),
+    "offset alone": ({"offset": (0, 0, 1)}, ValueError, r"domain is \(3, 5, 6\); it must contain"),
+    "large domain": ({"domain": (3, 2**15, 2**15)}, ValueError, r"fewer than 2\*\*31 tokens"),
+    "nearest": ({"domain": (3, 5, 8), "padding": "nearest"}, ValueError, "with padding 'nearest' it must be the grid"),
     "bias shape": ({"bias": torch.zeros(2, 24, 23)}, ValueError, r"bias has shape .*\(2, 24, 24\)"),
     "bias dtype": ({"bias": torch.zeros(2, 24, 24).half()}, TypeError, "bias is torch.float16"),
     "value alone": ({"global_value": ONES}, ValueError, "global_key is None"),

@@ -29,6 +29,8 @@ def cuboid_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     seed: int = 0,
+    offset: Triple = (0, 0, 0),
+    domain: Triple | None = None,
 ) -> Tensor:
     """Return the attention of every token to the tokens of its cuboid and to the global vectors, ``[B, T, H, W, D]``.
 
@@ -61,6 +63,9 @@ def cuboid_attention(
         scale: factor of the scores; default ``head_size ** -0.5``.
         dropout: fraction of the weights set to 0 after the softmax; the others are divided by ``1 - dropout``.
         seed: of the dropout, in [0, 2^63); the same seed drops the same weights.
+        offset: position of the first token of this grid in ``domain``, along T, H, W. With the grid of a shard, the
+            dropout of its weights is that of the complete domain, if its cuboids are cuboids of the domain.
+        domain: tokens along T, H, W of the grid of which this one is a part; default: this grid.
 
     Raises:
         TypeError: a dtype that is not listed above.
@@ -68,7 +73,7 @@ def cuboid_attention(
         RuntimeError: ``SIMCAST_KERNELS=triton`` where no kernel can run.
     """
     inputs = Inputs(qkv, None, bias, global_query, global_key, global_value)
-    return _attend(inputs, Options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
+    return _attend(inputs, Options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain))
 
 
 def cuboid_cross_attention(
@@ -87,6 +92,8 @@ def cuboid_cross_attention(
     scale: float | None = None,
     dropout: float = 0.0,
     seed: int = 0,
+    offset: Triple = (0, 0, 0),
+    domain: Triple | None = None,
 ) -> Tensor:
     """Return the attention of every query to all memory frames of its cuboid in H and W, ``[B, Tq, H, W, D]``.
 
@@ -109,6 +116,8 @@ def cuboid_cross_attention(
         scale: as in :func:`cuboid_attention`.
         dropout: as in :func:`cuboid_attention`.
         seed: as in :func:`cuboid_attention`.
+        offset: as in :func:`cuboid_attention`, of the queries.
+        domain: as in :func:`cuboid_attention`, of the queries.
 
     Raises:
         TypeError: a dtype that is not listed above.
@@ -116,7 +125,7 @@ def cuboid_cross_attention(
         RuntimeError: ``SIMCAST_KERNELS=triton`` where no kernel can run.
     """
     inputs = Inputs(query, key_value, bias, global_query, global_key, global_value)
-    return _attend(inputs, Options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
+    return _attend(inputs, Options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain))
 
 
 def _attend(inputs: Inputs, options: Options) -> Tensor:

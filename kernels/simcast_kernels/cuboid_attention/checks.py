@@ -1,9 +1,11 @@
 """Validate the arguments of cuboid attention; each error names the argument."""
 
+from math import prod
+
 import torch
 from torch import Tensor
 
-from .geometry import PADDINGS, Inputs, Options, make_problem
+from .geometry import PADDINGS, Inputs, Options, Triple, make_problem
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float64)
 
@@ -23,6 +25,7 @@ def check(inputs: Inputs, options: Options) -> None:
     if inputs.bias is not None:
         shape = (options.heads, problem.query.tokens, problem.memory.tokens)
         _check_tensor(op, "bias", inputs.bias, shape, inputs.query, "[heads, query tokens, key tokens] of a cuboid")
+    _check_domain(op, problem.query.size, options)
     for axis, (shift, tokens) in enumerate(zip(problem.query.shift, problem.query.cuboid, strict=True)):
         if not shift < tokens:
             raise ValueError(
@@ -49,7 +52,7 @@ def _check_main(op: str, inputs: Inputs) -> None:
 
 
 def _check_options(op: str, inputs: Inputs, options: Options) -> None:
-    heads, cuboid, strategy, shift, padding, _, dropout, seed = options
+    heads, cuboid, strategy, shift, padding, _, dropout, seed, *_ = options
     if heads < 1 or inputs.width % heads:
         raise ValueError(f"{op}: heads is {heads}; it must divide the width D = {inputs.width}")
     if len(cuboid) != 3 or min(cuboid) < 1:
@@ -68,6 +71,22 @@ def _check_options(op: str, inputs: Inputs, options: Options) -> None:
         frames = max(inputs.query.shape[1], inputs.memory.shape[1])
         if cuboid[0] < frames:
             raise ValueError(f"{op}: cuboid is {cuboid}; it must contain all frames, at least {frames} along T")
+
+
+def _check_domain(op: str, size: Triple, options: Options) -> None:
+    offset, domain = options.offset, size if options.domain is None else options.domain
+    if options.domain is None and offset == (0, 0, 0):
+        return  # without comparisons of sizes, which torch.compile would turn into guards
+    if len(domain) != 3 or len(offset) != 3 or min(offset) < 0:
+        raise ValueError(f"{op}: offset is {offset}, domain is {domain}; each must be three integers of at least 0")
+    if any(first + tokens > whole for first, tokens, whole in zip(offset, size, domain, strict=True)):
+        raise ValueError(
+            f"{op}: domain is {domain}; it must contain the grid {tuple(size)} at offset {tuple(offset)} along T, H, W"
+        )
+    if prod(domain) >= 2**31:
+        raise ValueError(f"{op}: domain is {domain}; it must have fewer than 2**31 tokens")
+    if options.padding == "nearest" and tuple(domain) != tuple(size):
+        raise ValueError(f"{op}: domain is {domain}; with padding 'nearest' it must be the grid, {tuple(size)}")
 
 
 def _check_globals(op: str, inputs: Inputs) -> None:

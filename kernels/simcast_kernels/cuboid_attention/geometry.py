@@ -114,11 +114,16 @@ class Options(NamedTuple):
     scale: float | None = None
     dropout: float = 0.0
     seed: int = 0
+    offset: Triple = (0, 0, 0)
+    domain: Triple | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """The computation of a call: the grid of queries, the grid of keys and values, and the softmax."""
+    """The computation of a call: the grid of queries, the grid of keys and values, and the softmax.
+
+    ``offset`` and ``domain`` locate the grid of queries in a larger grid; only the dropout depends on them.
+    """
 
     query: Grid
     memory: Grid
@@ -128,6 +133,14 @@ class Problem:
     scale: float
     dropout: float
     seed: int
+    offset: Triple
+    domain: Triple
+
+    @property
+    def first_row(self) -> int:
+        """Row in the domain, ``(t * H + h) * W + w``, of the first query."""
+        (t, h, w), (_, height, width) = self.offset, self.domain
+        return (t * height + h) * width + w
 
     @property
     def drop_below(self) -> int:
@@ -155,4 +168,7 @@ def make_problem(inputs: Inputs, options: Options) -> Problem:
         scale=head_size**-0.5 if options.scale is None else options.scale,
         dropout=options.dropout,
         seed=options.seed,
+        offset=options.offset,
+        # Resampled grids have no common domain.
+        domain=(t, h, w) if options.domain is None or options.padding == "nearest" else options.domain,
     )

@@ -99,7 +99,7 @@ def forward_launch(inputs: Inputs, problem: Problem, *, out: Tensor) -> Launch:
     return Launch(
         kernel=forward_kernel,
         grid=(problem.heads * tiles.programs(problem), out.shape[0]),
-        arguments=(inputs.query, memory, *inputs[2:], out, problem.seed, problem.scale, tiles.tiles),
+        arguments=(inputs.query, memory, *inputs[2:], out, *_dropout(problem), problem.scale, tiles.tiles),
         options={
             **_constants(inputs, problem, tiles),
             **_global_constants(inputs),
@@ -126,7 +126,7 @@ def backward_launches(inputs: Inputs, problem: Problem, grad: Tensor) -> tuple[I
         arguments=(
             *(query, query if memory is None else memory, bias, *global_tensors, grad),
             *(d_query, d_query if d_memory is None else d_memory, d_bias, *d_global),
-            *(problem.seed, problem.scale, tiles.tiles),
+            *(*_dropout(problem), problem.scale, tiles.tiles),
         ),
         options={
             **_constants(inputs, problem, tiles),
@@ -153,21 +153,21 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
             grid=(heads * tiles.programs(problem), batch),
             arguments=(
                 *(query, memory, bias, *global_tensors, grad, d_query, *d_global, *rows),
-                *(problem.seed, problem.scale),
+                *(*_dropout(problem), problem.scale),
             ),
             options={**constants, **_global_constants(inputs)},
         ),
         Launch(
             kernel=columns_kernel,
             grid=(heads * problem.memory.cuboids * key_blocks, batch),
-            arguments=(query, memory, bias, grad, d_memory, *rows, problem.seed, problem.scale),
+            arguments=(query, memory, bias, grad, d_memory, *rows, *_dropout(problem), problem.scale),
             options=constants,
         ),
     ]
     if d_bias is not None:
         units = batch * problem.query.cuboids
         row_blocks = -(-problem.query.tokens // tiles.block_m)
-        sums = (*rows, problem.seed, problem.scale, units, -(-units // d_bias.shape[0]))
+        sums = (*rows, *_dropout(problem), problem.scale, units, -(-units // d_bias.shape[0]))
         launches.append(
             Launch(
                 kernel=bias_kernel,
@@ -238,6 +238,12 @@ def _constants(inputs: Inputs, problem: Problem, tiles: Plan) -> dict:
         # not fit twice, and float32 tiles spill.
         "num_stages": 1 if tiles.split or inputs.query.dtype == torch.float32 else 2,
     }
+
+
+def _dropout(problem: Problem) -> tuple[int, int, int, int]:
+    """Return the seed, and origin and strides of t and h of the dropout row of a query at (t, h, w)."""
+    _, h, w = problem.domain
+    return problem.seed, problem.first_row, h * w, w
 
 
 def _global_constants(inputs: Inputs) -> dict:

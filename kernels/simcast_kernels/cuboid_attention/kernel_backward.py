@@ -27,7 +27,7 @@ from .kernel_tile import (
 )
 
 
-@triton.jit(do_not_specialize=["seed", "tiles"])
+@triton.jit(do_not_specialize=["seed", "origin", "stride_t", "stride_h", "tiles"])
 def backward_kernel(
     query,
     memory,
@@ -43,6 +43,9 @@ def backward_kernel(
     d_global_key,
     d_global_value,
     seed,
+    origin,
+    stride_t,
+    stride_h,
     scale,
     tiles,
     HEADS: tl.constexpr,
@@ -95,9 +98,10 @@ def backward_kernel(
     for step in tl.range(tiles, disable_licm=True):
         # 1. Query tile, key tile and gradient of the result
         group = program * tiles + step
-        q, token_q, position, inside_q, label_q = load_query_tile(
-            q_base, group, 0, QUERY_AXES, Q_STRIDE, HEAD_SIZE, PACK, BLOCK_M, BLOCK_D, DOT
-        )
+        q, token_q, position, inside_q, label_q, row = load_query_tile(
+            q_base, group, 0, origin, stride_t, stride_h,
+            QUERY_AXES, Q_STRIDE, HEAD_SIZE, PACK, BLOCK_M, BLOCK_D, DOT,
+        )  # fmt: skip
         k, v, token_k, position_k, inside_k, attended, label_k = load_key_tile(
             k_base, group, 0, KEY_AXES, K_STRIDE, WIDTH, HEAD_SIZE, ZEROS, PACK, BLOCK_N, BLOCK_D, DOT
         )
@@ -123,13 +127,13 @@ def backward_kernel(
         weights = weights * inverse[:, None]
         # 3. Gradient of the scores: weights * (d_weights - delta), delta being the row sum of weights * d_weights
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, position, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE
+            matmul(do, tl.trans(v)), seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE
         )
         delta = tl.sum(weights * d_weights, 1)
         if GLOBALS > 0:
             global_weights = global_weights * inverse[:, None]
             d_global = drop_global(
-                matmul(do, tl.trans(global_v)), seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
+                matmul(do, tl.trans(global_v)), seed, row, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
             )
             delta += tl.sum(global_weights * d_global, 1)
         d_scores = weights * (d_weights - delta[:, None])
@@ -141,7 +145,7 @@ def backward_kernel(
         if GLOBALS > 0:
             d_global = (global_weights * (d_global - delta[:, None])).to(DOT)
             sum_key += matmul(tl.trans(d_global), global_q)
-            global_weights = drop_global(global_weights, seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
+            global_weights = drop_global(global_weights, seed, row, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
             sum_value += matmul(tl.trans(global_weights.to(DOT)), do)
             d_global_q = matmul(d_global, global_k)
             if global_query is None:
@@ -153,15 +157,15 @@ def backward_kernel(
         # 5. Gradients of keys and values
         dk = matmul(tl.trans(d_scores), q) * scale
         store_rows(dk_base, position_k, inside_k, dk, K_STRIDE, HEAD_SIZE, BLOCK_D)
-        weights = apply_dropout(weights, seed, position, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE)
+        weights = apply_dropout(weights, seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE)
         dv = matmul(tl.trans(weights.to(DOT)), do)
         store_rows(dk_base + WIDTH, position_k, inside_k, dv, K_STRIDE, HEAD_SIZE, BLOCK_D)
     # 6. Partial sums of this program
     if bias is not None:
-        row, column = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
-        part_q, part_k = row // Q_TOKENS, column // K_TOKENS
+        token_row, column = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
+        part_q, part_k = token_row // Q_TOKENS, column // K_TOKENS
         number = (own * PACK + part_q) * HEADS + head
-        address = d_bias + (number * Q_TOKENS + row % Q_TOKENS)[:, None] * K_TOKENS + (column % K_TOKENS)[None, :]
+        address = d_bias + (number * Q_TOKENS + token_row % Q_TOKENS)[:, None] * K_TOKENS + (column % K_TOKENS)[None, :]
         same = (part_q[:, None] == part_k[None, :]) & (part_q < PACK)[:, None]
         tl.store(address, sum_bias, mask=same)
     if GLOBALS > 0:

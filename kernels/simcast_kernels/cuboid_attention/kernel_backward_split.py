@@ -36,7 +36,7 @@ def _accumulate(scores, d_weights, maximum, total, delta):
     return new, total * shrink + tl.sum(weights, 1), delta * shrink + tl.sum(weights * d_weights, 1)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "origin", "stride_t", "stride_h"])
 def rows_kernel(
     query,
     memory,
@@ -53,6 +53,9 @@ def rows_kernel(
     inverses,
     delta,
     seed,
+    origin,
+    stride_t,
+    stride_h,
     scale,
     HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
@@ -87,9 +90,10 @@ def rows_kernel(
     k_base = head_base(memory, sample, head, K_POSITIONS, K_STRIDE, HEAD_SIZE) + (K_STRIDE - 2 * WIDTH)
     q_base = head_base(query, sample, head, Q_POSITIONS, Q_STRIDE, HEAD_SIZE)
     grad_base = head_base(grad, sample, head, Q_POSITIONS, WIDTH, HEAD_SIZE)
-    q, token_q, position, inside_q, label_q = load_query_tile(
-        q_base, group, program % ROW_BLOCKS * BLOCK_M, QUERY_AXES, Q_STRIDE, HEAD_SIZE, 1, BLOCK_M, BLOCK_D, DOT
-    )
+    q, token_q, position, inside_q, label_q, row = load_query_tile(
+        q_base, group, program % ROW_BLOCKS * BLOCK_M, origin, stride_t, stride_h,
+        QUERY_AXES, Q_STRIDE, HEAD_SIZE, 1, BLOCK_M, BLOCK_D, DOT,
+    )  # fmt: skip
     do = load_rows(grad_base, position, inside_q, WIDTH, HEAD_SIZE, BLOCK_D, DOT)
     maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
@@ -104,7 +108,7 @@ def rows_kernel(
             Q_POSITIONS, WIDTH, HEAD_SIZE, BLOCK_D, DOT,
         )  # fmt: skip
         d_global = drop_global(
-            matmul(do, tl.trans(global_v)), seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
+            matmul(do, tl.trans(global_v)), seed, row, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
         )
         maximum, total, row_delta = _accumulate(global_scores, d_global, maximum, total, row_delta)
     for block in range(KEY_BLOCKS):
@@ -114,7 +118,7 @@ def rows_kernel(
         scores = score_tile(q, k, bias, None, head, token_q, token_k, label_q, label_k, attended, scale,
                             Q_TOKENS, K_TOKENS, False)  # fmt: skip
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, position, token_k, block * BLOCK_N, head, sample, True,
+            matmul(do, tl.trans(v)), seed, row, token_k, block * BLOCK_N, head, sample, True,
             DROP_BELOW, KEEP_SCALE,
         )  # fmt: skip
         maximum, total, row_delta = _accumulate(scores, d_weights, maximum, total, row_delta)
@@ -134,7 +138,7 @@ def rows_kernel(
         scores = score_tile(q, k, bias, None, head, token_q, token_k, label_q, label_k, attended, scale,
                             Q_TOKENS, K_TOKENS, False)  # fmt: skip
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, position, token_k, block * BLOCK_N, head, sample, True,
+            matmul(do, tl.trans(v)), seed, row, token_k, block * BLOCK_N, head, sample, True,
             DROP_BELOW, KEEP_SCALE,
         )  # fmt: skip
         d_scores = tl.exp(scores - row_maximum[:, None]) * inverse[:, None] * (d_weights - row_delta[:, None])
@@ -143,7 +147,7 @@ def rows_kernel(
     if GLOBALS > 0:
         global_weights = tl.exp(global_scores - row_maximum[:, None]) * inverse[:, None]
         d_global = (global_weights * (d_global - row_delta[:, None])).to(DOT)
-        global_weights = drop_global(global_weights, seed, position, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
+        global_weights = drop_global(global_weights, seed, row, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
         programs = tl.num_programs(0) // HEADS
         offset = ((sample * programs + program).to(tl.int64) * HEADS + head) * (GLOBALS * HEAD_SIZE)
         d_key, d_value = matmul(tl.trans(d_global), global_q) * scale, matmul(tl.trans(global_weights.to(DOT)), do)
@@ -162,7 +166,7 @@ def rows_kernel(
 @triton.jit
 def _block_weights(
     q, k, v, do, bias, maxima, inverses, delta, seed, scale, head, sample, scratch,
-    token_q, position, inside_q, label_q, token_k, first_k, label_k, attended,
+    token_q, position, row, inside_q, label_q, token_k, first_k, label_k, attended,
     Q_TOKENS: tl.constexpr, K_TOKENS: tl.constexpr, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr,
 ):  # fmt: skip
     """Return (weights, gradient of the scores) of a block from maximum, normalizer and delta of its rows."""
@@ -174,12 +178,12 @@ def _block_weights(
     # A padded query has no maximum, so the exponential of its scores can overflow.
     weights = tl.where(inside_q[:, None], tl.exp(scores - row_maximum[:, None]) * inverse[:, None], 0.0)
     d_weights = apply_dropout(
-        matmul(do, tl.trans(v)), seed, position, token_k, first_k, head, sample, True, DROP_BELOW, KEEP_SCALE
+        matmul(do, tl.trans(v)), seed, row, token_k, first_k, head, sample, True, DROP_BELOW, KEEP_SCALE
     )
     return weights, weights * (d_weights - row_delta[:, None])
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "origin", "stride_t", "stride_h"])
 def columns_kernel(
     query,
     memory,
@@ -190,6 +194,9 @@ def columns_kernel(
     inverses,
     delta,
     seed,
+    origin,
+    stride_t,
+    stride_h,
     scale,
     HEADS: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
@@ -233,16 +240,17 @@ def columns_kernel(
     dv = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     # 2. Query blocks
     for block in range(ROW_BLOCKS):
-        q, token_q, position, inside_q, label_q = load_query_tile(
-            q_base, group, block * BLOCK_M, QUERY_AXES, Q_STRIDE, HEAD_SIZE, 1, BLOCK_M, BLOCK_D, DOT
-        )
+        q, token_q, position, inside_q, label_q, row = load_query_tile(
+            q_base, group, block * BLOCK_M, origin, stride_t, stride_h,
+            QUERY_AXES, Q_STRIDE, HEAD_SIZE, 1, BLOCK_M, BLOCK_D, DOT,
+        )  # fmt: skip
         do = load_rows(grad_base, position, inside_q, WIDTH, HEAD_SIZE, BLOCK_D, DOT)
         weights, d_scores = _block_weights(
             q, k, v, do, bias, maxima, inverses, delta, seed, scale, head, sample, scratch,
-            token_q, position, inside_q, label_q, token_k, first_k, label_k, attended,
+            token_q, position, row, inside_q, label_q, token_k, first_k, label_k, attended,
             Q_TOKENS, K_TOKENS, DROP_BELOW, KEEP_SCALE,
         )  # fmt: skip
-        weights = apply_dropout(weights, seed, position, token_k, first_k, head, sample, True, DROP_BELOW, KEEP_SCALE)
+        weights = apply_dropout(weights, seed, row, token_k, first_k, head, sample, True, DROP_BELOW, KEEP_SCALE)
         dv += matmul(tl.trans(weights.to(DOT)), do)
         dk += matmul(tl.trans(d_scores.to(DOT)), q)
     # 3. Result
@@ -251,7 +259,7 @@ def columns_kernel(
     store_rows(dk_base + WIDTH, position_k, inside_k, dv, K_STRIDE, HEAD_SIZE, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["seed", "units", "chunk"])
+@triton.jit(do_not_specialize=["seed", "origin", "stride_t", "stride_h", "units", "chunk"])
 def bias_kernel(
     query,
     memory,
@@ -262,6 +270,9 @@ def bias_kernel(
     inverses,
     delta,
     seed,
+    origin,
+    stride_t,
+    stride_h,
     scale,
     units,
     chunk,
@@ -300,9 +311,10 @@ def bias_kernel(
         q_base = head_base(query, sample, head, Q_POSITIONS, Q_STRIDE, HEAD_SIZE)
         k_base = head_base(memory, sample, head, K_POSITIONS, K_STRIDE, HEAD_SIZE) + (K_STRIDE - 2 * WIDTH)
         grad_base = head_base(grad, sample, head, Q_POSITIONS, WIDTH, HEAD_SIZE)
-        q, token_q, position, inside_q, label_q = load_query_tile(
-            q_base, group, first_q, QUERY_AXES, Q_STRIDE, HEAD_SIZE, 1, BLOCK_M, BLOCK_D, DOT
-        )
+        q, token_q, position, inside_q, label_q, row = load_query_tile(
+            q_base, group, first_q, origin, stride_t, stride_h,
+            QUERY_AXES, Q_STRIDE, HEAD_SIZE, 1, BLOCK_M, BLOCK_D, DOT,
+        )  # fmt: skip
         k, v, token_k, _position_k, _inside_k, attended, label_k = load_key_tile(
             k_base, group, first_k, KEY_AXES, K_STRIDE, WIDTH, HEAD_SIZE, ZEROS, 1, BLOCK_N, BLOCK_D, DOT
         )
@@ -310,12 +322,12 @@ def bias_kernel(
         # 2. Gradient of its scores
         _, d_scores = _block_weights(
             q, k, v, do, bias, maxima, inverses, delta, seed, scale, head, sample, scratch,
-            token_q, position, inside_q, label_q, token_k, first_k, label_k, attended,
+            token_q, position, row, inside_q, label_q, token_k, first_k, label_k, attended,
             Q_TOKENS, K_TOKENS, DROP_BELOW, KEEP_SCALE,
         )  # fmt: skip
         total += d_scores
     # 3. Partial sum of this chunk
-    row, column = first_q + tl.arange(0, BLOCK_M), first_k + tl.arange(0, BLOCK_N)
+    token_q, token_k = first_q + tl.arange(0, BLOCK_M), first_k + tl.arange(0, BLOCK_N)
     number = (own * HEADS + head).to(tl.int64)
-    address = d_bias + (number * Q_TOKENS + row)[:, None] * K_TOKENS + column[None, :]
-    tl.store(address, total, mask=(row < Q_TOKENS)[:, None] & (column < K_TOKENS)[None, :])
+    address = d_bias + (number * Q_TOKENS + token_q)[:, None] * K_TOKENS + token_k[None, :]
+    tl.store(address, total, mask=(token_q < Q_TOKENS)[:, None] & (token_k < K_TOKENS)[None, :])

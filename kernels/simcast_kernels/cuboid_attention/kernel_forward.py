@@ -26,7 +26,7 @@ from .kernel_tile import (
 
 
 @triton.jit
-def _accumulate(scores, value, maximum, total, acc, seed, position, column, first, head, sample,
+def _accumulate(scores, value, maximum, total, acc, seed, row, column, first, head, sample,
                 ADJACENT: tl.constexpr, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr,
                 DOT: tl.constexpr):  # fmt: skip
     """Add one block of keys to the online softmax; return its new state (maximum, sum of weights, weighted values)."""
@@ -34,11 +34,11 @@ def _accumulate(scores, value, maximum, total, acc, seed, position, column, firs
     weights = tl.exp(scores - finite(new)[:, None])
     shrink = tl.exp(maximum - finite(new))
     total = total * shrink + tl.sum(weights, 1)
-    weights = apply_dropout(weights, seed, position, column, first, head, sample, ADJACENT, DROP_BELOW, KEEP_SCALE)
+    weights = apply_dropout(weights, seed, row, column, first, head, sample, ADJACENT, DROP_BELOW, KEEP_SCALE)
     return new, total, acc * shrink[:, None] + matmul(weights.to(DOT), value)
 
 
-@triton.jit(do_not_specialize=["seed", "tiles"])
+@triton.jit(do_not_specialize=["seed", "origin", "stride_t", "stride_h", "tiles"])
 def forward_kernel(
     query,
     memory,
@@ -48,6 +48,9 @@ def forward_kernel(
     global_value,
     out,
     seed,
+    origin,
+    stride_t,
+    stride_h,
     scale,
     tiles,
     HEADS: tl.constexpr,
@@ -95,9 +98,10 @@ def forward_kernel(
         # 1. Query tile
         unit = program * tiles + step
         group, first = unit // ROW_BLOCKS, unit % ROW_BLOCKS * BLOCK_M
-        q, token_q, position, inside_q, label_q = load_query_tile(
-            q_base, group, first, QUERY_AXES, Q_STRIDE, HEAD_SIZE, PACK, BLOCK_M, BLOCK_D, DOT
-        )
+        q, token_q, position, inside_q, label_q, row = load_query_tile(
+            q_base, group, first, origin, stride_t, stride_h,
+            QUERY_AXES, Q_STRIDE, HEAD_SIZE, PACK, BLOCK_M, BLOCK_D, DOT,
+        )  # fmt: skip
         maximum = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         acc = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
@@ -108,7 +112,7 @@ def forward_kernel(
                 Q_POSITIONS, WIDTH, HEAD_SIZE, BLOCK_D, DOT,
             )  # fmt: skip
             maximum, total, acc = _accumulate(
-                scores, global_v, maximum, total, acc, seed, position, vector, G_FIRST, head, sample,
+                scores, global_v, maximum, total, acc, seed, row, vector, G_FIRST, head, sample,
                 True, DROP_BELOW, KEEP_SCALE, DOT,
             )  # fmt: skip
         # 3. Key blocks
@@ -127,7 +131,7 @@ def forward_kernel(
                 total,
                 acc,
                 seed,
-                position,
+                row,
                 token_k,
                 block * BLOCK_N,
                 head,

@@ -41,12 +41,17 @@ def store_rows(base, row, mask, value, STRIDE: tl.constexpr, HEAD_SIZE: tl.const
 
 @triton.jit
 def load_query_tile(
-    base, group, first, AXES: tl.constexpr, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr, PACK: tl.constexpr,
+    base, group, first, origin, stride_t, stride_h,
+    AXES: tl.constexpr, STRIDE: tl.constexpr, HEAD_SIZE: tl.constexpr, PACK: tl.constexpr,
     BLOCK: tl.constexpr, BLOCK_D: tl.constexpr, DOT: tl.constexpr,
 ):  # fmt: skip
-    """Return (queries, token numbers, positions, inside, labels) of a tile; see :func:`tile_rows`."""
-    token, position, _is_token, inside, label = tile_rows(group, first, AXES, PACK, BLOCK)
-    return load_rows(base, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT), token, position, inside, label
+    """Return (queries, token numbers, positions, inside, labels, dropout rows) of a tile; see :func:`tile_rows`.
+
+    The dropout row is the position in the domain of which the grid is a part.
+    """
+    token, position, _is_token, inside, label, t, h, w = tile_rows(group, first, AXES, PACK, BLOCK)
+    row = origin + t * stride_t + h * stride_h + w
+    return load_rows(base, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT), token, position, inside, label, row
 
 
 @triton.jit
@@ -58,7 +63,7 @@ def load_key_tile(
 
     With ZEROS padded tokens are attended as keys of zeros, otherwise they are masked.
     """
-    token, position, is_token, inside, label = tile_rows(group, first, AXES, PACK, BLOCK)
+    token, position, is_token, inside, label, _t, _h, _w = tile_rows(group, first, AXES, PACK, BLOCK)
     key = load_rows(base, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT)
     value = load_rows(base + WIDTH, position, inside, STRIDE, HEAD_SIZE, BLOCK_D, DOT)
     attended = is_token if ZEROS else inside
@@ -131,17 +136,17 @@ def matmul(a, b):
 
 
 @triton.jit
-def apply_dropout(value, seed, position, column, first, head, sample, ADJACENT: tl.constexpr,
+def apply_dropout(value, seed, row, column, first, head, sample, ADJACENT: tl.constexpr,
                   DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr):  # fmt: skip
     """Return a tile of weights, or of their gradient, after dropout; see :func:`keep_tile`."""
     if DROP_BELOW > 0:
-        keep = keep_tile(seed, position, column, first, head, sample, ADJACENT, value.shape[1], DROP_BELOW)
+        keep = keep_tile(seed, row, column, first, head, sample, ADJACENT, value.shape[1], DROP_BELOW)
         value = tl.where(keep, value * KEEP_SCALE, 0.0)
     return value
 
 
 @triton.jit
-def drop_global(value, seed, position, head, sample, K_TOKENS: tl.constexpr, DROP_BELOW: tl.constexpr,
+def drop_global(value, seed, row, head, sample, K_TOKENS: tl.constexpr, DROP_BELOW: tl.constexpr,
                 KEEP_SCALE: tl.constexpr):  # fmt: skip
     """Return a tile of weights of the global vectors, or of their gradient, after dropout.
 
@@ -149,7 +154,7 @@ def drop_global(value, seed, position, head, sample, K_TOKENS: tl.constexpr, DRO
     """
     FIRST: tl.constexpr = (K_TOKENS + 3) // 4 * 4
     column = tl.arange(0, value.shape[1])
-    return apply_dropout(value, seed, position, column, FIRST, head, sample, True, DROP_BELOW, KEEP_SCALE)
+    return apply_dropout(value, seed, row, column, FIRST, head, sample, True, DROP_BELOW, KEEP_SCALE)
 
 
 @triton.jit

@@ -17,12 +17,13 @@ def attend(inputs: Inputs, options: Options) -> Tensor:
     """Return the attention of validated inputs, differentiable."""
     if torch.compiler.is_exporting():
         return reference.forward(inputs, make_problem(inputs, options))
-    heads, cuboid, strategy, shift, padding, scale, dropout, seed = options
+    heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain = options
     scale = (inputs.width // heads) ** -0.5 if scale is None else scale
     letters = "".join(strategy)
     return forward_operator(
-        *inputs, heads, list(cuboid), letters, list(shift), padding, float(scale), float(dropout), seed
-    )
+        *inputs, heads, list(cuboid), letters, list(shift), padding, float(scale), float(dropout), seed,
+        list(offset), list(domain or ()),
+    )  # fmt: skip
 
 
 @torch.library.custom_op("simcast_kernels::cuboid_attention", mutates_args=())
@@ -41,10 +42,13 @@ def forward_operator(
     scale: float,
     dropout: float,
     seed: int,
+    offset: Sequence[int],
+    domain: Sequence[int],
 ) -> Tensor:
     """Return the attention ``[B, T, H, W, D]``."""
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
-    problem = make_problem(inputs, _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
+    options = _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain)
+    problem = make_problem(inputs, options)
     with torch.autocast(query.device.type, enabled=False):
         return _implementation(inputs, problem).forward(inputs, problem)
 
@@ -71,10 +75,13 @@ def backward_operator(
     scale: float,
     dropout: float,
     seed: int,
+    offset: Sequence[int],
+    domain: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradient of each tensor of the inputs."""
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
-    problem = make_problem(inputs, _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed))
+    options = _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain)
+    problem = make_problem(inputs, options)
     with torch.autocast(query.device.type, enabled=False):
         grads = _implementation(inputs, problem).backward(inputs, problem, grad_output)
     # An operator cannot return None: the gradient of an absent input is an empty tensor.
@@ -104,8 +111,12 @@ def _gradients(ctx, grad_output):
 forward_operator.register_autograd(_gradients, setup_context=_save_inputs)
 
 
-def _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed) -> Options:
-    return Options(heads, tuple(cuboid), tuple(strategy), tuple(shift), padding, scale, dropout, seed)
+def _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain) -> Options:
+    """Return the options of an operator call; an empty ``domain`` is the grid itself."""
+    return Options(
+        heads, tuple(cuboid), tuple(strategy), tuple(shift), padding, scale, dropout, seed, tuple(offset),
+        tuple(domain) or None,
+    )  # fmt: skip
 
 
 def _implementation(inputs: Inputs, problem: Problem):

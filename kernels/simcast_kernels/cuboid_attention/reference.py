@@ -152,14 +152,18 @@ def attention_mask(problem: Problem, device: torch.device) -> Tensor | None:
 def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device: torch.device) -> Tensor:
     """Return 0 or 1 / (1 - dropout) for each weight, float32 ``[B, cuboids, heads, query tokens, keys]``.
 
-    The Philox counters are the position of the query ``(t * H + h) * W + w``, ``column // 4``, the head and the sample;
-    ``column % 4`` selects the word. The column of a key is its token number in the cuboid; those of the global vectors
-    follow, from the next multiple of 4. A weight is dropped if its word is below ``dropout * 2^32``. The mask depends
-    only on the seed and on positions, so the backward pass recomputes it.
+    The Philox counters are the position of the query in the domain, ``(t * H + h) * W + w``, ``column // 4``, the head
+    and the sample; ``column % 4`` selects the word. The column of a key is its token number in the cuboid; those of the
+    global vectors follow, from the next multiple of 4. A weight is dropped if its word is below ``dropout * 2^32``. The
+    mask depends only on the seed and on positions, so the backward pass recomputes it.
     """
     query, tokens = problem.query, problem.memory.tokens
-    positions = torch.arange(query.positions, device=device).view(1, *query.size, 1)
-    position = to_cuboids(positions, query).view(1, -1, 1, query.tokens, 1)
+    _, height, width = problem.domain
+    t, h, w = (
+        torch.arange(first, first + n, device=device) for first, n in zip(problem.offset, query.size, strict=True)
+    )
+    positions = (t[:, None, None] * height + h[:, None]) * width + w
+    position = to_cuboids(positions[None, ..., None], query).view(1, -1, 1, query.tokens, 1)
     quads = -(-tokens // WORDS)
     quad = torch.arange(quads + -(-global_vectors // WORDS), device=device)
     head = torch.arange(problem.heads, device=device).view(1, 1, -1, 1, 1)

@@ -39,6 +39,7 @@ def tile_rows(group, first, AXES: tl.constexpr, PACK: tl.constexpr, BLOCK: tl.co
         is_token: whether the row is a token, including padding.
         inside: whether the row is a token of the grid.
         label: rows may attend to each other if their labels are equal.
+        t, h, w: position of the token along each axis.
     """
     TOKENS: tl.constexpr = AXES[0][1] * AXES[1][1] * AXES[2][1]
     CUBOIDS: tl.constexpr = AXES[0][2] * AXES[1][2] * AXES[2][2]
@@ -59,4 +60,4 @@ def tile_rows(group, first, AXES: tl.constexpr, PACK: tl.constexpr, BLOCK: tl.co
     inside = is_token & (t < AXES[0][0]) & (h < AXES[1][0]) & (w < AXES[2][0])
     position = (t * AXES[1][0] + h) * AXES[2][0] + w
     label = ((part * 3 + region_t) * 3 + region_h) * 3 + region_w
-    return token, position, is_token, inside, label
+    return token, position, is_token, inside, label, t, h, w
