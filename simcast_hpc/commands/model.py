@@ -28,7 +28,9 @@ def info(
         str | None, typer.Option(help="Stage of a pipeline (default: the last).", show_default=False)
     ] = None,
     ranks: Annotated[int, typer.Option(min=1, help="Ranks over which ZeRO shards the model.")] = 1,
-    gpu: Annotated[str, typer.Option(help="GPU of the estimated training cost: a100, h100, h200 or mi300x.")] = "h100",
+    gpu: Annotated[
+        str, typer.Option(help="GPU of the estimated training cost: a100, h100, h200, mi250x or mi300x.")
+    ] = "h100",
     utilization: Annotated[
         float, typer.Option(min=0.001, max=1.0, help="Assumed share of the GPU's peak FLOP/s.")
     ] = 0.3,

@@ -1,15 +1,34 @@
 """``simcast train``: train one stage."""
 
 import os
+from typing import Annotated
+
+import typer
 
 from simcast_hpc.config import TrainConfig, read_config, to_yaml
 from simcast_hpc.distributed.ranks import find_rank
 
 from .options import ConfigFile, Overrides, PrintConfig, Quiet
 
+Profile = Annotated[
+    str | None,
+    typer.Option(
+        help="Profile optimizer steps START to STOP, both included, with torch.profiler; writes traces to the folder "
+        "profile in run_dir.",
+        metavar="START:STOP",
+        show_default=False,
+    ),
+]
+ProfileRanks = Annotated[str, typer.Option(help="Ranks that --profile traces, separated by commas.", metavar="RANKS")]
+
 
 def train(
-    config: ConfigFile, overrides: Overrides = None, print_config: PrintConfig = False, quiet: Quiet = False
+    config: ConfigFile,
+    overrides: Overrides = None,
+    print_config: PrintConfig = False,
+    profile: Profile = None,
+    profile_ranks: ProfileRanks = "0",
+    quiet: Quiet = False,
 ) -> None:
     """Train one stage, or resume it from its newest checkpoint.
 
@@ -23,9 +42,18 @@ def train(
     """
     resolved = read_config(TrainConfig, config, overrides or ())
     from simcast_hpc.monitoring.log import set_up_logging
+    from simcast_hpc.monitoring.profiler import ProfileRequest
     from simcast_hpc.train.trainer import run
 
-    rank = find_rank(os.environ).rank
+    rank_info = find_rank(os.environ)
+    rank = rank_info.rank
+    request = None if profile is None else ProfileRequest.parse(profile, profile_ranks)
+    if request is not None:
+        request.reject_ranks(rank_info.world_size)
     set_up_logging(rank, quiet=quiet)
     shows = print_config and rank == 0
-    run(resolved, announce=(lambda checked: print(to_yaml(checked), flush=True)) if shows else None)
+    run(
+        resolved,
+        announce=(lambda checked: print(to_yaml(checked), flush=True)) if shows else None,
+        profile=request,
+    )

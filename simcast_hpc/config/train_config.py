@@ -75,10 +75,19 @@ class CheckpointConfig(Section):
 
 
 class LogConfig(Section):
-    """How often metrics are written."""
+    """How often metrics are written, experiment trackers, and what is recorded for profilers."""
 
     every_steps: Annotated[PositiveInt, Unit("optimizer steps")] = 20
     """Number of optimizer steps between lines of metrics."""
+    tracker: Literal["none", "mlflow", "wandb", "trackio"] = "none"
+    """Experiment tracker that also receives the metrics; its package must be installed. `none` uses no tracker."""
+    project: str = Field(default="simcast", min_length=1)
+    """Project (Weights & Biases, trackio) or experiment (MLflow) of the tracked run; ``name`` is the run's name."""
+    nvtx: bool = False
+    """Mark the parts of a step (reading, forward, backward, waiting, optimizer) as NVTX ranges for Nsight Systems."""
+    memory_history: bool = False
+    """Record the stack of each memory allocation for the snapshot that is written when the device memory runs out;
+    each allocation takes longer."""
 
 
 class WatchConfig(Section):
@@ -140,7 +149,7 @@ class SharedConfig(StrictModel):
     checkpoint: Operational[CheckpointConfig] = CheckpointConfig()
     """How often checkpoints are written."""
     log: Operational[LogConfig] = LogConfig()
-    """How often metrics are written."""
+    """Metrics, experiment trackers and profiling."""
     watch: Operational[WatchConfig] = WatchConfig()
     """Reaction to anomalies."""
 

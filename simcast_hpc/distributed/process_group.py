@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,13 @@ class TorchRanks(Ranks):
         things: list[Any] = [None] * self.size
         torch.distributed.all_gather_object(things, thing)
         return things
+
+    def table(self, row: list[float]) -> torch.Tensor:
+        """Return the ``n`` numbers of every rank, float32 ``[size, n]`` in host memory, by one small all-gather."""
+        own = torch.tensor(row, dtype=torch.float32).to(self.device)
+        rows = own.new_empty(self.size, len(row))
+        torch.distributed.all_gather_into_tensor(rows, own)
+        return rows.cpu()
 
     def broadcast(self, thing: Any) -> Any:
         """Return rank 0's picklable ``thing`` on every rank."""
@@ -112,6 +120,18 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     if size != rank_info.world_size:
         raise LauncherError(f"the process group has {size} ranks, but {rank_info.launcher} set {rank_info.world_size}")
     return TorchRanks(rank_info.rank, rank_info.world_size, device)
+
+
+def set_flight_recorder(folder: Path) -> None:
+    """Let NCCL's flight recorder write to ``folder`` when a collective times out; call it before joining.
+
+    A file per rank lists its last collectives: ``python -m torch.distributed.flight_recorder.fr_trace FOLDER -p
+    nccl_trace_rank_`` finds the one on which ranks disagree. Variables that the user has set are kept.
+    """
+    prefix = str(folder.absolute() / "nccl_trace_rank_")
+    os.environ.setdefault("TORCH_FR_BUFFER_SIZE", os.environ.get("TORCH_NCCL_TRACE_BUFFER_SIZE", "2000"))
+    os.environ.setdefault("TORCH_FR_DUMP_TEMP_FILE", os.environ.get("TORCH_NCCL_DEBUG_INFO_TEMP_FILE", prefix))
+    os.environ.setdefault("TORCH_NCCL_DUMP_ON_TIMEOUT", "1")
 
 
 def end_rank(status: int) -> None:

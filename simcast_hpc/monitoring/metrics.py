@@ -1,6 +1,8 @@
 """Metrics over the steps of a run: one JSON line per logging interval, and the same values for TensorBoard."""
 
 import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,16 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.config.text_files import read_text_file
 from simcast_hpc.storage.atomic_files import write_text
 
+from .trackers import Tracker
+
 
 class MetricsWriter:
-    """Appends metrics to ``metrics.jsonl`` and to TensorBoard events; only rank 0 has one.
+    """Appends metrics to ``metrics.jsonl``, to TensorBoard events and to a tracker; only rank 0 has one.
 
     Keys contain the unit, if there is one: ``throughput/samples_per_second``.
     """
 
-    def __init__(self, path: Path, events: Path, *, first_step: int):
+    def __init__(self, path: Path, events: Path, *, first_step: int, tracker: Tracker | None = None):
         """Append after ``first_step``; lines of later steps, which an interrupted run wrote, are removed."""
         if path.is_file():
             kept = [line for line in read_metrics(path) if line["step"] <= first_step]
@@ -25,18 +29,25 @@ class MetricsWriter:
         self.path = path
         self._file = path.open("a", encoding="utf-8")
         self._events = SummaryWriter(str(events), purge_step=first_step + 1)
+        self._tracker = tracker
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Write the metrics of one step."""
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+    def write(self, step: int, metrics: Mapping[str, float | str]) -> None:
+        """Write the metrics of one step and the time; text, such as the name of a host, only to ``metrics.jsonl``."""
+        line = {"step": step, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **metrics}
+        self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for key, value in metrics.items():
+        numbers = {key: value for key, value in metrics.items() if not isinstance(value, str)}
+        for key, value in numbers.items():
             self._events.add_scalar(key, value, step)
+        if self._tracker is not None:
+            self._tracker.log(step, numbers)
 
     def close(self) -> None:
-        """Flush and close both files."""
+        """Flush and close the files and finish the tracked run."""
         self._file.close()
         self._events.close()
+        if self._tracker is not None:
+            self._tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

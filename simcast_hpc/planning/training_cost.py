@@ -5,6 +5,7 @@ GPU-hours are FLOPs / (peak FLOP/s of a GPU x utilization). The FLOPs are those 
 loading.
 """
 
+import re
 from dataclasses import dataclass
 
 from simcast_hpc.config import ConfigError
@@ -42,13 +43,25 @@ GPUS = {
     "a100": Gpu(title="NVIDIA A100 SXM 80 GB", bf16_tflops=312.0, fp32_tflops=19.5, memory_gib=80),
     "h100": Gpu(title="NVIDIA H100 SXM 80 GB", bf16_tflops=989.0, fp32_tflops=67.0, memory_gib=80),
     "h200": Gpu(title="NVIDIA H200 SXM 141 GB", bf16_tflops=989.0, fp32_tflops=67.0, memory_gib=141),
+    "mi250x": Gpu(
+        title="AMD Instinct MI250X, one of two dies, 64 GB", bf16_tflops=191.5, fp32_tflops=23.9, memory_gib=64
+    ),
     "mi300x": Gpu(title="AMD Instinct MI300X 192 GB", bf16_tflops=1307.0, fp32_tflops=163.4, memory_gib=192),
 }
 """GPUs by the name of ``--gpu``.
 
-Source: the vendors' data sheets (NVIDIA A100, H100 and H200 Tensor Core GPU, SXM form factor; AMD Instinct MI300X).
-NVIDIA's H100 and H200 sheets list bf16 with sparsity, 1,979 TFLOP/s; dense is half of that.
+Source: the vendors' data sheets (NVIDIA A100, H100 and H200 Tensor Core GPU, SXM form factor; AMD Instinct MI250X and
+MI300X).
+NVIDIA's H100 and H200 sheets list bf16 with sparsity, 1,979 TFLOP/s; dense is half of that. A device of an MI250X is
+one of its two dies (GCD), with half of the data sheet's 383 and 47.9 TFLOP/s.
 """
+# What torch calls the devices; the PCIe and NVL forms of H100 and H200 have other peaks.
+_DEVICE_NAMES = {
+    "a100": re.compile(r"A100-(SXM|PCI)", re.IGNORECASE),
+    "h100": re.compile(r"^(?!.*(PCIe|NVL)).*\bG?H[12]00\b", re.IGNORECASE),
+    "mi250x": re.compile(r"MI250X", re.IGNORECASE),
+    "mi300x": re.compile(r"MI300X", re.IGNORECASE),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +142,16 @@ def find_gpu(name: str) -> Gpu:
     if name not in GPUS:
         raise ConfigError(f"--gpu {name} is unknown; choose from {', '.join(GPUS)}")
     return GPUS[name]
+
+
+def device_peak_flops(device_name: str, precision: str) -> float | None:
+    """Return the peak FLOP/s of a device by torch's name of it, for ``bf16`` or ``fp32``; None if it is unknown.
+
+    The H200 and the GH200 have the arithmetic units of the H100 SXM.
+    """
+    found = (GPUS[key] for key, pattern in _DEVICE_NAMES.items() if pattern.search(device_name))
+    gpu = next(found, None)
+    return None if gpu is None else gpu.peak_flops(precision)
 
 
 def checkpoint_bytes(parameters: int, *, average: bool, auxiliary: int = 0) -> int:

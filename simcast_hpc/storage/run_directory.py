@@ -28,6 +28,7 @@ class RunDirectory:
         self.checkpoints, self.events, self.done = path / "checkpoints", path / "events", path / "DONE.json"
         self.weights, self.stacks = path / "weights" / "model.safetensors", path / "stacks"
         self.best, self.dataset = path / "best", path / "dataset.yaml"
+        self.profile, self.memory = path / "profile", path / "memory"
 
     def prepare(self, config: StrictModel, dataset: StrictModel | None = None) -> None:
         """Create the directory, remove what killed runs left, and write the configuration and the software versions.

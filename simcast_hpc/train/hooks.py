@@ -1,70 +1,20 @@
-"""Hooks between optimizer steps: metrics, progress, checkpoints."""
+"""Hooks between optimizer steps: progress, checkpoints."""
 
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from simcast_hpc.config import TrainConfig
-from simcast_hpc.distributed.process_group import TorchRanks
-from simcast_hpc.losses import ForecastLoss
-from simcast_hpc.monitoring.metrics import MetricsWriter
 
 from .best_weights import BestWeights
 from .checkpoint import CheckpointWriter
 from .ema import EMA
-from .learning_rate import learning_rate
 from .loop import StepReport
 from .stage_engine import StageEngine
-
-
-class MetricsHook:
-    """Called after every step; writes mean loss and its terms, learning rate and throughput once per logging interval.
-
-    In between, losses stay on the device, so the loop synchronizes with it once per interval.
-    """
-
-    def __init__(self, config: TrainConfig, ranks: TorchRanks, writer: MetricsWriter | None, engine: Any):
-        self.config, self.ranks, self.writer, self.engine = config, ranks, writer, engine
-        loss = getattr(getattr(engine, "module", None), "loss", None)
-        self._loss = loss if isinstance(loss, ForecastLoss) else None
-        if self._loss is not None:
-            self._loss.take_terms()  # of a warm-up with zeros
-        self._sum: torch.Tensor | None = None
-        self._steps = 0
-        self._since = time.perf_counter()
-
-    def __call__(self, step: int, report: StepReport) -> None:
-        """Accumulate one step; at the end of an interval, write its metrics. A collective."""
-        self._sum = report.loss if self._sum is None else self._sum + report.loss
-        self._steps += 1
-        if step % self.config.log.every_steps and step != self.config.max_steps:
-            return
-        loss = self.ranks.mean(self._sum / self._steps).item()
-        seconds = time.perf_counter() - self._since
-        rate = learning_rate(step - 1, max_steps=self.config.max_steps, config=self.config.optimizer)
-        metrics = {
-            "loss": loss,
-            "learning_rate": rate,
-            "throughput/samples_per_second": self._steps * self.config.batch.global_size / seconds,
-            "time/seconds_per_step": seconds / self._steps,
-        }
-        norm = self.engine.get_global_grad_norm()
-        if norm is not None:
-            metrics["gradient_norm"] = float(norm)
-        if torch.cuda.is_available():
-            metrics["memory/peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        terms = None if self._loss is None else self._loss.take_terms()
-        if self._loss is not None and terms is not None:
-            names = (f"loss/{name}" for name in self._loss.terms)
-            metrics |= dict(zip(names, self.ranks.mean(terms).tolist(), strict=True))
-        if self.writer is not None:
-            self.writer.write(step, metrics)
-        self._sum, self._steps, self._since = None, 0, time.perf_counter()
 
 
 class ProgressHook:

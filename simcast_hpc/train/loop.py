@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -93,12 +94,14 @@ Hook = Callable[[int, StepReport], None]
 class PeriodicHook:
     """A hook that runs after each ``steps``-th optimizer step and after the last; 0 means after the last only.
 
-    With ``before_exit`` it also runs after the step at which the run is asked to pause or stop.
+    With ``before_exit`` it also runs after the step at which the run is asked to pause or stop. ``part`` names the part
+    of the step to which its time belongs (``step_timing.PARTS``).
     """
 
     steps: int
     hook: Hook
     before_exit: bool = False
+    part: str | None = None
 
     def is_due(self, step: int, max_steps: int, *, exiting: bool = False) -> bool:
         """Return whether the hook runs after ``step``."""
@@ -160,7 +163,7 @@ def train(
         before_step: called before each step with the number of steps done; sets the learning rate.
         reduce_status: over the ranks, once per optimizer step; by default this process is the only rank.
         guard: against non-finite losses and gradients.
-        timer: of the work of this rank that waits for no other rank.
+        timer: of the parts of a step on this rank.
         hooks: called after their steps; losses are tensors on the device, so a hook calls ``.item()`` if needed.
         ended: whether a hook has ended training before ``max_steps``, the same on every rank. The hooks after it are
             called as after the last step.
@@ -178,11 +181,13 @@ def train(
         before_step(step)
         report = _forward_backward(engine, batches, reduce_status=reduce_status, timer=timer)
         step += 1
-        guard.step(engine, report, step=step)
+        with timer.part("optimizer"):
+            guard.step(engine, report, step=step)
         exiting = report.status.stop_reason != StopReason.NONE
         for periodic in hooks:
             if periodic.is_due(step, step if ended() else max_steps, exiting=exiting):
-                periodic.hook(step, report)
+                with nullcontext() if periodic.part is None else timer.part(periodic.part):
+                    periodic.hook(step, report)
         if exiting and step < max_steps and not ended():
             return step, report.status.stop_reason
     return step, StopReason.NONE
@@ -196,19 +201,22 @@ def _forward_backward(
     losses: list[torch.Tensor] = []
     names: list[Callable[[], list[str]]] = []
     for micro in range(micro_steps):
-        with timer.reading():
+        with timer.part("reading"):
             batch = next(batches)
         if batch.seed is not None:
             torch.manual_seed(batch.seed)
-        with timer.forward():
+        with timer.part("forward"):
             loss = engine(*batch.sample)
         losses.append(loss.detach())
         names.append(batch.names)
-        engine.backward(loss)
-        if micro < micro_steps - 1:
-            engine.step()
-    stacked = torch.stack(losses)
-    return StepReport(stacked, names, reduce_status(stacked, engine.gradients_are_finite()))
+        with timer.part("backward"):
+            engine.backward(loss)
+            if micro < micro_steps - 1:
+                engine.step()
+    stacked, finite = torch.stack(losses), engine.gradients_are_finite()
+    with timer.part("waiting"):
+        status = reduce_status(stacked, finite)
+    return StepReport(stacked, names, status)
 
 
 def _describe_nonfinite(report: StepReport, *, step: int) -> str:

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,11 +24,13 @@ from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
-from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
 from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.models.fp32_precision import fp32_precision
-from simcast_hpc.monitoring.metrics import MetricsWriter
+from simcast_hpc.monitoring.device_memory import snapshot_on_out_of_memory
+from simcast_hpc.monitoring.profiler import ProfileRequest, StepProfiler
 from simcast_hpc.monitoring.stop_request import StopReason, StopRequest
+from simcast_hpc.monitoring.trackers import require_tracker
 from simcast_hpc.storage.atomic_files import write_tensors
 from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
@@ -37,17 +39,16 @@ from .best_weights import BestWeights
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
 from .ema import EMA
 from .forecast_validation import ForecastValidation, higher_is_better
-from .hooks import CheckpointHook, MetricsHook, ProgressHook, WaitForWriterHook, WriteFailureHook
+from .hooks import CheckpointHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import adam_betas, learning_rate
 from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
-from .spike_and_straggler_hooks import SpikeHook, StragglerHook
+from .monitoring_hooks import monitoring_hooks
 from .stage_engine import StageEngine
 from .stages import STAGES, Stage
 from .step_status import StatusReduction
 from .step_timing import StepTimer
 from .stop_errors import raise_for, reject_stop_file
-from .validation import Validation, ValidationHook
-from .watchdog import Watchdog
+from .validation import Validation
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ class Plan:
         order: window of each sample.
         sampled_by: hash of the rain statistics that the order depends on; None for uniform sampling.
         validation: scores weights during training; None without validation.
+        profile: steps and ranks that are profiled.
     """
 
     config: TrainConfig
@@ -71,6 +73,7 @@ class Plan:
     order: SampleOrder
     sampled_by: str | None = None
     validation: Validation | None = None
+    profile: ProfileRequest | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -94,6 +97,7 @@ def plan(config: TrainConfig) -> Plan:
     ranks = find_rank(os.environ).world_size
     config.batch.accumulation_steps(ranks)
     config.engine.reject_ranks(ranks)
+    require_tracker(config.log.tracker)
     stage_type = STAGES[config.stage]
     source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))
     config = stage_type.fit_config(config, training_grid(config.data, source.grid))
@@ -102,12 +106,18 @@ def plan(config: TrainConfig) -> Plan:
     return Plan(config, stage, RunDirectory(config.run_dir), order, sampled_by, stage.open_validation())
 
 
-def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None = None) -> None:
+def run(
+    config: TrainConfig,
+    *,
+    announce: Callable[[TrainConfig], None] | None = None,
+    profile: ProfileRequest | None = None,
+) -> None:
     """Train one stage to its last step, resuming from the newest checkpoint if there is one.
 
     Args:
         config: of the run.
         announce: called with the fitted configuration once every check has passed and training is about to start.
+        profile: steps and ranks to profile; the traces are written to the folder ``profile`` of the run directory.
 
     Raises:
         ConfigError, DataError: the run cannot start, for example because another process trains in its directory.
@@ -122,7 +132,7 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
     stop_request = StopRequest(stop_files, checks_files=is_first)
     with stop_request.handle_signals():
         # 1. Checks; a rejected run changes nothing in its directory
-        planned = plan(config)
+        planned = replace(plan(config), profile=profile)
         marker = planned.directory.finished(planned.identity)
         if marker is not None:
             logger.info("%s is finished after %d steps; nothing to do", config.run_dir, marker.get("steps"))
@@ -139,6 +149,7 @@ def run(config: TrainConfig, *, announce: Callable[[TrainConfig], None] | None =
             if is_first:
                 planned.directory.create()
             # 3. Training; the lock comes before anything is written or removed
+            set_flight_recorder(planned.directory.stacks)
             ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
             try:
                 with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
@@ -175,26 +186,36 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
         timeout_minutes=config.engine.timeout_minutes,
         check_owner=lock.check,
     )
-    timer = StepTimer(ranks.device)
-    with ExitStack() as resources:
+    timer = StepTimer(ranks.device, nvtx=config.log.nvtx)
+    profiler = None
+    if planned.profile is not None:
+        profiler = StepProfiler(planned.profile, directory.profile, rank=ranks.rank, first_step=first_step)
+
+    def before_step(step: int) -> None:
+        set_learning_rate(
+            engine.engine,
+            learning_rate(step, max_steps=config.max_steps, config=config.optimizer),
+            betas=adam_betas(step, max_steps=config.max_steps, config=config.optimizer),
+        )
+        if profiler is not None:
+            profiler.before_step(step)
+
+    snapshot = snapshot_on_out_of_memory(directory.memory, rank=ranks.rank, history=config.log.memory_history)
+    with snapshot, ExitStack() as resources:
         step, reason = train(
             engine,
             _device_batches(planned, windows, ranks, first_step=first_step),
             first_step=first_step,
             max_steps=config.max_steps,
-            before_step=lambda step: set_learning_rate(
-                engine.engine,
-                learning_rate(step, max_steps=config.max_steps, config=config.optimizer),
-                betas=adam_betas(step, max_steps=config.max_steps, config=config.optimizer),
-            ),
+            before_step=before_step,
             reduce_status=StatusReduction(ranks.maximum, stop_request=stop_request, write_failed=writer.failed),
             guard=NonFiniteGuard(config.watch.most_skipped if config.watch.non_finite == "skip" else 0),
             timer=timer,
             hooks=[
                 PeriodicHook(1, WriteFailureHook(writer)),
                 *([] if ema is None else [PeriodicHook(1, ema)]),
-                *_monitoring_hooks(
-                    planned, ranks, engine, timer, ema, best, first_step=first_step, resources=resources
+                *monitoring_hooks(
+                    planned, ranks, engine, timer, ema, best, profiler, first_step=first_step, resources=resources
                 ),
                 *_checkpoint_hooks(planned, writer, engine, ema, best),
             ],
@@ -258,49 +279,6 @@ def _device_batches(
         )
 
 
-def _monitoring_hooks(
-    planned: Plan,
-    ranks: TorchRanks,
-    engine: StageEngine,
-    timer: StepTimer,
-    ema: EMA | None,
-    best: BestWeights | None,
-    *,
-    first_step: int,
-    resources: ExitStack,
-) -> list[PeriodicHook]:
-    """Return the hooks that observe training; ``resources`` closes their files and ends the watchdog."""
-    config, directory = planned.config, planned.directory
-    writer, progress = None, []
-    if ranks.is_first:
-        writer = MetricsWriter(directory.metrics, directory.events, first_step=first_step)
-        bar = ProgressHook(config, first_step=first_step)
-        resources.callback(writer.close)
-        resources.callback(bar.close)
-        progress = [PeriodicHook(1, bar)]
-    validation = []
-    if planned.validation is not None:
-        hook = ValidationHook(planned.validation, engine.engine, ranks, ema, writer, best)
-        validation = [PeriodicHook(planned.validation.every_steps, hook)]
-    watchdog = resources.enter_context(
-        Watchdog(
-            directory.stacks,
-            limit_minutes=config.watch.hang_minutes,
-            rank=ranks.rank,
-            ranks=ranks.size,
-        )
-    )
-    return [
-        PeriodicHook(1, MetricsHook(config, ranks, writer, engine.engine)),
-        PeriodicHook(1, SpikeHook(config.watch, directory.path / "spikes.jsonl")),
-        PeriodicHook(config.log.every_steps, StragglerHook(config.watch, ranks, timer)),
-        *progress,
-        *planned.stage.hooks(engine.engine, ranks, ema, writer),
-        *validation,
-        PeriodicHook(1, watchdog),
-    ]
-
-
 def _checkpoint_hooks(
     planned: Plan, writer: CheckpointWriter, engine: StageEngine, ema: EMA | None, best: BestWeights | None
 ) -> list[PeriodicHook]:
@@ -309,8 +287,8 @@ def _checkpoint_hooks(
         writer, engine, global_size=planned.config.batch.global_size, identity=planned.identity, ema=ema, best=best
     )
     return [
-        PeriodicHook(config.every_steps, save, before_exit=True),
-        PeriodicHook(1, WaitForWriterHook(writer, ahead_steps=config.ahead_steps)),
+        PeriodicHook(config.every_steps, save, before_exit=True, part="checkpoint"),
+        PeriodicHook(1, WaitForWriterHook(writer, ahead_steps=config.ahead_steps), part="checkpoint"),
     ]
 
 

@@ -1,6 +1,8 @@
 """metrics.jsonl: lines that a resume keeps, lines that it removes, and incomplete lines after a kill."""
 
 import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,10 +18,23 @@ def _write(folder, steps, *, first_step: int, offset: float = 0.0) -> None:
 
 def test_lines_contain_the_step_and_the_metrics(tmp_path):
     _write(tmp_path, [5, 10], first_step=0)
-    assert read_metrics(tmp_path / "metrics.jsonl") == [
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    written = [datetime.fromisoformat(line.pop("time")) for line in lines]
+    assert lines == [
         {"step": 5, "loss": 5.0, "throughput/samples_per_second": 2.5},
         {"step": 10, "loss": 10.0, "throughput/samples_per_second": 2.5},
     ]
+    assert timedelta(0) <= datetime.now(UTC) - written[1] <= datetime.now(UTC) - written[0] < timedelta(minutes=1)
+
+
+def test_text_is_only_in_the_lines_and_a_tracker_gets_the_numbers(tmp_path):
+    sent, closed = [], []
+    tracker = SimpleNamespace(log=lambda step, metrics: sent.append((step, metrics)), close=lambda: closed.append(True))
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", tmp_path / "events", first_step=0, tracker=tracker)
+    writer.write(3, {"loss": 1.0, "slowest_rank/host": "n7"})
+    writer.close()
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["slowest_rank/host"] == "n7"
+    assert (sent, closed) == ([(3, {"loss": 1.0})], [True])
 
 
 def test_a_resume_removes_the_lines_of_repeated_steps(tmp_path):

@@ -249,10 +249,12 @@ def test_one_reduction_per_step_carries_all_flags():
     assert sizes == [5] * 4
 
 
-def test_reading_and_forward_times_are_separate(monkeypatch):
+def test_the_parts_of_a_step_are_timed_separately(monkeypatch):
     now = itertools.count()
     monkeypatch.setattr("time.perf_counter", lambda: float(next(now)))
     timer = StepTimer(torch.device("cpu"))
-    _train(RecordingEngine(2), max_steps=2, timer=timer)
-    assert timer.take() == (4.0, 4.0)
-    assert timer.take() == (0.0, 0.0)
+    save = PeriodicHook(2, lambda step, report: None, part="checkpoint")
+    _train(RecordingEngine(2), max_steps=2, timer=timer, hooks=[save, PeriodicHook(1, lambda step, report: None)])
+    per_micro_batch = dict.fromkeys(("reading", "forward", "backward"), 4.0)
+    assert timer.take() == {**per_micro_batch, "waiting": 2.0, "optimizer": 2.0, "checkpoint": 1.0, "validation": 0.0}
+    assert set(timer.take().values()) == {0.0}

@@ -1,17 +1,14 @@
-"""Hooks that log anomalies: loss spikes and slow ranks."""
+"""A hook that logs loss spikes with their windows."""
 
 import json
 import logging
-import socket
 import statistics
 from collections import deque
 from pathlib import Path
 
 from simcast_hpc.config import WatchConfig
-from simcast_hpc.distributed.process_group import TorchRanks
 
 from .loop import StepReport
-from .step_timing import StepTimer
 
 logger = logging.getLogger(__name__)
 _MIN_STEPS = 10
@@ -50,25 +47,3 @@ class SpikeHook:
         )  # fmt: skip
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "loss": highest, "median": median, "windows": windows}) + "\n")
-
-
-class StragglerHook:
-    """Logs a rank that reads and computes much slower than the median. A collective."""
-
-    def __init__(self, config: WatchConfig, ranks: TorchRanks, timer: StepTimer):
-        self._factor, self._ranks, self._timer = config.straggler_factor, ranks, timer
-
-    def __call__(self, step: int, _report: object) -> None:
-        """Compare the ranks over the steps since the last call."""
-        reading, forward = self._timer.take()
-        if self._factor is None or self._ranks.size == 1:
-            return
-        timings = self._ranks.gather((socket.gethostname(), [reading, forward]))
-        median = statistics.median(sum(seconds) for _, seconds in timings)
-        for rank, (node, seconds) in enumerate(timings):
-            if median > 0 and sum(seconds) > self._factor * median and self._ranks.is_first:
-                logger.warning(
-                    "slow rank up to step %d: rank %d on %s took %.3g s to read and %.3g s for forward passes; the "
-                    "median rank took %.3g s for both",
-                    step, rank, node, *seconds, median,
-                )  # fmt: skip
