@@ -47,9 +47,9 @@ class TorchRanks(Ranks):
     def table(self, row: list[float]) -> torch.Tensor:
         """Return the ``n`` numbers of every rank, float32 ``[size, n]`` in host memory, by one small all-gather."""
         own = torch.tensor(row, dtype=torch.float32).to(self.device)
-        rows = own.new_empty(self.size, len(row))
+        rows = own.new_empty(self.size * len(row))
         torch.distributed.all_gather_into_tensor(rows, own)
-        return rows.cpu()
+        return rows.view(self.size, len(row)).cpu()
 
     def broadcast(self, thing: Any) -> Any:
         """Return rank 0's picklable ``thing`` on every rank."""

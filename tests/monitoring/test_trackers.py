@@ -117,9 +117,9 @@ def test_an_absent_package_is_named(monkeypatch):
 
 def test_the_mlflow_package_itself(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "mlruns").as_uri())
     monkeypatch.chdir(tmp_path)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     for step in (20, 40):
         tracker = _open("mlflow", tmp_path)
         tracker.log(step, {"validation/csi/219": 0.25})
