@@ -1,9 +1,10 @@
 """How a run is optimized: loss, batch, optimizer, weight average, and the DeepSpeed engine."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from .deepspeed_fields import reject_owned
 from .errors import ConfigError
 from .stage_sections import FORECASTING, Added, Operational, Section, Unit
 
@@ -228,6 +229,13 @@ class EngineConfig(Section):
     of the backward pass stays within them (ZeRO++, arXiv 2306.10209, section 3.2); 1 disables it."""
     timeout_minutes: Operational[Annotated[PositiveFloat, Unit("minutes")]] = 30.0
     """Timeout of a collective operation."""
+    gradient_reduction: Operational[Literal["fp32", "bf16"]] = "fp32"
+    """Data type in which gradients are summed over ranks with `engine.precision=bf16`; `bf16` halves the bytes, but its
+    rounding errors grow with the number of ranks. A run that was started with `bf16` keeps it unless this field is
+    set."""
+    deepspeed: Operational[dict[str, Any]] = {}  # noqa: RUF012  pydantic copies it
+    """Further options of DeepSpeed, in its own structure, such as `zero_optimization: {overlap_comm: true}`. Options
+    that a field of this configuration sets are rejected, and unknown ones."""
 
     @model_validator(mode="after")
     def _bf16_needs_a_zero_stage(self) -> Self:
@@ -245,6 +253,20 @@ class EngineConfig(Section):
                 f"engine.tf32=true has no effect with engine.precision={self.precision}; set engine.precision=fp32, or "
                 "remove engine.tf32"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reduction_needs_bf16(self) -> Self:
+        if self.gradient_reduction == "bf16" and self.precision == "fp32":
+            raise ValueError(
+                "engine.gradient_reduction=bf16 requires engine.precision=bf16 (got fp32); "
+                "set engine.gradient_reduction=fp32"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_options_are_free(self) -> Self:
+        reject_owned(self.deepspeed, offload=self.offload)
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .data_config import DataConfig, SequenceConfig
+from .deepspeed_fields import scientific_options
 from .diffusion_config import AutoencoderTrainingConfig, DiffusionConfig, SamplingConfig
 from .model_config import ModelConfig, SimVPConfig
 from .names import Name
@@ -237,4 +238,4 @@ class TrainConfig(SharedConfig):
         A checkpoint is resumed only if these are equal. The run adds the content of the data and the hashes of the
         weights that it reads.
         """
-        return dict(scientific_fields(self, self.stage))
+        return dict(scientific_fields(self, self.stage)) | scientific_options(self.engine.deepspeed)

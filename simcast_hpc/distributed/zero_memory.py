@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from simcast_hpc.config import EngineConfig
+from simcast_hpc.config.deepspeed_fields import zero_option
 
 _FP32 = 4
 _MOMENTS = 2
@@ -63,13 +64,17 @@ def rank_bytes(parameters: int, *, engine: EngineConfig, world_size: int) -> Ran
 def working_bytes(parameters: int, *, engine: EngineConfig, world_size: int) -> WorkingBytes:
     """Return the bytes that DeepSpeed 0.19.8 uses in addition to :func:`rank_bytes` at the end of a backward pass.
 
-    The bucket has as many elements as there are gradients, at most 5e8 (``distributed/engine.py`` sets it). In bf16
-    with stage 1 the gradients exist next to their fp32 sums. ZeRO 3 keeps up to 1e9 weights gathered between forward
-    and backward. The host holds master weights, moments, fp32 gradients and weights that are being transferred.
+    The bucket has as many elements as there are gradients, at most 5e8 or
+    ``engine.deepspeed.zero_optimization.reduce_bucket_size``. For an fp32 reduction of bf16 gradients stage 3 has it in
+    fp32, and stage 2 copies it to fp32. In bf16 with stage 1 the gradients exist next to their fp32 sums. ZeRO 3 keeps
+    up to 1e9 weights gathered between forward and backward. The host holds master weights, moments, fp32 gradients and
+    weights that are being transferred.
     """
     stage, own, element = engine.zero_stage, -(-parameters // world_size), _element_bytes(engine)
     offloaded = engine.offload != "none"
-    buckets = element * min(parameters, MAX_BUCKET_ELEMENTS)
+    reduced = _FP32 if engine.gradient_reduction == "fp32" else element
+    per_element = reduced if stage == 3 else element + (reduced if stage == 2 and reduced != element else 0)
+    buckets = per_element * min(parameters, bucket_elements(engine))
     if stage == 1 and not offloaded:  # in fp32 the bucket holds the gradients, and this rank's sums are extra
         buckets = element * parameters if engine.precision == "bf16" else _FP32 * own
     host = 0
@@ -88,6 +93,11 @@ def working_bytes(parameters: int, *, engine: EngineConfig, world_size: int) -> 
         hierarchical=hierarchical,
         host=host,
     )
+
+
+def bucket_elements(engine: EngineConfig) -> int:
+    """Return the largest number of elements in DeepSpeed's gradient bucket."""
+    return int(zero_option(engine.deepspeed, "reduce_bucket_size", MAX_BUCKET_ELEMENTS))
 
 
 def _element_bytes(engine: EngineConfig) -> int:

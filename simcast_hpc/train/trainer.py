@@ -22,7 +22,7 @@ from simcast_hpc.data.open_windows import description_hash, open_windows, source
 from simcast_hpc.data.sample_order import SampleOrder, random_integer
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
-from simcast_hpc.distributed.engine import build_engine, set_learning_rate
+from simcast_hpc.distributed.engine import build_engine, deepspeed_config, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
 from simcast_hpc.distributed.ranks import find_rank
@@ -43,6 +43,7 @@ from .hooks import CheckpointHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import adam_betas, learning_rate
 from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
 from .monitoring_hooks import monitoring_hooks
+from .resumed_reduction import with_stored_reduction
 from .stage_engine import StageEngine
 from .stages import STAGES, Stage
 from .step_status import StatusReduction
@@ -94,9 +95,8 @@ def plan(config: TrainConfig) -> Plan:
         ConfigError: the configuration is invalid for these ranks or this data, or an input run is missing.
         DataError: the data cannot be read.
     """
-    ranks = find_rank(os.environ).world_size
-    config.batch.accumulation_steps(ranks)
-    config.engine.reject_ranks(ranks)
+    config = with_stored_reduction(config)
+    deepspeed_config(config, world_size=find_rank(os.environ).world_size)  # rejects batch, ranks and options
     require_tracker(config.log.tracker)
     stage_type = STAGES[config.stage]
     source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))

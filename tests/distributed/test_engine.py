@@ -61,6 +61,80 @@ def test_memory_options_are_passed_to_deepspeed(tmp_path, engine, wanted):
     )
 
 
+def test_gradients_are_reduced_in_fp32_by_default(tmp_path):
+    config = tiny_config(tmp_path, engine={"precision": "bf16"})
+    assert deepspeed_config(config, world_size=2)["communication_data_type"] == "fp32"
+    config = tiny_config(tmp_path, engine={"precision": "bf16", "gradient_reduction": "bf16"})
+    assert deepspeed_config(config, world_size=2)["communication_data_type"] == "bf16"
+    with pytest.raises(ConfigError, match=r"gradient_reduction=bf16 requires engine\.precision=bf16 \(got fp32\)"):
+        tiny_config(tmp_path, engine={"precision": "fp32", "gradient_reduction": "bf16"})
+
+
+def test_further_options_are_passed_to_deepspeed(tmp_path):
+    options = {
+        "zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 1000, "offload_optimizer": {"ratio": 1.0}},
+        "comms_logger": {"enabled": True},
+    }
+    engine = {"zero_stage": 2, "precision": "fp32", "offload": "optimizer", "deepspeed": options}
+    config = tiny_config(tmp_path, engine=engine)
+    derived = deepspeed_config(config, world_size=2)
+    zero = derived["zero_optimization"]
+    assert (zero["stage"], zero["overlap_comm"], zero["reduce_bucket_size"]) == (2, True, 1000)
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": True, "ratio": 1.0}
+    assert derived["comms_logger"] == {"enabled": True}
+    assert config.science() == tiny_config(tmp_path, engine=engine | {"deepspeed": {}}).science()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gradient_clipping": 1.0}, r"deepspeed\.gradient_clipping=1\.0 .*; set optimizer\.gradient_clip"),
+        ({"zero_optimization": {"stage": 3}}, r"zero_optimization\.stage=3 .*; set engine\.zero_stage"),
+        ({"fp16": {"enabled": True}}, r"fp16\.enabled=True .*; set engine\.precision"),
+        ({"bf16": {}}, r"bf16={} .*; set engine\.precision"),
+        ({"zero_optimization": {"mics_shard_size": 8}}, r"set engine\.zero_hpz_partition_size: .* no MiCS"),
+        ({"zero_optimization": {"offload_param": {"buffer_count": 9}}}, r"requires engine\.offload=parameters"),
+        ({"communication_data_type": "bf16"}, r"set engine\.gradient_reduction"),
+        ({"gradient_predivide_factor": "x" * 3, "steps_per_print": float("inf")}, r"not a finite number"),
+    ],
+)
+def test_options_that_a_field_sets_are_rejected(tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        tiny_config(tmp_path, engine={"zero_stage": 3, "deepspeed": options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"zero_optimisation": {}}, r"zero_optimisation: unknown .*; did you mean zero_optimization\?"),
+        ({"qqq": 1}, r"deepspeed\.qqq: unknown or without effect$"),
+        (
+            {"zero_optimization": {"overlap_com": True}},
+            r"zero_optimization\.overlap_com: unknown option of DeepSpeed; did you mean overlap_comm\?",
+        ),
+        ({"zero_optimization": {"reduce_bucket_size": "many"}}, r"reduce_bucket_size: .*, got 'many'"),
+        ({"zero_optimization": {"leaf_module": {"class": []}}}, r"leaf_module\.class: .*; did you mean classes\?"),
+        ({"zero_optimization": 3}, r"zero_optimization=3 is not a mapping"),
+    ],
+)
+def test_unknown_and_invalid_options_are_rejected_with_the_nearest_one(tmp_path, options, message):
+    config = tiny_config(tmp_path, engine={"zero_stage": 3, "deepspeed": options})
+    with pytest.raises(ConfigError, match=message):
+        deepspeed_config(config, world_size=1)
+
+
+def test_quantized_communication_belongs_to_the_identity_of_a_run(tmp_path):
+    on, off = (
+        tiny_config(
+            tmp_path, engine={"zero_stage": 3, "deepspeed": {"zero_optimization": {"zero_quantized_weights": value}}}
+        ).science()
+        for value in (True, False)
+    )
+    key = "engine.deepspeed.zero_optimization.zero_quantized_weights"
+    assert on[key] is True and key not in off
+    assert not any("reduction" in name or "deepspeed" in name for name in off), "old runs can be resumed"
+
+
 def test_hierarchical_partitions_that_do_not_divide_the_ranks_are_rejected(tmp_path):
     config = tiny_config(
         tmp_path,

@@ -49,7 +49,13 @@ def test_buffers_are_bounded():
     many = 2_000_000_000
     three = EngineConfig(zero_stage=3, zero_hpz_partition_size=4)
     working = working_bytes(many, engine=three, world_size=8)
-    assert working == WorkingBytes(buckets=2 * 500_000_000, gathered=2 * 10**9, hierarchical=2 * many // 4, host=0)
-    assert working_bytes(10, engine=three, world_size=8).buckets == 20, "no more than there is"
+    assert working == WorkingBytes(buckets=4 * 500_000_000, gathered=2 * 10**9, hierarchical=2 * many // 4, host=0)
+    assert working_bytes(10, engine=three, world_size=8).buckets == 40, "no more than there is"
+    smaller = three.model_copy(update={"deepspeed": {"zero_optimization": {"reduce_bucket_size": 1000}}})
+    assert working_bytes(many, engine=smaller, world_size=8).buckets == 4000
+    in_bf16 = three.model_copy(update={"gradient_reduction": "bf16"})
+    assert working_bytes(10, engine=in_bf16, world_size=8).buckets == 20
+    two = EngineConfig(zero_stage=2)
+    assert working_bytes(10, engine=two, world_size=8).buckets == 60, "the gradients, and their copy in fp32"
     one = working_bytes(N, engine=EngineConfig(zero_stage=1), world_size=8)
     assert one == WorkingBytes(buckets=2 * N, gathered=0, hierarchical=0, host=0)
