@@ -2,7 +2,7 @@
 
     python -m benchmarks.collective_counts [--ranks 2] [--accumulation 2] [--csv FILE]
 
-Counted are an optimizer step, a save (the full tensors of a checkpoint, which are gathered by name) and the weights of
+It counts an optimizer step, a save (the full tensors of a checkpoint, which are gathered by name) and the weights of
 a validation. The bytes are those of the full tensors: the output of an all-gather, the input of a reduce-scatter. The
 counts are made where torch dispatches collectives to the process group, so those inside DeepSpeed are included.
 """

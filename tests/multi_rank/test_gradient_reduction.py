@@ -1,4 +1,4 @@
-"""Gradients of bf16 runs are summed over ranks in fp32 under every ZeRO stage, unless the configuration says bf16."""
+"""Gradients of bf16 runs are summed over ranks in fp32 under every ZeRO stage, unless `bf16` is configured."""
 
 import json
 
