@@ -45,7 +45,7 @@ def sample(
     """Sample ensemble members and store them with their mean, exceedance probabilities and probability-matched mean.
 
     Reads the run, for diffusion also its autoencoder and student, and the windows of one split. Writes one HDF5 file,
-    which simcast evaluate scores. Under a launcher the members are distributed over the ranks.
+    which simcast evaluate scores. Under a launcher windows and members are distributed over the ranks.
 
     Example: simcast sample runs/sevir/diffusion --out ensemble.h5 --windows 100 --set members=20
     """

@@ -57,6 +57,43 @@ class TorchRanks(Ranks):
         torch.distributed.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    def to_first(self, thing: Any, *, sender: int) -> Any:
+        """Return the picklable ``thing`` of rank ``sender`` on rank 0, and None on all others.
+
+        Only these two ranks communicate; the others return at once.
+        """
+        if sender == 0:
+            return thing if self.is_first else None
+        box = [thing]
+        if self.rank == sender:
+            torch.distributed.send_object_list(box, dst=0, device=self.device)
+        elif self.is_first:
+            torch.distributed.recv_object_list(box, src=sender, device=self.device)
+            return box[0]
+        return None
+
+    def gather_on_first(self, thing: Any) -> list[Any]:
+        """Return the picklable ``thing`` of every rank, in rank order, on rank 0, and an empty list on all others.
+
+        Ranks with None send nothing. Rank 0 receives from one rank after another, so that its device holds one at a
+        time; a gather of torch would pad all of them to the largest, and an all-gather would do so on every rank.
+        """
+        sends = torch.zeros(self.size)
+        sends[self.rank] = thing is not None
+        sends = self.maximum(sends)
+        things = [self.to_first(thing, sender=rank) if sends[rank] else None for rank in range(self.size)]
+        return things if self.is_first else []
+
+    def broadcast_tensor(self, tensor: torch.Tensor | None, shape: torch.Size, *, source: int) -> torch.Tensor:
+        """Return the float32 tensor ``shape`` of rank ``source`` on every rank, on the device."""
+        if self.rank == source:
+            assert tensor is not None and tensor.shape == shape
+            buffer = tensor.detach().to(self.device, torch.float32).contiguous().clone()
+        else:
+            buffer = torch.empty(shape, dtype=torch.float32, device=self.device)
+        torch.distributed.broadcast(buffer, src=source)
+        return buffer
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         torch.distributed.barrier()

@@ -107,6 +107,19 @@ class Ranks(Protocol):
         """Return rank 0's picklable ``thing`` on every rank."""
         return self.gather(thing if self.is_first else None)[0]
 
+    def to_first(self, thing: Any, *, sender: int) -> Any:
+        """Return the picklable ``thing`` of rank ``sender`` on rank 0, and None on all others."""
+        things = self.gather(thing if self.rank == sender else None)
+        return things[sender] if self.is_first else None
+
+    def gather_on_first(self, thing: Any) -> list[Any]:
+        """Return the picklable ``thing`` of every rank, in rank order, on rank 0, and an empty list on all others.
+
+        Unlike :meth:`gather`, other ranks receive nothing, so that the bytes of a rank do not grow with the ranks.
+        """
+        things = self.gather(thing)
+        return things if self.is_first else []
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Run a block without collectives; an error on one rank is raised on all, so that no rank waits forever.
@@ -151,6 +164,18 @@ class MPIRanks(Ranks):
     def gather(self, thing: Any) -> list[Any]:
         """Return the picklable ``thing`` of every rank, in rank order, on every rank."""
         return self._communicator.allgather(thing)
+
+    def to_first(self, thing: Any, *, sender: int) -> Any:
+        """Return the picklable ``thing`` of rank ``sender`` on rank 0, and None on all others."""
+        if sender == 0:
+            return thing if self.is_first else None
+        if self.rank == sender:
+            self._communicator.send(thing, dest=0)
+        return self._communicator.recv(source=sender) if self.is_first else None
+
+    def gather_on_first(self, thing: Any) -> list[Any]:
+        """Return the picklable ``thing`` of every rank, in rank order, on rank 0, and an empty list on all others."""
+        return self._communicator.gather(thing, root=0) or []
 
 
 def join_mpi_ranks() -> Ranks:

@@ -36,8 +36,8 @@ def count_entries(
 
     Protocols with the same counting hash share one pass, and each window is read once. Each event is counted by one
     rank in a fixed order, window by window, so every sum is bitwise independent of the number of ranks and of the batch
-    size. Collective with several ranks;
-    all ranks return the same.
+    size. Collective with several ranks; ranks other than 0 send their statistics to it and return no statistics and
+    window -1.
 
     With ``as_issued``, forecasts are those that a file of ``simcast predict`` contains, see :meth:`.Entry.as_issued`.
     """
@@ -62,7 +62,9 @@ def count_entries(
             own += _merge(rows)
         own = _merge(own)
     # 2. Merge the ranks
-    gathered = ranks.gather((own, heaviest))
+    gathered = ranks.gather_on_first((own, heaviest))
+    if not ranks.is_first:
+        return {}, -1
     parts = _merge([part for rank_parts, _ in gathered for part in rank_parts])
     counted: Counted = {entry.name: {} for entry in entries}
     for name, counting_hash, statistics in parts:

@@ -79,8 +79,8 @@ def fit_quantile_mapping(
             _count(method, source, part, sequence.frames_in, forecast, observed)
             progress.advance(len(part))
     # 3. Sum over the ranks
-    gathered = ranks.gather((forecast.numpy(), observed.numpy()))
-    total = [np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)]
+    gathered = ranks.gather_on_first((forecast.numpy(), observed.numpy()))
+    total = ranks.broadcast([np.sum(parts, axis=0) for parts in zip(*gathered, strict=True)])
     stored = {**(identity or {}), "data": source.fingerprint, "windows": len(chosen)}
     return QuantileMapping(total[0], total[1], no_echo_limit(target_spec(data).encoding), stored)
 

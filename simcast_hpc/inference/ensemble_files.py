@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def write_ensembles(
 ) -> None:
     """Sample an ensemble for the first ``windows`` windows and write its products to the HDF5 file ``out``. Collective.
 
-    The members of each window are distributed over the ranks. The file is written atomically; ``simcast evaluate``
+    Windows and members are distributed over the ranks. The file is written atomically; ``simcast evaluate``
     reads its datasets ``forecast``, ``event`` and ``start``. Fields are in [0, 1], in float16 (resolution: an eighth of
     an encoded value or better). The attribute ``clip_rate``, logged too, is the fraction of elements of the clean
     latents, over all steps, that ``sampling.clip`` changed.
@@ -91,7 +92,6 @@ def write_ensembles(
     if ensemble.sampling.members == 1:
         logger.warning("an ensemble of one member has no fair CRPS, and its standard CRPS is its mean absolute error")
     count = min(windows, len(source))
-    numbers = range(ranks.rank, ensemble.sampling.members, ranks.size)
     frames_in = ensemble.config.sequence.frames_in
     thresholds = spec.threshold_codes()
     file, target, rates = None, None, []
@@ -103,37 +103,64 @@ def write_ensembles(
                 file = open_files.enter_context(h5py.File(target, "w"))
                 _describe(file, ensemble, source, spec=spec, windows=count, dtype="f4" if single else "f2")
         progress = Progress(logger, "sampling", count, unit="windows")
-        for begin in range(0, count, batch):
-            indices = range(begin, min(begin + batch, count))
-            members, clipped = torch.empty(0), 0.0
+        batches = [range(begin, min(begin + batch, count)) for begin in range(0, count, batch)]
+        per_round = batches_per_round(ensemble.sampling.members, ranks.size)
+        for begin in range(0, len(batches), per_round):
+            in_round = batches[begin : begin + per_round]
+            shares = share_members(len(in_round), ensemble.sampling.members, ranks.size)
+            # 1. Sample the members of this rank
+            sampled: dict[int, tuple[Tensor, float]] = {}
             with ranks.together():
-                codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
-                if len(numbers):
-                    samples = ensemble.sample_members(codes, numbers)
-                    members, clipped = samples.frames.cpu(), float(samples.clip_rate) * len(numbers) * len(indices)
-            gathered = ranks.gather((members, clipped))
-            rates.append(sum(clipped for _, clipped in gathered))
-            with ranks.together():
-                if file is not None and target is not None:
+                for number, members in shares[ranks.rank].items():
+                    indices = in_round[number]
+                    codes = torch.from_numpy(np.stack([source.read(index)[:frames_in] for index in indices]))
+                    samples = ensemble.sample_members(codes, members)
+                    sampled[number] = samples.frames.cpu(), float(samples.clip_rate) * len(members) * len(indices)
+            # 2. Write one batch after another; after a failure rank 0 still receives, since the others send
+            failure: Exception | None = None
+            for number, indices in enumerate(in_round):
+                senders = [rank for rank, share in enumerate(shares) if number in share]
+                parts = [ranks.to_first(sampled.pop(number, None) if rank == ranks.rank else None, sender=rank)
+                         for rank in senders]  # fmt: skip
+                if file is None or target is None or failure is not None:
+                    continue
+                try:
                     target.check()
-                    _write(
-                        file, indices, ensemble_products(_interleave([members for members, _ in gathered]), thresholds)
-                    )
+                    rates.append(sum(clipped for _, clipped in parts))
+                    _write(file, indices, ensemble_products(torch.cat([frames for frames, _ in parts], 1), thresholds))
                     progress.advance(len(indices))
+                except Exception as error:
+                    failure = error
+            with ranks.together():
+                if failure is not None:
+                    raise failure
         with ranks.together():
             if file is not None:
                 _write_clip_rate(file, ensemble, sum(rates) / (count * ensemble.sampling.members))
                 open_files.close()
 
 
-def _interleave(parts: Sequence[Tensor]) -> Tensor:
-    """Return members in the order of their numbers: rank r of n has sampled r, r + n, ..."""
-    non_empty = [part for part in parts if part.numel()]
-    total = sum(part.shape[1] for part in non_empty)
-    members = non_empty[0].new_empty(non_empty[0].shape[0], total, *non_empty[0].shape[2:])
-    for rank, part in enumerate(non_empty):
-        members[:, rank :: len(parts)] = part
-    return members
+def batches_per_round(members: int, ranks: int) -> int:
+    """Return the least number of batches of which all ranks can sample equally many members."""
+    return ranks // math.gcd(ranks, members)
+
+
+def share_members(batches: int, members: int, ranks: int) -> list[dict[int, range]]:
+    """Return the members that each rank samples: for each rank, a range of member numbers by number of the batch.
+
+    The pairs of batch and member are split into contiguous parts of equal length, or lengths that differ by one. So
+    more ranks than members work, and a rank reads as few windows as possible.
+    """
+    shares: list[dict[int, range]] = []
+    total = batches * members
+    for rank in range(ranks):
+        first, last = rank * total // ranks, (rank + 1) * total // ranks
+        share = {}
+        for number in range(first // members, -(-last // members)):
+            start = number * members
+            share[number] = range(max(first, start) - start, min(last, start + members) - start)
+        shares.append({number: numbers for number, numbers in share.items() if len(numbers)})
+    return shares
 
 
 def _describe(

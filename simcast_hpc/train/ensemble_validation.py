@@ -13,7 +13,7 @@ from simcast_hpc.verification.protocols import protocol_for
 from simcast_hpc.verification.scores import scores
 from simcast_hpc.verification.sufficient_statistics import merge
 
-from .validation import Validation, defined, in_window_order
+from .validation import Validation, combine_windows, defined
 
 HINT = "set diffusion.validation.every_steps=0"
 
@@ -62,7 +62,7 @@ class EnsembleValidation(Validation):
                 event = self.source.key(index).event
                 parts[index] = count(codes[:, frames_in:], members.cpu(), protocol=self.protocol, events=[event])
             self.ensemble.on(torch.device("cpu"))
-        by_key = scores(merge(in_window_order(parts, ranks)))
+        by_key = combine_windows(parts, ranks, lambda statistics: scores(merge(statistics)))
         return defined(by_key, filter(_is_logged, by_key))
 
 

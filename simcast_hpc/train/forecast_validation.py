@@ -22,7 +22,7 @@ from simcast_hpc.verification.counting import count
 from simcast_hpc.verification.scores import is_higher_better, scores, supported_thresholds
 from simcast_hpc.verification.sufficient_statistics import Statistics, merge
 
-from .validation import Validation, defined, in_window_order
+from .validation import Validation, combine_windows, defined
 
 if TYPE_CHECKING:
     from .stages.forecast_stage import ForecastModule
@@ -157,8 +157,7 @@ class ForecastValidation(Validation):
                 event = self.source.key(index).event
                 counted = count(observed, forecasts, protocol=self.protocol, events=[event])
                 parts[index] = counted.to("cpu"), self._loss(codes, index) if loss else math.nan
-        statistics, losses = zip(*in_window_order(parts, ranks), strict=True)
-        return merge(statistics), list(losses)
+        return combine_windows(parts, ranks, _merge_windows)
 
     def _loss(self, codes: Tensor, index: int) -> float:
         """Return the loss of one window; a loss with random numbers gets the same ones at every validation."""
@@ -202,6 +201,11 @@ class ForecastValidation(Validation):
     def _logged(self, by_key: Mapping[str, Any]) -> dict[str, float]:
         own = self.config.validation.score, *(_LOGGED_OF_ENSEMBLES if self.config.model.noise_channels else ())
         return defined(by_key, [key for key in by_key if key in (*_LOGGED, *own) or key.startswith(_LOGGED_FAMILIES)])
+
+
+def _merge_windows(parts: list[tuple[Statistics, float]]) -> tuple[Statistics, list[float]]:
+    statistics, losses = zip(*parts, strict=True)
+    return merge(statistics), list(losses)
 
 
 def higher_is_better(score: str) -> bool:

@@ -6,7 +6,7 @@ What is forecast from the windows is defined by ``forecast_validation.py`` and `
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.named_tensors import Tensors, parameter_names, read_parameters
+from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_parameters
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.monitoring.metrics import MetricsWriter, read_metrics
 
@@ -26,6 +26,7 @@ from .ema import EMA
 _PREFIX = "model."
 _BASELINE = "baseline"
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Validation(ABC):
@@ -97,10 +98,23 @@ def validation_windows(config: TrainConfig, *, hint: str) -> WindowSource:
     return source
 
 
-def in_window_order(parts: Mapping[int, T], ranks: TorchRanks) -> list[T]:
-    """Return the parts of all ranks, by index of their window, in the order of the windows. A collective."""
-    gathered = {index: part for of_rank in ranks.gather(dict(parts)) for index, part in of_rank.items()}
-    return [gathered[index] for index in sorted(gathered)]
+def combine_windows(parts: Mapping[int, T], ranks: TorchRanks, combine: Callable[[list[T]], R]) -> R:
+    """Return ``combine`` of the parts of all ranks in the order of the windows, on every rank. A collective.
+
+    Parts are sent to rank 0, which combines them and broadcasts the result: its size depends on neither the ranks nor,
+    for scores, the windows.
+
+    Args:
+        parts: those of this rank, by index of their window.
+        ranks: the ranks.
+        combine: maps all parts, in the order of the windows, to the result.
+    """
+    gathered, result = ranks.gather_on_first(dict(parts) or None), None
+    with ranks.together():
+        if ranks.is_first:
+            by_index = {index: part for of_rank in gathered for index, part in (of_rank or {}).items()}
+            result = combine([by_index[index] for index in sorted(by_index)])
+    return ranks.broadcast(result)
 
 
 def defined(scores: Mapping[str, float], keys: Iterable[str]) -> dict[str, float]:
@@ -163,11 +177,21 @@ def gather_weights(engine: Any, ema: EMA | None, ranks: TorchRanks) -> Tensors:
     if ema is None:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in read_parameters(engine)}
     else:
-        owned, weights = ema.tensors, {}
-        for name in parameter_names(engine):
-            gathered = ranks.gather(owned[name].cpu() if name in owned else None)
-            weights[name] = next(tensor for tensor in gathered if tensor is not None).clone()
+        weights = dict(_full_average(engine, ema, ranks))
     return {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_PREFIX)}
+
+
+def _full_average(engine: Any, ema: EMA, ranks: TorchRanks) -> Iterator[tuple[str, Tensor]]:
+    """Yield the moving average of each parameter on the host, broadcast from its owner one at a time. A collective."""
+    owned = ema.tensors
+    for number, name in enumerate(parameter_names(engine)):
+        if ranks.size == 1:
+            yield name, owned[name].detach().cpu().clone()
+            continue
+        parameter = engine.module.get_parameter(name)
+        shape = torch.Size(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO 3 leaves an empty tensor
+        owner = next(rank for rank in range(ranks.size) if is_owner(number, rank=rank, ranks=ranks.size))
+        yield name, ranks.broadcast_tensor(owned.get(name), shape, source=owner).cpu().clone()
 
 
 def _has_baselines(writer: MetricsWriter) -> bool:

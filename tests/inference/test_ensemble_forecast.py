@@ -17,7 +17,7 @@ from simcast_hpc.distill.cut_windows import to_frames
 from simcast_hpc.evaluation.entries import ForecastFile
 from simcast_hpc.inference.cuda_graph import GraphCache
 from simcast_hpc.inference.ensemble import sample_identity
-from simcast_hpc.inference.ensemble_files import ensemble_products, write_ensembles
+from simcast_hpc.inference.ensemble_files import batches_per_round, ensemble_products, share_members, write_ensembles
 from simcast_hpc.inference.trained_ensemble import load_autoencoder, load_ensemble
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
@@ -258,6 +258,20 @@ def test_stores_and_logs_the_clip_rate(ensemble, tmp_path, caplog):
     assert float(changed(ensemble, clip=0.5).sample_members(codes, range(5)).clip_rate) == pytest.approx(
         some[0], rel=1e-3
     )
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 10, 12, 15, 64, 100])
+@pytest.mark.parametrize("members", [1, 5, 10])
+def test_all_ranks_sample_equally_many_members(members, ranks):
+    rounds = batches_per_round(members, ranks)
+    for batches in {rounds, 1, max(1, rounds - 1)}:
+        shares = share_members(batches, members, ranks)
+        pairs = [(batch, member) for share in shares for batch, numbers in share.items() for member in numbers]
+        assert pairs == [(batch, member) for batch in range(batches) for member in range(members)], (
+            "each once, in order"
+        )
+        sizes = [sum(map(len, share.values())) for share in shares]
+        assert len(shares) == ranks and max(sizes) - min(sizes) <= (batches != rounds)
 
 
 def test_failure_leaves_no_file(ensemble, tmp_path, monkeypatch):

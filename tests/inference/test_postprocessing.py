@@ -224,6 +224,11 @@ class _OneOfTwo(SingleRank):
         self.own = thing
         return [thing, self.other or thing]
 
+    gather_on_first = gather
+
+    def broadcast(self, thing: Any) -> Any:
+        return thing
+
 
 def test_ranks_and_batches_do_not_change_the_counts(run: Path):
     model = _Biased(run)

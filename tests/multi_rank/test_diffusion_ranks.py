@@ -74,9 +74,10 @@ def test_two_ranks_equal_one_rank(stage, one_rank, tmp_path, runs, root):
     assert np.array_equal(*blocks), "latents are independent of the number of ranks"
 
 
+# Two ranks sample one window each, and then share the members of the third.
 def draw(runs: Path, out: Path, *, ranks: int, chunk: int) -> tuple[torch.Tensor, float]:
     """Return the members that this number of ranks writes in float32, and the share of latents that was clipped."""
-    arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "2", "--out", str(out), "--single"]
+    arguments = ["sample", str(runs / "diffusion"), "--split", "train", "--windows", "3", "--out", str(out), "--single"]
     launcher = "python" if ranks == 1 else "torchrun"
     simcast(launcher, ranks, [*arguments, *overrides(chunk=chunk, members=5, clip=0.5)])
     with h5py.File(out) as file:
@@ -96,7 +97,7 @@ def test_members_are_the_same_on_one_and_two_ranks_in_chunks_of_one_and_of_five(
 ):
     wanted, wanted_rate = drawn_alone
     members, rate = draw(runs, tmp_path / "members.h5", ranks=ranks, chunk=chunk)
-    assert members.shape == (2, 5, 4, 16, 16) and members.dtype == torch.float32
+    assert members.shape == (3, 5, 4, 16, 16) and members.dtype == torch.float32
     assert (members - wanted).abs().max() <= 1e-5
     apart = (wanted[:, :, None] - wanted[:, None]).abs().flatten(3).amax(-1) + torch.eye(5)
     assert apart.min() > 1e-3, "members that repeat one another would agree too"

@@ -113,6 +113,9 @@ class _ThreadRanks(OneRank):
         self._barrier.wait()
         return things
 
+    def broadcast(self, thing: Any) -> Any:
+        return self.gather(thing)[0]
+
 
 @pytest.mark.parametrize("size", [2, 5])
 def test_scores_are_bitwise_independent_of_the_number_of_ranks(root, tmp_path, size):

@@ -123,7 +123,7 @@ def score_issued(
                 if key not in own:
                     own[key] = Series(issue.forecast.method, counter.code, counter.protocols, issue.forecast)
                 own[key].add(issue, counts)
-        gathered = ranks.gather((own, stored))
+        gathered = ranks.gather_on_first((own, stored))
         if not ranks.is_first:
             return {}
         # 3. Score and write

@@ -114,7 +114,7 @@ class AutoencoderStage(Stage):
             mean, variance = posterior.mean.double(), posterior.log_variance.double().exp()
             sums += torch.stack([torch.full_like(sums[0], mean.numel()), mean.sum(), (mean**2 + variance).sum()])
         # 3. Over all ranks
-        total = torch.stack([part.to(ranks.device) for part in ranks.gather(sums.cpu())]).sum(dim=0)
+        total = torch.tensor(ranks.gather(sums.tolist()), dtype=torch.float64).sum(dim=0)
         count, first_moment, second_moment = total.tolist()
         deviation = (second_moment / count - (first_moment / count) ** 2) ** 0.5
         logger.info("scale factor of the latents: %.6f, measured on %d frames", 1.0 / deviation, len(self.source))
