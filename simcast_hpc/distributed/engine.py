@@ -7,6 +7,7 @@ import torch
 from simcast_hpc.config import ConfigError, EngineConfig, OptimizerConfig, TrainConfig
 
 from .deepspeed_options import with_options
+from .parameter_alignment import needs_padding, padded_groups, zero_alignment
 from .process_group import TorchRanks, import_deepspeed
 from .zero_memory import bucket_elements
 
@@ -47,6 +48,7 @@ def _zero(engine: EngineConfig) -> dict[str, Any]:
         # Small tensors are partitioned too. DeepSpeed gathers many partitioned tensors in one collective, but tensors
         # below its default of 1e5 elements one by one after each step: 148 more collectives for a SimVP of 5 M.
         "stage3_param_persistence_threshold": 0,
+        **zero_alignment(engine),
     }
     if engine.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
@@ -67,21 +69,42 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, ranks: TorchRanks
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not parameters:
         raise ConfigError("the model has no trainable parameters")
-    optimizer = torch.optim.AdamW(
-        parameter_groups(module, config.optimizer),
-        lr=0.0,
-        betas=config.optimizer.betas,
-        weight_decay=config.optimizer.weight_decay,
-        # One pass over weights, gradients and moments instead of a dozen.
-        fused=True,
-    )
     # DeepSpeed allocates the bucket in full, also for a small model: gigabytes.
     trainable = sum(parameter.numel() for parameter in parameters)
     ds_config["zero_optimization"]["reduce_bucket_size"] = min(trainable, bucket_elements(config.engine))
-    engine, *_ = import_deepspeed().initialize(
-        model=module, optimizer=optimizer, model_parameters=parameters, config=ds_config
-    )
+    groups = parameter_groups(module, config.optimizer)
+    with padded_groups(module, groups, pad=needs_padding(config.engine, world_size=ranks.size)) as aligned:
+        optimizer = torch.optim.AdamW(
+            aligned,
+            lr=0.0,
+            betas=config.optimizer.betas,
+            weight_decay=config.optimizer.weight_decay,
+            # One pass over weights, gradients and moments instead of a dozen.
+            fused=True,
+        )
+        engine, *_ = import_deepspeed().initialize(
+            model=module, optimizer=optimizer, model_parameters=parameters, config=ds_config
+        )
+    _link_moments_of_all_groups(engine.optimizer)
     return engine
+
+
+def _link_moments_of_all_groups(optimizer: Any) -> None:
+    """Link the moments of every parameter group to its parameters, which checkpoints read.
+
+    DeepSpeed 0.19.8 links them once, under ZeRO 1 and 2 after the step of the first group, when those of the other
+    groups do not exist yet.
+    """
+    partitions = getattr(optimizer, "single_partition_of_fp32_groups", None)
+    if partitions is None:
+        return
+    link = optimizer._lazy_init_hp_params_optimizer_state
+
+    def link_if_complete() -> None:
+        if all(optimizer.optimizer.state.get(partition) for partition in partitions):
+            link()
+
+    optimizer._lazy_init_hp_params_optimizer_state = link_if_complete
 
 
 def parameter_groups(module: torch.nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

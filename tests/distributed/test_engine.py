@@ -54,7 +54,7 @@ def test_stage_precision_and_clipping_are_passed_on(tmp_path, stage, precision):
 def test_memory_options_are_passed_to_deepspeed(tmp_path, engine, wanted):
     derived = deepspeed_config(tiny_config(tmp_path, engine={"precision": "fp32", **engine}), world_size=2)
     zero = derived["zero_optimization"]
-    assert zero.keys() - {"stage", "stage3_param_persistence_threshold"} == wanted
+    assert zero.keys() - {"stage", "stage3_param_persistence_threshold", "parameter_alignment"} == wanted
     assert all(zero[key]["device"] == "cpu" for key in wanted if key.startswith("offload"))
     assert derived["zero_force_ds_cpu_optimizer"] is False, (
         "otherwise DeepSpeed compiles its CPU Adam at the first start"
