@@ -17,14 +17,24 @@ from .rank_devices import local_device, reject_device_conflicts
 from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
 from .rendezvous import listen, open_store
 
+_distributed: Any = torch.distributed  # its stores are not among the names that it declares
 _joined_ranks = 1
 
 
 class TorchRanks(Ranks):
     """The ranks of a torch process group. Every method is a collective."""
 
-    def __init__(self, rank: int, size: int, device: torch.device):
-        self.rank, self.size, self.device = rank, size, device
+    def __init__(self, rank: int, size: int, device: torch.device, store: Any = None):
+        self.rank, self.size, self.device, self._store = rank, size, device, store
+
+    def connect_to_store(self, *, timeout_seconds: float) -> Any:
+        """Return a connection of its own to the store of the rendezvous, in which keys wait this long.
+
+        Operations of other connections, which may block, do not block it. Not a collective.
+        """
+        connection = _distributed.PrefixStore("simcast", self._store.clone())
+        connection.set_timeout(timedelta(seconds=timeout_seconds))
+        return connection
 
     def maximum(self, values: torch.Tensor) -> list[float]:
         """Return the element-wise maximum over the ranks of float32 ``[n]``. Synchronizes with the device."""
@@ -156,7 +166,7 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     _joined_ranks = size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
         raise LauncherError(f"the process group has {size} ranks, but {rank_info.launcher} set {rank_info.world_size}")
-    return TorchRanks(rank_info.rank, rank_info.world_size, device)
+    return TorchRanks(rank_info.rank, rank_info.world_size, device, store)
 
 
 def set_flight_recorder(folder: Path) -> None:

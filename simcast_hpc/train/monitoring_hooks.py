@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,7 @@ from simcast_hpc.planning.training_cost import device_peak_flops
 
 from .best_weights import BestWeights
 from .ema import EMA
+from .heartbeats import STORE_SECONDS, Heartbeats
 from .hooks import ProgressHook
 from .loop import PeriodicHook
 from .metrics_hook import ComputeRate, MetricsHook
@@ -67,12 +69,18 @@ def monitoring_hooks(
     if planned.validation is not None:
         hook = ValidationHook(planned.validation, engine.engine, ranks, ema, writer, best)
         validation = [PeriodicHook(planned.validation.every_steps, hook, part="validation")]
+    heartbeats = None
+    if ranks.size > 1:
+        heartbeats = Heartbeats(
+            partial(ranks.connect_to_store, timeout_seconds=STORE_SECONDS), rank=ranks.rank, ranks=ranks.size
+        )
     watchdog = resources.enter_context(
         Watchdog(
             directory.stacks,
             limit_minutes=config.watch.hang_minutes,
             rank=ranks.rank,
             ranks=ranks.size,
+            heartbeats=heartbeats,
         )
     )
     profiling = []
