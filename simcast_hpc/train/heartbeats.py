@@ -41,7 +41,7 @@ class RankState(NamedTuple):
 
 
 class HangSummary(NamedTuple):
-    """What all ranks know about a hang.
+    """The state of all ranks in a hang, the same on every rank.
 
     Attributes:
         text: the ranks without a heartbeat, those that are behind, and the functions in which ranks wait; at most 16
