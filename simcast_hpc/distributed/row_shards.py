@@ -22,6 +22,22 @@ class _Piece(NamedTuple):
     end: int
 
 
+def rows_per_rank(height: int, size: int, multiple: int = 1) -> int:
+    """Return the rows of each of ``size`` ranks in a field of ``height`` rows, a multiple of ``multiple``.
+
+    Raises:
+        ConfigError: the rows cannot be divided evenly; it names the next height that can.
+    """
+    unit = size * multiple
+    if height < 1 or height % unit:
+        fits = max(1, -(-height // unit)) * unit
+        raise ConfigError(
+            f"parallel.spatial={size} does not divide the {height} rows of a frame into multiples of {multiple}; the "
+            f"next height that fits is {fits} (data.crop, or padded data), or choose another parallel.spatial"
+        )
+    return height // size
+
+
 class RowShards:
     """The rows of this rank among ``size`` ranks that share each sample.
 
@@ -45,15 +61,7 @@ class RowShards:
         Raises:
             ConfigError: the rows cannot be divided evenly; it names the next height that can.
         """
-        unit = self.size * multiple
-        if height < 1 or height % unit:
-            fits = max(1, -(-height // unit)) * unit
-            raise ConfigError(
-                f"parallel.spatial={self.size} does not divide the {height} rows of a frame into multiples of "
-                f"{multiple}; the next height that fits is {fits} (data.crop, or padded data), or choose another "
-                "parallel.spatial"
-            )
-        share = height // self.size
+        share = rows_per_rank(height, self.size, multiple)
         return range(self.rank * share, (self.rank + 1) * share)
 
     def take(self, x: Tensor, dim: int = -2, *, multiple: int = 1) -> Tensor:

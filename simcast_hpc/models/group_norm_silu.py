@@ -17,6 +17,8 @@ def group_norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     The backward pass recomputes the output of the norm from ``x``, which the backward of the norm needs anyway. The
     forward pass applies SiLU in place. Under autocast, which chooses a dtype per operation, both are called separately.
     """
+    if type(norm) is not nn.GroupNorm:
+        return F.silu(norm(x))
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # autocast does not support the meta device
         return F.silu(norm(x))
     return _GroupNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # pyright: ignore[reportReturnType]

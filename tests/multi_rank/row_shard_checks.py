@@ -132,6 +132,9 @@ def _rank(rank: int, size: int, port: int) -> None:
 
 def main(size: int) -> None:
     """Run the checks on ``size`` forked ranks."""
+    from tests.multi_rank import sharded_network_checks
+
+    CHECKS.extend(sharded_network_checks.CHECKS)
     port, fork = free_port(), multiprocessing.get_context("fork")
     ranks = [fork.Process(target=_rank, args=(rank, size, port)) for rank in range(size)]
     for rank in ranks:
