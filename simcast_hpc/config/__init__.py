@@ -24,7 +24,7 @@ from .model_config import (
     SimVPConfig,
     StackConvStem,
 )
-from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
+from .optimization_config import BatchConfig, BatchRuleConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
 from .path_expansion import expand_path
 from .pipeline_config import (
     POSTPROCESSING,
@@ -59,6 +59,7 @@ __all__ = [
     "AutoencoderConfig",
     "AutoencoderTrainingConfig",
     "BatchConfig",
+    "BatchRuleConfig",
     "CasFormerConfig",
     "CheckpointConfig",
     "ConfigError",

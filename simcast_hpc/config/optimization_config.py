@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from .deepspeed_fields import reject_owned
 from .errors import ConfigError
-from .stage_sections import FORECASTING, Added, Operational, Section, Unit
+from .stage_sections import FORECASTING, Added, Operational, Section, StrictModel, Unit
 
 
 class LossConfig(Section, read_by=FORECASTING):
@@ -143,17 +143,38 @@ class BatchConfig(Section):
         """
         per_step = self.micro_size * world_size
         if self.global_size % per_step:
-            fits = [size for size in range(1, self.global_size + 1) if self.global_size % (size * world_size) == 0]
+            sizes = range(1, self.global_size + 1)
+            fits = [size for size in sizes if self.global_size % (size * world_size) == 0]
             valid = (
                 f"choose batch.micro_size={_either(fits)}"
                 if fits
-                else f"the number of ranks must divide batch.global_size={self.global_size}"
+                else f"the number of ranks must divide batch.global_size={self.global_size}: choose "
+                f"{_either([size for size in sizes if self.global_size % size == 0])} ranks. Another batch.global_size "
+                "changes the training; optimizer.batch_rule then sets the learning rate"
             )
             raise ConfigError(
                 f"batch.global_size={self.global_size} is not a multiple of batch.micro_size x ranks = "
                 f"{self.micro_size} x {world_size}; {valid}"
             )
         return self.global_size // per_step
+
+
+class BatchRuleConfig(StrictModel):
+    """Learning rate and warm-up for another global batch size than that of the recipe: a change of the recipe."""
+
+    reference_size: Annotated[PositiveInt, Unit("samples")]
+    """Global batch size for which ``optimizer.learning_rate`` was chosen."""
+    rule: Literal["sqrt", "linear"] = "sqrt"
+    """Factor of the learning rate: the square root of `batch.global_size / reference_size` (`sqrt`, for Adam: Malladi
+    et al. 2022, who also change the decay rates of the moments), or the ratio itself (`linear`, for SGD: Goyal et al.
+    2017)."""
+    warmup_steps: Annotated[PositiveInt | None, Unit("optimizer steps")] = None
+    """Number of optimizer steps of the warm-up, in place of ``optimizer.warmup_fraction``."""
+
+    def factor(self, global_size: int) -> float:
+        """Return the factor of the learning rate for a global batch of ``global_size`` samples."""
+        ratio = global_size / self.reference_size
+        return ratio if self.rule == "linear" else ratio**0.5
 
 
 class OptimizerConfig(Section):
@@ -178,6 +199,17 @@ class OptimizerConfig(Section):
     """Learning rate of the last step divided by the peak; null uses the default of the schedule."""
     gradient_clip: Annotated[float, Unit("1")] = Field(default=1.0, ge=0)
     """Largest global norm of the gradient; larger gradients are scaled down. 0 does not clip."""
+    batch_rule: Added[BatchRuleConfig | None] = None
+    """Rule that derives learning rate and warm-up from `batch.global_size`; null uses them as they are."""
+
+    def peak(self, global_size: int) -> float:
+        """Return the peak learning rate of a run with a global batch of ``global_size`` samples."""
+        return self.learning_rate * (1.0 if self.batch_rule is None else self.batch_rule.factor(global_size))
+
+    def warmup_steps(self, max_steps: int) -> float:
+        """Return the length of the warm-up of a run of ``max_steps`` optimizer steps."""
+        given = None if self.batch_rule is None else self.batch_rule.warmup_steps
+        return self.warmup_fraction * max_steps if given is None else float(given)
 
     @model_validator(mode="after")
     def _options_have_an_effect(self) -> Self:

@@ -176,6 +176,16 @@ class TrainConfig(SharedConfig):
         return self
 
     @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        steps = self.optimizer.warmup_steps(self.max_steps)
+        if steps >= self.max_steps:
+            raise ValueError(
+                f"optimizer.batch_rule.warmup_steps={steps:g} must be below max_steps={self.max_steps}, so that the "
+                "learning rate reaches its peak"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _student_has_a_teacher(self) -> Self:
         uses_teacher = self.student.extension == "teacher" or self.student.init == "teacher"
         if self.stage == "student" and uses_teacher and self.student.teacher is None:

@@ -9,17 +9,21 @@ _END_DIVISOR = 1e4
 _MAX_MOMENTUM, _BASE_MOMENTUM = 0.95, 0.85
 
 
-def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig) -> float:
+def learning_rate(step: int, *, max_steps: int, config: OptimizerConfig, global_size: int | None = None) -> float:
     """Return the learning rate of optimizer step ``step``, counted from 0.
 
     ``one_cycle``: cosine from peak / 25 up to the peak over the warm-up, cosine down to peak / 10^4 / 25 (Smith and
     Topin 2018; the shape of OpenSTL's SimVP recipe). ``cosine``: linear from 0, then cosine to peak / 10^3
     (Earthformer's recipe). ``constant``: linear from 0, then the peak. ``final_fraction`` of the peak replaces the
-    end of the first two.
+    end of the first two. The peak for ``global_size`` samples per step follows ``optimizer.batch_rule``, by default it
+    is ``optimizer.learning_rate``.
+
+    Sources of the rules: Goyal et al., "Accurate, Large Minibatch SGD" (arXiv 1706.02677), section 2.1; Malladi et al.,
+    "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms" (arXiv 2205.10287), section 5.
     """
-    peak = config.learning_rate
+    peak = config.learning_rate if global_size is None else config.peak(global_size)
     last = None if config.final_fraction is None else peak * config.final_fraction
-    warm_up = config.warmup_fraction * max_steps
+    warm_up = config.warmup_steps(max_steps)
     if config.schedule == "one_cycle":
         bottom = peak / _START_DIVISOR
         return _one_cycle(step, max_steps, warm_up, values=(bottom, peak, last or bottom / _END_DIVISOR))
@@ -39,7 +43,7 @@ def adam_betas(step: int, *, max_steps: int, config: OptimizerConfig) -> tuple[f
     if not config.cycle_momentum:
         return config.betas
     values = (_MAX_MOMENTUM, _BASE_MOMENTUM, _MAX_MOMENTUM)
-    return _one_cycle(step, max_steps, config.warmup_fraction * max_steps, values=values), config.betas[1]
+    return _one_cycle(step, max_steps, config.warmup_steps(max_steps), values=values), config.betas[1]
 
 
 def _one_cycle(step: int, max_steps: int, warm_up: float, *, values: tuple[float, float, float]) -> float:

@@ -93,7 +93,12 @@ class MetricsHook:
         per_second = self._steps * self.config.batch.global_size / seconds
         metrics: dict[str, float | str] = {
             "loss": loss,
-            "learning_rate": learning_rate(step - 1, max_steps=self.config.max_steps, config=self.config.optimizer),
+            "learning_rate": learning_rate(
+                step - 1,
+                max_steps=self.config.max_steps,
+                config=self.config.optimizer,
+                global_size=self.config.batch.global_size,
+            ),
             "throughput/samples_per_second": per_second,
             "time/seconds_per_step": seconds / self._steps,
             "world_size": self.ranks.size,

@@ -194,7 +194,9 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     def before_step(step: int) -> None:
         set_learning_rate(
             engine.engine,
-            learning_rate(step, max_steps=config.max_steps, config=config.optimizer),
+            learning_rate(
+                step, max_steps=config.max_steps, config=config.optimizer, global_size=config.batch.global_size
+            ),
             betas=adam_betas(step, max_steps=config.max_steps, config=config.optimizer),
         )
         if profiler is not None:

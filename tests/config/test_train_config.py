@@ -51,6 +51,21 @@ def test_rejects_batch_that_the_ranks_cannot_split(size, micro, ranks, valid):
     assert f"batch.global_size={size}" in message and f"{micro} x {ranks}; {valid}" in message
 
 
+def test_more_ranks_than_samples_change_no_recipe_silently():
+    with pytest.raises(ConfigError, match=r"choose 1, 2, 4 or 8 ranks\. Another batch\.global_size changes the training; "):
+        BatchConfig(global_size=8).accumulation_steps(16)
+
+
+def test_a_batch_rule_is_a_change_of_the_recipe():
+    rule = {"reference_size": 8, "warmup_steps": 500}
+    config = _config(batch={"global_size": 32}, optimizer={"batch_rule": rule, "learning_rate": 1e-3})
+    assert config.optimizer.peak(32) == pytest.approx(2e-3)
+    assert config.science()["optimizer.batch_rule.reference_size"] == 8
+    assert "optimizer.batch_rule" not in _config().science(), "old runs can be resumed"
+    with pytest.raises(ConfigError, match=r"warmup_steps=500 must be below max_steps=500"):
+        _config(max_steps=500, optimizer={"batch_rule": rule})
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [

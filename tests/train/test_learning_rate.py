@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from simcast_hpc.config import OptimizerConfig
+from simcast_hpc.config import BatchRuleConfig, OptimizerConfig
 from simcast_hpc.train.learning_rate import adam_betas, learning_rate
 
 PEAK = 4e-3
@@ -45,6 +45,18 @@ def test_constant_rises_linearly_and_stays():
     rates = _rates("constant", steps=100, warmup=0.2)
     assert rates[:20] == pytest.approx([PEAK * (step + 1) / 20 for step in range(20)])
     assert rates[20:] == [PEAK] * 80
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("sqrt", 2.0), ("linear", 4.0)])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine", "constant"])
+def test_batch_rule_scales_the_whole_schedule(schedule, rule, factor):
+    section = BatchRuleConfig(reference_size=32, rule=rule, warmup_steps=10)
+    config = OptimizerConfig(learning_rate=PEAK, schedule=schedule, batch_rule=section)
+    plain = OptimizerConfig(learning_rate=PEAK, schedule=schedule, warmup_fraction=0.1)
+    for size, expected in ((32, 1.0), (128, factor), (8, 1 / factor)):
+        rates = [learning_rate(step, max_steps=100, config=config, global_size=size) for step in range(100)]
+        others = [learning_rate(step, max_steps=100, config=plain, global_size=size) for step in range(100)]
+        assert rates == pytest.approx([expected * rate for rate in others])
 
 
 @pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
