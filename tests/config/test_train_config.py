@@ -52,7 +52,9 @@ def test_rejects_batch_that_the_ranks_cannot_split(size, micro, ranks, valid):
 
 
 def test_more_ranks_than_samples_change_no_recipe_silently():
-    with pytest.raises(ConfigError, match=r"choose 1, 2, 4 or 8 ranks\. Another batch\.global_size changes the training; "):
+    with pytest.raises(
+        ConfigError, match=r"choose 1, 2, 4 or 8 ranks\. Another batch\.global_size changes the training; "
+    ):
         BatchConfig(global_size=8).accumulation_steps(16)
 
 
