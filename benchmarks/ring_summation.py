@@ -107,7 +107,9 @@ def draw(rows: Sequence[dict], path: Path) -> None:
     for panel, signal in zip(panels, SIGNALS, strict=True):
         for method in METHODS:
             points = [
-                (row["ranks"], row["error"]) for row in rows if (row["signal"], row["method"]) == (signal, method)
+                (row["ranks"], row["error"] or float("nan"))  # an exact sum has no place on a logarithmic axis
+                for row in rows
+                if (row["signal"], row["method"]) == (signal, method)
             ]
             panel.plot(*zip(*points, strict=True), styles[method], label=method)
         panel.set(xscale="log", yscale="log", xlabel="ranks", title=signal)
