@@ -73,7 +73,7 @@ INTERPRETED := env -u SIMCAST_KERNELS TRITON_INTERPRET=1
 TEST_LOGS := $(VENV)/tests
 TO_TEST_LOG = 2>&1 | tee $(TEST_LOGS)
 
-.PHONY: test test-ci test-slow test-slurm fuzz drill lint types audit docs figures reference notebooks
+.PHONY: test test-ci test-slow test-slurm test-container fuzz drill lint types audit docs figures reference notebooks
 test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	@rm -rf $(TEST_LOGS); mkdir -p $(TEST_LOGS); failed=; \
 	echo "Tests 1 of 3: kernels against their reference implementations, in the interpreter"; \
@@ -81,7 +81,7 @@ test: $(VENV)/.test ## Run the tests; needs neither GPU nor root
 	echo "Tests 2 of 3: kernels compiled ahead of time, and benchmarks"; \
 	$(PLAIN) $(PYTEST) tests/benchmarks -m "not gpu and not slow" $(TO_TEST_LOG)/2-compiled.log || failed="$$failed compiled"; \
 	echo "Tests 3 of 3: everything else"; \
-	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels --ignore=tests/benchmarks -m "not gpu and not slow and not slurm and not ci" \
+	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels --ignore=tests/benchmarks -m "not gpu and not slow and not slurm and not ci and not container" \
 	  $(TO_TEST_LOG)/3-rest.log || failed="$$failed rest"; \
 	[ -z "$$failed" ] || echo "Failed:$$failed. Logs: $(TEST_LOGS)."; \
 	tail -qn 1 $(TEST_LOGS)/*.log; \
@@ -94,11 +94,14 @@ test-ci: $(VENV)/.test $(VENV)/.docs $(VENV)/.fuzz ## Test installed distributio
 test-slow: $(VENV)/.test ## Run the slow tests: all launchers and ZeRO stages, convergence
 	@failed=; \
 	$(INTERPRETED) $(PYTEST) tests/kernels tests/models_on_kernels -m "slow and not gpu" || [ $$? -eq 5 ] || failed=1; \
-	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels -m "slow and not gpu and not slurm and not ci" || failed=1; \
+	$(PLAIN) $(PYTEST) tests --ignore=tests/kernels --ignore=tests/models_on_kernels -m "slow and not gpu and not slurm and not ci and not container" || failed=1; \
 	[ -z "$$failed" ]
 
 test-slurm: $(VENV)/.test ## Run the tests on a local Slurm cluster of two nodes (as root)
 	@$(PLAIN) $(PYTEST) tests -m slurm || [ $$? -eq 5 ]
+
+test-container: $(VENV)/.test ## Run the steps of the container recipes in a new Debian root (as root; needs debootstrap and a network)
+	@$(PLAIN) $(PYTEST) -s tests/containers -m container
 
 fuzz: $(VENV)/.fuzz ## Fuzz the readers of radar files, SECONDS=60 each; READER=odim selects one
 	@$(PLAIN) $(BIN)/python -m tests.fuzz.run_fuzz --seconds $(SECONDS) $(if $(READER),--reader $(READER))
@@ -160,8 +163,10 @@ performance: $(VENV)/.runtime ## Refill the tables and the figure of the perform
 	@$(PLAIN) $(BIN)/python -m benchmarks.performance_figure
 
 ##@ Install
-.PHONY: install install-dev system-packages clean help
+.PHONY: install install-extras install-dev system-packages clean help
 install: $(VENV)/.runtime ## Install the requirements of a run into .venv
+
+install-extras: $(VENV)/.io ## Also install radar formats and the baselines of pysteps (extras io and verify)
 
 install-dev: $(VENV)/.dev $(VENV)/.test ## Also install the requirements of tests and checks
 
@@ -206,9 +211,14 @@ $(VENV)/.verify: $(VENV)/.runtime
 	@$(INSTALL) -e '.[verify]' $(TO_LOG)
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.verify
+$(VENV)/.io: $(VENV)/.verify
+	@echo "Installing the requirements of radar formats"
+	@$(INSTALL) -e '.[io]' $(TO_LOG)
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.io
 	@echo "Installing the requirements of the tests"
-	@$(INSTALL) -e '.[io,test,notebooks]' $(TO_LOG)
+	@$(INSTALL) -e '.[test,notebooks]' $(TO_LOG)
 	@touch $@
 
 $(VENV)/.fuzz: $(VENV)/.test

@@ -14,7 +14,7 @@ leave() { # leave STATUS REASON...
 
 site_settings() { # settings of the site, and defaults; variables that are set for one submission override site.env
   local name overrides=()
-  for name in DATA_ROOT SEVIR_ROOT RUN_DIR CONFIG MAX_RESTARTS CHECK_NODES MIN_FREE_GIB; do
+  for name in DATA_ROOT SEVIR_ROOT RUN_DIR CONFIG MAX_RESTARTS CHECK_NODES MIN_FREE_GIB CPU_BIND; do
     [ -z "${!name:-}" ] || overrides+=("$name=${!name}")
   done
   # SEVIR_ROOT, the name in the first release, of a submission also overrides DATA_ROOT of the site.
@@ -25,9 +25,10 @@ site_settings() { # settings of the site, and defaults; variables that are set f
   fi
   [ "${#overrides[@]}" = 0 ] || export "${overrides[@]}"
   : "${PYTHON:=.venv/bin/python}" "${MAX_RESTARTS:=20}" "${LOCAL_DATA:=}" "${DATA_ROOT:=${SEVIR_ROOT:-}}"
-  : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}"
+  : "${RUN_DIR:=runs/sevir}" "${CONFIG:=configs/pipeline/sevir.yaml}" "${CPU_BIND=cores}"
   words_of CONTAINER container
   words_of SRUN_OPTIONS srun_options
+  [ -z "$CPU_BIND" ] || binding=("--cpu-bind=$CPU_BIND")
   for name in MAX_RESTARTS ROLLOUT_JOBS; do
     [[ ${!name:-0} =~ ^[0-9]+$ ]] || leave $INVALID "$name=${!name} is not a number"
   done
@@ -42,7 +43,7 @@ site_settings() { # settings of the site, and defaults; variables that are set f
   done
 }
 
-container=() srun_options=()
+container=() srun_options=() binding=()
 
 words_of() { # words_of NAME ARRAY: set ARRAY to the words of a string, without expansion, or to a copy of an array
   # shellcheck disable=SC2034 # a reference
@@ -95,24 +96,33 @@ random_port() { # print a port on which nothing listens on this node
   echo "$port"
 }
 
-# A job that is killed while it compiles an operator leaves a lock, on which later jobs would hang, so every job has
-# its own caches. Their folder is private (mktemp), and its name cannot be guessed. The ranks on the other nodes create
-# it there, and every rank checks its owner and mode (simcast_hpc/storage/compile_caches.py).
+# Every start of a job uses the same caches on a node, so that kernels are compiled once. Their folder is private, and its
+# name, which RUN_DIR keeps, cannot be guessed. The ranks on the other nodes create it there, and every rank checks its
+# owner and mode (simcast_hpc/storage/compile_caches.py). A start that is killed while it compiles an operator leaves a
+# lock, on which the next one would hang, so operators of torch and DeepSpeed have a folder per start.
 make_scratch() { # create the folder of caches of compiled code on the temporary disk; it is removed at the end
-  scratch=''
-  [ -z "${TORCH_EXTENSIONS_DIR:-}" ] || [ -z "${TRITON_CACHE_DIR:-}" ] || return 0
-  scratch=$(mktemp -d --tmpdir "simcast-$SLURM_JOB_ID-XXXXXXXXXX") || leave $INVALID "cannot create a temporary folder"
-  export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions}
+  scratch='' requeued=0
+  [ -z "${TORCH_EXTENSIONS_DIR:-}" ] || [ -z "${TRITON_CACHE_DIR:-}" ] || [ -z "${TORCHINDUCTOR_CACHE_DIR:-}" ] || return 0
+  local temporary=${TMPDIR:-/tmp}
+  [ ! -f "$record.caches" ] || scratch=$temporary/$(<"$record.caches")
+  if [ -z "$scratch" ] || [ -L "$scratch" ] || { [ -e "$scratch" ] && [ ! -O "$scratch" ]; }; then
+    scratch=$(mktemp -d --tmpdir "simcast-$SLURM_JOB_ID-XXXXXXXXXX") || leave $INVALID "cannot create a temporary folder"
+    (umask 077 && basename "$scratch" >"$record.caches")
+  fi
+  [ -d "$scratch" ] || (umask 077 && mkdir -- "$scratch")
+  export TORCH_EXTENSIONS_DIR=${TORCH_EXTENSIONS_DIR:-$scratch/torch_extensions-${SLURM_RESTART_COUNT:-0}}
   export TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$scratch/triton_cache}
+  export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor_cache}
 }
 
-at_exit() { # remove what the job wrote for itself
+at_exit() { # remove what the job wrote for itself, unless it starts again
   rm -f -- "$record" "$record.errors"
-  remove_scratch
+  [ "$requeued" = 1 ] || remove_scratch
 }
 
 remove_scratch() { # remove it on all nodes; a cancelled job can start no step, so it remains on its other nodes
   [ -n "$scratch" ] || return 0
+  rm -f -- "$record.caches"
   if [ "${SLURM_JOB_NUM_NODES:-1}" -gt 1 ] && [ "$cancelled" = 0 ]; then
     timeout 60 srun --ntasks-per-node=1 --ntasks="$SLURM_JOB_NUM_NODES" rm -rf -- "$scratch" ||
       say "$scratch may remain on a node"
@@ -148,7 +158,7 @@ run_step() { # run_step NAME SRUN_OPTION... -- COMMAND...: run a job step to its
   say "$name"
   # A rank that exits with 85 must not end the others while they save; after a crash they are ended within a minute.
   # srun names the node of a failed task on stderr.
-  srun --label --kill-on-bad-exit=0 --wait=60 "${options[@]}" "${srun_options[@]}" "${container[@]}" "$@" \
+  srun --label --kill-on-bad-exit=0 --wait=60 "${binding[@]}" "${options[@]}" "${srun_options[@]}" "${container[@]}" "$@" \
     2> >(tee >(grep --line-buffered '^srun: error: ' >"$record.errors") >&2) &
   step=$!
   # A trap interrupts wait before the step ends; then wait again.
@@ -198,8 +208,8 @@ requeue_job() { # requeue_job REASON [STATUS [NODE]]
   local waited=0 excluded=''
   [ -z "${3:-}" ] || excluded=$(excluded_with "$3")
   say "$1: the job is requeued"
-  remove_scratch
   scontrol requeue "$SLURM_JOB_ID" || leave $AGAIN "scontrol requeue failed; sbatch resumes the job"
+  requeued=1
   # Slurm changes the nodes of pending jobs only. It now sends TERM to this shell and its children, KILL after KillWait.
   while [ -n "$excluded" ] && [ $waited -lt 5 ]; do
     ! scontrol update "JobId=$SLURM_JOB_ID" "ExcNodeList=$excluded" || excluded=''

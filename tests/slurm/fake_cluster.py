@@ -23,7 +23,7 @@ received = []
 if "FAKE_HANGS" in os.environ:
     signal.signal(signal.SIGUSR2, lambda *_: received.append("USR2"))
 keep = ("MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "SRUN_CPUS_PER_TASK", "HDF5_USE_FILE_LOCKING",
-        "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR")
+        "TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 with open(os.environ["FAKE_CALLS"], "a") as calls:
     call = {{"program": "srun", "arguments": sys.argv[1:], "environment": {{k: os.environ.get(k) for k in keep}}}}
     calls.write(json.dumps(call) + "\\n")
@@ -116,6 +116,8 @@ class FakeCluster:
             "MASTER_PORT",
             "TORCH_EXTENSIONS_DIR",
             "TRITON_CACHE_DIR",
+            "TORCHINDUCTOR_CACHE_DIR",
+            "CPU_BIND",
         ):
             clean.pop(name, None)
         self.environment = clean | {

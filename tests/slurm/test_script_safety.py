@@ -30,11 +30,39 @@ def test_cache_folder_is_private_and_removed_at_the_end(cluster, tmp_path):
     (folder,) = (tmp_path / "tmp").iterdir()
     assert folder.name.startswith("simcast-20123-") and folder.stat().st_mode & 0o777 == 0o700
     assert folder.stat().st_uid == os.geteuid()
-    job.send_signal(signal.SIGUSR2)
-    cluster.wait_for(lambda: "requeue" in str(cluster.calls("scontrol")))
-    assert list((tmp_path / "tmp").iterdir()) == [], "removed before the job is requeued"
     job.terminate()
     job.communicate(timeout=20)
+    assert list((tmp_path / "tmp").iterdir()) == [] and list(cluster.run_dir.glob(".job-*")) == []
+
+
+def test_next_start_uses_the_same_caches_but_no_left_lock(cluster, tmp_path):
+    job = cluster.start(changes={"FAKE_HANGS": "1"})
+    cluster.wait_for(lambda: "'--part'" in str(cluster.calls("srun")))
+    (folder,) = (tmp_path / "tmp").iterdir()
+    (folder / "triton_cache").mkdir()
+    job.send_signal(signal.SIGUSR2)
+    cluster.wait_for(lambda: "requeue" in str(cluster.calls("scontrol")))
+    job.terminate()
+    job.communicate(timeout=20)
+    assert (folder / "triton_cache").is_dir(), "kept for the next start"
+    first = cluster.calls("srun")[0]["environment"]
+    state, output = cluster.run(changes={"SLURM_RESTART_COUNT": "1"})
+    second = cluster.calls("srun")[-1]["environment"]
+    assert state == 0, output
+    assert second["TRITON_CACHE_DIR"] == first["TRITON_CACHE_DIR"] == str(folder / "triton_cache")
+    assert second["TORCH_EXTENSIONS_DIR"] != first["TORCH_EXTENSIONS_DIR"]
+    assert list((tmp_path / "tmp").iterdir()) == [] and list(cluster.run_dir.glob(".job-*")) == []
+
+
+def test_caches_of_another_user_or_behind_a_link_are_not_used(cluster, tmp_path):
+    cluster.run_dir.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "tmp" / "simcast-20123-known").symlink_to(tmp_path / "elsewhere")
+    (cluster.run_dir / ".job-20123.caches").write_text("simcast-20123-known\n")
+    state, output = cluster.run("teacher/sevir", script=TRAIN)
+    assert state == 0, output
+    assert "simcast-20123-known" not in cluster.calls("srun")[0]["environment"]["TRITON_CACHE_DIR"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 @pytest.mark.parametrize("changes", [{}, {"FAKE_STATE": "9"}])
@@ -48,7 +76,8 @@ def test_cache_folder_is_removed_on_all_nodes(cluster, tmp_path, changes):
 
 
 def test_cache_folders_of_the_user_are_kept(cluster, tmp_path):
-    own = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "ext"), "TRITON_CACHE_DIR": str(tmp_path / "triton")}
+    names = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+    own = {name: str(tmp_path / name) for name in names}
     cluster.run("teacher/sevir", script=TRAIN, changes=own)
     environment = cluster.calls("srun")[0]["environment"]
     assert {name: environment[name] for name in own} == own
@@ -72,7 +101,14 @@ def test_options_with_spaces_can_be_arrays_in_site_env(cluster, tmp_path):
     arguments = cluster.calls("srun")[0]["arguments"]
     first = arguments.index("container")
     assert arguments[first : first + 4] == ["container", "--bind", "/my data:/x", cluster.environment["PYTHON"]]
-    assert arguments[first - 1] == "--wait=60"
+    assert arguments[first - 2 : first] == ["--wait=60", "--cpu-bind=cores"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, ["--cpu-bind=cores"]), ("", []), ("none", ["--cpu-bind=none"])])
+def test_tasks_are_bound_to_cores_unless_the_site_decides(cluster, value, expected):
+    cluster.run("teacher/sevir", script=TRAIN, changes={"CPU_BIND": value, "SRUN_OPTIONS": "--mem-bind=local"})
+    arguments = cluster.calls("srun")[0]["arguments"]
+    assert [word for word in arguments if word.startswith("--cpu-bind")] == expected
 
 
 @pytest.mark.parametrize("name", ["a b", "2024", "run #1", "it's", "*", "null", "a: b", "[x]"])

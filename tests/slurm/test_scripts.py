@@ -112,13 +112,14 @@ def test_failed_node_check_ends_the_job(cluster):
 
 
 def test_container_and_srun_options_precede_the_program(cluster):
-    changes = {"CONTAINER": "apptainer exec --nv image.sif", "SRUN_OPTIONS": "--cpu-bind=cores --exclusive"}
+    changes = {"CONTAINER": "apptainer exec --nv image.sif", "SRUN_OPTIONS": "--cpu-bind=none --exclusive"}
     cluster.run(changes=changes)
     for call in cluster.calls("srun"):
         arguments = call["arguments"]
-        first = arguments.index("--cpu-bind=cores")
+        first = arguments.index("--cpu-bind=none")
+        assert "--cpu-bind=cores" not in arguments[first:], "the last one is the valid one"
         assert arguments[first : first + 6] == [
-            "--cpu-bind=cores",
+            "--cpu-bind=none",
             "--exclusive",
             "apptainer",
             "exec",
@@ -190,9 +191,10 @@ def test_data_are_copied_to_every_node_and_read_from_there(cluster, tmp_path):
 def test_environment_of_a_step(cluster, tmp_path):
     cluster.run(changes={"SLURM_RESTART_COUNT": "3"})
     environment = cluster.calls("srun")[0]["environment"]
-    extensions, kernels = (Path(environment.pop(name)) for name in ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR"))
-    assert (extensions.name, kernels.name) == ("torch_extensions", "triton_cache")
-    assert extensions.parent == kernels.parent and extensions.parent.parent == tmp_path / "tmp"
+    names = ("TORCH_EXTENSIONS_DIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+    caches = [Path(environment.pop(name)) for name in names]
+    assert [path.name for path in caches] == ["torch_extensions-3", "triton_cache", "inductor_cache"]
+    assert {path.parent.parent for path in caches} == {tmp_path / "tmp"} and len({path.parent for path in caches}) == 1
     assert 20000 <= int(environment.pop("MASTER_PORT")) <= 32767
     assert environment == {
         "MASTER_ADDR": "node01",
