@@ -7,7 +7,6 @@ or by the next start. Blocks are written atomically, and two processes that comp
 
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,12 +19,13 @@ from simcast_hpc.config.text_files import read_json_file
 from simcast_hpc.monitoring.progress import Progress
 
 from .atomic_files import atomic_file, sweep, write_json
+from .block_queue import BlockQueue, Pause
 from .leases import Lease, Leases
 
 logger = logging.getLogger(__name__)
 BLOCK = 64
 LEASE_SECONDS = 300.0
-_MAX_PAUSE_SECONDS = 2.0
+_RACES = 4  # lost in a row before a pause: a listing of NFS can be old
 _MANIFEST = "manifest.json"
 _OWN_FILES = ("block-", "claim", "manifest", ".")
 Compute = Callable[[range], np.ndarray]
@@ -112,10 +112,7 @@ class BlockStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         leases = Leases(self.directory, rank=rank, stale_seconds=lease_seconds)
 
-        def wait() -> None:
-            check()
-            time.sleep(min(_MAX_PAUSE_SECONDS, lease_seconds / 4))
-
+        wait = Pause(check, longest=lease_seconds / 4)
         # 1. Claim the directory for this identity: one process for all
         while not self._is_claimed():
             with leases.acquire("claim") as lease:
@@ -125,22 +122,26 @@ class BlockStore:
                     self._clear(leases)
                     self._write_manifest(complete=False)
         # 2. Compute the missing blocks
-        blocks = range(-(-self.windows // BLOCK))
-        first = len(blocks) * rank // ranks
+        blocks = -(-self.windows // BLOCK)
+        queue = BlockQueue(self.directory, blocks, rank=rank, ranks=ranks, lease_seconds=lease_seconds)
         missing_windows = self.windows - BLOCK * len(self.stored_blocks())
         progress = Progress(logger, self.name, max(1, -(-missing_windows // ranks)), unit="windows")
-        waited = False
-        while missing := set(blocks) - self.stored_blocks():
-            computed = False
-            for block in (block for block in (*blocks[first:], *blocks[:first]) if block in missing):
+        waited, lost_races = False, 0
+        while (candidates := queue.candidates()) is not None:
+            taken = False
+            for block in candidates:
                 with leases.acquire(self.path(block).stem) as lease:
+                    taken = lease is not None
+                    queue.tried(block, taken=taken)
                     if lease is not None and not self.path(block).is_file():
-                        computed = True
                         self._fill_block(block, compute, batch_size, lease, check, progress)
-            if not computed:
+                if taken:
+                    wait.reset()
+                    break
+            lost_races = 0 if taken else lost_races + 1
+            if not taken and (not candidates or lost_races % _RACES == 0):
                 if not waited:
-                    owners = "; ".join(leases.owners("block-*"))
-                    logger.info("%s: waiting for %d blocks of %s", self.name, len(missing), owners)
+                    logger.info("%s: waiting for blocks of other processes", self.name)
                 waited = True
                 wait()
         # 3. Declare the store complete
