@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adaln_norm import adaln_norm
     from .cuboid_attention import cuboid_attention, cuboid_cross_attention
+    from .group_norm_activation import group_norm_activation
     from .layer_norm_linear import layer_norm_linear
     from .sampler_step import sampler_step
     from .weighted_mse import weighted_mse
@@ -30,6 +31,7 @@ __all__ = [
     "adaln_norm",
     "cuboid_attention",
     "cuboid_cross_attention",
+    "group_norm_activation",
     "layer_norm_linear",
     "sampler_step",
     "weighted_mse",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import SimVPConfig
 
-from .group_norm_silu import group_norm_silu
+from .group_norm_silu import group_norm_leaky_relu, group_norm_silu
 from .layers import Fp32Conv2d
 
 SPATIAL_NORM_GROUPS = 2
@@ -103,17 +103,16 @@ class SpatialDecoder(nn.Module):
 
 
 class InceptionBranch(nn.Module):
-    """Grouped convolution, group norm, leaky ReLU: ``[N, C, H, W] -> [N, D, H, W]``."""
+    """Grouped convolution, group norm, leaky ReLU, sum with other branches: ``[N, C, H, W] -> [N, D, H, W]``."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel: int, groups: int):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, groups=groups)
         self.norm = nn.GroupNorm(groups, channels_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the activated features."""
-        # In place: no backward needs the output of the norm, and these tensors are most of the activation memory.
-        return F.leaky_relu(self.norm(self.conv(x)), LEAKY_SLOPE, inplace=True)
+    def forward(self, x: Tensor, total: Tensor | None = None, *, in_place: bool = False) -> Tensor:
+        """Return the activated features, added to ``total``, which may be overwritten with ``in_place``."""
+        return group_norm_leaky_relu(self.conv(x), self.norm, slope=LEAKY_SLOPE, total=total, in_place=in_place)
 
 
 class InceptionBlock(nn.Module):
@@ -132,11 +131,10 @@ class InceptionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, channels_out, H, W]`` from ``[N, channels_in, H, W]``."""
         x = self.reduce(_with_layout(x, self.channels_last))
-        first, *rest = self.branches
-        total = first(x)
-        for i, branch in enumerate(rest):
-            # The first sum allocates, because a branch saves its output for backward; the others are in place.
-            total = total + branch(x) if i == 0 else total.add_(branch(x))
+        total = None
+        for i, branch in enumerate(self.branches):
+            # The first sum allocates, because a branch may save its output for backward; the others are in place.
+            total = branch(x, total, in_place=i > 1)
         return total
 
 
@@ -270,8 +268,9 @@ class SimVP(nn.Module):
 def _with_layout(x: Tensor, channels_last: bool) -> Tensor:
     """Return ``x`` in channels-last memory if requested; free if it already is.
 
-    Called in every block, because GroupNorm on CUDA returns channels-first memory. The weights keep their layout:
-    under ZeRO they are views of one flat buffer, and convolutions follow the layout of their input.
+    Called in every block, because PyTorch's GroupNorm on CUDA returns channels-first memory. After the kernel that
+    replaces it, which keeps channels-last memory, nothing is copied. The weights keep their layout: under ZeRO they are
+    views of one flat buffer, and convolutions follow the layout of their input.
     """
     return x.contiguous(memory_format=torch.channels_last) if channels_last else x
 
