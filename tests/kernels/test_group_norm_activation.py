@@ -74,8 +74,8 @@ def test_reference_matches_the_definition(case, reference_device):
 @pytest.mark.gpu
 @by_name(REAL)
 def test_real_sizes(case, cuda):
-    samples, *rest = case.shape
-    assert_case_is_right(dataclasses.replace(case, shape=(min(samples, 4), *rest)), cuda, interpreted=False)
+    samples, *rest = case.shape  # float64 copies of all samples would need 30 GB
+    assert_case_is_right(dataclasses.replace(case, shape=(min(samples, 2), *rest)), cuda, interpreted=False)
 
 
 def test_definition_is_the_formula():
@@ -152,11 +152,11 @@ def well_formed(device: str, *names: str) -> None:
 
 @pytest.mark.kernel
 def test_opcheck(kernel_device):
-    well_formed(kernel_device, "one-pixel")
+    well_formed(kernel_device, "one-channel")
 
 
 def test_opcheck_of_the_reference(reference_device):
-    well_formed(reference_device, "odd", "one-pixel", "one-channel")
+    well_formed(reference_device, "odd", "one-channel")
 
 
 def test_compiles_as_one_graph(reference_device):
