@@ -1,4 +1,9 @@
-"""Deterministic algorithms of PyTorch, cuDNN and cuBLAS during a training run (``engine.deterministic``).
+"""Choice of algorithms during a training run: deterministic ones (``engine.deterministic``), or the fastest of cuDNN.
+
+The shapes of a training step do not change, so cuDNN times its convolution algorithms once per shape and uses the
+fastest (``torch.backends.cudnn.benchmark``); its default is a heuristic, which is poor for grouped convolutions. The
+memory format is the other half of that choice: SimVP (``model.channels_last``), Earthformer, the autoencoder and its
+discriminator have channels-last activations on a GPU, the layout of tensor cores.
 
 By default cuDNN may choose weight gradients of convolutions that sum with atomics, and the backward pass of
 ``scaled_dot_product_attention`` sums with atomics too, so two equal steps on a GPU differ in the last bits. The kernels
@@ -19,16 +24,21 @@ _WORKSPACE, _WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
 @contextmanager
 def deterministic_algorithms(enabled: bool) -> Iterator[None]:
-    """Use only deterministic algorithms in a block if ``enabled``; the settings of the process are restored.
+    """Use only deterministic algorithms in a block if ``enabled``, otherwise the convolutions that cuDNN times fastest.
 
-    An operator without a deterministic algorithm raises an error. Enter the block before the first matmul on a GPU,
-    because cuBLAS reads its variable once.
+    The settings of the process are restored. With ``enabled``, an operator without a deterministic algorithm raises an
+    error; enter the block before the first matmul on a GPU, because cuBLAS reads its variable once.
 
     Raises:
         ConfigError: ``CUBLAS_WORKSPACE_CONFIG`` is set to a value with which cuBLAS is not deterministic.
     """
+    cudnn: Any = torch.backends.cudnn
     if not enabled:
-        yield
+        searched, cudnn.benchmark = cudnn.benchmark, True
+        try:
+            yield
+        finally:
+            cudnn.benchmark = searched
         return
     workspace = os.environ.get(_WORKSPACE)
     if workspace not in (None, *_WORKSPACES):
@@ -36,7 +46,6 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
             f"{_WORKSPACE}={workspace!r} is not deterministic; unset it or choose {' or '.join(_WORKSPACES)}, or set "
             "engine.deterministic=false"
         )
-    cudnn: Any = torch.backends.cudnn
     memory: Any = torch.utils.deterministic
     before = (cudnn.deterministic, cudnn.benchmark, memory.fill_uninitialized_memory)
     mode = torch.get_deterministic_debug_mode()

@@ -13,9 +13,11 @@ from torch.utils.checkpoint import checkpoint
 
 from simcast_hpc.config import AutoencoderConfig
 
+from .group_norm_silu import channels_last_on_cuda, norm_activation
 from .layers import Fp32Conv2d
 
 _EPS = 1e-6
+_SILU = {"activation": "silu"}  # as arguments of the kernel
 # Beyond these bounds the variance is meaningless and its exponential overflows.
 _LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
@@ -107,10 +109,10 @@ class _Encoder(nn.Module):
         self.head = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self.stem(channels_last_on_cuda(x))
         for level in (*self.levels, self.middle):
             x = _run(level, x, recompute=self.checkpoint and self.training)
-        return self.head(F.silu(self.norm(x)))
+        return self.head(norm_activation(x, self.norm, F.silu, _SILU))
 
 
 class _Decoder(nn.Module):
@@ -130,10 +132,10 @@ class _Decoder(nn.Module):
         self.head = Fp32Conv2d(widths[-1], channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
+        x = self.stem(channels_last_on_cuda(x))
         for level in (self.middle, *self.levels):
             x = _run(level, x, recompute=self.checkpoint and self.training)
-        return self.head(F.silu(self.norm(x)))
+        return self.head(norm_activation(x, self.norm, F.silu, _SILU))
 
 
 class _DownLevel(nn.Module):
@@ -182,8 +184,8 @@ class _Residual(nn.Module):
         self.shortcut = None if width_in == width else nn.Conv2d(width_in, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        inner = self.conv1(F.silu(self.norm1(x)))
-        inner = self.conv2(F.silu(self.norm2(inner)))
+        inner = self.conv1(norm_activation(x, self.norm1, F.silu, _SILU))
+        inner = self.conv2(norm_activation(inner, self.norm2, F.silu, _SILU))
         return inner + (x if self.shortcut is None else self.shortcut(x))
 
 

@@ -9,8 +9,15 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import DiscriminatorConfig
 
+from .group_norm_silu import channels_last_on_cuda, norm_activation
+
 _MAX_GROWTH = 8
 _LEAKY_SLOPE = 0.2
+_FUSED = {"activation": "leaky_relu", "slope": _LEAKY_SLOPE}  # as arguments of the kernel
+
+
+def _leaky_relu(x: Tensor) -> Tensor:
+    return F.leaky_relu(x, _LEAKY_SLOPE)
 
 
 class Discriminator(nn.Module):
@@ -33,9 +40,9 @@ class Discriminator(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Return the logits, large where a patch is classified as observed."""
-        x = F.leaky_relu(self.stem(frames), _LEAKY_SLOPE)
+        x = F.leaky_relu(self.stem(channels_last_on_cuda(frames)), _LEAKY_SLOPE)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), _LEAKY_SLOPE)
+            x = norm_activation(conv(x), norm, _leaky_relu, _FUSED)  # pyright: ignore[reportArgumentType]
         return self.head(x)
 
     @property

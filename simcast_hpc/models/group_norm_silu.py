@@ -4,6 +4,7 @@ The function saves one tensor for backward instead of two. It lowers the activat
 SEVIR size, at no more time than the two operations.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,18 +15,42 @@ from torch.autograd.function import once_differentiable
 from simcast_kernels.group_norm_activation import group_norm_activation, replaces
 
 
+def norm_activation(
+    x: Tensor, norm: nn.GroupNorm, activation: Callable[[Tensor], Tensor], fused: Mapping[str, Any] | None
+) -> Tensor:
+    """Return ``activation(norm(x))`` of ``[N, C, H, W]``.
+
+    Channels-last features on CUDA are computed by the kernel ``group_norm_activation`` in the dtype of ``x``.
+
+    Args:
+        x: features.
+        norm: the norm; a subclass, which may compute other statistics, is called as it is.
+        activation: the activation in PyTorch.
+        fused: ``activation`` as arguments of the kernel (``activation``, ``slope``); None if the kernel lacks it.
+    """
+    if fused is None or not replaces(x, norm):
+        return activation(norm(x))
+    return group_norm_activation(x, norm.weight, norm.bias, groups=norm.num_groups, eps=norm.eps, **fused)
+
+
+def channels_last_on_cuda(x: Tensor) -> Tensor:
+    """Return ``[N, C, H, W]`` in channels-last memory on CUDA, where following layers keep it; unchanged on a CPU."""
+    if x.device.type != "cuda":
+        return x
+    if x.shape[1] == 1:  # as dense in both formats: convolutions decide by the strides
+        return x.contiguous().view(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def group_norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """Return ``silu(norm(x))`` of ``[N, C, H, W]``; values and gradients equal the two operations bitwise.
 
     The backward pass recomputes the output of the norm from ``x``, which the backward of the norm needs anyway. The
     forward pass applies SiLU in place. Under autocast, which chooses a dtype per operation, both are called separately.
-    Channels-last features on CUDA are computed by the kernel ``group_norm_activation``, in the dtype of ``x``; a
-    subclass of the norm is called as it is.
+    Channels-last features on CUDA, and subclasses of the norm, are passed to :func:`norm_activation`.
     """
-    if replaces(x, norm):
-        return group_norm_activation(x, norm.weight, norm.bias, groups=norm.num_groups, activation="silu", eps=norm.eps)
-    if type(norm) is not nn.GroupNorm:
-        return F.silu(norm(x))
+    if replaces(x, norm) or type(norm) is not nn.GroupNorm:
+        return norm_activation(x, norm, F.silu, {"activation": "silu"})
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # autocast does not support the meta device
         return F.silu(norm(x))
     return _GroupNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # pyright: ignore[reportReturnType]

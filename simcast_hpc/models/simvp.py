@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import SimVPConfig
 
-from .group_norm_silu import group_norm_leaky_relu, group_norm_silu
+from .group_norm_silu import channels_last_on_cuda, group_norm_leaky_relu, group_norm_silu
 from .layers import Fp32Conv2d
 
 SPATIAL_NORM_GROUPS = 2
@@ -43,7 +43,8 @@ class UpsamplingBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the activated features on the finer grid."""
-        return group_norm_silu(F.pixel_shuffle(self.expand(_with_layout(x, self.channels_last)), 2), self.norm)
+        expanded = self.expand(_with_layout(x, self.channels_last))
+        return group_norm_silu(_pixel_shuffle(expanded, self.channels_last), self.norm)
 
 
 class SpatialEncoder(nn.Module):
@@ -272,7 +273,17 @@ def _with_layout(x: Tensor, channels_last: bool) -> Tensor:
     replaces it, which keeps channels-last memory, nothing is copied. The weights keep their layout: under ZeRO they are
     views of one flat buffer, and convolutions follow the layout of their input.
     """
-    return x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    if not channels_last:
+        return x
+    return channels_last_on_cuda(x) if x.device.type == "cuda" else x.contiguous(memory_format=torch.channels_last)
+
+
+def _pixel_shuffle(x: Tensor, channels_last: bool) -> Tensor:
+    """Return ``[N, 4D, H, W]`` as ``[N, D, 2H, 2W]``, on CUDA in channels-last memory, unlike PyTorch."""
+    if not channels_last or x.device.type != "cuda" or torch.compiler.is_exporting():
+        return F.pixel_shuffle(x, 2)
+    pixels = x.permute(0, 2, 3, 1).unflatten(3, (-1, 2, 2))
+    return pixels.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _frames_to_channels(x: Tensor, batch: int, channels_last: bool) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from simcast_hpc.config import SimVPConfig
-from simcast_hpc.models import build_model
+from simcast_hpc.models import build_model, simvp
 from simcast_hpc.models.simvp import SimVP
 
 SMALL = SimVPConfig(hidden_spatial=4, hidden_temporal=16, temporal_blocks=2, groups=4)
@@ -220,3 +220,22 @@ def test_rejects_empty_horizon_and_unknown_kind():
         SimVP(SMALL, frames_in=4, frames_out=0)
     with pytest.raises(ValueError, match=r"model\.kind='simvq' is unknown; choose earthformer or simvp"):
         build_model(SMALL.model_copy(update={"kind": "simvq"}), frames_in=4, frames_out=4)
+
+
+class OnCuda(torch.Tensor):
+    """A tensor of the CPU that takes the path of CUDA tensors."""
+
+    device = torch.device("cuda")  # pyright: ignore[reportAssignmentType]
+
+
+def test_channels_last_on_cuda():
+    """Pixel shuffle and single channels: the same values, in memory that convolutions take to be channels-last."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 12, 4, 5, generator=generator).contiguous(memory_format=torch.channels_last)
+    shuffled = simvp._pixel_shuffle(x.as_subclass(OnCuda), True)
+    assert torch.equal(shuffled.as_subclass(torch.Tensor), torch.nn.functional.pixel_shuffle(x, 2))
+    assert shuffled.is_contiguous(memory_format=torch.channels_last)
+    frames = torch.randn(2, 1, 4, 5, generator=generator)
+    ordered = simvp._with_layout(frames.as_subclass(OnCuda), True)
+    assert torch.equal(ordered.as_subclass(torch.Tensor), frames)
+    assert ordered.stride() == (20, 1, 5, 1) and ordered.data_ptr() == frames.data_ptr()

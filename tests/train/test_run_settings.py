@@ -26,7 +26,7 @@ def _settings() -> dict[str, Any]:
     }
 
 
-DEFAULT = {"conv": "ieee", "matmul": "ieee", "deterministic": False, "cudnn": (False, False), "workspace": None}
+DEFAULT = {"conv": "ieee", "matmul": "ieee", "deterministic": False, "cudnn": (False, True), "workspace": None}
 DETERMINISTIC = {"deterministic": True, "cudnn": (True, False), "workspace": ":4096:8", "filled": False}
 
 

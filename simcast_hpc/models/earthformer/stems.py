@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcast_hpc.config import ConvStem, EarthformerConfig, StackConvStem
+from simcast_hpc.models.group_norm_silu import norm_activation
 
 LEAKY_SLOPE = 0.1
 
@@ -32,6 +33,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 # In place where backward needs no input, so one tensor is saved instead of two; only for the output of a norm.
 INPLACE_ACTIVATIONS = ACTIVATIONS | {"leaky": _leaky_relu_inplace, "relu": _relu_inplace}
+# Arguments of the kernel that computes norm and activation on CUDA.
+FUSED_ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "leaky": {"activation": "leaky_relu", "slope": LEAKY_SLOPE},
+    "relu": {"activation": "leaky_relu", "slope": 0.0},
+    "silu": {"activation": "silu"},
+}
 
 
 Grid = tuple[int, int]
@@ -184,7 +191,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, *, convolutions: int, groups: int, activation: str):
         super().__init__()
-        self.activation = INPLACE_ACTIVATIONS[activation]
+        self.activation, self.fused = INPLACE_ACTIVATIONS[activation], FUSED_ACTIVATIONS.get(activation)
         self.convs = nn.ModuleList(
             nn.Conv2d(width_out if i else width_in, width_out, 3, padding=1) for i in range(convolutions)
         )
@@ -194,7 +201,7 @@ class ConvBlock(nn.Module):
         """Return the features."""
         x = x.permute(0, 3, 1, 2)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = self.activation(norm(conv(x)))
+            x = norm_activation(conv(x), norm, self.activation, self.fused)  # pyright: ignore[reportArgumentType]
         return x.permute(0, 2, 3, 1)
 
 
