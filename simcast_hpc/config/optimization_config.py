@@ -265,6 +265,9 @@ class EngineConfig(Section):
     """Data type in which gradients are summed over ranks with `engine.precision=bf16`; `bf16` halves the bytes, but its
     rounding errors grow with the number of ranks. A run that was started with `bf16` keeps it unless this field is
     set."""
+    zero_init: Operational[bool] = False
+    """Partition the weights while the model is built (`engine.zero_stage=3`), for models that do not fit into the
+    memory of a host; the weights are the same. Validation and export still need a complete copy of the weights."""
     deepspeed: Operational[dict[str, Any]] = {}  # noqa: RUF012  pydantic copies it
     """Further options of DeepSpeed, in its own structure, such as `zero_optimization: {overlap_comm: true}`. Options
     that a field of this configuration sets are rejected, and unknown ones."""
@@ -308,6 +311,13 @@ class EngineConfig(Section):
             raise ValueError("engine.offload=optimizer requires engine.zero_stage=1, 2 or 3 (got 0)")
         if self.offload == "parameters" and stage != 3:
             raise ValueError(f"engine.offload=parameters requires engine.zero_stage=3 (got {stage})")
+        if self.zero_init and stage != 3:
+            raise ValueError(f"engine.zero_init=true requires engine.zero_stage=3 (got {stage})")
+        if self.zero_init and self.zero_hpz_partition_size > 1:
+            raise ValueError(
+                f"engine.zero_init=true excludes engine.zero_hpz_partition_size={self.zero_hpz_partition_size}, whose "
+                "groups DeepSpeed creates only once; set engine.zero_hpz_partition_size=1"
+            )
         if self.zero_hpz_partition_size > 1 and stage != 3:
             raise ValueError(
                 f"engine.zero_hpz_partition_size={self.zero_hpz_partition_size} requires engine.zero_stage=3 "

@@ -70,7 +70,7 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, ranks: TorchRanks
     if not parameters:
         raise ConfigError("the model has no trainable parameters")
     # DeepSpeed allocates the bucket in full, also for a small model: gigabytes.
-    trainable = sum(parameter.numel() for parameter in parameters)
+    trainable = sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters)
     ds_config["zero_optimization"]["reduce_bucket_size"] = min(trainable, bucket_elements(config.engine))
     groups = parameter_groups(module, config.optimizer)
     with padded_groups(module, groups, pad=needs_padding(config.engine, world_size=ranks.size)) as aligned:

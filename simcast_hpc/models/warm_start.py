@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from simcast_hpc.distributed.partitioned_init import full_shape, load_values
+
 from .base_forecast import BaseForecast, network_of
 from .earthformer import Earthformer
 
@@ -34,22 +36,22 @@ def warm_start(model: nn.Module, weights: Mapping[str, Tensor]) -> WarmStart:
         model: changed in place.
         weights: the state dict of the other model, any floating dtype.
     """
-    own, network = model.state_dict(), network_of(model)
+    own, network = model.state_dict(keep_vars=True), network_of(model)  # partitioned parameters keep their shape
     prefix = "network." if isinstance(model, BaseForecast) else ""
     time_tables = [prefix + name for name in network.time_tables()] if isinstance(network, Earthformer) else []
     values: dict[str, Tensor] = {}
-    for name, tensor in own.items():
-        if name in weights and weights[name].shape == tensor.shape:
+    for name, shape in {name: full_shape(tensor) for name, tensor in own.items()}.items():
+        if name in weights and weights[name].shape == shape:
             values[name] = weights[name]
-        elif name in time_tables and name in weights and weights[name].shape[1:] == tensor.shape[1:]:
+        elif name in time_tables and name in weights and weights[name].shape[1:] == shape[1:]:
             rows = weights[name]
-            values[name] = rows.repeat(-(-len(tensor) // len(rows)), 1)[: len(tensor)]
+            values[name] = rows.repeat(-(-shape[0] // len(rows)), 1)[: shape[0]]
     changed_weights = [name for name in own if name not in values and not name.endswith(".bias.table")]
     if isinstance(model, BaseForecast) and changed_weights:
         # The output of other hidden layers under the trained output layer would be noise on the base forecast.
         values = {name: value for name, value in values.items() if not name.startswith(f"{prefix}head.")}
-    model.load_state_dict({name: value.to(own[name]) for name, value in values.items()}, strict=False)
-    repeated = tuple(name for name in values if weights[name].shape != own[name].shape)
+    load_values(model, values)
+    repeated = tuple(name for name in values if weights[name].shape != full_shape(own[name]))
     return WarmStart(
         copied=tuple(name for name in values if name not in repeated),
         repeated=repeated,

@@ -24,6 +24,7 @@ from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
 from simcast_hpc.distributed.engine import build_engine, deepspeed_config, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
+from simcast_hpc.distributed.partitioned_init import build_partitioned
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
 from simcast_hpc.distributed.ranks import find_rank
 from simcast_hpc.models.fp32_precision import fp32_precision
@@ -167,7 +168,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     config, stage, directory = planned.config, planned.stage, planned.directory
     # 1. Network: initial weights are a function of the seed; other runs are loaded before and draw no random numbers
     torch.manual_seed(config.seed)
-    module = stage.module()
+    module = build_partitioned(stage.module, config, ranks)
     stage.initialize(module.get_submodule("model"))
     # 2. Windows and engine
     windows = stage.prepare(ranks)

@@ -308,7 +308,7 @@ def test_all_fields_are_scientific_except_these():
         *("model.channels_last", "model.grid", "model.checkpoint_levels"),
         *("batch.micro_size", "autoencoder.model.checkpoint"),
         *("engine.zero_stage", "engine.offload", "engine.zero_hpz_partition_size", "engine.timeout_minutes"),
-        *("engine.deterministic", "engine.gradient_reduction", "engine.deepspeed"),
+        *("engine.deterministic", "engine.gradient_reduction", "engine.deepspeed", "engine.zero_init"),
         *("student.teacher", "student.rollouts", "student.lease_seconds"),
         *("diffusion.autoencoder", "diffusion.student", "diffusion.fold_students", "diffusion.latents"),
         *("diffusion.casformer.checkpoint", "diffusion.validation"),
