@@ -1,7 +1,6 @@
 """HKO-7 from a folder in its documented layout: pixels, masks, gaps, days, thresholds, errors."""
 
 import zlib
-from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -13,49 +12,18 @@ from simcast_hpc.data.dataset_spec import DatasetSpec, read_spec
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.prepare.hko7_events import HKO7Events
 from simcast_hpc.data.shards.shard_format import read_manifest
+from tests.data.hko7_files import DAYS, SIDE, circle, noise_of, pixels_of, small, write_hko7
 from tests.data.shards import prepared
-
-SIDE = 24
-DAYS = {"train": ["20090401", "20100612"], "valid": ["20141111"], "test": ["20150107"]}
-ABSENT = {"20100612": [0, 100, 101], "20141111": list(range(30, 240))}
-
-
-def small(name: str) -> DatasetSpec:
-    """Return a built-in description with a small grid."""
-    spec = read_spec(name)
-    return spec.model_copy(update={"grid": spec.grid.model_copy(update={"height": SIDE, "width": SIDE})})
-
-
-@pytest.fixture(scope="module")
-def domain() -> np.ndarray:
-    y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
-    return (np.hypot(y, x) > SIDE / 2).astype(np.uint8)
-
-
-def pixels_of(day: str, frame: int) -> np.ndarray:
-    return np.random.default_rng([int(day), frame]).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-
-
-def noise_of(day: str, frame: int) -> np.ndarray:
-    return np.random.default_rng([1, int(day), frame]).random((SIDE, SIDE)) < 0.1
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, domain) -> Path:
-    root = tmp_path_factory.mktemp("hko7")
-    np.savez(root / "mask_dat.npz", exclude_mask=domain, outlier_mask=domain * 0)
-    for split, days in DAYS.items():
-        (root / f"hko7_rainy_{split}_days.txt").write_text("".join(f"{day}, 1.5\n" for day in days))
-        for day in days:
-            for frame in set(range(240)) - set(ABSENT.get(day, [])):
-                time = datetime.strptime(day, "%Y%m%d") + timedelta(minutes=6 * frame)
-                stem = f"{time:%Y/%m/%d}/RAD{time:%y%m%d%H%M}00"
-                for top in ("radarPNG", "radarPNG_mask"):
-                    (root / top / stem).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels_of(day, frame)).save(root / "radarPNG" / f"{stem}.png")
-                mask = zlib.compress((~noise_of(day, frame)).tobytes(), 2)
-                (root / "radarPNG_mask" / f"{stem}.mask").write_bytes(mask)
-    return root
+    return write_hko7(tmp_path_factory.mktemp("hko7"), domain)
+
+
+@pytest.fixture(scope="module")
+def domain() -> np.ndarray:
+    return circle()
 
 
 def test_paper_thresholds_follow_from_the_z_r_relation():

@@ -36,7 +36,7 @@ def build(compiler: str) -> Path:
             return library
         specification = importlib.util.find_spec("torch")
         assert specification is not None and specification.submodule_search_locations
-        torch = Path(specification.submodule_search_locations[0])
+        torch = Path(specification.submodule_search_locations[0]).resolve()
         partial = library.with_suffix(f".{os.getpid()}.partial")
         command = [
             compiler, *FLAGS, "-isystem", f"{torch}/include", "-isystem", f"{torch}/include/torch/csrc/api/include",

@@ -134,7 +134,8 @@ def _index(device: Any = None) -> int:
 def _properties(device: Any = None) -> types.SimpleNamespace:
     return types.SimpleNamespace(
         name=NAME, major=9, minor=0, total_memory=80 * _GIB, multi_processor_count=132, warp_size=32,
-        uuid=f"GPU-{visible_ids()[_index(device)]}", shared_memory_per_block_optin=232448,
+        uuid=f"GPU-{os.environ.get('SLURMD_NODENAME', '')}{visible_ids()[_index(device)]}",
+        shared_memory_per_block_optin=232448,
         L2_cache_size=50 << 20, regs_per_multiprocessor=65536,
         max_threads_per_multi_processor=2048, gcnArchName="", is_integrated=False,
     )  # fmt: skip

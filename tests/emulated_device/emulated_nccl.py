@@ -1,5 +1,6 @@
 """NCCL on the emulated device: gloo over the memory of the host, which rejects what NCCL rejects (host tensors)."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ class EmulatedNCCL(dist.ProcessGroup):
         super().__init__(rank, size)
         self._own, self._count = rank, size
         self._gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+        self._sent: list[Any] = []
 
     def getBackendName(self) -> str:
         return "nccl"
@@ -83,6 +85,31 @@ class EmulatedNCCL(dist.ProcessGroup):
             self._reduce_scatter_base(output, torch.cat([part.reshape(-1) for part in parts]), opts)
         return _done()
 
+    def alltoall_base(
+        self, output: torch.Tensor, tensor: torch.Tensor, received: Any, sent: Any, opts: Any = None
+    ) -> Any:
+        host = torch.empty(output.shape, dtype=output.dtype)
+        self._gloo.alltoall_base(host, _on_host([tensor])[0], received, sent).wait()
+        return _done([output], [host])
+
+    def send(self, tensors: Tensors, to: int, tag: int) -> Any:
+        host = _on_host(tensors)
+        self._sent.append(host)  # the buffer outlives the work
+        return self._gloo.send(host, to, tag)
+
+    def recv(self, tensors: Tensors, source: int, tag: int) -> Any:
+        host, future = _on_host(tensors), torch.futures.Future()
+        work = self._gloo.recv(host, source, tag)
+
+        def receive() -> None:  # the caller may send before it waits
+            work.wait()
+            for output, value in zip(tensors, host, strict=True):
+                output.copy_(value)
+            future.set_result(None)
+
+        threading.Thread(target=receive, daemon=True).start()
+        return _work(future)
+
     def barrier(self, opts: Any = None) -> Any:
         self._gloo.barrier().wait()
         return _done()
@@ -107,12 +134,16 @@ def _on_host(tensors: Tensors) -> list[torch.Tensor]:
 
 
 def _done(outputs: Tensors = (), received: Tensors = ()) -> Any:
-    from torch._C._distributed_c10d import _create_work_from_future
-
     for output, value in zip(outputs, received, strict=True):
         output.copy_(value)
     future: Any = torch.futures.Future()
     future.set_result(None)
+    return _work(future)
+
+
+def _work(future: Any) -> Any:
+    from torch._C._distributed_c10d import _create_work_from_future
+
     return _create_work_from_future(future)
 
 

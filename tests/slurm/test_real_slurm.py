@@ -1,13 +1,11 @@
 """The batch scripts under a real Slurm of three nodes: what each does at its end, at a signal, when a node is lost."""
 
 import json
-import os
 import signal
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -15,32 +13,12 @@ from simcast_hpc.config import PipelineConfig, TrainConfig, from_mapping, to_yam
 from simcast_hpc.data.synthetic import write_archive
 from simcast_hpc.train.checkpoint import visible
 from tests.multi_rank.runs import losses, weights
-from tests.slurm.real_cluster import REPOSITORY, RealCluster, missing
+from tests.slurm.real_cluster import REPOSITORY
+from tests.slurm.real_jobs import SHARED, TINY, Job, ranks_of
 
 pytestmark = pytest.mark.slurm
 SCRIPTS = ["distill_sevir.sh", "train.sh", "chain.sh", "evaluate.sh"]
-TINY = ["--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1", "--time=20"]
-_SHARED = {
-    "name": "tiny",
-    "run_dir": "unset",
-    "data": {"dataset": "synthetic", "window_stride": 4},
-    "sequence": {"frames_in": 4, "frames_out": 4, "teacher_frames_out": 2},
-    "model": {"hidden_spatial": 4, "hidden_temporal": 16, "temporal_blocks": 2, "groups": 2},
-    "batch": {"global_size": 4, "micro_size": 2},
-    "engine": {"precision": "fp32", "timeout_minutes": 3.0},
-    "log": {"every_steps": 1},
-}
 _STEPS = 600
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
-    if reason := missing():
-        if os.environ.get("SIMCAST_REQUIRE_SYSTEM") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with RealCluster(tmp_path_factory.mktemp("slurm")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +31,7 @@ def archive(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def teacher_yaml(tmp_path_factory) -> Path:
     config = from_mapping(
-        TrainConfig, _SHARED | {"stage": "teacher", "max_steps": _STEPS, "checkpoint": {"every_steps": 25}}
+        TrainConfig, SHARED | {"stage": "teacher", "max_steps": _STEPS, "checkpoint": {"every_steps": 25}}
     )
     path = tmp_path_factory.mktemp("config") / "teacher.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
@@ -65,7 +43,7 @@ def pipeline_yaml(tmp_path_factory) -> Path:
     stages = {"teacher": {"max_steps": 20}, "student": {"max_steps": 20}}
     config = from_mapping(
         PipelineConfig,
-        _SHARED
+        SHARED
         | {
             "stages": stages,
             "student": {"init": "teacher", "rollouts": "cached", "pseudo_dtype": "uint8"},
@@ -75,54 +53,6 @@ def pipeline_yaml(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("config") / "pipeline.yaml"
     path.write_text(to_yaml(config), encoding="utf-8")
     return path
-
-
-class Job:
-    """A submitted script, its run directory and its log."""
-
-    def __init__(
-        self,
-        cluster: RealCluster,
-        archive: Path,
-        run_dir: Path,
-        script: str,
-        *arguments: str,
-        gpus: int = 1,
-        **variables,
-    ):
-        self.cluster, self.run_dir, self.log = cluster, run_dir, run_dir.with_name(f"{run_dir.name}.log")
-        defaults = {
-            "PYTHON": sys.executable,
-            "DATA_ROOT": str(archive),
-            "RUN_DIR": str(run_dir),
-            "CHECK_NODES": "0",
-            "MIN_FREE_GIB": "0.1",
-        }
-        script = str(REPOSITORY / "slurm" / script)
-        self.number = cluster.submit(
-            *TINY, f"--gpus-per-node={gpus}", f"--output={self.log}", script, *arguments, **(defaults | variables)
-        )
-
-    def end(self, seconds: float = 300) -> tuple[str, int]:
-        """Wait for the end and return state and status; print the end of the log."""
-        ended = self.cluster.end(self.number, seconds=seconds)
-        print(self.output()[-6000:])
-        return ended
-
-    def output(self) -> str:
-        """Return the content of the log."""
-        return self.log.read_text(encoding="utf-8") if self.log.is_file() else ""
-
-    def wait_for_step(self, step: int, *, restarts: int = 0) -> None:
-        """Wait until the run, in its n-th start, has logged a step."""
-
-        def reached() -> bool:
-            path = self.run_dir / "metrics.jsonl"
-            fields = self.cluster.job(self.number)
-            assert fields["JobState"] not in ("FAILED", "COMPLETED", "CANCELLED"), self.output()[-4000:]
-            return int(fields["Restarts"]) == restarts and path.is_file() and len(losses(self.run_dir)) >= step
-
-        self.cluster.wait(reached, what=f"step {step} after {restarts} restarts", seconds=240)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +73,7 @@ def test_slurm_accepts_the_resources_of_every_script(cluster, script):
 def test_distillation_job_writes_marker_and_report(cluster, archive, pipeline_yaml, tmp_path):
     """No GPU is requested: the GPUs of this cluster are not real, which the check of the nodes would report."""
     variables = {"CONFIG": str(pipeline_yaml), "CHECK_NODES": "1"}
-    job = Job(cluster, archive, tmp_path / "run", "distill_sevir.sh", gpus=0, **variables)
+    job = Job(cluster, archive, tmp_path / "run", "distill_sevir.sh", options=(*TINY, "--gpus-per-node=0"), **variables)
     assert job.end(600) == ("COMPLETED", 0)
     assert (job.run_dir / "DONE.json").is_file()
     assert "student" in (job.run_dir / "report" / "index.html").read_text(encoding="utf-8")
@@ -191,20 +121,10 @@ def test_cancelled_job_saves_and_is_not_requeued(cluster, archive, teacher_yaml,
     assert visible(job.run_dir / "checkpoints") and not (job.run_dir / "DONE.json").exists()
 
 
-def _ranks(job: Job) -> list[psutil.Process]:
-    """Return the processes of the ranks of a job, the first rank first."""
-    found = [
-        one for one in psutil.process_iter(["cmdline", "environ"])
-        if "simcast_hpc" in (one.info["cmdline"] or []) and f"run_dir={job.run_dir}" in one.info["cmdline"]
-        and one.info["cmdline"][0] == sys.executable
-    ]  # fmt: skip
-    return sorted(found, key=lambda one: int(one.info["environ"]["SLURM_PROCID"]))
-
-
 def test_crash_before_a_checkpoint_ends_the_job(cluster, archive, teacher_yaml, tmp_path):
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), "--set", "checkpoint.every_steps=1000")
     job.wait_for_step(10)
-    ranks = _ranks(job)
+    ranks = ranks_of(job)
     assert len(ranks) == 2
     ranks[1].send_signal(signal.SIGKILL)
     state, status = job.end()
@@ -217,9 +137,9 @@ def test_result_is_unchanged_by_a_crash_and_a_hang(cluster, archive, teacher_yam
     watched = ("--set", "watch.hang_minutes=0.2")
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), *watched)
     job.wait_for_step(60)
-    _ranks(job)[1].send_signal(signal.SIGKILL)
+    ranks_of(job)[1].send_signal(signal.SIGKILL)
     job.wait_for_step(160, restarts=1)
-    _ranks(job)[1].send_signal(signal.SIGSTOP)  # the other rank waits in a collective until its watchdog ends it
+    ranks_of(job)[1].send_signal(signal.SIGSTOP)  # the other rank waits in a collective until its watchdog ends it
     job.wait_for_step(260, restarts=2)
     assert job.end() == ("COMPLETED", 0)
     output = job.output()
@@ -232,12 +152,12 @@ def test_result_is_unchanged_by_a_crash_and_a_hang(cluster, archive, teacher_yam
 def test_next_start_avoids_the_node_of_a_killed_task(cluster, archive, teacher_yaml, uninterrupted, tmp_path):
     job = Job(cluster, archive, tmp_path / "run", "train.sh", str(teacher_yaml), SBATCH_PARTITION="wide")
     job.wait_for_step(60)
-    killed = _ranks(job)[1]
+    killed = ranks_of(job)[1]
     node = killed.environ()["SLURMD_NODENAME"]
     killed.send_signal(signal.SIGKILL)
     job.wait_for_step(160, restarts=1)
     fields = cluster.job(job.number)
-    assert fields["ExcNodeList"] == node and {one.environ()["SLURMD_NODENAME"] for one in _ranks(job)} == (
+    assert fields["ExcNodeList"] == node and {one.environ()["SLURMD_NODENAME"] for one in ranks_of(job)} == (
         {"n1", "n2", "n3"} - {node}
     )
     assert job.end() == ("COMPLETED", 0)
