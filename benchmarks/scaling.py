@@ -25,21 +25,16 @@ import torch
 
 from benchmarks.measurements import RESULTS, ROOT, machine, report
 from benchmarks.scaling_links import LINK, address, namespaces
-from benchmarks.scaling_model import (
-    Cluster,
-    predict,
-    seconds_over_slowed_link,
-    sent_bytes_per_rank,
-    traffic,
-)
+from benchmarks.scaling_model import Cluster, predict, seconds_over_slowed_link
 from benchmarks.scaling_worker import THREADS, parameters
 from simcast_hpc.config import EngineConfig, TrainConfig, read_config
 from simcast_hpc.models import with_grid
 from simcast_hpc.planning.flops import forecaster, training_flops
+from simcast_hpc.planning.step_traffic import sent_bytes_per_rank, traffic
 
 CONFIGS = ROOT / "configs" / "direct"
 MODELS = {"small": CONFIGS / "sevir.yaml", "1 B": CONFIGS / "sevir-earthformer-1b.yaml"}
-GPUS = (8, 16, 64, 256, 1024)
+GPUS = (8, 16, 64, 256, 512, 1024, 4096)
 GRID = (384, 384)
 _PORT = 29577
 _TIMEOUT_SECONDS = 1800
@@ -165,13 +160,13 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
     rows = []
     for name, path in MODELS.items():
         config = read_config(TrainConfig, path)
-        count, flops, modules = costs(config)
+        count, flops = costs(config)
         for stage, partition in ((1, 1), (2, 1), (3, 1), (3, cluster.gpus_per_node)):
             update = {"zero_stage": stage, "zero_hpz_partition_size": partition}
             engine = config.engine.model_copy(update=update)
             for gpus in GPUS:
                 sizes = {"engine": engine, "accumulation": 1}
-                step = predict(count, flops, gpus=gpus, cluster=cluster, tensors=modules, **sizes)
+                step = predict(count, flops, gpus=gpus, cluster=cluster, **sizes)
                 rows.append(
                     {
                         "kind": "model",
@@ -179,6 +174,7 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
                         "ranks": gpus,
                         "zero_stage": stage,
                         "precision": engine.precision,
+                        "gradient_reduction": engine.gradient_reduction,
                         "zero_hpz_partition_size": partition,
                         "accumulation": 1,
                         "megabits": None,
@@ -192,14 +188,13 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
     return rows
 
 
-def costs(config: TrainConfig) -> tuple[int, int, int]:
-    """Return numbers of parameters, of FLOPs of forward and backward per sample, and of modules with parameters."""
+def costs(config: TrainConfig) -> tuple[int, int]:
+    """Return the number of parameters, and of FLOPs of forward and backward per sample."""
     frames = {"frames_in": config.sequence.frames_in, "frames_out": config.frames_out}
     cost = forecaster(with_grid(config.model, GRID), grid=GRID, dtype=torch.bfloat16, **frames)
     network = cost.on_meta(None, torch.bfloat16)
-    modules = sum(1 for module in network.modules() if next(module.parameters(recurse=False), None) is not None)
     count = sum(parameter.numel() for parameter in network.parameters())
-    return count, training_flops(network, *cost.inputs(1)), modules
+    return count, training_flops(network, *cost.inputs(1))
 
 
 def _engine(row: dict[str, Any]) -> EngineConfig:
