@@ -113,6 +113,8 @@ def _run() -> None:
 
 def _print_error(error: Exception) -> None:
     # Further lines are indented, so that none looks like a line of the log.
+    if getattr(error, "printed_by_rank_0", False):
+        return
     text = re.sub(r"\n(?! )", "\n    ", printable(f"simcast: {error}", keep="\n"))
     print(text, file=sys.stderr)
     report_to_torchrun(text, os.environ)

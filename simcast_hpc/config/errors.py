@@ -5,6 +5,7 @@ class SimcastError(Exception):
     """Base of all foreseen errors; the message is shown to the user without a traceback."""
 
     exit_status = 1
+    printed_by_rank_0 = False  # whether another rank prints the same error
 
 
 class ConfigError(SimcastError, ValueError):

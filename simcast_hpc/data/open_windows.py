@@ -12,6 +12,7 @@ from .event_folds import WithoutFold
 from .resample import ResampledSource
 from .shards.shard_format import is_prepared, stored_description_hash
 from .shards.shard_reader import ShardSource
+from .shared_reads import shared_read
 from .window_source import WindowSource
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,9 @@ def sample_grid(config: DataConfig) -> tuple[int, int]:
 def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSource:
     """Return the windows of ``frames`` frames of one split, from prepared shards or from an archive.
 
+    In a block of :func:`.shared_reads.share_reads` catalog and index are read once, by rank 0; only copies to
+    ``data.stage_to`` are made on every rank.
+
     Raises:
         ConfigError: ``data.root`` is not set, or does not contain data that can be read directly.
         DataError: the data is invalid (see :class:`ArchiveSource`, :class:`~.shards.shard_reader.ShardSource`).
@@ -92,23 +96,9 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
         raise ConfigError(
             "data.root is not set; set it to the folder of CATALOG.csv or of prepared shards (--set data.root=DIR)"
         )
-    spec = source_spec(config)
-    reader = ShardSource if is_prepared(config.root) else ArchiveSource
-    if reader is ArchiveSource and spec.layout.kind != "archive":
-        raise ConfigError(
-            f"data.root={config.root} contains no prepared shards, and {spec.name} must be prepared before use: run "
-            f"`simcast data prepare {config.root} SHARDS --dataset {config.dataset or spec.name}` and set "
-            "data.root=SHARDS"
-        )
-    source = reader(
-        spec,
-        config.root,
-        split=split,
-        frames=frames,
-        window_stride=config.window_stride,
-        frame_stride=config.frame_stride,
-        max_percent_missing=config.max_percent_missing,
-        file_names=config.file_names,
+    spec = shared_read(("description", config.model_dump_json()), lambda: source_spec(config))
+    source = shared_read(
+        ("windows", config.model_dump_json(), split, frames), lambda: _read_windows(config, spec, split, frames)
     )
     if config.stage_to is not None:
         if not isinstance(source, ShardSource):
@@ -122,6 +112,28 @@ def open_windows(config: DataConfig, *, split: Split, frames: int) -> WindowSour
     if config.block_mean == 1 and config.recode_as is None:
         return windows
     return ResampledSource(windows, spec=spec, target=target_spec(config), factor=config.block_mean)
+
+
+def _read_windows(config: DataConfig, spec: DatasetSpec, split: Split, frames: int) -> ShardSource | ArchiveSource:
+    """Read catalog or index, and the events that the fingerprint depends on."""
+    assert config.root is not None
+    reader = ShardSource if is_prepared(config.root) else ArchiveSource
+    if reader is ArchiveSource and spec.layout.kind != "archive":
+        raise ConfigError(
+            f"data.root={config.root} contains no prepared shards, and {spec.name} must be prepared before use: run "
+            f"`simcast data prepare {config.root} SHARDS --dataset {config.dataset or spec.name}` and set "
+            "data.root=SHARDS"
+        )
+    return reader(
+        spec,
+        config.root,
+        split=split,
+        frames=frames,
+        window_stride=config.window_stride,
+        frame_stride=config.frame_stride,
+        max_percent_missing=config.max_percent_missing,
+        file_names=config.file_names,
+    )
 
 
 def _stage(source: ShardSource, stage_to: str, *, split: Split) -> None:

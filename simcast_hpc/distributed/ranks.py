@@ -1,12 +1,15 @@
 """The ranks of a program: the launcher's variables of this process, and one protocol for torch, MPI and one process."""
 
 import os
-from collections.abc import Iterator, Mapping
+import pickle
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from simcast_hpc.config import SimcastError
+
+T = TypeVar("T")
 
 
 class LauncherError(SimcastError, RuntimeError):
@@ -120,6 +123,31 @@ class Ranks(Protocol):
         things = self.gather(thing)
         return things if self.is_first else []
 
+    def on_first(self, function: Callable[[], T]) -> T:
+        """Return what ``function`` returns on rank 0, on every rank; it is called there only.
+
+        Raises:
+            SimcastError: on every rank, if it raised one on rank 0, which prints it for all. Another exception is
+                raised on rank 0, and a SimcastError with its message on the others.
+        """
+        result, failure = None, None
+        if self.is_first:
+            try:
+                result = function()
+            except Exception as error:
+                failure = error
+        if self.size == 1:
+            if failure is not None:
+                raise failure
+            return result  # pyright: ignore[reportReturnType]
+        result, known = self.broadcast((result, failure and _sendable(failure)))
+        if failure is not None:
+            raise failure
+        if known is not None:
+            known.printed_by_rank_0 = True
+            raise known
+        return result
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Run a block without collectives; an error on one rank is raised on all, so that no rank waits forever.
@@ -140,6 +168,15 @@ class Ranks(Protocol):
 
     def leave(self) -> None:
         """End the connection between the ranks; the last call of a program."""
+
+
+def _sendable(error: Exception) -> SimcastError:
+    """Return an error that pickle restores, of the same type if possible."""
+    try:
+        copy = pickle.loads(pickle.dumps(error))
+    except Exception:  # anything, since an error can have any constructor
+        copy = None
+    return copy if isinstance(copy, SimcastError) else SimcastError(f"rank 0: {error}")
 
 
 class SingleRank(Ranks):

@@ -10,6 +10,7 @@ from typing import Literal
 
 from simcast_hpc.config import ConfigError, TrainConfig
 from simcast_hpc.config.yaml_files import read_plain_mapping
+from simcast_hpc.data.shared_reads import shared_read
 from simcast_hpc.storage.run_directory import RunDirectory
 
 from .checkpoint import visible
@@ -27,7 +28,7 @@ def with_stored_reduction(config: TrainConfig) -> TrainConfig:
     engine = config.engine
     if engine.precision != "bf16" or _FIELD in engine.model_fields_set:
         return config
-    stored = _stored_reduction(RunDirectory(config.run_dir))
+    stored = shared_read(("gradient reduction",), lambda: _stored_reduction(RunDirectory(config.run_dir)))
     if stored is None or stored == engine.gradient_reduction:
         return config
     logger.warning(

@@ -20,13 +20,14 @@ from simcast_hpc.data.importance_sampling import training_order
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device
 from simcast_hpc.data.open_windows import description_hash, open_windows, source_spec, target_spec
 from simcast_hpc.data.sample_order import SampleOrder, random_integer
+from simcast_hpc.data.shared_reads import SharedReads, share_reads, shared_read
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
 from simcast_hpc.distributed.engine import build_engine, deepspeed_config, set_learning_rate
 from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.partitioned_init import build_partitioned
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
-from simcast_hpc.distributed.ranks import find_rank
+from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks, find_rank
 from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.monitoring.device_memory import snapshot_on_out_of_memory
 from simcast_hpc.monitoring.profiler import ProfileRequest, StepProfiler
@@ -103,7 +104,7 @@ def plan(config: TrainConfig) -> Plan:
     source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))
     config = stage_type.fit_config(config, training_grid(config.data, source.grid))
     stage = stage_type(config, source)
-    order, sampled_by = training_order(config.data, source, seed=config.seed)
+    order, sampled_by = shared_read(("order",), lambda: training_order(config.data, source, seed=config.seed))
     return Plan(config, stage, RunDirectory(config.run_dir), order, sampled_by, stage.open_validation())
 
 
@@ -128,40 +129,71 @@ def run(
         PausedError: a signal asked the run to exit; its state is saved.
         StoppedError: a STOP file keeps the run from starting or ends it; its state is saved.
     """
-    is_first = find_rank(os.environ).rank == 0
-    stop_files = (config.run_dir, config.run_dir.parent)
-    stop_request = StopRequest(stop_files, checks_files=is_first)
-    with stop_request.handle_signals():
-        # 1. Checks; a rejected run changes nothing in its directory
-        planned = replace(plan(config), profile=profile)
-        marker = planned.directory.finished(planned.identity)
-        if marker is not None:
-            logger.info("%s is finished after %d steps; nothing to do", config.run_dir, marker.get("steps"))
-            return
-        reject_another_run(planned.directory.checkpoints, planned.identity)
-        reject_stop_file(stop_files)
-        if is_first:
-            warn_about_name(config.name, target_spec(config.data))
-        # Settings of the process, restored for callers in Python
-        with deterministic_algorithms(config.engine.deterministic), fp32_precision(tf32=config.engine.tf32):
-            # 2. Announcement, only now: an error below a hundred lines of configuration is overlooked
+    rank_info = find_rank(os.environ)
+    # 1. What needs no file, before the ranks join
+    deepspeed_config(config, world_size=rank_info.world_size)
+    stop_request = StopRequest((config.run_dir, config.run_dir.parent), checks_files=rank_info.rank == 0)
+    # Settings of the process, restored for callers in Python
+    settings = deterministic_algorithms(config.engine.deterministic), fp32_precision(tf32=config.engine.tf32)
+    with stop_request.handle_signals(), settings[0], settings[1]:
+        # 2. Checks; a rejected run changes nothing in its directory. One process joins its group only after them
+        ranks = None
+        try:
+            if rank_info.world_size > 1:
+                ranks = _join(config)
+            planned, marker = _plan_together(config, SINGLE_RANK if ranks is None else ranks)
+            planned = replace(planned, profile=profile)
+            if marker is not None:
+                logger.info("%s is finished after %d steps; nothing to do", config.run_dir, marker.get("steps"))
+                return
+            if rank_info.rank == 0:
+                warn_about_name(config.name, target_spec(config.data))
+            # 3. Announcement, only now: an error below a hundred lines of configuration is overlooked
             if announce is not None:
                 announce(planned.config)
-            if is_first:
-                planned.directory.create()
-            # 3. Training; the lock comes before anything is written or removed
-            set_flight_recorder(planned.directory.stacks)
-            ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
-            try:
-                with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
-                    with ranks.together():
-                        if is_first:
-                            data = planned.config.data
-                            own = source_spec(data) if data.dataset is None else None
-                            planned.directory.prepare(planned.config, own)
-                    _train(planned, ranks, stop_request, lock)
-            finally:
+            # 4. Training; the lock comes before anything is written or removed
+            (SINGLE_RANK if ranks is None else ranks).on_first(planned.directory.create)
+            ranks = ranks or _join(config)
+            with hold_directory(config.run_dir, f"training (stage {config.stage})", ranks=ranks) as lock:
+                with ranks.together():
+                    if ranks.is_first:
+                        data = planned.config.data
+                        own = source_spec(data) if data.dataset is None else None
+                        planned.directory.prepare(planned.config, own)
+                _train(planned, ranks, stop_request, lock)
+        finally:
+            if ranks is not None:
                 ranks.leave()
+
+
+def _join(config: TrainConfig) -> TorchRanks:
+    set_flight_recorder(RunDirectory(config.run_dir).stacks)
+    return join_process_group(timeout_minutes=config.engine.timeout_minutes)
+
+
+def _plan_together(config: TrainConfig, ranks: Ranks) -> tuple[Plan, dict[str, Any] | None]:
+    """Return the plan, equal on all ranks, and the marker of the run if it is finished. A collective.
+
+    Rank 0 reads catalogs, indices and the run directory, and decides for all ranks. The others read what they need of
+    the weights of other runs.
+    """
+    own: list[Plan] = []
+
+    def on_first_rank() -> tuple[SharedReads, dict[str, Any] | None]:
+        reads = SharedReads()
+        with share_reads(reads):
+            own.append(plan(config))
+        if (validation := own[0].validation) is not None:
+            _ = validation.source.fingerprint  # computed here, it is sent with the source, like that of the identity
+        marker = own[0].directory.finished(own[0].identity)
+        if marker is None:
+            reject_another_run(own[0].directory.checkpoints, own[0].identity)
+            reject_stop_file((config.run_dir, config.run_dir.parent))
+        return reads, marker
+
+    reads, marker = ranks.on_first(on_first_rank)
+    with ranks.together(), share_reads(reads):
+        return (own[0] if own else plan(config)), marker
 
 
 def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: DirectoryLock) -> None:
