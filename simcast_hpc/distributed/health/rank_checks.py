@@ -16,6 +16,15 @@ from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 from simcast_hpc.distributed.ranks import LauncherError, RankInfo, find_rank
 
 from .build_checks import check_builds
+from .comparison_checks import (
+    Place,
+    check_cores,
+    check_matmul_times,
+    check_open_files,
+    check_versions,
+    measure_bandwidth,
+    own_versions,
+)
 from .device_checks import check_clock, check_devices
 from .disk_checks import check_space, free_gib
 from .environment_checks import check_environment, check_mpi
@@ -46,6 +55,7 @@ class RankReport:
         free_gib: free space for the run.
         threads: CPU threads of torch.
         cores: CPU cores that the process may use.
+        versions: of Python, packages, driver and device.
     """
 
     node: str
@@ -56,6 +66,7 @@ class RankReport:
     free_gib: float | None = None
     threads: int = 0
     cores: list[int] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 class HealthReport(NamedTuple):
@@ -143,7 +154,9 @@ def _join_and_check(rank_info: RankInfo, report: RankReport, options: HealthOpti
         reports = ranks.gather(report)
         ranks.barrier()
         clocks = ranks.gather(time.time())
-        for finding in (_check_all_reduce(ranks), check_skew(clocks), *check_threads(reports)):
+        bandwidth = measure_bandwidth(ranks.device, [one.node for one in reports], ranks.rank)
+        compared = [*check_threads(reports), *compare_ranks(reports), *bandwidth]
+        for finding in (_check_all_reduce(ranks), check_skew(clocks), *compared):
             if finding is not None:
                 reports[0].findings.append(finding)
         return reports
@@ -161,6 +174,7 @@ def _measure(ranks: TorchRanks, report: RankReport, options: HealthOptions) -> N
         report.findings.append(Finding("arithmetic", "error", f"rank {report.rank}: {error}", remedy))
     report.free_gib = free_gib(options.run_dir)
     report.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    report.versions = own_versions(device)
     report.threads, report.cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
 
 
@@ -188,6 +202,12 @@ def _check_all_reduce(ranks: TorchRanks) -> Finding:
         message = f"an all-reduce over {size} ranks gave {total} instead of {size * (size - 1) // 2}"
         return Finding("ranks", "error", message, "check the network and its library: set NCCL_DEBUG=INFO")
     return Finding("ranks", "ok", f"all-reduce over {size} ranks by {torch.distributed.get_backend()} is correct")
+
+
+def compare_ranks(reports: list[RankReport]) -> list[Finding]:
+    """Return what differs between the ranks, or exceeds a limit at their number."""
+    places = [Place(one.rank, one.node, one.versions, one.matmul_seconds, tuple(one.cores)) for one in reports]
+    return [*check_versions(places), *check_matmul_times(places), *check_cores(places), *check_open_files(len(reports))]
 
 
 def check_skew(clocks: list[float]) -> Finding | None:
