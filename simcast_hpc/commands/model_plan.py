@@ -146,9 +146,25 @@ def _as_json(
         "memory_bytes": int(machine.memory),
         "global_batch": target.run.batch.global_size,
         "precision": target.run.engine.precision,
-        "recommended": best and {**as_data(best), "set": _settings(target, best)},
+        "recommended": best
+        and {
+            **as_data(best),
+            "traffic": _traffic(facts, machine, target.run.batch.global_size, best),
+            "set": _settings(target, best),
+        },
         "plans": [as_data(need) for need in plans],
     }
+
+
+def _traffic(facts: "ModelMemory", machine: "Machine", global_size: int, need: "MemoryEstimate") -> dict[str, int]:
+    """Return the bytes that a GPU sends in an optimizer step of a plan, and the number of collectives."""
+    from simcast_hpc.planning.step_traffic import sent_bytes_per_rank, traffic
+
+    engine = need.plan.engine
+    steps = global_size // (need.plan.micro_batch * machine.gpus)
+    total = traffic(sum(facts.sizes), engine=engine, accumulation=steps)
+    sent = sent_bytes_per_rank(total, ranks=machine.gpus, partition=engine.zero_hpz_partition_size)
+    return {"sent_bytes": round(sent), "collectives": total.rings + total.reductions}
 
 
 def _print(
@@ -208,6 +224,12 @@ def _print(
         f"micro-batch{'es' if steps > 1 else ''} per step.\n"
         "Order of preference: no offload, least recomputation, lowest ZeRO stage, largest micro-batch."
     )
+    sent = _traffic(facts, machine, run.batch.global_size, best)
+    if machine.gpus > 1:
+        console.print(
+            f"Each GPU sends {sent['sent_bytes'] / _GIB:.3f} GiB per step in {sent['collectives']} collective(s); "
+            f"gradients are reduced in {best.plan.engine.gradient_reduction}."
+        )
     print(" ".join(f"--set {word}" for word in _settings(target, best)))
 
 

@@ -18,6 +18,7 @@ def test_recommended_settings_of_every_stage_are_accepted(stage, switch, capsys)
     words = ["model", "plan", SMALL, "--stage", stage, "--gpus", "2", "--nodes", "2", "--memory", "2", "--json"]
     assert simcast(*words) == 0
     report = json.loads(capsys.readouterr().out)
+    assert report["recommended"]["traffic"]["sent_bytes"] > 2 * report["parameters"]
     best, plans = report["recommended"], report["plans"]
     assert report["method"] == "computed, not measured" and report["stage"] == stage
     assert best["fits"] and best["bytes_on_a_gpu"]["all"] <= report["memory_bytes"]
