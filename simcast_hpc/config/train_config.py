@@ -213,6 +213,30 @@ class TrainConfig(SharedConfig):
         return self
 
     @model_validator(mode="after")
+    def _network_can_be_captured(self) -> Self:
+        if not self.engine.cuda_graph:
+            return self
+        if self.stage == "autoencoder":
+            raise ValueError(
+                "engine.cuda_graph=true is invalid in stage autoencoder: the weight of the adversarial loss "
+                "differentiates parts of the network; set engine.cuda_graph=false"
+            )
+        dropout = getattr(self.model, "attention_dropout", 0.0) if self.stage in FORECASTING else 0.0
+        if dropout:
+            raise ValueError(
+                f"engine.cuda_graph=true is invalid with model.attention_dropout={dropout}: a graph would drop "
+                "the same weights in every step; set engine.cuda_graph=false"
+            )
+        levels = getattr(self.model, "checkpoint_levels", ()) if self.stage in FORECASTING else ()
+        if levels or (self.stage == "diffusion" and self.diffusion.casformer.checkpoint):
+            field = f"model.checkpoint_levels={list(levels)}" if levels else "diffusion.casformer.checkpoint=true"
+            raise ValueError(
+                f"engine.cuda_graph=true is invalid with {field}: recomputation restores the state of the random "
+                "generator, which cannot be captured; disable one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _sampling_is_read(self) -> Self:
         if self.stage == "diffusion":
             return self

@@ -51,6 +51,8 @@ def group_norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     """
     if replaces(x, norm) or type(norm) is not nn.GroupNorm:
         return norm_activation(x, norm, F.silu, {"activation": "silu"})
+    if torch.compiler.is_compiling():  # with aot_eager of torch 2.13, compiled gradients of the function are wrong
+        return F.silu(norm(x))
     if not x.is_meta and torch.is_autocast_enabled(x.device.type):  # autocast does not support the meta device
         return F.silu(norm(x))
     return _GroupNormSiLU.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps)  # pyright: ignore[reportReturnType]

@@ -39,6 +39,7 @@ from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 from .best_weights import BestWeights
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
+from .compiled_networks import compile_network
 from .ema import EMA
 from .forecast_validation import ForecastValidation, higher_is_better
 from .hooks import CheckpointHook, WaitForWriterHook, WriteFailureHook
@@ -51,6 +52,7 @@ from .stages import STAGES, Stage
 from .step_status import StatusReduction
 from .step_timing import StepTimer
 from .stop_errors import raise_for, reject_stop_file
+from .training_graph import capture_network
 from .validation import Validation
 
 logger = logging.getLogger(__name__)
@@ -207,6 +209,10 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     if planned.validation is not None:
         planned.validation.prepare(ranks)
     engine = stage.wrap_engine(build_engine(module, config, ranks), ranks)
+    if config.engine.compile:
+        compile_network(module)
+    if config.engine.cuda_graph:
+        capture_network(module)
     ema = EMA(config.ema, engine.engine, ranks) if config.ema.decay is not None else None
     # 3. Resume
     best = _best_weights(planned, ranks, lock)

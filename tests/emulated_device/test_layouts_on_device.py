@@ -13,6 +13,7 @@ HOST = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
 FP32 = {
     **{f"zero{stage}": {"engine__zero_stage": stage} for stage in (0, 1, 2, 3)},
     **{f"zero{stage}-{where}": {"engine__zero_stage": stage, "engine__offload": where} for stage, where in HOST},
+    "cuda-graph": {"engine__zero_stage": 1, "engine__cuda_graph": "true"},
     "deterministic": {"engine__zero_stage": 3, "engine__deterministic": "true", "ema__decay": 0.9},
 }
 BF16 = {

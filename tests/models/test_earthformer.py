@@ -166,13 +166,6 @@ def test_attentions_of_one_pass_have_different_seeds(monkeypatch):
     assert sorted(seed - min(seeds) for seed in seeds) == list(range(attentions))
 
 
-def test_compiles_as_one_graph():
-    model = small_model({"encoder_depth": (1,), "decoder_depth": (1,), "encoder_pattern": "full"}).eval()
-    frames = some_frames(batch=1)
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(frames), model(frames), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("frames", "error", "message"),
     [

@@ -175,12 +175,6 @@ def test_accepts_non_contiguous_frames():
     torch.testing.assert_close(small_model()(frames), small_model()(some_frames()), rtol=0, atol=1e-6)
 
 
-def test_compiles_as_one_graph():
-    model, frames = small_model(frames_out=6), some_frames()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(frames), model(frames), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("frames", "error", "message"),
     [

@@ -208,6 +208,8 @@ class Earthformer(nn.Module):
     stem; biases are 0; tables come from a truncated normal distribution of standard deviation 0.02.
     """
 
+    compiled_method = "forecast"  # what torch.compile sees: the seed is drawn before
+
     def __init__(
         self, config: EarthformerConfig, *, frames_in: int, frames_out: int, channels_in: int = 1, channels_out: int = 1
     ):
@@ -253,7 +255,10 @@ class Earthformer(nn.Module):
             ValueError: ``frames`` has a shape other than the configured one.
         """
         self._check_frames(frames)
-        seed = _random_seed() if self.training and self.uses_seeds else 0
+        return self.forecast(frames, _random_seed() if self.training and self.uses_seeds else 0)
+
+    def forecast(self, frames: Tensor, seed: int) -> Tensor:
+        """Forecast the next frames from valid input, with the seed of the attention dropout; see :meth:`forward`."""
         batch = frames.shape[0]  # len() would fix the size in an exported program
         pixels = frames.to(self.head.weight.dtype).flatten(0, 1).permute(0, 2, 3, 1)
         x = self.positions(self.stem(pixels).unflatten(0, (batch, self.frames_in)))
