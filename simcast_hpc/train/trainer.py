@@ -39,7 +39,7 @@ from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 from .best_weights import BestWeights
 from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
-from .compiled_networks import compile_network
+from .compiled_network import capture_network, compile_network
 from .ema import EMA
 from .forecast_validation import ForecastValidation, higher_is_better
 from .hooks import CheckpointHook, WaitForWriterHook, WriteFailureHook
@@ -52,7 +52,6 @@ from .stages import STAGES, Stage
 from .step_status import StatusReduction
 from .step_timing import StepTimer
 from .stop_errors import raise_for, reject_stop_file
-from .training_graph import capture_network
 from .validation import Validation
 
 logger = logging.getLogger(__name__)

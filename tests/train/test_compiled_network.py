@@ -19,7 +19,7 @@ from simcast_hpc.models import build_model
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.train.adversarial import AutoencoderModule
-from simcast_hpc.train.compiled_networks import compile_network
+from simcast_hpc.train.compiled_network import compile_network
 from simcast_hpc.train.stages.diffusion_stage import DiffusionModule
 from tests.archives import tiny_config
 from tests.generative_runs import AUTOENCODER, DENOISER
