@@ -1,6 +1,7 @@
 """Micro-batches of one rank in the order of ``sample_order.py``, prefetched by worker processes and to the device."""
 
 import atexit
+import logging
 import signal
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from .crop_positions import CropPositions
 from .sample_order import SampleOrder, rank_positions
 from .window_source import ArraySource
+
+logger = logging.getLogger(__name__)
 
 _PREFETCH_FACTOR = 4  # micro-batches that each worker reads ahead
 
@@ -151,3 +154,12 @@ def prefetch_to_device(batches: Iterator[MicroBatch], device: torch.device) -> I
                 tensor.record_stream(torch.cuda.current_stream(device))
         next_batch = start_copy(next(batches))
         yield batch
+
+
+def warn_about_cores(workers: int, *, cores: int) -> None:
+    """Log a warning if loader workers and the training process need more CPU cores than this rank has."""
+    if workers >= cores:
+        logger.warning(
+            "data.workers=%d and the training process share %d CPU cores: choose at most %d workers, or request %d "
+            "cores per rank (--cpus-per-task)", workers, cores, cores - 1, workers + 1,
+        )  # fmt: skip

@@ -6,6 +6,7 @@ and exports. What is trained is defined by the stage (``stages/``), how a step i
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.crop_positions import CropPositions, training_grid
 from simcast_hpc.data.dataset_spec import warn_about_name
 from simcast_hpc.data.importance_sampling import training_order
-from simcast_hpc.data.loader import micro_batches, prefetch_to_device
+from simcast_hpc.data.loader import micro_batches, prefetch_to_device, warn_about_cores
 from simcast_hpc.data.open_windows import description_hash, open_windows, source_spec, target_spec
 from simcast_hpc.data.sample_order import SampleOrder, random_integer
 from simcast_hpc.data.shared_reads import SharedReads, share_reads, shared_read
@@ -149,6 +150,7 @@ def run(
                 return
             if rank_info.rank == 0:
                 warn_about_name(config.name, target_spec(config.data))
+                warn_about_cores(config.data.workers, cores=len(os.sched_getaffinity(0)))
             # 3. Announcement, only now: an error below a hundred lines of configuration is overlooked
             if announce is not None:
                 announce(planned.config)
@@ -169,7 +171,11 @@ def run(
 
 def _join(config: TrainConfig) -> TorchRanks:
     set_flight_recorder(RunDirectory(config.run_dir).stacks)
-    return join_process_group(timeout_minutes=config.engine.timeout_minutes)
+    ranks = join_process_group(timeout_minutes=config.engine.timeout_minutes)
+    if not ranks.is_first:  # rank 0 shows them for all; only now, because imports add filters of their own
+        for category in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
+    return ranks
 
 
 def _plan_together(config: TrainConfig, ranks: Ranks) -> tuple[Plan, dict[str, Any] | None]:

@@ -13,7 +13,7 @@ import torch
 
 from simcast_hpc.config import DataError
 from simcast_hpc.data.dataset_spec import read_spec
-from simcast_hpc.data.loader import MicroBatch, micro_batches, prefetch_to_device
+from simcast_hpc.data.loader import MicroBatch, micro_batches, prefetch_to_device, warn_about_cores
 from simcast_hpc.data.sample_order import sample_index
 from simcast_hpc.data.shards.shard_reader import ShardSource
 from tests.archives import FILE, make_archive, open_archive, random_codes
@@ -176,3 +176,11 @@ def test_failing_program_does_not_wait_for_workers(root):
         [sys.executable, "-c", program, str(root)], env=os.environ | {"PYTHONPATH": path}, timeout=60, check=False
     )
     assert done.returncode == 3
+
+
+def test_workers_above_the_cores_are_a_warning(caplog):
+    for workers, cores in ((0, 1), (1, 2), (7, 8)):
+        warn_about_cores(workers, cores=cores)
+    assert not caplog.records
+    warn_about_cores(4, cores=2)
+    assert "data.workers=4" in caplog.text and "at most 1 workers, or request 5 cores" in caplog.text
