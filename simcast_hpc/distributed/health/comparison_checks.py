@@ -123,7 +123,7 @@ def check_open_files(world_size: int, limit: int | None = None) -> list[Finding]
 
 
 def measure_bandwidth(device: torch.device, nodes: Sequence[str], rank: int) -> list[Finding]:
-    """Return the bandwidth of an all-reduce over all ranks, and within the nodes. A collective; it repeats for about 5 s at most.
+    """Return the bandwidth of an all-reduce over all ranks, and within the nodes. A collective of seconds.
 
     Args:
         device: of this rank.
