@@ -4,7 +4,7 @@ import atexit
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import active_children
 from multiprocessing.process import BaseProcess
 from typing import NamedTuple, Protocol
@@ -129,6 +129,17 @@ def _kill_workers(workers: list[BaseProcess]) -> None:
     for process in workers:
         if process.is_alive():
             process.kill()
+
+
+def numbers_to_device(numbers: Sequence[float], device: torch.device, *, dtype: torch.dtype) -> torch.Tensor:
+    """Return a few numbers as a tensor ``[n]`` on ``device``, without waiting for a CUDA device.
+
+    ``torch.tensor(numbers, device=device)`` copies from pageable memory, for which the host waits until the GPU has
+    done all work before; from pinned memory the copy is queued.
+    """
+    if device.type != "cuda":
+        return torch.tensor(numbers, dtype=dtype, device=device)
+    return torch.tensor(numbers, dtype=dtype).pin_memory().to(device, non_blocking=True)
 
 
 def prefetch_to_device(batches: Iterator[MicroBatch], device: torch.device) -> Iterator[MicroBatch]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from simcast_hpc.data.loader import numbers_to_device
 from simcast_kernels.philox import normals, philox
 from simcast_kernels.sampler_step import Counters
 
@@ -62,7 +63,7 @@ def training_noise(positions: list[int], *, seed: int, purpose: str, device: tor
 
     The position is split into two 32-bit words, so that runs of any length have unique streams.
     """
-    position = torch.tensor(positions, dtype=torch.int64, device=device)
+    position = numbers_to_device(positions, device, dtype=torch.int64)
     return BatchNoise(stream_key(seed, purpose), position & 0xFFFFFFFF, position >> 32)
 
 

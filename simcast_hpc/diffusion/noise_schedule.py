@@ -1,7 +1,7 @@
 """Noise schedules: alpha_bar_t of each timestep of training."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -25,6 +25,7 @@ class NoiseSchedule:
     """
 
     alpha_bars: Tensor
+    _on_device: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self):
         """Convert ``alpha_bars`` to float64 on the CPU, and check them."""
@@ -63,7 +64,11 @@ class NoiseSchedule:
 
     def factors(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Return alpha_t and sigma_t of each timestep, float64, on the device of ``timesteps``."""
-        alpha_bars = self.alpha_bars.to(timesteps.device)[timesteps]
+        device = timesteps.device
+        if device not in self._on_device:  # copied once, and from pinned memory: other copies wait for the device
+            bars = self.alpha_bars.pin_memory() if device.type == "cuda" else self.alpha_bars
+            self._on_device[device] = bars.to(device, non_blocking=True)
+        alpha_bars = self._on_device[device][timesteps]
         return alpha_bars.sqrt(), (1.0 - alpha_bars).sqrt()
 
 

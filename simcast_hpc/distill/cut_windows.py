@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from simcast_hpc.data.encoding import MISSING_CODE, code_to_unit
+from simcast_hpc.data.loader import numbers_to_device
 from simcast_hpc.data.sample_order import random_integer
 
 
@@ -59,7 +60,7 @@ def to_frames(stored: torch.Tensor) -> Frames:
 def starts(positions: Sequence[int], *, seed: int, purpose: str, choices: int, device: torch.device) -> torch.Tensor:
     """Return a random first frame per sample, int64 ``[B]``, uniform in 0 .. ``choices`` - 1, from counters."""
     first_frames = [random_integer(position, seed=seed, purpose=purpose, choices=choices) for position in positions]
-    return torch.tensor(first_frames, device=device)
+    return numbers_to_device(first_frames, device, dtype=torch.int64)
 
 
 def cut(frames: torch.Tensor, first: torch.Tensor, length: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 
+from simcast_hpc.data.loader import numbers_to_device
 from simcast_hpc.monitoring.stop_request import StopReason
 
 
@@ -45,7 +46,8 @@ class StatusReduction:
             finite: whether this rank's share of the gradient is finite, bool.
         """
         losses = losses.float()
-        flags = torch.tensor([float(self._stop_request()), float(self._write_failed())], device=losses.device)
+        own = [float(self._stop_request()), float(self._write_failed())]
+        flags = numbers_to_device(own, losses.device, dtype=torch.float32)
         nonfinite = (~torch.isfinite(losses)).any().float()
         highest = torch.nan_to_num(losses, nan=float("inf")).max()
         step = torch.stack([nonfinite, (~finite.to(losses.device)).float(), highest])

@@ -26,9 +26,11 @@ def _rank(job: dict[str, Any], rank: int, folder: Path) -> None:
         os.dup2(log, stream)
     os.environ.update(job["ranks"][rank])
     if os.environ["DEVICE_LIBRARY"]:
-        from tests.emulated_device.emulated_cuda import show_devices
+        from tests.emulated_device.emulated_cuda import list_synchronizations, show_devices
 
         show_devices()
+        if os.environ.get("LIST_SYNCHRONIZATIONS"):
+            list_synchronizations(folder / f"{job['name']}-{rank}.synchronizations")
     sys.argv = ["simcast", *job["arguments"]]
     from simcast_hpc import cli
 

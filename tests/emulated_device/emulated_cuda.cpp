@@ -30,6 +30,7 @@ thread_local int current_device = 0;
 thread_local int64_t current_stream = 0;
 Callback on_synchronization = nullptr;
 bool capturing = false;
+std::set<const void*> pinned;  // memory that is never freed
 
 void report(const std::string& kind, int64_t bytes) {
   TORCH_CHECK(!capturing, "CUDA error: operation not permitted when stream is capturing (", kind, ")");
@@ -138,7 +139,7 @@ at::Tensor to_device(const at::Tensor& t, const std::vector<at::Tensor>& argumen
 at::Tensor& copy_(at::Tensor& self, const at::Tensor& source, bool non_blocking) {
   if (self.is_same(source)) return self;
   if (self.is_cuda() != source.is_cuda() && source.numel()) {
-    bool in_background = non_blocking && (self.is_cuda() ? source : self).is_pinned();
+    bool in_background = non_blocking && pinned.count((self.is_cuda() ? source : self).storage().data());
     std::string direction = self.is_cuda() ? "host to device" : "device to host";
     report(direction + (in_background ? ", in the background" : ""), source.numel() * source.element_size());
   }
@@ -348,6 +349,7 @@ void emulated_begin(int visible) {
   c10::SetAllocator(CUDA, &allocator, 10);
 }
 void emulated_on_synchronization(Callback f) { on_synchronization = f; }
+void emulated_pin(const void* data) { pinned.insert(data); }
 void emulated_capture(int on) { capturing = on; }
 void emulated_set_device(int d) { current_device = d; }
 int emulated_current_device() { return current_device; }

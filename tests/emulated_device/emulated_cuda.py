@@ -180,4 +180,47 @@ def _install(torch: Any) -> None:
     torch._C._cuda_getCurrentRawStream = lambda _: 0
     torch.version.cuda = "13.0"
     torch.Tensor.record_stream = lambda _self, _stream: None
-    torch.Tensor.pin_memory = lambda self, device=None: self
+    torch.Tensor.pin_memory = _pin_memory
+
+
+_pinned: list[Any] = []  # kept, so that no other tensor gets the memory
+
+
+def _pin_memory(tensor: Any, device: Any = None) -> Any:
+    _pinned.append(tensor.clone())
+    _library.emulated_pin(ctypes.c_void_p(_pinned[-1].untyped_storage().data_ptr()))
+    return _pinned[-1]
+
+
+def list_synchronizations(path: Path) -> None:
+    """Append a line to ``path`` for each operation of a training step that makes the host wait for the device.
+
+    A line is its kind, a tab, and the innermost line of code in the project or in DeepSpeed: ``folder/file.py:line``.
+    Hooks after a step, the start and the end of a run, and the emulated NCCL are not listed.
+    """
+    import traceback
+
+    log = path.open("a", encoding="utf-8", buffering=1)
+    packages = ("/simcast_hpc/", "/simcast_kernels/", "/deepspeed/")
+
+    def is_in_step(frames: list[Any]) -> bool:
+        if any(frame.filename.endswith("emulated_nccl.py") for frame in frames):
+            return False
+        if not any(frame.filename.endswith("train/trainer.py") for frame in frames):
+            return True  # a thread of autograd
+        return any(f.filename.endswith("train/loop.py") and f.name in ("_forward_backward", "step") for f in frames)
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_int64)
+    def note(kind: bytes, _bytes: int) -> None:
+        stack = list(traceback.extract_stack())
+        if kind.endswith(b"in the background") or not is_in_step(stack):
+            return
+        place = "autograd"
+        for frame in stack:
+            for package in packages:
+                if package in frame.filename:
+                    place = f"{package.strip('/')}/{frame.filename.rpartition(package)[2]}:{frame.lineno}"
+        log.write(f"{kind.decode()}\t{place}\n")
+
+    _pinned.append(note)  # ctypes does not keep it
+    _library.emulated_on_synchronization(note)
