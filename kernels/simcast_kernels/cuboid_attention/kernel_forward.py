@@ -79,7 +79,7 @@ def forward_kernel(
     KEY_BLOCKS: tl.constexpr = 1 if PACK > 1 else (K_TOKENS + BLOCK_N - 1) // BLOCK_N
     Q_POSITIONS: tl.constexpr = QUERY_AXES[0][0] * QUERY_AXES[1][0] * QUERY_AXES[2][0]
     K_POSITIONS: tl.constexpr = KEY_AXES[0][0] * KEY_AXES[1][0] * KEY_AXES[2][0]
-    G_FIRST: tl.constexpr = (K_TOKENS + 3) // 4 * 4  # a multiple of 4, see keep_tile
+    G_FIRST: tl.constexpr = (K_TOKENS + 15) // 16 * 16  # a multiple of 16, see keep_tile
     BIAS_IN_REGISTERS: tl.constexpr = KEY_BLOCKS == 1 and ROW_BLOCKS == 1 and bias is not None
     head = tl.program_id(0) % HEADS  # fastest: neighboring programs share the memory lines of a row, 64 bytes per head
     program = tl.program_id(0) // HEADS

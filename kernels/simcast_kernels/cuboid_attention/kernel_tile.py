@@ -150,9 +150,9 @@ def drop_global(value, seed, row, head, sample, K_TOKENS: tl.constexpr, DROP_BEL
                 KEEP_SCALE: tl.constexpr):  # fmt: skip
     """Return a tile of weights of the global vectors, or of their gradient, after dropout.
 
-    Their columns follow those of the tokens, from the next multiple of 4.
+    Their columns follow those of the tokens, from the next multiple of 16.
     """
-    FIRST: tl.constexpr = (K_TOKENS + 3) // 4 * 4
+    FIRST: tl.constexpr = (K_TOKENS + 15) // 16 * 16
     column = tl.arange(0, value.shape[1])
     return apply_dropout(value, seed, row, column, FIRST, head, sample, True, DROP_BELOW, KEEP_SCALE)
 

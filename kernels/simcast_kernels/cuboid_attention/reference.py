@@ -15,6 +15,8 @@ from simcast_kernels.philox import WORDS, philox
 
 from .geometry import Grid, Inputs, Options, Problem, Triple, make_problem
 
+_COLUMNS = 16  # of four Philox calls
+
 
 def cuboid_attention_reference(
     qkv: Tensor,
@@ -152,10 +154,11 @@ def attention_mask(problem: Problem, device: torch.device) -> Tensor | None:
 def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device: torch.device) -> Tensor:
     """Return 0 or 1 / (1 - dropout) for each weight, float32 ``[B, cuboids, heads, query tokens, keys]``.
 
-    The Philox counters are the position of the query in the domain, ``(t * H + h) * W + w``, ``column // 4``, the head
-    and the sample; ``column % 4`` selects the word. The column of a key is its token number in the cuboid; those of the
-    global vectors follow, from the next multiple of 4. A weight is dropped if its word is below ``dropout * 2^32``. The
-    mask depends only on the seed and on positions, so the backward pass recomputes it.
+    The Philox counters are the position of the query in the domain, ``(t * H + h) * W + w``, the quad, the head and the
+    sample. A quad is the columns 2c, 2c + 1, 2c + 8 and 2c + 9 of 16, which take its words in this order; c is its
+    number modulo 4. The column of a key is its token number in the cuboid; those of the global vectors follow, from the
+    next multiple of 16. A weight is dropped if its word is below ``dropout * 2^32``. The mask depends only on the seed
+    and on positions, so the backward pass recomputes it.
     """
     query, tokens = problem.query, problem.memory.tokens
     _, height, width = problem.domain
@@ -164,14 +167,16 @@ def dropout_factors(problem: Problem, *, batch: int, global_vectors: int, device
     )
     positions = (t[:, None, None] * height + h[:, None]) * width + w
     position = to_cuboids(positions[None, ..., None], query).view(1, -1, 1, query.tokens, 1)
-    quads = -(-tokens // WORDS)
-    quad = torch.arange(quads + -(-global_vectors // WORDS), device=device)
+    blocks = -(-tokens // _COLUMNS)
+    quad = torch.arange((blocks + -(-global_vectors // _COLUMNS)) * (_COLUMNS // WORDS), device=device)
     head = torch.arange(problem.heads, device=device).view(1, 1, -1, 1, 1)
     sample = torch.arange(batch, device=device).view(-1, 1, 1, 1, 1)
     words = philox(problem.seed, (position, quad, head, sample))
-    kept = torch.stack([word >= problem.drop_below for word in words], dim=-1).flatten(-2)
-    if global_vectors or tokens % WORDS:
-        first = quads * WORDS
+    kept = torch.stack([word >= problem.drop_below for word in words], dim=-1)
+    # Words (last 8, second) of 4 quads of a block of 16 columns
+    kept = kept.unflatten(-2, (-1, 4)).unflatten(-1, (2, 2)).movedim(-2, -3).flatten(-4)
+    if global_vectors or tokens % _COLUMNS:
+        first = blocks * _COLUMNS
         kept = torch.cat([kept[..., :tokens], kept[..., first : first + global_vectors]], dim=-1)
     return kept.to(torch.float32).mul_(problem.keep_scale)
 

@@ -11,21 +11,25 @@ def keep_tile(seed, row, column, first, head, sample, ADJACENT: tl.constexpr, BL
               DROP_BELOW: tl.constexpr):  # fmt: skip
     """Return the dropout mask of a tile, True for kept weights: bool ``[rows, BLOCK_N]``, by Philox4x32-10.
 
-    The key is the seed, the counters are (row, column // 4, head, sample); ``column % 4`` selects one of four words.
-    ADJACENT: the columns are ``first`` (a multiple of 4) to ``first + BLOCK_N - 1``, so a call gives four weights;
+    The key is the seed, the counters are (row, quad, head, sample). A quad is four columns that one thread holds in the
+    result of a matmul: 2c, 2c + 1, 2c + 8 and 2c + 9 of 16 columns, for c below 4; its four words are in this order.
+    ADJACENT: the columns are ``first`` (a multiple of 16) to ``first + BLOCK_N - 1``, so a call gives four weights;
     otherwise the columns are ``column`` and each weight takes a call.
     """
     if ADJACENT:
+        ROWS: tl.constexpr = row.shape[0]
         quad = first // 4 + tl.arange(0, BLOCK_N // 4)
         zero = (row[:, None] + quad[None, :]) * 0
         a, b, c, d = tl.philox(seed, zero + row[:, None], zero + quad[None, :], zero + head, zero + sample)
-        # The axis joined last is the innermost, so the four columns are in order.
-        keep = tl.join(tl.join(a >= DROP_BELOW, c >= DROP_BELOW), tl.join(b >= DROP_BELOW, d >= DROP_BELOW))
-        return tl.reshape(keep, (row.shape[0], BLOCK_N))
+        # The axis joined last is the innermost: (16 columns, c, first or second, first or last 8).
+        keep = tl.join(tl.join(a >= DROP_BELOW, b >= DROP_BELOW), tl.join(c >= DROP_BELOW, d >= DROP_BELOW))
+        keep = tl.trans(tl.reshape(keep, (ROWS, BLOCK_N // 16, 4, 2, 2)), 0, 1, 4, 2, 3)
+        return tl.reshape(keep, (ROWS, BLOCK_N))
     zero = (row[:, None] + column[None, :]) * 0
-    a, b, c, d = tl.philox(seed, zero + row[:, None], zero + column[None, :] // 4, zero + head, zero + sample)
-    place = (column % 4)[None, :]
-    return tl.where(place == 0, a, tl.where(place == 1, b, tl.where(place == 2, c, d))) >= DROP_BELOW
+    quad = column // 16 * 4 + column % 8 // 2
+    a, b, c, d = tl.philox(seed, zero + row[:, None], zero + quad[None, :], zero + head, zero + sample)
+    odd, last = (column % 2 == 1)[None, :], (column % 16 >= 8)[None, :]
+    return tl.where(last, tl.where(odd, d, c), tl.where(odd, b, a)) >= DROP_BELOW
 
 
 @triton.jit
