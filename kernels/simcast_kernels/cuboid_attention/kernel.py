@@ -14,29 +14,36 @@ from .kernel_backward_split import bias_kernel, columns_kernel, rows_kernel
 from .kernel_forward import forward_kernel
 
 ONE_TILE_TOKENS = 64
-# Enough programs to fill a large GPU several times. Fixed, because the number of tiles per program determines the
-# summation order of shared gradients.
+# Enough programs to fill a large GPU several times.
 PROGRAMS = 4096
 MAX_TILES = 16
+# Every program of the backward pass writes partial sums: as few as fill a large GPU, 8 per multiprocessor of 132, or 16
+# of one warp. Fixed, because the number of tiles per program determines the summation order of shared gradients.
+BACKWARD_PROGRAMS = 1056
+MAX_BACKWARD_TILES = 32
 MAX_BIAS_PARTIALS = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Tiling: ``pack`` cuboids per tile and ``tiles`` tiles per program, or blocks of one cuboid (``split``)."""
+    """Tiling: ``pack`` cuboids per tile and ``tiles`` tiles per program, or blocks of one cuboid (``split``).
+
+    ``backward_tiles`` replaces ``tiles`` in the one-tile backward kernel.
+    """
 
     block_m: int
     block_n: int
     pack: int
     tiles: int
+    backward_tiles: int
     split: bool
     warps: int
 
-    def programs(self, problem: Problem) -> int:
-        """Programs per head and sample, in the forward and in the one-tile backward kernel."""
+    def programs(self, problem: Problem, *, backward: bool = False) -> int:
+        """Programs per head and sample, in the forward or in the one-tile backward kernel."""
         if self.split:
             return problem.query.cuboids * -(-problem.query.tokens // self.block_m)
-        return -(-problem.query.cuboids // (self.pack * self.tiles))
+        return -(-problem.query.cuboids // (self.pack * (self.backward_tiles if backward else self.tiles)))
 
 
 def unsupported(inputs: Inputs, problem: Problem) -> str:
@@ -60,18 +67,25 @@ def plan(inputs: Inputs, problem: Problem) -> Plan:
     wider = 4 if inputs.query.dtype == torch.float32 else 1
     if max(rows, keys) > ONE_TILE_TOKENS:
         block_m, block_n = _block(min(rows, ONE_TILE_TOKENS)), _block(min(keys, ONE_TILE_TOKENS))
-        return Plan(block_m=block_m, block_n=block_n, pack=1, tiles=1, split=True, warps=4 * min(wider, 2))
+        return Plan(
+            block_m=block_m, block_n=block_n, pack=1, tiles=1, backward_tiles=1, split=True, warps=4 * min(wider, 2)
+        )
     block_m, block_n = _block(rows), _block(keys)
     pack = min(block_m // rows, block_n // keys, problem.query.cuboids)
     groups = -(-problem.query.cuboids // pack)
-    tiles = max(1, min(MAX_TILES, groups * problem.heads * inputs.query.shape[0] // PROGRAMS))
+    units = groups * problem.heads * inputs.query.shape[0]
+    tiles = max(1, min(MAX_TILES, units // PROGRAMS))
+    warps = min(8, max(block_m, block_n) // 16 * wider)
+    backward_tiles = min(MAX_BACKWARD_TILES, -(-units // (BACKWARD_PROGRAMS * (2 if warps == 1 else 1))))
     return Plan(
         block_m=block_m,
         block_n=block_n,
         pack=pack,
         tiles=2 ** (tiles.bit_length() - 1),
+        # The same number of programs with fewer tiles in the largest
+        backward_tiles=-(-groups // -(-groups // backward_tiles)),
         split=False,
-        warps=min(8, max(block_m, block_n) // 16 * wider),
+        warps=warps,
     )
 
 
@@ -122,11 +136,11 @@ def backward_launches(inputs: Inputs, problem: Problem, grad: Tensor) -> tuple[I
     d_query, d_memory, d_bias, *d_global = buffers
     launch = Launch(
         kernel=backward_kernel,
-        grid=(problem.heads * tiles.programs(problem), grad.shape[0]),
+        grid=(problem.heads * tiles.programs(problem, backward=True), grad.shape[0]),
         arguments=(
             *(query, query if memory is None else memory, bias, *global_tensors, grad),
             *(d_query, d_query if d_memory is None else d_memory, d_bias, *d_global),
-            *(*_dropout(problem), problem.scale, tiles.tiles),
+            *(*_dropout(problem), problem.scale, tiles.backward_tiles),
         ),
         options={
             **_constants(inputs, problem, tiles),
@@ -180,7 +194,7 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
 
 
 def _buffers(inputs: Inputs, problem: Problem, tiles: Plan) -> Inputs:
-    batch, programs = inputs.query.shape[0], tiles.programs(problem)
+    batch, programs = inputs.query.shape[0], tiles.programs(problem, backward=True)
     d_bias = d_global = None
     if inputs.bias is not None:
         tables = batch * programs * tiles.pack
