@@ -7,6 +7,7 @@ shared by many cuboids: each program adds over its ``tiles`` tiles in registers 
 
 # Pyright does not understand Triton constexpr arguments and indexed tensors in jitted functions.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportInvalidTypeForm=false
 import triton
 import triton.language as tl
 
@@ -42,7 +43,7 @@ def backward_kernel(
     d_global_query,
     d_global_key,
     d_global_value,
-    seed,
+    seed: tl.int64,  # one form for all seeds
     origin,
     stride_t,
     stride_h,
@@ -123,19 +124,19 @@ def backward_kernel(
         if GLOBALS > 0:
             global_weights = tl.exp(global_scores - finite(maximum)[:, None])
             total += tl.sum(global_weights, 1)
-        inverse = 1.0 / tl.where(total == 0.0, 1.0, total)
+        # With KEEP_SCALE, so that neither the weights after dropout nor their gradients have to be scaled
+        inverse = KEEP_SCALE / tl.where(total == 0.0, 1.0, total)
         weights = weights * inverse[:, None]
         # 3. Gradient of the scores: weights * (d_weights - delta), delta being the row sum of weights * d_weights
         d_weights = apply_dropout(
-            matmul(do, tl.trans(v)), seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE
+            matmul(do, tl.trans(v)), seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, 1.0
         )
         delta = tl.sum(weights * d_weights, 1)
         if GLOBALS > 0:
             global_weights = global_weights * inverse[:, None]
-            d_global = drop_global(
-                matmul(do, tl.trans(global_v)), seed, row, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE
-            )
+            d_global = drop_global(matmul(do, tl.trans(global_v)), seed, row, head, sample, K_TOKENS, DROP_BELOW, 1.0)
             delta += tl.sum(global_weights * d_global, 1)
+        delta = delta * (1.0 / KEEP_SCALE)
         d_scores = weights * (d_weights - delta[:, None])
         if bias is not None:
             sum_bias += d_scores
@@ -145,7 +146,7 @@ def backward_kernel(
         if GLOBALS > 0:
             d_global = (global_weights * (d_global - delta[:, None])).to(DOT)
             sum_key += matmul(tl.trans(d_global), global_q)
-            global_weights = drop_global(global_weights, seed, row, head, sample, K_TOKENS, DROP_BELOW, KEEP_SCALE)
+            global_weights = drop_global(global_weights, seed, row, head, sample, K_TOKENS, DROP_BELOW, 1.0)
             sum_value += matmul(tl.trans(global_weights.to(DOT)), do)
             d_global_q = matmul(d_global, global_k)
             if global_query is None:
@@ -157,7 +158,7 @@ def backward_kernel(
         # 5. Gradients of keys and values
         dk = matmul(tl.trans(d_scores), q) * scale
         store_rows(dk_base, position_k, inside_k, dk, K_STRIDE, HEAD_SIZE, BLOCK_D)
-        weights = apply_dropout(weights, seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, KEEP_SCALE)
+        weights = apply_dropout(weights, seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, 1.0)
         dv = matmul(tl.trans(weights.to(DOT)), do)
         store_rows(dk_base + WIDTH, position_k, inside_k, dv, K_STRIDE, HEAD_SIZE, BLOCK_D)
     # 6. Partial sums of this program

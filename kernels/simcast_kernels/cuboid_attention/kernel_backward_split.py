@@ -7,7 +7,7 @@ over a chunk of cuboids). Every output has one writer.
 """
 
 # Pyright does not understand Triton constexpr arguments and indexed tensors in jitted functions.
-# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportInvalidTypeForm=false
 import triton
 import triton.language as tl
 
@@ -52,7 +52,7 @@ def rows_kernel(
     maxima,
     inverses,
     delta,
-    seed,
+    seed: tl.int64,  # one form for all seeds
     origin,
     stride_t,
     stride_h,
@@ -193,7 +193,7 @@ def columns_kernel(
     maxima,
     inverses,
     delta,
-    seed,
+    seed: tl.int64,  # one form for all seeds
     origin,
     stride_t,
     stride_h,
@@ -269,7 +269,7 @@ def bias_kernel(
     maxima,
     inverses,
     delta,
-    seed,
+    seed: tl.int64,  # one form for all seeds
     origin,
     stride_t,
     stride_h,

@@ -7,6 +7,7 @@ a cuboid fit one block, the bias stays in registers; longer cuboids loop over ke
 
 # Pyright does not understand Triton constexpr arguments and indexed tensors in jitted functions.
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportAssignmentType=false
+# pyright: reportInvalidTypeForm=false
 import triton
 import triton.language as tl
 
@@ -27,14 +28,16 @@ from .kernel_tile import (
 
 @triton.jit
 def _accumulate(scores, value, maximum, total, acc, seed, row, column, first, head, sample,
-                ADJACENT: tl.constexpr, DROP_BELOW: tl.constexpr, KEEP_SCALE: tl.constexpr,
-                DOT: tl.constexpr):  # fmt: skip
-    """Add one block of keys to the online softmax; return its new state (maximum, sum of weights, weighted values)."""
+                ADJACENT: tl.constexpr, DROP_BELOW: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
+    """Add one block of keys to the online softmax; return its new state (maximum, sum of weights, weighted values).
+
+    The weighted values are those after dropout, without its factor.
+    """
     new = tl.maximum(maximum, tl.max(scores, 1))
     weights = tl.exp(scores - finite(new)[:, None])
     shrink = tl.exp(maximum - finite(new))
     total = total * shrink + tl.sum(weights, 1)
-    weights = apply_dropout(weights, seed, row, column, first, head, sample, ADJACENT, DROP_BELOW, KEEP_SCALE)
+    weights = apply_dropout(weights, seed, row, column, first, head, sample, ADJACENT, DROP_BELOW, 1.0)
     return new, total, acc * shrink[:, None] + matmul(weights.to(DOT), value)
 
 
@@ -47,7 +50,7 @@ def forward_kernel(
     global_key,
     global_value,
     out,
-    seed,
+    seed: tl.int64,  # one form for all seeds
     origin,
     stride_t,
     stride_h,
@@ -113,7 +116,7 @@ def forward_kernel(
             )  # fmt: skip
             maximum, total, acc = _accumulate(
                 scores, global_v, maximum, total, acc, seed, row, vector, G_FIRST, head, sample,
-                True, DROP_BELOW, KEEP_SCALE, DOT,
+                True, DROP_BELOW, DOT,
             )  # fmt: skip
         # 3. Key blocks
         for block in range(KEY_BLOCKS):
@@ -138,9 +141,8 @@ def forward_kernel(
                 sample,
                 PACK == 1,
                 DROP_BELOW,
-                KEEP_SCALE,
                 DOT,
             )
         # 4. Result
-        acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+        acc = acc * (KEEP_SCALE / tl.where(total == 0.0, 1.0, total))[:, None]
         store_rows(out_base, position, inside_q, acc, WIDTH, HEAD_SIZE, BLOCK_D)
