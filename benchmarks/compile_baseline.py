@@ -50,13 +50,22 @@ PROCESSORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One line of the committed table; ``warps`` is the number of resident warps per multiprocessor."""
+    """One line of the committed table.
+
+    Attributes:
+        real: False for a case that only tests the edges of the tiling.
+        warps: resident warps per multiprocessor.
+        products: instructions of ``unit``.
+        wide: loads, stores and asynchronous copies of 16 bytes, of the ``accesses`` of any width.
+        asynchronous: copies from global to shared memory that do not wait (``cp.async``).
+    """
 
     op: str
     kernel: str
     case: str
     direction: str
     target: str
+    real: bool
     dispatched: bool
     options: str
     registers: int
@@ -67,6 +76,7 @@ class Entry:
     products: int
     wide: int
     accesses: int
+    asynchronous: int
     triton: str
 
     @property
@@ -76,7 +86,7 @@ class Entry:
 
     @property
     def share(self) -> Fraction:
-        """Share of loads and stores that move 16 bytes; 1 without any."""
+        """Share of loads, stores and copies that move 16 bytes; 1 without any."""
         return Fraction(self.wide, self.accesses) if self.accesses else Fraction(1)
 
     def __str__(self) -> str:
@@ -93,6 +103,7 @@ def entry_of(row: "Row", *, triton: str) -> Entry:
         case=row.case,
         direction=row.direction,
         target=row.target,
+        real=row.real,
         dispatched=row.dispatched,
         options=row.options,
         registers=row.registers,
@@ -101,8 +112,9 @@ def entry_of(row: "Row", *, triton: str) -> Entry:
         shared_bytes=row.shared_bytes,
         unit=unit,
         products=counts.get(unit, 0),
-        wide=counts.get("ld16", 0) + counts.get("st16", 0),
-        accesses=counts.get("ld", 0) + counts.get("st", 0),
+        wide=sum(counts.get(name, 0) for name in ("ld16", "st16", "cp16")),
+        accesses=sum(counts.get(name, 0) for name in ("ld", "st", "cp")),
+        asynchronous=counts.get("cp", 0),
         triton=triton,
     )
 

@@ -59,7 +59,8 @@ TARGETS = {
     "sm_100": Target("cuda", 100, 32, 232_448, 0),
     "gfx942": Target("hip", "gfx942", 64, 65_536, None),
 }
-# Counted in PTX or, for gfx942, in the assembly: matrix units, 16-byte loads and stores, other loads, barriers.
+# Counted in PTX or, for gfx942, in the assembly: matrix units; loads and stores, all and those of 16 bytes; copies to
+# shared memory that do not wait (cp.async, in SASS LDGSTS), all and those of 16 bytes; barriers.
 MARKS = {
     "mma": r"\bmma\.sync",
     "wgmma": r"\bwgmma\.mma_async",
@@ -69,6 +70,8 @@ MARKS = {
     "ld": r"\bld\.global\S*|(?:buffer|global)_load_\w+",
     "st16": r"\bst\.global\S*\.v4\.(?:b32|f32|u32)|\bst\.global\S*\.v2\.(?:b64|f64)|(?:buffer|global)_store_dwordx4\b",
     "st": r"\bst\.global\S*|(?:buffer|global)_store_\w+",
+    "cp16": r"\bcp\.async\.c[ag]\.shared\.global\b[^;]*,\s*(?:0x10|16)\b",
+    "cp": r"\bcp\.async\.c[ag]\.shared\.global\b",
     "bar": r"\bbar\.sync|\bbarrier\.sync|\bs_barrier\b",
 }
 
@@ -86,6 +89,7 @@ class Row:
     direction: str
     target: str
     options: str
+    real: bool
     dispatched: bool
     registers: int
     spill_bytes: int
@@ -144,7 +148,7 @@ def compile_job(job: Job) -> list[Row]:
     rows = []
     for launch in module.launches(case).get(job.direction, ()):
         began = time.perf_counter()
-        compiled = _compile(launch, TARGETS[job.target])
+        compiled = compile_launch(launch, TARGETS[job.target])
         seconds = time.perf_counter() - began
         registers, spill_bytes = _resources(compiled.asm)
         rows.append(
@@ -154,7 +158,8 @@ def compile_job(job: Job) -> list[Row]:
                 case=job.case,
                 direction=job.direction,
                 target=job.target,
-                options=" ".join(f"{k}={v}" for k, v in launch.options.items()),
+                options=" ".join(f"{k}={v}" for k, v in launch.options_for(TARGETS[job.target].backend).items()),
+                real=not case.edge,
                 dispatched=launch.dispatched,
                 registers=registers,
                 spill_bytes=spill_bytes,
@@ -195,7 +200,8 @@ def marks(assembly: str) -> str:
     return " ".join(f"{name}:{count}" for name, count in counts.items() if count)
 
 
-def _compile(launch: Launch, target: Target) -> Any:
+def compile_launch(launch: Launch, target: Target) -> Any:
+    """Return Triton's compiled kernel of a launch, specialized for a target as in a call on that GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.backends.driver import DriverBase
@@ -230,7 +236,7 @@ def _compile(launch: Launch, target: Target) -> Any:
         kernel = kernel.fn
     triton.runtime.driver.set_active(TargetOnly())
     try:
-        return kernel.warmup(*launch.arguments, grid=launch.grid, **launch.options)
+        return kernel.warmup(*launch.arguments, grid=launch.grid, **launch.options_for(target.backend))
     finally:
         with contextlib.suppress(RuntimeError):  # without a GPU there is no driver to restore
             triton.runtime.driver.reset_active()

@@ -21,8 +21,7 @@ from unittest import mock
 import torch
 
 from benchmarks.cases import DIRECTIONS, Direction, op_cases, op_names
-from benchmarks.compile_kernels import TARGETS, Target
-from benchmarks.compile_kernels import _compile as compile_launch
+from benchmarks.compile_kernels import TARGETS, Target, compile_launch
 from benchmarks.gpu.case_order import by_worth, ops_by_worth, rank
 from benchmarks.gpu.launch_sweep import swept_launches, variants
 from benchmarks.measurements import write_rows

@@ -19,7 +19,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -79,6 +79,7 @@ class Launch:
             not run.
         options: the kernel's ``constexpr`` values and the launch options (``num_warps``, ``num_stages``).
         dispatched: False for a candidate that the compile table includes but no call runs by default.
+        rocm_options: options that replace those of ``options`` on ROCm.
     """
 
     kernel: Any
@@ -86,10 +87,15 @@ class Launch:
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
     dispatched: bool = True
+    rocm_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def options_for(self, backend: str) -> dict[str, Any]:
+        """Return the options for a backend of Triton, ``cuda`` or ``hip`` (ROCm)."""
+        return {**self.options, **(self.rocm_options if backend == "hip" else {})}
 
     def run(self) -> None:
         """Launch the kernel on the device of its first tensor argument, on the current stream of that device."""
         device = next(a.device for a in self.arguments if isinstance(a, torch.Tensor))
         # Triton launches on the current device, which can differ from that of the tensors in a multi-GPU process.
         with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
-            self.kernel[self.grid](*self.arguments, **self.options)
+            self.kernel[self.grid](*self.arguments, **self.options_for("hip" if torch.version.hip else "cuda"))

@@ -10,9 +10,9 @@ from benchmarks.compile_baseline import Entry, compare, entry_of, merged, read, 
 from benchmarks.compile_kernels import TARGETS, Row
 
 ENTRY = Entry(
-    op="op", kernel="kernel", case="case", direction="forward", target="sm_90", dispatched=True,
+    op="op", kernel="kernel", case="case", direction="forward", target="sm_90", real=True, dispatched=True,
     options="BLOCK=64 num_warps=4", registers=128, warps=16, spill_bytes=0, shared_bytes=1024, unit="wgmma", products=8,
-    wide=6, accesses=8, triton="3.6.0",
+    wide=6, accesses=8, asynchronous=2, triton="3.6.0",
 )  # fmt: skip
 
 
@@ -86,11 +86,12 @@ def test_resident_warps_match_the_vendor_tables(target, registers, shared, warps
 def test_entry_of_a_row_survives_the_file(tmp_path):
     row = Row(
         op="op", kernel="kernel", case="case", direction="forward", target="sm_90",
-        options="THRESHOLDS=(1.0, 2.0) num_warps=8", dispatched=False, registers=64, spill_bytes=0, shared_bytes=32,
-        marks="mma:3 wgmma:2 ld16:4 ld:5 st:1 bar:2", seconds=1.0, spills_expected="",
+        options="THRESHOLDS=(1.0, 2.0) num_warps=8", real=True, dispatched=False, registers=64, spill_bytes=0,
+        shared_bytes=32, marks="mma:3 wgmma:2 ld16:4 ld:5 st:1 cp16:2 cp:3 bar:2", seconds=1.0, spills_expected="",
     )  # fmt: skip
     entry = entry_of(row, triton="3.6.0")
-    assert (entry.unit, entry.products, entry.wide, entry.accesses, entry.warps) == ("wgmma", 2, 4, 6, 32)
+    assert (entry.unit, entry.products, entry.wide, entry.accesses, entry.warps) == ("wgmma", 2, 6, 9, 32)
+    assert entry.asynchronous == 3
     assert "THRESHOLDS" in str(entry), "candidates are distinguished by their options"
     write([entry, ENTRY], tmp_path / "table.csv")
     assert set(read(tmp_path / "table.csv")) == {entry, ENTRY}
@@ -110,12 +111,15 @@ def test_committed_table_has_every_launch():
     }
     expected = {(*launch, target) for launch in launched for target in TARGETS}
     assert {(e.op, e.case, e.direction, e.target) for e in committed} == expected, "compile_kernels --update"
+    edges = {(op, case.name) for op in op_names() for case in op_cases(op).CASES if case.edge}
+    assert {(e.op, e.case) for e in committed if not e.real} == edges
 
 
 def test_command_compares_and_updates(tmp_path, monkeypatch, capsys):
     row = Row(
         op="weighted_mse", kernel="kernel", case="case", direction="forward", target="sm_90", options="",
-        dispatched=True, registers=40, spill_bytes=0, shared_bytes=0, marks="", seconds=1.0, spills_expected="",
+        real=True, dispatched=True, registers=40, spill_bytes=0, shared_bytes=0, marks="", seconds=1.0,
+        spills_expected="",
     )  # fmt: skip
     monkeypatch.setattr(compile_baseline, "COMMITTED", tmp_path / "compiled.csv")
     monkeypatch.setattr(compile_kernels, "interpreter_is_on", lambda: False)

@@ -18,6 +18,7 @@ ROW = Row(
     direction="forward",
     target="sm_90",
     options="",
+    real=True,
     dispatched=True,
     registers=40,
     spill_bytes=0,
@@ -110,6 +111,8 @@ def test_row_over_budget_sets_the_exit_status(tmp_path, monkeypatch, capsys):
 def test_marks_count_instructions_by_width():
     assembly = "@%p1 ld.global.v4.b32 { a, b, c, d }, [p]; ld.global.b32 { a }, [q]; st.global.v4.b32 [r], { a };"
     assert marks(assembly) == "ld16:1 ld:2 st16:1 st:1"
+    copies = "cp.async.cg.shared.global [ %r1 + 0 ], [ %rd1 + 0 ], 0x10, %r2; cp.async.ca.shared.global [a], [b], 0x4;"
+    assert marks(copies) == "cp16:1 cp:2"
     assert marks("global_load_dwordx4 v[0:3]\n v_mfma_f32_32x32x8_bf16 a\n s_barrier") == "mfma:1 ld16:1 ld:1 bar:1"
 
 

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from benchmarks.cases import op_cases, op_names
-from benchmarks.compile_kernels import TARGETS, Job, _compile, compile_job, estimate_rows
+from benchmarks.compile_kernels import TARGETS, Job, compile_job, compile_launch, estimate_rows
 from benchmarks.roofline import estimate_table, gpu_rates
 from benchmarks.roofline.gpu_rates import A100, GPUS, H100, H200
 from benchmarks.roofline.launch_block import Tensors
@@ -48,7 +48,7 @@ def test_bytes_and_instructions_of_a_known_kernel(target, tmp_path, monkeypatch)
     found = {}
     for rounds in (4, 24):
         launch = rounds_launch(rounds=rounds)
-        found[rounds] = profile(launch, _compile(launch, TARGETS[target]), target=target, registers=32)
+        found[rounds] = profile(launch, compile_launch(launch, TARGETS[target]), target=target, registers=32)
     first = found[4]
     assert (first.blocks, len(first.warps)) == (1024, 8)
     assert first.tensors.names == ("x", "out", "table")
@@ -70,7 +70,7 @@ def test_last_block_of_a_ragged_grid_and_arguments_of_one(tmp_path, monkeypatch)
     """An argument of 1 becomes a constant and is no parameter, so later parameters move."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     launch = rounds_launch(rounds=1, numel=1000)
-    found = profile(launch, _compile(launch, TARGETS["sm_90"]), target="sm_90", registers=32)
+    found = profile(launch, compile_launch(launch, TARGETS["sm_90"]), target="sm_90", registers=32)
     assert found.unique_bytes(stores=True) == {1: 4000}
 
 
