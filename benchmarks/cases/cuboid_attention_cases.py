@@ -115,12 +115,12 @@ class CuboidAttentionCase:
 def _axial(name: str, shape: tuple[int, int, int, int, int], axis: int, **more) -> CuboidAttentionCase:
     cuboid = [1, 1, 1]
     cuboid[axis] = shape[1 + axis]
-    heads = shape[-1] // 32
     t, h, w = cuboid
-    return CuboidAttentionCase(name=name, shape=shape, heads=heads, cuboid=(t, h, w), **more)
+    return CuboidAttentionCase(name=name, shape=shape, cuboid=(t, h, w), **{"heads": shape[-1] // 32, **more})
 
 
 SEVIR, TOP = (8, 13, 32, 32, 128), (8, 13, 16, 16, 256)
+TRAINED: dict = {"global_vectors": 8, "dropout": 0.1, "padding": "zeros"}  # the model's defaults
 CASES = (
     _axial("sevir-axial-t", SEVIR, 0, global_vectors=8),
     _axial("sevir-axial-h", SEVIR, 1, global_vectors=8),
@@ -128,8 +128,8 @@ CASES = (
     _axial("sevir-axial-t-plain", SEVIR, 0),
     _axial("sevir-axial-h-plain", SEVIR, 1),
     _axial("sevir-axial-t-dropout", SEVIR, 0, global_vectors=8, dropout=0.1),
-    _axial("sevir-axial-h-dropout", SEVIR, 1, global_vectors=8, dropout=0.1, padding="zeros"),
-    _axial("sevir-axial-w-dropout", SEVIR, 2, global_vectors=8, dropout=0.1, padding="zeros"),
+    _axial("sevir-axial-h-dropout", SEVIR, 1, **TRAINED),
+    _axial("sevir-axial-w-dropout", SEVIR, 2, **TRAINED),
     _axial("sevir-top-t", TOP, 0, global_vectors=8),
     _axial("sevir-top-h", TOP, 1, global_vectors=8),
     _axial("sevir-axial-t-fp32", SEVIR, 0, global_vectors=8, dtype=torch.float32, spills_expected=FP32),
@@ -145,6 +145,13 @@ CASES = (
         name="video-swin-2x4", shape=SEVIR, heads=4, cuboid=(2, 4, 4), shift=(1, 2, 2), global_vectors=8
     ),
     CuboidAttentionCase(
+        name="video-swin-2x4-dropout", shape=SEVIR, heads=4, cuboid=(2, 4, 4), shift=(1, 2, 2), **TRAINED
+    ),
+    _axial("100m-axial-h-dropout", (4, 13, 32, 32, 448), 1, **TRAINED),
+    _axial("100m-top-h-dropout", (4, 13, 16, 16, 896), 1, heads=14, **TRAINED),
+    _axial("1b-axial-t-dropout", (2, 13, 32, 32, 768), 0, **TRAINED),
+    _axial("1b-top-t-dropout", (2, 13, 16, 16, 1536), 0, heads=24, **TRAINED),
+    CuboidAttentionCase(
         name="dilated-4x4", shape=SEVIR, heads=4, cuboid=(1, 4, 4), strategy=("l", "d", "d"), global_vectors=8
     ),
     CuboidAttentionCase(
@@ -157,6 +164,9 @@ CASES = (
     CuboidAttentionCase(
         name="video-swin-2x8", shape=(8, 13, 32, 32, 128), heads=4, cuboid=(2, 8, 8), shift=(1, 4, 4),
         global_vectors=8,
+    ),
+    CuboidAttentionCase(
+        name="video-swin-2x8-dropout", shape=SEVIR, heads=4, cuboid=(2, 8, 8), shift=(1, 4, 4), **TRAINED
     ),
     CuboidAttentionCase(
         name="cross-4x4", shape=(8, 12, 16, 16, 256), heads=8, cuboid=(13, 4, 4), shift=(0, 2, 2), memory_frames=13,

@@ -16,12 +16,16 @@ EPS = 1e-5
 
 @dataclass(frozen=True, kw_only=True)
 class LayerNormLinearCase:
-    """One input: ``shape`` is ``[..., D]`` of x, ``features`` the output width of each layer."""
+    """One input: ``shape`` is ``[..., D]`` of x, ``features`` the output width of each layer.
+
+    ``misaligned``: the layers start 8 bytes after a multiple of 16, as in a flat buffer of parameters.
+    """
 
     name: str
     shape: tuple[int, ...]
     features: tuple[int, ...]
     biased: bool = False
+    misaligned: bool = False
     dtype: torch.dtype = torch.bfloat16
     edge: bool = False
     spills_expected: Mapping[str, str] = field(default_factory=dict)
@@ -46,13 +50,24 @@ class LayerNormLinearCase:
             return (torch.randn(shape, device=device, generator=generator) * spread + mean).to(self.dtype)
 
         x = random(*self.shape, spread=2.0, mean=0.5)
-        weights = [random(f, width, spread=width**-0.5) for f in self.features]
+        weights = [self.placed(random(f, width, spread=width**-0.5)) for f in self.features]
         biases = [random(f, spread=0.5) for f in self.features] if self.biased else []
         return Inputs(x, random(width, spread=0.2, mean=1.0), random(width, spread=0.2), weights, biases)
+
+    def placed(self, weight: Tensor) -> Tensor:
+        """Return a weight where it is in memory: with ``misaligned`` a copy 8 bytes after a multiple of 16."""
+        if not self.misaligned:
+            return weight
+        skipped = 8 // weight.element_size()
+        flat = weight.new_empty(skipped + weight.numel())[skipped:]
+        return flat.view(weight.shape).copy_(weight)
 
 
 CASES = (
     LayerNormLinearCase(name="sevir-attention", shape=(8, 13, 32, 32, 128), features=(384, 128, 128, 128)),
+    LayerNormLinearCase(
+        name="sevir-attention-misaligned", shape=(8, 13, 32, 32, 128), features=(384, 128, 128, 128), misaligned=True
+    ),
     LayerNormLinearCase(name="sevir-feed-forward", shape=(8, 13, 32, 32, 128), features=(512,), biased=True),
     LayerNormLinearCase(name="sevir-attention-no-vectors", shape=(8, 12, 32, 32, 128), features=(384,)),
     LayerNormLinearCase(name="sevir-cross-query", shape=(8, 12, 32, 32, 128), features=(128,)),
@@ -61,6 +76,9 @@ CASES = (
     LayerNormLinearCase(name="gated-feed-forward", shape=(8, 13, 32, 32, 128), features=(512, 512), biased=True),
     LayerNormLinearCase(name="wide-feed-forward", shape=(2, 12, 48, 48, 512), features=(2048,), biased=True),
     LayerNormLinearCase(name="widest-attention", shape=(2, 12, 24, 24, 1024), features=(3072,)),
+    LayerNormLinearCase(name="100m-attention", shape=(4, 13, 32, 32, 448), features=(1344, 448, 448, 448)),
+    LayerNormLinearCase(name="100m-feed-forward", shape=(4, 13, 32, 32, 448), features=(1792,), biased=True),
+    LayerNormLinearCase(name="1b-attention", shape=(2, 13, 32, 32, 768), features=(2304, 768, 768, 768)),
     LayerNormLinearCase(
         name="sevir-attention-fp32", shape=(8, 13, 32, 32, 128), features=(384, 128, 128, 128), dtype=torch.float32
     ),
@@ -80,9 +98,9 @@ def launches(case: LayerNormLinearCase) -> dict[Direction, list[Launch]]:
         return torch.empty(shape, dtype=case.dtype, device="meta")
 
     width, rows = case.shape[-1], prod(case.shape[:-1])
-    weights = [empty(f, width) for f in case.features]
+    weights = [case.placed(empty(f, width)) for f in case.features]
     biases = [empty(f) for f in case.features] if case.biased else []
-    inputs = Inputs(empty(*case.shape), empty(width), empty(width), weights, biases)
+    inputs = kernel.prepared(Inputs(empty(*case.shape), empty(width), empty(width), weights, biases))
     results = [empty(rows, f) for f in case.features]
     d_x, normed, partials = kernel.buffers(inputs)
     return {

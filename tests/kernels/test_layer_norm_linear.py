@@ -21,7 +21,7 @@ SMALL = [
     dataclasses.replace(TINY, name="tiny-bf16", dtype=torch.bfloat16),
     *(case for case in CASES if case.name in ("one-row", "odd")),
     LayerNormLinearCase(name="no-bias", shape=(5, 4, 32), features=(96, 32, 32, 32), dtype=torch.float32),
-    LayerNormLinearCase(name="rows-of-two-tiles", shape=(2, 40, 128), features=(64,), biased=True),
+    LayerNormLinearCase(name="rows-of-two-tiles", shape=(2, 70, 128), features=(136,), biased=True),
     LayerNormLinearCase(name="wide", shape=(3, 600), features=(20, 70), dtype=torch.float32),
 ]
 forward_op = torch.ops.simcast_kernels.layer_norm_linear.default
@@ -219,18 +219,34 @@ def test_unsupported_input_runs_the_reference_with_one_warning(kernel_device, mo
 
 
 @pytest.mark.kernel
-@pytest.mark.parametrize(("value", "dtype", "runs"), [
-    ("triton", torch.float32, True), ("", torch.float32, False), ("", torch.bfloat16, True),
+@pytest.mark.parametrize(("value", "dtype", "width", "runs"), [
+    ("triton", torch.float32, 24, True), ("", torch.float32, 24, False), ("", torch.bfloat16, 24, True),
+    ("", torch.bfloat16, 256, True), ("", torch.bfloat16, 257, False), ("triton", torch.bfloat16, 257, True),
 ])  # fmt: skip
-def test_float32_runs_the_kernel_only_on_request(value, dtype, runs, kernel_device, monkeypatch):
+def test_float32_and_wide_rows_run_the_kernel_only_on_request(value, dtype, width, runs, kernel_device, monkeypatch):
     from simcast_kernels.layer_norm_linear import kernel
 
     calls, run = [], kernel.forward
     monkeypatch.setattr(kernel, "forward", lambda *a: calls.append(1) or run(*a))
     monkeypatch.setattr(operators, "select_implementation", lambda op, device: "triton")  # as on CUDA
     monkeypatch.setenv(VARIABLE, value)
-    called(dataclasses.replace(TINY, dtype=dtype).tensors(kernel_device, seed=10))
+    called(dataclasses.replace(TINY, dtype=dtype, shape=(5, width)).tensors(kernel_device, seed=10))
     assert bool(calls) is runs
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_misaligned_weights_are_copied_to_multiples_of_16_bytes(dtype, kernel_device):
+    from simcast_kernels.layer_norm_linear import kernel
+
+    case = dataclasses.replace(TINY, dtype=dtype)
+    inputs = dataclasses.replace(case, misaligned=True).tensors(kernel_device, seed=11)
+    assert {weight.data_ptr() % 16 for weight in inputs.weights} == {8}
+    aligned = kernel.prepared(inputs)
+    assert {weight.data_ptr() % 16 for weight in aligned.weights} == {0}
+    assert all(a is b for a, b in zip(kernel.prepared(aligned).weights, aligned.weights, strict=True))
+    want = results_and_gradients(case.tensors(kernel_device, seed=11))
+    assert all(torch.equal(value, want[name]) for name, value in results_and_gradients(inputs).items())
 
 
 @pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])

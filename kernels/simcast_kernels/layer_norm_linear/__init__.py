@@ -29,7 +29,8 @@ def layer_norm_linear(
     Several layers may read one norm: query, key and value of tokens and global vectors, or the two layers of a gated
     feed-forward network. Only the inputs are saved for the backward pass, which recomputes the norm. Result and
     gradients are bitwise reproducible on one device. Under autocast the layers are computed in autocast's dtype and the
-    norm in float32, as PyTorch does. With float64 arguments the reference always computes.
+    norm in float32, as PyTorch does. With float64 arguments the reference always computes. On a GPU the kernel computes
+    bfloat16 layers of up to 256 features D; others are PyTorch operations unless ``SIMCAST_KERNELS=triton``.
 
     Args:
         x: ``[..., D]``, float32, bfloat16 or float64.

@@ -19,7 +19,14 @@ from simcast_kernels.dispatch import Launch, interpreter_is_on
 
 from .reference import Gradients, Inputs, layer_gradients
 
-WIDEST = 1024
+WIDEST, WIDEST_DISPATCHED = 1024, 256
+# (width, backward): rows and features per tile, warps, stages; for bfloat16 layers of the widths of published models
+TILES = {
+    (128, False): (128, 128, 8, 2),
+    (128, True): (128, 64, 8, 3),
+    (256, False): (128, 64, 8, 2),
+    (256, True): (64, 64, 8, 2),
+}
 
 
 @triton.jit
@@ -138,17 +145,18 @@ def unsupported(inputs: Inputs) -> str:
 
 
 def dispatched(inputs: Inputs) -> bool:
-    """Return whether a call runs the kernel by default.
+    """Return whether a call runs the kernel by default; ``SIMCAST_KERNELS=triton`` overrides it.
 
-    Float32 matmuls without tf32 do not use the matrix units and cuBLAS is faster, so float32 layers are computed by
-    PyTorch unless ``SIMCAST_KERNELS=triton``.
+    Others are computed by PyTorch, a layer norm and one matmul per layer. Float32 matmuls without tf32 do not use the
+    matrix units. Rows wider than ``WIDEST_DISPATCHED`` leave registers for only 16 rows per program, and every program
+    reads all weights: L2 moves rows / 16 times the weights, several times more than cuBLAS.
     """
-    return inputs.weights[0].dtype != torch.float32
+    return inputs.weights[0].dtype != torch.float32 and inputs.x.shape[-1] <= WIDEST_DISPATCHED
 
 
 def forward(inputs: Inputs, eps: float) -> list[Tensor]:
     """Compute :func:`.reference.forward` in one pass over memory."""
-    inputs = _contiguous(inputs)
+    inputs = prepared(inputs)
     outs = [w.new_empty(*inputs.x.shape[:-1], w.shape[0]) for w in inputs.weights]
     forward_launch(inputs, eps, outs=outs).run()
     return outs
@@ -156,7 +164,7 @@ def forward(inputs: Inputs, eps: float) -> list[Tensor]:
 
 def backward(inputs: Inputs, grads: Sequence[Tensor], eps: float, *, with_layers: bool) -> Gradients:
     """Compute :func:`.reference.backward`."""
-    inputs, width = _contiguous(inputs), inputs.x.shape[-1]
+    inputs, width = prepared(inputs), inputs.x.shape[-1]
     flat = [grad.reshape(-1, grad.shape[-1]).contiguous() for grad in grads]
     d_x, normed, partials = buffers(inputs)
     normed = normed if with_layers else None
@@ -170,13 +178,14 @@ def buffers(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     """Return the outputs of the backward launch: gradient of x, normalized rows, partial sums for the norm."""
     x, width = inputs.x, inputs.x.shape[-1]
     normed = inputs.weights[0].new_empty(x.numel() // width, width)
-    return torch.empty_like(x), normed, x.new_empty(_programs(inputs, _options(inputs)), 2 * width, dtype=torch.float32)
+    programs = _programs(inputs, _options(inputs, backward=True))
+    return torch.empty_like(x), normed, x.new_empty(programs, 2 * width, dtype=torch.float32)
 
 
 def forward_launch(inputs: Inputs, eps: float, *, outs: Sequence[Tensor]) -> Launch:
     """Return the launch that writes ``outs``."""
     x, norm_weight, norm_bias, weights, biases = inputs
-    options = _forward_options(inputs)
+    options = _options(inputs, backward=False)
     return Launch(
         kernel=_forward_kernel,
         dispatched=dispatched(inputs),
@@ -191,13 +200,13 @@ def backward_launch(
 ) -> Launch:
     """Return the launch that writes :func:`buffers` from ``grads``, each ``[rows, F]``; ``normed`` may be None."""
     x, norm_weight, norm_bias, weights, _ = inputs
-    written = (d_x, normed, partials)
+    written, options = (d_x, normed, partials), _options(inputs, backward=True)
     return Launch(
         kernel=_rows_kernel,
         dispatched=dispatched(inputs),
-        grid=(_programs(inputs, _options(inputs)),),
+        grid=(_programs(inputs, options),),
         arguments=(x, norm_weight, norm_bias, tuple(weights), tuple(grads), *written, _rows(inputs), eps),
-        options=_options(inputs, warps=8),  # it holds two tiles; 4 warps would need all registers
+        options=options,
     )
 
 
@@ -209,34 +218,45 @@ def _programs(inputs: Inputs, options: dict) -> int:
     return -(-_rows(inputs) // options["BLOCK_M"])
 
 
-def _options(inputs: Inputs, *, warps: int = 4) -> dict:
-    """Return constants and tile sizes; a tile of rows in float32 takes 64 registers per thread of 4 warps."""
+def _options(inputs: Inputs, *, backward: bool) -> dict:
+    """Return constants and tile sizes.
+
+    Every program reads all weights, so more rows per program move fewer bytes through L2: as many as fit in registers
+    without a spill on any target (benchmarks/compiled.csv).
+    """
     width, exact = inputs.x.shape[-1], inputs.weights[0].dtype == torch.float32
     block_d = max(16, 1 << (width - 1).bit_length())
-    block_m = max(16, min(64, 8192 // block_d))
+    few = max(16, min(64, 8192 // block_d))
+    # By default 4 warps, whose threads hold 64 float32 values of the rows each; backward holds two tiles of rows.
+    block_m, block_n, warps, stages = few, few, 8 if backward else 4, 2 if block_d < 1024 else 1
+    if exact:
+        block_n = 16
+        if block_d == 256 and not backward:
+            block_m, warps = 64, 8
+    elif block_d in (128, 256):
+        block_m, block_n, warps, stages = TILES[block_d, backward]
     return {
         "WIDTH": width,
         "FEATURES": tuple(weight.shape[0] for weight in inputs.weights),
         "BLOCK_M": block_m,
-        "BLOCK_N": 16 if exact else max(16, min(64, 8192 // block_d)),
+        "BLOCK_N": block_n,
         "BLOCK_D": block_d,
         "DOT": tl.float32 if exact or interpreter_is_on() else tl.bfloat16,
         "num_warps": warps,
-        "num_stages": 2 if block_d < 1024 else 1,  # each stage holds a tile of weights in shared memory
+        "num_stages": stages,  # each stage holds a tile of weights in shared memory
     }
 
 
-def _forward_options(inputs: Inputs) -> dict:
-    """Return constants and tile sizes of the forward kernel, which holds one tile of rows.
+def prepared(inputs: Inputs) -> Inputs:
+    """Return the inputs contiguous, and copies of weights that do not start at a multiple of 16 bytes.
 
-    At width 256, 32 rows per program spill a few bytes on some target for every choice of warps and stages; 64 rows
-    with 8 warps spill on none and read each weight half as often.
+    Every program reads all weights. Misaligned ones would be loaded element by element, without asynchronous copies;
+    the copy moves them once.
     """
-    options = _options(inputs)
-    return options | {"BLOCK_M": 64, "num_warps": 8} if options["BLOCK_D"] == 256 else options
-
-
-def _contiguous(inputs: Inputs) -> Inputs:
     x, norm_weight, norm_bias, weights, biases = inputs
-    weights, biases = [w.contiguous() for w in weights], [b.contiguous() for b in biases]
+    weights, biases = [_aligned(w.contiguous()) for w in weights], [b.contiguous() for b in biases]
     return Inputs(x.contiguous(), norm_weight.contiguous(), norm_bias.contiguous(), weights, biases)
+
+
+def _aligned(weight: Tensor) -> Tensor:
+    return weight.clone() if weight.data_ptr() % 16 else weight
