@@ -174,7 +174,12 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
                 *(query, memory, bias, *global_tensors, grad, d_query, *d_global, *rows),
                 *(*_dropout(problem), problem.scale),
             ),
-            options={**constants, **_global_constants(inputs)},
+            # With the mask of dropout, 64 columns spill.
+            options={
+                **constants,
+                **_global_constants(inputs),
+                "BLOCK_N": min(tiles.block_n, 32 if problem.dropout else tiles.block_n),
+            },
         ),
         Launch(
             kernel=columns_kernel,

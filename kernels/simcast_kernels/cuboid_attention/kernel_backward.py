@@ -28,6 +28,15 @@ from .kernel_tile import (
 )
 
 
+@triton.jit
+def _add_global(sum_key, sum_value, d_scores, weights, global_q, do, seed, row, head, sample,
+                K_TOKENS: tl.constexpr, DROP_BELOW: tl.constexpr, DOT: tl.constexpr):  # fmt: skip
+    """Return the sums of the gradients of global keys and values with those of one tile."""
+    sum_key += matmul(tl.trans(d_scores), global_q)
+    weights = drop_global(weights, seed, row, head, sample, K_TOKENS, DROP_BELOW, 1.0)
+    return sum_key, sum_value + matmul(tl.trans(weights.to(DOT)), do)
+
+
 @triton.jit(do_not_specialize=["seed", "origin", "stride_t", "stride_h", "tiles"])
 def backward_kernel(
     query,
@@ -76,6 +85,8 @@ def backward_kernel(
     K_FIRST: tl.constexpr = K_STRIDE - 2 * WIDTH
     # A larger table in registers makes them spill.
     BIAS_IN_REGISTERS: tl.constexpr = bias is not None and BLOCK_M * BLOCK_N < 4096
+    # An order of the results that takes fewer registers in wide heads and more in narrow ones
+    LATE: tl.constexpr = BLOCK_D > 32
     head = tl.program_id(0) % HEADS
     program = tl.program_id(0) // HEADS
     sample = tl.program_id(1)
@@ -145,22 +156,32 @@ def backward_kernel(
         dq = matmul(d_scores, k)
         if GLOBALS > 0:
             d_global = (global_weights * (d_global - delta[:, None])).to(DOT)
-            sum_key += matmul(tl.trans(d_global), global_q)
-            global_weights = drop_global(global_weights, seed, row, head, sample, K_TOKENS, DROP_BELOW, 1.0)
-            sum_value += matmul(tl.trans(global_weights.to(DOT)), do)
+            if not LATE:
+                sum_key, sum_value = _add_global(
+                    sum_key, sum_value, d_global, global_weights, global_q, do, seed, row, head, sample,
+                    K_TOKENS, DROP_BELOW, DOT,
+                )  # fmt: skip
             d_global_q = matmul(d_global, global_k)
             if global_query is None:
                 dq += d_global_q
             else:
                 base = head_base(d_global_query, sample, head, Q_POSITIONS, WIDTH, HEAD_SIZE)
                 store_rows(base, position, inside_q, d_global_q * scale, WIDTH, HEAD_SIZE, BLOCK_D)
-        store_rows(dq_base, position, inside_q, dq * scale, Q_STRIDE, HEAD_SIZE, BLOCK_D)
+        if not LATE:
+            store_rows(dq_base, position, inside_q, dq * scale, Q_STRIDE, HEAD_SIZE, BLOCK_D)
+        if LATE and GLOBALS > 0:
+            sum_key, sum_value = _add_global(
+                sum_key, sum_value, d_global, global_weights, global_q, do, seed, row, head, sample,
+                K_TOKENS, DROP_BELOW, DOT,
+            )  # fmt: skip
         # 5. Gradients of keys and values
         dk = matmul(tl.trans(d_scores), q) * scale
         store_rows(dk_base, position_k, inside_k, dk, K_STRIDE, HEAD_SIZE, BLOCK_D)
         weights = apply_dropout(weights, seed, row, token_k, 0, head, sample, PACK == 1, DROP_BELOW, 1.0)
         dv = matmul(tl.trans(weights.to(DOT)), do)
         store_rows(dk_base + WIDTH, position_k, inside_k, dv, K_STRIDE, HEAD_SIZE, BLOCK_D)
+        if LATE:
+            store_rows(dq_base, position, inside_q, dq * scale, Q_STRIDE, HEAD_SIZE, BLOCK_D)
     # 6. Partial sums of this program
     if bias is not None:
         token_row, column = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)

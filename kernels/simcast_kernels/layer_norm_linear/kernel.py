@@ -231,10 +231,10 @@ def _options(inputs: Inputs, *, backward: bool) -> dict:
     block_m, block_n, warps, stages = few, few, 8 if backward else 4, 2 if block_d < 1024 else 1
     if exact:
         block_n = 16
-        if block_d == 256 and not backward:
-            block_m, warps = 64, 8
-    elif block_d in (128, 256):
-        block_m, block_n, warps, stages = TILES[block_d, backward]
+    if block_d == 256 and not backward:
+        block_m, warps = 64, 8  # with 32 rows it spills a few bytes on some target
+    if width in (128, 256) and not exact:
+        block_m, block_n, warps, stages = TILES[width, backward]
     return {
         "WIDTH": width,
         "FEATURES": tuple(weight.shape[0] for weight in inputs.weights),
