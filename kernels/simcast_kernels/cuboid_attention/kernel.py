@@ -162,10 +162,12 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
     d_query, d_memory, d_bias, *d_global = buffers
     d_memory = d_query if d_memory is None else d_memory
     batch, heads = grad.shape[0], problem.heads
-    # Per row: maximum of the scores, reciprocal of the normalizer, delta.
+    # 1. Gradients of queries; per row: maximum of the scores, reciprocal of the normalizer, delta
     rows = [grad.new_empty(batch, heads, problem.query.positions, dtype=torch.float32) for _ in range(3)]
     constants = _constants(inputs, problem, tiles)
     key_blocks = -(-problem.memory.tokens // tiles.block_n)
+    # With the mask of dropout, 64 columns spill.
+    columns = min(tiles.block_n, 32) if problem.dropout else tiles.block_n
     launches = [
         Launch(
             kernel=rows_kernel,
@@ -174,13 +176,9 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
                 *(query, memory, bias, *global_tensors, grad, d_query, *d_global, *rows),
                 *(*_dropout(problem), problem.scale),
             ),
-            # With the mask of dropout, 64 columns spill.
-            options={
-                **constants,
-                **_global_constants(inputs),
-                "BLOCK_N": min(tiles.block_n, 32 if problem.dropout else tiles.block_n),
-            },
+            options={**constants, **_global_constants(inputs), "BLOCK_N": columns},
         ),
+        # 2. Gradients of keys and values
         Launch(
             kernel=columns_kernel,
             grid=(heads * problem.memory.cuboids * key_blocks, batch),
@@ -188,6 +186,7 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
             options=constants,
         ),
     ]
+    # 3. Gradient of the bias
     if d_bias is not None:
         units = batch * problem.query.cuboids
         row_blocks = -(-problem.query.tokens // tiles.block_m)
