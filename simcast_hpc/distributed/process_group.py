@@ -54,6 +54,12 @@ class TorchRanks(Ranks):
         torch.distributed.all_gather_object(things, thing)
         return things
 
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over the ranks, on the device; ``tensor`` may be changed."""
+        total = tensor.to(self.device)
+        torch.distributed.all_reduce(total)
+        return total
+
     def table(self, row: list[float]) -> torch.Tensor:
         """Return the ``n`` numbers of every rank, float32 ``[size, n]`` in host memory, by one small all-gather."""
         own = torch.tensor(row, dtype=torch.float32).to(self.device)

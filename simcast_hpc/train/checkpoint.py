@@ -1,42 +1,34 @@
 """Checkpoints: the complete training state by name, independent of ZeRO stage and number of ranks.
 
-A checkpoint is a folder with one safetensors file per rank, which contains that rank's share of the parameters (fp32
-master value and both Adam moments), and a manifest with hashes. A thread writes it from host copies into a hidden
-directory, and one rename at the end makes it visible, so that it is complete or absent; a checkpoint is hidden by a
-rename before it is removed. The ranks must share the file system.
+A checkpoint is a folder with one safetensors file per rank, which contains the elements of the parameters that the
+rank holds (fp32 master values, both Adam moments, moving average), and a manifest with hashes. Nothing is gathered. A
+thread writes it from host copies into a hidden directory, and one rename at the end makes it visible, so that it is
+complete or absent; a checkpoint is hidden by a rename before it is removed. The ranks must share the file system.
 """
 
 import json
 import logging
-import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from simcast_hpc.config import SimcastError
-from simcast_hpc.config.text_files import read_json_file
-from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_state
+from simcast_hpc.distributed.named_tensors import MOMENTS, Tensors, trainable
+from simcast_hpc.distributed.partitions import Fragment, shape_of, stage_3_partition, stored_fragments
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.atomic_files import publish, remove, sweep, temporary_path, write_json, write_tensors
-from simcast_hpc.storage.run_directory import file_hash, reject_another
+from simcast_hpc.storage.run_directory import file_hash
+
+from .checkpoint_files import MANIFEST, Checkpoint, CheckpointError
 
 logger = logging.getLogger(__name__)
-_MANIFEST, _DAMAGED = "manifest.json", ".damaged"
-_LARGEST_MANIFEST = 2**26
-_FILE_NAME = re.compile(r"[\w-][\w.-]*")
-_POLL_SECONDS = 0.05
-_AUXILIARY = ("auxiliary/", "beside/")  # the second in checkpoints of earlier commits
-_MODEL_PREFIX = "model."
-
-
-class CheckpointError(SimcastError, RuntimeError):
-    """A checkpoint could not be written, is damaged, or belongs to another run."""
+_DAMAGED = ".damaged"
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.05, 1.0
 
 
 class CheckpointWriter:
@@ -96,7 +88,7 @@ class CheckpointWriter:
             step: optimizer steps done.
             samples_seen: samples that they were computed from.
             identity: of the run, for :meth:`Checkpoint.require`.
-            average: this rank's share of the moving average.
+            average: the moving average of the elements that this rank stores, by name.
             auxiliary: state outside the engine, complete on every rank.
             validation: the choice of the best weights so far.
 
@@ -106,22 +98,34 @@ class CheckpointWriter:
         self.wait()
         rank, size = self.ranks.rank, self.ranks.size
         final = self.folder / f"step-{step:08d}"
-        if self.ranks.broadcast(final.exists()):  # a resumed run that is at its last step already
+        exists, partial, error = self.ranks.broadcast(_make_temporary(final) if self.ranks.is_first else None)
+        if exists:  # a resumed run that is at its last step already
             return
-        partial, error = self.ranks.broadcast(_make_temporary(final) if self.ranks.is_first else None)
         if error:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {error}")
-        share: Tensors = {}
-        for number, (name, tensors) in enumerate(read_state(engine)):
-            if is_owner(number, rank=rank, ranks=size):
-                share |= {f"{key}/{name}": _to_host(value) for key, value in tensors.items()}
-        share |= {f"ema/{name}": _to_host(value) for name, value in (average or {}).items()}
-        if rank == 0:
-            share |= {f"auxiliary/{name}": _to_host(value) for name, value in (auxiliary or {}).items()}
-        manifest = {"step": step, "samples_seen": samples_seen, "identity": dict(identity), "ranks": size}
+        # 1. Copies of what this rank stores
+        fragments = list(stored_fragments(engine, self.ranks))
+        share = {f"{key}/{one.name}": tensor for one in fragments for key, tensor in one.tensors.items()}
+        share |= {f"ema/{name}": value for name, value in (average or {}).items()}
+        note = _note(engine, fragments)
+        if rank == 0 and auxiliary:
+            share |= {f"auxiliary/{name}": value for name, value in auxiliary.items()}
+            note["tensors"] = sorted(f"auxiliary/{name}" for name in auxiliary)
+        share, ready = _to_host(share)
+        # 2. The manifest
+        manifest = {
+            "step": step,
+            "samples_seen": samples_seen,
+            "identity": dict(identity),
+            "ranks": size,
+            "kinds": ["param", *MOMENTS, *(["ema"] if average is not None else [])],
+            "parameters": {name: list(shape_of(parameter)) for name, parameter in trainable(engine)},
+        }
         if validation is not None:
             manifest["validation"] = dict(validation)
-        self._thread = threading.Thread(target=self._write, args=(partial, final, share, manifest), daemon=True)
+        self._thread = threading.Thread(
+            target=self._write, args=(partial, final, share, ready, note, manifest), daemon=True
+        )
         self._thread.start()
         self.pending_step = step
 
@@ -140,16 +144,26 @@ class CheckpointWriter:
         if failures:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {failures[0]}")
 
-    def _write(self, partial: Path, final: Path, share: Tensors, manifest: dict[str, Any]) -> None:
+    def _write(
+        self,
+        partial: Path,
+        final: Path,
+        share: Tensors,
+        ready: Callable[[], None],
+        note: dict[str, Any],
+        manifest: dict[str, Any],
+    ) -> None:
         rank = self.ranks.rank
+        path = partial / f"rank-{rank:05d}.safetensors"
         try:
-            path = partial / f"rank-{rank:05d}.safetensors"
-            write_tensors(path, share)
-            note = {"file": path.name, "sha256": file_hash(path), "tensors": sorted(share)}
+            ready()
+            if share:
+                write_tensors(path, share)
+                note |= {"file": path.name, "sha256": file_hash(path)}
             write_json(partial / f"rank-{rank:05d}.json", note)
             if rank == 0:
                 manifest["files"] = self._collect(partial, manifest["ranks"])
-                write_json(partial / _MANIFEST, manifest)
+                write_json(partial / MANIFEST, manifest)
                 self._check_owner()
                 publish(partial, final)
                 for old in visible(self.folder)[: -self.keep]:
@@ -157,145 +171,74 @@ class CheckpointWriter:
         except Exception as error:
             self._failure = error
             with suppress(OSError):
-                (partial / f"rank-{rank:05d}.safetensors").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
                 (partial / f"rank-{rank:05d}.failed").touch()
 
     def _collect(self, partial: Path, ranks: int) -> list[dict[str, Any]]:
-        """Wait for the file descriptions of all ranks and return them."""
-        deadline = time.monotonic() + self._timeout_seconds
-        while len(notes := sorted(partial.glob("rank-*.json"))) < ranks:
-            if any(partial.glob("rank-*.failed")):
+        """Wait for the file descriptions of all ranks and return those of files."""
+        deadline, pause = time.monotonic() + self._timeout_seconds, _POLL_SECONDS
+        while True:
+            names = {path.name for path in partial.iterdir()}  # one listing finds what is written and what failed
+            notes = sorted(name for name in names if name.startswith("rank-") and name.endswith(".json"))
+            if any(name.endswith(".failed") for name in names):
                 raise CheckpointError("another rank could not write its share")
+            if len(notes) >= ranks:
+                break
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{len(notes)} of {ranks} ranks wrote their share in {self._timeout_seconds} s")
-            time.sleep(_POLL_SECONDS)
-        return [json.loads(note.read_text(encoding="utf-8")) for note in notes]
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_POLL_SECONDS)
+        read = [json.loads((partial / name).read_text(encoding="utf-8")) for name in notes]
+        return [note for note in read if "file" in note]
 
 
-class Checkpoint:
-    """A checkpoint on disk, read tensor by tensor."""
-
-    def __init__(self, path: Path):
-        """Read the manifest.
-
-        Raises:
-            CheckpointError: it is missing or invalid.
-        """
-        self.path = path
-        try:
-            self.manifest: dict[str, Any] = read_json_file(
-                path / _MANIFEST, error=CheckpointError, what="the manifest", most_bytes=_LARGEST_MANIFEST
-            )
-            names = [note["file"] for note in self.manifest["files"]]
-            self._file_of = {str(name): note["file"] for note in self.manifest["files"] for name in note["tensors"]}
-            self._step = int(self.manifest["step"])
-            if not isinstance(self.manifest["identity"], dict):
-                raise TypeError("identity is not a mapping")
-        except (CheckpointError, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise CheckpointError(f"{path} is not a checkpoint: {error!r}") from error
-        if outside := [name for name in names if not _FILE_NAME.fullmatch(str(name)) or not isinstance(name, str)]:
-            raise CheckpointError(f"{path / _MANIFEST}: file {outside[0]!r} is not a name within the checkpoint")
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps done."""
-        return self._step
-
-    def verify(self, *, rank: int = 0, ranks: int = 1) -> None:
-        """Compare the hashes of this rank's share of the files.
-
-        Raises:
-            CheckpointError: a file is missing or differs.
-        """
-        for note in self.manifest["files"][rank::ranks]:
-            path = self.path / note["file"]
-            if not path.is_file() or file_hash(path) != note.get("sha256"):
-                raise CheckpointError(f"{path} is missing or damaged")
-
-    def require(self, identity: Mapping[str, Any]) -> None:
-        """Reject an identity that differs from that of the checkpoint.
-
-        Raises:
-            ConfigError: names the first keys that differ, with both values.
-        """
-        reject_another(self.manifest["identity"], identity, where=self.path)
-
-    def tensors(self, name: str) -> Tensors:
-        """Return the fp32 ``param``, ``exp_avg`` and ``exp_avg_sq`` of one parameter.
-
-        Raises:
-            CheckpointError: the checkpoint has no such parameter.
-        """
-        return {key: self._tensor(f"{key}/{name}") for key in ("param", "exp_avg", "exp_avg_sq")}
-
-    def average(self, name: str) -> torch.Tensor:
-        """Return the fp32 moving average of one parameter.
-
-        Raises:
-            CheckpointError: the checkpoint has none.
-        """
-        return self._tensor(f"ema/{name}")
-
-    def auxiliary(self) -> Tensors:
-        """Return the state of the run that DeepSpeed does not hold, by name."""
-        keys = [key for key in self._file_of if key.startswith(_AUXILIARY)]
-        return {key.partition("/")[2]: self._tensor(key) for key in keys}
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Return all fp32 parameters by name: their moving averages if the checkpoint has them."""
-        kind = "ema/" if any(key.startswith("ema/") for key in self._file_of) else "param/"
-        names = sorted(key.removeprefix(kind) for key in self._file_of if key.startswith(kind))
-        return {name: self._tensor(kind + name) for name in names}
-
-    def model_weights(self) -> dict[str, torch.Tensor]:
-        """Return the part of :meth:`weights` that is exported: the submodule ``model``, without that prefix."""
-        weights = self.weights().items()
-        return {name.removeprefix(_MODEL_PREFIX): value for name, value in weights if name.startswith(_MODEL_PREFIX)}
-
-    def check_names(self, engine: Any) -> None:
-        """Reject a checkpoint whose parameters are not those of the engine.
-
-        Raises:
-            CheckpointError: names the first parameters that are missing or unexpected.
-        """
-        expected = set(parameter_names(engine))
-        stored = {key.removeprefix("param/") for key in self._file_of if key.startswith("param/")}
-        if expected != stored:
-            raise CheckpointError(
-                f"{self.path} does not fit the model: missing parameters {sorted(expected - stored)[:3]}, "
-                f"unexpected {sorted(stored - expected)[:3]}"
-            )
-
-    def _tensor(self, key: str) -> torch.Tensor:
-        if key not in self._file_of:
-            raise CheckpointError(f"{self.path} contains no {key}")
-        path = self.path / self._file_of[key]
-        try:
-            with safe_open(path, framework="pt") as file:
-                return file.get_tensor(key)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: {key} cannot be read: {error}") from error
+def _note(engine: Any, fragments: Sequence[Fragment]) -> dict[str, Any]:
+    """Return which elements a rank stores, for the manifest; see ``checkpoint_files.py``."""
+    partition = stage_3_partition(engine)
+    if fragments and partition is not None:
+        return {"partition": list(partition)}
+    return {"slices": {one.name: [one.start, one.length] for one in fragments}}
 
 
-def _to_host(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a copy on the host; on a CPU the gathered tensor may be the live one, which the next step changes."""
-    host = tensor.detach().cpu()
-    return host.clone() if host.device == tensor.device else host
+def _to_host(tensors: Tensors) -> tuple[Tensors, Callable[[], None]]:
+    """Return copies on the host and a function that waits until they are complete.
+
+    Copies from a GPU go to pinned memory and do not wait for the device; the next optimizer step follows them on the
+    same stream.
+    """
+    copies: Tensors = {}
+    device = None
+    for key, tensor in tensors.items():
+        pinned = tensor.is_cuda
+        copies[key] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+        copies[key].copy_(tensor.detach(), non_blocking=pinned)
+        device = tensor.device if pinned else device
+    if device is None:
+        return copies, lambda: None
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return copies, event.synchronize
 
 
-def _make_temporary(final: Path) -> tuple[Path, str | None]:
-    """Create the directory in which a checkpoint is written; return it and the error, if there was one."""
+def _make_temporary(final: Path) -> tuple[bool, Path, str | None]:
+    """Create the directory in which a checkpoint is written.
+
+    Returns:
+        Whether the checkpoint exists already, the directory, and the error, if there was one.
+    """
     temporary = temporary_path(final)
+    if final.exists():
+        return True, temporary, None
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
-        return temporary, str(error)
-    return temporary, None
+        return False, temporary, str(error)
+    return False, temporary, None
 
 
 def visible(folder: Path) -> list[Path]:
     """Return the complete checkpoints of a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if not path.suffix and (path / _MANIFEST).is_file())
+    return sorted(path for path in folder.glob("step-*") if not path.suffix and (path / MANIFEST).is_file())
 
 
 def latest(folder: Path) -> Checkpoint | None:

@@ -4,6 +4,7 @@
 and exports. What is trained is defined by the stage (``stages/``), how a step is taken by ``loop.py``.
 """
 
+import functools
 import logging
 import os
 import warnings
@@ -25,8 +26,8 @@ from simcast_hpc.data.shared_reads import SharedReads, share_reads, shared_read
 from simcast_hpc.data.window_source import ArraySource
 from simcast_hpc.distributed.deterministic_algorithms import deterministic_algorithms
 from simcast_hpc.distributed.engine import build_engine, deepspeed_config, set_learning_rate
-from simcast_hpc.distributed.named_tensors import write_state
 from simcast_hpc.distributed.partitioned_init import build_partitioned
+from simcast_hpc.distributed.partitions import write_fragments
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks, find_rank
 from simcast_hpc.models.fp32_precision import fp32_precision
@@ -272,8 +273,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
         cause = next(filter(None, ranks.gather(stop_request.cause)))
         raise_for(reason, cause=cause, saved=f"saved at step {step}")
     # 5. Export
-    checkpoint = latest(directory.checkpoints)
-    assert checkpoint is not None, "the last step saves a checkpoint"
+    checkpoint = Checkpoint(ranks.broadcast(visible(directory.checkpoints)[-1] if ranks.is_first else None))
     metadata = stage.export_metadata(checkpoint, ranks)
     with ranks.together():
         if ranks.is_first:
@@ -352,10 +352,11 @@ def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | No
     def warm_up() -> torch.Tensor:
         return planned.stage.warm_up(engine.engine, ranks.device)
 
-    write_state(engine.engine, checkpoint.tensors, step=checkpoint.step, warm_up=warm_up)
+    write_fragments(engine.engine, checkpoint.read, ranks, step=checkpoint.step, warm_up=warm_up)
     engine.restore_auxiliary(checkpoint.auxiliary(), step=checkpoint.step)
     if ema is not None:
-        ema.restore(checkpoint.average)
+        ema.restore(functools.partial(checkpoint.read, "ema"))
+    checkpoint.close()
     logger.info("resumed from %s", checkpoint.path)
     return checkpoint.step
 

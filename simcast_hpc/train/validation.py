@@ -6,7 +6,7 @@ What is forecast from the windows is defined by ``forecast_validation.py`` and `
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from simcast_hpc.config import ConfigError, DataError, TrainConfig
 from simcast_hpc.data.open_windows import open_windows
 from simcast_hpc.data.window_source import WindowSource
-from simcast_hpc.distributed.named_tensors import Tensors, is_owner, parameter_names, read_parameters
+from simcast_hpc.distributed.named_tensors import Tensors, read_parameters
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.monitoring.metrics import MetricsWriter, read_metrics
 
@@ -159,7 +159,7 @@ class ValidationHook:
     def __call__(self, step: int, _report: object) -> None:
         """Score the weights after ``step`` and write the scores. A collective."""
         start = time.perf_counter()
-        weights = gather_weights(self.engine, self.ema, self.ranks)
+        weights = gather_weights(self.engine, self.ema)
         scores = self.validation.scores(weights, self.ranks)
         if self.best is not None:
             self.best.update(step, scores, weights)
@@ -168,7 +168,7 @@ class ValidationHook:
             self.writer.write(step, metrics | {"time/validation_seconds": time.perf_counter() - start})
 
 
-def gather_weights(engine: Any, ema: EMA | None, ranks: TorchRanks) -> Tensors:
+def gather_weights(engine: Any, ema: EMA | None) -> Tensors:
     """Return the fp32 weights that a checkpoint of this step would export, by name, on the host. A collective.
 
     Every rank gets a complete copy, gathered one tensor at a time: the moving average, or the master weights without
@@ -177,21 +177,8 @@ def gather_weights(engine: Any, ema: EMA | None, ranks: TorchRanks) -> Tensors:
     if ema is None:
         weights = {name: tensor.detach().cpu().clone() for name, tensor in read_parameters(engine)}
     else:
-        weights = dict(_full_average(engine, ema, ranks))
+        weights = dict(ema.complete())
     return {name.removeprefix(_PREFIX): tensor for name, tensor in weights.items() if name.startswith(_PREFIX)}
-
-
-def _full_average(engine: Any, ema: EMA, ranks: TorchRanks) -> Iterator[tuple[str, Tensor]]:
-    """Yield the moving average of each parameter on the host, broadcast from its owner one at a time. A collective."""
-    owned = ema.tensors
-    for number, name in enumerate(parameter_names(engine)):
-        if ranks.size == 1:
-            yield name, owned[name].detach().cpu().clone()
-            continue
-        parameter = engine.module.get_parameter(name)
-        shape = torch.Size(getattr(parameter, "ds_shape", parameter.shape))  # ZeRO 3 leaves an empty tensor
-        owner = next(rank for rank in range(ranks.size) if is_owner(number, rank=rank, ranks=ranks.size))
-        yield name, ranks.broadcast_tensor(owned.get(name), shape, source=owner).cpu().clone()
 
 
 def _has_baselines(writer: MetricsWriter) -> bool:
