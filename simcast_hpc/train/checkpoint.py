@@ -241,10 +241,12 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if not path.suffix and (path / MANIFEST).is_file())
 
 
-def latest(folder: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint, or None."""
-    paths = visible(folder)
-    return Checkpoint(paths[-1]) if paths else None
+def latest(folder: Path, ranks: TorchRanks | None = None) -> Checkpoint | None:
+    """Return the newest complete checkpoint, or None; with ``ranks`` the one that rank 0 sees, on all. A collective."""
+    paths = visible(folder) if ranks is None or ranks.is_first else []
+    newest = paths[-1] if paths else None
+    newest = newest if ranks is None else ranks.broadcast(newest)
+    return None if newest is None else Checkpoint(newest)
 
 
 def reject_another_run(folder: Path, identity: Mapping[str, Any]) -> None:

@@ -227,7 +227,9 @@ class Checkpoint:
                 shape = part.get_shape()
                 row = prod(shape[1:])
                 low, high = start // row, -(-(start + length) // row)
-                found = part[low:high].flatten()[start - low * row :][:length].clone() if shape else part[:].view(1)
+                # The slice is a copy of whole rows; a scalar has none.
+                rows = part[low:high].flatten() if shape else file.get_tensor(key).view(1)
+                found = rows[start - low * row :][:length]
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: {key} cannot be read: {error}") from error
         self.bytes_read += found.nbytes

@@ -273,7 +273,8 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
         cause = next(filter(None, ranks.gather(stop_request.cause)))
         raise_for(reason, cause=cause, saved=f"saved at step {step}")
     # 5. Export
-    checkpoint = Checkpoint(ranks.broadcast(visible(directory.checkpoints)[-1] if ranks.is_first else None))
+    checkpoint = latest(directory.checkpoints, ranks)
+    assert checkpoint is not None, "the last step saves a checkpoint"
     metadata = stage.export_metadata(checkpoint, ranks)
     with ranks.together():
         if ranks.is_first:
