@@ -23,7 +23,8 @@ from benchmarks.measurements import RESULTS, provenance, report
 from benchmarks.scaling_worker import FRAMES_IN, FRAMES_OUT, SIZE, Module, config_of
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.launchers import child_environment, run_ranks
-from simcast_hpc.distributed.named_tensors import read_parameters, read_state
+from simcast_hpc.distributed.named_tensors import read_parameters
+from simcast_hpc.distributed.partitions import stored_fragments
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
 
 CASES: list[dict[str, Any]] = [
@@ -155,7 +156,7 @@ def count_run(engine_options: dict[str, Any], ranks: TorchRanks, *, accumulation
                 engine.backward(loss)
                 engine.step()
     with phases["save"]:
-        for _ in read_state(engine):
+        for _ in stored_fragments(engine, ranks):
             pass
     with phases["validation weights"]:
         for _ in read_parameters(engine):

@@ -65,10 +65,13 @@ class StudentConfig(Section, read_by=("student",)):
 
 
 class CheckpointConfig(Section):
-    """How often checkpoints are written; a kill loses at most ``every_steps + ahead_steps`` optimizer steps."""
+    """How often checkpoints are written; a kill loses at most one interval and ``ahead_steps`` optimizer steps."""
 
     every_steps: Annotated[int, Unit("optimizer steps")] = Field(default=1000, ge=0)
-    """Number of optimizer steps between checkpoints; 0 writes only one, at the end."""
+    """Number of optimizer steps between checkpoints; 0 writes none by steps, only one at the end."""
+    every_minutes: Annotated[PositiveFloat | None, Unit("minutes")] = None
+    """Wall time between checkpoints, in addition to `checkpoint.every_steps`; null writes none by time. Rank 0's clock
+    decides for all ranks. Set `every_steps` to 0 if a step takes milliseconds."""
     ahead_steps: Annotated[int, Unit("optimizer steps")] = Field(default=20, ge=0)
     """Number of optimizer steps that training may advance while a checkpoint is written in the background; 0 waits."""
     keep: Annotated[PositiveInt, Unit("checkpoints")] = 2

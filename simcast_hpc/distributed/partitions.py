@@ -1,8 +1,8 @@
 """The part of a model's training state that a rank holds, without communication.
 
 ZeRO gives each rank a range of elements of each flattened parameter, in fp32, with both Adam moments: under stages 1
-and 2 a contiguous range of all parameters, so most parameters are whole or absent; under stage 3 an equal range
-of each.
+and 2 a contiguous range of all parameters, so that a rank holds most of them completely or not at all; under stage 3 an
+equal range of each.
 """
 
 from collections.abc import Callable, Iterator, Sequence

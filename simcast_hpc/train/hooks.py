@@ -52,8 +52,24 @@ class ProgressHook:
         self._bar.stop()
 
 
+class CheckpointClock:
+    """Asks for a checkpoint a number of minutes after the last one, on rank 0 only: the status of a step tells all."""
+
+    def __init__(self, minutes: float | None, *, is_first: bool):
+        self._seconds = minutes * 60 if minutes is not None and is_first else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval."""
+        self._since = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether the interval is over."""
+        return self._seconds is not None and time.monotonic() - self._since >= self._seconds
+
+
 class CheckpointHook:
-    """Saves a checkpoint."""
+    """Saves a checkpoint, and begins a new interval of the clock."""
 
     def __init__(
         self,
@@ -64,12 +80,20 @@ class CheckpointHook:
         identity: Mapping[str, Any],
         ema: EMA | None = None,
         best: BestWeights | None = None,
+        clock: CheckpointClock | None = None,
     ):
+        self.clock = clock
+        self._saved: int | None = None
         self.writer, self.engine, self.global_size, self.identity = writer, engine, global_size, identity
         self.ema, self.best = ema, best
 
     def __call__(self, step: int, _report: StepReport) -> None:
-        """Start writing the checkpoint of ``step``. A collective."""
+        """Start writing the checkpoint of ``step``, unless it was started already. A collective."""
+        if step == self._saved:
+            return
+        self._saved = step
+        if self.clock is not None:
+            self.clock.restart()
         self.writer.save(
             self.engine.engine,
             step=step,
@@ -79,6 +103,18 @@ class CheckpointHook:
             auxiliary=self.engine.auxiliary_state(),
             validation=None if self.best is None else self.best.state(),
         )
+
+
+class TimedCheckpointHook:
+    """Saves a checkpoint if the clock of rank 0 asked for one."""
+
+    def __init__(self, save: CheckpointHook):
+        self._save = save
+
+    def __call__(self, step: int, report: StepReport) -> None:
+        """Save if it is due. A collective then."""
+        if report.status.save_due:
+            self._save(step, report)
 
 
 class WaitForWriterHook:

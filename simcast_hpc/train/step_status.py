@@ -17,6 +17,7 @@ class StepStatus(NamedTuple):
     write_failed: bool
     stop_reason: StopReason
     max_loss: float
+    save_due: bool = False
 
 
 class StatusReduction:
@@ -28,6 +29,7 @@ class StatusReduction:
         *,
         stop_request: Callable[[], StopReason] = lambda: StopReason.NONE,
         write_failed: Callable[[], bool] = lambda: False,
+        save_due: Callable[[], bool] = lambda: False,
     ):
         """Store the sources of the flags.
 
@@ -35,8 +37,10 @@ class StatusReduction:
             maximum: element-wise maximum of a float32 vector over the ranks; the only device synchronization of a step.
             stop_request: why this rank is asked to exit.
             write_failed: whether this rank failed to write a checkpoint.
+            save_due: whether the clock of this rank asks for a checkpoint.
         """
         self._maximum, self._stop_request, self._write_failed = maximum, stop_request, write_failed
+        self._save_due = save_due
 
     def __call__(self, losses: torch.Tensor, finite: torch.Tensor) -> StepStatus:
         """Return the status of an optimizer step. A collective.
@@ -46,10 +50,10 @@ class StatusReduction:
             finite: whether this rank's share of the gradient is finite, bool.
         """
         losses = losses.float()
-        own = [float(self._stop_request()), float(self._write_failed())]
+        own = [float(source()) for source in (self._stop_request, self._write_failed, self._save_due)]
         flags = numbers_to_device(own, losses.device, dtype=torch.float32)
         nonfinite = (~torch.isfinite(losses)).any().float()
         highest = torch.nan_to_num(losses, nan=float("inf")).max()
         step = torch.stack([nonfinite, (~finite.to(losses.device)).float(), highest])
-        reason, failed, bad_loss, bad_gradient, max_loss = self._maximum(torch.cat([flags, step]))
-        return StepStatus(bad_loss > 0, bad_gradient > 0, failed > 0, StopReason(int(reason)), max_loss)
+        reason, failed, save, bad_loss, bad_gradient, max_loss = self._maximum(torch.cat([flags, step]))
+        return StepStatus(bad_loss > 0, bad_gradient > 0, failed > 0, StopReason(int(reason)), max_loss, save > 0)

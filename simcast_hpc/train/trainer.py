@@ -44,7 +44,7 @@ from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, rej
 from .compiled_network import capture_network, compile_network
 from .ema import EMA
 from .forecast_validation import ForecastValidation, higher_is_better
-from .hooks import CheckpointHook, WaitForWriterHook, WriteFailureHook
+from .hooks import CheckpointClock, CheckpointHook, TimedCheckpointHook, WaitForWriterHook, WriteFailureHook
 from .learning_rate import adam_betas, learning_rate
 from .loop import DeviceBatch, NonFiniteGuard, PeriodicHook, train
 from .monitoring_hooks import monitoring_hooks
@@ -231,6 +231,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
         timeout_minutes=config.engine.timeout_minutes,
         check_owner=lock.check,
     )
+    clock = CheckpointClock(config.checkpoint.every_minutes, is_first=ranks.is_first)
     timer = StepTimer(ranks.device, nvtx=config.log.nvtx)
     profiler = None
     if planned.profile is not None:
@@ -255,7 +256,9 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
             first_step=first_step,
             max_steps=config.max_steps,
             before_step=before_step,
-            reduce_status=StatusReduction(ranks.maximum, stop_request=stop_request, write_failed=writer.failed),
+            reduce_status=StatusReduction(
+                ranks.maximum, stop_request=stop_request, write_failed=writer.failed, save_due=clock.due
+            ),
             guard=NonFiniteGuard(config.watch.most_skipped if config.watch.non_finite == "skip" else 0),
             timer=timer,
             hooks=[
@@ -264,7 +267,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
                 *monitoring_hooks(
                     planned, ranks, engine, timer, ema, best, profiler, first_step=first_step, resources=resources
                 ),
-                *_checkpoint_hooks(planned, writer, engine, ema, best),
+                *_checkpoint_hooks(planned, writer, engine, ema, best, clock),
             ],
             ended=lambda: best is not None and best.stopped,
         )
@@ -327,13 +330,17 @@ def _device_batches(
 
 
 def _checkpoint_hooks(
-    planned: Plan, writer: CheckpointWriter, engine: StageEngine, ema: EMA | None, best: BestWeights | None
+    planned: Plan,
+    writer: CheckpointWriter,
+    engine: StageEngine,
+    ema: EMA | None,
+    best: BestWeights | None,
+    clock: CheckpointClock,
 ) -> list[PeriodicHook]:
-    config = planned.config.checkpoint
-    save = CheckpointHook(
-        writer, engine, global_size=planned.config.batch.global_size, identity=planned.identity, ema=ema, best=best
-    )
+    config, size = planned.config.checkpoint, planned.config.batch.global_size
+    save = CheckpointHook(writer, engine, global_size=size, identity=planned.identity, ema=ema, best=best, clock=clock)
     return [
+        PeriodicHook(1, TimedCheckpointHook(save), part="checkpoint"),
         PeriodicHook(config.every_steps, save, before_exit=True, part="checkpoint"),
         PeriodicHook(1, WaitForWriterHook(writer, ahead_steps=config.ahead_steps), part="checkpoint"),
     ]

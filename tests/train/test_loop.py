@@ -180,12 +180,12 @@ def test_non_finite_loss_of_another_rank_fails_this_rank_too():
 
     def other_rank_is_bad(values: torch.Tensor) -> list[float]:
         reduced.append(values.tolist())
-        return [0.0, 0.0, float(len(reduced) == 2), 0.0, 1.0]
+        return [0.0, 0.0, 0.0, float(len(reduced) == 2), 0.0, 1.0]
 
     engine = RecordingEngine(2)
     with pytest.raises(NonFiniteLossError, match=r"step 2 .*on another rank, which names its windows; the weights are"):
         _train(engine, reduce_status=StatusReduction(other_rank_is_bad))
-    assert [own[2] for own in reduced] == [0.0, 0.0], "one reduction per optimizer step; this rank's losses were finite"
+    assert [own[3] for own in reduced] == [0.0, 0.0], "one reduction per optimizer step; this rank's losses were finite"
     assert engine.calls.count(("step",)) == 2 + 1
 
 
@@ -246,7 +246,7 @@ def test_one_reduction_per_step_carries_all_flags():
         return values.tolist()
 
     _train(RecordingEngine(3), max_steps=4, reduce_status=StatusReduction(maximum))
-    assert sizes == [5] * 4
+    assert sizes == [6] * 4
 
 
 def test_the_parts_of_a_step_are_timed_separately(monkeypatch):
