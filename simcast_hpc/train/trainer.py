@@ -365,7 +365,8 @@ def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | No
     if ema is not None:
         ema.restore(functools.partial(checkpoint.read, "ema"))
     checkpoint.close()
-    logger.info("resumed from %s", checkpoint.path)
+    read, opened = checkpoint.bytes_read / 2**20, checkpoint.opened
+    logger.info("resumed from %s (%d files opened, %.1f MiB read by this rank)", checkpoint.path, opened, read)
     return checkpoint.step
 
 
