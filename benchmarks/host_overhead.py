@@ -4,11 +4,11 @@
 
 Where a kernel takes less time than its call, a GPU waits for the host. A call validates its arguments, selects the
 implementation, allocates results and prepares the launch, and autograd records and calls the backward pass. Triton's
-own launcher (16 to 22 us per launch on the machine of the first measurement) is not included. Times do not depend on
+own launcher is not included. Times do not depend on
 the shape, so the smallest case of an operator is used, on the CPU.
 
 ``BUDGET_US`` is the largest median that a forward and backward pass should have on one core of a server; it is printed
-beside the measured value and is not a test, since times depend on the machine and its load.
+with the measured value and is not a test, since times depend on the machine and its load.
 """
 
 import argparse
