@@ -51,13 +51,13 @@ def smallest_case(benchmark: Benchmark) -> Case:
     cases = [case for case in op_cases(benchmark.op).CASES if case.dtype != torch.float64]
     for case in sorted(cases, key=lambda case: prod(case.shape)):
         before = _Launches.count
-        _op(benchmark, case)(*benchmark.tensors(case, "cpu", 0))
+        provider_of(benchmark, case)(*benchmark.tensors(case, "cpu", 0))
         if _Launches.count > before:
             return case
     raise ValueError(f"no case of {benchmark.op} is computed by its kernel")
 
 
-def _op(benchmark: Benchmark, case: Case) -> Callable[..., Any]:
+def provider_of(benchmark: Benchmark, case: Case) -> Callable[..., Any]:
     """Return the provider that calls the operator; some benchmarks have it for a CPU, others for CUDA only."""
     for device in ("cpu", "cuda"):
         for provider in benchmark.providers(case, device):
@@ -69,7 +69,7 @@ def _op(benchmark: Benchmark, case: Case) -> Callable[..., Any]:
 def calls(benchmark: Benchmark, case: Case) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Yield the mode of a call (``forward``; ``recorded`` by autograd; ``full`` with the backward pass)."""
     tensors = benchmark.tensors(case, "cpu", 0)
-    function = _op(benchmark, case)
+    function = provider_of(benchmark, case)
 
     def forward() -> Any:
         with torch.no_grad():
