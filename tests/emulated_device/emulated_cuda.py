@@ -5,6 +5,7 @@ them as the CUDA driver does. :func:`show_devices` applies both again, in a fork
 """
 
 import ctypes
+import functools
 import os
 import time
 import types
@@ -181,15 +182,33 @@ def _install(torch: Any) -> None:
     torch.version.cuda = "13.0"
     torch.Tensor.record_stream = lambda _self, _stream: None
     torch.Tensor.pin_memory = _pin_memory
+    torch.empty = _with_pinned_memory(torch.empty)
 
 
 _pinned: list[Any] = []  # kept, so that no other tensor gets the memory
 
 
 def _pin_memory(tensor: Any, device: Any = None) -> Any:
-    _pinned.append(tensor.clone())
-    _library.emulated_pin(ctypes.c_void_p(_pinned[-1].untyped_storage().data_ptr()))
-    return _pinned[-1]
+    return _pin(tensor.clone())
+
+
+def _pin(tensor: Any) -> Any:
+    _pinned.append(tensor)
+    _library.emulated_pin(ctypes.c_void_p(tensor.untyped_storage().data_ptr()))
+    return tensor
+
+
+def _with_pinned_memory(empty: Any) -> Any:
+    from torch.utils import _device
+
+    _device._device_constructors()  # caches the function itself, which ``with torch.device(...)`` looks for
+
+    @functools.wraps(empty)
+    def wrapper(*sizes: Any, pin_memory: bool = False, **options: Any) -> Any:
+        tensor = empty(*sizes, **options)
+        return _pin(tensor) if pin_memory else tensor
+
+    return wrapper
 
 
 def list_synchronizations(path: Path) -> None:
