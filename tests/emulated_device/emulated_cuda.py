@@ -185,10 +185,14 @@ def _install(torch: Any) -> None:
     torch.empty = _with_pinned_memory(torch.empty)
 
 
-_pinned: list[Any] = []  # kept, so that no other tensor gets the memory
+_callbacks: list[Any] = []
+_pinned: list[Any] = []  # tensors, kept, so that no other tensor gets the memory
 
 
 def _pin_memory(tensor: Any, device: Any = None) -> Any:
+    own = tensor.untyped_storage().data_ptr()
+    if any(one.untyped_storage().data_ptr() == own for one in _pinned):
+        return tensor  # as PyTorch does
     return _pin(tensor.clone())
 
 
@@ -241,5 +245,5 @@ def list_synchronizations(path: Path) -> None:
                     place = f"{package.strip('/')}/{frame.filename.rpartition(package)[2]}:{frame.lineno}"
         log.write(f"{kind.decode()}\t{place}\n")
 
-    _pinned.append(note)  # ctypes does not keep it
+    _callbacks.append(note)  # ctypes does not keep it
     _library.emulated_on_synchronization(note)
