@@ -105,21 +105,18 @@ def write_fragments(engine: Any, lookup: Lookup, ranks: TorchRanks, *, step: int
     for _ in range(engine.gradient_accumulation_steps()):
         engine.backward(warm_up() * 0.0)
         engine.step()
-    # 1. Master weights and moments
+    # 1. Master weights, moments, and weights of the forward pass
     if is_plain(engine):
         _write_replicated(engine, lookup, ranks)
+    elif stage_3_partition(engine) is not None:
+        for name, parameter in trainable(engine):
+            _write_stage_3(name, parameter, lookup, ranks)
     else:
         for fragment in held_fragments(engine):
             for key, tensor in fragment.tensors.items():
                 tensor.copy_(lookup(key, fragment.name, fragment.start, fragment.length))
-    # 2. Weights of the forward pass
-    named = list(trainable(engine))
-    if hasattr(named[0][1], "ds_id"):
-        for name, parameter in named:
-            _refresh_stage_3(name, parameter, lookup, ranks)
-    elif not is_plain(engine):
         engine.optimizer.update_lp_params()
-    # 3. Step
+    # 2. Step
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in inner.state.values():
         if "step" in state:
@@ -144,15 +141,20 @@ def _partition_group(engine: Any) -> Any:
 def _of_stage_3(name: str, parameter: Any, moments: bool) -> Iterator[Fragment]:
     from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 
-    partition = parameter.ds_tensor.numel()
-    start = partition * torch.distributed.get_rank(parameter.ds_process_group)
-    length = min(partition, parameter.ds_numel - start)  # the last partitions are padded
-    if length <= 0:
+    start, length = _stage_3_range(parameter)
+    if not length:
         return
     tensors = {"param": safe_get_local_fp32_param(parameter)}
     if moments:
         tensors |= {key: safe_get_local_optimizer_state(parameter, key) for key in MOMENTS}
     yield Fragment(name, start, {key: value.detach().flatten()[:length] for key, value in tensors.items()})
+
+
+def _stage_3_range(parameter: Any) -> tuple[int, int]:
+    """Return the first element and the number of elements of this rank's partition, without its padding."""
+    partition = parameter.ds_tensor.numel()
+    start = partition * torch.distributed.get_rank(parameter.ds_process_group)
+    return start, max(0, min(partition, parameter.ds_numel - start))
 
 
 def _write_replicated(engine: Any, lookup: Lookup, ranks: TorchRanks) -> None:
@@ -166,14 +168,27 @@ def _write_replicated(engine: Any, lookup: Lookup, ranks: TorchRanks) -> None:
             tensor.copy_(value.view(tensor.shape))
 
 
-def _refresh_stage_3(name: str, parameter: Any, lookup: Lookup, ranks: TorchRanks) -> None:
-    """Copy master weights to the partition of the forward pass; a collective for a weight that has other copies."""
+def _write_stage_3(name: str, parameter: Any, lookup: Lookup, ranks: TorchRanks) -> None:
+    """Write one parameter by DeepSpeed's setters: with offload, its getters return copies on the device.
+
+    A collective for a weight that has further copies, such as those of a secondary partition.
+    """
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
+    start, length = _stage_3_range(parameter)
+
+    def partition(kind: str) -> torch.Tensor:
+        values = lookup(kind, name, start, length) if length else torch.empty(0)
+        return torch.nn.functional.pad(values, (0, parameter.ds_tensor.numel() - length))
+
+    weights = partition("param")
+    safe_set_local_fp32_param(parameter, weights)
+    for kind in MOMENTS:
+        safe_set_local_optimizer_state(parameter, partition(kind), kind)
     if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE and parameter.ds_secondary_tensor is None:
-        for fragment in _of_stage_3(name, parameter, moments=False):
-            parameter.ds_tensor.data.flatten()[: fragment.length].copy_(fragment.tensors["param"])
+        parameter.ds_tensor.data.copy_(weights.view(parameter.ds_tensor.shape))
         return
     with GatheredParameters([parameter], modifier_rank=0):
         if ranks.is_first:
