@@ -15,6 +15,7 @@ from simcast_hpc.config import ConfigError
 from simcast_hpc.distributed.row_shards import RowShards
 
 from .base_forecast import network_of
+from .earthformer import Earthformer
 from .simvp import InceptionBlock, InceptionBranch, SimVP
 
 
@@ -27,9 +28,13 @@ def row_multiple(model: nn.Module) -> int:
     network = network_of(model)
     if isinstance(network, SimVP):
         return network.downsampling
+    if isinstance(network, Earthformer):
+        from .earthformer.row_conversion import earthformer_row_multiple  # imports this module
+
+        return earthformer_row_multiple(network)
     raise ConfigError(
-        f"parallel.spatial above 1 is not supported by {type(network).__name__}; choose model.kind=simvp, or "
-        "parallel.spatial=1"
+        f"parallel.spatial above 1 is not supported by {type(network).__name__}; choose model.kind=simvp or "
+        "earthformer, or parallel.spatial=1"
     )
 
 
@@ -43,6 +48,10 @@ def shard_rows(model: nn.Module, shards: RowShards) -> None:
         return
     row_multiple(model)
     network = network_of(model)
+    if isinstance(network, Earthformer):
+        from .earthformer.row_conversion import shard_earthformer
+
+        return shard_earthformer(network, shards)
     for block in [module for module in network.modules() if isinstance(module, InceptionBlock)]:
         _share_halo(block, shards)
     shard_layers(network, shards)

@@ -1,8 +1,10 @@
 """Checks of row shards on ranks: each computes the whole field too and compares its rows with it.
 
-``python -m tests.multi_rank.row_shard_checks SIZE`` forks SIZE ranks and runs every check on them.
+``python -m tests.multi_rank.row_shard_checks SIZE [MODULE NAME]`` forks SIZE ranks and runs every check on them, or the
+check NAME of MODULE.
 """
 
+import importlib
 import multiprocessing
 import sys
 from collections.abc import Callable
@@ -130,11 +132,14 @@ def _rank(rank: int, size: int, port: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-def main(size: int) -> None:
-    """Run the checks on ``size`` forked ranks."""
+def main(size: int, module: str | None = None, name: str = "") -> None:
+    """Run the checks, or one of another module, on ``size`` forked ranks."""
     from tests.multi_rank import sharded_network_checks
 
-    CHECKS.extend(sharded_network_checks.CHECKS)
+    if module is None:
+        CHECKS.extend(sharded_network_checks.CHECKS)
+    else:
+        CHECKS[:] = [importlib.import_module(module).CHECKS[name]]
     port, fork = free_port(), multiprocessing.get_context("fork")
     ranks = [fork.Process(target=_rank, args=(rank, size, port)) for rank in range(size)]
     for rank in ranks:
@@ -148,4 +153,4 @@ def main(size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

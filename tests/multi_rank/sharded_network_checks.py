@@ -34,8 +34,9 @@ def compare_network(
     assert local.grad is not None and inputs.grad is not None
     equal(local.grad, shards.take(inputs.grad))
     for (name, parameter), reference in zip(own.named_parameters(), network.parameters(), strict=True):
-        assert parameter.grad is not None and reference.grad is not None, name
-        equal(shards.sum(parameter.grad), reference.grad)
+        assert (parameter.grad is None) == (reference.grad is None), name
+        if parameter.grad is not None:  # the last update of Earthformer's global vectors is unused
+            equal(shards.sum(parameter.grad), reference.grad)
 
 
 def check_convolutions(shards: RowShards) -> None:

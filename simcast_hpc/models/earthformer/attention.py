@@ -1,6 +1,7 @@
 """Cuboid self-attention with global vectors, cuboid cross-attention, and their relative position bias."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from simcast_kernels.layer_norm_linear import layer_norm_linear
 
 from .global_vectors import GlobalAttention, SeparateProjections, SharedProjections, key_multiplicity
 from .patterns import Cuboid, Triple
+from .row_sharded_attention import RowShardedAttention
 
 
 def normed_linear(x: Tensor, norm: nn.LayerNorm, layers: Sequence[nn.Linear]) -> list[Tensor]:
@@ -87,18 +89,20 @@ class CuboidSelfAttention(nn.Module):
     Attributes:
         seed_offset: added to the dropout seed; unique per attention, set by ``Earthformer``.
         updates_globals: whether to return the update of the global vectors; False if no later layer reads it.
+        row_sharded: with spatial sharding, the exchange of tokens between the ranks.
 
     Source: Gao et al. (arXiv 2207.05833), section 3.1 and 3.2.
     """
 
     seed_offset = 0
     updates_globals = True
+    row_sharded: RowShardedAttention | None = None
     key_counts: Tensor | None
 
     def __init__(self, config: EarthformerConfig, *, width: int, cuboid: Cuboid, tokens: Triple, global_vectors: bool):
         super().__init__()
         self.heads, self.padding, self.attention_dropout = config.heads, config.padding, config.attention_dropout
-        self.cuboid = cuboid
+        self.cuboid, self.tokens = cuboid, tokens
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         clipped = cuboid.clipped(tokens)
@@ -150,19 +154,15 @@ class CuboidSelfAttention(nn.Module):
             )
 
         # 2. Attention of the tokens
-        attended = cuboid_attention(
+        attended = _attend(
+            self,
+            cuboid_attention,
             qkv,
-            heads=self.heads,
-            cuboid=self.cuboid.size,
-            strategy=self.cuboid.strategy,
-            shift=self.cuboid.shift,
-            padding=self.padding,
             bias=None if self.bias is None else self.bias(),
             global_query=None if keys is None else keys.query,
             global_key=None if keys is None else keys.key,
             global_value=None if keys is None else keys.value,
-            dropout=self.attention_dropout if self.training else 0.0,
-            seed=seed + self.seed_offset,
+            seed=seed,
         )
         update = self.dropout(self.project(attended))
 
@@ -187,11 +187,13 @@ class CuboidCrossAttention(nn.Module):
 
     Attributes:
         seed_offset: added to the dropout seed; unique per attention, set by ``Earthformer``.
+        row_sharded: with spatial sharding, the exchange of tokens between the ranks.
 
     Source: Gao et al. (arXiv 2207.05833), section 3.3.
     """
 
     seed_offset = 0
+    row_sharded: RowShardedAttention | None = None
 
     def __init__(self, config: EarthformerConfig, *, width: int, cuboid: Cuboid, memory: Triple, frames_out: int):
         super().__init__()
@@ -200,6 +202,7 @@ class CuboidCrossAttention(nn.Module):
         frames = memory[0] if self.last_frames is None else min(self.last_frames, memory[0])
         extents = (memory[0] + frames_out, *cuboid.size[1:])
         self.cuboid = Cuboid(extents, cuboid.strategy, cuboid.shift).split_shifted_axes(memory)
+        self.tokens = (frames_out, *memory[1:])
         _, rows, columns = self.cuboid.size
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width, bias=False)
@@ -231,18 +234,40 @@ class CuboidCrossAttention(nn.Module):
         if self.attends_globals and vectors is not None:
             key, value = self.key_value(vectors).chunk(2, dim=-1)
         (query,) = normed_linear(x, self.norm, [self.query])
-        attended = cuboid_cross_attention(
+        attended = _attend(
+            self,
+            cuboid_cross_attention,
             query,
             self.key_value(memory),
-            heads=self.heads,
-            cuboid=self.cuboid.size,
-            strategy=self.cuboid.strategy,
-            shift=self.cuboid.shift,
-            padding=self.padding,
             bias=None if self.bias is None else self.bias(),
             global_key=key,
             global_value=value,
-            dropout=self.attention_dropout if self.training else 0.0,
-            seed=seed + self.seed_offset,
+            seed=seed,
         )
         return self.dropout(self.project(attended))
+
+
+def _attend(
+    layer: CuboidSelfAttention | CuboidCrossAttention,
+    op: Callable[..., Tensor],
+    *fields: Tensor,
+    seed: int,
+    **tensors: Tensor | None,
+) -> Tensor:
+    """Return ``op`` of ``fields`` and ``tensors`` with the options of ``layer``."""
+    tensors_and_options: dict[str, Any] = tensors | {
+        "heads": layer.heads,
+        "dropout": layer.attention_dropout if layer.training else 0.0,
+        "seed": seed + layer.seed_offset,
+    }
+    if layer.row_sharded is not None:
+        return layer.row_sharded(op, *fields, **tensors_and_options)
+    cuboid = layer.cuboid
+    return op(
+        *fields,
+        cuboid=cuboid.size,
+        strategy=cuboid.strategy,
+        shift=cuboid.shift,
+        padding=layer.padding,
+        **tensors_and_options,
+    )

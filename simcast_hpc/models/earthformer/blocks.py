@@ -15,7 +15,12 @@ class Positions(nn.Module):
     """Add learned position embeddings: ``[B, T, H, W, D] -> [B, T, H, W, D]``.
 
     ``t+h+w`` has one table per axis, ``t+hw`` one for time and one for space.
+
+    Attributes:
+        rows: of the grid, that this rank computes; all without spatial sharding.
     """
+
+    rows: slice | None = None
 
     def __init__(self, kind: str, *, tokens: Triple, width: int):
         super().__init__()
@@ -31,9 +36,12 @@ class Positions(nn.Module):
         """Return ``x`` plus the position embeddings."""
         x = x + self.time[:, None, None]
         if self.space is not None:
-            return x + self.space.unflatten(0, self.grid)
+            return x + self._own_rows(self.space.unflatten(0, self.grid))
         assert self.row is not None and self.column is not None
-        return x + self.row[:, None] + self.column
+        return x + self._own_rows(self.row)[:, None] + self.column
+
+    def _own_rows(self, table: Tensor) -> Tensor:
+        return table if self.rows is None else table[self.rows]
 
 
 def _table(rows: int, width: int) -> nn.Parameter:

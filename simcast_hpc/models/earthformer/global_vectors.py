@@ -147,25 +147,41 @@ class GlobalAttention(nn.Module):
             zero_keys: number of additional all-zero keys and values.
         """
         count, tokens = update.query.shape[1], update.key.shape[1]
-        scale = (update.query.shape[2] // self.heads) ** -0.5
-        query = _by_head(update.query * scale, self.heads)
-        softmax_dtype = torch.promote_types(query.dtype, torch.float32)
-        scores = [query @ update.key.transpose(1, 2)]
-        if key_counts is not None:
-            scores[0] = scores[0] + key_counts.to(softmax_dtype).log().to(query.dtype)
-        if self.self_attention:
-            self_query = _by_head(update.self_query * scale, self.heads)
-            scores.append(self_query @ update.self_key.transpose(1, 2))
-        if zero_keys:
-            scores.append(query.new_full((*query.shape[:2], 1), math.log(zero_keys)))
-        weights = self.weight_dropout(torch.cat(scores, dim=-1).to(softmax_dtype).softmax(-1)).to(update.value.dtype)
+        scores, others, softmax_dtype = token_and_other_scores(
+            update, heads=self.heads, self_attention=self.self_attention, key_counts=key_counts, zero_keys=zero_keys
+        )
+        scores = scores if others is None else torch.cat([scores, others], dim=-1)
+        weights = self.weight_dropout(scores.to(softmax_dtype).softmax(-1)).to(update.value.dtype)
         attended = weights[..., :tokens] @ update.value
         if self.self_attention:
             attended = attended + weights[..., tokens : tokens + count] @ update.self_value
-        return self.dropout(self.project(_own_head(attended, self.heads)))
+        return self.dropout(self.project(own_head(attended, self.heads)))
 
 
-def _by_head(query: Tensor, heads: int) -> Tensor:
+def token_and_other_scores(
+    update: GlobalUpdate, *, heads: int, self_attention: bool, key_counts: Tensor | None, zero_keys: int
+) -> tuple[Tensor, Tensor | None, torch.dtype]:
+    """Return the scores of the global vectors in the dtype of the query, and the dtype for their softmax.
+
+    Returns:
+        Those of the tokens, ``[B, heads * G, N]``; those of the vectors themselves and of all zero keys together, ``[B,
+        heads * G, G + 1]`` or fewer, None without either.
+    """
+    scale = (update.query.shape[2] // heads) ** -0.5
+    query = by_head(update.query * scale, heads)
+    softmax_dtype = torch.promote_types(query.dtype, torch.float32)
+    scores, others = query @ update.key.transpose(1, 2), []
+    if key_counts is not None:
+        scores = scores + key_counts.to(softmax_dtype).log().to(query.dtype)
+    if self_attention:
+        self_query = by_head(update.self_query * scale, heads)
+        others.append(self_query @ update.self_key.transpose(1, 2))
+    if zero_keys:
+        others.append(query.new_full((*query.shape[:2], 1), math.log(zero_keys)))
+    return scores, torch.cat(others, dim=-1) if others else None, softmax_dtype
+
+
+def by_head(query: Tensor, heads: int) -> Tensor:
     """Return ``[B, G, D]`` as ``[B, heads * G, D]``, one row per head with zeros in the features of the other heads.
 
     One matmul over all features then computes the scores of every head and reads the keys in place, where a matmul per
@@ -175,7 +191,7 @@ def _by_head(query: Tensor, heads: int) -> Tensor:
     return torch.einsum("bghd,hk->bhgkd", query.unflatten(2, (heads, -1)), head_mask).flatten(3, 4).flatten(1, 2)
 
 
-def _own_head(rows: Tensor, heads: int) -> Tensor:
+def own_head(rows: Tensor, heads: int) -> Tensor:
     """Return ``[B, heads * G, D]`` as ``[B, G, D]``, taking from each row the features of its head."""
     rows = rows.unflatten(2, (heads, -1)).unflatten(1, (heads, -1))
     return rows.diagonal(dim1=1, dim2=3).permute(0, 1, 3, 2).flatten(2)
