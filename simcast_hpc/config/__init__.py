@@ -24,7 +24,15 @@ from .model_config import (
     SimVPConfig,
     StackConvStem,
 )
-from .optimization_config import BatchConfig, BatchRuleConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
+from .optimization_config import (
+    BatchConfig,
+    BatchRuleConfig,
+    EMAConfig,
+    EngineConfig,
+    LossConfig,
+    OptimizerConfig,
+    ParallelConfig,
+)
 from .path_expansion import expand_path
 from .pipeline_config import (
     POSTPROCESSING,
@@ -83,6 +91,7 @@ __all__ = [
     "NoStem",
     "Operational",
     "OptimizerConfig",
+    "ParallelConfig",
     "PipelineConfig",
     "SamplingConfig",
     "Section",

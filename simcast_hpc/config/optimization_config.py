@@ -138,6 +138,8 @@ class BatchConfig(Section):
     def accumulation_steps(self, world_size: int) -> int:
         """Return the micro-batches per optimizer step on each of ``world_size`` ranks.
 
+        With spatial sharding it is the number of groups of ranks that share a sample (``ParallelConfig.groups``).
+
         Raises:
             ConfigError: the global batch is not divisible by micro-batch size times ranks.
         """
@@ -358,6 +360,29 @@ class EngineConfig(Section):
                 f"engine.zero_hpz_partition_size={size} does not divide the number of ranks, {world_size}; "
                 f"choose {_either(fits)}"
             )
+
+
+class ParallelConfig(Section, read_by=FORECASTING):
+    """How ranks share one sample; all other parallelism is over samples."""
+
+    spatial: Operational[Annotated[PositiveInt, Unit("ranks")]] = 1
+    """Number of ranks that share each sample: each computes an equal part of the rows of its frames (spatial sharding).
+    It must divide the number of ranks; then a run can use `spatial` times as many ranks as samples. It may change when
+    a run resumes."""
+
+    def groups(self, world_size: int) -> int:
+        """Return the number of groups of ``spatial`` ranks, which process different samples.
+
+        Raises:
+            ConfigError: ``spatial`` is not a divisor of ``world_size``.
+        """
+        if world_size % self.spatial:
+            fits = [divisor for divisor in range(1, world_size + 1) if world_size % divisor == 0]
+            raise ConfigError(
+                f"parallel.spatial={self.spatial} does not divide the number of ranks, {world_size}; "
+                f"choose {_either(fits)}"
+            )
+        return world_size // self.spatial
 
 
 def _either(values: list[int]) -> str:

@@ -11,7 +11,7 @@ from .deepspeed_fields import scientific_options
 from .diffusion_config import AutoencoderTrainingConfig, DiffusionConfig, SamplingConfig
 from .model_config import ModelConfig, SimVPConfig
 from .names import Name
-from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig
+from .optimization_config import BatchConfig, EMAConfig, EngineConfig, LossConfig, OptimizerConfig, ParallelConfig
 from .path_expansion import FieldPath, NameOrPath
 from .stage_sections import (
     FORECASTING,
@@ -138,6 +138,8 @@ class SharedConfig(StrictModel):
     """Adam, learning rate and gradient clipping."""
     engine: EngineConfig = EngineConfig()
     """DeepSpeed: ZeRO stage, precision, offload."""
+    parallel: Operational[ParallelConfig] = ParallelConfig()
+    """Spatial sharding: several ranks share each sample."""
     student: StudentConfig = StudentConfig()
     """Distillation from the teacher."""
     autoencoder: AutoencoderTrainingConfig = AutoencoderTrainingConfig()
@@ -193,6 +195,19 @@ class TrainConfig(SharedConfig):
         uses_teacher = self.student.extension == "teacher" or self.student.init == "teacher"
         if self.stage == "student" and uses_teacher and self.student.teacher is None:
             raise ValueError("stage student requires student.teacher, the run directory of a trained teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _spatial_sharding_fits_the_engine(self) -> Self:
+        spatial, engine = self.parallel.spatial, self.engine
+        options = {"zero_hpz_partition_size": 1, "compile": False, "cuda_graph": False}
+        given = [
+            f"engine.{name}={getattr(engine, name)}" for name, off in options.items() if getattr(engine, name) != off
+        ]
+        if spatial > 1 and given:
+            raise ValueError(
+                f"parallel.spatial={spatial} excludes {', '.join(given)}; choose parallel.spatial=1, or remove it"
+            )
         return self
 
     @model_validator(mode="after")

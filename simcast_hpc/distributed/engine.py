@@ -22,10 +22,11 @@ def deepspeed_config(config: TrainConfig, *, world_size: int) -> dict[str, Any]:
             ``engine.deepspeed`` is invalid.
     """
     config.engine.reject_ranks(world_size)
+    groups = config.parallel.groups(world_size)
     derived = {
         "train_batch_size": config.batch.global_size,
         "train_micro_batch_size_per_gpu": config.batch.micro_size,
-        "gradient_accumulation_steps": config.batch.accumulation_steps(world_size),
+        "gradient_accumulation_steps": config.batch.accumulation_steps(groups),
         "gradient_clipping": config.optimizer.gradient_clip,
         "bf16": {"enabled": config.engine.precision == "bf16"},
         # Gradients are accumulated in fp32, so that the number of micro-batches hardly changes a bf16 run.
@@ -59,8 +60,10 @@ def _zero(engine: EngineConfig) -> dict[str, Any]:
     return zero
 
 
-def build_engine(module: torch.nn.Module, config: TrainConfig, ranks: TorchRanks) -> Any:
+def build_engine(module: torch.nn.Module, config: TrainConfig, ranks: TorchRanks, *, unit: Any = None) -> Any:
     """Return the DeepSpeed engine of ``module`` with the AdamW optimizer.
+
+    ``unit`` is DeepSpeed's ``mpu``: with spatial sharding that of ``spatial_groups.py``.
 
     Raises:
         ConfigError: the global batch or the hierarchical partition is not divisible by the ranks.
@@ -83,7 +86,7 @@ def build_engine(module: torch.nn.Module, config: TrainConfig, ranks: TorchRanks
             fused=True,
         )
         engine, *_ = import_deepspeed().initialize(
-            model=module, optimizer=optimizer, model_parameters=parameters, config=ds_config
+            model=module, optimizer=optimizer, model_parameters=parameters, config=ds_config, mpu=unit
         )
     _link_moments_of_all_groups(engine.optimizer)
     return engine

@@ -19,7 +19,9 @@ from .process_group import TorchRanks, import_deepspeed
 _DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def build_partitioned(build: Callable[[], torch.nn.Module], config: TrainConfig, ranks: TorchRanks) -> torch.nn.Module:
+def build_partitioned(
+    build: Callable[[], torch.nn.Module], config: TrainConfig, ranks: TorchRanks, *, unit: Any = None
+) -> torch.nn.Module:
     """Return the module that ``build`` returns, with weights in the precision of training. A collective.
 
     With ``engine.zero_init`` its weights are partitioned; each rank stores its part only. Otherwise they are complete
@@ -29,6 +31,7 @@ def build_partitioned(build: Callable[[], torch.nn.Module], config: TrainConfig,
         build: constructs the module; it must be the same on every rank.
         config: of the run.
         ranks: the ranks.
+        unit: DeepSpeed's ``mpu``, as in ``build_engine``.
     """
     if not config.engine.zero_init:
         return build()
@@ -37,6 +40,7 @@ def build_partitioned(build: Callable[[], torch.nn.Module], config: TrainConfig,
         config_dict_or_path=deepspeed_config(config, world_size=ranks.size),
         # Without overrides, tensors are created as the model states, so that random numbers are those of fp32 on a CPU.
         tensor_overrides=[],
+        mpu=unit,
     )
     with init, _complete_weights_for_initialization():
         module = build()

@@ -52,9 +52,16 @@ class ForecastLoss(torch.nn.Module):
         self._sum: Tensor | None = None
         self._count = 0
 
-    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
-        """Return the loss, fp32 scalar; see the module docstring for the arguments."""
+    @property
+    def needs_whole_frames(self) -> bool:
+        """Whether a term is not a mean over pixels, so that it cannot be computed on a part of each frame."""
+        return "amse" in self.terms
+
+    def forward(self, prediction: Tensor, target: Tensor, valid: Tensor | None, *, share: float = 1.0) -> Tensor:
+        """Return the loss, fp32 scalar, times ``share``; see the module docstring for the other arguments."""
         values = [term(prediction, target, valid) for term in self.terms.values()]
+        if share != 1.0:
+            values = [share * value for value in values]
         if len(values) == 1:
             (coefficient,) = self.coefficients.values()
             return coefficient * values[0]

@@ -10,7 +10,7 @@ from torch import nn
 
 from simcast_hpc.config import ModelConfig
 
-from .base_forecast import BaseForecast, input_channels, missing_value, network_of, noise_shape
+from .base_forecast import BaseForecast, has_base, input_channels, missing_value, network_of, noise_shape
 from .earthformer import Earthformer
 from .model_grid import grid_of, with_grid
 from .simvp import SimVP
@@ -23,6 +23,7 @@ __all__ = [
     "WarmStart",
     "build_model",
     "grid_of",
+    "has_base",
     "missing_value",
     "network_of",
     "noise_shape",

@@ -7,6 +7,8 @@ its base. The base forecast is also an input of the network, in the time slot of
 With noise channels each forward pass is one ensemble member; members differ only in their noise.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -144,6 +146,11 @@ class BaseForecast(nn.Module):
 def network_of(model: nn.Module) -> nn.Module:
     """Return the SimVP or Earthformer of a forecasting model: the model itself, or what corrects its base forecast."""
     return model.network if isinstance(model, BaseForecast) else model
+
+
+def has_base(model: nn.Module) -> TypeGuard[BaseForecast]:
+    """Return whether a forecasting model corrects a base forecast."""
+    return isinstance(model, BaseForecast) and model.base is not None
 
 
 def input_channels(config: ModelConfig) -> int:

@@ -30,6 +30,7 @@ from simcast_hpc.distributed.partitioned_init import build_partitioned
 from simcast_hpc.distributed.partitions import write_fragments
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks, find_rank
+from simcast_hpc.distributed.spatial_groups import join_spatial_groups
 from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.monitoring.device_memory import snapshot_on_out_of_memory
 from simcast_hpc.monitoring.profiler import ProfileRequest, StepProfiler
@@ -107,6 +108,7 @@ def plan(config: TrainConfig) -> Plan:
     source = open_windows(config.data, split="train", frames=stage_type.window_frames(config))
     config = stage_type.fit_config(config, training_grid(config.data, source.grid))
     stage = stage_type(config, source)
+    stage.check_row_shards(config.parallel.spatial)
     order, sampled_by = shared_read(("order",), lambda: training_order(config.data, source, seed=config.seed))
     return Plan(config, stage, RunDirectory(config.run_dir), order, sampled_by, stage.open_validation())
 
@@ -208,13 +210,15 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     config, stage, directory = planned.config, planned.stage, planned.directory
     # 1. Network: initial weights are a function of the seed; other runs are loaded before and draw no random numbers
     torch.manual_seed(config.seed)
-    module = build_partitioned(stage.module, config, ranks)
+    shards, unit = join_spatial_groups(config.parallel.spatial, device=ranks.device)
+    module = build_partitioned(stage.module, config, ranks, unit=unit)
     stage.initialize(module.get_submodule("model"))
+    stage.shard_rows(module, shards)
     # 2. Windows and engine
     windows = stage.prepare(ranks)
     if planned.validation is not None:
         planned.validation.prepare(ranks)
-    engine = stage.wrap_engine(build_engine(module, config, ranks), ranks)
+    engine = stage.wrap_engine(build_engine(module, config, ranks, unit=unit), ranks)
     if config.engine.compile:
         compile_network(module)
     if config.engine.cuda_graph:
@@ -314,8 +318,8 @@ def _device_batches(
         first_step=first_step,
         global_size=config.batch.global_size,
         micro_size=config.batch.micro_size,
-        rank=ranks.rank,
-        world_size=ranks.size,
+        rank=ranks.rank // config.parallel.spatial,
+        world_size=config.parallel.groups(ranks.size),
         workers=config.data.workers,
         extension=stage.extension,
         order=planned.order,

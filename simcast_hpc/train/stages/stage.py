@@ -1,9 +1,10 @@
 """The base class of training stages: the methods that the trainer calls, with defaults that do nothing.
 
 ``trainer.py`` calls a stage in this order: :meth:`Stage.window_frames` and :meth:`Stage.fit_config` of the class, the
-constructor, :meth:`Stage.open_validation`, and then, on the device, :meth:`Stage.module`, :meth:`Stage.initialize`,
-:meth:`Stage.prepare`, :meth:`Stage.wrap_engine`, :meth:`Stage.warm_up` (only to resume), :meth:`Stage.hooks`,
-:meth:`Stage.sample` once per micro-batch, and :meth:`Stage.export_metadata`.
+constructor, :meth:`Stage.check_row_shards`, :meth:`Stage.open_validation`, and then, on the device,
+:meth:`Stage.module`, :meth:`Stage.initialize`, :meth:`Stage.shard_rows`, :meth:`Stage.prepare`,
+:meth:`Stage.wrap_engine`, :meth:`Stage.warm_up` (only to resume), :meth:`Stage.hooks`, :meth:`Stage.sample` once per
+micro-batch, and :meth:`Stage.export_metadata`.
 """
 
 from abc import ABC, abstractmethod
@@ -17,6 +18,7 @@ from simcast_hpc.data.crop_positions import training_grid
 from simcast_hpc.data.loader import Extension, MicroBatch
 from simcast_hpc.data.window_source import ArraySource, WindowSource
 from simcast_hpc.distributed.process_group import TorchRanks
+from simcast_hpc.distributed.row_shards import RowShards
 from simcast_hpc.monitoring.metrics import MetricsWriter
 from simcast_hpc.train.checkpoint import Checkpoint
 from simcast_hpc.train.ema import EMA
@@ -104,6 +106,19 @@ class Stage(ABC):
 
     def initialize(self, model: torch.nn.Module) -> None:  # noqa: B027  a default, not an omission
         """Change the fresh weights of the submodule ``model`` in place; they are random by default."""
+
+    def check_row_shards(self, size: int) -> None:
+        """Check that ``size`` ranks can share a sample (``parallel.spatial``), before a device is used.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        if size > 1:
+            raise ConfigError(f"parallel.spatial={size} is not supported by stage {self.name}; choose 1")
+
+    def shard_rows(self, module: torch.nn.Module, shards: RowShards) -> None:
+        """Convert the result of :meth:`module` so that it computes the rows of this rank, in place."""
+        self.check_row_shards(shards.size)
 
     def prepare(self, ranks: TorchRanks) -> ArraySource:
         """Return the windows that training reads; load or compute what they need on the device. A collective."""
