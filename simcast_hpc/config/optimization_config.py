@@ -152,7 +152,8 @@ class BatchConfig(Section):
                 if fits
                 else f"the number of ranks must divide batch.global_size={self.global_size}: choose "
                 f"{_either([size for size in sizes if self.global_size % size == 0])} ranks. Another batch.global_size "
-                "changes the training; optimizer.batch_rule then sets the learning rate"
+                "changes the training; optimizer.batch_rule then sets the learning rate. parallel.spatial=p uses p "
+                "times as many ranks without changing it"
             )
             raise ConfigError(
                 f"batch.global_size={self.global_size} is not a multiple of batch.micro_size x ranks = "

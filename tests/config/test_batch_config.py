@@ -47,3 +47,27 @@ def test_a_batch_rule_is_a_change_of_the_recipe():
     assert "optimizer.batch_rule" not in _config().science(), "old runs can be resumed"
     with pytest.raises(ConfigError, match=r"warmup_steps=500 must be below max_steps=500"):
         _config(max_steps=500, optimizer={"batch_rule": rule})
+
+
+@pytest.mark.parametrize(("spatial", "ranks", "groups"), [(1, 6, 6), (2, 6, 3), (6, 6, 1)])
+def test_ranks_are_divided_into_groups_that_share_a_sample(spatial, ranks, groups):
+    assert _config(parallel={"spatial": spatial}).parallel.groups(ranks) == groups
+
+
+@pytest.mark.parametrize(("spatial", "ranks", "valid"), [(4, 6, "choose 1, 2, 3 or 6"), (2, 1, "choose 1$")])
+def test_rejects_ranks_that_spatial_sharding_does_not_divide(spatial, ranks, valid):
+    with pytest.raises(ConfigError, match=rf"parallel\.spatial={spatial} does not divide .*, {ranks}; {valid}"):
+        _config(parallel={"spatial": spatial}).parallel.groups(ranks)
+
+
+def test_spatial_sharding_is_operational():
+    assert _config(parallel={"spatial": 2}).science() == _config().science(), "it may change at a resume"
+
+
+@pytest.mark.parametrize(
+    "engine", [{"compile": True}, {"cuda_graph": True}, {"zero_stage": 3, "zero_hpz_partition_size": 2}]
+)
+def test_spatial_sharding_excludes_options_of_the_engine(engine):
+    name = next(key for key in engine if key != "zero_stage")
+    with pytest.raises(ConfigError, match=rf"parallel\.spatial=2 excludes engine\.{name}="):
+        _config(parallel={"spatial": 2}, engine=engine)

@@ -152,7 +152,7 @@ _OF_SECTION = {
     "data": ("augment", True), "sequence": ("frames_in", 7), "batch": ("global_size", 64), "ema": ("decay", 0.5),
     "optimizer": ("learning_rate", 1e-5), "engine": ("zero_stage", 2), "checkpoint": ("keep", 3),
     "log": ("every_steps", 3), "watch": ("most_skipped", 3),
-    "validation": ("windows", 3),
+    "validation": ("windows", 3), "parallel": ("spatial", 2),
 }  # fmt: skip
 
 
@@ -303,7 +303,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 def test_all_fields_are_scientific_except_these():
     """A new field is scientific unless it is marked; a marked field is added here after thought."""
     assert set(operational_fields(TrainConfig)) == {
-        *("name", "run_dir", "sampling", "checkpoint", "log", "watch"),
+        *("name", "run_dir", "sampling", "checkpoint", "log", "watch", "parallel"),
         *("data.dataset", "data.root", "data.recode_as", "data.workers", "data.stage_to"),
         *("model.channels_last", "model.grid", "model.checkpoint_levels"),
         *("batch.micro_size", "autoencoder.model.checkpoint"),

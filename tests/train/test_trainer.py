@@ -158,3 +158,15 @@ def test_other_splits_are_never_trained_on(tmp_path):
     root = make_archive(tmp_path / "a", random_codes(3, 11), rows=rows)
     source = plan(_config(tmp_path, root)).stage.source
     assert {source.key(index).event for index in range(len(source))} == {"E0"}
+
+
+def test_rows_that_ranks_cannot_share_are_rejected_before_the_ranks_join(tmp_path, root, monkeypatch):
+    monkeypatch.setattr(trainer, "find_rank", lambda _: RankInfo(0, 24, 0, "none"))
+    monkeypatch.setattr(trainer, "join_process_group", lambda **_: pytest.fail("the ranks joined"))
+    plan(_config(tmp_path, root, parallel={"spatial": 8}, batch={"global_size": 6}))
+    with pytest.raises(ConfigError, match=r"parallel\.spatial=6 .* 16 rows .* multiples of 2; .* fits is 24"):
+        plan(_config(tmp_path, root, parallel={"spatial": 6}, batch={"global_size": 8}))
+    with pytest.raises(ConfigError, match=r"parallel\.spatial=5 does not divide the number of ranks, 24"):
+        plan(_config(tmp_path, root, parallel={"spatial": 5}))
+    with pytest.raises(ConfigError, match=r"section parallel is read by: teacher, direct, student"):
+        _config(tmp_path, root, stage="autoencoder", parallel={"spatial": 2})
