@@ -15,7 +15,7 @@ from simcast_hpc.baselines import BASELINES
 from tests.system_programs import program
 
 ROOT = Path(__file__).resolve().parents[1]
-STAMPS = (".python", ".torch", ".runtime", ".verify", ".test", ".fuzz", ".dev")
+STAMPS = (".python", ".torch", ".runtime", ".verify", ".io", ".test", ".fuzz", ".dev")
 INPUTS = ("setup.py", "pyproject.toml", "constraints.txt", "constraints-cuda.txt")
 # Records its arguments and prints a line like pytest; fails if FAILS is part of its arguments.
 PYTHON = """#!/bin/bash

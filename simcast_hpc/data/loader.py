@@ -131,13 +131,13 @@ def _kill_workers(workers: list[BaseProcess]) -> None:
             process.kill()
 
 
-def numbers_to_device(numbers: Sequence[float], device: torch.device, *, dtype: torch.dtype) -> torch.Tensor:
+def numbers_to_device(numbers: Sequence[float], device: torch.device | str, *, dtype: torch.dtype) -> torch.Tensor:
     """Return a few numbers as a tensor ``[n]`` on ``device``, without waiting for a CUDA device.
 
     ``torch.tensor(numbers, device=device)`` copies from pageable memory, for which the host waits until the GPU has
     done all work before; from pinned memory the copy is queued.
     """
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return torch.tensor(numbers, dtype=dtype, device=device)
     return torch.tensor(numbers, dtype=dtype).pin_memory().to(device, non_blocking=True)
 

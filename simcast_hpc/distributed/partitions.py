@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from simcast_hpc.config import EngineConfig
+
 from .named_tensors import MOMENTS, Tensors, is_plain, trainable
 from .process_group import TorchRanks
 
@@ -130,6 +132,14 @@ def balanced_owners(sizes: Sequence[int], *, writers: int) -> list[int]:
         owners[number] = min(range(writers), key=loads.__getitem__)
         loads[owners[number]] += sizes[number]
     return owners
+
+
+def stored_elements(sizes: Sequence[int], engine: EngineConfig, ranks: int) -> int:
+    """Return the largest number of elements that a rank stores of parameters of the given sizes."""
+    if engine.zero_stage > 0:
+        return -(-sum(sizes) // ranks)
+    owners = balanced_owners(sizes, writers=min(ranks, _MAX_WRITERS))
+    return max(sum(size for size, owner in zip(sizes, owners, strict=True) if owner == one) for one in set(owners))
 
 
 def _partition_group(engine: Any) -> Any:

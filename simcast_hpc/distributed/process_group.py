@@ -1,6 +1,7 @@
 """The torch process group of a program: joined once with a finite timeout, and its collectives."""
 
 import atexit
+import importlib
 import logging
 import os
 import socket
@@ -118,6 +119,10 @@ class TorchRanks(Ranks):
         """Destroy the process group; the last call of a program."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        if (deepspeed := sys.modules.get("deepspeed")) is not None:
+            # DeepSpeed keeps the groups of the first process group; a second run of this process would use them.
+            importlib.reload(sys.modules["deepspeed.utils.groups"])
+            deepspeed.comm.comm.cdb = None
 
 
 def join_ranks(*, timeout_minutes: float) -> Ranks:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from simcast_hpc.config import BatchConfig, ConfigError, EngineConfig
+from simcast_hpc.distributed.partitions import stored_elements
 from simcast_hpc.distributed.zero_memory import rank_bytes, working_bytes
 
 from .flops import Levels, Network
@@ -116,8 +117,7 @@ def estimate_memory(model: ModelMemory, plan: Plan, machine: Machine) -> MemoryE
     working = working_bytes(count, engine=plan.engine, world_size=ranks)
     activations = plan.recompute.bytes_at(plan.micro_batch)
     buffers = working.buckets + working.gathered + working.hierarchical
-    # Each rank keeps the average of complete tensors, assigned round-robin (train/ema.py).
-    average = 4 * max(sum(model.sizes[rank::ranks]) for rank in range(min(ranks, len(model.sizes))))
+    average = 4 * stored_elements(model.sizes, plan.engine, ranks)
     parts = {
         "weights": states.weights,
         "gradients": states.gradients,

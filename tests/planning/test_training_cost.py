@@ -31,7 +31,7 @@ def test_fp32_has_its_own_peak():
 
 def test_unknown_gpu_lists_the_known_ones():
     assert find_gpu("mi300x").bf16_tflops == 1307
-    with pytest.raises(ConfigError, match="--gpu k80 is unknown; choose from a100, h100, h200, mi300x"):
+    with pytest.raises(ConfigError, match="--gpu k80 is unknown; choose from a100, h100, h200, mi250x, mi300x"):
         find_gpu("k80")
 
 

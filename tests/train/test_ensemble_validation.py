@@ -72,7 +72,8 @@ def test_hook_writes_the_scores_of_the_moving_average(validation, runs):
     engine = SimpleNamespace(module=SimpleNamespace(named_parameters=lambda: parameters.items()))
     metrics = {}
     writer: Any = SimpleNamespace(write=lambda step, values: metrics.update({step: values}))
-    ema: Any = SimpleNamespace(tensors={name: 0.5 * tensor.detach() for name, tensor in parameters.items()})
+    averages = {name: 0.5 * tensor.detach() for name, tensor in parameters.items()}
+    ema: Any = SimpleNamespace(complete=lambda: iter(averages.items()))
     ValidationHook(validation, engine, RANKS, ema, writer)(7, None)
     expected = validation.scores({name: 0.5 * tensor for name, tensor in weights.items()}, RANKS)
     assert metrics[7].pop("time/validation_seconds") > 0
