@@ -132,10 +132,11 @@ class InceptionBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[N, channels_out, H, W]`` from ``[N, channels_in, H, W]``."""
         x = self.reduce(_with_layout(x, self.channels_last))
-        total = None
-        for i, branch in enumerate(self.branches):
+        first, *rest = self.branches
+        total = first(x, None, in_place=False)
+        for i, branch in enumerate(rest):
             # The first sum allocates, because a branch may save its output for backward; the others are in place.
-            total = branch(x, total, in_place=i > 1)
+            total = branch(x, total, in_place=i > 0)
         return total
 
 

@@ -29,7 +29,7 @@ def check(x: Tensor, weight: Tensor, bias: Tensor, groups: int, activation: str,
         raise TypeError(f"{_OP}: bias is {bias.dtype} and weight is {weight.dtype}; they must agree")
     if total is not None and total.dtype != x.dtype:
         raise TypeError(f"{_OP}: total is {total.dtype} and x is {x.dtype}; they must agree")
-    tensors = [("weight", weight, (channels,)), ("bias", bias, (channels,))]
+    tensors: list[tuple[str, Tensor, tuple[int, ...]]] = [("weight", weight, (channels,)), ("bias", bias, (channels,))]
     if total is not None:
         tensors.append(("total", total, tuple(x.shape)))
     for name, tensor, shape in tensors:

@@ -9,7 +9,6 @@ writes two float32 sums per channel; a small kernel adds them per group. C is a 
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from simcast_kernels.dispatch import Launch
@@ -36,7 +35,7 @@ class Tiling:
     @property
     def columns(self) -> int:
         """Channels of a program: a power of two that divides C, unless that would be less than a 32-byte sector."""
-        whole = min(COLUMNS, triton.next_power_of_2(self.channels))
+        whole = min(COLUMNS, _power_of_2(self.channels))
         divisor = self.channels & -self.channels
         return divisor if 16 <= divisor < whole else whole
 
@@ -48,18 +47,18 @@ class Tiling:
     @property
     def column_blocks(self) -> int:
         """Programs along the channels."""
-        return triton.cdiv(self.channels, self.columns)
+        return _blocks(self.channels, self.columns)
 
     @property
     def steps(self) -> int:
         """Tiles of a program."""
-        tiles = self.samples * self.column_blocks * triton.cdiv(self.pixels, self.rows)
+        tiles = self.samples * self.column_blocks * _blocks(self.pixels, self.rows)
         return max(4, min(STEPS, 1 << (tiles // PROGRAMS).bit_length() >> 1))
 
     @property
     def parts(self) -> int:
         """Programs along the grid of a sample."""
-        return triton.cdiv(self.pixels, self.rows * self.steps)
+        return _blocks(self.pixels, self.rows * self.steps)
 
     @property
     def grid(self) -> tuple[int]:
@@ -81,8 +80,8 @@ class Tiling:
     @property
     def reduction(self) -> dict[str, int]:
         """Constants of the kernels that add the sums of the parts, one program per sample and group."""
-        members = triton.next_power_of_2(self.channels // self.groups)
-        rows = max(1, min(triton.next_power_of_2(self.parts), REDUCED_ELEMENTS // members))
+        members = _power_of_2(self.channels // self.groups)
+        rows = max(1, min(_power_of_2(self.parts), REDUCED_ELEMENTS // members))
         return {
             "CHANNELS": self.channels,
             "GROUPS": self.groups,
@@ -250,3 +249,13 @@ def backward(
 
 def _dense(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def _blocks(size: int, block: int) -> int:
+    """Return the number of blocks that cover ``size`` elements."""
+    return -(-size // block)
+
+
+def _power_of_2(size: int) -> int:
+    """Return the smallest power of two that is not below ``size``."""
+    return 1 << (size - 1).bit_length()

@@ -91,7 +91,7 @@ def statistics_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Write mean and sum of squared deviations of every channel of a part."""
-    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)
+    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)  # pyright: ignore
     is_channel = (column < CHANNELS)[None, :]
     row = tl.arange(0, BLOCK_P)
     x += (sample * pixels + first) * CHANNELS
@@ -205,7 +205,7 @@ def normalize_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Write ``total + activation(normalized x)`` of one part."""
-    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)
+    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)  # pyright: ignore
     is_channel = column < CHANNELS
     row = tl.arange(0, BLOCK_P)
     group = sample * GROUPS + column // (CHANNELS // GROUPS)

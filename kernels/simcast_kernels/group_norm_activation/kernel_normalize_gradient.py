@@ -80,7 +80,7 @@ def gradient_sums_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Write the sums of g and of g h of every channel of a part."""
-    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)
+    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)  # pyright: ignore
     is_channel = column < CHANNELS
     row = tl.arange(0, BLOCK_P)
     group = sample * GROUPS + column // (CHANNELS // GROUPS)
@@ -166,7 +166,7 @@ def input_gradient_kernel(
     BLOCK_C: tl.constexpr,
 ):
     """Write the gradient of x of one part."""
-    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)
+    sample, first, left, column = block_of(pixels, parts, BLOCK_P * STEPS, BLOCK_C, COLUMN_BLOCKS)  # pyright: ignore
     is_channel = column < CHANNELS
     row = tl.arange(0, BLOCK_P)
     group = sample * GROUPS + column // (CHANNELS // GROUPS)
