@@ -82,15 +82,25 @@ def _facts(target: ModelTarget, device: "torch.device | None") -> "ModelMemory":
     """
     from simcast_hpc.planning.memory_plan import model_memory
     from simcast_hpc.planning.recompute import measured_costs
+    from simcast_hpc.planning.row_shard_cost import CountedRowShards, row_sharded
 
     run, dtype = target.run, dtype_of(target.run)
     try:
         subject = subject_of(run, target.grid, target.autoencoder)
         auxiliary, more = auxiliary_bytes(run, target.grid, target.autoencoder)
+        spatial = run.parallel.spatial
+        if spatial > 1:
+            subject = row_sharded(subject, CountedRowShards(spatial))
         averaged = run.ema.decay is not None
         costs = None if device is None else measured_costs(subject, dtype=dtype, device=device)
         return model_memory(
-            subject, dtype=dtype, ema=averaged, auxiliary=auxiliary, auxiliary_activations=more, costs=costs
+            subject,
+            dtype=dtype,
+            ema=averaged,
+            auxiliary=auxiliary,
+            auxiliary_activations=more,
+            costs=costs,
+            spatial=spatial,
         )
     except ValueError as error:
         raise ConfigError(f"invalid model: {error}") from error
@@ -101,6 +111,8 @@ def _settings(target: ModelTarget, need: "MemoryEstimate") -> list[str]:
     run, choice = target.run, need.plan
     engine = choice.engine
     settings = [f"engine.zero_stage={engine.zero_stage}", f"engine.offload={engine.offload}"]
+    if run.parallel.spatial > 1:
+        settings.append(f"parallel.spatial={run.parallel.spatial}")
     if engine.zero_hpz_partition_size > 1:
         settings.append(f"engine.zero_hpz_partition_size={engine.zero_hpz_partition_size}")
     if run.stage == "autoencoder":
@@ -149,22 +161,42 @@ def _as_json(
         "recommended": best
         and {
             **as_data(best),
-            "traffic": _traffic(facts, machine, target.run.batch.global_size, best),
+            "traffic": _traffic(target, facts, machine, best),
             "set": _settings(target, best),
         },
         "plans": [as_data(need) for need in plans],
     }
 
 
-def _traffic(facts: "ModelMemory", machine: "Machine", global_size: int, need: "MemoryEstimate") -> dict[str, int]:
-    """Return the bytes that a GPU sends in an optimizer step of a plan, and the number of collectives."""
+def _traffic(target: ModelTarget, facts: "ModelMemory", machine: "Machine", need: "MemoryEstimate") -> dict[str, int]:
+    """Return the bytes that a GPU sends in an optimizer step of a plan, and the number of collectives.
+
+    With spatial sharding also those within the GPUs that share a sample, ``spatial_sent_bytes`` and so on.
+    """
     from simcast_hpc.planning.step_traffic import sent_bytes_per_rank, traffic
 
-    engine = need.plan.engine
-    steps = global_size // (need.plan.micro_batch * machine.gpus)
+    engine, steps = need.plan.engine, _steps(target, machine, need)
     total = traffic(sum(facts.sizes), engine=engine, accumulation=steps)
     sent = sent_bytes_per_rank(total, ranks=machine.gpus, partition=engine.zero_hpz_partition_size)
-    return {"sent_bytes": round(sent), "collectives": total.rings + total.reductions}
+    counts = {"sent_bytes": round(sent), "collectives": total.rings + total.reductions}
+    if facts.spatial == 1:
+        return counts
+    from simcast_hpc.planning.row_shard_cost import shard_traffic
+
+    own = shard_traffic(
+        subject_of(target.run, target.grid, target.autoencoder),
+        spatial=facts.spatial,
+        levels=need.plan.recompute.levels,
+        micro_batch=need.plan.micro_batch,
+        dtype=dtype_of(target.run),
+    )
+    return counts | {"spatial_sent_bytes": round(steps * own.sent_bytes), "spatial_exchanges": steps * own.exchanges}
+
+
+def _steps(target: ModelTarget, machine: "Machine", need: "MemoryEstimate") -> int:
+    """Return the micro-batches per optimizer step of a GPU."""
+    run = target.run
+    return run.batch.global_size // (need.plan.micro_batch * run.parallel.groups(machine.gpus))
 
 
 def _print(
@@ -217,18 +249,23 @@ def _print(
     # 3. The recommended plan and its settings
     if best is None:
         return
-    steps = run.batch.global_size // (best.plan.micro_batch * machine.gpus)
+    steps = _steps(target, machine, best)
     free = machine.memory - best.total
     console.print(
         f"The largest part is {best.bottleneck}; {free / _GIB:.2f} GiB remain free; {steps} "
         f"micro-batch{'es' if steps > 1 else ''} per step.\n"
         "Order of preference: no offload, least recomputation, lowest ZeRO stage, largest micro-batch."
     )
-    sent = _traffic(facts, machine, run.batch.global_size, best)
+    sent = _traffic(target, facts, machine, best)
     if machine.gpus > 1:
         console.print(
             f"Each GPU sends {sent['sent_bytes'] / _GIB:.3f} GiB per step in {sent['collectives']} collective(s); "
             f"gradients are reduced in {best.plan.engine.gradient_reduction}."
+        )
+    if facts.spatial > 1:
+        console.print(
+            f"With parallel.spatial={facts.spatial} it also sends {sent['spatial_sent_bytes'] / _GIB:.3f} GiB per step "
+            f"in {sent['spatial_exchanges']} exchanges within the {facts.spatial} GPUs that share a sample."
         )
     print(" ".join(f"--set {word}" for word in _settings(target, best)))
 

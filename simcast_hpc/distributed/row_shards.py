@@ -102,9 +102,7 @@ class RowShards:
         """Return the element-wise maximum of ``x`` over the ranks, without gradient (a softmax needs none)."""
         if self.size == 1:
             return x.detach()
-        largest = x.detach().clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX, group=self.group)
-        return largest
+        return self._all_reduced(x, maximum=True)
 
     def rows_to_columns(self, x: Tensor, row_dim: int, column_dim: int) -> Tensor:
         """Return all rows of this rank's columns: ``[.., n, .., W, ..] -> [.., H, .., W / p, ..]``. Differentiable.
@@ -169,6 +167,19 @@ class RowShards:
         torch.distributed.all_to_all_single(received, chunks, group=self.group)
         return received
 
+    def _all_reduced(self, x: Tensor, *, maximum: bool = False) -> Tensor:
+        """Return the sum or the maximum over the ranks in new memory."""
+        result = x.detach().clone(memory_format=torch.contiguous_format)
+        operation = torch.distributed.ReduceOp.MAX if maximum else torch.distributed.ReduceOp.SUM
+        torch.distributed.all_reduce(result, op=operation, group=self.group)
+        return result
+
+    def _all_gathered(self, own: Tensor) -> Tensor:
+        """Return the contiguous tensor of each rank, ``[p, ...]``."""
+        gathered = own.new_empty((self.size, *own.shape))
+        torch.distributed.all_gather(list(gathered.unbind(0)), own, group=self.group)
+        return gathered
+
     def _swap_axes(self, x: Tensor, split: int, join: int) -> Tensor:
         chunks = torch.stack(x.chunk(self.size, dim=split))
         return torch.cat(self._all_to_all(chunks).unbind(0), dim=join)
@@ -219,12 +230,12 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shards: RowShards) -> Tensor:
         ctx.shards = shards
-        return _all_reduced(x, shards)
+        return shards._all_reduced(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _all_reduced(grads[0], ctx.shards), None
+        return ctx.shards._all_reduced(grads[0]), None
 
 
 class _Transpose(torch.autograd.Function):
@@ -243,10 +254,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shards: RowShards, dim: int) -> Tensor:
         ctx.shards, ctx.dim = shards, dim
-        own = x.contiguous()
-        rows = own.new_empty((shards.size, *own.shape))
-        torch.distributed.all_gather(list(rows.unbind(0)), own, group=shards.group)
-        return torch.cat(rows.unbind(0), dim=dim)
+        return torch.cat(shards._all_gathered(x.contiguous()).unbind(0), dim=dim)
 
     @staticmethod
     @once_differentiable
@@ -265,12 +273,6 @@ def _pieces_to_send(shards: RowShards, rows: int, before: int, after: int) -> li
         for piece in shards._needed(other, rows, before, after)
         if piece.rank == shards.rank
     ]
-
-
-def _all_reduced(x: Tensor, shards: RowShards) -> Tensor:
-    total = x.detach().clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(total, group=shards.group)
-    return total
 
 
 def _rows_like(x: Tensor, dim: int, rows: int) -> Tensor:

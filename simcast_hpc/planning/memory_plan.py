@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from simcast_hpc.config import BatchConfig, ConfigError, EngineConfig
+from simcast_hpc.config import BatchConfig, ConfigError, EngineConfig, ParallelConfig
 from simcast_hpc.distributed.partitions import stored_elements
 from simcast_hpc.distributed.zero_memory import rank_bytes, working_bytes
 
@@ -49,12 +49,14 @@ class ModelMemory:
         ema: whether an exponential moving average of the weights is kept.
         auxiliary: bytes of networks outside the engine: a teacher, or a discriminator and its optimizer.
         recompute_options: choices of activation checkpointing, cheapest first.
+        spatial: ranks per sample (``parallel.spatial``); ``recompute_options`` are those of one rank.
     """
 
     sizes: tuple[int, ...]
     ema: bool
     auxiliary: int
     recompute_options: tuple[RecomputeOption, ...]
+    spatial: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ def model_memory(
     auxiliary: int = 0,
     auxiliary_activations: int = 0,
     costs: Mapping[Levels, float] | None = None,
+    spatial: int = 1,
 ) -> ModelMemory:
     """Return the memory requirements of a network, by running it on the meta device.
 
@@ -103,11 +106,12 @@ def model_memory(
         auxiliary: bytes of other networks on the device.
         auxiliary_activations: activation bytes of those networks per sample.
         costs: cost of each choice of levels, see ``recompute.measured_costs``; by default counted in FLOPs.
+        spatial: ranks that share a sample of ``network``, whose part of the rows is that of one rank.
     """
     model = network.on_meta(None, dtype)
     sizes = tuple(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     options = recompute_options(network, dtype=dtype, costs=costs, extra_bytes=auxiliary_activations)
-    return ModelMemory(sizes=sizes, ema=ema, auxiliary=auxiliary, recompute_options=options)
+    return ModelMemory(sizes=sizes, ema=ema, auxiliary=auxiliary, recompute_options=options, spatial=spatial)
 
 
 def estimate_memory(model: ModelMemory, plan: Plan, machine: Machine) -> MemoryEstimate:
@@ -141,11 +145,11 @@ def estimate_plans(
     with a secondary partition within each node (hpZ) is preferred to plain stage 3.
 
     Raises:
-        ConfigError: the global batch is not divisible by the GPUs.
+        ConfigError: the global batch is not divisible by the GPUs, or the GPUs not by those that share a sample.
     """
-    micros = micro_batches(batch, machine)
+    micros = micro_batches(batch, machine, spatial=model.spatial)
     estimates = []
-    for candidate in _engines(engine, machine):
+    for candidate in _engines(engine, machine, spatial=model.spatial):
         for recompute in model.recompute_options:
             best = None
             for micro in micros:
@@ -159,18 +163,22 @@ def estimate_plans(
     return sorted(estimates, key=lambda item: (order.index(item.plan.engine.offload), item.plan.recompute.cost))
 
 
-def micro_batches(batch: BatchConfig, machine: Machine) -> list[int]:
+def micro_batches(batch: BatchConfig, machine: Machine, *, spatial: int = 1) -> list[int]:
     """Return the micro-batch sizes that divide the global batch over all GPUs, ascending.
+
+    ``spatial`` GPUs share a sample.
 
     Raises:
         ConfigError: there is none.
     """
-    per_gpu = batch.global_size // machine.gpus
-    if not per_gpu or batch.global_size % machine.gpus:
-        divisors = [gpus for gpus in range(1, batch.global_size + 1) if batch.global_size % gpus == 0]
+    groups = ParallelConfig(spatial=spatial).groups(machine.gpus)
+    per_gpu = batch.global_size // groups
+    if not per_gpu or batch.global_size % groups:
+        divisors = [spatial * size for size in range(1, batch.global_size + 1) if batch.global_size % size == 0]
+        shared = f" x parallel.spatial={spatial}" if spatial > 1 else ""
         raise ConfigError(
-            f"--gpus {machine.gpus} does not divide batch.global_size={batch.global_size}; "
-            f"choose {', '.join(map(str, divisors))} GPUs"
+            f"--gpus {machine.gpus} does not divide batch.global_size={batch.global_size}{shared}; "
+            f"choose {', '.join(map(str, divisors))} GPUs, or another parallel.spatial"
         )
     return [micro for micro in range(1, per_gpu + 1) if per_gpu % micro == 0]
 
@@ -182,18 +190,19 @@ def first_fit(estimates: Sequence[MemoryEstimate], machine: Machine) -> MemoryEs
 
 def smallest_gpu_count(model: ModelMemory, machine: Machine, batch: BatchConfig, engine: EngineConfig) -> int | None:
     """Return the smallest number of GPUs, at most one per sample, on which a plan fits; None if there is none."""
-    for gpus in range(machine.gpus_per_node, batch.global_size + 1, machine.gpus_per_node):
-        if batch.global_size % gpus == 0:
+    most = batch.global_size * model.spatial
+    for gpus in range(machine.gpus_per_node, most + 1, machine.gpus_per_node):
+        if most % gpus == 0 and gpus % model.spatial == 0:
             larger = Machine(gpus=gpus, nodes=gpus // machine.gpus_per_node, memory=machine.memory)
             if first_fit(estimate_plans(model, larger, batch, engine), larger):
                 return gpus
     return None
 
 
-def _engines(engine: EngineConfig, machine: Machine) -> Iterator[EngineConfig]:
+def _engines(engine: EngineConfig, machine: Machine, *, spatial: int) -> Iterator[EngineConfig]:
     """Yield every combination of ZeRO stage, offload and secondary partition for this precision."""
     per_node = machine.gpus_per_node
-    partitions = [per_node, 1] if machine.nodes > 1 and per_node > 1 else [1]
+    partitions = [per_node, 1] if machine.nodes > 1 and per_node > 1 and spatial == 1 else [1]
     for stage in range(1 if engine.precision == "bf16" else 0, 4):
         for offload in ("none", "optimizer", "parameters"):
             if (offload == "parameters" and stage < 3) or (offload == "optimizer" and stage == 0):

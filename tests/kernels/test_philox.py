@@ -70,12 +70,15 @@ def _mask_kernel(out, seed, head, sample, FIRST: tl.constexpr, ADJACENT: tl.cons
 @pytest.mark.kernel
 @pytest.mark.parametrize("seed", [11, 2**40 + 3])
 def test_mask_of_a_tile_equals_the_reference_bit_by_bit(seed, kernel_device):
-    """Four columns by one call, and each column by its own call, against Philox in PyTorch."""
-    first, head, sample, drop_below = 20, 3, 2, 2**30
-    row, quad = 7 * torch.arange(16)[:, None], torch.arange(first // 4, first // 4 + 8)
-    counters = (row, quad, torch.tensor(head), torch.tensor(sample))
-    words = torch.stack(philox(seed, counters), dim=-1).flatten(-2)
-    want = (words >= drop_below).to(torch.uint8)
+    """Four columns by one call, and each column by its own call, against Philox in PyTorch.
+
+    Quad c of 16 columns has the columns 2c, 2c + 1, 2c + 8 and 2c + 9.
+    """
+    first, head, sample, drop_below = 48, 3, 2, 2**30
+    row, column = 7 * torch.arange(16)[:, None], torch.arange(first, first + 32)
+    quad, word = column // 16 * 4 + column % 8 // 2, column % 2 + column % 16 // 8 * 2
+    words = torch.stack(philox(seed, (row, quad, torch.tensor(head), torch.tensor(sample))), dim=-1)
+    want = (words.gather(-1, word.expand(16, 32).unsqueeze(-1)).squeeze(-1) >= drop_below).to(torch.uint8)
     assert 0.6 < want.float().mean() < 0.9
     for adjacent in (True, False):
         got = torch.full((16, 32), 7, dtype=torch.uint8, device=kernel_device)

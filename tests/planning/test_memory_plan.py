@@ -39,7 +39,7 @@ def test_parts_by_hand():
         "ema": 4 * own,
         "auxiliary": 7,
         "activations": 24 * GIB,  # at least 8 each
-        "buffers": 4 * 500_000_000 + 2 * N,
+        "buffers": 4 * 500_000_000 + 2 * N,  # gradients are reduced in fp32
         "margin": CONTEXT_BYTES + int(0.1 * (24 * GIB + 4 * N)),
     }
     assert (
