@@ -49,6 +49,9 @@ def group_norm_silu(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     forward pass applies SiLU in place. Under autocast, which chooses a dtype per operation, both are called separately.
     Channels-last features on CUDA, and subclasses of the norm, are passed to :func:`norm_activation`.
     """
+    fused: Callable[[Tensor], Tensor] | None = getattr(norm, "silu", None)  # on row shards, see row_sharding.py
+    if fused is not None:
+        return fused(x)
     if replaces(x, norm) or type(norm) is not nn.GroupNorm:
         return norm_activation(x, norm, F.silu, {"activation": "silu"})
     if torch.compiler.is_compiling():  # with aot_eager of torch 2.13, compiled gradients of the function are wrong

@@ -144,7 +144,16 @@ class RowShardedGroupNorm(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the normalized ``[N, C, n, ...]``, in the dtype and memory format of the input."""
-        return _GroupNorm.apply(input, self.weight, self.bias, self.num_groups, self.eps, self.shards)  # pyright: ignore[reportReturnType]
+        return self._apply_norm(input, silu=False)
+
+    def silu(self, input: Tensor) -> Tensor:
+        """Return ``silu(self(input))``; only the input is saved for the backward pass."""
+        return self._apply_norm(input, silu=True)
+
+    def _apply_norm(self, input: Tensor, *, silu: bool) -> Tensor:
+        return _GroupNorm.apply(  # pyright: ignore[reportReturnType]
+            input, self.weight, self.bias, self.num_groups, self.eps, self.shards, silu
+        )
 
 
 class RowShardedDropout(nn.Dropout):
@@ -176,31 +185,46 @@ class RowShardedDropout(nn.Dropout):
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Two-pass group norm over the rows of all ranks; saves the input and two numbers per sample and group."""
+    """Two-pass group norm over the rows of all ranks, and SiLU; saves the input and the statistics of the groups."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float, shards: RowShards
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        groups: int,
+        eps: float,
+        shards: RowShards,
+        silu: bool,
     ) -> Tensor:
         grouped = _grouped(x, groups)
         axes = tuple(range(2, grouped.ndim))
         count = shards.size * grouped[0, 0].numel()
         mean = shards.sum(grouped.sum(axes, keepdim=True)) / count
-        centered = grouped - mean
+        normed = torch.empty_like(x, dtype=mean.dtype)  # no view: layers that follow write in place
+        centered = torch.sub(grouped, mean, out=normed.unflatten(1, (groups, -1)))
+        del grouped
         rstd = torch.rsqrt(shards.sum(centered.square().sum(axes, keepdim=True)) / count + eps)
-        normed = centered.mul_(rstd).flatten(1, 2)
+        centered.mul_(rstd)
         if weight is not None and bias is not None:
-            normed = torch.addcmul(_of_channels(bias, normed), normed, _of_channels(weight, normed))
-        ctx.save_for_backward(x, weight, mean, rstd)
-        ctx.groups, ctx.shards, ctx.count = groups, shards, count
-        return normed.to(x.dtype)
+            normed.mul_(_of_channels(weight, normed)).add_(_of_channels(bias, normed))
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups, ctx.shards, ctx.count, ctx.silu = groups, shards, count, silu
+        return (F.silu(normed, inplace=True) if silu else normed).to(x.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, weight, mean, rstd = ctx.saved_tensors
+        x, weight, bias, mean, rstd = ctx.saved_tensors
         grad = grads[0].to(mean.dtype)
         normed = (_grouped(x, ctx.groups) - mean).mul_(rstd)
+        if ctx.silu:
+            active = normed.flatten(1, 2)
+            if weight is not None:
+                active = torch.addcmul(_of_channels(bias, active), active, _of_channels(weight, active))
+            grad = torch.ops.aten.silu_backward(grad, active)
+            del active
         # 1. Parameters: of this rank's rows; the sum over ranks is that of all gradients
         grad_weight = grad_bias = None
         if weight is not None:
@@ -213,8 +237,8 @@ class _GroupNorm(torch.autograd.Function):
         axes = tuple(range(2, grad.ndim))
         sums = torch.stack([grad.sum(axes, keepdim=True), (grad * normed).sum(axes, keepdim=True)])
         first, second = (ctx.shards.sum(sums) / ctx.count).unbind(0)
-        grad_input = (grad - first - normed * second).mul_(rstd).flatten(1, 2).to(x.dtype)
-        return grad_input, grad_weight, grad_bias, None, None, None
+        grad_input = grad.sub(first).sub_(normed.mul_(second)).mul_(rstd).flatten(1, 2).to(x.dtype)
+        return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
 def _share_halo(block: InceptionBlock, shards: RowShards) -> None:

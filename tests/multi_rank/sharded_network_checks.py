@@ -10,14 +10,28 @@ from torch import Tensor, nn
 from simcast_hpc.config import SimVPConfig
 from simcast_hpc.distributed.row_shards import RowShards
 from simcast_hpc.models import SimVP
+from simcast_hpc.models.group_norm_silu import group_norm_silu
 from simcast_hpc.models.row_sharding import RowShardedConv2d, RowShardedDropout, shard_layers, shard_rows
 from tests.multi_rank.row_shard_checks import equal, random, weights_like
+
+
+class NormSiLU(nn.Module):
+    """A group norm and SiLU by the function of the networks."""
+
+    def __init__(self, norm: nn.GroupNorm):
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activated features."""
+        return group_norm_silu(x, self.norm)
 
 
 def compare_network(
     shards: RowShards, network: nn.Module, inputs: Tensor, convert: Callable[[nn.Module, RowShards], None]
 ) -> None:
     """Compare a network after ``convert`` on this rank's rows with itself before on the whole field."""
+    network.zero_grad()
     own, inputs = copy.deepcopy(network), inputs.clone().requires_grad_()
     convert(own, shards)
     assert list(own.state_dict()) == list(network.state_dict())
@@ -69,6 +83,7 @@ def check_norm(shards: RowShards) -> None:
         for index, parameter in enumerate(norm.parameters()):
             parameter.data = random(6, seed=index)
         compare_network(shards, nn.Sequential(norm), x, shard_layers)
+        compare_network(shards, NormSiLU(norm), x, shard_layers)
     for dtype, mean in ((torch.float32, 1e4), (torch.bfloat16, 8.0)):
         large = (x + mean).to(dtype)
         layer = nn.Sequential(nn.GroupNorm(3, 6).to(dtype))
