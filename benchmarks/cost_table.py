@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def paper_configs() -> list[str]:
     """Return the names of the shipped training configurations on the paper's data sets."""
-    others = ("synthetic", "/own")
+    others = ("synthetic", "/own", "/domain")
     return [
         name
         for name in list_configs()
