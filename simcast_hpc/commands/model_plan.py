@@ -171,7 +171,7 @@ def _as_json(
 def _traffic(target: ModelTarget, facts: "ModelMemory", machine: "Machine", need: "MemoryEstimate") -> dict[str, int]:
     """Return the bytes that a GPU sends in an optimizer step of a plan, and the number of collectives.
 
-    With spatial sharding also those within the GPUs that share a sample, ``spatial_sent_bytes`` and so on.
+    With spatial sharding also those within the GPUs that share a sample, in the keys ``spatial_...``.
     """
     from simcast_hpc.planning.step_traffic import sent_bytes_per_rank, traffic
 

@@ -87,3 +87,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    os._exit(0)  # threads of the emulated device may outlive the interpreter
