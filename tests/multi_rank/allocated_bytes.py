@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
-from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.process_group import TorchRanks, end_rank, join_process_group
 from tests.archives import tiny_config
 
 WIDTH, LAYERS = 512, 8
@@ -87,6 +87,7 @@ def main(folder: Path) -> None:
             with (folder / "bytes.jsonl").open("a") as file:
                 file.write(json.dumps({"engine": options, "bytes": peak}) + "\n")
     ranks.leave()
+    end_rank(0)  # Gloo's threads can abort the shutdown of the interpreter
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from simcast_hpc.config import CasFormerConfig, EarthformerConfig, SimVPConfig, 
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.named_tensors import read_state
 from simcast_hpc.distributed.partitioned_init import build_partitioned, is_partitioned
-from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.process_group import TorchRanks, end_rank, join_process_group
 from simcast_hpc.models import build_model
 from simcast_hpc.models.casformer import CasFormer
 from simcast_hpc.models.warm_start import warm_start
@@ -95,6 +95,7 @@ def main(folder: Path, cases: list[tuple[str, str]]) -> None:
             with (folder / "models.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
     ranks.leave()
+    end_rank(0)  # Gloo's threads can abort the shutdown of the interpreter
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.collective_counts import CollectiveCounter
 from simcast_hpc.distributed.engine import build_engine
-from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.process_group import TorchRanks, end_rank, join_process_group
 from tests.archives import tiny_config
 
 CASES = [
@@ -84,6 +84,7 @@ def main(folder: Path) -> None:
             with (folder / "gradients.jsonl").open("a") as file:
                 file.write(json.dumps(measured) + "\n")
     ranks.leave()
+    end_rank(0)  # Gloo's threads can abort the shutdown of the interpreter
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from simcast_hpc.distributed.engine import build_engine, set_learning_rate
 from simcast_hpc.distributed.gradients import gradients_are_finite, skip_step
 from simcast_hpc.distributed.named_tensors import read_state
-from simcast_hpc.distributed.process_group import TorchRanks, join_process_group
+from simcast_hpc.distributed.process_group import TorchRanks, end_rank, join_process_group
 from tests.archives import tiny_config
 
 PLAIN = [(0, "fp32"), (1, "fp32"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"), (3, "bf16")]
@@ -84,6 +84,7 @@ def main(folder: Path) -> None:
             with (folder / "cases.jsonl").open("a") as file:
                 file.write(json.dumps({**case, "same after": _equal(*states)}) + "\n")
     ranks.leave()
+    end_rank(0)  # Gloo's threads can abort the shutdown of the interpreter
 
 
 if __name__ == "__main__":
