@@ -100,7 +100,7 @@ test-slow: $(VENV)/.test ## Run the slow tests: all launchers and ZeRO stages, c
 test-slurm: $(VENV)/.test ## Run the tests on a local Slurm cluster of two nodes (as root)
 	@$(PLAIN) $(PYTEST) tests -m slurm || [ $$? -eq 5 ]
 
-test-container: $(VENV)/.test ## Run the steps of the container recipes in a new Debian root (as root; needs debootstrap and a network)
+test-container: $(VENV)/.test ## Run the steps of the container recipes in a new Debian root (as root; needs a network)
 	@$(PLAIN) $(PYTEST) -s tests/containers -m container
 
 fuzz: $(VENV)/.fuzz ## Fuzz the readers of radar files, SECONDS=60 each; READER=odim selects one
@@ -236,10 +236,11 @@ $(VENV)/.docs: $(VENV)/.runtime
 	@$(INSTALL) -e '.[docs]' $(TO_LOG)
 	@touch $@
 
-# g++ compiles pysteps and the emulated device of the tests; shellcheck checks the batch scripts in tests; git gives the commit of a run; `make test-slurm`
-# starts a cluster from the packages of Slurm, and iproute2 emulates two nodes. Debian's Python has neither venv nor
+# g++ compiles pysteps and the emulated device of the tests; shellcheck checks the batch scripts in tests; git gives the
+# commit of a run; `make test-slurm` starts a cluster from the packages of Slurm, iproute2 emulates two nodes, and
+# `make test-container` makes a root with debootstrap. Debian's Python has neither venv nor
 # headers. A test opens the report in Chromium; Ubuntu has it only as a snap, so an installed Chrome is used there.
-PACKAGES := $(if $(shell grep -x ID=debian /etc/os-release 2>/dev/null),chromium chromium-driver) g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
+PACKAGES := $(if $(shell grep -x ID=debian /etc/os-release 2>/dev/null),chromium chromium-driver) debootstrap g++ git iproute2 make munge shellcheck slurm-client slurm-wlm $(if $(filter /usr/bin/%,$(shell command -v $(PYTHON))),python3-dev python3-venv)
 system-packages: ## Install the Debian packages for installation and tests (as root or with sudo)
 	@command -v apt-get >/dev/null || \
 	  { echo "apt-get is missing; install with the package manager of this system: $(PACKAGES)" >&2; exit 1; }
