@@ -68,6 +68,13 @@ def warn_of_fallback(op: str, reason: str) -> None:
         warnings.warn(text, stacklevel=3)
 
 
+def without_autocast(device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without autocast for the device; nothing is entered where autocast is off."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return contextlib.nullcontext()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launch:
     """One kernel launch as data: what a call runs is what the ahead-of-time compile table compiles.

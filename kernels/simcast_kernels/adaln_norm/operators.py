@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from simcast_kernels.direct_call import custom_operator
 from simcast_kernels.dispatch import select_implementation
 
 from . import reference
@@ -19,7 +20,7 @@ def normalize(
     return modulated, x if branch is None else carried
 
 
-@torch.library.custom_op("simcast_kernels::adaln_norm", mutates_args=())
+@custom_operator("simcast_kernels::adaln_norm")
 def forward_operator(
     x: Tensor, shift: Tensor, scale: Tensor, branch: Tensor | None, gate: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -39,7 +40,7 @@ def _(x, shift, scale, branch, gate, eps):
     return like(x.shape, x.dtype), carried, like(x.shape[:2], wide), like(x.shape[:2], wide)
 
 
-@torch.library.custom_op("simcast_kernels::adaln_norm_backward", mutates_args=())
+@custom_operator("simcast_kernels::adaln_norm_backward")
 def backward_operator(
     grad_modulated: Tensor,
     grad_carried: Tensor | None,

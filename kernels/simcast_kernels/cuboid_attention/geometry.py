@@ -1,9 +1,12 @@
 """The geometry and the arguments of one attention, shared by the reference implementation and the kernels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Triple = tuple[int, int, int]
@@ -65,18 +68,29 @@ def make_grid(size: Triple, *, cuboid: Triple, strategy: tuple[str, str, str], s
 
     A cuboid at least as long as its axis covers the complete axis, without a shift; a dilated axis has no shift.
     """
+    if torch.compiler.is_compiling():  # the compiler warns of a cache
+        return _clipped_grid(size, cuboid, strategy, shift)
+    return _cached_grid(tuple(size), tuple(cuboid), tuple(strategy), tuple(shift))
+
+
+def _clipped_grid(size: Sequence[int], cuboid: Sequence[int], strategy: Sequence[str], shift: Sequence[int]) -> Grid:
     clipped, dilated, shifts = [], [], []
     for axis, length, letter, tokens in zip(size, cuboid, strategy, shift, strict=True):
         covers_axis = axis <= length
         clipped.append(axis if covers_axis else length)
         dilated.append(letter == "d")
         shifts.append(0 if covers_axis or letter == "d" else tokens)
+    t, h, w = size
     return Grid(
-        size=size,
+        size=(t, h, w),
         cuboid=(clipped[0], clipped[1], clipped[2]),
         dilated=(dilated[0], dilated[1], dilated[2]),
         shift=(shifts[0], shifts[1], shifts[2]),
     )
+
+
+# Called several times per call of the operator, with few different arguments in a run.
+_cached_grid = lru_cache(maxsize=4096)(_clipped_grid)
 
 
 class Inputs(NamedTuple):

@@ -1,6 +1,8 @@
 """Launches of the cuboid attention kernels: choice of kernel and tile sizes, buffers, sums of partial gradients."""
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 import triton.language as tl
@@ -65,18 +67,23 @@ def unsupported(inputs: Inputs, problem: Problem) -> str:
 
 def plan(inputs: Inputs, problem: Problem) -> Plan:
     """Return the tiling: one cuboid padded to a power of two, which spills on no target (benchmarks/compiled.csv)."""
-    rows, keys = problem.query.tokens, problem.memory.tokens
+    return _plan(problem.query, problem.memory, problem.heads, inputs.query.shape[0], inputs.query.dtype)
+
+
+@lru_cache(maxsize=4096)
+def _plan(query: Grid, memory: Grid, heads: int, batch: int, dtype: torch.dtype) -> Plan:
+    rows, keys = query.tokens, memory.tokens
     # Float32 matmuls hold both operands in registers.
-    wider = 4 if inputs.query.dtype == torch.float32 else 1
+    wider = 4 if dtype == torch.float32 else 1
     if max(rows, keys) > ONE_TILE_TOKENS:
         block_m, block_n = _block(min(rows, ONE_TILE_TOKENS)), _block(min(keys, ONE_TILE_TOKENS))
         return Plan(
             block_m=block_m, block_n=block_n, pack=1, tiles=1, backward_tiles=1, split=True, warps=4 * min(wider, 2)
         )
     block_m, block_n = _block(rows), _block(keys)
-    pack = min(block_m // rows, block_n // keys, problem.query.cuboids)
-    groups = -(-problem.query.cuboids // pack)
-    units = groups * problem.heads * inputs.query.shape[0]
+    pack = min(block_m // rows, block_n // keys, query.cuboids)
+    groups = -(-query.cuboids // pack)
+    units = groups * heads * batch
     tiles = max(1, min(MAX_TILES, units // PROGRAMS))
     warps = min(8, max(block_m, block_n) // 16 * wider)
     backward_tiles = min(MAX_BACKWARD_TILES, -(-units // (BACKWARD_PROGRAMS * (2 if warps == 1 else 1))))
@@ -117,11 +124,7 @@ def forward_launch(inputs: Inputs, problem: Problem, *, out: Tensor) -> Launch:
         kernel=forward_kernel,
         grid=(problem.heads * tiles.programs(problem), out.shape[0]),
         arguments=(inputs.query, memory, *inputs[2:], out, *_dropout(problem), problem.scale, tiles.tiles),
-        options={
-            **_constants(inputs, problem, tiles),
-            **_global_constants(inputs),
-            "PACK": tiles.pack,
-        },
+        options=_constants(inputs, problem, tiles, with_globals=True),
         rocm_options=ROCM,
     )
 
@@ -146,11 +149,7 @@ def backward_launches(inputs: Inputs, problem: Problem, grad: Tensor) -> tuple[I
             *(d_query, d_query if d_memory is None else d_memory, d_bias, *d_global),
             *(*_dropout(problem), problem.scale, tiles.backward_tiles),
         ),
-        options={
-            **_constants(inputs, problem, tiles),
-            **_global_constants(inputs),
-            "PACK": tiles.pack,
-        },
+        options=_constants(inputs, problem, tiles, with_globals=True),
         rocm_options=ROCM,
     )
     return buffers, [launch]
@@ -164,7 +163,7 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
     batch, heads = grad.shape[0], problem.heads
     # 1. Gradients of queries; per row: maximum of the scores, reciprocal of the normalizer, delta
     rows = [grad.new_empty(batch, heads, problem.query.positions, dtype=torch.float32) for _ in range(3)]
-    constants = _constants(inputs, problem, tiles)
+    constants = _constants(inputs, problem, tiles, with_globals=False)
     key_blocks = -(-problem.memory.tokens // tiles.block_n)
     # With the mask of dropout, 64 columns spill.
     columns = min(tiles.block_n, 32) if problem.dropout else tiles.block_n
@@ -176,7 +175,7 @@ def _split_launches(inputs: Inputs, problem: Problem, grad: Tensor, tiles: Plan,
                 *(query, memory, bias, *global_tensors, grad, d_query, *d_global, *rows),
                 *(*_dropout(problem), problem.scale),
             ),
-            options={**constants, **_global_constants(inputs), "BLOCK_N": columns},
+            options={**constants, **_global_constants(inputs.global_vectors), "BLOCK_N": columns},
         ),
         # 2. Gradients of keys and values
         Launch(
@@ -240,27 +239,47 @@ def _contiguous(inputs: Inputs) -> Inputs:
     return Inputs(*(None if x is None else x.contiguous() for x in inputs))  # pyright: ignore[reportArgumentType]
 
 
-def _constants(inputs: Inputs, problem: Problem, tiles: Plan) -> dict:
-    exact = inputs.query.dtype == torch.float32 or interpreter_is_on()
-    return {
-        "HEADS": problem.heads,
-        "HEAD_SIZE": problem.head_size,
-        "QUERY_AXES": _axes(problem.query),
-        "KEY_AXES": _axes(problem.memory),
-        "SELF": inputs.memory is None,
-        "ZEROS": problem.padding == "zeros",
-        "DROP_BELOW": problem.drop_below,
-        "KEEP_SCALE": problem.keep_scale,
+def _constants(inputs: Inputs, problem: Problem, tiles: Plan, *, with_globals: bool) -> dict[str, Any]:
+    """Return the constants of a kernel; ``with_globals``: of a one-tile kernel, which reads the global vectors."""
+    softmax = (problem.heads, problem.head_size, problem.padding, problem.drop_below, problem.keep_scale)
+    is_float32 = inputs.query.dtype == torch.float32
+    global_vectors = inputs.global_vectors if with_globals else None
+    given = (inputs.memory is None, is_float32, is_float32 or interpreter_is_on(), global_vectors)
+    return {**_cached_constants(problem.query, problem.memory, softmax, given, tiles)}
+
+
+@lru_cache(maxsize=4096)
+def _cached_constants(
+    query: Grid,
+    memory: Grid,
+    softmax: tuple[int, int, str, int, float],
+    given: tuple[bool, bool, bool, int | None],
+    tiles: Plan,
+) -> dict[str, Any]:
+    heads, head_size, padding, drop_below, keep_scale = softmax
+    is_self, is_float32, exact, global_vectors = given
+    constants = {
+        "HEADS": heads,
+        "HEAD_SIZE": head_size,
+        "QUERY_AXES": _axes(query),
+        "KEY_AXES": _axes(memory),
+        "SELF": is_self,
+        "ZEROS": padding == "zeros",
+        "DROP_BELOW": drop_below,
+        "KEEP_SCALE": keep_scale,
         "BLOCK_M": tiles.block_m,
         "BLOCK_N": tiles.block_n,
-        "BLOCK_D": _block(problem.head_size),
+        "BLOCK_D": _block(head_size),
         "DOT": tl.float32 if exact else tl.bfloat16,
         "num_warps": tiles.warps,
         # With 2 the loads of a tile are asynchronous copies that run while the tile before is computed; with 1 they are
         # serialized by barriers, and a program waits for DRAM up to four times per tile. The blocks of long cuboids do
         # not fit twice, and float32 tiles spill.
-        "num_stages": 1 if tiles.split or inputs.query.dtype == torch.float32 else 2,
+        "num_stages": 1 if tiles.split or is_float32 else 2,
     }
+    if global_vectors is not None:
+        constants |= {**_global_constants(global_vectors), "PACK": tiles.pack}
+    return constants
 
 
 def _dropout(problem: Problem) -> tuple[int, int, int, int]:
@@ -269,8 +288,8 @@ def _dropout(problem: Problem) -> tuple[int, int, int, int]:
     return problem.seed, problem.first_row, h * w, w
 
 
-def _global_constants(inputs: Inputs) -> dict:
-    return {"GLOBALS": inputs.global_vectors, "BLOCK_G": _block(max(1, inputs.global_vectors))}
+def _global_constants(global_vectors: int) -> dict[str, int]:
+    return {"GLOBALS": global_vectors, "BLOCK_G": _block(max(1, global_vectors))}
 
 
 def _axes(grid: Grid) -> tuple[tuple[int, ...], ...]:

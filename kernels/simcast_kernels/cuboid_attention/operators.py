@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from simcast_kernels.dispatch import select_implementation, warn_of_fallback
+from simcast_kernels.direct_call import custom_operator
+from simcast_kernels.dispatch import select_implementation, warn_of_fallback, without_autocast
 
 from . import reference
 from .geometry import Inputs, Options, Problem, make_problem
@@ -26,7 +27,7 @@ def attend(inputs: Inputs, options: Options) -> Tensor:
     )  # fmt: skip
 
 
-@torch.library.custom_op("simcast_kernels::cuboid_attention", mutates_args=())
+@custom_operator("simcast_kernels::cuboid_attention")
 def forward_operator(
     query: Tensor,
     memory: Tensor | None,
@@ -49,7 +50,7 @@ def forward_operator(
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
     options = _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain)
     problem = make_problem(inputs, options)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device.type):
         return _implementation(inputs, problem).forward(inputs, problem)
 
 
@@ -58,7 +59,7 @@ def _(query, memory, bias, global_query, global_key, global_value, *options):
     return query.new_empty(*query.shape[:4], Inputs(query, memory).width)
 
 
-@torch.library.custom_op("simcast_kernels::cuboid_attention_backward", mutates_args=())
+@custom_operator("simcast_kernels::cuboid_attention_backward")
 def backward_operator(
     query: Tensor,
     memory: Tensor | None,
@@ -82,7 +83,7 @@ def backward_operator(
     inputs = Inputs(query, memory, bias, global_query, global_key, global_value)
     options = _options(heads, cuboid, strategy, shift, padding, scale, dropout, seed, offset, domain)
     problem = make_problem(inputs, options)
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query.device.type):
         grads = _implementation(inputs, problem).backward(inputs, problem, grad_output)
     # An operator cannot return None: the gradient of an absent input is an empty tensor.
     query_, memory_, bias_, *rest = (query.new_empty(0) if g is None else g.contiguous() for g in grads)

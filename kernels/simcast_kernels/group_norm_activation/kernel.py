@@ -7,6 +7,7 @@ writes two float32 sums per channel; a small kernel adds them per group. C is a 
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,40 +33,40 @@ class Tiling:
     channels: int
     groups: int
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Channels of a program: a power of two that divides C, unless that would be less than a 32-byte sector."""
         whole = min(COLUMNS, _power_of_2(self.channels))
         divisor = self.channels & -self.channels
         return divisor if 16 <= divisor < whole else whole
 
-    @property
+    @cached_property
     def rows(self) -> int:
         """Pixels of a tile."""
         return max(1, ELEMENTS // self.columns)
 
-    @property
+    @cached_property
     def column_blocks(self) -> int:
         """Programs along the channels."""
         return _blocks(self.channels, self.columns)
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Tiles of a program."""
         tiles = self.samples * self.column_blocks * _blocks(self.pixels, self.rows)
         return max(4, min(STEPS, 1 << (tiles // PROGRAMS).bit_length() >> 1))
 
-    @property
+    @cached_property
     def parts(self) -> int:
         """Programs along the grid of a sample."""
         return _blocks(self.pixels, self.rows * self.steps)
 
-    @property
+    @cached_property
     def grid(self) -> tuple[int]:
         """Launch grid of the kernels that read the features."""
         return (self.samples * self.parts * self.column_blocks,)
 
-    @property
+    @cached_property
     def options(self) -> dict[str, int]:
         """Constants of the kernels that read the features."""
         return {
@@ -77,7 +78,7 @@ class Tiling:
             "num_warps": WARPS,
         }
 
-    @property
+    @cached_property
     def reduction(self) -> dict[str, int]:
         """Constants of the kernels that add the sums of the parts, one program per sample and group."""
         members = _power_of_2(self.channels // self.groups)

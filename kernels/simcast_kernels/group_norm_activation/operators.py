@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from simcast_kernels.dispatch import select_implementation
+from simcast_kernels.direct_call import custom_operator
+from simcast_kernels.dispatch import select_implementation, without_autocast
 
 from . import reference
 
@@ -28,7 +29,7 @@ def normalize(
     return forward_operator(x, weight, bias, total, groups, activation, slope, eps)[0]
 
 
-@torch.library.custom_op("simcast_kernels::group_norm_activation", mutates_args=())
+@custom_operator("simcast_kernels::group_norm_activation")
 def forward_operator(
     x: Tensor,
     weight: Tensor,
@@ -40,7 +41,7 @@ def forward_operator(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the result, and mean and reciprocal standard deviation of each group, ``[N, groups]``."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return _implementation(x, weight).forward(x, weight, bias, total, groups, activation, slope, eps)
 
 
@@ -51,7 +52,7 @@ def _(x, weight, bias, total, groups, activation, slope, eps):
     return torch.empty_like(x, memory_format=torch.channels_last), mean, rstd
 
 
-@torch.library.custom_op("simcast_kernels::group_norm_activation_backward", mutates_args=())
+@custom_operator("simcast_kernels::group_norm_activation_backward")
 def backward_operator(
     grad: Tensor,
     x: Tensor,
@@ -65,7 +66,7 @@ def backward_operator(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, weight and bias."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return _implementation(x, weight).backward(grad, x, weight, bias, mean, rstd, groups, activation, slope, eps)
 
 

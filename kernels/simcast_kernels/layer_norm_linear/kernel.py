@@ -169,9 +169,10 @@ def backward(inputs: Inputs, grads: Sequence[Tensor], eps: float, *, with_layers
     d_x, normed, partials = buffers(inputs)
     normed = normed if with_layers else None
     backward_launch(inputs, flat, eps, d_x=d_x, normed=normed, partials=partials).run()
-    norm = partials.sum(0).view(2, width).to(inputs.norm_weight.dtype)
+    # Separate sums: the results of an operator must not share memory.
+    norm = [partials[:, first : first + width].sum(0).to(inputs.norm_weight.dtype) for first in (0, width)]
     layers = ([], []) if normed is None else layer_gradients(inputs, normed, flat)
-    return Gradients(d_x, norm[0].clone(), norm[1].clone(), *layers)
+    return Gradients(d_x, norm[0], norm[1], *layers)
 
 
 def buffers(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:

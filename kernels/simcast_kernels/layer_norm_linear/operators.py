@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from simcast_kernels.dispatch import VARIABLE, select_implementation, warn_of_fallback
+from simcast_kernels.direct_call import custom_operator
+from simcast_kernels.dispatch import VARIABLE, select_implementation, warn_of_fallback, without_autocast
 
 from . import reference
 from .reference import Inputs
@@ -23,7 +24,7 @@ def project(inputs: Inputs, eps: float) -> list[Tensor]:
     return forward_operator(*inputs, float(eps))
 
 
-@torch.library.custom_op("simcast_kernels::layer_norm_linear", mutates_args=())
+@custom_operator("simcast_kernels::layer_norm_linear")
 def forward_operator(
     x: Tensor,
     norm_weight: Tensor,
@@ -34,7 +35,7 @@ def forward_operator(
 ) -> list[Tensor]:
     """Return the result of every layer."""
     inputs = Inputs(x, norm_weight, norm_bias, list(weights), list(biases))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         return [out.contiguous() for out in _implementation(inputs).forward(inputs, eps)]
 
 
@@ -43,7 +44,7 @@ def _(x, norm_weight, norm_bias, weights, biases, eps):
     return [weight.new_empty(*x.shape[:-1], weight.shape[0]) for weight in weights]
 
 
-@torch.library.custom_op("simcast_kernels::layer_norm_linear_backward", mutates_args=())
+@custom_operator("simcast_kernels::layer_norm_linear_backward")
 def backward_operator(
     x: Tensor,
     norm_weight: Tensor,
@@ -56,7 +57,7 @@ def backward_operator(
 ) -> list[Tensor]:
     """Return the gradients of x and of the norm and, with ``with_layers``, of weights and biases."""
     inputs = Inputs(x, norm_weight, norm_bias, list(weights), list(biases))
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device.type):
         result = _implementation(inputs).backward(inputs, list(grads), eps, with_layers=with_layers)
     return [grad.contiguous() for grad in (*result[:3], *result.weights, *result.biases)]
 

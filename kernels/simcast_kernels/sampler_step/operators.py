@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from simcast_kernels.direct_call import custom_operator
 from simcast_kernels.dispatch import select_implementation
 
 from .reference import Coefficients, Counters, sampler_step_reference
 
 
-@torch.library.custom_op("simcast_kernels::sampler_step", mutates_args=("hits",))
+@custom_operator("simcast_kernels::sampler_step", mutates_args=("hits",))
 def step_operator(
     noisy: Tensor,
     prediction: Tensor,

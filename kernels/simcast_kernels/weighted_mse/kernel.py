@@ -122,6 +122,11 @@ def divides_by_inverse(code_scale: float) -> bool:
     return True
 
 
+@lru_cache
+def _inverse(code_scale: float) -> float:
+    return float(rounded(1 / rounded(Fraction(code_scale))))
+
+
 def loss_launch(
     prediction: Tensor,
     target: Tensor,
@@ -153,7 +158,7 @@ def loss_launch(
             numel,
             1.0 / numel,
             float(code_scale),
-            float(rounded(1 / rounded(Fraction(code_scale)))),
+            _inverse(code_scale),
         ),
         options={"INCLUSIVE": inclusive, "BY_INVERSE": by_inverse, **LOSS_OPTIONS},
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from simcast_kernels.direct_call import custom_operator
 from simcast_kernels.dispatch import select_implementation
 
 from . import reference
@@ -12,7 +13,7 @@ from . import reference
 _OP = "weighted_mse"
 
 
-@torch.library.custom_op("simcast_kernels::weighted_mse", mutates_args=())
+@custom_operator("simcast_kernels::weighted_mse")
 def loss_operator(
     prediction: Tensor,
     target: Tensor,
@@ -47,7 +48,7 @@ def _(prediction, target, mask, thresholds, weights, inclusive, code_scale, with
     return loss, torch.empty(shape, dtype=prediction.dtype, device=prediction.device)
 
 
-@torch.library.custom_op("simcast_kernels::weighted_mse_backward", mutates_args=())
+@custom_operator("simcast_kernels::weighted_mse_backward")
 def backward_operator(gradient: Tensor, grad_output: Tensor) -> Tensor:
     """Return ``gradient * grad_output``, ``grad_output`` being a scalar."""
     if select_implementation(_OP, gradient.device) == "triton":
