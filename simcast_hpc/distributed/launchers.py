@@ -7,13 +7,14 @@ for a restart would be lost.
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+
+from .ports import LISTENER_FD, listen_outside_ephemeral
 
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 30.0
@@ -35,9 +36,15 @@ def run_ranks(command: Sequence[str], *, ranks: int, environment: Mapping[str, s
         The exit status of the rank that failed first, 128 + n if signal n ended it; 0 if none failed.
     """
     variables: list[dict[str, str]] = [{}]
+    listener = None
     if ranks > 1:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
+        # Rank 0 inherits the socket, so that no other process can take the port before it listens.
+        listener = listen_outside_ephemeral("127.0.0.1")
+        port = str(listener.getsockname()[1])
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(ranks)}
+        shared["LOCAL_WORLD_SIZE"] = str(ranks)
         variables = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+        variables[0][LISTENER_FD] = str(listener.fileno())
     processes: list[subprocess.Popen[bytes]] = []
 
     def forward(number: int, _frame: FrameType | None) -> None:
@@ -47,9 +54,15 @@ def run_ranks(command: Sequence[str], *, ranks: int, environment: Mapping[str, s
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED_SIGNALS}
     try:
-        processes += [subprocess.Popen(list(command), env={**environment, **own}) for own in variables]
+        for rank, own in enumerate(variables):
+            inherited = (listener.fileno(),) if listener is not None and rank == 0 else ()
+            processes.append(subprocess.Popen(list(command), env={**environment, **own}, pass_fds=inherited))
+        if listener is not None:
+            listener.close()  # otherwise the others would wait if rank 0 ends
         return _wait(processes)
     finally:
+        if listener is not None:
+            listener.close()
         for process in processes:
             if process.poll() is None:
                 process.kill()
@@ -68,12 +81,6 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:
         time.sleep(_POLL_SECONDS)
     status = status or next((process.returncode for process in processes if process.returncode), 0)
     return status if status >= 0 else 128 - status
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def child_environment() -> dict[str, str]:

@@ -32,6 +32,20 @@ def test_ranks_have_their_numbers_and_one_port(tmp_path):
     assert first[:3] == ["0", "0", "2"] and second[:3] == ["1", "1", "2"] and first[3] == second[3]
 
 
+def test_rank_0_inherits_the_socket_that_listens_at_the_port():
+    code = """
+from datetime import timedelta
+from simcast_hpc.distributed.ranks import find_rank
+from simcast_hpc.distributed import rendezvous
+def bind(address, port):
+    raise OSError(98, 'would be a second socket')
+rendezvous._bind = bind
+store = rendezvous.open_store(find_rank(os.environ), timeout=timedelta(seconds=60))
+store.set(os.environ['RANK'], 'here')
+store.wait(['0', '1'])"""
+    assert run(code, ranks=2) == 0
+
+
 def test_returns_the_status_of_the_first_failure_and_kills_the_others(monkeypatch):
     monkeypatch.setattr(launchers, "_GRACE_SECONDS", 0.1)
     start = time.monotonic()
