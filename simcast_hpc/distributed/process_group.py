@@ -14,7 +14,8 @@ import torch
 
 from simcast_hpc.storage.compile_caches import check_caches
 
-from .rank_devices import local_device, reject_device_conflicts
+from .cpu_binding import bind_rank, read_cpu_binding
+from .rank_devices import compare_devices, local_device
 from .ranks import SINGLE_RANK, LauncherError, RankInfo, Ranks, find_rank, mpi_communicator
 from .rendezvous import listen, open_store
 
@@ -23,10 +24,15 @@ _joined_ranks = 1
 
 
 class TorchRanks(Ranks):
-    """The ranks of a torch process group. Every method is a collective."""
+    """The ranks of a torch process group. Every method is a collective.
 
-    def __init__(self, rank: int, size: int, device: torch.device, store: Any = None):
+    Attributes:
+        cpu_binding: a description of the CPUs to which this rank is bound.
+    """
+
+    def __init__(self, rank: int, size: int, device: torch.device, store: Any = None, *, cpu_binding: str = ""):
         self.rank, self.size, self.device, self._store = rank, size, device, store
+        self.cpu_binding = cpu_binding
 
     def connect_to_store(self, *, timeout_seconds: float) -> Any:
         """Return a connection of its own to the store of the rendezvous, in which keys wait this long.
@@ -137,12 +143,13 @@ def join_ranks(*, timeout_minutes: float) -> Ranks:
 
 
 def join_process_group(*, timeout_minutes: float) -> TorchRanks:
-    """Join the process group of the ranks that the launcher started.
+    """Join the process group of the ranks that the launcher started, and bind this rank to its CPUs.
 
     Raises:
-        LauncherError: the launcher's variables are incomplete, the group has another size than they specify, or the
-            devices of the ranks do not fit together.
+        LauncherError: the launcher's variables are incomplete, the group has another size than they specify, the
+            devices of the ranks do not fit together, or ``SIMCAST_CPU_BINDING`` is invalid.
     """
+    read_cpu_binding(os.environ)  # before the ranks wait for one another
     # 1. The store, through which the ranks find one another
     rank_info, timeout = find_rank(os.environ), timedelta(minutes=timeout_minutes)
     listener = None
@@ -151,10 +158,12 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     names = {"RANK": rank_info.rank, "WORLD_SIZE": rank_info.world_size, "LOCAL_RANK": rank_info.local_rank}
     os.environ.update({name: str(value) for name, value in names.items()})
     store = open_store(rank_info, timeout=timeout, listener=listener)
-    # 2. The device of this rank
+    # 2. The device of this rank, and CPUs near it
+    local_ranks = 1
     if rank_info.world_size > 1:
-        reject_device_conflicts(rank_info, store)
+        local_ranks = compare_devices(rank_info, store)
     device = local_device(rank_info)
+    cpu_binding = bind_rank(rank_info, device, local_ranks=local_ranks, environ=os.environ)
     if device.type == "cuda":
         # DeepSpeed uses LOCAL_RANK as the number of the device, and asserts that Open MPI's variable is equal.
         for name in ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"):
@@ -177,7 +186,7 @@ def join_process_group(*, timeout_minutes: float) -> TorchRanks:
     _joined_ranks = size = torch.distributed.get_world_size()
     if size != rank_info.world_size:
         raise LauncherError(f"the process group has {size} ranks, but {rank_info.launcher} set {rank_info.world_size}")
-    return TorchRanks(rank_info.rank, rank_info.world_size, device, store)
+    return TorchRanks(rank_info.rank, rank_info.world_size, device, store, cpu_binding=cpu_binding)
 
 
 def set_flight_recorder(folder: Path) -> None:

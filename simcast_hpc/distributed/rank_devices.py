@@ -57,13 +57,17 @@ def local_device(rank_info: RankInfo) -> torch.device:
     return device
 
 
-def reject_device_conflicts(rank_info: RankInfo, store: Any) -> None:
-    """Compare the devices of all ranks before one is used. A collective over the store of the rendezvous.
+def compare_devices(rank_info: RankInfo, store: Any) -> int:
+    """Compare the devices of all ranks before one is used, and return the number of ranks on this node.
+
+    A collective over the store of the rendezvous.
 
     Raises:
         LauncherError: on every rank: some ranks have a device and others none, a local rank exceeds the visible
             devices, or two ranks have the same device.
     """
+    counter = f"ranks of {socket.gethostname()}"
+    store.add(counter, 1)
     store.set(f"device/{rank_info.rank}", json.dumps(_report(rank_info)))
     ranks = range(rank_info.world_size)
     if rank_info.rank == 0:
@@ -76,6 +80,7 @@ def reject_device_conflicts(rank_info: RankInfo, store: Any) -> None:
             with suppress(RuntimeError):
                 store.wait([f"read/{rank}" for rank in ranks], timedelta(seconds=30))
         raise LauncherError(problem)
+    return store.add(counter, 0)  # rank 0 has read the reports of all ranks, so all have counted
 
 
 def find_conflict(reports: Sequence[RankDevice]) -> str:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -53,14 +54,14 @@ def test_deepspeed_gets_the_number_of_the_device_as_local_rank(used, monkeypatch
         monkeypatch.setenv(name, value)
     if open_mpi:
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", "3")
-    monkeypatch.setattr(process_group, "reject_device_conflicts", lambda *_, **__: None)
+    monkeypatch.setattr(process_group, "compare_devices", lambda *_, **__: 1)
     monkeypatch.setattr(process_group, "open_store", lambda *_, **__: None)
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
     monkeypatch.setattr(process_group, "import_deepspeed", lambda: SimpleNamespace(init_distributed=lambda **_: None))
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 4)
     monkeypatch.setattr(process_group, "_joined_ranks", 1)
     assert process_group.join_process_group(timeout_minutes=1).device == torch.device("cuda", 0)
-    engine = SimpleNamespace(local_rank=None)
+    engine: Any = SimpleNamespace(local_rank=None)
     deepspeed_engine.DeepSpeedEngine._configure_with_arguments(engine, None, None)
     assert engine.local_rank == 0
 

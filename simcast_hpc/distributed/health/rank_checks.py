@@ -55,6 +55,7 @@ class RankReport:
         free_gib: free space for the run.
         threads: CPU threads of torch.
         cores: CPU cores that the process may use.
+        cpu_binding: description of how they were chosen.
         versions: of Python, packages, driver and device.
     """
 
@@ -66,6 +67,7 @@ class RankReport:
     free_gib: float | None = None
     threads: int = 0
     cores: list[int] = field(default_factory=list)
+    cpu_binding: str = ""
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -155,7 +157,7 @@ def _join_and_check(rank_info: RankInfo, report: RankReport, options: HealthOpti
         ranks.barrier()
         clocks = ranks.gather(time.time())
         bandwidth = measure_bandwidth(ranks.device, [one.node for one in reports], ranks.rank)
-        compared = [*check_threads(reports), *compare_ranks(reports), *bandwidth]
+        compared = [*check_threads(reports), describe_binding(reports), *compare_ranks(reports), *bandwidth]
         for finding in (_check_all_reduce(ranks), check_skew(clocks), *compared):
             if finding is not None:
                 reports[0].findings.append(finding)
@@ -176,6 +178,7 @@ def _measure(ranks: TorchRanks, report: RankReport, options: HealthOptions) -> N
     report.device = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     report.versions = own_versions(device)
     report.threads, report.cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
+    report.cpu_binding = ranks.cpu_binding
 
 
 def _time_matmul(device: torch.device) -> float:
@@ -234,3 +237,19 @@ def check_threads(reports: list[RankReport]) -> list[Finding]:
             remedy = f"export OMP_NUM_THREADS={max(1, cores // len(of_node))}"
             findings.append(Finding("threads", "warning", message, remedy))
     return findings
+
+
+def describe_binding(reports: list[RankReport]) -> Finding:
+    """Return the CPUs of each rank by node; nodes with the same binding share one text."""
+    nodes: dict[str, list[str]] = {}
+    for node in dict.fromkeys(report.node for report in reports):
+        of_node = [report for report in reports if report.node == node]
+        texts = [report.cpu_binding for report in of_node]
+        if len(set(texts)) > 1:
+            texts = [f"local rank {index}: {text}" for index, text in enumerate(texts)]
+        nodes.setdefault("; ".join(dict.fromkeys(texts)), []).append(node)
+    message = ". ".join(
+        f"{names[0]}{f' and {len(names) - 1} more nodes' if len(names) > 1 else ''}: {text}"
+        for text, names in nodes.items()
+    )
+    return Finding("CPU binding", "ok", message)
