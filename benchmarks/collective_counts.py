@@ -2,9 +2,11 @@
 
     python -m benchmarks.collective_counts [--ranks 2] [--accumulation 2] [--csv FILE]
 
-It counts an optimizer step, a save (the full tensors of a checkpoint, which are gathered by name) and the weights of
-a validation. The bytes are those of the full tensors: the output of an all-gather, the input of a reduce-scatter. The
-counts are made where torch dispatches collectives to the process group, so those inside DeepSpeed are included.
+It counts an optimizer step, the collection of a checkpoint's state, for which each rank takes the elements that it
+holds, and the weights of a validation, which are gathered by name; ``benchmarks.checkpoint_counts`` counts complete
+checkpoints and resumes. The bytes are those of the full tensors: the output of an all-gather, the input of a
+reduce-scatter. The counts are made where torch dispatches collectives to the process group, so those inside DeepSpeed
+are included.
 """
 
 import argparse
@@ -56,6 +58,8 @@ _OPERATIONS = {
     "reduce_": ("reduce", 0),
     "gather_": ("gather", 0),
     "scatter_": ("scatter", 1),
+    "send": ("send", 0),
+    "recv_": ("receive", 0),
     "barrier": ("barrier", None),
 }
 

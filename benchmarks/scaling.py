@@ -11,11 +11,7 @@ bytes / rate. Its estimates for GPUs use assumed numbers.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -24,20 +20,20 @@ from typing import Any
 import torch
 
 from benchmarks.measurements import RESULTS, ROOT, machine, report
-from benchmarks.scaling_links import LINK, address, namespaces
+from benchmarks.scaling_links import run_on_links
 from benchmarks.scaling_model import Cluster, predict, seconds_over_slowed_link
+from benchmarks.scaling_spatial import Exchanges, exchange_seconds, exchanges
 from benchmarks.scaling_worker import THREADS, parameters
 from simcast_hpc.config import EngineConfig, TrainConfig, read_config
 from simcast_hpc.models import with_grid
-from simcast_hpc.planning.flops import forecaster, training_flops
+from simcast_hpc.planning.flops import Network, forecaster, training_flops
 from simcast_hpc.planning.step_traffic import sent_bytes_per_rank, traffic
 
 CONFIGS = ROOT / "configs" / "direct"
 MODELS = {"small": CONFIGS / "sevir.yaml", "1 B": CONFIGS / "sevir-earthformer-1b.yaml"}
 GPUS = (8, 16, 64, 256, 512, 1024, 4096)
 GRID = (384, 384)
-_PORT = 29577
-_TIMEOUT_SECONDS = 1800
+SPATIAL = (1, 2, 4, 8)
 LINK_ENGINES: list[dict[str, Any]] = [
     {"zero_stage": 0, "precision": "fp32"},
     {"zero_stage": 1, "precision": "bf16"},
@@ -45,7 +41,17 @@ LINK_ENGINES: list[dict[str, Any]] = [
     {"zero_stage": 3, "precision": "bf16"},
 ]
 RANK_ENGINES: list[dict[str, Any]] = [{"zero_stage": 0, "precision": "fp32"}, {"zero_stage": 3, "precision": "fp32"}]
-_CASE = ("kind", "model", "ranks", "zero_stage", "precision", "zero_hpz_partition_size", "accumulation", "megabits")
+_CASE = (
+    "kind",
+    "model",
+    "ranks",
+    "zero_stage",
+    "precision",
+    "zero_hpz_partition_size",
+    "accumulation",
+    "spatial",
+    "megabits",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         errors = [abs(row["model_error"]) for row in rows if "model_error" in row]
         print(f"model compared with {len(errors)} turns: median error {median(errors):.1%}, max. {max(errors):.1%}")
     rows += predictions(Cluster())
+    rows += spatial_predictions(Cluster())
     about = machine("cpu", threads=THREADS)
-    print("Rows of kind `model` are estimates for one sample per GPU and step on assumed H100 nodes:", Cluster())
+    print(
+        "Rows of kind `model` and `spatial model` are estimates for one sample per GPU and step on assumed H100 nodes:",
+        Cluster(),
+    )
     report([row | about for row in rows], options.csv, group=",".join(_CASE))
     return 0
 
@@ -101,31 +111,7 @@ def run(
         RuntimeError: a rank failed; contains the end of its log.
     """
     task = {"engines": engines, "batch": batch, "megabits": megabits, "turns": options.turns, "steps": options.steps}
-    with tempfile.TemporaryDirectory() as folder, namespaces(ranks) as names:
-        out, processes = Path(folder) / "rows.json", []
-        for rank, namespace in enumerate(names):
-            group = {
-                "RANK": rank,
-                "WORLD_SIZE": ranks,
-                "LOCAL_RANK": 0,
-                "MASTER_ADDR": address(0),
-                "MASTER_PORT": _PORT,
-            }
-            environment = os.environ | {key: str(value) for key, value in group.items()}
-            environment |= {"GLOO_SOCKET_IFNAME": LINK, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-            words = [sys.executable, "-m", "benchmarks.scaling_worker", json.dumps(task), str(out)]
-            with (Path(folder) / f"{rank}.log").open("w") as log:
-                line = ["ip", "netns", "exec", namespace, *words]
-                processes.append(subprocess.Popen(line, env=environment, stdout=log, stderr=log))
-        try:
-            failed = [rank for rank, one in enumerate(processes) if one.wait(timeout=_TIMEOUT_SECONDS)]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        if failed:
-            raise RuntimeError(f"rank {failed[0]} failed: {(Path(folder) / f'{failed[0]}.log').read_text()[-2000:]}")
-        rows = json.loads(out.read_text(encoding="utf-8"))
+    rows = run_on_links("benchmarks.scaling_worker", task, ranks=ranks)
     load = round(os.getloadavg()[0], 1)
     steps = batch["global_size"] // (batch["micro_size"] * ranks)
     about = {"kind": kind, "ranks": ranks, "accumulation": steps, "model": "test", "steps": options.steps, "load": load}
@@ -188,10 +174,57 @@ def predictions(cluster: Cluster) -> list[dict[str, Any]]:
     return rows
 
 
+def spatial_predictions(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return estimates of ZeRO 1 with spatial sharding, for one sample and micro-batch per group and step."""
+    rows = []
+    for name, path in MODELS.items():
+        config = read_config(TrainConfig, path)
+        count, flops = costs(config)
+        engine = config.engine.model_copy(update={"zero_stage": 1, "zero_hpz_partition_size": 1})
+        for spatial in SPATIAL:
+            of_rows = Exchanges()
+            if spatial > 1:
+                of_rows = exchanges(network_of(config), spatial=spatial, dtype=torch.bfloat16)
+            seconds = exchange_seconds(of_rows, spatial=spatial, cluster=cluster)
+            recipe = config.batch.global_size * spatial
+            for gpus in sorted({recipe, *GPUS}):
+                step = predict(
+                    count, flops, engine=engine, accumulation=1, gpus=gpus, cluster=cluster, spatial=spatial,
+                    exchange=seconds,
+                )  # fmt: skip
+                rows.append(
+                    {
+                        "kind": "spatial model",
+                        "model": name,
+                        "ranks": gpus,
+                        "zero_stage": 1,
+                        "precision": engine.precision,
+                        "gradient_reduction": engine.gradient_reduction,
+                        "spatial": spatial,
+                        "samples": gpus // spatial,
+                        "accumulation": 1,
+                        "exchanges": of_rows.calls.total(),
+                        "exchange_bytes": of_rows.all_bytes,
+                        "exchange_seconds": step.exchange,
+                        "compute_seconds": step.compute,
+                        "model_seconds": step.longest,
+                        "model_seconds_overlapped": step.shortest,
+                        "efficiency": step.compute / step.longest,
+                        "efficiency_overlapped": step.compute / step.shortest,
+                    }
+                )
+    return rows
+
+
+def network_of(config: TrainConfig) -> Network:
+    """Return the network of a configuration in bf16."""
+    frames = {"frames_in": config.sequence.frames_in, "frames_out": config.frames_out}
+    return forecaster(with_grid(config.model, GRID), grid=GRID, dtype=torch.bfloat16, **frames)
+
+
 def costs(config: TrainConfig) -> tuple[int, int]:
     """Return the number of parameters, and of FLOPs of forward and backward per sample."""
-    frames = {"frames_in": config.sequence.frames_in, "frames_out": config.frames_out}
-    cost = forecaster(with_grid(config.model, GRID), grid=GRID, dtype=torch.bfloat16, **frames)
+    cost = network_of(config)
     network = cost.on_meta(None, torch.bfloat16)
     count = sum(parameter.numel() for parameter in network.parameters())
     return count, training_flops(network, *cost.inputs(1))

@@ -4,15 +4,22 @@ Requires Linux, root and iproute2. Every namespace has one link ``wire`` with th
 bridge has its own namespace, so that the machine's network is unchanged.
 """
 
+import json
+import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LINK = "wire"
 _PREFIX = "simcast-scaling"
-_BURST, _QUEUE = "256kb", "200ms"
+_QUEUE = "200ms"
+_PORT = 29577
+_TIMEOUT_SECONDS = 1800
 
 
 def address(number: int) -> str:
@@ -55,8 +62,43 @@ def namespaces(count: int) -> Iterator[list[str]]:
             subprocess.run(["ip", "netns", "del", one], check=False)
 
 
-def shape(megabits: float | None) -> None:
+def run_on_links(module: str, task: Mapping[str, Any], *, ranks: int) -> list[dict[str, Any]]:
+    """Run ``python -m MODULE TASK FILE`` as one rank per namespace and return the rows that rank 0 wrote to FILE.
+
+    Raises:
+        RuntimeError: a rank failed; contains the end of its log.
+    """
+    with tempfile.TemporaryDirectory() as folder, namespaces(ranks) as names:
+        out, processes = Path(folder) / "rows.json", []
+        for rank, namespace in enumerate(names):
+            group = {
+                "RANK": rank,
+                "WORLD_SIZE": ranks,
+                "LOCAL_RANK": 0,
+                "MASTER_ADDR": address(0),
+                "MASTER_PORT": _PORT,
+            }
+            environment = os.environ | {key: str(value) for key, value in group.items()}
+            environment |= {"GLOO_SOCKET_IFNAME": LINK, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+            words = [sys.executable, "-m", module, json.dumps(task), str(out)]
+            with (Path(folder) / f"{rank}.log").open("w") as log:
+                line = ["ip", "netns", "exec", namespace, *words]
+                processes.append(subprocess.Popen(line, env=environment, stdout=log, stderr=log))
+        try:
+            failed = [rank for rank, one in enumerate(processes) if one.wait(timeout=_TIMEOUT_SECONDS)]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        if failed:
+            raise RuntimeError(f"rank {failed[0]} failed: {(Path(folder) / f'{failed[0]}.log').read_text()[-2000:]}")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+
+def shape(megabits: float | None, *, burst: str = "256kb") -> None:
     """Limit the rate of this namespace's link to ``megabits`` Mbit/s; None removes the limit.
+
+    An idle link sends ``burst`` at once, in the units of ``tc``.
 
     Raises:
         RuntimeError: ``tc`` failed.
@@ -65,7 +107,7 @@ def shape(megabits: float | None) -> None:
         subprocess.run(["tc", "qdisc", "del", "dev", LINK, "root"], check=False, capture_output=True)
         return
     rate = f"{megabits:g}mbit"
-    _run("tc", "qdisc", "replace", "dev", LINK, "root", "tbf", "rate", rate, "burst", _BURST, "latency", _QUEUE)
+    _run("tc", "qdisc", "replace", "dev", LINK, "root", "tbf", "rate", rate, "burst", burst, "latency", _QUEUE)
 
 
 def sent_bytes() -> int:

@@ -53,20 +53,25 @@ def seconds_of(one: Traffic, *, gpus: int, cluster: Cluster) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Seconds of computation and of communication of a step."""
+    """Seconds of computation and of communication of a step.
+
+    ``communication`` is that of gradients and weights, which computation can overlap. ``exchange`` is that of the rows
+    of a sample, for which the next layer waits.
+    """
 
     compute: float
     communication: float
+    exchange: float = 0.0
 
     @property
     def shortest(self) -> float:
         """Seconds if communication overlaps computation fully."""
-        return max(self.compute, self.communication)
+        return max(self.compute + self.exchange, self.communication)
 
     @property
     def longest(self) -> float:
         """Seconds without overlap."""
-        return self.compute + self.communication
+        return self.compute + self.exchange + self.communication
 
 
 def predict(
@@ -77,11 +82,17 @@ def predict(
     accumulation: int,
     gpus: int,
     cluster: Cluster,
+    spatial: int = 1,
+    exchange: float = 0.0,
 ) -> Prediction:
-    """Return the estimated step of ``accumulation`` micro-batches of ``flops`` FLOPs each on every GPU."""
+    """Return the estimated step of ``accumulation`` micro-batches of ``flops`` FLOPs each.
+
+    ``spatial`` GPUs share a micro-batch equally; the exchange of its rows takes ``exchange`` seconds.
+    """
     total = traffic(parameters, engine=engine, accumulation=accumulation)
     communication = 0.0 if gpus == 1 else seconds_of(total, gpus=gpus, cluster=cluster)
-    return Prediction(compute=accumulation * flops / cluster.flops, communication=communication)
+    compute = accumulation * flops / spatial / cluster.flops
+    return Prediction(compute=compute, communication=communication, exchange=accumulation * exchange)
 
 
 def seconds_over_slowed_link(free_seconds: float, sent: float, *, megabits: float) -> float:

@@ -43,10 +43,10 @@ def parameters() -> int:
         return sum(parameter.numel() for parameter in Module().parameters())
 
 
-def config_of(engine: dict[str, Any], batch: dict[str, int]) -> TrainConfig:
-    """Return the configuration of a run with this engine and batch."""
+def config_of(engine: dict[str, Any], batch: dict[str, int], *, spatial: int = 1) -> TrainConfig:
+    """Return the configuration of a run with this engine and batch, and ``spatial`` ranks per sample."""
     base = {"name": "scaling", "run_dir": "unset", "stage": "direct", "engine": engine, "batch": batch}
-    return from_mapping(TrainConfig, base)
+    return from_mapping(TrainConfig, base | {"parallel": {"spatial": spatial}})
 
 
 def main(task: dict[str, Any], out: Path) -> None:

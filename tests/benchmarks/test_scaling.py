@@ -101,7 +101,10 @@ def test_writes_predictions_as_estimates(tmp_path, capsys, monkeypatch):
     assert scaling.main(["--predict", "--csv", str(tmp_path / "scaling.csv")]) == 0
     assert "are estimates" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "scaling.csv").open(encoding="utf-8")))
-    assert {row["kind"] for row in rows} == {"model"} and {row["ranks"] for row in rows} >= {"8", "4096"}
+    assert {row["kind"] for row in rows} == {"model", "spatial model"} and {row["ranks"] for row in rows} >= {
+        "8",
+        "4096",
+    }
     assert all(float(row["model_seconds_overlapped"]) <= float(row["model_seconds"]) for row in rows)
     assert all(row["commit"] and not row.get("seconds") for row in rows)
 
@@ -125,7 +128,7 @@ def test_compares_measured_turns_with_the_model(tmp_path, capsys, monkeypatch):
     slowed = [row for row in rows if row["megabits"]]
     assert len(slowed) == 4 * 2 and all(row["model_seconds"] and row["model_error"] for row in slowed)
     assert all(float(row["sent_bytes"]) == pytest.approx(float(row["computed_bytes"]), rel=0.01) for row in slowed)
-    measured = [row for row in rows if row["kind"] != "model"]
+    measured = [row for row in rows if "model" not in row["kind"]]
     assert {(row["steps"], row["load"]) for row in measured} == {("3", "1.0")}
     assert all(row["device"].endswith("CPU, 1 threads") and row["python"] for row in rows), "threads per rank"
     assert "model compared with 8 turns" in capsys.readouterr().out
