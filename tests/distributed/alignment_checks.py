@@ -188,7 +188,7 @@ def compare(layout: Layout, ranks: TorchRanks, folder: Path) -> dict[str, Any]:
 def assert_equal(found: dict[str, Any]) -> None:
     """Assert of a result of :func:`compare` that all parameters are aligned, and losses and state do not change.
 
-    Most losses and states are equal bit by bit. Adam's loop over a flat buffer treats the last few elements apart from
+    Most losses and states are bitwise identical. Adam's loop over a flat buffer treats the last few elements apart from
     its vectors, so an element that another offset moves there may differ by its last bit.
     """
     aligned, unaligned = found["aligned"], found["unaligned"]
