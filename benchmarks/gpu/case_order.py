@@ -21,6 +21,9 @@ RANKED: tuple[tuple[str, str], ...] = (
     ("cuboid_attention", "sevir-axial-h-dropout"),
     ("cuboid_attention", "sevir-axial-w-dropout"),
     ("group_norm_activation", "spatial"),
+    ("bias_activation", "sevir-hidden"),
+    ("bias_activation", "sevir-output"),
+    ("bias_activation", "casformer"),
     ("adaln_norm", "decoder"),
     ("adaln_norm", "encoder"),
     ("layer_norm_linear", "sevir-feed-forward"),
@@ -50,6 +53,8 @@ UNTIMED: frozenset[tuple[str, str]] = frozenset(
         ("layer_norm_linear", "100m-feed-forward"),
         ("layer_norm_linear", "widest-attention"),
         ("layer_norm_linear", "sevir-attention-no-vectors"),
+        ("bias_activation", "sevir-hidden-16"),
+        ("bias_activation", "sevir-hidden-fp32"),
     }
 )
 # The first cases of this many ranks also get torch.compile, SDPA and FlexAttention.

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .adaln_norm import adaln_norm
+    from .bias_activation import bias_activation
     from .cuboid_attention import cuboid_attention, cuboid_cross_attention
     from .group_norm_activation import group_norm_activation
     from .layer_norm_linear import layer_norm_linear
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "adaln_norm",
+    "bias_activation",
     "cuboid_attention",
     "cuboid_cross_attention",
     "group_norm_activation",

@@ -16,24 +16,24 @@ _CHUNK = 2**14
 WORDS = 4  # words per call, so 4 elements share a counter
 
 
-def philox(key: int, counters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Return the four 32-bit words of Philox4x32-10 for four int64 counters below 2^32, as int64."""
+def philox(key: int, counters: Sequence[Tensor], *, rounds: int = 10) -> tuple[Tensor, ...]:
+    """Return the four 32-bit words of Philox4x32 for four int64 counters below 2^32, as int64."""
     counters = torch.broadcast_tensors(*counters)
     shape, device = counters[0].shape, counters[0].device
     words = torch.stack([counter.flatten() for counter in counters])
-    # On a CPU in chunks that fit its cache: ten rounds make ten passes over memory each.
+    # On a CPU in chunks that fit its cache: every round passes over memory ten times.
     for chunk in words.split(_CHUNK if device.type == "cpu" else max(1, words.shape[1]), dim=1):
-        _rounds(key, chunk)
+        _rounds(key, chunk, rounds)
     c0, c1, c2, c3 = words.view(4, *shape)
     return c0, c1, c2, c3
 
 
-def _rounds(key: int, words: Tensor) -> None:
+def _rounds(key: int, words: Tensor, rounds: int) -> None:
     """Replace counters by words, both int64 ``[4, n]``, in place."""
     c0, c1, c2, c3 = (word.clone() for word in words)
     low, high = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = key & _WORD, key >> 32
-    for _ in range(10):
+    for _ in range(rounds):
         # The product of two words overflows int64; its low 64 bits are correct. Bits above a word, including the sign,
         # are masked before the next product.
         torch.mul(c0, _ROUND_A, out=low)
