@@ -1,11 +1,15 @@
-"""Losses are independent of ranks, ZeRO stage and launcher within 1e-5 in fp32."""
+"""Losses are independent of ranks, ZeRO stage and launcher within 1e-5 in fp32, within rounding in bf16."""
 
+import json
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.multi_rank.runs import best_scores, losses, overrides, simcast, validated
+from tests.multi_rank.runs import best_scores, environment, losses, overrides, simcast, validated
 
 pytestmark = pytest.mark.multi
 _ALWAYS = [("torchrun", 0), ("deepspeed", 1), ("mpiexec", 2), ("torchrun", 3)]
@@ -43,3 +47,70 @@ def test_losses_fall(one_rank):
     """Runs that do not learn would agree trivially."""
     first, last = losses(one_rank)[0], losses(one_rank)[-1]
     assert last < 0.8 * first
+
+
+# bf16, fixed before the first run. Micro-batches hold one sample each, and gradients are summed in fp32, so the ranks
+# change the order of sums only: their error is of fp32. A master weight close to the middle of two bf16 numbers can then
+# round to the other one, which changes outputs, hence the loss, by at most one unit roundoff, 2^-8 of it.
+_BF16 = 2**-8
+# ZeRO 3 replaces torch's linear layer by DeepSpeed's, which rounds once more, before it adds the bias.
+_BF16_LINEAR = 2**-7
+_STEPS = 8
+_EARTHFORMER = (
+    "{kind: earthformer, width: 8, heads: 2, stem: {widths: [4, 8], scales: [2, 1], convolutions: [1, 1]}, "
+    "attention_dropout: 0, projection_dropout: 0, feed_forward_dropout: 0}"
+)
+_BF16_SOME = [("simvp", ranks, stage) for ranks, stage in [(1, 1), (2, 1), (4, 2), (2, 3)]]
+_BF16_ALL = [(model, *one) for model in ("simvp", "earthformer") for one in product((1, 2, 4), (1, 2, 3))]
+_FP32_ALL = [(model, *one) for model in ("simvp", "earthformer") for one in product((1, 2, 4), range(4))]
+
+
+def _train_forked(layouts: list[tuple[str, int, int]], precision: str, config: Path, folder: Path) -> list[list[float]]:
+    """Return the losses of the first steps of each model, number of ranks and ZeRO stage."""
+    jobs: list[dict[str, Any]] = []
+    for model, ranks, stage in layouts:
+        name = f"{model}-{ranks}-{stage}"
+        chosen = {"engine__precision": precision, "engine__zero_stage": stage, "checkpoint__every_steps": _STEPS}
+        if model == "earthformer":
+            chosen["model"] = _EARTHFORMER
+        settings = overrides(max_steps=_STEPS, **chosen)[1::2]
+        paths = {"config": str(config), "run_dir": str(folder / name), "folder": str(folder / f"{name}-ranks")}
+        jobs.append({"set": settings, "ranks": ranks, "resumes": None, **paths})
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.multi_rank.forked_ranks", str(folder / "jobs.json")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60 + 30 * len(jobs),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    return [losses(Path(job["run_dir"])) for job in jobs]
+
+
+@pytest.mark.parametrize(
+    ("precision", "layouts"),
+    [
+        ("bf16", _BF16_SOME),
+        pytest.param("bf16", _BF16_ALL, marks=pytest.mark.slow),
+        pytest.param("fp32", _FP32_ALL, marks=pytest.mark.slow),
+    ],
+    ids=["bf16-some", "bf16-all", "fp32-all"],
+)
+def test_ranks_and_stages_agree_within_rounding(precision, layouts, teacher_config, tmp_path):
+    """The reference of each model is its first layout, one rank."""
+    first: dict[str, tuple[int, list[float]]] = {}
+    largest: dict[str, float] = {}
+    for layout, trained in zip(layouts, _train_forked(layouts, precision, teacher_config, tmp_path), strict=True):
+        model, ranks, stage = layout
+        reference_stage, reference = first.setdefault(model, (stage, trained))
+        assert len(trained) == _STEPS and trained[-1] < 0.9 * trained[0], "the steps must change the loss"
+        pairs = list(zip(trained, reference, strict=True))
+        difference = max(abs(one - other) / (1.0 if precision == "fp32" else other) for one, other in pairs)
+        print(f"{precision} {model} ranks {ranks} ZeRO {stage}: {difference:.2e}")
+        other_linear = model == "earthformer" and (stage == 3) != (reference_stage == 3)
+        limit = 1e-5 if precision == "fp32" else _BF16_LINEAR if other_linear else _BF16
+        assert difference <= limit, layout
+        largest[model] = max(difference, largest.get(model, 0.0))
+    print(f"largest differences: {largest}")
