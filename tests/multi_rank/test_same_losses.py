@@ -49,9 +49,9 @@ def test_losses_fall(one_rank):
     assert last < 0.8 * first
 
 
-# bf16, fixed before the first run. Micro-batches hold one sample each, and gradients are summed in fp32, so the ranks
-# change the order of sums only: their error is of fp32. A master weight close to the middle of two bf16 numbers can then
-# round to the other one, which changes outputs, hence the loss, by at most one unit roundoff, 2^-8 of it.
+# bf16, fixed before the first run. Micro-batches hold one sample each, and gradients are summed in fp32, so ranks
+# change only the order of sums: their error is of fp32. A master weight close to the middle of two bf16 numbers can
+# then round to the other one, which changes outputs, hence the loss, by about one unit roundoff at most, 2^-8 of it.
 _BF16 = 2**-8
 # ZeRO 3 replaces torch's linear layer by DeepSpeed's, which rounds once more, before it adds the bias.
 _BF16_LINEAR = 2**-7
