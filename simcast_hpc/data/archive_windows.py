@@ -90,9 +90,13 @@ class ArchiveSource:
         Raises:
             DataError: the file was damaged after it was checked.
         """
+        return self.read_frames(index, 0, self.frames)
+
+    def read_frames(self, index: int, first: int, last: int) -> np.ndarray:
+        """Return frames ``first .. last - 1`` of window ``index``, uint8 ``[last - first, H, W]``; errors as above."""
         number, window = divmod(range(len(self))[index], self.windows_per_event)
-        first = window * self.window_stride * self.frame_stride
-        stored = self._stored(self.events[number], first, first + (self.frames - 1) * self.frame_stride + 1)
+        begin = (window * self.window_stride + first) * self.frame_stride
+        stored = self._stored(self.events[number], begin, begin + (last - first - 1) * self.frame_stride + 1)
         # Read the frames in between as well: HDF5 is ten times slower for a selection with a stride.
         return time_major(stored[..., :: self.frame_stride])
 

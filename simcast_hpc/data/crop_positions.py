@@ -54,6 +54,11 @@ class CropPositions:
         self.sampling, self.seed = config.sampling, seed
         self._rates = rate_table(spec)
 
+    @property
+    def reads_pixels(self) -> bool:
+        """Whether the crop depends on the pixels of the window."""
+        return self._candidates > 1 or self.crop.minimum_coverage > 0
+
     def corner(self, codes: np.ndarray, position: int) -> tuple[int, int]:
         """Return the upper left pixel of the crop of window ``codes``, uint8 ``[T, H, W]``.
 
@@ -63,8 +68,8 @@ class CropPositions:
         that with the largest is used.
         """
         grid = (codes.shape[1], codes.shape[2])
-        candidates = 1 if self.sampling is None else self.sampling.crop_candidates
-        if candidates == 1 and not self.crop.minimum_coverage:
+        candidates = self._candidates
+        if not self.reads_pixels:
             return uniform_corner(position, grid, side=self.crop.side, seed=self.seed)
         count = max(_POSITIONS, candidates)
         corners = [
@@ -81,6 +86,10 @@ class CropPositions:
         point = random_fraction(position, seed=self.seed, purpose="crop-choice") * shares[-1]
         chosen = min(int(np.searchsorted(shares, point, side="right")), len(eligible) - 1)
         return corners[int(eligible[chosen])]
+
+    @property
+    def _candidates(self) -> int:
+        return 1 if self.sampling is None else self.sampling.crop_candidates
 
     def _score(self, codes: np.ndarray, corners: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the share of valid pixels and the mean rate of the inner region of each crop, float64 ``[K]``.

@@ -8,6 +8,7 @@ from simcast_hpc.config import DataError
 
 from .dataset_spec import DatasetSpec
 from .encoding import block_mean, rain_rate_from_reflectivity
+from .frame_share import FrameSource
 from .importance_sampling import mean_rates
 from .window_source import WindowKey, WindowSource
 
@@ -58,7 +59,16 @@ class ResampledSource:
 
     def read(self, index: int) -> np.ndarray:
         """Return window ``index``, uint8 ``[T, H, W]`` in the target's encoding."""
-        values = self._source_encoding.decode(self.inner.read(index))
+        return self._resample(self.inner.read(index))
+
+    def read_frames(self, index: int, first: int, last: int) -> np.ndarray:
+        """Return frames ``first .. last - 1`` of window ``index``, uint8 ``[last - first, H, W]``."""
+        if isinstance(self.inner, FrameSource):
+            return self._resample(self.inner.read_frames(index, first, last))
+        return self._resample(self.inner.read(index)[first:last])
+
+    def _resample(self, codes: np.ndarray) -> np.ndarray:
+        values = self._source_encoding.decode(codes)
         if self._to_rain:
             values = rain_rate_from_reflectivity(values)
         return self._target_encoding.encode(block_mean(values, self.factor))

@@ -18,6 +18,7 @@ import torch
 from simcast_hpc.config import TrainConfig
 from simcast_hpc.data.crop_positions import CropPositions, training_grid
 from simcast_hpc.data.dataset_spec import warn_about_name
+from simcast_hpc.data.frame_share import frame_share
 from simcast_hpc.data.importance_sampling import training_order
 from simcast_hpc.data.loader import micro_batches, prefetch_to_device, warn_about_cores
 from simcast_hpc.data.open_windows import description_hash, open_windows, source_spec, target_spec
@@ -30,6 +31,7 @@ from simcast_hpc.distributed.partitioned_init import build_partitioned
 from simcast_hpc.distributed.partitions import write_fragments
 from simcast_hpc.distributed.process_group import TorchRanks, join_process_group, set_flight_recorder
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks, find_rank
+from simcast_hpc.distributed.row_shards import RowShards
 from simcast_hpc.distributed.spatial_groups import join_spatial_groups
 from simcast_hpc.models.fp32_precision import fp32_precision
 from simcast_hpc.monitoring.device_memory import snapshot_on_out_of_memory
@@ -256,7 +258,7 @@ def _train(planned: Plan, ranks: TorchRanks, stop_request: StopRequest, lock: Di
     with snapshot, ExitStack() as resources:
         step, reason = train(
             engine,
-            _device_batches(planned, windows, ranks, first_step=first_step),
+            _device_batches(planned, windows, ranks, shards, first_step=first_step),
             first_step=first_step,
             max_steps=config.max_steps,
             before_step=before_step,
@@ -305,15 +307,19 @@ def _best_weights(planned: Plan, ranks: TorchRanks, lock: DirectoryLock) -> Best
 
 
 def _device_batches(
-    planned: Plan, windows: ArraySource, ranks: TorchRanks, *, first_step: int
+    planned: Plan, windows: ArraySource, ranks: TorchRanks, shards: RowShards, *, first_step: int
 ) -> Iterator[DeviceBatch]:
-    """Yield this rank's micro-batches after ``first_step`` steps, on the device, each with its seed for dropout."""
+    """Yield this rank's micro-batches after ``first_step`` steps, on the device, each with its seed for dropout.
+
+    The ranks of a spatial group read each window together, if they can.
+    """
     config, stage = planned.config, planned.stage
     crops = None
     if config.data.cropping is not None:
         crops = CropPositions(config.data, target_spec(config.data), seed=config.seed)
+    share = frame_share(windows, crops, rank=shards.rank, size=shards.size)
     batches = micro_batches(
-        windows,
+        windows if share is None else share,
         seed=config.seed,
         first_step=first_step,
         global_size=config.batch.global_size,
@@ -326,6 +332,8 @@ def _device_batches(
         crops=crops,
     )
     for batch in prefetch_to_device(batches, ranks.device):
+        if share is not None:
+            batch = batch._replace(windows=share.complete(batch.windows, shards.gather_rows))
         yield DeviceBatch(
             stage.sample(batch),
             names=lambda batch=batch: [str(windows.key(index)) for index in batch.indices],

@@ -11,6 +11,7 @@ from simcast_hpc.config import ConfigError, DataError, TrainConfig, from_mapping
 from simcast_hpc.data.dataset_spec import built_in_specs
 from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.distributed.ranks import RankInfo
+from simcast_hpc.distributed.row_shards import RowShards
 from simcast_hpc.inference.trained_model import load_trained
 from simcast_hpc.models import grid_of
 from simcast_hpc.train import trainer
@@ -42,7 +43,7 @@ def test_dropout_is_seeded_per_micro_batch_by_its_samples(tmp_path, root):
 
     def seeds(first_step: int, rank: int = 0, ranks: int = 1) -> list[int | None]:
         joined = TorchRanks(rank, ranks, torch.device("cpu"))
-        batches = trainer._device_batches(planned, planned.stage.source, joined, first_step=first_step)
+        batches = trainer._device_batches(planned, planned.stage.source, joined, RowShards(), first_step=first_step)
         return [batch.seed for batch in islice(batches, 4)]
 
     uninterrupted = seeds(0)

@@ -125,17 +125,21 @@ class ShardSource:
         Raises:
             DataError: the shard is damaged or incomplete.
         """
+        return self.read_frames(index, 0, self.frames)
+
+    def read_frames(self, index: int, first: int, last: int) -> np.ndarray:
+        """Return frames ``first .. last - 1`` of window ``index``, uint8 ``[last - first, H, W]``; errors as above."""
         window = range(len(self))[index]
         event = int(self._events[window])
         path = self.root / self.manifest.shards[self._index.shard[event]].name
-        row, first = int(self._index.row[event]), int(self._starts[window]) * self.frame_stride
+        row, count = int(self._index.row[event]), last - first
+        begin = (int(self._starts[window]) + first) * self.frame_stride
         try:
             codes = self._codes(path, self.manifest.shards[self._index.shard[event]].events)
             self._open.check_row(path, codes, row)
             if self.frame_stride == 1:
-                return codes[row, first : first + self.frames]
-            last = first + (self.frames - 1) * self.frame_stride
-            return np.stack([codes[row, frame] for frame in range(first, last + 1, self.frame_stride)])
+                return codes[row, begin : begin + count]
+            return np.stack([codes[row, begin + number * self.frame_stride] for number in range(count)])
         except HDF5_ERRORS as error:
             name = bytes(self._index.id[event]).decode()
             raise DataError(f"{path}: event {name} cannot be read: {error}; inspect {self.root}") from error
