@@ -16,6 +16,7 @@ from .named_tensors import MOMENTS, Tensors, is_plain, trainable
 from .process_group import TorchRanks
 
 _MAX_WRITERS = 16
+_READ_TOGETHER = 2**26
 Lookup = Callable[[str, str, int, int], torch.Tensor]
 """Maps a kind (``param``, ``exp_avg``, ``exp_avg_sq``), a parameter's name, and the first and the number of elements to
 these elements, fp32 ``[length]``."""
@@ -95,7 +96,8 @@ def stage_3_partition(engine: Any) -> tuple[int, int] | None:
 def write_fragments(engine: Any, lookup: Lookup, ranks: TorchRanks, *, step: int, warm_up: Callable[[], Any]) -> None:
     """Write named state into an engine: fp32 master weights, moments, step, weights of the forward pass. A collective.
 
-    Each rank looks up only the elements that it holds; what every rank holds is read by rank 0 and broadcast.
+    Each rank looks up only the elements that it holds; what every rank holds is read by rank 0 and broadcast. An error
+    of ``lookup`` on one rank is raised on all.
 
     Args:
         engine: a new engine whose learning rate is still 0.
@@ -111,12 +113,12 @@ def write_fragments(engine: Any, lookup: Lookup, ranks: TorchRanks, *, step: int
     if is_plain(engine):
         _write_replicated(engine, lookup, ranks)
     elif stage_3_partition(engine) is not None:
-        for name, parameter in trainable(engine):
-            _write_stage_3(name, parameter, lookup, ranks)
+        _write_stage_3(engine, lookup, ranks)
     else:
-        for fragment in held_fragments(engine):
-            for key, tensor in fragment.tensors.items():
-                tensor.copy_(lookup(key, fragment.name, fragment.start, fragment.length))
+        with ranks.together():
+            for fragment in held_fragments(engine):
+                for key, tensor in fragment.tensors.items():
+                    tensor.copy_(lookup(key, fragment.name, fragment.start, fragment.length))
         engine.optimizer.update_lp_params()
     # 2. Step
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
@@ -168,38 +170,74 @@ def _stage_3_range(parameter: Any) -> tuple[int, int]:
 
 
 def _write_replicated(engine: Any, lookup: Lookup, ranks: TorchRanks) -> None:
-    for name, parameter in trainable(engine):
+    def targets(name: str, parameter: Any) -> Iterator[tuple[str, str, torch.Tensor]]:
         state = engine.optimizer.state[parameter]
-        for key, tensor in (("param", parameter.data), *((key, state[key]) for key in MOMENTS)):
-            value = lookup(key, name, 0, tensor.numel()).to(tensor.device) if ranks.is_first else None
-            if ranks.size > 1:
-                value = ranks.broadcast_tensor(value, torch.Size([tensor.numel()]), source=0)
-            assert value is not None
-            tensor.copy_(value.view(tensor.shape))
+        yield from (
+            (key, name, tensor) for key, tensor in (("param", parameter.data), *((k, state[k]) for k in MOMENTS))
+        )
+
+    every = [target for named in trainable(engine) for target in targets(*named)]
+    for (_, _, tensor), value in _read_by_first(every, lookup, ranks):
+        if ranks.size > 1:
+            value = ranks.broadcast_tensor(value, torch.Size([tensor.numel()]), source=0)
+        assert value is not None
+        tensor.copy_(value.view(tensor.shape))
 
 
-def _write_stage_3(name: str, parameter: Any, lookup: Lookup, ranks: TorchRanks) -> None:
-    """Write one parameter by DeepSpeed's setters: with offload, its getters return copies on the device.
+def _read_by_first(
+    targets: Sequence[tuple[str, str, torch.Tensor]], lookup: Lookup, ranks: TorchRanks
+) -> Iterator[tuple[tuple[str, str, torch.Tensor], torch.Tensor | None]]:
+    """Yield (kind, name, tensor) with the values, which only rank 0 reads, on the device; None on the others.
 
-    A collective for a weight that has further copies, such as those of a secondary partition.
+    The ranks agree on errors once per ``_READ_TOGETHER`` elements, which rank 0 holds on the host.
     """
+    first = 0
+    while first < len(targets):
+        last, elements = first, 0
+        while last < len(targets) and (last == first or elements + _elements(targets[last][2]) <= _READ_TOGETHER):
+            elements += _elements(targets[last][2])
+            last += 1
+        values: list[torch.Tensor | None] = [None] * (last - first)
+        with ranks.together():
+            if ranks.is_first:
+                values = [lookup(kind, name, 0, _elements(tensor)) for kind, name, tensor in targets[first:last]]
+        for number, target in enumerate(targets[first:last]):
+            value, values[number] = values[number], None
+            yield target, None if value is None else value.to(target[2].device)
+        first = last
+
+
+def _elements(tensor: Any) -> int:
+    """Return the number of elements of a parameter or of its state."""
+    return shape_of(tensor).numel()
+
+
+def _write_stage_3(engine: Any, lookup: Lookup, ranks: TorchRanks) -> None:
+    """Write all parameters by DeepSpeed's setters: with offload, its getters return copies on the device."""
     from deepspeed.runtime.zero import GatheredParameters
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-    start, length = _stage_3_range(parameter)
+    copied: list[tuple[str, str, Any]] = []
+    # 1. The partition of this rank
+    with ranks.together():
+        for name, parameter in trainable(engine):
+            start, length = _stage_3_range(parameter)
 
-    def partition(kind: str) -> torch.Tensor:
-        values = lookup(kind, name, start, length) if length else torch.empty(0)
-        return torch.nn.functional.pad(values, (0, parameter.ds_tensor.numel() - length))
+            def partition(kind: str, name: str = name, part: Any = parameter, start: int = start, n: int = length):
+                values = lookup(kind, name, start, n) if n else torch.empty(0)
+                return torch.nn.functional.pad(values, (0, part.ds_tensor.numel() - n))
 
-    weights = partition("param")
-    safe_set_local_fp32_param(parameter, weights)
-    for kind in MOMENTS:
-        safe_set_local_optimizer_state(parameter, partition(kind), kind)
-    if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE and parameter.ds_secondary_tensor is None:
-        parameter.ds_tensor.data.copy_(weights.view(parameter.ds_tensor.shape))
-        return
-    with GatheredParameters([parameter], modifier_rank=0):
-        if ranks.is_first:
-            parameter.data.copy_(lookup("param", name, 0, parameter.numel()).view(parameter.shape))
+            weights = partition("param")
+            safe_set_local_fp32_param(parameter, weights)
+            for kind in MOMENTS:
+                safe_set_local_optimizer_state(parameter, partition(kind), kind)
+            if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE and parameter.ds_secondary_tensor is None:
+                parameter.ds_tensor.data.copy_(weights.view(parameter.ds_tensor.shape))
+            else:
+                copied.append(("param", name, parameter))
+    # 2. Weights that have further copies, such as those of a secondary partition
+    for (_, _, parameter), value in _read_by_first(copied, lookup, ranks):
+        with GatheredParameters([parameter], modifier_rank=0):
+            if value is not None:
+                parameter.data.copy_(value.view(parameter.shape))

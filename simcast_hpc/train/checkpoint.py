@@ -43,7 +43,7 @@ class CheckpointWriter:
         timeout_minutes: float,
         check_owner: Callable[[], None] = lambda: None,
     ):
-        """Create the folder and remove what killed writers left in it.
+        """Create the folder and remove what killed writers left in it. A collective.
 
         Args:
             folder: of the checkpoints.
@@ -57,9 +57,10 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self.pending_step: int | None = None  # the step whose checkpoint is being written; the same on every rank
-        if ranks.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
-            sweep(folder)
+        with ranks.together():
+            if ranks.is_first:
+                folder.mkdir(parents=True, exist_ok=True)
+                sweep(folder)
 
     def failed(self) -> bool:
         """Return whether this rank could not write its share, or lost the folder to another process; no collective."""
@@ -227,9 +228,9 @@ def _make_temporary(final: Path) -> tuple[bool, Path, str | None]:
         Whether the checkpoint exists already, the directory, and the error, if there was one.
     """
     temporary = temporary_path(final)
-    if final.exists():
-        return True, temporary, None
     try:
+        if final.exists():
+            return True, temporary, None
         temporary.mkdir(parents=True)
     except OSError as error:
         return False, temporary, str(error)
@@ -243,10 +244,12 @@ def visible(folder: Path) -> list[Path]:
 
 def latest(folder: Path, ranks: TorchRanks | None = None) -> Checkpoint | None:
     """Return the newest complete checkpoint, or None; with ``ranks`` the one that rank 0 sees, on all. A collective."""
-    paths = visible(folder) if ranks is None or ranks.is_first else []
-    newest = paths[-1] if paths else None
-    newest = newest if ranks is None else ranks.broadcast(newest)
-    return None if newest is None else Checkpoint(newest)
+    if ranks is None:
+        paths = visible(folder)
+        return Checkpoint(paths[-1]) if paths else None
+    paths = ranks.on_first(lambda: visible(folder)[-1:])
+    with ranks.together():
+        return Checkpoint(paths[0]) if paths else None
 
 
 def reject_another_run(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -273,21 +276,22 @@ def newest_intact(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
         CheckpointError: every checkpoint is damaged; none is renamed, so that no later start begins at step 0 either.
     """
     rank, size = ranks.rank, ranks.size
-    paths, left = ranks.broadcast(_all_steps(folder))
+    paths, left = ranks.on_first(lambda: _all_steps(folder))
     damaged: dict[Path, str] = {}
     for path in reversed(paths):
         checkpoint, failure = None, None
         try:
             checkpoint = Checkpoint(path)
             checkpoint.verify(rank=rank, ranks=size)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             failure = str(error)
         failures = [text for text in ranks.gather(failure) if text]
         if not failures:
-            if ranks.is_first:
-                for each, message in damaged.items():
-                    logger.warning("%s: renamed to %s.damaged; %s is used", message, each.name, path.name)
-                    each.rename(each.with_name(each.name + _DAMAGED))
+            with ranks.together():
+                if ranks.is_first:
+                    for each, message in damaged.items():
+                        logger.warning("%s: renamed to %s.damaged; %s is used", message, each.name, path.name)
+                        each.rename(each.with_name(each.name + _DAMAGED))
             return checkpoint
         damaged[path] = failures[0]
     if paths or left:

@@ -373,9 +373,11 @@ def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | No
         return planned.stage.warm_up(engine.engine, ranks.device)
 
     write_fragments(engine.engine, checkpoint.read, ranks, step=checkpoint.step, warm_up=warm_up)
-    engine.restore_auxiliary(checkpoint.auxiliary(), step=checkpoint.step)
-    if ema is not None:
-        ema.restore(functools.partial(checkpoint.read, "ema"))
+    with ranks.together():
+        auxiliary = checkpoint.auxiliary()
+        if ema is not None:
+            ema.restore(functools.partial(checkpoint.read, "ema"))
+    engine.restore_auxiliary(auxiliary, step=checkpoint.step)
     checkpoint.close()
     read, opened = checkpoint.bytes_read / 2**20, checkpoint.opened
     logger.info("resumed from %s (%d files opened, %.1f MiB read by this rank)", checkpoint.path, opened, read)

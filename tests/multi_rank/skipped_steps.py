@@ -26,7 +26,7 @@ CASES = [
 ]
 
 
-class _Line(torch.nn.Module):
+class Line(torch.nn.Module):
     """A mean square; 7 and 3 features, so that the parameters are not divisible by the ranks."""
 
     def __init__(self):
@@ -68,10 +68,10 @@ def main(folder: Path) -> None:
     ranks = join_process_group(timeout_minutes=2)
     for options in CASES:
         config = tiny_config(folder, engine=options, batch={"global_size": 16, "micro_size": 4})
-        states, seen = [], []
+        states, seen, untouched = [], [], False
         for steps in ([False, False], [False, True, False]):
             torch.manual_seed(0)
-            engine = build_engine(_Line(), config, ranks)
+            engine = build_engine(Line(), config, ranks)
             set_learning_rate(engine, 0.1)
             for place, bad in enumerate(steps):
                 before = _state(engine) if bad else None

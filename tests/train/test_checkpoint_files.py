@@ -46,6 +46,19 @@ def test_only_the_requested_elements_are_read(tmp_path):
     assert (stored.opened, stored.bytes_read) == (2, 12)
 
 
+@pytest.mark.parametrize("note", [{"partition": [0, 1]}, {"slices": {"empty": [0, 0], "w": [0, 2]}}], ids=str)
+def test_a_parameter_without_elements_is_read(tmp_path, note):
+    save_file({"param/empty": torch.empty(0), "param/w": torch.ones(2)}, tmp_path / "0.safetensors")
+    manifest = {
+        "step": 1, "identity": {}, "files": [{**note, "file": "0.safetensors", "sha256": ""}], "kinds": ["param"],
+        "parameters": {"empty": [3, 0], "w": [2]},
+    }  # fmt: skip
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert {name: tuple(value.shape) for name, value in Checkpoint(tmp_path).weights().items()} == {
+        "empty": (3, 0), "w": (2,),
+    }  # fmt: skip
+
+
 def test_missing_elements_are_an_error(tmp_path):
     stored = _stored(tmp_path, "slices")
     for name, start, length in (("w", 8, 5), ("v", 0, 1), ("w", 10, 1)):
@@ -57,7 +70,7 @@ def test_missing_elements_are_an_error(tmp_path):
 
 def test_reads_ranges_of_a_checkpoint_of_the_first_release(tmp_path):
     """It contains complete tensors, each in the file of one rank, whose entries list their names."""
-    whole = {"param/w": torch.arange(12.0).view(3, 2, 2), "param/b": torch.tensor(7.0)}
+    whole = {"param/w": torch.arange(12.0).view(3, 2, 2), "param/b": torch.tensor(7.0), "param/empty": torch.ones(3, 0)}
     save_file(whole, tmp_path / "rank-00000.safetensors")
     note = {"file": "rank-00000.safetensors", "sha256": "", "tensors": sorted(whole)}
     manifest = {"step": 1, "samples_seen": 8, "identity": {}, "ranks": 1, "files": [note]}
@@ -67,7 +80,8 @@ def test_reads_ranges_of_a_checkpoint_of_the_first_release(tmp_path):
         for stop in range(start + 1, 13):
             assert stored.read("param", "w", start, stop - start).tolist() == list(range(start, stop))
     assert stored.read("param", "b", 0, 1).tolist() == [7.0]
-    assert stored.weights()["w"].shape == (3, 2, 2) and set(stored.weights()) == {"w", "b"}
+    assert stored.read("param", "empty", 0, 0).tolist() == []
+    assert stored.weights()["w"].shape == (3, 2, 2) and set(stored.weights()) == {"w", "b", "empty"}
 
 
 def test_shares_are_balanced_by_size():
