@@ -23,7 +23,7 @@ _FRAMES = 7
 def folders(tmp_path_factory) -> tuple[Path, Path]:
     """An archive of frames of one chunk each, 64 KiB, and its shards."""
     root = tmp_path_factory.mktemp("archive") / "storms"
-    write_archive(root, seed=5, events={"train": 2}, size=256, frames_per_event=12)
+    write_archive(root, seed=5, events={"train": 2}, size=256, frames_per_event=14)
     return root, prepared(root, tmp_path_factory.mktemp("shards") / "shards")
 
 
