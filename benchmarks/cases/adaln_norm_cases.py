@@ -64,6 +64,7 @@ CASES = (
     AdalnNormCase(name="odd", edge=True, shape=(3, 19, 37), dtype=torch.float32),
     AdalnNormCase(name="odd-first", edge=True, shape=(2, 5, 96), dtype=torch.float32, residual=False),
     AdalnNormCase(name="odd-bf16", edge=True, shape=(2, 33, 100)),
+    AdalnNormCase(name="split", edge=True, shape=(2, 9, 1290)),
     AdalnNormCase(name="wide", edge=True, shape=(1, 3, 2305), dtype=torch.float32),
 )
 
@@ -83,7 +84,7 @@ def launches(case: AdalnNormCase) -> dict[Direction, list[Launch]]:
     forward = kernel.forward_launch(
         x, shift, scale, branch, gate, eps=1e-6, modulated=torch.empty_like(x), carried=carried, mean=mean, rstd=rstd
     )
-    sums = torch.empty(3, case.shape[0], kernel.part_count(case.shape[1]), case.shape[2], device="meta")
+    sums = torch.empty(3, case.shape[0], kernel.part_count(*case.shape), case.shape[2], device="meta")
     backward = kernel.backward_launch(
         torch.empty_like(x),
         None if carried is None else torch.empty_like(x),

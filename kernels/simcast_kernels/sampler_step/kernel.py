@@ -18,8 +18,8 @@ from simcast_kernels.dispatch import Launch
 
 from .reference import Coefficients, Counters
 
-# 4 elements per thread: the 16 bytes of one fp32 access and the four numbers of one Philox call.
-OPTIONS = {"BLOCK": 1024, "num_warps": 8}
+# 8 elements per thread: 16 bytes of bf16, two fp32 accesses and two Philox calls, each of four numbers.
+OPTIONS = {"BLOCK": 1024, "num_warps": 4}
 
 
 # key and step change at every call: specialized on them, the kernel would be compiled for each.
