@@ -18,7 +18,7 @@ exported networks and stay custom operators).
 import contextlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ Implementation = Literal["reference", "triton"]
 VARIABLE = "SIMCAST_KERNELS"
 IMPLEMENTATIONS: tuple[Implementation, ...] = ("reference", "triton")
 _warned: set[str] = set()
+_meta_is_cuda = False
 
 
 def select_implementation(op: str, device: torch.device) -> Implementation:
@@ -59,6 +60,22 @@ def select_implementation(op: str, device: torch.device) -> Implementation:
 def interpreter_is_on() -> bool:
     """Return whether this process runs Triton kernels in Triton's interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@contextlib.contextmanager
+def meta_as_cuda() -> Iterator[None]:
+    """Let tensors on the meta device take the paths of CUDA tensors, to count what a GPU computes and stores."""
+    global _meta_is_cuda
+    before, _meta_is_cuda = _meta_is_cuda, True
+    try:
+        yield
+    finally:
+        _meta_is_cuda = before
+
+
+def follows_cuda(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor takes the paths of CUDA: it is on CUDA, or on the meta device in :func:`meta_as_cuda`."""
+    return tensor.device.type == "cuda" or (tensor.is_meta and _meta_is_cuda)
 
 
 def warn_of_fallback(op: str, reason: str) -> None:

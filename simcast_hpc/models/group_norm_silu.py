@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from simcast_kernels.dispatch import follows_cuda
 from simcast_kernels.group_norm_activation import group_norm_activation, replaces
 
 
@@ -35,7 +36,7 @@ def norm_activation(
 
 def channels_last_on_cuda(x: Tensor) -> Tensor:
     """Return ``[N, C, H, W]`` in channels-last memory on CUDA, where following layers keep it; unchanged on a CPU."""
-    if x.device.type != "cuda":
+    if not follows_cuda(x):
         return x
     if x.shape[1] == 1:  # as dense in both formats: convolutions decide by the strides
         return x.contiguous().view(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simcast_hpc.config import SimVPConfig
+from simcast_kernels.dispatch import follows_cuda
 
 from .group_norm_silu import channels_last_on_cuda, group_norm_leaky_relu, group_norm_silu
 from .layers import Fp32Conv2d
@@ -276,12 +277,12 @@ def _with_layout(x: Tensor, channels_last: bool) -> Tensor:
     """
     if not channels_last:
         return x
-    return channels_last_on_cuda(x) if x.device.type == "cuda" else x.contiguous(memory_format=torch.channels_last)
+    return channels_last_on_cuda(x) if follows_cuda(x) else x.contiguous(memory_format=torch.channels_last)
 
 
 def _pixel_shuffle(x: Tensor, channels_last: bool) -> Tensor:
     """Return ``[N, 4D, H, W]`` as ``[N, D, 2H, 2W]``, on CUDA in channels-last memory, unlike PyTorch."""
-    if not channels_last or x.device.type != "cuda" or torch.compiler.is_exporting():
+    if not channels_last or not follows_cuda(x) or torch.compiler.is_exporting():
         return F.pixel_shuffle(x, 2)
     pixels = x.permute(0, 2, 3, 1).unflatten(3, (-1, 2, 2))
     return pixels.permute(0, 1, 4, 2, 5, 3).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)

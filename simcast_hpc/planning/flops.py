@@ -1,19 +1,16 @@
 """Parameters, FLOPs and saved activations of a model by part, without allocating memory.
 
-The model is built and run on the meta device, where tensors have shapes but no values. Torch's scaled dot product
-attention is counted as the fused kernel of GPUs, which does not save attention weights.
+The model is built and run on the meta device, where tensors have shapes but no values, with the operators that it runs
+on CUDA.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,6 +20,8 @@ from simcast_hpc.models import build_model, noise_shape
 from simcast_hpc.models.autoencoder import Autoencoder
 from simcast_hpc.models.casformer import CasFormer
 from simcast_kernels.cuboid_attention.geometry import make_grid
+
+from .cuda_operators import cuda_operators
 
 _SPLIT = ("encoder", "decoder")
 Levels = tuple[int, ...]
@@ -210,7 +209,7 @@ def model_cost(network: Network, batch: int, dtype: torch.dtype) -> ModelCost:
 
 def forward_flops(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Return the FLOPs of a forward pass by part; see :class:`ModelCost`."""
-    with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+    with cuda_operators(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         model(*inputs)
     return _by_part(model, counter)
 
@@ -237,7 +236,7 @@ def training_flops(model: nn.Module, *inputs: Tensor) -> int:
 
 def _flops_of_step(model: nn.Module, *inputs: Tensor) -> tuple[dict[str, int], int]:
     """Return the FLOPs of a forward pass by part, and those of the forward and the backward pass."""
-    with fused_attention(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
+    with cuda_operators(), FlopCounterMode(display=False, custom_mapping=_formulas()) as counter:
         output = model(*inputs)
         forward = _by_part(model, counter)
         torch.stack([part.sum() for part in output_tensors(output)]).sum().backward()
@@ -255,29 +254,11 @@ def saved_bytes(model: nn.Module, *inputs: Tensor) -> int:
             saved[_storage_id(tensor)] = tensor  # referenced, so that the id of its storage is not reused
         return tensor
 
-    with fused_attention(), saved_tensors_hooks(pack, lambda tensor: tensor):
+    with cuda_operators(), saved_tensors_hooks(pack, lambda tensor: tensor):
         output = model(*inputs)
     total = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
     del output
     return total
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Replace torch's attention on the meta device with the fused kernel of GPUs.
-
-    On the meta device torch uses the unfused implementation, which would count attention weights that no GPU saves. The
-    function is patched because a torch dispatch mode would not apply to activations recomputed in backward.
-    """
-    original = F.scaled_dot_product_attention
-
-    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if query.device.type != "meta":
-            return original(query, key, value)
-        return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, None, True)[0]
-
-    with patch.object(F, "scaled_dot_product_attention", attention):
-        yield
 
 
 def output_tensors(output: Any) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """Peak memory of a training step without weights and gradients, computed without allocating it.
 
 The storage of every tensor that an operator creates in forward and backward is counted while it is alive: saved
-activations, recomputed activations and temporaries. On the meta device nothing is allocated.
+activations, recomputed activations and temporaries. On the meta device nothing is allocated; the operators are those of
+CUDA. The partial sums within a kernel's operator are not counted.
 """
 
 import weakref
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .flops import fused_attention, output_tensors
+from .cuda_operators import cuda_operators
+from .flops import output_tensors
 
 
 class LiveBytes(TorchDispatchMode):
@@ -61,7 +63,7 @@ def peak_bytes(model: nn.Module, *inputs: Tensor) -> int:
     input_bytes = sum({_storage_id(tensor): tensor.untyped_storage().nbytes() for tensor in inputs}.values())
     counter = LiveBytes([*model.parameters(), *model.buffers(), *inputs])
     try:
-        with fused_attention(), counter:
+        with cuda_operators(), counter:
             outputs = [part.float() for part in output_tensors(model(*inputs))]
             loss = torch.stack([(part - torch.zeros_like(part)).square().mean() for part in outputs]).sum()
             del outputs
