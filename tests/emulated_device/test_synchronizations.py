@@ -26,8 +26,13 @@ def places(archive: Path, library: str, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_step_waits_once_in_the_projects_code(places: dict[str, Counter[str]], stage: str):
-    print(stage, {place: count / STEPS for place, count in places[stage].items()})
+def test_a_step_waits_once_in_the_projects_code(
+    places: dict[str, Counter[str]], stage: str, capsys: pytest.CaptureFixture[str]
+):
+    with capsys.disabled():  # shown in the log of every run
+        print(f"\n{stage}: synchronizing calls per training step")
+        for place, count in sorted(places[stage].items()):
+            print(f"  {count / STEPS:5.1f}  {place}")
     ours = {place: count for place, count in places[stage].items() if not place.startswith("deepspeed")}
     assert [place.split(":")[0] for place in ours] == ["simcast_hpc/distributed/process_group.py"], ours
     assert list(ours.values()) == [STEPS]

@@ -204,7 +204,8 @@ def test_denoiser_cost_equals_real_passes(over):
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_autoencoder_cost_equals_real_passes(checkpoint):
+def test_autoencoder_cost_equals_real_passes(checkpoint, monkeypatch):
+    monkeypatch.setenv("SIMCAST_KERNELS", "reference")  # as on a CPU
     config = AutoencoderConfig(widths=(8, 16), groups=4, blocks=1, checkpoint=checkpoint)
     cost = autoencoder_cost(config, grid=(16, 8), batch=2, dtype=torch.float32)
     model = Autoencoder(config).train()
