@@ -16,7 +16,6 @@ from .named_tensors import MOMENTS, Tensors, is_plain, trainable
 from .process_group import TorchRanks
 
 _MAX_WRITERS = 16
-_READ_TOGETHER = 2**26
 Lookup = Callable[[str, str, int, int], torch.Tensor]
 """Maps a kind (``param``, ``exp_avg``, ``exp_avg_sq``), a parameter's name, and the first and the number of elements to
 these elements, fp32 ``[length]``."""
@@ -96,8 +95,7 @@ def stage_3_partition(engine: Any) -> tuple[int, int] | None:
 def write_fragments(engine: Any, lookup: Lookup, ranks: TorchRanks, *, step: int, warm_up: Callable[[], Any]) -> None:
     """Write named state into an engine: fp32 master weights, moments, step, weights of the forward pass. A collective.
 
-    Each rank looks up only the elements that it holds; what every rank holds is read by rank 0 and broadcast. An error
-    of ``lookup`` on one rank is raised on all.
+    Each rank looks up only the elements that it holds; without ZeRO, rank 0 reads them and broadcasts.
 
     Args:
         engine: a new engine whose learning rate is still 0.
@@ -105,22 +103,34 @@ def write_fragments(engine: Any, lookup: Lookup, ranks: TorchRanks, *, step: int
         ranks: of the engine.
         step: number of optimizer steps of the state.
         warm_up: runs a forward pass and returns its loss, since DeepSpeed allocates optimizer state at the first step.
+
+    Raises:
+        SimcastError: on every rank, if a look-up failed on any; it names the rank. The engine is then unusable.
     """
     for _ in range(engine.gradient_accumulation_steps()):
         engine.backward(warm_up() * 0.0)
         engine.step()
-    # 1. Master weights, moments, and weights of the forward pass
-    if is_plain(engine):
-        _write_replicated(engine, lookup, ranks)
-    elif stage_3_partition(engine) is not None:
-        _write_stage_3(engine, lookup, ranks)
-    else:
-        with ranks.together():
+    # 1. Master weights and moments. An error is kept until all ranks can raise it: none may wait in a collective.
+    failure: Exception | None = None
+    try:
+        if is_plain(engine):
+            failure = _write_replicated(engine, lookup, ranks)
+        elif stage_3_partition(engine) is not None:
+            for name, parameter in trainable(engine):
+                _write_stage_3(name, parameter, lookup)
+        else:
             for fragment in held_fragments(engine):
                 for key, tensor in fragment.tensors.items():
                     tensor.copy_(lookup(key, fragment.name, fragment.start, fragment.length))
+    except Exception as error:
+        failure = error
+    ranks.raise_together(failure)
+    # 2. Weights of the forward pass that are not written yet
+    if stage_3_partition(engine) is not None:
+        _refresh_secondary_partitions(engine)
+    elif not is_plain(engine):
         engine.optimizer.update_lp_params()
-    # 2. Step
+    # 3. Step
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     for state in inner.state.values():
         if "step" in state:
@@ -169,75 +179,54 @@ def _stage_3_range(parameter: Any) -> tuple[int, int]:
     return start, max(0, min(partition, parameter.ds_numel - start))
 
 
-def _write_replicated(engine: Any, lookup: Lookup, ranks: TorchRanks) -> None:
-    def targets(name: str, parameter: Any) -> Iterator[tuple[str, str, torch.Tensor]]:
+def _write_replicated(engine: Any, lookup: Lookup, ranks: TorchRanks) -> Exception | None:
+    """Write parameters and moments from rank 0; return its error, after which it broadcasts zeros to the end."""
+    failure: Exception | None = None
+    for name, parameter in trainable(engine):
         state = engine.optimizer.state[parameter]
-        yield from (
-            (key, name, tensor) for key, tensor in (("param", parameter.data), *((k, state[k]) for k in MOMENTS))
-        )
-
-    every = [target for named in trainable(engine) for target in targets(*named)]
-    for (_, _, tensor), value in _read_by_first(every, lookup, ranks):
-        if ranks.size > 1:
-            value = ranks.broadcast_tensor(value, torch.Size([tensor.numel()]), source=0)
-        assert value is not None
-        tensor.copy_(value.view(tensor.shape))
-
-
-def _read_by_first(
-    targets: Sequence[tuple[str, str, torch.Tensor]], lookup: Lookup, ranks: TorchRanks
-) -> Iterator[tuple[tuple[str, str, torch.Tensor], torch.Tensor | None]]:
-    """Yield (kind, name, tensor) with the values, which only rank 0 reads, on the device; None on the others.
-
-    The ranks agree on errors once per ``_READ_TOGETHER`` elements, which rank 0 holds on the host.
-    """
-    first = 0
-    while first < len(targets):
-        last, elements = first, 0
-        while last < len(targets) and (last == first or elements + _elements(targets[last][2]) <= _READ_TOGETHER):
-            elements += _elements(targets[last][2])
-            last += 1
-        values: list[torch.Tensor | None] = [None] * (last - first)
-        with ranks.together():
-            if ranks.is_first:
-                values = [lookup(kind, name, 0, _elements(tensor)) for kind, name, tensor in targets[first:last]]
-        for number, target in enumerate(targets[first:last]):
-            value, values[number] = values[number], None
-            yield target, None if value is None else value.to(target[2].device)
-        first = last
+        for key, tensor in (("param", parameter.data), *((key, state[key]) for key in MOMENTS)):
+            value = torch.zeros(tensor.numel(), device=tensor.device) if ranks.is_first else None
+            if ranks.is_first and failure is None:
+                try:
+                    value = lookup(key, name, 0, tensor.numel()).to(tensor.device)
+                except Exception as error:
+                    failure = error
+            if ranks.size > 1:
+                value = ranks.broadcast_tensor(value, torch.Size([tensor.numel()]), source=0)
+            assert value is not None
+            tensor.copy_(value.view(tensor.shape))
+    return failure
 
 
-def _elements(tensor: Any) -> int:
-    """Return the number of elements of a parameter or of its state."""
-    return shape_of(tensor).numel()
-
-
-def _write_stage_3(engine: Any, lookup: Lookup, ranks: TorchRanks) -> None:
-    """Write all parameters by DeepSpeed's setters: with offload, its getters return copies on the device."""
-    from deepspeed.runtime.zero import GatheredParameters
+def _write_stage_3(name: str, parameter: Any, lookup: Lookup) -> None:
+    """Write this rank's partition by DeepSpeed's setters: with offload, its getters return copies on the device."""
     from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
-    copied: list[tuple[str, str, Any]] = []
-    # 1. The partition of this rank
-    with ranks.together():
-        for name, parameter in trainable(engine):
-            start, length = _stage_3_range(parameter)
+    start, length = _stage_3_range(parameter)
 
-            def partition(kind: str, name: str = name, part: Any = parameter, start: int = start, n: int = length):
-                values = lookup(kind, name, start, n) if n else torch.empty(0)
-                return torch.nn.functional.pad(values, (0, part.ds_tensor.numel() - n))
+    def partition(kind: str) -> torch.Tensor:
+        values = lookup(kind, name, start, length) if length else torch.empty(0)
+        return torch.nn.functional.pad(values, (0, parameter.ds_tensor.numel() - length))
 
-            weights = partition("param")
-            safe_set_local_fp32_param(parameter, weights)
-            for kind in MOMENTS:
-                safe_set_local_optimizer_state(parameter, partition(kind), kind)
-            if parameter.ds_status == ZeroParamStatus.NOT_AVAILABLE and parameter.ds_secondary_tensor is None:
-                parameter.ds_tensor.data.copy_(weights.view(parameter.ds_tensor.shape))
-            else:
-                copied.append(("param", name, parameter))
-    # 2. Weights that have further copies, such as those of a secondary partition
-    for (_, _, parameter), value in _read_by_first(copied, lookup, ranks):
-        with GatheredParameters([parameter], modifier_rank=0):
-            if value is not None:
-                parameter.data.copy_(value.view(parameter.shape))
+    weights = partition("param")
+    safe_set_local_fp32_param(parameter, weights)
+    for kind in MOMENTS:
+        safe_set_local_optimizer_state(parameter, partition(kind), kind)
+    if parameter.ds_status == ZeroParamStatus.AVAILABLE:  # the complete weight is gathered again at its next use
+        parameter.partition()
+    parameter.ds_tensor.data.copy_(weights.view(parameter.ds_tensor.shape))
+
+
+def _refresh_secondary_partitions(engine: Any) -> None:
+    """Create the secondary partition of each weight (``zero_hpz_partition_size``) again, by an all-gather per weight.
+
+    Weights are gathered from the primary partitions if there is no secondary one, which DeepSpeed then creates.
+    """
+    from deepspeed.runtime.zero import GatheredParameters
+
+    for _, parameter in trainable(engine):
+        if parameter.ds_secondary_tensor is not None:
+            parameter.ds_secondary_tensor = None
+            with GatheredParameters([parameter]):
+                pass

@@ -149,22 +149,37 @@ class Ranks(Protocol):
         return result
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, kind: type[SimcastError] | None = None) -> Iterator[None]:
         """Run a block without collectives; an error on one rank is raised on all, so that no rank waits forever.
 
         Raises:
-            SimcastError: on the ranks whose own block succeeded, with the message of a rank that failed.
+            SimcastError: on the ranks whose own block succeeded, with the message of a rank that failed. With ``kind``
+                on all ranks, see :meth:`raise_together`.
         """
         failure: Exception | None = None
         try:
             yield
         except Exception as error:
             failure = error
+        if kind is not None:
+            self.raise_together(failure, kind)
+            return
         messages = self.gather(None if failure is None else f"rank {self.rank}: {failure}")
         if failure is not None:
             raise failure
         if any(messages):
             raise SimcastError(next(message for message in messages if message))
+
+    def raise_together(self, failure: Exception | None, kind: type[SimcastError] = SimcastError) -> None:
+        """Raise one error on all ranks if ``failure`` is set on any; call it on every rank.
+
+        Raises:
+            SimcastError: of type ``kind``, the same on every rank: the message of the first rank that failed, after
+                its number.
+        """
+        messages = self.gather(None if failure is None else f"rank {self.rank}: {failure}")
+        if first := next(filter(None, messages), None):
+            raise kind(first) from failure
 
     def leave(self) -> None:
         """End the connection between the ranks; the last call of a program."""

@@ -24,11 +24,15 @@ from simcast_hpc.distributed.process_group import TorchRanks
 from simcast_hpc.storage.atomic_files import publish, remove, sweep, temporary_path, write_json, write_tensors
 from simcast_hpc.storage.run_directory import file_hash
 
-from .checkpoint_files import MANIFEST, Checkpoint, CheckpointError
+from .checkpoint_files import MANIFEST, Checkpoint, CheckpointError, UnreadableError
 
 logger = logging.getLogger(__name__)
 _DAMAGED = ".damaged"
 _POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.05, 1.0
+
+
+class _OtherRankError(CheckpointError):
+    """Rank 0 ended because of an error of another rank, which reports it."""
 
 
 class CheckpointWriter:
@@ -51,16 +55,21 @@ class CheckpointWriter:
             ranks: the ranks, each of which writes its share.
             timeout_minutes: of the wait for the shares of other ranks.
             check_owner: raises an error if this process must not write to the folder any more.
+
+        Raises:
+            CheckpointError: on every rank, if rank 0 cannot create or list the folder.
         """
         self.folder, self.keep, self.ranks, self._check_owner = folder, keep, ranks, check_owner
         self._timeout_seconds = timeout_minutes * 60
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
+        self._written, self._others_failed = threading.Event(), threading.Event()
         self.pending_step: int | None = None  # the step whose checkpoint is being written; the same on every rank
-        with ranks.together():
-            if ranks.is_first:
-                folder.mkdir(parents=True, exist_ok=True)
-                sweep(folder)
+        _on_first(self._prepare_folder, ranks)
+
+    def _prepare_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sweep(self.folder)
 
     def failed(self) -> bool:
         """Return whether this rank could not write its share, or lost the folder to another process; no collective."""
@@ -97,7 +106,6 @@ class CheckpointWriter:
             CheckpointError: the previous checkpoint could not be written; the one before it is kept.
         """
         self.wait()
-        rank, size = self.ranks.rank, self.ranks.size
         final = self.folder / f"step-{step:08d}"
         exists, partial, error = self.ranks.broadcast(_make_temporary(final) if self.ranks.is_first else None)
         if exists:  # a resumed run that is at its last step already
@@ -105,25 +113,24 @@ class CheckpointWriter:
         if error:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {error}")
         # 1. Copies of what this rank stores
-        fragments = list(stored_fragments(engine, self.ranks))
-        share = {f"{key}/{one.name}": tensor for one in fragments for key, tensor in one.tensors.items()}
-        share |= {f"ema/{name}": value for name, value in (average or {}).items()}
-        note = _note(engine, fragments)
-        if rank == 0 and auxiliary:
-            share |= {f"auxiliary/{name}": value for name, value in auxiliary.items()}
-            note["tensors"] = sorted(f"auxiliary/{name}" for name in auxiliary)
-        share, ready = _to_host(share)
+        share, ready, note = {}, lambda: None, {}
+        try:
+            share, ready, note = self._copy_share(engine, average, auxiliary)
+        except Exception as error:  # for example without host memory; the other ranks receive it in `wait`
+            self._failure = error
         # 2. The manifest
         manifest = {
             "step": step,
             "samples_seen": samples_seen,
             "identity": dict(identity),
-            "ranks": size,
+            "ranks": self.ranks.size,
             "kinds": ["param", *MOMENTS, *(["ema"] if average is not None else [])],
             "parameters": {name: list(shape_of(parameter)) for name, parameter in trainable(engine)},
         }
         if validation is not None:
             manifest["validation"] = dict(validation)
+        self._written.clear()
+        self._others_failed.clear()
         self._thread = threading.Thread(
             target=self._write, args=(partial, final, share, ready, note, manifest), daemon=True
         )
@@ -136,14 +143,41 @@ class CheckpointWriter:
         Raises:
             CheckpointError: on every rank, if writing failed on any.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        self.pending_step = None
-        failures = [message for message in self.ranks.gather(self._failure and str(self._failure)) if message]
+        # 1. The shares: rank 0 must not wait for a rank whose share, and its mark of the failure, cannot be written
+        pending, self._thread, self.pending_step = self._thread, None, None
+        if pending is not None:
+            self._written.wait()
+        failures = self._gather_failures()
+        if failures:
+            self._others_failed.set()
+        # 2. The manifest, which rank 0 writes
+        if pending is not None:
+            pending.join()
+            failures = failures or self._gather_failures()
         self._failure = None
         if failures:
             raise CheckpointError(f"a checkpoint in {self.folder} could not be written: {failures[0]}")
+
+    def _gather_failures(self) -> list[str]:
+        """Return the failures of all ranks. A collective."""
+        own = None if self._failure is None else f"rank {self.ranks.rank}: {self._failure}"
+        found = [
+            message for message in self.ranks.gather((own, isinstance(self._failure, _OtherRankError))) if message[0]
+        ]
+        return [message for message, _ in sorted(found, key=lambda pair: pair[1])]
+
+    def _copy_share(
+        self, engine: Any, average: Tensors | None, auxiliary: Tensors | None
+    ) -> tuple[Tensors, Callable[[], None], dict[str, Any]]:
+        """Return host copies of what this rank stores, a function that waits for them, and their description."""
+        fragments = list(stored_fragments(engine, self.ranks))
+        share = {f"{key}/{one.name}": tensor for one in fragments for key, tensor in one.tensors.items()}
+        share |= {f"ema/{name}": value for name, value in (average or {}).items()}
+        note = _note(engine, fragments)
+        if self.ranks.is_first and auxiliary:
+            share |= {f"auxiliary/{name}": value for name, value in auxiliary.items()}
+            note["tensors"] = sorted(f"auxiliary/{name}" for name in auxiliary)
+        return *_to_host(share), note
 
     def _write(
         self,
@@ -157,11 +191,14 @@ class CheckpointWriter:
         rank = self.ranks.rank
         path = partial / f"rank-{rank:05d}.safetensors"
         try:
+            if self._failure is not None:
+                raise self._failure
             ready()
             if share:
                 write_tensors(path, share)
                 note |= {"file": path.name, "sha256": file_hash(path)}
             write_json(partial / f"rank-{rank:05d}.json", note)
+            self._written.set()
             if rank == 0:
                 manifest["files"] = self._collect(partial, manifest["ranks"])
                 write_json(partial / MANIFEST, manifest)
@@ -174,6 +211,8 @@ class CheckpointWriter:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
                 (partial / f"rank-{rank:05d}.failed").touch()
+        finally:
+            self._written.set()
 
     def _collect(self, partial: Path, ranks: int) -> list[dict[str, Any]]:
         """Wait for the file descriptions of all ranks and return those of files."""
@@ -181,8 +220,8 @@ class CheckpointWriter:
         while True:
             names = {path.name for path in partial.iterdir()}  # one listing finds what is written and what failed
             notes = sorted(name for name in names if name.startswith("rank-") and name.endswith(".json"))
-            if any(name.endswith(".failed") for name in names):
-                raise CheckpointError("another rank could not write its share")
+            if self._others_failed.is_set() or any(name.endswith(".failed") for name in names):
+                raise _OtherRankError("another rank could not write its share")
             if len(notes) >= ranks:
                 break
             if time.monotonic() > deadline:
@@ -233,7 +272,7 @@ def _make_temporary(final: Path) -> tuple[bool, Path, str | None]:
             return True, temporary, None
         temporary.mkdir(parents=True)
     except OSError as error:
-        return False, temporary, str(error)
+        return False, temporary, f"rank 0: {error}"
     return False, temporary, None
 
 
@@ -247,8 +286,8 @@ def latest(folder: Path, ranks: TorchRanks | None = None) -> Checkpoint | None:
     if ranks is None:
         paths = visible(folder)
         return Checkpoint(paths[-1]) if paths else None
-    paths = ranks.on_first(lambda: visible(folder)[-1:])
-    with ranks.together():
+    paths = _on_first(lambda: visible(folder)[-1:], ranks)
+    with ranks.together(CheckpointError):
         return Checkpoint(paths[0]) if paths else None
 
 
@@ -274,26 +313,26 @@ def newest_intact(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
 
     Raises:
         CheckpointError: every checkpoint is damaged; none is renamed, so that no later start begins at step 0 either.
+            Or the folder or a file cannot be read by a rank, which says nothing about the checkpoint. On every rank.
     """
     rank, size = ranks.rank, ranks.size
-    paths, left = ranks.on_first(lambda: _all_steps(folder))
+    paths, left = _on_first(lambda: _all_steps(folder), ranks)
     damaged: dict[Path, str] = {}
     for path in reversed(paths):
         checkpoint, failure = None, None
         try:
             checkpoint = Checkpoint(path)
             checkpoint.verify(rank=rank, ranks=size)
-        except (CheckpointError, OSError) as error:
-            failure = str(error)
-        failures = [text for text in ranks.gather(failure) if text]
+        except Exception as error:
+            failure = (f"rank {rank}: {error}", type(error) is CheckpointError)
+        failures = [found for found in ranks.gather(failure) if found]
+        if unreadable := [message for message, is_damage in failures if not is_damage]:
+            raise UnreadableError(f"{unreadable[0]}; make it readable, or remove {path} to resume from an older one")
         if not failures:
-            with ranks.together():
-                if ranks.is_first:
-                    for each, message in damaged.items():
-                        logger.warning("%s: renamed to %s.damaged; %s is used", message, each.name, path.name)
-                        each.rename(each.with_name(each.name + _DAMAGED))
+            if damaged:
+                _on_first(lambda path=path: _rename_damaged(damaged, path.name), ranks)
             return checkpoint
-        damaged[path] = failures[0]
+        damaged[path] = failures[0][0]
     if paths or left:
         oldest = damaged[paths[0]] if paths else left[0]
         raise CheckpointError(
@@ -303,7 +342,34 @@ def newest_intact(folder: Path, ranks: TorchRanks) -> Checkpoint | None:
     return None
 
 
+def _on_first(function: Callable[[], Any], ranks: TorchRanks) -> Any:
+    """Return what ``function`` returns on rank 0, on every rank; its OSError is a CheckpointError on every rank."""
+    result, failure = None, None
+    if ranks.is_first:
+        try:
+            result = function()
+        except OSError as error:
+            failure = error
+    result, message = ranks.broadcast((result, failure and f"rank 0: {failure}"))
+    if message:
+        raise CheckpointError(message) from failure
+    return result
+
+
+def _rename_damaged(damaged: Mapping[Path, str], used: str) -> None:
+    for path, message in damaged.items():
+        path.rename(path.with_name(path.name + _DAMAGED))
+        logger.warning("%s: renamed to %s.damaged; %s is used", message, path.name, used)
+
+
 def _all_steps(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return what has the name of a checkpoint, also links and folders without a manifest, and what is damaged."""
-    paths = sorted(folder.glob("step-*"))
+    """Return what has the name of a checkpoint, also links and folders without a manifest, and what is damaged.
+
+    Raises:
+        OSError: the folder exists and cannot be listed (a glob would find nothing there).
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name.startswith("step-"))
+    except FileNotFoundError:
+        paths = []
     return [path for path in paths if not path.suffix], [path for path in paths if path.suffix == _DAMAGED]

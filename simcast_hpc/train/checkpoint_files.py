@@ -32,6 +32,10 @@ class CheckpointError(SimcastError, RuntimeError):
     """A checkpoint could not be written, is damaged, or belongs to another run."""
 
 
+class UnreadableError(CheckpointError):
+    """A file of a checkpoint exists, but cannot be read at present; the checkpoint may be intact."""
+
+
 class _Piece(NamedTuple):
     """Consecutive elements of a flattened tensor in one file."""
 
@@ -55,6 +59,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: it is missing or invalid.
+            UnreadableError: it exists, but cannot be read.
         """
         self.path = path
         self.opened = self.bytes_read = 0
@@ -82,6 +87,9 @@ class Checkpoint:
             if not isinstance(self.manifest["identity"], dict):
                 raise TypeError("identity is not a mapping")
         except (CheckpointError, OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError | NotADirectoryError):
+                raise UnreadableError(f"{path / MANIFEST} cannot be read: {cause}") from error
             raise CheckpointError(f"{path} is not a checkpoint: {error!r}") from error
         if outside := [name for name in names if not isinstance(name, str) or not _FILE_NAME.fullmatch(name)]:
             raise CheckpointError(f"{path / MANIFEST}: file {outside[0]!r} is not a name within the checkpoint")
@@ -96,10 +104,15 @@ class Checkpoint:
 
         Raises:
             CheckpointError: a file is missing or differs.
+            UnreadableError: a file exists, but cannot be read, for example without permission.
         """
         for note in self.manifest["files"][rank::ranks]:
             path = self.path / note["file"]
-            if not path.is_file() or file_hash(path) != note.get("sha256"):
+            try:
+                intact = path.is_file() and file_hash(path) == note.get("sha256")
+            except OSError as error:
+                raise UnreadableError(f"{path} cannot be read: {error}") from error
+            if not intact:
                 raise CheckpointError(f"{path} is missing or damaged")
 
     def require(self, identity: Mapping[str, Any]) -> None:
@@ -123,6 +136,8 @@ class Checkpoint:
             CheckpointError: the checkpoint does not contain all of them, or they cannot be read.
         """
         key = f"{kind}/{name}"
+        if not length and start == 0 and prod(self._shapes.get(name, (1,))) == 0 and kind in self._kinds:
+            return torch.empty(0)  # a parameter without elements
         if key in self._whole:
             return self._elements(self._whole[key], key, start, length)
         stop, parts = start + length, []
@@ -131,8 +146,6 @@ class Checkpoint:
             if low < high:
                 parts.append(self._elements(piece.file, key, low - piece.start, high - low))
         found = sum(part.numel() for part in parts)
-        if not length and name in self._shapes and kind in self._kinds:
-            return torch.empty(0)
         if found != length or not length:
             raise CheckpointError(f"{self.path} contains {found} of {length} elements of {key}")
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -193,8 +206,9 @@ class Checkpoint:
             if piece.start >= stop:
                 break
             yield piece
-        if self._partitions and start < stop and name in self._shapes:
-            count, size = next(iter(self._partitions))[1], prod(self._shapes[name])
+        size = prod(self._shapes.get(name, (0,)))
+        if self._partitions and size:
+            count = next(iter(self._partitions))[1]
             each = -(-size // count)
             for index in range(start // each, -(-stop // each)):
                 if (file := self._partitions.get((index, count))) is not None:
@@ -222,8 +236,9 @@ class Checkpoint:
                 self._open[name] = safe_open(path, framework="pt").__enter__()
                 self.opened += 1
             file = self._open[name]
-            if length is None or not length:
-                found = file.get_tensor(key) if length is None else torch.empty(0)
+            if not length:
+                found = file.get_tensor(key)  # complete; a tensor without elements has no rows
+                found = found if length is None else found.flatten()[:0]
             else:
                 part = file.get_slice(key)
                 shape = part.get_shape()

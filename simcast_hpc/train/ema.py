@@ -51,8 +51,7 @@ class EMA:
         """Yield the complete average of each parameter on the host, one at a time. A collective."""
         for name, parameter in trainable(self._engine):
             shape, own = shape_of(parameter), self.tensors.get(name)
-            if self._ranks.size == 1:
-                assert own is not None
+            if self._ranks.size == 1 and own is not None:
                 yield name, own.detach().to("cpu", copy=True).view(shape)
                 continue
             whole = torch.zeros(shape.numel(), device=self._ranks.device)

@@ -43,7 +43,7 @@ from simcast_hpc.storage.directory_lock import DirectoryLock, hold_directory
 from simcast_hpc.storage.run_directory import RunDirectory, file_hash
 
 from .best_weights import BestWeights
-from .checkpoint import Checkpoint, CheckpointWriter, latest, newest_intact, reject_another_run
+from .checkpoint import Checkpoint, CheckpointError, CheckpointWriter, latest, newest_intact, reject_another_run
 from .compiled_network import capture_network, compile_network
 from .ema import EMA
 from .forecast_validation import ForecastValidation, higher_is_better
@@ -373,7 +373,7 @@ def _resume(planned: Plan, engine: StageEngine, ranks: TorchRanks, ema: EMA | No
         return planned.stage.warm_up(engine.engine, ranks.device)
 
     write_fragments(engine.engine, checkpoint.read, ranks, step=checkpoint.step, warm_up=warm_up)
-    with ranks.together():
+    with ranks.together(CheckpointError):
         auxiliary = checkpoint.auxiliary()
         if ema is not None:
             ema.restore(functools.partial(checkpoint.read, "ema"))

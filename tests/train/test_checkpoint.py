@@ -152,7 +152,7 @@ def test_failed_write_keeps_the_previous_checkpoint(tmp_path, engine, monkeypatc
         raise OSError("no space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", fail)
-    with pytest.raises(CheckpointError, match="could not be written: no space left on device"):
+    with pytest.raises(CheckpointError, match="could not be written: rank 0: no space left on device"):
         _save(writer, engine, 2)
     newest = latest(tmp_path)
     assert newest is not None and newest.step == 1

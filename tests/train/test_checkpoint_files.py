@@ -46,17 +46,27 @@ def test_only_the_requested_elements_are_read(tmp_path):
     assert (stored.opened, stored.bytes_read) == (2, 12)
 
 
-@pytest.mark.parametrize("note", [{"partition": [0, 1]}, {"slices": {"empty": [0, 0], "w": [0, 2]}}], ids=str)
-def test_a_parameter_without_elements_is_read(tmp_path, note):
-    save_file({"param/empty": torch.empty(0), "param/w": torch.ones(2)}, tmp_path / "0.safetensors")
-    manifest = {
-        "step": 1, "identity": {}, "files": [{**note, "file": "0.safetensors", "sha256": ""}], "kinds": ["param"],
-        "parameters": {"empty": [3, 0], "w": [2]},
-    }  # fmt: skip
+@pytest.mark.parametrize("note", [{"slices": {"w": [0, 0], "s": [0, 1]}}, {"partition": [0, 1]}])
+@pytest.mark.parametrize("shape", [(0,), (0, 4), (4, 0)])
+def test_a_parameter_without_elements_and_a_scalar_are_read(tmp_path, note, shape):
+    save_file({"param/w": torch.empty(0), "param/s": torch.tensor([7.0])}, tmp_path / "0.safetensors")
+    manifest = {"step": 1, "identity": {}, "kinds": ["param"], "parameters": {"w": list(shape), "s": []}}
+    manifest["files"] = [{**note, "file": "0.safetensors", "sha256": ""}]
     (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    assert {name: tuple(value.shape) for name, value in Checkpoint(tmp_path).weights().items()} == {
-        "empty": (3, 0), "w": (2,),
-    }  # fmt: skip
+    stored = Checkpoint(tmp_path)
+    assert stored.read("param", "w", 0, 0).shape == (0,)
+    assert stored.weights()["w"].shape == shape and stored.weights()["s"].item() == 7.0
+    with pytest.raises(CheckpointError, match="0 of 0 elements of exp_avg/w"):
+        stored.read("exp_avg", "w", 0, 0)
+
+
+def test_reads_a_complete_tensor_without_elements(tmp_path):
+    save_file({"param/w": torch.empty(4, 0)}, tmp_path / "0.safetensors")
+    note = {"file": "0.safetensors", "sha256": "", "tensors": ["param/w"]}
+    manifest = {"step": 1, "identity": {}, "files": [note]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert Checkpoint(tmp_path).read("param", "w", 0, 0).shape == (0,)
+    assert Checkpoint(tmp_path).weights()["w"].shape == (4, 0)
 
 
 def test_missing_elements_are_an_error(tmp_path):
@@ -70,7 +80,7 @@ def test_missing_elements_are_an_error(tmp_path):
 
 def test_reads_ranges_of_a_checkpoint_of_the_first_release(tmp_path):
     """It contains complete tensors, each in the file of one rank, whose entries list their names."""
-    whole = {"param/w": torch.arange(12.0).view(3, 2, 2), "param/b": torch.tensor(7.0), "param/empty": torch.ones(3, 0)}
+    whole = {"param/w": torch.arange(12.0).view(3, 2, 2), "param/b": torch.tensor(7.0)}
     save_file(whole, tmp_path / "rank-00000.safetensors")
     note = {"file": "rank-00000.safetensors", "sha256": "", "tensors": sorted(whole)}
     manifest = {"step": 1, "samples_seen": 8, "identity": {}, "ranks": 1, "files": [note]}
@@ -80,8 +90,7 @@ def test_reads_ranges_of_a_checkpoint_of_the_first_release(tmp_path):
         for stop in range(start + 1, 13):
             assert stored.read("param", "w", start, stop - start).tolist() == list(range(start, stop))
     assert stored.read("param", "b", 0, 1).tolist() == [7.0]
-    assert stored.read("param", "empty", 0, 0).tolist() == []
-    assert stored.weights()["w"].shape == (3, 2, 2) and set(stored.weights()) == {"w", "b", "empty"}
+    assert stored.weights()["w"].shape == (3, 2, 2) and set(stored.weights()) == {"w", "b"}
 
 
 def test_shares_are_balanced_by_size():
