@@ -65,18 +65,23 @@ def working_bytes(parameters: int, *, engine: EngineConfig, world_size: int) -> 
     """Return the bytes that DeepSpeed 0.19.8 uses in addition to :func:`rank_bytes` at the end of a backward pass.
 
     The bucket has as many elements as there are gradients, at most 5e8 or
-    ``engine.deepspeed.zero_optimization.reduce_bucket_size``. For an fp32 reduction of bf16 gradients stage 3 has it in
-    fp32, and stage 2 copies it to fp32. In bf16 with stage 1 the gradients exist next to their fp32 sums. ZeRO 3 keeps
-    up to 1e9 weights gathered between forward and backward. The host holds master weights, moments, fp32 gradients and
-    weights that are being transferred.
+    ``engine.deepspeed.zero_optimization.reduce_bucket_size``. For its reduction stage 2, and stage 1 with offload, copy
+    it to one flat tensor, and in bf16 with an fp32 reduction to fp32 too; stage 3 has it in the dtype of the reduction.
+    Stage 1 in fp32 copies the gradients bucket by bucket. In bf16 with stage 1 the gradients exist next to their fp32
+    sums. ZeRO 3 keeps up to 1e9 weights gathered between forward and backward. The host holds master weights, moments,
+    fp32 gradients and weights that are being transferred.
     """
     stage, own, element = engine.zero_stage, -(-parameters // world_size), _element_bytes(engine)
     offloaded = engine.offload != "none"
     reduced = _FP32 if engine.gradient_reduction == "fp32" else element
-    per_element = reduced if stage == 3 else element + (reduced if stage == 2 and reduced != element else 0)
-    buckets = per_element * min(parameters, bucket_elements(engine))
-    if stage == 1 and not offloaded:  # in fp32 the bucket holds the gradients, and this rank's sums are extra
-        buckets = element * parameters if engine.precision == "bf16" else _FP32 * own
+    per_element, bucket = element, min(parameters, bucket_elements(engine))
+    if stage == 3:
+        per_element = reduced
+    elif stage == 2 or (stage == 1 and offloaded):
+        per_element = 2 * element + (reduced if stage == 2 and reduced != element else 0)
+    buckets = per_element * bucket
+    if stage == 1 and not offloaded:  # in fp32 a flat copy is followed by the sums of this rank
+        buckets = element * parameters if engine.precision == "bf16" else _FP32 * max(own, bucket)
     host = 0
     if offloaded:
         host = (_FP32 * (1 + _MOMENTS + 1) + (_FP32 if stage == 3 else element)) * own

@@ -8,7 +8,10 @@ import gc
 import json
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -54,6 +57,22 @@ def living() -> dict[int, int]:
     return {storage._cdata: storage.nbytes() for storage in storages}
 
 
+@contextmanager
+def observed_reductions(look: Callable[[], None]) -> Iterator[None]:
+    """Call ``look`` at each all-reduce of the block: DeepSpeed's copies for a reduction exist only there."""
+    reduce = torch.distributed.all_reduce
+
+    def observed(*arguments: Any, **options: Any) -> Any:
+        look()
+        return reduce(*arguments, **options)
+
+    torch.distributed.all_reduce = observed
+    try:
+        yield
+    finally:
+        torch.distributed.all_reduce = reduce
+
+
 def peak_bytes(options: dict[str, object], ranks: TorchRanks, folder: Path) -> int:
     """Return the peak bytes of a step of two micro-batches."""
     gc.collect()
@@ -71,7 +90,8 @@ def peak_bytes(options: dict[str, object], ranks: TorchRanks, folder: Path) -> i
         module.look = look if step else lambda: None
         for _ in range(2):
             loss = engine(torch.randn(4, WIDTH))
-            engine.backward(loss)
+            with observed_reductions(module.look):
+                engine.backward(loss)
             module.look()
             engine.step()
     return max(seen)

@@ -16,9 +16,9 @@ COUNT = LAYERS * (WIDTH * WIDTH + WIDTH)
 def test_allocated_bytes_are_those_predicted(tmp_path):
     """The measured peak is at most the prediction plus two offload buffers of the size of the largest tensor.
 
-    It is not much lower. Not all predicted parts exist at the measured times: without ZeRO the flattened gradients
-    exist only during the reduction after the backward pass, and late in the backward pass ZeRO 3 has released most of
-    the gathered weights.
+    It is not much lower. Not all predicted parts exist at the measured times: late in the backward pass ZeRO 3 has
+    released most of the gathered weights. All-reduces of the backward pass are measured times, because copies of
+    gradients, flattened or in fp32, exist only there.
     """
     two_ranks("tests.multi_rank.allocated_bytes", str(tmp_path))
     found = [json.loads(line) for line in (tmp_path / "bytes.jsonl").read_text().splitlines()]
