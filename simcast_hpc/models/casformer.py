@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from simcast_hpc.config import CasFormerConfig
 from simcast_kernels.adaln_norm import adaln_norm
+from simcast_kernels.bias_activation import bias_activation, replaces
 
 from .layers import Fp32Linear
 
@@ -270,6 +271,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output of the second layer."""
+        if replaces(x, self.inner):
+            hidden = bias_activation(F.linear(x, self.inner.weight), self.inner.bias, activation="gelu_tanh")
+            return self.outer(hidden)
         return self.outer(F.gelu(self.inner(x), approximate="tanh"))
 
 

@@ -15,12 +15,12 @@ from .patterns import Cuboid, Triple
 from .row_sharded_attention import RowShardedAttention
 
 
-def normed_linear(x: Tensor, norm: nn.LayerNorm, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """Apply each of ``layers`` to ``norm(x)``; either all of them have a bias or none.
+def normed_linear(x: Tensor, norm: nn.LayerNorm, layers: Sequence[nn.Linear], *, biased: bool = True) -> list[Tensor]:
+    """Apply each of ``layers`` to ``norm(x)``; either all of them have a bias or none. ``biased``: add it.
 
     All are one op, so the normalized tensor is never stored in GPU memory; the weights stay in their modules.
     """
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    biases = [layer.bias for layer in layers if biased and layer.bias is not None]
     return layer_norm_linear(
         x, norm.weight, norm.bias, weights=[layer.weight for layer in layers], biases=biases, eps=norm.eps
     )

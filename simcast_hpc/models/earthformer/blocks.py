@@ -1,14 +1,18 @@
 """Blocks of consecutive attentions and feed-forwards, and position embeddings."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simcast_hpc.config import EarthformerConfig
+from simcast_kernels.bias_activation import bias_activation, replaces
 
 from .attention import CuboidCrossAttention, CuboidSelfAttention, normed_linear
 from .patterns import Triple, cross_attention_pattern, self_attention_pattern
-from .stems import ACTIVATIONS
+from .stems import ACTIVATIONS, FUSED_ACTIVATIONS
 
 
 class Positions(nn.Module):
@@ -54,20 +58,31 @@ EXPANSION = 4
 class FeedForward(nn.Module):
     """Layer norm and a two-layer MLP with a residual connection: ``[..., D] -> [..., D]``.
 
-    With ``config.gated`` the activated projection multiplies a second one (Shazeer, arXiv 2002.05202).
+    With ``config.gated`` the activated projection multiplies a second one (Shazeer, arXiv 2002.05202). Where
+    ``bias_activation`` runs as a kernel it computes all that is not a matmul, and dropout depends on ``seed``.
+
+    Attributes:
+        seed_offset: added to the dropout seed; unique per kernel call, set by ``Earthformer``.
     """
+
+    seed_offset = 0
 
     def __init__(self, config: EarthformerConfig, *, width: int):
         super().__init__()
         self.activation = ACTIVATIONS[config.activation]
+        self.fused: dict[str, Any] = (
+            {"activation": "gelu"} if config.activation == "gelu" else FUSED_ACTIVATIONS[config.activation]
+        )
         self.norm = nn.LayerNorm(width)
         self.widen = nn.Linear(width, EXPANSION * width)
         self.gate = nn.Linear(width, EXPANSION * width) if config.gated else None
         self.narrow = nn.Linear(EXPANSION * width, width)
         self.dropout = nn.Dropout(config.feed_forward_dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` plus the output of the MLP."""
+    def forward(self, x: Tensor, *, seed: int = 0) -> Tensor:
+        """Return ``x`` plus the output of the MLP; ``seed`` is that of the dropout of kernels in this forward pass."""
+        if self.gate is None and replaces(x, self.widen, self.narrow, self.dropout):
+            return self._fused(x, seed + self.seed_offset)
         if self.gate is None:
             (widened,) = normed_linear(x, self.norm, [self.widen])
             hidden = self.activation(widened)
@@ -75,6 +90,15 @@ class FeedForward(nn.Module):
             gate, widened = normed_linear(x, self.norm, [self.gate, self.widen])
             hidden = self.activation(gate) * widened
         return x + self.dropout(self.narrow(self.dropout(hidden)))
+
+    def _fused(self, x: Tensor, seed: int) -> Tensor:
+        dropout = self.dropout.p if self.training else 0.0
+        (widened,) = normed_linear(x, self.norm, [self.widen], biased=False)
+        hidden = bias_activation(widened, self.widen.bias, **self.fused, dropout=dropout, seed=seed)
+        if not dropout or hidden.dtype != x.dtype:  # a matmul adds its bias at no cost
+            return x + self.dropout(self.narrow(hidden))
+        update = F.linear(hidden, self.narrow.weight)
+        return bias_activation(update, self.narrow.bias, activation="none", dropout=dropout, seed=seed + 1, residual=x)
 
 
 class SelfAttentionBlock(nn.Module):
@@ -121,9 +145,9 @@ class SelfAttentionBlock(nn.Module):
             if vector_update is not None:
                 vectors = vectors + vector_update
             if i >= first:
-                x = self.feed_forwards[i - first](x)
+                x = self.feed_forwards[i - first](x, seed=seed)
                 if vector_update is not None and self.global_feed_forwards:
-                    vectors = self.global_feed_forwards[i - first](vectors)
+                    vectors = self.global_feed_forwards[i - first](vectors, seed=seed)
         return x, vectors
 
 
@@ -152,5 +176,5 @@ class CrossAttentionBlock(nn.Module):
         for i, attention in enumerate(self.attentions):
             x = x + attention(x, memory, vectors, seed=seed)
             if i >= first:
-                x = self.feed_forwards[i - first](x)
+                x = self.feed_forwards[i - first](x, seed=seed)
         return x

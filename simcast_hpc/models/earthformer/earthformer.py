@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from simcast_hpc.config import EarthformerConfig
 from simcast_hpc.models.layers import Fp32Linear
+from simcast_kernels.bias_activation import replaces
 
 from .attention import CuboidCrossAttention, CuboidSelfAttention
-from .blocks import CrossAttentionBlock, Positions, SelfAttentionBlock
+from .blocks import CrossAttentionBlock, FeedForward, Positions, SelfAttentionBlock
 from .patterns import check_patterns, level_grids, pattern_at
 from .stems import LEAKY_SLOPE, PatchMerge, Upsample, build_head_stages, build_stem, head_width, stem_grids
 
@@ -184,6 +185,7 @@ class Decoder(nn.Module):
 
 # Attentions of one forward pass share a random seed and add their offset, so seeds are multiples of this number.
 SEEDS_PER_PASS = 2**16
+FEED_FORWARD_SEEDS = 2**15  # offset of the first feed-forward
 
 
 class Earthformer(nn.Module):
@@ -191,7 +193,8 @@ class Earthformer(nn.Module):
 
     One pass predicts all T' frames. Predictions are unbounded: no activation follows the head. In training with
     ``attention_dropout`` each pass draws one seed from torch's CPU generator, outside of checkpointed blocks, and each
-    attention adds its offset. Other dropout uses the generator of its device.
+    attention adds its offset. The dropout of feed-forwards does the same where ``bias_activation`` runs as a kernel.
+    Other dropout uses the generator of its device.
 
     Args:
         config: the ``model`` section of a run's configuration; ``grid`` is H and W.
@@ -234,7 +237,7 @@ class Earthformer(nn.Module):
         self.decoder = Decoder(config, frames_in=frames_in, frames_out=frames_out)
         self.head_stages = build_head_stages(config)
         self.head = Fp32Linear(head_width(config), channels_out)
-        self.uses_seeds = config.attention_dropout > 0
+        self.attention_dropout, self.feed_forward_dropout = config.attention_dropout, config.feed_forward_dropout
         self._assign_seed_offsets()
         if not (vectors.in_decoder or vectors.in_cross_attention):
             self._disable_last_global_update()
@@ -255,7 +258,7 @@ class Earthformer(nn.Module):
             ValueError: ``frames`` has a shape other than the configured one.
         """
         self._check_frames(frames)
-        return self.forecast(frames, _random_seed() if self.training and self.uses_seeds else 0)
+        return self.forecast(frames, _random_seed() if self.training and self._uses_seeds(frames) else 0)
 
     def forecast(self, frames: Tensor, seed: int) -> Tensor:
         """Forecast the next frames from valid input, with the seed of the attention dropout; see :meth:`forward`."""
@@ -276,6 +279,12 @@ class Earthformer(nn.Module):
             *(f"decoder.positions.{i}.time" for i in range(len(self.decoder.positions))),
         ]
 
+    def _uses_seeds(self, frames: Tensor) -> bool:
+        """Return whether a dropout depends on the seed; an unneeded seed would change other random numbers."""
+        if self.attention_dropout > 0:
+            return True
+        return self.feed_forward_dropout > 0 and replaces(frames.new_empty(1, dtype=self.head.weight.dtype))
+
     def _check_frames(self, frames: Tensor) -> None:
         expected = (self.frames_in, self.channels_in, *self.grid)
         if frames.ndim != 5 or tuple(frames.shape[1:]) != expected or frames.shape[0] == 0:
@@ -293,6 +302,9 @@ class Earthformer(nn.Module):
         kinds = (CuboidSelfAttention, CuboidCrossAttention)
         for offset, attention in enumerate(module for module in self.modules() if isinstance(module, kinds)):
             attention.seed_offset = offset
+        feed_forwards = (module for module in self.modules() if isinstance(module, FeedForward))
+        for number, feed_forward in enumerate(feed_forwards):  # of two kernels
+            feed_forward.seed_offset = FEED_FORWARD_SEEDS + 2 * number
 
     def _disable_last_global_update(self) -> None:
         """Skip the update of the global vectors in the last attention of the encoder: no later layer reads it."""
