@@ -52,6 +52,7 @@ def sample(
     if split not in _SPLITS:
         raise ConfigError(f"--split {split!r} is invalid; choose train, val, test or all")
     from simcast_hpc.data.open_windows import open_windows, target_spec
+    from simcast_hpc.data.shared_reads import read_together
     from simcast_hpc.distributed.process_group import join_ranks
     from simcast_hpc.distributed.rank_devices import local_device
     from simcast_hpc.distributed.ranks import find_rank
@@ -64,9 +65,10 @@ def sample(
     ensemble = load_any_ensemble(run, change_sampling=lambda own: override_sampling(own, changes or ()))
     data, sequence = ensemble.config.data, ensemble.config.sequence
     data = data if root is None else data.model_copy(update={"root": root})
-    source = open_windows(data, split=split, frames=sequence.frames_in + sequence.frames_out)
+    frames = sequence.frames_in + sequence.frames_out
     ranks = join_ranks(timeout_minutes=ensemble.config.engine.timeout_minutes)
     try:
+        source = read_together(lambda: open_windows(data, split=split, frames=frames), ranks)
         write_ensembles(
             ensemble.on(local_device(rank_info)),
             source,

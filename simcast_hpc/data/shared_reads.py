@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+from simcast_hpc.distributed.ranks import Ranks
+
 T = TypeVar("T")
 
 
@@ -42,3 +44,22 @@ def shared_read(key: Hashable, read: Callable[[], T]) -> T:
     """Return the result of ``read``, or that of an earlier call with this key in the block of :func:`share_reads`."""
     reads = _current.get()
     return read() if reads is None else reads.result(key, read)
+
+
+def read_together(read: Callable[[], T], ranks: Ranks) -> T:
+    """Return the result of ``read`` on every rank; rank 0 reads what :func:`shared_read` reads. Collective.
+
+    Raises:
+        SimcastError: on every rank, see :meth:`.Ranks.on_first` and :meth:`.Ranks.together`.
+    """
+    own: list[T] = []
+
+    def on_first_rank() -> SharedReads:
+        reads = SharedReads()
+        with share_reads(reads):
+            own.append(read())
+        return reads
+
+    reads = ranks.on_first(on_first_rank)
+    with ranks.together(), share_reads(reads):
+        return own[0] if own else read()

@@ -8,6 +8,7 @@ from typing import Any
 from simcast_hpc.config import ConfigError, DataConfig, EvaluationConfig, SequenceConfig
 from simcast_hpc.config.names import file_stem
 from simcast_hpc.data.open_windows import open_windows, pixel_spacing_km, source_spec, step_minutes, target_spec
+from simcast_hpc.data.shared_reads import read_together
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.inference.quantile_mapping import QuantileMapping
@@ -67,7 +68,7 @@ def evaluate(
             )
         if isinstance(entry.postprocessing, QuantileMapping) and test_set.split in ("val", "all"):
             logger.warning("%s: fitted on the split val, which is scored here: the scores are too good", entry.name)
-    source = open_windows(test_set.data, split=test_set.split, frames=frames)
+    source = read_together(lambda: open_windows(test_set.data, split=test_set.split, frames=frames), ranks)
     purpose = f"an evaluation of {test_set.name}"
     with hold_directory(folder, purpose, field="--out", name=test_set.name, ranks=ranks) as lock:
         # 2. Count all forecasts

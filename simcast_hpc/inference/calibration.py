@@ -11,6 +11,7 @@ import torch
 from simcast_hpc.config import ConfigError, DataConfig, DataError, SequenceConfig
 from simcast_hpc.data.encoding import MISSING_CODE
 from simcast_hpc.data.open_windows import open_windows, target_spec
+from simcast_hpc.data.shared_reads import read_together
 from simcast_hpc.data.window_source import WindowSource
 from simcast_hpc.distributed.ranks import SINGLE_RANK, Ranks
 from simcast_hpc.monitoring.progress import Progress
@@ -62,7 +63,13 @@ def fit_quantile_mapping(
         DataError: the windows cannot be read, or there are none.
     """
     # 1. Windows of the validation split
-    source = open_windows(data, split="val", frames=sequence.frames_in + sequence.frames_out)
+
+    def open_split() -> WindowSource:
+        opened = open_windows(data, split="val", frames=sequence.frames_in + sequence.frames_out)
+        _ = opened.fingerprint  # computed by rank 0, it is sent with the windows
+        return opened
+
+    source = read_together(open_split, ranks)
     chosen = _evenly_spaced(len(source), windows)
     if not chosen:
         raise DataError(
