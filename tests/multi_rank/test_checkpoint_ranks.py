@@ -1,4 +1,4 @@
-"""Checkpoints on several ranks: equal bits at any ZeRO stage and number of ranks, and one error on all ranks."""
+"""Checkpoints on several ranks: bitwise identical at any ZeRO stage and number of ranks, and one error on all ranks."""
 
 import json
 import subprocess
