@@ -78,6 +78,13 @@ def follows_cuda(tensor: torch.Tensor) -> bool:
     return tensor.device.type == "cuda" or (tensor.is_meta and _meta_is_cuda)
 
 
+def runs_kernel(op: str, tensor: torch.Tensor) -> bool:
+    """Return whether a call of ``op`` with a tensor runs a kernel; on the meta device only in :func:`meta_as_cuda`."""
+    if tensor.is_meta:
+        return follows_cuda(tensor) and select_implementation(op, torch.device("cuda")) == "triton"
+    return select_implementation(op, tensor.device) == "triton"
+
+
 def warn_of_fallback(op: str, reason: str) -> None:
     """Warn, once per op and reason, that a call on a GPU runs the slower PyTorch reference."""
     if (text := f"{op} runs its slower PyTorch reference: {reason}") not in _warned:

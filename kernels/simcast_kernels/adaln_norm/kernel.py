@@ -12,6 +12,8 @@ that few lanes are masked. D is a constant of the compiled code, so that accesse
 
 # Pyright does not understand Triton constexpr arguments and optional tensors in jitted functions.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -230,6 +232,7 @@ def unsupported(x: Tensor) -> bool:
     return x.dtype == torch.float64 or x.shape[-1] > MAX_FEATURES
 
 
+@lru_cache(maxsize=1024)
 def _tile(features: int) -> dict[str, int]:
     """Return constants and tile sizes of the forward kernel: as few warps per row as registers allow.
 
@@ -242,6 +245,7 @@ def _tile(features: int) -> dict[str, int]:
     return {"WIDTH": features, "BLOCK_R": rows, "BLOCK_D": block, "num_warps": warps}
 
 
+@lru_cache(maxsize=1024)
 def _backward_tile(features: int, element_size: int) -> dict[str, int]:
     """Return constants and tile sizes of the backward kernel, which holds three more tiles, of sums, in registers.
 
@@ -293,6 +297,7 @@ def forward_launch(
     )
 
 
+@lru_cache(maxsize=1024)
 def rows_per_program(samples: int, tokens: int, features: int) -> int:
     """Return the rows of a sample that a program of the backward pass adds up, a multiple of a tile's.
 

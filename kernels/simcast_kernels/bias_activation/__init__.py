@@ -6,7 +6,7 @@ Source: GELU of Hendrycks and Gimpel (arXiv 1606.08415), dropout of Srivastava e
 import torch
 from torch import Tensor, nn
 
-from simcast_kernels.dispatch import select_implementation
+from simcast_kernels.dispatch import runs_kernel
 
 from .checks import check
 from .operators import apply
@@ -64,4 +64,4 @@ def replaces(x: Tensor, *layers: nn.Module) -> bool:
             return False
     if torch.compiler.is_compiling():  # the environment is not traced
         return x.device.type == "cuda"
-    return x.device.type != "meta" and select_implementation("bias_activation", x.device) == "triton"
+    return runs_kernel("bias_activation", x)

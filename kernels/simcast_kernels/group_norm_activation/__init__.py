@@ -6,7 +6,7 @@ Source: group norm of Wu and He (arXiv 1803.08494); SiLU of Elfwing et al. (arXi
 import torch
 from torch import Tensor, nn
 
-from simcast_kernels.dispatch import follows_cuda, select_implementation
+from simcast_kernels.dispatch import runs_kernel
 
 from .checks import check
 from .operators import normalize
@@ -63,7 +63,4 @@ def replaces(x: Tensor, norm: nn.Module) -> bool:
         return False
     if torch.compiler.is_compiling():  # the environment is not traced
         return x.device.type == "cuda"
-    if x.is_meta and not follows_cuda(x):
-        return False
-    device = torch.device("cuda") if x.is_meta else x.device
-    return select_implementation("group_norm_activation", device) == "triton"
+    return runs_kernel("group_norm_activation", x)
