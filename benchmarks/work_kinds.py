@@ -14,8 +14,9 @@ NAMES = (
     ("product", ("mm", "matmul", "linear", "einsum", "dot")),
     ("copy", ("copy", "clone", "contiguous", "cat", "stack", "pad", "roll", "index", "gather", "scatter", "repeat",
               "reorder", "empty", "resize", "zeros", "new_", "fill", "zero_")),
-    ("pointwise", ("bias_activation", "add", "sub", "mul", "div", "gelu", "silu", "relu", "sigmoid", "tanh", "sqrt", "exp", "dropout",
-                   "where", "clamp", "pow", "neg", "sum", "mean", "lerp", "bernoulli", "threshold", "gt", "lt", "ge")),
+    ("pointwise", ("bias_activation", "add", "sub", "mul", "div", "gelu", "silu", "relu", "sigmoid", "tanh", "sqrt",
+                   "exp", "dropout", "where", "clamp", "pow", "neg", "sum", "mean", "lerp", "bernoulli", "threshold",
+                   "gt", "lt", "ge")),
 )  # fmt: skip
 # Every operator called by one of these has its kind.
 CALLERS = (("optimizer", "Optimizer.step"), ("attention", "simcast_kernels::cuboid"))
