@@ -25,25 +25,34 @@ from simcast_kernels.bias_activation.reference import bias_activation_reference,
 
 
 def tensors(case: BiasActivationCase, device: str, seed: int) -> tuple[Any, ...]:
-    """Return one set of arguments: x, then bias and residual if present."""
-    return tuple(case.tensors(device, seed=seed).values())
+    """Return one set of arguments: x, then bias, residual and the mask that only PyTorch reads, if present."""
+    arguments = tuple(case.tensors(device, seed=seed).values())
+    if not case.dropout:
+        return arguments
+    shape = torch.Size(case.shape)
+    return *arguments, keep_mask(shape, dropout=case.dropout, seed=case.seed, device=torch.device(device))
 
 
 def named(case: BiasActivationCase, arguments: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return arguments by name."""
     names = ["x", *(["bias"] if case.biased else []), *(["residual"] if case.summed else [])]
+    names += ["mask"] if case.dropout else []
     return dict(zip(names, arguments, strict=True))
+
+
+def of_operator(case: BiasActivationCase, arguments: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the arguments of the operator by name; it computes the mask itself."""
+    return {name: argument for name, argument in named(case, arguments).items() if name != "mask"}
 
 
 def exact(case: BiasActivationCase, *arguments: Tensor) -> Tensor:
     """Return the result in float64."""
     doubles = [argument.double() for argument in arguments]
-    return bias_activation_reference(**named(case, doubles), **case.settings)
+    return bias_activation_reference(**of_operator(case, doubles), **case.settings)
 
 
 def providers(case: BiasActivationCase, device: str) -> Sequence[Provider]:
     """Return the providers for a case and device, plain PyTorch first."""
-    mask: list[Tensor] = []
 
     def expression(*arguments: Tensor) -> Tensor:
         found = named(case, arguments)
@@ -53,15 +62,12 @@ def providers(case: BiasActivationCase, device: str) -> Sequence[Provider]:
         elif case.activation != "none":
             active = F.silu(active) if case.activation == "silu" else F.leaky_relu(active, case.slope)
         if case.dropout:
-            active = active * mask[0] * (DROPOUT_STEPS / (DROPOUT_STEPS - drop_below(case.dropout)))
+            active = active * found["mask"] * (DROPOUT_STEPS / (DROPOUT_STEPS - drop_below(case.dropout)))
         return found["residual"] + active if case.summed else active
 
     def op(*arguments: Tensor) -> Tensor:
-        return bias_activation(**named(case, arguments), **case.settings)
+        return bias_activation(**of_operator(case, arguments), **case.settings)
 
-    if case.dropout:
-        shape = torch.Size(case.shape)
-        mask.append(keep_mask(shape, dropout=case.dropout, seed=case.seed, device=torch.device(device)))
     interpret = case.numel <= INTERPRETER_ELEMENTS
     return [*baselines(expression, slack=2.0), *op_providers(op, device, interpret=interpret)]
 

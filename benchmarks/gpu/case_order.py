@@ -43,18 +43,36 @@ RANKED: tuple[tuple[str, str], ...] = (
     ("sampler_step", "members-ddim"),
     ("sampler_step", "pixels-ancestral"),
 )
-# Compiled and tested, not timed: each differs from a timed case only in size, or a call does not run its kernel.
+# Compiled and tested, not timed: each differs from a timed case only in size, dtype or dropout, or a call does not run
+# its kernel.
 UNTIMED: frozenset[tuple[str, str]] = frozenset(
     {
         ("cuboid_attention", "1b-top-t-dropout"),
+        ("cuboid_attention", "1b-axial-t-dropout"),
         ("cuboid_attention", "100m-top-h-dropout"),
         ("cuboid_attention", "sevir-axial-h-plain"),
+        ("cuboid_attention", "sevir-axial-h-fp32"),
+        ("cuboid_attention", "sevir-cross-1x1"),
+        ("cuboid_attention", "video-swin-2x4"),
+        ("cuboid_attention", "video-swin-2x8"),
         ("layer_norm_linear", "1b-attention"),
         ("layer_norm_linear", "100m-feed-forward"),
         ("layer_norm_linear", "widest-attention"),
         ("layer_norm_linear", "sevir-attention-no-vectors"),
+        ("layer_norm_linear", "sevir-top-attention"),
+        ("layer_norm_linear", "sevir-top-feed-forward"),
+        ("layer_norm_linear", "sevir-cross-query"),
+        ("bias_activation", "100m-hidden"),
         ("bias_activation", "sevir-hidden-16"),
         ("bias_activation", "sevir-hidden-fp32"),
+        ("bias_activation", "sevir-hidden-no-dropout"),
+        ("weighted_mse", "sevir-teacher"),
+        ("weighted_mse", "quickstart"),
+        ("sampler_step", "members-dpm-solver"),
+        ("sampler_step", "many-pixels-ddim"),
+        ("group_norm_activation", "stem-16"),
+        ("adaln_norm", "decoder-first"),
+        ("adaln_norm", "decoder-fp32"),
     }
 )
 # The first cases of this many ranks also get torch.compile, SDPA and FlexAttention.
