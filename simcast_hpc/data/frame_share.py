@@ -5,14 +5,16 @@ rotations and base forecasts need whole frames, too; they follow the gather.
 """
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from .crop_positions import CropPositions
 from .encoding import MISSING_CODE
 from .window_source import ArraySource, WindowKey
+
+if TYPE_CHECKING:  # reading data imports no torch
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -71,7 +73,7 @@ class FrameShare:
             frames[: self.last - self.first] = self.source.read_frames(index, self.first, self.last)
         return frames
 
-    def complete(self, shares: torch.Tensor, gather: Callable[[torch.Tensor, int], torch.Tensor]) -> torch.Tensor:
+    def complete(self, shares: "Tensor", gather: "Callable[[Tensor, int], Tensor]") -> "Tensor":
         """Return the whole windows ``[B, T, H, W]`` from the shares of this rank, ``[B, ceil(T / p), H, W]``.
 
         ``gather`` concatenates the tensors of all ranks of the group, in order, along an axis; a collective.
