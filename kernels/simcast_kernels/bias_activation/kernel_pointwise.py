@@ -5,6 +5,8 @@
 import triton
 import triton.language as tl
 
+from simcast_kernels.device.masked_tiles import load_tile, sigmoid, store_tile
+
 
 @triton.jit
 def keep_octets(seed, row, octet, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, DROP_BELOW: tl.constexpr):
@@ -20,12 +22,6 @@ def keep_octets(seed, row, octet, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, 
     even = tl.join(tl.join(w0 << 16 >= LEAST, w2 << 16 >= LEAST), tl.join(w1 << 16 >= LEAST, w3 << 16 >= LEAST))
     odd = tl.join(tl.join(w0 >= LEAST, w2 >= LEAST), tl.join(w1 >= LEAST, w3 >= LEAST))
     return tl.reshape(tl.join(even, odd), (BLOCK_R, BLOCK_C))
-
-
-@triton.jit
-def sigmoid(z):
-    """Return ``1 / (1 + exp(-z))``; a negation would be one more instruction."""
-    return 1.0 / (1.0 + tl.exp2(z * -1.4426950408889634))
 
 
 @triton.jit
@@ -85,23 +81,6 @@ def block_of(rows, PART: tl.constexpr, BLOCK_C: tl.constexpr, COLUMN_BLOCKS: tl.
     part = program // COLUMN_BLOCKS
     first = part * PART
     return part, first, tl.minimum(rows - first, PART), (program % COLUMN_BLOCKS) * BLOCK_C
-
-
-@triton.jit
-def load_tile(tensor, offset, valid, MASKED: tl.constexpr):
-    """Return a tile in float32, 0 where ``valid`` is false; without the mask if all of it is known to be valid."""
-    if MASKED:
-        return tl.load(tensor + offset, mask=valid, other=0.0).to(tl.float32)
-    return tl.load(tensor + offset).to(tl.float32)
-
-
-@triton.jit
-def store_tile(tensor, offset, value, valid, MASKED: tl.constexpr):
-    """Store a tile in the dtype of ``tensor`` where ``valid``."""
-    if MASKED:
-        tl.store(tensor + offset, value.to(tensor.dtype.element_ty), mask=valid)
-    else:
-        tl.store(tensor + offset, value.to(tensor.dtype.element_ty))
 
 
 @triton.jit

@@ -10,11 +10,7 @@ combined by their means and squared deviations (Chan, Golub and LeVeque 1979), i
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def sigmoid(z):
-    """Return ``1 / (1 + exp(-z))``; a negation would be one more instruction."""
-    return 1.0 / (1.0 + tl.exp2(z * -1.4426950408889634))
+from simcast_kernels.device.masked_tiles import load_tile, sigmoid, store_tile
 
 
 @triton.jit
@@ -31,23 +27,6 @@ def block_of(pixels, parts, PART: tl.constexpr, BLOCK_C: tl.constexpr, COLUMN_BL
     first = (part % parts) * PART
     column = (program % COLUMN_BLOCKS) * BLOCK_C + tl.arange(0, BLOCK_C)
     return (part // parts).to(tl.int64), first, tl.minimum(pixels - first, PART), column
-
-
-@triton.jit
-def load_tile(tensor, offset, valid, MASKED: tl.constexpr):
-    """Return a tile in float32, 0 where ``valid`` is false; without the mask if all of it is known to be valid."""
-    if MASKED:
-        return tl.load(tensor + offset, mask=valid, other=0.0).to(tl.float32)
-    return tl.load(tensor + offset).to(tl.float32)
-
-
-@triton.jit
-def store_tile(tensor, offset, value, valid, MASKED: tl.constexpr):
-    """Store a tile in the dtype of ``tensor`` where ``valid``."""
-    if MASKED:
-        tl.store(tensor + offset, value.to(tensor.dtype.element_ty), mask=valid)
-    else:
-        tl.store(tensor + offset, value.to(tensor.dtype.element_ty))
 
 
 @triton.jit

@@ -10,7 +10,9 @@ M elements of a group.
 import triton
 import triton.language as tl
 
-from .kernel_normalize import block_of, load_tile, sigmoid, store_tile
+from simcast_kernels.device.masked_tiles import load_tile, sigmoid, store_tile
+
+from .kernel_normalize import block_of
 
 
 @triton.jit
